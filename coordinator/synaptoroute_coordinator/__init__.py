@@ -1,0 +1,1 @@
+"""The control plane of a SynaptoRoute cluster: never on the data path."""

@@ -1,0 +1,114 @@
+"""Settings of one process: read once at its start, frozen, passed down.
+
+No other module reads the environment.  Every field has its unit in its name, a
+default, a limit, and a line in docs/operations.md (a test compares the two).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2-int8"
+ENV_PREFIX = "SYNAPTOROUTE_"
+
+
+class EngineConfig(BaseSettings):
+    """How one router encodes, batches and scores; used by the library and the node.
+
+    Attributes:
+        lanes: Threads that encode; 0 takes the CPU limit of the container.
+        batch_tokens_max: Token budget of what a lane takes at once.
+        batch_window_ms: How long a lane waits for company; 0 never waits.
+        queue_requests_max: Queries that may wait; one more is refused.
+        write_texts_max: Utterances that may wait to be encoded for writes.
+        query_deadline_ms: Longest a query may take before it is given up.
+        embedding_cache_rows: Embeddings kept by exact token sequence; 0 for none.
+        node_name: How this node signs its answers; empty takes the stored identity.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    lanes: int = Field(default=0, ge=0, le=256)
+    batch_tokens_max: int = Field(default=768, ge=16, le=65_536)
+    batch_window_ms: float = Field(default=0.0, ge=0, le=1_000)
+    queue_requests_max: int = Field(default=2_048, ge=1, le=1_000_000)
+    write_texts_max: int = Field(default=100_000, ge=1, le=10_000_000)
+    query_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
+    embedding_cache_rows: int = Field(default=20_000, ge=0, le=10_000_000)
+    node_name: str = Field(default="", max_length=128)
+
+
+class NodeConfig(EngineConfig):
+    """Everything one node process needs.
+
+    Attributes:
+        host: Address the HTTP server listens on.
+        port: Its TCP port.
+        model: Bundled name, fastembed name, or path of a local ONNX folder.
+        model_cache_dir: Where downloaded models are kept.
+        providers: ONNX Runtime execution providers, comma-separated.
+        database: Path of the SQLite file.
+        sqlite_synchronous: ``full`` survives power loss, ``normal`` a process kill.
+        routes_file: Route file applied at the first start of an empty database.
+        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` a line.
+        insecure: Serve a public address without API keys.
+        body_bytes_max: Largest request body except imports.
+        import_bytes_max: Largest import body.
+        shutdown_seconds: How long requests in flight may take after a stop signal.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_format: ``json`` or ``text``.
+        log_queries: Write query texts to the log at debug level.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    model: str = DEFAULT_MODEL
+    model_cache_dir: Path | None = None
+    providers: str = "CPUExecutionProvider"
+    database: Path = Path("data/synaptoroute.sqlite")
+    sqlite_synchronous: Literal["full", "normal"] = "full"
+    routes_file: Path | None = None
+    api_keys_file: Path | None = None
+    insecure: bool = False
+    body_bytes_max: int = Field(default=8_388_608, ge=1_024, le=1_073_741_824)
+    import_bytes_max: int = Field(default=1_073_741_824, ge=1_024, le=1 << 40)
+    shutdown_seconds: float = Field(default=20.0, ge=0, le=600)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "text"
+    log_queries: bool = False
+    redis_url: SecretStr | None = None
+    redis_password_file: Path | None = None
+    namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
+    advertise_url: str = ""
+
+
+def cpu_limit() -> int:
+    """Say how many CPUs this process may use, from the cgroup before the host.
+
+    Source: cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us``; then the affinity mask.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    host_count = affinity or os.cpu_count() or 1
+    quota = _cgroup_quota_cpus(Path("/sys/fs/cgroup"))
+    return max(1, min(host_count, int(quota) if quota and quota >= 1 else host_count))
+
+
+def _cgroup_quota_cpus(root: Path) -> float | None:
+    """Read the CPU quota in CPUs; None where there is none."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()[:2]
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        v1 = root / "cpu"
+        quota_us = int((v1 / "cpu.cfs_quota_us").read_text())
+        period_us = int((v1 / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None

@@ -1,0 +1,390 @@
+"""The values that travel: what is asked, where it stands, what came of it.
+
+A *mutation* is one intended change.  A *proposal* is a mutation with the
+identity and the conditions of the write that asked for it.  An *entry* is a
+proposal with its place in the log.  All are frozen; texts are Unicode without
+surrogates, vectors are raw little-endian float32 bytes, JSON is canonical text
+(sorted keys, no spaces), so that equal values have equal bytes on every node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+OP_ID_BYTES: Final = 16
+CHAIN_START: Final = "0" * 40
+IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536
+"""Every node forgets an op_id at the same distance in the log."""
+
+Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk"]
+AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
+
+DEFAULT_CAPACITY_SLOTS: Final = 262_144
+
+
+class Keep(Enum):
+    """Says "leave this field as it is" where None already means something."""
+
+    KEEP = "keep"
+
+
+KEEP: Final = Keep.KEEP
+
+
+class Revision(NamedTuple):
+    """Place of an entry in the log; ordered.  Written ``epoch.seq``."""
+
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How much of the log a replica holds.
+
+    Attributes:
+        epoch: Life of the log, from 1.
+        seq: Sequence number of the last entry applied, 0 for none.
+        chain: Hash chain at that entry, 40 hexadecimal digits.
+    """
+
+    epoch: int = 1
+    seq: int = 0
+    chain: str = CHAIN_START
+
+    @property
+    def revision(self) -> Revision:
+        """The pair without the chain."""
+        return Revision(self.epoch, self.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the route set; replicated, so every node scores alike.
+
+    Attributes:
+        aggregation: How the scores of a route's utterances become one score.
+        topk: Number of utterances averaged by the ``topk`` aggregation.
+        threshold: Least score of a route that has no threshold of its own.
+            Chosen on CLINC150's validation texts, see docs/accuracy.md.
+        capacity_slots: Rows of the tensor.  Never lowered below what is in use.
+    """
+
+    aggregation: Aggregation = "blend"
+    topk: int = 3
+    threshold: float = 0.5
+    capacity_slots: int = DEFAULT_CAPACITY_SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class PutRoute:
+    """Create a route or replace all of it.
+
+    Attributes:
+        name: Name of the route.
+        utterances: Distinct texts, at least one.
+        vectors: float32[dim] as little-endian bytes, one an utterance.
+        threshold: Least score at which the route matches; None for the default.
+        metadata: Canonical JSON object, for people and tools.
+        payload: Canonical JSON value returned with every match.
+    """
+
+    name: str
+    utterances: tuple[str, ...]
+    vectors: tuple[bytes, ...]
+    threshold: float | None = None
+    metadata: str = "{}"
+    payload: str = "null"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoute:
+    """Remove a route and free its slots."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddUtterances:
+    """Add examples to a route; those it has already are left as they are."""
+
+    name: str
+    utterances: tuple[str, ...]
+    vectors: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveUtterances:
+    """Remove examples from a route; the last one cannot be removed."""
+
+    name: str
+    utterances: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRoute:
+    """Change a route's fields without touching its utterances."""
+
+    name: str
+    threshold: float | None | Keep = KEEP
+    metadata: str | Keep = KEEP
+    payload: str | Keep = KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class PutSettings:
+    """Replace the settings of the route set."""
+
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ImportBegin:
+    """Open an import: chunks are staged, invisible to queries.
+
+    Attributes:
+        import_id: Identity of the import, from the client or made once.
+        replace: Remove, at commit, the routes that the import does not name.
+    """
+
+    import_id: str
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImportChunk:
+    """Stage routes, or parts of routes, under a number.
+
+    Parts of one route in several chunks are joined in the order of the numbers;
+    the first part's threshold, metadata and payload count.  A number that is
+    staged already is left as it is, so that a resumed import may repeat it.
+    """
+
+    import_id: str
+    number: int
+    parts: tuple[PutRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportCommit:
+    """Make all chunks visible at once, or none.
+
+    Attributes:
+        import_id: Identity of the import.
+        chunk_count: Chunks 0 to ``chunk_count - 1`` must be staged.
+    """
+
+    import_id: str
+    chunk_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportAbort:
+    """Drop what an import staged."""
+
+    import_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEpoch:
+    """First entry of an epoch: the history up to its place is settled.
+
+    Attributes:
+        epoch_id: Identity of the ballot that opened the epoch.
+        base_seq: The last sequence number kept from the epochs before.
+        voters: Identities of the nodes that vote on recoveries, sorted.
+        fingerprint: Fingerprint of the encoder whose vectors the log carries.
+        dim: Dimension of those vectors.
+    """
+
+    epoch_id: str
+    base_seq: int
+    voters: tuple[str, ...] = ()
+    fingerprint: str = ""
+    dim: int = 0
+
+
+Mutation: TypeAlias = (
+    PutRoute
+    | DeleteRoute
+    | AddUtterances
+    | RemoveUtterances
+    | PatchRoute
+    | PutSettings
+    | ImportBegin
+    | ImportChunk
+    | ImportCommit
+    | ImportAbort
+    | OpenEpoch
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A mutation with the identity and the conditions of the write.
+
+    Attributes:
+        op_id: 16 bytes that name the write; a second entry with it has no effect.
+        mutation: The intended change.
+        request_hash: 16 bytes over what the client asked, so that one key with
+            two different requests is refused; empty where nobody can repeat it.
+        if_match: The route must stand at this revision.
+        if_none_match: The route must not exist.
+    """
+
+    op_id: bytes
+    mutation: Mutation
+    request_hash: bytes = b""
+    if_match: Revision | None = None
+    if_none_match: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A proposal at its place in the log.
+
+    Attributes:
+        epoch: Life of the log.
+        seq: Place in the log, from 1, without gaps.
+        prev_chain: Hash chain before this entry.
+        chain: Hash chain at this entry.
+        time_us: Sequencer's clock, microseconds since 1970; for people only.
+        frame: The proposal's bytes as sequenced (see ``codec``).
+        proposal: The decoded proposal.
+    """
+
+    epoch: int
+    seq: int
+    prev_chain: str
+    chain: str
+    time_us: int
+    frame: bytes
+    proposal: Proposal
+
+    @property
+    def position(self) -> Position:
+        """Position of a replica that has applied this entry."""
+        return Position(self.epoch, self.seq, self.chain)
+
+
+OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an entry; the same on every node.
+
+    Attributes:
+        status: ``applied``, ``unchanged`` (nothing to do) or ``rejected``.
+        at: Place in the log at which it was decided.
+        revision: The route's revision afterwards; None if there is no route.
+        code: Error code of a rejection (see ``synaptoroute.errors``).
+        message: One sentence about a rejection.
+        count: Utterances added or removed, or routes imported.
+    """
+
+    status: OutcomeStatus
+    at: Revision
+    revision: Revision | None = None
+    code: str | None = None
+    message: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRecord:
+    """A route as it stands after some entry.
+
+    Attributes:
+        route_id: Small number of the route, lowest free first; row of its centroid.
+        name: Name of the route.
+        slots: Its rows of the tensor, ascending.
+        utterances: Texts in the order of ``slots``.
+        threshold: Own threshold, or None for the default of the settings.
+        metadata: Canonical JSON object.
+        payload: Canonical JSON value.
+        revision: Place of its last change; its ETag.
+    """
+
+    route_id: int
+    name: str
+    slots: tuple[int, ...]
+    utterances: tuple[str, ...]
+    threshold: float | None
+    metadata: str
+    payload: str
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWrite:
+    """One row of the tensor to fill.
+
+    Attributes:
+        slot: Row number.
+        route_id: Its new owner.
+        utterance: Its text.
+        vector: float32[dim], little-endian bytes.
+        row_hash: Sixteen bytes over all of that (see ``digest``).
+    """
+
+    slot: int
+    route_id: int
+    utterance: str
+    vector: bytes
+    row_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """All that one entry changes, as data: for SQLite, the tensor and undo.
+
+    Attributes:
+        outcome: What came of the entry.
+        writes: Rows to fill, in slot order, each slot once.  Rows that were free
+            before come with no visible owner, so they can be filled ahead.
+        freed: Slots that have no owner any more, ascending; none is in ``writes``.
+        put: Routes that are new or changed, in order of name.
+        deleted: Routes that are gone, as they stood, in order of name.
+        settings: New settings, where they changed.
+        staged: A chunk to keep, where one was staged.
+        opened: An import that was opened.
+        closed: Import whose staged chunks are to be dropped.
+        before: Routes of ``put`` as they stood before, for undo.
+        settings_before: Settings before, where they changed.
+    """
+
+    outcome: Outcome
+    writes: tuple[SlotWrite, ...] = ()
+    freed: tuple[int, ...] = ()
+    put: tuple[RouteRecord, ...] = ()
+    deleted: tuple[RouteRecord, ...] = ()
+    settings: Settings | None = None
+    staged: ImportChunk | None = None
+    opened: ImportBegin | None = None
+    closed: str | None = None
+    before: tuple[RouteRecord, ...] = ()
+    settings_before: Settings | None = None
+    undo: object = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One entry and its change, to be made durable and then visible.
+
+    Attributes:
+        entry: The entry as sequenced.
+        change: What it changes; empty for a duplicate.
+        digest: Digest of the whole state afterwards, 32 hexadecimal digits.
+        is_duplicate: The op_id was seen before; only the position moves.
+    """
+
+    entry: Entry
+    change: Change
+    digest: str
+    is_duplicate: bool = False

@@ -1,0 +1,287 @@
+"""The public values: a route as a person gives it, an answer as they get it.
+
+Everything that enters is checked here once, with limits that carry their unit,
+so that nothing behind this door needs to doubt a name, a text or a vector.
+pydantic stays at this door; the rooms behind pass the frozen values of ``core``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from synaptoroute.core.mutation import Aggregation
+
+NAME_CHARACTERS_MAX: Final = 128
+UTTERANCE_BYTES_MAX: Final = 8_192
+QUERY_BYTES_MAX: Final = 32_768
+UTTERANCES_PER_ROUTE_CALL_MAX: Final = 1_000
+METADATA_BYTES_MAX: Final = 16_384
+JSON_DEPTH_MAX: Final = 32
+QUERY_BATCH_TEXTS_MAX: Final = 1_024
+CANDIDATES_MAX: Final = 100
+FILTER_ROUTES_MAX: Final = 1_000
+
+NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9 _.:\-]*[A-Za-z0-9_.:\-])?$"
+_NAME = re.compile(NAME_PATTERN)
+
+
+def check_text(text: str, bytes_max: int) -> str:
+    """Refuse what no encoder, database or log could carry; trim white space.
+
+    Raises:
+        ValueError: Empty, too long, or not valid Unicode.
+    """
+    text = text.strip()
+    if not text:
+        raise ValueError("must not be empty or only white space")
+    if "\x00" in text:
+        raise ValueError("must not contain the character U+0000")
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode (it holds a lone surrogate)") from error
+    if size_bytes > bytes_max:
+        raise ValueError(f"must be at most {bytes_max} bytes of UTF-8, got {size_bytes}")
+    return text
+
+
+def check_name(name: str) -> str:
+    """Check a route's name: 1 to 128 of ``A-Z a-z 0-9 _ . : -`` and inner spaces."""
+    if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
+        raise ValueError(
+            "must be 1 to 128 letters, digits, '_', '.', ':', '-' or inner spaces, "
+            "and start with a letter or digit"
+        )
+    return name
+
+
+def canonical_json(value: Any, bytes_max: int = METADATA_BYTES_MAX) -> str:
+    """Write a JSON value with sorted keys and no spaces.
+
+    Raises:
+        ValueError: Not JSON, too deep, too large, NaN or infinite.
+    """
+    _check_depth(value, JSON_DEPTH_MAX)
+    try:
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        size_bytes = len(text.encode())
+    except (TypeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"must be a JSON value of valid Unicode: {error}") from error
+    if size_bytes > bytes_max:
+        raise ValueError(f"must be at most {bytes_max} bytes as JSON, got {size_bytes}")
+    return text
+
+
+def _check_depth(value: Any, depth_left: int) -> None:
+    """Refuse nesting that a recursive reader elsewhere could not follow."""
+    if depth_left < 0:
+        raise ValueError(f"must not be nested deeper than {JSON_DEPTH_MAX}")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError("must have only strings as keys")
+            _check_depth(inner, depth_left - 1)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_depth(inner, depth_left - 1)
+
+
+def _check_threshold(value: float) -> float:
+    if not math.isfinite(value) or not -1.0 <= value <= 1.0:
+        raise ValueError("must be between -1 and 1")
+    return value
+
+
+def _check_utterance(text: str) -> str:
+    return check_text(text, UTTERANCE_BYTES_MAX)
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=NAME_PATTERN),
+    AfterValidator(check_name),
+]
+Utterance = Annotated[str, Field(min_length=1), AfterValidator(_check_utterance)]
+Threshold = Annotated[float, Field(ge=-1, le=1), AfterValidator(_check_threshold)]
+
+
+class Route(BaseModel):
+    """A named target with example utterances.
+
+    Attributes:
+        name: Unique name.
+        utterances: Example texts; trimmed, repeats dropped, order kept.
+        threshold: Least score at which the route matches; None for the default.
+        metadata: JSON object for people and tools; not used for routing.
+        payload: JSON value returned with every match, such as a tool's schema.
+        vectors: Optional float32[n, dim] of unit length, one an utterance; the
+            router encodes the utterances itself where they are absent.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    utterances: list[Utterance] = Field(
+        min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX
+    )
+    threshold: Threshold | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    payload: Any = None
+    vectors: list[list[float]] | None = Field(default=None, exclude_if=lambda v: v is None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Route:
+        if self.vectors is not None and len(self.vectors) != len(self.utterances):
+            raise ValueError(
+                f"vectors: {len(self.vectors)} given for {len(self.utterances)} utterances"
+            )
+        kept = {text: index for index, text in reversed(list(enumerate(self.utterances)))}
+        indexes = sorted(kept.values())
+        if len(indexes) != len(self.utterances):
+            object.__setattr__(self, "utterances", [self.utterances[i] for i in indexes])
+            if self.vectors is not None:
+                object.__setattr__(self, "vectors", [self.vectors[i] for i in indexes])
+        canonical_json(self.metadata)
+        canonical_json(self.payload)
+        return self
+
+
+class StoredRoute(BaseModel):
+    """A route as the node holds it.
+
+    Attributes:
+        name: Unique name.
+        utterances: Its example texts.
+        threshold: Own threshold, or None.
+        effective_threshold: The threshold that queries are held against.
+        metadata: As given.
+        payload: As given.
+        revision: ``epoch.seq`` of the last change; also the ETag.
+    """
+
+    name: str
+    utterances: list[str]
+    threshold: float | None
+    effective_threshold: float
+    metadata: dict[str, Any]
+    payload: Any
+    revision: str
+
+
+class Candidate(BaseModel):
+    """One route's standing for a query.
+
+    Attributes:
+        route: Name of the route.
+        score: Aggregated score, about -1 to 1.
+        threshold: What the score is held against.
+        passed: Whether the score reaches the threshold.
+        utterance: The most similar example of the route.
+        similarity: Cosine similarity of that example.
+    """
+
+    route: str
+    score: float
+    threshold: float
+    passed: bool
+    utterance: str
+    similarity: float
+
+
+MatchReason = Literal["matched", "below_threshold", "no_routes", "filter_empty"]
+
+
+class Match(BaseModel):
+    """The answer to a query; false in a condition when no route matched.
+
+    Attributes:
+        route: Name of the best route whose score reaches its threshold, or None.
+        score: Score of that route; of the best route where none matched.
+        threshold: What that score was held against; None without any route.
+        utterance: The most similar example of that route.
+        similarity: Cosine similarity of that example.
+        margin: Score minus the best score of any other route; None if there is none.
+        runner_up: Name of that other route.
+        reason: ``matched``, ``below_threshold``, ``no_routes`` or ``filter_empty``.
+        payload: The matched route's payload.
+        metadata: The matched route's metadata.
+        candidates: Best routes first, where ``limit`` or ``explain`` asked for them.
+        version: ``epoch.seq`` at which the answer was computed.
+        node: Identity of the node that answered.
+    """
+
+    route: str | None
+    score: float | None = None
+    threshold: float | None = None
+    utterance: str | None = None
+    similarity: float | None = None
+    margin: float | None = None
+    runner_up: str | None = None
+    reason: MatchReason
+    payload: Any = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    candidates: list[Candidate] | None = None
+    version: str
+    node: str = ""
+
+    @property
+    def name(self) -> str | None:
+        """The matched route's name; the name this field had in release 0.2."""
+        return self.route
+
+    def __bool__(self) -> bool:
+        """Whether a route matched."""
+        return self.route is not None
+
+
+class WriteResult(BaseModel):
+    """What came of a write.
+
+    Attributes:
+        status: ``applied`` or ``unchanged``.
+        op_id: Identity of the write, 32 hexadecimal digits.
+        version: ``epoch.seq`` of the write; send it as ``SR-Min-Version``.
+        revision: The route's revision afterwards; None where it has no route.
+        count: Utterances added or removed, or routes imported.
+        ack: Level of durability reached.
+    """
+
+    status: Literal["applied", "unchanged"]
+    op_id: str
+    version: str
+    revision: str | None = None
+    count: int = 0
+    ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
+
+
+class RouteSetSettings(BaseModel):
+    """Settings of the route set, replicated to every node.
+
+    Attributes:
+        aggregation: ``blend``, ``max``, ``mean``, ``centroid`` or ``topk``.
+        topk: Utterances averaged by ``topk``.
+        threshold: Default threshold.
+        capacity_slots: Rows of the tensor.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    aggregation: Aggregation
+    topk: int = Field(ge=1, le=100)
+    threshold: Threshold
+    capacity_slots: int = Field(ge=1, le=4_000_000)
+
+
+def route_names(names: Sequence[str]) -> frozenset[str]:
+    """Check a query's filter and make it a set."""
+    if len(names) > FILTER_ROUTES_MAX:
+        raise ValueError(f"must name at most {FILTER_ROUTES_MAX} routes")
+    return frozenset(check_name(name) for name in names)
