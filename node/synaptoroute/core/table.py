@@ -1,0 +1,397 @@
+"""The replicated state: which route owns which slots.
+
+Rule 1: ``apply`` is the only way in, ``revert`` the only way back.  Rule 2:
+``apply`` looks at nothing but the table and the proposal, so equal logs give
+equal tables on every node.  Rule 3: it first plans the whole change as a value,
+then enacts it, so a proposal that is rejected, or raises, changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from synaptoroute.core.digest import (
+    Digest,
+    chunk_hash,
+    import_hash,
+    route_hash,
+    row_hash,
+    settings_hash,
+)
+from synaptoroute.core.imports import join_chunks, plan_import, row_count_of
+from synaptoroute.core.mutation import (
+    KEEP,
+    AddUtterances,
+    Change,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    OpenEpoch,
+    Outcome,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    RouteRecord,
+    Settings,
+    SlotWrite,
+    StagedImport,
+)
+from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.target import Rejection, Target, is_same, outcome, record, stale_slots
+
+VECTOR_ITEM_BYTES: Final = 4
+
+
+class RouteTable:
+    """Routes and their slots, after some prefix of the log.
+
+    Invariants: every slot is free or owned by one route; the lowest free slot is
+    taken first; new slots are taken before old ones are freed, unless there are
+    too few; the digest is that of the state.
+    """
+
+    def __init__(self, settings: Settings | None = None, dim: int = 0) -> None:
+        self.settings = settings or Settings()
+        self.dim = dim
+        self.routes: dict[str, RouteRecord] = {}
+        self.imports: dict[str, StagedImport] = {}
+        self.row_hashes: dict[int, bytes] = {}
+        self.digest = Digest()
+        self.digest.add(settings_hash(self.settings))
+        self._slots = FreeNumbers()
+        self._route_ids = FreeNumbers()
+
+    @classmethod
+    def restore(
+        cls,
+        settings: Settings,
+        dim: int,
+        routes: tuple[RouteRecord, ...],
+        row_hashes: dict[int, bytes],
+        imports: tuple[StagedImport, ...],
+    ) -> RouteTable:
+        """Build the table of a snapshot."""
+        table = cls(settings, dim)
+        table.row_hashes = dict(row_hashes)
+        table.digest.add_rows(row_hashes.items())
+        table._slots.claim_all(row_hashes)
+        table._route_ids.claim_all(route.route_id for route in routes)
+        for route in routes:
+            table.routes[route.name] = route
+            table.digest.add(route_hash(route))
+        for staged in imports:
+            table.imports[staged.begin.import_id] = staged
+            table.digest.add(import_hash(staged.begin))
+            for chunk in staged.chunks:
+                table.digest.add(chunk_hash(chunk))
+        return table
+
+    @property
+    def slots_used(self) -> int:
+        """How many slots have an owner."""
+        return len(self.row_hashes)
+
+    def apply(self, proposal: Proposal, at: Revision) -> Change:
+        """Apply one proposal and say what changed.
+
+        Args:
+            proposal: The next proposal in log order.
+            at: Its place in the log.
+
+        Returns:
+            The change, enacted; a rejected proposal changes nothing.
+        """
+        try:
+            change = self._plan(proposal, at)
+        except Rejection as verdict:
+            outcome = Outcome(
+                "rejected", at, verdict.revision, code=verdict.code, message=verdict.message
+            )
+            return Change(outcome)
+        self._enact(change)
+        return change
+
+    # --- planning: nothing below this line up to `_enact` changes the table ---
+
+    def _plan(self, proposal: Proposal, at: Revision) -> Change:
+        mutation = proposal.mutation
+        match mutation:
+            case PutRoute():
+                self._check_preconditions(proposal, mutation.name)
+                self._check_rows(mutation.utterances, mutation.vectors)
+                return self._rewrite([self._put_target(mutation)], (), at)
+            case DeleteRoute(name):
+                self._check_preconditions(proposal, name)
+                route = self._existing(name)
+                return self._rewrite([], (route,), at)
+            case AddUtterances(name):
+                self._check_preconditions(proposal, name)
+                self._check_rows(mutation.utterances, mutation.vectors)
+                return self._rewrite([self._add_target(mutation)], (), at)
+            case RemoveUtterances(name):
+                self._check_preconditions(proposal, name)
+                return self._rewrite([self._remove_target(mutation)], (), at)
+            case PatchRoute(name):
+                self._check_preconditions(proposal, name)
+                return self._rewrite([self._patch_target(mutation)], (), at)
+            case PutSettings(settings):
+                return self._plan_settings(settings, at)
+            case ImportCommit(import_id):
+                return self._plan_commit(mutation, at, import_id)
+            case ImportBegin() | ImportChunk() | ImportAbort():
+                if isinstance(mutation, ImportChunk):
+                    for part in mutation.parts:
+                        self._check_rows(part.utterances, part.vectors)
+                return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
+            case OpenEpoch():
+                return Change(Outcome("applied", at), epoch=mutation)
+
+    def _check_preconditions(self, proposal: Proposal, name: str) -> None:
+        route = self.routes.get(name)
+        current = route.revision if route else None
+        if proposal.if_none_match and route is not None:
+            raise Rejection("precondition_failed", f"the route {name!r} exists", current)
+        if proposal.if_match is not None and proposal.if_match != current:
+            state = "does not exist" if current is None else f"stands at {current}"
+            raise Rejection(
+                "precondition_failed",
+                f"the route {name!r} {state}, not at {proposal.if_match}",
+                current,
+            )
+
+    def _check_rows(self, utterances: tuple[str, ...], vectors: tuple[bytes, ...]) -> None:
+        """Refuse rows that the door should have refused, the same on every node."""
+        if not utterances or not all(utterances):
+            raise Rejection("invalid_route", "a route needs utterances, and none may be empty")
+        if len(set(utterances)) != len(utterances):
+            raise Rejection("invalid_route", "an utterance stands twice")
+        if len(vectors) != len(utterances):
+            raise Rejection("invalid_vector", "one vector an utterance is needed")
+        expected_bytes = self.dim * VECTOR_ITEM_BYTES
+        if self.dim and any(len(vector) != expected_bytes for vector in vectors):
+            raise Rejection("invalid_vector", f"a vector is not float32[{self.dim}]")
+
+    def _existing(self, name: str) -> RouteRecord:
+        route = self.routes.get(name)
+        if route is None:
+            raise Rejection("route_not_found", f"no route is named {name!r}")
+        return route
+
+    def _put_target(self, put: PutRoute) -> Target:
+        """A whole route; rows that would be rewritten with themselves are kept."""
+        before = self.routes.get(put.name)
+        target = Target(put.name, before, put.threshold, put.metadata, put.payload)
+        slot_of = dict(zip(before.utterances, before.slots, strict=True)) if before else {}
+        for text, vector in zip(put.utterances, put.vectors, strict=True):
+            slot = slot_of.get(text)
+            if (
+                before is not None
+                and slot is not None
+                and row_hash(slot, before.route_id, text, vector) == self.row_hashes[slot]
+            ):
+                target.kept[slot] = text
+            else:
+                target.added.append((text, vector))
+        return target
+
+    def _same_target(self, name: str) -> Target:
+        route = self._existing(name)
+        kept = dict(zip(route.slots, route.utterances, strict=True))
+        return Target(name, route, route.threshold, route.metadata, route.payload, kept)
+
+    def _add_target(self, add: AddUtterances) -> Target:
+        target = self._same_target(add.name)
+        present = set(target.kept.values())
+        rows = zip(add.utterances, add.vectors, strict=True)
+        target.added = [(text, vector) for text, vector in rows if text not in present]
+        return target
+
+    def _remove_target(self, remove: RemoveUtterances) -> Target:
+        target = self._same_target(remove.name)
+        gone = set(remove.utterances)
+        missing = gone - set(target.kept.values())
+        if missing:
+            first = min(missing)
+            raise Rejection(
+                "utterance_not_found", f"the route {remove.name!r} has no utterance {first!r}"
+            )
+        target.kept = {slot: text for slot, text in target.kept.items() if text not in gone}
+        if not target.kept:
+            raise Rejection(
+                "invalid_route", "the last utterance cannot be removed; delete the route"
+            )
+        return target
+
+    def _patch_target(self, patch: PatchRoute) -> Target:
+        target = self._same_target(patch.name)
+        if patch.threshold is not KEEP:
+            target.threshold = patch.threshold
+        if patch.metadata is not KEEP:
+            target.metadata = patch.metadata
+        if patch.payload is not KEEP:
+            target.payload = patch.payload
+        return target
+
+    def _plan_settings(self, settings: Settings, at: Revision) -> Change:
+        if settings == self.settings:
+            return Change(Outcome("unchanged", at))
+        if settings.topk < 1 or settings.capacity_slots < max(1, self._slots.high_water):
+            raise Rejection(
+                "capacity_exceeded",
+                f"capacity_slots must be at least {max(1, self._slots.high_water)}, "
+                "the highest slot in use",
+            )
+        return Change(Outcome("applied", at), settings=settings, settings_before=self.settings)
+
+    def _plan_commit(self, commit: ImportCommit, at: Revision, import_id: str) -> Change:
+        staged = self.imports.get(import_id)
+        try:
+            puts = join_chunks(staged, commit.chunk_count)
+        except ValueError as error:
+            raise Rejection("import_rejected", str(error)) from error
+        targets = [self._put_target(put) for put in puts]
+        named = {put.name for put in puts}
+        gone: tuple[RouteRecord, ...] = ()
+        if staged is not None and staged.begin.replace:
+            gone = tuple(r for name, r in sorted(self.routes.items()) if name not in named)
+        change = self._rewrite(targets, gone, at)
+        count = len(change.put) + len(change.deleted)
+        return replace(change, closed=staged, outcome=replace(change.outcome, count=count))
+
+    def _rewrite(self, wanted: list[Target], gone: tuple[RouteRecord, ...], at: Revision) -> Change:
+        """Plan the rows of all targets at once: one allocation, one change."""
+        targets = [target for target in wanted if not is_same(target)]
+        stale = {slot for target in targets for slot in stale_slots(target)}
+        stale.update(slot for route in gone for slot in route.slots)
+        taken = self._take(sum(len(target.added) for target in targets), sorted(stale))
+        numbers = iter(taken)
+        new_ids = iter(self._route_ids.peek(sum(target.before is None for target in targets)))
+        writes: list[SlotWrite] = []
+        put: list[RouteRecord] = []
+        for target in targets:
+            route_id = target.before.route_id if target.before else next(new_ids)
+            rows = dict(target.kept)
+            for text, vector in target.added:
+                slot = next(numbers)
+                rows[slot] = text
+                hashed = row_hash(slot, route_id, text, vector)
+                writes.append(SlotWrite(slot, route_id, text, vector, hashed))
+            put.append(record(target, route_id, rows, at))
+        deleted_slots = sorted(stale.difference(taken))
+        return Change(
+            outcome=outcome(wanted, targets, gone, at),
+            writes=tuple(sorted(writes, key=lambda write: write.slot)),
+            freed=tuple(deleted_slots),
+            put=tuple(put),
+            deleted=gone,
+            before=tuple(target.before for target in targets if target.before is not None),
+            replaced=tuple((slot, self.row_hashes[slot]) for slot in sorted(stale)),
+        )
+
+    def _take(self, count: int, stale: list[int]) -> list[int]:
+        """Choose slots: the lowest free ones, then, if too few, own old ones."""
+        available = self.settings.capacity_slots - self.slots_used
+        if count > available + len(stale):
+            raise Rejection(
+                "capacity_exceeded",
+                f"{count} slots are needed, {available} of {self.settings.capacity_slots} are free",
+            )
+        fresh = self._slots.peek(min(count, available))
+        return fresh + stale[: count - len(fresh)]
+
+    # --- enacting ------------------------------------------------------------
+
+    def _enact(self, change: Change) -> None:
+        for slot, hashed in change.replaced:
+            self._disown(slot, hashed)
+        for write in change.writes:
+            self._own(write.slot, write.row_hash)
+        for route in change.before + change.deleted:
+            self._drop(route)
+        for route in change.put:
+            self._place(route)
+        if change.settings is not None:
+            self._set(self.settings, change.settings)
+        if change.opened is not None:
+            self._stage_import(StagedImport(change.opened, (), change.outcome.at.seq))
+        if change.staged is not None:
+            self._stage_chunk(change.staged, change.outcome.at.seq)
+        if change.closed is not None:
+            self._drop_import(change.closed.begin.import_id)
+
+    def revert(self, change: Change) -> None:
+        """Undo the newest change that is not undone, as if it had not been applied."""
+        if change.closed is not None:
+            self._stage_import(change.closed)
+        if change.staged is not None:
+            self._unstage_chunk(change.staged)
+        if change.opened is not None:
+            self._drop_import(change.opened.import_id)
+        if change.settings is not None and change.settings_before is not None:
+            self._set(change.settings, change.settings_before)
+        for route in change.put:
+            self._drop(route)
+        for route in change.before + change.deleted:
+            self._place(route)
+        for write in change.writes:
+            self._disown(write.slot, write.row_hash)
+        for slot, hashed in change.replaced:
+            self._own(slot, hashed)
+
+    def _own(self, slot: int, hashed: bytes) -> None:
+        assert slot not in self.row_hashes, f"slot {slot} has two owners: this is a bug"
+        self._slots.claim(slot)
+        self.row_hashes[slot] = hashed
+        self.digest.add_row(slot, hashed)
+
+    def _disown(self, slot: int, hashed: bytes) -> None:
+        del self.row_hashes[slot]
+        self._slots.free(slot)
+        self.digest.remove_row(slot, hashed)
+
+    def _place(self, route: RouteRecord) -> None:
+        self._route_ids.claim(route.route_id)
+        self.routes[route.name] = route
+        self.digest.add(route_hash(route))
+
+    def _drop(self, route: RouteRecord) -> None:
+        self._route_ids.free(route.route_id)
+        del self.routes[route.name]
+        self.digest.remove(route_hash(route))
+
+    def _set(self, old: Settings, new: Settings) -> None:
+        self.digest.remove(settings_hash(old))
+        self.digest.add(settings_hash(new))
+        self.settings = new
+
+    def _stage_import(self, staged: StagedImport) -> None:
+        self.imports[staged.begin.import_id] = staged
+        self.digest.add(import_hash(staged.begin))
+        for chunk in staged.chunks:
+            self.digest.add(chunk_hash(chunk))
+
+    def _drop_import(self, import_id: str) -> None:
+        staged = self.imports.pop(import_id)
+        self.digest.remove(import_hash(staged.begin))
+        for chunk in staged.chunks:
+            self.digest.remove(chunk_hash(chunk))
+
+    def _stage_chunk(self, chunk: ImportChunk, seq: int) -> None:
+        staged = self.imports[chunk.import_id]
+        chunks = sorted((*staged.chunks, chunk), key=lambda each: each.number)
+        rows = staged.row_count + row_count_of(chunk)
+        self.imports[chunk.import_id] = StagedImport(staged.begin, tuple(chunks), seq, rows)
+        self.digest.add(chunk_hash(chunk))
+
+    def _unstage_chunk(self, chunk: ImportChunk) -> None:
+        staged = self.imports[chunk.import_id]
+        chunks = tuple(each for each in staged.chunks if each.number != chunk.number)
+        rows = staged.row_count - row_count_of(chunk)
+        self.imports[chunk.import_id] = replace(staged, chunks=chunks, row_count=rows)
+        self.digest.remove(chunk_hash(chunk))

@@ -1,0 +1,49 @@
+"""Texts to vectors.
+
+Start at ``contract``; ``onnx_encoder`` is the real one.  The ONNX runtime, the
+tokenizer library and fastembed are loaded when a model is, not by an import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
+from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens
+from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
+from synaptoroute.encoder.onnx_encoder import Encoder
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Encoder",
+    "EncoderStats",
+    "HashEncoder",
+    "ModelSummary",
+    "TextEncoder",
+    "Tokens",
+    "fetch_model",
+    "list_models",
+    "open_encoder",
+]
+
+
+def open_encoder(
+    model: str = DEFAULT_MODEL,
+    *,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    cache_dir: Path | None = None,
+) -> TextEncoder:
+    """Open an encoder by name: ``test-hash-<dim>`` for tests, else a real model.
+
+    Raises:
+        ConfigError: A provider or dimension is not available.
+        ModelNotFound: No such model.
+        ModelCorrupt: A file is not the expected one.
+        EncoderError: The download failed, or the model does not work here.
+    """
+    hashed = NAME_PATTERN.fullmatch(model)
+    if hashed:
+        return HashEncoder(int(hashed[1]))
+    return Encoder(model, providers=providers, cache_dir=cache_dir)

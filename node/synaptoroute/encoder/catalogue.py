@@ -1,0 +1,230 @@
+"""Which models there are, and where: the bundled one, fastembed's, local folders.
+
+fastembed finds, downloads and describes models; it is loaded only when one of
+its names is asked for, and it never runs inference here.  What its classes do
+after the graph (pooling) is repeated as data below.
+
+Prefixes: a query and an utterance are two short texts of one kind, so both sides
+get the prefix that a model's card gives for symmetric similarity, never the
+query-against-passage pair of document search.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.encoder import bundled
+from synaptoroute.encoder.local import local_recipe, positions_of
+from synaptoroute.encoder.recipe import TOKENS_MAX_DEFAULT, Pooling, Recipe
+from synaptoroute.errors import EncoderError, ModelNotFound
+
+if TYPE_CHECKING:
+    from fastembed.common.model_description import DenseModelDescription
+
+_DOWNLOAD_ATTEMPTS: Final = 1
+_TEXT_MATCHING_TASK: Final = 4
+
+# Pooling of fastembed's model classes; a class not named here is not a text
+# graph that can run in micro-batches (static tables, fixed-length SigLIP).
+_POOLING_BY_CLASS: Final[Mapping[str, Pooling]] = {
+    "OnnxTextEmbedding": "cls",
+    "CLIPOnnxEmbedding": "none",
+    "PooledNormalizedEmbedding": "mean",
+    "PooledEmbedding": "mean",
+    "JinaEmbeddingV3": "mean",
+    "BuiltinSentenceEmbedding": "none",
+    "LastTokenNormalizedEmbedding": "last",
+}
+_OUTPUT_BY_CLASS: Final[Mapping[str, str]] = {"BuiltinSentenceEmbedding": "sentence_embedding"}
+_CONSTANTS_BY_CLASS: Final[Mapping[str, Mapping[str, int]]] = {
+    "JinaEmbeddingV3": {"task_id": _TEXT_MATCHING_TASK}
+}
+_PREFIX_BY_FAMILY: Final[Mapping[str, str]] = {
+    "intfloat/": "query: ",
+    "nomic-ai/nomic-embed-text": "classification: ",
+    "google/embeddinggemma": "task: sentence similarity | query: ",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """One line of the list of models.
+
+    Attributes:
+        name: What to pass as ``model``.
+        dim: Length of a vector.
+        size_bytes: Size on disk, about.
+        licence: Licence of the weights, as published.
+        is_local: Whether it can be loaded without the network.
+    """
+
+    name: str
+    dim: int
+    size_bytes: int
+    licence: str
+    is_local: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A model of fastembed's catalogue and the class that owns it."""
+
+    owner: Any
+    description: DenseModelDescription
+
+    @property
+    def name(self) -> str:
+        return self.description.model
+
+
+def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
+    """List the bundled model, then fastembed's by name.
+
+    Args:
+        cache_dir: Where downloads are kept; None for fastembed's own place.
+    """
+    own = ModelSummary(
+        DEFAULT_MODEL, bundled.DIM, bundled.SIZE_BYTES, bundled.LICENCE, is_local=True
+    )
+    folder = _cache_folder(cache_dir)
+    listed = sorted(_catalogue().values(), key=lambda model: model.name.lower())
+    return [own, *(_summary(model, folder) for model in listed)]
+
+
+def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
+    """Make a model local and say in which folder it is; shows progress on stderr.
+
+    Raises:
+        ModelNotFound: No model has this name.
+        EncoderError: It is not in the cache and could not be downloaded.
+    """
+    if name == DEFAULT_MODEL:
+        return bundled.bundled_recipe().model_file.parent
+    return _fetch(_look_up(name), cache_dir)
+
+
+def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:
+    """Find a model by bundled name, folder or fastembed name, in this order.
+
+    Raises:
+        ModelNotFound: None of the three; names near matches.
+        EncoderError: It is not in the cache and could not be downloaded.
+    """
+    if model == DEFAULT_MODEL:
+        return bundled.bundled_recipe()
+    if Path(model).is_dir():
+        return local_recipe(Path(model))
+    if isinstance(model, Path):
+        raise ModelNotFound(f"{model} is not a folder", model=str(model))
+    listed = _look_up(model)
+    return _listed_recipe(listed, _fetch(listed, cache_dir))
+
+
+def _catalogue() -> dict[str, _Listed]:
+    """Read fastembed's catalogue: lower-case name to model, first owner wins."""
+    from fastembed import TextEmbedding
+
+    models: dict[str, _Listed] = {}
+    for owner in TextEmbedding.EMBEDDINGS_REGISTRY:
+        if owner.__name__ in _POOLING_BY_CLASS:
+            for description in owner._list_supported_models():
+                models.setdefault(description.model.lower(), _Listed(owner, description))
+    return models
+
+
+def _look_up(name: str) -> _Listed:
+    models = _catalogue()
+    listed = models.get(name.lower())
+    if listed is None:
+        known = [DEFAULT_MODEL, *(model.name for model in models.values())]
+        near = _near_matches(name, known)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ModelNotFound(
+            f"no model or folder is called {name!r}{hint}", model=name, near_matches=near
+        )
+    return listed
+
+
+def _near_matches(name: str, known: list[str]) -> list[str]:
+    """Compare whole names and names without their owner, case apart."""
+    keys: dict[str, str] = {}
+    for full in known:
+        keys[full.lower()] = full
+        keys.setdefault(full.lower().rpartition("/")[2], full)
+    found = difflib.get_close_matches(name.lower(), keys, n=3, cutoff=0.6)
+    return list(dict.fromkeys(keys[key] for key in found))
+
+
+def _fetch(listed: _Listed, cache_dir: Path | None) -> Path:
+    """Take a model from the cache, else download it."""
+    folder = _cache_folder(cache_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = listed.owner.download_model(
+            listed.description, str(folder), retries=_DOWNLOAD_ATTEMPTS
+        )
+    except Exception as error:  # transport errors of several libraries
+        raise EncoderError(
+            f"{listed.name} is not in {folder} and could not be downloaded: {error}. "
+            f"Without a network use {DEFAULT_MODEL!r} or a local folder",
+            model=listed.name,
+        ) from error
+    return Path(found)
+
+
+def _listed_recipe(listed: _Listed, folder: Path) -> Recipe:
+    """Describe a downloaded model as its class in fastembed would use it."""
+    owner = listed.owner.__name__
+    prefix = _prefix(listed.name)
+    positions_max = positions_of(folder)
+    return Recipe(
+        name=listed.name,
+        model_file=folder / listed.description.model_file,
+        tokenizer_file=folder / "tokenizer.json",
+        pooling=_POOLING_BY_CLASS[owner],
+        max_tokens=min(positions_max, TOKENS_MAX_DEFAULT),
+        positions_max=positions_max,
+        output=_OUTPUT_BY_CLASS.get(owner),
+        query_prefix=prefix,
+        utterance_prefix=prefix,
+        constant_inputs=_CONSTANTS_BY_CLASS.get(owner, {}),
+    )
+
+
+def _prefix(name: str) -> str:
+    for family, prefix in _PREFIX_BY_FAMILY.items():
+        if name.lower().startswith(family):
+            return prefix
+    return ""
+
+
+def _cache_folder(cache_dir: Path | None) -> Path:
+    """Name the download folder without making it."""
+    if cache_dir is not None:
+        return cache_dir
+    from fastembed.common.utils import define_cache_dir
+
+    return Path(define_cache_dir(None))
+
+
+def _summary(listed: _Listed, cache_folder: Path) -> ModelSummary:
+    description = listed.description
+    return ModelSummary(
+        name=description.model,
+        dim=description.dim or 0,
+        size_bytes=int(description.size_in_GB * 1_000_000_000),
+        licence=description.license,
+        is_local=_is_cached(description, cache_folder),
+    )
+
+
+def _is_cached(description: DenseModelDescription, cache_folder: Path) -> bool:
+    """Look for the graph in the cache; never asks the network."""
+    source = (description.sources.hf or "").replace("/", "--")
+    snapshots = cache_folder / f"models--{source}" / "snapshots"
+    return any(snapshots.glob(f"*/{description.model_file}"))

@@ -1,0 +1,134 @@
+"""What the engine needs of any encoder, and the values that cross the room's door.
+
+Rule 1: an embedding depends on its own text alone, never on its batch-mates.
+Rule 2: ``tokenize`` and ``encode_tokens`` may run on any number of threads at once.
+Rule 3: the engine plans with token counts, so tokens are made before vectors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text as the model sees it.
+
+    Attributes:
+        ids: int64[count], special tokens included; read-only.
+        key: The exact token ids as bytes: two texts with equal keys have equal
+            embeddings under one fingerprint.
+        count: Tokens that the text costs.
+    """
+
+    ids: NDArray[np.int64]
+    key: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderStats:
+    """Totals since the encoder was opened.
+
+    Attributes:
+        texts: Texts encoded.
+        tokens: Tokens encoded, padding apart.
+        padding_tokens: Tokens computed in vain, to fill up a micro-batch.
+        truncated_texts: Texts that lost their tail to ``max_tokens``.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    padding_tokens: int = 0
+    truncated_texts: int = 0
+
+
+class TextEncoder(Protocol):
+    """Text to unit vectors; every method may run on any thread."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for people."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens a text may have, special tokens included; the rest is cut off."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that shapes a vector; 64 hexadecimal digits."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize queries, cut to ``max_tokens``."""
+        ...
+
+    def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize utterances, cut to ``max_tokens``."""
+        ...
+
+    def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Give float32[n, dim] of unit rows, in the order of ``tokens``."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Tokenize and encode queries: float32[n, dim]."""
+        ...
+
+    def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Tokenize and encode utterances: float32[n, dim]."""
+        ...
+
+    def stats(self) -> EncoderStats:
+        """Give the totals so far."""
+        ...
+
+    def close(self) -> None:
+        """Release the model; later calls raise EncoderError."""
+        ...
+
+
+class StatsCounter:
+    """Adds up ``EncoderStats`` from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stats = EncoderStats()
+
+    def add(
+        self, *, texts: int = 0, tokens: int = 0, padding_tokens: int = 0, truncated_texts: int = 0
+    ) -> None:
+        """Add to the totals."""
+        with self._lock:
+            so_far = self._stats
+            self._stats = EncoderStats(
+                so_far.texts + texts,
+                so_far.tokens + tokens,
+                so_far.padding_tokens + padding_tokens,
+                so_far.truncated_texts + truncated_texts,
+            )
+
+    def read(self) -> EncoderStats:
+        """Give the totals so far."""
+        with self._lock:
+            return self._stats
+
+
+def freeze_tokens(ids: Sequence[int]) -> Tokens:
+    """Make the value of a text's token ids; the key is little-endian on every machine."""
+    array = np.array(ids, dtype=np.int64)
+    array.setflags(write=False)
+    return Tokens(ids=array, key=array.astype("<i8").tobytes(), count=len(array))

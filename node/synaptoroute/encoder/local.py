@@ -1,0 +1,157 @@
+"""A model in a folder: find its files and read how it wants to be used.
+
+What the folder says of itself counts in this order: ``synaptoroute.json`` (ours),
+``1_Pooling/config.json`` and ``sentence_bert_config.json`` (sentence-transformers),
+``tokenizer_config.json`` and ``config.json`` (transformers).  Nothing is guessed
+about prefixes: a folder without ``synaptoroute.json`` has none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+from synaptoroute.encoder.recipe import POOLINGS, TOKENS_MAX_DEFAULT, Pooling, Recipe
+from synaptoroute.errors import ConfigError, EncoderError, ModelNotFound
+
+OWN_FILE: Final = "synaptoroute.json"
+_OWN_KEYS: Final[Mapping[str, type]] = {
+    "model_file": str,
+    "pooling": str,
+    "output": str,
+    "query_prefix": str,
+    "utterance_prefix": str,
+    "max_tokens": int,
+}
+_GRAPHS: Final = (
+    "model.onnx",
+    "onnx/model.onnx",
+    "model_optimized.onnx",
+    "onnx/model_optimized.onnx",
+)
+_CONFIG_BYTES_MAX: Final = 1 << 20
+_POSITIONS_DEFAULT: Final = 512
+# These count positions from the padding id on, so two of them are never used.
+_OFFSET_POSITIONS: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
+_POOLING_MODES: Final[Mapping[str, Pooling]] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+def local_recipe(folder: Path) -> Recipe:
+    """Describe the model in a folder.
+
+    Raises:
+        ModelNotFound: The graph or ``tokenizer.json`` is not there.
+        ConfigError: ``synaptoroute.json`` has a wrong key or value.
+        EncoderError: A configuration file cannot be read, or asks for a pooling
+            that is not offered.
+    """
+    own = _own_settings(folder)
+    tokenizer_file = folder / "tokenizer.json"
+    if not tokenizer_file.is_file():
+        raise ModelNotFound(f"{folder} has no tokenizer.json", model=str(folder))
+    positions_max = positions_of(folder)
+    max_tokens = own.get("max_tokens", min(_trained_tokens(folder), positions_max))
+    return Recipe(
+        name=folder.resolve().name,
+        model_file=_find_graph(folder, own.get("model_file")),
+        tokenizer_file=tokenizer_file,
+        pooling=_check_pooling(own["pooling"]) if "pooling" in own else _pooling_of(folder),
+        max_tokens=max_tokens,
+        positions_max=positions_max,
+        output=own.get("output"),
+        query_prefix=own.get("query_prefix", ""),
+        utterance_prefix=own.get("utterance_prefix", ""),
+    )
+
+
+def positions_of(folder: Path) -> int:
+    """Say how many tokens the graph in a folder can tell apart."""
+    config = read_config(folder / "config.json")
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions < 3:
+        return max(_POSITIONS_DEFAULT, _tokenizer_tokens(folder) or 0)
+    return positions - 2 if config.get("model_type") in _OFFSET_POSITIONS else positions
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent file is an empty one.
+
+    Raises:
+        EncoderError: Not a JSON object of at most 1 MiB.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _CONFIG_BYTES_MAX:
+            raise ValueError(f"larger than {_CONFIG_BYTES_MAX} bytes")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path} cannot be read: {error}", file=str(path)) from error
+    return content
+
+
+def _own_settings(folder: Path) -> dict[str, Any]:
+    """Read and check ``synaptoroute.json``."""
+    own = read_config(folder / OWN_FILE)
+    for key, value in own.items():
+        kind = _OWN_KEYS.get(key)
+        if kind is None:
+            raise ConfigError(f"{OWN_FILE}: unknown key {key!r}; known: {', '.join(_OWN_KEYS)}")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{OWN_FILE}: {key} must be of type {kind.__name__}")
+    return own
+
+
+def _find_graph(folder: Path, wished: str | None) -> Path:
+    """Find the ONNX file: the wished one, a usual name, or the only one there is."""
+    names = (wished,) if wished else _GRAPHS
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    others = [] if wished else sorted(folder.glob("*.onnx"))
+    if len(others) != 1:
+        raise ModelNotFound(
+            f"{folder} has no {' or '.join(names)}"
+            + (f"; name one of its {len(others)} graphs in {OWN_FILE}" if others else ""),
+            model=str(folder),
+        )
+    return others[0]
+
+
+def _check_pooling(name: str) -> Pooling:
+    if name not in POOLINGS:
+        raise ConfigError(f"{OWN_FILE}: pooling must be one of {', '.join(POOLINGS)}")
+    return cast(Pooling, name)
+
+
+def _pooling_of(folder: Path) -> Pooling:
+    """Read sentence-transformers' pooling; a folder that says nothing means ``mean``."""
+    config = read_config(folder / "1_Pooling" / "config.json")
+    modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    if not modes:
+        return "mean"
+    if len(modes) > 1 or modes[0] not in _POOLING_MODES:
+        raise EncoderError(f"pooling by {' and '.join(modes)} is not offered", modes=modes)
+    return _POOLING_MODES[modes[0]]
+
+
+def _trained_tokens(folder: Path) -> int:
+    """Say how many tokens of a text to keep where nobody chose."""
+    trained = read_config(folder / "sentence_bert_config.json").get("max_seq_length")
+    if isinstance(trained, int) and trained >= 3:
+        return trained
+    return min(_tokenizer_tokens(folder) or TOKENS_MAX_DEFAULT, TOKENS_MAX_DEFAULT)
+
+
+def _tokenizer_tokens(folder: Path) -> int | None:
+    """Read the tokenizer's limit; transformers writes 1e30 for unknown."""
+    limit = read_config(folder / "tokenizer_config.json").get("model_max_length")
+    return limit if isinstance(limit, int) and 3 <= limit <= 1 << 20 else None

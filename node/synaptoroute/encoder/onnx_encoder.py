@@ -1,0 +1,164 @@
+"""The real encoder: a tokenizer, a graph, and micro-batches between them.
+
+Source: the rules of batch invariance and padding come from measurements on this
+model; ``synaptoroute.encoder.micro_batches`` and ``session`` state them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.encoder.bundled import probe_file
+from synaptoroute.encoder.catalogue import find_recipe
+from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens
+from synaptoroute.encoder.micro_batches import plan
+from synaptoroute.encoder.probe import check_probe
+from synaptoroute.encoder.recipe import fingerprint, verify_files
+from synaptoroute.encoder.session import GraphSession, check_providers
+from synaptoroute.encoder.tokenizer import TextTokenizer
+from synaptoroute.errors import ConfigError, EncoderError
+
+MICRO_BATCH_TOKENS_MAX_DEFAULT = 512
+
+
+class Encoder:
+    """Text to unit vectors with a local ONNX model.
+
+    Every method may run on any thread; all threads share one session, and each
+    call computes on the thread that makes it.
+
+    Invariants: an embedding depends on its text and the fingerprint alone.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        max_tokens: int | None = None,
+        query_prefix: str | None = None,
+        utterance_prefix: str | None = None,
+        cache_dir: Path | None = None,
+        micro_batch_tokens_max: int = MICRO_BATCH_TOKENS_MAX_DEFAULT,
+        probe: bool = True,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: The bundled model's name, a name from fastembed's catalogue
+                (downloaded once), or a folder with an ONNX graph and its
+                ``tokenizer.json``.
+            providers: ONNX Runtime execution providers, best first.
+            max_tokens: Tokens kept of a text; None for the model's own choice.
+            query_prefix: Text before every query; None for the model's own.
+            utterance_prefix: Text before every utterance; None for the model's own.
+            cache_dir: Where downloads are kept; None for fastembed's own place.
+            micro_batch_tokens_max: Tokens of one run of the graph.
+            probe: Check the bundled model's numbers against its reference.
+
+        Raises:
+            ConfigError: An argument is out of range or a provider is not there.
+            ModelNotFound: No such model.
+            ModelCorrupt: A file is not the expected one.
+            EncoderError: The download failed, or the model does not work here.
+        """
+        if micro_batch_tokens_max < 1:
+            raise ConfigError(
+                f"micro_batch_tokens_max must be at least 1, got {micro_batch_tokens_max}"
+            )
+        check_providers(providers)
+        recipe = find_recipe(model, cache_dir).override(max_tokens, query_prefix, utterance_prefix)
+        files = verify_files(recipe)
+        self._recipe = recipe
+        self._stats = StatsCounter()
+        self._micro_batch_tokens_max = micro_batch_tokens_max
+        self._micro_batch_texts_max = None if files.is_batch_invariant else 1
+        self._tokenizer = TextTokenizer(recipe.tokenizer_file, recipe.max_tokens)
+        session = GraphSession(
+            recipe.model_file, providers, recipe.output, recipe.constant_inputs
+        )
+        self._session: GraphSession | None = session
+        self.name = recipe.name
+        self.max_tokens = recipe.max_tokens
+        self.dim = self._run(session, self._tokenizer.tokenize(["warm up"])[0]).shape[1]
+        self.fingerprint = fingerprint(recipe, files, self.dim, session.output)
+        if probe and recipe.name == DEFAULT_MODEL:
+            check_probe(self._encode_unprefixed, probe_file())
+            self._stats = StatsCounter()
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """Whether the graph itself is; where not, texts run one by one to make up for it."""
+        return self._micro_batch_texts_max is None
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize queries, cut to ``max_tokens``."""
+        return self._tokenize(texts, self._recipe.query_prefix)
+
+    def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize utterances, cut to ``max_tokens``."""
+        return self._tokenize(texts, self._recipe.utterance_prefix)
+
+    def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Encode tokenized texts in micro-batches.
+
+        Returns:
+            float32[n, dim], unit rows, in the order of ``tokens``.
+
+        Raises:
+            EncoderError: Closed, or the runtime failed.
+        """
+        session = self._session
+        if session is None:
+            raise EncoderError(f"the encoder {self.name} is closed")
+        vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
+        runs = plan(
+            [text.count for text in tokens],
+            self._micro_batch_tokens_max,
+            self._micro_batch_texts_max,
+        )
+        for run in runs:
+            vectors[run] = self._run(session, [tokens[index] for index in run])
+        return vectors
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode queries: float32[n, dim], unit rows."""
+        return self.encode_tokens(self.tokenize(texts))
+
+    def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode utterances: float32[n, dim], unit rows."""
+        return self.encode_tokens(self.tokenize_utterances(texts))
+
+    def stats(self) -> EncoderStats:
+        """Give the totals since the encoder was opened."""
+        return self._stats.read()
+
+    def close(self) -> None:
+        """Let go of the session; runs under way finish."""
+        self._session = None
+
+    def _tokenize(self, texts: Sequence[str], prefix: str) -> list[Tokens]:
+        tokens, truncated_count = self._tokenizer.tokenize(texts, prefix)
+        if truncated_count:
+            self._stats.add(truncated_texts=truncated_count)
+        return tokens
+
+    def _encode_unprefixed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self.encode_tokens(self._tokenize(texts, ""))
+
+    def _run(self, session: GraphSession, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Encode one micro-batch and count what it cost."""
+        counts = np.array([text.count for text in tokens], dtype=np.int64)
+        length = int(counts.max())
+        ids = np.full((len(tokens), length), self._tokenizer.pad_id, dtype=np.int64)
+        for row, text in zip(ids, tokens, strict=True):
+            row[: text.count] = text.ids
+        vectors = session.run(ids, counts, self._recipe.pooling)
+        real = int(counts.sum())
+        self._stats.add(texts=len(tokens), tokens=real, padding_tokens=ids.size - real)
+        return vectors

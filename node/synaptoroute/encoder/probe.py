@@ -1,0 +1,78 @@
+"""The golden probe: does this machine compute the vectors it should?
+
+Sixteen fixed texts must come out within ``COSINE_MIN`` of vectors that were
+computed once with all graph optimisation off.  A broken CPU, a miscompiled
+runtime or a wrong execution provider is then found at start-up, not in the
+answers.  Honest machines differ by about 1e-7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.errors import EncoderError, ModelCorrupt
+
+COSINE_MIN: Final = 0.9999
+PROBE_TEXTS: Final = (
+    "refund",
+    "Where is my parcel?",
+    "I was charged twice for one order.",
+    "Please close my account and delete what you know about me.",
+    "The app shows error 502 since this morning!",
+    "How do I change the address on an invoice",
+    "¿Puedo pagar con tarjeta en la tienda?",
+    "Ich möchte mein Kennwort zurücksetzen.",
+    "今日の天気はどうですか",
+    "SELECT name FROM routes WHERE threshold > 0.5;",
+    "3.14159 + 2.71828 = 5.85987",
+    "Turn off the lights in the kitchen, then play some quiet music in the living room.",
+    "🚀🚀 ship it 🚀🚀",
+    "antidisestablishmentarianism",
+    "my flight was cancelled and the airline will not answer the phone, what are my rights and "
+    "who pays for the hotel tonight",
+    "yes",
+)
+
+
+def check_probe(
+    encode: Callable[[Sequence[str]], NDArray[np.float32]], reference_file: Path
+) -> float:
+    """Encode the probe and compare it with the reference.
+
+    Args:
+        encode: Texts to float32[n, dim].
+        reference_file: An ``npz`` file with ``vectors`` float32[16, dim].
+
+    Returns:
+        The least cosine found.
+
+    Raises:
+        EncoderError: A vector is too far from its reference.
+        ModelCorrupt: The reference cannot be read.
+    """
+    try:
+        with np.load(reference_file, allow_pickle=False) as archive:
+            reference = archive["vectors"].astype(np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelCorrupt(
+            f"{reference_file.name} cannot be read: {error}", file=reference_file.name
+        ) from error
+    vectors = encode(PROBE_TEXTS).astype(np.float64)
+    if vectors.shape != reference.shape:
+        raise ModelCorrupt(
+            f"the probe gives {vectors.shape}, its reference has {reference.shape}",
+            file=reference_file.name,
+        )
+    cosine = float((vectors * reference).sum(axis=1).min())
+    if not cosine >= COSINE_MIN:
+        raise EncoderError(
+            "this CPU or runtime is numerically broken: the encoder's probe has cosine "
+            f"{cosine:.6f} to its reference, at least {COSINE_MIN} is needed",
+            cosine=cosine,
+        )
+    return cosine

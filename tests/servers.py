@@ -1,0 +1,161 @@
+"""Real Redis and Valkey processes for tests: own folder, own free port, ended by process id.
+
+A test may kill, freeze and restart its server; the data folder stays until the test ends,
+so a restart on the same folder and port is what an operator's restart is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_SECONDS_MAX = 10.0
+STOP_SECONDS_MAX = 10.0
+START_TRIES_MAX = 5
+_LOOPBACK = "127.0.0.1"
+
+
+class ServerFailed(AssertionError):
+    """A server did not start or stop; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """Name a TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """One Redis or Valkey process.
+
+    Attributes:
+        kind: ``redis`` or ``valkey``.
+        binary: The program.
+        folder: Its data and log; survives a restart.
+        options: More settings, such as ``{"appendonly": "yes"}``.
+        port: Its TCP port on the loopback, chosen at the first start and kept.
+    """
+
+    kind: str
+    binary: Path
+    folder: Path
+    options: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Address for a client."""
+        return f"redis://{_LOOPBACK}:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        assert self._process is not None, "the server is not running"
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What the server wrote so far."""
+        path = self.folder / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self) -> Server:
+        """Start, or start again on the same port and folder; return when it answers."""
+        assert not self.is_running, "the server is running already"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tries = 1 if self.port else START_TRIES_MAX
+        for _ in range(tries):
+            port = self.port or free_port()
+            if self._answers_on(port):
+                self.port = port
+                return self
+        raise ServerFailed(f"{self.kind} did not start:\n{self.log[-2_000:]}")
+
+    def stop(self) -> None:
+        """Stop as an orchestrator does: SIGTERM, and SIGKILL for one that does not obey."""
+        if self._process is None:
+            return
+        if self.is_running:
+            self.resume()
+            self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS_MAX)
+        self._process = None
+
+    def kill(self) -> None:
+        """Kill it as a crash does; nothing is saved on the way out."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(STOP_SECONDS_MAX)
+        self._process = None
+
+    def pause(self) -> None:
+        """Freeze it: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def call(self, *words: str) -> str:
+        """Send one command on a connection of its own; return the raw reply."""
+        parts = [word.encode() for word in words]
+        request = b"*%d\r\n" % len(parts)
+        request += b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+        with socket.create_connection((_LOOPBACK, self.port), timeout=2) as connection:
+            connection.sendall(request)
+            return connection.recv(65_536).decode(errors="replace")
+
+    def _answers_on(self, port: int) -> bool:
+        """Start the process on a port; False where another program took the port first."""
+        options = {
+            "bind": _LOOPBACK,
+            "port": str(port),
+            "dir": str(self.folder),
+            "logfile": str(self.folder / "server.log"),
+            "save": "",
+            "appendonly": "no",
+            "daemonize": "no",
+            **self.options,
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [str(self.binary), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        give_up_at = time.monotonic() + START_SECONDS_MAX
+        while self.is_running and time.monotonic() < give_up_at:
+            if _is_up(port, self.options.get("requirepass")):
+                return True
+            time.sleep(0.01)
+        self.stop()
+        return False
+
+
+def _is_up(port: int, password: str | None) -> bool:
+    """Whether a server on the port answers a PING; loading its data does not count."""
+    try:
+        with socket.create_connection((_LOOPBACK, port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            reply = connection.recv(128)
+    except OSError:
+        return False
+    return reply.startswith(b"+PONG") or (password is not None and reply.startswith(b"-NOAUTH"))
