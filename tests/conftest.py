@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import HealthCheck, settings
+
 from needs import require, require_valkey
 from servers import Server
 from threads import left_running

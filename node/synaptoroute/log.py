@@ -9,7 +9,7 @@ of a cluster.  Both walk the same path: what a node applies is what it hears.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,14 +47,14 @@ class LocalLog:
     is_local = True
 
     def __init__(self) -> None:
-        self._deliver: Callable[[Sequence[Proposal]], Awaitable[None]] | None = None
+        self._deliver: Callable[[Sequence[Proposal]], None] | None = None
 
-    def attach(self, deliver: Callable[[Sequence[Proposal]], Awaitable[None]]) -> None:
+    def attach(self, deliver: Callable[[Sequence[Proposal]], None]) -> None:
         """Connect the engine that numbers the proposals."""
         self._deliver = deliver
 
     async def append(self, proposals: Sequence[Proposal]) -> Appended:
         """Pass the proposals to the engine, which numbers them when it applies them."""
         assert self._deliver is not None, "a LocalLog is attached before it is used"
-        await self._deliver(proposals)
+        self._deliver(proposals)
         return Appended(at=None)

@@ -129,9 +129,7 @@ class Route(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Name
-    utterances: list[Utterance] = Field(
-        min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX
-    )
+    utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
     threshold: Threshold | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     payload: Any = None
@@ -246,7 +244,8 @@ class WriteResult(BaseModel):
     """What came of a write.
 
     Attributes:
-        status: ``applied`` or ``unchanged``.
+        status: ``applied``, ``unchanged``, or ``pending`` where the level of
+            durability that was asked for was not reached in time.
         op_id: Identity of the write, 32 hexadecimal digits.
         version: ``epoch.seq`` of the write; send it as ``SR-Min-Version``.
         revision: The route's revision afterwards; None where it has no route.
@@ -254,12 +253,32 @@ class WriteResult(BaseModel):
         ack: Level of durability reached.
     """
 
-    status: Literal["applied", "unchanged"]
+    status: Literal["applied", "unchanged", "pending"]
     op_id: str
     version: str
     revision: str | None = None
     count: int = 0
     ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
+
+
+class ImportResult(BaseModel):
+    """What came of an import.
+
+    Attributes:
+        status: ``applied`` or ``unchanged``.
+        import_id: Identity of the import; the same one resumes it.
+        op_id: Identity of its commit.
+        version: ``epoch.seq`` of its commit.
+        routes: Routes created, changed or removed.
+        utterances: Utterances that the import carried.
+    """
+
+    status: Literal["applied", "unchanged", "pending"]
+    import_id: str
+    op_id: str
+    version: str
+    routes: int
+    utterances: int
 
 
 class RouteSetSettings(BaseModel):

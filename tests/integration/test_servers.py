@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from servers import Server, ServerFailed
 
 pytestmark = pytest.mark.integration

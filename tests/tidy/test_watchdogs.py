@@ -6,12 +6,12 @@ import threading
 import time
 from pathlib import Path
 
-import needs
 import pytest
 from blockbuster import BlockingError
-from threads import left_running
 
+import needs
 from synaptoroute import config
+from threads import left_running
 
 pytestmark = pytest.mark.tidy
 

@@ -10,7 +10,11 @@ The CRC guards the header, the SHA-256 the payload, so one altered byte anywhere
 is refused.  The header binds the payload by its hash, so the hash chain needs the
 header alone, and a bus message may announce an entry without carrying it.  JSON
 keeps the fields readable to later releases; vectors never pass through text.
-``decode_proposal(encode_proposal(p)) == p``, and equal proposals have equal bytes.
+
+Rule: one proposal, one frame.  ``decode_proposal(encode_proposal(p)) == p``, equal
+proposals have equal bytes, and a payload that says the same in other bytes, or
+more than this release understands at this level, is refused: a field that one node
+obeys and another one overlooks would part them.
 """
 
 from __future__ import annotations
@@ -22,9 +26,9 @@ from hashlib import sha256
 from typing import Any, Final
 
 from synaptoroute.core.digest import frame_digest
-from synaptoroute.core.kinds import KIND_BY_TYPE, READERS, WRITERS
-from synaptoroute.core.mutation import OP_ID_BYTES, Proposal, Revision
-from synaptoroute.errors import CodecError, UnknownMutation
+from synaptoroute.core.kinds import KIND_BY_TYPE, READERS, WRITERS, read_revision
+from synaptoroute.core.mutation import OP_ID_BYTES, Proposal
+from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
 _MAGIC: Final = b"SR"
 FORMAT: Final = 1
@@ -36,29 +40,34 @@ _LENGTH = struct.Struct("<I")
 HEADER_BYTES: Final = _HEAD.size + _CRC.size
 FRAME_BYTES_MAX: Final = 2_097_152
 _NO_HASH: Final = b"\x00" * 16
+_WRITE_JSON = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
 
 
 def encode_proposal(proposal: Proposal) -> bytes:
     """Write a proposal as a frame.
 
     Raises:
-        CodecError: The op_id has the wrong size or a text is not valid Unicode.
+        CodecError: Malformed: an op_id or a vector of the wrong size, a text that is
+            not valid Unicode, a number that is not finite.
+        TooLarge: The frame would be over ``FRAME_BYTES_MAX``.
     """
     if len(proposal.op_id) != OP_ID_BYTES:
         raise CodecError(f"an op_id has {OP_ID_BYTES} bytes, got {len(proposal.op_id)}")
+    if len(proposal.request_hash) not in (0, len(_NO_HASH)) or proposal.request_hash == _NO_HASH:
+        raise CodecError(f"a request hash has {len(_NO_HASH)} bytes, not all zero, or none")
     kind = KIND_BY_TYPE[type(proposal.mutation)]
-    fields, vectors = WRITERS[kind](proposal.mutation)
-    if proposal.if_match is not None:
-        fields["if_match"] = list(proposal.if_match)
-    if proposal.if_none_match:
-        fields["if_none_match"] = True
     try:
-        text = json.dumps(
-            fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
-    except (UnicodeEncodeError, ValueError) as error:
+        text, vectors = _write_fields(proposal, kind)
+    except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"a proposal's fields cannot be written: {error}") from error
     payload = b"".join((_LENGTH.pack(len(text)), text, *vectors))
+    if HEADER_BYTES + len(payload) > FRAME_BYTES_MAX:
+        raise TooLarge(
+            f"one write takes at most {FRAME_BYTES_MAX} bytes with its vectors, "
+            f"got {HEADER_BYTES + len(payload)}; use an import"
+        )
     head = _HEAD.pack(
         _MAGIC,
         FORMAT,
@@ -82,31 +91,48 @@ def decode_proposal(frame: bytes) -> Proposal:
     """
     kind, op_id, request_hash, payload = _open_frame(frame)
     try:
-        (json_bytes,) = _LENGTH.unpack_from(payload)
-        text = payload[_LENGTH.size : _LENGTH.size + json_bytes]
-        if len(text) != json_bytes:
-            raise CodecError("the payload is shorter than its own length field")
-        fields = json.loads(text)
-        vectors = payload[_LENGTH.size + json_bytes :]
-        mutation = READERS[kind](fields, vectors)
-        if_match = fields.get("if_match")
-        return Proposal(
+        text, vectors = _split_payload(payload)
+        fields = json.loads(text.decode())
+        proposal = Proposal(
             op_id=op_id,
-            mutation=mutation,
+            mutation=READERS[kind](fields, vectors),
             request_hash=b"" if request_hash == _NO_HASH else request_hash,
-            if_match=None if if_match is None else Revision(int(if_match[0]), int(if_match[1])),
-            if_none_match=bool(fields.get("if_none_match", False)),
+            if_match=read_revision(fields.get("if_match")),
+            if_none_match="if_none_match" in fields,
         )
+        is_canonical = _write_fields(proposal, kind)[0] == text
     except (
-        struct.error,
-        KeyError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
         TypeError,
         ValueError,
-        IndexError,
-        AttributeError,
-        RecursionError,
+        struct.error,
     ) as error:
-        raise CodecError(f"a sound frame with malformed fields: {error!r}") from error
+        raise CodecError(f"a sound frame with malformed fields: {type(error).__name__}") from error
+    if not is_canonical:
+        raise CodecError("a sound frame whose fields are not written canonically")
+    return proposal
+
+
+def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:
+    """Write what is not in the header: canonical JSON, and the vectors beside it."""
+    fields, vectors = WRITERS[kind](proposal.mutation)
+    if proposal.if_match is not None:
+        fields["if_match"] = list(proposal.if_match)
+    if proposal.if_none_match:
+        fields["if_none_match"] = True
+    return _WRITE_JSON(fields).encode(), vectors
+
+
+def _split_payload(payload: bytes) -> tuple[bytes, bytes]:
+    """Split a payload into its JSON and its vectors."""
+    (json_bytes,) = _LENGTH.unpack_from(payload)
+    end = _LENGTH.size + json_bytes
+    if end > len(payload):
+        raise CodecError("the payload is shorter than its own length field")
+    return payload[_LENGTH.size : end], payload[end:]
 
 
 def header_of(frame: bytes) -> bytes:

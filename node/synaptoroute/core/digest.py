@@ -36,7 +36,7 @@ def route_hash(route: RouteRecord) -> bytes:
         b"route",
         str(route.route_id),
         route.name,
-        "" if route.threshold is None else route.threshold.hex(),
+        _threshold_text(route.threshold),
         route.metadata,
         route.payload,
         str(route.revision),
@@ -49,7 +49,7 @@ def settings_hash(settings: Settings) -> bytes:
         b"settings",
         settings.aggregation,
         str(settings.topk),
-        settings.threshold.hex(),
+        _threshold_text(settings.threshold),
         str(settings.capacity_slots),
     )
 
@@ -68,11 +68,16 @@ def chunk_hash(chunk: ImportChunk) -> bytes:
 
 
 def _part_hash(part: PutRoute) -> bytes:
-    threshold = "" if part.threshold is None else part.threshold.hex()
+    threshold = _threshold_text(part.threshold)
     fields = (part.name, threshold, part.metadata, part.payload, *part.utterances)
     return blake2b(
         _hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES
     ).digest()
+
+
+def _threshold_text(threshold: float | None) -> str:
+    """Write a threshold so that equal ones, 1 and 1.0, -0.0 and 0.0, have one text."""
+    return "" if threshold is None else (float(threshold) + 0.0).hex()
 
 
 def _hash_fields(kind: bytes, *fields: str) -> bytes:

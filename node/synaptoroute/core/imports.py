@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 from synaptoroute.core.mutation import (
@@ -74,7 +76,7 @@ def _plan_chunk(
         raise Rejection("import_rejected", f"no import {chunk.import_id!r} is open")
     if chunk.number >= CHUNKS_MAX:
         raise Rejection("import_rejected", f"an import has at most {CHUNKS_MAX} chunks")
-    if any(each.number == chunk.number for each in staged.chunks):
+    if _place_of(staged, chunk.number) is None:
         return Change(Outcome("unchanged", at))
     waiting = sum(each.row_count for each in imports.values())
     if waiting + row_count_of(chunk) > capacity_slots:
@@ -82,7 +84,23 @@ def _plan_chunk(
             "capacity_exceeded",
             f"more utterances are staged than the {capacity_slots} slots of the tensor",
         )
-    return Change(Outcome("applied", at, count=row_count_of(chunk)), staged=chunk)
+    outcome = Outcome("applied", at, count=row_count_of(chunk))
+    return Change(outcome, staged=chunk, staged_before=staged)
+
+
+def _place_of(staged: StagedImport, number: int) -> int | None:
+    """Where a chunk of this number belongs among the staged ones; None if it is there."""
+    place = bisect_left(staged.chunks, number, key=attrgetter("number"))
+    is_there = place < len(staged.chunks) and staged.chunks[place].number == number
+    return None if is_there else place
+
+
+def with_chunk(staged: StagedImport, chunk: ImportChunk, seq: int) -> StagedImport:
+    """An import with one more chunk, staged by the entry at ``seq``."""
+    place = _place_of(staged, chunk.number)
+    assert place is not None, "the chunk is staged already: this is a bug"
+    chunks = (*staged.chunks[:place], chunk, *staged.chunks[place:])
+    return StagedImport(staged.begin, chunks, seq, staged.row_count + row_count_of(chunk))
 
 
 def row_count_of(chunk: ImportChunk) -> int:
@@ -97,13 +115,7 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
     """
     if staged is None:
         raise ValueError("the import is not open")
-    numbers = [chunk.number for chunk in staged.chunks]
-    if numbers != list(range(chunk_count)):
-        missing = sorted(set(range(chunk_count)) - set(numbers))[:3]
-        raise ValueError(
-            f"{len(numbers)} chunks are staged, {chunk_count} were announced"
-            + (f"; the first missing are {missing}" if missing else "")
-        )
+    _check_complete([chunk.number for chunk in staged.chunks], chunk_count)
     rows: dict[str, dict[str, bytes]] = {}
     first: dict[str, PutRoute] = {}
     for chunk in staged.chunks:
@@ -123,3 +135,16 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
         )
         for name in sorted(first)
     ]
+
+
+def _check_complete(numbers: list[int], chunk_count: int) -> None:
+    """Refuse anything but chunks 0 to ``chunk_count - 1``, whatever count is announced."""
+    if len(numbers) == chunk_count and numbers == list(range(chunk_count)):
+        return
+    staged = set(numbers)
+    first = range(min(chunk_count, len(numbers) + 3))
+    missing = [number for number in first if number not in staged][:3]
+    raise ValueError(
+        f"{len(numbers)} chunks are staged, {chunk_count} were announced"
+        + (f"; the first missing are {missing}" if missing else "")
+    )

@@ -7,7 +7,8 @@ changed and never used again, because logs and databases hold them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, Final
 
 from synaptoroute.core.mutation import (
@@ -26,11 +27,29 @@ from synaptoroute.core.mutation import (
     PutRoute,
     PutSettings,
     RemoveUtterances,
+    Revision,
     Settings,
 )
 
 Fields = dict[str, Any]
 Vectors = list[bytes]
+
+COUNT_MAX: Final = (1 << 53) - 1
+"""Largest integer that JSON, Lua and SQLite all keep exactly."""
+DIM_MAX: Final = 65_536
+
+
+def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
+    """Lay out the vectors of routes, one an utterance and all of one size."""
+    vectors: Vectors = []
+    for route in routes:
+        if len(route.vectors) != len(route.utterances):
+            raise ValueError("one vector an utterance is needed")
+        vectors.extend(route.vectors)
+    if len({len(vector) for vector in vectors}) > 1:
+        raise ValueError("vectors of different sizes")
+    _split(b"".join(vectors), len(vectors))
+    return vectors
 
 
 def _split(vectors: bytes, count: int) -> tuple[bytes, ...]:
@@ -58,23 +77,40 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("a number is expected")
-    return float(value)
+    if value is not None and (not isinstance(value, float) or not isfinite(value)):
+        raise TypeError("a finite number with a decimal point is expected")
+    return value
+
+
+def _write_number(value: float | None) -> float | None:
+    """One text for equal numbers: 1 and 1.0, -0.0 and 0.0."""
+    return None if value is None else float(value) + 0.0
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= COUNT_MAX:
         raise TypeError("a count is expected")
     return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false is expected")
+    return value
+
+
+def read_revision(value: Any) -> Revision | None:
+    """Read the revision of a condition; None where there is none."""
+    if value is None:
+        return None
+    epoch, seq = value
+    return Revision(_count(epoch), _count(seq))
 
 
 def _route_fields(route: PutRoute) -> Fields:
     fields: Fields = {"name": route.name, "utterances": list(route.utterances)}
     if route.threshold is not None:
-        fields["threshold"] = route.threshold
+        fields["threshold"] = _write_number(route.threshold)
     if route.metadata != "{}":
         fields["metadata"] = route.metadata
     if route.payload != "null":
@@ -94,7 +130,7 @@ def _route_of(fields: Mapping[str, Any], vectors: tuple[bytes, ...]) -> PutRoute
 
 
 def _write_put(route: PutRoute) -> tuple[Fields, Vectors]:
-    return _route_fields(route), list(route.vectors)
+    return _route_fields(route), _rows([route])
 
 
 def _read_put(fields: Fields, vectors: bytes) -> PutRoute:
@@ -102,7 +138,7 @@ def _read_put(fields: Fields, vectors: bytes) -> PutRoute:
 
 
 def _write_add(add: AddUtterances) -> tuple[Fields, Vectors]:
-    return {"name": add.name, "utterances": list(add.utterances)}, list(add.vectors)
+    return {"name": add.name, "utterances": list(add.utterances)}, _rows([add])
 
 
 def _read_add(fields: Fields, vectors: bytes) -> AddUtterances:
@@ -112,10 +148,12 @@ def _read_add(fields: Fields, vectors: bytes) -> AddUtterances:
 
 def _write_patch(patch: PatchRoute) -> tuple[Fields, Vectors]:
     fields: Fields = {"name": patch.name}
-    for field in ("threshold", "metadata", "payload"):
-        value = getattr(patch, field)
-        if value is not KEEP:
-            fields[field] = value
+    if patch.threshold is not KEEP:
+        fields["threshold"] = _write_number(patch.threshold)
+    if patch.metadata is not KEEP:
+        fields["metadata"] = patch.metadata
+    if patch.payload is not KEEP:
+        fields["payload"] = patch.payload
     return fields, []
 
 
@@ -137,7 +175,7 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
     return {
         "aggregation": settings.aggregation,
         "topk": settings.topk,
-        "threshold": settings.threshold,
+        "threshold": _write_number(settings.threshold),
         "capacity_slots": settings.capacity_slots,
     }, []
 
@@ -165,7 +203,7 @@ def _write_chunk(chunk: ImportChunk) -> tuple[Fields, Vectors]:
         "number": chunk.number,
         "parts": [_route_fields(part) for part in chunk.parts],
     }
-    return fields, [vector for part in chunk.parts for vector in part.vectors]
+    return fields, _rows(chunk.parts)
 
 
 def _read_chunk(fields: Fields, vectors: bytes) -> ImportChunk:
@@ -190,12 +228,15 @@ def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
 
 def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
     _split(vectors, 0)
+    dim = _count(fields["dim"])
+    if dim > DIM_MAX:
+        raise ValueError(f"a vector has at most {DIM_MAX} dimensions")
     return OpenEpoch(
         epoch_id=_text(fields["epoch_id"]),
         base_seq=_count(fields["base_seq"]),
         voters=_texts(fields["voters"]),
         fingerprint=_text(fields["fingerprint"]),
-        dim=_count(fields["dim"]),
+        dim=dim,
     )
 
 
@@ -215,7 +256,7 @@ def _read_remove(fields: Fields, vectors: bytes) -> RemoveUtterances:
 
 def _read_begin(fields: Fields, vectors: bytes) -> ImportBegin:
     _split(vectors, 0)
-    return ImportBegin(_text(fields["import_id"]), bool(fields["replace"]))
+    return ImportBegin(_text(fields["import_id"]), _flag(fields["replace"]))
 
 
 def _read_commit(fields: Fields, vectors: bytes) -> ImportCommit:
@@ -259,6 +300,6 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     (10, ImportAbort, _write_abort, _read_abort),
     (11, OpenEpoch, _write_epoch, _read_epoch),
 )
-KIND_BY_TYPE: Final = {kind[1]: kind[0] for kind in _KINDS}
-WRITERS: Final = {kind[0]: kind[2] for kind in _KINDS}
-READERS: Final = {kind[0]: kind[3] for kind in _KINDS}
+KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
+WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}
+READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}

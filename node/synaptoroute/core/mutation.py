@@ -362,7 +362,7 @@ class Change:
     """All that one entry changes, as data: for SQLite, the tensor and undo.
 
     Attributes:
-        outcome: What came of the entry.
+        outcome: What came of the entry; only with ``applied`` is anything else set.
         writes: Rows to fill, in slot order, each slot once.  Rows that were free
             before come with no visible owner, so they can be filled ahead.
         freed: Slots that have no owner any more, ascending; none is in ``writes``.
@@ -376,6 +376,7 @@ class Change:
         before: Routes of ``put`` as they stood before, those that existed; for undo.
         replaced: Slots whose owner or content changed, with their old row hash; for undo.
         settings_before: Settings before, where they changed; for undo.
+        staged_before: The import before ``staged`` joined it; for undo.
     """
 
     outcome: Outcome
@@ -391,6 +392,7 @@ class Change:
     before: tuple[RouteRecord, ...] = ()
     replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None
+    staged_before: StagedImport | None = None
 
 
 @dataclass(frozen=True, slots=True)

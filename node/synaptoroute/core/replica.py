@@ -9,14 +9,13 @@ Nothing that arrives is trusted to be complete: an entry is applied only at the
 place after the last one, and only if its hash chain continues ours.  The bus may
 lose, repeat, reorder and lie, so what it says is never evidence of a fork: the
 log is asked.  A fork that the log itself shows makes the replica ``DIVERGED``.
-Source of the states: the follower states of etcd/raft's ``tracker``.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, TypeAlias
 
 from synaptoroute.core.codec import digest_of
@@ -33,6 +32,7 @@ from synaptoroute.core.mutation import (
     Proposal,
 )
 from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
+from synaptoroute.core.step import TRANSITIONS, Fetch, Ignored, Source, State, Step
 from synaptoroute.core.table import RouteTable
 
 REORDER_ENTRIES_MAX: Final = 1_024
@@ -43,72 +43,21 @@ Check: TypeAlias = Callable[[Mutation], str | None]
 """Says what is wrong with a mutation's vectors, or None; must be deterministic."""
 
 
-class State(Enum):
-    """What a replica is doing."""
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """An entry that came too early, and the epoch of the log that it was read from."""
 
-    SYNCING = "syncing"
-    LIVE = "live"
-    CATCHING_UP = "catching_up"
-    INSTALLING = "installing"
-    DIVERGED = "diverged"
-    HALTED = "halted"
-
-
-TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    State.SYNCING: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
-    State.LIVE: frozenset({State.CATCHING_UP, State.INSTALLING, State.DIVERGED, State.HALTED}),
-    State.CATCHING_UP: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
-    State.INSTALLING: frozenset({State.SYNCING, State.DIVERGED, State.HALTED}),
-    State.DIVERGED: frozenset({State.INSTALLING, State.HALTED}),
-    State.HALTED: frozenset({State.SYNCING, State.INSTALLING}),
-}
-
-
-class Source(Enum):
-    """Where an entry was read."""
-
-    BUS = "bus"
-    LOG = "log"
-
-
-class Ignored(Enum):
-    """Why an entry changes nothing."""
-
-    DUPLICATE = "duplicate"
-    OLD = "old"
-    OLD_EPOCH = "old_epoch"
-    PROMISED = "promised"
-    BUFFERED = "buffered"
-    NOT_FOLLOWING = "not_following"
-    FORGED = "forged"
+    entry: Entry
+    log_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """Entries that are missing.
+class _Before:
+    """What a commit that is not durable yet displaced."""
 
-    Attributes:
-        after_seq: The last sequence number that is held.
-    """
-
-    after_seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the shell shall do after one entry.
-
-    Attributes:
-        commits: To be made durable and visible, in order, in one transaction.
-        fetch: What to ask the log for.
-        ignored: Why the entry changes nothing, where it does not.
-        diverged: What the log shows that this replica's history contradicts.
-    """
-
-    commits: tuple[Commit, ...] = ()
-    fetch: Fetch | None = None
-    ignored: Ignored | None = None
-    diverged: str | None = None
+    position: Position
+    epoch_count: int
+    remembered: Remembered | None
 
 
 class Replica:
@@ -131,8 +80,10 @@ class Replica:
         self.promised_epoch = 0
         self._check = check
         self._remembered = {each.op_id: each for each in held.remembered}
+        self._in_order = deque(held.remembered)
+        self._undo: list[_Before] = []
         self._chains = {held.position.seq: held.position.chain}
-        self._waiting: dict[int, Entry] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._waiting_bytes = 0
 
     @property
@@ -160,60 +111,83 @@ class Replica:
         """
         if self.state in (State.DIVERGED, State.HALTED, State.INSTALLING):
             return Step(ignored=Ignored.NOT_FOLLOWING)
-        if (log_epoch or entry.epoch) < self.promised_epoch:
+        log_epoch = log_epoch or entry.epoch
+        if log_epoch < self.promised_epoch:
             return Step(ignored=Ignored.PROMISED)
         if entry.seq <= self.position.seq:
-            return self._receive_old(entry, source)
+            return self._receive_old(entry, source, log_epoch)
         if entry.epoch < self.position.epoch:
             return Step(ignored=Ignored.OLD_EPOCH)
         if not _is_chained(entry):
             return self._doubt(source, f"entry {entry.seq} does not match its own chain")
         if entry.seq > self.position.seq + 1:
-            return self._hold(entry)
-        return self._extend(entry, source)
+            return self._hold(_Waiting(entry, log_epoch))
+        return self._extend(entry, source, log_epoch)
 
-    def _receive_old(self, entry: Entry, source: Source) -> Step:
+    def _receive_old(self, entry: Entry, source: Source, log_epoch: int) -> Step:
         """An entry at or before our position: a repetition, or another history."""
         known = self._chains.get(entry.seq)
-        if known is None:
-            return Step(ignored=Ignored.OLD)
         if known == entry.chain:
             return Step(ignored=Ignored.DUPLICATE)
-        if entry.epoch < self.position.epoch and source is Source.BUS:
+        if log_epoch < self.position.epoch:
             return Step(ignored=Ignored.OLD_EPOCH)
+        if known is None and entry.epoch <= self.position.epoch:
+            return Step(ignored=Ignored.OLD)
         return self._doubt(source, f"entry {entry.seq} differs from the one that was applied")
 
     def _doubt(self, source: Source, reason: str) -> Step:
         """Contradiction: from the bus a reason to ask, from the log a fork."""
         if source is Source.BUS:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.FORGED)
+        self.move_to(State.DIVERGED)
         return Step(diverged=reason)
 
-    def _hold(self, entry: Entry) -> Step:
-        """Keep an entry that came too early, as far as the limits allow."""
-        size_bytes = len(entry.frame)
+    def _hold(self, waiting: _Waiting) -> Step:
+        """Keep an entry that came too early, as far as the limits allow.
+
+        Only the places next to ours are kept, so that what claims to be far ahead
+        cannot fill the room of what is about to be needed.
+        """
+        seq, size_bytes = waiting.entry.seq, len(waiting.entry.frame)
         if (
-            entry.seq not in self._waiting
-            and len(self._waiting) < REORDER_ENTRIES_MAX
+            seq not in self._waiting
+            and seq <= self.position.seq + REORDER_ENTRIES_MAX
             and self._waiting_bytes + size_bytes <= REORDER_BYTES_MAX
         ):
-            self._waiting[entry.seq] = entry
+            self._waiting[seq] = waiting
             self._waiting_bytes += size_bytes
         return Step(fetch=Fetch(self.position.seq), ignored=Ignored.BUFFERED)
 
-    def _extend(self, entry: Entry, source: Source) -> Step:
-        """Apply the next entry and those that waited behind it."""
+    def _take_waiting(self, seq: int) -> _Waiting | None:
+        """Take the entry that waits for a place, if there is one."""
+        waiting = self._waiting.pop(seq, None)
+        if waiting is not None:
+            self._waiting_bytes -= len(waiting.entry.frame)
+        return waiting
+
+    def _extend(self, entry: Entry, source: Source, log_epoch: int) -> Step:
+        """Apply the next entry and those that waited behind it, or, if it raises, none."""
         doubt = self._contradiction(entry)
         if doubt is not None:
             return self._doubt(source, doubt)
-        commits = [self._apply(entry)]
-        while (held := self._waiting.pop(self.position.seq + 1, None)) is not None:
-            self._waiting_bytes -= len(held.frame)
-            if self._contradiction(held) is not None:
-                return Step(tuple(commits), fetch=Fetch(self.position.seq))
-            commits.append(self._apply(held))
-        self._drop_passed()
-        fetch = Fetch(self.position.seq) if self._waiting else None
+        self._take_waiting(entry.seq)
+        epoch_min = max(log_epoch, self.promised_epoch)
+        commits: list[Commit] = []
+        is_behind = False
+        try:
+            commits.append(self._apply(entry))
+            while (waiting := self._take_waiting(self.position.seq + 1)) is not None:
+                is_behind = (
+                    # An older log may go on where the newer one took another way.
+                    waiting.log_epoch < epoch_min or self._contradiction(waiting.entry) is not None
+                )
+                if is_behind:
+                    break
+                commits.append(self._apply(waiting.entry))
+        except BaseException:
+            self.revert(tuple(commits))
+            raise
+        fetch = Fetch(self.position.seq) if is_behind or self._waiting else None
         return Step(tuple(commits), fetch=fetch)
 
     def _contradiction(self, entry: Entry) -> str | None:
@@ -227,32 +201,36 @@ class Replica:
             return f"entry {entry.seq} is of epoch {entry.epoch}, which nothing opened"
         return None
 
-    def _drop_passed(self) -> None:
-        """Forget entries that waited for places which are behind us now."""
-        for seq in [seq for seq in self._waiting if seq <= self.position.seq]:
-            self._waiting_bytes -= len(self._waiting.pop(seq).frame)
-
     def _apply(self, entry: Entry) -> Commit:
         """Apply an entry that continues our history."""
         proposal = entry.proposal
-        known = self._recall(proposal.op_id, entry.seq)
-        if known is not None:
-            change = Change(_repeated(known, proposal, entry))
-        else:
-            change = self._change(entry)
-            self._remembered.pop(proposal.op_id, None)
-            self._remembered[proposal.op_id] = Remembered(
+        opens = entry.epoch != self.position.epoch
+        known = None if opens else self._recall(proposal.op_id, entry.seq)
+        change = (
+            self._change(entry, opens) if known is None else Change(_repeat(known, proposal, entry))
+        )
+        before = _Before(self.position, len(self.epochs), self._remembered.get(proposal.op_id))
+        self._undo.append(before)
+        if known is None:
+            remembered = Remembered(
                 proposal.op_id, entry.seq, proposal.request_hash, change.outcome
             )
+            self._remembered[proposal.op_id] = remembered
+            self._in_order.append(remembered)
         if change.epoch is not None:
             self.epochs.append(EpochRecord(entry.epoch, change.epoch))
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
         return Commit(entry, change, self.digest, is_duplicate=known is not None)
 
-    def _change(self, entry: Entry) -> Change:
+    def _change(self, entry: Entry, opens: bool) -> Change:
+        """Let the table judge an entry; that it opens an epoch, its chain has shown."""
         at = entry.position.revision
-        wrong = self._check(entry.proposal.mutation) if self._check else None
+        mutation = entry.proposal.mutation
+        if isinstance(mutation, OpenEpoch) and not opens:
+            message = f"the epoch {entry.epoch} is open already"
+            return Change(Outcome("rejected", at, code="invalid_request", message=message))
+        wrong = self._check(mutation) if self._check and not opens else None
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
         return self.table.apply(entry.proposal, at)
@@ -270,49 +248,51 @@ class Replica:
 
     def advance(self) -> None:
         """Say that everything up to the position is durable: forget what is too old."""
+        self._undo.clear()
         floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
-        while self._remembered:
-            oldest = next(iter(self._remembered.values()))
-            if oldest.seq >= floor:
-                break
-            del self._remembered[oldest.op_id]
+        while self._in_order and self._in_order[0].seq < floor:
+            oldest = self._in_order.popleft()
+            if self._remembered[oldest.op_id] is oldest:
+                del self._remembered[oldest.op_id]
         while len(self._chains) > CHAINS_KEPT:
-            del self._chains[next(iter(self._chains))]
+            del self._chains[self.position.seq - len(self._chains) + 1]
 
     def revert(self, commits: tuple[Commit, ...]) -> None:
-        """Undo the newest commits, given oldest first, because they are not durable."""
+        """Undo the newest commits since ``advance``, given oldest first: they are not durable."""
         for commit in reversed(commits):
             assert commit.entry.position == self.position, "revert in order: this is a bug"
+            assert self._undo, "what is durable cannot be reverted: this is a bug"
+            before = self._undo.pop()
             self.table.revert(commit.change)
-            if commit.change.epoch is not None:
-                self.epochs.pop()
+            del self.epochs[before.epoch_count :]
             if not commit.is_duplicate:
-                del self._remembered[commit.entry.proposal.op_id]
+                self._forget(self._in_order.pop(), before.remembered)
             del self._chains[commit.entry.seq]
-            epoch = self._epoch_before(commit)
-            self.position = Position(epoch, commit.entry.seq - 1, commit.entry.prev_chain)
+            self.position = before.position
 
-    def _epoch_before(self, commit: Commit) -> int:
-        """Epoch of the position before a commit."""
-        if commit.change.epoch is None:
-            return commit.entry.epoch
-        return self.epochs[-1].epoch if self.epochs else 0
+    def _forget(self, newest: Remembered, before: Remembered | None) -> None:
+        """Take back that an outcome is remembered."""
+        if before is None:
+            del self._remembered[newest.op_id]
+        else:
+            self._remembered[newest.op_id] = before
 
     def snapshot(self) -> Snapshot:
         """The whole state, frozen, without the vectors."""
         table = self.table
+        floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
         return Snapshot(
             position=self.position,
             settings=table.settings,
             routes=tuple(route for _, route in sorted(table.routes.items())),
             row_hashes=dict(table.row_hashes),
-            remembered=tuple(self._remembered.values()),
+            remembered=tuple(each for each in self._in_order if each.seq >= floor),
             imports=tuple(staged for _, staged in sorted(table.imports.items())),
             epochs=tuple(self.epochs),
         )
 
 
-def _repeated(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
+def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
     """Outcome of a write that was made before."""
     hashes = (known.request_hash, proposal.request_hash)
     if all(hashes) and hashes[0] != hashes[1]:
@@ -342,6 +322,7 @@ def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -
 
 __all__ = [
     "CHAINS_KEPT",
+    "TRANSITIONS",
     "Fetch",
     "Ignored",
     "Replica",

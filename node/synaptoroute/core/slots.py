@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import Final
+
+_STALE_MIN: Final = 1_024
 
 
 class FreeNumbers:
     """The numbers 0, 1, 2, ... that are not in use.
 
-    Invariants: every number at or above ``high_water`` is free; below it, exactly
-    the members of ``_free``.  The heap holds every member of ``_free``, and may
-    hold numbers that were claimed since: they are skipped.
+    Invariants: ``high_water`` is one above the highest number in use, and 0 where
+    none is; below it, exactly the members of ``_free`` are free.  The heap holds
+    every member of ``_free``, and may hold numbers that were claimed since: they
+    are skipped, and swept out before they outnumber the others.
     """
 
     __slots__ = ("_free", "_heap", "high_water")
@@ -39,26 +43,36 @@ class FreeNumbers:
 
     def claim(self, number: int) -> None:
         """Put a free number in use."""
-        if number >= self.high_water:
-            for skipped in range(self.high_water, number):
-                self._free.add(skipped)
-                heapq.heappush(self._heap, skipped)
-            self.high_water = number + 1
+        if number < self.high_water:
+            self._free.remove(number)
             return
-        self._free.remove(number)
+        skipped = range(self.high_water, number)
+        self._free.update(skipped)
+        for each in skipped:
+            heapq.heappush(self._heap, each)
+        self.high_water = number + 1
 
     def claim_all(self, numbers: Iterable[int]) -> None:
-        """Put many free numbers in use, for a boot."""
-        for number in sorted(numbers):
-            self.claim(number)
+        """Put many numbers in use at once, where none is yet, for a boot."""
+        assert self.high_water == 0, "some numbers are in use: this is a bug"
+        used = set(numbers)
+        self.high_water = max(used, default=-1) + 1
+        self._free = set(range(self.high_water)) - used
+        self._heap = sorted(self._free)
 
     def free(self, number: int) -> None:
         """Take a number out of use."""
         assert 0 <= number < self.high_water, f"{number} is not in use: this is a bug"
         assert number not in self._free, f"{number} is free already: this is a bug"
         self._free.add(number)
-        heapq.heappush(self._heap, number)
         if len(self._free) == self.high_water:
             self._free.clear()
             self._heap.clear()
             self.high_water = 0
+            return
+        heapq.heappush(self._heap, number)
+        while self.high_water - 1 in self._free:
+            self.high_water -= 1
+            self._free.remove(self.high_water)
+        if len(self._heap) > 2 * len(self._free) + _STALE_MIN:
+            self._heap = sorted(self._free)

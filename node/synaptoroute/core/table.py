@@ -9,7 +9,6 @@ then enacts it, so a proposal that is rejected, or raises, changes nothing.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from synaptoroute.core.digest import (
     Digest,
@@ -19,7 +18,8 @@ from synaptoroute.core.digest import (
     row_hash,
     settings_hash,
 )
-from synaptoroute.core.imports import join_chunks, plan_import, row_count_of
+from synaptoroute.core.imports import join_chunks, plan_import, with_chunk
+from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
@@ -44,8 +44,6 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.slots import FreeNumbers
 from synaptoroute.core.target import Rejection, Target, is_same, outcome, record, stale_slots
-
-VECTOR_ITEM_BYTES: Final = 4
 
 
 class RouteTable:
@@ -76,9 +74,9 @@ class RouteTable:
         row_hashes: dict[int, bytes],
         imports: tuple[StagedImport, ...],
     ) -> RouteTable:
-        """Build the table of a snapshot."""
+        """Build the table of a snapshot; ``row_hashes`` is its own from now on."""
         table = cls(settings, dim)
-        table.row_hashes = dict(row_hashes)
+        table.row_hashes = row_hashes
         table.digest.add_rows(row_hashes.items())
         table._slots.claim_all(row_hashes)
         table._route_ids.claim_all(route.route_id for route in routes)
@@ -121,10 +119,10 @@ class RouteTable:
 
     def _plan(self, proposal: Proposal, at: Revision) -> Change:
         mutation = proposal.mutation
+        check_mutation(mutation, self.dim)
         match mutation:
-            case PutRoute():
-                self._check_preconditions(proposal, mutation.name)
-                self._check_rows(mutation.utterances, mutation.vectors)
+            case PutRoute(name):
+                self._check_preconditions(proposal, name)
                 return self._rewrite([self._put_target(mutation)], (), at)
             case DeleteRoute(name):
                 self._check_preconditions(proposal, name)
@@ -132,7 +130,6 @@ class RouteTable:
                 return self._rewrite([], (route,), at)
             case AddUtterances(name):
                 self._check_preconditions(proposal, name)
-                self._check_rows(mutation.utterances, mutation.vectors)
                 return self._rewrite([self._add_target(mutation)], (), at)
             case RemoveUtterances(name):
                 self._check_preconditions(proposal, name)
@@ -145,9 +142,6 @@ class RouteTable:
             case ImportCommit(import_id):
                 return self._plan_commit(mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
-                if isinstance(mutation, ImportChunk):
-                    for part in mutation.parts:
-                        self._check_rows(part.utterances, part.vectors)
                 return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
             case OpenEpoch():
                 return Change(Outcome("applied", at), epoch=mutation)
@@ -164,18 +158,6 @@ class RouteTable:
                 f"the route {name!r} {state}, not at {proposal.if_match}",
                 current,
             )
-
-    def _check_rows(self, utterances: tuple[str, ...], vectors: tuple[bytes, ...]) -> None:
-        """Refuse rows that the door should have refused, the same on every node."""
-        if not utterances or not all(utterances):
-            raise Rejection("invalid_route", "a route needs utterances, and none may be empty")
-        if len(set(utterances)) != len(utterances):
-            raise Rejection("invalid_route", "an utterance stands twice")
-        if len(vectors) != len(utterances):
-            raise Rejection("invalid_vector", "one vector an utterance is needed")
-        expected_bytes = self.dim * VECTOR_ITEM_BYTES
-        if self.dim and any(len(vector) != expected_bytes for vector in vectors):
-            raise Rejection("invalid_vector", f"a vector is not float32[{self.dim}]")
 
     def _existing(self, name: str) -> RouteRecord:
         route = self.routes.get(name)
@@ -219,7 +201,7 @@ class RouteTable:
         if missing:
             first = min(missing)
             raise Rejection(
-                "utterance_not_found", f"the route {remove.name!r} has no utterance {first!r}"
+                "utterance_not_found", f"the route {remove.name!r} has no utterance '{first}'"
             )
         target.kept = {slot: text for slot, text in target.kept.items() if text not in gone}
         if not target.kept:
@@ -241,11 +223,11 @@ class RouteTable:
     def _plan_settings(self, settings: Settings, at: Revision) -> Change:
         if settings == self.settings:
             return Change(Outcome("unchanged", at))
-        if settings.topk < 1 or settings.capacity_slots < max(1, self._slots.high_water):
+        if settings.capacity_slots < self._slots.high_water:
             raise Rejection(
                 "capacity_exceeded",
-                f"capacity_slots must be at least {max(1, self._slots.high_water)}, "
-                "the highest slot in use",
+                f"capacity_slots must be at least {self._slots.high_water}, "
+                "so that every slot in use stays",
             )
         return Change(Outcome("applied", at), settings=settings, settings_before=self.settings)
 
@@ -262,7 +244,7 @@ class RouteTable:
             gone = tuple(r for name, r in sorted(self.routes.items()) if name not in named)
         change = self._rewrite(targets, gone, at)
         count = len(change.put) + len(change.deleted)
-        return replace(change, closed=staged, outcome=replace(change.outcome, count=count))
+        return replace(change, closed=staged, outcome=Outcome("applied", at, count=count))
 
     def _rewrite(self, wanted: list[Target], gone: tuple[RouteRecord, ...], at: Revision) -> Change:
         """Plan the rows of all targets at once: one allocation, one change."""
@@ -320,8 +302,8 @@ class RouteTable:
             self._set(self.settings, change.settings)
         if change.opened is not None:
             self._stage_import(StagedImport(change.opened, (), change.outcome.at.seq))
-        if change.staged is not None:
-            self._stage_chunk(change.staged, change.outcome.at.seq)
+        if change.staged is not None and change.staged_before is not None:
+            self._stage_chunk(change.staged, change.staged_before, change.outcome.at.seq)
         if change.closed is not None:
             self._drop_import(change.closed.begin.import_id)
 
@@ -329,8 +311,8 @@ class RouteTable:
         """Undo the newest change that is not undone, as if it had not been applied."""
         if change.closed is not None:
             self._stage_import(change.closed)
-        if change.staged is not None:
-            self._unstage_chunk(change.staged)
+        if change.staged is not None and change.staged_before is not None:
+            self._unstage_chunk(change.staged, change.staged_before)
         if change.opened is not None:
             self._drop_import(change.opened.import_id)
         if change.settings is not None and change.settings_before is not None:
@@ -382,16 +364,10 @@ class RouteTable:
         for chunk in staged.chunks:
             self.digest.remove(chunk_hash(chunk))
 
-    def _stage_chunk(self, chunk: ImportChunk, seq: int) -> None:
-        staged = self.imports[chunk.import_id]
-        chunks = sorted((*staged.chunks, chunk), key=lambda each: each.number)
-        rows = staged.row_count + row_count_of(chunk)
-        self.imports[chunk.import_id] = StagedImport(staged.begin, tuple(chunks), seq, rows)
+    def _stage_chunk(self, chunk: ImportChunk, staged: StagedImport, seq: int) -> None:
+        self.imports[chunk.import_id] = with_chunk(staged, chunk, seq)
         self.digest.add(chunk_hash(chunk))
 
-    def _unstage_chunk(self, chunk: ImportChunk) -> None:
-        staged = self.imports[chunk.import_id]
-        chunks = tuple(each for each in staged.chunks if each.number != chunk.number)
-        rows = staged.row_count - row_count_of(chunk)
-        self.imports[chunk.import_id] = replace(staged, chunks=chunks, row_count=rows)
+    def _unstage_chunk(self, chunk: ImportChunk, staged: StagedImport) -> None:
+        self.imports[chunk.import_id] = staged
         self.digest.remove(chunk_hash(chunk))

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import bundled
-from synaptoroute.encoder.local import local_recipe, positions_of
-from synaptoroute.encoder.recipe import TOKENS_MAX_DEFAULT, Pooling, Recipe
+from synaptoroute.encoder.local import local_recipe, positions_of, trained_tokens
+from synaptoroute.encoder.recipe import Pooling, Recipe
 from synaptoroute.errors import EncoderError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ def _fetch(listed: _Listed, cache_dir: Path | None) -> Path:
         )
     except Exception as error:  # transport errors of several libraries
         raise EncoderError(
-            f"{listed.name} is not in {folder} and could not be downloaded: {error}. "
-            f"Without a network use {DEFAULT_MODEL!r} or a local folder",
+            f"{listed.name} is not in {folder} and could not be downloaded: "
+            f"{str(error).rstrip('.')}. Without a network use {DEFAULT_MODEL!r} or a local folder",
             model=listed.name,
         ) from error
     return Path(found)
@@ -187,7 +187,7 @@ def _listed_recipe(listed: _Listed, folder: Path) -> Recipe:
         model_file=folder / listed.description.model_file,
         tokenizer_file=folder / "tokenizer.json",
         pooling=_POOLING_BY_CLASS[owner],
-        max_tokens=min(positions_max, TOKENS_MAX_DEFAULT),
+        max_tokens=min(trained_tokens(folder), positions_max),
         positions_max=positions_max,
         output=_OUTPUT_BY_CLASS.get(owner),
         query_prefix=prefix,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from synaptoroute.encoder.recipe import POOLINGS, TOKENS_MAX_DEFAULT, Pooling, Recipe
 from synaptoroute.errors import ConfigError, EncoderError, ModelNotFound
@@ -56,7 +56,7 @@ def local_recipe(folder: Path) -> Recipe:
     if not tokenizer_file.is_file():
         raise ModelNotFound(f"{folder} has no tokenizer.json", model=str(folder))
     positions_max = positions_of(folder)
-    max_tokens = own.get("max_tokens", min(_trained_tokens(folder), positions_max))
+    max_tokens = own.get("max_tokens", min(trained_tokens(folder), positions_max))
     return Recipe(
         name=folder.resolve().name,
         model_file=_find_graph(folder, own.get("model_file")),
@@ -75,8 +75,16 @@ def positions_of(folder: Path) -> int:
     config = read_config(folder / "config.json")
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 3:
-        return max(_POSITIONS_DEFAULT, _tokenizer_tokens(folder) or 0)
+        return _tokenizer_tokens(folder) or _POSITIONS_DEFAULT
     return positions - 2 if config.get("model_type") in _OFFSET_POSITIONS else positions
+
+
+def trained_tokens(folder: Path) -> int:
+    """Say how many tokens of a text the model in a folder keeps where nobody chose."""
+    trained = read_config(folder / "sentence_bert_config.json").get("max_seq_length")
+    if isinstance(trained, int) and trained >= 3:
+        return trained
+    return min(_tokenizer_tokens(folder) or TOKENS_MAX_DEFAULT, TOKENS_MAX_DEFAULT)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -127,9 +135,10 @@ def _find_graph(folder: Path, wished: str | None) -> Path:
 
 
 def _check_pooling(name: str) -> Pooling:
-    if name not in POOLINGS:
-        raise ConfigError(f"{OWN_FILE}: pooling must be one of {', '.join(POOLINGS)}")
-    return cast(Pooling, name)
+    for pooling in POOLINGS:
+        if name == pooling:
+            return pooling
+    raise ConfigError(f"{OWN_FILE}: pooling must be one of {', '.join(POOLINGS)}")
 
 
 def _pooling_of(folder: Path) -> Pooling:
@@ -143,15 +152,9 @@ def _pooling_of(folder: Path) -> Pooling:
     return _POOLING_MODES[modes[0]]
 
 
-def _trained_tokens(folder: Path) -> int:
-    """Say how many tokens of a text to keep where nobody chose."""
-    trained = read_config(folder / "sentence_bert_config.json").get("max_seq_length")
-    if isinstance(trained, int) and trained >= 3:
-        return trained
-    return min(_tokenizer_tokens(folder) or TOKENS_MAX_DEFAULT, TOKENS_MAX_DEFAULT)
-
-
 def _tokenizer_tokens(folder: Path) -> int | None:
-    """Read the tokenizer's limit; transformers writes 1e30 for unknown."""
-    limit = read_config(folder / "tokenizer_config.json").get("model_max_length")
-    return limit if isinstance(limit, int) and 3 <= limit <= 1 << 20 else None
+    """Read the tokenizer's stricter limit; transformers writes 1e30 for unknown."""
+    config = read_config(folder / "tokenizer_config.json")
+    limits = [config.get("model_max_length"), config.get("max_length")]
+    known = [limit for limit in limits if isinstance(limit, int) and 3 <= limit <= 1 << 20]
+    return min(known, default=None)

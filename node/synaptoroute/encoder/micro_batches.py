@@ -17,9 +17,7 @@ RUN_COST_TOKENS: Final = 8
 PADDING_SHARE_MAX: Final = 0.09
 
 
-def plan(
-    counts: Sequence[int], tokens_max: int, texts_max: int | None = None
-) -> list[list[int]]:
+def plan(counts: Sequence[int], tokens_max: int, texts_max: int | None = None) -> list[list[int]]:
     """Cut a batch into micro-batches.
 
     Args:

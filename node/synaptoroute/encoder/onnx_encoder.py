@@ -79,17 +79,15 @@ class Encoder:
         self._micro_batch_tokens_max = micro_batch_tokens_max
         self._micro_batch_texts_max = None if files.is_batch_invariant else 1
         self._tokenizer = TextTokenizer(recipe.tokenizer_file, recipe.max_tokens)
-        session = GraphSession(
-            recipe.model_file, providers, recipe.output, recipe.constant_inputs
-        )
+        session = GraphSession(recipe.model_file, providers, recipe.output, recipe.constant_inputs)
         self._session: GraphSession | None = session
         self.name = recipe.name
         self.max_tokens = recipe.max_tokens
-        self.dim = self._run(session, self._tokenizer.tokenize(["warm up"])[0]).shape[1]
+        self.dim = self._measure_dim(session)
         self.fingerprint = fingerprint(recipe, files, self.dim, session.output)
         if probe and recipe.name == DEFAULT_MODEL:
             check_probe(self._encode_unprefixed, probe_file())
-            self._stats = StatsCounter()
+        self._stats = StatsCounter()  # what came before was not the user's
 
     @property
     def is_batch_invariant(self) -> bool:
@@ -141,6 +139,18 @@ class Encoder:
     def close(self) -> None:
         """Let go of the session; runs under way finish."""
         self._session = None
+
+    def _measure_dim(self, session: GraphSession) -> int:
+        """Run two texts of different length; a width that follows the length is no vector."""
+        widths = {
+            self._run(session, self._tokenizer.tokenize([text])[0]).shape[1]
+            for text in ("warm", "warm up the model")
+        }
+        if len(widths) != 1:
+            raise EncoderError(
+                f"output {session.output!r} of {self.name} has no fixed width, got {widths}"
+            )
+        return int(widths.pop())
 
     def _tokenize(self, texts: Sequence[str], prefix: str) -> list[Tokens]:
         tokens, truncated_count = self._tokenizer.tokenize(texts, prefix)

@@ -9,8 +9,10 @@ answers.  Honest machines differ by about 1e-7.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +58,10 @@ def check_probe(
         ModelCorrupt: The reference cannot be read.
     """
     try:
-        with np.load(reference_file, allow_pickle=False) as archive:
+        content = BytesIO(reference_file.read_bytes())  # numpy leaves a broken file open
+        with np.load(content, allow_pickle=False) as archive:
             reference = archive["vectors"].astype(np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise ModelCorrupt(
             f"{reference_file.name} cannot be read: {error}", file=reference_file.name
         ) from error

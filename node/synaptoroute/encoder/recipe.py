@@ -42,8 +42,8 @@ class Recipe:
         pooling: How token rows become one row; ``none`` where the graph does it.
         max_tokens: Tokens of a text, special tokens included.
         positions_max: Tokens that the graph can tell apart.
-        output: Name of the graph's output; None takes ``sentence_embedding``
-            where the graph has it, else the first.
+        output: Name of the graph's output; None takes ``sentence_embedding``,
+            else ``last_hidden_state``, else the first of real numbers.
         query_prefix: Text put before every query.
         utterance_prefix: Text put before every utterance.
         constant_inputs: Scalar inputs of the graph and their values.

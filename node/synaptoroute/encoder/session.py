@@ -18,7 +18,8 @@ from synaptoroute.encoder.recipe import Pooling
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
 _TEXT_INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"})
-_SENTENCE_OUTPUT: Final = "sentence_embedding"
+_USUAL_OUTPUTS: Final = ("sentence_embedding", "last_hidden_state", "token_embeddings")
+_REAL_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 _LOG_ERRORS_ONLY: Final = 3
 
 
@@ -50,7 +51,8 @@ class GraphSession:
             for name, value in constant_inputs.items()
             if name in self._inputs
         }
-        self.output = _choose_output([node.name for node in self._session.get_outputs()], output)
+        outputs = {node.name: node.type for node in self._session.get_outputs()}
+        self.output = _choose_output(outputs, output)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
@@ -120,17 +122,27 @@ def _open(model_file: Path, providers: Sequence[str]) -> Any:
         ) from error
 
 
-def _choose_output(declared: Sequence[str], wished: str | None) -> str:
-    if wished is not None and wished not in declared:
+def _choose_output(declared: Mapping[str, str], wished: str | None) -> str:
+    """Pick the output to read: the wished one, a usual name, or the first of real numbers.
+
+    Args:
+        declared: Names of the graph's outputs and their types, in its order.
+        wished: The one the recipe names, if it does.
+    """
+    real = [name for name, kind in declared.items() if kind in _REAL_TYPES]
+    names = _USUAL_OUTPUTS if wished is None else (wished,)
+    for name in names:
+        if name in real:
+            return name
+    if wished is not None or not real:
         raise EncoderError(
-            f"the graph has no output {wished!r}, only {', '.join(declared)}", outputs=declared
+            f"the graph has no output {wished or 'of real numbers'}, only {', '.join(declared)}",
+            outputs=list(declared),
         )
-    return wished or (_SENTENCE_OUTPUT if _SENTENCE_OUTPUT in declared else declared[0])
+    return real[0]
 
 
-def _pool(
-    hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling
-) -> NDArray[np.float64]:
+def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float64]:
     """Make one row of each text's token rows, row by row."""
     if hidden.ndim == 2:  # the graph has pooled already
         return hidden.astype(np.float64)
@@ -143,8 +155,7 @@ def _pool(
     if pooling == "last":
         return hidden[np.arange(len(hidden)), counts - 1].astype(np.float64)
     sums = [
-        row[:count].sum(axis=0, dtype=np.float64)
-        for row, count in zip(hidden, counts, strict=True)
+        row[:count].sum(axis=0, dtype=np.float64) for row, count in zip(hidden, counts, strict=True)
     ]
     return np.stack(sums) / counts[:, None]
 

@@ -1,0 +1,297 @@
+"""The queue between the event loop and the lanes that encode.
+
+A lane that is free takes what has queued: there is no window by default, since a
+batch forms by itself while the lanes are busy.  Identical texts in flight share
+one encoding.  The queue is bounded and refuses at the door; a query whose caller
+has gone is dropped before it costs anything.  Writes encode in the same lanes
+behind the queries, but every fourth turn is theirs, so neither starves.
+
+Threads: ``submit`` and ``submit_job`` run on the event loop, ``take`` and
+``give_back`` on a lane, ``land`` on the scorer; one condition guards the state.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from synaptoroute.errors import NotReady, Overloaded
+
+REQUESTS_PER_TAKE_MAX: Final = 64
+TURNS_PER_JOB: Final = 4
+RETRY_AFTER_SECONDS_MIN: Final = 0.05
+RETRY_AFTER_SECONDS_MAX: Final = 30.0
+_RATE_MEMORY: Final = 0.9
+
+
+class Waiter(Protocol):
+    """One caller that waits for an answer."""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the caller has gone."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One text on its way, with everyone who waits for it.
+
+    Attributes:
+        text: The query's text.
+        waiters: Who waits; more may join until it lands.
+        queued_at: Monotonic seconds.
+        tokens: Set by the lane that tokenized it; opaque here.
+        is_shared: Whether others may join and caches may serve it.
+    """
+
+    text: str
+    waiters: list[Waiter]
+    queued_at: float
+    tokens: Any = None
+    is_shared: bool = True
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits any more."""
+        return all(waiter.is_abandoned for waiter in self.waiters)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Utterances of a write, to be encoded together.
+
+    Attributes:
+        texts: The utterances.
+        done: Called on the lane with the vectors, or with the error.
+    """
+
+    texts: Sequence[str]
+    done: Callable[[Any], None]
+
+
+@dataclass(slots=True)
+class BatcherCounters:
+    """Totals since the start.
+
+    Attributes:
+        requests: Queries submitted.
+        shared: Queries that joined a flight of the same text.
+        overloaded: Queries and jobs refused.
+        abandoned: Flights dropped because their callers had gone.
+        landed: Queries handed to the scorer.
+    """
+
+    requests: int = 0
+    shared: int = 0
+    overloaded: int = 0
+    abandoned: int = 0
+    landed: int = 0
+
+
+class Batcher:
+    """Bounded queue of queries, and of write jobs behind them.
+
+    Invariants: at most ``queue_requests_max`` callers are on their way; a flight
+    is in the index exactly while callers may still join it.
+    """
+
+    def __init__(
+        self,
+        *,
+        lanes: int,
+        queue_requests_max: int,
+        write_texts_max: int,
+        batch_window_ms: float = 0.0,
+    ) -> None:
+        self.lanes = lanes
+        self.queue_requests_max = queue_requests_max
+        self.write_texts_max = write_texts_max
+        self.counters = BatcherCounters()
+        self._window_seconds = batch_window_ms / 1_000
+        self._condition = threading.Condition()
+        self._queued: deque[Flight] = deque()
+        self._in_flight: dict[str, Flight] = {}
+        self._jobs: deque[Job] = deque()
+        self._job_texts = 0
+        self._requests = 0
+        self._turn = 0
+        self._landed_per_second = 0.0
+        self._landed_at = time.monotonic()
+        self._is_closed = False
+
+    @property
+    def queue_requests(self) -> int:
+        """Callers that are on their way to an answer."""
+        return self._requests
+
+    @property
+    def queue_texts(self) -> int:
+        """Utterances of writes that wait for a lane."""
+        return self._job_texts
+
+    def submit(self, text: str, waiter: Waiter, *, share: bool = True) -> None:
+        """Queue a query, or join the flight of the same text.
+
+        Args:
+            text: The query's text.
+            waiter: Who waits for the answer.
+            share: False encodes it alone, past flights and caches, to measure.
+
+        Raises:
+            Overloaded: ``queue_requests_max`` callers are on their way.
+            NotReady: The batcher is closed.
+        """
+        with self._condition:
+            self._check_open()
+            self.counters.requests += 1
+            if self._requests >= self.queue_requests_max:
+                self.counters.overloaded += 1
+                raise Overloaded(
+                    f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
+                    retry_after_seconds=self._wait_seconds(),
+                )
+            self._requests += 1
+            flight = self._in_flight.get(text) if share else None
+            if flight is not None:
+                self.counters.shared += 1
+                flight.waiters.append(waiter)
+                return
+            flight = Flight(text, [waiter], time.monotonic(), is_shared=share)
+            if share:
+                self._in_flight[text] = flight
+            self._queued.append(flight)
+            self._condition.notify()
+
+    def submit_job(self, job: Job) -> None:
+        """Queue utterances of a write; one job is always admitted.
+
+        Raises:
+            Overloaded: ``write_texts_max`` utterances wait.
+            NotReady: The batcher is closed.
+        """
+        with self._condition:
+            self._check_open()
+            if self._job_texts and self._job_texts + len(job.texts) > self.write_texts_max:
+                self.counters.overloaded += 1
+                raise Overloaded(
+                    f"{self._job_texts} utterances wait to be encoded, "
+                    f"the limit is {self.write_texts_max}",
+                    retry_after_seconds=1.0,
+                )
+            self._jobs.append(job)
+            self._job_texts += len(job.texts)
+            self._condition.notify()
+
+    def take(self) -> tuple[Flight, ...] | Job | None:
+        """Wait for work and take a fair share of it; None once closed and drained."""
+        with self._condition:
+            while True:
+                self._drop_abandoned()
+                work = self._next_work()
+                if work is not None:
+                    return work
+                if self._is_closed and not self._queued and not self._jobs:
+                    return None
+                self._condition.wait(self._window_left_seconds())
+
+    def _next_work(self) -> tuple[Flight, ...] | Job | None:
+        """Choose between queries and jobs, without waiting."""
+        has_queries = bool(self._queued) and self._window_left_seconds() is None
+        if self._jobs and (not has_queries or self._turn >= TURNS_PER_JOB):
+            self._turn = 0
+            job = self._jobs.popleft()
+            self._job_texts -= len(job.texts)
+            return job
+        if not has_queries:
+            return None
+        self._turn += 1
+        share = math.ceil(len(self._queued) / self.lanes)
+        count = min(share, REQUESTS_PER_TAKE_MAX)
+        return tuple(self._queued.popleft() for _ in range(count))
+
+    def _window_left_seconds(self) -> float | None:
+        """How long the oldest query may still wait for company; None for not at all."""
+        if not self._window_seconds or not self._queued or self._is_closed:
+            return None
+        if len(self._queued) >= REQUESTS_PER_TAKE_MAX:
+            return None
+        left = self._queued[0].queued_at + self._window_seconds - time.monotonic()
+        return left if left > 0 else None
+
+    def _drop_abandoned(self) -> None:
+        """Forget queued flights from the front whose callers have all gone."""
+        while self._queued and self._queued[0].is_abandoned:
+            self._forget(self._queued.popleft())
+
+    def _forget(self, flight: Flight) -> None:
+        self.counters.abandoned += 1
+        self._requests -= len(flight.waiters)
+        self._close(flight)
+
+    def _close(self, flight: Flight) -> None:
+        """Let nobody join any more."""
+        if flight.is_shared:
+            del self._in_flight[flight.text]
+
+    def give_back(self, flights: Sequence[Flight]) -> None:
+        """Return flights that did not fit a lane's budget to the head of the queue."""
+        with self._condition:
+            self._queued.extendleft(reversed(flights))
+            self._condition.notify()
+
+    def drop_abandoned(self, flights: Sequence[Flight]) -> list[Flight]:
+        """Keep the flights that somebody still waits for."""
+        with self._condition:
+            kept = []
+            for flight in flights:
+                if flight.is_abandoned:
+                    self._forget(flight)
+                else:
+                    kept.append(flight)
+            return kept
+
+    def land(self, flights: Sequence[Flight]) -> list[list[Waiter]]:
+        """Close flights to newcomers and say who waits for each."""
+        with self._condition:
+            landed = [flight.waiters for flight in flights]
+            for flight in flights:
+                self._close(flight)
+            count = sum(map(len, landed))
+            self._requests -= count
+            self.counters.landed += count
+            self._measure(count)
+            return landed
+
+    def _measure(self, count: int) -> None:
+        """Keep a smoothed rate, from which a refused caller learns when to return."""
+        now = time.monotonic()
+        elapsed = max(now - self._landed_at, 1e-4)
+        self._landed_at = now
+        rate = count / elapsed
+        if elapsed > 1.0 or not self._landed_per_second:
+            self._landed_per_second = rate
+        else:
+            old = self._landed_per_second
+            self._landed_per_second = _RATE_MEMORY * old + (1 - _RATE_MEMORY) * rate
+
+    def _wait_seconds(self) -> float:
+        """How long the queue will take at the rate of late."""
+        rate = max(self._landed_per_second, 1.0)
+        wait = self._requests / rate
+        return min(max(wait, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise NotReady("the router is stopping", retry_after_seconds=1.0)
+
+    def close(self) -> None:
+        """Refuse newcomers; lanes drain what is queued and then end."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()

@@ -1,0 +1,248 @@
+"""The HTTP client of the command line.
+
+Rule 1: a read is tried again; a write is tried again only under an Idempotency-Key,
+which every write here gets.  Rule 2: ``Retry-After`` is honoured, within one limit
+on the whole wait.  Rule 3: the HTTP library is loaded with the first request, not
+with the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from synaptoroute.cli.failures import BadUsage, NodeRefused, NodeUnreachable
+from synaptoroute.version import __version__
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 60.0
+TRIES_MAX: Final = 5
+WAIT_SECONDS_MAX: Final = 30.0
+"""Waits between the tries of one request, all together."""
+FIRST_WAIT_SECONDS: Final = 0.1
+PAGE_ROUTES: Final = 100
+PROBLEM_BYTES_MAX: Final = 65_536
+
+Body = bytes | Callable[[], Iterable[bytes]]
+"""What is sent: bytes, or what makes a stream, anew for each try."""
+
+
+def load_httpx() -> ModuleType:
+    """Import httpx without its own command line, which takes longer than the rest of it."""
+    if "httpx" not in sys.modules:
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]  # makes its import fail
+        try:
+            import httpx  # noqa: F401
+        finally:
+            del sys.modules["httpx._main"]
+    return sys.modules["httpx"]
+
+
+class NodeClient:
+    """Talks to one node; used on one thread.
+
+    Raises (all requests):
+        NodeUnreachable: Nothing answers, after as many tries as are safe.
+        NodeRefused: The node answered with a problem.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Raises:
+            BadUsage: The address is not one.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise BadUsage(f"the address must start with http:// or https://, got {url!r}")
+        httpx = load_httpx()
+        headers = {"User-Agent": f"synaptoroute/{__version__}"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self.url = url.rstrip("/")
+        try:
+            self._http: httpx.Client = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            )
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise BadUsage(f"not an address: {url!r} ({error})") from error
+
+    def __enter__(self) -> NodeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **parameters: str | int) -> Any:
+        """Read a JSON document."""
+        return self._send("GET", path, parameters=parameters).json()
+
+    def post(self, path: str, document: Any) -> Any:
+        """Ask something that changes nothing, such as a query."""
+        return self._send("POST", path, body=_json(document), content_type=_JSON).json()
+
+    def write(
+        self,
+        method: str,
+        path: str,
+        document: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **parameters: str | int,
+    ) -> Any:
+        """Change something, at most once however often it is sent."""
+        return self._send(
+            method,
+            path,
+            parameters=parameters,
+            body=None if document is None else _json(document),
+            content_type=_JSON,
+            headers={"Idempotency-Key": str(uuid.uuid4()), **(headers or {})},
+        ).json()
+
+    def upload(self, path: str, body: Body, content_type: str, **parameters: str | int) -> Any:
+        """Send a stream that changes something."""
+        return self._send(
+            "POST",
+            path,
+            parameters=parameters,
+            body=body,
+            content_type=content_type,
+            headers={"Idempotency-Key": str(uuid.uuid4())},
+        ).json()
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[Iterator[bytes]]:
+        """Receive a stream; not tried again once it has begun."""
+        httpx = load_httpx()
+        try:
+            with self._http.stream("GET", path) as answer:
+                self._check(answer)
+                yield answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
+    def routes(self) -> Iterator[dict[str, Any]]:
+        """Give all routes in order of name, page by page."""
+        parameters: dict[str, str | int] = {"limit": PAGE_ROUTES}
+        while True:
+            page = self.get("/v1/routes", **parameters)
+            yield from page["routes"]
+            if not page.get("next_after"):
+                return
+            parameters["after"] = page["next_after"]
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        parameters: Mapping[str, str | int] | None = None,
+        body: Body | None = None,
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send one request, again where that is safe and of use."""
+        httpx = load_httpx()
+        all_headers = {**(headers or {}), **({"Content-Type": content_type} if body else {})}
+        waits = Waits()
+        while True:
+            try:
+                answer: httpx.Response = self._http.request(
+                    method,
+                    path,
+                    params=dict(parameters or {}),
+                    content=body() if callable(body) else body,
+                    headers=all_headers,
+                )
+                self._check(answer)
+                return answer
+            except httpx.TransportError as error:
+                # A connection that nobody accepts stays refused: that is an answer, too.
+                if isinstance(error, httpx.ConnectError) or not waits.take(None):
+                    raise self._unreachable(error) from error
+            except NodeRefused as refusal:
+                may_pass = refusal.status in (429, 503)
+                if not may_pass or not waits.take(refusal.retry_after_seconds):
+                    raise
+
+    def _check(self, answer: httpx.Response) -> None:
+        """Turn a problem into its error."""
+        if answer.is_success:
+            return
+        try:
+            problem = json.loads(answer.read()[:PROBLEM_BYTES_MAX])
+            code, detail = str(problem["code"]), str(problem["detail"])
+        except (ValueError, KeyError, TypeError):
+            problem, code = {}, "not_a_node"
+            detail = f"{self.url} answered {answer.status_code}, and not as a node does"
+        raise NodeRefused(
+            detail,
+            code=code,
+            status=answer.status_code,
+            retry_after_seconds=_seconds(answer.headers.get("Retry-After")),
+            problem=problem,
+        )
+
+    def _unreachable(self, error: Exception) -> NodeUnreachable:
+        why = str(error) or type(error).__name__
+        return NodeUnreachable(
+            f"no node answers at {self.url}: {why}; start one with `synaptoroute serve` "
+            "or name another with --url"
+        )
+
+
+class Waits:
+    """The waits between the tries of one request."""
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+        self._taken_count = 0
+        self._taken_seconds = 0.0
+
+    def take(self, wished_seconds: float | None) -> bool:
+        """Wait before another try; False where there may be none.
+
+        Args:
+            wished_seconds: What the node asked for; None doubles the wait before.
+        """
+        if wished_seconds is None:
+            wished_seconds = FIRST_WAIT_SECONDS * 2**self._taken_count * random.uniform(0.5, 1.0)
+        is_over = self._taken_seconds + wished_seconds > WAIT_SECONDS_MAX
+        if is_over or self._taken_count + 1 >= TRIES_MAX:
+            return False
+        self._taken_count += 1
+        self._taken_seconds += wished_seconds
+        self._sleep(wished_seconds)
+        return True
+
+
+def route_path(name: str) -> str:
+    """The path of one route."""
+    return f"/v1/routes/{quote(name, safe='')}"
+
+
+_JSON: Final = "application/json"
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return max(0.0, float(value)) if value is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,95 @@
+"""How a command ends: its exit code, and one line about what went wrong.
+
+    0    done; the answer is yes
+    1    the answer is no: nothing matched, a check failed, a limit was missed
+    2    the command line, a file or a setting is wrong
+    3    the node cannot be reached or did not start
+    4    the node refused the request; its error code is printed
+    130  interrupted with Ctrl-C
+
+Rule: a command raises; only the root command turns that into a line and a code.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from synaptoroute.errors import ConfigError, RouteError, SynaptoRouteError
+
+
+class ExitCode(IntEnum):
+    """What the shell gets."""
+
+    DONE = 0
+    NO = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+    INTERRUPTED = 130
+
+
+class FileRejected(RouteError):
+    """A file that was given cannot be read as what it should be."""
+
+    code = "invalid_file"
+
+
+class BadUsage(ConfigError):
+    """Options that do not go together, or a value that no option takes."""
+
+    code = "usage"
+
+
+class CheckFailed(SynaptoRouteError):
+    """The command did its work and the answer is no."""
+
+    code = "check_failed"
+
+
+class NodeUnreachable(SynaptoRouteError):
+    """No node answers at the address, or it did not start."""
+
+    code = "node_unreachable"
+
+
+class NodeRefused(SynaptoRouteError):
+    """A node answered with a problem; ``code`` is the problem's, not the class's.
+
+    Attributes:
+        status: HTTP status of the answer.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int,
+        retry_after_seconds: float | None = None,
+        **fields: object,
+    ) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds, **fields)
+        self.status = status
+        self.refused_code = code
+
+
+def exit_code_of(error: SynaptoRouteError) -> ExitCode:
+    """Sort an error by who can mend it."""
+    match error:
+        case NodeRefused():
+            return ExitCode.REFUSED
+        case NodeUnreachable():
+            return ExitCode.UNREACHABLE
+        case RouteError() | ConfigError():
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.NO
+
+
+def one_line(error: SynaptoRouteError) -> str:
+    """Say what went wrong: the stable code, then a sentence."""
+    code = error.refused_code if isinstance(error, NodeRefused) else error.code
+    sentence = " ".join(error.message.split())
+    wait = error.retry_after_seconds
+    again = f" (try again in {wait:g} s)" if wait is not None else ""
+    return f"{code}: {sentence}{again}"

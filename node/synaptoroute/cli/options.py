@@ -1,0 +1,44 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
+Url = Annotated[
+    str,
+    typer.Option("--url", envvar="SYNAPTOROUTE_URL", help="Address of the node."),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="SYNAPTOROUTE_API_KEY",
+        show_default=False,
+        help="Key of the node; the variable keeps it out of the process list.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        envvar="SYNAPTOROUTE_MODEL",
+        show_default="the bundled model",
+        help="Encoder for work without a node: a name or a folder.",
+    ),
+]
+RoutesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--routes",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+        help="Work without a node, on the routes of this file.",
+    ),
+]

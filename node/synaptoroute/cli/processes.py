@@ -1,0 +1,190 @@
+"""Node processes that the command line starts: ready before use, gone afterwards.
+
+Rule 1: a process is ended by its own id: SIGTERM first, SIGKILL for one that does
+not obey in time.  Rule 2: it runs in a process group of its own, so that Ctrl-C
+reaches the parent alone and nodes drain in the parent's order.  Rule 3: a child
+whose parent is killed is stopped by the kernel (see ``child``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from synaptoroute.cli.failures import NodeUnreachable
+
+READY_SECONDS_MAX: Final = 60.0
+STOP_SECONDS_MAX: Final = 25.0
+POLL_SECONDS: Final = 0.05
+PORT_TRIES_MAX: Final = 5
+LOG_TAIL_BYTES: Final = 2_000
+LOOPBACK: Final = "127.0.0.1"
+
+# The loopback is never behind a proxy, whatever the environment says.
+_open = build_opener(ProxyHandler({})).open
+
+
+def free_port() -> int:
+    """Name a TCP port of the loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_port_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass
+class NodeProcess:
+    """One node process on the loopback.
+
+    Attributes:
+        port: Its TCP port.
+        settings: Settings of the node by field name, beside host and port.
+        log_file: Where its standard output and error go; appended to.
+        arguments: Words after ``python -m synaptoroute.cli.child PID``.
+    """
+
+    port: int
+    settings: Mapping[str, str]
+    log_file: Path
+    arguments: Sequence[str] = ("serve",)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Address for a client."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running node."""
+        assert self._process is not None, "the node was not started: this is a bug"
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; ``wait_ready`` says when it can be used."""
+        assert not self.is_running, "the node runs already: this is a bug"
+        chosen = {"host": LOOPBACK, "port": str(self.port), **self.settings}
+        environment = {**os.environ, **{_variable(name): value for name, value in chosen.items()}}
+        command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid())]
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self.arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+
+    def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
+        """Return when the node takes queries.
+
+        Raises:
+            NodeUnreachable: It ended, or was not ready in time; quotes its log.
+        """
+        give_up_at = time.monotonic() + seconds_max
+        while time.monotonic() < give_up_at:
+            if not self.is_running:
+                raise self._failed(f"ended with exit code {self.exit_code}")
+            if self.is_ready():
+                return
+            time.sleep(POLL_SECONDS)
+        raise self._failed(f"was not ready after {seconds_max:g} seconds")
+
+    def is_ready(self) -> bool:
+        """Whether it says that it takes queries."""
+        try:
+            with _open(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+    def terminate(self) -> None:
+        """Ask it to stop; returns at once."""
+        if self._process is not None and self.is_running:
+            self._process.terminate()
+
+    def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> int:
+        """Ask it to stop, wait, and kill it where it does not; give its exit code."""
+        assert self._process is not None, "the node was not started: this is a bug"
+        self.terminate()
+        try:
+            return self._process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; give its exit code."""
+        assert self._process is not None, "the node was not started: this is a bug"
+        return self._process.wait()
+
+    def _failed(self, how: str) -> NodeUnreachable:
+        tail = self._log_tail()
+        said = f"; its log says: {tail}" if tail else ""
+        return NodeUnreachable(f"the node on port {self.port} {how}{said} ({self.log_file})")
+
+    def _log_tail(self) -> str:
+        with suppress(OSError), self.log_file.open("rb") as log:
+            log.seek(max(0, self.log_file.stat().st_size - LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else ""
+        return ""
+
+
+class StopSignal:
+    """Raises KeyboardInterrupt on SIGTERM as Ctrl-C does, so that children are stopped."""
+
+    def __enter__(self) -> StopSignal:
+        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+
+def stop_all(nodes: Sequence[NodeProcess], seconds_max: float = STOP_SECONDS_MAX) -> None:
+    """Stop nodes together: all are asked first, then each is waited for."""
+    for node in nodes:
+        node.terminate()
+    give_up_at = time.monotonic() + seconds_max
+    for node in nodes:
+        if node.exit_code is None and not node.is_running:
+            continue  # it never started
+        node.stop(max(0.0, give_up_at - time.monotonic()))
+
+
+def _variable(name: str) -> str:
+    return f"SYNAPTOROUTE_{name.upper()}"

@@ -1,0 +1,70 @@
+#!lua
+-- Give frames consecutive places in the log, and say so on the bus.
+--
+-- KEYS  meta, log:<epoch>
+-- ARGV  epoch, writer's seq, writer's chain, fingerprint, level, channel, log_bytes_max,
+--       inline_bytes_max, then (digest, header, body) for each frame
+-- Gives {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'} or an outcome's name
+-- and what belongs to it.  An outcome is a value, never an error reply: no client retries it.
+--
+-- Everything is computed before the first write.  The first write may be refused (rights,
+-- a foreign key in our place), and then nothing is left of it; after it nothing can fail.
+local info = redis.pcall('INFO', 'replication')
+local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
+  'fingerprint', 'level', 'bytes', 'floor_bytes')
+for i = 1, 9 do
+  if not m[i] then return {'LOST'} end
+end
+if m[5] ~= replid then return {'NEWHIST'} end
+if m[4] ~= 'open' then return {'CLOSED', m[4]} end
+if m[1] ~= ARGV[1] then return {'STALE', m[1]} end
+local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
+if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
+if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
+if tonumber(m[7]) < tonumber(ARGV[5]) then return {'LEVEL', m[7]} end
+
+local function exact(number) return string.format('%.0f', number) end
+
+local bytes, chain, epoch = tonumber(m[8]), m[3], m[1]
+local time = redis.call('TIME')
+local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
+local entries = {}
+for i = 9, #ARGV, 3 do
+  seq, bytes = seq + 1, bytes + #ARGV[i + 2]
+  local prev = chain
+  chain = redis.sha1hex(prev .. '|' .. epoch .. '|' .. exact(seq) .. '|' .. ARGV[i])
+  entries[#entries + 1] = {exact(seq), prev, chain, exact(bytes), ARGV[i + 1], ARGV[i + 2]}
+end
+if bytes - tonumber(m[9]) > tonumber(ARGV[7]) then return {'FULL'} end
+
+-- A message holds as many entries as fit; one that does not fit alone is only announced.
+local inline_bytes_max, messages, parts, part_bytes = tonumber(ARGV[8]), {}, {}, 0
+for _, e in ipairs(entries) do
+  local kind, body = 'E', e[6]
+  if #body > inline_bytes_max then kind, body = 'P', e[5] end
+  if part_bytes > 0 and part_bytes + #body > inline_bytes_max then
+    messages[#messages + 1], parts, part_bytes = table.concat(parts), {}, 0
+  end
+  parts[#parts + 1] = 'SR1 ' .. kind .. ' ' .. epoch .. ' ' .. e[1] .. ' ' .. e[2] .. ' '
+    .. e[3] .. ' ' .. time_us .. ' ' .. #body .. '\n' .. body
+  part_bytes = part_bytes + #body
+end
+messages[#messages + 1] = table.concat(parts)
+
+local head = redis.pcall('HSET', KEYS[1], 'seq', exact(seq), 'chain', chain, 'bytes', exact(bytes))
+if type(head) == 'table' and head.err then return {'REFUSED', head.err} end
+for i, e in ipairs(entries) do
+  local added = redis.pcall('XADD', KEYS[2], epoch .. '-' .. e[1],
+    't', time_us, 'p', e[2], 'c', e[3], 'b', e[4], 'f', e[6])
+  if i == 1 and type(added) == 'table' and added.err then
+    redis.call('HSET', KEYS[1], 'seq', m[2], 'chain', m[3], 'bytes', m[8])
+    return {'REFUSED', added.err}
+  end
+end
+local heard = 'heard'
+for _, message in ipairs(messages) do
+  local sent = redis.pcall('PUBLISH', ARGV[6], message)
+  if type(sent) == 'table' then heard = 'unheard' end
+end
+return {'OK', entries[1][1], exact(seq), chain, time_us, heard}

@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- Say that a node lives and where it stands; read the head of the log.
+--
+-- KEYS  meta, nodes, hb, pos:<node's epoch>, rec
+-- ARGV  node id, row (JSON), epoch, seq, chain, promise, forget_ms
+-- Gives what head.lua gives.  Allowed over maxmemory: its rows replace themselves, and a
+-- node that cannot say that it lives would be taken for dead.
+local info = redis.pcall('INFO', 'replication')
+local known = type(info) == 'string'
+local replid = known and string.match(info, 'master_replid:(%w+)') or '-'
+local role = known and string.match(info, 'role:(%w+)') or 'unknown'
+local time = redis.call('TIME')
+local time_us = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local meta = redis.call('HGETALL', KEYS[1])
+local m = {}
+for i = 1, #meta, 2 do m[meta[i]] = meta[i + 1] end
+local is_log = m.epoch and m.seq and m.chain and m.state
+
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[3], string.format('%.0f', now_ms), ARGV[1])
+if is_log and m.epoch == ARGV[3] and tonumber(ARGV[4]) <= tonumber(m.seq) then
+  redis.call('ZADD', KEYS[4], 'GT', ARGV[4], ARGV[1])
+end
+if is_log and m.state == 'recovering' and m.rec_replid == replid then
+  redis.call('HSET', KEYS[5], ARGV[1],
+    m.rec_id .. '|' .. ARGV[3] .. '|' .. ARGV[4] .. '|' .. ARGV[5] .. '|' .. ARGV[6])
+end
+local silent_before = string.format('%.0f', now_ms - tonumber(ARGV[7]))
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 'LIMIT', 0, 16)) do
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[3], id)
+end
+
+if not is_log then return {'LOST', time_us, role} end
+local answer = {'HEAD', time_us, role, replid}
+for _, value in ipairs(meta) do answer[#answer + 1] = value end
+return answer

@@ -1,0 +1,109 @@
+"""Every key and channel of one namespace.
+
+The namespace stands in braces, Redis Cluster's hash tag, so that all of a
+namespace lies on one shard and one script may touch it.  Clusters that share a
+server have different namespaces and never meet: Pub/Sub ignores database
+numbers, so the channel carries the namespace too.  All times are Redis' own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from synaptoroute.errors import ConfigError
+
+NAMESPACE_PATTERN: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+META_FIELDS: Final = {
+    "lineage": "identity of the cluster, made at its founding",
+    "epoch": "life of the log, from 1",
+    "epoch_id": "ballot that opened the epoch",
+    "seq": "place of the newest entry",
+    "chain": "hash chain at that entry",
+    "state": "open, recovering or frozen; writes are taken only while it is open",
+    "replid": "replication id of the server that the log was opened on",
+    "rec_id": "ballot of the recovery that is going on, or empty",
+    "rec_replid": "replication id of the server that the ballot belongs to, or empty",
+    "fingerprint": "fingerprint of the encoder whose vectors the log carries",
+    "dim": "dimension of those vectors",
+    "level": "highest feature level that every node understands",
+    "floor": "place of the oldest entry that is kept; seq + 1 if none is",
+    "floor_chain": "hash chain before the floor",
+    "floor_bytes": "bytes appended in this epoch before the floor",
+    "bytes": "bytes appended in this epoch; minus floor_bytes is what is kept",
+    "voters": "identities of the voters, sorted, separated by commas",
+}
+"""Fields of the hash ``meta``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of the keys of one namespace.
+
+    Raises:
+        ConfigError: The namespace has characters that a key may not have.
+    """
+
+    namespace: str
+
+    def __post_init__(self) -> None:
+        if not NAMESPACE_PATTERN.fullmatch(self.namespace):
+            raise ConfigError(
+                f"namespace {self.namespace!r}: 1 to 64 letters, digits, '_' or '-'",
+                namespace=self.namespace,
+            )
+
+    @property
+    def prefix(self) -> str:
+        """Start of every key and channel; ``~{prefix}*`` and ``&{prefix}*`` in an ACL."""
+        return f"sr:{{{self.namespace}}}:"
+
+    @property
+    def meta(self) -> str:
+        """Hash: the header of the log, see ``META_FIELDS``."""
+        return f"{self.prefix}meta"
+
+    def log(self, epoch: int) -> str:
+        """Stream: the entries, id ``epoch-seq`` of the entry.
+
+        Fields: ``t`` Redis time in microseconds, ``p`` hash chain before, ``c`` hash
+        chain at the entry, ``b`` bytes appended in this epoch up to and with the
+        entry, ``f`` frame, with its signature where entries are signed.
+        One stream an epoch, so that a recovery that was given up leaves nothing
+        that a reader could take for real.
+        """
+        return f"{self.prefix}log:{epoch}"
+
+    @property
+    def bus(self) -> str:
+        """Channel: entries and beats, see ``wire``."""
+        return f"{self.prefix}bus"
+
+    def positions(self, epoch: int) -> str:
+        """Sorted set: node id -> seq that the node has made durable in the epoch."""
+        return f"{self.prefix}pos:{epoch}"
+
+    @property
+    def nodes(self) -> str:
+        """Hash: node id -> what the node says of itself, JSON."""
+        return f"{self.prefix}nodes"
+
+    @property
+    def heartbeats(self) -> str:
+        """Sorted set: node id -> Redis time of its last heartbeat, milliseconds."""
+        return f"{self.prefix}hb"
+
+    @property
+    def reports(self) -> str:
+        """Hash: node id -> ``rec_id|epoch|seq|chain|promise``, answers to a recovery."""
+        return f"{self.prefix}rec"
+
+    def lease(self, name: str) -> str:
+        """String with expiry: ``token:owner`` of the holder of the lease."""
+        return f"{self.prefix}lease:{name}"
+
+    @property
+    def fence(self) -> str:
+        """String: the newest fencing token that was given out, for all leases."""
+        return f"{self.prefix}fence"

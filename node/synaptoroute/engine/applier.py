@@ -1,0 +1,257 @@
+"""The applier: the one thread that owns the replica and the database's writer.
+
+It takes what has arrived, gives each entry to the replica, commits all changes of
+a group in one transaction, and only then passes them on to be made visible.  When
+the commit fails, the replica is reverted and nothing was visible: a full disk
+costs writes, never answers, and never agreement between memory and disk.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    Commit,
+    Entry,
+    ImportChunk,
+    Mutation,
+    OpenEpoch,
+    Proposal,
+    PutRoute,
+)
+from synaptoroute.core.replica import Replica, Source, Step, number
+from synaptoroute.errors import Overloaded, StorageUnavailable, SynaptoRouteError
+from synaptoroute.storage import SQLiteStorage
+
+GROUP_ENTRIES_MAX: Final = 128
+INBOX_ENTRIES_MAX: Final = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The inbox is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An entry of a log, and where it was read."""
+
+    entry: Entry
+    source: Source
+    log_epoch: int
+
+
+Task: TypeAlias = Callable[[], Any]
+_Item: TypeAlias = "Proposal | Heard | tuple[Task, Future[Any]] | Nothing | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came of a heard entry, for the follower."""
+
+    heard: Heard
+    step: Step
+
+
+class Applier:
+    """Owner of the replica and of the storage's writing side."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        storage: SQLiteStorage,
+        publish: Callable[[Sequence[Commit]], None],
+        refuse: Callable[[bytes, Exception], None],
+        founding: OpenEpoch,
+    ) -> None:
+        self.replica = replica
+        self.storage = storage
+        self.storage_state = "ok"
+        self.on_received: Callable[[Sequence[Received]], None] | None = None
+        self.commit_count = 0
+        self._publish = publish
+        self._refuse = refuse
+        self._founding = founding
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    # --- from any thread -------------------------------------------------------
+
+    @property
+    def backlog_entries(self) -> int:
+        """Entries that wait to be applied."""
+        return self._inbox.qsize()
+
+    def propose(self, proposals: Sequence[Proposal]) -> None:
+        """Hand over proposals that this node numbers itself.
+
+        Raises:
+            Overloaded: ``INBOX_ENTRIES_MAX`` entries wait.
+        """
+        self._check_room(len(proposals))
+        for proposal in proposals:
+            self._inbox.put(proposal)
+
+    def hear(self, heard: Sequence[Heard]) -> None:
+        """Hand over entries of a log, in the order in which they were read."""
+        for each in heard:
+            self._inbox.put(each)
+
+    def call(self, task: Task) -> Future[Any]:
+        """Run a function on the applier's thread, between two groups."""
+        future: Future[Any] = Future()
+        self._inbox.put((task, future))
+        return future
+
+    def _check_room(self, count: int) -> None:
+        if self._inbox.qsize() + count > INBOX_ENTRIES_MAX:
+            raise Overloaded(
+                f"{self._inbox.qsize()} writes wait to be applied", retry_after_seconds=1.0
+            )
+
+    # --- the thread --------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; until then the caller's thread does its work."""
+        self._thread = threading.Thread(target=self._run, name="synaptoroute-applier", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Apply what has been handed over, then end the thread."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread turns."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self) -> None:
+        item: _Item = self._inbox.get()
+        while item is not None:
+            if isinstance(item, tuple):
+                _fulfil(*item)
+                item = Nothing()
+            elif not isinstance(item, Nothing):
+                group: list[Proposal | Heard] = [item]
+                item = self._collect(group)
+                self.apply(group)
+            if isinstance(item, Nothing):
+                item = self._inbox.get()
+
+    def _collect(self, group: list[Proposal | Heard]) -> _Item:
+        """Add what waits to the group; return the first item that is not an entry."""
+        while len(group) < GROUP_ENTRIES_MAX:
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                return Nothing()
+            if item is None or isinstance(item, tuple | Nothing):
+                return item
+            group.append(item)
+        return Nothing()
+
+    def apply(self, group: Sequence[Proposal | Heard]) -> None:
+        """Receive, commit and publish one group.  Runs on the applier's thread."""
+        commits: list[Commit] = []
+        received: list[Received] = []
+        try:
+            for each in group:
+                if isinstance(each, Proposal):
+                    commits.extend(self._number(each))
+                else:
+                    step = self.replica.receive(each.entry, each.source, each.log_epoch)
+                    commits.extend(step.commits)
+                    received.append(Received(each, step))
+            self._commit(commits)
+        except Exception as error:
+            self._undo(commits, group, error)
+            return
+        if received and self.on_received is not None:
+            self.on_received(received)
+
+    def _number(self, proposal: Proposal) -> tuple[Commit, ...]:
+        """Give a proposal the next place; the very first founds the log."""
+        commits: tuple[Commit, ...] = ()
+        if self.replica.position.epoch == 0 and not isinstance(proposal.mutation, OpenEpoch):
+            commits = self._number(Proposal(os.urandom(16), self._founding))
+        entry = number(
+            self.replica.position, encode_proposal(proposal), proposal, time.time_ns() // 1_000
+        )
+        return commits + self.replica.receive(entry).commits
+
+    def _commit(self, commits: list[Commit]) -> None:
+        if not commits:
+            return
+        self.storage.commit(commits)
+        self.storage_state = "ok"
+        self.replica.advance()
+        self.commit_count += len(commits)
+        self._publish(commits)
+
+    def _undo(
+        self, commits: list[Commit], group: Sequence[Proposal | Heard], error: Exception
+    ) -> None:
+        """Take back a group that could not be made durable and tell its writers."""
+        self.replica.revert(tuple(commits))
+        if isinstance(error, StorageUnavailable):
+            self.storage_state = str(error.fields.get("reason", "failing"))
+        elif not isinstance(error, SynaptoRouteError):
+            self.storage_state = "failing"
+        for each in group:
+            proposal = each if isinstance(each, Proposal) else each.entry.proposal
+            self._refuse(proposal.op_id, error)
+
+
+def _fulfil(task: Task, future: Future[Any]) -> None:
+    """Run a task and keep its result or its error."""
+    try:
+        result = task()
+    except BaseException as error:  # whoever asked gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def vector_check(dim: int) -> Callable[[Mutation], str | None]:
+    """Make the check that keeps vectors that are not numbers out of every replica.
+
+    Finiteness is exact, so every node judges alike.  The norm is judged at the
+    door only: a sum of squares may differ in its last bit between machines.
+    """
+
+    def check(mutation: Mutation) -> str | None:
+        if isinstance(mutation, PutRoute | AddUtterances):
+            return _wrong(mutation.vectors, dim)
+        if isinstance(mutation, ImportChunk):
+            return _wrong(tuple(v for part in mutation.parts for v in part.vectors), dim)
+        return None
+
+    return check
+
+
+def _wrong(vectors: tuple[bytes, ...], dim: int) -> str | None:
+    if any(len(vector) != dim * 4 for vector in vectors):
+        return f"a vector is not float32[{dim}]"
+    if not np.isfinite(as_rows(vectors, dim)).all():
+        return "a vector holds a value that is not finite"
+    return None
+
+
+def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Join vectors' bytes to float32[n, dim]."""
+    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)

@@ -1,0 +1,274 @@
+"""The engine: lanes, applier and scorer as one whole.
+
+Before ``start`` there are no threads and the caller's thread runs the same code
+inline; that is what keeps release 0.2's synchronous ``add_route`` working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.batcher import Batcher, Flight, Job
+from synaptoroute.config import EngineConfig, cpu_limit
+from synaptoroute.core.mutation import Commit, OpenEpoch, Outcome, Proposal
+from synaptoroute.core.replica import Replica
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.engine.applier import Applier, Heard, vector_check
+from synaptoroute.engine.cache import EmbeddingCache
+from synaptoroute.engine.lanes import Batch, Lanes, Observer
+from synaptoroute.engine.query import Query
+from synaptoroute.engine.scorer import Published, Scorer
+from synaptoroute.engine.waiters import Waiters
+from synaptoroute.errors import NotReady
+from synaptoroute.models import Match
+from synaptoroute.storage import SQLiteStorage
+from synaptoroute.tensor import Tensor
+
+ResultT = TypeVar("ResultT")
+UTTERANCES_PER_JOB_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """Totals since the start.
+
+    Attributes:
+        queries: Queries submitted.
+        shared: Queries that shared the encoding of the same text in flight.
+        cache_hits: Embeddings found in the cache.
+        cache_misses: Embeddings that had to be computed.
+        overloaded: Queries and writes refused at the door.
+        abandoned: Texts dropped because their callers had gone.
+        entries: Entries applied.
+    """
+
+    queries: int = 0
+    shared: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    overloaded: int = 0
+    abandoned: int = 0
+    entries: int = 0
+
+
+class Engine:
+    """Owner of the threads; every state behind it has exactly one of them."""
+
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        storage: SQLiteStorage,
+        config: EngineConfig,
+        observer: Observer | None = None,
+    ) -> None:
+        self.encoder = encoder
+        self.storage = storage
+        self.lane_count = config.lanes or cpu_limit()
+        self.waiters = Waiters()
+        self.moved_aside: str | None = None
+        self._batcher = Batcher(
+            lanes=self.lane_count,
+            queue_requests_max=config.queue_requests_max,
+            write_texts_max=config.write_texts_max,
+            batch_window_ms=config.batch_window_ms,
+        )
+        self._cache = EmbeddingCache(config.embedding_cache_rows, encoder.dim)
+        self.applier, self.scorer = self._boot(config.node_name)
+        self._lanes = Lanes(
+            encoder,
+            self._batcher,
+            self._cache,
+            self.scorer.deliver,
+            batch_tokens_max=config.batch_tokens_max,
+            observer=observer,
+        )
+        self._is_started = False
+
+    def _boot(self, node_name: str) -> tuple[Applier, Scorer]:
+        """Read the database into a replica and a tensor."""
+        dim = self.encoder.dim
+        stored = self.storage.open(fingerprint=self.encoder.fingerprint, dim=dim)
+        self.moved_aside = str(stored.moved_aside) if stored.moved_aside else None
+        snapshot = stored.snapshot
+        tensor = Tensor(dim, snapshot.settings)
+        tensor.load(
+            stored.slots,
+            stored.vectors,
+            snapshot.routes,
+            snapshot.settings,
+            snapshot.position.revision,
+        )
+        replica = Replica(snapshot, dim=dim, check=vector_check(dim))
+        scorer = Scorer(tensor, self._batcher, self.waiters, replica.position, replica.digest)
+        scorer.node = node_name or self.storage.node_id
+        founding = OpenEpoch(
+            epoch_id=self.storage.node_id,
+            base_seq=0,
+            voters=(self.storage.node_id,),
+            fingerprint=self.encoder.fingerprint,
+            dim=dim,
+        )
+        applier = Applier(replica, self.storage, scorer.show, self.waiters.fail, founding)
+        return applier, scorer
+
+    # --- life --------------------------------------------------------------------
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the threads turn."""
+        return self._is_started
+
+    @property
+    def are_threads_alive(self) -> bool:
+        """Whether every thread that was started still turns."""
+        return self._lanes.are_alive and self.applier.is_alive and self.scorer.is_alive
+
+    def start(self) -> None:
+        """Start the threads."""
+        self.scorer.start()
+        self.applier.start()
+        self._lanes.start()
+        self._is_started = True
+
+    def stop(self) -> None:
+        """Drain what was accepted, end the threads, close the database."""
+        self._batcher.close()
+        if self._is_started:
+            self._lanes.join()
+            self.applier.stop()
+            self.scorer.stop()
+            self._is_started = False
+        self.waiters.fail_all(NotReady("the router was stopped before the write was applied"))
+        self.storage.close()
+
+    # --- queries -------------------------------------------------------------------
+
+    def submit(self, query: Query) -> None:
+        """Queue a query; its future is resolved on its event loop.
+
+        Raises:
+            Overloaded: The queue is full.
+            NotReady: The engine is stopping.
+        """
+        self._batcher.submit(query.text, query, share=query.use_cache)
+
+    def answer_now(self, queries: Sequence[Query]) -> list[Match]:
+        """Encode and score on the caller's thread, before ``start``."""
+        embeddings = self.encoder.encode([query.text for query in queries])
+        flights = tuple(Flight(query.text, [query], 0.0) for query in queries)
+        answers: list[Match] = []
+        for _, answer in self.scorer.score_now(Batch(flights, embeddings)):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    # --- writes ----------------------------------------------------------------------
+
+    def encode_utterances(self, texts: Sequence[str]) -> list[Future[NDArray[np.float32]]]:
+        """Encode utterances in the lanes, behind the queries; one future a job.
+
+        Raises:
+            Overloaded: Too many utterances wait.
+            NotReady: The engine is stopping.
+        """
+        if not self._is_started:
+            done: Future[NDArray[np.float32]] = Future()
+            done.set_result(self.encoder.encode_utterances(texts))
+            return [done]
+        futures = []
+        for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
+            future: Future[NDArray[np.float32]] = Future()
+            future.set_running_or_notify_cancel()
+            part = texts[start : start + UTTERANCES_PER_JOB_MAX]
+            self._batcher.submit_job(Job(part, _resolver(future)))
+            futures.append(future)
+        return futures
+
+    def propose(self, proposals: Sequence[Proposal]) -> None:
+        """Number, apply and show proposals of a node that is its own log.
+
+        Raises:
+            Overloaded: Too many writes wait.
+        """
+        if self._is_started:
+            self.applier.propose(proposals)
+        else:
+            self.applier.apply(list(proposals))
+            self.scorer.drain()
+
+    def hear(self, heard: Sequence[Heard]) -> None:
+        """Take in entries of a log, in order."""
+        if self._is_started:
+            self.applier.hear(heard)
+        else:
+            self.applier.apply(list(heard))
+            self.scorer.drain()
+
+    # --- looking ---------------------------------------------------------------------
+
+    def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
+        """Run a function on the tensor between two batches, at one position."""
+        future = self.scorer.call(task)
+        if not self._is_started:
+            self.scorer.drain()
+        return future
+
+    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
+        """Find the outcome of a write inside the idempotency window."""
+
+        def task() -> Outcome | None:
+            known = self.applier.replica.outcome_of(op_id)
+            return known.outcome if known else None
+
+        if self._is_started:
+            return self.applier.call(task)
+        future: Future[Outcome | None] = Future()
+        future.set_result(task())
+        return future
+
+    @property
+    def published(self) -> Published:
+        """What is visible now."""
+        return self.scorer.published
+
+    @property
+    def queue_requests(self) -> int:
+        """Queries on their way."""
+        return self._batcher.queue_requests
+
+    @property
+    def counters(self) -> EngineCounters:
+        """Totals since the start."""
+        counters = self._batcher.counters
+        return EngineCounters(
+            queries=counters.requests,
+            shared=counters.shared,
+            cache_hits=self._cache.hits,
+            cache_misses=self._cache.misses,
+            overloaded=counters.overloaded,
+            abandoned=counters.abandoned,
+            entries=self.applier.commit_count,
+        )
+
+    def watch(self, on_visible: Callable[[Sequence[Commit]], None]) -> None:
+        """Be told on the scorer's thread of every commit that became visible."""
+        self.scorer.on_visible = on_visible
+
+
+def _resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:
+    """Make the function by which a lane ends a job."""
+
+    def done(result: Any) -> None:
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return done

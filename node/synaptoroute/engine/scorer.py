@@ -1,0 +1,252 @@
+"""The scorer: the one thread that owns the tensor.
+
+It makes changes visible and scores batches, one after the other, so a batch sees
+exactly one position and no lock guards the tensor.  A large change is filled in
+slices into rows that nobody can see yet, between batches, and then becomes visible
+in one short step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.batcher import Batcher
+from synaptoroute.core.mutation import Commit, Position, Revision
+from synaptoroute.engine.applier import as_rows
+from synaptoroute.engine.lanes import Batch
+from synaptoroute.engine.query import Query, match_of
+from synaptoroute.engine.waiters import Waiters
+from synaptoroute.errors import EncoderError
+from synaptoroute.models import Match
+from synaptoroute.scoring import Scratch, rank
+from synaptoroute.tensor import Tensor
+
+FILL_ROWS_MAX: Final = 2_048
+Answer: TypeAlias = "tuple[Query, Match | Exception]"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What is visible, for status; replaced as a whole."""
+
+    position: Position
+    digest: str
+    routes_count: int
+    slots_used: int
+    capacity_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Fill:
+    """A slice of a change's rows, to be written before anyone can see them."""
+
+    slots: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    at: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class _Show:
+    """Commits to be made visible; ``filled`` where their rows are written already."""
+
+    commits: tuple[Commit, ...]
+    filled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    task: Callable[[Tensor], Any]
+    future: Future[Any]
+
+
+class Scorer:
+    """Owner of the tensor."""
+
+    def __init__(
+        self, tensor: Tensor, batcher: Batcher, waiters: Waiters, position: Position, digest: str
+    ) -> None:
+        self.tensor = tensor
+        self.node = ""
+        self.on_visible: Callable[[Sequence[Commit]], None] | None = None
+        self._scratch = Scratch()
+        self._batcher = batcher
+        self._waiters = waiters
+        self._inbox: queue.SimpleQueue[Batch | _Fill | _Show | _Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.published = self._publication(position, digest)
+
+    # --- from any thread -------------------------------------------------------
+
+    def deliver(self, batch: Batch) -> None:
+        """Hand over an embedded batch."""
+        self._inbox.put(batch)
+
+    def show(self, commits: Sequence[Commit]) -> None:
+        """Hand over durable commits, in order, to be made visible."""
+        small: list[Commit] = []
+        for commit in commits:
+            if len(commit.change.writes) <= FILL_ROWS_MAX:
+                small.append(commit)
+                continue
+            self._inbox.put(_Show(tuple(small), filled=False))
+            small = []
+            for part in _slices(commit, self.tensor.dim):
+                self._inbox.put(part)
+            self._inbox.put(_Show((commit,), filled=True))
+        if small:
+            self._inbox.put(_Show(tuple(small), filled=False))
+
+    def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
+        """Run a function on the tensor, between two batches."""
+        future: Future[Any] = Future()
+        self._inbox.put(_Call(task, future))
+        return future
+
+    # --- the thread --------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; until then the caller's thread does its work."""
+        self._thread = threading.Thread(target=self._run, name="synaptoroute-scorer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Do what has been handed over, then end the thread."""
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread turns."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            self._do(item)
+
+    def drain(self) -> None:
+        """Do what has been handed over, on the caller's thread, before ``start``."""
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if item is not None:
+                self._do(item)
+
+    def _do(self, item: Batch | _Fill | _Show | _Call) -> None:
+        match item:
+            case Batch():
+                self._answer(item)
+            case _Fill(slots, vectors, at):
+                self.tensor.fill(slots, vectors, at)
+            case _Show(commits, filled):
+                self._make_visible(commits, filled=filled)
+            case _Call(task, future):
+                _fulfil(self.tensor, task, future)
+
+    def _make_visible(self, commits: Sequence[Commit], *, filled: bool) -> None:
+        if not commits:
+            return
+        for commit in commits:
+            self.tensor.apply(commit.change, commit.entry.position.revision, filled=filled)
+        last = commits[-1]
+        self.published = self._publication(last.entry.position, last.digest)
+        self._waiters.resolve(commits)
+        if self.on_visible is not None:
+            self.on_visible(commits)
+
+    def _publication(self, position: Position, digest: str) -> Published:
+        tensor = self.tensor
+        return Published(
+            position,
+            digest,
+            len(tensor.routes),
+            tensor.slots_used,
+            tensor.settings.capacity_slots,
+        )
+
+    def _answer(self, batch: Batch) -> None:
+        """Score a batch and hand the answers to their event loops."""
+        answers = self.score(batch)
+        by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
+        for answer in answers:
+            loop = answer[0].loop
+            if loop is not None:
+                by_loop.setdefault(loop, []).append(answer)
+        for loop, group in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_settle, group)
+            except RuntimeError:
+                continue  # the loop was closed while its query was on its way
+
+    def score(self, batch: Batch) -> list[Answer]:
+        """Close a batch to newcomers and answer all its queries."""
+        return self._score(batch, self._batcher.land(batch.flights))
+
+    def score_now(self, batch: Batch) -> list[Answer]:
+        """Answer a batch that never was in the queue, on the caller's thread."""
+        return self._score(batch, [flight.waiters for flight in batch.flights])
+
+    def _score(self, batch: Batch, waiters: Sequence[Sequence[object]]) -> list[Answer]:
+        """Score every query against the tensor's one position."""
+        queries = [query for group in waiters for query in group if isinstance(query, Query)]
+        if batch.error is not None:
+            return [(query, _encoder_failed(batch.error)) for query in queries]
+        try:
+            rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+            specs = [query.spec(self.tensor.routes) for query in queries]
+            rankings = rank(self.tensor, batch.embeddings[rows], specs, self._scratch)
+            version = str(self.tensor.revision)
+            return [
+                (query, match_of(query, ranking, self.tensor, version, self.node))
+                for query, ranking in zip(queries, rankings, strict=True)
+            ]
+        except Exception as error:  # the callers get it; the scorer must live on
+            return [(query, error) for query in queries]
+
+
+def _settle(answers: Sequence[Answer]) -> None:
+    """Resolve futures.  Runs on the event loop."""
+    for query, answer in answers:
+        future = query.future
+        if future is None or future.done():
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _encoder_failed(error: Exception) -> Exception:
+    """One error a caller, so that no two share a traceback."""
+    failed = EncoderError(f"the encoder failed on this batch: {error}")
+    failed.__cause__ = error
+    return failed
+
+
+def _slices(commit: Commit, dim: int) -> list[_Fill]:
+    """Cut a change's rows into fills; done by the applier, not by the scorer."""
+    writes, at = commit.change.writes, commit.entry.position.revision
+    fills = []
+    for start in range(0, len(writes), FILL_ROWS_MAX):
+        part = writes[start : start + FILL_ROWS_MAX]
+        slots = np.fromiter((write.slot for write in part), np.int64, len(part))
+        fills.append(_Fill(slots, as_rows([write.vector for write in part], dim), at))
+    return fills
+
+
+def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:
+    try:
+        result = task(tensor)
+    except BaseException as error:  # whoever asked gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,101 @@
+"""How a node is, in one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from synaptoroute.config import EngineConfig
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.engine import Engine, EngineCounters
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """How a node is.
+
+    Attributes:
+        node: Its identity.
+        state: ``new``, ``starting``, ``ready``, ``draining``, ``stopped`` or ``failed``.
+        is_ready: Whether it may take queries.
+        reasons: Why not.
+        version: ``epoch.seq`` that is visible.
+        chain: Hash chain at that position.
+        digest: Digest of the state at that position.
+        routes: Routes.
+        slots_used: Slots that have an owner.
+        capacity_slots: Slots.
+        queue_requests: Queries on their way.
+        queue_requests_max: How many may be.
+        backlog_entries: Entries that wait to be applied.
+        lanes: Encoding threads.
+        model: Name of the encoder.
+        fingerprint: Fingerprint of the encoder.
+        dim: Dimension of its vectors.
+        database: Path of the SQLite file.
+        storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
+        moved_aside: Where a corrupt database was moved at the start, if one was.
+        counters: Totals since the start.
+    """
+
+    node: str
+    state: str
+    is_ready: bool
+    reasons: tuple[str, ...]
+    version: str
+    chain: str
+    digest: str
+    routes: int
+    slots_used: int
+    capacity_slots: int
+    queue_requests: int
+    queue_requests_max: int
+    backlog_entries: int
+    lanes: int
+    model: str
+    fingerprint: str
+    dim: int
+    database: str
+    storage_state: str
+    moved_aside: str | None
+    counters: EngineCounters
+
+
+def node_status(
+    state: str, engine: Engine | None, encoder: TextEncoder, config: EngineConfig
+) -> NodeStatus:
+    """Gather a node's status without blocking."""
+    reasons = _reasons(state, engine)
+    published = engine.published if engine else None
+    position = published.position if published else None
+    return NodeStatus(
+        node=engine.scorer.node if engine else config.node_name,
+        state=state,
+        is_ready=not reasons,
+        reasons=reasons,
+        version=str(position.revision) if position else "0.0",
+        chain=position.chain if position else "",
+        digest=published.digest if published else "",
+        routes=published.routes_count if published else 0,
+        slots_used=published.slots_used if published else 0,
+        capacity_slots=published.capacity_slots if published else 0,
+        queue_requests=engine.queue_requests if engine else 0,
+        queue_requests_max=config.queue_requests_max,
+        backlog_entries=engine.applier.backlog_entries if engine else 0,
+        lanes=engine.lane_count if engine else config.lanes,
+        model=encoder.name,
+        fingerprint=encoder.fingerprint,
+        dim=encoder.dim,
+        database=str(engine.storage.path) if engine else "",
+        storage_state=engine.applier.storage_state if engine else "ok",
+        moved_aside=engine.moved_aside if engine else None,
+        counters=engine.counters if engine else EngineCounters(),
+    )
+
+
+def _reasons(state: str, engine: Engine | None) -> tuple[str, ...]:
+    """Say why a node may not take queries."""
+    if state != "ready":
+        return (f"the router is {state}",)
+    if engine is None or not engine.are_threads_alive:
+        return ("a thread of the engine has ended",)
+    return ()

@@ -1,0 +1,176 @@
+"""Writes: from a checked request to the outcome of its own entry.
+
+The vectors are computed once, here; what travels from here on is a mutation.  A
+write sends its proposal to the log and then waits, like every other node, to hear
+it come round: the answer is the outcome decided at its place in the order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
+from synaptoroute.core.mutation import AddUtterances, Mutation, Outcome, Proposal, PutRoute
+from synaptoroute.engine import Engine
+from synaptoroute.errors import InvalidRoute, TooLarge
+from synaptoroute.log import Log
+from synaptoroute.models import (
+    UTTERANCE_BYTES_MAX,
+    UTTERANCES_PER_ROUTE_CALL_MAX,
+    Route,
+    WriteResult,
+    canonical_json,
+    check_text,
+)
+from synaptoroute.router.guard import Guard
+from synaptoroute.router.results import result_of
+from synaptoroute.router.vectors import checked_rows, row_bytes
+
+INLINE_TIMEOUT_SECONDS = 60.0
+
+
+class Writer:
+    """Encodes, proposes and waits."""
+
+    def __init__(self, engine: Engine, log: Log) -> None:
+        self._engine = engine
+        self._log = log
+
+    async def put(self, route: Route, guard: Guard) -> WriteResult:
+        """Create a route or replace all of it."""
+        rows = await self.encode(route.utterances, route.vectors)
+        return await self.write(put_mutation(route, rows), guard)
+
+    async def add(
+        self,
+        name: str,
+        utterances: Sequence[str],
+        vectors: Sequence[Sequence[float]] | None,
+        guard: Guard,
+    ) -> WriteResult:
+        """Add utterances to a route."""
+        texts, given = distinct_utterances(utterances, vectors)
+        rows = await self.encode(texts, given)
+        return await self.write(AddUtterances(name, tuple(texts), row_bytes(rows)), guard)
+
+    async def write(self, mutation: Mutation, guard: Guard) -> WriteResult:
+        """Give a mutation its place in the order and wait for its outcome.
+
+        Raises:
+            RouteError: It was rejected at its place.
+            ClusterError: It was not taken.
+        """
+        proposal = guard.propose(mutation)
+        check_size(proposal)
+        future = self._engine.waiters.expect(proposal.op_id)
+        try:
+            await self._log.append([proposal])
+            outcome = await asyncio.wait_for(asyncio.wrap_future(future), guard.ack_timeout_seconds)
+        except TimeoutError:
+            return WriteResult(status="pending", op_id=proposal.op_id.hex(), version="")
+        finally:
+            self._engine.waiters.forget(proposal.op_id, future)
+        return result_of(outcome, proposal.op_id)
+
+    async def encode(
+        self, texts: Sequence[str], given: Sequence[Sequence[float]] | None
+    ) -> NDArray[np.float32]:
+        """Check the vectors that were given, or encode the texts in the lanes.
+
+        Returns:
+            float32[n, dim].
+        """
+        if given is not None:
+            if len(given) != len(texts):
+                raise InvalidRoute(f"{len(given)} vectors for {len(texts)} utterances")
+            return checked_rows(given, self._engine.encoder.dim)
+        futures = self._engine.encode_utterances(texts)
+        return np.concatenate([await asyncio.wrap_future(future) for future in futures])
+
+    # --- the same on the caller's thread, without an event loop -----------------
+
+    def put_now(self, route: Route, guard: Guard) -> WriteResult:
+        """Create or replace a route and wait on this thread."""
+        return self.write_now(put_mutation(route, self._encode_now(route)), guard)
+
+    def add_now(self, name: str, utterances: Sequence[str], guard: Guard) -> WriteResult:
+        """Add utterances and wait on this thread."""
+        texts, _ = distinct_utterances(utterances, None)
+        rows = self._engine.encoder.encode_utterances(texts)
+        return self.write_now(AddUtterances(name, tuple(texts), row_bytes(rows)), guard)
+
+    def write_now(self, mutation: Mutation, guard: Guard) -> WriteResult:
+        """Propose to the engine and wait on this thread; only without a shared log."""
+        proposal = guard.propose(mutation)
+        check_size(proposal)
+        future: Future[Outcome] = self._engine.waiters.expect(proposal.op_id)
+        try:
+            self._engine.propose([proposal])
+            outcome = future.result(INLINE_TIMEOUT_SECONDS)
+        except FutureTimeoutError:
+            return WriteResult(status="pending", op_id=proposal.op_id.hex(), version="")
+        finally:
+            self._engine.waiters.forget(proposal.op_id, future)
+        return result_of(outcome, proposal.op_id)
+
+    def _encode_now(self, route: Route) -> NDArray[np.float32]:
+        if route.vectors is not None:
+            return checked_rows(route.vectors, self._engine.encoder.dim)
+        return self._engine.encoder.encode_utterances(route.utterances)
+
+
+def put_mutation(route: Route, rows: NDArray[np.float32]) -> PutRoute:
+    """Make the mutation that puts a route with its vectors."""
+    return PutRoute(
+        name=route.name,
+        utterances=tuple(route.utterances),
+        vectors=row_bytes(rows),
+        threshold=route.threshold,
+        metadata=canonical_json(route.metadata),
+        payload=canonical_json(route.payload),
+    )
+
+
+def distinct_utterances(
+    utterances: Sequence[str], vectors: Sequence[Sequence[float]] | None
+) -> tuple[list[str], list[Sequence[float]] | None]:
+    """Check and trim utterances and drop repeats, with their vectors.
+
+    Raises:
+        InvalidRoute: None, too many, empty, too long or not Unicode.
+    """
+    if not 1 <= len(utterances) <= UTTERANCES_PER_ROUTE_CALL_MAX:
+        raise InvalidRoute(
+            f"1 to {UTTERANCES_PER_ROUTE_CALL_MAX} utterances are expected, got {len(utterances)}"
+        )
+    if vectors is not None and len(vectors) != len(utterances):
+        raise InvalidRoute(f"{len(vectors)} vectors for {len(utterances)} utterances")
+    kept: dict[str, int] = {}
+    for index, text in enumerate(utterances):
+        try:
+            kept.setdefault(check_text(text, UTTERANCE_BYTES_MAX), index)
+        except ValueError as error:
+            raise InvalidRoute(f"utterance {index} {error}", index=index) from error
+    chosen = None if vectors is None else [vectors[index] for index in kept.values()]
+    return list(kept), chosen
+
+
+def check_size(proposal: Proposal) -> None:
+    """Refuse a write whose entry would be too long for the log.
+
+    Raises:
+        TooLarge: Over ``FRAME_BYTES_MAX``.
+    """
+    size_bytes = len(encode_proposal(proposal))
+    if size_bytes > FRAME_BYTES_MAX:
+        raise TooLarge(
+            f"the write takes {size_bytes} bytes, the limit is {FRAME_BYTES_MAX}; "
+            "use an import, which is cut into chunks",
+            bytes_max=FRAME_BYTES_MAX,
+        )

@@ -1,0 +1,78 @@
+"""Nomination: which routes could decide an answer, given an error bound.
+
+``upper`` holds approximate scores, each within ``error`` of the exact one.  The
+nominees of a query include the ``limit`` best, the best that passes, and the
+best beside it, whatever the exact scores turn out to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from synaptoroute.scoring.values import Float64s, Mask, QuerySpec, ScoringRows
+
+
+def considered(rows: ScoringRows, specs: Sequence[QuerySpec]) -> Mask:
+    """Say which routes each query is about: bool[n, routes]."""
+    mask = np.repeat(rows.is_live[np.newaxis], len(specs), axis=0)
+    for row, spec in zip(mask, specs, strict=True):
+        if spec.routes is not None:
+            ids = np.fromiter(spec.routes, np.int64, len(spec.routes))
+            chosen = np.zeros_like(row)
+            chosen[ids[(ids >= 0) & (ids < len(row))]] = True
+            row &= chosen
+    return mask
+
+
+def nominate(
+    upper: Float64s, thresholds: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+) -> Mask:
+    """Choose the routes to score exactly.
+
+    Args:
+        upper: float64[n, routes], -inf for routes out of question.
+        thresholds: float64[routes].
+        error: float64[n, 1], bound of each query's error.
+        specs: What each query asks for.
+
+    Returns:
+        bool[n, routes].
+    """
+    least = leading_scores(upper, specs)
+    passing = np.where(upper >= thresholds + error, upper, -np.inf)
+    best = passing.max(axis=1, keepdims=True, initial=-np.inf)
+    return contenders(upper, thresholds, error, least, best)
+
+
+def contenders(
+    upper: Float64s, thresholds: Float64s, error: Float64s, least: Float64s, best: Float64s
+) -> Mask:
+    """Keep what may stand among the leading scores, or pass and beat the best.
+
+    Args:
+        upper: float64[n, routes].
+        thresholds: float64[routes].
+        error: float64[n, 1].
+        least: float64[n, 1], approximate score that the last leading route reaches.
+        best: float64[n, 1], approximate score of a route that surely passes.
+    """
+    margin = 2.0 * error
+    leads = upper >= least - margin
+    passes = (upper >= thresholds - error) & (upper >= best - margin)
+    return (leads | passes) & (upper > -np.inf)
+
+
+def leading_scores(upper: Float64s, specs: Sequence[QuerySpec]) -> Float64s:
+    """Find the score of each query's last leading route: float64[n, 1].
+
+    Leading are ``limit`` routes, and one more to be the runner-up.
+    """
+    route_count = upper.shape[1]
+    counts = np.minimum([spec.limit + 1 for spec in specs], route_count)
+    most = int(counts.max(initial=1))
+    leading = -np.partition(-upper, most - 1, axis=1)[:, :most]
+    leading.sort(axis=1)
+    least: Float64s = leading[np.arange(len(specs)), most - counts]
+    return least[:, np.newaxis]

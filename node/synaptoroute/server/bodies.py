@@ -1,0 +1,174 @@
+"""Request bodies: how much of them may come, how long it may take, and what JSON is.
+
+Rule 1: a body is counted while it arrives, with or without a Content-Length.
+Rule 2: all bodies held in memory at one time have one budget together.
+Rule 3: JSON is RFC 8259 and no more: no NaN, no Infinity, no lone surrogate, no
+invalid UTF-8, and no nesting that a recursive reader could not follow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from synaptoroute.errors import Overloaded, TooLarge
+from synaptoroute.server.refusals import (
+    ClientGone,
+    MalformedBody,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+
+BODY_IDLE_SECONDS: Final = 20.0
+"""Longest pause between two pieces of a body."""
+BODIES_BYTES_MAX: Final = 268_435_456
+"""Bodies held in memory at one time, all requests together."""
+PIECE_BYTES_MEAN_MIN: Final = 256
+"""A client that sends single bytes for ever is cut off."""
+_JSON_TYPE: Final = re.compile(r"application/(?:json|[\w.+-]+\+json)")
+_UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
+
+
+class BodyBudget:
+    """Bytes of bodies in memory; used on the event loop only."""
+
+    def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
+        self.bytes_max = bytes_max
+        self.held_bytes = 0
+
+    @contextmanager
+    def lease(self) -> Iterator[BodyLease]:
+        """Hold bytes until the block ends."""
+        lease = BodyLease(self)
+        try:
+            yield lease
+        finally:
+            self.held_bytes -= lease.held_bytes
+
+
+class BodyLease:
+    """What one request holds of the budget."""
+
+    __slots__ = ("_budget", "held_bytes")
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self.held_bytes = 0
+
+    def take(self, count_bytes: int) -> None:
+        """Hold more.
+
+        Raises:
+            Overloaded: Other requests hold the rest.
+        """
+        if self._budget.held_bytes + count_bytes > self._budget.bytes_max:
+            raise Overloaded(
+                "the bodies of the requests in flight fill the memory set aside for them",
+                retry_after_seconds=1.0,
+            )
+        self._budget.held_bytes += count_bytes
+        self.held_bytes += count_bytes
+
+
+async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
+    """Give a body as it arrives.
+
+    Raises:
+        TooLarge: It is, or says that it is, over the limit.
+        RequestTimeout: The client paused for too long.
+        ClientGone: The client closed the connection inside the body.
+    """
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdecimal() and int(declared) > bytes_max:
+        raise _too_large(bytes_max)
+    received_bytes = 0
+    stream = aiter(request.stream())
+    pieces_max = 1_024 + bytes_max // PIECE_BYTES_MEAN_MIN
+    for _ in range(pieces_max):
+        try:
+            async with asyncio.timeout(BODY_IDLE_SECONDS):
+                piece = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise RequestTimeout(
+                f"the body paused for more than {BODY_IDLE_SECONDS:g} seconds"
+            ) from None
+        except ClientDisconnect:
+            raise ClientGone("the client closed the connection inside the body") from None
+        received_bytes += len(piece)
+        if received_bytes > bytes_max:
+            raise _too_large(bytes_max)
+        if piece:
+            yield piece
+    raise TooLarge(f"the body came in more than {pieces_max} pieces", limit=pieces_max)
+
+
+async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes:
+    """Give a whole body; most arrive in one piece.
+
+    Raises:
+        TooLarge, RequestTimeout, ClientGone, Overloaded: See ``body_pieces`` and ``BodyLease``.
+    """
+    pieces = []
+    async for piece in body_pieces(request, bytes_max):
+        lease.take(len(piece))
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def parse_json(body: bytes) -> Any:
+    """Read JSON strictly; nesting is limited to 200 by the parser itself.
+
+    Raises:
+        MalformedBody: Not JSON; says at which line and column.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedBody(f"the body is not valid JSON: {error}") from None
+
+
+def media_type(request: Request) -> str:
+    """Give the body's media type in lower case, without parameters.
+
+    Raises:
+        UnsupportedMediaType: None given, compressed, or of another charset than UTF-8.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType("a compressed body is not read here")
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    kind = kind.strip().lower()
+    if not kind:
+        raise UnsupportedMediaType("a body needs a Content-Type header")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip(' "').lower() not in _UTF8:
+            raise UnsupportedMediaType("the charset must be UTF-8")
+    return kind
+
+
+def is_json(kind: str) -> bool:
+    """Whether a media type is JSON's."""
+    return _JSON_TYPE.fullmatch(kind) is not None
+
+
+def require_json(request: Request) -> None:
+    """Refuse a body of any other type; a web page of another origin cannot send this one unasked.
+
+    Raises:
+        UnsupportedMediaType: Not JSON.
+    """
+    if not is_json(media_type(request)):
+        raise UnsupportedMediaType("the body must be sent as application/json")
+
+
+def _too_large(bytes_max: int) -> TooLarge:
+    return TooLarge(f"the body must be at most {bytes_max} bytes", limit=bytes_max)

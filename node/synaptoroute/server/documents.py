@@ -1,0 +1,300 @@
+"""Route documents: what an import reads and an export writes.
+
+NDJSON has one route a line and is read and written without being held whole.
+JSON and YAML documents are a list of routes, or an object of ``routes`` and,
+where somebody wishes, ``version: 1``.  Every error names its place: a line, or ``routes[3].utterances[0]``.
+
+YAML is read without anchors (a few lines of them can stand for gigabytes) and
+without nesting that a recursive reader could not follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from synaptoroute.errors import ConfigError, InvalidRoute, SynaptoRouteError, TooLarge
+from synaptoroute.models import JSON_DEPTH_MAX, Route, StoredRoute
+from synaptoroute.server.bodies import parse_json
+from synaptoroute.server.problems import field_errors, first_message
+from synaptoroute.server.refusals import MalformedBody
+
+DocumentKind = Literal["ndjson", "json", "yaml"]
+MEDIA_TYPES: Final[dict[DocumentKind, str]] = {
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+    "yaml": "application/yaml",
+}
+KIND_BY_MEDIA_TYPE: Final[dict[str, DocumentKind]] = {
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "application/json-lines": "ndjson",
+    "application/json": "json",
+    "application/yaml": "yaml",
+    "application/x-yaml": "yaml",
+    "text/yaml": "yaml",
+}
+KIND_BY_SUFFIX: Final[dict[str, DocumentKind]] = {
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "json",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+}
+FORMAT_VERSION: Final = 1
+_YAML_DEPTH_MAX: Final = JSON_DEPTH_MAX + 8
+_ROUTE = TypeAdapter(Route)
+
+
+def read_route(document: Any, place: str = "", line: int | None = None) -> Route:
+    """Check one route.
+
+    Raises:
+        InvalidRoute: Says which field and, where there are lines, which line.
+    """
+    try:
+        return _ROUTE.validate_python(document, strict=True)
+    except ValidationError as error:
+        found = field_errors(error, prefix=f"{place}." if place else "")
+        where = f"line {line}: " if line is not None else ""
+        raise InvalidRoute(
+            where + first_message(found, "the route is malformed"), line=line, errors=found
+        ) from None
+
+
+class _Names:
+    """Route names seen so far; a second use is a mistake that must not pass silently."""
+
+    def __init__(self) -> None:
+        self._place_by_name: dict[str, str] = {}
+
+    def note(self, route: Route, place: str, line: int | None = None) -> Route:
+        first = self._place_by_name.setdefault(route.name, place)
+        if first is not place:
+            raise InvalidRoute(
+                f"{place}: the route {route.name!r} is given in {first} already", line=line
+            )
+        return route
+
+    def require_some(self) -> None:
+        if not self._place_by_name:
+            raise InvalidRoute("an import must hold at least one route")
+
+
+async def ndjson_routes(
+    pieces: AsyncIterator[bytes], line_bytes_max: int
+) -> AsyncIterator[Route]:
+    """Give the routes of an NDJSON stream, holding one line at a time.
+
+    Raises:
+        MalformedBody: A line that is not JSON.
+        InvalidRoute: A malformed or repeated route, or no route at all.
+        TooLarge: A line over ``line_bytes_max``.
+    """
+    names = _Names()
+    number = 0
+    async for line in _lines(pieces, line_bytes_max):
+        number += 1
+        if line.strip():
+            yield _line_route(line, number, names)
+    names.require_some()
+
+
+async def _lines(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[bytes]:
+    rest = bytearray()
+    async for piece in pieces:
+        searched_bytes = len(rest)
+        rest += piece
+        while (end := rest.find(b"\n", searched_bytes)) >= 0:
+            _check_line(end, line_bytes_max)
+            yield bytes(rest[:end])
+            del rest[: end + 1]
+            searched_bytes = 0
+        _check_line(len(rest), line_bytes_max)
+    if rest:
+        yield bytes(rest)
+
+
+def _check_line(size_bytes: int, line_bytes_max: int) -> None:
+    if size_bytes > line_bytes_max:
+        raise TooLarge(
+            f"a line of an import must be at most {line_bytes_max} bytes", limit=line_bytes_max
+        )
+
+
+def _line_route(line: bytes, number: int, names: _Names) -> Route:
+    try:
+        document = parse_json(line)
+    except MalformedBody as error:
+        raise MalformedBody(f"line {number}: {error.message}", line=number) from None
+    return names.note(read_route(document, line=number), f"line {number}", number)
+
+
+def parse_document(body: bytes, kind: Literal["json", "yaml"]) -> list[Route]:
+    """Read a whole JSON or YAML document; may run on any thread.
+
+    Raises:
+        MalformedBody: Not what it claims to be.
+        InvalidRoute: A malformed or repeated route, or no route at all.
+    """
+    items, prefix = _items(parse_json(body) if kind == "json" else parse_yaml(body))
+    names = _Names()
+    routes = []
+    for index, item in enumerate(items):
+        place = f"{prefix}[{index}]"
+        routes.append(names.note(read_route(item, place), place))
+    names.require_some()
+    return routes
+
+
+def _items(document: Any) -> tuple[list[Any], str]:
+    """Find the list of routes and what precedes an index in the names of places."""
+    prefix = ""
+    if isinstance(document, dict) and "routes" in document:
+        unknown = document.keys() - {"routes", "version"}
+        if unknown or document.get("version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise InvalidRoute(f"beside `routes` only `version: {FORMAT_VERSION}` may stand")
+        document, prefix = document["routes"], "routes"
+    if document is None:
+        document = []
+    if not isinstance(document, list):
+        raise InvalidRoute("the document must be a list of routes, or an object of `routes`")
+    return document, prefix
+
+
+def parse_yaml(body: bytes) -> Any:
+    """Read YAML that is as plain as JSON.
+
+    Raises:
+        MalformedBody: Not YAML, an anchor, or nested too deeply; says at which line.
+    """
+    try:
+        _check_yaml(body)
+        return yaml.load(body, Loader=_Loader)  # noqa: S506 - a safe loader with fewer types
+    except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
+        line = _yaml_line(error)
+        where = f"line {line}: " if line else ""
+        raise MalformedBody(f"{where}the body is not valid YAML", line=line) from None
+
+
+class _Loader(yaml.CSafeLoader):
+    """The safe loader without dates: ``2024-01-01`` stays the text that was written."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _check_yaml(body: bytes) -> None:
+    """Walk the events, which nest nothing, before anything recursive runs."""
+    depth = 0
+    for event in yaml.parse(body, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise _misuse(event, "anchors and aliases are not read here")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _YAML_DEPTH_MAX:
+            raise _misuse(event, "nested too deeply")
+
+
+def _misuse(event: yaml.Event, what: str) -> MalformedBody:
+    line = event.start_mark.line + 1
+    return MalformedBody(f"line {line}: {what}", line=line)
+
+
+def _yaml_line(error: Exception) -> int | None:
+    mark = getattr(error, "problem_mark", None)
+    return None if mark is None else int(mark.line) + 1
+
+
+def load_routes_file(path: Path) -> list[Route]:
+    """Read a route file by its suffix: YAML, JSON or NDJSON; may run on any thread.
+
+    Raises:
+        ConfigError: The file cannot be read, or its content is refused; names the place.
+    """
+    kind = KIND_BY_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"the route file {path} must end in {', '.join(KIND_BY_SUFFIX)}")
+    try:
+        body = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the route file {path} cannot be read: {error.strerror}") from error
+    try:
+        return _file_lines(body) if kind == "ndjson" else parse_document(body, kind)
+    except SynaptoRouteError as error:
+        raise ConfigError(f"the route file {path} is refused: {error.message}") from error
+
+
+def _file_lines(body: bytes) -> list[Route]:
+    names = _Names()
+    routes = [
+        _line_route(line, number, names)
+        for number, line in enumerate(body.split(b"\n"), start=1)
+        if line.strip()
+    ]
+    names.require_some()
+    return routes
+
+
+def plain_route(route: StoredRoute) -> dict[str, Any]:
+    """A route as a person would write it: what an import takes back."""
+    document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}
+    if route.threshold is not None:
+        document["threshold"] = route.threshold
+    if route.metadata:
+        document["metadata"] = route.metadata
+    if route.payload is not None:
+        document["payload"] = route.payload
+    return document
+
+
+def render_document(routes: Sequence[StoredRoute], kind: DocumentKind) -> Iterator[bytes]:
+    """Write a document piece by piece, one route each."""
+    head, between, tail = _FRAMES[kind]
+    write = _WRITERS[kind]
+    if not routes:
+        yield _EMPTY[kind]
+        return
+    yield head
+    for index, route in enumerate(routes):
+        yield (between if index else b"") + write(plain_route(route))
+    yield tail
+
+
+def _json_bytes(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _yaml_bytes(document: dict[str, Any]) -> bytes:
+    text: str = yaml.dump(
+        [document], Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text.encode()
+
+
+_FRAMES: Final[dict[DocumentKind, tuple[bytes, bytes, bytes]]] = {
+    "ndjson": (b"", b"\n", b"\n"),
+    "json": (b'{"version":1,"routes":[', b",\n", b"]}\n"),
+    "yaml": (b"version: 1\nroutes:\n", b"", b""),
+}
+_EMPTY: Final[dict[DocumentKind, bytes]] = {
+    "ndjson": b"",
+    "json": b'{"version":1,"routes":[]}\n',
+    "yaml": b"version: 1\nroutes: []\n",
+}
+_WRITERS: Final[dict[DocumentKind, Callable[[dict[str, Any]], bytes]]] = {
+    "ndjson": _json_bytes,
+    "json": _json_bytes,
+    "yaml": _yaml_bytes,
+}

@@ -1,0 +1,168 @@
+"""API keys: who may read, write and administer.
+
+The file holds hashes only, ``scope[,scope] sha256-hex name`` a line; ``#`` starts a
+comment.  A key has 256 random bits, so a plain SHA-256 of it cannot be searched.
+Keys are compared in constant time and never logged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from synaptoroute.errors import ConfigError
+
+Scope = Literal["read", "write", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+KEY_PREFIX: Final = "sr_"
+KEY_RANDOM_BYTES: Final = 32
+KEY_CHARACTERS_MAX: Final = 256
+KEYS_MAX: Final = 1_000
+FILE_BYTES_MAX: Final = 1_048_576
+_NAME = re.compile(r"[A-Za-z0-9_.@:-]{1,64}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key as the node knows it.
+
+    Attributes:
+        name: Whose it is; appears in the log.
+        key_hash: SHA-256 of the key.
+        scopes: What it may do; ``admin`` includes the others.
+    """
+
+    name: str
+    key_hash: bytes
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the key allows a request that needs ``scope``."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+def make_key() -> str:
+    """Make a new key; it is shown once and stored nowhere."""
+    return KEY_PREFIX + secrets.token_urlsafe(KEY_RANDOM_BYTES)
+
+
+def key_line(key: str, scopes: Sequence[str], name: str) -> str:
+    """Write a key's line of the file, without its line end.
+
+    Raises:
+        ConfigError: An unknown scope or a malformed name.
+    """
+    line = f"{','.join(scopes)} {hashlib.sha256(key.encode()).hexdigest()} {name}"
+    _parse_line(line, "the key")
+    return line
+
+
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """Read a file of keys.
+
+    Raises:
+        ConfigError: A malformed line, named by its number; no key, or too many.
+    """
+    keys = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            keys.append(_parse_line(line, f"line {number} of the API keys file"))
+    if not keys:
+        raise ConfigError("the API keys file holds no key: nobody could authenticate")
+    if len(keys) > KEYS_MAX:
+        raise ConfigError(f"the API keys file holds more than {KEYS_MAX} keys")
+    return tuple(keys)
+
+
+def _parse_line(line: str, where: str) -> ApiKey:
+    words = line.split()
+    if len(words) != 3:
+        raise ConfigError(f"{where} must read: scope[,scope] sha256-hex name")
+    scopes, digest, name = words[0].split(","), words[1].lower(), words[2]
+    known: list[Scope] = [scope for scope in SCOPES if scope in scopes]
+    if len(known) != len(scopes):
+        raise ConfigError(f"{where}: scopes are {', '.join(SCOPES)}, each at most once")
+    if not _HASH.fullmatch(digest):
+        raise ConfigError(f"{where}: the second word must be 64 hexadecimal digits")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: a name is 1 to 64 letters, digits, '_', '.', '@', ':', '-'")
+    return ApiKey(name, bytes.fromhex(digest), frozenset(known))
+
+
+class KeyRing:
+    """The keys of one node, read again when their file changes.
+
+    ``find`` runs on the event loop; ``reload`` reads a file and runs elsewhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ConfigError: It cannot be read or holds no valid keys.
+        """
+        self._path = path
+        self._keys, self._stamp = _read(path)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, key: str) -> ApiKey | None:
+        """Give the key's entry; every entry is compared, whichever matches."""
+        presented = hashlib.sha256(key.encode("utf-8", "replace")).digest()
+        found = None
+        for entry in self._keys:
+            if hmac.compare_digest(entry.key_hash, presented):
+                found = entry
+        return found
+
+    def reload(self, *, force: bool = False) -> bool:
+        """Read the file again if it changed; say whether it was read.
+
+        Raises:
+            ConfigError: The new content cannot be used; the old keys stay.
+        """
+        if not force and _stamp(self._path) == self._stamp:
+            return False
+        try:
+            self._keys, self._stamp = _read(self._path)
+        except ConfigError:
+            # The same broken content is reported once, not at every look.
+            self._stamp = _stamp(self._path)
+            raise
+        return True
+
+
+Stamp = tuple[int, int, int] | None
+
+
+def _stamp(path: Path) -> Stamp:
+    """What changes when a file is edited or replaced; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(path: Path) -> tuple[tuple[ApiKey, ...], Stamp]:
+    stamp = _stamp(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"the API keys file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the API keys file {path} is not UTF-8") from error
+    if len(content) > FILE_BYTES_MAX:
+        raise ConfigError(f"the API keys file is over {FILE_BYTES_MAX} bytes")
+    return parse_keys(text), stamp

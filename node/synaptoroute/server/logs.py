@@ -1,0 +1,87 @@
+"""Logs: structured, one line an event, on the standard error stream.
+
+Rule 1: no text of a query and no utterance at ``info`` or above.  Rule 2: an API key
+is never logged, only its name.  Rule 3: what the libraries log takes the same road.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final, Literal, TextIO
+
+import structlog
+from structlog.typing import Processor
+
+LOGGER_NAME: Final = "synaptoroute.server"
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+ServerLog = structlog.stdlib.BoundLogger
+
+
+def server_log() -> ServerLog:
+    """The log of this room."""
+    log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
+    return log
+
+
+def configure_logs(
+    level: Literal["debug", "info", "warning", "error"],
+    style: Literal["json", "text"],
+    stream: TextIO | None = None,
+) -> None:
+    """Send every log of the process to one stream in one style; called once, by ``serve``."""
+    stream = stream or sys.stderr
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *_renderers(style, stream),
+        ],
+    )
+    root = logging.getLogger()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    root.handlers = [handler]
+    root.setLevel(_LEVELS[level])
+    # uvicorn's own lines repeat what this room says itself; its warnings are kept.
+    for name, least in (("uvicorn", logging.WARNING), ("uvicorn.access", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(max(least, _LEVELS[level]))
+    logging.captureWarnings(True)
+
+
+def _renderers(style: str, stream: TextIO) -> list[Processor]:
+    if style == "json":
+        return [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(),
+        ]
+    colors = bool(getattr(stream, "isatty", lambda: False)())
+    return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
+
+
+def is_at(log: Any, level: int) -> bool:
+    """Whether the log keeps lines of a level, to spare the work of making them."""
+    return logging.getLogger(LOGGER_NAME).isEnabledFor(level)

@@ -1,0 +1,195 @@
+"""Metrics in Prometheus' text format, prefix ``synaptoroute_``.
+
+Counters and histograms of requests are kept here; everything that the router and
+the encoder count themselves is read from them when somebody scrapes.  The label
+``endpoint`` is the template of a path, never the path, so that nobody can make
+series without limit by asking for them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from synaptoroute.core.mutation import Revision
+from synaptoroute.encoder import EncoderStats
+from synaptoroute.router import NodeStatus
+from synaptoroute.version import __version__
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+STORAGE_STATES: Final = ("ok", "disk_full", "read_only", "failed")
+_SECONDS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
+)  # fmt: skip
+_TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096)
+
+Look = Callable[[], tuple[NodeStatus, EncoderStats] | None]
+
+
+class Metrics:
+    """All metrics of one node; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "synaptoroute_request_count",
+            "HTTP requests answered.",
+            ("method", "endpoint", "status"),
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "synaptoroute_request_duration_seconds",
+            "Time from the head of a request to the end of its answer.",
+            ("method", "endpoint"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "synaptoroute_requests_in_flight",
+            "HTTP requests being answered.",
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "synaptoroute_batch_size",
+            "Texts that a lane encoded together.",
+            buckets=_TEXTS,
+            registry=self.registry,
+        )
+        self._batch_tokens = Histogram(
+            "synaptoroute_batch_tokens",
+            "Tokens that a lane encoded together.",
+            buckets=_TOKENS,
+            registry=self.registry,
+        )
+        self._encode_duration = Histogram(
+            "synaptoroute_encode_duration_seconds",
+            "Time that a lane took to encode a batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        build = Gauge(
+            "synaptoroute_build_info",
+            "Release and interpreter, as labels of the value 1.",
+            ("version", "python"),
+            registry=self.registry,
+        )
+        build.labels(__version__, platform.python_version()).set(1)
+
+    def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        key = (method, endpoint, status)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (
+                self._requests.labels(method, endpoint, str(status)),
+                self._duration.labels(method, endpoint),
+            )
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
+        """Count one encoded batch; the engine's ``Observer``, called on a lane."""
+        self._batch_size.observe(texts)
+        self._batch_tokens.observe(tokens)
+        self._encode_duration.observe(encode_seconds)
+
+    def watch(self, look: Look) -> None:
+        """Read the router and the encoder at every scrape."""
+        self.registry.register(NodeCollector(look))
+
+    def render(self) -> bytes:
+        """All metrics as text."""
+        return generate_latest(self.registry)
+
+
+class NodeCollector(Collector):
+    """Reads the node's own figures at the moment of a scrape."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand: a node that starts has no figures yet."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give every figure; only ``ready`` while the router is not there."""
+        seen = self._look()
+        if seen is None:
+            yield _gauge("ready", "1 if the node takes queries.", 0)
+            return
+        status, stats = seen
+        yield from _gauges(status)
+        yield from _counters(status, stats)
+        yield _storage(status)
+        info = GaugeMetricFamily(
+            "synaptoroute_encoder_info",
+            "Encoder, as labels of the value 1.",
+            labels=("model", "fingerprint", "dim"),
+        )
+        info.add_metric([status.model, status.fingerprint[:16], str(status.dim)], 1)
+        yield info
+
+
+def _gauges(status: NodeStatus) -> Iterator[Metric]:
+    at = parse_version(status.version)
+    for name, meaning, value in (
+        ("ready", "1 if the node takes queries.", int(status.is_ready)),
+        ("queue_size", "Queries on their way.", status.queue_requests),
+        ("queue_size_max", "Queries that may be on their way.", status.queue_requests_max),
+        ("backlog_entries", "Entries that wait to be applied.", status.backlog_entries),
+        ("lanes", "Threads that encode.", status.lanes),
+        ("routes", "Routes.", status.routes),
+        ("slots_used", "Slots of the tensor that have an owner.", status.slots_used),
+        ("capacity_slots", "Slots of the tensor.", status.capacity_slots),
+        ("epoch", "Epoch of the position that is visible.", at.epoch),
+        ("seq", "Sequence number of the position that is visible.", at.seq),
+    ):
+        yield _gauge(name, meaning, value)
+
+
+def _counters(status: NodeStatus, stats: EncoderStats) -> Iterator[Metric]:
+    counters = status.counters
+    for name, meaning, value in (
+        ("queries", "Queries submitted.", counters.queries),
+        ("queries_shared", "Queries that shared another's encoding.", counters.shared),
+        ("cache_hits", "Embeddings found in the cache.", counters.cache_hits),
+        ("cache_misses", "Embeddings that had to be computed.", counters.cache_misses),
+        ("overloaded", "Queries and writes refused at the door.", counters.overloaded),
+        ("abandoned", "Texts dropped because their callers had gone.", counters.abandoned),
+        ("entries_applied", "Entries applied.", counters.entries),
+        ("encoded_texts", "Texts encoded.", stats.texts),
+        ("encoded_tokens", "Tokens encoded, padding apart.", stats.tokens),
+        ("padding_tokens", "Tokens computed in vain.", stats.padding_tokens),
+        ("truncated_texts", "Texts longer than the encoder reads.", stats.truncated_texts),
+    ):
+        yield CounterMetricFamily(f"synaptoroute_{name}", meaning, value=value)
+
+
+def _storage(status: NodeStatus) -> Metric:
+    family = GaugeMetricFamily(
+        "synaptoroute_storage_state", "1 for the state that the storage is in.", labels=("state",)
+    )
+    known = STORAGE_STATES if status.storage_state in STORAGE_STATES else STORAGE_STATES[:-1]
+    for state in known:
+        family.add_metric([state], int(state == status.storage_state))
+    if known != STORAGE_STATES:
+        family.add_metric(["failed"], 1)
+    return family
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"synaptoroute_{name}", meaning, value=value)
+
+
+def parse_version(version: str) -> Revision:
+    """Read ``epoch.seq``."""
+    epoch, _, seq = version.partition(".")
+    return Revision(int(epoch), int(seq or 0))

@@ -1,0 +1,223 @@
+"""Errors as RFC 9457 problem documents.
+
+Rule 1: one table maps an error's code to its HTTP status.  Rule 2: no problem
+repeats what the client sent beyond a short excerpt of a field's name.  Rule 3: an
+error that nobody foresaw tells the client an incident number and nothing else.
+
+Source: RFC 9457 (problem details), RFC 9110 section 15 (status codes).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from synaptoroute import errors
+from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.server import refusals
+
+PROBLEM_JSON: Final = "application/problem+json"
+DETAIL_CHARACTERS_MAX: Final = 500
+FIELD_CHARACTERS_MAX: Final = 120
+FIELD_ERRORS_MAX: Final = 20
+RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
+
+STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        refusals.MalformedBody.code: 400,
+        errors.RouteError.code: 400,
+        refusals.Unauthorized.code: 401,
+        refusals.Forbidden.code: 403,
+        refusals.EndpointNotFound.code: 404,
+        refusals.OperationNotFound.code: 404,
+        errors.RouteNotFound.code: 404,
+        errors.UtteranceNotFound.code: 404,
+        refusals.MethodNotAllowed.code: 405,
+        refusals.NotAcceptable.code: 406,
+        refusals.RequestTimeout.code: 408,
+        errors.CapacityExceeded.code: 409,
+        errors.ImportRejected.code: 409,
+        errors.VersionLost.code: 409,
+        errors.EncoderMismatch.code: 409,
+        errors.PreconditionFailed.code: 412,
+        errors.TooLarge.code: 413,
+        refusals.UnsupportedMediaType.code: 415,
+        errors.InvalidRoute.code: 422,
+        errors.InvalidQuery.code: 422,
+        errors.InvalidVector.code: 422,
+        errors.IdempotencyConflict.code: 422,
+        refusals.InvalidParameter.code: 422,
+        errors.Overloaded.code: 429,
+        refusals.ClientGone.code: 499,
+        errors.SynaptoRouteError.code: 500,
+        errors.EncoderError.code: 500,
+        errors.ModelNotFound.code: 500,
+        errors.ModelCorrupt.code: 500,
+        errors.StorageCorrupt.code: 500,
+        errors.SchemaTooNew.code: 500,
+        errors.ConfigError.code: 500,
+        errors.ProtocolError.code: 500,
+        errors.CodecError.code: 500,
+        errors.UnknownMutation.code: 500,
+        errors.ClusterError.code: 503,
+        errors.NotReady.code: 503,
+        errors.NotCaughtUp.code: 503,
+        errors.SequencerUnavailable.code: 503,
+        errors.StorageUnavailable.code: 503,
+        errors.DeadlineExceeded.code: 504,
+    }
+)
+
+# Codes whose status alone says little; the others take the status's own phrase.
+_STATUS_PHRASES: Final = {499: "Client Closed Request"}
+_RETRY_STATUSES: Final = frozenset({429, 503})
+# Fields of an error that a client can act on; nothing else of it leaves the process.
+_PUBLIC_FIELDS: Final = frozenset(
+    {
+        "current",
+        "errors",
+        "import_id",
+        "index",
+        "limit",
+        "line",
+        "op_id",
+        "outcome",
+        "reasons",
+        "version",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One answer that says what went wrong.
+
+    Attributes:
+        status: HTTP status.
+        code: Stable name of the error.
+        detail: One sentence for a person.
+        fields: More members of the document.
+        headers: More headers of the answer.
+    """
+
+    status: int
+    code: str
+    detail: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def render(self, instance: str) -> bytes:
+        """Write the document; ``instance`` names this one occurrence."""
+        document = {
+            "type": f"urn:synaptoroute:error:{self.code}",
+            "title": status_phrase(self.status),
+            "status": self.status,
+            "detail": shorten(self.detail, DETAIL_CHARACTERS_MAX),
+            "code": self.code,
+            "instance": instance,
+            **self.fields,
+        }
+        # ASCII keeps even a lone surrogate in a message a valid document.
+        return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def status_phrase(status: int) -> str:
+    """The standard words for an HTTP status."""
+    return _STATUS_PHRASES.get(status) or HTTPStatus(status).phrase
+
+
+def shorten(text: str, characters_max: int) -> str:
+    """Cut a text that may hold what a client sent."""
+    return text if len(text) <= characters_max else f"{text[: characters_max - 3]}..."
+
+
+def problem_of(error: SynaptoRouteError) -> Problem:
+    """Turn an error of the project into its problem document."""
+    status = STATUS_BY_CODE.get(error.code, 500)
+    if status == 500:
+        return internal_problem(error.code)
+    fields = {
+        name: _plain(value)
+        for name, value in error.fields.items()
+        if name in _PUBLIC_FIELDS and value is not None
+    }
+    return Problem(status, error.code, error.message, fields, _headers(status, error))
+
+
+def internal_problem(code: str = SynaptoRouteError.code) -> Problem:
+    """What the client learns of a failure that is not its own: a number to quote."""
+    incident = secrets.token_hex(8)
+    detail = f"The node failed to answer. Its log has the details under incident {incident}."
+    return Problem(500, code, detail, {"incident": incident})
+
+
+def field_errors(error: ValidationError, prefix: str = "") -> list[dict[str, str]]:
+    """List what is wrong with which field, without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [
+        {
+            "field": shorten(prefix + _field_name(item["loc"]), FIELD_CHARACTERS_MAX),
+            "message": shorten(_message(item["msg"]), FIELD_CHARACTERS_MAX * 2),
+        }
+        for item in found[:FIELD_ERRORS_MAX]
+    ]
+
+
+def first_message(found: Sequence[Mapping[str, str]], fallback: str) -> str:
+    """One sentence out of a list of field errors."""
+    if not found:
+        return fallback
+    name, message = found[0]["field"], found[0]["message"]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{name}: {message}{more}" if name else f"{message}{more}"
+
+
+def _field_name(location: Sequence[int | str]) -> str:
+    """Write a place as people do: ``utterances[3]``."""
+    name = ""
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        else:
+            name += f".{part}" if name else str(part)
+    return name
+
+
+def _message(text: str) -> str:
+    return text.removeprefix("Value error, ")
+
+
+def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if status in _RETRY_STATUSES:
+        seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="synaptoroute"'
+    current = error.fields.get("current")
+    if status == 412 and current is not None:
+        headers["ETag"] = f'"{current}"'
+    if status in (408, 413):
+        headers["Connection"] = "close"
+    return headers
+
+
+def _plain(value: object) -> Any:
+    """A field's value as JSON has it; a revision becomes its text."""
+    if isinstance(value, bool | int | float | str):
+        return shorten(value, DETAIL_CHARACTERS_MAX) if isinstance(value, str) else value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [_plain(item) for item in value[:FIELD_ERRORS_MAX]]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return shorten(str(value), DETAIL_CHARACTERS_MAX)

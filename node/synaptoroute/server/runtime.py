@@ -1,0 +1,204 @@
+"""What the endpoints of one node share.
+
+The router is made and started behind the door while the door is open already:
+until it is there, ``router`` raises NotReady and ``/readyz`` says why.  Everything
+here is used on the event loop, except what ``open_router`` does in its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from synaptoroute.config import NodeConfig
+from synaptoroute.encoder import EncoderStats
+from synaptoroute.errors import NotReady, SynaptoRouteError
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter, NodeStatus
+from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
+from synaptoroute.server.documents import load_routes_file
+from synaptoroute.server.keys import KeyRing
+from synaptoroute.server.logs import server_log
+from synaptoroute.server.metrics import Metrics, parse_version
+
+OpenRouter = Callable[[], AdaptiveRouter]
+KEYS_LOOK_SECONDS: Final = 1.0
+START_RETRY_SECONDS: Final = 1.0
+
+
+class Runtime:
+    """One node behind its HTTP door.
+
+    Invariants: ``_router`` is set once, after it started; ``is_draining`` never turns
+    back; a failure is final.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        source: AdaptiveRouter | OpenRouter,
+        *,
+        metrics: Metrics | None = None,
+        keys: KeyRing | None = None,
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.keys = keys
+        self.metrics = metrics or Metrics()
+        self.log = server_log()
+        self.bodies = BodyBudget(max(BODIES_BYTES_MAX, config.body_bytes_max))
+        self.failure: SynaptoRouteError | None = None
+        self.is_draining = False
+        self.began_at = time.monotonic()
+        self._source = source
+        self._on_failure = on_failure
+        self._router: AdaptiveRouter | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics.watch(self._look)
+
+    # --- the router ----------------------------------------------------------------
+
+    @property
+    def router(self) -> AdaptiveRouter:
+        """The router, once it has started.
+
+        Raises:
+            NotReady: It has not, or never will.
+        """
+        if self._router is None:
+            raise NotReady(
+                "the node has not started yet",
+                retry_after_seconds=START_RETRY_SECONDS,
+                reasons=self.reasons(),
+            )
+        return self._router
+
+    def status(self) -> NodeStatus | None:
+        """How the router is; None while there is none."""
+        return None if self._router is None else self._router.status()
+
+    def reasons(self) -> list[str]:
+        """Why the node is not ready; empty if it is."""
+        if self.failure is not None:
+            return [f"failed: {self.failure.code}"]
+        if self.is_draining:
+            return ["draining"]
+        status = self.status()
+        if status is None:
+            return ["starting"]
+        return [] if status.is_ready else list(status.reasons) or [status.state]
+
+    @property
+    def state(self) -> str:
+        """One word for how the node is."""
+        if self.failure is not None:
+            return "failed"
+        if self.is_draining:
+            return "draining"
+        status = self.status()
+        return "starting" if status is None else status.state
+
+    def _look(self) -> tuple[NodeStatus, EncoderStats] | None:
+        if self._router is None:
+            return None
+        return self._router.status(), self._router.encoder.stats()
+
+    # --- life ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to start the router; returns at once."""
+        self._tasks = [asyncio.create_task(self._start(), name="router-start")]
+        if self.keys is not None:
+            self._tasks.append(asyncio.create_task(self._watch_keys(self.keys), name="keys"))
+
+    async def wait_started(self) -> None:
+        """Wait until the router has started or failed to."""
+        await asyncio.shield(self._tasks[0])
+
+    def drain(self) -> None:
+        """Say that the node is going; what is in flight is still answered."""
+        self.is_draining = True
+
+    async def stop(self) -> None:
+        """Stop the router: it drains, then closes the database."""
+        self.drain()
+        # A start that is under way is let finish: half a router could not be closed.
+        await asyncio.gather(self._tasks[0], return_exceptions=True)
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks[1:], return_exceptions=True)
+        if self._router is not None:
+            router, self._router = self._router, None
+            await router.stop()
+            await asyncio.to_thread(router.encoder.close)
+            self.log.info("stopped")
+
+    async def _start(self) -> None:
+        """Make and start the router; a failure is logged, kept and reported."""
+        try:
+            source = self._source
+            router = (
+                source
+                if isinstance(source, AdaptiveRouter)
+                else await asyncio.to_thread(source)
+            )
+            await router.start()
+            await self._seed(router)
+            self._router = router
+            status = router.status()
+        except SynaptoRouteError as error:
+            self._fail(error)
+            self.log.error("start_failed", code=error.code, detail=error.message)
+        except Exception as error:
+            self._fail(SynaptoRouteError(str(error)))
+            self.log.exception("start_failed", code=SynaptoRouteError.code)
+        else:
+            self.log.info(
+                "ready",
+                node=status.node,
+                version=status.version,
+                routes=status.routes,
+                model=status.model,
+                seconds=round(time.monotonic() - self.began_at, 3),
+            )
+
+    def _fail(self, error: SynaptoRouteError) -> None:
+        self.failure = error
+        if self._on_failure is not None:
+            self._on_failure()
+
+    async def _seed(self, router: AdaptiveRouter) -> None:
+        """Apply the route file to a database that never held anything."""
+        path = self.config.routes_file
+        if path is None or _was_used(router.status()):
+            return
+        routes = await asyncio.to_thread(load_routes_file, path)
+        result = await router.aimport(_each(routes))
+        self.log.info("routes_file_applied", path=str(path), routes=result.routes)
+
+    async def _watch_keys(self, keys: KeyRing) -> None:
+        while True:
+            await asyncio.sleep(KEYS_LOOK_SECONDS)
+            await self.reload_keys()
+
+    async def reload_keys(self, *, force: bool = False) -> None:
+        """Read the file of API keys again; a broken one leaves the old keys in force."""
+        if self.keys is None:
+            return
+        try:
+            if await asyncio.to_thread(self.keys.reload, force=force):
+                self.log.info("api_keys_read", keys=len(self.keys))
+        except SynaptoRouteError as error:
+            self.log.error("api_keys_refused", code=error.code, detail=error.message)
+
+
+async def _each(routes: list[Route]) -> AsyncIterator[Route]:
+    for route in routes:
+        yield route
+
+
+def _was_used(status: NodeStatus) -> bool:
+    """Whether the database holds routes now, or held any before."""
+    return status.routes > 0 or parse_version(status.version).seq > 0

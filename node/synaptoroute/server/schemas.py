@@ -1,0 +1,224 @@
+"""Bodies of requests and answers, beyond the public models, with their examples.
+
+Requests are read strictly: a number is a number and not its text.  The limits
+are those of ``synaptoroute.models``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from synaptoroute.models import (
+    CANDIDATES_MAX,
+    FILTER_ROUTES_MAX,
+    QUERY_BATCH_TEXTS_MAX,
+    QUERY_BYTES_MAX,
+    UTTERANCES_PER_ROUTE_CALL_MAX,
+    Match,
+    Name,
+    StoredRoute,
+    Threshold,
+    Utterance,
+    canonical_json,
+    check_text,
+)
+
+QUERY_DEADLINE_MS_MAX: Final = 600_000
+BATCH_BYTES_MAX: Final = 2_097_152
+"""UTF-8 bytes of all texts of one batch."""
+
+
+def _check_query(text: str) -> str:
+    return check_text(text, QUERY_BYTES_MAX)
+
+
+QueryText = Annotated[
+    str, Field(min_length=1, description="The text to be routed."), AfterValidator(_check_query)
+]
+RouteFilter = Annotated[
+    list[Name] | None,
+    Field(max_length=FILTER_ROUTES_MAX, description="Only these routes may match."),
+]
+
+
+class QueryOptions(BaseModel):
+    """What a query and a batch of queries have in common."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(
+        default=1, ge=1, le=CANDIDATES_MAX, description="Best routes to list as candidates."
+    )
+    routes: RouteFilter = None
+    explain: bool = Field(
+        default=False, description="List candidates with scores, thresholds and utterances."
+    )
+    deadline_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=QUERY_DEADLINE_MS_MAX,
+        description="Give up after this time; the node's own limit still holds.",
+    )
+
+
+class QueryRequest(QueryOptions):
+    """One text to be routed."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"text": "How do I get my money back?", "limit": 3, "explain": True}]
+        },
+    )
+
+    text: QueryText
+
+
+class BatchRequest(QueryOptions):
+    """Several texts to be routed, with the same options."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"texts": ["How do I get my money back?", "Where is my parcel?"]}]
+        },
+    )
+
+    texts: list[QueryText] = Field(min_length=1, max_length=QUERY_BATCH_TEXTS_MAX)
+
+    @model_validator(mode="after")
+    def _small_enough(self) -> BatchRequest:
+        if sum(len(text.encode()) for text in self.texts) > BATCH_BYTES_MAX:
+            raise ValueError(f"the texts must have at most {BATCH_BYTES_MAX} bytes together")
+        return self
+
+
+class BatchAnswer(BaseModel):
+    """One match a text, in the order of the request."""
+
+    matches: list[Match]
+
+
+class RoutePatch(BaseModel):
+    """Fields of a route to change; a field that is absent stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"minProperties": 1, "examples": [{"threshold": 0.45}]},
+    )
+
+    threshold: Threshold | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    payload: Any = None
+
+    @model_validator(mode="after")
+    def _something(self) -> RoutePatch:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of threshold, metadata and payload")
+        canonical_json(self.metadata)
+        canonical_json(self.payload)
+        return self
+
+
+class UtterancesToAdd(BaseModel):
+    """Examples to add to a route; those it has already are left alone."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
+    )
+
+    utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
+    vectors: list[list[float]] | None = Field(
+        default=None, description="One unit vector an utterance; encoded here where absent."
+    )
+
+    @model_validator(mode="after")
+    def _one_vector_each(self) -> UtterancesToAdd:
+        if self.vectors is not None and len(self.vectors) != len(self.utterances):
+            raise ValueError(
+                f"vectors: {len(self.vectors)} given for {len(self.utterances)} utterances"
+            )
+        return self
+
+
+class UtterancesToRemove(BaseModel):
+    """Examples to remove from a route; the last one cannot be removed."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
+    )
+
+    utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
+
+
+class RouteList(BaseModel):
+    """One page of the routes, in order of name.
+
+    Attributes:
+        routes: At most ``limit`` of them.
+        next_cursor: Send it as ``cursor`` for the next page; None at the end.
+        version: ``epoch.seq`` at which the page was read.
+    """
+
+    routes: list[StoredRoute]
+    next_cursor: str | None = None
+    version: str
+
+
+class ImportAnswer(BaseModel):
+    """What came of an import.
+
+    Attributes:
+        import_id: Identity of the import; send it again to resume one that broke off.
+        routes: Routes imported.
+        utterances: Utterances imported.
+        version: ``epoch.seq`` at which all of it became visible.
+    """
+
+    import_id: str
+    routes: int
+    utterances: int
+    version: str
+
+
+class Liveness(BaseModel):
+    """The process works."""
+
+    status: str = "live"
+
+
+class Readiness(BaseModel):
+    """Whether the node takes queries.
+
+    Attributes:
+        status: ``ready`` or ``not_ready``.
+        state: State of the node's router.
+        reasons: Why it is not ready.
+    """
+
+    status: str
+    state: str
+    reasons: list[str]
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457 problem details; ``code`` is stable, ``detail`` is for people."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    errors: list[FieldError] | None = None

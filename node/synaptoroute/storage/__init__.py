@@ -1,0 +1,14 @@
+"""The node's durable state: one SQLite file with rows, log, outcomes and position.
+
+The files of this room: ``sqlite`` is its face; ``schema`` and ``schema.sql`` the tables;
+``connection`` who may write and what errors mean; ``records`` the values and their text
+form; ``writer`` puts entries in; ``loader`` reads and verifies a whole state; ``wal`` and
+``aside`` find damage and put it out of the way; ``install`` copies states between files;
+``generation`` replaces all vectors at once; ``lock`` keeps a second process out.
+"""
+
+from synaptoroute.storage.generation import Generation
+from synaptoroute.storage.records import LogRow, SlotRow, Stored
+from synaptoroute.storage.sqlite import SQLiteStorage
+
+__all__ = ["Generation", "LogRow", "SQLiteStorage", "SlotRow", "Stored"]

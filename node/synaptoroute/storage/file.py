@@ -1,0 +1,291 @@
+"""One database file: opened, verified, taken over for writing, closed.
+
+Rule 1: until a state is verified the file is only read, so that damage is found as it
+was left.  Rule 2: the lock is held from before the first look until after the last
+write.  Rule 3: what is mirrored in memory (position, settings, facts of the node, sizes
+of the op log) changes only after the transaction that changed the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from synaptoroute.core.mutation import Position
+from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.errors import StorageCorrupt, StorageUnavailable
+from synaptoroute.storage import schema
+from synaptoroute.storage.aside import is_present, move_aside, sibling
+from synaptoroute.storage.connection import (
+    Synchronous,
+    connect_reader,
+    connect_writer,
+    transaction,
+    translated,
+)
+from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
+from synaptoroute.storage.loader import (
+    Damaged,
+    check_encoder,
+    check_pages,
+    finding_damage,
+    load,
+    read_meta,
+    read_node,
+)
+from synaptoroute.storage.lock import FileLock
+from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, digest_of
+from synaptoroute.storage.wal import is_log_damaged
+from synaptoroute.storage.writer import LogWindow, write_meta, write_node
+
+OPLOG_ENTRIES_MAX: Final = 10_000
+OPLOG_BYTES_MAX: Final = 67_108_864
+_NODE_ID: Final = "node_id"
+_EPHEMERAL: Final = ":memory:"
+
+
+class DatabaseFile:
+    """One SQLite file: opened and verified once, then written entry by entry.
+
+    Invariants: ``position`` is that of the file; no transaction is open between two
+    calls; nobody else writes to the file while it is open.
+
+    Args:
+        path: The database; its folder is made.  ``:memory:`` keeps everything in a
+            temporary folder that goes with ``close``.
+        synchronous: ``full`` survives a power failure, ``normal`` may lose the newest
+            entries to one (never to a crash of the process).
+        oplog_entries_max: Entries kept for peers.
+        oplog_bytes_max: Bytes of their frames.
+        on_corrupt: ``raise`` after a damaged file was moved aside, or start empty.
+
+    Raises:
+        StorageUnavailable: The folder cannot be made.
+    """
+
+    sqlite_version: Final = sqlite3.sqlite_version
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: Synchronous = "full",
+        oplog_entries_max: int = OPLOG_ENTRIES_MAX,
+        oplog_bytes_max: int = OPLOG_BYTES_MAX,
+        on_corrupt: Literal["raise", "move_aside"] = "raise",
+    ) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._is_ephemeral = str(path) == _EPHEMERAL
+        self._synchronous = synchronous
+        self._on_corrupt = on_corrupt
+        self._log = LogWindow(oplog_entries_max, oplog_bytes_max)
+        self._writer: sqlite3.Connection | None = None
+        self._meta: Meta | None = None
+        self._node: dict[str, str] = {}
+        self._place(Path(path))
+
+    def _place(self, path: Path) -> None:
+        """Settle where the file is, and that its folder exists."""
+        self.path = path
+        self._lock = FileLock(sibling(path, ".lock"))
+        if not self._is_ephemeral:
+            with translated(f"make the folder of {path.name}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def node_id(self) -> str:
+        """Identity of the node, 32 hexadecimal digits; as old as the file."""
+        return self._node[_NODE_ID]
+
+    @property
+    def position(self) -> Position:
+        """Position that is durable.  Any thread."""
+        return self._opened().position
+
+    @property
+    def digest(self) -> str:
+        """Digest of the state that is durable.  Any thread."""
+        return self._opened().digest
+
+    # --- opening and closing ---
+
+    def open(self, *, fingerprint: str, dim: int) -> Stored:
+        """Make or migrate the file, verify all of it and take it over for writing.
+
+        Args:
+            fingerprint: The running encoder's; a new file remembers it.
+            dim: Dimension of its vectors.
+
+        Raises:
+            EncoderMismatch: The stored vectors are another encoder's.
+            SchemaTooNew: A later release wrote the file.
+            StorageCorrupt: The file was damaged and has been moved aside.
+            StorageUnavailable: It cannot be read or written, or is open elsewhere.
+        """
+        return self._open((fingerprint, dim))
+
+    def open_stored(self) -> Stored:
+        """Open a file with whatever encoder it was made with; for tools, not for nodes.
+
+        Raises:
+            StorageUnavailable: As ``open``, or there is no database.
+        """
+        return self._open(None)
+
+    def _open(self, encoder: tuple[str, int] | None) -> Stored:
+        assert self._writer is None, "the storage is open already: this is a bug"
+        if self._is_ephemeral:
+            with translated("make a temporary folder"):
+                self._folder = tempfile.TemporaryDirectory(prefix="synaptoroute-")
+            self._place(Path(self._folder.name) / "ephemeral.sqlite")
+        self._lock.take()
+        try:
+            try:
+                return self._read_or_create(encoder)
+            except Damaged as damage:
+                moved_aside = self._move_aside(damage)
+                return replace(self._read_or_create(encoder), moved_aside=moved_aside)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_or_create(self, encoder: tuple[str, int] | None) -> Stored:
+        if not is_present(self.path) or self._is_blank():
+            if encoder is None:
+                raise StorageUnavailable(f"there is no database {self.path}", reason="absent")
+            return self._create(*encoder)
+        if self._synchronous == "full" and is_log_damaged(self.path):
+            raise Damaged("the write-ahead log lost transactions that were durable")
+        self._migrate()
+        with finding_damage(), closing(connect_reader(self.path)) as reader:
+            meta = read_meta(reader)
+            node = read_node(reader)
+        if encoder is not None:
+            check_encoder(meta, *encoder)
+        stored = load(self.path)
+        self._take_over(meta, node)
+        return stored
+
+    def _is_blank(self) -> bool:
+        """Whether a crash came between the file's first page and its tables."""
+        with finding_damage(), closing(connect_reader(self.path)) as reader:
+            if schema.is_empty(reader):
+                return True
+            schema.stored_version(reader)
+            return False
+
+    def _migrate(self) -> None:
+        """Move an older file to this release's schema, once its pages are checked."""
+        with finding_damage(), closing(connect_reader(self.path)) as reader:
+            if schema.stored_version(reader) == schema.SCHEMA_VERSION:
+                return
+        check_pages(self.path)
+        with (
+            translated("migrate the database"),
+            closing(connect_writer(self.path, self._synchronous)) as writer,
+        ):
+            schema.migrate(writer)
+
+    def _create(self, fingerprint: str, dim: int) -> Stored:
+        snapshot = Snapshot()
+        meta = Meta(snapshot.position, digest_of(snapshot), fingerprint, dim, snapshot.settings)
+        node = {_NODE_ID: uuid.uuid4().hex}
+        with (
+            translated(f"make the database {self.path.name}"),
+            closing(connect_writer(self.path, self._synchronous)) as writer,
+        ):
+            with transaction(writer):
+                schema.create_tables(writer)
+                write_meta(writer, meta)
+                write_node(writer, _NODE_ID, node[_NODE_ID])
+            schema.migrate(writer)
+        self._take_over(meta, node)
+        no_vectors = np.empty((0, dim), dtype=VECTOR_DTYPE)
+        return Stored(snapshot, meta.digest, np.empty(0, dtype=np.int64), no_vectors, is_new=True)
+
+    def _take_over(self, meta: Meta, node: dict[str, str]) -> None:
+        """Open the connection that writes, and mirror what commits need to know."""
+        with translated(f"open {self.path.name} for writing"):
+            self._writer = connect_writer(self.path, self._synchronous)
+            self._reset_log(self._writer)
+        self._meta, self._node = meta, node
+
+    def _reset_log(self, connection: sqlite3.Connection) -> None:
+        self._log.reset(connection.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
+
+    def _move_aside(self, damage: Damaged) -> Path:
+        path = move_aside(self.path, damage.position)
+        if self._on_corrupt == "raise":
+            raise StorageCorrupt(
+                f"the database cannot be trusted: {damage.reason}; it was moved to {path}",
+                path=str(path),
+                reason=damage.reason,
+            ) from damage
+        return path
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing.  Runs on the writing thread."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        self._lock.free()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _opened(self) -> Meta:
+        if self._writer is None or self._meta is None:
+            raise StorageUnavailable("the storage is closed", reason="closed")
+        return self._meta
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """One transaction of the writer."""
+        self._opened()
+        assert self._writer is not None
+        with translated(doing), transaction(self._writer):
+            yield self._writer
+
+    @contextmanager
+    def _reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """One read transaction of a connection of its own."""
+        self._opened()
+        with translated(doing), closing(connect_reader(self.path)) as reader:
+            reader.execute("BEGIN")
+            yield reader
+
+    # --- small facts of this node ---
+
+    def meta_get(self, key: str) -> str | None:
+        """Read a fact that was set.  Any thread."""
+        return self._node.get(key)
+
+    def meta_set(self, key: str, value: str | None) -> None:
+        """Make a fact of this node durable; None removes it.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It is not durable.
+        """
+        assert key != _NODE_ID, "a node keeps its identity: this is a bug"
+        with self._writing("write a fact") as writer:
+            write_node(writer, key, value)
+        self._node = {**self._node, key: value} if value is not None else _without(self._node, key)
+
+    def _settle(self, writer: sqlite3.Connection, meta: Meta) -> None:
+        """Mirror a state that was replaced as a whole."""
+        self._meta = meta
+        self._node = _without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
+        with translated("read the op log"):
+            self._reset_log(writer)
+
+
+def _without(facts: dict[str, str], *keys: str) -> dict[str, str]:
+    return {key: value for key, value in facts.items() if key not in keys}

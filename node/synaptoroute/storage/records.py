@@ -1,0 +1,194 @@
+"""The values of this room, and the text form of values that have no columns.
+
+Small values are stored as JSON arrays in the order of their fields.  Rows that the
+state's digest does not cover carry a checksum of their own: a database page has none.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.digest import Digest, chunk_hash, import_hash, route_hash, settings_hash
+from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Revision, Settings
+from synaptoroute.core.snapshot import EpochRecord, Snapshot
+
+VECTOR_DTYPE: Final = np.dtype("<f4")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A whole state, read from the file and verified.
+
+    Attributes:
+        snapshot: The state without the vectors.
+        digest: Digest of that state, recomputed from its bytes, 32 hexadecimal digits.
+        slots: int64[n], the slots that have an owner, ascending.
+        vectors: float32[n, dim]; row i belongs to ``slots[i]``.
+        is_new: The file was made by this call.
+        moved_aside: Where a damaged file of this name was put, if there was one.
+    """
+
+    snapshot: Snapshot
+    digest: str
+    slots: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    is_new: bool = False
+    moved_aside: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One entry as the op log keeps it.
+
+    Attributes:
+        seq: Place in the log.
+        epoch: Life of the log.
+        op_id: 16 bytes that name the write.
+        prev_chain: Hash chain before the entry.
+        chain: Hash chain at the entry.
+        time_us: Sequencer's clock, microseconds since 1970.
+        frame: The proposal's bytes as sequenced.
+        outcome: What came of it here.
+        digest: Digest of the state afterwards.
+    """
+
+    seq: int
+    epoch: int
+    op_id: bytes
+    prev_chain: str
+    chain: str
+    time_us: int
+    frame: bytes
+    outcome: Outcome
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRow:
+    """One row of the tensor as the file holds it; see ``core.digest`` for the hash."""
+
+    slot: int
+    route_id: int
+    utterance: str
+    vector: bytes
+    row_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The row of ``meta``, checked against its checksum."""
+
+    position: Position
+    digest: str
+    fingerprint: str
+    dim: int
+    settings: Settings
+
+
+def checksum(*fields: object) -> int:
+    """CRC-32 of a row's columns: integers, texts, bytes and floats."""
+    return zlib.crc32(repr(fields).encode())
+
+
+def dump_outcome(outcome: Outcome) -> str:
+    """Write an outcome as a JSON array."""
+    fields = (
+        outcome.status,
+        *outcome.at,
+        outcome.revision,
+        outcome.code,
+        outcome.message,
+        outcome.count,
+    )
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+
+
+def load_outcome(text: str) -> Outcome:
+    """Read an outcome."""
+    status, epoch, seq, revision, code, message, count = json.loads(text)
+    return Outcome(
+        status,
+        Revision(epoch, seq),
+        None if revision is None else Revision(*revision),
+        code,
+        message,
+        count,
+    )
+
+
+def dump_settings(settings: Settings) -> str:
+    """Write the settings of the route set as a JSON array."""
+    fields = (
+        settings.aggregation,
+        settings.topk,
+        settings.threshold,
+        settings.capacity_slots,
+    )
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def load_settings(text: str) -> Settings:
+    """Read the settings of the route set."""
+    aggregation, topk, threshold, capacity_slots = json.loads(text)
+    return Settings(aggregation, topk, threshold, capacity_slots)
+
+
+def meta_row(
+    position: Position, digest: str, fingerprint: str, dim: int, settings: Settings
+) -> tuple[object, ...]:
+    """Columns of ``meta`` after ``only``, with their checksum."""
+    fields = (
+        position.epoch,
+        position.seq,
+        position.chain,
+        digest,
+        fingerprint,
+        dim,
+        dump_settings(settings),
+    )
+    return (*fields, checksum(*fields))
+
+
+def epoch_row(record: EpochRecord) -> tuple[object, ...]:
+    """Columns of ``epoch``."""
+    opened = record.opened
+    voters = json.dumps(opened.voters, separators=(",", ":"))
+    fields = (
+        record.epoch,
+        opened.epoch_id,
+        opened.base_seq,
+        voters,
+        opened.fingerprint,
+        opened.dim,
+    )
+    return (*fields, checksum(*fields))
+
+
+def load_epoch(
+    epoch: int, epoch_id: str, base_seq: int, voters: str, fingerprint: str, dim: int
+) -> EpochRecord:
+    """Read a row of ``epoch`` without its checksum."""
+    return EpochRecord(
+        epoch, OpenEpoch(epoch_id, base_seq, tuple(json.loads(voters)), fingerprint, dim)
+    )
+
+
+def digest_of(snapshot: Snapshot) -> str:
+    """Digest of a state, computed from nothing but the state."""
+    digest = Digest()
+    digest.add_rows(snapshot.row_hashes.items())
+    digest.add(settings_hash(snapshot.settings))
+    for route in snapshot.routes:
+        digest.add(route_hash(route))
+    for staged in snapshot.imports:
+        digest.add(import_hash(staged.begin))
+        for chunk in staged.chunks:
+            digest.add(chunk_hash(chunk))
+    return digest.hex()

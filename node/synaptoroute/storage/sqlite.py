@@ -1,0 +1,329 @@
+"""The node's database as the rest of the node sees it.
+
+Threads: the methods that write belong to one thread at a time (the caller's before
+``start``, the applier's afterwards); ``read_log``, ``rows``, ``snapshot_to`` and
+``meta_get`` may be called from any.  Rows, log, outcomes, position and digest of an
+entry become durable in one transaction, so a node that dies anywhere wakes up at some
+position with exactly the state of that position.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from synaptoroute.core.mutation import Commit, Position
+from synaptoroute.errors import ConfigError, StorageCorrupt, StorageUnavailable
+from synaptoroute.storage import generation as generations
+from synaptoroute.storage import install
+from synaptoroute.storage.aside import is_present
+from synaptoroute.storage.connection import connect_reader, translated
+from synaptoroute.storage.file import DatabaseFile
+from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
+from synaptoroute.storage.loader import (
+    Damaged,
+    check_encoder,
+    finding_damage,
+    load,
+    read_meta,
+)
+from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, digest_of, load_outcome
+from synaptoroute.storage.writer import (
+    drop_encoded,
+    write_changes,
+    write_entries,
+    write_imports,
+    write_meta,
+    write_node,
+)
+
+ROWS_AT_ONCE: Final = 512
+
+
+class SQLiteStorage(DatabaseFile):
+    """A route set on disk: rows, routes, log and outcomes at one position.
+
+    Invariants: ``position`` is that of the file; no transaction is open between two
+    calls; nobody else writes to the file while it is open.
+    """
+
+    # --- entries ---
+
+    def commit(self, commits: Sequence[Commit]) -> None:
+        """Make a group of entries durable, all or none.  Runs on the writing thread.
+
+        Args:
+            commits: In order, the first one directly after ``position``.
+
+        Raises:
+            StorageUnavailable: Nothing of it is durable; ``fields["reason"]`` is
+                ``disk_full``, ``read_only``, ``io``, ``busy``, ``corrupt`` or ``closed``.
+                The same group may be committed again later.
+        """
+        if not commits:
+            return
+        meta = self._opened()
+        _check_order(meta.position, commits)
+        changes = [commit.change for commit in commits]
+        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
+        floor = self._log.floor_after(sizes)
+        settings = next(
+            (each.settings for each in reversed(changes) if each.settings is not None),
+            meta.settings,
+        )
+        last = commits[-1]
+        after = replace(meta, position=last.entry.position, digest=last.digest, settings=settings)
+        with self._writing("commit entries") as writer:
+            write_changes(writer, changes)
+            if NEXT_FINGERPRINT in self._node:
+                drop_encoded(writer, changes)
+            for commit in commits:
+                write_imports(writer, commit)
+            write_entries(writer, commits, floor)
+            write_meta(writer, after)
+        self._log.extend(sizes, floor)
+        self._meta = after
+
+    def read_log(self, after_seq: int, *, entries_max: int, bytes_max: int) -> list[LogRow]:
+        """Read entries for a peer.  Any thread.
+
+        Args:
+            after_seq: The last place the peer holds.
+            entries_max: At most so many entries.
+            bytes_max: At most so many bytes of frames, but always one entry.
+
+        Returns:
+            Consecutive entries from ``after_seq + 1``; none where the op log does not
+            reach back that far or does not go on.
+        """
+        found: list[LogRow] = []
+        size_bytes = 0
+        with self._reading("read the op log") as reader:
+            cursor = reader.execute(
+                "SELECT seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest"
+                " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
+                (after_seq, entries_max),
+            )
+            for seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest in cursor:
+                size_bytes += len(frame)
+                if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
+                    break
+                came_of = load_outcome(outcome)
+                found.append(
+                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, came_of, digest)
+                )
+        return found
+
+    def rows(self, after_slot: int = -1, rows_max: int | None = None) -> Iterator[SlotRow]:
+        """Read the tensor's rows as the file holds them, in slot order.  Any thread.
+
+        All rows of one call are of one position.  While the iteration lasts the
+        write-ahead log cannot be reset, so a slow reader takes ``rows_max`` at a time.
+        """
+        with self._reading("read rows") as reader:
+            cursor = reader.execute(
+                "SELECT slot, route_id, utterance, vector, row_hash FROM slot"
+                " WHERE slot > ? ORDER BY slot LIMIT ?",
+                (after_slot, -1 if rows_max is None else rows_max),
+            )
+            while part := cursor.fetchmany(ROWS_AT_ONCE):
+                for row in part:
+                    yield SlotRow(*row)
+
+    # --- whole states ---
+
+    def snapshot_to(self, target: Path) -> Position:
+        """Write the state at one position to a file of its own.  Any thread.
+
+        The writer goes on meanwhile.  The file is complete and synced before it has its
+        name, and holds nothing that belongs to this node alone.
+
+        Raises:
+            StorageUnavailable: Disk full, or the target's folder cannot be written.
+        """
+        self._opened()
+        with translated("write a snapshot"):
+            return install.copy_out(self.path, target)
+
+    def install(
+        self, source: Path, *, orphans_after_seq: int | None = None, now_us: int = 0
+    ) -> Stored:
+        """Verify a snapshot file and take over its state.  Runs on the writing thread.
+
+        Args:
+            source: A file of ``snapshot_to``, of a peer; nobody may change it meanwhile.
+            orphans_after_seq: Keep own entries after this place as orphans.
+            now_us: Wall clock for them, microseconds since 1970.
+
+        Raises:
+            StorageCorrupt: The file is not what it claims to be; nothing changed.
+            EncoderMismatch: Its vectors are another encoder's.
+            StorageUnavailable: It could not be read or copied; nothing changed.
+        """
+        own = self._opened()
+        assert self._writer is not None
+        try:
+            stored, meta = self._verify(source)
+        except Damaged as damage:
+            raise StorageCorrupt(
+                f"the snapshot cannot be trusted: {damage.reason}", source=str(source)
+            ) from damage
+        check_encoder(meta, own.fingerprint, own.dim)
+        with (
+            translated("open a snapshot"),
+            install.attached(self._writer, source),
+            self._replacing(orphans_after_seq, now_us, meta) as writer,
+        ):
+            install.copy_in(writer)
+        return stored
+
+    def _verify(self, source: Path) -> tuple[Stored, Meta]:
+        if not is_present(source):
+            raise Damaged("there is no snapshot")
+        assert self._writer is not None
+        with finding_damage():
+            install.check_schema(self._writer, source)
+            with closing(connect_reader(source, immutable=True)) as reader:
+                meta = read_meta(reader)
+        return load(source, immutable=True), meta
+
+    def replace_all(
+        self, stored: Stored, *, orphans_after_seq: int | None = None, now_us: int = 0
+    ) -> None:
+        """Replace the state by a value, keeping what is this node's own.
+
+        The op log is empty afterwards.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: Nothing changed.
+        """
+        own = self._opened()
+        snapshot = stored.snapshot
+        meta = replace(
+            own,
+            position=snapshot.position,
+            digest=digest_of(snapshot),
+            settings=snapshot.settings,
+        )
+        with self._replacing(orphans_after_seq, now_us, meta) as writer:
+            install.write_state(writer, stored)
+
+    @contextmanager
+    def _replacing(
+        self, orphans_after_seq: int | None, now_us: int, meta: Meta
+    ) -> Iterator[sqlite3.Connection]:
+        """Replace the state in one transaction and mirror the new one."""
+        with self._writing("replace the state") as writer:
+            if orphans_after_seq is not None:
+                install.move_to_orphans(writer, orphans_after_seq, now_us)
+            yield writer
+            for key in (NEXT_FINGERPRINT, NEXT_DIM):
+                write_node(writer, key, None)
+            write_meta(writer, meta)
+        self._settle(writer, meta)
+
+    # --- another encoder's vectors; the running node must be stopped ---
+
+    def pending_generation(self) -> Generation | None:
+        """Say how far a change of the encoder has come.  Runs on the writing thread."""
+        self._opened()
+        assert self._writer is not None
+        fingerprint = self._node.get(NEXT_FINGERPRINT)
+        if fingerprint is None:
+            return None
+        with translated("count re-encoded rows"):
+            done_slots, total_slots = generations.count_slots(self._writer)
+        return Generation(fingerprint, int(self._node[NEXT_DIM]), done_slots, total_slots)
+
+    def begin_generation(self, fingerprint: str, dim: int) -> Generation:
+        """Begin to replace all vectors, or go on where a former run ended.
+
+        A pending generation of a third encoder is dropped.
+
+        Raises:
+            ConfigError: The stored vectors are this encoder's already.
+        """
+        meta = self._opened()
+        if (meta.fingerprint, meta.dim) == (fingerprint, dim):
+            raise ConfigError(f"the stored vectors are of encoder {fingerprint} already")
+        wanted = {NEXT_FINGERPRINT: fingerprint, NEXT_DIM: str(dim)}
+        if any(self._node.get(key) != value for key, value in wanted.items()):
+            with self._writing("begin a change of the encoder") as writer:
+                writer.execute("DELETE FROM slot_next")
+                for key, value in wanted.items():
+                    write_node(writer, key, value)
+            self._node = {**self._node, **wanted}
+        return self._pending()
+
+    def unencoded(self, rows_max: int) -> list[tuple[int, str]]:
+        """Read the lowest slots that still need their new vector, with their texts."""
+        self._pending()
+        assert self._writer is not None
+        with translated("read rows to re-encode"):
+            return generations.read_unencoded(self._writer, rows_max)
+
+    def put_encoded(self, rows: Sequence[tuple[int, bytes]]) -> None:
+        """Keep new vectors: pairs of slot and float32[dim] bytes, all or none.
+
+        Raises:
+            InvalidVector: A vector has another dimension than the new encoder's.
+            ConfigError: A slot has no owner.
+        """
+        pending = self._pending()
+        with self._writing("keep re-encoded rows") as writer:
+            generations.write_encoded(writer, rows, pending.dim)
+
+    def finish_generation(self) -> Stored:
+        """Swap all vectors at once and read the state back, verified.
+
+        Afterwards the op log is empty and open imports are dropped: both held vectors
+        of the former encoder.
+
+        Raises:
+            ConfigError: Rows are missing; nothing changed.
+            StorageUnavailable: Nothing changed; with reason ``corrupt`` the new vectors
+                were damaged and have to be made again.
+        """
+        pending = self._pending()
+        meta = self._opened()
+        try:
+            snapshot = load(self.path).snapshot
+            with self._writing("swap the vectors") as writer:
+                snapshot, digest = generations.swap(writer, snapshot, pending)
+        except Damaged as damage:
+            with self._writing("drop damaged vectors") as writer:
+                writer.execute("DELETE FROM slot_next")
+            raise StorageUnavailable(
+                f"the vectors have to be made again: {damage.reason}", reason="corrupt"
+            ) from damage
+        self._settle(
+            writer,
+            replace(
+                meta,
+                digest=digest,
+                fingerprint=pending.fingerprint,
+                dim=pending.dim,
+            ),
+        )
+        return load(self.path)
+
+    def _pending(self) -> Generation:
+        pending = self.pending_generation()
+        if pending is None:
+            raise ConfigError("no change of the encoder was begun")
+        return pending
+
+
+def _check_order(position: Position, commits: Sequence[Commit]) -> None:
+    """A hole in the log would be for ever: refuse it as a programmer's error."""
+    seq, chain = position.seq, position.chain
+    for commit in commits:
+        entry = commit.entry
+        assert (entry.seq, entry.prev_chain) == (seq + 1, chain), (
+            f"entry {entry.seq} does not follow {seq}: this is a bug"
+        )
+        seq, chain = entry.seq, entry.chain

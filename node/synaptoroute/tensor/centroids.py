@@ -1,0 +1,88 @@
+"""What is derived from a route's rows: its centroid, kept exact at any history.
+
+The sum of a route's rows is held on the grid of ``synaptoroute.exact``, where
+adding and subtracting rows is free of rounding: the sum, and so the centroid, is
+that of the rows the route has now, on every node, after any replay or snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.exact import to_grid, tree_sum
+from synaptoroute.tensor.blocks import ROWS_ALIGNED
+from synaptoroute.tensor.slabs import Slabs, Slots
+
+_SLAB_ROUTES: Final = 4_096
+_SUM_ROWS: Final = 256
+"""Rows summed at once; their float64 copy stays in the processor's cache."""
+
+
+class Centroids:
+    """Sums, unit centroids and mean lengths, by route id.
+
+    Invariants: a route id that is not in use has a zero centroid; ``mean_norms``
+    is the length of the mean of the route's rows, between 0 and about 1.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._sums: Slabs[np.float64] = Slabs(dim, _SLAB_ROUTES, np.float64)
+        self._units: Slabs[np.float32] = Slabs(dim, _SLAB_ROUTES, np.float32)
+        self.mean_norms = np.zeros(_SLAB_ROUTES)
+
+    @property
+    def rows_mapped(self) -> int:
+        """Route ids that have a place."""
+        return self._units.rows_mapped
+
+    def reserve(self, routes: int) -> None:
+        """Make room for route ids below ``routes``."""
+        self._sums.reserve(routes)
+        self._units.reserve(routes)
+        missing = self._units.rows_mapped - len(self.mean_norms)
+        if missing > 0:
+            self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
+
+    def move(self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float) -> None:
+        """Add (``sign`` 1) or take away (-1) the rows at ``slots``, each of its route."""
+        by_route = np.argsort(route_ids, kind="stable")
+        for start in range(0, len(slots), _SUM_ROWS):
+            chosen = by_route[start : start + _SUM_ROWS]
+            owners = route_ids[chosen]
+            firsts = np.flatnonzero(np.diff(owners, prepend=-1))
+            sums = np.add.reduceat(to_grid(rows.read(slots[chosen])), firsts, axis=0)
+            touched = owners[firsts]
+            self._sums.write(touched, self._sums.read(touched) + sign * sums)
+
+    def clear(self, route_ids: Slots) -> None:
+        """Forget routes that are gone."""
+        self._sums.write(route_ids, np.zeros((len(route_ids), self._sums.dim)))
+        self.settle(route_ids, np.ones(len(route_ids)))
+
+    def settle(self, route_ids: Slots, row_counts: NDArray[np.float64]) -> None:
+        """Make the centroids follow their sums again."""
+        for start in range(0, len(route_ids), _SUM_ROWS):
+            chosen = route_ids[start : start + _SUM_ROWS]
+            sums = self._sums.read(chosen)
+            norms = np.sqrt(tree_sum(sums * sums))
+            units = sums / np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
+            self._units.write(chosen, units.astype(np.float32))
+            self.mean_norms[chosen] = norms / row_counts[start : start + _SUM_ROWS]
+
+    def read(self, route_ids: Slots) -> NDArray[np.float32]:
+        """Copy centroids out, float32[n, dim]."""
+        return self._units.read(route_ids)
+
+    def spans(self, routes: int) -> list[tuple[int, NDArray[np.float32]]]:
+        """View the centroids of route ids below ``routes``, with the first id of each view.
+
+        The views hold a multiple of ``ROWS_ALIGNED`` rows; those beyond are zero.
+        """
+        aligned = -(-routes // ROWS_ALIGNED) * ROWS_ALIGNED
+        return [
+            (start, self._units.span(start, min(start + _SLAB_ROUTES, aligned)))
+            for start in range(0, aligned, _SLAB_ROUTES)
+        ]

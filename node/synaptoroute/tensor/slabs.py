@@ -1,0 +1,80 @@
+"""Rows of numbers that can grow without ever being moved.
+
+Slots are numbered on; a slab holds the rows of some consecutive slots.  A new
+slab is zeroed memory that the system maps page by page as rows are written, so
+growing costs nothing, copies nothing and stalls nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Slots = NDArray[np.int64]
+
+
+class Slabs(Generic[Scalar]):
+    """A growing [slots, dim] array, cut into slabs of ``slab_slots`` rows.
+
+    Invariants: a row never moves; a row that was never written is zero.
+    """
+
+    def __init__(self, dim: int, slab_slots: int, dtype: type[Scalar]) -> None:
+        assert slab_slots & (slab_slots - 1) == 0, "a slab holds a power of two of rows"
+        self.dim = dim
+        self.slab_slots = slab_slots
+        self._shift = slab_slots.bit_length() - 1
+        self._dtype = dtype
+        self._slabs: list[NDArray[Scalar]] = []
+
+    @property
+    def rows_mapped(self) -> int:
+        """Rows that have an address."""
+        return len(self._slabs) * self.slab_slots
+
+    def reserve(self, rows: int) -> None:
+        """Give an address to ``rows`` rows."""
+        while self.rows_mapped < rows:
+            self._slabs.append(np.zeros((self.slab_slots, self.dim), self._dtype))
+
+    def span(self, start: int, stop: int) -> NDArray[Scalar]:
+        """View rows ``start`` to ``stop - 1``, which lie in one slab."""
+        slab, offset = divmod(start, self.slab_slots)
+        view: NDArray[Scalar] = self._slabs[slab]
+        return view[offset : offset + stop - start]
+
+    def read(self, slots: Slots) -> NDArray[Scalar]:
+        """Copy rows out, [len(slots), dim]."""
+        rows = np.empty((len(slots), self.dim), self._dtype)
+        for slab, at, chosen in self._by_slab(slots):
+            rows[chosen] = self._slabs[slab][at]
+        return rows
+
+    def write(self, slots: Slots, rows: NDArray[Scalar]) -> None:
+        """Copy rows in; each slot at most once."""
+        if len(slots):
+            self.reserve(int(slots.max()) + 1)
+        for slab, at, chosen in self._by_slab(slots):
+            self._slabs[slab][at] = rows[chosen]
+
+    def _by_slab(self, slots: Slots) -> list[tuple[int, Slots | slice, Slots | slice]]:
+        """Say for each slab which of its rows are meant, and where they stand in ``slots``.
+
+        Consecutive slots of one slab, which is what a boot writes, become slices:
+        those are copied at the speed of memory.
+        """
+        if len(slots) == 0:
+            return []
+        low, high = int(slots.min()), int(slots.max())
+        slab = low >> self._shift
+        if slab == high >> self._shift:
+            offset = slab << self._shift
+            if high - low == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
+                return [(slab, slice(low - offset, high - offset + 1), slice(None))]
+            return [(slab, slots - offset, slice(None))]
+        slab_of = slots >> self._shift
+        parts = [(int(slab), np.flatnonzero(slab_of == slab)) for slab in np.unique(slab_of)]
+        return [(slab, slots[chosen] - (slab << self._shift), chosen) for slab, chosen in parts]

@@ -1,0 +1,324 @@
+"""The serving view of the route set: everything a query needs and nothing else.
+
+Rule 1: one thread owns it; it applies changes between batches and scores with
+the same thread, so a batch sees exactly one revision and no lock is needed.
+Rule 2: a row that a query can see is never half written: rows of a large change
+are filled while nobody owns them, and ``apply`` makes the whole change visible.
+Rule 3: what a change costs depends on what it touches, never on what is there.
+Rule 4: equal histories give equal bytes; derived numbers are exact, so equal
+contents reached by different histories give equal bytes too (``checksum``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.mutation import Change, Revision, RouteRecord, Settings, SlotWrite
+from synaptoroute.tensor.blocks import BLOCK_SLOTS, FREE, ROWS_ALIGNED, Block, plan_folds
+from synaptoroute.tensor.centroids import Centroids
+from synaptoroute.tensor.slabs import Slabs, Slots
+
+SLAB_SLOTS: Final = 65_536
+_NO_SLOTS: Final[Slots] = np.zeros(0, np.int64)
+
+
+class Tensor:
+    """Rows, their owners, and the routes as queries see them.
+
+    Invariants: a slot has one owner or none; the owners are those that the
+    records name; every route's centroid is that of its rows.  Runs on the
+    scorer thread.
+    """
+
+    def __init__(self, dim: int, settings: Settings | None = None) -> None:
+        self.dim = dim
+        self._rows: Slabs[np.float32] = Slabs(dim, SLAB_SLOTS, np.float32)
+        self._reset(settings or Settings(), Revision(1, 0))
+
+    def _reset(self, settings: Settings, revision: Revision) -> None:
+        """Forget every route; the rows stay as they are, without owners."""
+        self.settings = settings
+        self.revision = revision
+        self.slots_used = 0
+        self._owners = np.full(self._rows.rows_mapped, FREE, np.int32)
+        self._ahead = np.zeros(self._rows.rows_mapped, np.bool_)
+        self._ahead_of: Revision | None = None
+        self._centroids = Centroids(self.dim)
+        self._thresholds = np.zeros(0)
+        self._is_live = np.zeros(0, np.bool_)
+        self._route_count = 0
+        self._routes: dict[str, RouteRecord] = {}
+        self._records: dict[int, RouteRecord] = {}
+        self._slots_of: dict[int, Slots] = {}
+        self._blocks: list[Block | None] = []
+        self._stale_blocks: set[int] = set()
+
+    # --- what a query reads (``scoring.ScoringRows``) ---
+
+    @property
+    def routes(self) -> Mapping[str, RouteRecord]:
+        """Routes by name, read-only."""
+        return MappingProxyType(self._routes)
+
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """Effective threshold by route id, float64[routes]."""
+        return self._thresholds[: self._route_count]
+
+    @property
+    def is_live(self) -> NDArray[np.bool_]:
+        """Whether a route id is in use, bool[routes]."""
+        return self._is_live[: self._route_count]
+
+    @property
+    def mean_norms(self) -> NDArray[np.float64]:
+        """Length of the mean of each route's rows, float64[routes]."""
+        return self._centroids.mean_norms[: self._route_count]
+
+    @property
+    def high_water_slots(self) -> int:
+        """One past the highest owned slot."""
+        blocks = self.blocks()
+        return blocks[-1].slot_stop if blocks else 0
+
+    def blocks(self) -> Sequence[Block]:
+        """Blocks that hold at least one owned row, in slot order."""
+        for number in self._stale_blocks:
+            self._blocks[number] = self._block(number)
+        self._stale_blocks.clear()
+        return [block for block in self._blocks if block is not None]
+
+    def centroid_spans(self) -> Sequence[tuple[int, NDArray[np.float32]]]:
+        """Unit centroids by route id, float32[n, dim] from each first id on."""
+        return self._centroids.spans(self._route_count)
+
+    def centroids_of(self, route_ids: Slots) -> NDArray[np.float32]:
+        """Copy the unit centroids of routes, float32[n, dim]."""
+        return self._centroids.read(route_ids)
+
+    def slots_of(self, route_id: int) -> Slots:
+        """Slots of a live route, int64[n], ascending."""
+        return self._slots_of[route_id]
+
+    def vectors_of(self, slots: Slots) -> NDArray[np.float32]:
+        """Copy rows out, float32[n, dim]."""
+        return self._rows.read(slots)
+
+    def record_of(self, route_id: int) -> RouteRecord:
+        """The route that has this id."""
+        return self._records[route_id]
+
+    def utterance_of(self, slot: int) -> str:
+        """The text of an owned slot."""
+        record = self._records[int(self._owners[slot])]
+        return record.utterances[bisect_left(record.slots, slot)]
+
+    # --- how it changes ---
+
+    def fill(self, slots: Slots, vectors: NDArray[np.float32], at: Revision) -> None:
+        """Write rows of the change that comes at ``at``, ahead of it.
+
+        Call it for slices of a large change, between batches.  Rows that have a
+        visible owner are left for ``apply``; so is everything, should rows of
+        another place be filled in between.
+
+        Args:
+            slots: int64[n], each at most once.
+            vectors: float32[n, dim], unit length.
+            at: Place in the log of the change.
+        """
+        self._reserve_slots(slots)
+        if self._ahead_of != at:
+            self._ahead[:] = False
+            self._ahead_of = at
+        hidden = self._owners[slots] == FREE
+        if not hidden.all():
+            slots, vectors = slots[hidden], vectors[hidden]
+        self._rows.write(slots, vectors)
+        self._ahead[slots] = True
+
+    def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
+        """Make a change visible, all of it.
+
+        Args:
+            change: As the table enacted it.
+            at: Its place in the log; the revision of the answers from now on.
+            filled: ``fill`` was called with every write of this change.
+        """
+        slots = np.fromiter((write.slot for write in change.writes), np.int64)
+        self._reserve_slots(slots)
+        assert slots.max(initial=-1) < self.settings.capacity_slots, "beyond capacity: a bug"
+        self._hide(change, slots)
+        self._write_rows(change.writes, slots, filled and self._ahead_of == at)
+        self._show(change, slots)
+        self._put_records(change)
+        self.revision = at
+
+    def adopt(self, routes: Iterable[RouteRecord], settings: Settings, revision: Revision) -> None:
+        """Show exactly these routes; their rows were filled before."""
+        records = tuple(routes)
+        self._reset(settings, revision)
+        slots = np.fromiter(chain.from_iterable(record.slots for record in records), np.int64)
+        ids = np.fromiter((record.route_id for record in records), np.int64)
+        counts = np.fromiter((len(record.slots) for record in records), np.int64)
+        self._reserve_slots(slots)
+        self._reserve_routes(int(ids.max(initial=-1)) + 1)
+        owners = np.repeat(ids, counts)
+        self._owners[slots] = owners
+        self.slots_used = len(slots)
+        self._mark_stale(slots)
+        self._centroids.move(owners, self._rows, slots, 1.0)
+        self._centroids.settle(ids, counts.astype(np.float64))
+        for record in records:
+            self._put_record(record)
+
+    def load(
+        self,
+        slots: Slots,
+        vectors: NDArray[np.float32],
+        routes: Iterable[RouteRecord],
+        settings: Settings,
+        revision: Revision,
+    ) -> None:
+        """Take over a whole state: float32[n, dim] at ``slots``, and who owns them."""
+        self._reset(settings, revision)
+        self.fill(slots, vectors, revision)
+        self.adopt(routes, settings, revision)
+
+    def checksum(self) -> str:
+        """SHA-256 over owned rows, their owners and the centroids, hexadecimal."""
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            owners = self._owners[block.base_slot : block.slot_stop]
+            owned = np.flatnonzero(owners != FREE)
+            digest.update((owned + block.base_slot).astype("<i8").tobytes())
+            digest.update(owners[owned].astype("<i4").tobytes())
+            digest.update(block.rows[owned].astype("<f4").tobytes())
+        ids = np.flatnonzero(self._is_live)
+        digest.update(ids.astype("<i8").tobytes())
+        digest.update(self._centroids.read(ids).astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    # --- steps of a change ---
+
+    def _reserve_slots(self, slots: Slots) -> None:
+        """Give rows and owners to slots up to the highest of these."""
+        if len(slots) == 0:
+            return
+        top = int(slots.max())
+        if top < len(self._owners):
+            return
+        self._rows.reserve(top + 1)
+        missing = self._rows.rows_mapped - len(self._owners)
+        self._owners = np.concatenate([self._owners, np.full(missing, FREE, np.int32)])
+        self._ahead = np.concatenate([self._ahead, np.zeros(missing, np.bool_)])
+
+    def _reserve_routes(self, routes: int) -> None:
+        """Make room for route ids below ``routes``."""
+        self._route_count = max(self._route_count, routes)
+        self._centroids.reserve(routes)
+        missing = self._centroids.rows_mapped - len(self._is_live)
+        if missing > 0:
+            self._thresholds = np.concatenate([self._thresholds, np.zeros(missing)])
+            self._is_live = np.concatenate([self._is_live, np.zeros(missing, np.bool_)])
+
+    def _hide(self, change: Change, slots: Slots) -> None:
+        """Take away the owners of what goes or is overwritten, and the routes that go."""
+        freed = np.asarray(change.freed, np.int64)
+        leaving = np.concatenate([freed, slots[self._owners[slots] != FREE]])
+        owners = self._owners[leaving].astype(np.int64)
+        assert np.all(owners != FREE), "a free slot was freed: this is a bug"
+        gone = np.fromiter((record.route_id for record in change.deleted), np.int64)
+        staying = ~np.isin(owners, gone)
+        self._centroids.move(owners[staying], self._rows, leaving[staying], -1.0)
+        self._centroids.clear(gone)
+        self._is_live[gone] = False
+        for record in change.deleted:
+            del self._routes[record.name], self._records[record.route_id]
+            del self._slots_of[record.route_id]
+        self._owners[leaving] = FREE
+        self.slots_used -= len(leaving)
+        self._mark_stale(leaving)
+
+    def _write_rows(self, writes: Sequence[SlotWrite], slots: Slots, filled: bool) -> None:
+        """Copy the rows that were not filled ahead."""
+        chosen = np.flatnonzero(~self._ahead[slots]) if filled else np.arange(len(slots))
+        if len(chosen):
+            vectors = b"".join(writes[index].vector for index in chosen.tolist())
+            rows = np.frombuffer(vectors, "<f4").reshape(len(chosen), self.dim)
+            self._rows.write(slots[chosen], rows.astype(np.float32, copy=False))
+        self._ahead[slots] = False
+
+    def _show(self, change: Change, slots: Slots) -> None:
+        """Give the written rows their owners."""
+        owners = np.fromiter((write.route_id for write in change.writes), np.int64)
+        self._reserve_routes(max((record.route_id for record in change.put), default=-1) + 1)
+        self._owners[slots] = owners
+        self.slots_used += len(slots)
+        self._mark_stale(slots)
+        self._centroids.move(owners, self._rows, slots, 1.0)
+
+    def _put_records(self, change: Change) -> None:
+        """Replace records, and the centroids of those whose rows changed."""
+        moved = [record for record in change.put if not self._has_rows_of(record, change.writes)]
+        ids = np.fromiter((record.route_id for record in moved), np.int64)
+        counts = np.fromiter((len(record.slots) for record in moved), np.float64)
+        if len(ids):
+            self._centroids.settle(ids, counts)
+        if change.settings is not None:
+            self._put_settings(change.settings)
+        for record in change.put:
+            self._put_record(record)
+
+    def _has_rows_of(self, record: RouteRecord, writes: Sequence[SlotWrite]) -> bool:
+        """Whether the route's rows are those it had, so that only its fields changed."""
+        known = self._records.get(record.route_id)
+        return not writes and known is not None and known.slots == record.slots
+
+    def _put_record(self, record: RouteRecord) -> None:
+        known = self._records.get(record.route_id)
+        self._records[record.route_id] = self._routes[record.name] = record
+        if known is None or known.slots != record.slots:
+            self._slots_of[record.route_id] = np.asarray(record.slots, np.int64)
+        self._is_live[record.route_id] = True
+        self._thresholds[record.route_id] = self._threshold_of(record)
+
+    def _put_settings(self, settings: Settings) -> None:
+        self.settings = settings
+        for record in self._records.values():
+            self._thresholds[record.route_id] = self._threshold_of(record)
+
+    def _threshold_of(self, record: RouteRecord) -> float:
+        return self.settings.threshold if record.threshold is None else record.threshold
+
+    # --- blocks ---
+
+    def _mark_stale(self, slots: Slots) -> None:
+        """Note which blocks must be planned again before the next query."""
+        if len(slots) == 0:
+            return
+        numbers = np.unique(slots // BLOCK_SLOTS).tolist()
+        while len(self._blocks) <= numbers[-1]:
+            self._blocks.append(None)
+        self._stale_blocks.update(numbers)
+
+    def _block(self, number: int) -> Block | None:
+        """Plan one block from its owners; None when all of it is free."""
+        base = number * BLOCK_SLOTS
+        owners = self._owners[base : base + BLOCK_SLOTS]
+        owned = np.flatnonzero(owners != FREE)
+        if len(owned) == 0:
+            return None
+        stop = int(owned[-1]) + 1
+        aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
+        folds, route_ids = plan_folds(owners[:stop], self._route_count - 1)
+        rows = self._rows.span(base, base + aligned)
+        return Block(base, rows, folds, route_ids, base + stop)

@@ -1,0 +1,149 @@
+"""Replicas under test: logs made of proposals, a naive copy of the rows, whole states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from strategies import CAPACITY_SLOTS, DIM
+from synaptoroute.core.change import Change, Commit
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.digest import (
+    BUCKET_COUNT,
+    chunk_hash,
+    import_hash,
+    route_hash,
+    row_hash,
+    settings_hash,
+)
+from synaptoroute.core.mutation import Entry, Mutation, OpenEpoch, Position, Proposal, Settings
+from synaptoroute.core.replica import Replica, number
+from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.core.table import RouteTable
+
+SMALL = Settings(capacity_slots=CAPACITY_SLOTS)
+EMPTY = Snapshot(settings=SMALL)
+
+
+def op_id_of(index: int) -> bytes:
+    """Sixteen bytes that no strategy of ``strategies`` makes."""
+    return b"\xff" * 8 + index.to_bytes(8, "big")
+
+
+def opening(base_seq: int = 0) -> Proposal:
+    """The proposal that opens an epoch after ``base_seq``."""
+    opened = OpenEpoch(epoch_id=f"e{base_seq}", base_seq=base_seq, voters=("n1",), dim=DIM)
+    return Proposal(op_id_of(base_seq), opened)
+
+
+def proposal(mutation: Mutation, index: int, **conditions: Any) -> Proposal:
+    """A proposal with an identity of its own."""
+    return Proposal(op_id_of(1_000_000 + index), mutation, **conditions)
+
+
+def log_of(proposals: Iterable[Proposal], after: Position | None = None) -> list[Entry]:
+    """Number proposals after a position, or from the start, where an epoch is opened first."""
+    entries: list[Entry] = []
+    position = after or Position()
+    for each in proposals if after else (opening(), *proposals):
+        entries.append(number(position, encode_proposal(each), each, time_us=0))
+        position = entries[-1].position
+    return entries
+
+
+def replay(replica: Replica, entries: Sequence[Entry]) -> list[Commit]:
+    """Feed entries in order, each made durable at once."""
+    commits: list[Commit] = []
+    for entry in entries:
+        commits.extend(replica.receive(entry).commits)
+        replica.advance()
+    return commits
+
+
+def fresh(snapshot: Snapshot = EMPTY) -> Replica:
+    """A replica of the small capacity, or one of a snapshot."""
+    return Replica(snapshot, dim=DIM)
+
+
+def free_numbers(numbers: FreeNumbers) -> tuple[int, frozenset[int], list[int]]:
+    """All that decides which numbers are handed out next."""
+    return numbers.high_water, frozenset(numbers._free), numbers.peek(50)
+
+
+def table_state(table: RouteTable) -> dict[str, Any]:
+    """All of a table that any later answer depends on."""
+    return {
+        "settings": table.settings,
+        "routes": dict(table.routes),
+        "imports": dict(table.imports),
+        "row_hashes": dict(table.row_hashes),
+        "digest": table.digest.hex(),
+        "buckets": list(table.digest.buckets),
+        "slots": free_numbers(table._slots),
+        "route_ids": free_numbers(table._route_ids),
+    }
+
+
+def full_state(replica: Replica) -> dict[str, Any]:
+    """All of a replica that any later answer depends on."""
+    return {
+        **table_state(replica.table),
+        "position": replica.position,
+        "epochs": list(replica.epochs),
+        "remembered": dict(replica._remembered),
+        "in_order": list(replica._in_order),
+        "chains": dict(replica._chains),
+    }
+
+
+def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes]]) -> str:
+    """The digest as its definition says it, over rows kept by somebody else."""
+    hashes = [row_hash(slot, *row) for slot, row in rows.items()]
+    hashes.append(settings_hash(table.settings))
+    hashes.extend(route_hash(route) for route in table.routes.values())
+    for staged in table.imports.values():
+        hashes.append(import_hash(staged.begin))
+        hashes.extend(chunk_hash(chunk) for chunk in staged.chunks)
+    return f"{sum(int.from_bytes(each, 'little') for each in hashes) % 2**128:032x}"
+
+
+@dataclass
+class Shadow:
+    """What SQLite and the tensor would hold: rows, from changes alone."""
+
+    rows: dict[int, tuple[int, str, bytes]] = field(default_factory=dict)
+
+    def carry_out(self, change: Change) -> None:
+        """Do what a change says."""
+        written = [write.slot for write in change.writes]
+        assert sorted(set(written)) == written
+        assert sorted(set(change.freed)) == list(change.freed)
+        assert set(written).isdisjoint(change.freed)
+        for slot in change.freed:
+            del self.rows[slot]
+        for write in change.writes:
+            self.rows[write.slot] = (write.route_id, write.utterance, write.vector)
+            assert write.row_hash == row_hash(
+                write.slot, write.route_id, write.utterance, write.vector
+            )
+
+    def check(self, table: RouteTable) -> None:
+        """Hold the rows against the table: one owner each, texts, digest, buckets."""
+        owned = {
+            slot: (route.route_id, text)
+            for route in table.routes.values()
+            for slot, text in zip(route.slots, route.utterances, strict=True)
+        }
+        assert sum(len(route.slots) for route in table.routes.values()) == len(owned)
+        assert {slot: row[:2] for slot, row in self.rows.items()} == owned
+        assert set(table.row_hashes) == set(owned)
+        assert digest_from_scratch(table, self.rows) == table.digest.hex()
+        route_ids = [route.route_id for route in table.routes.values()]
+        assert len(set(route_ids)) == len(route_ids)
+        assert all(slot < table.settings.capacity_slots for slot in owned)
+        buckets = [0] * BUCKET_COUNT
+        for slot, hashed in table.row_hashes.items():
+            buckets[slot % BUCKET_COUNT] += int.from_bytes(hashed, "little")
+        assert [total % 2**128 for total in buckets] == table.digest.buckets

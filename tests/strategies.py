@@ -1,0 +1,128 @@
+"""Values of the core for hypothesis: small pools, so that they collide often."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import strategies as st
+from synaptoroute.core.mutation import (
+    AGGREGATIONS,
+    KEEP,
+    AddUtterances,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+
+DIM = 2
+CAPACITY_SLOTS = 12
+"""Small, so that logs run into it."""
+
+NAMES = st.sampled_from(["billing", "refund", "cancel order", "a.b:c-d_e", "z"])
+TEXTS = st.sampled_from(
+    ["where is my bill", "Rechnung für März", "请退款", "🙂", "line\nbreak", 'a "quote"', "\\u0000"]
+)
+ANY_TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20
+)
+VECTORS = st.sampled_from([struct.pack("<2f", *row) for row in ((1, 0), (0, 1), (0.6, 0.8))])
+THRESHOLDS = st.none() | st.sampled_from([-1.0, -0.0, 0.0, 0.25, 1.0, 1])
+METADATA = st.sampled_from(["{}", '{"a":1}', '{"b":[{"ü":null}]}'])
+PAYLOADS = st.sampled_from(["null", "[]", '"text"', "1.5"])
+IMPORT_IDS = st.sampled_from(["spring", "summer"])
+OP_IDS = st.integers(0, 60).map(lambda n: n.to_bytes(16, "big"))
+REQUEST_HASHES = st.sampled_from([b"", b"a" * 16, b"b" * 16])
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
+    """Distinct utterances with one vector each."""
+    texts = draw(st.lists(TEXTS, min_size=1, max_size=5, unique=True))
+    vectors = draw(st.lists(VECTORS, min_size=len(texts), max_size=len(texts)))
+    return tuple(texts), tuple(vectors)
+
+
+@st.composite
+def put_routes(draw: st.DrawFn) -> PutRoute:
+    """A whole route."""
+    texts, vectors = draw(rows())
+    return PutRoute(
+        draw(NAMES), texts, vectors, draw(THRESHOLDS), draw(METADATA), draw(PAYLOADS)
+    )
+
+
+@st.composite
+def additions(draw: st.DrawFn) -> AddUtterances:
+    """Utterances for a route that may not exist."""
+    texts, vectors = draw(rows())
+    return AddUtterances(draw(NAMES), texts, vectors)
+
+
+SETTINGS = st.builds(
+    Settings,
+    aggregation=st.sampled_from(AGGREGATIONS),
+    topk=st.integers(1, 100),
+    threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5]),
+    capacity_slots=st.integers(1, 2 * CAPACITY_SLOTS),
+)
+IMPORTS = st.one_of(
+    st.builds(ImportBegin, IMPORT_IDS, st.booleans()),
+    st.builds(
+        ImportChunk,
+        IMPORT_IDS,
+        st.integers(0, 3),
+        st.lists(put_routes(), max_size=3).map(tuple),
+    ),
+    st.builds(ImportCommit, IMPORT_IDS, st.integers(0, 3)),
+    st.builds(ImportAbort, IMPORT_IDS),
+)
+ROUTE_MUTATIONS = st.one_of(
+    put_routes(),
+    st.builds(DeleteRoute, NAMES),
+    additions(),
+    st.builds(RemoveUtterances, NAMES, st.lists(TEXTS, max_size=3).map(tuple)),
+    st.builds(
+        PatchRoute,
+        NAMES,
+        st.just(KEEP) | THRESHOLDS,
+        st.just(KEEP) | METADATA,
+        st.just(KEEP) | PAYLOADS,
+    ),
+)
+MUTATIONS = st.one_of(ROUTE_MUTATIONS, ROUTE_MUTATIONS, IMPORTS, st.builds(PutSettings, SETTINGS))
+EPOCH_OPENINGS = st.builds(
+    OpenEpoch,
+    epoch_id=ANY_TEXT,
+    base_seq=st.integers(0, 2**53 - 1),
+    voters=st.lists(ANY_TEXT, max_size=3).map(tuple),
+    fingerprint=ANY_TEXT,
+    dim=st.integers(0, 65_536),
+)
+
+
+def proposals(mutations: st.SearchStrategy[Mutation] = MUTATIONS) -> st.SearchStrategy[Proposal]:
+    """Proposals, some repeated, some with conditions, some of them impossible."""
+    return st.builds(
+        Proposal,
+        op_id=OP_IDS,
+        mutation=mutations,
+        request_hash=REQUEST_HASHES,
+        if_match=st.none() | st.none() | st.builds(Revision, st.just(1), st.integers(1, 20)),
+        if_none_match=st.sampled_from([False, False, False, True]),
+    )
+
+
+def logs(entries_max: int = 25) -> st.SearchStrategy[list[Proposal]]:
+    """What clients proposed, in log order."""
+    return st.lists(proposals(), max_size=entries_max)

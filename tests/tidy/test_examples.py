@@ -1,0 +1,77 @@
+"""The examples that users start from are valid and worth starting from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from house import ROOT
+from synaptoroute.core.mutation import AGGREGATIONS
+from synaptoroute.models import QUERY_BYTES_MAX, Route, check_text
+
+pytestmark = pytest.mark.tidy
+
+ROUTES_MIN = 12
+UTTERANCES_PER_ROUTE_MIN = 8
+QUERIES_MIN = 30
+
+
+def routes() -> list[Route]:
+    """The routes of the example file, checked as the API checks them."""
+    document = yaml.safe_load((ROOT / "examples/routes.yaml").read_text(encoding="utf-8"))
+    return [Route.model_validate(route) for route in document["routes"]]
+
+
+def queries() -> list[tuple[str, str]]:
+    """The example queries with the route each belongs to."""
+    lines = (ROOT / "examples/queries.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
+    return [(query, expected) for query, expected in pairs]
+
+
+def test_route_file_has_a_version_and_known_keys() -> None:
+    """The file says which format it is in."""
+    document = yaml.safe_load((ROOT / "examples/routes.yaml").read_text(encoding="utf-8"))
+
+    assert document["version"] == 1
+    assert document.keys() <= {"version", "settings", "routes"}
+    assert document.get("settings", {}).get("aggregation", "blend") in AGGREGATIONS
+
+
+def test_example_routes_are_a_route_set() -> None:
+    """Enough routes, each with enough utterances, under distinct names."""
+    names = [route.name for route in routes()]
+
+    assert len(names) >= ROUTES_MIN
+    assert len(names) == len(set(names))
+    assert [] == [r.name for r in routes() if len(r.utterances) < UTTERANCES_PER_ROUTE_MIN]
+    assert any(route.threshold is not None for route in routes())
+    assert all(route.metadata and route.payload for route in routes())
+
+
+def test_no_utterance_belongs_to_two_routes() -> None:
+    """A text in two routes would be a tie that nobody meant."""
+    counts = Counter(text.casefold() for route in routes() for text in route.utterances)
+
+    assert [] == [text for text, count in counts.items() if count > 1]
+
+
+def test_example_queries_belong_to_example_routes() -> None:
+    """Every query names a route of the file, or none, and every route has a query."""
+    names = {route.name for route in routes()}
+    expected = Counter(route for _, route in queries())
+
+    assert names | {"-"} == expected.keys()
+    assert sum(expected.values()) >= QUERIES_MIN
+    assert expected["-"] >= 5
+
+
+def test_example_queries_are_held_out() -> None:
+    """No query is an utterance, so a right answer is not a look-up."""
+    known = {text.casefold() for route in routes() for text in route.utterances}
+    texts = [check_text(query, QUERY_BYTES_MAX) for query, _ in queries()]
+
+    assert len(texts) == len(set(texts))
+    assert [] == [text for text in texts if text.casefold() in known]

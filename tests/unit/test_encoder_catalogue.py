@@ -1,0 +1,158 @@
+"""Goal: fastembed's names work from its cache, and offline errors are clear.
+
+Method: fastembed's own code, with the network forbidden, over a cache that holds
+the bundled model's files where fastembed keeps a download.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.encoder import Encoder, fetch_model, list_models
+from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.catalogue import find_recipe
+from synaptoroute.errors import EncoderError, ModelNotFound
+
+pytestmark = pytest.mark.unit
+
+LISTED = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def fill_cache(cache_dir: Path, repository: str, graph: str = "model.onnx") -> Path:
+    """Lay the bundled model out as a finished download of another one."""
+    home = cache_dir / f"models--{repository.replace('/', '--')}"
+    snapshot = home / "snapshots" / ("0" * 40)
+    (snapshot / graph).parent.mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0" * 40)
+    (snapshot / graph).symlink_to(bundled_recipe().model_file)
+    (snapshot / "tokenizer.json").symlink_to(bundled_recipe().tokenizer_file)
+    (snapshot / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    (snapshot / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 128}))
+    return snapshot
+
+
+def test_cached_model_opens_by_name_in_any_case(tmp_path: Path) -> None:
+    """fastembed finds the files, the session is ours."""
+    fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
+    listed = Encoder(LISTED.upper(), cache_dir=tmp_path)
+
+    assert (LISTED, 384, 128) == (listed.name, listed.dim, listed.max_tokens)
+    assert np.array_equal(
+        Encoder(probe=False).encode(["a refund please"]), listed.encode(["a refund please"])
+    )
+
+
+def test_fetch_gives_the_folder_of_a_cached_model(tmp_path: Path) -> None:
+    """A second fetch needs no network."""
+    snapshot = fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
+
+    assert snapshot == fetch_model(LISTED, tmp_path)
+
+
+def test_fetch_of_the_bundled_model_is_where_pip_put_it() -> None:
+    """There is nothing to download."""
+    assert (fetch_model(DEFAULT_MODEL) / "model.onnx").is_file()
+
+
+def test_model_that_cannot_be_downloaded_says_what_works_offline(tmp_path: Path) -> None:
+    """The way out is in the message."""
+    with pytest.raises(EncoderError, match=DEFAULT_MODEL) as caught:
+        Encoder(LISTED, cache_dir=tmp_path)
+
+    assert not isinstance(caught.value, ModelNotFound)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5"),
+        ("BAAI/bge-smal-en-v1.5", "BAAI/bge-small-en-v1.5"),
+    ],
+)
+def test_unknown_name_is_answered_with_near_ones(name: str, near: str) -> None:
+    """A typing error is not a download."""
+    with pytest.raises(ModelNotFound, match=near):
+        Encoder(name)
+
+
+def test_unlike_name_has_no_near_ones() -> None:
+    """No guess is better than a bad one."""
+    with pytest.raises(ModelNotFound) as caught:
+        fetch_model("zzzzzzzz")
+
+    assert "did you mean" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "graph", "pooling", "prefix"),
+    [
+        (
+            "BAAI/bge-small-en-v1.5",
+            "Qdrant/bge-small-en-v1.5-onnx-Q",
+            "model_optimized.onnx",
+            "cls",
+            "",
+        ),
+        (
+            "snowflake/snowflake-arctic-embed-xs",
+            "Snowflake/snowflake-arctic-embed-xs",
+            "onnx/model.onnx",
+            "cls",
+            "",
+        ),
+        (
+            "intfloat/multilingual-e5-large",
+            "Qdrant/multilingual-e5-large-onnx",
+            "model.onnx",
+            "mean",
+            "query: ",
+        ),
+        (
+            "nomic-ai/nomic-embed-text-v1.5",
+            "nomic-ai/nomic-embed-text-v1.5",
+            "onnx/model.onnx",
+            "mean",
+            "classification: ",
+        ),
+        (LISTED, "Qdrant/all-MiniLM-L6-v2-onnx", "model.onnx", "mean", ""),
+    ],
+)
+def test_each_family_is_pooled_and_prefixed_its_own_way(
+    tmp_path: Path, name: str, repository: str, graph: str, pooling: str, prefix: str
+) -> None:
+    """What fastembed's classes do after the graph is repeated; both sides get one prefix."""
+    snapshot = fill_cache(tmp_path, repository, graph)
+    if name.startswith("intfloat"):
+        (snapshot / "model.onnx_data").touch()
+
+    found = find_recipe(name, tmp_path)
+
+    assert (pooling, prefix, prefix) == (found.pooling, found.query_prefix, found.utterance_prefix)
+    assert snapshot / graph == found.model_file
+
+
+def test_list_starts_with_the_bundled_model_and_knows_what_is_local(tmp_path: Path) -> None:
+    """Only what needs no network is called local."""
+    fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
+
+    models = list_models(tmp_path)
+
+    assert DEFAULT_MODEL == models[0].name
+    assert [DEFAULT_MODEL, LISTED] == [model.name for model in models if model.is_local]
+    assert len(models) > 30
+    assert len(models) == len({model.name.lower() for model in models})
+    assert all(model.dim > 0 and model.size_bytes > 0 for model in models)
+    assert "apache-2.0" == models[0].licence
+    assert "minishlab/potion-base-8M" not in {model.name for model in models}
