@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from hypothesis import strategies as st
+
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
@@ -41,7 +42,6 @@ THRESHOLDS = st.none() | st.sampled_from([-1.0, -0.0, 0.0, 0.25, 1.0, 1])
 METADATA = st.sampled_from(["{}", '{"a":1}', '{"b":[{"ü":null}]}'])
 PAYLOADS = st.sampled_from(["null", "[]", '"text"', "1.5"])
 IMPORT_IDS = st.sampled_from(["spring", "summer"])
-OP_IDS = st.integers(0, 60).map(lambda n: n.to_bytes(16, "big"))
 REQUEST_HASHES = st.sampled_from([b"", b"a" * 16, b"b" * 16])
 
 
@@ -57,9 +57,7 @@ def rows(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
 def put_routes(draw: st.DrawFn) -> PutRoute:
     """A whole route."""
     texts, vectors = draw(rows())
-    return PutRoute(
-        draw(NAMES), texts, vectors, draw(THRESHOLDS), draw(METADATA), draw(PAYLOADS)
-    )
+    return PutRoute(draw(NAMES), texts, vectors, draw(THRESHOLDS), draw(METADATA), draw(PAYLOADS))
 
 
 @st.composite
@@ -111,18 +109,47 @@ EPOCH_OPENINGS = st.builds(
 )
 
 
-def proposals(mutations: st.SearchStrategy[Mutation] = MUTATIONS) -> st.SearchStrategy[Proposal]:
+OP_COUNT = 60
+
+
+def op_ids(op_count: int) -> st.SearchStrategy[bytes]:
+    """Identities of writes; the fewer there are, the more writes are repeated."""
+    return st.integers(0, op_count - 1).map(lambda n: n.to_bytes(16, "big"))
+
+
+def proposals(
+    mutations: st.SearchStrategy[Mutation] = MUTATIONS, op_count: int = OP_COUNT
+) -> st.SearchStrategy[Proposal]:
     """Proposals, some repeated, some with conditions, some of them impossible."""
     return st.builds(
         Proposal,
-        op_id=OP_IDS,
+        op_id=op_ids(op_count),
         mutation=mutations,
         request_hash=REQUEST_HASHES,
-        if_match=st.none() | st.none() | st.builds(Revision, st.just(1), st.integers(1, 20)),
-        if_none_match=st.sampled_from([False, False, False, True]),
+        if_match=st.sampled_from([None] * 9 + [Revision(1, 2), Revision(1, 4), Revision(1, 7)]),
+        if_none_match=st.sampled_from([False] * 9 + [True]),
     )
 
 
-def logs(entries_max: int = 25) -> st.SearchStrategy[list[Proposal]]:
+@st.composite
+def whole_imports(draw: st.DrawFn, op_count: int = OP_COUNT) -> list[Proposal]:
+    """An import from its opening to its commit, its chunks in any order."""
+    import_id = draw(IMPORT_IDS)
+    numbers = draw(st.integers(0, 3).flatmap(lambda n: st.permutations(range(n))))
+    parts = st.lists(put_routes(), max_size=2).map(tuple)
+    mutations: list[Mutation] = [
+        ImportBegin(import_id, draw(st.booleans())),
+        *(ImportChunk(import_id, number, draw(parts)) for number in numbers),
+        ImportCommit(import_id, len(numbers)),
+    ]
+    return [Proposal(draw(op_ids(op_count)), mutation) for mutation in mutations]
+
+
+@st.composite
+def logs(draw: st.DrawFn, pieces_max: int = 15, op_count: int = OP_COUNT) -> list[Proposal]:
     """What clients proposed, in log order."""
-    return st.lists(proposals(), max_size=entries_max)
+    single = proposals(op_count=op_count).map(lambda each: [each])
+    piece = st.one_of(single, single, single, whole_imports(op_count))
+    count = draw(st.integers(0, pieces_max))
+    pieces = draw(st.lists(piece, min_size=count, max_size=count))
+    return [proposal for piece in pieces for proposal in piece]

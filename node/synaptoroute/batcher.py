@@ -6,7 +6,7 @@ one encoding.  The queue is bounded and refuses at the door; a query whose calle
 has gone is dropped before it costs anything.  Writes encode in the same lanes
 behind the queries, but every fourth turn is theirs, so neither starves.
 
-Threads: ``submit`` and ``submit_job`` run on the event loop, ``take`` and
+Threads: ``submit`` and ``submit_jobs`` run on the event loop, ``take`` and
 ``give_back`` on a lane, ``land`` on the scorer; one condition guards the state.
 """
 
@@ -26,6 +26,8 @@ REQUESTS_PER_TAKE_MAX: Final = 64
 TURNS_PER_JOB: Final = 4
 RETRY_AFTER_SECONDS_MIN: Final = 0.05
 RETRY_AFTER_SECONDS_MAX: Final = 30.0
+SWEEP_SECONDS_MIN: Final = 0.05
+"""A full queue looks for callers that have gone, but not for every refusal."""
 _RATE_MEMORY: Final = 0.9
 
 
@@ -68,10 +70,12 @@ class Job:
 
     Attributes:
         texts: The utterances.
+        begin: Called on the lane first; false where the writer has gone.
         done: Called on the lane with the vectors, or with the error.
     """
 
     texts: Sequence[str]
+    begin: Callable[[], bool]
     done: Callable[[Any], None]
 
 
@@ -123,6 +127,7 @@ class Batcher:
         self._turn = 0
         self._landed_per_second = 0.0
         self._landed_at = time.monotonic()
+        self._swept_at = 0.0
         self._is_closed = False
 
     @property
@@ -148,28 +153,58 @@ class Batcher:
             NotReady: The batcher is closed.
         """
         with self._condition:
-            self._check_open()
-            self.counters.requests += 1
-            if self._requests >= self.queue_requests_max:
-                self.counters.overloaded += 1
-                raise Overloaded(
-                    f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
-                    retry_after_seconds=self._wait_seconds(),
-                )
-            self._requests += 1
-            flight = self._in_flight.get(text) if share else None
-            if flight is not None:
-                self.counters.shared += 1
-                flight.waiters.append(waiter)
-                return
-            flight = Flight(text, [waiter], time.monotonic(), is_shared=share)
-            if share:
-                self._in_flight[text] = flight
-            self._queued.append(flight)
-            self._condition.notify()
+            self._admit(1)
+            self._enqueue(text, waiter, share)
 
-    def submit_job(self, job: Job) -> None:
-        """Queue utterances of a write; one job is always admitted.
+    def submit_all(self, asked: Sequence[tuple[str, Waiter]], *, share: bool = True) -> None:
+        """Queue several queries, all or none; see ``submit``."""
+        with self._condition:
+            self._admit(len(asked))
+            for text, waiter in asked:
+                self._enqueue(text, waiter, share)
+
+    def _admit(self, count: int) -> None:
+        """Take callers in, or refuse them."""
+        self._check_open()
+        self.counters.requests += count
+        if self._requests + count > self.queue_requests_max:
+            self._sweep()
+        if self._requests + count > self.queue_requests_max:
+            self.counters.overloaded += count
+            raise Overloaded(
+                f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
+                retry_after_seconds=self._wait_seconds(),
+            )
+        self._requests += count
+
+    def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
+        flight = self._in_flight.get(text) if share else None
+        if flight is not None:
+            self.counters.shared += 1
+            flight.waiters.append(waiter)
+            return
+        flight = Flight(text, [waiter], time.monotonic(), is_shared=share)
+        if share:
+            self._in_flight[text] = flight
+        self._queued.append(flight)
+        self._condition.notify()
+
+    def _sweep(self) -> None:
+        """Free the places of queued callers that have gone."""
+        now = time.monotonic()
+        if now - self._swept_at < SWEEP_SECONDS_MIN:
+            return
+        self._swept_at = now
+        waiting: deque[Flight] = deque()
+        for flight in self._queued:
+            if flight.is_abandoned:
+                self._forget(flight)
+            else:
+                waiting.append(flight)
+        self._queued = waiting
+
+    def submit_jobs(self, jobs: Sequence[Job]) -> None:
+        """Queue all utterances of a write or none; where none waits they are admitted.
 
         Raises:
             Overloaded: ``write_texts_max`` utterances wait.
@@ -177,32 +212,36 @@ class Batcher:
         """
         with self._condition:
             self._check_open()
-            if self._job_texts and self._job_texts + len(job.texts) > self.write_texts_max:
+            count = sum(len(job.texts) for job in jobs)
+            if self._job_texts and self._job_texts + count > self.write_texts_max:
                 self.counters.overloaded += 1
                 raise Overloaded(
                     f"{self._job_texts} utterances wait to be encoded, "
                     f"the limit is {self.write_texts_max}",
                     retry_after_seconds=1.0,
                 )
-            self._jobs.append(job)
-            self._job_texts += len(job.texts)
-            self._condition.notify()
+            self._jobs.extend(jobs)
+            self._job_texts += count
+            self._condition.notify(len(jobs))
 
     def take(self) -> tuple[Flight, ...] | Job | None:
         """Wait for work and take a fair share of it; None once closed and drained."""
         with self._condition:
             while True:
                 self._drop_abandoned()
-                work = self._next_work()
+                # Asked once: between two looks at the clock the window may end.
+                window_left_seconds = self._window_left_seconds()
+                work = self._next_work(bool(self._queued) and window_left_seconds is None)
                 if work is not None:
+                    if self._queued or self._jobs:
+                        self._condition.notify()
                     return work
                 if self._is_closed and not self._queued and not self._jobs:
                     return None
-                self._condition.wait(self._window_left_seconds())
+                self._condition.wait(window_left_seconds)
 
-    def _next_work(self) -> tuple[Flight, ...] | Job | None:
+    def _next_work(self, has_queries: bool) -> tuple[Flight, ...] | Job | None:
         """Choose between queries and jobs, without waiting."""
-        has_queries = bool(self._queued) and self._window_left_seconds() is None
         if self._jobs and (not has_queries or self._turn >= TURNS_PER_JOB):
             self._turn = 0
             job = self._jobs.popleft()
@@ -265,13 +304,17 @@ class Batcher:
             count = sum(map(len, landed))
             self._requests -= count
             self.counters.landed += count
-            self._measure(count)
+            if flights:
+                self._measure(count, min(flight.queued_at for flight in flights))
             return landed
 
-    def _measure(self, count: int) -> None:
-        """Keep a smoothed rate, from which a refused caller learns when to return."""
+    def _measure(self, count: int, queued_at: float) -> None:
+        """Keep a smoothed rate, from which a refused caller learns when to return.
+
+        Idle time does not count: it runs from when there was something to do.
+        """
         now = time.monotonic()
-        elapsed = max(now - self._landed_at, 1e-4)
+        elapsed = max(now - max(self._landed_at, queued_at), 1e-4)
         self._landed_at = now
         rate = count / elapsed
         if elapsed > 1.0 or not self._landed_per_second:

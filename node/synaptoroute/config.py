@@ -43,7 +43,31 @@ class EngineConfig(BaseSettings):
     node_name: str = Field(default="", max_length=128)
 
 
-class NodeConfig(EngineConfig):
+class ClusterConfig(BaseSettings):
+    """How one router takes part in a cluster; used by the library and the node.
+
+    Attributes:
+        advertise_url: Address at which other nodes reach this one; empty for a node
+            that only takes, such as a router inside another program.
+        bootstrap_expect: Empty nodes that must be there before a new log is founded.
+        staleness_seconds_max: A node cut off from Redis goes unready after this long
+            if it knows that a peer is ahead of it.
+        alone_seconds: After this long without Redis and peers, a node that holds a
+            verified state becomes ready with it.
+        peer_secret_file: Secret by which nodes know each other; none derives it from
+            the identity of the cluster, which only those who read its Redis know.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    advertise_url: str = Field(default="", max_length=1_024)
+    bootstrap_expect: int = Field(default=1, ge=1, le=99)
+    staleness_seconds_max: float = Field(default=30.0, ge=1, le=86_400)
+    alone_seconds: float = Field(default=30.0, ge=0, le=86_400)
+    peer_secret_file: Path | None = None
+
+
+class NodeConfig(EngineConfig, ClusterConfig):
     """Everything one node process needs.
 
     Attributes:
@@ -63,6 +87,15 @@ class NodeConfig(EngineConfig):
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
         log_queries: Write query texts to the log at debug level.
+        redis_url: Address of the sequencer; none for a node on its own.
+        redis_password_file: File that holds its password.
+        redis_ca_file: Certificate authority of a ``rediss://`` server.
+        redis_cert_file: Client certificate for it.
+        redis_key_file: Key of that certificate.
+        signing_keys_file: Keys by which entries are signed; none signs nothing.
+        allow_unsigned: Accept entries without a signature while keys are introduced.
+        namespace: Name of the cluster's log on that server.
+        front_port: Second port, shared with other processes of this host; 0 for none.
     """
 
     host: str = "127.0.0.1"
@@ -83,8 +116,13 @@ class NodeConfig(EngineConfig):
     log_queries: bool = False
     redis_url: SecretStr | None = None
     redis_password_file: Path | None = None
+    redis_ca_file: Path | None = None
+    redis_cert_file: Path | None = None
+    redis_key_file: Path | None = None
+    signing_keys_file: Path | None = None
+    allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
-    advertise_url: str = ""
+    front_port: int = Field(default=0, ge=0, le=65_535)
 
 
 def cpu_limit() -> int:
@@ -95,7 +133,7 @@ def cpu_limit() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     host_count = affinity or os.cpu_count() or 1
     quota = _cgroup_quota_cpus(Path("/sys/fs/cgroup"))
-    return max(1, min(host_count, int(quota) if quota and quota >= 1 else host_count))
+    return host_count if quota is None else max(1, min(host_count, int(quota)))
 
 
 def _cgroup_quota_cpus(root: Path) -> float | None:

@@ -26,7 +26,7 @@ from synaptoroute.core.mutation import (
     RouteRecord,
     Settings,
 )
-from synaptoroute.encoder import open_encoder
+from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -74,7 +74,7 @@ def read_splits(folder: Path, cache: Path | None) -> dict[str, dict[str, Split]]
     return sets
 
 
-def encode(encoder: Any, texts: list[str]) -> NDArray[np.float32]:
+def encode(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
     """Encode in slices of equal size, so that memory stays bounded."""
     parts = [
         encoder.encode(texts[start : start + ENCODE_TEXTS])

@@ -39,15 +39,13 @@ CLOCK_ROOMS = frozenset(
 )
 # Rooms whose whole purpose is to speak to a terminal.
 PRINTING = ("node/synaptoroute/cli", "coordinator/synaptoroute_coordinator/cli", "tests/benchmarks")
-MARKS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
-MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:wo" r"rk|ro" r"ot|ho" r"me|opt/py" r"pi)/[\w.]")
+# A bracket around one letter keeps these patterns from finding themselves.
+MARKS = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")
+MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:[w]ork|[r]oot|[h]ome|opt/[p]ypi)/[\w.]")
 HOSTS = re.compile(
-    "|".join(
-        ("pypi" r"\.org", "pythonhosted" r"\.org", "npmjs" r"\.org", "deb" r"\.debian" r"\.org")
-    )
-    + r"|\bindex-url\b|\bfind-links\b"
+    r"pypi[.]org|pythonhosted[.]org|npmjs[.]org|deb[.]debian[.]org|\b[i]ndex-url\b|\b[f]ind-links\b"
 )
-SPOKEN_OF = re.compile(r"\.\./shar" r"ed|\bshared/da" r"ta\b|\bissue #?\d+\b", re.IGNORECASE)
+SPOKEN_OF = re.compile(r"[.]{2}/[s]hared|\b[s]hared/data\b|\b[i]ssue #?\d+\b", re.IGNORECASE)
 
 
 def code() -> tuple[Path, ...]:

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -38,7 +37,7 @@ Body = bytes | Callable[[], Iterable[bytes]]
 """What is sent: bytes, or what makes a stream, anew for each try."""
 
 
-def load_httpx() -> ModuleType:
+def load_httpx() -> None:
     """Import httpx without its own command line, which takes longer than the rest of it."""
     if "httpx" not in sys.modules:
         sys.modules["httpx._main"] = None  # type: ignore[assignment]  # makes its import fail
@@ -46,7 +45,6 @@ def load_httpx() -> ModuleType:
             import httpx  # noqa: F401
         finally:
             del sys.modules["httpx._main"]
-    return sys.modules["httpx"]
 
 
 class NodeClient:
@@ -65,7 +63,9 @@ class NodeClient:
         """
         if not url.startswith(("http://", "https://")):
             raise BadUsage(f"the address must start with http:// or https://, got {url!r}")
-        httpx = load_httpx()
+        load_httpx()
+        import httpx
+
         headers = {"User-Agent": f"synaptoroute/{__version__}"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
@@ -124,11 +124,12 @@ class NodeClient:
         ).json()
 
     @contextmanager
-    def download(self, path: str) -> Iterator[Iterator[bytes]]:
-        """Receive a stream; not tried again once it has begun."""
-        httpx = load_httpx()
+    def download(self, path: str, media_type: str) -> Iterator[Iterator[bytes]]:
+        """Receive a stream of a media type; not tried again once it has begun."""
+        import httpx
+
         try:
-            with self._http.stream("GET", path) as answer:
+            with self._http.stream("GET", path, headers={"Accept": media_type}) as answer:
                 self._check(answer)
                 yield answer.iter_bytes()
         except httpx.TransportError as error:
@@ -140,7 +141,7 @@ class NodeClient:
         while True:
             page = self.get("/v1/routes", **parameters)
             yield from page["routes"]
-            if not page.get("next_after"):
+            if not page["next_after"]:
                 return
             parameters["after"] = page["next_after"]
 
@@ -155,7 +156,8 @@ class NodeClient:
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """Send one request, again where that is safe and of use."""
-        httpx = load_httpx()
+        import httpx
+
         all_headers = {**(headers or {}), **({"Content-Type": content_type} if body else {})}
         waits = Waits()
         while True:
@@ -218,14 +220,14 @@ class Waits:
         Args:
             wished_seconds: What the node asked for; None doubles the wait before.
         """
-        if wished_seconds is None:
-            wished_seconds = FIRST_WAIT_SECONDS * 2**self._taken_count * random.uniform(0.5, 1.0)
-        is_over = self._taken_seconds + wished_seconds > WAIT_SECONDS_MAX
+        doubled = FIRST_WAIT_SECONDS * 2**self._taken_count * random.uniform(0.5, 1.0)
+        seconds = doubled if wished_seconds is None else wished_seconds
+        is_over = self._taken_seconds + seconds > WAIT_SECONDS_MAX
         if is_over or self._taken_count + 1 >= TRIES_MAX:
             return False
         self._taken_count += 1
-        self._taken_seconds += wished_seconds
-        self._sleep(wished_seconds)
+        self._taken_seconds += seconds
+        self._sleep(seconds)
         return True
 
 

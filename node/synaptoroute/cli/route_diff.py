@@ -62,7 +62,9 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         parts.append("order of utterances")
     if old.get("threshold") != new.get("threshold"):
         parts.append(f"threshold {_shown(old)} → {_shown(new)}")
-    parts += [key for key in ("metadata", "payload") if (old.get(key) or None) != (new.get(key) or None)]
+    parts += [
+        key for key in ("metadata", "payload") if (old.get(key) or None) != (new.get(key) or None)
+    ]
     return ", ".join(parts)
 
 

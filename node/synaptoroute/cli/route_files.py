@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from synaptoroute.cli.failures import FileRejected
 from synaptoroute.cli.foreign_files import convert, kind_of
+from synaptoroute.cli.plain_files import read_bytes
 from synaptoroute.errors import InvalidRoute, SynaptoRouteError
 from synaptoroute.models import Route
-from synaptoroute.server.bodies import parse_json
 from synaptoroute.server.documents import KIND_BY_SUFFIX, parse_yaml, read_route
+from synaptoroute.server.json_text import parse_json
 
 FILE_BYTES_MAX: Final = 1_073_741_824
 FILE_VERSION: Final = 1
@@ -52,6 +53,29 @@ def read_route_file(path: Path) -> RouteFile:
         raise FileRejected(f"{path}: {error.message}") from error
 
 
+def inspect_route_file(path: Path) -> tuple[list[Route], list[str]]:
+    """Read what can be read and say everything that is wrong, not only the first.
+
+    Raises:
+        FileRejected: The file as a whole cannot be read.
+    """
+    try:
+        items, _ = _items(path)
+    except FileRejected:
+        raise
+    except SynaptoRouteError as error:
+        raise FileRejected(f"{path}: {error.message}") from error
+    routes: list[Route] = []
+    wrong: list[str] = []
+    place_by_name: dict[str, str] = {}
+    for place, item in items:
+        try:
+            routes.append(_check(item, place, place_by_name))
+        except InvalidRoute as error:
+            wrong.append(error.message)
+    return routes, wrong
+
+
 def _items(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
     """Read the routes of a file as (place, document), not checked yet."""
     body = read_bytes(path, FILE_BYTES_MAX)
@@ -75,7 +99,9 @@ def _listed(document: Any) -> list[Any]:
         if unknown:
             raise InvalidRoute(f"unknown key {unknown[0]!r} beside `routes`")
         if document.get("version", FILE_VERSION) != FILE_VERSION:
-            raise InvalidRoute(f"the file's version is not {FILE_VERSION}: a later release wrote it")
+            raise InvalidRoute(
+                f"the file's version is not {FILE_VERSION}: a later release wrote it"
+            )
         document = document.get("routes")
     if not isinstance(document, list):
         raise InvalidRoute("the file must be a list of routes, or an object of `routes`")
@@ -83,37 +109,26 @@ def _listed(document: Any) -> list[Any]:
 
 
 def _checked(items: Sequence[tuple[str, Any]]) -> Iterator[Route]:
-    """Check each route; two of one name are a mistake that must not pass silently."""
+    """Check each route and that there is one."""
     place_by_name: dict[str, str] = {}
     for place, item in items:
-        try:
-            route = read_route(item)
-        except InvalidRoute as error:
-            name = item.get("name") if isinstance(item, dict) else None
-            named = f" ({name})" if isinstance(name, str) else ""
-            raise InvalidRoute(f"{place}{named}: {error.message}") from None
-        first = place_by_name.setdefault(route.name, place)
-        if first != place:
-            raise InvalidRoute(f"{place}: the route {route.name!r} is given in {first} already")
-        yield route
+        yield _check(item, place, place_by_name)
     if not place_by_name:
         raise InvalidRoute("the file holds no route")
 
 
-def read_bytes(path: Path, bytes_max: int) -> bytes:
-    """Read a file of limited size.
-
-    Raises:
-        FileRejected: It cannot be read, or is over the limit.
-    """
+def _check(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
+    """Check one route; two of one name are a mistake that must not pass silently."""
     try:
-        with path.open("rb") as file:
-            body = file.read(bytes_max + 1)
-    except OSError as error:
-        raise FileRejected(f"{path} cannot be read: {error.strerror}") from error
-    if len(body) > bytes_max:
-        raise FileRejected(f"{path} is over {bytes_max} bytes")
-    return body
+        route = read_route(item)
+    except InvalidRoute as error:
+        name = item.get("name") if isinstance(item, dict) else None
+        named = f" ({name})" if isinstance(name, str) else ""
+        raise InvalidRoute(f"{place}{named}: {error.message}") from None
+    first = place_by_name.setdefault(route.name, place)
+    if first != place:
+        raise InvalidRoute(f"{place}: the route {route.name!r} is given in {first} already")
+    return route
 
 
 def plain(route: Route) -> dict[str, Any]:

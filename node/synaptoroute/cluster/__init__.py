@@ -17,6 +17,7 @@ hash chain that it has the whole history, and fetches what it lacks.
     presence     heartbeats, the list of nodes, acknowledgements
     lease        the right to act, with a fencing token
     epochs       founding a log, and reopening it after a restart of Redis
+    tasks        ending a task for certain
     checks       settings of the server that would lose writes
 
 Everything here runs on the event loop and belongs to it.

@@ -24,6 +24,6 @@ elseif ARGV[4] == '1' then
 else
   return 'HELD'
 end
-redis.call('PUBLISH', ARGV[1], 'SR1 B ' .. m[1] .. ' ' .. m[2] .. ' ' .. m[3] .. ' '
+redis.pcall('PUBLISH', ARGV[1], 'SR1 B ' .. m[1] .. ' ' .. m[2] .. ' ' .. m[3] .. ' '
   .. string.format('%.0f', time_us) .. ' ' .. m[4] .. ' ' .. ARGV[2] .. '\n')
 return answer

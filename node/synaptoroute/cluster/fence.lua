@@ -75,7 +75,7 @@ for id, r in pairs(reports) do
     if chain and chain ~= r.chain then return {'FORKED', id, r.e, r.s} end
   end
 end
-if #waiting > 0 then return {'WAITING', unpack(waiting)} end
+if #waiting > 0 then return {'WAITING', unpack(waiting, 1, math.min(#waiting, 32))} end
 if answered * 2 <= voters then return {'WAITING', unpack(silent)} end
 
 redis.call('HSET', KEYS[1], 'state', 'open', 'replid', replid, 'rec_id', '', 'rec_replid', '')

@@ -31,6 +31,10 @@ local silent_before = string.format('%.0f', now_ms - tonumber(ARGV[7]))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 'LIMIT', 0, 16)) do
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[3], id)
+  -- What a voter made durable stays true while it is away.
+  if not string.find(',' .. (m.voters or '') .. ',', ',' .. id .. ',', 1, true) then
+    redis.call('ZREM', KEYS[4], id)
+  end
 end
 
 if not is_log then return {'LOST', time_us, role} end

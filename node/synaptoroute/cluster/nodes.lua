@@ -4,8 +4,8 @@
 -- KEYS  nodes, hb
 -- Gives {now_ms, node id, last heartbeat in ms, row, ...}.
 local time = redis.call('TIME')
-local answer = {tostring(tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))}
-answer[1] = string.format('%.0f', tonumber(answer[1]))
+local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local answer = {string.format('%.0f', now_ms)}
 local heard = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
 for i = 1, #heard, 2 do
   local row = redis.call('HGET', KEYS[1], heard[i])

@@ -2,7 +2,7 @@
 -- Drop the entries before a floor; never one that a majority of the voters does not hold.
 --
 -- KEYS  meta, log:<epoch>, pos:<epoch>, lease:<name>
--- ARGV  'token:owner' of the lease, epoch, floor
+-- ARGV  'token:owner' of the lease, epoch, floor, epoch of the entry at the floor
 -- Gives {'OK', entries dropped, floor}, {'LOST'}, {'STALE', epoch}, {'CLOSED', state},
 -- {'FENCED'} (the lease is not ours any more), {'UNHELD', voters that hold it, voters},
 -- {'BEYOND', seq} (the newest entry always stays) or {'TORN'}.
@@ -24,12 +24,8 @@ end
 if holding * 2 <= voters or voters == 0 then
   return {'UNHELD', tostring(holding), tostring(voters)}
 end
--- The newest entry that goes tells the chain and the bytes up to the floor.  It may be of an
--- older epoch, so it is found from its follower, which is the first that stays.
-local id = nil
-for _, e in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)) do id = e[1] end
-if not id then return {'TORN'} end
-local at = m[1] .. '-' .. string.format('%.0f', floor)
+-- The oldest entry that stays tells the chain and the bytes before it.
+local at = ARGV[4] .. '-' .. string.format('%.0f', floor)
 local stays = redis.call('XRANGE', KEYS[2], at, at)[1]
 if not stays then return {'TORN'} end
 local fields = {}

@@ -77,7 +77,7 @@ class Settings:
 
     aggregation: Aggregation = "blend"
     topk: int = 3
-    threshold: float = 0.5
+    threshold: float = 0.49
     capacity_slots: int = DEFAULT_CAPACITY_SLOTS
 
 

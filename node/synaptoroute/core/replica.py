@@ -8,7 +8,9 @@ answer) and calls ``advance``, or ``revert`` where the commit failed.
 Nothing that arrives is trusted to be complete: an entry is applied only at the
 place after the last one, and only if its hash chain continues ours.  The bus may
 lose, repeat, reorder and lie, so what it says is never evidence of a fork: the
-log is asked.  A fork that the log itself shows makes the replica ``DIVERGED``.
+log is asked.  A fork that the log itself shows makes the replica ``DIVERGED``.  An
+epoch is joined on the log's word alone: one that the bus made up would have the
+replica take the true log for an old one, and ignore it.
 """
 
 from __future__ import annotations
@@ -170,6 +172,8 @@ class Replica:
         doubt = self._contradiction(entry)
         if doubt is not None:
             return self._doubt(source, doubt)
+        if source is Source.BUS and entry.epoch != self.position.epoch:
+            return Step(fetch=Fetch(self.position.seq), ignored=Ignored.UNCONFIRMED)
         self._take_waiting(entry.seq)
         epoch_min = max(log_epoch, self.promised_epoch)
         commits: list[Commit] = []
@@ -177,10 +181,7 @@ class Replica:
         try:
             commits.append(self._apply(entry))
             while (waiting := self._take_waiting(self.position.seq + 1)) is not None:
-                is_behind = (
-                    # An older log may go on where the newer one took another way.
-                    waiting.log_epoch < epoch_min or self._contradiction(waiting.entry) is not None
-                )
+                is_behind = not self._can_follow(waiting, epoch_min)
                 if is_behind:
                     break
                 commits.append(self._apply(waiting.entry))
@@ -189,6 +190,18 @@ class Replica:
             raise
         fetch = Fetch(self.position.seq) if is_behind or self._waiting else None
         return Step(tuple(commits), fetch=fetch)
+
+    def _can_follow(self, waiting: _Waiting, epoch_min: int) -> bool:
+        """Whether an entry that waited may be applied now, unasked.
+
+        An older log may go on where the newer one took another way, and an epoch is
+        joined only where the log itself was read.
+        """
+        return (
+            waiting.log_epoch >= epoch_min
+            and waiting.entry.epoch == self.position.epoch
+            and self._contradiction(waiting.entry) is None
+        )
 
     def _contradiction(self, entry: Entry) -> str | None:
         """Say why an entry cannot follow our position; None if it can."""

@@ -51,6 +51,7 @@ class Ignored(Enum):
     BUFFERED = "buffered"
     NOT_FOLLOWING = "not_following"
     FORGED = "forged"
+    UNCONFIRMED = "unconfirmed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,8 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.replica import Replica, Source, Step, number
-from synaptoroute.errors import Overloaded, StorageUnavailable, SynaptoRouteError
+from synaptoroute.engine.inbox import Inbox, refuse
+from synaptoroute.errors import Overloaded, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage
 
 GROUP_ENTRIES_MAX: Final = 128
@@ -54,7 +55,7 @@ class Heard:
 
 
 Task: TypeAlias = Callable[[], Any]
-_Item: TypeAlias = "Proposal | Heard | tuple[Task, Future[Any]] | Nothing | None"
+_Item: TypeAlias = "Proposal | Heard | tuple[Task, Future[Any]] | Nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,12 @@ class Applier:
         self.storage = storage
         self.storage_state = "ok"
         self.on_received: Callable[[Sequence[Received]], None] | None = None
+        self.on_failed: Callable[[Exception], None] | None = None
         self.commit_count = 0
         self._publish = publish
         self._refuse = refuse
         self._founding = founding
-        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._inbox: Inbox[_Item] = Inbox()
         self._thread: threading.Thread | None = None
 
     # --- from any thread -------------------------------------------------------
@@ -92,34 +94,40 @@ class Applier:
     @property
     def backlog_entries(self) -> int:
         """Entries that wait to be applied."""
-        return self._inbox.qsize()
+        return len(self._inbox)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
         """Hand over proposals that this node numbers itself.
 
         Raises:
             Overloaded: ``INBOX_ENTRIES_MAX`` entries wait.
+            NotReady: The applier has stopped.
         """
         self._check_room(len(proposals))
-        for proposal in proposals:
-            self._inbox.put(proposal)
+        self._inbox.put_all(proposals)
 
     def hear(self, heard: Sequence[Heard]) -> None:
-        """Hand over entries of a log, in the order in which they were read."""
-        for each in heard:
-            self._inbox.put(each)
+        """Hand over entries of a log, in the order in which they were read.
+
+        Raises:
+            NotReady: The applier has stopped.
+        """
+        self._inbox.put_all(heard)
 
     def call(self, task: Task) -> Future[Any]:
-        """Run a function on the applier's thread, between two groups."""
+        """Run a function on the applier's thread, between two groups.
+
+        Raises:
+            NotReady: The applier has stopped.
+        """
         future: Future[Any] = Future()
         self._inbox.put((task, future))
         return future
 
     def _check_room(self, count: int) -> None:
-        if self._inbox.qsize() + count > INBOX_ENTRIES_MAX:
-            raise Overloaded(
-                f"{self._inbox.qsize()} writes wait to be applied", retry_after_seconds=1.0
-            )
+        waiting = len(self._inbox)
+        if waiting + count > INBOX_ENTRIES_MAX:
+            raise Overloaded(f"{waiting} writes wait to be applied", retry_after_seconds=1.0)
 
     # --- the thread --------------------------------------------------------------
 
@@ -130,8 +138,8 @@ class Applier:
 
     def stop(self) -> None:
         """Apply what has been handed over, then end the thread."""
+        self._inbox.close()
         if self._thread is not None:
-            self._inbox.put(None)
             self._thread.join()
             self._thread = None
 
@@ -141,7 +149,15 @@ class Applier:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        item: _Item = self._inbox.get()
+        try:
+            self._serve()
+        finally:
+            for item in self._inbox.close_and_drop():
+                if isinstance(item, tuple):
+                    refuse(item[1])
+
+    def _serve(self) -> None:
+        item = self._inbox.get()
         while item is not None:
             if isinstance(item, tuple):
                 _fulfil(*item)
@@ -153,7 +169,7 @@ class Applier:
             if isinstance(item, Nothing):
                 item = self._inbox.get()
 
-    def _collect(self, group: list[Proposal | Heard]) -> _Item:
+    def _collect(self, group: list[Proposal | Heard]) -> _Item | None:
         """Add what waits to the group; return the first item that is not an entry."""
         while len(group) < GROUP_ENTRIES_MAX:
             try:
@@ -166,59 +182,76 @@ class Applier:
         return Nothing()
 
     def apply(self, group: Sequence[Proposal | Heard]) -> None:
-        """Receive, commit and publish one group.  Runs on the applier's thread."""
+        """Receive, commit and publish a group; if it fails, what is sound of it.
+
+        A storage that fails fails all of them; any other error is one entry's own, so
+        each is tried alone.  Runs on the applier's thread.
+        """
+        error = self._try(group)
+        if error is None:
+            return
+        if isinstance(error, StorageUnavailable) or len(group) == 1:
+            self._give_up(group, error)
+            return
+        for each in group:
+            own_error = self._try([each])
+            if own_error is not None:
+                self._give_up([each], own_error)
+
+    def _try(self, group: Sequence[Proposal | Heard]) -> Exception | None:
+        """Make a group durable and visible, or say why nothing of it is."""
         commits: list[Commit] = []
         received: list[Received] = []
         try:
             for each in group:
                 if isinstance(each, Proposal):
-                    commits.extend(self._number(each))
+                    self._number(each, commits)
                 else:
                     step = self.replica.receive(each.entry, each.source, each.log_epoch)
                     commits.extend(step.commits)
                     received.append(Received(each, step))
-            self._commit(commits)
+            if commits:
+                self.storage.commit(commits)
         except Exception as error:
-            self._undo(commits, group, error)
-            return
+            self.replica.revert(tuple(commits))
+            return error
+        if commits:
+            self.storage_state = "ok"
+            self.replica.advance()
+            self.commit_count += len(commits)
+            self._publish(commits)
         if received and self.on_received is not None:
             self.on_received(received)
+        return None
 
-    def _number(self, proposal: Proposal) -> tuple[Commit, ...]:
+    def _number(self, proposal: Proposal, commits: list[Commit]) -> None:
         """Give a proposal the next place; the very first founds the log."""
-        commits: tuple[Commit, ...] = ()
         if self.replica.position.epoch == 0 and not isinstance(proposal.mutation, OpenEpoch):
-            commits = self._number(Proposal(os.urandom(16), self._founding))
+            self._number(Proposal(os.urandom(16), self._founding), commits)
         entry = number(
             self.replica.position, encode_proposal(proposal), proposal, time.time_ns() // 1_000
         )
-        return commits + self.replica.receive(entry).commits
+        commits.extend(self.replica.receive(entry).commits)
 
-    def _commit(self, commits: list[Commit]) -> None:
-        if not commits:
-            return
-        self.storage.commit(commits)
-        self.storage_state = "ok"
-        self.replica.advance()
-        self.commit_count += len(commits)
-        self._publish(commits)
+    def _give_up(self, group: Sequence[Proposal | Heard], error: Exception) -> None:
+        """Tell the writers of proposals that nothing was done.
 
-    def _undo(
-        self, commits: list[Commit], group: Sequence[Proposal | Heard], error: Exception
-    ) -> None:
-        """Take back a group that could not be made durable and tell its writers."""
-        self.replica.revert(tuple(commits))
+        An entry of a shared log keeps its place there, so its writer goes on waiting:
+        it will be applied later.
+        """
         if isinstance(error, StorageUnavailable):
             self.storage_state = str(error.fields.get("reason", "failing"))
-        elif not isinstance(error, SynaptoRouteError):
-            self.storage_state = "failing"
         for each in group:
-            proposal = each if isinstance(each, Proposal) else each.entry.proposal
-            self._refuse(proposal.op_id, error)
+            if isinstance(each, Proposal):
+                self._refuse(each.op_id, error)
+        if self.on_failed is not None:
+            self.on_failed(error)
 
 
 def _fulfil(task: Task, future: Future[Any]) -> None:
-    """Run a task and keep its result or its error."""
+    """Run a task and keep its result or its error; skip it if nobody waits any more."""
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         result = task()
     except BaseException as error:  # whoever asked gets it

@@ -6,9 +6,11 @@ inline; that is what keeps release 0.2's synchronous ``add_route`` working.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.mutation import Commit, OpenEpoch, Outcome, Proposal
+from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, vector_check
@@ -27,7 +29,7 @@ from synaptoroute.engine.scorer import Published, Scorer
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
 from synaptoroute.models import Match
-from synaptoroute.storage import SQLiteStorage
+from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor
 
 ResultT = TypeVar("ResultT")
@@ -89,21 +91,23 @@ class Engine:
             observer=observer,
         )
         self._is_started = False
+        self._is_stopped = False
 
     def _boot(self, node_name: str) -> tuple[Applier, Scorer]:
         """Read the database into a replica and a tensor."""
+        stored = self.storage.open(fingerprint=self.encoder.fingerprint, dim=self.encoder.dim)
+        try:
+            return self._wire(stored, node_name)
+        except BaseException:
+            self.storage.close()
+            raise
+
+    def _wire(self, stored: Stored, node_name: str) -> tuple[Applier, Scorer]:
+        """Give the state that was read to its owners."""
         dim = self.encoder.dim
-        stored = self.storage.open(fingerprint=self.encoder.fingerprint, dim=dim)
         self.moved_aside = str(stored.moved_aside) if stored.moved_aside else None
         snapshot = stored.snapshot
-        tensor = Tensor(dim, snapshot.settings)
-        tensor.load(
-            stored.slots,
-            stored.vectors,
-            snapshot.routes,
-            snapshot.settings,
-            snapshot.position.revision,
-        )
+        tensor = tensor_of(stored, dim)
         replica = Replica(snapshot, dim=dim, check=vector_check(dim))
         scorer = Scorer(tensor, self._batcher, self.waiters, replica.position, replica.digest)
         scorer.node = node_name or self.storage.node_id
@@ -138,14 +142,22 @@ class Engine:
 
     def stop(self) -> None:
         """Drain what was accepted, end the threads, close the database."""
+        self._is_stopped = True
         self._batcher.close()
         if self._is_started:
             self._lanes.join()
             self.applier.stop()
             self.scorer.stop()
             self._is_started = False
+        else:
+            self.applier.stop()
+            self.scorer.stop()
         self.waiters.fail_all(NotReady("the router was stopped before the write was applied"))
         self.storage.close()
+
+    def _check_open(self) -> None:
+        if self._is_stopped:
+            raise NotReady("the router has stopped")
 
     # --- queries -------------------------------------------------------------------
 
@@ -158,8 +170,19 @@ class Engine:
         """
         self._batcher.submit(query.text, query, share=query.use_cache)
 
+    def submit_all(self, queries: Sequence[Query]) -> None:
+        """Queue several queries, all or none; see ``submit``."""
+        if queries:
+            asked = [(query.text, query) for query in queries]
+            self._batcher.submit_all(asked, share=queries[0].use_cache)
+
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
-        """Encode and score on the caller's thread, before ``start``."""
+        """Encode and score on the caller's thread, before ``start``.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        self._check_open()
         embeddings = self.encoder.encode([query.text for query in queries])
         flights = tuple(Flight(query.text, [query], 0.0) for query in queries)
         answers: list[Match] = []
@@ -174,21 +197,25 @@ class Engine:
     def encode_utterances(self, texts: Sequence[str]) -> list[Future[NDArray[np.float32]]]:
         """Encode utterances in the lanes, behind the queries; one future a job.
 
+        A future that is cancelled before its turn costs nothing.
+
         Raises:
             Overloaded: Too many utterances wait.
             NotReady: The engine is stopping.
         """
         if not self._is_started:
+            self._check_open()
             done: Future[NDArray[np.float32]] = Future()
             done.set_result(self.encoder.encode_utterances(texts))
             return [done]
-        futures = []
+        futures: list[Future[NDArray[np.float32]]] = []
+        jobs = []
         for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
             future: Future[NDArray[np.float32]] = Future()
-            future.set_running_or_notify_cancel()
             part = texts[start : start + UTTERANCES_PER_JOB_MAX]
-            self._batcher.submit_job(Job(part, _resolver(future)))
+            jobs.append(Job(part, future.set_running_or_notify_cancel, _resolver(future)))
             futures.append(future)
+        self._batcher.submit_jobs(jobs)
         return futures
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
@@ -196,25 +223,36 @@ class Engine:
 
         Raises:
             Overloaded: Too many writes wait.
+            NotReady: The engine has stopped.
         """
         if self._is_started:
             self.applier.propose(proposals)
         else:
+            self._check_open()
             self.applier.apply(list(proposals))
             self.scorer.drain()
 
     def hear(self, heard: Sequence[Heard]) -> None:
-        """Take in entries of a log, in order."""
+        """Take in entries of a log, in order.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
         if self._is_started:
             self.applier.hear(heard)
         else:
+            self._check_open()
             self.applier.apply(list(heard))
             self.scorer.drain()
 
     # --- looking ---------------------------------------------------------------------
 
     def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
-        """Run a function on the tensor between two batches, at one position."""
+        """Run a function on the tensor between two batches, at one position.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
         future = self.scorer.call(task)
         if not self._is_started:
             self.scorer.drain()
@@ -229,6 +267,7 @@ class Engine:
 
         if self._is_started:
             return self.applier.call(task)
+        self._check_open()
         future: Future[Outcome | None] = Future()
         future.set_result(task())
         return future
@@ -257,9 +296,56 @@ class Engine:
             entries=self.applier.commit_count,
         )
 
-    def watch(self, on_visible: Callable[[Sequence[Commit]], None]) -> None:
-        """Be told on the scorer's thread of every commit that became visible."""
+    # --- whole states ------------------------------------------------------------------
+
+    def install(self, source: Path, *, orphans_after_seq: int | None = None) -> Future[Position]:
+        """Take over a peer's snapshot file: database, replica and tensor.
+
+        The tensor is built beside the one that serves, and exchanged between two
+        batches, so queries go on.
+
+        Args:
+            source: The file; nobody may change it meanwhile.
+            orphans_after_seq: Keep own entries after this place as orphans.
+        """
+
+        def task() -> Position:
+            now_us = time.time_ns() // 1_000
+            stored = self.storage.install(
+                source, orphans_after_seq=orphans_after_seq, now_us=now_us
+            )
+            self._adopt(stored)
+            return self.applier.replica.position
+
+        return self.applier.call(task)
+
+    def _adopt(self, stored: Stored) -> None:
+        """Exchange the replica and the tensor.  Runs on the applier's thread."""
+        dim, old = self.encoder.dim, self.applier.replica
+        replica = Replica(stored.snapshot, dim=dim, check=vector_check(dim))
+        replica.promised_epoch = old.promised_epoch
+        tensor = tensor_of(stored, dim)
+        self.applier.replica = replica
+        position, digest = replica.position, replica.digest
+        self.scorer.call(lambda _: self.scorer.adopt(tensor, position, digest)).result()
+
+    def watch(self, on_visible: Callable[[Position], None]) -> None:
+        """Be told on the scorer's thread of every position that became visible."""
         self.scorer.on_visible = on_visible
+
+
+def tensor_of(stored: Stored, dim: int) -> Tensor:
+    """Build the serving view of a stored state."""
+    snapshot = stored.snapshot
+    tensor = Tensor(dim, snapshot.settings)
+    tensor.load(
+        stored.slots,
+        stored.vectors,
+        snapshot.routes,
+        snapshot.settings,
+        snapshot.position.revision,
+    )
+    return tensor
 
 
 def _resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:

@@ -101,6 +101,8 @@ class Lanes:
                 self._run_flights(work)
 
     def _run_job(self, job: Job) -> None:
+        if not job.begin():
+            return
         try:
             result: Any = self._encoder.encode_utterances(job.texts)
         except Exception as error:  # the writer gets it; the lane must live on

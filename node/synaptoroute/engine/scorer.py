@@ -9,7 +9,6 @@ in one short step.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,8 +21,10 @@ from numpy.typing import NDArray
 from synaptoroute.batcher import Batcher
 from synaptoroute.core.mutation import Commit, Position, Revision
 from synaptoroute.engine.applier import as_rows
+from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.engine.lanes import Batch
 from synaptoroute.engine.query import Query, match_of
+from synaptoroute.engine.versions import VersionWaiters
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import EncoderError
 from synaptoroute.models import Match
@@ -76,11 +77,12 @@ class Scorer:
     ) -> None:
         self.tensor = tensor
         self.node = ""
-        self.on_visible: Callable[[Sequence[Commit]], None] | None = None
+        self.versions = VersionWaiters()
+        self.on_visible: Callable[[Position], None] | None = None
         self._scratch = Scratch()
         self._batcher = batcher
         self._waiters = waiters
-        self._inbox: queue.SimpleQueue[Batch | _Fill | _Show | _Call | None] = queue.SimpleQueue()
+        self._inbox: Inbox[Batch | _Fill | _Show | _Call] = Inbox()
         self._thread: threading.Thread | None = None
         self.published = self._publication(position, digest)
 
@@ -106,7 +108,11 @@ class Scorer:
             self._inbox.put(_Show(tuple(small), filled=False))
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
-        """Run a function on the tensor, between two batches."""
+        """Run a function on the tensor, between two batches.
+
+        Raises:
+            NotReady: The scorer has stopped.
+        """
         future: Future[Any] = Future()
         self._inbox.put(_Call(task, future))
         return future
@@ -120,8 +126,8 @@ class Scorer:
 
     def stop(self) -> None:
         """Do what has been handed over, then end the thread."""
+        self._inbox.close()
         if self._thread is not None:
-            self._inbox.put(None)
             self._thread.join()
             self._thread = None
 
@@ -131,12 +137,17 @@ class Scorer:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        while (item := self._inbox.get()) is not None:
-            self._do(item)
+        try:
+            while (item := self._inbox.get()) is not None:
+                self._do(item)
+        finally:
+            for left in self._inbox.close_and_drop():
+                if isinstance(left, _Call):
+                    refuse(left.future)
 
     def drain(self) -> None:
         """Do what has been handed over, on the caller's thread, before ``start``."""
-        while not self._inbox.empty():
+        while len(self._inbox):
             item = self._inbox.get()
             if item is not None:
                 self._do(item)
@@ -160,8 +171,19 @@ class Scorer:
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
         self._waiters.resolve(commits)
+        self._announce(last.entry.position)
+
+    def adopt(self, tensor: Tensor, position: Position, digest: str) -> None:
+        """Serve another tensor from now on.  Runs on the scorer's thread."""
+        self.tensor = tensor
+        self.published = self._publication(position, digest)
+        self._announce(position)
+
+    def _announce(self, position: Position) -> None:
+        """Tell those who wait for a version that it is visible."""
+        self.versions.reach(position.seq)
         if self.on_visible is not None:
-            self.on_visible(commits)
+            self.on_visible(position)
 
     def _publication(self, position: Position, digest: str) -> Published:
         tensor = self.tensor
@@ -244,6 +266,9 @@ def _slices(commit: Commit, dim: int) -> list[_Fill]:
 
 
 def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:
+    """Run a task and keep its result or its error; skip it if nobody waits any more."""
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         result = task(tensor)
     except BaseException as error:  # whoever asked gets it

@@ -7,11 +7,13 @@ the applier and the scorer; every step is one dictionary operation.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
 from synaptoroute.core.mutation import Commit, Outcome
+from synaptoroute.errors import SynaptoRouteError
 
 
 class Waiters:
@@ -48,9 +50,12 @@ class Waiters:
                 future.set_result(commit.change.outcome)
 
     def fail(self, op_id: bytes, error: Exception) -> None:
-        """Answer the writers of a write that was not taken."""
+        """Answer the writers of a write that was not taken, each with an error of its own."""
         for future in self._pop(op_id):
-            future.set_exception(error)
+            own = copy.copy(error) if isinstance(error, SynaptoRouteError) else error
+            if own is not error:
+                own.__cause__ = error
+            future.set_exception(own)
 
     def fail_all(self, error: Exception) -> None:
         """Answer everyone, because the engine stops."""

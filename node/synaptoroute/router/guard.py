@@ -32,6 +32,12 @@ class Guard:
     ack: Ack = "applied"
     ack_timeout_seconds: float = 5.0
 
+    def __post_init__(self) -> None:
+        if self.op_id is not None and len(self.op_id) != OP_ID_BYTES:
+            raise ValueError(f"an op_id has {OP_ID_BYTES} bytes, got {len(self.op_id)}")
+        if len(self.request_hash) not in (0, OP_ID_BYTES):
+            raise ValueError(f"a request_hash has {OP_ID_BYTES} bytes or none")
+
     def propose(self, mutation: Mutation) -> Proposal:
         """Make the proposal of a mutation under these conditions."""
         return Proposal(

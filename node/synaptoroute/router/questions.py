@@ -26,14 +26,17 @@ def question(
         raise InvalidQuery(f"text {error}") from error
     if not 1 <= limit <= CANDIDATES_MAX:
         raise InvalidQuery(f"limit must be 1 to {CANDIDATES_MAX}, got {limit}")
+    if isinstance(routes, str):
+        raise InvalidQuery("routes must be a list of names")
     try:
         names = None if routes is None else route_names(routes)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidQuery(f"routes: {error}") from error
     return Query(checked, limit, names, explain, use_cache)
 
 
-def expire(future: asyncio.Future[Match], seconds: float) -> None:
-    """Give up on an answer.  Runs on the event loop."""
-    if not future.done():
-        future.set_exception(DeadlineExceeded(f"no answer within {seconds:g} s"))
+def expire(futures: Sequence[asyncio.Future[Match]], seconds: float) -> None:
+    """Give up on answers.  Runs on the event loop."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(DeadlineExceeded(f"no answer within {seconds:g} s"))

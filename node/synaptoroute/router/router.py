@@ -8,7 +8,6 @@ synchronous names are those of release 0.2; the coroutines beside them begin wit
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from synaptoroute.core.mutation import (
     PatchRoute,
     PutSettings,
     RemoveUtterances,
-    RouteRecord,
     Settings,
 )
 from synaptoroute.encoder import TextEncoder
@@ -30,8 +28,7 @@ from synaptoroute.errors import (
     InvalidQuery,
     InvalidRoute,
     NotReady,
-    Overloaded,
-    RouteNotFound,
+    TooLarge,
 )
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
@@ -43,18 +40,22 @@ from synaptoroute.models import (
     StoredRoute,
     WriteResult,
     canonical_json,
-    check_name,
 )
+from synaptoroute.router import reads
 from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.imports import Importer
+from synaptoroute.router.life import Life
 from synaptoroute.router.questions import expire, question
-from synaptoroute.router.results import RoutePage, result_of, stored_route
+from synaptoroute.router.results import RoutePage, result_of
 from synaptoroute.router.status import NodeStatus, node_status
-from synaptoroute.router.writes import Writer, distinct_utterances
+from synaptoroute.router.writes import (
+    Writer,
+    checked_name,
+    distinct_utterances,
+    is_threshold,
+)
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.tensor import Tensor
 
-PAGE_ROUTES_MAX = 1_000
 _NO_GUARD = Guard()
 
 
@@ -83,24 +84,22 @@ class AdaptiveRouter:
         self._log = log or LocalLog()
         self._config = config or EngineConfig()
         self._observer = observer
-        self._state = "new"
-        self._engine_or_none: Engine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._life = Life(self._make_engine)
 
     # --- life ----------------------------------------------------------------------
 
+    def _make_engine(self) -> Engine:
+        """Read the database."""
+        engine = Engine(self._encoder, self._storage, self._config, self._observer)
+        if isinstance(self._log, LocalLog):
+            self._log.attach(engine.propose)
+        return engine
+
     @property
     def _engine(self) -> Engine:
-        """The engine; the first use reads the database."""
-        if self._engine_or_none is None:
-            if self._state in ("stopped", "draining", "failed"):
-                raise NotReady(f"the router is {self._state}")
-            self._engine_or_none = Engine(
-                self._encoder, self._storage, self._config, self._observer
-            )
-            if isinstance(self._log, LocalLog):
-                self._log.attach(self._engine_or_none.propose)
-        return self._engine_or_none
+        """The engine; before ``start`` the first use reads the database."""
+        return self._life.opened()
 
     @property
     def _writer(self) -> Writer:
@@ -113,34 +112,20 @@ class AdaptiveRouter:
             EncoderMismatch: The database holds another encoder's vectors.
             StorageUnavailable: The database cannot be opened.
         """
-        if self._state == "ready":
-            return
-        if self._state != "new":
-            raise NotReady(f"the router is {self._state}; make a new one")
-        self._state = "starting"
         self._loop = asyncio.get_running_loop()
-        try:
-            engine = await asyncio.to_thread(lambda: self._engine)
-        except BaseException:
-            self._state = "failed"
-            raise
-        engine.start()
-        self._state = "ready"
+        await self._life.start()
 
     async def stop(self) -> None:
         """Refuse newcomers, answer what was accepted, close the database."""
-        if self._state in ("stopped", "draining"):
-            return
-        self._state = "draining"
-        if self._engine_or_none is not None:
-            await asyncio.to_thread(self._engine_or_none.stop)
-        self._state = "stopped"
+        await self._life.stop()
 
     def close(self) -> None:
-        """Close a router that was never started, without an event loop."""
-        if self._state == "new" and self._engine_or_none is not None:
-            self._engine_or_none.stop()
-        self._state = "stopped"
+        """Close a router that was never started, without an event loop.
+
+        Raises:
+            ConfigError: It was started; await ``stop``.
+        """
+        self._life.close()
 
     # --- queries -------------------------------------------------------------------
 
@@ -161,7 +146,7 @@ class AdaptiveRouter:
             limit: Report that many candidates, 1 to 100; one reports none.
             routes: Choose among these routes only.
             explain: Report at least five candidates.
-            deadline_ms: Give up after that many milliseconds.
+            deadline_ms: Give up after that many milliseconds, at least 1.
             use_cache: False encodes the text anew, to measure.
 
         Returns:
@@ -180,16 +165,38 @@ class AdaptiveRouter:
         return await self._ask(engine, query, deadline_ms)
 
     async def _ask(self, engine: Engine, query: Query, deadline_ms: int | None) -> Match:
+        seconds = self._seconds(deadline_ms)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Match] = loop.create_future()
         query.future, query.loop = future, loop
         engine.submit(query)
-        seconds = (deadline_ms or self._config.query_deadline_ms) / 1_000
-        handle = loop.call_later(seconds, expire, future, seconds)
+        handle = loop.call_later(seconds, expire, [future], seconds)
         try:
             return await future
         finally:
             handle.cancel()
+
+    async def _ask_all(
+        self, engine: Engine, queries: Sequence[Query], deadline_ms: int | None
+    ) -> list[Match]:
+        seconds = self._seconds(deadline_ms)
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
+        for query, future in zip(queries, futures, strict=True):
+            query.future, query.loop = future, loop
+        engine.submit_all(queries)
+        handle = loop.call_later(seconds, expire, futures, seconds)
+        try:
+            return await asyncio.gather(*futures)
+        finally:
+            handle.cancel()
+            for future in futures:
+                future.cancel()
+
+    def _seconds(self, deadline_ms: int | None) -> float:
+        if deadline_ms is not None and deadline_ms < 1:
+            raise InvalidQuery(f"deadline_ms must be at least 1, got {deadline_ms}")
+        return (deadline_ms or self._config.query_deadline_ms) / 1_000
 
     async def aquery_batch(
         self,
@@ -201,23 +208,22 @@ class AdaptiveRouter:
         deadline_ms: int | None = None,
         use_cache: bool = True,
     ) -> list[Match]:
-        """Answer up to 1,024 queries, in order; see ``aquery``."""
+        """Answer up to 1,024 queries, in order and all or none; see ``aquery``.
+
+        Raises:
+            TooLarge: More texts than the queue could ever hold.
+        """
+        if isinstance(texts, str):
+            raise InvalidQuery("texts must be a list of strings")
         if len(texts) > QUERY_BATCH_TEXTS_MAX:
             raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
         queries = [question(text, limit, routes, explain, use_cache) for text in texts]
         engine = self._engine
         if not engine.is_started:
             return engine.answer_now(queries) if queries else []
-        if engine.queue_requests + len(queries) > self._config.queue_requests_max:
-            raise Overloaded("the queue has no room for the batch", retry_after_seconds=1.0)
-        asked = [asyncio.ensure_future(self._ask(engine, each, deadline_ms)) for each in queries]
-        try:
-            return list(await asyncio.gather(*asked))
-        except BaseException:
-            for each in asked:
-                each.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            raise
+        if len(queries) > self._config.queue_requests_max:
+            raise TooLarge(f"the queue holds {self._config.queue_requests_max} queries at most")
+        return await self._ask_all(engine, queries, deadline_ms)
 
     def query(
         self,
@@ -240,10 +246,13 @@ class AdaptiveRouter:
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
-            return self._loop
+            running = None
         if running is self._loop:
             coroutine.close()
             raise ConfigError("on the event loop's thread, await the coroutine instead")
+        if not self._loop.is_running():
+            coroutine.close()
+            raise NotReady("the event loop on which the router was started has ended")
         return self._loop
 
     # --- writes --------------------------------------------------------------------
@@ -262,11 +271,13 @@ class AdaptiveRouter:
         guard: Guard = _NO_GUARD,
     ) -> WriteResult:
         """Change a route's fields without touching its utterances."""
-        if isinstance(threshold, int | float) and not -1.0 <= threshold <= 1.0:
-            raise InvalidRoute("threshold must be between -1 and 1")
+        if not is_threshold(threshold):
+            raise InvalidRoute("threshold must be a number between -1 and 1, or null")
+        if not isinstance(metadata, dict | Keep):
+            raise InvalidRoute("metadata must be an object")
         try:
             patch = PatchRoute(
-                name=check_name(name),
+                name=checked_name(name),
                 threshold=float(threshold) if isinstance(threshold, int) else threshold,
                 metadata=KEEP if isinstance(metadata, Keep) else canonical_json(metadata),
                 payload=KEEP if isinstance(payload, Keep) else canonical_json(payload),
@@ -277,7 +288,7 @@ class AdaptiveRouter:
 
     async def adelete_route(self, name: str, guard: Guard = _NO_GUARD) -> WriteResult:
         """Remove a route and free its slots."""
-        return await self._writer.write(DeleteRoute(name), guard)
+        return await self._writer.write(DeleteRoute(checked_name(name)), guard)
 
     async def aadd_utterances(
         self,
@@ -294,7 +305,8 @@ class AdaptiveRouter:
     ) -> WriteResult:
         """Remove examples from a route; the last one cannot be removed."""
         texts, _ = distinct_utterances(utterances, None)
-        return await self._writer.write(RemoveUtterances(name, tuple(texts)), guard)
+        mutation = RemoveUtterances(checked_name(name), tuple(texts))
+        return await self._writer.write(mutation, guard)
 
     async def aput_settings(
         self, settings: RouteSetSettings, guard: Guard = _NO_GUARD
@@ -338,7 +350,7 @@ class AdaptiveRouter:
     def delete_route(self, name: str) -> WriteResult:
         """Remove a route on the caller's thread."""
         self._check_local()
-        return self._writer.write_now(DeleteRoute(name), _NO_GUARD)
+        return self._writer.write_now(DeleteRoute(checked_name(name)), _NO_GUARD)
 
     def _check_local(self) -> None:
         """Synchronous writes need a log that does not live on an event loop."""
@@ -353,39 +365,15 @@ class AdaptiveRouter:
         Raises:
             RouteNotFound: No route has this name.
         """
-
-        def look(tensor: Tensor) -> tuple[RouteRecord | None, Settings]:
-            return tensor.routes.get(name), tensor.settings
-
-        record, settings = await asyncio.wrap_future(self._engine.read(look))
-        if record is None:
-            raise RouteNotFound(f"no route is named {name!r}")
-        return stored_route(record, settings)
+        return await reads.get_route(self._engine, name)
 
     async def alist_routes(self, *, after: str = "", limit: int = 100) -> RoutePage:
         """Show up to ``limit`` routes whose names follow ``after``, in order of name."""
-        if not 1 <= limit <= PAGE_ROUTES_MAX:
-            raise InvalidQuery(f"limit must be 1 to {PAGE_ROUTES_MAX}")
-
-        def look(tensor: Tensor) -> tuple[list[RouteRecord], Settings, str]:
-            names = heapq.nsmallest(limit + 1, (n for n in tensor.routes if n > after))
-            records = [tensor.routes[name] for name in names]
-            return records, tensor.settings, str(tensor.revision)
-
-        records, settings, version = await asyncio.wrap_future(self._engine.read(look))
-        shown = [stored_route(record, settings) for record in records[:limit]]
-        more = len(records) > limit
-        return RoutePage(shown, shown[-1].name if more else None, version)
+        return await reads.list_routes(self._engine, after, limit)
 
     async def aget_settings(self) -> RouteSetSettings:
         """Show the settings of the route set."""
-        settings = await asyncio.wrap_future(self._engine.read(lambda tensor: tensor.settings))
-        return RouteSetSettings(
-            aggregation=settings.aggregation,
-            topk=settings.topk,
-            threshold=settings.threshold,
-            capacity_slots=settings.capacity_slots,
-        )
+        return await reads.get_settings(self._engine)
 
     async def aoutcome(self, op_id: bytes) -> WriteResult | None:
         """Find what came of a write, inside the idempotency window.
@@ -398,14 +386,8 @@ class AdaptiveRouter:
 
     async def achecksum(self) -> dict[str, str]:
         """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
-
-        def look(tensor: Tensor) -> tuple[str, str]:
-            return tensor.checksum(), str(tensor.revision)
-
-        checksum, version = await asyncio.wrap_future(self._engine.read(look))
-        published = self._engine.published
-        return {"version": version, "digest": published.digest, "tensor_sha256": checksum}
+        return await reads.checksum(self._engine)
 
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""
-        return node_status(self._state, self._engine_or_none, self._encoder, self._config)
+        return node_status(self._life.state, self._life.engine, self._encoder, self._config)

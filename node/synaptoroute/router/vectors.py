@@ -23,6 +23,8 @@ def checked_rows(vectors: Sequence[Sequence[float]], dim: int) -> NDArray[np.flo
         InvalidVector: Not n x dim, not finite, or not of unit length.
     """
     for index, vector in enumerate(vectors):
+        if not isinstance(vector, Sequence | np.ndarray):
+            raise InvalidVector(f"vector {index} is not a list of numbers", index=index)
         if len(vector) != dim:
             raise InvalidVector(
                 f"vector {index} has {len(vector)} values, the encoder has {dim}", index=index

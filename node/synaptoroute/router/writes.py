@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
-from synaptoroute.core.mutation import AddUtterances, Mutation, Outcome, Proposal, PutRoute
+from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Outcome, Proposal, PutRoute
 from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidRoute, TooLarge
 from synaptoroute.log import Log
@@ -26,6 +26,7 @@ from synaptoroute.models import (
     Route,
     WriteResult,
     canonical_json,
+    check_name,
     check_text,
 )
 from synaptoroute.router.guard import Guard
@@ -44,6 +45,7 @@ class Writer:
 
     async def put(self, route: Route, guard: Guard) -> WriteResult:
         """Create a route or replace all of it."""
+        route = checked_route(route)
         rows = await self.encode(route.utterances, route.vectors)
         return await self.write(put_mutation(route, rows), guard)
 
@@ -55,6 +57,7 @@ class Writer:
         guard: Guard,
     ) -> WriteResult:
         """Add utterances to a route."""
+        name = checked_name(name)
         texts, given = distinct_utterances(utterances, vectors)
         rows = await self.encode(texts, given)
         return await self.write(AddUtterances(name, tuple(texts), row_bytes(rows)), guard)
@@ -91,16 +94,22 @@ class Writer:
                 raise InvalidRoute(f"{len(given)} vectors for {len(texts)} utterances")
             return checked_rows(given, self._engine.encoder.dim)
         futures = self._engine.encode_utterances(texts)
-        return np.concatenate([await asyncio.wrap_future(future) for future in futures])
+        try:
+            return np.concatenate([await asyncio.wrap_future(future) for future in futures])
+        finally:
+            for future in futures:
+                future.cancel()  # what an error or a caller that has gone left in the queue
 
     # --- the same on the caller's thread, without an event loop -----------------
 
     def put_now(self, route: Route, guard: Guard) -> WriteResult:
         """Create or replace a route and wait on this thread."""
+        route = checked_route(route)
         return self.write_now(put_mutation(route, self._encode_now(route)), guard)
 
     def add_now(self, name: str, utterances: Sequence[str], guard: Guard) -> WriteResult:
         """Add utterances and wait on this thread."""
+        name = checked_name(name)
         texts, _ = distinct_utterances(utterances, None)
         rows = self._engine.encoder.encode_utterances(texts)
         return self.write_now(AddUtterances(name, tuple(texts), row_bytes(rows)), guard)
@@ -137,6 +146,37 @@ def put_mutation(route: Route, rows: NDArray[np.float32]) -> PutRoute:
     )
 
 
+def checked_route(route: Route) -> Route:
+    """Check a route again, and copy it: its fields may have been changed since it was made.
+
+    Raises:
+        InvalidRoute: It is malformed now.
+    """
+    try:
+        return Route.model_validate(route.model_dump())
+    except ValueError as error:
+        raise InvalidRoute(str(error)) from error
+
+
+def checked_name(name: str) -> str:
+    """Check a route's name.
+
+    Raises:
+        InvalidRoute: It is malformed.
+    """
+    try:
+        return check_name(name)
+    except (TypeError, ValueError) as error:
+        raise InvalidRoute(f"the route's name {error}") from error
+
+
+def is_threshold(value: object) -> bool:
+    """Whether a patch may carry this threshold."""
+    if value is None or isinstance(value, Keep):
+        return True
+    return isinstance(value, int | float) and -1.0 <= value <= 1.0
+
+
 def distinct_utterances(
     utterances: Sequence[str], vectors: Sequence[Sequence[float]] | None
 ) -> tuple[list[str], list[Sequence[float]] | None]:
@@ -145,6 +185,8 @@ def distinct_utterances(
     Raises:
         InvalidRoute: None, too many, empty, too long or not Unicode.
     """
+    if isinstance(utterances, str) or not all(isinstance(text, str) for text in utterances):
+        raise InvalidRoute("utterances must be a list of strings")
     if not 1 <= len(utterances) <= UTTERANCES_PER_ROUTE_CALL_MAX:
         raise InvalidRoute(
             f"1 to {UTTERANCES_PER_ROUTE_CALL_MAX} utterances are expected, got {len(utterances)}"

@@ -1,9 +1,7 @@
-"""Request bodies: how much of them may come, how long it may take, and what JSON is.
+"""Request bodies: how much of them may come, and how long it may take.
 
 Rule 1: a body is counted while it arrives, with or without a Content-Length.
 Rule 2: all bodies held in memory at one time have one budget together.
-Rule 3: JSON is RFC 8259 and no more: no NaN, no Infinity, no lone surrogate, no
-invalid UTF-8, and no nesting that a recursive reader could not follow.
 """
 
 from __future__ import annotations
@@ -12,18 +10,24 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from synaptoroute.errors import Overloaded, TooLarge
-from synaptoroute.server.refusals import (
-    ClientGone,
-    MalformedBody,
-    RequestTimeout,
-    UnsupportedMediaType,
-)
+from synaptoroute.server.json_text import parse_json
+from synaptoroute.server.refusals import ClientGone, RequestTimeout, UnsupportedMediaType
+
+__all__ = [
+    "BodyBudget",
+    "BodyLease",
+    "body_pieces",
+    "is_json",
+    "media_type",
+    "parse_json",
+    "read_body",
+    "require_json",
+]
 
 BODY_IDLE_SECONDS: Final = 20.0
 """Longest pause between two pieces of a body."""
@@ -121,18 +125,6 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
         lease.take(len(piece))
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def parse_json(body: bytes) -> Any:
-    """Read JSON strictly; nesting is limited to 200 by the parser itself.
-
-    Raises:
-        MalformedBody: Not JSON; says at which line and column.
-    """
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def media_type(request: Request) -> str:

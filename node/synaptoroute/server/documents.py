@@ -2,7 +2,8 @@
 
 NDJSON has one route a line and is read and written without being held whole.
 JSON and YAML documents are a list of routes, or an object of ``routes`` and,
-where somebody wishes, ``version: 1``.  Every error names its place: a line, or ``routes[3].utterances[0]``.
+where somebody wishes, ``version: 1``.  Every error names its place: a line, or
+``routes[3].utterances[0]``.
 
 YAML is read without anchors (a few lines of them can stand for gigabytes) and
 without nesting that a recursive reader could not follow.
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from synaptoroute.errors import ConfigError, InvalidRoute, SynaptoRouteError, TooLarge
 from synaptoroute.models import JSON_DEPTH_MAX, Route, StoredRoute
-from synaptoroute.server.bodies import parse_json
+from synaptoroute.server.json_text import parse_json
 from synaptoroute.server.problems import field_errors, first_message
 from synaptoroute.server.refusals import MalformedBody
 
@@ -87,9 +88,7 @@ class _Names:
             raise InvalidRoute("an import must hold at least one route")
 
 
-async def ndjson_routes(
-    pieces: AsyncIterator[bytes], line_bytes_max: int
-) -> AsyncIterator[Route]:
+async def ndjson_routes(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[Route]:
     """Give the routes of an NDJSON stream, holding one line at a time.
 
     Raises:
@@ -176,7 +175,7 @@ def parse_yaml(body: bytes) -> Any:
     """
     try:
         _check_yaml(body)
-        return yaml.load(body, Loader=_Loader)  # noqa: S506 - a safe loader with fewer types
+        return yaml.load(body, Loader=_Loader)
     except (yaml.YAMLError, UnicodeError, ValueError, RecursionError) as error:
         line = _yaml_line(error)
         where = f"line {line}: " if line else ""
@@ -208,7 +207,7 @@ def _check_yaml(body: bytes) -> None:
 
 
 def _misuse(event: yaml.Event, what: str) -> MalformedBody:
-    line = event.start_mark.line + 1
+    line = event.start_mark.line + 1 if event.start_mark else None
     return MalformedBody(f"line {line}: {what}", line=line)
 
 

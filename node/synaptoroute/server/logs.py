@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Final, Literal, TextIO
+from typing import Final, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
@@ -20,6 +20,9 @@ _LEVELS: Final = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
+
+# Libraries whose ordinary lines repeat what this project says itself; warnings are kept.
+_CHATTY: Final = ("asyncio", "httpcore", "httpx", "uvicorn")
 
 ServerLog = structlog.stdlib.BoundLogger
 
@@ -36,7 +39,7 @@ def configure_logs(
     stream: TextIO | None = None,
 ) -> None:
     """Send every log of the process to one stream in one style; called once, by ``serve``."""
-    stream = stream or sys.stderr
+    out = stream if stream is not None else sys.stderr
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -57,17 +60,16 @@ def configure_logs(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            *_renderers(style, stream),
+            *_renderers(style, out),
         ],
     )
     root = logging.getLogger()
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(out)
     handler.setFormatter(formatter)
     root.handlers = [handler]
     root.setLevel(_LEVELS[level])
-    # uvicorn's own lines repeat what this room says itself; its warnings are kept.
-    for name, least in (("uvicorn", logging.WARNING), ("uvicorn.access", logging.CRITICAL)):
-        logging.getLogger(name).setLevel(max(least, _LEVELS[level]))
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, _LEVELS[level]))
     logging.captureWarnings(True)
 
 
@@ -82,6 +84,6 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
 
 
-def is_at(log: Any, level: int) -> bool:
+def is_at(level: int) -> bool:
     """Whether the log keeps lines of a level, to spare the work of making them."""
     return logging.getLogger(LOGGER_NAME).isEnabledFor(level)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from synaptoroute.config import NodeConfig
-from synaptoroute.encoder import EncoderStats
+from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import NotReady, SynaptoRouteError
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter, NodeStatus
@@ -23,7 +23,7 @@ from synaptoroute.server.keys import KeyRing
 from synaptoroute.server.logs import server_log
 from synaptoroute.server.metrics import Metrics, parse_version
 
-OpenRouter = Callable[[], AdaptiveRouter]
+OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 KEYS_LOOK_SECONDS: Final = 1.0
 START_RETRY_SECONDS: Final = 1.0
 
@@ -40,6 +40,7 @@ class Runtime:
         config: NodeConfig,
         source: AdaptiveRouter | OpenRouter,
         *,
+        encoder: TextEncoder | None = None,
         metrics: Metrics | None = None,
         keys: KeyRing | None = None,
         on_failure: Callable[[], None] | None = None,
@@ -52,7 +53,9 @@ class Runtime:
         self.failure: SynaptoRouteError | None = None
         self.is_draining = False
         self.began_at = time.monotonic()
+        self.node = ""
         self._source = source
+        self._encoder = encoder
         self._on_failure = on_failure
         self._router: AdaptiveRouter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,7 +106,8 @@ class Runtime:
     def _look(self) -> tuple[NodeStatus, EncoderStats] | None:
         if self._router is None:
             return None
-        return self._router.status(), self._router.encoder.stats()
+        stats = EncoderStats() if self._encoder is None else self._encoder.stats()
+        return self._router.status(), stats
 
     # --- life ----------------------------------------------------------------------
 
@@ -132,22 +136,18 @@ class Runtime:
         if self._router is not None:
             router, self._router = self._router, None
             await router.stop()
-            await asyncio.to_thread(router.encoder.close)
+            if self._encoder is not None and not isinstance(self._source, AdaptiveRouter):
+                await asyncio.to_thread(self._encoder.close)
             self.log.info("stopped")
 
     async def _start(self) -> None:
         """Make and start the router; a failure is logged, kept and reported."""
         try:
-            source = self._source
-            router = (
-                source
-                if isinstance(source, AdaptiveRouter)
-                else await asyncio.to_thread(source)
-            )
+            router = await self._open()
             await router.start()
             await self._seed(router)
-            self._router = router
             status = router.status()
+            self._router, self.node = router, status.node
         except SynaptoRouteError as error:
             self._fail(error)
             self.log.error("start_failed", code=error.code, detail=error.message)
@@ -163,6 +163,13 @@ class Runtime:
                 model=status.model,
                 seconds=round(time.monotonic() - self.began_at, 3),
             )
+
+    async def _open(self) -> AdaptiveRouter:
+        """Take the router that was given, or load what it needs in a thread."""
+        if isinstance(self._source, AdaptiveRouter):
+            return self._source
+        router, self._encoder = await asyncio.to_thread(self._source)
+        return router
 
     def _fail(self, error: SynaptoRouteError) -> None:
         self.failure = error

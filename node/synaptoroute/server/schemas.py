@@ -158,29 +158,35 @@ class RouteList(BaseModel):
 
     Attributes:
         routes: At most ``limit`` of them.
-        next_cursor: Send it as ``cursor`` for the next page; None at the end.
+        next_after: Send it as ``after`` for the next page; None at the end.
         version: ``epoch.seq`` at which the page was read.
     """
 
     routes: list[StoredRoute]
-    next_cursor: str | None = None
+    next_after: str | None
     version: str
 
 
-class ImportAnswer(BaseModel):
-    """What came of an import.
+class Operation(BaseModel):
+    """What came of a write, as long as the node remembers it.
 
     Attributes:
-        import_id: Identity of the import; send it again to resume one that broke off.
-        routes: Routes imported.
-        utterances: Utterances imported.
-        version: ``epoch.seq`` at which all of it became visible.
+        op_id: Identity of the write.
+        status: ``applied``, ``unchanged`` or ``rejected``.
+        version: ``epoch.seq`` at which it was decided.
+        revision: The route's revision afterwards; None where it has no route.
+        count: Utterances added or removed, or routes imported.
+        code: Error code of a rejection.
+        detail: One sentence about a rejection.
     """
 
-    import_id: str
-    routes: int
-    utterances: int
+    op_id: str
+    status: str
     version: str
+    revision: str | None = None
+    count: int = 0
+    code: str | None = None
+    detail: str | None = None
 
 
 class Liveness(BaseModel):

@@ -60,13 +60,24 @@ def connect_writer(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         # Overwrite deleted texts where that costs no extra write.
         connection.execute("PRAGMA secure_delete = FAST")
-        # A file that can only be read says so here, not at the first write.
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
+        _try_to_write(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    """Let a file that can only be read say so now, not at the first commit.
+
+    SQLite quietly opens such a file for reading, and even begins transactions on it.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(f"PRAGMA user_version = {version}")
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection:

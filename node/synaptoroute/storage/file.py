@@ -84,7 +84,7 @@ class DatabaseFile:
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._is_ephemeral = str(path) == _EPHEMERAL
-        self._synchronous = synchronous
+        self._synchronous: Synchronous = synchronous
         self._on_corrupt = on_corrupt
         self._log = LogWindow(oplog_entries_max, oplog_bytes_max)
         self._writer: sqlite3.Connection | None = None
@@ -158,12 +158,13 @@ class DatabaseFile:
             raise
 
     def _read_or_create(self, encoder: tuple[str, int] | None) -> Stored:
-        if not is_present(self.path) or self._is_blank():
+        is_blank = not is_present(self.path) or self._is_blank()
+        if self._synchronous == "full" and is_log_damaged(self.path):
+            raise Damaged("the write-ahead log lost transactions that were durable")
+        if is_blank:
             if encoder is None:
                 raise StorageUnavailable(f"there is no database {self.path}", reason="absent")
             return self._create(*encoder)
-        if self._synchronous == "full" and is_log_damaged(self.path):
-            raise Damaged("the write-ahead log lost transactions that were durable")
         self._migrate()
         with finding_damage(), closing(connect_reader(self.path)) as reader:
             meta = read_meta(reader)

@@ -42,8 +42,9 @@ from synaptoroute.storage.records import (
     checksum,
     digest_of,
     load_epoch,
-    load_outcome,
+    load_outcomes,
     load_settings,
+    remembered_sum,
 )
 
 ROWS_AT_ONCE: Final = 512
@@ -87,6 +88,9 @@ def finding_damage(position: Position | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except Damaged as damage:
+        damage.position = damage.position or position
+        raise
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         if code & 0xFF in _DAMAGE_CODES or code == _SHORT_READ:
@@ -297,16 +301,18 @@ def _read_routes(
 
 
 def _read_remembered(connection: sqlite3.Connection, seq: int) -> tuple[Remembered, ...]:
-    remembered = []
-    cursor = connection.execute(
+    rows = connection.execute(
         "SELECT seq, op_id, request_hash, outcome, sum FROM remembered WHERE seq >= ? ORDER BY seq",
         (seq - IDEMPOTENCY_WINDOW_ENTRIES,),
-    )
-    for *fields, total in cursor:
-        if checksum(*fields) != total:
-            raise Damaged(f"the outcome of entry {fields[0]} does not match its checksum")
-        at, op_id, request_hash, outcome = fields
-        remembered.append(Remembered(op_id, at, request_hash, load_outcome(outcome)))
+    ).fetchall()
+    for at, op_id, request_hash, outcome, total in rows:
+        if remembered_sum(at, op_id, request_hash, outcome) != total:
+            raise Damaged(f"the outcome of entry {at} does not match its checksum")
+    outcomes = load_outcomes([row[3] for row in rows])
+    remembered = [
+        Remembered(op_id, at, request_hash, outcome)
+        for (at, op_id, request_hash, _, _), outcome in zip(rows, outcomes, strict=True)
+    ]
     if remembered and remembered[-1].seq > seq:
         raise Damaged("an outcome is newer than the position")
     return tuple(remembered)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.digest import Digest, chunk_hash, import_hash, route_hash, settings_hash
-from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Revision, Settings
+from synaptoroute.core.mutation import (
+    OpenEpoch,
+    Outcome,
+    OutcomeStatus,
+    Position,
+    Revision,
+    Settings,
+)
 from synaptoroute.core.snapshot import EpochRecord, Snapshot
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
@@ -112,15 +120,30 @@ def dump_outcome(outcome: Outcome) -> str:
 
 def load_outcome(text: str) -> Outcome:
     """Read an outcome."""
-    status, epoch, seq, revision, code, message, count = json.loads(text)
-    return Outcome(
-        status,
-        Revision(epoch, seq),
-        None if revision is None else Revision(*revision),
-        code,
-        message,
-        count,
-    )
+    return _outcome(*json.loads(text))
+
+
+def load_outcomes(texts: Sequence[str]) -> list[Outcome]:
+    """Read many outcomes at once: a boot reads the whole idempotency window."""
+    return [_outcome(*fields) for fields in json.loads(f"[{','.join(texts)}]")]
+
+
+def _outcome(
+    status: OutcomeStatus,
+    epoch: int,
+    seq: int,
+    revision: Sequence[int] | None,
+    code: str | None,
+    message: str,
+    count: int,
+) -> Outcome:
+    held = None if revision is None else Revision(*revision)
+    return Outcome(status, Revision(epoch, seq), held, code, message, count)
+
+
+def remembered_sum(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> int:
+    """Checksum of a row of ``remembered``; there may be as many as the window is long."""
+    return zlib.crc32(b"%d|%b|%b|%b" % (seq, op_id, request_hash, outcome.encode()))
 
 
 def dump_settings(settings: Settings) -> str:

@@ -11,7 +11,6 @@ https://sqlite.org/fileformat2.html, section 4.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -65,22 +64,16 @@ def _commit_marks_behind(
 ) -> int:
     """Count commit marks of this life of the log behind its first ``frame_count`` frames."""
     marks = 0
-    for number, (_, pages_after, *frame_salts, _, _) in _frames(file, frame_count, page_bytes):
-        if frame_salts == salts:
-            marks += pages_after != 0
-        elif number > frame_count:
-            # Left over from a former life of the log.
-            break
+    frame_bytes = _FRAME_HEADER.size + page_bytes
+    at = _LOG_HEADER.size + frame_count * frame_bytes
+    while len(header := _read_at(file, at)) == _FRAME_HEADER.size:
+        _, pages_after, *frame_salts, _, _ = _FRAME_HEADER.unpack(header)
+        # Frames with other salts are left over from a former life of the log.
+        marks += pages_after != 0 and frame_salts == salts
+        at += frame_bytes
     return marks
 
 
-def _frames(file: BinaryIO, start: int, page_bytes: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    frame_bytes = _FRAME_HEADER.size + page_bytes
-    number = start
-    while True:
-        file.seek(_LOG_HEADER.size + number * frame_bytes)
-        header = file.read(_FRAME_HEADER.size)
-        if len(header) < _FRAME_HEADER.size:
-            return
-        yield number, _FRAME_HEADER.unpack(header)
-        number += 1
+def _read_at(file: BinaryIO, at: int) -> bytes:
+    file.seek(at)
+    return file.read(_FRAME_HEADER.size)

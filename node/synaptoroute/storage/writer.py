@@ -19,11 +19,18 @@ from synaptoroute.core.mutation import (
     SlotWrite,
 )
 from synaptoroute.core.snapshot import EpochRecord
-from synaptoroute.storage.records import Meta, checksum, dump_outcome, epoch_row, meta_row
+from synaptoroute.storage.records import (
+    Meta,
+    checksum,
+    dump_outcome,
+    epoch_row,
+    meta_row,
+    remembered_sum,
+)
 
 TRIM_SLACK_SHIFT: Final = 5
 """Old rows go once a thirty-second part too many is there, not one by one."""
-_FORGET_SLACK_ENTRIES: Final = IDEMPOTENCY_WINDOW_ENTRIES >> TRIM_SLACK_SHIFT
+FORGET_SLACK_ENTRIES: Final = IDEMPOTENCY_WINDOW_ENTRIES >> TRIM_SLACK_SHIFT
 
 INSERT_SLOT: Final = "INSERT INTO slot VALUES (?, ?, ?, ?, ?)"
 INSERT_ROUTE: Final = "INSERT INTO route VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -159,7 +166,7 @@ def import_row(import_id: str, is_replace: bool, touched_seq: int) -> tuple[obje
 def remembered_row(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> tuple[object, ...]:
     """Columns of ``remembered``."""
     fields = (seq, op_id, request_hash, outcome)
-    return (*fields, checksum(*fields))
+    return (*fields, remembered_sum(*fields))
 
 
 def write_entries(
@@ -193,7 +200,7 @@ def write_entries(
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
     first, last = commits[0].entry.seq, commits[-1].entry.seq
-    if first // _FORGET_SLACK_ENTRIES != (last + 1) // _FORGET_SLACK_ENTRIES:
+    if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
         oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
         connection.execute("DELETE FROM remembered WHERE seq < ?", (oldest,))
 

@@ -1,0 +1,80 @@
+"""``synaptoroute query``: which route does this text belong to?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.failures import ExitCode
+from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
+from synaptoroute.cli.terminal import Cell, number, print_json, print_line, print_table, printable
+
+
+def query(
+    text: Annotated[list[str], typer.Argument(help="Texts to route, one an argument.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Best routes to list.")] = 3,
+    routes: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Choose among these only: names with commas."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show why, and what the route returns.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Route texts and show the candidates.
+
+    Ends with 1 when a text belongs to no route.
+    """
+    options: dict[str, Any] = {"limit": limit, "explain": explain}
+    if routes is not None:
+        options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
+    with NodeClient(url, api_key) as client:
+        matches = [client.post("/v1/query", {"text": each, **options}) for each in text]
+    if as_json:
+        print_json(matches if len(matches) > 1 else matches[0])
+    else:
+        for each, match in zip(text, matches, strict=True):
+            _show(each, match, explain)
+    if not all(match["route"] for match in matches):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _show(text: str, match: dict[str, Any], explain: bool) -> None:
+    """Print one answer."""
+    route = match["route"] or f"no route ({match['reason']})"
+    print_line(f"{printable(text)}  →  {route}")
+    candidates = match.get("candidates") or [_only(match)]
+    if match["threshold"] is not None:
+        print_table(
+            ("route", "score", "threshold", "passed", "nearest utterance", "similarity"),
+            (_row(candidate) for candidate in candidates),
+            right=("score", "threshold", "similarity"),
+        )
+    if explain:
+        for key in ("margin", "runner_up", "reason", "payload", "metadata", "version", "node"):
+            if match.get(key) not in (None, {}, ""):
+                print_line(f"  {key}: {printable(str(match[key]))}")
+        print_line()
+
+
+def _only(match: dict[str, Any]) -> dict[str, Any]:
+    """The candidate of a match that lists none."""
+    passed = match["route"] is not None
+    return {**match, "route": match["route"] or "–", "passed": passed}
+
+
+def _row(candidate: dict[str, Any]) -> tuple[Cell, ...]:
+    passed = bool(candidate["passed"])
+    return (
+        (candidate["route"], "ok" if passed else "no"),
+        number(candidate["score"]),
+        number(candidate["threshold"]),
+        ("yes", "ok") if passed else ("no", "no"),
+        candidate["utterance"] or "",
+        number(candidate["similarity"]),
+    )

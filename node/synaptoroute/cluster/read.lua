@@ -1,0 +1,33 @@
+#!lua flags=no-writes
+-- Read entries after a position, as many as fit, with the header they belong to.
+--
+-- KEYS  meta, log:<epoch>
+-- ARGV  epoch, epoch and seq to read after, entries_max, bytes_max
+-- Gives {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries}, where an
+-- entry is {id, {field, value, ...}}.  At least one entry is given where there is one.
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'floor', 'state')
+for i = 1, 5 do
+  if not m[i] then return {'LOST'} end
+end
+if m[1] ~= ARGV[1] then return {'STALE', m[1]} end
+local entries_max, bytes_left = tonumber(ARGV[4]), tonumber(ARGV[5])
+local entries, after, ask = {}, '(' .. ARGV[2] .. '-' .. ARGV[3], 4
+while #entries < entries_max do
+  local found = redis.call('XRANGE', KEYS[2], after, '+', 'COUNT',
+    math.min(ask, entries_max - #entries))
+  if #found == 0 then break end
+  local bytes = 0
+  for _, e in ipairs(found) do
+    for i = 2, #e[2], 2 do bytes = bytes + #e[2][i] end
+    if bytes > bytes_left and #entries > 0 then
+      return {'OK', m[2], m[3], m[4], m[5], entries}
+    end
+    entries[#entries + 1] = e
+  end
+  bytes_left = bytes_left - bytes
+  if bytes_left <= 0 then break end
+  after = '(' .. found[#found][1]
+  -- Ask for what should fit, judging by what came: an entry may have 200 bytes or 2 MiB.
+  ask = math.max(1, math.min(128, math.floor(bytes_left * #found / bytes)))
+end
+return {'OK', m[2], m[3], m[4], m[5], entries}

@@ -1,0 +1,327 @@
+"""Calls of the Lua scripts, with typed answers.
+
+A script is called by its SHA-1 and loaded where the server does not know it: after
+a restart or a promotion that is normal, and it means that nothing was executed.
+Outcomes are values of the script; an error reply means that it did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, TypeAlias
+
+import redis.exceptions
+
+from synaptoroute.cluster.connection import Link
+from synaptoroute.cluster.keys import Keys
+from synaptoroute.cluster.refusals import Reason
+from synaptoroute.cluster.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
+from synaptoroute.core.codec import LEVEL, digest_of, header_of
+from synaptoroute.core.mutation import Position
+from synaptoroute.errors import ProtocolError
+
+ALIVE_MS: Final = 5_000
+"""A node whose last heartbeat is older is not counted as live."""
+FORGET_MS: Final = 3_600_000
+"""A node whose last heartbeat is older is not listed any more."""
+
+
+class Script(Enum):
+    """The scripts, by file name."""
+
+    ACKED = "acked"
+    APPEND = "append"
+    BEAT = "beat"
+    FENCE = "fence"
+    HEAD = "head"
+    HEARTBEAT = "heartbeat"
+    LEASE = "lease"
+    NODES = "nodes"
+    OPEN = "open"
+    READ = "read"
+    RECOVER = "recover"
+    TRIM = "trim"
+
+
+TEXTS: Final = {
+    script: files("synaptoroute.cluster").joinpath(f"{script.value}.lua").read_bytes()
+    for script in Script
+}
+_SHAS: Final = {
+    script: sha1(text, usedforsecurity=False).hexdigest() for script, text in TEXTS.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The header of the log, as it stood when it was read.
+
+    Attributes:
+        epoch: Life of the log.
+        seq: Place of the newest entry.
+        chain: Hash chain at it.
+        state: ``open``, ``recovering`` or ``frozen``.
+        is_same_server: Whether the log was opened on this server in this life of it.
+        role: ``master`` or ``slave``; ``unknown`` where INFO is not allowed.
+        time_us: Redis' clock.
+        floor: Place of the oldest entry that is kept.
+        floor_chain: Hash chain before it.
+        kept_bytes: Bytes of the entries that are kept.
+        lineage: Identity of the cluster.
+        epoch_id: Ballot that opened the epoch.
+        rec_id: Ballot of the recovery that is going on; empty for none.
+        fingerprint: Fingerprint of the encoder of the log's vectors.
+        dim: Their dimension.
+        level: Highest feature level that every node understands.
+        voters: Identities of the voters, sorted.
+    """
+
+    epoch: int
+    seq: int
+    chain: str
+    state: str
+    is_same_server: bool
+    role: str
+    time_us: int
+    floor: int
+    floor_chain: str
+    kept_bytes: int
+    lineage: str
+    epoch_id: str
+    rec_id: str
+    fingerprint: str
+    dim: int
+    level: int
+    voters: tuple[str, ...]
+
+    @property
+    def position(self) -> Position:
+        """Position of a replica that has applied everything."""
+        return Position(self.epoch, self.seq, self.chain)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether writes are taken."""
+        return self.state == "open" and self.is_same_server
+
+
+@dataclass(frozen=True, slots=True)
+class NoLog:
+    """The server holds no log for this namespace.
+
+    Attributes:
+        time_us: Redis' clock.
+        role: ``master``, ``slave`` or ``unknown``.
+    """
+
+    time_us: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Frames that have their places.
+
+    Attributes:
+        epoch: Epoch of the places.
+        first_seq: Place of the first frame; the others follow it.
+        last_seq: Place of the last.
+        is_announced: Whether the bus took the news; else nodes find it by polling.
+    """
+
+    epoch: int
+    first_seq: int
+    last_seq: int
+    is_announced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """Frames that have no places: nothing was written.
+
+    Attributes:
+        reason: Why.
+        detail: What belongs to it: the log's epoch, state, fingerprint, ...
+    """
+
+    reason: Reason
+    detail: str
+
+
+_REFUSALS: Final = {
+    b"LOST": Reason.LOST,
+    b"NEWHIST": Reason.NEW_HISTORY,
+    b"CLOSED": Reason.CLOSED,
+    b"STALE": Reason.STALE,
+    b"REGRESSED": Reason.REGRESSED,
+    b"MODEL": Reason.MODEL,
+    b"LEVEL": Reason.LEVEL,
+    b"FULL": Reason.FULL,
+    b"REFUSED": Reason.REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Entries as the stream holds them.
+
+    Attributes:
+        head: The log's position when they were read.
+        floor: Place of the oldest entry that is kept.
+        state: State of the log.
+        entries: In order; not verified yet.
+    """
+
+    head: Position
+    floor: int
+    state: str
+    entries: tuple[StreamEntry, ...]
+
+
+RangeAnswer: TypeAlias = Range | NotPlaced
+
+
+class Scripts:
+    """The scripts of one namespace, on one link."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self.keys = keys
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Call a script, loading it first where the server does not know it.
+
+        Raises:
+            SequencerUnavailable: See ``Link.call``.
+        """
+        words = (_SHAS[script], len(keys), *keys, *args)
+        try:
+            return await self._link.call("EVALSHA", *words)
+        except redis.exceptions.NoScriptError:
+            await self._link.call("SCRIPT", "LOAD", TEXTS[script])
+        try:
+            return await self._link.call("EVALSHA", *words)
+        except redis.exceptions.NoScriptError as error:
+            raise ProtocolError("the server forgets a script as it is loaded") from error
+
+    async def head(self) -> Head | NoLog:
+        """Read the head of the log."""
+        return head_of(await self.run(Script.HEAD, [self.keys.meta], []))
+
+    async def append(
+        self,
+        position: Position,
+        fingerprint: str,
+        frames: Sequence[tuple[bytes, bytes]],
+        *,
+        log_bytes_max: int,
+        inline_bytes_max: int = INLINE_BYTES_MAX,
+    ) -> Placed | NotPlaced:
+        """Give frames consecutive places, all or none.
+
+        Args:
+            position: What the writer has applied; it must lie in the log's epoch.
+            fingerprint: Encoder of the writer's vectors.
+            frames: Each frame, bare and as it is to be stored (signed or not).
+            log_bytes_max: Limit of what the log may keep.
+            inline_bytes_max: Largest frame that travels on the bus.
+        """
+        level = str(LEVEL)
+        args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
+        args += [self.keys.bus, log_bytes_max, inline_bytes_max]
+        for frame, body in frames:
+            header_bytes = len(body) - len(frame) + len(header_of(frame))
+            args += [digest_of(frame), body[:header_bytes], body]
+        keys = [self.keys.meta, self.keys.log(position.epoch)]
+        answer = await self.run(Script.APPEND, keys, args)
+        if answer[0] == b"OK":
+            heard = answer[5] == b"heard"
+            return Placed(position.epoch, int(answer[1]), int(answer[2]), heard)
+        return refusal_of(answer)
+
+    async def read(
+        self, epoch: int, after: Position, entries_max: int, bytes_max: int
+    ) -> RangeAnswer:
+        """Read entries of an epoch's log after a position.
+
+        Raises:
+            ProtocolError: The stream holds something else than entries.
+        """
+        keys = [self.keys.meta, self.keys.log(epoch)]
+        args = [epoch, after.epoch, after.seq, entries_max, bytes_max]
+        answer = await self.run(Script.READ, keys, args)
+        if answer[0] != b"OK":
+            return refusal_of(answer)
+        return Range(
+            head=Position(epoch, int(answer[1]), text_of(answer[2])),
+            floor=int(answer[3]),
+            state=text_of(answer[4]),
+            entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
+        )
+
+
+def refusal_of(answer: Sequence[bytes]) -> NotPlaced:
+    """Type an outcome that is not OK.
+
+    Raises:
+        ProtocolError: No outcome of a script of this release.
+    """
+    reason = _REFUSALS.get(answer[0])
+    if reason is None:
+        raise ProtocolError(f"an unknown outcome {answer[0]!r}")
+    return NotPlaced(reason, text_of(answer[1]) if len(answer) > 1 else "")
+
+
+def head_of(answer: Sequence[bytes]) -> Head | NoLog:
+    """Type the answer of ``head.lua`` and ``heartbeat.lua``.
+
+    Raises:
+        ProtocolError: The header is not what ``keys.META_FIELDS`` says.
+    """
+    try:
+        if answer[0] == b"LOST":
+            return NoLog(int(answer[1]), text_of(answer[2]))
+        flat = [text_of(each) for each in answer[4:]]
+        meta = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Head(
+            epoch=int(meta["epoch"]),
+            seq=int(meta["seq"]),
+            chain=meta["chain"],
+            state=meta["state"],
+            is_same_server=meta["replid"] == text_of(answer[3]),
+            role=text_of(answer[2]),
+            time_us=int(answer[1]),
+            floor=int(meta["floor"]),
+            floor_chain=meta["floor_chain"],
+            kept_bytes=int(meta["bytes"]) - int(meta["floor_bytes"]),
+            lineage=meta["lineage"],
+            epoch_id=meta["epoch_id"],
+            rec_id=meta["rec_id"],
+            fingerprint=meta["fingerprint"],
+            dim=int(meta["dim"]),
+            level=int(meta["level"]),
+            voters=voters_of(meta["voters"]),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise ProtocolError(f"the header of the log is malformed: {error!r}") from error
+
+
+def voters_of(joined: str) -> tuple[str, ...]:
+    """Split the voters of a header."""
+    return tuple(voter for voter in joined.split(",") if voter)
+
+
+def text_of(value: bytes | int) -> str:
+    """Text of an answer's part.
+
+    Raises:
+        ProtocolError: It is not ASCII.
+    """
+    try:
+        return value.decode("ascii") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise ProtocolError("an answer of a script that is not ASCII") from error

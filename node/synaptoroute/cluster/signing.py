@@ -1,0 +1,109 @@
+"""Signatures over entries, so that access to Redis is not enough to write routes.
+
+A signed frame is ``"SK" | key id 8 | HMAC-SHA256 32 | frame``.  Signed are the
+namespace and the frame's header; the header carries the SHA-256 of the payload, so
+it stands for the whole frame, and an announcement without the payload can be
+verified too.  Epoch and seq are not signed: the sequencer gives them later, and a
+frame that is appended again is a repetition that its op_id makes void.
+
+Keys rotate by a file of lines ``key_id secret``: the first signs, all verify.  Add
+the new key as the second line everywhere, then make it the first everywhere, then
+remove the old one.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from synaptoroute.core.codec import HEADER_BYTES, header_of
+from synaptoroute.errors import ConfigError, ProtocolError
+
+KEYS_MAX: Final = 4
+KEYS_FILE_BYTES_MAX: Final = 4_096
+SECRET_BYTES_MIN: Final = 32
+_MAGIC: Final = b"SK"
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,8}")
+_ID_BYTES: Final = 8
+_MAC_BYTES: Final = 32
+SEAL_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
+_DOMAIN: Final = b"synaptoroute entry 1\x00"
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Keys of one namespace; without any, nothing is signed and nothing is refused.
+
+    Attributes:
+        namespace: Part of what is signed, so that no entry passes in another cluster.
+        keys: Secret by key id; the first one signs.
+        allow_unsigned: Accept entries without a signature, while keys are introduced.
+    """
+
+    namespace: str
+    keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    allow_unsigned: bool = False
+
+    @classmethod
+    def load(cls, namespace: str, path: Path, *, allow_unsigned: bool = False) -> Keyring:
+        """Read a key file; blocks.
+
+        Raises:
+            ConfigError: It has no key, too many, a short one, or a malformed line.
+        """
+        with path.open("rb") as file:
+            text = file.read(KEYS_FILE_BYTES_MAX).decode()
+        keys: dict[str, bytes] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            key_id, _, secret = line.strip().partition(" ")
+            if not _KEY_ID.fullmatch(key_id) or key_id in keys:
+                raise ConfigError(f"line {number} of the key file: a key id of its own is needed")
+            if len(secret.strip()) < SECRET_BYTES_MIN:
+                raise ConfigError(
+                    f"line {number} of the key file: a secret has at least "
+                    f"{SECRET_BYTES_MIN} characters"
+                )
+            keys[key_id] = secret.strip().encode()
+        if not 1 <= len(keys) <= KEYS_MAX:
+            raise ConfigError(f"a key file has 1 to {KEYS_MAX} keys, found {len(keys)}")
+        return cls(namespace, keys, allow_unsigned)
+
+    def seal(self, frame: bytes) -> bytes:
+        """Put a signature before a frame, where there are keys."""
+        if not self.keys:
+            return frame
+        key_id, secret = next(iter(self.keys.items()))
+        mac = self._sign(secret, header_of(frame))
+        return _MAGIC + key_id.encode().ljust(_ID_BYTES, b"\x00") + mac + frame
+
+    def open(self, body: bytes) -> bytes:
+        """Verify a frame, or the header of one, and take the signature off.
+
+        Raises:
+            ProtocolError: The signature is missing, of an unknown key, or wrong.
+        """
+        is_signed = body.startswith(_MAGIC)
+        frame = body[SEAL_BYTES:] if is_signed else body
+        if not self.keys or (not is_signed and self.allow_unsigned):
+            return frame
+        if not is_signed:
+            raise ProtocolError("an entry without a signature", forged=True)
+        key_id = body[len(_MAGIC) : len(_MAGIC) + _ID_BYTES].rstrip(b"\x00")
+        secret = self.keys.get(key_id.decode("ascii", errors="replace"))
+        mac = body[len(_MAGIC) + _ID_BYTES : SEAL_BYTES]
+        if len(frame) < HEADER_BYTES or secret is None:
+            raise ProtocolError("an entry signed with a key that is not valid", forged=True)
+        if not hmac.compare_digest(mac, self._sign(secret, header_of(frame))):
+            raise ProtocolError("an entry whose signature is wrong", forged=True)
+        return frame
+
+    def _sign(self, secret: bytes, header: bytes) -> bytes:
+        signed = _DOMAIN + self.namespace.encode() + b"\x00" + header
+        return hmac.new(secret, signed, sha256).digest()

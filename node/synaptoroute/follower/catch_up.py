@@ -1,0 +1,340 @@
+"""Catching up: from the log, else from a peer's op log, else from a peer's snapshot.
+
+One method decides what is missing, in that order.  A snapshot is installed only at a
+position whose hash chain the log confirms, so a peer that lies or is lost itself
+costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Final
+
+from synaptoroute.cluster.peers import PeerClient, SnapshotFile
+from synaptoroute.cluster.presence import NodeSeen
+from synaptoroute.cluster.reader import Coverage, ReadResult
+from synaptoroute.cluster.scripts import NoLog
+from synaptoroute.core.mutation import Entry, Position
+from synaptoroute.core.step import TRANSITIONS, Source, State
+from synaptoroute.engine import Heard
+from synaptoroute.errors import (
+    ClusterError,
+    ProtocolError,
+    SequencerUnavailable,
+    StorageCorrupt,
+    UnknownMutation,
+)
+from synaptoroute.follower.status import LogState
+
+if TYPE_CHECKING:
+    from synaptoroute.follower.follower import Follower
+
+PEERS_ASKED_MAX: Final = 3
+SPREAD_SECONDS: Final = 0.2
+"""Nodes that miss the same entries do not all ask at the same moment."""
+COMPARED_ENTRIES: Final = 1_024
+
+
+class Progress(Enum):
+    """What a catch-up came to."""
+
+    AT_HEAD = "at_head"
+    MOVED = "moved"
+    BLOCKED = "blocked"
+
+
+class CatchUp:
+    """Brings one node to the head of the log.  Runs in one task.
+
+    Attributes:
+        diverged: What the log contradicts of this node's history, if anything.
+        halted: Why an entry could not be applied, if one could not.
+        last_error: What stood against the last try.
+        is_too_stale: Whether peers have been ahead for too long.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self.diverged: str | None = None
+        self.halted: str | None = None
+        self.last_error = ""
+        self.is_too_stale = False
+        self._follower = follower
+        self._engine = follower.engine
+        self._peers = PeerClient(follower.membership)
+        self._known: tuple[NodeSeen, ...] = ()
+        self._behind_since: float | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What an operator should know; empty if all is well."""
+        if self.diverged:
+            return f"diverged: {self.diverged}"
+        if self.halted:
+            return f"halted: {self.halted}"
+        return ""
+
+    async def close(self) -> None:
+        """Close the connections to peers."""
+        await self._peers.close()
+
+    async def run(self) -> Progress:
+        """Fetch what is missing until the head is reached or something stands against it."""
+        follower = self._follower
+        if follower.log_state in (LogState.MISMATCH, LogState.REGRESSED, LogState.LOST):
+            return Progress.BLOCKED
+        while True:
+            position = await self._applied()
+            if self.diverged is not None:
+                if not await self._resync(position):
+                    return Progress.BLOCKED
+                continue
+            try:
+                result = await follower.log.read(position)
+            except SequencerUnavailable as error:
+                self.last_error = error.message
+                return await self._without_log(position)
+            self._is_in_reach()
+            progress = await self._take(position, result)
+            if progress is not Progress.MOVED:
+                return progress
+
+    async def _take(self, position: Position, result: ReadResult) -> Progress:
+        """Apply what the log gave, or find what it could not give."""
+        match result.coverage:
+            case Coverage.WHOLE:
+                return await self._extend(position, result)
+            case Coverage.TRIMMED | Coverage.HOLE:
+                self._follower.counts.gaps += 1
+                found = await self._from_peers(position)
+                return Progress.MOVED if found else Progress.BLOCKED
+            case Coverage.BEYOND if result.epoch > position.epoch:
+                self.diverged = (
+                    f"this node holds entries up to {position.revision} that epoch "
+                    f"{result.epoch} left behind"
+                )
+                return Progress.MOVED
+            case Coverage.BEYOND:
+                self._follower.set_state(LogState.REGRESSED)
+                return Progress.BLOCKED
+
+    async def _extend(self, position: Position, result: ReadResult) -> Progress:
+        """Apply entries that follow the position."""
+        if result.entries:
+            await self._set_state(State.CATCHING_UP)
+            self._engine.hear([Heard(e, Source.LOG, result.epoch) for e in result.entries])
+            self._follower.counts.catch_ups_log += 1
+        after = await self._applied()
+        if self.diverged is not None:
+            return Progress.MOVED
+        if result.entries and after.seq <= position.seq:
+            storage = self._engine.applier.storage_state
+            self.halted = self.halted or f"entry {position.seq + 1} was not applied ({storage})"
+            return Progress.BLOCKED
+        if result.error is not None:
+            return self._refuse(result.error)
+        self.halted = None
+        if result.is_end and after.seq >= result.head.seq:
+            await self._set_state(State.LIVE)
+            return Progress.AT_HEAD
+        return Progress.MOVED
+
+    def _refuse(self, error: ProtocolError) -> Progress:
+        """An entry of the log that cannot be read: never skipped."""
+        self._follower.counts.halts += self.halted is None
+        self.halted = str(error)
+        if not isinstance(error, UnknownMutation):
+            self._follower.set_state(LogState.DAMAGED, str(error))
+        return Progress.BLOCKED
+
+    async def _applied(self) -> Position:
+        """Position after everything that was handed over before."""
+        applier = self._engine.applier
+        position: Position = await asyncio.wrap_future(
+            applier.call(lambda: applier.replica.position)
+        )
+        return position
+
+    async def _set_state(self, state: State) -> None:
+        """Move the replica to a state, where a way leads there."""
+        applier = self._engine.applier
+        if applier.replica.state is state:
+            return
+
+        def move() -> None:
+            if state in TRANSITIONS[applier.replica.state]:
+                applier.replica.move_to(state)
+
+        await asyncio.wrap_future(applier.call(move))
+
+    # --- peers ---------------------------------------------------------------------------
+
+    async def _donors(self, after: Position) -> list[NodeSeen]:
+        """Peers that may have what follows a position, in random order."""
+        try:
+            self._known = await self._follower.log.presence.nodes()
+        except ClusterError:
+            pass  # those that were known before
+        donors = [
+            seen
+            for seen in self._known
+            if seen.report.url
+            and seen.report.node_id != self._follower.node_id
+            and (seen.report.epoch, seen.report.seq) >= (after.epoch, after.seq)
+        ]
+        random.shuffle(donors)
+        donors.sort(key=lambda seen: not seen.is_live)
+        return donors[:PEERS_ASKED_MAX]
+
+    async def _from_peers(self, position: Position) -> bool:
+        """Bridge a hole by a peer's op log, else by a peer's snapshot."""
+        await asyncio.sleep(random.uniform(0.0, SPREAD_SECONDS))
+        donors = await self._donors(position)
+        if await self._from_op_logs(position, donors):
+            return True
+        return await self._from_snapshots(position, donors, orphans_after_seq=None)
+
+    async def _from_op_logs(self, position: Position, donors: Sequence[NodeSeen]) -> bool:
+        """Apply what a peer's op log holds after a position; whether it moved."""
+        is_ahead = False
+        for donor in donors:
+            try:
+                found = await self._peers.read_log(donor.report.url, position)
+            except (ClusterError, ProtocolError) as error:
+                self.last_error = str(error)
+                continue
+            is_ahead |= (found.position.epoch, found.position.seq) > (position.epoch, position.seq)
+            if found.entries and await self._believe(position, found.entries):
+                return True
+        self._judge_staleness(is_ahead)
+        return False
+
+    async def _believe(self, position: Position, entries: Sequence[Entry]) -> bool:
+        """Apply a peer's entries; the replica checks that they continue its history."""
+        self._engine.hear([Heard(e, Source.BUS, 0) for e in entries])
+        if (await self._applied()).seq <= position.seq:
+            return False
+        self._follower.counts.catch_ups_peer += 1
+        return True
+
+    async def _without_log(self, position: Position) -> Progress:
+        """Redis is away: take from peers what they have, and notice when they are ahead."""
+        if position.seq and await self._from_op_logs(position, await self._donors(position)):
+            self._is_in_reach()
+        return Progress.BLOCKED
+
+    def _is_in_reach(self) -> None:
+        self._behind_since = None
+        self.is_too_stale = False
+
+    def _judge_staleness(self, is_ahead: bool) -> None:
+        """A node that knows itself behind for too long must not take queries."""
+        if not is_ahead:
+            self._is_in_reach()
+            return
+        now = time.monotonic()
+        self._behind_since = self._behind_since or now
+        limit = self._follower.config.staleness_seconds_max
+        self.is_too_stale = now - self._behind_since > limit
+
+    # --- snapshots -------------------------------------------------------------------------
+
+    async def _resync(self, position: Position) -> bool:
+        """Leave a history that the log contradicts; own entries beyond it are kept aside."""
+        await self._set_state(State.DIVERGED)
+        common_seq = await self._common_seq(position)
+        donors = await self._donors(Position(0, 0))
+        if not await self._from_snapshots(position, donors, orphans_after_seq=common_seq):
+            return False
+        self.diverged = None
+        return True
+
+    async def _from_snapshots(
+        self, position: Position, donors: Sequence[NodeSeen], *, orphans_after_seq: int | None
+    ) -> bool:
+        """Install the first snapshot that the log confirms."""
+        for donor in donors:
+            try:
+                file = await self._peers.fetch_snapshot(
+                    donor.report.url, self._folder(), f".install-{uuid.uuid4().hex}"
+                )
+            except (ClusterError, ProtocolError, OSError) as error:
+                self.last_error = str(error)
+                continue
+            try:
+                if await self._install(position, file, orphans_after_seq):
+                    return True
+            except StorageCorrupt as error:
+                self.last_error = str(error)
+            finally:
+                await asyncio.to_thread(file.path.unlink, missing_ok=True)
+        return False
+
+    async def _install(
+        self, position: Position, file: SnapshotFile, orphans_after_seq: int | None
+    ) -> bool:
+        """Install a snapshot, if it is ahead and the log knows its position."""
+        is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
+        if orphans_after_seq is None and not is_ahead:
+            self.last_error = "a snapshot is older than what it should replace"
+            return False
+        if not await self._is_confirmed(file.position):
+            self.last_error = f"the log does not confirm a snapshot at {file.position.revision}"
+            return False
+        await self._set_state(State.INSTALLING)
+        try:
+            installed = await asyncio.wrap_future(
+                self._engine.install(file.path, orphans_after_seq=orphans_after_seq)
+            )
+        finally:
+            await self._set_state(State.SYNCING)
+        if installed != file.position:
+            self.diverged = f"a snapshot announced as {file.position} held {installed}"
+            return False
+        self._follower.counts.snapshots += 1
+        return True
+
+    async def _is_confirmed(self, position: Position) -> bool:
+        """Whether the log has this position in its history."""
+        head = await self._follower.log.head()
+        if isinstance(head, NoLog) or position.seq > head.seq:
+            return False
+        if position.seq == head.seq:
+            return position.chain == head.chain
+        if position.seq == head.floor - 1:
+            return position.chain == head.floor_chain
+        before = Position(position.epoch, position.seq - 1)
+        found = await self._follower.log.read(before, entries_max=1)
+        return bool(found.entries) and found.entries[0].chain == position.chain
+
+    async def _common_seq(self, position: Position) -> int:
+        """The last place at which this node's op log and the log agree."""
+        start = max(0, position.seq - COMPARED_ENTRIES)
+        own = await asyncio.to_thread(
+            self._engine.storage.read_log,
+            start,
+            entries_max=COMPARED_ENTRIES,
+            bytes_max=1 << 30,
+        )
+        chains = {row.seq: row.chain for row in own}
+        try:
+            theirs = await self._follower.log.read(Position(position.epoch, start))
+        except (ClusterError, ProtocolError):
+            return start
+        common = start
+        for entry in theirs.entries:
+            if chains.get(entry.seq) != entry.chain:
+                break
+            common = entry.seq
+        return common
+
+    def _folder(self) -> Path:
+        """Where a snapshot lies while it is installed: beside the database."""
+        path = str(self._engine.storage.path)
+        return Path(gettempdir()) if path == ":memory:" else Path(path).parent

@@ -1,0 +1,145 @@
+"""What a node gives to its peers: its op log and its snapshot.
+
+Giving never delays queries or the applier: the op log is read and the snapshot is
+written by connections of their own, and only a few peers are served at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Final
+
+from synaptoroute.cluster.peers import LOG_BYTES_MAX, Membership, dump_entry
+from synaptoroute.core.mutation import Position
+from synaptoroute.core.step import State
+from synaptoroute.errors import NotReady, Overloaded, RouteError
+from synaptoroute.follower.opening import LINEAGE_KEY
+
+if TYPE_CHECKING:
+    from synaptoroute.follower.follower import Follower
+
+SNAPSHOTS_AT_ONCE_MAX: Final = 2
+LOGS_AT_ONCE_MAX: Final = 4
+LOG_ENTRIES_MAX: Final = 4_096
+SECRET_BYTES_MIN: Final = 16
+PART_BYTES: Final = 1 << 20
+_DONORS: Final = frozenset({State.LIVE, State.CATCHING_UP, State.SYNCING})
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotGift:
+    """A snapshot file that is ready to be sent.
+
+    Attributes:
+        path: The file; deleted when the gift is over.
+        position: The position it holds.
+        sha256: Its SHA-256, hexadecimal.
+        size_bytes: Its size.
+    """
+
+    path: Path
+    position: Position
+    sha256: str
+    size_bytes: int
+
+
+class Donor:
+    """Serves peers from this node's storage."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
+        self._logs = asyncio.Semaphore(LOGS_AT_ONCE_MAX)
+
+    @property
+    def position(self) -> Position:
+        """Where this node stands."""
+        return self._follower.position
+
+    def _check_may_give(self) -> None:
+        state = self._follower.engine.applier.replica.state
+        if state not in _DONORS:
+            raise NotReady(f"a replica that is {state.value} gives nothing")
+
+    async def log(self, after: Position) -> bytes:
+        """Give the entries after a position; empty where the op log does not reach it.
+
+        Raises:
+            RouteError: The position is not of this node's history.
+            Overloaded: Enough peers are being served.
+        """
+        self._check_may_give()
+        if self._logs.locked():
+            raise Overloaded("enough peers are being served", retry_after_seconds=1.0)
+        async with self._logs:
+            return await asyncio.to_thread(self._read_log, after)
+
+    def _read_log(self, after: Position) -> bytes:
+        storage = self._follower.engine.storage
+        rows = storage.read_log(
+            max(0, after.seq - 1), entries_max=LOG_ENTRIES_MAX, bytes_max=LOG_BYTES_MAX
+        )
+        if rows and rows[0].seq == after.seq:
+            if rows[0].chain != after.chain:
+                raise RouteError(f"{after.revision} is not of this node's history")
+            rows = rows[1:]
+        if rows and (rows[0].seq != after.seq + 1 or rows[0].prev_chain != after.chain):
+            return b""
+        return b"".join(
+            dump_entry(r.epoch, r.seq, r.prev_chain, r.chain, r.time_us, r.frame) for r in rows
+        )
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[SnapshotGift]:
+        """Write a snapshot and lend it; deleted afterwards.
+
+        Raises:
+            Overloaded: Enough peers are being served.
+            StorageUnavailable: It could not be written.
+        """
+        self._check_may_give()
+        if self._snapshots.locked():
+            raise Overloaded("enough peers are being served", retry_after_seconds=2.0)
+        async with self._snapshots:
+            path = self._folder() / f".give-{uuid.uuid4().hex}"
+            try:
+                yield await asyncio.to_thread(self._write_snapshot, path)
+            finally:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def _write_snapshot(self, path: Path) -> SnapshotGift:
+        position = self._follower.engine.storage.snapshot_to(path)
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while part := file.read(PART_BYTES):
+                digest.update(part)
+        return SnapshotGift(path, position, digest.hexdigest(), path.stat().st_size)
+
+    def _folder(self) -> Path:
+        path = str(self._follower.engine.storage.path)
+        return Path(gettempdir()) if path == ":memory:" else Path(path).parent
+
+
+def membership_of(follower: Follower) -> Membership:
+    """Make the proofs by which this node and its peers know each other."""
+    config, storage = follower.config, follower.engine.storage
+    given = b""
+    if config.peer_secret_file is not None:
+        given = config.peer_secret_file.read_bytes().strip()
+
+    def secret() -> bytes:
+        if given:
+            return given
+        lineage = follower.head.lineage if follower.head else storage.meta_get(LINEAGE_KEY)
+        if not lineage:
+            raise NotReady("the cluster's identity is not known yet")
+        return hashlib.sha256(b"synaptoroute peer|" + str(lineage).encode()).digest()
+
+    return Membership(secret, follower.now_ms)

@@ -1,0 +1,107 @@
+"""What a follower knows of the log and of itself, as frozen values and counters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class LogState(StrEnum):
+    """How the log stands, as this node sees it."""
+
+    UNKNOWN = "unknown"
+    """It has not been reached yet."""
+    OPEN = "open"
+    """Writes are taken."""
+    AWAY = "away"
+    """Redis does not answer; queries go on."""
+    RECOVERING = "recovering"
+    """Redis restarted; the nodes are proving that nothing was lost."""
+    FOUNDING = "founding"
+    """There is no log yet; other nodes are waited for."""
+    FROZEN = "frozen"
+    """An operator closed the log."""
+    MISMATCH = "mismatch"
+    """The log carries vectors of another encoder than this node's."""
+    LOST = "lost"
+    """Redis has no log any more, though this node holds entries of one."""
+    REGRESSED = "regressed"
+    """Redis has lost entries that this node holds."""
+    DAMAGED = "damaged"
+    """What Redis holds contradicts itself."""
+
+
+EXPLANATIONS = {
+    LogState.UNKNOWN: "the log has not been reached yet",
+    LogState.OPEN: "",
+    LogState.AWAY: "Redis does not answer",
+    LogState.RECOVERING: "Redis restarted; the nodes are proving that nothing was lost",
+    LogState.FOUNDING: "there is no log yet; waiting for the expected number of nodes",
+    LogState.FROZEN: "an operator closed the log",
+    LogState.MISMATCH: "the log carries vectors of another encoder",
+    LogState.LOST: "Redis has no log any more, though nodes hold entries of one",
+    LogState.REGRESSED: "Redis has lost entries that nodes hold",
+    LogState.DAMAGED: "what Redis holds of the log contradicts itself",
+}
+
+
+@dataclass(slots=True)
+class FollowerCounts:
+    """Totals since the start; written on the event loop only.
+
+    Attributes:
+        bus_entries: Entries heard on the bus.
+        announced: Entries announced on the bus, to be read from the log.
+        gaps: Times an entry came before an earlier one.
+        tail_losses: Times the head showed entries that the bus had not brought.
+        catch_ups_log: Catch-ups from the log.
+        catch_ups_peer: Catch-ups from a peer's op log.
+        snapshots: Snapshots of peers that were installed.
+        forks: Times the log contradicted what had been applied.
+        halts: Times an entry could not be applied.
+        reopenings: Times this node reopened the log after a restart of Redis.
+        bus_reconnects: Times the subscription was made anew.
+    """
+
+    bus_entries: int = 0
+    announced: int = 0
+    gaps: int = 0
+    tail_losses: int = 0
+    catch_ups_log: int = 0
+    catch_ups_peer: int = 0
+    snapshots: int = 0
+    forks: int = 0
+    halts: int = 0
+    reopenings: int = 0
+    bus_reconnects: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerStatus:
+    """How a node follows the log.
+
+    Attributes:
+        log_state: See ``LogState``.
+        replica_state: See ``core.step.State``.
+        detail: What an operator should know; empty if all is well.
+        is_caught_up: Whether it has reached a head that it saw after its start.
+        is_alone: Whether it serves what it holds because nobody answers.
+        head: ``epoch.seq`` of the newest head that it knows; empty for none.
+        lag_entries: How far it is behind that head.
+        staleness_ms: How long ago it last knew that it was not behind.
+        role: ``voter`` or ``observer``.
+        is_bus_live: Whether the subscription is up.
+        counts: Totals since the start.
+    """
+
+    log_state: LogState
+    replica_state: str
+    detail: str
+    is_caught_up: bool
+    is_alone: bool
+    head: str
+    lag_entries: int
+    staleness_ms: int
+    role: str
+    is_bus_live: bool
+    counts: FollowerCounts

@@ -1,0 +1,245 @@
+"""Settings and outcomes of writes; probes, metrics and introspection of this node."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import uuid
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.errors import RouteError
+from synaptoroute.models import RouteSetSettings
+from synaptoroute.server.answers import (
+    json_answer,
+    model_answer,
+    runtime_of,
+    version_headers,
+    write_answer,
+)
+from synaptoroute.server.metrics import CONTENT_TYPE
+from synaptoroute.server.openapi import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    answer,
+    json_body,
+    problems,
+)
+from synaptoroute.server.parameters import Terms, checked, read_document
+from synaptoroute.server.refusals import InvalidParameter, OperationNotFound
+from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_answers
+from synaptoroute.server.schemas import Liveness, Operation, Readiness
+from synaptoroute.version import __version__
+
+endpoints = APIRouter()
+
+_SETTINGS = TypeAdapter(RouteSetSettings)
+_SETTINGS_EXAMPLE: Final = {
+    "aggregation": "blend",
+    "topk": 3,
+    "threshold": 0.5,
+    "capacity_slots": 262_144,
+}
+OP_ID_PATTERN: Final = r"^([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
+_ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"}}}}
+
+
+@endpoints.get(
+    "/v1/settings",
+    tags=["settings"],
+    summary="Show the settings of the route set",
+    responses={
+        200: answer("Settings", _SETTINGS_EXAMPLE, RouteSetSettings, headers="SR-Version"),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def show_settings(request: Request) -> Response:
+    """How the scores of a route's utterances become one score, the default threshold, and
+    the size of the tensor.
+    """
+    router = runtime_of(request).router
+    settings = await router.aget_settings()
+    return model_answer(settings, headers=version_headers(router.status().version))
+
+
+@endpoints.put(
+    "/v1/settings",
+    tags=["settings"],
+    summary="Replace the settings of the route set",
+    responses=write_answers(*BODY_PROBLEMS),
+    openapi_extra=json_body("RouteSetSettings", _SETTINGS_EXAMPLE),
+)
+async def put_settings(request: Request, terms: Terms) -> Response:
+    """Replace all of them, on every node at one position. Needs the scope `admin`."""
+    document = await read_document(request)
+    settings = checked(_SETTINGS, document)
+    guard = terms.guard(document)
+    if guard.if_match is not None or guard.if_none_match:
+        raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
+    result = await runtime_of(request).router.aput_settings(settings, guard)
+    return write_answer(result, guard)
+
+
+@endpoints.get(
+    "/v1/ops/{op_id}",
+    tags=["settings"],
+    summary="Show what came of a write",
+    responses={
+        200: answer("The outcome", {**WRITE_EXAMPLE, "code": None, "detail": None}, Operation),
+        **problems(*READ_PROBLEMS, 404),
+    },
+)
+async def show_operation(
+    request: Request,
+    op_id: Annotated[
+        str,
+        Path(
+            description="The `op_id` of a write, or the UUID sent as its Idempotency-Key.",
+            pattern=OP_ID_PATTERN,
+            examples=[WRITE_EXAMPLE["op_id"]],
+        ),
+    ],
+) -> Response:
+    """The outcome of a write, remembered for the next 65,536 entries of the log."""
+    identity = uuid.UUID(op_id)
+    try:
+        result = await runtime_of(request).router.aoutcome(identity.bytes)
+    except RouteError as error:
+        return model_answer(_rejected(identity.hex, error))
+    if result is None:
+        raise OperationNotFound("no write of this identity is remembered here")
+    shown = Operation(
+        op_id=result.op_id,
+        status=result.status,
+        version=result.version,
+        revision=result.revision,
+        count=result.count,
+    )
+    return model_answer(shown, headers=version_headers(result.version))
+
+
+def _rejected(op_id: str, error: RouteError) -> Operation:
+    version = error.fields.get("version")
+    return Operation(
+        op_id=op_id,
+        status="rejected",
+        version=str(version) if version is not None else "",
+        code=error.code,
+        detail=error.message,
+    )
+
+
+# --- probes and metrics: open without a key ---------------------------------------------
+
+
+@endpoints.get(
+    "/livez",
+    tags=["node"],
+    summary="Whether the process works",
+    responses={200: answer("It does", {"status": "live"}, Liveness), **problems(500)},
+)
+async def live(request: Request) -> Response:
+    """Answers as long as the event loop turns, whatever else is wrong."""
+    return model_answer(Liveness())
+
+
+@endpoints.get(
+    "/readyz",
+    tags=["node"],
+    summary="Whether the node takes queries",
+    responses={
+        200: answer("It does", {"status": "ready", "state": "ready", "reasons": []}, Readiness),
+        503: answer(
+            "Starting, draining or failed",
+            {"status": "not_ready", "state": "starting", "reasons": ["starting"]},
+            Readiness,
+        ),
+        **problems(500),
+    },
+)
+async def ready(request: Request) -> Response:
+    """For load balancers: 503 with the reasons until the router has started, and again
+    from the stop signal on.
+    """
+    runtime = runtime_of(request)
+    reasons = runtime.reasons()
+    shown = Readiness(
+        status="not_ready" if reasons else "ready", state=runtime.state, reasons=reasons
+    )
+    headers = {"Retry-After": "1"} if reasons else {}
+    return model_answer(shown, status=503 if reasons else 200, headers=headers)
+
+
+@endpoints.get(
+    "/metrics",
+    tags=["node"],
+    summary="Metrics",
+    responses={
+        200: {
+            "description": "Prometheus' text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **problems(500),
+    },
+)
+async def metrics(request: Request) -> Response:
+    """Metrics of this node, prefix `synaptoroute_`."""
+    body = runtime_of(request).metrics.render()
+    return Response(body, headers={"Content-Type": CONTENT_TYPE})
+
+
+# --- introspection: needs the scope admin -----------------------------------------------
+
+
+@endpoints.get(
+    "/-/state",
+    tags=["node"],
+    summary="Everything this node knows of itself",
+    responses={200: {"description": "State", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def show_state(request: Request) -> Response:
+    """Readiness, position, digest, queue, encoder, storage and counters."""
+    runtime = runtime_of(request)
+    status = runtime.status()
+    document: dict[str, Any] = {
+        "release": __version__,
+        "state": runtime.state,
+        "reasons": runtime.reasons(),
+        "uptime_seconds": round(time.monotonic() - runtime.began_at, 3),
+        "bodies_bytes": runtime.bodies.held_bytes,
+        "router": None if status is None else dataclasses.asdict(status),
+    }
+    return json_answer(json.dumps(document, default=str))
+
+
+@endpoints.get(
+    "/-/settings",
+    tags=["node"],
+    summary="Settings of this process",
+    responses={200: {"description": "Settings", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def show_process_settings(request: Request) -> Response:
+    """The settings that the process was started with; secrets are masked."""
+    return json_answer(runtime_of(request).config.model_dump_json())
+
+
+@endpoints.get(
+    "/-/digest",
+    tags=["node"],
+    summary="By what two nodes compare",
+    responses={
+        200: answer(
+            "Digest and checksum",
+            {"version": "1.42", "digest": "0" * 32, "tensor_sha256": "0" * 64},
+        ),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def show_digest(request: Request) -> Response:
+    """Version, digest of the state and SHA-256 of the tensor. Reads the whole tensor."""
+    return json_answer(json.dumps(await runtime_of(request).router.achecksum()))

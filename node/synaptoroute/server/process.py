@@ -1,0 +1,187 @@
+"""The life of a node process: listen, start, serve, drain, stop.
+
+The socket is open before the model is loaded, so that probes are answered from the
+first moment.  A stop signal first makes the node unready; connections are then
+answered with ``Connection: close`` for a moment, so that clients which are sending
+lose nothing; then the listener closes, what is in flight ends, and the router stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+
+from synaptoroute.config import NodeConfig
+from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.errors import ConfigError
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.server.app import create_app
+from synaptoroute.server.keys import KeyRing
+from synaptoroute.server.logs import configure_logs, server_log
+from synaptoroute.server.metrics import Metrics
+from synaptoroute.server.protocol import LimitedProtocol
+from synaptoroute.server.runtime import OpenRouter, Runtime
+from synaptoroute.server.tracing import start_tracing
+from synaptoroute.storage import SQLiteStorage
+from synaptoroute.version import __version__
+
+FAILED_START: Final = 3
+"""Exit code of a process whose router could not be started."""
+DRAIN_GRACE_SECONDS: Final = 0.5
+KEEP_ALIVE_SECONDS: Final = 75
+BACKLOG_CONNECTIONS: Final = 2_048
+
+
+def serve(config: NodeConfig) -> None:
+    """Run a node until SIGTERM or SIGINT; returns after a graceful stop.
+
+    Raises:
+        ConfigError: The settings contradict each other; nothing was started.
+        SystemExit: With code 3, when the router could not be started; the log says why.
+    """
+    check_exposure(config)
+    configure_logs(config.log_level, config.log_format)
+    keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
+    metrics = Metrics()
+    app = create_app(
+        router_opener(config, metrics),
+        config,
+        metrics=metrics,
+        keys=keys,
+        on_failure=lambda: server.end(),
+    )
+    runtime: Runtime = app.state.runtime
+    server = NodeServer(app, config, runtime)
+    end_tracing = start_tracing(app)
+    try:
+        server.run()
+    finally:
+        end_tracing()
+    if runtime.failure is not None:
+        raise SystemExit(FAILED_START)
+
+
+def check_exposure(config: NodeConfig) -> None:
+    """Refuse to serve everybody on an address that others can reach.
+
+    Raises:
+        ConfigError: Names the three ways out.
+    """
+    if config.api_keys_file is None and not config.insecure and not is_loopback(config.host):
+        raise ConfigError(
+            f"refusing to serve {config.host} without API keys: name a file of keys "
+            "(SYNAPTOROUTE_API_KEYS_FILE), listen on 127.0.0.1 (SYNAPTOROUTE_HOST), or accept "
+            "that everybody may change routes (--insecure, SYNAPTOROUTE_INSECURE=true)"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
+    """Make what loads the encoder and opens the database; runs in a thread."""
+
+    def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
+        encoder = open_encoder(
+            config.model,
+            providers=[name.strip() for name in config.providers.split(",") if name.strip()],
+            cache_dir=config.model_cache_dir,
+        )
+        try:
+            storage = SQLiteStorage(config.database, synchronous=config.sqlite_synchronous)
+            router = AdaptiveRouter(encoder, storage, config=config, observer=metrics)
+        except BaseException:
+            encoder.close()
+            raise
+        return router, encoder
+
+    return open_router
+
+
+class NodeServer(uvicorn.Server):
+    """uvicorn with this project's signals, limits and log."""
+
+    def __init__(self, app: object, config: NodeConfig, runtime: Runtime) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                host=config.host,
+                port=config.port,
+                loop="uvloop",
+                http=LimitedProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=BACKLOG_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=math.ceil(config.shutdown_seconds),
+            )
+        )
+        self._runtime = runtime
+        self._reload: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_gently)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_keys)
+        try:
+            await super().serve(sockets)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: the event loop's own handlers do it, and no signal is raised again."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        if self.started:
+            for server in self.servers:
+                for listener in server.sockets:
+                    url = _url(listener.getsockname())
+                    server_log().info("listening", url=url, release=__version__)
+
+    def end(self) -> None:
+        """Stop at the next tick."""
+        self.should_exit = True
+
+    def _stop_gently(self) -> None:
+        """First signal: drain.  Second: do not wait for what is in flight."""
+        if self._runtime.is_draining:
+            self.force_exit = self.should_exit = True
+            return
+        server_log().info("draining", connections=len(self.server_state.connections))
+        self._runtime.drain()
+        grace_seconds = DRAIN_GRACE_SECONDS if self.server_state.connections else 0.0
+        asyncio.get_running_loop().call_later(grace_seconds, self.end)
+
+    def _reload_keys(self) -> None:
+        self._reload = asyncio.ensure_future(self._runtime.reload_keys(force=True))
+
+
+def _url(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

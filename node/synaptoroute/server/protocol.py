@@ -1,0 +1,135 @@
+"""HTTP/1.1 with limits: uvicorn's protocol, which has none on heads and silence.
+
+A head has a size, a number of headers and a time; a process has a number of
+connections.  What breaks a limit here is answered with a problem document, too,
+and its connection is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from synaptoroute.server.problems import PROBLEM_JSON, Problem
+
+URL_BYTES_MAX: Final = 8_192
+HEAD_BYTES_MAX: Final = 32_768
+HEADERS_MAX: Final = 100
+HEAD_SECONDS: Final = 10.0
+CONNECTIONS_MAX: Final = 8_192
+
+_MALFORMED: Final = Problem(400, "malformed_request", "the request is not valid HTTP/1.1")
+_LONG_URL: Final = Problem(414, "too_large", f"the URL must be at most {URL_BYTES_MAX} bytes")
+_LONG_HEAD: Final = Problem(
+    431,
+    "too_large",
+    f"the headers must be at most {HEADERS_MAX}, of {HEAD_BYTES_MAX} bytes together",
+)
+_SLOW_HEAD: Final = Problem(
+    408, "request_timeout", f"the headers did not arrive within {HEAD_SECONDS:g} seconds"
+)
+_FULL: Final = Problem(
+    503,
+    "overloaded",
+    f"the node has {CONNECTIONS_MAX} connections, as many as it takes",
+    headers={"Retry-After": "1"},
+)
+
+
+class _LimitBroken(Exception):
+    """Carries a refusal out of the parser's callbacks."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection; everything runs on the event loop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refusal = _MALFORMED
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, or say that there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._refuse(_FULL)
+        else:
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, unless the connection was refused already."""
+        if not self.transport.is_closing():
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the URL."""
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            self._refusal = _LONG_URL
+            raise _LimitBroken
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count the headers."""
+        super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX or len(self.headers) > HEADERS_MAX:
+            self._refusal = _LONG_HEAD
+            raise _LimitBroken
+
+    def on_headers_complete(self) -> None:
+        """The head is there in time; only the target's form is left to judge."""
+        self._head_arrived()
+        if httptools.parse_url(self.url).path is None:
+            raise _LimitBroken
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what the parser refused; uvicorn's own answer is not a problem document."""
+        self._refuse(self._refusal)
+
+    def _refuse(self, problem: Problem) -> None:
+        if self.transport.is_closing():
+            return
+        body = problem.render("urn:synaptoroute:request:none")
+        lines = [
+            f"HTTP/1.1 {problem.status} {_PHRASES[problem.status]}",
+            f"Content-Type: {PROBLEM_JSON}",
+            f"Content-Length: {len(body)}",
+            *(f"{name}: {value}" for name, value in problem.headers.items()),
+            "Connection: close",
+        ]
+        self.transport.write("\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body)
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse, _SLOW_HEAD)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+_PHRASES: Final = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}

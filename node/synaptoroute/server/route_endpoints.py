@@ -1,0 +1,244 @@
+"""``/v1/routes``: read and change routes and their utterances."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.core.mutation import KEEP
+from synaptoroute.errors import InvalidRoute, RouteNotFound
+from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.server.answers import (
+    model_answer,
+    runtime_of,
+    version_headers,
+    write_answer,
+)
+from synaptoroute.server.conditions import etag, is_unchanged
+from synaptoroute.server.openapi import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    answer,
+    json_body,
+    problems,
+)
+from synaptoroute.server.parameters import RouteName, Terms, checked, read_document
+from synaptoroute.server.refusals import InvalidParameter
+from synaptoroute.server.schemas import (
+    RouteList,
+    RoutePatch,
+    UtterancesToAdd,
+    UtterancesToRemove,
+)
+
+endpoints = APIRouter(tags=["routes"])
+
+PAGE_ROUTES_MAX: Final = 1_000
+PAGE_ROUTES_DEFAULT: Final = 100
+_ROUTE = TypeAdapter(Route)
+_PATCH = TypeAdapter(RoutePatch)
+_ADD = TypeAdapter(UtterancesToAdd)
+_REMOVE = TypeAdapter(UtterancesToRemove)
+
+ROUTE_EXAMPLE: Final = {
+    "utterances": ["I want my money back", "How do I get a refund?"],
+    "threshold": 0.45,
+    "payload": {"tool": "start_refund"},
+}
+_STORED_EXAMPLE: Final = {
+    "name": "refund",
+    "effective_threshold": 0.45,
+    "metadata": {},
+    "revision": "1.42",
+    **ROUTE_EXAMPLE,
+}
+WRITE_EXAMPLE: Final = {
+    "status": "applied",
+    "op_id": "5f0c6a5e9d1b4b0f8a3a1c2d3e4f5a6b",
+    "version": "1.42",
+    "revision": "1.42",
+    "count": 2,
+    "ack": "applied",
+}
+_UTTERANCES_EXAMPLE: Final = {"utterances": ["Give me my money back"]}
+
+
+def write_answers(*more: int, created: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers of an endpoint that writes."""
+    headers = "SR-Version SR-Op-Id ETag"
+    found: dict[int | str, dict[str, Any]] = {
+        200: answer("Done", WRITE_EXAMPLE, WriteResult, headers=headers),
+        202: answer(
+            "In the log; the level of durability is not reached yet",
+            {**WRITE_EXAMPLE, "status": "pending", "version": "", "revision": None},
+            WriteResult,
+            headers="SR-Op-Id Location",
+        ),
+        **problems(*WRITE_PROBLEMS, *more),
+    }
+    if created:
+        found[201] = answer("Created", WRITE_EXAMPLE, WriteResult, headers=headers)
+    return found
+
+
+@endpoints.get(
+    "/v1/routes",
+    summary="List routes",
+    responses={
+        200: answer(
+            "One page, in order of name",
+            {"routes": [_STORED_EXAMPLE], "next_after": None, "version": "1.42"},
+            RouteList,
+            headers="SR-Version Link",
+        ),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def list_routes(
+    request: Request,
+    after: Annotated[
+        str,
+        Query(description="The `next_after` of the page before.", max_length=NAME_CHARACTERS_MAX),
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=PAGE_ROUTES_MAX)] = PAGE_ROUTES_DEFAULT,
+) -> Response:
+    """Routes in order of name. Follow `next_after` until it is null."""
+    page = await runtime_of(request).router.alist_routes(after=after, limit=limit)
+    headers = version_headers(page.version)
+    if page.next_after is not None:
+        next_page = f"/v1/routes?after={quote(page.next_after)}&limit={limit}"
+        headers["Link"] = f'<{next_page}>; rel="next"'
+    shown = RouteList.model_construct(
+        routes=page.routes, next_after=page.next_after, version=page.version
+    )
+    return model_answer(shown, headers=headers)
+
+
+@endpoints.get(
+    "/v1/routes/{name}",
+    summary="Show a route",
+    responses={
+        200: answer("The route", _STORED_EXAMPLE, StoredRoute, headers="ETag SR-Version"),
+        304: {"description": "Unchanged since the ETag in If-None-Match"},
+        **problems(*READ_PROBLEMS, 404),
+    },
+)
+async def show_route(request: Request, name: RouteName) -> Response:
+    """A route with its utterances, as this node holds it."""
+    router = runtime_of(request).router
+    route = await router.aget_route(name)
+    headers = version_headers(router.status().version, route.revision)
+    if is_unchanged(request.headers.get("if-none-match"), route.revision):
+        return Response(status_code=304, headers={"ETag": etag(route.revision)})
+    return model_answer(route, headers=headers)
+
+
+@endpoints.put(
+    "/v1/routes/{name}",
+    summary="Create or replace a route",
+    responses=write_answers(*BODY_PROBLEMS, created=True),
+    openapi_extra=json_body("RouteBody", ROUTE_EXAMPLE),
+)
+async def put_route(request: Request, name: RouteName, terms: Terms) -> Response:
+    """Create a route or replace all of it. The utterances are encoded here unless their
+    vectors are given. 201 if no route of this name existed when the request arrived.
+    """
+    document = await read_document(request)
+    route = checked(_ROUTE, _named(document, name))
+    guard = terms.guard(document)
+    router = runtime_of(request).router
+    is_new = guard.if_match is None and not await _exists(router, name)
+    result = await router.aput_route(route, guard)
+    return write_answer(result, guard, is_new=is_new)
+
+
+@endpoints.patch(
+    "/v1/routes/{name}",
+    summary="Change a route's fields",
+    responses=write_answers(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body("RoutePatch", {"threshold": 0.45}),
+)
+async def patch_route(request: Request, name: RouteName, terms: Terms) -> Response:
+    """Replace threshold, metadata or payload, whole; what is absent stays as it is. A
+    threshold of null takes the default again.
+    """
+    document = await read_document(request)
+    patch = checked(_PATCH, document)
+    given = patch.model_fields_set
+    guard = terms.guard(document)
+    result = await runtime_of(request).router.apatch_route(
+        name,
+        threshold=patch.threshold if "threshold" in given else KEEP,
+        metadata=patch.metadata if "metadata" in given else KEEP,
+        payload=patch.payload if "payload" in given else KEEP,
+        guard=guard,
+    )
+    return write_answer(result, guard)
+
+
+@endpoints.delete(
+    "/v1/routes/{name}",
+    summary="Delete a route",
+    responses=write_answers(404),
+)
+async def delete_route(request: Request, name: RouteName, terms: Terms) -> Response:
+    """Remove a route. The answer has a body, so that the version of the write is seen."""
+    guard = terms.guard()
+    result = await runtime_of(request).router.adelete_route(name, guard)
+    return write_answer(result, guard)
+
+
+@endpoints.post(
+    "/v1/routes/{name}/utterances",
+    summary="Add utterances",
+    responses=write_answers(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body("UtterancesToAdd", _UTTERANCES_EXAMPLE),
+)
+async def add_utterances(request: Request, name: RouteName, terms: Terms) -> Response:
+    """Add examples to a route; those it has already are left as they are."""
+    document = await read_document(request)
+    asked = checked(_ADD, document)
+    guard = terms.guard(document)
+    result = await runtime_of(request).router.aadd_utterances(
+        name, asked.utterances, asked.vectors, guard
+    )
+    return write_answer(result, guard)
+
+
+@endpoints.delete(
+    "/v1/routes/{name}/utterances",
+    summary="Remove utterances",
+    responses=write_answers(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body("UtterancesToRemove", _UTTERANCES_EXAMPLE),
+)
+async def remove_utterances(request: Request, name: RouteName, terms: Terms) -> Response:
+    """Remove examples from a route; the last one cannot be removed."""
+    document = await read_document(request)
+    asked = checked(_REMOVE, document)
+    guard = terms.guard(document)
+    result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, guard)
+    return write_answer(result, guard)
+
+
+def _named(document: Any, name: str) -> Any:
+    """Put the path's name into a body that has none, or the same."""
+    if not isinstance(document, dict):
+        raise InvalidRoute("the body must be an object")
+    if document.get("name", name) != name:
+        raise InvalidParameter("the name in the body is not the name in the path")
+    return {**document, "name": name}
+
+
+async def _exists(router: AdaptiveRouter, name: str) -> bool:
+    try:
+        await router.aget_route(name)
+    except RouteNotFound:
+        return False
+    return True

@@ -1,0 +1,221 @@
+"""``/v1/import`` and ``/v1/export``: many routes at once.
+
+An import becomes visible all at once or not at all.  An export shows the routes at
+one position; NDJSON is the format that neither side needs to hold whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from synaptoroute.errors import ClusterError
+from synaptoroute.models import ImportResult, Route, StoredRoute
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.server.answers import model_answer, runtime_of, version_headers
+from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
+from synaptoroute.server.documents import (
+    KIND_BY_MEDIA_TYPE,
+    MEDIA_TYPES,
+    DocumentKind,
+    ndjson_routes,
+    parse_document,
+    render_document,
+)
+from synaptoroute.server.openapi import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    answer,
+    problems,
+)
+from synaptoroute.server.parameters import AckLevel
+from synaptoroute.server.refusals import NotAcceptable, UnsupportedMediaType
+from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
+
+endpoints = APIRouter(tags=["transfer"])
+
+IMPORT_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,63}$"
+EXPORT_TRIES_MAX: Final = 5
+_PIECE_BYTES: Final = 65_536
+_LINE: Final = '{"name":"refund","utterances":["I want my money back"]}\n'
+_DOCUMENT: Final = {"routes": [{"name": "refund", "utterances": ["I want my money back"]}]}
+_YAML: Final = "routes:\n  - name: refund\n    utterances: [I want my money back]\n"
+_SCHEMA: Final = {"type": "string", "format": "binary"}
+_FORMATS: Final[dict[str, Any]] = {
+    "application/x-ndjson": {"schema": _SCHEMA, "example": _LINE},
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "version": {"const": 1},
+                "routes": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"$ref": "#/components/schemas/Route"},
+                },
+            },
+            "required": ["routes"],
+        },
+        "example": _DOCUMENT,
+    },
+    "application/yaml": {"schema": _SCHEMA, "example": _YAML},
+}
+_IMPORT_EXAMPLE: Final = {
+    "status": "applied",
+    "import_id": "2026-10-01-support",
+    "op_id": "5f0c6a5e9d1b4b0f8a3a1c2d3e4f5a6b",
+    "version": "1.50",
+    "routes": 14,
+    "utterances": 168,
+}
+
+
+@endpoints.post(
+    "/v1/import",
+    summary="Import routes",
+    responses={
+        200: answer("All routes are visible", _IMPORT_EXAMPLE, ImportResult, headers="SR-Version"),
+        202: answer(
+            "In the log, not applied here in time",
+            {**_IMPORT_EXAMPLE, "status": "pending", "version": ""},
+            ImportResult,
+            headers="Location",
+        ),
+        **problems(*WRITE_PROBLEMS, *BODY_PROBLEMS),
+    },
+    openapi_extra={"requestBody": {"required": True, "content": _FORMATS}},
+)
+async def import_routes(
+    request: Request,
+    replace: Annotated[
+        bool, Query(description="Also delete every route that the import does not name.")
+    ] = False,
+    import_id: Annotated[
+        str | None,
+        Query(
+            description="Names the import, so that one that broke off can be sent again.",
+            pattern=IMPORT_ID_PATTERN,
+        ),
+    ] = None,
+    ack: AckLevel = "applied",
+) -> Response:
+    """Create or replace every route of a document, atomically. NDJSON is read while it
+    arrives; errors name the line.
+    """
+    runtime = runtime_of(request)
+    router = runtime.router
+    kind = _body_kind(request)
+    with runtime.bodies.lease() as lease:
+        if kind == "ndjson":
+            pieces = body_pieces(request, runtime.config.import_bytes_max)
+            routes = ndjson_routes(pieces, runtime.config.body_bytes_max)
+        else:
+            body = await read_body(request, lease, runtime.config.body_bytes_max)
+            routes = _each(await asyncio.to_thread(parse_document, body, kind))
+        result = await router.aimport(routes, replace=replace, import_id=import_id, ack=ack)
+    headers = version_headers(result.version)
+    headers["SR-Op-Id"] = result.op_id
+    is_pending = result.status == "pending"
+    if is_pending:
+        headers["Location"] = f"/v1/ops/{result.op_id}"
+    return model_answer(result, status=202 if is_pending else 200, headers=headers)
+
+
+@endpoints.get(
+    "/v1/export",
+    summary="Export routes",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "All routes at one position, in order of name", "content": _FORMATS},
+        **problems(*READ_PROBLEMS, 406),
+    },
+)
+async def export_routes(request: Request) -> Response:
+    """All routes in the form that an import takes back: NDJSON, or YAML or JSON by
+    `Accept`. Vectors are not exported; the texts are encoded again.
+    """
+    kind = accepted_kind(request.headers.get("accept", "*/*"))
+    routes, version = await _read_all(runtime_of(request).router)
+    return StreamingResponse(
+        _pieces(routes, kind),
+        media_type=MEDIA_TYPES[kind],
+        headers=version_headers(version),
+    )
+
+
+def _body_kind(request: Request) -> DocumentKind:
+    kind = media_type(request)
+    known = "json" if is_json(kind) else KIND_BY_MEDIA_TYPE.get(kind)
+    if known is None:
+        raise UnsupportedMediaType(f"an import is sent as one of {', '.join(MEDIA_TYPES.values())}")
+    return known
+
+
+def accepted_kind(accept: str) -> DocumentKind:
+    """Choose the format that a client likes best; NDJSON where it does not mind.
+
+    Raises:
+        NotAcceptable: It accepts none of them.
+    """
+    chosen: tuple[float, DocumentKind] | None = None
+    for item in accept.split(","):
+        kind, _, parameters = item.partition(";")
+        kind = kind.strip().lower()
+        known = "ndjson" if kind in ("*/*", "application/*", "") else KIND_BY_MEDIA_TYPE.get(kind)
+        weight = _weight(parameters)
+        if known is not None and weight > 0 and (chosen is None or weight > chosen[0]):
+            chosen = weight, known
+    if chosen is None:
+        raise NotAcceptable(f"an export is one of {', '.join(MEDIA_TYPES.values())}")
+    return chosen[1]
+
+
+def _weight(parameters: str) -> float:
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "q":
+            try:
+                return min(1.0, max(0.0, float(value)))
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+async def _read_all(router: AdaptiveRouter) -> tuple[list[StoredRoute], str]:
+    """Read every route at one position; starts again when a write comes between two pages.
+
+    Raises:
+        ClusterError: Writes kept coming between.
+    """
+    for _ in range(EXPORT_TRIES_MAX):
+        page = await router.alist_routes(limit=PAGE_ROUTES_MAX)
+        routes, version = page.routes, page.version
+        while page.next_after is not None and page.version == version:
+            page = await router.alist_routes(after=page.next_after, limit=PAGE_ROUTES_MAX)
+            routes = [*routes, *page.routes]
+        if page.version == version:
+            return routes, version
+    raise ClusterError("the routes changed while they were read", retry_after_seconds=1.0)
+
+
+async def _pieces(routes: list[StoredRoute], kind: DocumentKind) -> AsyncIterator[bytes]:
+    """Join small pieces, so that a large export is not sent one route at a time."""
+    gathered = bytearray()
+    for piece in render_document(routes, kind):
+        gathered += piece
+        if len(gathered) >= _PIECE_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+            await asyncio.sleep(0)
+    yield bytes(gathered)
+
+
+async def _each(routes: list[Route]) -> AsyncIterator[Route]:
+    for route in routes:
+        yield route

@@ -1,0 +1,74 @@
+"""Histories for storage tests: real proposals through the real replica."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.mutation import Commit, Mutation, Proposal, PutRoute
+from synaptoroute.core.replica import Replica, Source, number
+from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.storage import SQLiteStorage, Stored
+
+DIM = 8
+FINGERPRINT = "a" * 64
+
+
+def vector(seed: int, dim: int = DIM) -> bytes:
+    """Bytes of a unit vector."""
+    drawn = np.random.default_rng(seed).standard_normal(dim).astype("<f4")
+    return (drawn / np.linalg.norm(drawn)).astype("<f4").tobytes()
+
+
+def put(name: str, count: int = 2, seed: int = 0, dim: int = DIM) -> PutRoute:
+    """A route whose utterances and vectors follow from the seed."""
+    return PutRoute(
+        name,
+        tuple(f"{name} {seed} utterance {each}" for each in range(count)),
+        tuple(vector(seed * 1_000 + each, dim) for each in range(count)),
+    )
+
+
+class History:
+    """A replica that numbers what it is given, and remembers the vector of each slot."""
+
+    def __init__(self, snapshot: Snapshot | None = None, dim: int = DIM) -> None:
+        self.replica = Replica(snapshot, dim=dim)
+        self.vectors: dict[int, bytes] = {}
+
+    def write(self, *mutations: Mutation, op_id: bytes | None = None) -> list[Commit]:
+        """Apply mutations and return their commits."""
+        commits: list[Commit] = []
+        for mutation in mutations:
+            proposal = Proposal(op_id or uuid.uuid4().bytes, mutation, request_hash=b"r" * 16)
+            frame = encode_proposal(proposal)
+            entry = number(self.replica.position, frame, proposal, 1_700_000_000_000_000)
+            commits += self.replica.receive(entry, Source.LOG).commits
+        for commit in commits:
+            for slot in commit.change.freed:
+                self.vectors.pop(slot, None)
+            self.vectors.update((each.slot, each.vector) for each in commit.change.writes)
+        self.replica.advance()
+        return commits
+
+
+def held_vectors(stored: Stored) -> dict[int, bytes]:
+    """Vector of every slot, as bytes."""
+    rows = zip(stored.slots.tolist(), stored.vectors, strict=True)
+    return {slot: row.tobytes() for slot, row in rows}
+
+
+def assert_holds(stored: Stored, history: History) -> None:
+    """What was read is the state in memory, vectors and digest included."""
+    assert stored.snapshot == history.replica.snapshot()
+    assert stored.digest == history.replica.digest
+    assert held_vectors(stored) == history.vectors
+
+
+def commit_all(storage: SQLiteStorage, groups: Sequence[list[Commit]]) -> None:
+    """Commit groups in order."""
+    for group in groups:
+        storage.commit(group)

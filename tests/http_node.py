@@ -1,0 +1,74 @@
+"""A node's application in process: real router, real SQLite, no socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from synaptoroute.config import NodeConfig
+from synaptoroute.encoder import HashEncoder
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.server import create_app
+from synaptoroute.server.keys import KeyRing
+from synaptoroute.server.metrics import Metrics
+from synaptoroute.server.runtime import Runtime
+from synaptoroute.storage import SQLiteStorage
+
+REFUND = {
+    "utterances": ["I want my money back", "how do I get a refund"],
+    "payload": {"tool": "refund"},
+}
+PARCEL = {"utterances": ["where is my parcel", "track my order"], "metadata": {"team": "post"}}
+
+
+@dataclass
+class HttpNode:
+    """One application that has started.
+
+    Attributes:
+        app: The ASGI application.
+        http: A client of it.
+        router: Its router.
+        runtime: What its endpoints share.
+    """
+
+    app: FastAPI
+    http: httpx.AsyncClient
+    router: AdaptiveRouter
+    runtime: Runtime
+
+    async def digest(self) -> str:
+        """Digest of the whole state."""
+        return self.router.status().digest
+
+    async def fill(self) -> None:
+        """Put two routes."""
+        for name, body in (("refund", REFUND), ("parcel", PARCEL)):
+            answer = await self.http.put(f"/v1/routes/{name}", json=body)
+            assert 201 == answer.status_code, answer.text
+
+
+@asynccontextmanager
+async def http_node(folder: Path, **settings: Any) -> AsyncIterator[HttpNode]:
+    """Start an application on a database in ``folder``; stop it at the end."""
+    settings = {"database": folder / "node.sqlite", "sqlite_synchronous": "normal", **settings}
+    config = NodeConfig(lanes=1, **settings)
+    encoder, metrics = HashEncoder(64), Metrics()
+    storage = SQLiteStorage(config.database, synchronous=config.sqlite_synchronous)
+    router = AdaptiveRouter(encoder, storage, config=config, observer=metrics)
+    path = config.api_keys_file
+    keys = await asyncio.to_thread(KeyRing, path) if path else None
+    app = create_app(router, config, encoder=encoder, metrics=metrics, keys=keys)
+    async with app.router.lifespan_context(app):
+        await app.state.runtime.wait_started()
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as http:
+            yield HttpNode(app, http, router, app.state.runtime)
+    encoder.close()

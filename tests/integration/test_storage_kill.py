@@ -1,0 +1,118 @@
+"""A node that is killed anywhere wakes up with everything it acknowledged."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from histories import DIM, FINGERPRINT, History, held_vectors
+from synaptoroute.core.digest import row_hash
+from synaptoroute.core.replica import Replica
+from synaptoroute.storage import SQLiteStorage, Stored
+
+pytestmark = pytest.mark.integration
+
+KILLS = 25
+WRITER = """
+import sys
+from pathlib import Path
+from histories import DIM, FINGERPRINT, History, put
+from synaptoroute.core.mutation import DeleteRoute
+from synaptoroute.storage import SQLiteStorage
+
+storage = SQLiteStorage(sys.argv[1], synchronous=sys.argv[2], oplog_entries_max=50)
+stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+history = History(stored.snapshot)
+seed = stored.snapshot.position.seq
+print("open", seed, flush=True)
+while True:
+    group = []
+    for _ in range(1 + seed % 4):
+        seed += 1
+        name = f"r{seed % 23}"
+        group.append(DeleteRoute(name) if seed % 7 == 0 else put(name, 1 + seed % 9, seed))
+    storage.commit(history.write(*group))
+    print(storage.position.seq, storage.digest, flush=True)
+"""
+
+
+def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict[int, str]:
+    """Let a process commit, kill it, and return what it acknowledged: digest by seq."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), synchronous],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert process.stdout is not None
+    with process.stdout as output:
+        opened = output.readline()
+        killer = threading.Timer(after_seconds, process.send_signal, (signal.SIGKILL,))
+        killer.start()
+        lines = output.readlines()
+    killer.join()
+    process.wait()
+    assert opened.startswith("open")
+    assert -signal.SIGKILL == process.returncode
+    whole = [line.split() for line in lines if line.endswith("\n")]
+    return {int(seq): digest for seq, digest in whole}
+
+
+def assert_consistent(stored: Stored) -> None:
+    """Position, rows and digest belong together, computed from nothing but the rows."""
+    owners = {
+        slot: (route.route_id, text)
+        for route in stored.snapshot.routes
+        for slot, text in zip(route.slots, route.utterances, strict=True)
+    }
+    recomputed = {
+        slot: row_hash(slot, *owners[slot], vector) for slot, vector in held_vectors(stored).items()
+    }
+
+    assert recomputed == dict(stored.snapshot.row_hashes)
+    assert stored.digest == Replica(stored.snapshot, dim=DIM).digest
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+def test_killed_process_keeps_what_it_acknowledged(tmp_path: Path, synchronous: str) -> None:
+    """Killed again and again at random moments, no acknowledged entry is ever missing."""
+    path = tmp_path / "node.sqlite"
+    draw = random.Random(20_240)
+    acknowledged: dict[int, str] = {}
+    for _ in range(KILLS):
+        acknowledged |= run_until_killed(path, synchronous, draw.uniform(0.005, 0.12))
+        storage = SQLiteStorage(path)
+        stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+        log = storage.read_log(
+            max(0, stored.snapshot.position.seq - 50), entries_max=100, bytes_max=1 << 20
+        )
+        storage.close()
+        position = stored.snapshot.position
+
+        assert max(acknowledged, default=0) <= position.seq
+        assert acknowledged.get(position.seq, stored.digest) == stored.digest
+        assert (position.seq, position.chain) == (log[-1].seq, log[-1].chain)
+        assert_consistent(stored)
+
+    assert len(acknowledged) > KILLS
+
+
+def test_killed_process_frees_the_lock(tmp_path: Path) -> None:
+    """There is no stale lock: the kernel frees it with the process."""
+    path = tmp_path / "node.sqlite"
+    run_until_killed(path, "full", 0.05)
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    history = History(stored.snapshot)
+    storage.commit(history.write())
+    storage.close()
+
+    assert stored.snapshot.position == history.replica.position

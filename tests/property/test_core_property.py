@@ -1,0 +1,409 @@
+"""Goal: one log, one state.  Method: random logs, cut, repeated, reverted and forged."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forged import fields_of, frame_of, frame_of_fields
+from replicas import EMPTY, Shadow, free_numbers, fresh, full_state, log_of, replay, table_state
+from strategies import EPOCH_OPENINGS, MUTATIONS, NAMES, logs, proposals
+from synaptoroute.core import replica as replica_module
+from synaptoroute.core.codec import (
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    decode_proposal,
+    encode_proposal,
+    header_of,
+    op_id_of,
+)
+from synaptoroute.core.digest import Digest
+from synaptoroute.core.kinds import READERS
+from synaptoroute.core.mutation import Proposal, Revision
+from synaptoroute.core.replica import Replica
+from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.table import RouteTable
+from synaptoroute.errors import CodecError, UnknownMutation
+
+pytestmark = pytest.mark.property
+
+
+@given(logs())
+def test_equal_logs_give_equal_states(log: list[Proposal]) -> None:
+    """Two replicas of one log agree in state, digest and everything they answer."""
+    entries = log_of(log)
+    first, second = fresh(), fresh()
+
+    assert replay(first, entries) == replay(second, entries)
+    assert full_state(first) == full_state(second)
+
+
+@given(logs())
+def test_decoded_proposals_give_the_state_of_the_original_ones(log: list[Proposal]) -> None:
+    """The node that proposed and the nodes that decoded the frame end alike."""
+    entries = log_of(log)
+    decoded = [replace(entry, proposal=decode_proposal(entry.frame)) for entry in entries]
+    proposer, follower = fresh(), fresh()
+    replay(proposer, entries)
+    replay(follower, decoded)
+
+    assert full_state(proposer) == full_state(follower)
+
+
+@given(logs(), logs())
+def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Proposal]) -> None:
+    """A snapshot needs no free slots: later choices, digests and outcomes are the same."""
+    replayed = fresh()
+    entries = log_of(head)
+    replay(replayed, entries)
+    restored = fresh(replayed.snapshot())
+
+    assert table_state(replayed.table) == table_state(restored.table)
+
+    rest = log_of(tail, after=replayed.position)
+
+    assert replay(replayed, rest) == replay(restored, rest)
+    assert table_state(replayed.table) == table_state(restored.table)
+    assert replayed.snapshot() == restored.snapshot()
+
+
+@given(logs())
+def test_incremental_digest_equals_the_one_from_scratch(log: list[Proposal]) -> None:
+    """After every entry, rows kept by changes alone give the digest and the owners."""
+    replica, shadow = fresh(), Shadow()
+    for entry in log_of(log):
+        for commit in replay(replica, [entry]):
+            shadow.carry_out(commit.change)
+        shadow.check(replica.table)
+
+
+@given(logs())
+def test_only_applied_entries_change_anything(log: list[Proposal]) -> None:
+    """Rejected, unchanged and repeated entries leave the table as it was."""
+    replica = fresh()
+    for entry in log_of(log):
+        before = table_state(replica.table)
+        (commit,) = replay(replica, [entry])
+        change = commit.change
+        if commit.is_duplicate or change.outcome.status != "applied":
+            assert replace(change, outcome=change.outcome) == type(change)(change.outcome)
+            assert before == table_state(replica.table)
+
+
+@given(logs())
+def test_new_slots_are_the_lowest_free_ones(log: list[Proposal]) -> None:
+    """Free slots are taken from below; own slots are reused only when none are left."""
+    replica = fresh()
+    for entry in log_of(log):
+        owned = set(replica.table.row_hashes)
+        capacity_slots = replica.table.settings.capacity_slots
+        (commit,) = replay(replica, [entry])
+        written = [write.slot for write in commit.change.writes]
+        free = [slot for slot in range(capacity_slots) if slot not in owned]
+        new = [slot for slot in written if slot not in owned]
+        assert free[: len(new)] == new
+        if len(new) < len(written):
+            assert free == new
+
+
+@given(logs(), st.lists(st.integers(1, 6), max_size=12))
+def test_revert_restores_everything(log: list[Proposal], sizes: list[int]) -> None:
+    """Groups of any size, each reverted and then applied again, leave no trace."""
+    entries = log_of(log)
+    plain, replica = fresh(), fresh()
+    for size in [*sizes, len(entries)]:
+        group, entries = entries[:size], entries[size:]
+        before = full_state(replica)
+        commits = [commit for entry in group for commit in replica.receive(entry).commits]
+        replica.revert(tuple(commits))
+
+        assert before == full_state(replica)
+        assert commits == [c for entry in group for c in replica.receive(entry).commits]
+
+        replica.advance()
+        for entry in group:
+            plain.receive(entry)
+        plain.advance()
+
+    assert full_state(plain) == full_state(replica)
+
+
+@given(logs(12, op_count=6), st.integers(0, 5), st.data())
+def test_window_ends_alike_for_restored_and_replayed_replicas(
+    log: list[Proposal], window_entries: int, data: st.DataObject
+) -> None:
+    """Whoever restores, and wherever, forgets an op_id at the same distance."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica_module, "IDEMPOTENCY_WINDOW_ENTRIES", window_entries)
+        entries = log_of(log)
+        cut = data.draw(st.integers(0, len(entries)), label="cut")
+        replayed = fresh()
+        replay(replayed, entries[:cut])
+        restored = fresh(replayed.snapshot())
+
+        assert replay(replayed, entries[cut:]) == replay(restored, entries[cut:])
+        assert replayed.snapshot() == restored.snapshot()
+        for each in log:
+            assert replayed.outcome_of(each.op_id) == restored.outcome_of(each.op_id)
+
+
+@given(logs(12, op_count=6), st.integers(0, 4), st.lists(st.integers(1, 9), max_size=10))
+def test_window_does_not_depend_on_the_groups(
+    log: list[Proposal], window_entries: int, sizes: list[int]
+) -> None:
+    """Large groups, reverted once, remember and forget as single entries do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica_module, "IDEMPOTENCY_WINDOW_ENTRIES", window_entries)
+        entries = log_of(log)
+        single, grouped = fresh(), fresh()
+        expected = replay(single, entries)
+        actual = []
+        for size in [*sizes, len(entries)]:
+            group, entries = entries[:size], entries[size:]
+            before = full_state(grouped)
+            grouped.revert(tuple(c for entry in group for c in grouped.receive(entry).commits))
+            assert before == full_state(grouped)
+            actual += [c for entry in group for c in grouped.receive(entry).commits]
+            grouped.advance()
+
+        assert expected == actual
+        assert single.snapshot() == grouped.snapshot()
+
+
+@given(proposals(MUTATIONS | EPOCH_OPENINGS))
+def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
+    """What was written reads back equal, and writes back to the same bytes."""
+    frame = encode_proposal(proposal)
+    decoded = decode_proposal(frame)
+
+    assert proposal == decoded
+    assert frame == encode_proposal(decoded)
+    assert proposal.op_id == op_id_of(header_of(frame))
+
+
+@settings(max_examples=25)
+@given(proposals(MUTATIONS | EPOCH_OPENINGS), st.integers(1, 255))
+def test_any_altered_byte_is_refused(proposal: Proposal, flip: int) -> None:
+    """At every position of a frame, whatever the byte becomes."""
+    frame = encode_proposal(proposal)
+    for place in range(len(frame)):
+        altered = bytearray(frame)
+        altered[place] ^= flip
+        with pytest.raises(CodecError):
+            decode_proposal(bytes(altered))
+
+
+@settings(max_examples=25)
+@given(proposals(), st.binary(min_size=1, max_size=8))
+def test_any_truncated_or_extended_frame_is_refused(proposal: Proposal, more: bytes) -> None:
+    """At every length but its own."""
+    frame = encode_proposal(proposal)
+    for size in range(len(frame)):
+        with pytest.raises(CodecError):
+            decode_proposal(frame[:size])
+    with pytest.raises(CodecError):
+        decode_proposal(frame + more)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_refused(noise: bytes) -> None:
+    """By the one error that says so."""
+    with pytest.raises(CodecError):
+        decode_proposal(noise)
+
+
+JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(), max_size=6)
+    | NAMES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "utterances", "threshold"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+FIELD_NAMES = st.sampled_from(
+    [
+        "name",
+        "utterances",
+        "threshold",
+        "metadata",
+        "payload",
+        "aggregation",
+        "topk",
+        "capacity_slots",
+        "import_id",
+        "replace",
+        "number",
+        "parts",
+        "chunk_count",
+        "epoch_id",
+        "base_seq",
+        "voters",
+        "fingerprint",
+        "dim",
+        "if_match",
+        "if_none_match",
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from(sorted(READERS)),
+    st.dictionaries(FIELD_NAMES, JSON_VALUES, max_size=8) | JSON_VALUES,
+    st.binary(max_size=24),
+)
+def test_forged_fields_are_refused_or_judged(kind: int, fields: Any, vectors: bytes) -> None:
+    """A sound frame with any fields is refused by the codec or decided by the table."""
+    frame = frame_of_fields(fields, vectors, kind)
+    try:
+        proposal = decode_proposal(frame)
+    except CodecError:
+        return
+    assert frame[HEADER_BYTES:] == encode_proposal(proposal)[HEADER_BYTES:]
+    table = RouteTable(EMPTY.settings, dim=2)
+    change = table.apply(proposal, Revision(1, 1))
+    assert change.outcome.status in ("applied", "unchanged", "rejected")
+
+
+MUTATED_FIELDS: st.SearchStrategy[Any] = st.one_of(
+    st.sampled_from(
+        [
+            float("nan"),
+            float("inf"),
+            -0.0,
+            1e999,
+            2**53,
+            2**63,
+            10**400,
+            -1,
+            True,
+            False,
+            None,
+            "",
+            "\x00",
+            "\ud800",
+            "x" * 200,
+            "x" * 9_000,
+            [],
+            {},
+            [[]],
+            ["a", "a"],
+            "[" * 5_000,
+            '{"b":1,"a":2}',
+            "NaN",
+        ]
+    ),
+    JSON_VALUES,
+)
+
+
+@settings(max_examples=500)
+@given(proposals(MUTATIONS | EPOCH_OPENINGS), st.data())
+def test_a_proposal_with_one_forged_field_never_corrupts(
+    proposal: Proposal, data: st.DataObject
+) -> None:
+    """Nearly sound frames: refused, or judged; the table stays one that can be stored."""
+    frame = encode_proposal(replace(proposal, if_match=None, if_none_match=False))
+    fields, vectors = fields_of(frame)
+    target = fields
+    if fields.get("parts") and data.draw(st.booleans(), label="inside a part"):
+        target = fields["parts"][0]
+    name = data.draw(st.sampled_from(sorted(target)) | FIELD_NAMES, label="field")
+    target[name] = data.draw(MUTATED_FIELDS, label="value")
+    forged = frame_of_fields(fields, vectors, kind=frame[3])
+    try:
+        decoded = decode_proposal(forged)
+    except CodecError:
+        return
+    replica = fresh()
+    shadow = Shadow()
+    for commit in replay(replica, log_of([decoded])):
+        shadow.carry_out(commit.change)
+    shadow.check(replica.table)
+    for route in replica.table.routes.values():
+        assert 128 >= len(route.name.encode())
+        assert all(8_192 >= len(text.encode()) for text in route.utterances)
+        assert isinstance(json.loads(route.metadata), dict)
+        json.loads(route.payload)
+    assert 4_000_000 >= replica.table.settings.capacity_slots
+
+
+@given(st.integers(0, 255), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
+def test_later_kinds_levels_and_flags_are_told_apart(kind: int, level: int, flags: int) -> None:
+    """A sound frame of a later release is not taken for a damaged one."""
+    frame = frame_of(struct.pack("<I", 2) + b"{}", kind, level, flags)
+    is_known = kind in READERS and level <= 1 and flags == 0
+    with pytest.raises(CodecError if is_known else UnknownMutation):
+        decode_proposal(frame)
+
+
+@given(st.sets(st.integers(0, 40)), st.lists(st.integers(0, 40)), st.integers(0, 10))
+def test_free_numbers_depend_only_on_which_are_in_use(
+    used: set[int], toggles: list[int], count: int
+) -> None:
+    """Any history of claims and frees hands out the numbers that a fresh start does."""
+    numbers = FreeNumbers()
+    numbers.claim_all(used)
+    now = set(used)
+    for each in toggles:
+        if each in now:
+            numbers.free(each)
+        else:
+            numbers.claim(each)
+        now ^= {each}
+    again = FreeNumbers()
+    again.claim_all(now)
+    lowest = [each for each in range(100) if each not in now][:count]
+
+    assert lowest == numbers.peek(count)
+    assert free_numbers(again) == free_numbers(numbers)
+    assert max(now, default=-1) + 1 == numbers.high_water
+
+
+@given(st.dictionaries(st.integers(0, 2_000), st.binary(min_size=16, max_size=16), max_size=60))
+def test_digest_of_many_rows_equals_one_at_a_time(rows: dict[int, bytes]) -> None:
+    """A boot adds the rows at once and gets the same sums, in any order."""
+    at_once, single = Digest(), Digest()
+    at_once.add_rows(rows.items())
+    for slot, hashed in reversed(rows.items()):
+        single.add_row(slot, hashed)
+
+    assert single.hex() == at_once.hex()
+    assert single.buckets == at_once.buckets
+
+    for slot, hashed in rows.items():
+        single.remove_row(slot, hashed)
+
+    assert Digest().hex() == single.hex()
+    assert Digest().buckets == single.buckets
+
+
+def test_frames_over_the_limit_are_refused_before_they_are_read() -> None:
+    """The limit is on the frame, so nothing in it is looked at."""
+    with pytest.raises(CodecError, match="at most"):
+        decode_proposal(b"\x00" * (FRAME_BYTES_MAX + 1))
+
+
+@given(logs())
+def test_a_snapshot_is_not_changed_by_what_comes_later(log: list[Proposal]) -> None:
+    """Snapshots are frozen values, also while the replica goes on."""
+    entries = log_of(log)
+    replica = Replica(EMPTY, dim=2)
+    half = len(entries) // 2
+    replay(replica, entries[:half])
+    taken = replica.snapshot()
+    copied = replace(taken, row_hashes=dict(taken.row_hashes))
+    replay(replica, entries[half:])
+
+    assert copied == taken

@@ -1,0 +1,205 @@
+"""Goal: any history, any query, the reference's answer.
+
+Method: random mutations through the real table; its changes go to a tensor, at
+once or filled ahead in slices; rows come from a small pool with duplicates and
+vectors that differ in one last bit, so that ties and near-ties are common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from naive_scoring import naive_rank
+from route_sets import keep_rows, loaded, rebuilt, unit_rows
+from synaptoroute.core.mutation import (
+    AGGREGATIONS,
+    AddUtterances,
+    Change,
+    DeleteRoute,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.table import RouteTable
+from synaptoroute.scoring import QuerySpec, Scratch, rank
+from synaptoroute.tensor import Tensor
+
+DIM = 5
+CAPACITY_SLOTS = 14
+
+
+def vector_pool() -> NDArray[np.float32]:
+    """Unit vectors: some plain, some nudged by one bit, one turned around."""
+    plain = unit_rows(5, DIM, 1)
+    nudged = plain[:3].copy()
+    nudged[:, 0] = np.nextafter(nudged[:, 0], np.float32(0))
+    return np.concatenate([plain, nudged, -plain[:1]])
+
+
+POOL = vector_pool()
+TEXTS = tuple(f"text {number}" for number in range(6))
+NAMES = st.sampled_from(("a", "b", "c", "d", "e"))
+VECTORS = st.sampled_from([row.tobytes() for row in POOL])
+THRESHOLDS = st.sampled_from((None, -1.0, 0.0, 0.3, 0.7, 0.999))
+
+
+@st.composite
+def puts(draw: st.DrawFn) -> PutRoute:
+    texts = draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5, unique=True))
+    vectors = tuple(draw(VECTORS) for _ in texts)
+    return PutRoute(draw(NAMES), tuple(texts), vectors, draw(THRESHOLDS))
+
+
+@st.composite
+def adds(draw: st.DrawFn) -> AddUtterances:
+    put = draw(puts())
+    return AddUtterances(put.name, put.utterances, put.vectors)
+
+
+@st.composite
+def imports(draw: st.DrawFn) -> list[Mutation]:
+    parts = draw(st.lists(puts(), min_size=1, max_size=3, unique_by=lambda put: put.name))
+    begin = ImportBegin("import", replace=draw(st.booleans()))
+    return [begin, ImportChunk("import", 0, tuple(parts)), ImportCommit("import", 1)]
+
+
+SETTINGS = st.builds(
+    Settings,
+    aggregation=st.sampled_from(AGGREGATIONS),
+    topk=st.integers(1, 4),
+    threshold=st.sampled_from((-1.0, 0.2, 0.6)),
+    capacity_slots=st.just(CAPACITY_SLOTS),
+)
+SINGLE: st.SearchStrategy[Mutation] = st.one_of(
+    puts(),
+    adds(),
+    st.builds(DeleteRoute, NAMES),
+    st.builds(
+        RemoveUtterances,
+        NAMES,
+        st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3, unique=True).map(tuple),
+    ),
+    st.builds(PatchRoute, NAMES, threshold=THRESHOLDS),
+    st.builds(PutSettings, SETTINGS),
+)
+STEPS = st.lists(st.one_of(SINGLE.map(lambda one: [one]), imports()), min_size=1, max_size=12)
+SPECS = st.builds(
+    QuerySpec,
+    limit=st.integers(1, 6),
+    routes=st.none() | st.frozensets(st.integers(-1, 7), max_size=5),
+)
+
+
+@st.composite
+def query_vectors(draw: st.DrawFn) -> NDArray[np.float32]:
+    """A pool vector itself, or the middle between two of them."""
+    left, right = POOL[draw(st.integers(0, 8))], POOL[draw(st.integers(0, 7))]
+    middle = left + right
+    length = float(np.linalg.norm(middle))
+    return left if length < 1e-3 else (middle / length).astype(np.float32)
+
+
+QUERIES = st.lists(st.tuples(query_vectors(), SPECS), min_size=1, max_size=6)
+
+
+@dataclass
+class Node:
+    """A table, a tensor that follows it, and the rows in a dictionary."""
+
+    table: RouteTable
+    tensor: Tensor
+    rows: dict[int, bytes] = field(default_factory=dict)
+    at: Revision = field(default_factory=lambda: Revision(1, 0))
+
+    def apply(self, mutation: Mutation, fill_rows: int | None) -> None:
+        """Apply in table and tensor; fill ahead in slices of ``fill_rows``."""
+        self.at = Revision(1, self.at.seq + 1)
+        op_id = self.at.seq.to_bytes(16, "big")
+        change = self.table.apply(Proposal(op_id, mutation), self.at)
+        keep_rows(self.rows, change)
+        if fill_rows is not None:
+            before = self.tensor.checksum()
+            self._fill(change, fill_rows)
+            assert before == self.tensor.checksum()
+        self.tensor.apply(change, self.at, filled=fill_rows is not None)
+
+    def _fill(self, change: Change, fill_rows: int) -> None:
+        for start in range(0, len(change.writes), fill_rows):
+            part = change.writes[start : start + fill_rows]
+            slots = np.array([write.slot for write in part], np.int64)
+            vectors = np.frombuffer(b"".join(write.vector for write in part), np.float32)
+            self.tensor.fill(slots, vectors.reshape(len(part), DIM), self.at)
+
+    def vectors(self) -> dict[int, NDArray[np.float32]]:
+        """The rows as arrays."""
+        return {slot: np.frombuffer(row, np.float32) for slot, row in self.rows.items()}
+
+
+def assert_answers_are_the_references(
+    node: Node, queries: list[tuple[NDArray[np.float32], QuerySpec]], scratch: Scratch
+) -> None:
+    """Every query of the batch is answered as the reference does, bit for bit."""
+    routes = list(node.table.routes.values())
+    batch = np.stack([query for query, _ in queries])
+    found = rank(node.tensor, batch, [spec for _, spec in queries], scratch)
+    for (query, spec), ranking in zip(queries, found, strict=True):
+        expected = naive_rank(node.vectors(), routes, node.table.settings, query, spec)
+        assert expected == ranking
+
+
+@settings(max_examples=150)
+@given(SETTINGS, STEPS, QUERIES, st.sampled_from((None, 1, 3)))
+def test_any_history_is_answered_as_the_reference_does(
+    start: Settings,
+    steps: list[list[Mutation]],
+    queries: list[tuple[NDArray[np.float32], QuerySpec]],
+    fill_rows: int | None,
+) -> None:
+    """After every mutation: the reference's rankings, and the bytes of a fresh boot."""
+    node = Node(RouteTable(start, DIM), Tensor(DIM, start))
+    scratch = Scratch()
+    for step in steps:
+        for mutation in step:
+            node.apply(mutation, fill_rows)
+        assert_answers_are_the_references(node, queries, scratch)
+        booted = rebuilt(node.table, node.rows, DIM, node.at)
+
+        assert booted.checksum() == node.tensor.checksum()
+        assert dict(node.table.routes) == dict(node.tensor.routes)
+        assert len(node.rows) == node.tensor.slots_used
+
+
+@given(
+    SETTINGS,
+    st.lists(st.integers(-1, 30), min_size=1, max_size=80),
+    st.lists(st.tuples(query_vectors(), SPECS), min_size=1, max_size=9),
+    st.integers(0, 2**31),
+)
+def test_nothing_but_ties_is_answered_as_the_reference_does(
+    route_set: Settings,
+    owners: list[int],
+    queries: list[tuple[NDArray[np.float32], QuerySpec]],
+    seed: int,
+) -> None:
+    """Eighty rows of nine kinds in up to thirty-one routes."""
+    chosen = np.random.default_rng(seed).integers(0, len(POOL), len(owners))
+    tensor = loaded(POOL[chosen], owners, route_set)
+    routes = list(tensor.routes.values())
+    vectors = dict(enumerate(POOL[chosen]))
+    found = rank(tensor, np.stack([q for q, _ in queries]), [spec for _, spec in queries])
+
+    for (query, spec), ranking in zip(queries, found, strict=True):
+        assert naive_rank(vectors, routes, route_set, query, spec) == ranking

@@ -1,0 +1,66 @@
+"""Arithmetic that no machine, batch or order of work can change."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from naive_scoring import add_by_halving, naive_dot
+from route_sets import unit_rows
+from synaptoroute.exact import GRID, dot_error, dots, to_grid, tree_sum
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 384, 385])
+def test_tree_sum_adds_by_halving(width: int) -> None:
+    """The order of additions is the one that is documented."""
+    terms = np.random.default_rng(0).standard_normal((4, width))
+    expected = [add_by_halving(row.tolist()) for row in terms]
+
+    assert expected == tree_sum(terms.copy()).tolist()
+
+
+def test_dot_is_the_same_in_any_company() -> None:
+    """A row's dot product does not depend on the rows beside it."""
+    left, right = unit_rows(50, 384, 1), unit_rows(50, 384, 2)
+    alone = [naive_dot(x, y) for x, y in zip(left, right, strict=True)]
+
+    assert alone == dots(left, right).tolist()
+    assert alone[::-3] == dots(left[::-3], right[::-3]).tolist()
+
+
+def test_float32_products_stay_within_the_bound() -> None:
+    """BLAS in any batch size is inside the proven error, which is small."""
+    rows, queries = unit_rows(500, 384, 3), unit_rows(16, 384, 4)
+    exact = dots(np.repeat(rows, 16, axis=0), np.tile(queries, (500, 1))).reshape(500, 16)
+    bound = dot_error(384)
+
+    assert bound < 3e-5
+    for batch in (1, 2, 7, 16):
+        assert np.abs(rows @ queries[:batch].T - exact[:, :batch]).max() < bound
+
+
+def test_grid_sums_do_not_depend_on_order_or_detours() -> None:
+    """Adding and taking away again leaves the exact sum."""
+    rows = to_grid(unit_rows(300, 16, 5))
+    total = rows.sum(axis=0)
+    detour = np.zeros(16)
+    for row in rows[::-1]:
+        detour += row
+    for row in rows[:100]:
+        detour -= row
+    for row in rows[:100]:
+        detour += row
+
+    assert total.tolist() == detour.tolist()
+    assert [math.fsum(column) for column in rows.T] == total.tolist()
+
+
+def test_grid_is_finer_than_what_a_score_shows() -> None:
+    """Rounding to the grid moves a component by half a step at most."""
+    rows = unit_rows(100, 16, 6)
+
+    assert np.abs(to_grid(rows) - rows).max() <= GRID / 2

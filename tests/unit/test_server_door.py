@@ -1,0 +1,414 @@
+"""The door: keys, request ids, problems, probes, metrics and logs."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from http_node import HttpNode, http_node
+from synaptoroute import errors
+from synaptoroute.errors import ConfigError, SynaptoRouteError
+from synaptoroute.server import refusals
+from synaptoroute.server.keys import KeyRing, key_line, make_key, parse_keys
+from synaptoroute.server.logs import configure_logs
+from synaptoroute.server.problems import STATUS_BY_CODE
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
+    """A node with two routes."""
+    async with http_node(tmp_path) as started:
+        await started.fill()
+        yield started
+
+
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    """What the process writes to its log, as JSON at debug level; restored afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    configure_logs("debug", "json", stream)
+    yield stream
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def all_errors(root: type[SynaptoRouteError] = SynaptoRouteError) -> set[type[SynaptoRouteError]]:
+    """Every error type of the project."""
+    return {root}.union(*(all_errors(child) for child in root.__subclasses__()))
+
+
+def test_every_error_has_a_status() -> None:
+    """The one table is complete for both files of errors, and holds nothing else."""
+    known = {
+        error.code
+        for error in all_errors()
+        if error.__module__ in (errors.__name__, refusals.__name__)
+    }
+
+    assert known == set(STATUS_BY_CODE)
+    for error in all_errors(errors.RouteError):
+        if error.code in STATUS_BY_CODE:
+            assert 400 <= STATUS_BY_CODE[error.code] < 500
+    for error in all_errors(errors.ClusterError):
+        assert STATUS_BY_CODE[error.code] in (409, 429, 503, 504)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "not_found"),
+        ("GET", "/v1/routes/", 404, "not_found"),
+        ("GET", "/docs", 404, "not_found"),
+        ("GET", "/v1/query", 405, "method_not_allowed"),
+        ("TRACE", "/v1/routes/a", 405, "method_not_allowed"),
+        ("GET", "/v1/routes/none", 404, "route_not_found"),
+        ("GET", "/v1/routes/%20", 422, "invalid_parameter"),
+        ("GET", "/v1/ops/5", 422, "invalid_parameter"),
+    ],
+)
+async def test_every_refusal_is_a_problem_document(
+    node: HttpNode, method: str, path: str, status: int, code: str
+) -> None:
+    """Also what the framework itself refuses."""
+    answer = await node.http.request(method, path)
+    problem = answer.json()
+
+    assert (status, code) == (answer.status_code, problem["code"])
+    assert "application/problem+json" == answer.headers["content-type"]
+    assert {"type", "title", "status", "detail", "code", "instance"} <= problem.keys()
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+async def test_request_id_is_kept_or_made(node: HttpNode) -> None:
+    """A sound one is echoed and names the problem; another is replaced."""
+    given = await node.http.get("/v1/routes/none", headers={"X-Request-Id": "abc-1"})
+    made = await node.http.get("/livez", headers={"X-Request-Id": 'a"b\tc'})
+
+    assert "abc-1" == given.headers["x-request-id"]
+    assert "urn:synaptoroute:request:abc-1" == given.json()["instance"]
+    assert 16 == len(made.headers["x-request-id"])
+    assert "nosniff" == made.headers["x-content-type-options"]
+
+
+async def test_unforeseen_error_tells_an_incident_and_nothing_else(
+    node: HttpNode, log_lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has the traceback under the number that the client got."""
+
+    async def broken(name: str) -> None:
+        raise ZeroDivisionError("secret internals")
+
+    monkeypatch.setattr(node.router, "aget_route", broken)
+    answer = await node.http.get("/v1/routes/refund")
+    problem = answer.json()
+
+    assert (500, "internal_error") == (answer.status_code, problem["code"])
+    assert "secret" not in answer.text
+    assert problem["incident"] in log_lines.getvalue()
+    assert "ZeroDivisionError: secret internals" in log_lines.getvalue()
+
+
+async def test_head_is_answered_like_get(node: HttpNode) -> None:
+    """Probes may ask without wanting a body."""
+    assert 200 == (await node.http.head("/readyz")).status_code
+
+
+async def test_node_is_alive_before_it_is_ready(tmp_path: Path) -> None:
+    """Until the router has started, probes answer and queries get 503 with a time."""
+    async with http_node(tmp_path) as node:
+        node.runtime._router, router = None, node.runtime._router
+        live = await node.http.get("/livez")
+        ready = await node.http.get("/readyz")
+        query = await node.http.post("/v1/query", json={"text": "a"})
+        metrics = await node.http.get("/metrics")
+        node.runtime._router = router
+        recovered = await node.http.get("/readyz")
+
+    assert (200, 503, 503) == (live.status_code, ready.status_code, query.status_code)
+    assert ["starting"] == ready.json()["reasons"]
+    assert ("not_ready", "1") == (query.json()["code"], query.headers["retry-after"])
+    assert "synaptoroute_ready 0.0" in metrics.text
+    assert 200 == recovered.status_code
+
+
+async def test_draining_node_is_unready_and_still_answers(node: HttpNode) -> None:
+    """Clients are told to close; nobody is turned away."""
+    node.runtime.drain()
+    ready = await node.http.get("/readyz")
+    query = await node.http.post("/v1/query", json={"text": "where is my parcel"})
+
+    assert (503, ["draining"]) == (ready.status_code, ready.json()["reasons"])
+    assert (200, "close") == (query.status_code, query.headers["connection"])
+
+
+async def test_introspection_masks_secrets(tmp_path: Path) -> None:
+    """Settings, state and digest are shown; a password is not."""
+    async with http_node(tmp_path, redis_url="redis://:hunter2@host/0") as node:
+        settings = await node.http.get("/-/settings")
+        state = (await node.http.get("/-/state")).json()
+        digest = (await node.http.get("/-/digest")).json()
+        status = node.router.status()
+
+    assert 200 == settings.status_code
+    assert "hunter2" not in settings.text
+    assert status.digest == digest["digest"] == state["router"]["digest"]
+    assert 64 == len(digest["tensor_sha256"])
+
+
+# --- API keys ----------------------------------------------------------------------------
+
+REQUESTS = [
+    ("GET", "/livez", None),
+    ("GET", "/readyz", None),
+    ("GET", "/metrics", None),
+    ("POST", "/v1/query", "read"),
+    ("POST", "/v1/query/batch", "read"),
+    ("GET", "/v1/routes", "read"),
+    ("GET", "/v1/export", "read"),
+    ("GET", "/v1/settings", "read"),
+    ("GET", "/v1/openapi.json", "read"),
+    ("PUT", "/v1/routes/x", "write"),
+    ("PATCH", "/v1/routes/x", "write"),
+    ("DELETE", "/v1/routes/x", "write"),
+    ("POST", "/v1/routes/x/utterances", "write"),
+    ("POST", "/v1/import", "write"),
+    ("PUT", "/v1/settings", "admin"),
+    ("GET", "/-/state", "admin"),
+    ("GET", "/-/settings", "admin"),
+    ("GET", "/-/digest", "admin"),
+    ("POST", "/v1/unknown", "write"),
+]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, str]:
+    """One key for each scope, and their file."""
+    made = {scope: make_key() for scope in ("read", "write", "admin")}
+    lines = ["# keys", *(key_line(key, [scope], f"{scope}er") for scope, key in made.items())]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    return made
+
+
+@pytest.mark.parametrize(("method", "path", "needed"), REQUESTS)
+async def test_scope_is_needed(
+    tmp_path: Path, keys: dict[str, str], method: str, path: str, needed: str | None
+) -> None:
+    """401 without a key or with an unknown one, 403 with the wrong scope; admin may all."""
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        bare = (await node.http.request(method, path)).status_code
+        wrong = (
+            await node.http.request(method, path, headers={"X-API-Key": make_key()})
+        ).status_code
+        by_scope = {
+            scope: (
+                await node.http.request(method, path, headers={"Authorization": f"Bearer {key}"})
+            ).status_code
+            for scope, key in keys.items()
+        }
+
+    if needed is None:
+        assert {200} == {bare, wrong, *by_scope.values()}
+        return
+    assert (401, 401) == (bare, wrong)
+    for scope, status in by_scope.items():
+        assert (status == 403) == (scope not in (needed, "admin"))
+        assert status != 401
+
+
+async def test_refused_key_is_asked_for_and_not_logged(
+    tmp_path: Path, keys: dict[str, str], log_lines: io.StringIO
+) -> None:
+    """The log has a key's name, never the key."""
+    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
+        unknown = await node.http.get("/v1/routes", headers={"Authorization": "Bearer guess-me"})
+        await node.http.get("/v1/routes", headers={"Authorization": f"Bearer {keys['read']}"})
+
+    assert "Bearer" in unknown.headers["www-authenticate"]
+    assert '"reader"' in log_lines.getvalue()
+    assert "guess-me" not in log_lines.getvalue() + unknown.text
+    assert keys["read"] not in log_lines.getvalue()
+
+
+def test_changed_file_of_keys_is_read_again(tmp_path: Path) -> None:
+    """A new key counts, a removed one does not; broken content leaves the old keys."""
+    path, first, second = tmp_path / "keys", make_key(), make_key()
+    path.write_text(key_line(first, ["read"], "first"))
+    ring = KeyRing(path)
+    path.write_text(key_line(second, ["read", "write"], "second"))
+    os.utime(path, ns=(1, 1))
+
+    assert ring.reload()
+    assert not ring.reload()
+    assert None is ring.find(first)
+    found = ring.find(second)
+    assert found is not None
+    assert found.may("write")
+    assert not found.may("admin")
+
+    path.write_text("nonsense")
+    with pytest.raises(ConfigError):
+        ring.reload()
+    assert "second" == getattr(ring.find(second), "name", None)
+    assert not ring.reload()
+    path.unlink()
+    with pytest.raises(ConfigError):
+        ring.reload(force=True)
+    assert None is not ring.find(second)
+
+
+HASH = hashlib.sha256(b"key").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing",
+        f"read {HASH}",
+        f"reed {HASH} name",
+        f"read,read {HASH} name",
+        f"read {HASH[1:]} name",
+        f"read {HASH} na/me",
+        f"read {HASH} name more",
+    ],
+)
+def test_malformed_file_of_keys_is_refused(text: str) -> None:
+    """A typing error must not open or close a door in silence."""
+    with pytest.raises(ConfigError):
+        parse_keys(text)
+
+
+# --- metrics and logs --------------------------------------------------------------------
+
+
+async def test_metrics_count_requests_by_template(node: HttpNode) -> None:
+    """No label holds a path that a client chose."""
+    for name in ("refund", "parcel", "none-1", "none-2"):
+        await node.http.get(f"/v1/routes/{name}")
+    await node.http.get("/somewhere/else")
+    await node.http.post("/v1/query", json={"text": "where is my parcel"})
+    text = (await node.http.get("/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    counts = {
+        (sample.labels["method"], sample.labels["endpoint"], sample.labels["status"]): sample.value
+        for sample in families["synaptoroute_request_count"].samples
+        if sample.name.endswith("_total")
+    }
+
+    assert 2 == counts["GET", "/v1/routes/{name}", "200"]
+    assert 2 == counts["GET", "/v1/routes/{name}", "404"]
+    assert 1 == counts["GET", "unmatched", "404"]
+    assert 1 == counts["POST", "/v1/query", "200"]
+    assert "none-1" not in text
+    assert "somewhere" not in text
+
+
+async def test_metrics_show_the_node(node: HttpNode) -> None:
+    """Gauges and counters are those of the router and the encoder at this moment."""
+    await node.http.post("/v1/query", json={"text": "where is my parcel"})
+    text = (await node.http.get("/metrics")).text
+    status = node.router.status()
+    values = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.labels
+    }
+
+    assert 2 == values["synaptoroute_routes"] == status.routes
+    assert 4 == values["synaptoroute_slots_used"]
+    assert status.version == (
+        f"{values['synaptoroute_epoch']:.0f}.{values['synaptoroute_seq']:.0f}"
+    )
+    assert 1 == values["synaptoroute_ready"]
+    assert 1 == values["synaptoroute_queries_total"]
+    assert 0 == values["synaptoroute_padding_tokens_total"]
+    assert values["synaptoroute_batch_size_count"] >= 1
+    assert values["synaptoroute_encode_duration_seconds_count"] >= 1
+    assert 'synaptoroute_storage_state{state="ok"} 1.0' in text
+    assert "synaptoroute_queue_size 0.0" in text
+
+
+async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
+    """One line a request, with its id, status and duration, and nothing that was said."""
+    await node.http.post("/v1/query", json={"text": "my account number is 12345678"})
+    await node.http.post("/v1/query", json={"text": "xyzzy", "oops": 1})
+    await node.http.put("/v1/routes/w", json={"utterances": ["plugh plover"]})
+    lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+    requests = [line for line in lines if line["message"] == "request"]
+
+    assert ["/v1/query", "/v1/query", "/v1/routes/w"] == [line["path"] for line in requests]
+    assert [200, 422, 201] == [line["status"] for line in requests]
+    assert all(line["request_id"] and line["duration_ms"] >= 0 for line in requests)
+    for word in ("12345678", "xyzzy", "plugh"):
+        assert word not in log_lines.getvalue()
+
+
+async def test_query_texts_are_logged_only_where_asked_for(
+    tmp_path: Path, log_lines: io.StringIO
+) -> None:
+    """``log_queries`` writes them, at debug level."""
+    async with http_node(tmp_path, log_queries=True) as node:
+        await node.http.post("/v1/query", json={"text": "xyzzy"})
+    (line,) = [line for line in log_lines.getvalue().splitlines() if "xyzzy" in line]
+
+    assert "debug" == json.loads(line)["level"]
+
+
+async def test_probes_are_not_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
+    """A probe a second would bury everything else."""
+    await node.http.get("/livez")
+    (line,) = [json.loads(line) for line in log_lines.getvalue().splitlines()]
+
+    assert ("debug", "/livez") == (line["level"], line["path"])
+
+
+async def test_batch_of_a_client_that_left_is_dropped(node: HttpNode) -> None:
+    """Nobody computes an answer that nobody waits for."""
+    body = json.dumps({"texts": [f"text {at}" for at in range(1_000)]}).encode()
+    messages = [
+        {"type": "http.request", "body": body, "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[object] = []
+
+    async def receive() -> dict[str, object]:
+        return messages.pop(0)
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    request = httpx.Request("POST", "http://node/v1/query/batch")
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/query/batch",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json"), *request.headers.raw],
+        "client": ("127.0.0.1", 1),
+        "server": ("node", 80),
+        "scheme": "http",
+        "http_version": "1.1",
+        "root_path": "",
+    }
+    await node.app(scope, receive, send)  # type: ignore[arg-type]
+
+    assert [] == sent
+    assert 0 == node.runtime.bodies.held_bytes
+    text = (await node.http.get("/metrics")).text
+    assert 'endpoint="/v1/query/batch",method="POST",status="499"} 1.0' in text

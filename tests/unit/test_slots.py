@@ -1,0 +1,96 @@
+"""Goal: the lowest free number comes next, whatever came before."""
+
+from __future__ import annotations
+
+import pytest
+
+from replicas import free_numbers
+from synaptoroute.core.slots import FreeNumbers
+
+pytestmark = pytest.mark.unit
+
+
+def in_use(*numbers: int) -> FreeNumbers:
+    """Numbers of which these are in use."""
+    made = FreeNumbers()
+    made.claim_all(numbers)
+    return made
+
+
+def test_first_numbers_are_the_lowest() -> None:
+    """Nothing is in use, so counting starts at 0."""
+    assert [0, 1, 2] == FreeNumbers().peek(3)
+
+
+def test_peek_claims_nothing() -> None:
+    """Two looks see the same numbers."""
+    numbers = in_use(0, 2)
+
+    assert numbers.peek(3) == numbers.peek(3) == [1, 3, 4]
+
+
+def test_freed_numbers_come_before_new_ones() -> None:
+    """Holes are filled from below before the high water rises."""
+    numbers = in_use(*range(6))
+    numbers.free(4)
+    numbers.free(1)
+
+    assert [1, 4, 6] == numbers.peek(3)
+
+
+def test_high_water_falls_with_the_highest_number() -> None:
+    """It follows from what is in use, so a restored replica has the same."""
+    numbers = in_use(0, 1, 2, 3)
+    numbers.free(2)
+    numbers.free(3)
+
+    assert 2 == numbers.high_water
+    assert free_numbers(in_use(0, 1)) == free_numbers(numbers)
+
+
+def test_last_number_freed_starts_over() -> None:
+    """An empty set has no memory."""
+    numbers = in_use(7)
+    numbers.free(7)
+
+    assert free_numbers(FreeNumbers()) == free_numbers(numbers)
+
+
+def test_claim_above_the_high_water_leaves_a_hole() -> None:
+    """Skipped numbers are free, and come next."""
+    numbers = FreeNumbers()
+    numbers.claim(3)
+
+    assert [0, 1, 2, 4] == numbers.peek(4)
+
+
+def test_number_in_use_cannot_be_claimed() -> None:
+    """A second owner would be a bug, and shows as one."""
+    with pytest.raises(KeyError):
+        in_use(0, 1).claim(0)
+
+
+@pytest.mark.parametrize("number", [-1, 1, 5])
+def test_number_not_in_use_cannot_be_freed(number: int) -> None:
+    """Neither one that was never claimed nor one that is free already."""
+    numbers = in_use(0, 1, 2)
+    numbers.free(1)
+
+    with pytest.raises(AssertionError, match="this is a bug"):
+        numbers.free(number)
+
+
+def test_claim_all_is_for_a_boot_only() -> None:
+    """Numbers in use before would be forgotten."""
+    with pytest.raises(AssertionError, match="this is a bug"):
+        in_use(0).claim_all([1])
+
+
+def test_heap_does_not_grow_with_use() -> None:
+    """A full tensor whose rows are rewritten for ever looks at no free slots."""
+    numbers = in_use(*range(10))
+    for _ in range(5_000):
+        numbers.free(4)
+        numbers.claim(4)
+
+    assert 2_000 > len(numbers._heap)

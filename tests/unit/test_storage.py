@@ -1,0 +1,434 @@
+"""The database of a node: what is committed is there again, whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from histories import DIM, FINGERPRINT, History, assert_holds, put, vector
+from synaptoroute.core.codec import decode_proposal
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    OpenEpoch,
+    PatchRoute,
+    PutSettings,
+    RemoveUtterances,
+    Settings,
+)
+from synaptoroute.errors import EncoderMismatch, SchemaTooNew, StorageUnavailable
+from synaptoroute.storage import SQLiteStorage, schema, writer
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "node.sqlite"
+
+
+@pytest.fixture
+def storage(path: Path) -> Iterator[SQLiteStorage]:
+    opened = SQLiteStorage(path)
+    opened.open(fingerprint=FINGERPRINT, dim=DIM)
+    yield opened
+    opened.close()
+
+
+def reopened(storage: SQLiteStorage) -> SQLiteStorage:
+    """Close a storage and open its file again."""
+    storage.close()
+    return SQLiteStorage(storage.path)
+
+
+def test_new_file_holds_the_empty_state(path: Path) -> None:
+    """A new file is an empty route set with an identity of its own."""
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    node_id = storage.node_id
+    storage.close()
+
+    assert stored.is_new
+    assert stored.vectors.shape == (0, DIM)
+    assert_holds(stored, History())
+    assert len(bytes.fromhex(node_id)) == 16
+
+
+def test_identity_is_as_old_as_the_file(storage: SQLiteStorage, tmp_path: Path) -> None:
+    """A restart keeps the node's identity, another file has another."""
+    node_id = storage.node_id
+    again = reopened(storage)
+    again.open(fingerprint=FINGERPRINT, dim=DIM)
+    other = SQLiteStorage(tmp_path / "other.sqlite")
+    other.open(fingerprint=FINGERPRINT, dim=DIM)
+    identities = (again.node_id, other.node_id)
+    again.close()
+    other.close()
+
+    assert node_id == identities[0]
+    assert node_id != identities[1]
+
+
+def test_every_kind_of_mutation_comes_back(storage: SQLiteStorage) -> None:
+    """Routes, settings, imports and epochs are read as they stood in memory."""
+    history = History()
+    storage.commit(history.write(OpenEpoch("e1", 0, ("n1", "n2"), FINGERPRINT, DIM)))
+    storage.commit(history.write(put("a", 3), put("b", 2, 1), put("ü ☃", 1, 2)))
+    storage.commit(history.write(AddUtterances("a", ("more",), (vector(77),))))
+    storage.commit(history.write(RemoveUtterances("a", ("a 0 utterance 1",)), DeleteRoute("b")))
+    storage.commit(history.write(PatchRoute("a", threshold=0.1, metadata='{"k":1}')))
+    storage.commit(history.write(PutSettings(Settings("topk", 5, 0.7, 1_000))))
+    storage.commit(history.write(ImportBegin("i1"), ImportBegin("i2", replace=True)))
+    storage.commit(history.write(ImportChunk("i1", 1, (put("c", 2, 3),))))
+    storage.commit(history.write(ImportChunk("i1", 0, (put("d", 2, 4), put("a", 1, 5)))))
+    storage.commit(history.write(DeleteRoute("nobody")))
+    again = reopened(storage)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+
+    assert_holds(stored, history)
+    assert not stored.is_new
+    assert [2, 0] == [len(each.chunks) for each in stored.snapshot.imports]
+
+
+def test_committed_import_leaves_no_staging(storage: SQLiteStorage) -> None:
+    """A committed or aborted import is only its routes."""
+    history = History()
+    storage.commit(history.write(ImportBegin("i1"), ImportBegin("i2")))
+    storage.commit(history.write(ImportChunk("i1", 0, (put("c", 2, 3),))))
+    storage.commit(history.write(ImportChunk("i2", 0, (put("x", 2, 3),))))
+    storage.commit(history.write(ImportCommit("i1", 1), ImportAbort("i2")))
+    again = reopened(storage)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+    with closing(sqlite3.connect(storage.path)) as raw:
+        staged = raw.execute("SELECT count(*) FROM staging").fetchone()
+
+    assert (0,) == staged
+    assert ["c"] == [route.name for route in stored.snapshot.routes]
+    assert_holds(stored, history)
+
+
+def test_names_that_swap_numbers_in_one_group_are_kept(storage: SQLiteStorage) -> None:
+    """A route number that changes its name inside a group never meets the old name."""
+    history = History()
+    storage.commit(history.write(put("a"), put("b", 2, 1)))
+    storage.commit(
+        history.write(DeleteRoute("a"), DeleteRoute("b"), put("b", 2, 2), put("a", 2, 3))
+    )
+    again = reopened(storage)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+
+    assert_holds(stored, history)
+
+
+def test_duplicate_moves_the_position_only(storage: SQLiteStorage) -> None:
+    """A repeated write has its entry in the log and its first outcome."""
+    history = History()
+    op_id = b"o" * 16
+    storage.commit(history.write(put("a"), op_id=op_id))
+    storage.commit(history.write(put("a"), op_id=op_id))
+    again = reopened(storage)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+
+    assert 2 == stored.snapshot.position.seq
+    assert [1] == [each.seq for each in stored.snapshot.remembered]
+    assert_holds(stored, history)
+
+
+def test_read_log_gives_the_entries_as_sequenced(storage: SQLiteStorage) -> None:
+    """A peer gets the very frames, and never more than it asked for."""
+    history = History()
+    commits = history.write(*(put(f"r{each}", 2, each) for each in range(20)))
+    storage.commit(commits)
+    whole = storage.read_log(0, entries_max=100, bytes_max=1 << 20)
+    some = storage.read_log(5, entries_max=3, bytes_max=1 << 20)
+    small = storage.read_log(5, entries_max=100, bytes_max=1)
+
+    assert [commit.entry.frame for commit in commits] == [row.frame for row in whole]
+    assert [commit.entry.proposal for commit in commits] == [
+        decode_proposal(row.frame) for row in whole
+    ]
+    assert [commit.change.outcome for commit in commits] == [row.outcome for row in whole]
+    assert [commit.digest for commit in commits] == [row.digest for row in whole]
+    assert [6, 7, 8] == [row.seq for row in some]
+    assert [6] == [row.seq for row in small]
+    assert [] == storage.read_log(20, entries_max=10, bytes_max=1 << 20)
+
+
+def test_log_keeps_the_newest_entries(path: Path) -> None:
+    """Entries beyond the limit go; what a peer asks for before them is not there."""
+    storage = SQLiteStorage(path, oplog_entries_max=10)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    history = History()
+    for seed in range(25):
+        storage.commit(history.write(put("a", 1, seed)))
+    storage.commit(history.write(*(put("a", 1, seed) for seed in range(30, 34))))
+    kept = storage.read_log(19, entries_max=100, bytes_max=1 << 20)
+    gone = storage.read_log(18, entries_max=100, bytes_max=1 << 20)
+    storage.close()
+    again = SQLiteStorage(path, oplog_entries_max=10)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.commit(history.write(put("a", 1, 99)))
+    after = again.read_log(20, entries_max=100, bytes_max=1 << 20)
+    again.close()
+
+    assert list(range(20, 30)) == [row.seq for row in kept]
+    assert [] == gone
+    assert 29 == stored.snapshot.position.seq
+    assert list(range(21, 31)) == [row.seq for row in after]
+
+
+def test_log_is_limited_in_bytes_but_keeps_the_newest(path: Path) -> None:
+    """One entry larger than the limit is still there for a peer."""
+    storage = SQLiteStorage(path, oplog_bytes_max=1_000)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    history = History()
+    storage.commit(history.write(put("a", 1), put("b", 1)))
+    storage.commit(history.write(put("c", 200)))
+    kept = storage.read_log(2, entries_max=10, bytes_max=1)
+    gone = storage.read_log(1, entries_max=10, bytes_max=1)
+    storage.close()
+
+    assert [3] == [row.seq for row in kept]
+    assert [] == gone
+
+
+def test_outcomes_beyond_the_window_are_forgotten(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file forgets with the window, a slack behind."""
+    monkeypatch.setattr(writer, "IDEMPOTENCY_WINDOW_ENTRIES", 16)
+    monkeypatch.setattr(writer, "FORGET_SLACK_ENTRIES", 4)
+    history = History()
+    for seed in range(40):
+        storage.commit(history.write(put("a", 1, seed)))
+    with closing(sqlite3.connect(storage.path)) as raw:
+        (count, oldest) = raw.execute("SELECT count(*), min(seq) FROM remembered").fetchone()
+
+    assert 17 <= count <= 21
+    assert oldest >= 40 - 21
+
+
+def test_another_encoder_is_refused_by_name(storage: SQLiteStorage) -> None:
+    """Equal dimensions do not make equal encoders; the message says what to do."""
+    storage.commit(History().write(put("a")))
+    again = reopened(storage)
+    with pytest.raises(EncoderMismatch) as caught:
+        again.open(fingerprint="b" * 64, dim=DIM)
+    with pytest.raises(EncoderMismatch):
+        again.open(fingerprint=FINGERPRINT, dim=DIM + 1)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+
+    assert FINGERPRINT in caught.value.message
+    assert "b" * 64 in caught.value.message
+    assert "synaptoroute model migrate" in caught.value.message
+    assert 1 == stored.snapshot.position.seq
+
+
+def test_second_opening_is_refused_until_the_first_is_closed(
+    storage: SQLiteStorage, path: Path
+) -> None:
+    """One file has one writer."""
+    second = SQLiteStorage(path)
+    with pytest.raises(StorageUnavailable) as caught:
+        second.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    second.open(fingerprint=FINGERPRINT, dim=DIM)
+    second.close()
+
+    assert "locked" == caught.value.fields["reason"]
+
+
+def test_closed_storage_says_so(storage: SQLiteStorage) -> None:
+    """A write after close is an error of its own kind; closing twice is none."""
+    commits = History().write(put("a"))
+    storage.close()
+    storage.close()
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.commit(commits)
+
+    assert "closed" == caught.value.fields["reason"]
+
+
+def test_memory_storage_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ephemeral storage works as a file does, and goes with close."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    storage = SQLiteStorage(":memory:")
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    commits = History().write(put("a"))
+    storage.commit(commits)
+    rows = list(storage.rows())
+    storage.close()
+
+    assert [0, 1] == [row.slot for row in rows]
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_hole_in_the_log_is_refused(storage: SQLiteStorage) -> None:
+    """A group that does not follow the position is a bug, and changes nothing."""
+    history = History()
+    first = history.write(put("a"))
+    second = history.write(put("b"))
+    with pytest.raises(AssertionError, match="does not follow"):
+        storage.commit(second)
+    storage.commit(first + second)
+
+    assert 2 == storage.position.seq
+
+
+def test_facts_of_the_node_survive(storage: SQLiteStorage) -> None:
+    """Facts are durable one by one and can be removed."""
+    storage.meta_set("promised_epoch", "7")
+    storage.meta_set("dirty", "yes")
+    storage.meta_set("dirty", None)
+    again = reopened(storage)
+    again.open(fingerprint=FINGERPRINT, dim=DIM)
+    facts = (again.meta_get("promised_epoch"), again.meta_get("dirty"))
+    again.close()
+
+    assert ("7", None) == facts
+
+
+def test_rows_are_read_in_slot_order_in_slices(storage: SQLiteStorage) -> None:
+    """A scrub sees every row once, with the hash that was stored."""
+    history = History()
+    commits = history.write(put("a", 700), put("b", 3, 1))
+    storage.commit(commits)
+    whole = list(storage.rows())
+    slices = [*storage.rows(rows_max=701), *storage.rows(after_slot=700)]
+
+    assert list(range(703)) == [row.slot for row in whole]
+    assert history.vectors == {row.slot: row.vector for row in whole}
+    assert history.replica.table.row_hashes == {row.slot: row.row_hash for row in whole}
+    assert whole == slices
+
+
+def test_readers_in_other_threads_see_committed_states_only(storage: SQLiteStorage) -> None:
+    """While groups of two routes are written, a reader never sees an odd number of rows."""
+    history = History()
+    seen: set[int] = set()
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(sum(1 for _ in storage.rows()) % 2)
+            storage.read_log(0, entries_max=1_000, bytes_max=1 << 20)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for seed in range(60):
+            storage.commit(history.write(put(f"a{seed}", 1, seed), put(f"b{seed}", 1, seed)))
+    finally:
+        stop.set()
+        reader.join()
+
+    assert {0} == seen
+
+
+def test_older_schema_is_migrated_with_its_rows(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of version 1 moves to the next version and keeps its state."""
+    history = History()
+    storage.commit(history.write(put("a", 5)))
+    storage.close()
+
+    def add_column(connection: sqlite3.Connection) -> None:
+        connection.execute("ALTER TABLE orphan ADD COLUMN reason TEXT")
+
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(schema, "MIGRATIONS", {1: add_column})
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    with closing(sqlite3.connect(storage.path)) as raw:
+        (version,) = raw.execute("PRAGMA user_version").fetchone()
+        raw.execute("SELECT reason FROM orphan").fetchall()
+
+    assert 2 == version
+    assert_holds(stored, history)
+
+
+def test_failed_migration_changes_nothing(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration is one transaction with its version."""
+    storage.commit(History().write(put("a", 5)))
+    storage.close()
+
+    def break_off(connection: sqlite3.Connection) -> None:
+        connection.execute("ALTER TABLE orphan ADD COLUMN reason TEXT")
+        connection.execute("SELECT * FROM nowhere")
+
+    with monkeypatch.context() as later:
+        later.setattr(schema, "SCHEMA_VERSION", 2)
+        later.setattr(schema, "MIGRATIONS", {1: break_off})
+        with pytest.raises(StorageUnavailable):
+            storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert 1 == stored.snapshot.position.seq
+
+
+def test_newer_schema_is_refused_and_left_alone(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older release does not touch a newer file."""
+    storage.close()
+    with closing(sqlite3.connect(storage.path)) as raw:
+        raw.execute("PRAGMA user_version = 99")
+    before = storage.path.read_bytes()
+    with pytest.raises(SchemaTooNew) as caught:
+        storage.open(fingerprint=FINGERPRINT, dim=DIM)
+
+    assert 99 == caught.value.fields["stored"]
+    assert before == storage.path.read_bytes()
+
+
+def test_database_of_another_program_is_left_alone(path: Path) -> None:
+    """A sound SQLite file that is not ours is neither used nor moved."""
+    storage = SQLiteStorage(path)
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE TABLE theirs (x)")
+        raw.commit()
+    before = path.read_bytes()
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.open(fingerprint=FINGERPRINT, dim=DIM)
+
+    assert "foreign" == caught.value.fields["reason"]
+    assert before == path.read_bytes()
+
+
+def test_tool_opens_a_file_without_knowing_its_encoder(storage: SQLiteStorage) -> None:
+    """A tool takes the encoder that is stored; it makes no file."""
+    history = History()
+    storage.commit(history.write(put("a")))
+    again = reopened(storage)
+    stored = again.open_stored()
+    again.close()
+    absent = SQLiteStorage(storage.path.with_name("absent.sqlite"))
+    with pytest.raises(StorageUnavailable) as caught:
+        absent.open_stored()
+
+    assert_holds(stored, history)
+    assert "absent" == caught.value.fields["reason"]
+    assert not absent.path.exists()
+
+
+def test_sqlite_version_is_exposed() -> None:
+    """The version that decides about the log-reset bug can be logged."""
+    assert sqlite3.sqlite_version == SQLiteStorage.sqlite_version

@@ -1,0 +1,450 @@
+"""Damage is found at boot, put aside and never believed; a failing disk changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put
+from synaptoroute.core.mutation import Commit
+from synaptoroute.errors import (
+    SchemaTooNew,
+    StorageCorrupt,
+    StorageUnavailable,
+    SynaptoRouteError,
+)
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = pytest.mark.unit
+
+
+def fill(path: Path, history: History, group_count: int = 6) -> dict[int, str]:
+    """Commit groups to a file, leave its log beside it, and say what each position held."""
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    held = {}
+    for seed in range(group_count):
+        storage.commit(history.write(put(f"r{seed}", 3, seed)))
+        held[storage.position.seq] = storage.digest
+    keep_log(storage)
+    return held
+
+
+def keep_log(storage: SQLiteStorage) -> None:
+    """Stop as a killed process does: the log stays beside the database."""
+    copies = {each: each.read_bytes() for each in (log_of(storage.path), storage.path)}
+    storage.close()
+    for each, content in copies.items():
+        each.write_bytes(content)
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def open_and_close(path: Path) -> tuple[int, str]:
+    """Open a file and say where it stands."""
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    return stored.snapshot.position.seq, stored.digest
+
+
+def aside(path: Path) -> list[Path]:
+    """Databases that were put aside, without their logs."""
+    found = sorted(path.parent.glob(f"{path.name}.corrupt-*"))
+    return [each for each in found if not each.name.endswith(("-wal", "-shm"))]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "node.sqlite"
+
+
+@pytest.fixture
+def whole(path: Path) -> History:
+    """A file of six routes without a log beside it."""
+    history = History()
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(6))))
+    storage.close()
+    return history
+
+
+def test_flipped_byte_anywhere_is_never_believed(path: Path, whole: History) -> None:
+    """Whatever byte changes, the state is either the one that was stored or refused."""
+    sound = path.read_bytes()
+    refused = 0
+    for at in [*range(0, 100), *range(100, len(sound), 211)]:
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 0x55]) + sound[at + 1 :])
+        storage = SQLiteStorage(path)
+        try:
+            stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+        except (StorageCorrupt, SchemaTooNew, StorageUnavailable):
+            refused += 1
+        else:
+            assert stored.snapshot == whole.replica.snapshot(), f"byte {at}"
+            assert held_vectors(stored) == whole.vectors
+        finally:
+            storage.close()
+        for left in path.parent.glob("node.sqlite*"):
+            left.unlink()
+
+    assert refused > 20
+
+
+def test_flipped_vector_byte_is_found_by_its_hash(path: Path, whole: History) -> None:
+    """Pages that SQLite finds sound may hold a vector that nobody wrote."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE slot SET vector = zeroblob(32) WHERE slot = 7")
+        raw.commit()
+    with pytest.raises(StorageCorrupt, match="slot 7 does not match its hash"):
+        open_and_close(path)
+
+    assert 1 == len(aside(path))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM slot WHERE slot = 17",
+        "DELETE FROM route WHERE name = 'r1'",
+        "UPDATE route SET threshold = 0.25 WHERE name = 'r1'",
+        "UPDATE route SET name = 'other' WHERE name = 'r1'",
+        "UPDATE meta SET seq = 5",
+        "UPDATE meta SET digest = substr(digest, 2) || '0'",
+        "UPDATE remembered SET outcome = replace(outcome, 'applied', 'rejected') WHERE seq = 3",
+        "UPDATE node SET value = 'me' WHERE key = 'node_id'",
+        "DELETE FROM node",
+        "DELETE FROM meta",
+        "DELETE FROM oplog WHERE seq = 6",
+        "DELETE FROM oplog WHERE seq = 3",
+        "DROP TABLE epoch",
+        "INSERT INTO slot VALUES (900, 77, 'x', zeroblob(32), zeroblob(16))",
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(path: Path, whole: History, statement: str) -> None:
+    """Sound pages with wrong rows are damage too."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute(statement)
+        raw.commit()
+    with pytest.raises(StorageCorrupt):
+        open_and_close(path)
+
+    assert 1 == len(aside(path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("keep_bytes", [1, 99, 100, 5_000, 16_384, 40_000])
+def test_truncated_file_is_refused(path: Path, whole: History, keep_bytes: int) -> None:
+    """A file that lost its end is put aside as it is."""
+    os.truncate(path, keep_bytes)
+    with pytest.raises(StorageCorrupt) as caught:
+        open_and_close(path)
+
+    assert keep_bytes == Path(str(caught.value.fields["path"])).stat().st_size
+
+
+def test_garbage_is_put_aside_and_kept(path: Path) -> None:
+    """What is no database is kept, byte for byte, under another name."""
+    path.write_bytes(b"garbage" * 1_000)
+    storage = SQLiteStorage(path, on_corrupt="move_aside")
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert stored.is_new
+    assert stored.moved_aside == path.with_name("node.sqlite.corrupt-1")
+    assert b"garbage" * 1_000 == stored.moved_aside.read_bytes()
+
+
+def test_what_was_put_aside_is_never_written_over(path: Path) -> None:
+    """Every damaged file gets a name of its own."""
+    for number in range(3):
+        path.write_bytes(b"garbage %d" % number * 100)
+        with pytest.raises(StorageCorrupt):
+            open_and_close(path)
+
+    assert [b"garbage %d" % number * 100 for number in range(3)] == [
+        each.read_bytes() for each in aside(path)
+    ]
+
+
+def test_damaged_file_is_named_by_its_position(path: Path, whole: History) -> None:
+    """Where the position could be read, the name tells it, and the log goes along."""
+    for number in range(2):
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute("UPDATE slot SET utterance = 'x' WHERE slot = 1")
+            raw.commit()
+        shutil.copy(path, path.with_name("copy"))
+        with pytest.raises(StorageCorrupt):
+            open_and_close(path)
+        shutil.move(path.with_name("copy"), path)
+        assert number + 1 == len(aside(path))
+
+    assert path.with_name("node.sqlite.corrupt-0.6").exists()
+
+
+def test_empty_file_is_a_new_one(path: Path) -> None:
+    """A file that was only touched holds nothing to lose."""
+    path.touch()
+
+    assert 0 == open_and_close(path)[0]
+    assert [] == aside(path)
+
+
+def test_log_without_its_database_is_kept(path: Path) -> None:
+    """SQLite would delete a log whose database is empty; it is put aside instead."""
+    fill(path, History())
+    log = log_of(path).read_bytes()
+    os.truncate(path, 0)
+    with pytest.raises(StorageCorrupt) as caught:
+        open_and_close(path)
+
+    assert log == log_of(Path(str(caught.value.fields["path"]))).read_bytes()
+
+
+def test_log_of_a_killed_process_is_read(path: Path) -> None:
+    """What only the log holds is part of the state."""
+    history = History()
+    fill(path, history)
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert_holds(stored, history)
+
+
+def test_flipped_byte_in_the_log_is_never_believed(path: Path) -> None:
+    """A damaged log gives a former state only where a crash could have, else it is refused."""
+    held = fill(path, History())
+    sound, log = path.read_bytes(), log_of(path).read_bytes()
+    last = max(held)
+    refused = 0
+    for at in [*range(0, 80), *range(80, len(log), 3_001)]:
+        for left in path.parent.glob("node.sqlite*"):
+            left.unlink()
+        path.write_bytes(sound)
+        log_of(path).write_bytes(log[:at] + bytes([log[at] ^ 0x55]) + log[at + 1 :])
+        try:
+            seq, digest = open_and_close(path)
+        except StorageCorrupt:
+            refused += 1
+        else:
+            assert held[seq] == digest, f"byte {at}"
+            assert seq >= last - 1, f"byte {at}"
+
+    assert refused > 20
+
+
+def test_torn_newest_transaction_is_a_crash_not_damage(path: Path) -> None:
+    """A log that ends inside a transaction gives the state before it."""
+    held = fill(path, History())
+    log = log_of(path).read_bytes()
+    log_of(path).write_bytes(log[: len(log) - 9_000])
+    seq, digest = open_and_close(path)
+
+    assert max(held) - 1 == seq
+    assert held[seq] == digest
+
+
+def test_folder_at_the_path_is_refused(path: Path) -> None:
+    """A folder is not moved about."""
+    path.mkdir()
+    with pytest.raises(StorageUnavailable) as caught:
+        open_and_close(path)
+
+    assert "not_a_file" == caught.value.fields["reason"]
+    assert path.is_dir()
+
+
+# --- what a user without rights sees; root passes every permission check ---
+
+OPEN_SCRIPT = """
+import json, os, sys
+from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.storage import SQLiteStorage
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+try:
+    storage = SQLiteStorage(sys.argv[1])
+    storage.open(fingerprint=sys.argv[2], dim=int(sys.argv[3]))
+    storage.close()
+    print(json.dumps({"error": None}))
+except SynaptoRouteError as error:
+    print(json.dumps({"error": error.code, **{k: str(v) for k, v in error.fields.items()}}))
+"""
+
+
+def open_as_nobody(path: Path) -> dict[str, str]:
+    """Open a file in a process that has no special rights."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN_SCRIPT, str(path), FINGERPRINT, str(DIM)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    answer: dict[str, str] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A folder that every user may enter and write to."""
+    folder = Path(tempfile.mkdtemp(prefix="synaptoroute-test-"))
+    folder.chmod(0o777)
+    yield folder / "node.sqlite"
+    shutil.rmtree(folder)
+
+
+def test_file_without_read_permission_is_left_alone(open_path: Path) -> None:
+    """What may not be read is not called damaged."""
+    fill(open_path, History())
+    for each in open_path.parent.glob("node.sqlite*"):
+        each.chmod(0o000 if each == open_path else 0o666)
+    answer = open_as_nobody(open_path)
+
+    assert ("storage_unavailable", "permission") == (answer["error"], answer["reason"])
+    assert [] == aside(open_path)
+
+
+def test_read_only_file_is_refused_for_writing(open_path: Path) -> None:
+    """A node that could not write says so at its start."""
+    storage = SQLiteStorage(open_path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    open_path.chmod(0o444)
+    for each in open_path.parent.glob("node.sqlite.lock"):
+        each.chmod(0o666)
+    answer = open_as_nobody(open_path)
+
+    assert ("storage_unavailable", "read_only") == (answer["error"], answer["reason"])
+
+
+def test_read_only_folder_is_refused(open_path: Path) -> None:
+    """A folder without room for the log is as good as a read-only disk."""
+    open_path.parent.chmod(0o555)
+    answer = open_as_nobody(open_path)
+
+    assert ("storage_unavailable", "permission") == (answer["error"], answer["reason"])
+
+
+# --- a disk that fails while the node runs ---
+
+
+def limit_pages(storage: SQLiteStorage, extra: int | None) -> None:
+    """Let the file grow by so many pages and no more."""
+    connection = storage._writer
+    assert connection is not None
+    (count,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {1 << 30 if extra is None else count + extra}")
+
+
+def test_full_disk_loses_nothing_and_heals(path: Path) -> None:
+    """A group that finds no room changes nothing; the same group fits once there is room."""
+    history = History()
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.commit(history.write(put("first")))
+    limit_pages(storage, 3)
+    before = (storage.position, storage.digest)
+    group: list[Commit] = history.write(*(put(f"r{each}", 50, each) for each in range(20)))
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable) as caught:
+            storage.commit(group)
+        reasons.add(caught.value.fields["reason"])
+        assert storage._writer is not None
+        assert not storage._writer.in_transaction
+    rows = list(storage.rows())
+    after = (storage.position, storage.digest)
+    limit_pages(storage, None)
+    storage.commit(group)
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert {"disk_full"} == reasons
+    assert before == after
+    assert 2 == len(rows)
+    assert_holds(stored, history)
+
+
+def test_file_that_becomes_read_only_is_reported_and_heals(path: Path) -> None:
+    """Writes are refused with their reason while the connection may not write."""
+    history = History()
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    group = history.write(put("first"))
+    assert storage._writer is not None
+    storage._writer.execute("PRAGMA query_only = ON")
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.commit(group)
+    in_transaction = storage._writer.in_transaction
+    storage._writer.execute("PRAGMA query_only = OFF")
+    storage.commit(group)
+    storage.close()
+
+    assert "read_only" == caught.value.fields["reason"]
+    assert not in_transaction
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting needs root")
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_disk_that_is_really_full_heals(tiny_disk: Path) -> None:
+    """On a full file system commits are refused, reads go on, and room lets it go on."""
+    history = History()
+    path = tiny_disk / "node.sqlite"
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.commit(history.write(put("first", 10)))
+    (tiny_disk / "ballast").write_bytes(b"x" * (os.statvfs(tiny_disk).f_bavail * 4_096 - 40_960))
+    refused: SynaptoRouteError | None = None
+    group: list[Commit] = []
+    for seed in range(50):
+        group = history.write(put(f"r{seed}", 100, seed))
+        try:
+            storage.commit(group)
+        except StorageUnavailable as error:
+            refused = error
+            break
+    rows = len(list(storage.rows()))
+    target = tiny_disk / "copy.sqlite"
+    with pytest.raises(StorageUnavailable):
+        storage.snapshot_to(target)
+    (tiny_disk / "ballast").unlink()
+    storage.commit(group)
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert refused is not None
+    assert "disk_full" == refused.fields["reason"]
+    assert rows >= 10
+    assert [] == [each for each in tiny_disk.iterdir() if "draft" in each.name or each == target]
+    assert_holds(stored, history)

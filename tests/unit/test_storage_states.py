@@ -1,0 +1,309 @@
+"""Whole states: snapshots out, snapshots in, and all vectors replaced at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put, vector
+from synaptoroute.core.mutation import DeleteRoute, ImportBegin, ImportChunk, OpenEpoch
+from synaptoroute.errors import (
+    ConfigError,
+    EncoderMismatch,
+    InvalidVector,
+    StorageCorrupt,
+    StorageUnavailable,
+)
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = pytest.mark.unit
+
+NEXT = "b" * 64
+NEXT_DIM = 12
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
+    opened = SQLiteStorage(tmp_path / "node.sqlite")
+    opened.open(fingerprint=FINGERPRINT, dim=DIM)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def donor(tmp_path: Path) -> Iterator[SQLiteStorage]:
+    opened = SQLiteStorage(tmp_path / "donor.sqlite")
+    opened.open(fingerprint=FINGERPRINT, dim=DIM)
+    yield opened
+    opened.close()
+
+
+def rich_history(storage: SQLiteStorage) -> History:
+    """A state that uses every table."""
+    history = History()
+    storage.commit(history.write(OpenEpoch("e1", 0, ("n1",), FINGERPRINT, DIM)))
+    storage.commit(history.write(put("a", 30), put("b", 5, 1), DeleteRoute("b"), put("c", 2, 2)))
+    storage.commit(history.write(ImportBegin("i"), ImportChunk("i", 0, (put("d", 2, 3),))))
+    return history
+
+
+def test_snapshot_is_the_state_without_the_node(storage: SQLiteStorage, tmp_path: Path) -> None:
+    """A snapshot file opens nowhere as a node, and holds no promise of its donor."""
+    history = rich_history(storage)
+    storage.meta_set("promised_epoch", "9")
+    target = tmp_path / "snapshot.sqlite"
+    position = storage.snapshot_to(target)
+    with closing(sqlite3.connect(target)) as raw:
+        facts = raw.execute("SELECT count(*) FROM node").fetchone()
+
+    assert history.replica.position == position
+    assert (0,) == facts
+    assert [] == list(tmp_path.glob(".*draft*"))
+
+
+def test_snapshot_is_taken_while_the_writer_goes_on(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """Whatever is committed meanwhile, the file is one exact position."""
+    history = History()
+    digests: dict[int, str] = {}
+    positions: list[tuple[int, Path]] = []
+
+    def copy() -> None:
+        for number in range(4):
+            target = tmp_path / f"snapshot-{number}.sqlite"
+            positions.append((donor.snapshot_to(target).seq, target))
+
+    copier = threading.Thread(target=copy)
+    copier.start()
+    seed = 0
+    while copier.is_alive() or seed < 5:
+        donor.commit(history.write(put(f"r{seed % 7}", 3, seed)))
+        digests[donor.position.seq] = donor.digest
+        seed += 1
+    copier.join()
+    digests[0] = History().replica.digest
+
+    assert 4 == len(positions)
+    for seq, target in positions:
+        stored = storage.install(target)
+        assert (seq, digests[seq]) == (stored.snapshot.position.seq, stored.digest)
+
+
+def test_installed_state_keeps_the_own_identity(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """A peer's state replaces ours; who we are and what we promised stays."""
+    theirs = rich_history(donor)
+    ours = History()
+    storage.commit(ours.write(put("mine"), put("other", 3, 4)))
+    storage.meta_set("promised_epoch", "3")
+    node_id = storage.node_id
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    installed = storage.install(
+        tmp_path / "snapshot.sqlite", orphans_after_seq=1, now_us=1_700_000_000_000_000
+    )
+    storage.commit(theirs.write(put("later", 2, 9)))
+    log = storage.read_log(0, entries_max=100, bytes_max=1 << 20)
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    with closing(sqlite3.connect(storage.path)) as raw:
+        orphans = raw.execute("SELECT seq, moved_at_us FROM orphan").fetchall()
+
+    assert theirs.replica.position.seq - 1 == installed.snapshot.position.seq
+    assert_holds(stored, theirs)
+    assert (node_id, "3") == (storage.node_id, storage.meta_get("promised_epoch"))
+    assert [(2, 1_700_000_000_000_000)] == orphans
+    assert theirs.replica.position.seq == len(log)
+
+
+def test_state_as_a_value_replaces_everything(storage: SQLiteStorage, donor: SQLiteStorage) -> None:
+    """A state that came without a file is stored as one that did."""
+    theirs = rich_history(donor)
+    donor.close()
+    value = donor.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.commit(History().write(put("mine")))
+    node_id = storage.node_id
+    storage.replace_all(value)
+    storage.commit(theirs.write(put("later", 2, 9)))
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+
+    assert_holds(stored, theirs)
+    assert node_id == storage.node_id
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE slot SET vector = zeroblob(32) WHERE slot = 3",
+        "UPDATE meta SET seq = seq + 1",
+        "DELETE FROM slot WHERE slot = 3",
+        "CREATE TRIGGER spy AFTER INSERT ON slot BEGIN DELETE FROM route; END",
+        "CREATE VIEW spy AS SELECT * FROM slot",
+    ],
+)
+def test_lying_snapshot_changes_nothing(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path, statement: str
+) -> None:
+    """A donor's file is verified before the first row is touched."""
+    rich_history(donor)
+    ours = History()
+    storage.commit(ours.write(put("mine")))
+    target = tmp_path / "snapshot.sqlite"
+    donor.snapshot_to(target)
+    with closing(sqlite3.connect(target)) as raw:
+        raw.execute(statement)
+        raw.commit()
+    with pytest.raises(StorageCorrupt):
+        storage.install(target)
+    storage.close()
+
+    assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), ours)
+
+
+def test_snapshot_of_another_encoder_is_refused(storage: SQLiteStorage, tmp_path: Path) -> None:
+    """Vectors of another encoder never come in by the back door."""
+    other = SQLiteStorage(tmp_path / "other.sqlite")
+    other.open(fingerprint=NEXT, dim=DIM)
+    other.snapshot_to(tmp_path / "snapshot.sqlite")
+    other.close()
+    with pytest.raises(EncoderMismatch):
+        storage.install(tmp_path / "snapshot.sqlite")
+
+    assert 0 == storage.position.seq
+
+
+def test_install_without_room_changes_nothing(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """A state that does not fit on the disk leaves the old one in place."""
+    theirs = History()
+    donor.commit(theirs.write(put("big", 900)))
+    ours = History()
+    storage.commit(ours.write(put("mine")))
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    assert storage._writer is not None
+    (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
+    storage._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StorageUnavailable):
+        storage.install(tmp_path / "snapshot.sqlite")
+    storage._writer.execute(f"PRAGMA max_page_count = {1 << 30}")
+    storage.commit(ours.write(put("next", 1, 3)))
+    storage.close()
+
+    assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), ours)
+
+
+# --- another encoder's vectors ---
+
+
+def encode_some(storage: SQLiteStorage, rows_max: int) -> int:
+    """Re-encode rows as a migration does; the vector follows from the text."""
+    rows = [
+        (slot, vector(len(text) * 1_000 + slot, NEXT_DIM))
+        for slot, text in storage.unencoded(rows_max)
+    ]
+    storage.put_encoded(rows)
+    return len(rows)
+
+
+def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
+    """Closed after each chunk, the migration loses nothing and swaps everything at once."""
+    history = rich_history(storage)
+    assert 32 == storage.begin_generation(NEXT, NEXT_DIM).total_slots
+    done = []
+    while encode_some(storage, 10):
+        storage.close()
+        storage.open(fingerprint=FINGERPRINT, dim=DIM)
+        pending = storage.begin_generation(NEXT, NEXT_DIM)
+        done.append(pending.done_slots)
+    swapped = storage.finish_generation()
+    storage.close()
+    stored = storage.open(fingerprint=NEXT, dim=NEXT_DIM)
+    texts = {
+        slot: text
+        for route in stored.snapshot.routes
+        for slot, text in zip(route.slots, route.utterances, strict=True)
+    }
+
+    assert [10, 20, 30, 32] == done
+    assert history.replica.table.routes == {r.name: r for r in stored.snapshot.routes}
+    assert {s: vector(len(t) * 1_000 + s, NEXT_DIM) for s, t in texts.items()} == held_vectors(
+        stored
+    )
+    assert swapped.digest == stored.digest
+    assert np.array_equal(swapped.vectors, stored.vectors)
+    assert history.replica.position == stored.snapshot.position
+    assert () == stored.snapshot.imports
+    assert storage.pending_generation() is None
+    assert [] == storage.read_log(0, entries_max=10, bytes_max=1 << 20)
+
+
+def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteStorage) -> None:
+    """A vector of a former text is never swapped in."""
+    history = History()
+    storage.commit(history.write(put("a", 4), put("b", 4, 1)))
+    storage.begin_generation(NEXT, NEXT_DIM)
+    encode_some(storage, 100)
+    storage.commit(history.write(DeleteRoute("a"), put("c", 2, 2)))
+    with pytest.raises(ConfigError, match="not re-encoded"):
+        storage.finish_generation()
+    again = [slot for slot, _ in storage.unencoded(100)]
+    encode_some(storage, 100)
+    swapped = storage.finish_generation()
+
+    assert sorted(history.replica.table.routes["c"].slots) == again
+    assert {"b", "c"} == {route.name for route in swapped.snapshot.routes}
+
+
+def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
+    """Vectors of an encoder that was given up are dropped."""
+    rich_history(storage)
+    storage.begin_generation(NEXT, NEXT_DIM)
+    encode_some(storage, 10)
+    other = storage.begin_generation("c" * 64, NEXT_DIM)
+
+    assert ("c" * 64, 0) == (other.fingerprint, other.done_slots)
+
+
+def test_damaged_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
+    """New vectors are verified before the swap; the old ones stay in place."""
+    history = rich_history(storage)
+    storage.begin_generation(NEXT, NEXT_DIM)
+    encode_some(storage, 100)
+    assert storage._writer is not None
+    storage._writer.execute("UPDATE slot_next SET vector = zeroblob(48) WHERE slot = 4")
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.finish_generation()
+    pending = storage.pending_generation()
+    storage.close()
+
+    assert "corrupt" == caught.value.fields["reason"]
+    assert pending is not None
+    assert 0 == pending.done_slots
+    assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), history)
+
+
+def test_migration_refuses_what_makes_no_sense(storage: SQLiteStorage) -> None:
+    """Wrong dimensions, unknown slots and a migration to itself are errors."""
+    storage.commit(History().write(put("a")))
+    with pytest.raises(ConfigError, match="already"):
+        storage.begin_generation(FINGERPRINT, DIM)
+    with pytest.raises(ConfigError, match="begun"):
+        storage.finish_generation()
+    storage.begin_generation(NEXT, NEXT_DIM)
+    with pytest.raises(InvalidVector):
+        storage.put_encoded([(0, vector(1, DIM))])
+    with pytest.raises(ConfigError, match="no owner"):
+        storage.put_encoded([(0, vector(1, NEXT_DIM)), (99, vector(1, NEXT_DIM))])
+    pending = storage.pending_generation()
+
+    assert pending is not None
+    assert 0 == pending.done_slots

@@ -1,0 +1,385 @@
+"""Goal: which route owns which slots follows from the log alone, and can be undone."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from replicas import SMALL, Shadow, proposal, table_state
+from synaptoroute.core.change import Change, Outcome
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.table import RouteTable
+
+pytestmark = pytest.mark.unit
+
+
+def vector(x: float = 0) -> bytes:
+    """A row of two dimensions."""
+    return struct.pack("<2f", x, 1)
+
+
+def route(name: str, *texts: str, x: float = 0, **fields: Any) -> PutRoute:
+    """A whole route whose rows are alike."""
+    return PutRoute(name, texts, (vector(x),) * len(texts), **fields)
+
+
+class World:
+    """A table, its seq, and the rows that its changes left in a database."""
+
+    def __init__(self, capacity_slots: int = 12) -> None:
+        self.table = RouteTable(Settings(capacity_slots=capacity_slots), dim=2)
+        self.shadow = Shadow()
+        self.seq = 0
+
+    def do(self, mutation: Mutation, **conditions: Any) -> Change:
+        """Apply one mutation; a rejected or unchanged one must change nothing."""
+        self.seq += 1
+        before = table_state(self.table)
+        change = self.table.apply(proposal(mutation, self.seq, **conditions), self.at)
+        self.shadow.carry_out(change)
+        self.shadow.check(self.table)
+        if change.outcome.status != "applied":
+            assert before == table_state(self.table)
+            assert Change(change.outcome) == change
+        return change
+
+    @property
+    def at(self) -> Revision:
+        """Place of the newest mutation."""
+        return Revision(1, self.seq)
+
+    def code(self, mutation: Mutation, **conditions: Any) -> str | None:
+        """Code of the rejection."""
+        return self.do(mutation, **conditions).outcome.code
+
+    def slots(self, name: str) -> tuple[int, ...]:
+        """Slots of a route."""
+        return self.table.routes[name].slots
+
+
+@pytest.fixture
+def world() -> World:
+    """An empty table of twelve slots."""
+    return World()
+
+
+def test_routes_take_the_lowest_free_slots(world: World) -> None:
+    """And the lowest free number as their row of centroids."""
+    world.do(route("a", "1", "2"))
+    world.do(route("b", "1"))
+    world.do(route("c", "1", "2", "3"))
+    change = world.do(DeleteRoute("b"))
+    assert (2,) == change.freed
+    world.do(route("d", "1", "2"))
+
+    assert ((0, 1), (3, 4, 5), (2, 6)) == tuple(world.slots(name) for name in "acd")
+    assert [0, 2, 1] == [world.table.routes[name].route_id for name in "acd"]
+
+
+def test_new_slots_are_taken_before_old_ones_are_freed(world: World) -> None:
+    """So a rewritten row never stands where a query still sees the old one."""
+    world.do(route("a", "1", "2", x=0))
+    change = world.do(route("a", "1", "2", x=1))
+
+    assert [2, 3] == [write.slot for write in change.writes]
+    assert (0, 1) == change.freed
+
+
+def test_put_rewrites_only_the_row_that_differs(world: World) -> None:
+    """One changed vector costs one row."""
+    world.do(PutRoute("a", ("1", "2", "3"), (vector(0), vector(1), vector(2))))
+    change = world.do(PutRoute("a", ("1", "2", "3"), (vector(0), vector(9), vector(2))))
+
+    assert [(3, "2")] == [(write.slot, write.utterance) for write in change.writes]
+    assert (1,) == change.freed
+    assert (0, 2, 3) == world.slots("a")
+    assert ("1", "3", "2") == world.table.routes["a"].utterances
+    assert 1 == change.outcome.count
+
+
+def test_put_on_a_full_tensor_reuses_its_own_slots() -> None:
+    """First what is free, then its own old rows, and never another route's."""
+    world = World(capacity_slots=5)
+    world.do(route("a", "1", "2", "3", x=0))
+    world.do(route("b", "1"))
+    change = world.do(route("a", "1", "2", "3", x=1))
+
+    assert [0, 1, 4] == [write.slot for write in change.writes]
+    assert (2,) == change.freed
+    assert (3,) == world.slots("b")
+
+    world.do(route("c", "1"))
+    change = world.do(route("a", "1", "2", "3", x=2))
+
+    assert [0, 1, 4] == [write.slot for write in change.writes]
+    assert () == change.freed
+
+
+def test_too_large_a_route_is_rejected() -> None:
+    """Counting its own old rows as room."""
+    world = World(capacity_slots=3)
+    world.do(route("a", "1", "2"))
+
+    assert "capacity_exceeded" == world.code(route("b", "1", "2"))
+    assert "capacity_exceeded" == world.code(route("a", "3", "4", "5", "6"))
+    assert "capacity_exceeded" == world.code(AddUtterances("a", ("3", "4"), (vector(),) * 2))
+    assert world.code(route("a", "3", "4", "5")) is None
+
+
+def test_unchanged_put_keeps_its_revision(world: World) -> None:
+    """Also where the utterances come in another order."""
+    world.do(route("a", "1", "2", threshold=0.0))
+    first = world.at
+    outcome = world.do(route("a", "2", "1", threshold=-0.0)).outcome
+
+    assert Outcome("unchanged", world.at, first) == outcome
+    assert first == world.table.routes["a"].revision
+
+
+@pytest.mark.parametrize("fields", [{"threshold": 0.1}, {"metadata": '{"a":1}'}, {"payload": "1"}])
+def test_put_of_another_field_moves_no_row(world: World, fields: dict[str, Any]) -> None:
+    """The revision moves, the rows stay."""
+    world.do(route("a", "1"))
+    change = world.do(route("a", "1", **fields))
+
+    assert ((), ()) == (change.writes, change.freed)
+    assert world.at == world.table.routes["a"].revision
+
+
+def test_add_leaves_what_is_there(world: World) -> None:
+    """Texts that the route has keep their vectors."""
+    world.do(route("a", "1", "2"))
+    change = world.do(AddUtterances("a", ("2", "3"), (vector(9), vector(9))))
+
+    assert [(2, "3")] == [(write.slot, write.utterance) for write in change.writes]
+    assert 1 == change.outcome.count
+    assert "unchanged" == world.do(AddUtterances("a", ("3",), (vector(0),))).outcome.status
+
+
+def test_remove_frees_rows_but_never_the_last(world: World) -> None:
+    """A route without utterances could match nothing."""
+    world.do(route("a", "1", "2", "3"))
+    change = world.do(RemoveUtterances("a", ("1", "3", "1")))
+
+    assert (0, 2) == change.freed
+    assert 2 == change.outcome.count
+    assert "invalid_route" == world.code(RemoveUtterances("a", ("2",)))
+    assert "unchanged" == world.do(RemoveUtterances("a", ())).outcome.status
+
+
+def test_missing_utterance_is_named_alike_everywhere(world: World) -> None:
+    """The first in code point order, not in the order of a set."""
+    world.do(route("a", "1"))
+    texts = tuple(f"text {n}" for n in range(50))
+    outcome = world.do(RemoveUtterances("a", ("1", *reversed(texts)))).outcome
+
+    assert ("utterance_not_found", "the route 'a' has no utterance 'text 0'") == (
+        outcome.code,
+        outcome.message,
+    )
+
+
+def test_patch_changes_only_the_given_fields(world: World) -> None:
+    """None is a threshold, "leave it" is not."""
+    world.do(route("a", "1", threshold=0.5, metadata='{"a":1}', payload="1"))
+    world.do(PatchRoute("a", payload="2"))
+    assert (0.5, '{"a":1}', "2") == fields_of(world)
+    world.do(PatchRoute("a", threshold=None))
+    assert (None, '{"a":1}', "2") == fields_of(world)
+
+    assert "unchanged" == world.do(PatchRoute("a")).outcome.status
+    assert "unchanged" == world.do(PatchRoute("a", threshold=None)).outcome.status
+
+
+def fields_of(world: World) -> tuple[Any, ...]:
+    """Fields of the route ``a``."""
+    stored = world.table.routes["a"]
+    return stored.threshold, stored.metadata, stored.payload
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        DeleteRoute("a"),
+        AddUtterances("a", ("1",), (vector(),)),
+        RemoveUtterances("a", ("1",)),
+        PatchRoute("a", threshold=0.1),
+    ],
+)
+def test_route_that_does_not_exist_is_not_found(world: World, mutation: Mutation) -> None:
+    """Judged at its place in the log."""
+    assert "route_not_found" == world.code(mutation)
+    assert "precondition_failed" == world.code(mutation, if_match=Revision(1, 1))
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        route("a", "2"),
+        DeleteRoute("a"),
+        AddUtterances("a", ("2",), (vector(),)),
+        RemoveUtterances("a", ("1",)),
+        PatchRoute("a", threshold=0.1),
+    ],
+)
+def test_conditions_are_judged_at_apply(world: World, mutation: Mutation) -> None:
+    """Against the route as it stands there; the rejection says at which revision."""
+    world.do(route("a", "1", "x"))
+    stands = world.at
+    for conditions in ({"if_match": Revision(1, 99)}, {"if_none_match": True}):
+        outcome = world.do(mutation, **conditions).outcome
+        assert ("precondition_failed", stands) == (outcome.code, outcome.revision)
+
+    assert "applied" == world.do(mutation, if_match=stands).outcome.status
+    assert "precondition_failed" == world.code(mutation, if_match=stands)
+
+
+def test_if_none_match_creates(world: World) -> None:
+    """Once."""
+    assert world.code(route("a", "1"), if_none_match=True) is None
+    assert "precondition_failed" == world.code(route("a", "1"), if_none_match=True)
+    world.do(DeleteRoute("a"))
+    assert world.code(route("a", "1"), if_none_match=True) is None
+
+
+def test_capacity_can_be_raised_and_lowered(world: World) -> None:
+    """Down to the highest slot in use, and that falls when the route goes."""
+    world.do(route("a", "1"))
+    world.do(route("b", *"123456"))
+
+    assert "capacity_exceeded" == world.code(PutSettings(Settings(capacity_slots=6)))
+    assert world.code(PutSettings(Settings(capacity_slots=7))) is None
+    assert "capacity_exceeded" == world.code(route("c", "1"))
+
+    world.do(DeleteRoute("b"))
+    change = world.do(PutSettings(Settings(capacity_slots=1)))
+
+    assert Settings(capacity_slots=1) == change.settings == world.table.settings
+    assert "capacity_exceeded" == world.code(route("c", "1"))
+    world.do(PutSettings(Settings(capacity_slots=2)))
+    assert world.code(route("c", "1")) is None
+
+
+def test_lowest_capacity_is_the_same_for_a_restored_table(world: World) -> None:
+    """What was in use once does not count: a snapshot does not know it."""
+    for name in "abc":
+        world.do(route(name, "1", "2"))
+    world.do(DeleteRoute("c"))
+    world.do(DeleteRoute("a"))
+    table = world.table
+    restored = RouteTable.restore(
+        table.settings, 2, tuple(table.routes.values()), dict(table.row_hashes), ()
+    )
+    lowered = proposal(PutSettings(Settings(capacity_slots=4)), 99)
+
+    assert table.apply(lowered, Revision(1, 9)) == restored.apply(lowered, Revision(1, 9))
+    assert 4 == table.settings.capacity_slots
+    assert table_state(table) == table_state(restored)
+
+
+def test_settings_that_stay_are_unchanged(world: World) -> None:
+    """Equal by value."""
+    assert "unchanged" == world.do(PutSettings(Settings(capacity_slots=12))).outcome.status
+    assert "invalid_request" == world.code(PutSettings(Settings(topk=0)))
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        PutRoute("a", (), ()),
+        PutRoute("a", ("1", "1"), (vector(), vector())),
+        PutRoute("a", ("1",), (vector()[:4],)),
+        route("a", "1", threshold=float("nan")),
+        route("a", "1", metadata="{"),
+        route("\ud800", "1"),
+        route("a", "\ud800"),
+        route("a", "1", payload='"\ud800"'),
+    ],
+)
+def test_malformed_route_is_rejected_before_anything_changes(
+    world: World, mutation: Mutation
+) -> None:
+    """Nothing raises in the middle of a change."""
+    world.do(route("a", "1", "2"))
+
+    assert "rejected" == world.do(mutation).outcome.status
+    assert "rejected" == world.do(ImportChunk("i", 0, (mutation,))).outcome.status  # type: ignore[arg-type]
+
+
+REVERTED: list[Mutation] = [
+    route("new", "1", "2"),
+    route("a", "1", "9"),
+    route("a", "7", "8", "9", threshold=0.1),
+    DeleteRoute("a"),
+    AddUtterances("a", ("9",), (vector(),)),
+    RemoveUtterances("a", ("1",)),
+    PatchRoute("a", threshold=0.9),
+    PutSettings(Settings(capacity_slots=40)),
+    ImportBegin("j"),
+    ImportChunk("i", 1, (route("x", "1"),)),
+    ImportCommit("i", 1),
+    ImportAbort("i"),
+    OpenEpoch("e", 5),
+]
+
+
+@pytest.mark.parametrize("mutation", REVERTED, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("capacity_slots", [5, 30])
+@pytest.mark.parametrize("is_replacing", [False, True])
+def test_revert_restores_the_table(
+    mutation: Mutation, capacity_slots: int, is_replacing: bool
+) -> None:
+    """Rows, fields, imports, free numbers and sums, also on a full tensor."""
+    world = World(capacity_slots)
+    world.do(route("a", "1", "2"))
+    world.do(route("b", "1", "2"))
+    world.do(ImportBegin("i", is_replacing))
+    world.do(ImportChunk("i", 0, (route("c", "1"), route("a", "1", "3"))))
+    before = table_state(world.table)
+    first = world.table.apply(proposal(mutation, 99), Revision(1, 99))
+    world.table.revert(first)
+
+    assert before == table_state(world.table)
+    assert first == world.table.apply(proposal(mutation, 99), Revision(1, 99))
+
+
+def test_restore_gives_the_table_back(world: World) -> None:
+    """From routes, row hashes and imports."""
+    world.do(route("a", "1", "2"))
+    world.do(route("b", "1", "2"))
+    world.do(ImportBegin("i"))
+    world.do(ImportChunk("i", 0, (route("c", "1"),)))
+    world.do(DeleteRoute("a"))
+    table = world.table
+    restored = RouteTable.restore(
+        table.settings,
+        2,
+        tuple(table.routes.values()),
+        dict(table.row_hashes),
+        tuple(table.imports.values()),
+    )
+
+    assert table_state(table) == table_state(restored)
+
+
+def test_empty_table_has_the_digest_of_its_settings() -> None:
+    """Two empty nodes with other settings differ."""
+    assert RouteTable(SMALL).digest.hex() != RouteTable().digest.hex()
+    assert 0 == RouteTable(SMALL).slots_used
