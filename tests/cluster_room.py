@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from servers import Server
 from synaptoroute.cluster.bus import Bus, BusEvent
 from synaptoroute.cluster.epochs import FoundingOutcome
 from synaptoroute.cluster.presence import NodeReport
@@ -56,7 +57,8 @@ class Author:
 async def opened(url: str, **options: Any) -> AsyncIterator[RedisLog]:
     """A log with a writer that has joined, closed at the end; founded where it is new."""
     voters = options.pop("voters", ("a", "b", "c"))
-    log = RedisLog(url, **options)
+    # A thread may read the key file; the loop may not.
+    log = await asyncio.to_thread(lambda: RedisLog(url, **options))
     try:
         founding = await log.epochs.found(fingerprint=FINGERPRINT, dim=DIM, voters=voters)
         assert founding.outcome in (FoundingOutcome.FOUNDED, FoundingOutcome.EXISTS)
@@ -87,6 +89,12 @@ def report(node_id: str, at: Position, **changes: Any) -> NodeReport:
         "state": "live",
     }
     return NodeReport(**(said | changes))
+
+
+async def restart(server: Server) -> None:
+    """Kill a server and start it again on the same data, while the loop sees it go."""
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.start)
 
 
 async def until(bus: Bus, wanted: Callable[[BusEvent], bool]) -> list[BusEvent]:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cluster_room import FINGERPRINT, opened, put
+from cluster_room import FINGERPRINT, opened, put, restart
 from fault_proxy import Fault, FaultProxy
 from servers import Server
 from synaptoroute.cluster.redis_log import RedisLog
@@ -149,8 +149,7 @@ async def test_restart_without_loss_closes_writes_by_name(start_server) -> None:
         server = start_server(kind, appendonly="yes", appendfsync="always")
         async with opened(server.url) as log:
             await log.append([put("before")])
-            server.kill()
-            server.start()
+            await restart(server)
             with pytest.raises(SequencerUnavailable) as caught:
                 await log.append([put("after")])
             head = await log.head()

@@ -33,7 +33,10 @@ from synaptoroute.errors import CodecError, UnknownMutation
 
 pytestmark = pytest.mark.property
 
+over_logs = settings(max_examples=50)
 
+
+@over_logs
 @given(logs())
 def test_equal_logs_give_equal_states(log: list[Proposal]) -> None:
     """Two replicas of one log agree in state, digest and everything they answer."""
@@ -44,6 +47,7 @@ def test_equal_logs_give_equal_states(log: list[Proposal]) -> None:
     assert full_state(first) == full_state(second)
 
 
+@over_logs
 @given(logs())
 def test_decoded_proposals_give_the_state_of_the_original_ones(log: list[Proposal]) -> None:
     """The node that proposed and the nodes that decoded the frame end alike."""
@@ -56,6 +60,7 @@ def test_decoded_proposals_give_the_state_of_the_original_ones(log: list[Proposa
     assert full_state(proposer) == full_state(follower)
 
 
+@over_logs
 @given(logs(), logs())
 def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Proposal]) -> None:
     """A snapshot needs no free slots: later choices, digests and outcomes are the same."""
@@ -73,6 +78,7 @@ def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Pr
     assert replayed.snapshot() == restored.snapshot()
 
 
+@over_logs
 @given(logs())
 def test_incremental_digest_equals_the_one_from_scratch(log: list[Proposal]) -> None:
     """After every entry, rows kept by changes alone give the digest and the owners."""
@@ -83,6 +89,7 @@ def test_incremental_digest_equals_the_one_from_scratch(log: list[Proposal]) -> 
         shadow.check(replica.table)
 
 
+@over_logs
 @given(logs())
 def test_only_applied_entries_change_anything(log: list[Proposal]) -> None:
     """Rejected, unchanged and repeated entries leave the table as it was."""
@@ -96,6 +103,7 @@ def test_only_applied_entries_change_anything(log: list[Proposal]) -> None:
             assert before == table_state(replica.table)
 
 
+@over_logs
 @given(logs())
 def test_new_slots_are_the_lowest_free_ones(log: list[Proposal]) -> None:
     """Free slots are taken from below; own slots are reused only when none are left."""
@@ -112,6 +120,7 @@ def test_new_slots_are_the_lowest_free_ones(log: list[Proposal]) -> None:
             assert free == new
 
 
+@over_logs
 @given(logs(), st.lists(st.integers(1, 6), max_size=12))
 def test_revert_restores_everything(log: list[Proposal], sizes: list[int]) -> None:
     """Groups of any size, each reverted and then applied again, leave no trace."""
@@ -134,6 +143,7 @@ def test_revert_restores_everything(log: list[Proposal], sizes: list[int]) -> No
     assert full_state(plain) == full_state(replica)
 
 
+@over_logs
 @given(logs(12, op_count=6), st.integers(0, 5), st.data())
 def test_window_ends_alike_for_restored_and_replayed_replicas(
     log: list[Proposal], window_entries: int, data: st.DataObject
@@ -153,6 +163,7 @@ def test_window_ends_alike_for_restored_and_replayed_replicas(
             assert replayed.outcome_of(each.op_id) == restored.outcome_of(each.op_id)
 
 
+@over_logs
 @given(logs(12, op_count=6), st.integers(0, 4), st.lists(st.integers(1, 9), max_size=10))
 def test_window_does_not_depend_on_the_groups(
     log: list[Proposal], window_entries: int, sizes: list[int]
@@ -395,6 +406,7 @@ def test_frames_over_the_limit_are_refused_before_they_are_read() -> None:
         decode_proposal(b"\x00" * (FRAME_BYTES_MAX + 1))
 
 
+@over_logs
 @given(logs())
 def test_a_snapshot_is_not_changed_by_what_comes_later(log: list[Proposal]) -> None:
     """Snapshots are frozen values, also while the replica goes on."""

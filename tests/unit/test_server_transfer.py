@@ -129,7 +129,7 @@ async def test_import_over_its_limit_is_413(tmp_path: Path) -> None:
     async with http_node(tmp_path, import_bytes_max=2_000, body_bytes_max=1_024) as node:
         sized = await node.http.post("/v1/import", content=lines(100), headers=NDJSON)
         streamed = await node.http.post(
-            "/v1/import", content=pieces(*[lines(10)] * 10), headers=NDJSON
+            "/v1/import", content=pieces(lines(100)[:1_500], lines(100)[1_500:]), headers=NDJSON
         )
         line = json.dumps({"name": "a", "utterances": ["b" * 1_100]}).encode()
         long_line = await node.http.post("/v1/import", content=pieces(line), headers=NDJSON)

@@ -160,7 +160,8 @@ class NodeProcess:
         with suppress(OSError), self.log_file.open("rb") as log:
             log.seek(max(0, self.log_file.stat().st_size - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else ""
+            errors = [line for line in lines if "error" in line]
+            return (errors or lines or [""])[-1]
         return ""
 
 

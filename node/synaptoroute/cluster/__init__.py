@@ -22,3 +22,7 @@ hash chain that it has the whole history, and fetches what it lacks.
 
 Everything here runs on the event loop and belongs to it.
 """
+
+from synaptoroute.cluster.redis_log import RedisLog
+
+__all__ = ["RedisLog"]

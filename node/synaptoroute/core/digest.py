@@ -85,10 +85,11 @@ def _threshold_text(threshold: float | None) -> str:
 
 
 def _hash_fields(kind: bytes, *fields: str) -> bytes:
-    """Hash fields with their lengths, so that no two lists of fields run together."""
-    encoded = [kind, *(field.encode() for field in fields)]
-    framed = b"".join(struct.pack("<I", len(part)) + part for part in encoded)
-    return blake2b(framed, digest_size=_HASH_BYTES).digest()
+    """Hash fields with their count and lengths, so that no two lists of fields run together."""
+    encoded = [kind, *map(str.encode, fields)]
+    count = len(encoded)
+    lengths = struct.pack(f"<{count + 1}I", count, *map(len, encoded))
+    return blake2b(lengths + b"".join(encoded), digest_size=_HASH_BYTES).digest()
 
 
 class Digest:
@@ -127,11 +128,13 @@ class Digest:
 
     def add_rows(self, rows: Iterable[tuple[int, bytes]]) -> None:
         """Add many rows at once, for a boot."""
-        sums = [0] * BUCKET_COUNT
+        groups: list[list[bytes]] = [[] for _ in range(BUCKET_COUNT)]
         for slot, hashed in rows:
-            sums[slot % BUCKET_COUNT] += int.from_bytes(hashed, "little")
-        for bucket, term in enumerate(sums):
-            self._shift_row(bucket, term)
+            groups[slot % BUCKET_COUNT].append(hashed)
+        for bucket, group in enumerate(groups):
+            # A hash is two words of 64 bits; their columns are summed without a loop of ours.
+            words = struct.unpack(f"<{2 * len(group)}Q", b"".join(group))
+            self._shift_row(bucket, sum(words[::2]) + (sum(words[1::2]) << 64))
 
     def hex(self) -> str:
         """The sum as 32 hexadecimal digits."""

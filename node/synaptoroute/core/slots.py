@@ -57,8 +57,9 @@ class FreeNumbers:
         assert self.high_water == 0, "some numbers are in use: this is a bug"
         used = set(numbers)
         self.high_water = max(used, default=-1) + 1
-        self._free = set(range(self.high_water)) - used
-        self._heap = sorted(self._free)
+        if len(used) < self.high_water:
+            self._free = set(range(self.high_water)) - used
+            self._heap = sorted(self._free)
 
     def free(self, number: int) -> None:
         """Take a number out of use."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Proposal
+from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Proposal, StagedImport
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, vector_check
@@ -74,6 +74,7 @@ class Engine:
         self.lane_count = config.lanes or cpu_limit()
         self.waiters = Waiters()
         self.moved_aside: str | None = None
+        self.running_imports: set[str] = set()
         self._batcher = Batcher(
             lanes=self.lane_count,
             queue_requests_max=config.queue_requests_max,
@@ -265,10 +266,18 @@ class Engine:
             known = self.applier.replica.outcome_of(op_id)
             return known.outcome if known else None
 
+        return self._call_applier(task)
+
+    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
+        """Look at the imports that are open."""
+        return self._call_applier(lambda: tuple(self.applier.replica.table.imports.values()))
+
+    def _call_applier(self, task: Callable[[], ResultT]) -> Future[ResultT]:
+        """Run a function where the replica is at home, between two groups."""
         if self._is_started:
             return self.applier.call(task)
         self._check_open()
-        future: Future[Outcome | None] = Future()
+        future: Future[ResultT] = Future()
         future.set_result(task())
         return future
 

@@ -8,6 +8,7 @@ costs time and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 import uuid
@@ -177,10 +178,8 @@ class CatchUp:
 
     async def _donors(self, after: Position) -> list[NodeSeen]:
         """Peers that may have what follows a position, in random order."""
-        try:
+        with contextlib.suppress(ClusterError):  # then those that were known before
             self._known = await self._follower.log.presence.nodes()
-        except ClusterError:
-            pass  # those that were known before
         donors = [
             seen
             for seen in self._known
@@ -306,12 +305,14 @@ class CatchUp:
         if isinstance(head, NoLog) or position.seq > head.seq:
             return False
         if position.seq == head.seq:
-            return position.chain == head.chain
-        if position.seq == head.floor - 1:
-            return position.chain == head.floor_chain
-        before = Position(position.epoch, position.seq - 1)
-        found = await self._follower.log.read(before, entries_max=1)
-        return bool(found.entries) and found.entries[0].chain == position.chain
+            known: str | None = head.chain
+        elif position.seq == head.floor - 1:
+            known = head.floor_chain
+        else:
+            before = Position(position.epoch, position.seq - 1)
+            found = await self._follower.log.read(before, entries_max=1)
+            known = found.entries[0].chain if found.entries else None
+        return position.chain == known
 
     async def _common_seq(self, position: Position) -> int:
         """The last place at which this node's op log and the log agree."""

@@ -2,39 +2,48 @@
 
 The routes are encoded and staged in chunks while they arrive, so an import is never
 held whole, and queries go on between chunks.  An import that carries the client's
-identity can be resumed: chunks are known by number, and the commit by the identity.
+identity can be repeated: what it staged before is not encoded again, and once it is
+committed a repetition gets the same answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.core.mutation import (
     ImportAbort,
     ImportBegin,
     ImportChunk,
     ImportCommit,
+    Outcome,
     PutRoute,
+    StagedImport,
 )
 from synaptoroute.engine import Engine
-from synaptoroute.errors import ImportRejected, SynaptoRouteError
-from synaptoroute.models import ImportResult, Route
+from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
+from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.router.guard import Ack, Guard, derived_op_id
 from synaptoroute.router.results import result_of
-from synaptoroute.router.writes import Writer, put_mutation
+from synaptoroute.router.vectors import row_bytes
+from synaptoroute.router.writes import Writer, checked_route, put_mutation
 
 CHUNK_UTTERANCES_MAX: Final = 128
 CHUNK_TEXT_BYTES_MAX: Final = 65_536
+CHUNK_BYTES_MAX: Final = 524_288
+"""Texts, vectors, metadata and payloads together; far below what a frame may hold."""
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
 CHUNK_TIMEOUT_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 0.05
+ATTEMPTS_MAX: Final = 16
+RUN_MARK: Final = "/"
+"""Between an import's identity and that of one run of it; no identity holds it."""
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
@@ -61,6 +70,7 @@ class Importer:
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine = engine
         self._writer = writer
+        self._known: dict[str, bytes] = {}
 
     async def run(
         self,
@@ -77,128 +87,180 @@ class Importer:
             RouteError: A route is malformed; nothing became visible.
         """
         identity = check_import_id(import_id)
-        commit_id = derived_op_id("import-commit", identity)
-        if import_id is not None:
-            known = await self._committed_before(identity, commit_id)
-            if known is not None:
-                return known
+        commit_id, outcome = await self._place(identity)
+        if outcome is not None:
+            utterances = 0
+            async for route in routes:
+                utterances += len(route.utterances)
+            return _import_result(result_of(outcome, commit_id), identity, utterances)
         guard = Guard(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
-        await self._stage(ImportBegin(identity, replace), guard)
+        run_id = f"{identity}{RUN_MARK}{uuid.uuid4().hex}"
+        self._engine.running_imports.add(run_id)
         try:
-            chunk_count, utterances = await self._stage_all(identity, routes, guard)
-            result = await self._writer.write(
-                ImportCommit(identity, chunk_count),
-                Guard(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
+            await self._begin(identity, ImportBegin(run_id, replace), guard)
+            chunk_count, utterances = await self._stage_all(run_id, routes, guard)
+            result = await self._patiently(
+                lambda: self._writer.write(
+                    ImportCommit(run_id, chunk_count),
+                    Guard(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
+                )
             )
-        except (SynaptoRouteError, ValueError):
+        except BaseException:
             if import_id is None:
-                await self._drop(identity, guard)
+                await self._drop(run_id, guard)
             raise
-        return ImportResult(
-            status=result.status,
-            import_id=identity,
-            op_id=result.op_id,
-            version=result.version,
-            routes=result.count,
-            utterances=utterances,
-        )
+        finally:
+            self._engine.running_imports.discard(run_id)
+        return _import_result(result, identity, utterances)
 
-    async def _committed_before(self, identity: str, commit_id: bytes) -> ImportResult | None:
-        """Answer a repeated import from the outcome of its commit."""
-        outcome = await asyncio.wrap_future(self._engine.look_up(commit_id))
-        if outcome is None:
-            return None
-        result = result_of(outcome, commit_id)
-        return ImportResult(
-            status=result.status,
-            import_id=identity,
-            op_id=result.op_id,
-            version=result.version,
-            routes=result.count,
-            utterances=0,
-        )
+    async def _place(self, identity: str) -> tuple[bytes, Outcome | None]:
+        """Name the commit; with its outcome, if this import was committed before.
+
+        A commit that was rejected gets another name, so that what was in its way can
+        be mended and the import repeated.
+        """
+        for attempt in range(ATTEMPTS_MAX):
+            commit_id = derived_op_id("import-commit", identity, str(attempt))
+            outcome = await asyncio.wrap_future(self._engine.look_up(commit_id))
+            if outcome is None or outcome.status != "rejected":
+                return commit_id, outcome
+        raise ImportRejected(f"the import {identity!r} was rejected {ATTEMPTS_MAX} times")
+
+    async def _begin(self, identity: str, begin: ImportBegin, guard: Guard) -> None:
+        """Open this run of the import; what former runs encoded is kept, the rest dropped.
+
+        Each run stages for itself: the routes may have changed since the last one, and
+        chunks of two runs must never be mixed.
+        """
+        staged = await asyncio.wrap_future(self._engine.staged_imports())
+        former = [s for s in staged if s.begin.import_id.startswith(f"{identity}{RUN_MARK}")]
+        for each in former:
+            for part in (part for chunk in each.chunks for part in chunk.parts):
+                self._known.update(zip(part.utterances, part.vectors, strict=True))
+            await self._drop(each.begin.import_id, guard)
+        if self._writer.is_alone and len(staged) - len(former) >= IMPORTS_OPEN_MAX:
+            await self._drop_abandoned(staged, guard)
+        await self._stage(begin, guard)
+
+    async def _drop_abandoned(self, staged: Sequence[StagedImport], guard: Guard) -> None:
+        """Make room where too many imports were given up half-way and nobody else looks."""
+        running = self._engine.running_imports
+        idle = [each for each in staged if each.begin.import_id not in running]
+        if idle:
+            stalest = min(idle, key=lambda each: each.touched_seq)
+            await self._drop(stalest.begin.import_id, guard)
 
     async def _stage_all(
-        self, identity: str, routes: AsyncIterator[Route], guard: Guard
+        self, run_id: str, routes: AsyncIterator[Route], guard: Guard
     ) -> tuple[int, int]:
         """Stage the routes; return the numbers of chunks and of utterances."""
         count = utterances = 0
         chunk = _Chunk()
         async for route in routes:
-            chunk.add(route)
+            chunk.add(checked_route(route))
             if chunk.is_full:
-                count += await self._stage_chunk(identity, count, chunk, guard)
+                count += await self._stage_chunk(run_id, count, chunk, guard)
                 utterances += chunk.utterances
                 chunk = _Chunk()
         if chunk.routes:
-            count += await self._stage_chunk(identity, count, chunk, guard)
+            count += await self._stage_chunk(run_id, count, chunk, guard)
             utterances += chunk.utterances
         return count, utterances
 
     async def _stage_chunk(
-        self, identity: str, first_number: int, chunk: _Chunk, guard: Guard
+        self, run_id: str, first_number: int, chunk: _Chunk, guard: Guard
     ) -> int:
         """Encode and stage what was gathered, cut to size; return how many chunks."""
-        parts: list[PutRoute] = []
-        given = [route for route in chunk.routes if route.vectors is not None]
         bare = [route for route in chunk.routes if route.vectors is None]
-        for route in given:
-            rows = await self._writer.encode(route.utterances, route.vectors)
-            parts.append(put_mutation(route, rows))
-        if bare:
-            texts = [text for route in bare for text in route.utterances]
-            rows = await self._writer.encode(texts, None)
-            parts.extend(_puts(bare, rows))
+        vector_of = await self._encode([text for route in bare for text in route.utterances])
+        parts = []
+        for route in chunk.routes:
+            if route.vectors is None:
+                vectors = tuple(vector_of[text] for text in route.utterances)
+            else:
+                vectors = row_bytes(await self._writer.encode(route.utterances, route.vectors))
+            parts.append(put_mutation(route, vectors))
         pieces = _pieces(parts)
         for offset, piece in enumerate(pieces):
-            await self._stage(ImportChunk(identity, first_number + offset, tuple(piece)), guard)
+            await self._stage(ImportChunk(run_id, first_number + offset, tuple(piece)), guard)
         return len(pieces)
 
+    async def _encode(self, texts: list[str]) -> dict[str, bytes]:
+        """Encode each text once, and none that a former run encoded."""
+        vector_of = {text: self._known[text] for text in texts if text in self._known}
+        fresh = [text for text in dict.fromkeys(texts) if text not in vector_of]
+        if fresh:
+            rows = await self._patiently(lambda: self._writer.encode(fresh, None))
+            vector_of.update(zip(fresh, row_bytes(rows), strict=True))
+        return vector_of
+
     async def _stage(self, mutation: ImportBegin | ImportChunk, guard: Guard) -> None:
-        result = await self._writer.write(mutation, guard)
+        result = await self._patiently(lambda: self._writer.write(mutation, guard))
         if result.status == "pending":
             raise ImportRejected(
-                "a chunk was not applied in time; resume the import with its import_id",
+                "a chunk was not applied in time; repeat the import with its import_id",
                 import_id=mutation.import_id,
             )
 
-    async def _drop(self, identity: str, guard: Guard) -> None:
-        """Drop what a failed import staged; nobody can resume it."""
+    async def _patiently(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Wait where the queue is full: an import is in no hurry, and half of it is no use.
+
+        Raises:
+            Overloaded: The queue was full for ``CHUNK_TIMEOUT_SECONDS``.
+        """
+        waited_seconds = 0.0
+        while True:
+            try:
+                return await attempt()
+            except Overloaded:
+                if waited_seconds >= CHUNK_TIMEOUT_SECONDS:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+            waited_seconds += RETRY_SECONDS
+
+    async def _drop(self, run_id: str, guard: Guard) -> None:
+        """Drop what a failed import staged."""
         try:
-            await self._writer.write(ImportAbort(identity), guard)
+            await self._writer.write(ImportAbort(run_id), guard)
         except SynaptoRouteError:
-            return  # it will be aborted as abandoned
+            return  # it is not open, or will be dropped as abandoned
 
 
-def _puts(routes: list[Route], rows: NDArray[np.float32]) -> list[PutRoute]:
-    """Cut the vectors of several routes apart again."""
-    parts = []
-    start = 0
-    for route in routes:
-        end = start + len(route.utterances)
-        parts.append(put_mutation(route, rows[start:end]))
-        start = end
-    return parts
+def _import_result(result: WriteResult, identity: str, utterances: int) -> ImportResult:
+    return ImportResult(
+        status=result.status,
+        import_id=identity,
+        op_id=result.op_id,
+        version=result.version,
+        routes=result.count,
+        utterances=utterances,
+    )
 
 
 def _pieces(parts: list[PutRoute]) -> list[list[PutRoute]]:
     """Cut routes so that no chunk is over the limits; a route may span chunks."""
     pieces: list[list[PutRoute]] = [[]]
     room = CHUNK_UTTERANCES_MAX
-    text_room = CHUNK_TEXT_BYTES_MAX
+    bytes_left = CHUNK_BYTES_MAX
     for part in parts:
         start = 0
-        for end, text in enumerate(part.utterances, start=1):
-            size_bytes = len(text.encode())
-            if room == 0 or (size_bytes > text_room and room < CHUNK_UTTERANCES_MAX):
+        fields_bytes = len(part.metadata.encode()) + len(part.payload.encode())
+        needed_bytes = fields_bytes
+        for end, (text, vector) in enumerate(
+            zip(part.utterances, part.vectors, strict=True), start=1
+        ):
+            needed_bytes += len(text.encode()) + len(vector)
+            if room < CHUNK_UTTERANCES_MAX and (room == 0 or needed_bytes > bytes_left):
                 if start < end - 1:
                     pieces[-1].append(_cut(part, start, end - 1))
                 pieces.append([])
-                start, room, text_room = end - 1, CHUNK_UTTERANCES_MAX, CHUNK_TEXT_BYTES_MAX
+                start, room, bytes_left = end - 1, CHUNK_UTTERANCES_MAX, CHUNK_BYTES_MAX
+                needed_bytes = fields_bytes + len(text.encode()) + len(vector)
             room -= 1
-            text_room -= size_bytes
+            bytes_left -= needed_bytes
+            needed_bytes = 0
         pieces[-1].append(_cut(part, start, len(part.utterances)))
-    return [piece for piece in pieces if piece]
+    return pieces
 
 
 def _cut(part: PutRoute, start: int, end: int) -> PutRoute:

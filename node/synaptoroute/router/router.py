@@ -8,10 +8,12 @@ synchronous names are those of release 0.2; the coroutines beside them begin wit
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Final
 
-from synaptoroute.config import EngineConfig
+from synaptoroute.cluster import RedisLog
+from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
     KEEP,
     DeleteRoute,
@@ -19,6 +21,7 @@ from synaptoroute.core.mutation import (
     PatchRoute,
     PutSettings,
     RemoveUtterances,
+    Revision,
     Settings,
 )
 from synaptoroute.encoder import TextEncoder
@@ -27,9 +30,11 @@ from synaptoroute.errors import (
     ConfigError,
     InvalidQuery,
     InvalidRoute,
+    NotCaughtUp,
     NotReady,
     TooLarge,
 )
+from synaptoroute.follower import Follower
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     QUERY_BATCH_TEXTS_MAX,
@@ -56,6 +61,7 @@ from synaptoroute.router.writes import (
 )
 from synaptoroute.storage import SQLiteStorage
 
+READY_POLL_SECONDS: Final = 0.02
 _NO_GUARD = Guard()
 
 
@@ -65,8 +71,10 @@ class AdaptiveRouter:
     Args:
         encoder: Turns texts into vectors.
         storage: The database; None keeps everything in memory only.
-        log: Where writes get their order; None for a router on its own.
+        log: Where writes get their order; None for a router on its own, a
+            ``cluster.RedisLog`` for a member of a cluster.
         config: How to encode, batch and score.
+        cluster: How to take part in the cluster.
         observer: Receives measurements of the encoding.
     """
 
@@ -77,13 +85,16 @@ class AdaptiveRouter:
         *,
         log: Log | None = None,
         config: EngineConfig | None = None,
+        cluster: ClusterConfig | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._encoder = encoder
         self._storage = storage or SQLiteStorage(":memory:")
         self._log = log or LocalLog()
         self._config = config or EngineConfig()
+        self._cluster = cluster
         self._observer = observer
+        self.follower: Follower | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._life = Life(self._make_engine)
 
@@ -103,10 +114,13 @@ class AdaptiveRouter:
 
     @property
     def _writer(self) -> Writer:
-        return Writer(self._engine, self._log)
+        return Writer(self._engine, self._log, self.follower)
 
     async def start(self) -> None:
-        """Read the database and start the threads.
+        """Read the database and start the threads; with a shared log, begin to follow it.
+
+        A member of a cluster is started at once and ready when it has caught up:
+        see ``status`` and ``wait_ready``.
 
         Raises:
             EncoderMismatch: The database holds another encoder's vectors.
@@ -114,9 +128,26 @@ class AdaptiveRouter:
         """
         self._loop = asyncio.get_running_loop()
         await self._life.start()
+        if isinstance(self._log, RedisLog) and self.follower is None:
+            self.follower = Follower(self._engine, self._log, self._cluster or ClusterConfig())
+            await self.follower.start()
+
+    async def wait_ready(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until the router may take queries.
+
+        Raises:
+            NotReady: It may not, in time; the message says why.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while not (status := self.status()).is_ready:
+            if time.monotonic() >= deadline:
+                raise NotReady("; ".join(status.reasons), retry_after_seconds=1.0)
+            await asyncio.sleep(READY_POLL_SECONDS)
 
     async def stop(self) -> None:
         """Refuse newcomers, answer what was accepted, close the database."""
+        if self.follower is not None:
+            await self.follower.stop()
         await self._life.stop()
 
     def close(self) -> None:
@@ -126,6 +157,30 @@ class AdaptiveRouter:
             ConfigError: It was started; await ``stop``.
         """
         self._life.close()
+
+    # --- versions ------------------------------------------------------------------
+
+    async def await_version(self, version: Revision, timeout_seconds: float = 2.0) -> None:
+        """Wait until a version is visible here, to read one's own write elsewhere.
+
+        Raises:
+            NotCaughtUp: It is not, in time.
+            VersionLost: It belongs to a write that a later epoch left behind.
+        """
+        if self.follower is not None:
+            await self.follower.wait_version(version, timeout_seconds)
+        elif version > self._engine.published.position.revision:
+            raise NotCaughtUp(f"this node stands at {self._engine.published.position.revision}")
+
+    async def await_head(self, timeout_seconds: float = 2.0) -> None:
+        """Wait until everything is visible that the log holds now.
+
+        Raises:
+            SequencerUnavailable: The log does not answer.
+            NotCaughtUp: Not in time.
+        """
+        if self.follower is not None:
+            await self.follower.wait_head(timeout_seconds)
 
     # --- queries -------------------------------------------------------------------
 
@@ -390,4 +445,6 @@ class AdaptiveRouter:
 
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""
-        return node_status(self._life.state, self._life.engine, self._encoder, self._config)
+        return node_status(
+            self._life.state, self._life.engine, self.follower, self._encoder, self._config
+        )

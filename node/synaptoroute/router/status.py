@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine, EngineCounters
+from synaptoroute.follower import Follower, FollowerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class NodeStatus:
         storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
         moved_aside: Where a corrupt database was moved at the start, if one was.
         counters: Totals since the start.
+        follower: How it follows the log of a cluster; None for a node on its own.
     """
 
     node: str
@@ -58,13 +60,18 @@ class NodeStatus:
     storage_state: str
     moved_aside: str | None
     counters: EngineCounters
+    follower: FollowerStatus | None = None
 
 
 def node_status(
-    state: str, engine: Engine | None, encoder: TextEncoder, config: EngineConfig
+    state: str,
+    engine: Engine | None,
+    follower: Follower | None,
+    encoder: TextEncoder,
+    config: EngineConfig,
 ) -> NodeStatus:
     """Gather a node's status without blocking."""
-    reasons = _reasons(state, engine)
+    reasons = _reasons(state, engine, follower)
     published = engine.published if engine else None
     position = published.position if published else None
     return NodeStatus(
@@ -89,13 +96,14 @@ def node_status(
         storage_state=engine.applier.storage_state if engine else "ok",
         moved_aside=engine.moved_aside if engine else None,
         counters=engine.counters if engine else EngineCounters(),
+        follower=follower.status() if follower else None,
     )
 
 
-def _reasons(state: str, engine: Engine | None) -> tuple[str, ...]:
+def _reasons(state: str, engine: Engine | None, follower: Follower | None) -> tuple[str, ...]:
     """Say why a node may not take queries."""
     if state != "ready":
         return (f"the router is {state}",)
     if engine is None or not engine.are_threads_alive:
         return ("a thread of the engine has ended",)
-    return ()
+    return follower.reasons() if follower else ()

@@ -8,18 +8,30 @@ it come round: the answer is the outcome decided at its place in the order.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.cluster.refusals import Reason
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
-from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Outcome, Proposal, PutRoute
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    Keep,
+    Mutation,
+    Outcome,
+    Proposal,
+    PutRoute,
+    Revision,
+)
 from synaptoroute.engine import Engine
-from synaptoroute.errors import InvalidRoute, TooLarge
-from synaptoroute.log import Log
+from synaptoroute.errors import InvalidRoute, SequencerUnavailable, TooLarge
+from synaptoroute.follower import Follower
+from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
     UTTERANCE_BYTES_MAX,
     UTTERANCES_PER_ROUTE_CALL_MAX,
@@ -29,25 +41,33 @@ from synaptoroute.models import (
     check_name,
     check_text,
 )
-from synaptoroute.router.guard import Guard
+from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.results import result_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
 
-INLINE_TIMEOUT_SECONDS = 60.0
+INLINE_TIMEOUT_SECONDS: Final = 60.0
+JOIN_TRIES_MAX: Final = 3
+JOIN_SECONDS: Final = 2.0
 
 
 class Writer:
     """Encodes, proposes and waits."""
 
-    def __init__(self, engine: Engine, log: Log) -> None:
+    def __init__(self, engine: Engine, log: Log, follower: Follower | None = None) -> None:
         self._engine = engine
         self._log = log
+        self._follower = follower
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node writes to the same log."""
+        return self._log.is_local
 
     async def put(self, route: Route, guard: Guard) -> WriteResult:
         """Create a route or replace all of it."""
         route = checked_route(route)
         rows = await self.encode(route.utterances, route.vectors)
-        return await self.write(put_mutation(route, rows), guard)
+        return await self.write(put_mutation(route, row_bytes(rows)), guard)
 
     async def add(
         self,
@@ -72,14 +92,46 @@ class Writer:
         proposal = guard.propose(mutation)
         check_size(proposal)
         future = self._engine.waiters.expect(proposal.op_id)
+        deadline = time.monotonic() + guard.ack_timeout_seconds
+        appended = Appended(at=None)
         try:
-            await self._log.append([proposal])
-            outcome = await asyncio.wait_for(asyncio.wrap_future(future), guard.ack_timeout_seconds)
+            appended = await self._append(proposal)
+            if guard.ack == "accepted" and appended.at is not None:
+                return pending(proposal.op_id, appended.at, "accepted")
+            left_seconds = max(0.0, deadline - time.monotonic())
+            outcome = await asyncio.wait_for(asyncio.wrap_future(future), left_seconds)
         except TimeoutError:
-            return WriteResult(status="pending", op_id=proposal.op_id.hex(), version="")
+            return pending(proposal.op_id, appended.at, "accepted")
         finally:
             self._engine.waiters.forget(proposal.op_id, future)
-        return result_of(outcome, proposal.op_id)
+        result = result_of(outcome, proposal.op_id)
+        return await self._await_ack(result, outcome, guard, deadline)
+
+    async def _append(self, proposal: Proposal) -> Appended:
+        """Give a proposal its place; join a later epoch first where there is one."""
+        for _ in range(JOIN_TRIES_MAX - 1):
+            try:
+                return await self._log.append([proposal])
+            except SequencerUnavailable as error:
+                if self._follower is None or error.fields.get("reason") != Reason.STALE:
+                    raise
+                await self._follower.wait_head(JOIN_SECONDS)
+        return await self._log.append([proposal])
+
+    async def _await_ack(
+        self, result: WriteResult, outcome: Outcome, guard: Guard, deadline: float
+    ) -> WriteResult:
+        """Wait for the level of durability that was asked for."""
+        if guard.ack in ("quorum", "all") and self._follower is not None:
+            is_reached = await self._follower.wait_acked(
+                outcome.at,
+                is_all=guard.ack == "all",
+                timeout_seconds=max(0.0, deadline - time.monotonic()),
+            )
+            if not is_reached:
+                return result.model_copy(update={"status": "pending", "ack": "applied"})
+        reached = "applied" if guard.ack == "accepted" else guard.ack
+        return result.model_copy(update={"ack": reached})
 
     async def encode(
         self, texts: Sequence[str], given: Sequence[Sequence[float]] | None
@@ -105,7 +157,7 @@ class Writer:
     def put_now(self, route: Route, guard: Guard) -> WriteResult:
         """Create or replace a route and wait on this thread."""
         route = checked_route(route)
-        return self.write_now(put_mutation(route, self._encode_now(route)), guard)
+        return self.write_now(put_mutation(route, row_bytes(self._encode_now(route))), guard)
 
     def add_now(self, name: str, utterances: Sequence[str], guard: Guard) -> WriteResult:
         """Add utterances and wait on this thread."""
@@ -123,7 +175,7 @@ class Writer:
             self._engine.propose([proposal])
             outcome = future.result(INLINE_TIMEOUT_SECONDS)
         except FutureTimeoutError:
-            return WriteResult(status="pending", op_id=proposal.op_id.hex(), version="")
+            return pending(proposal.op_id, None, "accepted")
         finally:
             self._engine.waiters.forget(proposal.op_id, future)
         return result_of(outcome, proposal.op_id)
@@ -134,12 +186,17 @@ class Writer:
         return self._engine.encoder.encode_utterances(route.utterances)
 
 
-def put_mutation(route: Route, rows: NDArray[np.float32]) -> PutRoute:
+def pending(op_id: bytes, at: Revision | None, ack: Ack) -> WriteResult:
+    """Make the result of a write that is in the log, or on its way, but not decided."""
+    return WriteResult(status="pending", op_id=op_id.hex(), version=str(at) if at else "", ack=ack)
+
+
+def put_mutation(route: Route, vectors: tuple[bytes, ...]) -> PutRoute:
     """Make the mutation that puts a route with its vectors."""
     return PutRoute(
         name=route.name,
         utterances=tuple(route.utterances),
-        vectors=row_bytes(rows),
+        vectors=vectors,
         threshold=route.threshold,
         metadata=canonical_json(route.metadata),
         payload=canonical_json(route.payload),
@@ -152,10 +209,16 @@ def checked_route(route: Route) -> Route:
     Raises:
         InvalidRoute: It is malformed now.
     """
+    fields = route.model_dump(exclude={"vectors"}, warnings=False)
     try:
-        return Route.model_validate(route.model_dump())
+        again = Route.model_validate(fields)
     except ValueError as error:
         raise InvalidRoute(str(error)) from error
+    if route.vectors is not None and len(route.vectors) != len(again.utterances):
+        raise InvalidRoute(
+            f"{len(route.vectors)} vectors for {len(again.utterances)} distinct utterances"
+        )
+    return again.model_copy(update={"vectors": route.vectors})
 
 
 def checked_name(name: str) -> str:

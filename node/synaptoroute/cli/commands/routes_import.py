@@ -59,8 +59,8 @@ def import_(
     else:
         at = result["version"] or "a place not known yet: see `routes list`"
         print_line(
-            f"{len(content.routes)} routes with {result['utterances']} utterances imported at {at}, "
-            f"{result['routes']} of them changed something"
+            f"imported {len(content.routes)} routes, {result['utterances']} utterances at {at}: "
+            f"{result['routes']} routes changed"
         )
 
 

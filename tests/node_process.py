@@ -1,0 +1,150 @@
+"""A node as a process of its own: its environment, its log, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+# `python -m synaptoroute.server`, with packages that seem not to be installed.
+_PROGRAM = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+from synaptoroute.server.__main__ import main
+main()
+"""
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 30.0
+
+
+@dataclass
+class NodeProcess:
+    """One node; started again on the same folder it is the same node.
+
+    Attributes:
+        folder: Its database and log.
+        settings: More settings, by the names of ``NodeConfig``.
+        url: Where it listens, once it does.
+        variables: More variables of its environment.
+        without: Packages that its interpreter shall not find.
+    """
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _log_starts_at: int = 0
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process, running or ended."""
+        assert self._process is not None, "the node was not started"
+        return self._process
+
+    def launch(self) -> NodeProcess:
+        """Start the process and return at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "host": "127.0.0.1",
+            "port": "0",
+            "model": "test-hash-64",
+            "database": str(self.folder / "node.sqlite"),
+            "log_format": "json",
+            "lanes": "1",
+            **self.settings,
+        }
+        path = self.folder / "log"
+        self._log_starts_at = path.stat().st_size if path.exists() else 0
+        environment = {name: value for name, value in os.environ.items() if _is_neutral(name)}
+        environment |= {f"SYNAPTOROUTE_{name.upper()}": value for name, value in settings.items()}
+        environment |= self.variables
+        with path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", _PROGRAM, *self.without],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        return self
+
+    def start(self) -> NodeProcess:
+        """Start the process and return when it is ready."""
+        self.launch()
+        self.wait_listening()
+        give_up_at = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < give_up_at:
+            if httpx.get(f"{self.url}/readyz").status_code == 200:
+                return self
+            time.sleep(0.02)
+        raise AssertionError(f"the node did not become ready:\n{self.log_text()}")
+
+    def wait_listening(self) -> None:
+        """Wait until the log names the address."""
+        give_up_at = time.monotonic() + START_SECONDS_MAX
+        while time.monotonic() < give_up_at and self.process.poll() is None:
+            for line in self.log():
+                if line.get("message") == "listening":
+                    self.url = line["url"]
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"the node did not listen:\n{self.log_text()}")
+
+    def log_text(self) -> str:
+        """What the process wrote to its error stream since its last start."""
+        with (self.folder / "log").open("rb") as log:
+            log.seek(self._log_starts_at)
+            return log.read().decode()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The whole lines of the log."""
+        found = []
+        for line in self.log_text().splitlines(keepends=True):
+            if line.endswith("\n") and line.startswith("{"):
+                found.append(json.loads(line))
+        return found
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; give the exit code."""
+        code = self.process.wait(STOP_SECONDS_MAX)
+        assert self.process.stdout is not None
+        assert b"" == self.process.stdout.read(), "a node prints nothing"
+        self.process.stdout.close()
+        return code
+
+    def stop(self) -> int:
+        """Stop as an orchestrator does."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """Kill it as a crash does."""
+        self.process.kill()
+        self.wait()
+
+    def end(self) -> None:
+        """Make sure that nothing is left."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+
+def _is_neutral(name: str) -> bool:
+    return not name.startswith(("SYNAPTOROUTE_", "OTEL_"))

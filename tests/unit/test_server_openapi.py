@@ -1,0 +1,111 @@
+"""The OpenAPI document and docs/api.md, against each other and against the application."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from http_node import HttpNode, http_node
+from synaptoroute.models import Route, RouteSetSettings
+from synaptoroute.server.problems import STATUS_BY_CODE
+from synaptoroute.server.schemas import (
+    BatchRequest,
+    QueryRequest,
+    RoutePatch,
+    UtterancesToAdd,
+    UtterancesToRemove,
+)
+
+pytestmark = pytest.mark.unit
+
+API_MD = Path(__file__).parents[2] / "docs" / "api.md"
+MODELS: dict[str, Any] = {
+    "QueryRequest": QueryRequest,
+    "BatchRequest": BatchRequest,
+    "RoutePatch": RoutePatch,
+    "UtterancesToAdd": UtterancesToAdd,
+    "UtterancesToRemove": UtterancesToRemove,
+    "RouteSetSettings": RouteSetSettings,
+}
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
+    """A node with two routes."""
+    async with http_node(tmp_path) as started:
+        await started.fill()
+        yield started
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every (method, path, operation)."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+async def test_document_is_served_and_complete(node: HttpNode) -> None:
+    """Every reference resolves, every operation is described and has its problems."""
+    answer = await node.http.get("/v1/openapi.json")
+    document = answer.json()
+    references = set(re.findall(r'"\$ref":\s*"#/components/schemas/([^"]+)"', answer.text))
+
+    assert references <= document["components"]["schemas"].keys()
+    assert "3.1" == document["openapi"][:3]
+    for method, path, operation in operations(document):
+        assert operation["summary"], (method, path)
+        assert operation["description"], (method, path)
+        assert operation["tags"], (method, path)
+        assert any(status.startswith(("4", "5")) for status in operation["responses"])
+        for status, response in operation["responses"].items():
+            if status[0] in "45" and (status, path) != ("503", "/readyz"):
+                assert ["application/problem+json"] == list(response["content"]), (path, status)
+
+
+async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
+    """An example that the server refuses would be worse than none."""
+    document = (await node.http.get("/v1/openapi.json")).json()
+    checked = 0
+    for _, _, operation in operations(document):
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        name = (body or {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if name == "RouteBody":
+            Route.model_validate({"name": "x", **body["example"]}, strict=True)
+            checked += 1
+        elif name:
+            TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
+            checked += 1
+
+    assert 7 == checked
+
+
+async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:
+    """docs/api.md names each method and path, and none that is not there."""
+    document = (await node.http.get("/v1/openapi.json")).json()
+    served = {f"{method} {path}" for method, path, _ in operations(document)}
+    served.add("GET /v1/openapi.json")
+    written = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`\s?]*)", API_MD.read_text()))
+
+    assert served == written
+
+
+def test_every_code_stands_in_the_guide() -> None:
+    """docs/api.md lists each error code with its status."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d{3}) \|", API_MD.read_text(), re.MULTILINE))
+
+    assert {code: str(status) for code, status in STATUS_BY_CODE.items()} == rows
+
+
+async def test_every_metric_stands_in_the_guide(node: HttpNode) -> None:
+    """docs/api.md names each metric."""
+    await node.http.post("/v1/query", json={"text": "a"})
+    text = (await node.http.get("/metrics")).text
+    found = set(re.findall(r"^# TYPE (synaptoroute_\w+) ", text, re.MULTILINE))
+    written = set(re.findall(r"`(synaptoroute_\w+)`", API_MD.read_text()))
+
+    assert {name for name in found if not name.endswith("_created")} == written
