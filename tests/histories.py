@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Commit, Mutation, Proposal, PutRoute
+from synaptoroute.core.mutation import Mutation, Proposal, PutRoute
 from synaptoroute.core.replica import Replica, Source, number
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.storage import SQLiteStorage, Stored

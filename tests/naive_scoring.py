@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.mutation import RouteRecord, Settings
+from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.mutation import Settings
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
 
 Vector = NDArray[np.float32]

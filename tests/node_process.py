@@ -83,9 +83,12 @@ class NodeProcess:
         self.launch()
         self.wait_listening()
         give_up_at = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < give_up_at:
-            if httpx.get(f"{self.url}/readyz").status_code == 200:
-                return self
+        while time.monotonic() < give_up_at and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                pass  # it is ending; the log says why
             time.sleep(0.02)
         raise AssertionError(f"the node did not become ready:\n{self.log_text()}")
 

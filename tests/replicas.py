@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strategies import CAPACITY_SLOTS, DIM
@@ -17,10 +18,19 @@ from synaptoroute.core.digest import (
     row_hash,
     settings_hash,
 )
-from synaptoroute.core.mutation import Entry, Mutation, OpenEpoch, Position, Proposal, Settings
+from synaptoroute.core.mutation import (
+    Entry,
+    Mutation,
+    OpenEpoch,
+    Position,
+    Proposal,
+    PutRoute,
+    Settings,
+)
 from synaptoroute.core.replica import Replica, number
 from synaptoroute.core.slots import FreeNumbers
 from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.core.step import Ignored
 from synaptoroute.core.table import RouteTable
 
 SMALL = Settings(capacity_slots=CAPACITY_SLOTS)
@@ -147,3 +157,39 @@ class Shadow:
         for slot, hashed in table.row_hashes.items():
             buckets[slot % BUCKET_COUNT] += int.from_bytes(hashed, "little")
         assert [total % 2**128 for total in buckets] == table.digest.buckets
+
+
+def put(name: str, *texts: str) -> PutRoute:
+    """A route of two dimensions."""
+    return PutRoute(name, texts or ("text",), (struct.pack("<2f", 1, 0),) * (len(texts) or 1))
+
+
+def history(count: int) -> list[Entry]:
+    """A log of ``count`` entries: the opening of epoch 1 and then routes."""
+    return log_of(proposal(put(f"r{i}"), i) for i in range(count - 1))
+
+
+def at(count: int) -> tuple[Replica, list[Entry]]:
+    """A replica that holds ``count`` entries, and those."""
+    replica, entries = fresh(), history(count)
+    replay(replica, entries)
+    return replica, entries
+
+
+def following(entry: Entry, *mutations: Mutation, index: int = 500) -> list[Entry]:
+    """Entries after an entry."""
+    return log_of((proposal(m, index + i) for i, m in enumerate(mutations)), entry.position)
+
+
+def forked(position: Position, epoch: int) -> Entry:
+    """The opening of an epoch after a position."""
+    return log_of([opening(position.seq)], replace(position, epoch=epoch - 1))[0]
+
+
+def ignored(replica: Replica, entry: Entry, *args: Any) -> Ignored | None:
+    """Receive an entry that must change nothing; why it did not."""
+    before = full_state(replica)
+    step = replica.receive(entry, *args)
+    assert () == step.commits
+    assert before == full_state(replica)
+    return step.ignored

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.mutation import Change, Revision, RouteRecord, Settings
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.table import RouteTable
 from synaptoroute.tensor import Tensor
 

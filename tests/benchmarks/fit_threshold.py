@@ -19,13 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.mutation import (
-    AGGREGATIONS,
-    Aggregation,
-    Revision,
-    RouteRecord,
-    Settings,
-)
+from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor

@@ -13,6 +13,7 @@ from synaptoroute.cluster.beats import Beaten
 from synaptoroute.cluster.bus import Bus, BusEvent, Missed, Received, Reconnecting, Subscribed
 from synaptoroute.cluster.wire import MESSAGE_BYTES_MAX, Announced, Beat
 from synaptoroute.core.mutation import Entry, Position
+from synaptoroute.errors import SequencerUnavailable
 
 pytestmark = pytest.mark.integration
 
@@ -79,6 +80,23 @@ async def test_beat_carries_the_head(server: Server) -> None:
     assert isinstance(beat, Beat)
     assert (beat.epoch, beat.seq, beat.chain) == (head.epoch, head.seq, head.chain)
     assert (beat.state, beat.source) == ("open", "first")
+
+
+async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> None:
+    """A master without its replicas still says where the log stands; a replica does not."""
+    async with opened(server.url) as log:
+        bus = log.bus()
+        bus.start()
+        await until(bus, is_subscribed)
+        server.call("CONFIG", "SET", "min-replicas-to-write", "1")
+        outcome = await log.beats("me").beat(is_takeover=True)
+        beat = (await until(bus, lambda e: isinstance(e, Received)))[-1].message
+        server.call("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(SequencerUnavailable):
+            await log.beats("me").beat(is_takeover=True)
+
+    assert outcome is Beaten.FOREIGN
+    assert (beat.seq, beat.source) == (1, "me")
 
 
 async def test_silence_is_filled_by_another_node(valkey_server: Server) -> None:

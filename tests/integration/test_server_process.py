@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -239,7 +240,7 @@ def test_kill_keeps_every_acknowledged_write(make_node: StartNode) -> None:
     writers = [Thread(target=write, args=(number,)) for number in range(4)]
     for writer in writers:
         writer.start()
-    while len(acknowledged) < 60:
+    while len(acknowledged) < 40:
         time.sleep(0.01)
     node.kill()
     for writer in writers:
@@ -318,6 +319,42 @@ def test_body_without_end_is_counted(make_node: StartNode) -> None:
     )
 
     assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_requests_are_traced_where_asked_for(make_node: StartNode) -> None:
+    """With the extra and an endpoint, spans arrive there; probes make none."""
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing to the terminal."""
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        thread = Thread(target=collector.serve_forever)
+        thread.start()
+        node = make_node()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        node.variables = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "none",
+        }
+        node.start()
+        httpx.post(f"{node.url}/v1/query", json={"text": "my private words"})
+        code = node.stop()
+        collector.shutdown()
+        thread.join()
+    spans = b"".join(body for path, body in received if path == "/v1/traces")
+
+    assert 0 == code
+    assert b"/v1/query" in spans
+    assert b"readyz" not in spans
+    assert b"private" not in spans
 
 
 def test_node_serves_without_the_tracing_packages(make_node: StartNode) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from naive_scoring import naive_rank
 from route_sets import keep_rows, loaded, rebuilt, unit_rows
+from synaptoroute.core.change import Change
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     AddUtterances,
-    Change,
     DeleteRoute,
     ImportBegin,
     ImportChunk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -186,12 +187,20 @@ async def test_batch_has_a_limit_on_texts_and_on_bytes(node: HttpNode) -> None:
 
 
 async def test_full_queue_is_429_with_a_time(tmp_path: Path) -> None:
-    """A batch that the queue cannot take is refused whole, with Retry-After."""
+    """What the queue cannot take now is refused with Retry-After; what it never can, with 413."""
     async with http_node(tmp_path, queue_requests_max=4) as node:
-        answer = await node.http.post("/v1/query/batch", json={"texts": ["a"] * 5})
+        batch = {"texts": ["a", "b", "c", "d"]}
+        answers = await asyncio.gather(
+            *(node.http.post("/v1/query/batch", json=batch) for _ in range(16))
+        )
+        never = await node.http.post("/v1/query/batch", json={"texts": ["a"] * 5})
+    refusals = [answer for answer in answers if answer.status_code != 200]
 
-    assert (429, "overloaded") == (answer.status_code, answer.json()["code"])
-    assert int(answer.headers["retry-after"]) >= 1
+    assert 1 <= len(refusals) < 16
+    for refusal in refusals:
+        assert (429, "overloaded") == (refusal.status_code, refusal.json()["code"])
+        assert int(refusal.headers["retry-after"]) >= 1
+    assert (413, "too_large") == (never.status_code, never.json()["code"])
 
 
 async def test_full_body_memory_is_429(node: HttpNode) -> None:

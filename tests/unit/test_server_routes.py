@@ -130,7 +130,7 @@ async def test_if_none_match_star_creates_only(node: HttpNode) -> None:
         ({"If-None-Match": '"1.2"'}, (422, "invalid_parameter")),
         ({"Idempotency-Key": ""}, (422, "invalid_parameter")),
         ({"Idempotency-Key": "a" * 256}, (422, "invalid_parameter")),
-        ({"Idempotency-Key": "caf\u00e9"}, (422, "invalid_parameter")),
+        ({"Idempotency-Key": "\u00e9"}, (422, "invalid_parameter")),
     ],
 )
 async def test_header_that_cannot_be_followed_is_refused(

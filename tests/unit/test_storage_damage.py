@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put
-from synaptoroute.core.mutation import Commit
+from synaptoroute.core.change import Commit
 from synaptoroute.errors import (
     SchemaTooNew,
     StorageCorrupt,

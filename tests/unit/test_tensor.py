@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from naive_scoring import naive_centroid
 from route_sets import START, keep_rows, loaded, rebuilt, record, unit_rows
+from synaptoroute.core.change import Change
 from synaptoroute.core.mutation import (
     AddUtterances,
-    Change,
     DeleteRoute,
     Mutation,
     PatchRoute,

@@ -24,6 +24,7 @@ from synaptoroute.cli.commands import (
     routes_write,
     serve,
     status,
+    up,
 )
 from synaptoroute.cli.failures import ExitCode, exit_code_of, one_line
 from synaptoroute.cli.terminal import note
@@ -98,6 +99,7 @@ def _group(name: str, about: str) -> typer.Typer:
 
 
 app.command("demo")(demo.demo)
+app.command("up")(up.up)
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("query")(query.query)
 

@@ -23,6 +23,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from synaptoroute.cli.failures import NodeUnreachable
+from synaptoroute.cli.terminal import note
 
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 25.0
@@ -53,6 +54,23 @@ def is_port_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
+def choose_port(wished: int | None, usual: int) -> int:
+    """Take the wished port; without a wish, the usual one or any that is free.
+
+    Raises:
+        NodeUnreachable: The wished port is in use.
+    """
+    if wished == 0:
+        return free_port()
+    if is_port_free(wished or usual):
+        return wished or usual
+    if wished is not None:
+        raise NodeUnreachable(f"port {wished} is in use: choose another with --port")
+    port = free_port()
+    note(f"port {usual} is in use: taking {port}")
+    return port
+
+
 @dataclass
 class NodeProcess:
     """One node process on the loopback.
@@ -69,6 +87,7 @@ class NodeProcess:
     log_file: Path
     arguments: Sequence[str] = ("serve",)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _is_asked: bool = field(default=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -98,6 +117,7 @@ class NodeProcess:
         environment = {**os.environ, **{_variable(name): value for name, value in chosen.items()}}
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid())]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._is_asked = False
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self.arguments],
@@ -132,8 +152,9 @@ class NodeProcess:
             return False
 
     def terminate(self) -> None:
-        """Ask it to stop; returns at once."""
-        if self._process is not None and self.is_running:
+        """Ask it to stop, once: a second signal would cut short what is in flight."""
+        if self._process is not None and self.is_running and not self._is_asked:
+            self._is_asked = True
             self._process.terminate()
 
     def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> int:

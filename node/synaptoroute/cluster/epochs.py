@@ -137,7 +137,7 @@ class Epochs:
 
     def __init__(self, scripts: Scripts, keyring: Keyring) -> None:
         self._scripts = scripts
-        self._keyring = keyring
+        self.keyring = keyring
 
     async def found(
         self,
@@ -177,7 +177,7 @@ class Epochs:
                 ",".join(names),
                 keys.bus,
                 digest_of(frame),
-                self._keyring.seal(frame),
+                self.keyring.seal(frame),
             ],
         )
         details = [text_of(each) for each in answer]

@@ -167,7 +167,7 @@ class RedisLog:
         )
         self.keyring = keyring
         self._reader.keyring = keyring
-        self.epochs = Epochs(self.scripts, keyring)
+        self.epochs.keyring = keyring
         for bus in self._buses:
             bus.keyring = keyring
 

@@ -1,12 +1,158 @@
-"""What one entry changes."""
+"""What came of an entry, as data.
+
+A *change* holds all that one entry changes: enough for SQLite, for the tensor and
+to undo it.  All values are frozen, so they may cross threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from synaptoroute.core.mutation import (
-    Change,
-    Commit,
-    Outcome,
-    RouteRecord,
-    SlotWrite,
-    StagedImport,
+    Entry,
+    ImportBegin,
+    ImportChunk,
+    OpenEpoch,
+    Revision,
+    Settings,
 )
 
-__all__ = ["Change", "Commit", "Outcome", "RouteRecord", "SlotWrite", "StagedImport"]
+OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an entry; the same on every node.
+
+    Attributes:
+        status: ``applied``, ``unchanged`` (nothing to do) or ``rejected``.
+        at: Place in the log at which it was decided.
+        revision: The route's revision afterwards; None if there is no route.
+        code: Error code of a rejection (see ``synaptoroute.errors``).
+        message: One sentence about a rejection.
+        count: Utterances added or removed, or routes imported.
+    """
+
+    status: OutcomeStatus
+    at: Revision
+    revision: Revision | None = None
+    code: str | None = None
+    message: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRecord:
+    """A route as it stands after some entry.
+
+    Attributes:
+        route_id: Small number of the route, lowest free first; row of its centroid.
+        name: Name of the route.
+        slots: Its rows of the tensor, ascending.
+        utterances: Texts in the order of ``slots``.
+        threshold: Own threshold, or None for the default of the settings.
+        metadata: Canonical JSON object.
+        payload: Canonical JSON value.
+        revision: Place of its last change; its ETag.
+    """
+
+    route_id: int
+    name: str
+    slots: tuple[int, ...]
+    utterances: tuple[str, ...]
+    threshold: float | None
+    metadata: str
+    payload: str
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class SlotWrite:
+    """One row of the tensor to fill.
+
+    Attributes:
+        slot: Row number.
+        route_id: Its new owner.
+        utterance: Its text.
+        vector: float32[dim], little-endian bytes.
+        row_hash: Sixteen bytes over all of that (see ``digest``).
+    """
+
+    slot: int
+    route_id: int
+    utterance: str
+    vector: bytes
+    row_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StagedImport:
+    """An import that is not committed yet.
+
+    Attributes:
+        begin: What opened it.
+        chunks: What was staged, in order of number.
+        touched_seq: Place of its newest entry, to find abandoned imports.
+        row_count: Utterances in the chunks.
+    """
+
+    begin: ImportBegin
+    chunks: tuple[ImportChunk, ...] = ()
+    touched_seq: int = 0
+    row_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """All that one entry changes, as data: for SQLite, the tensor and undo.
+
+    Attributes:
+        outcome: What came of the entry; only with ``applied`` is anything else set.
+        writes: Rows to fill, in slot order, each slot once.  Rows that were free
+            before come with no visible owner, so they can be filled ahead.
+        freed: Slots that have no owner any more, ascending; none is in ``writes``.
+        put: Routes that are new or changed, in order of name.
+        deleted: Routes that are gone, as they stood, in order of name.
+        settings: New settings, where they changed.
+        staged: A chunk to keep, where one was staged.
+        opened: An import that was opened.
+        closed: An import, committed or aborted, whose chunks are to be dropped.
+        epoch: The epoch that the entry opened.
+        before: Routes of ``put`` as they stood before, those that existed; for undo.
+        replaced: Slots whose owner or content changed, with their old row hash; for undo.
+        settings_before: Settings before, where they changed; for undo.
+        staged_before: The import before ``staged`` joined it; for undo.
+    """
+
+    outcome: Outcome
+    writes: tuple[SlotWrite, ...] = ()
+    freed: tuple[int, ...] = ()
+    put: tuple[RouteRecord, ...] = ()
+    deleted: tuple[RouteRecord, ...] = ()
+    settings: Settings | None = None
+    staged: ImportChunk | None = None
+    opened: ImportBegin | None = None
+    closed: StagedImport | None = None
+    epoch: OpenEpoch | None = None
+    before: tuple[RouteRecord, ...] = ()
+    replaced: tuple[tuple[int, bytes], ...] = ()
+    settings_before: Settings | None = None
+    staged_before: StagedImport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One entry and its change, to be made durable and then visible.
+
+    Attributes:
+        entry: The entry as sequenced.
+        change: What it changes; empty for a duplicate.
+        digest: Digest of the whole state afterwards, 32 hexadecimal digits.
+        is_duplicate: The op_id was seen before; only the position moves.
+    """
+
+    entry: Entry
+    change: Change
+    digest: str
+    is_duplicate: bool = False

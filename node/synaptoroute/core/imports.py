@@ -7,16 +7,8 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Final
 
-from synaptoroute.core.mutation import (
-    Change,
-    ImportAbort,
-    ImportBegin,
-    ImportChunk,
-    Outcome,
-    PutRoute,
-    Revision,
-    StagedImport,
-)
+from synaptoroute.core.change import Change, Outcome, StagedImport
+from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, PutRoute, Revision
 from synaptoroute.core.target import Rejection
 
 IMPORTS_OPEN_MAX: Final = 8

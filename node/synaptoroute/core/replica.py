@@ -20,16 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from synaptoroute.core.change import Change, Commit, Outcome
 from synaptoroute.core.codec import digest_of
-from synaptoroute.core.digest import next_chain
+from synaptoroute.core.digest import Digest, next_chain
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
-    Change,
-    Commit,
     Entry,
     Mutation,
     OpenEpoch,
-    Outcome,
     Position,
     Proposal,
 )
@@ -70,11 +68,17 @@ class Replica:
     """
 
     def __init__(
-        self, snapshot: Snapshot | None = None, *, dim: int = 0, check: Check | None = None
+        self,
+        snapshot: Snapshot | None = None,
+        *,
+        dim: int = 0,
+        check: Check | None = None,
+        digest: Digest | None = None,
     ) -> None:
+        """Restore a snapshot; ``digest`` is that of it, if known, and taken over."""
         held = snapshot or Snapshot()
         self.table = RouteTable.restore(
-            held.settings, dim, held.routes, dict(held.row_hashes), held.imports
+            held.settings, dim, held.routes, dict(held.row_hashes), held.imports, digest
         )
         self.position = held.position
         self.epochs = list(held.epochs)

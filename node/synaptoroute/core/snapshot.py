@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from synaptoroute.core.mutation import (
-    OpenEpoch,
-    Outcome,
-    Position,
-    RouteRecord,
-    Settings,
-    StagedImport,
-)
+from synaptoroute.core.change import Outcome, RouteRecord, StagedImport
+from synaptoroute.core.mutation import OpenEpoch, Position, Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """The outcome of a write, kept so that its repetition has no effect.
+
+    A boot makes as many as the idempotency window is long, so it is a plain tuple.
 
     Attributes:
         op_id: 16 bytes that name the write.

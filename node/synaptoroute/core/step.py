@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from synaptoroute.core.mutation import Commit
+from synaptoroute.core.change import Commit
 
 
 class State(Enum):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from synaptoroute.core.change import Change, Outcome, RouteRecord, SlotWrite, StagedImport
 from synaptoroute.core.digest import (
     Digest,
     chunk_hash,
@@ -17,30 +18,26 @@ from synaptoroute.core.digest import (
     route_hash,
     row_hash,
     settings_hash,
+    sum_state,
 )
 from synaptoroute.core.imports import join_chunks, plan_import, with_chunk
 from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
-    Change,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
     ImportChunk,
     ImportCommit,
     OpenEpoch,
-    Outcome,
     PatchRoute,
     Proposal,
     PutRoute,
     PutSettings,
     RemoveUtterances,
     Revision,
-    RouteRecord,
     Settings,
-    SlotWrite,
-    StagedImport,
 )
 from synaptoroute.core.slots import FreeNumbers
 from synaptoroute.core.target import Rejection, Target, is_same, outcome, record, stale_slots
@@ -73,21 +70,21 @@ class RouteTable:
         routes: tuple[RouteRecord, ...],
         row_hashes: dict[int, bytes],
         imports: tuple[StagedImport, ...],
+        digest: Digest | None = None,
     ) -> RouteTable:
-        """Build the table of a snapshot; ``row_hashes`` is its own from now on."""
+        """Build the table of a snapshot; ``row_hashes`` is its own from now on.
+
+        So is ``digest``, that of the snapshot; without it, it is computed.
+        """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
-        table.digest.add_rows(row_hashes.items())
+        table.digest = digest or sum_state(settings, row_hashes, routes, imports)
         table._slots.claim_all(row_hashes)
         table._route_ids.claim_all(route.route_id for route in routes)
         for route in routes:
             table.routes[route.name] = route
-            table.digest.add(route_hash(route))
         for staged in imports:
             table.imports[staged.begin.import_id] = staged
-            table.digest.add(import_hash(staged.begin))
-            for chunk in staged.chunks:
-                table.digest.add(chunk_hash(chunk))
         return table
 
     @property

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from synaptoroute.core.mutation import Outcome, Revision, RouteRecord
+from synaptoroute.core.change import Outcome, RouteRecord
+from synaptoroute.core.mutation import Revision
 
 
 @dataclass(slots=True)

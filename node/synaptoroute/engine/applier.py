@@ -20,10 +20,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import (
     AddUtterances,
-    Commit,
     Entry,
     ImportChunk,
     Mutation,

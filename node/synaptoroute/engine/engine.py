@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.mutation import OpenEpoch, Outcome, Position, Proposal, StagedImport
+from synaptoroute.core.change import Outcome, StagedImport
+from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, vector_check

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from synaptoroute.core.mutation import RouteRecord
+from synaptoroute.core.change import RouteRecord
 from synaptoroute.models import Candidate, Match, MatchReason
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
 

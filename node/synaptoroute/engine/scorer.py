@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher
-from synaptoroute.core.mutation import Commit, Position, Revision
+from synaptoroute.core.change import Commit
+from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.engine.applier import as_rows
 from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.engine.lanes import Batch
@@ -32,6 +35,8 @@ from synaptoroute.scoring import Scratch, rank
 from synaptoroute.tensor import Tensor
 
 FILL_ROWS_MAX: Final = 2_048
+DELAYS_KEPT: Final = 2_048
+"""Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
 
 
@@ -78,6 +83,7 @@ class Scorer:
         self.tensor = tensor
         self.node = ""
         self.versions = VersionWaiters()
+        self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.on_visible: Callable[[Position], None] | None = None
         self._scratch = Scratch()
         self._batcher = batcher
@@ -170,6 +176,8 @@ class Scorer:
             self.tensor.apply(commit.change, commit.entry.position.revision, filled=filled)
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
+        visible_us = time.time_ns() // 1_000
+        self.delays.extend((c.entry.seq, visible_us - c.entry.time_us) for c in commits)
         self._waiters.resolve(commits)
         self._announce(last.entry.position)
 

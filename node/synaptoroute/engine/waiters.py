@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from synaptoroute.core.mutation import Commit, Outcome
+from synaptoroute.core.change import Commit, Outcome
 from synaptoroute.errors import SynaptoRouteError
 
 

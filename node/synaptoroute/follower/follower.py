@@ -111,6 +111,7 @@ class Follower:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self._opening.close()
         await self._catch_up.close()
         await self.log.close()
 
@@ -127,6 +128,11 @@ class Follower:
     def now_ms(self) -> int:
         """Redis' clock as this node reckons it; its own before Redis has answered."""
         return int(time.monotonic() * 1_000 + self._clock_offset_ms)
+
+    @property
+    def clock_lead_ms(self) -> float:
+        """How far this node's wall clock is ahead of Redis'."""
+        return time.time() * 1_000 - (time.monotonic() * 1_000 + self._clock_offset_ms)
 
     # --- what the engine's threads say -----------------------------------------------
 
@@ -236,6 +242,7 @@ class Follower:
     async def beat_heart(self) -> None:
         """Say where this node stands and judge the head that comes back."""
         position = self.position
+        sent_at = time.monotonic()
         try:
             head = await self.log.presence.heartbeat(self._report(position))
         except ClusterError as error:
@@ -246,7 +253,8 @@ class Follower:
             return
         self._answered_at = time.monotonic()
         self.is_alone = False
-        self._clock_offset_ms = head.time_us / 1_000 - time.monotonic() * 1_000
+        middle = (sent_at + self._answered_at) / 2
+        self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
         await self._opening.judge(head, position)
 
     def _report(self, position: Position) -> NodeReport:

@@ -14,16 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
-from synaptoroute.core.mutation import (
-    ImportAbort,
-    ImportBegin,
-    ImportChunk,
-    ImportCommit,
-    Outcome,
-    PutRoute,
-    StagedImport,
-)
+from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, ImportCommit, PutRoute
 from synaptoroute.engine import Engine
 from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult

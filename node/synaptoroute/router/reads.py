@@ -6,7 +6,8 @@ import asyncio
 import heapq
 from typing import Final
 
-from synaptoroute.core.mutation import RouteRecord, Settings
+from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.mutation import Settings
 from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import RouteSetSettings, StoredRoute

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from synaptoroute.core.mutation import Outcome, RouteRecord, Settings
+from synaptoroute.core.change import Outcome, RouteRecord
+from synaptoroute.core.mutation import Settings
 from synaptoroute.engine.query import load_json
 from synaptoroute.errors import (
     CapacityExceeded,

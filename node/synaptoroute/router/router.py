@@ -443,6 +443,12 @@ class AdaptiveRouter:
         """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
         return await reads.checksum(self._engine)
 
+    def propagation(self) -> list[tuple[int, float]]:
+        """Pairs of seq and milliseconds from the log to visible here, newest last."""
+        offset_ms = self.follower.clock_lead_ms if self.follower else 0.0
+        delays = tuple(self._engine.scorer.delays)
+        return [(seq, round(delay_us / 1_000 - offset_ms, 3)) for seq, delay_us in delays]
+
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""
         return node_status(

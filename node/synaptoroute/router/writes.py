@@ -18,16 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cluster.refusals import Reason
+from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
-from synaptoroute.core.mutation import (
-    AddUtterances,
-    Keep,
-    Mutation,
-    Outcome,
-    Proposal,
-    PutRoute,
-    Revision,
-)
+from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidRoute, SequencerUnavailable, TooLarge
 from synaptoroute.follower import Follower

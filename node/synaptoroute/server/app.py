@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,7 +17,9 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
+    cluster_endpoints,
     node_endpoints,
+    peer_endpoints,
     query_endpoints,
     route_endpoints,
     transfer_endpoints,
@@ -27,6 +29,7 @@ from synaptoroute.server.door import Door, problem_headers, request_id_of
 from synaptoroute.server.keys import KeyRing
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.openapi import openapi_document
+from synaptoroute.server.pace import keep_pace
 from synaptoroute.server.problems import (
     FIELD_CHARACTERS_MAX,
     Problem,
@@ -95,7 +98,9 @@ def create_app(
     app.add_middleware(cast(Any, Door), runtime=runtime)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse)
-    for room in (query_endpoints, route_endpoints, transfer_endpoints, node_endpoints):
+    for room in (query_endpoints, route_endpoints, transfer_endpoints):
+        app.include_router(room.endpoints, dependencies=[Depends(keep_pace)])
+    for room in (node_endpoints, cluster_endpoints, peer_endpoints):
         app.include_router(room.endpoints)
     _serve_document(app)
     return app

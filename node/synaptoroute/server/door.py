@@ -23,6 +23,7 @@ from synaptoroute.server.problems import PROBLEM_JSON, Problem, internal_problem
 from synaptoroute.server.refusals import ClientGone, Forbidden, Unauthorized
 from synaptoroute.server.runtime import Runtime
 
+PEER_PREFIX: Final = "/peer/"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -130,6 +131,8 @@ class Door:
                 headers.append((b"x-request-id", visit.request_id.encode()))
                 if runtime.node:
                     headers.append((b"sr-node", runtime.node.encode("ascii", "replace")))
+                if (staleness_ms := runtime.staleness_ms) is not None:
+                    headers.append((b"sr-staleness-ms", str(staleness_ms).encode()))
                 if runtime.is_draining:
                     headers.append((b"connection", b"close"))
             await send(message)
@@ -167,8 +170,10 @@ class Door:
 
 
 def scope_needed(method: str, path: str) -> keys.Scope | None:
-    """Say which scope a request needs; None for probes, which are open."""
-    if path in PROBES:
+    """Say which scope a request needs; None for probes, which are open, and for peers,
+    which prove their membership instead.
+    """
+    if path in PROBES or path.startswith(PEER_PREFIX):
         return None
     if path.startswith("/-/") or (path == "/v1/settings" and method != "GET"):
         return "admin"

@@ -60,11 +60,19 @@ IdempotencyKey = Annotated[
 ]
 IfMatch = Annotated[
     str | None,
-    Header(alias="If-Match", description='The route must stand at this ETag, such as "1.42".'),
+    Header(
+        alias="If-Match",
+        description='The route must stand at this ETag, such as "1.42".',
+        json_schema_extra={"pattern": r'^(\*|"[0-9]{1,18}\.[0-9]{1,18}")$'},
+    ),
 ]
 IfNoneMatch = Annotated[
     str | None,
-    Header(alias="If-None-Match", description="`*`: the route must not exist."),
+    Header(
+        alias="If-None-Match",
+        description="`*`: the route must not exist.",
+        json_schema_extra={"pattern": r"^\*$"},
+    ),
 ]
 
 

@@ -19,6 +19,8 @@ from typing import Final
 
 import uvicorn
 
+from synaptoroute.cluster import RedisLog
+from synaptoroute.cluster.connection import Tls
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ConfigError
@@ -103,14 +105,62 @@ def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
             cache_dir=config.model_cache_dir,
         )
         try:
-            storage = SQLiteStorage(config.database, synchronous=config.sqlite_synchronous)
-            router = AdaptiveRouter(encoder, storage, config=config, observer=metrics)
+            storage = SQLiteStorage(
+                config.database, synchronous=config.sqlite_synchronous, on_corrupt="move_aside"
+            )
+            router = AdaptiveRouter(
+                encoder,
+                storage,
+                log=log_of(config),
+                config=config,
+                cluster=advertised(config),
+                observer=metrics,
+            )
         except BaseException:
             encoder.close()
             raise
         return router, encoder
 
     return open_router
+
+
+def log_of(config: NodeConfig) -> RedisLog | None:
+    """The log of the cluster, if the node is to be a member of one; may read key files.
+
+    Raises:
+        ConfigError: The URL, the namespace or a key file is malformed.
+    """
+    if config.redis_url is None:
+        return None
+    return RedisLog(
+        config.redis_url.get_secret_value(),
+        namespace=config.namespace,
+        password_file=config.redis_password_file,
+        tls=Tls(
+            ca_file=config.redis_ca_file,
+            cert_file=config.redis_cert_file,
+            key_file=config.redis_key_file,
+        ),
+        signing_keys_file=config.signing_keys_file,
+        allow_unsigned=config.allow_unsigned,
+    )
+
+
+def advertised(config: NodeConfig) -> NodeConfig:
+    """Say where peers reach this node, where the settings do not."""
+    if config.advertise_url or config.host in ("0.0.0.0", "::", ""):
+        return config
+    return config.model_copy(update={"advertise_url": _url((config.host, config.port))})
+
+
+def front_socket(config: NodeConfig) -> socket.socket:
+    """Listen on a port that other processes of this host listen on too."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((config.host, config.front_port))
+    return listener
 
 
 class NodeServer(uvicorn.Server):
@@ -136,10 +186,13 @@ class NodeServer(uvicorn.Server):
             )
         )
         self._runtime = runtime
+        self._settings = config
         self._reload: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop."""
+        if sockets is None and self._settings.front_port:
+            sockets = [self.config.bind_socket(), front_socket(self._settings)]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_gently)

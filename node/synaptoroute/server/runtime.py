@@ -8,6 +8,7 @@ here is used on the event loop, except what ``open_router`` does in its thread.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -82,6 +83,12 @@ class Runtime:
         """How the router is; None while there is none."""
         return None if self._router is None else self._router.status()
 
+    @property
+    def staleness_ms(self) -> int | None:
+        """How long ago a member of a cluster last knew that it was not behind."""
+        follower = self._router.follower if self._router is not None else None
+        return None if follower is None else follower.staleness_ms
+
     def reasons(self) -> list[str]:
         """Why the node is not ready; empty if it is."""
         if self.failure is not None:
@@ -145,6 +152,10 @@ class Runtime:
         try:
             router = await self._open()
             await router.start()
+            if router.follower is not None:
+                # A member answers its peers while it is still catching up.
+                self._router, self.node = router, router.status().node
+                await router.wait_ready(math.inf)
             await self._seed(router)
             status = router.status()
             self._router, self.node = router, status.node
@@ -207,5 +218,8 @@ async def _each(routes: list[Route]) -> AsyncIterator[Route]:
 
 
 def _was_used(status: NodeStatus) -> bool:
-    """Whether the database holds routes now, or held any before."""
-    return status.routes > 0 or parse_version(status.version).seq > 0
+    """Whether the database holds routes now, or held any before.
+
+    The first entry of a log only founds it.
+    """
+    return status.routes > 0 or parse_version(status.version).seq > 1

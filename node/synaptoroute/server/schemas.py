@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from synaptoroute.models import (
     CANDIDATES_MAX,
@@ -37,6 +37,14 @@ def _check_query(text: str) -> str:
 QueryText = Annotated[
     str, Field(min_length=1, description="The text to be routed."), AfterValidator(_check_query)
 ]
+
+
+def _whole(value: Any) -> Any:
+    """Take 3.0 as 3, as JSON Schema does; some clients have no other numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
 RouteFilter = Annotated[
     list[Name] | None,
     Field(max_length=FILTER_ROUTES_MAX, description="Only these routes may match."),
@@ -48,14 +56,14 @@ class QueryOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(
+    limit: WholeNumber = Field(
         default=1, ge=1, le=CANDIDATES_MAX, description="Best routes to list as candidates."
     )
     routes: RouteFilter = None
     explain: bool = Field(
         default=False, description="List candidates with scores, thresholds and utterances."
     )
-    deadline_ms: int | None = Field(
+    deadline_ms: WholeNumber | None = Field(
         default=None,
         ge=1,
         le=QUERY_DEADLINE_MS_MAX,

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.change import RouteRecord, StagedImport
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.imports import row_count_of
@@ -29,8 +30,6 @@ from synaptoroute.core.mutation import (
     ImportChunk,
     Position,
     Revision,
-    RouteRecord,
-    StagedImport,
 )
 from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.errors import CodecError, EncoderMismatch

@@ -16,15 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.change import Outcome, OutcomeStatus
 from synaptoroute.core.digest import Digest, chunk_hash, import_hash, route_hash, settings_hash
-from synaptoroute.core.mutation import (
-    OpenEpoch,
-    Outcome,
-    OutcomeStatus,
-    Position,
-    Revision,
-    Settings,
-)
+from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
 from synaptoroute.core.snapshot import EpochRecord, Snapshot
 
 VECTOR_DTYPE: Final = np.dtype("<f4")

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.mutation import Commit, Position
+from synaptoroute.core.change import Commit
+from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import generation as generations
 from synaptoroute.storage import install

@@ -11,13 +11,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from synaptoroute.core.mutation import (
-    IDEMPOTENCY_WINDOW_ENTRIES,
-    Change,
-    Commit,
-    RouteRecord,
-    SlotWrite,
-)
+from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
+from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES
 from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.storage.records import (
     Meta,

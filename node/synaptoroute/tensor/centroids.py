@@ -47,15 +47,36 @@ class Centroids:
             self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
 
     def move(self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float) -> None:
-        """Add (``sign`` 1) or take away (-1) the rows at ``slots``, each of its route."""
+        """Add (``sign`` 1) or take away (-1) the rows at ``slots``, each of its route.
+
+        Routes that move equally many rows are summed together: a sum over an axis of
+        fixed length runs at the speed of memory, one over runs of any length does not.
+        """
         by_route = np.argsort(route_ids, kind="stable")
-        for start in range(0, len(slots), _SUM_ROWS):
-            chosen = by_route[start : start + _SUM_ROWS]
-            owners = route_ids[chosen]
-            firsts = np.flatnonzero(np.diff(owners, prepend=-1))
-            sums = np.add.reduceat(to_grid(rows.read(slots[chosen])), firsts, axis=0)
-            touched = owners[firsts]
-            self._sums.write(touched, self._sums.read(touched) + sign * sums)
+        owners = route_ids[by_route]
+        firsts = np.flatnonzero(np.diff(owners, prepend=-1))
+        counts = np.diff(firsts, append=len(owners))
+        by_count = np.argsort(counts, kind="stable")
+        for alike in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
+            if len(alike):
+                places = firsts[alike, np.newaxis] + np.arange(counts[alike[0]])
+                self._move_alike(owners[firsts[alike]], rows, slots[by_route[places]], sign)
+
+    def _move_alike(
+        self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float
+    ) -> None:
+        """Move int64[routes, n] slots, n of each route."""
+        count = slots.shape[1]
+        routes_at_once = max(1, _SUM_ROWS // count)
+        for start in range(0, len(route_ids), routes_at_once):
+            part = slots[start : start + routes_at_once]
+            touched = route_ids[start : start + routes_at_once]
+            sums = self._sums.read(touched)
+            for first in range(0, count, _SUM_ROWS):
+                chosen = part[:, first : first + _SUM_ROWS]
+                grid = to_grid(rows.read(chosen.reshape(-1))).reshape(*chosen.shape, rows.dim)
+                sums += sign * grid.sum(axis=1)
+            self._sums.write(touched, sums)
 
     def clear(self, route_ids: Slots) -> None:
         """Forget routes that are gone."""
@@ -68,8 +89,8 @@ class Centroids:
             chosen = route_ids[start : start + _SUM_ROWS]
             sums = self._sums.read(chosen)
             norms = np.sqrt(tree_sum(sums * sums))
-            units = sums / np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
-            self._units.write(chosen, units.astype(np.float32))
+            sums /= np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
+            self._units.write(chosen, sums.astype(np.float32))
             self.mean_norms[chosen] = norms / row_counts[start : start + _SUM_ROWS]
 
     def read(self, route_ids: Slots) -> NDArray[np.float32]:

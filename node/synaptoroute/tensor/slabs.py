@@ -40,6 +40,30 @@ class Slabs(Generic[Scalar]):
         while self.rows_mapped < rows:
             self._slabs.append(np.zeros((self.slab_slots, self.dim), self._dtype))
 
+    def take(self, rows: NDArray[Scalar]) -> bool:
+        """Use the memory of rows 0, 1, 2, ... as it is, where it is laid out as slabs are.
+
+        It must be the start of an array that has zeroed room for whole slabs; that
+        array is this object's from now on.
+
+        Returns:
+            Whether it could be used; if not, nothing changed.
+        """
+        room = rows.base
+        if (
+            self._slabs
+            or not isinstance(room, np.ndarray)
+            or room.dtype != self._dtype
+            or room.shape[1:] != (self.dim,)
+            or len(room) % self.slab_slots
+            or not (room.flags.c_contiguous and room.flags.writeable)
+            or room.ctypes.data != rows.ctypes.data
+        ):
+            return False
+        starts = range(0, len(room), self.slab_slots)
+        self._slabs = [room[start : start + self.slab_slots] for start in starts]
+        return True
+
     def span(self, start: int, stop: int) -> NDArray[Scalar]:
         """View rows ``start`` to ``stop - 1``, which lie in one slab."""
         slab, offset = divmod(start, self.slab_slots)

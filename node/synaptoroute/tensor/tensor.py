@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.mutation import Change, Revision, RouteRecord, Settings, SlotWrite
+from synaptoroute.core.change import Change, RouteRecord, SlotWrite
+from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.tensor.blocks import BLOCK_SLOTS, FREE, ROWS_ALIGNED, Block, plan_folds
 from synaptoroute.tensor.centroids import Centroids
 from synaptoroute.tensor.slabs import Slabs, Slots
@@ -177,8 +178,12 @@ class Tensor:
         self._mark_stale(slots)
         self._centroids.move(owners, self._rows, slots, 1.0)
         self._centroids.settle(ids, counts.astype(np.float64))
-        for record in records:
-            self._put_record(record)
+        self._is_live[ids] = True
+        self._thresholds[ids] = [self._threshold_of(record) for record in records]
+        stops = counts.cumsum().tolist()
+        for record, stop in zip(records, stops, strict=True):
+            self._records[record.route_id] = self._routes[record.name] = record
+            self._slots_of[record.route_id] = slots[stop - len(record.slots) : stop]
 
     def load(
         self,
@@ -188,9 +193,15 @@ class Tensor:
         settings: Settings,
         revision: Revision,
     ) -> None:
-        """Take over a whole state: float32[n, dim] at ``slots``, and who owns them."""
-        self._reset(settings, revision)
-        self.fill(slots, vectors, revision)
+        """Take over a whole state: float32[n, dim] at ``slots``, and who owns them.
+
+        Into an empty tensor, vectors of slots 0 to n - 1 that have room for whole slabs
+        behind them are not copied: their memory is the tensor's from now on.
+        """
+        is_dense = np.array_equal(slots, np.arange(len(slots)))
+        if not (is_dense and self._rows.take(vectors)):
+            self._reset(settings, revision)
+            self.fill(slots, vectors, revision)
         self.adopt(routes, settings, revision)
 
     def checksum(self) -> str:

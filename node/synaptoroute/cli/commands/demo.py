@@ -15,8 +15,7 @@ from synaptoroute.cli.processes import (
     LOOPBACK,
     NodeProcess,
     StopSignal,
-    free_port,
-    is_port_free,
+    choose_port,
 )
 from synaptoroute.cli.terminal import (
     Cell,
@@ -62,7 +61,7 @@ def demo(
             raise BadUsage(f"there is no {file}: run this in the project's folder, or name a file")
     labelled = read_labelled(queries)
     node = NodeProcess(
-        port=_choose_port(port),
+        port=choose_port(port, DEFAULT_PORT),
         settings={
             "database": str(data / "demo.sqlite"),
             "routes_file": str(routes),
@@ -81,23 +80,6 @@ def demo(
         finally:
             if node.exit_code is None and node.is_running:
                 node.stop()
-
-
-def _choose_port(wished: int | None) -> int:
-    """Take the wished port; without a wish, the usual one or any that is free.
-
-    Raises:
-        NodeUnreachable: The wished port is in use.
-    """
-    if wished == 0:
-        return free_port()
-    if is_port_free(wished or DEFAULT_PORT):
-        return wished or DEFAULT_PORT
-    if wished is not None:
-        raise NodeUnreachable(f"port {wished} is in use: choose another with --port")
-    port = free_port()
-    note(f"port {DEFAULT_PORT} is in use: taking {port}")
-    return port
 
 
 def _tour(node: NodeProcess, labelled: list[LabelledQuery], as_json: bool) -> None:

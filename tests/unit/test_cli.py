@@ -31,7 +31,7 @@ pytestmark = pytest.mark.unit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 RUN = (sys.executable, "-c", "from synaptoroute.cli import main; main()")
-HEAVY = ("numpy", "onnxruntime", "tokenizers", "fastembed", "pydantic", "fastapi", "redis", "httpx")
+HEAVY = ("numpy", "onnxruntime", "tokenizers", "fastembed", "pydantic_settings", "fastapi", "httpx")
 
 
 def commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -153,7 +153,7 @@ def test_a_query_loads_no_encoder() -> None:
         "sys.argv = ['synaptoroute', 'query', 'x', '--url', 'http://127.0.0.1:9']\n"
         "from synaptoroute.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('LOADED', sorted({'numpy', 'onnxruntime', 'pydantic', 'httpx._main'}"
+        "print('LOADED', sorted({'numpy', 'onnxruntime', 'synaptoroute.models', 'httpx._main'}"
         " & set(sys.modules)))\n"
     )
     done = subprocess.run(

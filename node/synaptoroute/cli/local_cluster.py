@@ -1,0 +1,103 @@
+"""A whole cluster on this machine: a private server, nodes, one front port.
+
+The nodes share the front port (SO_REUSEPORT: the kernel spreads connections over
+them) and have a port of their own each.  Everything lies under one folder, so a
+cluster that is started again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from synaptoroute.cli.private_server import PrivateServer
+from synaptoroute.cli.processes import LOOPBACK, NodeProcess, free_port, stop_all
+
+NODES_MAX: Final = 32
+
+
+@dataclass
+class LocalCluster:
+    """Nodes of one log on the loopback.
+
+    Attributes:
+        count: How many nodes.
+        folder: Where everything lies.
+        front_port: The port that the nodes share.
+        settings: Further settings of every node, by field name.
+        redis_url: An outside server; None starts a private one.
+        namespace: Name of the log on that server.
+    """
+
+    count: int
+    folder: Path
+    front_port: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+    redis_url: str | None = None
+    namespace: str = "local"
+    nodes: list[NodeProcess] = field(default_factory=list, init=False)
+    server: PrivateServer | None = field(default=None, init=False)
+
+    @property
+    def front_url(self) -> str:
+        """Address of the front door."""
+        return f"http://{LOOPBACK}:{self.front_port}"
+
+    def start(self) -> None:
+        """Start the server, then all nodes together.
+
+        Raises:
+            NodeUnreachable: The private server does not start.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.redis_url is None:
+            self.server = PrivateServer(self.folder / "valkey")
+            self.server.start()
+        self.nodes = [self._node(index) for index in range(self.count)]
+        for node in self.nodes:
+            node.start()
+
+    def _node(self, index: int) -> NodeProcess:
+        port = free_port()
+        url = self.server.url if self.server else self.redis_url or ""
+        return NodeProcess(
+            port=port,
+            settings={
+                "database": str(self.folder / f"node-{index}.sqlite"),
+                "node_name": f"node-{index}",
+                "redis_url": url,
+                "namespace": self.namespace,
+                "bootstrap_expect": str(self.count),
+                "advertise_url": f"http://{LOOPBACK}:{port}",
+                "peer_secret_file": str(self._secret_file()),
+                "front_port": str(self.front_port),
+                **self.settings,
+            },
+            log_file=self.folder / f"node-{index}.log",
+        )
+
+    def _secret_file(self) -> Path:
+        """The secret by which the nodes know each other, made once."""
+        path = self.folder / "peer.secret"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32) + "\n")
+        return path
+
+    def wait_ready(self) -> None:
+        """Return when every node takes queries.
+
+        Raises:
+            NodeUnreachable: One ended, or was not ready in time.
+        """
+        for node in self.nodes:
+            node.wait_ready()
+
+    def stop(self) -> None:
+        """Stop the nodes, then the private server."""
+        stop_all(self.nodes)
+        if self.server is not None:
+            self.server.stop()

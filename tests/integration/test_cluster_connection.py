@@ -1,0 +1,165 @@
+"""Goal: every form of URL reaches its server, and only that one.  Method: real TLS, Sentinel."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster_room import opened, put
+from needs import require
+from servers import Server, free_port
+from synaptoroute.cluster.connection import Tls
+from synaptoroute.cluster.redis_log import RedisLog
+from synaptoroute.cluster.refusals import Reason
+from synaptoroute.cluster.scripts import Head
+from synaptoroute.core.mutation import Revision
+from synaptoroute.errors import SequencerUnavailable
+
+pytestmark = pytest.mark.integration
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of the loopback that signs itself, and its key."""
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=t"
+    subprocess.run(
+        [
+            require("openssl"),
+            *words.split(),
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            cert,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+async def test_tls_verifies_the_server(start_server, tmp_path: Path) -> None:
+    """With the right authority it works; without one nothing is sent."""
+    cert, key = certificate(tmp_path)
+    port = free_port()
+    start_server(
+        "redis",
+        tls_port=str(port),
+        tls_cert_file=str(cert),
+        tls_key_file=str(key),
+        tls_ca_cert_file=str(cert),
+        tls_auth_clients="yes",
+    )
+    url = f"rediss://127.0.0.1:{port}/0"
+    async with opened(url, tls=Tls(cert, cert, key)) as log:
+        placed = await log.append([put("secret")])
+    stranger = RedisLog(url)
+    with pytest.raises(SequencerUnavailable) as caught:
+        await stranger.head()
+    await stranger.close()
+
+    assert placed.at == Revision(1, 2)
+    assert caught.value.fields["reason"] is Reason.UNREACHABLE
+
+
+async def test_unix_socket_is_a_server_like_any_other(start_server, tmp_path: Path) -> None:
+    """The path of a socket takes the place of host and port."""
+    path = tmp_path / "s.sock"
+    start_server("valkey", unixsocket=str(path))
+    async with opened(f"unix://{path}") as log:
+        placed = await log.append([put("local")])
+
+    assert placed.at == Revision(1, 2)
+
+
+async def test_wrong_password_is_refused_by_name(start_server) -> None:
+    """Wrong credentials are no network failure."""
+    server = start_server("redis", requirepass="right")
+    log = RedisLog(server.url.replace("redis://", "redis://:wrong@"))
+    with pytest.raises(SequencerUnavailable) as caught:
+        await log.head()
+    await log.close()
+
+    assert caught.value.fields["reason"] is Reason.REFUSED
+    assert "wrong" not in repr(log.connector)
+    assert "wrong" not in str(caught.value)
+
+
+async def test_frozen_server_is_found_out_before_anything_is_sent(valkey_server: Server) -> None:
+    """A server that accepts connections and says nothing took no write."""
+    log = RedisLog(valkey_server.url, socket_timeout_seconds=0.3)
+    valkey_server.pause()
+    with pytest.raises(SequencerUnavailable) as caught:
+        await log.append([put("frozen")])
+    valkey_server.resume()
+    await log.close()
+
+    assert caught.value.fields["reason"] is Reason.UNREACHABLE
+    assert caught.value.fields["outcome"] == "not_taken"
+
+
+@pytest.fixture
+def sentinel(start_server, tmp_path: Path):
+    """A Sentinel that watches one master, and the master's replica."""
+    master, replica = start_server("redis"), start_server("redis")
+    replica.call("REPLICAOF", "127.0.0.1", str(master.port))
+    port, config = free_port(), tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\nsentinel monitor routes 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds routes 300\nsentinel failover-timeout routes 2000\n"
+    )
+    process = subprocess.Popen(
+        [require("redis-server"), config, "--sentinel"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield port, master, replica
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+async def test_sentinel_is_asked_for_the_master_at_each_connection(sentinel) -> None:
+    """After a failover the same URL leads to the new master, which the fence closes."""
+    port, master, replica = sentinel
+    url = f"redis+sentinel://127.0.0.1:{port}/routes/0"
+    async with asyncio.timeout(20):
+        while "slave" not in await _replicas_known(port):
+            await asyncio.sleep(0.05)
+    async with opened(url) as through:
+        placed = await through.append([put("before")])
+        while b"1-2" not in replica.call("XRANGE", "sr:{default}:log:1", "-", "+").encode():
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(master.kill)
+        async with asyncio.timeout(30):
+            head = None
+            while head is None or head.role != "master":
+                try:
+                    head = await through.head()
+                except SequencerUnavailable:
+                    await asyncio.sleep(0.1)
+        with pytest.raises(SequencerUnavailable) as caught:
+            await through.append([put("after")])
+
+    assert placed.at == Revision(1, 2)
+    assert isinstance(head, Head)
+    assert head.seq == 2
+    assert caught.value.fields["reason"] is Reason.NEW_HISTORY
+
+
+async def _replicas_known(port: int) -> str:
+    """What the Sentinel knows of the master's replicas; nothing while it starts."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return ""
+    writer.write(b"SENTINEL replicas routes\r\n")
+    answer = await reader.read(65_536)
+    writer.close()
+    await writer.wait_closed()
+    return answer.decode()

@@ -1,0 +1,124 @@
+"""Goal: doctor finds what would not work and changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from servers import Server
+from synaptoroute.cli.app import app
+from synaptoroute.cli.health import (
+    check_cpu_flags,
+    check_database,
+    check_disk,
+    check_port,
+    check_redis,
+)
+from synaptoroute.cli.processes import free_port
+from synaptoroute.encoder import HashEncoder
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = pytest.mark.unit
+
+HASH = HashEncoder(64)
+OURS = (HASH.fingerprint, HASH.dim)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """A sound database with one route."""
+    path = tmp_path / "node.sqlite"
+    router = AdaptiveRouter(HASH, SQLiteStorage(path))
+    router.add_route(Route(name="a", utterances=["one", "two"]))
+    router.close()
+    return path
+
+
+def test_a_sound_database_is_ok_and_untouched(database: Path) -> None:
+    """The check only reads."""
+    before = hashlib.sha256(database.read_bytes()).hexdigest()
+    finding = check_database(database, OURS)
+
+    assert (finding.state, "1 routes, 2 utterances" in finding.what) == ("ok", True)
+    assert before == hashlib.sha256(database.read_bytes()).hexdigest()
+
+
+def test_vectors_of_another_encoder_are_found(database: Path) -> None:
+    """A node with that encoder would refuse the database."""
+    finding = check_database(database, ("0" * 64, 64))
+
+    assert finding.state == "fail"
+    assert "migrate" in finding.advice
+
+
+def test_a_damaged_database_is_found_and_left_where_it_is(database: Path) -> None:
+    """Doctor tells; only a node moves it aside."""
+    content = bytearray(database.read_bytes())
+    place = content.find(b"two")
+    content[place : place + 3] = b"owt"
+    database.write_bytes(content)
+
+    assert check_database(database, OURS).state == "fail"
+    assert bytes(content) == database.read_bytes()
+
+
+def test_no_database_is_no_failure(tmp_path: Path) -> None:
+    """The first start makes it."""
+    assert check_database(tmp_path / "new.sqlite", OURS).state == "ok"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_told() -> None:
+    """It may be a node of one's own, so it is no failure."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        assert check_port("127.0.0.1", port).state == "warn"
+    assert check_port("127.0.0.1", free_port()).state == "ok"
+
+
+def test_a_folder_that_will_be_made_is_judged_by_its_parent(tmp_path: Path) -> None:
+    """The disk is that of the nearest folder that exists."""
+    assert str(tmp_path) in check_disk(tmp_path / "a" / "b" / "node.sqlite").what
+
+
+def test_a_cpu_without_vector_instructions_is_told(tmp_path: Path) -> None:
+    """It works, but slowly."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags\t\t: fpu sse sse2\n", encoding="utf-8")
+    assert check_cpu_flags(info).state == "warn"
+
+    info.write_text("flags\t\t: fpu sse avx2\n", encoding="utf-8")
+    assert check_cpu_flags(info).what == "avx2"
+
+
+def test_redis_is_asked_with_its_password(start_server: Callable[..., Server]) -> None:
+    """The right password, a wrong one, none, and no server."""
+    server = start_server("valkey", requirepass="secret")
+
+    assert check_redis(f"redis://:secret@127.0.0.1:{server.port}/0").state == "ok"
+    assert check_redis(f"redis://:wrong@127.0.0.1:{server.port}/0").state == "fail"
+    assert check_redis(server.url).state == "fail"
+    assert check_redis(f"redis://127.0.0.1:{free_port()}/0").state == "fail"
+
+
+def test_doctor_ends_with_one_where_something_fails(tmp_path: Path) -> None:
+    """And says what, as JSON too."""
+    environment = {
+        "SYNAPTOROUTE_MODEL": str(tmp_path / "absent"),
+        "SYNAPTOROUTE_DATABASE": str(tmp_path / "x.sqlite"),
+    }
+    result = CliRunner().invoke(app, ["doctor", "--json"], env=environment)
+    failed = [each["name"] for each in json.loads(result.stdout) if each["state"] == "fail"]
+
+    assert (result.exit_code, failed) == (1, ["encoder"])

@@ -1,0 +1,68 @@
+"""The program that people copy first: release 0.2's, and the one in README.md."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from house import ROOT
+from synaptoroute.encoder import Encoder
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = pytest.mark.unit
+
+
+async def test_program_of_release_0_2_runs_call_by_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A route that is added before start is found by what it means."""
+    monkeypatch.chdir(tmp_path)
+    encoder = Encoder(providers=["CPUExecutionProvider"])
+    storage = SQLiteStorage("data/memory.sqlite")
+    router = AdaptiveRouter(encoder, storage)
+    route = Route(
+        name="billing",
+        utterances=["I need a refund", "Where is my receipt?", "Cancel my subscription"],
+    )
+    router.add_route(route)
+    await router.start()
+    result = await router.aquery("How do I get my money back?")
+    nothing = await router.aquery("What will the weather be like on Mars tomorrow?")
+    await router.stop()
+    again = AdaptiveRouter(encoder, SQLiteStorage("data/memory.sqlite"))
+    await again.start()
+    kept = await again.aquery("How do I get my money back?")
+    await again.stop()
+
+    assert "billing" == result.name == kept.name
+    assert result
+    assert not nothing
+    assert (tmp_path / "data" / "memory.sqlite").is_file()
+    assert result.score == kept.score
+
+
+def test_program_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    """The first Python block of README.md is executed, character by character."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not text.strip():
+        pytest.skip("README.md is empty")
+    block = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block[1]],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert ("", 0) == (ran.stderr, ran.returncode)

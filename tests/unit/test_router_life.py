@@ -1,0 +1,271 @@
+"""Starting, stopping and failing: nothing is left open, locked or waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from routers import WAIT_SECONDS, route, running
+from synaptoroute.core.mutation import Revision
+from synaptoroute.encoder import HashEncoder
+from synaptoroute.errors import ConfigError, EncoderMismatch, NotReady, StorageUnavailable
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage, Stored
+from synaptoroute.tensor import Tensor
+
+pytestmark = pytest.mark.unit
+
+
+class SlowStorage(SQLiteStorage):
+    """Real storage whose opening waits until it may."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.may_open = threading.Event()
+        self.is_opening = threading.Event()
+
+    def open(self, *, fingerprint: str, dim: int) -> Stored:
+        self.is_opening.set()
+        assert self.may_open.wait(WAIT_SECONDS)
+        return super().open(fingerprint=fingerprint, dim=dim)
+
+
+async def assert_not_locked(path: Path) -> None:
+    """Another router can open the file."""
+    async with running(path) as router:
+        await router.aput_route(route("unlocked"))
+
+
+def test_library_works_without_an_event_loop(tmp_path: Path) -> None:
+    """Before start everything runs on the caller's thread, and no thread is made."""
+    before = set(threading.enumerate())
+    router = AdaptiveRouter(HashEncoder(), SQLiteStorage(tmp_path / "node.sqlite"))
+    router.add_route(route("alpha", "one"))
+    router.add_utterances("alpha", ["two"])
+    found = router.query("two")
+    router.delete_route("alpha")
+    nobody = router.query("two")
+    threads = set(threading.enumerate()) - before
+    router.close()
+
+    assert ("alpha", None) == (found.route, nobody.route)
+    assert set() == threads
+
+
+@pytest.mark.may_block
+async def test_coroutines_work_before_start(tmp_path: Path) -> None:
+    """What is written and asked before start is there after it, and after a restart."""
+    path = tmp_path / "node.sqlite"
+    router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
+    await router.aput_route(route("alpha"))
+    inline = [await router.aquery("alpha"), *await router.aquery_batch(["alpha"])]
+    await router.start()
+    started = await router.aquery("alpha")
+    await router.stop()
+    async with running(path) as again:
+        reread = await again.aquery("alpha")
+
+    assert ["alpha"] * 4 == [each.route for each in [*inline, started, reread]]
+
+
+async def test_query_during_the_start_is_refused(tmp_path: Path) -> None:
+    """While the database is read, queries are told to come back; nothing opens it twice."""
+    storage = SlowStorage(tmp_path / "node.sqlite")
+    router = AdaptiveRouter(HashEncoder(), storage)
+    starting = asyncio.create_task(router.start())
+    await asyncio.to_thread(storage.is_opening.wait, WAIT_SECONDS)
+    with pytest.raises(NotReady):
+        await router.aquery("anything")
+    with pytest.raises(NotReady):
+        await router.start()
+    with pytest.raises(ConfigError):
+        router.close()
+    state = router.status().state
+    storage.may_open.set()
+    await starting
+    answer = await router.aquery("anything")
+    await router.stop()
+
+    assert "starting" == state
+    assert "no_routes" == answer.reason
+
+
+async def test_stop_during_the_start_wins(tmp_path: Path) -> None:
+    """A router that is stopped while it starts ends stopped, with nothing locked."""
+    storage = SlowStorage(tmp_path / "node.sqlite")
+    router = AdaptiveRouter(HashEncoder(), storage)
+    starting = asyncio.create_task(router.start())
+    await asyncio.to_thread(storage.is_opening.wait, WAIT_SECONDS)
+    stopping = asyncio.create_task(router.stop())
+    await asyncio.sleep(0)
+    storage.may_open.set()
+    await stopping
+    with pytest.raises(NotReady):
+        await starting
+    state = router.status().state
+    await assert_not_locked(storage.path)
+
+    assert "stopped" == state
+
+
+async def test_cancelled_start_leaves_nothing_locked(tmp_path: Path) -> None:
+    """A start that is given up closes what its thread opens afterwards."""
+    storage = SlowStorage(tmp_path / "node.sqlite")
+    router = AdaptiveRouter(HashEncoder(), storage)
+    starting = asyncio.create_task(router.start())
+    await asyncio.to_thread(storage.is_opening.wait, WAIT_SECONDS)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    state = router.status().state
+    storage.may_open.set()
+    await router.stop()
+    await assert_not_locked(storage.path)
+
+    assert "failed" == state
+
+
+async def test_cancelled_stop_still_stops(tmp_path: Path) -> None:
+    """A stop that is given up goes on, and the next one waits for its end."""
+    path = tmp_path / "node.sqlite"
+    router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
+    await router.start()
+    stopping = asyncio.create_task(router.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await router.stop()
+    await assert_not_locked(path)
+
+    assert "stopped" == router.status().state
+
+
+async def test_start_that_fails_names_the_reason_and_unlocks(tmp_path: Path) -> None:
+    """Another encoder's database is refused, and can then be opened by its own."""
+    path = tmp_path / "node.sqlite"
+    async with running(path) as router:
+        await router.aput_route(route("alpha"))
+    wrong = AdaptiveRouter(HashEncoder(32), SQLiteStorage(path))
+    with pytest.raises(EncoderMismatch):
+        await wrong.start()
+    state = wrong.status().state
+    with pytest.raises(NotReady):
+        await wrong.aquery("alpha")
+    await wrong.stop()
+    async with running(path) as right:
+        answer = await right.aquery("alpha")
+
+    assert "failed" == state
+    assert "alpha" == answer.route
+
+
+async def test_boot_that_fails_after_the_opening_unlocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running out of memory while the tensor is filled does not keep the file locked."""
+    path = tmp_path / "node.sqlite"
+
+    def explode(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "load", explode)
+        router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
+        with pytest.raises(MemoryError):
+            await router.start()
+
+    await assert_not_locked(path)
+
+
+async def test_second_router_on_one_file_is_refused(tmp_path: Path) -> None:
+    """One process serves a file; the other is told so and harms nothing."""
+    path = tmp_path / "node.sqlite"
+    async with running(path) as first:
+        second = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
+        with pytest.raises(StorageUnavailable):
+            await second.start()
+        await second.stop()
+        written = await first.aput_route(route("alpha"))
+
+    assert "applied" == written.status
+
+
+async def test_started_router_is_not_closed_by_half(tmp_path: Path) -> None:
+    """``close`` is for routers without threads; of a started one it does nothing."""
+    path = tmp_path / "node.sqlite"
+    async with running(path) as router:
+        with pytest.raises(ConfigError):
+            router.close()
+        answer = await router.aquery("anything")
+    router.close()
+
+    assert "no_routes" == answer.reason
+
+
+async def test_scorer_that_ends_is_told_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that dies makes the node not ready; looks and stop do not wait for it."""
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())
+    async with running() as router:
+        await router.aput_route(route("alpha"))
+
+        def explode(*_: object, **__: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(Tensor, "apply", explode)
+        writing = asyncio.create_task(router.aput_route(route("beta")))
+        assert await asyncio.to_thread(ended.wait, WAIT_SECONDS)
+        looking = await asyncio.gather(router.aget_route("alpha"), return_exceptions=True)
+        status = router.status()
+        await router.stop()
+        written = await asyncio.gather(writing, return_exceptions=True)
+
+    assert isinstance(looking[0], NotReady)
+    assert not status.is_ready
+    assert status.reasons
+    assert isinstance(written[0], NotReady)
+
+
+async def test_status_never_blocks_and_follows_the_state(tmp_path: Path) -> None:
+    """Before, during and after its life a router says how it is."""
+    path = tmp_path / "node.sqlite"
+    router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
+    new = router.status()
+    await router.start()
+    written = await router.aput_route(route("alpha", "one", "two"))
+    ready = router.status()
+    await router.stop()
+    stopped = router.status()
+
+    assert ("new", False) == (new.state, new.is_ready)
+    assert ("ready", True, (), 1, 2) == (
+        ready.state,
+        ready.is_ready,
+        ready.reasons,
+        ready.routes,
+        ready.slots_used,
+    )
+    assert (written.version, str(path)) == (ready.version, ready.database)
+    assert Revision(1, 2) == Revision(*map(int, ready.version.split(".")))
+    assert ("stopped", False) == (stopped.state, stopped.is_ready)
+
+
+async def test_threads_end_with_the_router() -> None:
+    """After the stop not one thread of the router is left."""
+    before = set(threading.enumerate())
+    async with running(lanes=4) as router:
+        await router.aput_route(route("alpha"))
+        during = {t.name for t in set(threading.enumerate()) - before}
+    left = {
+        thread.name
+        for thread in set(threading.enumerate()) - before
+        if thread.name.startswith("synaptoroute") and thread.is_alive()
+    }
+
+    assert {f"synaptoroute-lane-{n}" for n in range(4)} <= during
+    assert {"synaptoroute-applier", "synaptoroute-scorer"} <= during
+    assert left <= {"synaptoroute-close"}

@@ -1,0 +1,458 @@
+"""Queries through the whole engine: batching, sharing, refusing, giving up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from routers import HeldEncoder, route, running, until
+from synaptoroute.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EncoderError,
+    InvalidQuery,
+    NotReady,
+    Overloaded,
+    TooLarge,
+)
+from synaptoroute.models import Match, RouteSetSettings
+from synaptoroute.router import AdaptiveRouter
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def encoder() -> HeldEncoder:
+    return HeldEncoder()
+
+
+async def asked(router: AdaptiveRouter, *texts: str) -> list[asyncio.Task[Match]]:
+    """Queries on their way."""
+    tasks = [asyncio.create_task(router.aquery(text)) for text in texts]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_batch_forms_while_the_lane_is_busy(encoder: HeldEncoder) -> None:
+    """What arrives during one encoding is encoded together afterwards, with no window."""
+    async with running(encoder=encoder, lanes=1) as router:
+        await router.aput_route(route("a"))
+        encoder.hold()
+        first = await asked(router, "first")
+        await encoder.held_up()
+        rest = await asked(router, *(f"text {number}" for number in range(10)))
+        encoder.batches.clear()
+        encoder.gate.set()
+        await asyncio.gather(*first, *rest)
+
+    assert [10] == [len(batch) for batch in encoder.batches]
+
+
+async def test_lone_query_does_not_wait_for_company(encoder: HeldEncoder) -> None:
+    """Without a window the first query is encoded alone, at once."""
+    async with running(encoder=encoder) as router:
+        await router.aquery("alone")
+
+    assert [1] == [len(batch) for batch in encoder.batches]
+
+
+async def test_window_gathers_queries(encoder: HeldEncoder) -> None:
+    """With a window, queries that come one after the other are encoded together."""
+    async with running(encoder=encoder, lanes=1, batch_window_ms=150) as router:
+        tasks = await asked(router, "one")
+        await asyncio.sleep(0.01)
+        tasks += await asked(router, "two")
+        await asyncio.gather(*tasks)
+
+    assert [2] == [len(batch) for batch in encoder.batches]
+
+
+async def test_token_budget_splits_what_a_lane_took(encoder: HeldEncoder) -> None:
+    """What is over the budget goes back and is encoded in the next turn, in order."""
+    texts = [" ".join(f"w{number}" for _ in range(6)) for number in range(8)]
+    async with running(encoder=encoder, lanes=1, batch_tokens_max=16) as router:
+        encoder.hold()
+        tasks = await asked(router, *texts)
+        await encoder.held_up()
+        encoder.gate.set()
+        await asyncio.gather(*tasks)
+    sizes = [len(batch) for batch in encoder.batches]
+
+    assert 8 == sum(sizes)
+    assert 2 == max(sizes)
+
+
+async def test_text_over_the_budget_is_encoded_alone(encoder: HeldEncoder) -> None:
+    """A text longer than the whole budget is still answered."""
+    async with running(encoder=encoder, lanes=1, batch_tokens_max=16) as router:
+        answer = await router.aquery(" ".join(f"w{number}" for number in range(100)))
+
+    assert "no_routes" == answer.reason
+
+
+async def test_identical_texts_in_flight_are_encoded_once(encoder: HeldEncoder) -> None:
+    """Fifty callers with one text cost one encoding."""
+    async with running(encoder=encoder, embedding_cache_rows=0) as router:
+        await router.aput_route(route("a", "same text"))
+        encoder.hold()
+        tasks = await asked(router, *["same text"] * 50)
+        await encoder.held_up()
+        tasks += await asked(router, *["same text"] * 50)
+        encoder.gate.set()
+        answers = await asyncio.gather(*tasks)
+        shared = router.status().counters.shared
+
+    assert 1 == encoder.count_of("same text")
+    assert ["a"] * 100 == [answer.route for answer in answers]
+    assert 99 == shared
+
+
+async def test_later_joiner_sees_what_it_has_written(encoder: HeldEncoder) -> None:
+    """Who joins a flight after a write is answered at that write or later."""
+    async with running(encoder=encoder, lanes=1) as router:
+        await router.aput_route(route("old", "other"))
+        encoder.hold()
+        early = await asked(router, "refund please")
+        await encoder.held_up()
+        vector = encoder.tokenize(["refund please"])[0]
+        encoded = HeldEncoder().encode_tokens([vector])[0].tolist()
+        new = route("new", "refund please").model_copy(update={"vectors": [encoded]})
+        written = await router.aput_route(new)
+        late = await asked(router, "refund please")
+        encoder.gate.set()
+        answers = await asyncio.gather(*early, *late)
+
+    assert 1 == encoder.count_of("refund please")
+    assert ["new", "new"] == [answer.route for answer in answers]
+    assert [written.version] * 2 == [answer.version for answer in answers]
+
+
+async def test_known_text_is_not_encoded_again(encoder: HeldEncoder) -> None:
+    """The cache answers exact repetitions; a measurement goes past it."""
+    async with running(encoder=encoder) as router:
+        await router.aput_route(route("a"))
+        encoder.batches.clear()
+        for _ in range(5):
+            await router.aquery("a query")
+        repeated = encoder.count_of("a query")
+        for _ in range(5):
+            await router.aquery("a query", use_cache=False)
+        counters = router.status().counters
+
+    assert 1 == repeated
+    assert 6 == encoder.count_of("a query")
+    assert (4, 1) == (counters.cache_hits, counters.cache_misses)
+
+
+async def test_measurements_of_one_text_are_not_shared(encoder: HeldEncoder) -> None:
+    """Without the cache, each of several identical queries is encoded."""
+    async with running(encoder=encoder) as router:
+        await asyncio.gather(*(router.aquery("x", use_cache=False) for _ in range(7)))
+
+    assert 7 == encoder.count_of("x")
+
+
+async def test_cached_embedding_never_serves_a_stale_winner(encoder: HeldEncoder) -> None:
+    """Embeddings are cached, answers are not: a deleted route never wins again."""
+    async with running(encoder=encoder) as router:
+        await router.aput_route(route("best", "reset my password", threshold=-1.0))
+        await router.aput_route(route("next", "reset my router", threshold=-1.0))
+        before = await router.aquery("reset my password")
+        await router.adelete_route("best")
+        after = await router.aquery("reset my password")
+        await router.adelete_route("next")
+        nobody = await router.aquery("reset my password")
+
+    assert ("best", "next") == (before.route, after.route)
+    assert (None, "no_routes") == (nobody.route, nobody.reason)
+    assert 1 == encoder.count_of("reset my password")
+
+
+async def test_flood_is_shed_for_real(encoder: HeldEncoder) -> None:
+    """While the lanes stand still, no more than the queue holds is ever accepted."""
+    async with running(encoder=encoder, lanes=1, queue_requests_max=50) as router:
+        encoder.hold()
+        tasks = await asked(router, *(f"text {number}" for number in range(500)))
+        refused = [task for task in tasks if task.done()]
+        errors = [task.exception() for task in refused]
+        waiting = router.status().queue_requests
+        encoder.gate.set()
+        answered = await asyncio.gather(*(task for task in tasks if task not in refused))
+        counters = router.status().counters
+        recovered = await router.aquery("afterwards")
+
+    assert 450 == len(refused)
+    assert all(isinstance(error, Overloaded) for error in errors)
+    assert all(error.retry_after_seconds for error in errors if isinstance(error, Overloaded))
+    assert 50 == waiting == len(answered)
+    assert 450 == counters.overloaded
+    assert "no_routes" == recovered.reason
+
+
+async def test_abandoned_queries_are_not_encoded(encoder: HeldEncoder) -> None:
+    """Callers that hang up before their turn cost no encoding, and free their places."""
+    async with running(encoder=encoder, lanes=1) as router:
+        encoder.hold()
+        first = await asked(router, "first")
+        await encoder.held_up()
+        tasks = await asked(router, *(f"gone {number}" for number in range(20)), "stays")
+        for task in tasks[:-1]:
+            task.cancel()
+        await asyncio.gather(*tasks[:-1], return_exceptions=True)
+        encoder.gate.set()
+        await asyncio.gather(*first, tasks[-1])
+        await until(lambda: router.status().queue_requests == 0)
+        counters = router.status().counters
+
+    assert 0 == sum(encoder.count_of(f"gone {number}") for number in range(20))
+    assert 1 == encoder.count_of("stays")
+    assert 20 == counters.abandoned
+
+
+async def test_deadline_ends_the_wait_and_the_work(encoder: HeldEncoder) -> None:
+    """A query over its deadline is given up, and not encoded afterwards."""
+    async with running(encoder=encoder, lanes=1) as router:
+        encoder.hold()
+        first = await asked(router, "first")
+        await encoder.held_up()
+        with pytest.raises(DeadlineExceeded):
+            await router.aquery("too late", deadline_ms=20)
+        with pytest.raises(DeadlineExceeded):
+            await router.aquery_batch(["also", "too late"], deadline_ms=20)
+        encoder.gate.set()
+        await asyncio.gather(*first)
+        await until(lambda: router.status().queue_requests == 0)
+
+    assert 0 == encoder.count_of("too late") + encoder.count_of("also")
+
+
+async def test_encoder_that_breaks_fails_its_batch_only(encoder: HeldEncoder) -> None:
+    """The callers of a failed batch get the error, and the lane lives on."""
+    async with running(encoder=encoder, lanes=1) as router:
+        encoder.fails_on = "poison"
+        with pytest.raises(EncoderError, match="the model broke") as caught:
+            await router.aquery("poison")
+        healthy = await router.aquery("healthy")
+        with pytest.raises(EncoderError):
+            await router.aquery("poison")
+        is_ready = router.status().is_ready
+
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert "no_routes" == healthy.reason
+    assert is_ready
+
+
+async def test_batch_is_answered_in_order_or_not_at_all(encoder: HeldEncoder) -> None:
+    """A batch keeps the order of its texts; one failure fails it without loose ends."""
+    async with running(encoder=encoder, lanes=1) as router:
+        for name in ("alpha", "beta", "gamma"):
+            await router.aput_route(route(name))
+        answers = await router.aquery_batch(["gamma", "alpha", "beta", "alpha"])
+        empty = await router.aquery_batch([])
+        encoder.fails_on = "poison"
+        with pytest.raises(EncoderError):
+            await router.aquery_batch(["alpha", "poison", "beta"])
+        with pytest.raises(InvalidQuery):
+            await router.aquery_batch(["alpha", ""])
+        await until(lambda: router.status().queue_requests == 0)
+
+    assert ["gamma", "alpha", "beta", "alpha"] == [answer.route for answer in answers]
+    assert [] == empty
+
+
+async def test_batch_without_room_is_refused_whole(encoder: HeldEncoder) -> None:
+    """A batch is never half accepted; one that could never fit says so."""
+    async with running(encoder=encoder, lanes=1, queue_requests_max=10) as router:
+        encoder.hold()
+        first = await asked(router, "first")
+        await encoder.held_up()
+        with pytest.raises(Overloaded):
+            await router.aquery_batch([f"text {number}" for number in range(10)])
+        waiting = router.status().queue_requests
+        with pytest.raises(TooLarge):
+            await router.aquery_batch([f"text {number}" for number in range(11)])
+        encoder.gate.set()
+        await asyncio.gather(*first)
+
+    assert 1 == waiting
+
+
+async def test_batch_sees_exactly_one_position(encoder: HeldEncoder) -> None:
+    """Two routes that always change together are never seen apart."""
+    texts = ["left side", "right side"]
+    pairs = [[0.0] * 64, [0.0] * 64]
+    pairs[0][0] = pairs[1][1] = 1.0
+    seen: set[tuple[str, float]] = set()
+    async with running(encoder=encoder) as router:
+
+        async def flip() -> None:
+            base = await router.aget_settings()
+            for number in range(60):
+                threshold = -1.0 if number % 2 else 1.0
+                settings = base.model_copy(update={"threshold": threshold})
+                await router.aput_settings(RouteSetSettings(**settings.model_dump()))
+
+        await router.aput_route(route("pair", *texts).model_copy(update={"vectors": pairs}))
+        flipping = asyncio.create_task(flip())
+        while not flipping.done():
+            for answer in await router.aquery_batch(texts):
+                assert answer.threshold is not None
+                seen.add((answer.version, answer.threshold))
+        await flipping
+
+    assert len({version for version, _ in seen}) == len(seen)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"text": ""},
+        {"text": " \n "},
+        {"text": "a\x00b"},
+        {"text": "lone \ud800"},
+        {"text": "x" * 40_000},
+        {"text": 5},
+        {"text": "x", "limit": 0},
+        {"text": "x", "limit": 101},
+        {"text": "x", "routes": "billing"},
+        {"text": "x", "routes": ["a", ""]},
+        {"text": "x", "routes": [5]},
+        {"text": "x", "routes": ["a"] * 1_001},
+        {"text": "x", "deadline_ms": 0},
+        {"text": "x", "deadline_ms": -5},
+    ],
+    ids=repr,
+)
+async def test_malformed_question_is_refused(arguments: dict[str, object]) -> None:
+    """Each malformed argument is an InvalidQuery before anything is queued."""
+    async with running() as router:
+        with pytest.raises(InvalidQuery):
+            await router.aquery(**arguments)  # type: ignore[arg-type]
+        queries = router.status().counters.queries
+
+    assert 0 == queries
+
+
+async def test_answer_explains_itself() -> None:
+    """Candidates, margin and runner-up belong to the same ranking."""
+    async with running() as router:
+        for name in ("billing refund", "billing receipt", "weather"):
+            await router.aput_route(route(name.replace(" ", "-"), name))
+        explained = await router.aquery("billing refund", explain=True)
+        limited = await router.aquery("billing refund", limit=2)
+        filtered = await router.aquery("billing refund", routes=["weather", "unknown"])
+        nobody = await router.aquery("billing refund", routes=["unknown"])
+    assert explained.candidates is not None
+    assert limited.candidates is not None
+    first, second = explained.candidates[:2]
+
+    assert ["billing-refund", "billing-receipt", "weather"] == [
+        each.route for each in explained.candidates
+    ]
+    assert (first.score, first.score - second.score) == (explained.score, explained.margin)
+    assert second.route == explained.runner_up
+    assert explained.candidates[:2] == limited.candidates
+    assert filtered.route in (None, "weather")
+    assert (None, "filter_empty") == (nobody.route, nobody.reason)
+
+
+async def test_two_event_loops_share_one_router(tmp_path: Path) -> None:
+    """Callers on another loop get their answers on their own loop."""
+    async with running(tmp_path / "node.sqlite") as router:
+        await router.aput_route(route("alpha"))
+
+        async def elsewhere() -> list[str | None]:
+            await router.aput_route(route("beta"))
+            answers = await asyncio.gather(*(router.aquery("beta") for _ in range(20)))
+            answers += await router.aquery_batch(["alpha", "beta"])
+            stored = await router.aget_route("beta")
+            return [stored.name, *(answer.route for answer in answers)]
+
+        there, here = await asyncio.gather(
+            asyncio.to_thread(asyncio.run, elsewhere()),
+            asyncio.gather(*(router.aquery("alpha") for _ in range(20))),
+        )
+
+    assert ["beta"] * 21 + ["alpha", "beta"] == there
+    assert ["alpha"] * 20 == [answer.route for answer in here]
+
+
+async def test_loop_that_ended_with_its_query_harms_nobody(encoder: HeldEncoder) -> None:
+    """A loop that closes while its query is encoded is forgotten; the scorer lives on."""
+    async with running(encoder=encoder, lanes=1) as router:
+
+        def abandon() -> None:
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(router.aquery("lost"))
+            loop.run_until_complete(asyncio.sleep(0))
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            loop.close()
+
+        encoder.hold()
+        first = await asked(router, "first")
+        await encoder.held_up()
+        await asyncio.to_thread(abandon)
+        encoder.gate.set()
+        await asyncio.gather(*first)
+        answer = await router.aquery("afterwards")
+
+    assert "no_routes" == answer.reason
+
+
+async def test_synchronous_names_work_from_another_thread(tmp_path: Path) -> None:
+    """After start, threads beside the loop use the names of release 0.2."""
+    async with running(tmp_path / "node.sqlite") as router:
+
+        def use() -> list[str | None]:
+            router.add_route(route("alpha", "one"))
+            router.add_utterances("alpha", ["two"])
+            found = [router.query("two").route]
+            router.delete_route("alpha")
+            return [*found, router.query("two").route]
+
+        answers = await asyncio.to_thread(use)
+
+    assert ["alpha", None] == answers
+
+
+@pytest.mark.may_block
+async def test_synchronous_names_on_the_loops_own_thread() -> None:
+    """A write returns when it is visible; a query would block its own loop and says so."""
+    async with running() as router:
+        written = router.add_route(route("alpha"))
+        with pytest.raises(ConfigError):
+            router.query("alpha")
+        answer = await router.aquery("alpha")
+
+    assert ("alpha", written.version) == (answer.route, answer.version)
+
+
+def test_synchronous_query_after_the_loop_ended_says_so() -> None:
+    """A router whose loop was closed under it refuses instead of hanging."""
+    router = AdaptiveRouter(HeldEncoder())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(router.start())
+    with pytest.raises(NotReady):
+        router.query("anything")
+    loop.run_until_complete(router.stop())
+    loop.close()
+
+
+async def test_threads_beside_the_loop_query_in_parallel() -> None:
+    """Many threads may query at once, before anyone else is asked."""
+    async with running() as router:
+        await router.aput_route(route("alpha"))
+        found: list[str | None] = []
+
+        def ask() -> None:
+            found.extend(router.query("alpha").route for _ in range(20))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+
+    assert ["alpha"] * 80 == found
