@@ -1,0 +1,117 @@
+"""The rows of the tensor, read column by column and verified row by row."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import starmap
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.digest import row_hash
+from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.records import VECTOR_DTYPE
+
+ROWS_AT_ONCE: Final = 512
+ROOM_SLOTS: Final = 65_536
+"""Room behind vectors is zeroed up to a multiple of this: see ``Tensor.load``."""
+_COLUMNS: Final = "slot, route_id, utterance, vector, row_hash"
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows that have an owner, as columns of equal length.
+
+    Attributes:
+        slots: int64[n], ascending.
+        route_ids: int64[n], their owners.
+        utterances: Their texts.
+        row_hashes: Their hashes.
+        vectors: float32[n, dim], with room behind them.
+    """
+
+    slots: NDArray[np.int64]
+    route_ids: NDArray[np.int64]
+    utterances: list[str]
+    row_hashes: list[bytes]
+    vectors: NDArray[np.float32]
+
+    def by_route(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Slots and texts of each route, by slot."""
+        order = np.argsort(self.route_ids, kind="stable")
+        route_ids = self.route_ids[order]
+        firsts = np.flatnonzero(np.diff(route_ids, prepend=-1))
+        slots = tuple(self.slots[order].tolist())
+        texts = tuple([self.utterances[place] for place in order.tolist()])
+        bounds = zip(firsts.tolist(), [*firsts[1:].tolist(), len(slots)], strict=True)
+        parts = [(slots[start:stop], texts[start:stop]) for start, stop in bounds]
+        return dict(zip(route_ids[firsts].tolist(), parts, strict=True))
+
+
+def room_for(rows: int, dim: int) -> NDArray[np.float32]:
+    """Zeroed float32[rows, dim] at the start of an array of whole slabs.
+
+    The system gives memory to rows only as they are written.
+    """
+    mapped = max(1, -(-rows // ROOM_SLOTS)) * ROOM_SLOTS
+    return np.zeros((mapped, dim), VECTOR_DTYPE)[:rows]
+
+
+def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
+    """Read the whole table ``slot``, a few hundred rows at a time.
+
+    Raises:
+        Damaged: A row does not match its hash, or is beyond the capacity.
+    """
+    (highest,) = connection.execute("SELECT max(slot) FROM slot").fetchone()
+    if highest is not None and not 0 <= highest < slots_max:
+        raise Damaged(f"slot {highest} is beyond the capacity")
+    vectors = room_for(0 if highest is None else highest + 1, dim)
+    columns: tuple[list[int], list[int], list[str], list[bytes]] = ([], [], [], [])
+    cursor = connection.execute(f"SELECT {_COLUMNS} FROM slot ORDER BY slot")
+    while part := cursor.fetchmany(ROWS_AT_ONCE):
+        start = len(columns[0])
+        vectors[start : start + len(part)] = verified(part, dim)
+        slots, route_ids, utterances, _, row_hashes = zip(*part, strict=True)
+        for column, values in zip(
+            columns, (slots, route_ids, utterances, row_hashes), strict=True
+        ):
+            column.extend(values)
+    slots, route_ids, utterances, row_hashes = columns
+    return Rows(
+        np.array(slots, np.int64),
+        np.array(route_ids, np.int64),
+        utterances,
+        row_hashes,
+        vectors[: len(slots)],
+    )
+
+
+def read_after(connection: sqlite3.Connection, slot: int, rows_max: int) -> list[Any]:
+    """Read rows behind a slot, unverified: tuples in the order of the table's columns."""
+    return connection.execute(
+        f"SELECT {_COLUMNS} FROM slot WHERE slot > ? ORDER BY slot LIMIT ?", (slot, rows_max)
+    ).fetchall()
+
+
+def read_chosen(connection: sqlite3.Connection, slots: Iterable[int]) -> list[Any]:
+    """Read chosen rows, unverified, in the order of ``slots``."""
+    query = f"SELECT {_COLUMNS} FROM slot WHERE slot = ?"
+    return [connection.execute(query, (slot,)).fetchone() for slot in slots]
+
+
+def verified(part: list[Any], dim: int) -> NDArray[np.float32]:
+    """Check rows against their hashes and join their vectors: float32[n, dim].
+
+    Raises:
+        Damaged: A row does not match its hash, or is no row.
+    """
+    computed = list(starmap(row_hash, (row[:4] for row in part)))
+    if computed != [row[4] for row in part]:
+        wrong = next(row[0] for row, each in zip(part, computed, strict=True) if each != row[4])
+        raise Damaged(f"slot {wrong} does not match its hash")
+    joined = b"".join([row[3] for row in part])
+    return np.frombuffer(joined, VECTOR_DTYPE).reshape(len(part), dim)
