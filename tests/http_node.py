@@ -16,10 +16,10 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import create_app
-from synaptoroute.server.keys import KeyRing
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.web.keys import KeyRing
 
 REFUND = {
     "utterances": ["I want my money back", "how do I get a refund"],

@@ -125,6 +125,12 @@ class NodeConfig(EngineConfig, ClusterConfig):
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 
+def is_tracing_asked_for() -> bool:
+    """Whether the environment names where traces go, in OpenTelemetry's own variables."""
+    names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    return any(os.environ.get(name) for name in names)
+
+
 def cpu_limit() -> int:
     """Say how many CPUs this process may use, from the cgroup before the host.
 

@@ -1,7 +1,7 @@
 """Every error the project raises on purpose.
 
 The type says who can mend it, ``code`` is stable and machine-readable, and the
-fields say what a person needs to act.  One table in ``server/problems.py`` maps
+fields say what a person needs to act.  One table in ``web/problems.py`` maps
 codes to HTTP status.
 
     SynaptoRouteError

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from node_process import NodeProcess
-from synaptoroute.server.keys import key_line, make_key
+from synaptoroute.web.keys import key_line, make_key
 
 pytestmark = pytest.mark.integration
 

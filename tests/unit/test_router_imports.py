@@ -38,7 +38,8 @@ async def names(router: AdaptiveRouter) -> list[str]:
 
 
 async def open_imports(router: AdaptiveRouter) -> int:
-    return len(await asyncio.wrap_future(router._engine.staged_imports()))
+    staged = await asyncio.wrap_future(router._engine.staged_imports())
+    return len(staged)
 
 
 async def broken_after(routes: list[Route], error: BaseException) -> AsyncIterator[Route]:

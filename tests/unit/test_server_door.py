@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from http_node import HttpNode, http_node
 from synaptoroute import errors
 from synaptoroute.errors import ConfigError, SynaptoRouteError
-from synaptoroute.server import refusals
-from synaptoroute.server.keys import KeyRing, key_line, make_key, parse_keys
-from synaptoroute.server.logs import configure_logs
-from synaptoroute.server.problems import STATUS_BY_CODE
+from synaptoroute.web import refusals
+from synaptoroute.web.keys import KeyRing, key_line, make_key, parse_keys
+from synaptoroute.web.logs import configure_logs
+from synaptoroute.web.problems import STATUS_BY_CODE
 
 pytestmark = pytest.mark.unit
 

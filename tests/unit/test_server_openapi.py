@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 
 from http_node import HttpNode, http_node
 from synaptoroute.models import Route, RouteSetSettings
-from synaptoroute.server.problems import STATUS_BY_CODE
 from synaptoroute.server.schemas import (
     BatchRequest,
     QueryRequest,
@@ -20,6 +19,7 @@ from synaptoroute.server.schemas import (
     UtterancesToAdd,
     UtterancesToRemove,
 )
+from synaptoroute.web.problems import STATUS_BY_CODE
 
 pytestmark = pytest.mark.unit
 

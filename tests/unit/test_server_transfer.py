@@ -22,8 +22,8 @@ from synaptoroute.server.documents import (
     plain_route,
     render_document,
 )
-from synaptoroute.server.refusals import MalformedBody, NotAcceptable
 from synaptoroute.server.transfer_endpoints import accepted_kind
+from synaptoroute.web.refusals import MalformedBody, NotAcceptable
 
 pytestmark = pytest.mark.unit
 

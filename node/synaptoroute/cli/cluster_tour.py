@@ -79,7 +79,8 @@ def take_tour(cluster: LocalCluster) -> Tour:
         )
         propagation_ms = _measure(clients)
         _settle(clients)
-        nodes = tuple(_look(client, node.url) for client, node in zip(clients, cluster.nodes, strict=True))
+        pairs = zip(clients, cluster.nodes, strict=True)
+        nodes = tuple(_look(client, node.url) for client, node in pairs)
         with NodeClient(cluster.front_url) as front:
             front_answer = front.post("/v1/query", {"text": NEW_QUERY})["route"]
     finally:
@@ -111,6 +112,7 @@ def _measure(clients: Sequence[NodeClient]) -> tuple[float, ...]:
 
 def _settle(clients: Sequence[NodeClient]) -> None:
     """Wait until every node stands at one position."""
+    versions: set[str] = set()
     give_up_at = time.monotonic() + SETTLE_SECONDS_MAX
     while time.monotonic() < give_up_at:
         versions = {client.get("/-/digest")["version"] for client in clients}

@@ -15,6 +15,8 @@ hash chain that it has the whole history, and fetches what it lacks.
     bus          the subscription, with its own deadline
     beats        somebody always beats, so that silence means a broken bus
     presence     heartbeats, the list of nodes, acknowledgements
+    audits       what nodes found at the place of an audit
+    orders       what a node is asked to do about itself
     lease        the right to act, with a fencing token
     epochs       founding a log, and reopening it after a restart of Redis
     tasks        ending a task for certain

@@ -99,6 +99,15 @@ class Keys:
         """Hash: node id -> ``rec_id|epoch|seq|chain|promise``, answers to a recovery."""
         return f"{self.prefix}rec"
 
+    def audit(self, seq: int) -> str:
+        """Hash, expires: node id -> what the node found at the place of an audit, JSON."""
+        return f"{self.prefix}audit:{seq}"
+
+    @property
+    def orders(self) -> str:
+        """Hash: node id -> what the node is asked to do about itself, JSON."""
+        return f"{self.prefix}orders"
+
     def lease(self, name: str) -> str:
         """String with expiry: ``token:owner`` of the holder of the lease."""
         return f"{self.prefix}lease:{name}"

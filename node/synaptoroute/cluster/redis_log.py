@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from synaptoroute.cluster.audits import Audits
 from synaptoroute.cluster.beats import Beats
 from synaptoroute.cluster.bus import Bus
 from synaptoroute.cluster.checks import ServerFacts, check_server
@@ -17,6 +18,7 @@ from synaptoroute.cluster.connection import Connector, Tls
 from synaptoroute.cluster.epochs import Epochs
 from synaptoroute.cluster.keys import Keys
 from synaptoroute.cluster.lease import Lease
+from synaptoroute.cluster.orders import Orders
 from synaptoroute.cluster.presence import Presence
 from synaptoroute.cluster.reader import (
     READ_BYTES_MAX,
@@ -79,6 +81,8 @@ class RedisLog:
         )
         self.scripts = Scripts(self._commands, self.keys)
         self.presence = Presence(self.scripts, self._commands)
+        self.audits = Audits(self.scripts, self._commands)
+        self.orders = Orders(self.scripts, self._commands)
         self.epochs = Epochs(self.scripts, self.keyring)
         self._reader = Reader(Scripts(self._reads, self.keys), self.keyring)
         self._position: Callable[[], Position] = Position

@@ -35,6 +35,7 @@ class Script(Enum):
 
     ACKED = "acked"
     APPEND = "append"
+    AUDIT = "audit"
     BEAT = "beat"
     FENCE = "fence"
     HEAD = "head"
@@ -42,6 +43,7 @@ class Script(Enum):
     LEASE = "lease"
     NODES = "nodes"
     OPEN = "open"
+    ORDER = "order"
     READ = "read"
     RECOVER = "recover"
     TRIM = "trim"

@@ -15,6 +15,7 @@ from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
     AddUtterances,
+    Audit,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -269,6 +270,11 @@ def _read_abort(fields: Fields, vectors: bytes) -> ImportAbort:
     return ImportAbort(_text(fields["import_id"]))
 
 
+def _read_audit(fields: Fields, vectors: bytes) -> Audit:
+    _split(vectors, 0)
+    return Audit(_text(fields["audit_id"]), _flag(fields["is_deep"]))
+
+
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
 _Reader = Callable[[Fields, bytes], Mutation]
 
@@ -299,6 +305,7 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     ),
     (10, ImportAbort, _write_abort, _read_abort),
     (11, OpenEpoch, _write_epoch, _read_epoch),
+    (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
 )
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}

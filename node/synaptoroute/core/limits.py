@@ -17,6 +17,7 @@ from typing import Final
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
+    Audit,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -35,6 +36,7 @@ from synaptoroute.core.target import Rejection
 NAME_CHARACTERS_MAX: Final = 128
 NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9 _.:\-]*[A-Za-z0-9_.:\-])?$"
 IMPORT_ID_CHARACTERS_MAX: Final = 128
+AUDIT_ID_BYTES_MAX: Final = 128
 UTTERANCE_BYTES_MAX: Final = 8_192
 JSON_BYTES_MAX: Final = 16_384
 JSON_DEPTH_MAX: Final = 32
@@ -82,6 +84,8 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             if isinstance(mutation, ImportChunk):
                 for part in mutation.parts:
                     _check_route(part, dim)
+        case Audit(audit_id):
+            _check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
         case OpenEpoch():
             pass  # its place in the chain is what makes it valid, see ``replica``
 

@@ -209,6 +209,19 @@ class OpenEpoch:
     dim: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Have every node report its digest at this very place; changes nothing.
+
+    Attributes:
+        audit_id: Names the audit, for people.
+        is_deep: Nodes also compare memory and disk with the digest, row by row.
+    """
+
+    audit_id: str
+    is_deep: bool = False
+
+
 Mutation: TypeAlias = (
     PutRoute
     | DeleteRoute
@@ -221,6 +234,7 @@ Mutation: TypeAlias = (
     | ImportCommit
     | ImportAbort
     | OpenEpoch
+    | Audit
 )
 
 

@@ -25,6 +25,7 @@ from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
+    Audit,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -142,6 +143,8 @@ class RouteTable:
                 return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
             case OpenEpoch():
                 return Change(Outcome("applied", at), epoch=mutation)
+            case Audit():
+                return Change(Outcome("applied", at))
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)

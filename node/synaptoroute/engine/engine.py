@@ -110,7 +110,7 @@ class Engine:
         self.moved_aside = str(stored.moved_aside) if stored.moved_aside else None
         snapshot = stored.snapshot
         tensor = tensor_of(stored, dim)
-        replica = Replica(snapshot, dim=dim, check=vector_check(dim))
+        replica = Replica(snapshot, dim=dim, check=vector_check(dim), digest=stored.sums)
         scorer = Scorer(tensor, self._batcher, self.waiters, replica.position, replica.digest)
         scorer.node = node_name or self.storage.node_id
         founding = OpenEpoch(
@@ -137,6 +137,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the threads."""
+        self.storage.keep()
         self.scorer.start()
         self.applier.start()
         self._lanes.start()
@@ -273,6 +274,17 @@ class Engine:
         """Look at the imports that are open."""
         return self._call_applier(lambda: tuple(self.applier.replica.table.imports.values()))
 
+    def settled(self, task: Callable[[], ResultT]) -> Future[ResultT]:
+        """Run a function on the applier's thread, between two groups.
+
+        What it reads there of replica, storage and, by ``read``, of the tensor is of one
+        position; writes wait meanwhile, so it must be short.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        return self._call_applier(task)
+
     def _call_applier(self, task: Callable[[], ResultT]) -> Future[ResultT]:
         """Run a function where the replica is at home, between two groups."""
         if self._is_started:
@@ -332,7 +344,8 @@ class Engine:
     def _adopt(self, stored: Stored) -> None:
         """Exchange the replica and the tensor.  Runs on the applier's thread."""
         dim, old = self.encoder.dim, self.applier.replica
-        replica = Replica(stored.snapshot, dim=dim, check=vector_check(dim))
+        check = vector_check(dim)
+        replica = Replica(stored.snapshot, dim=dim, check=check, digest=stored.sums)
         replica.promised_epoch = old.promised_epoch
         tensor = tensor_of(stored, dim)
         self.applier.replica = replica

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 import uuid
@@ -38,9 +39,13 @@ if TYPE_CHECKING:
     from synaptoroute.follower.follower import Follower
 
 PEERS_ASKED_MAX: Final = 3
+_CLOSED: Final = frozenset({LogState.MISMATCH, LogState.REGRESSED, LogState.FOREIGN})
 SPREAD_SECONDS: Final = 0.2
 """Nodes that miss the same entries do not all ask at the same moment."""
 COMPARED_ENTRIES: Final = 1_024
+
+
+_log = logging.getLogger(__name__)
 
 
 class Progress(Enum):
@@ -71,6 +76,21 @@ class CatchUp:
         self._peers = PeerClient(follower.membership)
         self._known: tuple[NodeSeen, ...] = ()
         self._behind_since: float | None = None
+        self._halted_since = 0.0
+
+    def halt(self, reason: str) -> None:
+        """Note that the next entry cannot be applied."""
+        if self.halted is None:
+            self._halted_since = time.monotonic()
+            self._follower.counts.halts += 1
+            _log.error("the replica halts: %s", reason)
+        self.halted = reason
+
+    @property
+    def is_halted_too_long(self) -> bool:
+        """Whether an entry has stood in the way for so long that answers are too old."""
+        limit = self._follower.config.staleness_seconds_max
+        return self.halted is not None and time.monotonic() - self._halted_since > limit
 
     @property
     def trouble(self) -> str:
@@ -88,10 +108,14 @@ class CatchUp:
     async def run(self) -> Progress:
         """Fetch what is missing until the head is reached or something stands against it."""
         follower = self._follower
-        if follower.log_state in (LogState.MISMATCH, LogState.REGRESSED, LogState.LOST):
+        if follower.log_state in _CLOSED:
             return Progress.BLOCKED
+        if self._engine.applier.replica.state is State.HALTED:
+            await self._set_state(State.SYNCING)  # perhaps the disk has room again
         while True:
             position = await self._applied()
+            if follower.log_state is LogState.LOST:
+                return await self._without_log(position)
             if self.diverged is not None:
                 if not await self._resync(position):
                     return Progress.BLOCKED
@@ -136,22 +160,21 @@ class CatchUp:
             return Progress.MOVED
         if result.entries and after.seq <= position.seq:
             storage = self._engine.applier.storage_state
-            self.halted = self.halted or f"entry {position.seq + 1} was not applied ({storage})"
-            return Progress.BLOCKED
+            return await self._halt(f"entry {position.seq + 1} was not applied ({storage})")
         if result.error is not None:
-            return self._refuse(result.error)
+            if not isinstance(result.error, UnknownMutation):
+                self._follower.set_state(LogState.DAMAGED, str(result.error))
+            return await self._halt(str(result.error))
         self.halted = None
         if result.is_end and after.seq >= result.head.seq:
             await self._set_state(State.LIVE)
             return Progress.AT_HEAD
         return Progress.MOVED
 
-    def _refuse(self, error: ProtocolError) -> Progress:
-        """An entry of the log that cannot be read: never skipped."""
-        self._follower.counts.halts += self.halted is None
-        self.halted = str(error)
-        if not isinstance(error, UnknownMutation):
-            self._follower.set_state(LogState.DAMAGED, str(error))
+    async def _halt(self, reason: str) -> Progress:
+        """Stand still before an entry that cannot be read or applied: it is never skipped."""
+        self.halt(self.halted or reason)
+        await self._set_state(State.HALTED)
         return Progress.BLOCKED
 
     async def _applied(self) -> Position:
@@ -291,8 +314,10 @@ class CatchUp:
             installed = await asyncio.wrap_future(
                 self._engine.install(file.path, orphans_after_seq=orphans_after_seq)
             )
-        finally:
-            await self._set_state(State.SYNCING)
+        except BaseException:
+            # A history that is known to be wrong is not followed meanwhile.
+            await self._set_state(State.SYNCING if self.diverged is None else State.DIVERGED)
+            raise
         if installed != file.position:
             self.diverged = f"a snapshot announced as {file.position} held {installed}"
             return False
@@ -323,17 +348,21 @@ class CatchUp:
             entries_max=COMPARED_ENTRIES,
             bytes_max=1 << 30,
         )
-        chains = {row.seq: row.chain for row in own}
-        try:
-            theirs = await self._follower.log.read(Position(position.epoch, start))
-        except (ClusterError, ProtocolError):
+        if not own:
             return start
-        common = start
-        for entry in theirs.entries:
-            if chains.get(entry.seq) != entry.chain:
-                break
-            common = entry.seq
-        return common
+        common = Position(own[0].epoch, start, own[0].prev_chain)
+        chains = {row.seq: row.chain for row in own}
+        while True:
+            try:
+                theirs = await self._follower.log.read(common)
+            except (ClusterError, ProtocolError):
+                return common.seq
+            for entry in theirs.entries:
+                if chains.get(entry.seq) != entry.chain:
+                    return common.seq
+                common = entry.position
+            if theirs.is_end or not theirs.entries:
+                return common.seq
 
     def _folder(self) -> Path:
         """Where a snapshot lies while it is installed: beside the database."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from synaptoroute.cluster.peers import LOG_BYTES_MAX, Membership, dump_entry
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.step import State
-from synaptoroute.errors import NotReady, Overloaded, RouteError
+from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
 from synaptoroute.follower.opening import LINEAGE_KEY
 
 if TYPE_CHECKING:
@@ -127,19 +127,44 @@ class Donor:
         return Path(gettempdir()) if path == ":memory:" else Path(path).parent
 
 
-def membership_of(follower: Follower) -> Membership:
-    """Make the proofs by which this node and its peers know each other."""
-    config, storage = follower.config, follower.engine.storage
-    given = b""
-    if config.peer_secret_file is not None:
-        given = config.peer_secret_file.read_bytes().strip()
+class PeerSecret:
+    """The secret by which nodes know each other: from a file, else from the cluster itself."""
 
-    def secret() -> bytes:
-        if given:
-            return given
-        lineage = follower.head.lineage if follower.head else storage.meta_get(LINEAGE_KEY)
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._given = b""
+
+    def load(self) -> None:
+        """Read the file, where one is named; blocks.
+
+        Raises:
+            ConfigError: It cannot be read, or holds less than ``SECRET_BYTES_MIN``.
+        """
+        path = self._follower.config.peer_secret_file
+        if path is None:
+            return
+        try:
+            self._given = path.read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"the peers' secret cannot be read: {error}") from error
+        if len(self._given) < SECRET_BYTES_MIN:
+            raise ConfigError(f"the peers' secret needs {SECRET_BYTES_MIN} bytes or more: {path}")
+
+    def __call__(self) -> bytes:
+        """Give the secret.
+
+        Raises:
+            NotReady: It follows from the cluster's identity, which is not known yet.
+        """
+        if self._given:
+            return self._given
+        head = self._follower.head
+        lineage = head.lineage if head else self._follower.engine.storage.meta_get(LINEAGE_KEY)
         if not lineage:
             raise NotReady("the cluster's identity is not known yet")
-        return hashlib.sha256(b"synaptoroute peer|" + str(lineage).encode()).digest()
+        return hashlib.sha256(b"synaptoroute peer|" + lineage.encode()).digest()
 
-    return Membership(secret, follower.now_ms)
+
+def membership_of(follower: Follower, secret: PeerSecret) -> Membership:
+    """Make the proofs by which this node and its peers know each other."""
+    return Membership(secret, lambda: follower.pulse.now_ms())

@@ -9,7 +9,10 @@ papered over here: the state is named, and writes stay closed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.cluster.epochs import (
@@ -22,7 +25,7 @@ from synaptoroute.cluster.epochs import (
 from synaptoroute.cluster.lease import Held
 from synaptoroute.cluster.scripts import Head, NoLog
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.errors import ClusterError, ProtocolError, StorageUnavailable
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
@@ -31,7 +34,28 @@ if TYPE_CHECKING:
 LINEAGE_KEY: Final = "lineage"
 REOPEN_SECONDS_MAX: Final = 30.0
 REOPEN_POLL_SECONDS: Final = 0.1
+HELD_SECONDS: Final = 0.5
+"""How long a node waits that sees another one reopen the log."""
+VERDICT_SECONDS: Final = 5.0
+"""How long a proof of loss stands before it is looked for again."""
 RECOVERY_LEASE: Final = "recovery"
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why a log could not be reopened.
+
+    Attributes:
+        ballot: The recovery in which it was found.
+        state: How the log stands.
+        detail: What proves it.
+        until: Until when it is not looked for again, by the monotonic clock.
+    """
+
+    ballot: str
+    state: LogState
+    detail: str
+    until: float
 
 
 class Opening:
@@ -40,13 +64,16 @@ class Opening:
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
         self._reopening: asyncio.Task[None] | None = None
-        self._lineage = ""
+        self._verdict: _Verdict | None = None
 
     async def judge(self, head: Head | NoLog, reported: Position) -> None:
         """Decide what a head means; ``reported`` is the position before it was read."""
         follower = self._follower
         if isinstance(head, NoLog):
             await self._judge_no_log(head, reported)
+            return
+        if self._is_foreign(head, reported):
+            follower.set_state(LogState.FOREIGN)
             return
         await self._keep_lineage(head.lineage)
         encoder = follower.engine.encoder
@@ -59,22 +86,37 @@ class Opening:
         elif head.state == "frozen":
             follower.set_state(LogState.FROZEN)
         elif not head.is_open:
-            follower.set_state(LogState.RECOVERING)
-            self._reopen_soon()
+            self._judge_recovering(head)
         elif _is_beyond(reported, head):
             follower.set_state(
                 LogState.REGRESSED,
                 f"Redis stands at {head.position.revision}, this node at {reported.revision}",
             )
         else:
+            self._verdict = None
             follower.accept_head(head)
+
+    def _is_foreign(self, head: Head, reported: Position) -> bool:
+        """Whether the log is not the one that this node's database comes from.
+
+        Numbers alone cannot tell: a log that was founded anew grows past the old one.
+        """
+        if reported.epoch == 0:
+            return False
+        engine = self._follower.engine
+        known = engine.storage.meta_get(LINEAGE_KEY)
+        if known and known != head.lineage:
+            return True
+        epochs = engine.applier.replica.epochs
+        own = epochs[-1] if epochs else None
+        return own is not None and own.epoch == head.epoch and own.opened.epoch_id != head.epoch_id
 
     async def _keep_lineage(self, lineage: str) -> None:
         """Remember the cluster's identity, by which nodes know each other."""
-        if lineage and lineage != self._lineage:
-            self._lineage = lineage
-            applier = self._follower.engine.applier
-            storage = self._follower.engine.storage
+        applier, storage = self._follower.engine.applier, self._follower.engine.storage
+        if not lineage or lineage == storage.meta_get(LINEAGE_KEY):
+            return
+        with contextlib.suppress(StorageUnavailable):  # a full disk; the next heartbeat tries
             await asyncio.wrap_future(applier.call(lambda: storage.meta_set(LINEAGE_KEY, lineage)))
 
     # --- founding --------------------------------------------------------------------------
@@ -114,6 +156,15 @@ class Opening:
 
     # --- reopening ---------------------------------------------------------------------------
 
+    def _judge_recovering(self, head: Head) -> None:
+        """Help to reopen; a proof of loss that was found stands for a while."""
+        verdict = self._verdict
+        if verdict and verdict.ballot == head.rec_id and time.monotonic() < verdict.until:
+            self._follower.set_state(verdict.state, verdict.detail)
+            return
+        self._follower.set_state(LogState.RECOVERING)
+        self._reopen_soon()
+
     def _reopen_soon(self) -> None:
         """Prove in a task of its own that nothing was lost."""
         if self._reopening is None or self._reopening.done():
@@ -125,6 +176,8 @@ class Opening:
         try:
             held = await lease.acquire()
             if not isinstance(held, Held):
+                await asyncio.sleep(HELD_SECONDS * random.uniform(0.2, 1.0))
+                follower.poke()
                 return
             try:
                 await self._prove(lease_seconds=REOPEN_SECONDS_MAX)
@@ -141,36 +194,38 @@ class Opening:
         while time.monotonic() < deadline:
             ballot = await follower.log.epochs.recover()
             if isinstance(ballot, Reopening):
-                self._conclude(ballot)
+                self._conclude(ballot, "")
                 return
-            await follower.beat_heart()
+            await follower.pulse.beat()
             head = await follower.log.head()
             if isinstance(head, NoLog):
                 follower.set_state(LogState.LOST)
                 return
             reopening = await follower.log.epochs.reopen(head.epoch, ballot)
             if reopening.outcome not in RETRY:
-                self._conclude(reopening)
+                self._conclude(reopening, ballot)
                 return
             follower.detail = f"waiting for {', '.join(reopening.nodes) or 'another recovery'}"
             await asyncio.sleep(REOPEN_POLL_SECONDS)
 
-    def _conclude(self, reopening: Reopening) -> None:
+    def _conclude(self, reopening: Reopening, ballot: str) -> None:
         follower = self._follower
         match reopening.outcome:
             case ReopeningOutcome.OPEN:
                 follower.counts.reopenings += 1
+                return
             case ReopeningOutcome.LOST:
-                follower.set_state(LogState.LOST)
+                state, detail = LogState.LOST, ""
             case ReopeningOutcome.FROZEN:
-                follower.set_state(LogState.FROZEN)
+                state, detail = LogState.FROZEN, ""
             case ReopeningOutcome.TORN:
-                follower.set_state(LogState.DAMAGED, reopening.detail)
+                state, detail = LogState.DAMAGED, reopening.detail
             case _:
                 where = f" at {reopening.at}" if reopening.at else ""
-                follower.set_state(
-                    LogState.REGRESSED, f"node {', '.join(reopening.nodes)} proves a loss{where}"
-                )
+                nodes = ", ".join(reopening.nodes)
+                state, detail = LogState.REGRESSED, f"node {nodes} proves a loss{where}"
+        self._verdict = _Verdict(ballot, state, detail, time.monotonic() + VERDICT_SECONDS)
+        follower.set_state(state, detail)
 
     async def close(self) -> None:
         """Give up a reopening that is under way."""

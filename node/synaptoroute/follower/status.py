@@ -25,6 +25,8 @@ class LogState(StrEnum):
     """The log carries vectors of another encoder than this node's."""
     LOST = "lost"
     """Redis has no log any more, though this node holds entries of one."""
+    FOREIGN = "foreign"
+    """Redis holds the log of another cluster than this node's database."""
     REGRESSED = "regressed"
     """Redis has lost entries that this node holds."""
     DAMAGED = "damaged"
@@ -40,6 +42,7 @@ EXPLANATIONS = {
     LogState.FROZEN: "an operator closed the log",
     LogState.MISMATCH: "the log carries vectors of another encoder",
     LogState.LOST: "Redis has no log any more, though nodes hold entries of one",
+    LogState.FOREIGN: "Redis holds the log of another cluster than this node's database",
     LogState.REGRESSED: "Redis has lost entries that nodes hold",
     LogState.DAMAGED: "what Redis holds of the log contradicts itself",
 }
@@ -61,6 +64,7 @@ class FollowerCounts:
         halts: Times an entry could not be applied.
         reopenings: Times this node reopened the log after a restart of Redis.
         bus_reconnects: Times the subscription was made anew.
+        faults: Times a part of the follower failed unexpectedly and began again.
     """
 
     bus_entries: int = 0
@@ -74,6 +78,7 @@ class FollowerCounts:
     halts: int = 0
     reopenings: int = 0
     bus_reconnects: int = 0
+    faults: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from synaptoroute.router.writes import Writer, checked_route, put_mutation
 
 CHUNK_UTTERANCES_MAX: Final = 128
 CHUNK_TEXT_BYTES_MAX: Final = 65_536
-CHUNK_BYTES_MAX: Final = 524_288
+CHUNK_BYTES_MAX: Final = 229_376
 """Texts, vectors, metadata and payloads together; far below what a frame may hold."""
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0

@@ -84,6 +84,8 @@ class Writer:
         """
         proposal = guard.propose(mutation)
         check_size(proposal)
+        if self._follower is not None:
+            self._follower.check_may_write()
         future = self._engine.waiters.expect(proposal.op_id)
         deadline = time.monotonic() + guard.ack_timeout_seconds
         appended = Appended(at=None)

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from synaptoroute.config import NodeConfig
 from synaptoroute.errors import ConfigError
-from synaptoroute.server.problems import field_errors, first_message
 from synaptoroute.server.process import serve
+from synaptoroute.web.problems import field_errors, first_message
 
 BAD_SETTINGS = 2
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from synaptoroute.models import Match, WriteResult
 from synaptoroute.router import Guard
 from synaptoroute.server.conditions import etag, reached
-from synaptoroute.server.refusals import ClientGone
 from synaptoroute.server.runtime import Runtime
+from synaptoroute.web.refusals import ClientGone
 
 JSON: Final = "application/json"
 ResultT = TypeVar("ResultT")

@@ -26,24 +26,24 @@ from synaptoroute.server import (
 )
 from synaptoroute.server.answers import json_answer
 from synaptoroute.server.door import Door, problem_headers, request_id_of
-from synaptoroute.server.keys import KeyRing
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.openapi import openapi_document
 from synaptoroute.server.pace import keep_pace
-from synaptoroute.server.problems import (
+from synaptoroute.server.runtime import OpenRouter, Runtime
+from synaptoroute.version import __version__
+from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.problems import (
     FIELD_CHARACTERS_MAX,
     Problem,
     first_message,
     shorten,
 )
-from synaptoroute.server.refusals import (
+from synaptoroute.web.refusals import (
     EndpointNotFound,
     InvalidParameter,
     MalformedBody,
     MethodNotAllowed,
 )
-from synaptoroute.server.runtime import OpenRouter, Runtime
-from synaptoroute.version import __version__
 
 _CODE_BY_STATUS = {
     400: MalformedBody.code,

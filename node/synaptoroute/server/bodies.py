@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from synaptoroute.errors import Overloaded, TooLarge
 from synaptoroute.server.json_text import parse_json
-from synaptoroute.server.refusals import ClientGone, RequestTimeout, UnsupportedMediaType
+from synaptoroute.web.refusals import ClientGone, RequestTimeout, UnsupportedMediaType
 
 __all__ = [
     "BodyBudget",

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, get_args
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
 from synaptoroute.errors import PreconditionFailed
 from synaptoroute.router import Guard
-from synaptoroute.server.refusals import InvalidParameter
+from synaptoroute.web.refusals import InvalidParameter
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
 ACKS: Final[tuple[Ack, ...]] = get_args(Ack)

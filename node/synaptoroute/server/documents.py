@@ -22,8 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 from synaptoroute.errors import ConfigError, InvalidRoute, SynaptoRouteError, TooLarge
 from synaptoroute.models import JSON_DEPTH_MAX, Route, StoredRoute
 from synaptoroute.server.json_text import parse_json
-from synaptoroute.server.problems import field_errors, first_message
-from synaptoroute.server.refusals import MalformedBody
+from synaptoroute.web.problems import field_errors, first_message
+from synaptoroute.web.refusals import MalformedBody
 
 DocumentKind = Literal["ndjson", "json", "yaml"]
 MEDIA_TYPES: Final[dict[DocumentKind, str]] = {

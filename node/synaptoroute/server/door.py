@@ -17,11 +17,11 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.server import keys
-from synaptoroute.server.logs import is_at
-from synaptoroute.server.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
-from synaptoroute.server.refusals import ClientGone, Forbidden, Unauthorized
 from synaptoroute.server.runtime import Runtime
+from synaptoroute.web import keys
+from synaptoroute.web.logs import is_at
+from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
+from synaptoroute.web.refusals import ClientGone, Forbidden, Unauthorized
 
 PEER_PREFIX: Final = "/peer/"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from synaptoroute.server.refusals import MalformedBody
+from synaptoroute.web.refusals import MalformedBody
 
 
 def parse_json(body: bytes) -> Any:

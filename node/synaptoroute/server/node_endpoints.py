@@ -31,10 +31,10 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import Terms, checked, read_document
-from synaptoroute.server.refusals import InvalidParameter, OperationNotFound
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_answers
 from synaptoroute.server.schemas import Liveness, Operation, Readiness
 from synaptoroute.version import __version__
+from synaptoroute.web.refusals import InvalidParameter, OperationNotFound
 
 endpoints = APIRouter()
 

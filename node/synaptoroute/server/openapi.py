@@ -16,8 +16,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from synaptoroute.models import Route, RouteSetSettings
 from synaptoroute.server import schemas
-from synaptoroute.server.problems import PROBLEM_JSON, status_phrase
 from synaptoroute.version import __version__
+from synaptoroute.web.problems import PROBLEM_JSON, status_phrase
 
 DESCRIPTION: Final = """\
 Says which named route a text belongs to.

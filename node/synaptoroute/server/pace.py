@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from synaptoroute.core.mutation import Revision
 from synaptoroute.server.answers import runtime_of
-from synaptoroute.server.refusals import InvalidParameter
+from synaptoroute.web.refusals import InvalidParameter
 
 TIMEOUT_SECONDS_DEFAULT: Final = 2.0
 TIMEOUT_SECONDS_MAX: Final = 30.0

@@ -21,7 +21,7 @@ from synaptoroute.server.conditions import (
     parse_guard,
     request_hash,
 )
-from synaptoroute.server.problems import field_errors, first_message
+from synaptoroute.web.problems import field_errors, first_message
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

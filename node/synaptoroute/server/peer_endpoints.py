@@ -29,7 +29,7 @@ from synaptoroute.cluster.peers import (
 from synaptoroute.errors import ProtocolError
 from synaptoroute.follower import Donor, Follower
 from synaptoroute.server.answers import runtime_of
-from synaptoroute.server.refusals import EndpointNotFound, InvalidParameter, Unauthorized
+from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, Unauthorized
 
 PART_BYTES: Final = 1 << 20
 _BINARY: Final = "application/octet-stream"

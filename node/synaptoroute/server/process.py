@@ -26,14 +26,14 @@ from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server.app import create_app
-from synaptoroute.server.keys import KeyRing
-from synaptoroute.server.logs import configure_logs, server_log
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.server.tracing import start_tracing
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.version import __version__
+from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.logs import configure_logs, server_log
 
 FAILED_START: Final = 3
 """Exit code of a process whose router could not be started."""

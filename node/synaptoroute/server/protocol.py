@@ -13,7 +13,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from synaptoroute.server.problems import PROBLEM_JSON, Problem
+from synaptoroute.web.problems import PROBLEM_JSON, Problem
 
 URL_BYTES_MAX: Final = 8_192
 HEAD_BYTES_MAX: Final = 32_768

@@ -23,9 +23,9 @@ from synaptoroute.server.answers import (
 )
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.openapi import QUERY_PROBLEMS, answer, json_body, problems
-from synaptoroute.server.problems import field_errors, first_message
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.server.schemas import BatchAnswer, BatchRequest, QueryOptions, QueryRequest
+from synaptoroute.web.problems import field_errors, first_message
 
 endpoints = APIRouter(tags=["queries"])
 

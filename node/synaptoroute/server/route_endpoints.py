@@ -30,13 +30,13 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import RouteName, Terms, checked, read_document
-from synaptoroute.server.refusals import InvalidParameter
 from synaptoroute.server.schemas import (
     RouteList,
     RoutePatch,
     UtterancesToAdd,
     UtterancesToRemove,
 )
+from synaptoroute.web.refusals import InvalidParameter
 
 endpoints = APIRouter(tags=["routes"])
 

@@ -8,7 +8,6 @@ here is used on the event loop, except what ``open_router`` does in its thread.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -20,13 +19,14 @@ from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
 from synaptoroute.server.documents import load_routes_file
-from synaptoroute.server.keys import KeyRing
-from synaptoroute.server.logs import server_log
 from synaptoroute.server.metrics import Metrics, parse_version
+from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.logs import server_log
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 KEYS_LOOK_SECONDS: Final = 1.0
 START_RETRY_SECONDS: Final = 1.0
+READY_POLL_SECONDS: Final = 0.02
 
 
 class Runtime:
@@ -155,7 +155,8 @@ class Runtime:
             if router.follower is not None:
                 # A member answers its peers while it is still catching up.
                 self._router, self.node = router, router.status().node
-                await router.wait_ready(math.inf)
+                if not await self._is_ready_in_time(router):
+                    return
             await self._seed(router)
             status = router.status()
             self._router, self.node = router, status.node
@@ -174,6 +175,14 @@ class Runtime:
                 model=status.model,
                 seconds=round(time.monotonic() - self.began_at, 3),
             )
+
+    async def _is_ready_in_time(self, router: AdaptiveRouter) -> bool:
+        """Wait for a member that catches up, unless the node is told to go before."""
+        while not router.status().is_ready:
+            if self.is_draining:
+                return False
+            await asyncio.sleep(READY_POLL_SECONDS)
+        return True
 
     async def _open(self) -> AdaptiveRouter:
         """Take the router that was given, or load what it needs in a thread."""

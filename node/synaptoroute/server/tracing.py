@@ -6,24 +6,18 @@ own library; this room only looks whether an endpoint is named at all.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
 from fastapi import FastAPI
 
-from synaptoroute.server.logs import server_log
+from synaptoroute.config import is_tracing_asked_for
 from synaptoroute.version import __version__
+from synaptoroute.web.logs import server_log
 
-ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 UNTRACED: Final = "livez,readyz,metrics"
 SERVICE_NAME: Final = "synaptoroute"
-
-
-def is_asked_for() -> bool:
-    """Whether the environment names where traces go."""
-    return any(os.environ.get(name) for name in ENDPOINT_VARIABLES)
 
 
 def start_tracing(app: FastAPI) -> Callable[[], None]:
@@ -31,7 +25,7 @@ def start_tracing(app: FastAPI) -> Callable[[], None]:
 
     Without the packages the node serves as well, and says so once in its log.
     """
-    if not is_asked_for():
+    if not is_tracing_asked_for():
         return _nothing
     try:
         trace = import_module("opentelemetry.sdk.trace")

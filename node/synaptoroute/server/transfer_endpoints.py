@@ -35,8 +35,8 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import AckLevel
-from synaptoroute.server.refusals import NotAcceptable, UnsupportedMediaType
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
+from synaptoroute.web.refusals import NotAcceptable, UnsupportedMediaType
 
 endpoints = APIRouter(tags=["transfer"])
 

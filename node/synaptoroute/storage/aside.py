@@ -15,7 +15,7 @@ from typing import Final
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.storage.connection import translated
-from synaptoroute.storage.loader import Damaged
+from synaptoroute.storage.damage import Damaged
 
 _MAGIC: Final = b"SQLite format 3\x00"
 _HEADER_BYTES: Final = 100

@@ -20,6 +20,15 @@ _DAMAGE_CODES: Final = {
     sqlite3.SQLITE_MISMATCH,
 }
 _SHORT_READ: Final = 522
+_MALFORMED: Final = (
+    CodecError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class Damaged(Exception):
@@ -49,5 +58,5 @@ def finding_damage(position: Position | None = None) -> Iterator[None]:
         if code & 0xFF in _DAMAGE_CODES or code == _SHORT_READ:
             raise Damaged(f"SQLite says: {error}", position) from error
         raise unavailable("read the database", reason_of(error), error) from error
-    except (CodecError, ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
+    except _MALFORMED as error:
         raise Damaged(f"a row is malformed: {error!r}", position) from error

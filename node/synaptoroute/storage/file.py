@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -24,6 +24,7 @@ from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import schema
 from synaptoroute.storage.aside import is_present, move_aside, sibling
+from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint
 from synaptoroute.storage.connection import (
     Synchronous,
     connect_reader,
@@ -31,18 +32,21 @@ from synaptoroute.storage.connection import (
     transaction,
     translated,
 )
+from synaptoroute.storage.damage import Damaged, finding_damage
+from synaptoroute.storage.gate import Gate
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
+from synaptoroute.storage.install import drop_draft
+from synaptoroute.storage.keeper import Changes, Keeper, Pause, scrub, write_checkpoint
 from synaptoroute.storage.loader import (
-    Damaged,
     check_encoder,
     check_pages,
-    finding_damage,
     load,
     read_meta,
     read_node,
+    resume,
 )
 from synaptoroute.storage.lock import FileLock
-from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, digest_of
+from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, sums_of
 from synaptoroute.storage.wal import is_log_damaged
 from synaptoroute.storage.writer import LogWindow, write_meta, write_node
 
@@ -90,6 +94,11 @@ class DatabaseFile:
         self._writer: sqlite3.Connection | None = None
         self._meta: Meta | None = None
         self._node: dict[str, str] = {}
+        self._gate = Gate()
+        self._changes = Changes()
+        self._keeper: Keeper | None = None
+        self._needs_scrub = False
+        self.damage: str | None = None
         self._place(Path(path))
 
     def _place(self, path: Path) -> None:
@@ -148,6 +157,7 @@ class DatabaseFile:
             self._place(Path(self._folder.name) / "ephemeral.sqlite")
         self._lock.take()
         try:
+            drop_draft(self.path)
             try:
                 return self._read_or_create(encoder)
             except Damaged as damage:
@@ -171,8 +181,20 @@ class DatabaseFile:
             node = read_node(reader)
         if encoder is not None:
             check_encoder(meta, *encoder)
-        stored = load(self.path)
+        stored = self._resume(meta) or load(self.path)
         self._take_over(meta, node)
+        self._needs_scrub = stored.is_from_checkpoint
+        self._changes.rows = len(stored.slots) + len(stored.snapshot.remembered)
+        self._changes.rows_changed = 0 if stored.is_from_checkpoint else self._changes.rows
+        return stored
+
+    def _resume(self, meta: Meta) -> Stored | None:
+        """Take the rows from the checkpoint; a useless one goes, for it costs time."""
+        if not checkpoint_of(self.path).exists():
+            return None
+        stored = resume(self.path, meta.fingerprint, meta.dim)
+        if stored is None:
+            drop_checkpoint(self.path)
         return stored
 
     def _is_blank(self) -> bool:
@@ -197,7 +219,8 @@ class DatabaseFile:
 
     def _create(self, fingerprint: str, dim: int) -> Stored:
         snapshot = Snapshot()
-        meta = Meta(snapshot.position, digest_of(snapshot), fingerprint, dim, snapshot.settings)
+        sums = sums_of(snapshot)
+        meta = Meta(snapshot.position, sums.hex(), fingerprint, dim, snapshot.settings)
         node = {_NODE_ID: uuid.uuid4().hex}
         with (
             translated(f"make the database {self.path.name}"),
@@ -210,17 +233,21 @@ class DatabaseFile:
             schema.migrate(writer)
         self._take_over(meta, node)
         no_vectors = np.empty((0, dim), dtype=VECTOR_DTYPE)
-        return Stored(snapshot, meta.digest, np.empty(0, dtype=np.int64), no_vectors, is_new=True)
+        no_slots = np.empty(0, dtype=np.int64)
+        return Stored(snapshot, meta.digest, no_slots, no_vectors, sums, is_new=True)
 
     def _take_over(self, meta: Meta, node: dict[str, str]) -> None:
         """Open the connection that writes, and mirror what commits need to know."""
         with translated(f"open {self.path.name} for writing"):
             self._writer = connect_writer(self.path, self._synchronous)
-            self._reset_log(self._writer)
         self._meta, self._node = meta, node
+        self._log.forget()
 
-    def _reset_log(self, connection: sqlite3.Connection) -> None:
-        self._log.reset(connection.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
+    def _known_log(self, connection: sqlite3.Connection) -> LogWindow:
+        """Sizes of the op log's entries, read when the first entry comes, not at boot."""
+        if not self._log.is_known:
+            self._log.reset(connection.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
+        return self._log
 
     def _move_aside(self, damage: Damaged) -> Path:
         path = move_aside(self.path, damage.position)
@@ -232,8 +259,73 @@ class DatabaseFile:
             ) from damage
         return path
 
+    # --- in the background ---
+
+    def keep(self) -> None:
+        """Scrub and checkpoint from now on, on a thread of its own, until ``close``.
+
+        Raises:
+            StorageUnavailable: The storage is closed.
+        """
+        self._opened()
+        if self._is_ephemeral or self._keeper is not None:
+            return
+        self._keeper = Keeper(
+            self._changes, needs_scrub=self._needs_scrub, scrub=self.scrub, write=self.checkpoint
+        )
+        self._keeper.start()
+
+    def checkpoint(self, pause: Pause | None = None) -> None:
+        """Write a checkpoint: the next boot is several times as fast.  Any thread.
+
+        Raises:
+            StorageUnavailable: It could not be written; the former one, if any, is kept.
+        """
+        changed = self._changes.rows_changed
+        with self._gate.entered(), self._condemning():
+            write_checkpoint(self.path, pause)
+        self._changes.rows_changed -= changed
+
+    def scrub(self, pause: Pause | None = None) -> None:
+        """Verify all of the file, as a boot without a checkpoint does.  Any thread.
+
+        Raises:
+            StorageUnavailable: It is damaged (reason ``corrupt``) and from now on neither
+                written to nor given away, or it could not be read.
+        """
+        with self._gate.entered(), self._condemning():
+            scrub(self.path, pause)
+        self._needs_scrub = False
+
+    @contextmanager
+    def _condemning(self) -> Iterator[None]:
+        """Take note of damage: what is in memory is right, what is on the disk is not.
+
+        Without a checkpoint the next boot looks at every row, and moves the file aside.
+        """
+        self._opened()
+        try:
+            yield
+        except Damaged as damage:
+            self.damage = damage.reason
+            drop_checkpoint(self.path)
+            raise StorageUnavailable(_condemned(damage.reason), reason="corrupt") from damage
+
+    def _stop_keeper(self) -> bool:
+        """End the background thread; say whether there was one."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.stop()
+        return keeper is not None
+
     def close(self) -> None:
-        """Close the file; calling it again does nothing.  Runs on the writing thread."""
+        """Close the file; calling it again does nothing.  Runs on the writing thread.
+
+        A node that was kept leaves a fresh checkpoint for its next boot.
+        """
+        if self._stop_keeper() and self._changes.is_stale and self.damage is None:
+            with suppress(StorageUnavailable):
+                self.checkpoint()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -251,6 +343,8 @@ class DatabaseFile:
     def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
         """One transaction of the writer."""
         self._opened()
+        if self.damage is not None:
+            raise StorageUnavailable(_condemned(self.damage), reason="corrupt")
         assert self._writer is not None
         with translated(doing), transaction(self._writer):
             yield self._writer
@@ -259,7 +353,11 @@ class DatabaseFile:
     def _reading(self, doing: str) -> Iterator[sqlite3.Connection]:
         """One read transaction of a connection of its own."""
         self._opened()
-        with translated(doing), closing(connect_reader(self.path)) as reader:
+        with (
+            self._gate.entered(),
+            translated(doing),
+            closing(connect_reader(self.path)) as reader,
+        ):
             reader.execute("BEGIN")
             yield reader
 
@@ -278,15 +376,20 @@ class DatabaseFile:
         assert key != _NODE_ID, "a node keeps its identity: this is a bug"
         with self._writing("write a fact") as writer:
             write_node(writer, key, value)
-        self._node = {**self._node, key: value} if value is not None else _without(self._node, key)
+        self._node = {**self._node, key: value} if value is not None else without(self._node, key)
 
-    def _settle(self, writer: sqlite3.Connection, meta: Meta) -> None:
+    def _settle(self, meta: Meta, row_count: int) -> None:
         """Mirror a state that was replaced as a whole."""
         self._meta = meta
-        self._node = _without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
-        with translated("read the op log"):
-            self._reset_log(writer)
+        self._node = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
+        self._log.forget()
+        self._changes.rows_changed = self._changes.rows = row_count
 
 
-def _without(facts: dict[str, str], *keys: str) -> dict[str, str]:
+def _condemned(reason: str) -> str:
+    return f"the database is damaged: {reason}; a restart moves it aside"
+
+
+def without(facts: dict[str, str], *keys: str) -> dict[str, str]:
+    """Facts but those of some keys."""
     return {key: value for key, value in facts.items() if key not in keys}

@@ -20,8 +20,8 @@ from typing import Final
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import ConfigError, InvalidVector
-from synaptoroute.storage.loader import Damaged
-from synaptoroute.storage.records import digest_of, meta_row
+from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.records import meta_row, sums_of
 from synaptoroute.storage.writer import INSERT_META
 
 NEXT_FINGERPRINT: Final = "next_fingerprint"
@@ -113,7 +113,7 @@ def swap(
         connection.execute(f"DELETE FROM {table}")
     connection.execute("DELETE FROM node WHERE key IN (?, ?)", (NEXT_FINGERPRINT, NEXT_DIM))
     swapped = replace(snapshot, row_hashes=row_hashes, imports=())
-    digest = digest_of(swapped)
+    digest = sums_of(swapped).hex()
     connection.execute(
         INSERT_META,
         meta_row(

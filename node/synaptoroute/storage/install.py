@@ -1,9 +1,10 @@
 """States between files: a snapshot out, a peer's snapshot or a value in.
 
-Going out, SQLite copies the file as it stands at one position while the writer goes on.
-Coming in, the rows are replaced in one transaction of the own file rather than the file
-by a rename: a crash in between could pair the new file with the old write-ahead log.
-What belongs to the node itself (table ``node``) neither goes out nor is replaced.
+Going out, SQLite copies the tables as they stand at one position while the writer goes
+on.  Coming in, a verified copy of the snapshot takes the database's place by a rename;
+where another program has the database open, its rows are replaced in one transaction
+instead.  What belongs to the node itself (table ``node``) neither goes out nor is
+replaced.
 """
 
 from __future__ import annotations
@@ -11,19 +12,27 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.core.snapshot import Snapshot
-from synaptoroute.storage.aside import sync_folder
-from synaptoroute.storage.connection import connect_reader, reader_uri, transaction
-from synaptoroute.storage.loader import Damaged, read_meta
-from synaptoroute.storage.records import Stored, dump_outcome, epoch_row
-from synaptoroute.storage.schema import TABLES
+from synaptoroute.storage.aside import sibling, sync_folder
+from synaptoroute.storage.connection import (
+    BUSY_SECONDS,
+    PAGE_BYTES,
+    connect_reader,
+    reader_uri,
+    transaction,
+)
+from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.loader import read_meta
+from synaptoroute.storage.outcomes import text_of
+from synaptoroute.storage.records import Stored, epoch_row
+from synaptoroute.storage.schema import TABLES, create_tables
 from synaptoroute.storage.writer import (
     INSERT_EPOCH,
     INSERT_IMPORT,
@@ -34,32 +43,39 @@ from synaptoroute.storage.writer import (
     import_row,
     remembered_row,
     route_row,
+    write_node,
 )
 
 _OWN: Final = frozenset({"node", "orphan", "slot_next"})
 _TRAVELLING: Final = tuple(sorted(TABLES - _OWN))
+TAIL_ENTRIES_MAX: Final = 1_024
+TAIL_BYTES_MAX: Final = 8_388_608
 _NO_OP_ID: Final = b"\x00" * OP_ID_BYTES
 
 
 def copy_out(path: Path, target: Path) -> Position:
     """Write the state at one position to a file of its own.
 
+    Of the op log only the newest entries go along: a new node needs none of them for
+    itself, and those that are a little behind it can be served from few.
+
     Returns:
         The position that the file holds.
     """
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
     try:
-        with closing(connect_reader(path)) as reader:
-            # VACUUM INTO writes to the other file, which query_only would forbid;
-            # this connection cannot write to its own file all the same.
-            reader.execute("PRAGMA query_only = OFF")
-            reader.execute("VACUUM INTO ?", (str(draft),))
-        with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        with closing(_connect_draft(draft)) as copy:
+            copy.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            copy.execute("ATTACH ? AS own", (f"{path.absolute().as_uri()}?mode=ro",))
             with transaction(copy):
-                for table in sorted(_OWN):
-                    copy.execute(f"DELETE FROM {table}")
+                create_tables(copy)
+                floor = _tail_floor(copy)
+                for table in _TRAVELLING:
+                    if table != "oplog":
+                        copy.execute(f"INSERT INTO main.{table} SELECT * FROM own.{table}")
+                copy.execute("INSERT INTO oplog SELECT * FROM own.oplog WHERE seq >= ?", (floor,))
             position = read_meta(copy).position
-        _sync_file(draft)
+        sync_file(draft)
         draft.rename(target)
         sync_folder(target.parent)
     finally:
@@ -67,7 +83,99 @@ def copy_out(path: Path, target: Path) -> Position:
     return position
 
 
-def _sync_file(path: Path) -> None:
+def _connect_draft(draft: Path) -> sqlite3.Connection:
+    """Open a file that is worth nothing until it is whole: without journal or sync."""
+    connection = sqlite3.connect(
+        f"{draft.absolute().as_uri()}?mode=rwc",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_SECONDS,
+    )
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def _tail_floor(connection: sqlite3.Connection) -> int:
+    """Say from which entry on the op log of ``own`` travels."""
+    floor = size_bytes = 0
+    for seq, frame_bytes in connection.execute(
+        "SELECT seq, length(frame) FROM own.oplog ORDER BY seq DESC LIMIT ?", (TAIL_ENTRIES_MAX,)
+    ):
+        size_bytes += frame_bytes
+        if size_bytes > TAIL_BYTES_MAX:
+            break
+        floor = seq
+    return floor or 1 << 62
+
+
+def draft_of(path: Path) -> Path:
+    """Where a snapshot stands while it becomes the database."""
+    return sibling(path, ".incoming")
+
+
+def drop_draft(path: Path) -> None:
+    """Remove what a crash left of a snapshot."""
+    with suppress(OSError):
+        draft_of(path).unlink(missing_ok=True)
+
+
+def bring_own(
+    draft: Path, path: Path, orphans_after_seq: int | None, now_us: int, facts: Mapping[str, str]
+) -> None:
+    """Give a snapshot what belongs to this node, so that it can take the database's place.
+
+    Args:
+        draft: The snapshot, which nobody else has open.
+        path: The database.
+        orphans_after_seq: Keep own entries after this place as orphans.
+        now_us: Wall clock for them, microseconds since 1970.
+        facts: Facts of the node.
+    """
+    with closing(_connect_draft(draft)) as copy:
+        copy.execute("ATTACH ? AS own", (f"{path.absolute().as_uri()}?mode=ro",))
+        with transaction(copy):
+            for table in _OWN:
+                copy.execute(f"DELETE FROM main.{table}")
+            for key, value in facts.items():
+                write_node(copy, key, value)
+            copy.execute("INSERT INTO main.orphan SELECT * FROM own.orphan")
+            if orphans_after_seq is not None:
+                move_to_orphans(copy, orphans_after_seq, now_us, "own")
+    sync_file(draft)
+
+
+def put_in_place(writer: sqlite3.Connection, draft: Path, path: Path) -> bool:
+    """Rename a draft over the database, whose only connection is ``writer``.
+
+    The database first becomes a single file without a log, which SQLite does only where
+    no other connection exists; nobody can open it from then until the rename.  A crash
+    leaves either the one file or the other, whole.
+
+    Returns:
+        False where another connection exists; nothing changed.
+
+    Raises:
+        OSError: The file could not be renamed; the database is as it was.
+    """
+    try:
+        (mode,) = writer.execute("PRAGMA journal_mode = DELETE").fetchone()
+        if mode != "delete":
+            return False
+        writer.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError:
+        return False
+    try:
+        draft.rename(path)
+        sync_folder(path.parent)
+    finally:
+        writer.execute("ROLLBACK")
+    return True
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,7 +225,7 @@ def write_state(connection: sqlite3.Connection, stored: Stored) -> None:
     connection.executemany(
         INSERT_REMEMBERED,
         [
-            remembered_row(each.seq, each.op_id, each.request_hash, dump_outcome(each.outcome))
+            remembered_row(each.seq, each.op_id, each.request_hash, text_of(each))
             for each in snapshot.remembered
         ],
     )
@@ -150,7 +258,9 @@ def _write_imports(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
         )
 
 
-def move_to_orphans(connection: sqlite3.Connection, after_seq: int, now_us: int) -> int:
+def move_to_orphans(
+    connection: sqlite3.Connection, after_seq: int, now_us: int, schema: str = "main"
+) -> int:
     """Keep entries that the winning history does not have, inside the caller's transaction.
 
     Returns:
@@ -158,7 +268,7 @@ def move_to_orphans(connection: sqlite3.Connection, after_seq: int, now_us: int)
     """
     cursor = connection.execute(
         "INSERT INTO orphan (op_id, epoch, seq, frame, moved_at_us)"
-        " SELECT op_id, epoch, seq, frame, ? FROM oplog WHERE seq > ? ORDER BY seq",
+        f" SELECT op_id, epoch, seq, frame, ? FROM {schema}.oplog WHERE seq > ? ORDER BY seq",
         (now_us, after_seq),
     )
     return cursor.rowcount

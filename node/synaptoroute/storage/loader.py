@@ -8,20 +8,16 @@ digest does not cover has a checksum; the position must be that of the op log's 
 from __future__ import annotations
 
 import sqlite3
-import struct
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from synaptoroute.core.change import RouteRecord, StagedImport
 from synaptoroute.core.codec import decode_proposal
-from synaptoroute.core.digest import row_hash
 from synaptoroute.core.imports import row_count_of
 from synaptoroute.core.mutation import (
     CHAIN_START,
@@ -32,71 +28,15 @@ from synaptoroute.core.mutation import (
     Revision,
 )
 from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
-from synaptoroute.errors import CodecError, EncoderMismatch
-from synaptoroute.storage.connection import connect_reader, reason_of, unavailable
-from synaptoroute.storage.records import (
-    VECTOR_DTYPE,
-    Meta,
-    Stored,
-    checksum,
-    digest_of,
-    load_epoch,
-    load_outcomes,
-    load_settings,
-    remembered_sum,
-)
+from synaptoroute.errors import EncoderMismatch
+from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
+from synaptoroute.storage.connection import connect_reader
+from synaptoroute.storage.damage import Damaged, finding_damage
+from synaptoroute.storage.outcomes import as_remembered, remembered_sum
+from synaptoroute.storage.records import Meta, Stored, checksum, load_epoch, load_settings, sums_of
+from synaptoroute.storage.rows import Rows, amend, read_rows
 
-ROWS_AT_ONCE: Final = 512
-_DAMAGE_CODES: Final = {
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_FORMAT,
-    sqlite3.SQLITE_MISMATCH,
-}
-_SHORT_READ: Final = 522
 _CHAIN_DIGITS: Final = len(CHAIN_START)
-
-
-class Damaged(Exception):
-    """What the file says cannot be true; the shell moves the file aside."""
-
-    def __init__(self, reason: str, position: Position | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.position = position
-
-
-@dataclass(slots=True)
-class _Rows:
-    """The table ``slot``, verified row by row."""
-
-    slots: NDArray[np.int64]
-    vectors: NDArray[np.float32]
-    row_hashes: dict[int, bytes]
-    owned: dict[int, tuple[list[int], list[str]]]
-
-
-@contextmanager
-def finding_damage(position: Position | None = None) -> Iterator[None]:
-    """Tell damage from a disk that fails: the one moves the file, the other does not.
-
-    Raises:
-        Damaged: The bytes cannot be what was written.
-        StorageUnavailable: They could not be read.
-    """
-    try:
-        yield
-    except Damaged as damage:
-        damage.position = damage.position or position
-        raise
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        if code & 0xFF in _DAMAGE_CODES or code == _SHORT_READ:
-            raise Damaged(f"SQLite says: {error}", position) from error
-        raise unavailable("read the database", reason_of(error), error) from error
-    except (CodecError, ValueError, TypeError, KeyError, OverflowError, struct.error) as error:
-        raise Damaged(f"a row is malformed: {error!r}", position) from error
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
@@ -217,104 +157,146 @@ class _PageCheck(threading.Thread):
             raise Damaged("; ".join(self._found), position)
 
 
+def resume(path: Path, fingerprint: str, dim: int) -> Stored | None:
+    """Read the state with the rows of the checkpoint, as far as the database names them.
+
+    The digest over them must be the one that the last commit stored.  What this does
+    not look at, the pages that hold vectors and texts, is left to ``scrub``.
+
+    Returns:
+        None where the checkpoint does not help; then ``load`` says what is there.
+    """
+    with (
+        CheckpointReader(path, fingerprint, dim) as reader,
+        closing(connect_reader(path)) as connection,
+    ):
+        checkpoint = reader.read_columns()
+        if checkpoint is None:
+            return None
+        try:
+            with finding_damage():
+                connection.execute("BEGIN")
+                stored = _resume(connection, reader, checkpoint)
+        except Damaged:
+            return None
+        if stored is None or not reader.is_sound():
+            return None
+        return replace(stored, is_from_checkpoint=True)
+
+
+def _resume(
+    connection: sqlite3.Connection, reader: CheckpointReader, checkpoint: Checkpoint
+) -> Stored | None:
+    meta = read_meta(connection)
+    remembered = _remembered_since(connection, meta.position, checkpoint)
+    if checkpoint.position == meta.position:
+        stored = _assemble(connection, meta, checkpoint.rows, remembered)
+        if stored.digest == meta.digest:
+            return stored
+    rows = amend(connection, checkpoint.rows, meta.dim) if reader.is_sound() else None
+    if rows is None:
+        return None
+    stored = _assemble(connection, meta, rows, remembered)
+    return stored if stored.digest == meta.digest else None
+
+
+def _remembered_since(
+    connection: sqlite3.Connection, position: Position, checkpoint: Checkpoint
+) -> list[Remembered]:
+    """Outcomes of the checkpoint and those after it, where its history is ours."""
+    at = checkpoint.position
+    known = connection.execute("SELECT epoch, chain FROM oplog WHERE seq = ?", (at.seq,)).fetchone()
+    if at != position and known != (at.epoch, at.chain):
+        return read_remembered(connection, position.seq)
+    held = checkpoint.remembered
+    floor = position.seq - IDEMPOTENCY_WINDOW_ENTRIES
+    first = bisect_left(held, floor, key=lambda each: each.seq)
+    return held[first:] + read_remembered(connection, position.seq, after_seq=at.seq)
+
+
 def _load_state(connection: sqlite3.Connection) -> Stored:
     meta = read_meta(connection)
     with finding_damage(meta.position):
-        rows = _read_slots(connection, meta.dim)
-        snapshot = Snapshot(
-            position=meta.position,
-            settings=meta.settings,
-            routes=_read_routes(connection, rows.owned),
-            row_hashes=rows.row_hashes,
-            remembered=_read_remembered(connection, meta.position.seq),
-            imports=_read_imports(connection),
-            epochs=_read_epochs(connection),
+        rows = read_rows(connection, meta.dim, meta.settings.capacity_slots)
+        remembered = read_remembered(connection, meta.position.seq)
+        stored = _assemble(connection, meta, rows, remembered)
+        check_log(connection)
+    if stored.digest != meta.digest:
+        raise Damaged(
+            f"the state has digest {stored.digest}, stored is {meta.digest}", meta.position
         )
-        _check_position(connection, snapshot)
-        _check_slots(snapshot)
-        digest = digest_of(snapshot)
-    if digest != meta.digest:
-        raise Damaged(f"the state has digest {digest}, stored is {meta.digest}", meta.position)
-    return Stored(snapshot, digest, rows.slots, rows.vectors)
+    return stored
 
 
-def _read_slots(connection: sqlite3.Connection, dim: int) -> _Rows:
-    """Read the rows a few hundred at a time: what is hashed is still in the cache."""
-    (count,) = connection.execute("SELECT count(*) FROM slot").fetchone()
-    rows = _Rows(
-        slots=np.empty(count, dtype=np.int64),
-        vectors=np.empty((count, dim), dtype=VECTOR_DTYPE),
-        row_hashes={},
-        owned={},
+def _assemble(
+    connection: sqlite3.Connection, meta: Meta, rows: Rows, remembered: list[Remembered]
+) -> Stored:
+    """Join rows with the rest of the database, and sum all of it."""
+    snapshot = Snapshot(
+        position=meta.position,
+        settings=meta.settings,
+        routes=_read_routes(connection, rows.by_route()),
+        row_hashes=dict(zip(rows.slots.tolist(), rows.row_hashes, strict=True)),
+        remembered=tuple(remembered),
+        imports=_read_imports(connection),
+        epochs=_read_epochs(connection),
     )
-    cursor = connection.execute(
-        "SELECT slot, route_id, utterance, vector, row_hash FROM slot ORDER BY slot"
-    )
-    start = 0
-    while part := cursor.fetchmany(ROWS_AT_ONCE):
-        _take_part(rows, start, part, dim)
-        start += len(part)
-    return rows
-
-
-def _take_part(rows: _Rows, start: int, part: list[Any], dim: int) -> None:
-    stop = start + len(part)
-    joined = b"".join([row[3] for row in part])
-    rows.vectors[start:stop] = np.frombuffer(joined, VECTOR_DTYPE).reshape(len(part), dim)
-    rows.slots[start:stop] = [row[0] for row in part]
-    for slot, route_id, utterance, vector, stored in part:
-        if row_hash(slot, route_id, utterance, vector) != stored:
-            raise Damaged(f"slot {slot} does not match its hash")
-        rows.row_hashes[slot] = stored
-        owned = rows.owned.get(route_id)
-        if owned is None:
-            owned = rows.owned[route_id] = ([], [])
-        owned[0].append(slot)
-        owned[1].append(utterance)
+    _check_position(connection, snapshot)
+    _check_slots(snapshot)
+    sums = sums_of(snapshot)
+    return Stored(snapshot, sums.hex(), rows.slots, rows.vectors, sums)
 
 
 def _read_routes(
-    connection: sqlite3.Connection, owned: dict[int, tuple[list[int], list[str]]]
+    connection: sqlite3.Connection,
+    owned: Mapping[int, tuple[tuple[int, ...], tuple[str, ...]]],
 ) -> tuple[RouteRecord, ...]:
     routes = []
     cursor = connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
     )
     for route_id, name, threshold, metadata, payload, epoch, seq in cursor:
-        slots, utterances = owned.pop(route_id)
+        slots, utterances = owned[route_id]
         routes.append(
             RouteRecord(
                 route_id,
                 name,
-                tuple(slots),
-                tuple(utterances),
+                slots,
+                utterances,
                 threshold,
                 metadata,
                 payload,
                 Revision(epoch, seq),
             )
         )
-    if owned:
-        raise Damaged(f"slots belong to routes that do not exist: {sorted(owned)[:3]}")
+    if len(routes) != len(owned):
+        missing = sorted(owned.keys() - {route.route_id for route in routes})
+        raise Damaged(f"slots belong to routes that do not exist: {missing[:3]}")
     return tuple(sorted(routes, key=lambda route: route.name))
 
 
-def _read_remembered(connection: sqlite3.Connection, seq: int) -> tuple[Remembered, ...]:
+def read_remembered(
+    connection: sqlite3.Connection, seq: int, after_seq: int = -1
+) -> list[Remembered]:
+    """Read the outcomes of the window that ends at ``seq``, or those after a place of it.
+
+    Raises:
+        Damaged: An outcome does not match its checksum, or is newer than ``seq``.
+    """
+    first = max(seq - IDEMPOTENCY_WINDOW_ENTRIES, after_seq + 1)
     rows = connection.execute(
         "SELECT seq, op_id, request_hash, outcome, sum FROM remembered WHERE seq >= ? ORDER BY seq",
-        (seq - IDEMPOTENCY_WINDOW_ENTRIES,),
+        (first,),
     ).fetchall()
-    for at, op_id, request_hash, outcome, total in rows:
-        if remembered_sum(at, op_id, request_hash, outcome) != total:
-            raise Damaged(f"the outcome of entry {at} does not match its checksum")
-    outcomes = load_outcomes([row[3] for row in rows])
-    remembered = [
-        Remembered(op_id, at, request_hash, outcome)
-        for (at, op_id, request_hash, _, _), outcome in zip(rows, outcomes, strict=True)
-    ]
-    if remembered and remembered[-1].seq > seq:
+    if not rows:
+        return []
+    seqs, op_ids, request_hashes, texts, totals = zip(*rows, strict=True)
+    computed = tuple(map(remembered_sum, seqs, op_ids, request_hashes, texts))
+    if computed != totals:
+        raise Damaged("an outcome does not match its checksum")
+    if seqs[-1] > seq:
         raise Damaged("an outcome is newer than the position")
-    return tuple(remembered)
+    return as_remembered(op_ids, seqs, request_hashes, texts)
 
 
 def _read_imports(connection: sqlite3.Connection) -> tuple[StagedImport, ...]:
@@ -357,17 +339,23 @@ def _check_position(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
         raise Damaged("the position is out of range")
     if snapshot.epochs and snapshot.epochs[-1].epoch > position.epoch:
         raise Damaged("an epoch is newer than the position")
+    last = connection.execute(
+        "SELECT epoch, seq, chain FROM oplog ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    if last is not None and last != (position.epoch, position.seq, position.chain):
+        raise Damaged("the op log does not end at the position")
+
+
+def check_log(connection: sqlite3.Connection) -> None:
+    """Check that the op log has no gaps, which takes a look at all of it.
+
+    Raises:
+        Damaged: It has.
+    """
     count, first, last = connection.execute(
         "SELECT count(*), min(seq), max(seq) FROM oplog"
     ).fetchone()
-    if count == 0:
-        return
-    (epoch, chain) = connection.execute(
-        "SELECT epoch, chain FROM oplog WHERE seq = ?", (last,)
-    ).fetchone()
-    if (epoch, last, chain) != (position.epoch, position.seq, position.chain):
-        raise Damaged("the op log does not end at the position")
-    if count != last - first + 1:
+    if count and count != last - first + 1:
         raise Damaged("the op log has gaps")
 
 

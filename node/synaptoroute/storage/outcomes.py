@@ -25,7 +25,7 @@ class StoredOutcome(Remembered):
     __slots__ = ()
 
     @property
-    def outcome(self) -> Outcome:  # type: ignore[override]
+    def outcome(self) -> Outcome:
         """What came of it."""
         return load_outcome(self.text)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Outcome, OutcomeStatus
-from synaptoroute.core.digest import Digest, chunk_hash, import_hash, route_hash, settings_hash
-from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
+from synaptoroute.core.change import Outcome
+from synaptoroute.core.digest import Digest, sum_state
+from synaptoroute.core.mutation import OpenEpoch, Position, Settings
 from synaptoroute.core.snapshot import EpochRecord, Snapshot
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
@@ -32,17 +31,22 @@ class Stored:
         snapshot: The state without the vectors.
         digest: Digest of that state, recomputed from its bytes, 32 hexadecimal digits.
         slots: int64[n], the slots that have an owner, ascending.
-        vectors: float32[n, dim]; row i belongs to ``slots[i]``.
+        vectors: float32[n, dim]; row i belongs to ``slots[i]``.  Behind it is zeroed
+            room, so that a tensor may take the memory over.
+        sums: The digest with its buckets; a replica may take it over.
         is_new: The file was made by this call.
         moved_aside: Where a damaged file of this name was put, if there was one.
+        is_from_checkpoint: Pages of the database that hold rows were not looked at.
     """
 
     snapshot: Snapshot
     digest: str
     slots: NDArray[np.int64]
     vectors: NDArray[np.float32]
+    sums: Digest
     is_new: bool = False
     moved_aside: Path | None = None
+    is_from_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,47 +101,6 @@ class Meta:
 def checksum(*fields: object) -> int:
     """CRC-32 of a row's columns: integers, texts, bytes and floats."""
     return zlib.crc32(repr(fields).encode())
-
-
-def dump_outcome(outcome: Outcome) -> str:
-    """Write an outcome as a JSON array."""
-    fields = (
-        outcome.status,
-        *outcome.at,
-        outcome.revision,
-        outcome.code,
-        outcome.message,
-        outcome.count,
-    )
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-
-
-def load_outcome(text: str) -> Outcome:
-    """Read an outcome."""
-    return _outcome(*json.loads(text))
-
-
-def load_outcomes(texts: Sequence[str]) -> list[Outcome]:
-    """Read many outcomes at once: a boot reads the whole idempotency window."""
-    return [_outcome(*fields) for fields in json.loads(f"[{','.join(texts)}]")]
-
-
-def _outcome(
-    status: OutcomeStatus,
-    epoch: int,
-    seq: int,
-    revision: Sequence[int] | None,
-    code: str | None,
-    message: str,
-    count: int,
-) -> Outcome:
-    held = None if revision is None else Revision(*revision)
-    return Outcome(status, Revision(epoch, seq), held, code, message, count)
-
-
-def remembered_sum(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> int:
-    """Checksum of a row of ``remembered``; there may be as many as the window is long."""
-    return zlib.crc32(b"%d|%b|%b|%b" % (seq, op_id, request_hash, outcome.encode()))
 
 
 def dump_settings(settings: Settings) -> str:
@@ -197,15 +160,6 @@ def load_epoch(
     )
 
 
-def digest_of(snapshot: Snapshot) -> str:
-    """Digest of a state, computed from nothing but the state."""
-    digest = Digest()
-    digest.add_rows(snapshot.row_hashes.items())
-    digest.add(settings_hash(snapshot.settings))
-    for route in snapshot.routes:
-        digest.add(route_hash(route))
-    for staged in snapshot.imports:
-        digest.add(import_hash(staged.begin))
-        for chunk in staged.chunks:
-            digest.add(chunk_hash(chunk))
-    return digest.hex()
+def sums_of(snapshot: Snapshot) -> Digest:
+    """Sum a state, from nothing but the state."""
+    return sum_state(snapshot.settings, snapshot.row_hashes, snapshot.routes, snapshot.imports)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final
@@ -41,6 +40,8 @@ class Rows:
 
     def by_route(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
         """Slots and texts of each route, by slot."""
+        if len(self.slots) == 0:
+            return {}
         order = np.argsort(self.route_ids, kind="stable")
         route_ids = self.route_ids[order]
         firsts = np.flatnonzero(np.diff(route_ids, prepend=-1))
@@ -70,17 +71,17 @@ def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
     if highest is not None and not 0 <= highest < slots_max:
         raise Damaged(f"slot {highest} is beyond the capacity")
     vectors = room_for(0 if highest is None else highest + 1, dim)
-    columns: tuple[list[int], list[int], list[str], list[bytes]] = ([], [], [], [])
+    slots: list[int] = []
+    route_ids: list[int] = []
+    utterances: list[str] = []
+    row_hashes: list[bytes] = []
     cursor = connection.execute(f"SELECT {_COLUMNS} FROM slot ORDER BY slot")
     while part := cursor.fetchmany(ROWS_AT_ONCE):
-        start = len(columns[0])
-        vectors[start : start + len(part)] = verified(part, dim)
-        slots, route_ids, utterances, _, row_hashes = zip(*part, strict=True)
-        for column, values in zip(
-            columns, (slots, route_ids, utterances, row_hashes), strict=True
-        ):
-            column.extend(values)
-    slots, route_ids, utterances, row_hashes = columns
+        vectors[len(slots) : len(slots) + len(part)] = verified(part, dim)
+        slots += [row[0] for row in part]
+        route_ids += [row[1] for row in part]
+        utterances += [row[2] for row in part]
+        row_hashes += [row[4] for row in part]
     return Rows(
         np.array(slots, np.int64),
         np.array(route_ids, np.int64),
@@ -90,6 +91,62 @@ def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
     )
 
 
+def amend(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
+    """Make known rows those of the database, by the row hashes that it holds.
+
+    Returns:
+        The rows; None where so few of them are known that reading all is no slower.
+
+    Raises:
+        Damaged: A row that is not known does not match its hash.
+    """
+    pairs = connection.execute("SELECT slot, row_hash FROM slot ORDER BY slot").fetchall()
+    if not pairs:
+        return None
+    place_of = {slot: place for place, slot in enumerate(known.slots.tolist())}
+    places = [place_of.get(slot, -1) for slot, _ in pairs]
+    hashes = [*known.row_hashes, b""]
+    new = [at for at, (_, hashed) in enumerate(pairs) if hashes[places[at]] != hashed]
+    if 2 * len(new) > len(pairs):
+        return None
+    from_known = np.array(places, np.int64)
+    texts = [*known.utterances, ""]
+    rows = Rows(
+        np.array([slot for slot, _ in pairs], np.int64),
+        np.append(known.route_ids, -1)[from_known],
+        [texts[place] for place in places],
+        [hashed for _, hashed in pairs],
+        _rearranged(known.vectors, from_known, dim),
+    )
+    for start in range(0, len(new), ROWS_AT_ONCE):
+        at = new[start : start + ROWS_AT_ONCE]
+        part = [_read_one(connection, pairs[each][0]) for each in at]
+        rows.vectors[at] = verified(part, dim)
+        rows.route_ids[at] = [row[1] for row in part]
+        for each, row in zip(at, part, strict=True):
+            rows.utterances[each] = row[2]
+    return rows
+
+
+def _rearranged(
+    vectors: NDArray[np.float32], places: NDArray[np.int64], dim: int
+) -> NDArray[np.float32]:
+    """Put vectors at new places; -1 stands for one that is not known yet.
+
+    Where all that are known stand right already, nothing is copied.
+    """
+    room = vectors.base
+    own = np.arange(len(places))
+    is_in_place = bool(((places == own) | (places == -1)).all())
+    if is_in_place and isinstance(room, np.ndarray) and len(places) <= len(room):
+        room[len(places) : len(vectors)] = 0.0
+        return room[: len(places)]
+    moved = room_for(len(places), dim)
+    is_known = places >= 0
+    moved[is_known] = vectors[places[is_known]]
+    return moved
+
+
 def read_after(connection: sqlite3.Connection, slot: int, rows_max: int) -> list[Any]:
     """Read rows behind a slot, unverified: tuples in the order of the table's columns."""
     return connection.execute(
@@ -97,10 +154,8 @@ def read_after(connection: sqlite3.Connection, slot: int, rows_max: int) -> list
     ).fetchall()
 
 
-def read_chosen(connection: sqlite3.Connection, slots: Iterable[int]) -> list[Any]:
-    """Read chosen rows, unverified, in the order of ``slots``."""
-    query = f"SELECT {_COLUMNS} FROM slot WHERE slot = ?"
-    return [connection.execute(query, (slot,)).fetchone() for slot in slots]
+def _read_one(connection: sqlite3.Connection, slot: int) -> Any:
+    return connection.execute(f"SELECT {_COLUMNS} FROM slot WHERE slot = ?", (slot,)).fetchone()
 
 
 def verified(part: list[Any], dim: int) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ position with exactly the state of that position.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,17 +23,13 @@ from synaptoroute.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import generation as generations
 from synaptoroute.storage import install
 from synaptoroute.storage.aside import is_present
-from synaptoroute.storage.connection import connect_reader, translated
-from synaptoroute.storage.file import DatabaseFile
+from synaptoroute.storage.connection import connect_reader, connect_writer, translated
+from synaptoroute.storage.damage import Damaged, finding_damage
+from synaptoroute.storage.file import DatabaseFile, without
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
-from synaptoroute.storage.loader import (
-    Damaged,
-    check_encoder,
-    finding_damage,
-    load,
-    read_meta,
-)
-from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, digest_of, load_outcome
+from synaptoroute.storage.loader import check_encoder, load, read_meta
+from synaptoroute.storage.outcomes import load_outcome
+from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of
 from synaptoroute.storage.writer import (
     drop_encoded,
     write_changes,
@@ -43,6 +40,8 @@ from synaptoroute.storage.writer import (
 )
 
 ROWS_AT_ONCE: Final = 512
+READERS_SECONDS_MAX: Final = 5.0
+"""How long those who read may hold up a new file."""
 
 
 class SQLiteStorage(DatabaseFile):
@@ -71,7 +70,6 @@ class SQLiteStorage(DatabaseFile):
         _check_order(meta.position, commits)
         changes = [commit.change for commit in commits]
         sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
-        floor = self._log.floor_after(sizes)
         settings = next(
             (each.settings for each in reversed(changes) if each.settings is not None),
             meta.settings,
@@ -79,6 +77,7 @@ class SQLiteStorage(DatabaseFile):
         last = commits[-1]
         after = replace(meta, position=last.entry.position, digest=last.digest, settings=settings)
         with self._writing("commit entries") as writer:
+            floor = self._known_log(writer).floor_after(sizes)
             write_changes(writer, changes)
             if NEXT_FINGERPRINT in self._node:
                 drop_encoded(writer, changes)
@@ -88,6 +87,9 @@ class SQLiteStorage(DatabaseFile):
             write_meta(writer, after)
         self._log.extend(sizes, floor)
         self._meta = after
+        written = sum(len(change.writes) for change in changes)
+        freed = sum(len(change.freed) for change in changes)
+        self._changes.add(written - freed, len(commits) + written + freed)
 
     def read_log(self, after_seq: int, *, entries_max: int, bytes_max: int) -> list[LogRow]:
         """Read entries for a peer.  Any thread.
@@ -147,7 +149,9 @@ class SQLiteStorage(DatabaseFile):
             StorageUnavailable: Disk full, or the target's folder cannot be written.
         """
         self._opened()
-        with translated("write a snapshot"):
+        if self.damage is not None:
+            raise StorageUnavailable("a damaged database is not given away", reason="corrupt")
+        with self._gate.entered(), translated("write a snapshot"):
             return install.copy_out(self.path, target)
 
     def install(
@@ -166,31 +170,67 @@ class SQLiteStorage(DatabaseFile):
             StorageUnavailable: It could not be read or copied; nothing changed.
         """
         own = self._opened()
-        assert self._writer is not None
+        was_kept = self._stop_keeper()
+        draft = install.draft_of(self.path)
         try:
-            stored, meta = self._verify(source)
+            stored, meta = self._verify(source, draft)
+            check_encoder(meta, own.fingerprint, own.dim)
+            with translated("prepare a snapshot"):
+                facts = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
+                install.bring_own(draft, self.path, orphans_after_seq, now_us, facts)
+            if not self._put_in_place(draft, meta, len(stored.slots)):
+                self._copy_in(draft, orphans_after_seq, now_us, meta, len(stored.slots))
         except Damaged as damage:
             raise StorageCorrupt(
                 f"the snapshot cannot be trusted: {damage.reason}", source=str(source)
             ) from damage
-        check_encoder(meta, own.fingerprint, own.dim)
-        with (
-            translated("open a snapshot"),
-            install.attached(self._writer, source),
-            self._replacing(orphans_after_seq, now_us, meta) as writer,
-        ):
-            install.copy_in(writer)
+        finally:
+            install.drop_draft(self.path)
+            if was_kept and self._writer is not None:
+                self.keep()
         return stored
 
-    def _verify(self, source: Path) -> tuple[Stored, Meta]:
+    def _verify(self, source: Path, draft: Path) -> tuple[Stored, Meta]:
+        """Copy a snapshot beside the database and verify the copy."""
         if not is_present(source):
             raise Damaged("there is no snapshot")
         assert self._writer is not None
+        with translated("copy a snapshot"):
+            shutil.copyfile(source, draft)
         with finding_damage():
-            install.check_schema(self._writer, source)
-            with closing(connect_reader(source, immutable=True)) as reader:
+            install.check_schema(self._writer, draft)
+            with closing(connect_reader(draft, immutable=True)) as reader:
                 meta = read_meta(reader)
-        return load(source, immutable=True), meta
+        return load(draft, immutable=True), meta
+
+    def _put_in_place(self, draft: Path, meta: Meta, row_count: int) -> bool:
+        """Exchange the file, if nobody else has it open; the writer is a new one then."""
+        with self._gate.shut(READERS_SECONDS_MAX) as is_empty:
+            writer, self._writer = self._writer, None
+            assert writer is not None
+            try:
+                with translated("put a snapshot in place"):
+                    is_placed = is_empty and install.put_in_place(writer, draft, self.path)
+            finally:
+                writer.close()
+                with translated(f"open {self.path.name} for writing"):
+                    self._writer = connect_writer(self.path, self._synchronous)
+        if is_placed:
+            self._settle(meta, row_count)
+            self.damage = None
+        return is_placed
+
+    def _copy_in(
+        self, draft: Path, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int
+    ) -> None:
+        """Replace the rows in one transaction: slower, but others may have the file open."""
+        assert self._writer is not None
+        with (
+            translated("open a snapshot"),
+            install.attached(self._writer, draft),
+            self._replacing(orphans_after_seq, now_us, meta, row_count) as writer,
+        ):
+            install.copy_in(writer)
 
     def replace_all(
         self, stored: Stored, *, orphans_after_seq: int | None = None, now_us: int = 0
@@ -207,15 +247,15 @@ class SQLiteStorage(DatabaseFile):
         meta = replace(
             own,
             position=snapshot.position,
-            digest=digest_of(snapshot),
+            digest=sums_of(snapshot).hex(),
             settings=snapshot.settings,
         )
-        with self._replacing(orphans_after_seq, now_us, meta) as writer:
+        with self._replacing(orphans_after_seq, now_us, meta, len(stored.slots)) as writer:
             install.write_state(writer, stored)
 
     @contextmanager
     def _replacing(
-        self, orphans_after_seq: int | None, now_us: int, meta: Meta
+        self, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int
     ) -> Iterator[sqlite3.Connection]:
         """Replace the state in one transaction and mirror the new one."""
         with self._writing("replace the state") as writer:
@@ -225,7 +265,7 @@ class SQLiteStorage(DatabaseFile):
             for key in (NEXT_FINGERPRINT, NEXT_DIM):
                 write_node(writer, key, None)
             write_meta(writer, meta)
-        self._settle(writer, meta)
+        self._settle(meta, row_count)
 
     # --- another encoder's vectors; the running node must be stopped ---
 
@@ -301,15 +341,8 @@ class SQLiteStorage(DatabaseFile):
             raise StorageUnavailable(
                 f"the vectors have to be made again: {damage.reason}", reason="corrupt"
             ) from damage
-        self._settle(
-            writer,
-            replace(
-                meta,
-                digest=digest,
-                fingerprint=pending.fingerprint,
-                dim=pending.dim,
-            ),
-        )
+        after = replace(meta, digest=digest, fingerprint=pending.fingerprint, dim=pending.dim)
+        self._settle(after, pending.total_slots)
         return load(self.path)
 
     def _pending(self) -> Generation:

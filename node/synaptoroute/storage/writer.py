@@ -14,13 +14,12 @@ from typing import Final
 from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES
 from synaptoroute.core.snapshot import EpochRecord
+from synaptoroute.storage.outcomes import dump_outcome, remembered_sum
 from synaptoroute.storage.records import (
     Meta,
     checksum,
-    dump_outcome,
     epoch_row,
     meta_row,
-    remembered_sum,
 )
 
 TRIM_SLACK_SHIFT: Final = 5
@@ -48,9 +47,21 @@ class LogWindow:
         self._bytes_max = bytes_max
         self._sizes: deque[tuple[int, int]] = deque()
         self._bytes = 0
+        self._is_known = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it mirrors a file."""
+        return self._is_known
+
+    def forget(self) -> None:
+        """Mirror no file any more."""
+        self._is_known = False
+        self._sizes.clear()
 
     def reset(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Take over what the file holds: pairs of seq and frame bytes, ascending."""
+        self._is_known = True
         self._sizes = deque(sizes)
         self._bytes = sum(size_bytes for _, size_bytes in self._sizes)
 

@@ -122,6 +122,16 @@ class Tensor:
         record = self._records[int(self._owners[slot])]
         return record.utterances[bisect_left(record.slots, slot)]
 
+    def rows_between(self, start: int, stop: int) -> list[tuple[int, int, str, bytes]]:
+        """Copy owned rows out: slot, route id, utterance, float32[dim] little-endian."""
+        owners = self._owners[start:stop]
+        slots = np.flatnonzero(owners != FREE) + start
+        vectors = self._rows.read(slots).astype("<f4", copy=False)
+        return [
+            (slot, int(self._owners[slot]), self.utterance_of(slot), vector.tobytes())
+            for slot, vector in zip(slots.tolist(), vectors, strict=True)
+        ]
+
     # --- how it changes ---
 
     def fill(self, slots: Slots, vectors: NDArray[np.float32], at: Revision) -> None:

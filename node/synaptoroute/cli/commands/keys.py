@@ -21,7 +21,7 @@ def new(
 
     The key is shown once; the file holds only its hash.
     """
-    from synaptoroute.server.keys import key_line, make_key
+    from synaptoroute.web.keys import key_line, make_key
 
     key = make_key()
     line = key_line(key, [scope.strip() for scope in scopes.split(",")], name)

@@ -13,7 +13,6 @@ from synaptoroute.cli.cluster_tour import show_tour, take_tour, tour_json
 from synaptoroute.cli.failures import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
-from synaptoroute.cli.route_files import ndjson_line, read_route_file
 from synaptoroute.cli.terminal import note, print_json, print_line, waiting
 
 DEFAULT_PORT: Final = 8080
@@ -80,6 +79,8 @@ def up(
 
 def _load_routes(cluster: LocalCluster, routes: Path) -> None:
     """Put the example routes into a cluster that holds none."""
+    from synaptoroute.cli.route_files import ndjson_line, read_route_file
+
     with NodeClient(cluster.nodes[0].url) as client:
         if next(client.routes(), None) is None:
             lines = [ndjson_line(route) for route in read_route_file(routes).routes]

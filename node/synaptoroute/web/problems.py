@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from synaptoroute import errors
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.server import refusals
+from synaptoroute.web import refusals
 
 PROBLEM_JSON: Final = "application/problem+json"
 DETAIL_CHARACTERS_MAX: Final = 500

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from pathlib import Path
 
 import pytest
 
 from routers import HeldEncoder, route, running, until
 from synaptoroute.errors import (
-    ConfigError,
     DeadlineExceeded,
     EncoderError,
     InvalidQuery,
-    NotReady,
     Overloaded,
     TooLarge,
 )
@@ -357,102 +353,3 @@ async def test_answer_explains_itself() -> None:
     assert explained.candidates[:2] == limited.candidates
     assert filtered.route in (None, "weather")
     assert (None, "filter_empty") == (nobody.route, nobody.reason)
-
-
-async def test_two_event_loops_share_one_router(tmp_path: Path) -> None:
-    """Callers on another loop get their answers on their own loop."""
-    async with running(tmp_path / "node.sqlite") as router:
-        await router.aput_route(route("alpha"))
-
-        async def elsewhere() -> list[str | None]:
-            await router.aput_route(route("beta"))
-            answers = await asyncio.gather(*(router.aquery("beta") for _ in range(20)))
-            answers += await router.aquery_batch(["alpha", "beta"])
-            stored = await router.aget_route("beta")
-            return [stored.name, *(answer.route for answer in answers)]
-
-        there, here = await asyncio.gather(
-            asyncio.to_thread(asyncio.run, elsewhere()),
-            asyncio.gather(*(router.aquery("alpha") for _ in range(20))),
-        )
-
-    assert ["beta"] * 21 + ["alpha", "beta"] == there
-    assert ["alpha"] * 20 == [answer.route for answer in here]
-
-
-async def test_loop_that_ended_with_its_query_harms_nobody(encoder: HeldEncoder) -> None:
-    """A loop that closes while its query is encoded is forgotten; the scorer lives on."""
-    async with running(encoder=encoder, lanes=1) as router:
-
-        def abandon() -> None:
-            loop = asyncio.new_event_loop()
-            task = loop.create_task(router.aquery("lost"))
-            loop.run_until_complete(asyncio.sleep(0))
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            loop.close()
-
-        encoder.hold()
-        first = await asked(router, "first")
-        await encoder.held_up()
-        await asyncio.to_thread(abandon)
-        encoder.gate.set()
-        await asyncio.gather(*first)
-        answer = await router.aquery("afterwards")
-
-    assert "no_routes" == answer.reason
-
-
-async def test_synchronous_names_work_from_another_thread(tmp_path: Path) -> None:
-    """After start, threads beside the loop use the names of release 0.2."""
-    async with running(tmp_path / "node.sqlite") as router:
-
-        def use() -> list[str | None]:
-            router.add_route(route("alpha", "one"))
-            router.add_utterances("alpha", ["two"])
-            found = [router.query("two").route]
-            router.delete_route("alpha")
-            return [*found, router.query("two").route]
-
-        answers = await asyncio.to_thread(use)
-
-    assert ["alpha", None] == answers
-
-
-@pytest.mark.may_block
-async def test_synchronous_names_on_the_loops_own_thread() -> None:
-    """A write returns when it is visible; a query would block its own loop and says so."""
-    async with running() as router:
-        written = router.add_route(route("alpha"))
-        with pytest.raises(ConfigError):
-            router.query("alpha")
-        answer = await router.aquery("alpha")
-
-    assert ("alpha", written.version) == (answer.route, answer.version)
-
-
-def test_synchronous_query_after_the_loop_ended_says_so() -> None:
-    """A router whose loop was closed under it refuses instead of hanging."""
-    router = AdaptiveRouter(HeldEncoder())
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(router.start())
-    with pytest.raises(NotReady):
-        router.query("anything")
-    loop.run_until_complete(router.stop())
-    loop.close()
-
-
-async def test_threads_beside_the_loop_query_in_parallel() -> None:
-    """Many threads may query at once, before anyone else is asked."""
-    async with running() as router:
-        await router.aput_route(route("alpha"))
-        found: list[str | None] = []
-
-        def ask() -> None:
-            found.extend(router.query("alpha").route for _ in range(20))
-
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
-
-    assert ["alpha"] * 80 == found

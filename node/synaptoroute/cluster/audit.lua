@@ -1,0 +1,8 @@
+#!lua flags=allow-oom
+-- Say what a node found at the place of an audit; a second report replaces the first.
+--
+-- KEYS  audit:<seq>
+-- ARGV  node id, report (JSON), how long it is kept in ms
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return {'OK'}

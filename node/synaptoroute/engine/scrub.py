@@ -1,0 +1,128 @@
+"""The scrub: every row in memory and on disk against the digest that others compare.
+
+The digest is kept by additions, so it cannot see a bit that flips afterwards, neither
+in the tensor nor in the file.  A scrub hashes the rows again, a few at a time: the
+applier stands still while the scorer hashes its rows of one part, so memory, disk and
+digest are compared at one position and nothing is reported that a change explains.
+Queries wait for at most one part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from synaptoroute.core.digest import row_hash, sum_state
+from synaptoroute.engine.engine import Engine
+
+PART_SLOTS: Final = 256
+PAUSE_SECONDS: Final = 0.002
+"""Between two parts, so that writes and queries come first."""
+SLOTS_NAMED_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scrub:
+    """What a scrub found.
+
+    Attributes:
+        rows: Rows compared.
+        memory_slots: Slots of the tensor that hold something else; the first ones.
+        memory_rows: How many there are.
+        disk_slots: The same of the database.
+        disk_rows: How many there are.
+        is_digest_right: Whether the kept digest is the sum over the state.
+        seconds: How long it took.
+    """
+
+    rows: int
+    memory_slots: tuple[int, ...]
+    memory_rows: int
+    disk_slots: tuple[int, ...]
+    disk_rows: int
+    is_digest_right: bool
+    seconds: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is what the digest says."""
+        return self.is_digest_right and not (self.memory_rows or self.disk_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    rows: int
+    memory: tuple[int, ...]
+    disk: tuple[int, ...]
+    is_last: bool
+
+
+async def scrub(engine: Engine) -> Scrub:
+    """Compare memory and disk with the digest, row by row.
+
+    Raises:
+        NotReady: The engine has stopped.
+        StorageUnavailable: The database cannot be read.
+    """
+    began_at = time.monotonic()
+    start, rows = 0, 0
+    memory: list[int] = []
+    disk: list[int] = []
+    while True:
+        part = await asyncio.wrap_future(engine.settled(lambda at=start: _compare(engine, at)))
+        rows += part.rows
+        memory += part.memory
+        disk += part.disk
+        if part.is_last:
+            break
+        start += PART_SLOTS
+        await asyncio.sleep(PAUSE_SECONDS)
+    is_right = await asyncio.wrap_future(engine.settled(lambda: _is_digest_right(engine)))
+    return Scrub(
+        rows,
+        tuple(memory[:SLOTS_NAMED_MAX]),
+        len(memory),
+        tuple(disk[:SLOTS_NAMED_MAX]),
+        len(disk),
+        is_right,
+        time.monotonic() - began_at,
+    )
+
+
+def _compare(engine: Engine, start: int) -> _Part:
+    """Compare the slots from ``start``.  Runs on the applier's thread, between groups."""
+    stop = start + PART_SLOTS
+    expected = engine.applier.replica.table.row_hashes
+    slots = {slot for slot in range(start, stop) if slot in expected}
+    in_memory = engine.read(lambda tensor: _hashes(tensor.rows_between(start, stop))).result()
+    on_disk: dict[int, bytes] = {}
+    for row in engine.storage.rows(start - 1, PART_SLOTS):
+        if row.slot >= stop:
+            break
+        hashed = row_hash(row.slot, row.route_id, row.utterance, row.vector)
+        on_disk[row.slot] = hashed if hashed == row.row_hash else b""
+    return _Part(
+        rows=len(slots),
+        memory=_differing(slots | in_memory.keys(), in_memory, expected),
+        disk=_differing(slots | on_disk.keys(), on_disk, expected),
+        is_last=stop > max(expected, default=0),
+    )
+
+
+def _hashes(rows: list[tuple[int, int, str, bytes]]) -> dict[int, bytes]:
+    return {row[0]: row_hash(*row) for row in rows}
+
+
+def _differing(
+    slots: set[int], found: dict[int, bytes], expected: dict[int, bytes]
+) -> tuple[int, ...]:
+    return tuple(slot for slot in sorted(slots) if found.get(slot) != expected.get(slot))
+
+
+def _is_digest_right(engine: Engine) -> bool:
+    table = engine.applier.replica.table
+    routes = tuple(table.routes.values())
+    summed = sum_state(table.settings, table.row_hashes, routes, tuple(table.imports.values()))
+    return summed.hex() == table.digest.hex()

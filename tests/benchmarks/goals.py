@@ -1,0 +1,139 @@
+"""The goals, and whether a run's figures meet them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from contenders import OURS, SEMANTIC_ROUTER
+
+Results = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal and what came of it.
+
+    Attributes:
+        name: What is measured.
+        wanted: The goal in words.
+        value: The figure; None where this run has none.
+        is_met: Whether the figure meets the goal; None without a figure.
+        unit: Unit of the figure.
+    """
+
+    name: str
+    wanted: str
+    value: float | None
+    is_met: bool | None
+    unit: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """One word."""
+        return "no data" if self.is_met is None else "met" if self.is_met else "MISSED"
+
+    @property
+    def shown(self) -> str:
+        """The figure with its unit."""
+        return "-" if self.value is None else f"{self.value:.4g}{self.unit}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For the summary."""
+        return {
+            "name": self.name,
+            "goal": self.wanted,
+            "value": self.value,
+            "unit": self.unit.strip(),
+            "met": self.is_met,
+        }
+
+
+def judge(results: Results) -> list[Goal]:
+    """Hold a run's figures against the goals."""
+    found = {name: result["figures"] for name, result in results.items()}
+    memory, full = f"{OURS}, memory", f"{OURS}, full"
+
+    def most(name: str, wanted: float, unit: str, *path: str) -> Goal:
+        value = _look(found, path)
+        met = None if value is None else value <= wanted
+        return Goal(name, f"<= {wanted:g}{unit}", value, met, unit)
+
+    def least(name: str, wanted: float, unit: str, *path: str) -> Goal:
+        value = _look(found, path)
+        met = None if value is None else value >= wanted
+        return Goal(name, f">= {wanted:g}{unit}", value, met, unit)
+
+    peer = ("throughput", "many_clients", SEMANTIC_ROUTER, "ours_times_faster", "median")
+    single = ("throughput", "one_client", SEMANTIC_ROUTER, "ours_p50_share", "median")
+    return [
+        most("batch invariance, max difference", 1e-5, "", "invariance", "invariance",
+             "max_difference"),
+        most("padding tokens, equal lengths", 0, "", "invariance", "padding",
+             "equal_length_padding_tokens"),
+        most("padding share, mixed batches of 64", 0.1, "", "invariance", "padding",
+             "mixed_padding_share_worst_batch"),
+        least("queries a second at 64 clients, of semantic-router", 5, "x", *peer),
+        most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
+        *_accuracy(found),
+        *(
+            most(f"hot add p50, largest route set, {kind}", 1, " ms", "hot_add", "milliseconds",
+                 str(_look(found, ("hot_add", "largest"))), name, "p50")
+            for kind, name in (("memory", memory), ("synchronous=full", full))
+        ),
+        most("hot add, growth from smallest to largest route set", 1.5, "x", "hot_add", "growth",
+             memory),
+        most("cold boot of 50,000 vectors", 0.35, " s", "boot", "boot_seconds", "median"),
+        most("resident memory at 50,000 utterances", 400, " MiB", "boot", "resident_mib",
+             "median"),
+        most("query p50 under 100 mutations/s, of quiet", 1.15, "x", "mutations",
+             "busy_p50_share", "median"),
+        most("scoring 50,000 utterances, alone", 4, " ms", "scoring", "milliseconds_a_query", "1",
+             "p50"),
+        most("scoring 50,000 utterances, batches of 16", 0.6, " ms", "scoring",
+             "milliseconds_a_query", "16", "p50"),
+        least("goodput at 4x load, of capacity", 0.9, "x", "overload", "loads", "4.0",
+              "goodput_of_capacity"),
+        least("HTTP throughput at 64 clients, of in process", 0.85, "x", "http", "many_clients",
+              "in_process", "http_share_of_throughput", "median"),
+        most("HTTP p50 at 1 client, of semantic-router in process", 0.35, "x", "http",
+             "one_client", SEMANTIC_ROUTER, "http_share_of_p50", "median"),
+        least("cached queries a second over HTTP", 5_000, "", "http", "cached",
+              "queries_per_second", "median"),
+    ]  # fmt: skip
+
+
+def _accuracy(found: dict[str, Any]) -> list[Goal]:
+    """``blend`` against ``max`` at ten utterances a route, in points."""
+
+    def points(name: str) -> float | None:
+        cells = [
+            _look(found, ("accuracy", name, "accuracy", each, "10", "mean"))
+            for each in ("blend", "max")
+        ]
+        return None if None in cells else round((cells[0] - cells[1]) * 100, 2)  # type: ignore[operator]
+
+    def over(title: str, name: str, wanted: float) -> Goal:
+        value = points(name)
+        return Goal(
+            title,
+            f">= {wanted:g} points",
+            value,
+            None if value is None else value >= wanted,
+            " points",
+        )
+
+    return [
+        over("blend over max, CLINC150, 10 utterances", "clinc150", 4),
+        over("blend over max, Banking77, 10 utterances", "banking77", 0),
+    ]
+
+
+def _look(found: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    """Follow a path into the figures; None where it leads nowhere."""
+    value: Any = found
+    for key in path:
+        if not isinstance(value, dict) or key not in value:
+            return None
+        value = value[key]
+    return value  # type: ignore[no-any-return]

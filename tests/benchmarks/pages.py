@@ -1,0 +1,267 @@
+"""BENCHMARKS.md: tables from a run's JSON, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from goals import Goal, Results
+
+HEAD = """# Benchmarks
+
+Written by `make bench`; every figure is of the run named here, none is typed by hand.
+Contenders run in turn, round by round, with the same texts and the same model file; a ratio is
+that of medians, in brackets its least and greatest value in one round. A high load average
+means that others used the machine meanwhile: then trust the ratios, not the absolute figures.
+"""
+
+
+def page(results: Results, goals: Sequence[Goal]) -> str:
+    """The whole page."""
+    if not results:
+        return HEAD
+    parts = [HEAD, _run(results), _goals(goals)]
+    makers = {
+        "throughput": _throughput,
+        "http": _http,
+        "overload": _overload,
+        "hot_add": _hot_add,
+        "mutations": _mutations,
+        "boot": _boot,
+        "scoring": _scoring,
+        "accuracy": _accuracy,
+        "invariance": _invariance,
+        "embedding": _embedding,
+    }
+    for name, make in makers.items():
+        if name in results:
+            result = results[name]
+            parts += [make(result["figures"]), f"`{result['command']}`\n"]
+    return "\n".join(parts)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def number(value: float | None) -> str:
+    """Four digits at most, thousands set apart."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
+
+
+def spread(cell: dict[str, float]) -> str:
+    """Median, then least and greatest."""
+    return f"{number(cell['median'])} ({number(cell['low'])} to {number(cell['high'])})"
+
+
+def _run(results: Results) -> str:
+    """Machine, commits, dates, load."""
+    first = next(iter(results.values()))
+    machine = first["machine"]
+    loads = [result["load_average"] for result in results.values()]
+    rows = [
+        ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"),
+        ("system", machine["system"]),
+        ("versions", ", ".join(f"{name} {machine[name]}" for name in VERSIONS)),
+        ("commit", ", ".join(sorted({result["commit"] for result in results.values()}))),
+        ("date", f"{min(r['date'] for r in results.values())} to "
+                 f"{max(r['ended'] for r in results.values())}"),
+        ("size", ", ".join(sorted({result["size"] for result in results.values()}))),
+        ("load average", f"{min(min(load.values()) for load in loads)} to "
+                         f"{max(max(load.values()) for load in loads)}"),
+    ]  # fmt: skip
+    return "## The run\n\n" + table(("", ""), rows)
+
+
+VERSIONS = ("python", "numpy", "onnxruntime", "tokenizers", "fastembed")
+
+
+def _goals(goals: Sequence[Goal]) -> str:
+    rows = [(goal.name, goal.wanted, goal.shown, goal.verdict) for goal in goals]
+    return "## Goals\n\n" + table(("figure", "goal", "measured", ""), rows)
+
+
+def _throughput(figures: dict[str, Any]) -> str:
+    text = (
+        "## Distinct queries, in process, no cache\n\n"
+        f"{figures['routes']} routes of {figures['utterances_a_route']} utterances, "
+        f"{figures['texts']} different texts, {figures['rounds']} rounds of "
+        f"{figures['seconds_a_round']} s each.\n\n"
+    )
+    for title, key in (("1 client", "one_client"), ("64 clients", "many_clients")):
+        rows = [
+            (
+                name,
+                spread(row["queries_per_second"]),
+                spread(row["p50_ms"]),
+                spread(row["p99_ms"]),
+                spread(row["ours_times_faster"]),
+                spread(row["ours_p50_share"]),
+            )
+            for name, row in figures[key].items()
+        ]
+        head = (title, "queries/s", "p50 ms", "p99 ms", "ours, times faster", "ours, share of p50")
+        text += table(head, rows) + "\n"
+    rows = [
+        (name, number(row["rate"]), spread(row["p50_ms"]), spread(row["p99_ms"]), row["unanswered"])
+        for key in ("open_loop", "open_loop_own_load")
+        for name, row in figures[key].items()
+    ]
+    head = ("open loop", "arrivals/s", "p50 ms", "p99 ms", "unanswered")
+    return text + table(head, rows)
+
+
+def _http(figures: dict[str, Any]) -> str:
+    text = "## Over HTTP, one node process\n\n"
+    for title, key in (("1 client", "one_client"), ("64 clients", "many_clients")):
+        rows = [
+            (
+                name,
+                spread(row["queries_per_second"]),
+                spread(row["p50_ms"]),
+                spread(row["p99_ms"]),
+                spread(row["http_share_of_throughput"]),
+                spread(row["http_share_of_p50"]),
+            )
+            for name, row in figures[key].items()
+        ]
+        head = (title, "queries/s", "p50 ms", "p99 ms", "HTTP, share of q/s", "HTTP, share of p50")
+        text += table(head, rows) + "\n"
+    cached = figures["cached"]
+    rows = [[spread(cached[key]) for key in ("queries_per_second", "p50_ms", "p99_ms")]]
+    return text + table(("cached texts, 64 clients: queries/s", "p50 ms", "p99 ms"), rows)
+
+
+def _overload(figures: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{load}x",
+            number(row["capacity_per_second"]),
+            number(row["offered_per_second"]),
+            number(row["goodput_per_second"]),
+            number(row["goodput_of_capacity"]),
+            number(row["refused_share"]),
+            number(row["late_share"]),
+            number(row["good_ms"]["p99"]),
+        )
+        for load, row in figures["loads"].items()
+    ]
+    head = ("load", "capacity/s", "offered/s", "goodput/s", "of capacity", "refused", "late",
+            "p99 ms of the good")  # fmt: skip
+    return (
+        "## Overload\n\n"
+        f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
+        f"sending; the queue holds {figures['queue_requests_max']} requests.\n\n"
+        + table(head, rows)
+    )
+
+
+def _hot_add(figures: dict[str, Any]) -> str:
+    sizes = list(figures["milliseconds"])
+    names = figures["milliseconds"][sizes[0]]
+    rows = [
+        (
+            name,
+            *(
+                f"{number(figures['milliseconds'][size][name]['p50'])} / "
+                f"{number(figures['milliseconds'][size][name]['p99'])}"
+                for size in sizes
+            ),
+            number(figures["growth"][name]),
+        )
+        for name in names
+    ]
+    head = ("p50 / p99 ms", *(f"{int(size):,} utterances" for size in sizes), "growth")
+    return (
+        "## A new route of ten utterances, vectors given, from the call to visible\n\n"
+        "This project's rows say where it keeps its database; its answer means committed and "
+        "visible. The peers' rows are their index alone: nothing is written to a disk.\n\n"
+        + table(head, rows)
+    )
+
+
+def _mutations(figures: dict[str, Any]) -> str:
+    rows = [
+        ("quiet", number(figures["quiet_ms"]["p50"]), number(figures["quiet_ms"]["p99"]), ""),
+        (
+            f"{number(figures['mutations_per_second'])} mutations/s",
+            number(figures["busy_ms"]["p50"]),
+            number(figures["busy_ms"]["p99"]),
+            spread(figures["busy_p50_share"]),
+        ),
+    ]
+    return "## Queries while routes change\n\n" + table(
+        ("one client", "p50 ms", "p99 ms", "p50, of quiet"), rows
+    )
+
+
+def _boot(figures: dict[str, Any]) -> str:
+    rows = [
+        ("database open, verified, tensor loaded", f"{spread(figures['boot_seconds'])} s"),
+        ("encoder loaded and probed", f"{spread(figures['encoder_seconds'])} s"),
+        ("imports", f"{spread(figures['imports_seconds'])} s"),
+        ("resident memory", f"{spread(figures['resident_mib'])} MiB"),
+        ("resident memory, empty database", f"{number(figures['resident_mib_empty'])} MiB"),
+        ("database file", f"{number(figures['database_mib'])} MiB"),
+    ]
+    return f"## Boot with {figures['vectors']:,} vectors\n\n" + table(("", ""), rows)
+
+
+def _scoring(figures: dict[str, Any]) -> str:
+    rows: list[Sequence[Any]] = [
+        (f"this project, batches of {batch}", number(row["p50"]), number(row["p99"]))
+        for batch, row in figures["milliseconds_a_query"].items()
+    ]
+    peers = figures.get("peers_milliseconds_a_query", {})
+    rows += [
+        (f"{name}, alone", number(row["p50"]), number(row["p99"])) for name, row in peers.items()
+    ]
+    head = (f"{figures['utterances']:,} utterances", "p50 ms a query", "p99 ms a query")
+    return "## Scoring\n\n" + table(head, rows)
+
+
+def _accuracy(figures: dict[str, Any]) -> str:
+    text = (
+        "## Accuracy\n\nShare of test texts whose best route is the right one, mean of seeds 0 to "
+        "2; in brackets the spread.\n\n"
+    )
+    for name, result in figures.items():
+        counts = list(next(iter(result["accuracy"].values())))
+        rows = [
+            (aggregation, *(f"{row[k]['mean']:.3f} ({row[k]['spread']:.3f})" for k in counts))
+            for aggregation, row in result["accuracy"].items()
+        ]
+        head = (f"{name}, {result['routes']} routes, utterances a route", *counts)
+        text += table(head, rows) + "\n"
+    return text
+
+
+def _invariance(figures: dict[str, Any]) -> str:
+    found, padding = figures["invariance"], figures["padding"]
+    rows = [
+        ("texts, batches", f"{found['texts']}, {found['batches']}"),
+        ("largest difference between alone and in company", f"{found['max_difference']:.3g}"),
+        ("padding tokens, equal lengths", padding["equal_length_padding_tokens"]),
+        ("padding share, mixed batches of 64", number(padding["mixed_padding_share"])),
+        ("the same, worst batch", number(padding["mixed_padding_share_worst_batch"])),
+    ]
+    return "## Batch invariance and padding\n\n" + table(("", ""), rows)
+
+
+def _embedding(figures: dict[str, Any]) -> str:
+    rows = [
+        (name, spread(cell)) for name, cell in figures["bulk_texts_per_second"].items()
+    ]  # fmt: skip
+    rows.append(("all lanes, times fastembed", spread(figures["all_lanes_times_fastembed"])))
+    rows += [
+        (
+            f"fastembed, a text a call, {clients} clients",
+            number(run["queries_per_second"]["median"]),
+        )
+        for clients, run in figures["fastembed_one_by_one"].items()
+    ]
+    return "## Embedding alone, texts a second\n\n" + table(("", ""), rows)

@@ -1,0 +1,134 @@
+"""The benchmarks run, print JSON, and judge what they measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+BENCHES = (
+    "invariance", "throughput", "accuracy", "hot_add", "boot", "mutations", "scoring",
+    "overload", "http", "embedding",
+)  # fmt: skip
+
+
+def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """Import a module of the benchmarks as its scripts do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(name)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", BENCHES)
+def test_bench_prints_its_figures_as_json(name: str, tmp_path: Path) -> None:
+    """A tiny run on generated texts gives figures, machine, commit, command and date."""
+    target = tmp_path / "figures.json"
+    words = [sys.executable, str(FOLDER / f"bench_{name}.py"), "--tiny", "--no-peers"]
+    done = subprocess.run(
+        [*words, "--json", str(target)], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr[-2_000:]
+    printed = json.loads(done.stdout)
+    assert json.loads(target.read_text()) == printed
+    assert name == printed["bench"]
+    assert (
+        f"python tests/benchmarks/bench_{name}.py --tiny --no-peers --json FOLDER"
+        == (printed["command"])
+    )
+    assert {"machine", "commit", "date", "load_average", "figures"} <= set(printed)
+    assert printed["figures"]
+
+
+def test_report_runs_every_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that the report forgets would never be seen again."""
+    report = load(monkeypatch, "report")
+
+    assert set(BENCHES) == set(report.BENCHES)
+    assert all((FOLDER / f"bench_{name}.py").exists() for name in report.BENCHES)
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round begins with another contender, and each runs once a round."""
+    order: list[str] = []
+    rounds = load(monkeypatch, "harness").rounds
+
+    found = rounds({name: lambda name=name: order.append(name) for name in "abc"}, 3)
+
+    assert list("abcbcacab") == order
+    assert {"a": 3, "b": 3, "c": 3} == {name: len(runs) for name, runs in found.items()}
+
+
+def test_ratio_is_that_of_medians_with_the_rounds_own_spread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One odd round moves the spread, not the ratio."""
+    ratio = load(monkeypatch, "harness").ratio
+
+    assert {"median": 2.0, "low": 0.5, "high": 9.0} == ratio([2, 1, 9], [1, 2, 1])
+
+
+def test_quantiles_are_values_that_occurred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The p99 of a hundred values is the ninety-ninth."""
+    quantiles = load(monkeypatch, "harness").quantiles
+
+    expected = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    assert expected == quantiles(range(1, 101))
+    assert {"p50": 7, "p90": 7, "p99": 7, "max": 7} == quantiles([7])
+
+
+def test_goal_without_figures_is_neither_met_nor_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that did not run proves nothing."""
+    goals = load(monkeypatch, "goals").judge({})
+
+    assert {None} == {goal.is_met for goal in goals}
+    assert {"no data"} == {goal.verdict for goal in goals}
+
+
+def test_missed_goal_is_said_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page shows a missed goal as plainly as a met one."""
+    figures: dict[str, Any] = {
+        "invariance": {"texts": 3, "batches": 2, "max_difference": 0.25},
+        "padding": {
+            "equal_length_padding_tokens": 0,
+            "mixed_padding_share": 0.05,
+            "mixed_padding_share_worst_batch": 0.09,
+        },
+    }
+    harness = load(monkeypatch, "harness")
+    results = {
+        "invariance": {
+            "figures": figures,
+            "machine": harness.machine(),
+            "commit": "abc",
+            "command": "python bench_invariance.py",
+            "date": "2026-01-01T00:00:00+00:00",
+            "ended": "2026-01-01T00:01:00+00:00",
+            "size": "full",
+            "load_average": {"start": 0.1, "end": 0.2},
+        }
+    }
+    goals = load(monkeypatch, "goals").judge(results)
+
+    page = load(monkeypatch, "pages").page(results, goals)
+
+    assert "| batch invariance, max difference | <= 1e-05 | 0.25 | MISSED |" in page
+    assert "| padding tokens, equal lengths | <= 0 | 0 | met |" in page
+
+
+def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal seeds draw equal utterances, other seeds others."""
+    corpus = load(monkeypatch, "route_texts").generated()
+
+    assert corpus.draw(5, 1) == corpus.draw(5, 1)
+    assert corpus.draw(5, 1) != corpus.draw(5, 2)
+    assert {5} == {len(texts) for texts in corpus.draw(5, 1).values()}
