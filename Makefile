@@ -16,7 +16,7 @@ UV_VERSION := 0.13.9
 # `make PYTHON=python3.12 test` picks the interpreter; otherwise the newest that works.
 PYTHON ?=
 # What `make run` starts; `make run ONCE=1` shows its answers and exits.
-RUN_COMMAND ?= $(BIN)/synaptoroute demo $(if $(ONCE),--once)
+RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
 # What `make bench` runs; it rewrites BENCHMARKS.md.
 BENCH_COMMAND ?= $(BIN)/python tests/benchmarks/report.py
 # More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
@@ -40,7 +40,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(VENV)/.run-installed ## Start a node on the example routes (ONCE=1: show answers, exit)
+run: $(VENV)/.run-installed ## Start three nodes on one log with the example routes (ONCE=1: show, exit)
 	@$(RUN_COMMAND)
 
 .PHONY: install

@@ -34,7 +34,7 @@ def timed(work: Any, texts: int) -> float:
 
 def measure(options: Options) -> dict[str, Any]:
     """All figures."""
-    texts = read_corpus(options.data).queries(options.pick(2_048, 512, 32), SEED)
+    texts = read_corpus(options.data).queries(options.pick(1_024, 512, 32), SEED)
     count, seconds = options.pick((5, 3.0), (2, 1.0), (1, 0.2))
     encoder = Encoder()
     lanes = cpu_limit()

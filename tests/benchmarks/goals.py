@@ -111,7 +111,9 @@ def _accuracy(found: dict[str, Any]) -> list[Goal]:
             _look(found, ("accuracy", name, "accuracy", each, "10", "mean"))
             for each in ("blend", "max")
         ]
-        return None if None in cells else round((cells[0] - cells[1]) * 100, 2)  # type: ignore[operator]
+        if cells[0] is None or cells[1] is None:
+            return None
+        return round((cells[0] - cells[1]) * 100, 2)
 
     def over(title: str, name: str, wanted: float) -> Goal:
         value = points(name)

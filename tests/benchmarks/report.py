@@ -69,6 +69,8 @@ def main() -> int:
     parser.add_argument("--render", action="store_true", help="measure nothing")
     given = parser.parse_args()
     options = to_options(given)
+    if options.data is None and options.size != "tiny" and not given.render:
+        parser.error("the goals are of CLINC150 and Banking77: name their folder with --data")
     given.results.mkdir(parents=True, exist_ok=True)
     failed = []
     if not given.render:

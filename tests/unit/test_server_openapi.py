@@ -14,6 +14,7 @@ from http_node import HttpNode, http_node
 from synaptoroute.models import Route, RouteSetSettings
 from synaptoroute.server.schemas import (
     BatchRequest,
+    PreviewRequest,
     QueryRequest,
     RoutePatch,
     UtterancesToAdd,
@@ -27,6 +28,7 @@ API_MD = Path(__file__).parents[2] / "docs" / "api.md"
 MODELS: dict[str, Any] = {
     "QueryRequest": QueryRequest,
     "BatchRequest": BatchRequest,
+    "PreviewRequest": PreviewRequest,
     "RoutePatch": RoutePatch,
     "UtterancesToAdd": UtterancesToAdd,
     "UtterancesToRemove": UtterancesToRemove,
@@ -81,7 +83,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 7 == checked
+    assert 8 == checked
 
 
 async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:

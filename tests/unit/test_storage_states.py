@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from synaptoroute.errors import (
     StorageCorrupt,
     StorageUnavailable,
 )
-from synaptoroute.storage import SQLiteStorage
+from synaptoroute.storage import SQLiteStorage, install
 
 pytestmark = pytest.mark.unit
 
@@ -180,8 +181,20 @@ def test_snapshot_of_another_encoder_is_refused(storage: SQLiteStorage, tmp_path
     assert 0 == storage.position.seq
 
 
+@contextmanager
+def file_bytes_max(limit_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("is_open_elsewhere", [False, True])
 def test_install_without_room_changes_nothing(
-    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path, is_open_elsewhere: bool
 ) -> None:
     """A state that does not fit on the disk leaves the old one in place."""
     theirs = History()
@@ -189,16 +202,76 @@ def test_install_without_room_changes_nothing(
     ours = History()
     storage.commit(ours.write(put("mine")))
     donor.snapshot_to(tmp_path / "snapshot.sqlite")
-    assert storage._writer is not None
-    (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
-    storage._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StorageUnavailable):
+    limit_bytes = 65_536
+    if is_open_elsewhere:
+        limit_bytes = (tmp_path / "snapshot.sqlite").stat().st_size + 65_536
+        elsewhere = sqlite3.connect(storage.path)
+        elsewhere.execute("SELECT count(*) FROM slot").fetchone()
+    with file_bytes_max(limit_bytes), pytest.raises(StorageUnavailable):
         storage.install(tmp_path / "snapshot.sqlite")
-    storage._writer.execute(f"PRAGMA max_page_count = {1 << 30}")
+    if is_open_elsewhere:
+        elsewhere.close()
     storage.commit(ours.write(put("next", 1, 3)))
     storage.close()
 
     assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), ours)
+    assert [] == list(tmp_path.glob("*.incoming*"))
+
+
+def test_snapshot_comes_in_beside_another_reader(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """Where another program has the file open, rows are replaced inside it instead."""
+    theirs = rich_history(donor)
+    storage.commit(History().write(put("mine"), put("other", 3, 4)))
+    node_id, inode = storage.node_id, storage.path.stat().st_ino
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    with closing(sqlite3.connect(storage.path)) as elsewhere:
+        elsewhere.execute("SELECT count(*) FROM slot").fetchone()
+        storage.install(tmp_path / "snapshot.sqlite", orphans_after_seq=1)
+        seen = elsewhere.execute("SELECT count(*) FROM orphan").fetchone()
+    storage.commit(theirs.write(put("later", 2, 9)))
+    storage.close()
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+
+    assert_holds(stored, theirs)
+    assert (node_id, inode) == (storage.node_id, storage.path.stat().st_ino)
+    assert (1,) == seen
+
+
+def test_snapshot_waits_for_readers_of_this_process(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """A read that is under way ends on the old file; the next one sees the new."""
+    theirs = rich_history(donor)
+    storage.commit(History().write(put("mine", 3)))
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    inode = storage.path.stat().st_ino
+    before = storage.rows()
+    first = next(before)
+    reader = threading.Timer(0.2, lambda: seen.extend(before))
+    seen = [first]
+    reader.start()
+    storage.install(tmp_path / "snapshot.sqlite")
+    reader.join()
+
+    assert 3 == len(seen)
+    assert inode != storage.path.stat().st_ino
+    assert theirs.vectors == {row.slot: row.vector for row in storage.rows()}
+
+
+def test_snapshot_carries_the_newest_entries_only(
+    donor: SQLiteStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new node needs no long op log; those a little behind it need a short one."""
+    monkeypatch.setattr(install, "TAIL_ENTRIES_MAX", 2)
+    rich_history(donor)
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    last = donor.position.seq
+    with closing(sqlite3.connect(tmp_path / "snapshot.sqlite")) as raw:
+        seqs = raw.execute("SELECT seq FROM oplog ORDER BY seq").fetchall()
+
+    assert [(last - 1,), (last,)] == seqs
 
 
 # --- another encoder's vectors ---

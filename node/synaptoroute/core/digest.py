@@ -136,6 +136,11 @@ class Digest:
             words = struct.unpack(f"<{2 * len(group)}Q", b"".join(group))
             self._shift_row(bucket, sum(words[::2]) + (sum(words[1::2]) << 64))
 
+    def add_row_sums(self, terms: Iterable[int]) -> None:
+        """Add rows that were summed elsewhere: one term for each bucket, in order."""
+        for bucket, term in enumerate(terms):
+            self._shift_row(bucket, term)
+
     def hex(self) -> str:
         """The sum as 32 hexadecimal digits."""
         return f"{self._total:032x}"
@@ -149,15 +154,25 @@ def sum_state(
 ) -> Digest:
     """Sum a whole state, from nothing but the state."""
     digest = Digest()
-    digest.add(settings_hash(settings))
     digest.add_rows(row_hashes.items())
+    add_rest(digest, settings, routes, imports)
+    return digest
+
+
+def add_rest(
+    digest: Digest,
+    settings: Settings,
+    routes: Iterable[RouteRecord],
+    imports: Iterable[StagedImport],
+) -> None:
+    """Add all of a state but its rows."""
+    digest.add(settings_hash(settings))
     for route in routes:
         digest.add(route_hash(route))
     for staged in imports:
         digest.add(import_hash(staged.begin))
         for chunk in staged.chunks:
             digest.add(chunk_hash(chunk))
-    return digest
 
 
 def frame_digest(header: bytes) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from synaptoroute.core.digest import row_hash, sum_state
@@ -71,7 +72,7 @@ async def scrub(engine: Engine) -> Scrub:
     memory: list[int] = []
     disk: list[int] = []
     while True:
-        part = await asyncio.wrap_future(engine.settled(lambda at=start: _compare(engine, at)))
+        part = await asyncio.wrap_future(engine.settled(partial(_compare, engine, start)))
         rows += part.rows
         memory += part.memory
         disk += part.disk
@@ -79,7 +80,7 @@ async def scrub(engine: Engine) -> Scrub:
             break
         start += PART_SLOTS
         await asyncio.sleep(PAUSE_SECONDS)
-    is_right = await asyncio.wrap_future(engine.settled(lambda: _is_digest_right(engine)))
+    is_right = await asyncio.wrap_future(engine.settled(partial(_is_digest_right, engine)))
     return Scrub(
         rows,
         tuple(memory[:SLOTS_NAMED_MAX]),

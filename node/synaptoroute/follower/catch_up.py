@@ -76,6 +76,7 @@ class CatchUp:
         self._peers = PeerClient(follower.membership)
         self._known: tuple[NodeSeen, ...] = ()
         self._behind_since: float | None = None
+        self.trusted: frozenset[str] = frozenset()
         self._halted_since = 0.0
 
     def halt(self, reason: str) -> None:
@@ -209,6 +210,7 @@ class CatchUp:
             if seen.report.url
             and seen.report.node_id != self._follower.node_id
             and (seen.report.epoch, seen.report.seq) >= (after.epoch, after.seq)
+            and (not self.trusted or seen.report.node_id in self.trusted)
         ]
         random.shuffle(donors)
         donors.sort(key=lambda seen: not seen.is_live)
@@ -275,6 +277,7 @@ class CatchUp:
         if not await self._from_snapshots(position, donors, orphans_after_seq=common_seq):
             return False
         self.diverged = None
+        self.trusted = frozenset()
         return True
 
     async def _from_snapshots(

@@ -1,7 +1,7 @@
 """What a node does for the health of the fleet: audits and orders.
 
 At the place of an audit every node reports its digest; a deep one has it also compare
-memory and disk, row by row.  Orders are read at heartbeats: a scrub, or a resync for a
+memory and disk, row by row.  Orders are read every second: a scrub, or a resync for a
 node that was found to differ from the majority.  None of it is needed to answer a
 query or to take a write, and nothing here runs if nobody asks.
 
@@ -11,8 +11,8 @@ Runs on the event loop; ``received`` is called on the applier's thread.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -24,12 +24,14 @@ from synaptoroute.core.step import State
 from synaptoroute.engine import Received
 from synaptoroute.engine.scrub import Scrub, scrub
 from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
     from synaptoroute.follower.follower import Follower
 
 AUDIT_AGE_MS_MAX: Final = 600_000
 """A node that catches up reports to no older audit: nobody compares it any more."""
+LOOK_SECONDS: Final = 1.0
 RESYNC_SECONDS_MAX: Final = 300.0
 RESYNC_POLL_SECONDS: Final = 0.2
 
@@ -49,15 +51,13 @@ class Duties:
         self.resyncs = 0
         self._follower = follower
         self._tasks: set[asyncio.Task[None]] = set()
-        self._obeying: asyncio.Task[None] | None = None
         self._scrubbing = asyncio.Lock()
 
     async def close(self) -> None:
         """Give up what is under way; an order is begun again at the next start."""
-        tasks = [*self._tasks, *([self._obeying] if self._obeying else [])]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- audits ------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ class Duties:
 
     def audit(self, commit: Commit) -> None:
         """Report to an audit that was applied, in a task of its own."""
-        age_ms = self._follower.now_ms() - commit.entry.time_us / 1_000
+        age_ms = self._follower.pulse.now_ms() - commit.entry.time_us / 1_000
         if age_ms > AUDIT_AGE_MS_MAX:
             return
         task = asyncio.create_task(self._report(commit), name=f"audit-{commit.entry.seq}")
@@ -117,19 +117,27 @@ class Duties:
 
     # --- orders ------------------------------------------------------------------------
 
+    async def run(self) -> None:
+        """Look for orders until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))
+            if self._follower.log_state is LogState.OPEN:
+                await self.look()
+
     async def look(self) -> None:
-        """Read the order that waits for this node, if there is one; called at heartbeats."""
-        if self._obeying is not None and not self._obeying.done():
-            return
-        with contextlib.suppress(SynaptoRouteError):
+        """Carry out the order that waits for this node, if there is one."""
+        try:
             order = await self._follower.log.orders.order_of(self._follower.node_id)
-            if order is not None:
-                self._obeying = asyncio.create_task(self._obey(order), name="order")
+        except SynaptoRouteError as error:
+            _log.debug("orders cannot be read: %s", error)
+            return
+        if order is not None:
+            await self._obey(order)
 
     async def _obey(self, order: Order) -> None:
         follower = self._follower
         try:
-            if follower.now_ms() - order.given_ms <= ORDER_AGE_MS_MAX:
+            if follower.pulse.now_ms() - order.given_ms <= ORDER_AGE_MS_MAX:
                 _log.warning("ordered to %s: %s", order.kind, order.reason)
                 await (self._resync(order) if order.kind == "resync" else self.scrub())
             await follower.log.orders.done(follower.node_id)
@@ -143,7 +151,7 @@ class Duties:
         follower.distrust(order.reason, order.donors)
         try:
             async with asyncio.timeout(RESYNC_SECONDS_MAX):
-                while not (
+                while not (  # noqa: ASYNC110 - the replica's state is another thread's
                     follower.counts.snapshots > before
                     and follower.engine.applier.replica.state is State.LIVE
                 ):

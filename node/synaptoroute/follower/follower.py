@@ -32,6 +32,7 @@ from synaptoroute.engine import Engine, Heard, Received
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
 from synaptoroute.follower.catch_up import CatchUp, Progress
 from synaptoroute.follower.donation import PeerSecret, membership_of
+from synaptoroute.follower.duties import Duties
 from synaptoroute.follower.opening import Opening
 from synaptoroute.follower.pulse import Pulse
 from synaptoroute.follower.status import EXPLANATIONS, FollowerCounts, FollowerStatus, LogState
@@ -77,6 +78,7 @@ class Follower:
         self.catch_up = CatchUp(self)
         self.opening = Opening(self)
         self.pulse = Pulse(self)
+        self.duties = Duties(self)
         self._waits = Waits(self)
         self._bus = log.bus()
         self._beats = log.beats(engine.storage.node_id)
@@ -110,6 +112,7 @@ class Follower:
             ("catch-up", self._catch_up_when_woken),
             ("positions", self.pulse.report_positions),
             ("beats", self._beats.run),
+            ("duties", self.duties.run),
         ):
             task = asyncio.create_task(self._last(name, run), name=f"follower-{name}")
             self._tasks.append(task)
@@ -132,6 +135,7 @@ class Follower:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.duties.close()
         await self.opening.close()
         await self.catch_up.close()
         await self.log.close()
@@ -155,6 +159,8 @@ class Follower:
 
     def _on_received(self, received: Sequence[Received]) -> None:
         """Note what the replica misses.  Runs on the applier's thread."""
+        for audit in self.duties.audits_in(received):
+            self._call(self.duties.audit, audit)
         for each in received:
             step = each.step
             if step.diverged is not None:
@@ -187,6 +193,11 @@ class Follower:
         self.catch_up.diverged = reason
         _log.error("this node's history is not the log's: %s", reason)
         self._wake.set()
+
+    def distrust(self, reason: str, donors: Sequence[str]) -> None:
+        """Take another state than this node's own: that of one of these donors."""
+        self.catch_up.trusted = frozenset(donors)
+        self._note_fork(reason)
 
     def _note_halt(self, error: Exception) -> None:
         self.catch_up.halt(str(error))

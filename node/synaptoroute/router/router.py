@@ -53,6 +53,7 @@ from synaptoroute.router.life import Life
 from synaptoroute.router.questions import expire, question
 from synaptoroute.router.results import RoutePage, result_of
 from synaptoroute.router.status import NodeStatus, node_status
+from synaptoroute.router.surveys import Surveys
 from synaptoroute.router.writes import (
     Writer,
     checked_name,
@@ -442,6 +443,11 @@ class AdaptiveRouter:
     async def achecksum(self) -> dict[str, str]:
         """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
         return await reads.checksum(self._engine)
+
+    @property
+    def surveys(self) -> Surveys:
+        """What operators ask beside queries and routes."""
+        return Surveys(self._engine, self._writer, self.follower)
 
     def propagation(self) -> list[tuple[int, float]]:
         """Pairs of seq and milliseconds from the log to visible here, newest last."""

@@ -18,6 +18,7 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
     cluster_endpoints,
+    fleet_endpoints,
     node_endpoints,
     peer_endpoints,
     query_endpoints,
@@ -100,7 +101,7 @@ def create_app(
     app.add_exception_handler(HTTPException, _refuse)
     for room in (query_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(room.endpoints, dependencies=[Depends(keep_pace)])
-    for room in (node_endpoints, cluster_endpoints, peer_endpoints):
+    for room in (fleet_endpoints, node_endpoints, cluster_endpoints, peer_endpoints):
         app.include_router(room.endpoints)
     _serve_document(app)
     return app

@@ -25,7 +25,7 @@ from synaptoroute.web.refusals import ClientGone, Forbidden, Unauthorized
 
 PEER_PREFIX: Final = "/peer/"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-_READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
+_READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch", "/v1/preview"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _PATH_CHARACTERS_MAX: Final = 200

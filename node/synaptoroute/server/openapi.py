@@ -36,6 +36,7 @@ TAGS: Final = [
 REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.QueryRequest,
     schemas.BatchRequest,
+    schemas.PreviewRequest,
     schemas.RoutePatch,
     schemas.UtterancesToAdd,
     schemas.UtterancesToRemove,

@@ -18,6 +18,7 @@ from synaptoroute.models import (
     UTTERANCES_PER_ROUTE_CALL_MAX,
     Match,
     Name,
+    Route,
     StoredRoute,
     Threshold,
     Utterance,
@@ -26,6 +27,7 @@ from synaptoroute.models import (
 )
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
+PREVIEW_TEXTS_MAX: Final = 200
 BATCH_BYTES_MAX: Final = 2_097_152
 """UTF-8 bytes of all texts of one batch."""
 
@@ -107,6 +109,18 @@ class BatchAnswer(BaseModel):
     """One match a text, in the order of the request."""
 
     matches: list[Match]
+
+
+class PreviewRequest(BaseModel):
+    """A change of a route that is only tried."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    route: Route | None = Field(
+        default=None, description="The route as it would be; null for its deletion."
+    )
+    texts: list[str] = Field(min_length=1, max_length=PREVIEW_TEXTS_MAX)
 
 
 class RoutePatch(BaseModel):

@@ -40,6 +40,7 @@ from synaptoroute.storage.keeper import Changes, Keeper, Pause, scrub, write_che
 from synaptoroute.storage.loader import (
     check_encoder,
     check_pages,
+    collector_at_rest,
     load,
     read_meta,
     read_node,
@@ -158,14 +159,18 @@ class DatabaseFile:
         self._lock.take()
         try:
             drop_draft(self.path)
-            try:
-                return self._read_or_create(encoder)
-            except Damaged as damage:
-                moved_aside = self._move_aside(damage)
-                return replace(self._read_or_create(encoder), moved_aside=moved_aside)
+            with collector_at_rest():
+                return self._open_file(encoder)
         except BaseException:
             self.close()
             raise
+
+    def _open_file(self, encoder: tuple[str, int] | None) -> Stored:
+        try:
+            return self._read_or_create(encoder)
+        except Damaged as damage:
+            moved_aside = self._move_aside(damage)
+            return replace(self._read_or_create(encoder), moved_aside=moved_aside)
 
     def _read_or_create(self, encoder: tuple[str, int] | None) -> Stored:
         is_blank = not is_present(self.path) or self._is_blank()

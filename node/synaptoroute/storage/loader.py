@@ -7,12 +7,14 @@ digest does not cover has a checksum; the position must be that of the op log's 
 
 from __future__ import annotations
 
+import gc
 import sqlite3
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -89,6 +91,18 @@ def check_encoder(meta: Meta, fingerprint: str, dim: int) -> None:
             running_fingerprint=fingerprint,
             running_dim=dim,
         )
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Keep Python's collector from walking over a state that only grows, again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def load(path: Path, *, immutable: bool = False) -> Stored:
@@ -251,28 +265,19 @@ def _read_routes(
     connection: sqlite3.Connection,
     owned: Mapping[int, tuple[tuple[int, ...], tuple[str, ...]]],
 ) -> tuple[RouteRecord, ...]:
-    routes = []
     cursor = connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
     )
-    for route_id, name, threshold, metadata, payload, epoch, seq in cursor:
-        slots, utterances = owned[route_id]
-        routes.append(
-            RouteRecord(
-                route_id,
-                name,
-                slots,
-                utterances,
-                threshold,
-                metadata,
-                payload,
-                Revision(epoch, seq),
-            )
+    routes = [
+        RouteRecord(
+            route_id, name, *owned[route_id], threshold, metadata, payload, Revision(epoch, seq)
         )
+        for route_id, name, threshold, metadata, payload, epoch, seq in cursor.fetchall()
+    ]
     if len(routes) != len(owned):
         missing = sorted(owned.keys() - {route.route_id for route in routes})
         raise Damaged(f"slots belong to routes that do not exist: {missing[:3]}")
-    return tuple(sorted(routes, key=lambda route: route.name))
+    return tuple(sorted(routes, key=attrgetter("name")))
 
 
 def read_remembered(

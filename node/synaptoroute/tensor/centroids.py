@@ -7,6 +7,7 @@ that of the rows the route has now, on every node, after any replay or snapshot.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from synaptoroute.tensor.blocks import ROWS_ALIGNED
 from synaptoroute.tensor.slabs import Slabs, Slots
 
 _SLAB_ROUTES: Final = 4_096
+_HALVED_ROWS_MIN: Final = 16_384
 _SUM_ROWS: Final = 256
 """Rows summed at once; their float64 copy stays in the processor's cache."""
 
@@ -60,7 +62,24 @@ class Centroids:
         for alike in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
             if len(alike):
                 places = firsts[alike, np.newaxis] + np.arange(counts[alike[0]])
-                self._move_alike(owners[firsts[alike]], rows, slots[by_route[places]], sign)
+                alike_slots = slots[by_route[places]]
+                self._move_halves(owners[firsts[alike]], rows, alike_slots, sign)
+
+    def _move_halves(
+        self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float
+    ) -> None:
+        """Move int64[routes, n] slots; many are shared with a second thread.
+
+        The halves touch different routes, and sums are exact, so it changes nothing.
+        """
+        if slots.size < _HALVED_ROWS_MIN:
+            self._move_alike(route_ids, rows, slots, sign)
+            return
+        half = len(route_ids) // 2
+        with ThreadPoolExecutor(1, "tensor-sums") as pool:
+            other = pool.submit(self._move_alike, route_ids[half:], rows, slots[half:], sign)
+            self._move_alike(route_ids[:half], rows, slots[:half], sign)
+            other.result()
 
     def _move_alike(
         self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float
@@ -74,7 +93,7 @@ class Centroids:
             sums = self._sums.read(touched)
             for first in range(0, count, _SUM_ROWS):
                 chosen = part[:, first : first + _SUM_ROWS]
-                grid = to_grid(rows.read(chosen.reshape(-1))).reshape(*chosen.shape, rows.dim)
+                grid = to_grid(rows.look(chosen.reshape(-1))).reshape(*chosen.shape, rows.dim)
                 sums += sign * grid.sum(axis=1)
             self._sums.write(touched, sums)
 

@@ -70,6 +70,14 @@ class Slabs(Generic[Scalar]):
         view: NDArray[Scalar] = self._slabs[slab]
         return view[offset : offset + stop - start]
 
+    def look(self, slots: Slots) -> NDArray[Scalar]:
+        """See rows, [len(slots), dim], to be read at once; consecutive ones are not copied."""
+        parts = self._by_slab(slots)
+        if len(parts) == 1 and isinstance(parts[0][1], slice):
+            view: NDArray[Scalar] = self._slabs[parts[0][0]][parts[0][1]]
+            return view
+        return self.read(slots)
+
     def read(self, slots: Slots) -> NDArray[Scalar]:
         """Copy rows out, [len(slots), dim]."""
         rows = np.empty((len(slots), self.dim), self._dtype)

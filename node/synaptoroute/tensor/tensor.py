@@ -164,7 +164,7 @@ class Tensor:
             at: Its place in the log; the revision of the answers from now on.
             filled: ``fill`` was called with every write of this change.
         """
-        slots = np.fromiter((write.slot for write in change.writes), np.int64)
+        slots = np.array([write.slot for write in change.writes], np.int64)
         self._reserve_slots(slots)
         assert slots.max(initial=-1) < self.settings.capacity_slots, "beyond capacity: a bug"
         self._hide(change, slots)
@@ -177,9 +177,9 @@ class Tensor:
         """Show exactly these routes; their rows were filled before."""
         records = tuple(routes)
         self._reset(settings, revision)
-        slots = np.fromiter(chain.from_iterable(record.slots for record in records), np.int64)
-        ids = np.fromiter((record.route_id for record in records), np.int64)
-        counts = np.fromiter((len(record.slots) for record in records), np.int64)
+        slots = np.array(list(chain.from_iterable(each.slots for each in records)), np.int64)
+        ids = np.array([record.route_id for record in records], np.int64)
+        counts = np.array([len(record.slots) for record in records], np.int64)
         self._reserve_slots(slots)
         self._reserve_routes(int(ids.max(initial=-1)) + 1)
         owners = np.repeat(ids, counts)
@@ -188,12 +188,7 @@ class Tensor:
         self._mark_stale(slots)
         self._centroids.move(owners, self._rows, slots, 1.0)
         self._centroids.settle(ids, counts.astype(np.float64))
-        self._is_live[ids] = True
-        self._thresholds[ids] = [self._threshold_of(record) for record in records]
-        stops = counts.cumsum().tolist()
-        for record, stop in zip(records, stops, strict=True):
-            self._records[record.route_id] = self._routes[record.name] = record
-            self._slots_of[record.route_id] = slots[stop - len(record.slots) : stop]
+        self._put_all(records)
 
     def load(
         self,
@@ -280,7 +275,7 @@ class Tensor:
 
     def _show(self, change: Change, slots: Slots) -> None:
         """Give the written rows their owners."""
-        owners = np.fromiter((write.route_id for write in change.writes), np.int64)
+        owners = np.array([write.route_id for write in change.writes], np.int64)
         self._reserve_routes(max((record.route_id for record in change.put), default=-1) + 1)
         self._owners[slots] = owners
         self.slots_used += len(slots)
@@ -296,21 +291,24 @@ class Tensor:
             self._centroids.settle(ids, counts)
         if change.settings is not None:
             self._put_settings(change.settings)
-        for record in change.put:
-            self._put_record(record)
+        self._put_all(change.put)
 
     def _has_rows_of(self, record: RouteRecord, writes: Sequence[SlotWrite]) -> bool:
         """Whether the route's rows are those it had, so that only its fields changed."""
         known = self._records.get(record.route_id)
         return not writes and known is not None and known.slots == record.slots
 
-    def _put_record(self, record: RouteRecord) -> None:
-        known = self._records.get(record.route_id)
-        self._records[record.route_id] = self._routes[record.name] = record
-        if known is None or known.slots != record.slots:
-            self._slots_of[record.route_id] = np.asarray(record.slots, np.int64)
-        self._is_live[record.route_id] = True
-        self._thresholds[record.route_id] = self._threshold_of(record)
+    def _put_all(self, records: Sequence[RouteRecord]) -> None:
+        """Show records; their slots are parts of one array."""
+        ids = [record.route_id for record in records]
+        slots = np.array(list(chain.from_iterable(each.slots for each in records)), np.int64)
+        self._is_live[ids] = True
+        self._thresholds[ids] = [self._threshold_of(record) for record in records]
+        stop = 0
+        for record in records:
+            start, stop = stop, stop + len(record.slots)
+            self._records[record.route_id] = self._routes[record.name] = record
+            self._slots_of[record.route_id] = slots[start:stop]
 
     def _put_settings(self, settings: Settings) -> None:
         self.settings = settings

@@ -1,0 +1,144 @@
+"""HTTP to the nodes: their figures, their surveys, and requests passed on.
+
+The coordinator has an API key of its own for the nodes, so that what a person may do is
+decided at the coordinator's door and done under one name at the nodes'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from synaptoroute.errors import ClusterError
+from synaptoroute_coordinator.fleet import Sample, Telemetry, parse_sample, telemetry_of
+
+AT_ONCE_MAX: Final = 32
+LOOK_SECONDS: Final = 2.0
+ASK_SECONDS: Final = 30.0
+ANSWER_BYTES_MAX: Final = 33_554_432
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a node answered.
+
+    Attributes:
+        status: HTTP status.
+        headers: Its headers, names in lower case.
+        body: Its body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Nodes:
+    """Client of all nodes.  Used on one event loop.
+
+    Args:
+        key: API key for the nodes; empty for none.
+        verify: Whether certificates are verified.
+    """
+
+    def __init__(self, key: str = "", *, verify: bool = True) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(ASK_SECONDS, connect=LOOK_SECONDS),
+            verify=verify,
+            trust_env=False,
+        )
+        self._room = asyncio.Semaphore(AT_ONCE_MAX)
+        self._samples: dict[str, Sample] = {}
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def figures(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
+        """Look at the metrics of nodes; those that do not answer are left out.
+
+        Args:
+            urls: Node id -> address.
+        """
+        found = await asyncio.gather(*(self._look(node, url) for node, url in urls.items()))
+        self._samples = {node: sample for node, sample, _ in found if sample is not None}
+        return {node: figures for node, _, figures in found if figures is not None}
+
+    async def _look(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
+        try:
+            async with self._room:
+                answer = await self._client.get(f"{url}/metrics", timeout=LOOK_SECONDS)
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return node, None, None
+        if answer.status_code != 200:
+            return node, None, None
+        sample = parse_sample(answer.text, time.monotonic())
+        name = answer.headers.get("sr-node", "")
+        return node, sample, telemetry_of(name, self._samples.get(node), sample)
+
+    async def ask(
+        self,
+        url: str,
+        method: str,
+        path: str,
+        *,
+        query: str = "",
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = ASK_SECONDS,
+    ) -> NodeAnswer:
+        """Send one request to a node and take its whole answer.
+
+        Raises:
+            ClusterError: No answer, or one over ``ANSWER_BYTES_MAX``.
+        """
+        target = f"{url}{path}" + (f"?{query}" if query else "")
+        try:
+            async with (
+                self._room,
+                self._client.stream(
+                    method, target, content=body, headers=headers, timeout=timeout_seconds
+                ) as answer,
+            ):
+                content = bytearray()
+                async for part in answer.aiter_bytes():
+                    content += part
+                    if len(content) > ANSWER_BYTES_MAX:
+                        raise ClusterError("a node's answer is too long")
+                shown = {name.lower(): value for name, value in answer.headers.items()}
+                return NodeAnswer(answer.status_code, shown, bytes(content))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ClusterError(f"the node at {url} does not answer: {error!r}") from error
+
+    async def document(self, url: str, path: str) -> Any:
+        """Read a JSON document of a node; None where it refuses.
+
+        Raises:
+            ClusterError: No answer.
+        """
+        answer = await self.ask(url, "GET", path, timeout_seconds=LOOK_SECONDS * 2)
+        if answer.status != 200:
+            return None
+        try:
+            return httpx.Response(200, content=answer.body).json()
+        except ValueError as error:
+            raise ClusterError(f"the node at {url} answers no JSON") from error
+
+    async def documents(self, urls: Sequence[tuple[str, str]], path: str) -> dict[str, Any]:
+        """Read the same document of several nodes; those that fail are left out."""
+
+        async def read(node: str, url: str) -> tuple[str, Any]:
+            try:
+                return node, await self.document(url, path)
+            except ClusterError:
+                return node, None
+
+        found = await asyncio.gather(*(read(node, url) for node, url in urls))
+        return {node: document for node, document in found if document is not None}

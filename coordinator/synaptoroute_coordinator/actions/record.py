@@ -1,0 +1,85 @@
+"""The record of actions: who did what, when and with what outcome.
+
+One JSON line an action, appended and synced; the newest are kept in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+SHOWN_MAX: Final = 200
+DETAIL_CHARACTERS_MAX: Final = 500
+FILE_BYTES_MAX: Final = 16_777_216
+"""A longer file is set aside under ``.1`` and begun anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One action.
+
+    Attributes:
+        at_ms: Wall clock, milliseconds since 1970.
+        actor: Name of the API key, or ``coordinator`` for its own duties.
+        action: What was asked for.
+        outcome: ``done``, ``refused`` or ``failed``.
+        detail: One sentence.
+    """
+
+    at_ms: int
+    actor: str
+    action: str
+    outcome: str
+    detail: str = ""
+
+
+class Record:
+    """The record of one coordinator; ``load`` reads what is there already and blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._newest: deque[Recorded] = deque(maxlen=SHOWN_MAX)
+        self._writing = asyncio.Lock()
+
+    def load(self) -> None:
+        """Read the newest actions; a line that was cut off by a crash is skipped."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(max(0, self._path.stat().st_size - FILE_BYTES_MAX))
+            lines = file.read().splitlines()[-SHOWN_MAX:]
+        for line in lines:
+            try:
+                self._newest.append(Recorded(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+
+    @property
+    def newest(self) -> list[Recorded]:
+        """The newest actions, newest first."""
+        return list(reversed(self._newest))
+
+    async def add(self, actor: str, action: str, outcome: str, detail: str = "") -> None:
+        """Keep an action."""
+        entry = Recorded(
+            int(time.time() * 1_000), actor, action, outcome, detail[:DETAIL_CHARACTERS_MAX]
+        )
+        self._newest.append(entry)
+        line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
+        async with self._writing:
+            await asyncio.to_thread(self._append, line)
+
+    def _append(self, line: str) -> None:
+        if self._path.exists() and self._path.stat().st_size > FILE_BYTES_MAX:
+            self._path.replace(self._path.with_suffix(".1"))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())

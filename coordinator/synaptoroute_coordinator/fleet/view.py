@@ -1,0 +1,272 @@
+"""Nodes and log at one moment, folded from what nodes say of themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from synaptoroute.cluster.presence import NodeSeen
+from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute_coordinator.fleet.telemetry import Telemetry
+from synaptoroute_coordinator.fleet.verdict import Verdict
+
+DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]
+Health = Literal["ok", "warn", "bad"]
+_SETTLED: Final = frozenset({"live"})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node.
+
+    Attributes:
+        node: Its identity.
+        name: How it signs its answers; its identity where that is not known.
+        url: Where its peers reach it.
+        role: ``voter`` or ``observer``.
+        release: Its release.
+        level: Highest feature level that it understands.
+        encoder: Fingerprint of its encoder.
+        epoch: Position that it has made durable: epoch,
+        seq: sequence number,
+        chain: and hash chain.
+        digest: Digest of its state there.
+        digest_state: How that compares with the others.
+        state: State of its replica.
+        lag_entries: How far it is behind the head.
+        queue_requests: Queries that waited.
+        age_ms: How long ago it said so, by Redis' clock.
+        is_live: Whether it counts as live.
+        is_repairing: Whether it was told to resync and has not done so yet.
+        telemetry: Its figures; None where it could not be asked.
+    """
+
+    node: str
+    name: str
+    url: str
+    role: str
+    release: str
+    level: int
+    encoder: str
+    epoch: int
+    seq: int
+    chain: str
+    digest: str
+    digest_state: DigestState
+    state: str
+    lag_entries: int
+    queue_requests: int
+    age_ms: int
+    is_live: bool
+    is_repairing: bool = False
+    telemetry: Telemetry | None = None
+
+    @property
+    def version(self) -> str:
+        """``epoch.seq`` of its position."""
+        return f"{self.epoch}.{self.seq}"
+
+    @property
+    def health(self) -> Health:
+        """One word for a lamp."""
+        if not self.is_live or self.digest_state in ("differs", "unsound"):
+            return "bad"
+        if self.state not in _SETTLED or self.is_repairing:
+            return "warn"
+        return "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """The log.
+
+    Attributes:
+        state: ``open``, ``recovering``, ``frozen``; ``lost`` without a log, ``away``
+            without an answer.
+        epoch: Life of the log.
+        seq: Place of the newest entry.
+        chain: Hash chain at it.
+        floor: Place of the oldest entry that is kept.
+        kept_bytes: Bytes of the entries that are kept.
+        level: Feature level in force.
+        encoder: Fingerprint of the encoder of its vectors.
+        dim: Their dimension.
+        voters: Identities of the voters.
+        lineage: Identity of the cluster.
+        time_ms: Redis' clock.
+    """
+
+    state: str
+    epoch: int = 0
+    seq: int = 0
+    chain: str = ""
+    floor: int = 0
+    kept_bytes: int = 0
+    level: int = 0
+    encoder: str = ""
+    dim: int = 0
+    voters: tuple[str, ...] = ()
+    lineage: str = ""
+    time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """The fleet at one moment.
+
+    Attributes:
+        log: The log.
+        nodes: Every node heard of in the last hour, by name.
+        holder: Who holds the coordinators' lease; empty for nobody.
+        verdict: The newest audit.
+        deep_verdict: The newest audit that compared memory and disk.
+    """
+
+    log: LogView
+    nodes: tuple[NodeView, ...] = ()
+    holder: str = ""
+    verdict: Verdict | None = None
+    deep_verdict: Verdict | None = field(default=None)
+
+    @property
+    def live(self) -> tuple[NodeView, ...]:
+        """Nodes that count as live."""
+        return tuple(node for node in self.nodes if node.is_live)
+
+    @property
+    def level_possible(self) -> int:
+        """The feature level that every live node understands; 0 without nodes."""
+        return min((node.level for node in self.live), default=0)
+
+    def voters_at(self, seq: int) -> int:
+        """Count the voters that hold an entry."""
+        return sum(
+            node.node in self.log.voters and node.epoch == self.log.epoch and node.seq >= seq
+            for node in self.nodes
+        )
+
+    @property
+    def missing_voters(self) -> tuple[str, ...]:
+        """Voters that are not live."""
+        live = {node.node for node in self.live}
+        return tuple(voter for voter in self.log.voters if voter not in live)
+
+
+def fold(
+    head: Head | NoLog | None,
+    seen: Sequence[NodeSeen],
+    *,
+    telemetry: Mapping[str, Telemetry] | None = None,
+    repairing: frozenset[str] = frozenset(),
+    holder: str = "",
+    verdict: Verdict | None = None,
+    deep_verdict: Verdict | None = None,
+) -> FleetView:
+    """Fold heartbeats and figures into one view.
+
+    Args:
+        head: The log's header; None where the log does not answer.
+        seen: What nodes said of themselves.
+        telemetry: Node id -> figures.
+        repairing: Nodes that were told to resync.
+        holder: Who holds the coordinators' lease.
+        verdict: The newest audit.
+        deep_verdict: The newest audit that compared memory and disk.
+    """
+    log = _log_of(head)
+    figures = telemetry or {}
+    states = _digest_states(seen, verdict, deep_verdict)
+    nodes = [_node_of(each, log, states, figures, repairing) for each in seen]
+    nodes.sort(key=lambda node: (_natural(node.name), node.node))
+    return FleetView(log, tuple(nodes), holder, verdict, deep_verdict)
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """``node-2`` before ``node-10``."""
+    stem = name.rstrip("0123456789")
+    number = name[len(stem) :]
+    return stem, int(number[:18]) if number else -1
+
+
+def _log_of(head: Head | NoLog | None) -> LogView:
+    if head is None:
+        return LogView("away")
+    if isinstance(head, NoLog):
+        return LogView("lost", time_ms=head.time_us // 1_000)
+    is_other_server = head.state == "open" and not head.is_same_server
+    return LogView(
+        state="recovering" if is_other_server else head.state,
+        epoch=head.epoch,
+        seq=head.seq,
+        chain=head.chain,
+        floor=head.floor,
+        kept_bytes=head.kept_bytes,
+        level=head.level,
+        encoder=head.fingerprint,
+        dim=head.dim,
+        voters=head.voters,
+        lineage=head.lineage,
+        time_ms=head.time_us // 1_000,
+    )
+
+
+def _node_of(
+    seen: NodeSeen,
+    log: LogView,
+    states: Mapping[str, DigestState],
+    figures: Mapping[str, Telemetry],
+    repairing: frozenset[str],
+) -> NodeView:
+    report = seen.report
+    known = figures.get(report.node_id)
+    return NodeView(
+        node=report.node_id,
+        name=(known.name if known else "") or report.node_id,
+        url=report.url,
+        role="voter" if report.node_id in log.voters else report.role,
+        release=report.version,
+        level=report.level,
+        encoder=report.fingerprint,
+        epoch=report.epoch,
+        seq=report.seq,
+        chain=report.chain,
+        digest=report.digest,
+        digest_state=states[report.node_id],
+        state=report.state,
+        lag_entries=max(0, log.seq - report.seq) if log.seq else report.lag_entries,
+        queue_requests=report.queue_count,
+        age_ms=seen.age_ms,
+        is_live=seen.is_live,
+        is_repairing=report.node_id in repairing,
+        telemetry=known,
+    )
+
+
+def _digest_states(
+    seen: Sequence[NodeSeen], verdict: Verdict | None, deep_verdict: Verdict | None
+) -> dict[str, DigestState]:
+    """Compare nodes that stand at one place; what an audit found stands until the next."""
+    at = [(each.report.position, each.report.digest) for each in seen if each.is_live]
+    together, alike = Counter(position for position, _ in at), Counter(at)
+    states: dict[str, DigestState] = {}
+    for each in seen:
+        report = each.report
+        count = alike[(report.position, report.digest)]
+        if not each.is_live or report.epoch == 0:
+            state: DigestState = "unknown"
+        elif together[report.position] == 1:
+            state = "alone"
+        elif count * 2 > together[report.position]:
+            state = "agrees"
+        else:
+            state = "differs"
+        if verdict is not None and report.node_id in verdict.differing:
+            state = "differs"
+        elif deep_verdict is not None and report.node_id in deep_verdict.unsound:
+            state = "unsound"
+        elif state == "alone" and verdict is not None and report.node_id in verdict.agreeing:
+            state = "agrees"
+        states[report.node_id] = state
+    return states

@@ -1,0 +1,32 @@
+"""What to do about the fleet: a pure function of the view, the policy and what was done.
+
+intents  what may be done, as values
+memory   what was done, and when
+plan     view + policy + memory -> intents
+"""
+
+from synaptoroute_coordinator.plan.intents import (
+    AbortImport,
+    Intent,
+    Judge,
+    Repair,
+    StartAudit,
+    TakeBackup,
+    Trim,
+)
+from synaptoroute_coordinator.plan.memory import Memory, OpenImport, PendingAudit
+from synaptoroute_coordinator.plan.plan import plan
+
+__all__ = [
+    "AbortImport",
+    "Intent",
+    "Judge",
+    "Memory",
+    "OpenImport",
+    "PendingAudit",
+    "Repair",
+    "StartAudit",
+    "TakeBackup",
+    "Trim",
+    "plan",
+]

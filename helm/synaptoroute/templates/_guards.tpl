@@ -1,0 +1,54 @@
+{{/* Contradictions that a schema cannot see; the message says what to change. */}}
+{{- define "synaptoroute.guards" -}}
+{{- $v := .Values -}}
+{{- $many := or $v.autoscaling.enabled (gt (int $v.node.replicaCount) 1) -}}
+{{- if and $v.redis.enabled $v.externalRedis.url -}}
+{{- fail "redis.enabled and externalRedis.url exclude each other: set redis.enabled=false" -}}
+{{- end -}}
+{{- if and $many (not (include "synaptoroute.hasRedis" .)) -}}
+{{- fail "more than one node needs Redis: set redis.enabled=true, or externalRedis.url, or node.replicaCount=1" -}}
+{{- end -}}
+{{- if and $many $v.node.persistence.existingClaim -}}
+{{- fail "node.persistence.existingClaim is one volume, and nodes must not share a database: leave it empty or set node.replicaCount=1" -}}
+{{- end -}}
+{{- if regexMatch "@" $v.externalRedis.url -}}
+{{- fail "externalRedis.url must hold no credentials: use externalRedis.username and externalRedis.existingSecret" -}}
+{{- end -}}
+{{- if and $v.externalRedis.username (not $v.externalRedis.existingSecret) -}}
+{{- fail "externalRedis.username needs a password: set externalRedis.existingSecret" -}}
+{{- end -}}
+{{- if and (or $v.externalRedis.tls.caSecret $v.externalRedis.tls.clientSecret) (not (hasPrefix "rediss" $v.externalRedis.url)) -}}
+{{- fail "externalRedis.tls needs a URL that begins with rediss:// or rediss+sentinel://" -}}
+{{- end -}}
+{{- if and $v.coordinator.enabled (not (include "synaptoroute.hasRedis" .)) -}}
+{{- fail "the coordinator needs Redis: set coordinator.enabled=false, or configure Redis" -}}
+{{- end -}}
+{{- if and (not (kindIs "invalid" $v.podDisruptionBudget.minAvailable)) (not (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable)) -}}
+{{- fail "podDisruptionBudget takes minAvailable or maxUnavailable, not both" -}}
+{{- end -}}
+{{- if and $v.autoscaling.enabled (gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas)) -}}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- if and $v.autoscaling.enabled (not $v.autoscaling.targetCPUUtilizationPercentage) (not $v.autoscaling.targetQueueSize) -}}
+{{- fail "autoscaling needs a target: targetCPUUtilizationPercentage or targetQueueSize" -}}
+{{- end -}}
+{{- $nodes := ternary $v.autoscaling.minReplicas $v.node.replicaCount $v.autoscaling.enabled -}}
+{{- if gt (int $v.node.bootstrapExpect) (int $nodes) -}}
+{{- fail "node.bootstrapExpect is above the node count: the log would never be founded" -}}
+{{- end -}}
+{{- if le (int $v.node.terminationGracePeriodSeconds) (add $v.node.preStopSeconds $v.node.shutdownSeconds | int) -}}
+{{- fail "node.terminationGracePeriodSeconds must be above preStopSeconds and shutdownSeconds together" -}}
+{{- end -}}
+{{- if and $v.auth.insecure $v.auth.existingSecret -}}
+{{- fail "auth.insecure and auth.existingSecret exclude each other" -}}
+{{- end -}}
+{{- if and $v.signing.allowUnsigned (not $v.signing.existingSecret) -}}
+{{- fail "signing.allowUnsigned needs signing.existingSecret" -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
+{{- fail "ingress.enabled needs ingress.hosts" -}}
+{{- end -}}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.enabled needs httpRoute.parentRefs" -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,241 @@
+{{/* Names, labels and the pieces that several pods share. */}}
+
+{{- define "synaptoroute.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "synaptoroute.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "synaptoroute.name" . -}}
+{{- if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that never change in the life of a release; call with (list $ "component"). */}}
+{{- define "synaptoroute.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ include "synaptoroute.name" $root }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "synaptoroute.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "synaptoroute.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/part-of: synaptoroute
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* repository@digest or repository:tag; call with (list $ .Values.x.image). */}}
+{{- define "synaptoroute.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "synaptoroute.nodeServiceAccount" -}}
+{{- if .Values.node.serviceAccount.create -}}
+{{- default (printf "%s-node" (include "synaptoroute.fullname" .)) .Values.node.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.node.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
+{{- define "synaptoroute.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "synaptoroute.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "synaptoroute.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "synaptoroute.hasRedis" -}}
+{{- if or .Values.redis.enabled .Values.externalRedis.url }}true{{ end -}}
+{{- end -}}
+
+{{/* URL of the sequencer; the password is in a file, never here. */}}
+{{- define "synaptoroute.redisUrl" -}}
+{{- if .Values.redis.enabled -}}
+redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
+{{- else -}}
+{{- $user := .Values.externalRedis.username -}}
+{{- if $user -}}
+{{- .Values.externalRedis.url | replace "://" (printf "://%s@" (urlquery $user)) -}}
+{{- else -}}
+{{- .Values.externalRedis.url -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "synaptoroute.redisSecret" -}}
+{{- if .Values.redis.enabled -}}
+{{- default (printf "%s-redis" (include "synaptoroute.fullname" .)) .Values.redis.existingSecret -}}
+{{- else -}}
+{{- .Values.externalRedis.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "synaptoroute.redisPasswordKey" -}}
+{{- if .Values.redis.enabled }}{{ .Values.redis.passwordKey }}{{ else }}{{ .Values.externalRedis.passwordKey }}{{ end -}}
+{{- end -}}
+
+{{- define "synaptoroute.apiKeysSecret" -}}
+{{- default (printf "%s-api-keys" (include "synaptoroute.fullname" .)) .Values.auth.existingSecret -}}
+{{- end -}}
+
+{{/* Key of the API keys' Secret that holds a plain key for `helm test`. */}}
+{{- define "synaptoroute.testKey" -}}
+{{- if .Values.auth.existingSecret }}{{ .Values.auth.testKey }}{{ else }}admin-key{{ end -}}
+{{- end -}}
+
+{{/* Settings that nodes and coordinators have in common: how the log is reached. */}}
+{{- define "synaptoroute.logSettings" -}}
+{{- if include "synaptoroute.hasRedis" . }}
+SYNAPTOROUTE_REDIS_URL: {{ include "synaptoroute.redisUrl" . | quote }}
+SYNAPTOROUTE_NAMESPACE: {{ .Values.logNamespace | quote }}
+{{- if include "synaptoroute.redisSecret" . }}
+SYNAPTOROUTE_REDIS_PASSWORD_FILE: /run/secrets/synaptoroute/redis/password
+{{- end }}
+{{- if not .Values.redis.enabled }}
+{{- with .Values.externalRedis.tls }}
+{{- if .caSecret }}
+SYNAPTOROUTE_REDIS_CA_FILE: /run/secrets/synaptoroute/redis-ca/ca.crt
+{{- end }}
+{{- if .clientSecret }}
+SYNAPTOROUTE_REDIS_CERT_FILE: /run/secrets/synaptoroute/redis-client/tls.crt
+SYNAPTOROUTE_REDIS_KEY_FILE: /run/secrets/synaptoroute/redis-client/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if .Values.signing.existingSecret }}
+SYNAPTOROUTE_SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
+SYNAPTOROUTE_ALLOW_UNSIGNED: {{ .Values.signing.allowUnsigned | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.auth.insecure }}
+SYNAPTOROUTE_INSECURE: "true"
+{{- else }}
+SYNAPTOROUTE_API_KEYS_FILE: /run/secrets/synaptoroute/api-keys/keys
+{{- end }}
+{{- end -}}
+
+{{/* Whole directories are mounted, never single files: only so does a changed Secret arrive. */}}
+{{- define "synaptoroute.secretMounts" -}}
+{{- if not .Values.auth.insecure }}
+- {name: api-keys, mountPath: /run/secrets/synaptoroute/api-keys, readOnly: true}
+{{- end }}
+{{- if include "synaptoroute.hasRedis" . }}
+{{- if include "synaptoroute.redisSecret" . }}
+- {name: redis-password, mountPath: /run/secrets/synaptoroute/redis, readOnly: true}
+{{- end }}
+{{- if .Values.signing.existingSecret }}
+- {name: signing-keys, mountPath: /run/secrets/synaptoroute/signing, readOnly: true}
+{{- end }}
+{{- if not .Values.redis.enabled }}
+{{- if .Values.externalRedis.tls.caSecret }}
+- {name: redis-ca, mountPath: /run/secrets/synaptoroute/redis-ca, readOnly: true}
+{{- end }}
+{{- if .Values.externalRedis.tls.clientSecret }}
+- {name: redis-client, mountPath: /run/secrets/synaptoroute/redis-client, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "synaptoroute.secretVolumes" -}}
+{{- if not .Values.auth.insecure }}
+- name: api-keys
+  secret:
+    secretName: {{ include "synaptoroute.apiKeysSecret" . }}
+    defaultMode: 0440
+    items: [{key: {{ .Values.auth.key | quote }}, path: keys}]
+{{- end }}
+{{- if include "synaptoroute.hasRedis" . }}
+{{- with include "synaptoroute.redisSecret" . }}
+- name: redis-password
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items: [{key: {{ include "synaptoroute.redisPasswordKey" $ | quote }}, path: password}]
+{{- end }}
+{{- with .Values.signing.existingSecret }}
+- name: signing-keys
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items: [{key: {{ $.Values.signing.key | quote }}, path: keys}]
+{{- end }}
+{{- if not .Values.redis.enabled }}
+{{- with .Values.externalRedis.tls }}
+{{- if .caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ .caSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .caKey | quote }}, path: ca.crt}]
+{{- end }}
+{{- if .clientSecret }}
+- name: redis-client
+  secret:
+    secretName: {{ .clientSecret }}
+    defaultMode: 0440
+    items: [{key: {{ .certKey | quote }}, path: tls.crt}, {key: {{ .keyKey | quote }}, path: tls.key}]
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Nodes that found the log: said, or kept from the first install, or the node count. */}}
+{{- define "synaptoroute.bootstrapExpect" -}}
+{{- $count := ternary .Values.autoscaling.minReplicas .Values.node.replicaCount .Values.autoscaling.enabled -}}
+{{- $present := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "synaptoroute.fullname" .) -}}
+{{- $kept := dig "metadata" "annotations" "synaptoroute.io/bootstrap-expect" "" (default dict $present) -}}
+{{- .Values.node.bootstrapExpect | default $kept | default $count | int | min 99 -}}
+{{- end -}}
+
+{{/* A value as a person wrote it: whole numbers without the exponent that YAML's floats get. */}}
+{{- define "synaptoroute.plain" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- end -}}

@@ -1,0 +1,107 @@
+"""What operators and the coordinator ask of a node: previews, conflicts, scrub, imports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from pydantic import TypeAdapter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.errors import InvalidQuery
+from synaptoroute.models import CANDIDATES_MAX, Match
+from synaptoroute.server.answers import json_answer, runtime_of, unless_gone
+from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
+from synaptoroute.server.parameters import checked, read_document
+from synaptoroute.server.schemas import PreviewRequest
+
+endpoints = APIRouter()
+
+_ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"}}}}
+_PREVIEW_EXAMPLE: Final = {
+    "name": "refund",
+    "route": {"name": "refund", "utterances": ["I want my money back"], "threshold": 0.45},
+    "texts": ["How do I get my money back?"],
+}
+
+
+_PREVIEW: Final = TypeAdapter(PreviewRequest)
+
+
+@endpoints.post(
+    "/v1/preview",
+    tags=["queries"],
+    summary="Say where texts would go after a change of a route",
+    responses={
+        200: {"description": "Each text before and after", **_ANYTHING},
+        **problems(*BODY_PROBLEMS, *READ_PROBLEMS),
+    },
+    openapi_extra=json_body("PreviewRequest", _PREVIEW_EXAMPLE),
+)
+async def preview(request: Request) -> Response:
+    """Nothing is changed: the route is scored beside the route set and set against it."""
+    router = runtime_of(request).router
+    asked = checked(_PREVIEW, await read_document(request), InvalidQuery)
+
+    async def ask_all(texts: Any) -> list[Match]:
+        return await router.aquery_batch(texts, limit=CANDIDATES_MAX, explain=True)
+
+    work = router.surveys.preview(asked.name, asked.route, asked.texts, ask_all)
+    found = await unless_gone(request, work)
+    shown = [{**dataclasses.asdict(each), "is_changed": each.is_changed} for each in found]
+    return json_answer(json.dumps({"texts": shown}))
+
+
+@endpoints.get(
+    "/v1/conflicts",
+    tags=["routes"],
+    summary="List near-duplicate utterances of different routes",
+    responses={200: {"description": "Pairs", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def list_conflicts(
+    request: Request,
+    similarity_min: Annotated[float, Query(gt=0, le=1, allow_inf_nan=False)] = 0.85,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Response:
+    """A query that means what both utterances say goes to either route by a hair."""
+    work = runtime_of(request).router.surveys.conflicts(similarity_min, limit)
+    found = await unless_gone(request, work)
+    return json_answer(json.dumps(dataclasses.asdict(found)))
+
+
+@endpoints.post(
+    "/-/scrub",
+    tags=["node"],
+    summary="Compare memory and disk with the digest, row by row",
+    responses={200: {"description": "What was found", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def scrub(request: Request) -> Response:
+    """Finds bits that flipped in memory or on disk, which the digest alone cannot see."""
+    found = await runtime_of(request).router.surveys.scrub()
+    shown = {**dataclasses.asdict(found), "is_sound": found.is_sound}
+    return json_answer(json.dumps(shown))
+
+
+@endpoints.get(
+    "/-/imports",
+    tags=["node"],
+    summary="List imports that are neither committed nor aborted",
+    responses={200: {"description": "Imports", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def list_imports(request: Request) -> Response:
+    """Each with the place of its newest entry, by which an abandoned one is known."""
+    found = await runtime_of(request).router.surveys.open_imports()
+    shown = [
+        {
+            "import_id": each.begin.import_id,
+            "replace": each.begin.replace,
+            "chunks": len(each.chunks),
+            "utterances": each.row_count,
+            "touched_seq": each.touched_seq,
+        }
+        for each in found
+    ]
+    return json_answer(json.dumps({"imports": shown}))

@@ -1,0 +1,127 @@
+"""Goal: queries never need Redis, and writes stop and resume with the reason named.
+
+Method: real nodes on a server of their own that is killed, stopped, and emptied.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from conftest import StartServer
+from node_cluster import Cluster, Network, cluster_on, until
+from system.conftest import PERSISTENT, StartCluster
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+_ = StartServer, Network, cluster_on, PERSISTENT
+
+
+def reopened(cluster: Cluster) -> float:
+    """Wait until a write is taken again; give how long that took."""
+    began = time.monotonic()
+    until(lambda: cluster.put(0, "reopened", f"at {time.monotonic()}").is_acknowledged)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+def test_restart_of_redis_with_its_data_reopens_by_itself(
+    start_cluster: StartCluster, kind: str, record_property: pytest.RecordProperty
+) -> None:
+    """Killed or stopped, back with its data: nobody acts, no query fails, writes resume."""
+    cluster = start_cluster(kind)
+    written = [cluster.put(n % 3, f"r{n}") for n in range(10)]
+    with cluster.queries(0, 1, 2) as failed:
+        for end in (cluster.server.kill, cluster.server.stop):
+            end()
+            until(lambda: {member.log_state for member in cluster.members} == {"away"})
+            refused = cluster.put(1, "homeless")
+            ready = [member.is_ready() for member in cluster.members]
+            cluster.server.start()
+            outage_seconds = reopened(cluster)
+            record_property("write_outage_seconds", round(outage_seconds, 2))
+            until(lambda: {member.log_state for member in cluster.members} == {"open"})
+
+            assert (503, "sequencer_unavailable") == (refused.status, refused.outcome)
+            assert [True] * 3 == ready
+            assert outage_seconds < 15
+
+    assert [] == failed
+    assert all(write.is_acknowledged for write in written)
+    assert sum(member.follower["counts"]["reopenings"] for member in cluster.members) >= 2
+    cluster.judge()
+
+
+def test_redis_that_was_emptied_closes_writes_and_names_it(start_cluster: StartCluster) -> None:
+    """After FLUSHALL nothing is made up: writes are closed as ``lost``, queries go on."""
+    cluster = start_cluster("redis", 2, alone_seconds="1")
+    for number in range(10):
+        cluster.put(number % 2, f"r{number}")
+    cluster.settle()
+    with cluster.queries(0, 1) as failed:
+        cluster.server.call("FLUSHALL")
+        until(lambda: {member.log_state for member in cluster.members} == {"lost"})
+        answer = cluster[0].http.put("/v1/routes/late", json={"utterances": ["too late"]})
+        detail = cluster[0].http.get("/v1/cluster").json()["detail"]
+
+    assert [] == failed
+    assert (503, "sequencer_unavailable") == (answer.status_code, answer.json()["code"])
+    assert "no log" in answer.json()["detail"]
+    assert "no log" in detail
+    # A rolling restart now must not become an outage, and founds no second log.
+    cluster[1].kill()
+    cluster[1].start().wait_ready()
+
+    assert "lost" == cluster[1].log_state
+    assert cluster[1].follower["is_alone"]
+    cluster.judge()
+
+
+def test_fresh_node_founds_nothing_over_a_log_that_was_lost(start_cluster: StartCluster) -> None:
+    """An emptied Redis and a node that expects nobody: the old nodes keep their history."""
+    cluster = start_cluster("valkey", 1)
+    for number in range(5):
+        cluster.put(0, f"r{number}")
+    version = cluster.settle()
+    cluster[0].signal(19)  # SIGSTOP: it cannot say that it is there
+    cluster.server.call("FLUSHALL")
+    fresh = cluster.add(1)
+    fresh.start().wait_ready()
+    for number in range(20):
+        cluster.put(1, f"new{number}")
+    cluster[0].signal(18)  # SIGCONT
+    until(lambda: cluster[0].log_state in ("foreign", "lost"))
+    refused = cluster.put(0, "whose")
+
+    assert "foreign" == cluster[0].log_state
+    assert version == cluster[0].version
+    assert 503 == refused.status
+    assert 0 == cluster[0].follower["counts"]["snapshots"]
+
+
+def test_node_is_ready_only_after_it_caught_up_or_stood_alone(start_cluster: StartCluster) -> None:
+    """Without Redis a node with a verified state serves it after a while; an empty one never."""
+    cluster = start_cluster("valkey", 1, alone_seconds="2")
+    cluster.put(0, "kept")
+    version = cluster[0].version
+    cluster.server.stop()
+    cluster[0].kill()
+    cluster[0].start()
+    until(lambda: cluster[0].log_state == "away")
+    early = cluster[0].is_ready()
+    empty = cluster.add(1, alone_seconds="0")
+    empty.start()
+    cluster[0].wait_ready()
+    until(lambda: empty.log_state == "away")
+
+    assert not early
+    assert cluster[0].follower["is_alone"]
+    assert version == cluster[0].version
+    assert not empty.is_ready()
+    began = time.monotonic()
+
+    assert 0 == empty.process.stop(20), "a node that was never ready stops when it is told"
+    assert time.monotonic() - began < 15
+
+    cluster.server.start()
+    until(lambda: cluster.put(0, "again").is_acknowledged)

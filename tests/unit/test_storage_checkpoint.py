@@ -1,0 +1,453 @@
+"""The checkpoint makes a boot fast and never makes it wrong."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import struct
+import threading
+import zlib
+from contextlib import closing
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histories import DIM, FINGERPRINT, History, assert_holds, put
+from synaptoroute.core.mutation import (
+    DeleteRoute,
+    ImportBegin,
+    ImportChunk,
+    PatchRoute,
+    PutSettings,
+    RemoveUtterances,
+    Settings,
+)
+from synaptoroute.errors import StorageCorrupt, StorageUnavailable
+from synaptoroute.storage import SQLiteStorage, Stored, checkpoint, keeper
+from synaptoroute.storage.checkpoint import checkpoint_of
+from synaptoroute.storage.keeper import Changes, Keeper
+from synaptoroute.tensor import Tensor
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "node.sqlite"
+
+
+@pytest.fixture
+def history(path: Path) -> History:
+    """A file of eight routes with its checkpoint."""
+    history = History()
+    storage = opened(path)
+    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
+    storage.checkpoint()
+    storage.close()
+    return history
+
+
+def opened(path: Path, fingerprint: str = FINGERPRINT, dim: int = DIM) -> SQLiteStorage:
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=fingerprint, dim=dim)
+    return storage
+
+
+def boot(path: Path) -> Stored:
+    """Open and close, and say what was found."""
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    return stored
+
+
+def commit(path: Path, history: History, *mutations: object) -> None:
+    """Go on without touching the checkpoint."""
+    storage = opened(path)
+    storage.commit(history.write(*mutations))  # type: ignore[arg-type]
+    storage.close()
+
+
+def tensor_sum(stored: Stored) -> str:
+    """What the tensor of a state would serve."""
+    tensor = Tensor(DIM)
+    snapshot = stored.snapshot
+    at = snapshot.position.revision
+    tensor.load(stored.slots, stored.vectors, snapshot.routes, snapshot.settings, at)
+    return tensor.checksum()
+
+
+def test_boot_from_a_checkpoint_gives_the_state_of_the_rows(path: Path, history: History) -> None:
+    """Equal values, equal digest, equal tensor, whichever way they came."""
+    quick = boot(path)
+    checkpoint_of(path).unlink()
+    slow = boot(path)
+
+    assert (True, False) == (quick.is_from_checkpoint, slow.is_from_checkpoint)
+    assert_holds(quick, history)
+    assert quick.snapshot == slow.snapshot
+    assert quick.sums.buckets == slow.sums.buckets
+    assert tensor_sum(quick) == tensor_sum(slow)
+
+
+def test_flipped_byte_anywhere_is_never_believed(path: Path, history: History) -> None:
+    """Whatever byte of the checkpoint changes, the state is the one of the database."""
+    sound = checkpoint_of(path).read_bytes()
+    refused = 0
+    for at in [*range(200), *range(200, 4_096, 517), *range(4_096, len(sound), 7)]:
+        checkpoint_of(path).write_bytes(sound[:at] + bytes([sound[at] ^ 0x41]) + sound[at + 1 :])
+        stored = boot(path)
+        refused += not stored.is_from_checkpoint
+        assert_holds(stored, history)
+
+    assert refused >= (len(sound) - 4_096) // 7
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 1, 100, 4_095, 4_096, 5_000, -1])
+def test_truncated_checkpoint_is_no_checkpoint(
+    path: Path, history: History, keep_bytes: int
+) -> None:
+    """A file that lost its end is dropped, and the rows are read."""
+    content = checkpoint_of(path).read_bytes()
+    checkpoint_of(path).write_bytes(content[:keep_bytes])
+    stored = boot(path)
+
+    assert_holds(stored, history)
+    assert not stored.is_from_checkpoint
+    assert not checkpoint_of(path).exists()
+
+
+def test_longer_file_is_no_checkpoint(path: Path, history: History) -> None:
+    """What follows the last column was not written by us."""
+    with checkpoint_of(path).open("ab") as file:
+        file.write(b"\0")
+
+    assert not boot(path).is_from_checkpoint
+
+
+def test_other_format_is_no_checkpoint(path: Path, history: History) -> None:
+    """A sound header of another version, with a right checksum, is not read."""
+    content = bytearray(checkpoint_of(path).read_bytes())
+    struct.pack_into("<I", content, 8, checkpoint.FORMAT_VERSION + 1)
+    header_bytes = checkpoint._HEADER.size
+    struct.pack_into("<I", content, header_bytes, zlib.crc32(content[:header_bytes]))
+    checkpoint_of(path).write_bytes(content)
+    stored = boot(path)
+
+    assert not stored.is_from_checkpoint
+    assert_holds(stored, history)
+
+
+def test_checkpoint_of_another_encoder_is_not_read(path: Path, tmp_path: Path) -> None:
+    """Its vectors mean something else, even where slots and texts are the same."""
+    other, ours = History(), History()
+    mutation = put("r", 3)
+    there = opened(tmp_path / "other.sqlite", fingerprint="b" * 64)
+    there.commit(other.write(mutation))
+    there.checkpoint()
+    there.close()
+    commit(path, ours, mutation)
+    checkpoint_of(tmp_path / "other.sqlite").rename(checkpoint_of(path))
+    stored = boot(path)
+
+    assert not stored.is_from_checkpoint
+    assert_holds(stored, ours)
+
+
+@pytest.mark.parametrize(
+    "mutations",
+    [
+        (put("later", 2, 50),),
+        (put("r3", 2, 60),),
+        (DeleteRoute("r7"),),
+        (DeleteRoute("r0"),),
+        (DeleteRoute("r0"), put("later", 5, 70)),
+        (PatchRoute("r1", threshold=0.25),),
+        (RemoveUtterances("r5", ("r5 5 utterance 1",)),),
+        (PutSettings(Settings(aggregation="max")),),
+        (ImportBegin("i"), ImportChunk("i", 0, (put("d", 2, 3),))),
+    ],
+)
+def test_older_checkpoint_is_brought_up_to_date(
+    path: Path, history: History, mutations: tuple[object, ...]
+) -> None:
+    """Rows that changed since are read from the database, and only those."""
+    commit(path, history, *mutations)
+    stored = boot(path)
+    replayed = tensor_sum(stored)
+    checkpoint_of(path).unlink()
+
+    assert stored.is_from_checkpoint
+    assert_holds(stored, history)
+    assert tensor_sum(boot(path)) == replayed
+
+
+def test_checkpoint_newer_than_the_database_helps_without_harm(path: Path) -> None:
+    """A database that was restored from a copy is right, whatever the checkpoint knows."""
+    history = History()
+    commit(path, history, put("a", 6, 1), put("b", 6, 2))
+    content = path.read_bytes()
+    ahead = deepcopy(history)
+    storage = opened(path)
+    storage.commit(ahead.write(put("c", 3, 3), RemoveUtterances("a", ("a 1 utterance 0",))))
+    storage.checkpoint()
+    storage.close()
+    path.write_bytes(content)
+    stored = boot(path)
+
+    assert stored.is_from_checkpoint
+    assert_holds(stored, history)
+
+
+def test_checkpoint_of_another_history_is_dropped(path: Path, tmp_path: Path) -> None:
+    """Where nearly nothing of it is ours, reading all rows is no slower."""
+    other, ours = History(), History()
+    commit(tmp_path / "other.sqlite", other, *(put(f"o{each}", 3, each) for each in range(5)))
+    there = opened(tmp_path / "other.sqlite")
+    there.checkpoint()
+    there.close()
+    commit(path, ours, *(put(f"r{each}", 3, 10 + each) for each in range(5)))
+    checkpoint_of(tmp_path / "other.sqlite").rename(checkpoint_of(path))
+    stored = boot(path)
+
+    assert not stored.is_from_checkpoint
+    assert not checkpoint_of(path).exists()
+    assert_holds(stored, ours)
+
+
+def test_outcomes_of_the_checkpoint_are_those_of_the_file(path: Path) -> None:
+    """Read late, an outcome is the one that was stored, and later ones join it."""
+    history = History()
+    storage = opened(path)
+    for seed in range(40):
+        storage.commit(history.write(put(f"r{min(seed, 30)}", 2), DeleteRoute("nobody")))
+        if seed == 30:
+            storage.checkpoint()
+    storage.close()
+    stored = boot(path)
+
+    assert stored.is_from_checkpoint
+    assert history.replica.snapshot().remembered == stored.snapshot.remembered
+    assert {"applied", "rejected", "unchanged"} == {
+        e.outcome.status for e in stored.snapshot.remembered
+    }
+
+
+def test_checkpoint_written_during_writes_is_sound(path: Path) -> None:
+    """Its rows may be of many positions; the boot makes them rows of one."""
+    history = History()
+    storage = opened(path)
+    storage.commit(history.write(*(put(f"r{seed}", 20, seed) for seed in range(60))))
+    walks = 0
+
+    def walk() -> None:
+        nonlocal walks
+        while not is_over.is_set():
+            storage.checkpoint()
+            walks += 1
+
+    is_over = threading.Event()
+    walker = threading.Thread(target=walk)
+    walker.start()
+    seed = 100
+    while walks < 4:
+        seed += 1
+        name = f"r{seed % 60}"
+        storage.commit(history.write(DeleteRoute(name) if seed % 3 == 0 else put(name, 19, seed)))
+    is_over.set()
+    walker.join()
+    storage.close()
+    stored = boot(path)
+
+    assert stored.is_from_checkpoint
+    assert_holds(stored, history)
+
+
+def test_checkpoint_that_finds_no_room_leaves_the_former(
+    path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs the new one only, and leaves no draft."""
+    content = checkpoint_of(path).read_bytes()
+    monkeypatch.setattr(checkpoint.os, "fsync", _no_room)
+    storage = opened(path)
+    with pytest.raises(StorageUnavailable) as caught:
+        storage.checkpoint()
+    monkeypatch.undo()
+    storage.close()
+
+    assert "disk_full" == caught.value.fields["reason"]
+    assert content == checkpoint_of(path).read_bytes()
+    assert [] == list(path.parent.glob("*draft*"))
+
+
+def _no_room(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "no space left on device")
+
+
+# --- what a boot from a checkpoint does not look at ---
+
+
+def rot(path: Path) -> None:
+    """Change a vector on the disk as no writer would."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE slot SET vector = zeroblob(32) WHERE slot = 7")
+        raw.commit()
+
+
+def test_scrub_finds_what_the_boot_did_not_look_at(path: Path, history: History) -> None:
+    """Memory is right, so queries go on; the file is neither written nor given away."""
+    rot(path)
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    with pytest.raises(StorageUnavailable, match="slot 7"):
+        storage.scrub()
+    reasons = []
+    for attempt in (
+        lambda: storage.commit(history.write(put("later"))),
+        lambda: storage.snapshot_to(path.with_name("gift")),
+    ):
+        with pytest.raises(StorageUnavailable) as caught:
+            attempt()
+        reasons.append(caught.value.fields["reason"])
+    storage.close()
+
+    assert stored.is_from_checkpoint
+    assert ["corrupt", "corrupt"] == reasons
+    with pytest.raises(StorageCorrupt, match="slot 7"):
+        boot(path)
+
+
+def test_checkpoint_never_copies_a_rotten_row(path: Path, history: History) -> None:
+    """Every row is verified on its way."""
+    rot(path)
+    storage = opened(path)
+    with pytest.raises(StorageUnavailable, match="slot 7"):
+        storage.checkpoint()
+    storage.close()
+
+    assert not checkpoint_of(path).exists()
+
+
+def test_scrub_of_a_sound_file_changes_nothing(path: Path, history: History) -> None:
+    """Pages, rows and op log are as they were written."""
+    storage = opened(path)
+    storage.scrub()
+    storage.commit(history.write(put("later")))
+    storage.close()
+
+    assert storage.damage is None
+    assert_holds(boot(path), history)
+
+
+# --- when one is written ---
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keeper that does at once what it does in minutes."""
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(keeper, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(keeper, "CHECKPOINT_ROWS_MIN", 4)
+
+
+@pytest.mark.usefixtures("_quick")
+def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> None:
+    """The keeper does both without being asked."""
+    history = History()
+    storage = opened(path)
+    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
+    storage.keep()
+    for _ in range(2_000):
+        if checkpoint_of(path).exists():
+            break
+        threading.Event().wait(0.01)
+    storage.close()
+    rot(path)
+    again = SQLiteStorage(path)
+    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.keep()
+    for _ in range(2_000):
+        if again.damage is not None:
+            break
+        threading.Event().wait(0.01)
+    again.close()
+
+    assert stored.is_from_checkpoint
+    assert "slot 7 does not match its hash" == again.damage
+    assert not checkpoint_of(path).exists()
+
+
+@pytest.mark.usefixtures("_quick")
+def test_kept_node_leaves_a_fresh_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graceful stop makes the next boot a fast one."""
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 60.0)
+    history = History()
+    storage = opened(path)
+    storage.keep()
+    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
+    storage.close()
+    stored = boot(path)
+
+    assert stored.is_from_checkpoint
+    assert_holds(stored, history)
+
+
+def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
+    """A tool that opens a file leaves nothing beside it; nor is a small one worth it."""
+    history = History()
+    commit(path, history, put("a", 5))
+    storage = opened(path)
+    storage.keep()
+    storage.commit(history.write(put("b", 5, 1)))
+    storage.close()
+
+    assert not checkpoint_of(path).exists()
+
+
+def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much change at the first idle moment, little change once in a while."""
+    now = 1_000.0
+    monkeypatch.setattr(keeper.time, "monotonic", lambda: now)
+    changes = Changes(rows=16_000)
+    changes.add(0, 2_000)
+    busy = changes.is_due(written_at=0.0)
+    now += 10.0
+    much = changes.is_due(written_at=now)
+    changes.rows_changed = 10
+    little, old = changes.is_due(written_at=now), changes.is_due(written_at=now - 601.0)
+    changes.rows_changed = 0
+    none = changes.is_due(written_at=0.0)
+
+    assert (False, True, False, True, False) == (busy, much, little, old, none)
+
+
+def test_keeper_that_is_stopped_leaves_its_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that stops does not wait for a scrub."""
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.001)
+    has_begun = threading.Event()
+
+    def endless(pause: keeper.Pause) -> None:
+        has_begun.set()
+        while True:
+            pause()
+
+    watcher = Keeper(Changes(), needs_scrub=True, scrub=endless, write=endless)
+    watcher.start()
+    has_begun.wait(10.0)
+    watcher.stop()
+
+    assert not watcher.is_alive()
+    assert watcher.needs_scrub
+
+
+def test_vectors_have_room_that_a_tensor_takes_over(path: Path, history: History) -> None:
+    """A dense state is not copied on its way into the tensor."""
+    stored = boot(path)
+    tensor = Tensor(DIM)
+    snapshot = stored.snapshot
+    at = snapshot.position.revision
+    tensor.load(stored.slots, stored.vectors, snapshot.routes, snapshot.settings, at)
+
+    assert np.shares_memory(stored.vectors, tensor.blocks()[0].rows)
