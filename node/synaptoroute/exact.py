@@ -5,6 +5,9 @@ along one fixed tree; it depends on the two vectors and on nothing else.
 ``to_grid`` rounds components to multiples of 2^-30: float64 adds and subtracts
 up to 2^22 of those without any error, so a running sum over rows equals the sum
 recomputed from them, bit for bit, whatever came and went in between.
+``to_bytes`` and ``to_digits`` round vectors so coarsely that their products are
+sums of small integers, which are exact, and measure what each vector lost: by
+Cauchy and Schwarz no product can be further from the truth than that.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3.
 """
@@ -18,10 +21,22 @@ from numpy.typing import NDArray
 
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
+Bytes: TypeAlias = NDArray[np.uint8]
+Digits: TypeAlias = NDArray[np.int8]
 
 GRID: Final = 2.0**-30
 GRID_ROWS_MAX: Final = 1 << 22
 """Unit rows that a sum may hold before float64 could round it."""
+
+BYTE_ZERO: Final = 128
+"""The byte that stands for a component of zero."""
+
+_BYTE_REACH: Final = 127
+_USUAL_PEAK: Final = 5.0
+"""Components beyond this many times their root mean square are cut off."""
+
+_UNIT_MAX: Final = 1.02
+"""No row is longer: unit within rounding."""
 
 _SHIFT: Final = 1.5 * 2.0**52 * GRID
 """Adding and subtracting it leaves the nearest multiple of ``GRID``."""
@@ -48,16 +63,15 @@ def tree_sum(terms: Float64s) -> Float64s:
     width = terms.shape[1]
     while width > 1:
         half = (width + 1) // 2
-        terms[:, : width - half] += terms[:, half:width]
+        head = terms[:, : width - half]
+        np.add(head, terms[:, half:width], out=head)
         width = half
     return terms[:, 0].copy() if width else np.zeros(len(terms))
 
 
 def dots(left: Float32s, right: Float32s) -> Float64s:
-    """Multiply float32[n, dim] with float32[n, dim] row by row: float64[n]."""
-    terms = left.astype(np.float64)
-    terms *= right
-    return tree_sum(terms)
+    """Multiply float32[n, dim] with float32[n or 1, dim] row by row: float64[n]."""
+    return tree_sum(np.multiply(left, right, dtype=np.float64))
 
 
 def dot_error(dim: int) -> float:
@@ -68,3 +82,59 @@ def dot_error(dim: int) -> float:
     """
     unit_roundoff = 2.0**-24
     return 1.02 * dim * unit_roundoff / (1.0 - dim * unit_roundoff) + 4 * unit_roundoff
+
+
+def byte_steps(dim: int) -> float:
+    """How many steps of a byte one unit of a row's component takes."""
+    return _BYTE_REACH / min(1.0, _USUAL_PEAK / float(dim) ** 0.5)
+
+
+def to_bytes(vectors: Float32s, out: Bytes) -> Float64s:
+    """Round rows to steps of 1 / ``byte_steps`` around ``BYTE_ZERO``.
+
+    Args:
+        vectors: float32[n, dim].
+        out: uint8[n, dim], written.
+
+    Returns:
+        Length of what each row lost, float64[n], never too small.
+    """
+    steps = np.float32(byte_steps(vectors.shape[1]))
+    scaled = vectors * steps
+    scaled += np.float32(BYTE_ZERO + 0.5)
+    np.clip(scaled, 1.0, 255.0, out=scaled)
+    np.copyto(out, scaled, casting="unsafe")
+    np.subtract(out, np.float32(BYTE_ZERO), out=scaled)
+    scaled /= steps
+    scaled -= vectors
+    lost = np.einsum("ij,ij->i", scaled, scaled).astype(np.float64)
+    np.sqrt(lost, out=lost)
+    # Each component is off by three float32 roundings of numbers up to one at most.
+    return lost * (1.0 + 2.0**-12) + 2.0**-22 * float(vectors.shape[1]) ** 0.5
+
+
+def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Float64s]:
+    """Round queries to small integers, each by its own greatest component.
+
+    Args:
+        queries: float32[n, dim].
+        digit_max: Greatest integer to use, at most 127.
+
+    Returns:
+        int8[dim, n]; the size of a step, float64[n]; and the length of what each
+        query lost, float64[n].
+    """
+    exact = queries.astype(np.float64)
+    sizes = np.abs(exact).max(axis=1, initial=2.0**-60) / digit_max
+    rounded = np.rint(exact / sizes[:, np.newaxis])
+    exact -= rounded * sizes[:, np.newaxis]
+    lost = np.sqrt(np.einsum("ij,ij->i", exact, exact)) * (1.0 + 2.0**-20)
+    return np.ascontiguousarray(rounded.T, dtype=np.int8), sizes, lost
+
+
+def byte_error(lost_max: float, lengths: Float64s, query_lost: Float64s) -> Float64s:
+    """Bound |integer product in steps - exact| for rows that lost ``lost_max`` at most.
+
+    x q - x' q' = (x - x') q + x' (q - q'), and |x'| is at most |x| + |x - x'|.
+    """
+    return lost_max * lengths + (_UNIT_MAX + lost_max) * query_lost + 2.0**-40

@@ -15,19 +15,20 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from synaptoroute.core import limits
 from synaptoroute.core.mutation import Aggregation
 
-NAME_CHARACTERS_MAX: Final = 128
-UTTERANCE_BYTES_MAX: Final = 8_192
+NAME_CHARACTERS_MAX: Final = limits.NAME_CHARACTERS_MAX
+NAME_PATTERN: Final = limits.NAME_PATTERN
+UTTERANCE_BYTES_MAX: Final = limits.UTTERANCE_BYTES_MAX
+METADATA_BYTES_MAX: Final = limits.JSON_BYTES_MAX
+JSON_DEPTH_MAX: Final = limits.JSON_DEPTH_MAX
 QUERY_BYTES_MAX: Final = 32_768
 UTTERANCES_PER_ROUTE_CALL_MAX: Final = 1_000
-METADATA_BYTES_MAX: Final = 16_384
-JSON_DEPTH_MAX: Final = 32
 QUERY_BATCH_TEXTS_MAX: Final = 1_024
 CANDIDATES_MAX: Final = 100
 FILTER_ROUTES_MAX: Final = 1_000
 
-NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9 _.:\-]*[A-Za-z0-9_.:\-])?$"
 _NAME = re.compile(NAME_PATTERN)
 
 
@@ -294,9 +295,9 @@ class RouteSetSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     aggregation: Aggregation
-    topk: int = Field(ge=1, le=100)
+    topk: int = Field(ge=1, le=limits.TOPK_MAX)
     threshold: Threshold
-    capacity_slots: int = Field(ge=1, le=4_000_000)
+    capacity_slots: int = Field(ge=1, le=limits.CAPACITY_SLOTS_MAX)
 
 
 def route_names(names: Sequence[str]) -> frozenset[str]:

@@ -59,7 +59,7 @@ class Node:
 
     def apply(self, mutation: Mutation) -> list[Commit]:
         """Number and apply a mutation."""
-        proposal = Proposal(uuid.uuid4().bytes, mutation, request_hash=bytes(16))
+        proposal = Proposal(uuid.uuid4().bytes, mutation, request_hash=b"r" * 16)
         entry = number(self.replica.position, encode_proposal(proposal), proposal, 0)
         return list(self.replica.receive(entry).commits)
 
@@ -77,9 +77,7 @@ def routes_of(routes: int, utterances: int, dim: int) -> Iterator[PutRoute]:
     for route in range(routes):
         rows = draw.standard_normal((utterances, dim)).astype("<f4")
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        texts = tuple(
-            f"utterance {each} of route {route}, as people say" for each in range(len(rows))
-        )
+        texts = tuple(f"utterance {each} of route {route}, as said" for each in range(len(rows)))
         yield PutRoute(f"route-{route:06d}", texts, tuple(row.tobytes() for row in rows))
 
 
@@ -99,7 +97,7 @@ def boot(path: Path, dim: int) -> tuple[dict[str, float], Stored]:
     assert replica.digest == storage.digest
     storage.close()
     names = ("open_ms", "restore_ms", "tensor_ms", "first_score_ms")
-    phases = dict(zip(names, np.diff(marks) * 1e3, strict=True))
+    phases: dict[str, float] = dict(zip(names, (np.diff(marks) * 1e3).tolist(), strict=True))
     phases["ready_ms"] = phases["open_ms"] + phases["restore_ms"] + phases["tensor_ms"]
     return phases, stored
 
@@ -178,7 +176,7 @@ def installs(donor: Path, folder: Path, dim: int, runs: int) -> dict[str, Any]:
         install, adopt = (np.diff(marks) * 1e3).tolist()
         return {"give_ms": give, "install_ms": install, "adopt_ms": adopt}
 
-    figures = {"install": repeated(runs, once)}
+    figures: dict[str, Any] = {"install": repeated(runs, once)}
     figures["snapshot_bytes"] = (folder / "install-snapshot").stat().st_size
     return figures
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import report
+from cluster_room import WAIT_SECONDS, report
 from followers import Peer, Peers, mute_log, peers, put, route, until
 from servers import Server
+from synaptoroute.cluster.epochs import Trimmed, TrimOutcome
 from synaptoroute.cluster.lease import Held
 from synaptoroute.cluster.peers import POSITION_HEADER, SHA_HEADER, SNAPSHOT_PATH, format_position
 from synaptoroute.core.codec import decode_proposal, encode_proposal
@@ -42,9 +43,12 @@ async def trim_all(found: Peers) -> None:
     held = await lease.acquire()
     assert isinstance(held, Held)
     at = await found.settle()
-    await until(lambda: all(peer.follower.role == "voter" for peer in found.all))
-    trimmed = await log.epochs.trim(held, at.epoch, at.revision)
-    assert "trimmed" == getattr(getattr(trimmed, "outcome", None), "value", trimmed)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:  # until the voters have said what they hold
+            trimmed = await log.epochs.trim(held, at.epoch, at.revision)
+            if isinstance(trimmed, Trimmed) and trimmed.outcome is TrimOutcome.TRIMMED:
+                break
+            await asyncio.sleep(0.02)
     await lease.release(held)
     for peer in found.all:
         await asyncio.to_thread(forget_op_log, peer.path)
@@ -106,9 +110,9 @@ async def snapshot_of(peer: Peer) -> tuple[bytes, Position, str]:
 
 async def filled(found: Peers) -> None:
     """Routes enough that a snapshot has many pages."""
-    for number in range(20):
-        texts = [f"route {number} text {each}" for each in range(10)]
-        await found[0].router.aput_route(route(f"r{number}", *texts))
+    for each in range(20):
+        texts = [f"route {each} text {count}" for count in range(10)]
+        await found[0].router.aput_route(route(f"r{each}", *texts))
     await found.settle()
 
 

@@ -19,6 +19,7 @@ from synaptoroute.core.mutation import (
     DeleteRoute,
     ImportBegin,
     ImportChunk,
+    Mutation,
     PatchRoute,
     PutSettings,
     RemoveUtterances,
@@ -63,10 +64,10 @@ def boot(path: Path) -> Stored:
     return stored
 
 
-def commit(path: Path, history: History, *mutations: object) -> None:
+def commit(path: Path, history: History, *mutations: Mutation) -> None:
     """Go on without touching the checkpoint."""
     storage = opened(path)
-    storage.commit(history.write(*mutations))  # type: ignore[arg-type]
+    storage.commit(history.write(*mutations))
     storage.close()
 
 
@@ -171,7 +172,7 @@ def test_checkpoint_of_another_encoder_is_not_read(path: Path, tmp_path: Path) -
     ],
 )
 def test_older_checkpoint_is_brought_up_to_date(
-    path: Path, history: History, mutations: tuple[object, ...]
+    path: Path, history: History, mutations: tuple[Mutation, ...]
 ) -> None:
     """Rows that changed since are read from the database, and only those."""
     commit(path, history, *mutations)
@@ -270,7 +271,7 @@ def test_checkpoint_that_finds_no_room_leaves_the_former(
 ) -> None:
     """A full disk costs the new one only, and leaves no draft."""
     content = checkpoint_of(path).read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", _no_room)
+    monkeypatch.setattr("synaptoroute.storage.checkpoint.os.fsync", _no_room)
     storage = opened(path)
     with pytest.raises(StorageUnavailable) as caught:
         storage.checkpoint()
@@ -409,7 +410,7 @@ def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
 def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """Much change at the first idle moment, little change once in a while."""
     now = 1_000.0
-    monkeypatch.setattr(keeper.time, "monotonic", lambda: now)
+    monkeypatch.setattr("synaptoroute.storage.keeper.time.monotonic", lambda: now)
     changes = Changes(rows=16_000)
     changes.add(0, 2_000)
     busy = changes.is_due(written_at=0.0)

@@ -247,6 +247,27 @@ def test_flipped_byte_in_the_log_is_never_believed(path: Path) -> None:
     assert refused > 20
 
 
+def test_change_of_the_journal_that_a_crash_cut_short_is_undone(path: Path, whole: History) -> None:
+    """A rollback journal beside the file is worked off before the file is read."""
+    copy = path.with_name("copy.sqlite")
+    shutil.copy(path, copy)
+    with closing(sqlite3.connect(copy, isolation_level=None)) as raw:
+        raw.execute("PRAGMA journal_mode = DELETE")
+        raw.execute("PRAGMA cache_size = 1")
+        raw.execute("BEGIN IMMEDIATE")
+        raw.execute("UPDATE slot SET vector = zeroblob(20000)")
+        shutil.copy(copy, path)
+        shutil.copy(copy.with_name("copy.sqlite-journal"), path.with_name(f"{path.name}-journal"))
+        raw.execute("ROLLBACK")
+    changed = path.read_bytes() != copy.read_bytes()
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+
+    assert changed
+    assert_holds(stored, whole)
+
+
 def test_torn_newest_transaction_is_a_crash_not_damage(path: Path) -> None:
     """A log that ends inside a transaction gives the state before it."""
     held = fill(path, History())

@@ -10,17 +10,19 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from synaptoroute.errors import ClusterError
+from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute_coordinator.fleet import Sample, Telemetry, parse_sample, telemetry_of
 
 AT_ONCE_MAX: Final = 32
 LOOK_SECONDS: Final = 2.0
 ASK_SECONDS: Final = 30.0
 ANSWER_BYTES_MAX: Final = 33_554_432
+SECRET_CHARACTERS_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +144,20 @@ class Nodes:
 
         found = await asyncio.gather(*(read(node, url) for node, url in urls))
         return {node: document for node, document in found if document is not None}
+
+
+def read_secret(path: Path | None, what: str) -> str:
+    """Read a secret from a file; empty where none is named.
+
+    Raises:
+        ConfigError: The file cannot be read, or is empty.
+    """
+    if path is None:
+        return ""
+    try:
+        text = path.read_text(encoding="utf-8")[:SECRET_CHARACTERS_MAX].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the {what} cannot be read from {path}: {error}") from error
+    if not text:
+        raise ConfigError(f"the file of the {what} is empty: {path}")
+    return text

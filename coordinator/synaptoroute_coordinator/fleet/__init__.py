@@ -8,7 +8,7 @@ events     what changed between two views
 """
 
 from synaptoroute_coordinator.fleet.alarms import Alarm, alarms_of
-from synaptoroute_coordinator.fleet.events import Event, changes
+from synaptoroute_coordinator.fleet.events import Event, Tone, changes
 from synaptoroute_coordinator.fleet.telemetry import Sample, Telemetry, parse_sample, telemetry_of
 from synaptoroute_coordinator.fleet.verdict import Verdict, judge_audit
 from synaptoroute_coordinator.fleet.view import FleetView, LogView, NodeView, fold
@@ -21,6 +21,7 @@ __all__ = [
     "NodeView",
     "Sample",
     "Telemetry",
+    "Tone",
     "Verdict",
     "alarms_of",
     "changes",

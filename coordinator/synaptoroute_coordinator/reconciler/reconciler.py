@@ -28,6 +28,7 @@ from synaptoroute_coordinator.fleet import (
     FleetView,
     LogView,
     Telemetry,
+    Tone,
     alarms_of,
     changes,
     fold,
@@ -59,7 +60,7 @@ _log = logging.getLogger(__name__)
 
 
 class NotActive(ClusterError):
-    """This coordinator stands by; another holds the lease."""
+    """Standing by: another coordinator holds the lease."""
 
     code = "not_active"
 
@@ -351,7 +352,7 @@ class Reconciler:
         if action == "repair" and done.outcome == "done":
             self.feed.add(Event("repair", "warn", f"repair: {done.detail}"))
         elif actor != OWN:
-            tone = "info" if done.outcome == "done" else "warn"
+            tone: Tone = "info" if done.outcome == "done" else "warn"
             self.feed.add(Event("action", tone, f"{actor}: {action}: {done.detail}"))
 
 

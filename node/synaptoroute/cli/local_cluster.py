@@ -8,6 +8,7 @@ cluster that is started again goes on where it was.
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class LocalCluster:
         settings: Further settings of every node, by field name.
         redis_url: An outside server; None starts a private one.
         namespace: Name of the log on that server.
+        coordinator_port: TCP port of a coordinator beside the nodes; None for none.
     """
 
     count: int
@@ -38,8 +40,10 @@ class LocalCluster:
     settings: Mapping[str, str] = field(default_factory=dict)
     redis_url: str | None = None
     namespace: str = "local"
+    coordinator_port: int | None = None
     nodes: list[NodeProcess] = field(default_factory=list, init=False)
     server: PrivateServer | None = field(default=None, init=False)
+    coordinator: NodeProcess | None = field(default=None, init=False)
 
     @property
     def front_url(self) -> str:
@@ -59,6 +63,31 @@ class LocalCluster:
         self.nodes = [self._node(index) for index in range(self.count)]
         for node in self.nodes:
             node.start()
+        if self.coordinator_port is not None:
+            self.coordinator = self._coordinator(self.coordinator_port)
+            self.coordinator.start()
+
+    @property
+    def _server_url(self) -> str:
+        return self.server.url if self.server else self.redis_url or ""
+
+    def _coordinator(self, port: int) -> NodeProcess:
+        """The coordinator: a program of its own, which no node waits for."""
+        chosen = {
+            "host": LOOPBACK,
+            "port": str(port),
+            "redis_url": self._server_url,
+            "namespace": self.namespace,
+            "peer_secret_file": str(self._secret_file()),
+            "folder": str(self.folder / "coordinator"),
+            "backup_folder": str(self.folder / "backups"),
+        }
+        return NodeProcess(
+            port=port,
+            settings={f"coordinator_{name}": value for name, value in chosen.items()},
+            log_file=self.folder / "coordinator.log",
+            arguments=("--exec", sys.executable, "-m", "synaptoroute_coordinator", "serve"),
+        )
 
     def _node(self, index: int) -> NodeProcess:
         port = free_port()
@@ -68,7 +97,7 @@ class LocalCluster:
             settings={
                 "database": str(self.folder / f"node-{index}.sqlite"),
                 "node_name": f"node-{index}",
-                "redis_url": url,
+                "redis_url": self._server_url,
                 "namespace": self.namespace,
                 "bootstrap_expect": str(self.count),
                 "advertise_url": f"http://{LOOPBACK}:{port}",
@@ -97,7 +126,7 @@ class LocalCluster:
             node.wait_ready()
 
     def stop(self) -> None:
-        """Stop the nodes, then the private server."""
-        stop_all(self.nodes)
+        """Stop the coordinator and the nodes, then the private server."""
+        stop_all([*([self.coordinator] if self.coordinator else []), *self.nodes])
         if self.server is not None:
             self.server.stop()

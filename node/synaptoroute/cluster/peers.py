@@ -10,13 +10,14 @@ digest, and a position whose chain the log confirms.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import httpx
 
@@ -129,7 +130,8 @@ class PeerClient:
                 body += part
                 if len(body) > 2 * LOG_BYTES_MAX:
                     raise ProtocolError("a peer sends more of its op log than was asked for")
-        return PeerLog(tuple(parse_entries(bytes(body))), position)
+        entries = await asyncio.to_thread(parse_entries, bytes(body))
+        return PeerLog(tuple(entries), position)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
         """Fetch a snapshot into a file of its own.
@@ -145,23 +147,31 @@ class PeerClient:
             async with self._open(url, SNAPSHOT_PATH) as response:
                 position = parse_position(response.headers.get(POSITION_HEADER, ""))
                 announced = response.headers.get(SHA_HEADER, "")
-                with target.open("wb") as file:
+                file = await asyncio.to_thread(target.open, "wb")
+                try:
                     async for part in response.aiter_bytes(1 << 20):
                         size_bytes += len(part)
                         if size_bytes > SNAPSHOT_BYTES_MAX:
                             raise ProtocolError("a snapshot is over the limit")
-                        digest.update(part)
-                        file.write(part)
+                        await asyncio.to_thread(_keep, file, digest, part)
+                finally:
+                    await asyncio.to_thread(file.close)
             if digest.hexdigest() != announced:
                 raise ProtocolError("a snapshot does not match its SHA-256")
         except BaseException:
-            target.unlink(missing_ok=True)
+            await asyncio.to_thread(target.unlink, missing_ok=True)
             raise
         return SnapshotFile(target, position)
 
     def _open(self, url: str, path: str) -> _Response:
         headers = {PROOF_HEADER: self._membership.proof(path)}
         return _Response(self._client, url.rstrip("/") + path, headers)
+
+
+def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:
+    """Write a part and count it in; not on the event loop, where queries wait."""
+    digest.update(part)
+    file.write(part)
 
 
 class _Response:

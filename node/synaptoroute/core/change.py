@@ -119,6 +119,7 @@ class Change:
         opened: An import that was opened.
         closed: An import, committed or aborted, whose chunks are to be dropped.
         epoch: The epoch that the entry opened.
+        voters: The voters from here on, sorted, where they changed.
         before: Routes of ``put`` as they stood before, those that existed; for undo.
         replaced: Slots whose owner or content changed, with their old row hash; for undo.
         settings_before: Settings before, where they changed; for undo.
@@ -135,6 +136,7 @@ class Change:
     opened: ImportBegin | None = None
     closed: StagedImport | None = None
     epoch: OpenEpoch | None = None
+    voters: tuple[str, ...] | None = None
     before: tuple[RouteRecord, ...] = ()
     replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None

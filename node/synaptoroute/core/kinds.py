@@ -30,6 +30,8 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
     Settings,
+    VoterAdd,
+    VoterRemove,
 )
 
 Fields = dict[str, Any]
@@ -275,6 +277,20 @@ def _read_audit(fields: Fields, vectors: bytes) -> Audit:
     return Audit(_text(fields["audit_id"]), _flag(fields["is_deep"]))
 
 
+def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
+    return {"node_id": change.node_id}, []
+
+
+def _read_voter_add(fields: Fields, vectors: bytes) -> VoterAdd:
+    _split(vectors, 0)
+    return VoterAdd(_text(fields["node_id"]))
+
+
+def _read_voter_remove(fields: Fields, vectors: bytes) -> VoterRemove:
+    _split(vectors, 0)
+    return VoterRemove(_text(fields["node_id"]))
+
+
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
 _Reader = Callable[[Fields, bytes], Mutation]
 
@@ -305,6 +321,8 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     ),
     (10, ImportAbort, _write_abort, _read_abort),
     (11, OpenEpoch, _write_epoch, _read_epoch),
+    (12, VoterAdd, _write_voter, _read_voter_add),
+    (13, VoterRemove, _write_voter, _read_voter_remove),
     (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
 )
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}

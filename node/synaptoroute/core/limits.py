@@ -30,6 +30,8 @@ from synaptoroute.core.mutation import (
     PutSettings,
     RemoveUtterances,
     Settings,
+    VoterAdd,
+    VoterRemove,
 )
 from synaptoroute.core.target import Rejection
 
@@ -47,6 +49,7 @@ CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
 _NAME = re.compile(NAME_PATTERN)
+_NODE_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _WRITE_JSON = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -86,6 +89,9 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
                     _check_route(part, dim)
         case Audit(audit_id):
             _check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
+        case VoterAdd(node_id) | VoterRemove(node_id):
+            if not _NODE_ID.fullmatch(node_id):
+                raise Rejection("invalid_request", "a voter's identity is malformed")
         case OpenEpoch():
             pass  # its place in the chain is what makes it valid, see ``replica``
 

@@ -43,6 +43,33 @@ class Revision(NamedTuple):
         return f"{self.epoch}.{self.seq}"
 
 
+class Ballot(NamedTuple):
+    """One attempt to open an epoch; ordered.  Written ``epoch.id``.
+
+    Attributes:
+        epoch: The number of the epoch that it would open.
+        id: What tells it from other attempts with that number, letters and digits.
+    """
+
+    epoch: int = 0
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ballot:
+        """Read it.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        epoch, _, name = text.partition(".")
+        if not (epoch.isascii() and epoch.isdigit() and name.isascii() and name.isalnum()):
+            raise ValueError(f"{text!r} is no ballot")
+        return cls(int(epoch), name)
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How much of the log a replica holds.
@@ -210,6 +237,20 @@ class OpenEpoch:
 
 
 @dataclass(frozen=True, slots=True)
+class VoterAdd:
+    """Let a node vote on recoveries, and count for a quorum, from here on."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoterRemove:
+    """Let a node vote no longer; the last voter cannot be removed."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
     """Have every node report its digest at this very place; changes nothing.
 
@@ -234,6 +275,8 @@ Mutation: TypeAlias = (
     | ImportCommit
     | ImportAbort
     | OpenEpoch
+    | VoterAdd
+    | VoterRemove
     | Audit
 )
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import Change, Commit, Outcome
@@ -25,15 +25,19 @@ from synaptoroute.core.codec import digest_of
 from synaptoroute.core.digest import Digest, next_chain
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
+    Ballot,
     Entry,
     Mutation,
     OpenEpoch,
     Position,
     Proposal,
+    VoterAdd,
+    VoterRemove,
 )
 from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.core.step import TRANSITIONS, Fetch, Ignored, Source, State, Step
 from synaptoroute.core.table import RouteTable
+from synaptoroute.core.voters import plan_voters
 
 REORDER_ENTRIES_MAX: Final = 1_024
 REORDER_BYTES_MAX: Final = 4_194_304
@@ -57,6 +61,7 @@ class _Before:
 
     position: Position
     epoch_count: int
+    epoch_record: EpochRecord | None
     remembered: Remembered | None
 
 
@@ -64,7 +69,8 @@ class Replica:
     """The state after some prefix of the log, and what it takes to extend it.
 
     Invariants: ``position`` is that of ``table``; it never decreases inside an
-    epoch but by ``revert``; each op_id has at most one effect inside the window.
+    epoch but by ``revert``; each op_id has at most one effect inside the window;
+    ``promised`` never decreases, and nothing is applied from a log below it.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class Replica:
         self.position = held.position
         self.epochs = list(held.epochs)
         self.state = State.SYNCING
-        self.promised_epoch = 0
+        self._promised = Ballot()
         self._check = check
         self._remembered = {each.op_id: each for each in held.remembered}
         self._in_order = deque(held.remembered)
@@ -96,6 +102,40 @@ class Replica:
     def digest(self) -> str:
         """Digest of the whole state, 32 hexadecimal digits."""
         return self.table.digest.hex()
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Who votes at this position, sorted."""
+        return self.epochs[-1].opened.voters if self.epochs else ()
+
+    @property
+    def promised(self) -> Ballot:
+        """The newest ballot that binds this replica.
+
+        To join an epoch binds as much as to promise it: whoever has joined takes part
+        in no older one.
+        """
+        if not self.epochs:
+            return self._promised
+        joined = self.epochs[-1]
+        return max(Ballot(joined.epoch, joined.opened.epoch_id), self._promised, key=_epoch_of)
+
+    @property
+    def promised_epoch(self) -> int:
+        """Number of that ballot; logs of lower epochs are ignored."""
+        return self.promised.epoch
+
+    @promised_epoch.setter
+    def promised_epoch(self, epoch: int) -> None:
+        self._promised = Ballot(epoch)
+
+    def promise(self, ballot: Ballot) -> None:
+        """Take no entry of a log below a ballot from now on; the shell makes it durable first.
+
+        At most one ballot of each number is promised: see ``recovery.may_promise``.
+        """
+        assert ballot.epoch > self._promised.epoch or ballot == self._promised, "a second promise"
+        self._promised = ballot
 
     def move_to(self, state: State) -> None:
         """Enter a state; only along ``TRANSITIONS``."""
@@ -226,7 +266,9 @@ class Replica:
         change = (
             self._change(entry, opens) if known is None else Change(_repeat(known, proposal, entry))
         )
-        before = _Before(self.position, len(self.epochs), self._remembered.get(proposal.op_id))
+        count = len(self.epochs)
+        record = self.epochs[-1] if count else None
+        before = _Before(self.position, count, record, self._remembered.get(proposal.op_id))
         self._undo.append(before)
         if known is None:
             remembered = Remembered(
@@ -236,6 +278,9 @@ class Replica:
             self._in_order.append(remembered)
         if change.epoch is not None:
             self.epochs.append(EpochRecord(entry.epoch, change.epoch))
+        if change.voters is not None:
+            opened = replace(self.epochs[-1].opened, voters=change.voters)
+            self.epochs[-1] = EpochRecord(self.epochs[-1].epoch, opened)
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
         return Commit(entry, change, self.digest, is_duplicate=known is not None)
@@ -250,6 +295,9 @@ class Replica:
         wrong = self._check(mutation) if self._check and not opens else None
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
+        if isinstance(mutation, VoterAdd | VoterRemove):
+            judged = self.table.apply(entry.proposal, at)
+            return judged if judged.outcome.code else plan_voters(self.voters, mutation, at)
         return self.table.apply(entry.proposal, at)
 
     def _recall(self, op_id: bytes, seq: int) -> Remembered | None:
@@ -282,6 +330,8 @@ class Replica:
             before = self._undo.pop()
             self.table.revert(commit.change)
             del self.epochs[before.epoch_count :]
+            if before.epoch_record is not None:
+                self.epochs[-1] = before.epoch_record
             if not commit.is_duplicate:
                 self._forget(self._in_order.pop(), before.remembered)
             del self._chains[commit.entry.seq]
@@ -307,6 +357,10 @@ class Replica:
             imports=tuple(staged for _, staged in sorted(table.imports.items())),
             epochs=tuple(self.epochs),
         )
+
+
+def _epoch_of(ballot: Ballot) -> int:
+    return ballot.epoch
 
 
 def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:

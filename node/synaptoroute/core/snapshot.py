@@ -39,7 +39,7 @@ class EpochRecord:
 
     Attributes:
         epoch: Its number.
-        opened: What opened it.
+        opened: What opened it; ``voters`` follows the changes made since.
     """
 
     epoch: int

@@ -39,6 +39,8 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
     Settings,
+    VoterAdd,
+    VoterRemove,
 )
 from synaptoroute.core.slots import FreeNumbers
 from synaptoroute.core.target import Rejection, Target, is_same, outcome, record, stale_slots
@@ -143,7 +145,7 @@ class RouteTable:
                 return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
             case OpenEpoch():
                 return Change(Outcome("applied", at), epoch=mutation)
-            case Audit():
+            case Audit() | VoterAdd() | VoterRemove():
                 return Change(Outcome("applied", at))
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:

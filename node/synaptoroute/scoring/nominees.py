@@ -8,22 +8,31 @@ best beside it, whatever the exact scores turn out to be.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
-from synaptoroute.scoring.values import Float64s, Mask, QuerySpec, ScoringRows
+from synaptoroute.scoring.values import Float64s, Mask, Numbers, QuerySpec, ScoringRows
+
+_LEAST: Final = -1e300
+"""Below every score, above -inf."""
 
 
-def considered(rows: ScoringRows, specs: Sequence[QuerySpec]) -> Mask:
-    """Say which routes each query is about: bool[n, routes]."""
-    mask = np.repeat(rows.is_live[np.newaxis], len(specs), axis=0)
+def considered(rows: ScoringRows, specs: Sequence[QuerySpec]) -> tuple[Mask | None, list[int]]:
+    """Say which routes each query is about: bool[n, routes], None for all; and how many."""
+    is_live = rows.is_live
+    live_count = int(np.count_nonzero(is_live))
+    if all(spec.routes is None for spec in specs):
+        mask = None if live_count == len(is_live) else is_live[np.newaxis]
+        return mask, [live_count] * len(specs)
+    mask = np.repeat(is_live[np.newaxis], len(specs), axis=0)
     for row, spec in zip(mask, specs, strict=True):
         if spec.routes is not None:
             ids = np.fromiter(spec.routes, np.int64, len(spec.routes))
             chosen = np.zeros_like(row)
             chosen[ids[(ids >= 0) & (ids < len(row))]] = True
             row &= chosen
-    return mask
+    return mask, mask.sum(axis=1).tolist()
 
 
 def nominate(
@@ -41,6 +50,11 @@ def nominate(
         bool[n, routes].
     """
     least = leading_scores(upper, specs)
+    first = upper.argmax(axis=1)
+    highest = upper[np.arange(len(first)), first]
+    if (highest >= thresholds[first] + error[:, 0]).all():
+        # The highest surely passes, so what passes and could beat it leads as well.
+        return upper >= np.maximum(least - 2.0 * error, _LEAST)
     passing = np.where(upper >= thresholds + error, upper, -np.inf)
     best = passing.max(axis=1, keepdims=True, initial=-np.inf)
     return contenders(upper, thresholds, error, least, best)
@@ -70,9 +84,12 @@ def leading_scores(upper: Float64s, specs: Sequence[QuerySpec]) -> Float64s:
     Leading are ``limit`` routes, and one more to be the runner-up.
     """
     route_count = upper.shape[1]
-    counts = np.minimum([spec.limit + 1 for spec in specs], route_count)
-    most = int(counts.max(initial=1))
-    leading = -np.partition(-upper, most - 1, axis=1)[:, :most]
+    counts: list[int] = [min(spec.limit + 1, route_count) for spec in specs]
+    most = max(counts)
+    places: Numbers = most - np.array(counts)
+    leading = np.partition(upper, route_count - most, axis=1)[:, route_count - most :]
+    if not places.any():
+        return leading[:, :1]
     leading.sort(axis=1)
-    least: Float64s = leading[np.arange(len(specs)), most - counts]
+    least: Float64s = leading[np.arange(len(specs)), places]
     return least[:, np.newaxis]

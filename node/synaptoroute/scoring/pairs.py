@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from synaptoroute.exact import dots
+from synaptoroute.scoring.scan import Scan
 from synaptoroute.scoring.values import (
     Float32s,
     Float64s,
@@ -21,8 +22,8 @@ from synaptoroute.scoring.values import (
     ScoringRows,
 )
 
-_ROWS_AT_ONCE: Final = 2_048
-"""Rows gathered at a time; bounds the memory of copies."""
+_ROWS_AT_ONCE: Final = 512
+"""Rows gathered at a time; their copies stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +47,68 @@ class Pairs:
     @classmethod
     def of(cls, rows: ScoringRows, chosen: Mask) -> Pairs:
         """Lay out the pairs of bool[n, routes]."""
-        queries, route_ids = np.nonzero(chosen)
+        queries, route_ids = chosen.nonzero()
         parts = [rows.slots_of(route_id) for route_id in route_ids.tolist()]
-        lengths = np.fromiter(map(len, parts), np.intp, len(parts))
-        slots = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-        starts = np.cumsum(lengths) - lengths
-        return cls(queries, route_ids, starts, np.repeat(np.arange(len(parts)), lengths), slots)
+        if not parts:
+            nothing = np.zeros(0, np.intp)
+            return cls(queries, route_ids, nothing, nothing, nothing)
+        lengths = np.array([len(part) for part in parts])
+        pair_of = np.arange(len(parts)).repeat(lengths)
+        return cls(
+            queries, route_ids, lengths.cumsum() - lengths, pair_of, np.concatenate(parts)
+        )
 
     def keep(self, chosen: Mask) -> Pairs:
         """Drop utterances; every pair must keep one."""
         pair_of = self.pair_of[chosen]
-        starts = np.flatnonzero(np.diff(pair_of, prepend=-1))
+        starts = pair_of.searchsorted(np.arange(len(self.queries)))
         return Pairs(self.queries, self.route_ids, starts, pair_of, self.slots[chosen])
 
-    def approximate(self, rows: ScoringRows, queries: Float32s) -> Float32s:
+    def similarities(self, scan: Scan) -> Float64s:
+        """Read the utterances' cosine similarities off a scan: float64[utterances]."""
+        if len(scan.sizes) == 1:
+            return scan.similarities.reshape(-1)[self.slots] * scan.sizes
+        query_of = self.queries[self.pair_of]
+        return scan.similarities[self.slots, query_of] * scan.sizes[query_of]
+
+    def approximate(self, rows: ScoringRows, queries: Float32s) -> Float64s:
         """Compare the utterances with their queries in float32, without a scan."""
-        values = np.empty(len(self.slots), np.float32)
+        values = np.empty(len(self.slots))
         for start in range(0, len(values), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             vectors = rows.vectors_of(self.slots[part])
             asked = queries[self.queries[self.pair_of[part]]]
-            np.einsum("ij,ij->i", vectors, asked, out=values[part])
+            values[part] = np.einsum("ij,ij->i", vectors, asked)
         return values
 
-    def exact(self, rows: ScoringRows, queries: Float32s) -> Float64s:
-        """Compare the utterances with their queries exactly."""
-        values = np.empty(len(self.slots))
+    def exact(
+        self, rows: ScoringRows, queries: Float32s, *, with_centroids: bool
+    ) -> tuple[Float64s, Float64s]:
+        """Compare utterances, and the pairs' centroids if asked, with their queries exactly.
+
+        Returns:
+            float64[utterances], and float64[pairs] or nothing.
+        """
+        count = len(self.slots)
+        query_of = self.queries[self.pair_of]
+        if with_centroids:
+            query_of = np.concatenate([query_of, self.queries])
+        values = np.empty(len(query_of))
         for start in range(0, len(values), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            asked = queries[self.queries[self.pair_of[part]]]
-            values[part] = dots(rows.vectors_of(self.slots[part]), asked)
-        return values
+            stop = min(start + _ROWS_AT_ONCE, len(values))
+            parts = []
+            if start < count:
+                parts.append(rows.vectors_of(self.slots[start:stop]))
+            if stop > count:
+                parts.append(
+                    rows.centroids_of(self.route_ids[max(0, start - count) : stop - count])
+                )
+            vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            asked = queries if len(queries) == 1 else queries[query_of[start:stop]]
+            values[start:stop] = dots(vectors, asked)
+        return values[:count], values[count:]
 
-    def kth_largest(self, values: Float32s, k: int) -> Float32s:
+    def kth_largest(self, values: Float64s, k: int) -> Float64s:
         """The k-th largest value of each pair, the smallest where it has fewer."""
         if k == 1:
             return np.maximum.reduceat(values, self.starts) if len(values) else values
@@ -100,12 +130,10 @@ class Pairs:
 
     def best_utterances(self, values: Float64s) -> tuple[Numbers, Float64s]:
         """The slot of each pair's largest value, the lowest of equals, and the value."""
-        if len(values) == 0:
+        if len(values) == len(self.queries):
             return self.slots, values
-        largest = np.maximum.reduceat(values, self.starts)
-        indexes = np.flatnonzero(values == largest[self.pair_of])
-        first = indexes[np.flatnonzero(np.diff(self.pair_of[indexes], prepend=-1))]
-        return self.slots[first], largest
+        first = np.lexsort((-values, self.pair_of))[self.starts]
+        return self.slots[first], values[first]
 
     def _lengths(self) -> Indexes:
         return np.diff(self.starts, append=len(self.slots))

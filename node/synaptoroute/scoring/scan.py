@@ -1,32 +1,54 @@
-"""The scan: float32 similarities of a batch with every row, folded by route.
+"""The scan: similarities of a batch with every row, folded by route.
 
-What it returns is within ``exact.dot_error`` of the truth and may differ in its
-last bits from batch to batch.  The products are cut into stacks of small ones:
-below a million multiplications OpenBLAS multiplies without first copying the
-rows (four times faster for two queries, on AVX-512) and never starts threads.
+Of bytes where there is an integer product: three to five times as fast, and a
+quarter of the memory to walk through.  Of float32 elsewhere.  Either says how far it
+may be from the truth, and may differ in its last bits from batch to batch.
+
+The float32 products are cut into stacks of small ones: below a million
+multiplications OpenBLAS multiplies without first copying the rows (four times faster
+for two queries, on AVX-512) and never starts threads; for one query it must be less.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from synaptoroute.scoring.values import Float32s, ScoringRows
+from synaptoroute.exact import byte_error, byte_steps, dot_error, to_digits
+from synaptoroute.scoring.values import (
+    Float32s,
+    Float64s,
+    Int32s,
+    IntegerProduct,
+    ScoringRows,
+)
 
 SCORES_BYTES_MAX: Final = 64 * 1_048_576
 """Most memory that the similarities of one batch may take."""
 
 QUERIES_PER_SCAN_MAX: Final = 64
 _PRODUCT_MAX: Final = 1_000_000
+_VECTOR_PRODUCT_MAX: Final = 9_000
 _ROWS_ALIGNED: Final = 128
+_RESTS_MAX: Final = 1_024
+Number = TypeVar("Number", np.float32, np.int32)
 
 
 class Scratch:
-    """Memory for similarities, kept from batch to batch; one thread's own."""
+    """What is kept from batch to batch; one thread's own.
 
-    def __init__(self) -> None:
+    Args:
+        integer_product: Lets scans be of bytes.
+    """
+
+    def __init__(self, integer_product: IntegerProduct | None = None) -> None:
         self._floats = np.empty(0, np.float32)
+        self._product = integer_product
+        self._rests_left = 0
+        self._rests_next = 1
 
     def take(self, rows: int, columns: int) -> Float32s:
         """Lend float32[rows, columns] of undefined content, until the next call."""
@@ -35,6 +57,47 @@ class Scratch:
             self._floats = np.empty(size, np.float32)
         return self._floats[:size].reshape(rows, columns)
 
+    def take_integers(self, rows: int, columns: int) -> Int32s:
+        """Lend int32[rows, columns] as ``take`` does, of the same memory."""
+        return self.take(rows, columns).view(np.int32)
+
+    @property
+    def wants_bytes(self) -> bool:
+        """Whether there is an integer product at all."""
+        return self._product is not None
+
+    def integer_product(self) -> IntegerProduct | None:
+        """The product of bytes, unless it is given a rest."""
+        if self._rests_left:
+            self._rests_left -= 1
+            return None
+        return self._product
+
+    def judge(self, *, was_useful: bool) -> None:
+        """Rest from bytes for twice as many scans each time that one was in vain."""
+        if was_useful:
+            self._rests_next = 1
+        else:
+            self._rests_left = self._rests_next
+            self._rests_next = min(2 * self._rests_next, _RESTS_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a scan found, in steps whose size is each query's own.
+
+    Attributes:
+        similarities: By slot, [slots, n]; undefined for free slots.
+        largest: The largest of each route, [routes, n]; undefined for ids not in use.
+        sizes: Cosine similarity of one step, float64[n].
+        error: Bound of |similarity - exact|, as cosine, float64[n].
+    """
+
+    similarities: NDArray[np.float32] | NDArray[np.int32]
+    largest: NDArray[np.float32] | NDArray[np.int32]
+    sizes: Float64s
+    error: Float64s
+
 
 def queries_per_scan(rows: ScoringRows) -> int:
     """How many queries fit the memory limit, at least one."""
@@ -42,28 +105,41 @@ def queries_per_scan(rows: ScoringRows) -> int:
     return max(1, min(QUERIES_PER_SCAN_MAX, SCORES_BYTES_MAX // max(1, span_bytes)))
 
 
-def scan_rows(rows: ScoringRows, queries: Float32s, scratch: Scratch) -> tuple[Float32s, Float32s]:
-    """Compare every row with every query.
+def scan_rows(
+    rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch
+) -> Scan:
+    """Compare every row with every query in float32.
 
     Args:
         rows: What there is.
         queries: float32[n, dim].
-        scratch: Memory for the first result.
-
-    Returns:
-        Similarities by slot, float32[slots, n], undefined for free slots; and the
-        largest of each route, float32[routes, n], -inf for ids not in use.
+        lengths: Of the queries, float64[n].
+        scratch: Memory for the similarities.
     """
     columns = np.ascontiguousarray(queries.T)
     similarities = scratch.take(_span(rows), len(queries))
-    largest = np.full((len(rows.is_live), len(queries)), -np.inf, np.float32)
     for block in rows.blocks():
-        part = similarities[block.base_slot : block.base_slot + len(block.rows)]
-        _multiply(block.rows, columns, part)
-        for left, right in block.folds:
-            part = np.maximum(part.take(left, axis=0), part.take(right, axis=0))
-        largest[block.route_ids] = np.maximum(largest[block.route_ids], part)
-    return similarities, largest
+        stop = block.base_slot + len(block.rows)
+        _multiply(block.rows, columns, similarities[block.base_slot : stop])
+    error = dot_error(rows.dim) * np.maximum(1.0, lengths)
+    return Scan(similarities, _fold(rows, similarities), np.ones(len(queries)), error)
+
+
+def scan_bytes(
+    rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch
+) -> Scan | None:
+    """Compare every row with every query in bytes; None if that is not possible now."""
+    product = scratch.integer_product()
+    spans = rows.coarse_spans() if product is not None else None
+    if product is None or spans is None:
+        return None
+    digits, sizes, lost = to_digits(queries, product.digit_max)
+    similarities = scratch.take_integers(_span(rows), len(queries))
+    for first_slot, span in spans:
+        product(span, digits, similarities[first_slot : first_slot + len(span)])
+    sizes /= byte_steps(rows.dim)
+    error = byte_error(rows.coarse_lost_max, lengths, lost)
+    return Scan(similarities, _fold(rows, similarities), sizes, error)
 
 
 def scan_centroids(rows: ScoringRows, queries: Float32s) -> Float32s:
@@ -77,6 +153,26 @@ def scan_centroids(rows: ScoringRows, queries: Float32s) -> Float32s:
     return similarities[: len(rows.is_live)]
 
 
+def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
+    """Keep the largest similarity of every route, [routes, n]."""
+    blocks = rows.blocks()
+    route_count, query_count = len(rows.is_live), similarities.shape[1]
+    lowest = -2 if similarities.dtype == np.float32 else np.iinfo(np.int32).min
+    largest = np.full((route_count, query_count), lowest, similarities.dtype)
+    for block in blocks:
+        part = similarities[block.base_slot : block.base_slot + len(block.rows)]
+        if query_count == 1:
+            by_route = part.reshape(-1).take(block.order)
+            part = np.maximum.reduceat(by_route, block.starts).reshape(-1, 1)
+        else:
+            for left, right in block.folds:
+                part = np.maximum(part.take(left, axis=0), part.take(right, axis=0))
+        if len(block.route_ids) == route_count and len(blocks) == 1:
+            return part
+        largest[block.route_ids] = np.maximum(largest[block.route_ids], part)
+    return largest
+
+
 def _span(rows: ScoringRows) -> int:
     """Rows of the similarities: up to the end of the last block."""
     blocks = rows.blocks()
@@ -85,8 +181,9 @@ def _span(rows: ScoringRows) -> int:
 
 def _multiply(left: Float32s, columns: Float32s, out: Float32s) -> None:
     """Write ``left @ columns`` to ``out``, as a stack of small products."""
+    most = _PRODUCT_MAX if columns.shape[1] > 1 else _VECTOR_PRODUCT_MAX
     height = _ROWS_ALIGNED
-    while height > 1 and height * columns.size > _PRODUCT_MAX:
+    while height > 1 and height * columns.size > most:
         height //= 2
     stack = left.reshape(-1, height, left.shape[1])
     np.matmul(stack, columns, out=out.reshape(-1, height, columns.shape[1]))

@@ -16,6 +16,22 @@ Float64s: TypeAlias = NDArray[np.float64]
 Indexes: TypeAlias = NDArray[np.intp]
 Numbers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
+Int32s: TypeAlias = NDArray[np.int32]
+Bytes: TypeAlias = NDArray[np.uint8]
+Digits: TypeAlias = NDArray[np.int8]
+
+
+class IntegerProduct(Protocol):
+    """Multiplies bytes with digits, exactly; one thread at a time."""
+
+    @property
+    def digit_max(self) -> int:
+        """Greatest digit that may be given, at most 127."""
+        ...
+
+    def __call__(self, rows: Bytes, columns: Digits, out: Int32s) -> None:
+        """Write ``(rows - 128) @ columns``: uint8[n, dim], int8[dim, m], int32[n, m]."""
+        ...
 
 
 class ScoringBlock(Protocol):
@@ -32,13 +48,23 @@ class ScoringBlock(Protocol):
         ...
 
     @property
+    def order(self) -> Indexes:
+        """Indexes of the owned rows by route, then by slot."""
+        ...
+
+    @property
+    def starts(self) -> Indexes:
+        """Where each route of ``route_ids`` starts in ``order``."""
+        ...
+
+    @property
     def folds(self) -> tuple[tuple[Indexes, Indexes], ...]:
         """Pairs whose maxima are kept, level by level; at least one level."""
         ...
 
     @property
     def route_ids(self) -> Indexes:
-        """Routes of what the last level leaves, each once."""
+        """Routes of what the last level leaves, ascending."""
         ...
 
 
@@ -72,6 +98,22 @@ class ScoringRows(Protocol):
 
     def blocks(self) -> Sequence[ScoringBlock]:
         """Every owned row, in slot order."""
+        ...
+
+    @property
+    def coarse_lost_max(self) -> float:
+        """Length that no row of ``coarse_spans`` lost more than by being rounded."""
+        ...
+
+    def coarse_spans(self) -> Sequence[tuple[int, Bytes]] | None:
+        """Rows as ``exact.to_bytes`` rounds them, uint8[n, dim] from each first slot on.
+
+        They reach as far as ``blocks`` do.  None while some rows are not rounded.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Round some of the rows that are not rounded yet, for later queries."""
         ...
 
     def centroid_spans(self) -> Sequence[tuple[int, Float32s]]:

@@ -99,10 +99,17 @@ async def peer_snapshot(request: Request) -> Response:
 
 async def _parts(path: Path, stack: AsyncExitStack) -> AsyncIterator[bytes]:
     """Read a file in parts, off the event loop; end the gift whatever happens."""
-    file = await asyncio.to_thread(path.open, "rb")
+    offset = 0
     try:
-        while part := await asyncio.to_thread(file.read, PART_BYTES):
+        while part := await asyncio.to_thread(_read_part, path, offset):
+            offset += len(part)
             yield part
     finally:
-        file.close()
         await stack.aclose()
+
+
+def _read_part(path: Path, offset: int) -> bytes:
+    """Read one part; a receiver that goes away in the middle leaves no file open."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(PART_BYTES)

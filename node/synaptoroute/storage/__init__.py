@@ -2,8 +2,10 @@
 
 The files of this room: ``sqlite`` is its face; ``schema`` and ``schema.sql`` the tables;
 ``connection`` who may write and what errors mean; ``records`` the values and their text
-form; ``writer`` puts entries in; ``loader`` reads and verifies a whole state; ``wal`` and
-``aside`` find damage and put it out of the way; ``install`` copies states between files;
+form; ``writer`` puts entries in; ``loader`` reads and verifies a whole state from ``rows``,
+``outcomes`` and, where it helps, the ``checkpoint``; ``keeper`` writes that and scrubs;
+``damage``, ``wal`` and ``aside`` find damage and put it out of the way; ``install`` moves
+states between files, behind the ``gate``;
 ``generation`` replaces all vectors at once; ``lock`` keeps a second process out.
 """
 

@@ -79,7 +79,7 @@ def move_aside(path: Path, position: Position | None) -> Path:
     """
     with translated(f"move {path.name} aside"):
         target = _unused(path, position)
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in ("-wal", "-shm", "-journal", ""):
             source = sibling(path, suffix)
             if source.exists():
                 source.rename(sibling(target, suffix))

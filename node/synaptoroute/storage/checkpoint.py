@@ -274,7 +274,9 @@ def _unpack_columns(
 
 
 def _cut(joined: bytes, lengths: bytes) -> list[bytes]:
-    """Undo a join of byte strings."""
+    """Undo a join of byte strings; nearly always all are of one length."""
+    if lengths.count(_HASH_BYTES) == len(lengths):
+        return list(struct.unpack(f"{_HASH_BYTES}s" * len(lengths), joined))
     bounds = accumulate(lengths, initial=0)
     return [joined[start:stop] for start, stop in pairwise(bounds)]
 

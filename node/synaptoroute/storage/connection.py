@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -91,6 +91,16 @@ def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def roll_back(path: Path) -> None:
+    """Undo a change of the journal mode that a crash cut short; readers cannot.
+
+    Raises:
+        sqlite3.Error: The file cannot be read or written.
+    """
+    with closing(_connect(path, "rw")) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 def reader_uri(path: Path) -> str:

@@ -29,6 +29,7 @@ from synaptoroute.storage.connection import (
     Synchronous,
     connect_reader,
     connect_writer,
+    roll_back,
     transaction,
     translated,
 )
@@ -47,7 +48,14 @@ from synaptoroute.storage.loader import (
     resume,
 )
 from synaptoroute.storage.lock import FileLock
-from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, sums_of
+from synaptoroute.storage.records import (
+    VECTOR_DTYPE,
+    Meta,
+    Stored,
+    condemned,
+    sums_of,
+    without,
+)
 from synaptoroute.storage.wal import is_log_damaged
 from synaptoroute.storage.writer import LogWindow, write_meta, write_node
 
@@ -160,19 +168,19 @@ class DatabaseFile:
         try:
             drop_draft(self.path)
             with collector_at_rest():
-                return self._open_file(encoder)
+                try:
+                    return self._read_or_create(encoder)
+                except Damaged as damage:
+                    moved_aside = self._move_aside(damage)
+                    return replace(self._read_or_create(encoder), moved_aside=moved_aside)
         except BaseException:
             self.close()
             raise
 
-    def _open_file(self, encoder: tuple[str, int] | None) -> Stored:
-        try:
-            return self._read_or_create(encoder)
-        except Damaged as damage:
-            moved_aside = self._move_aside(damage)
-            return replace(self._read_or_create(encoder), moved_aside=moved_aside)
-
     def _read_or_create(self, encoder: tuple[str, int] | None) -> Stored:
+        if is_present(self.path) and sibling(self.path, "-journal").exists():
+            with finding_damage():
+                roll_back(self.path)
         is_blank = not is_present(self.path) or self._is_blank()
         if self._synchronous == "full" and is_log_damaged(self.path):
             raise Damaged("the write-ahead log lost transactions that were durable")
@@ -314,7 +322,7 @@ class DatabaseFile:
         except Damaged as damage:
             self.damage = damage.reason
             drop_checkpoint(self.path)
-            raise StorageUnavailable(_condemned(damage.reason), reason="corrupt") from damage
+            raise StorageUnavailable(condemned(damage.reason), reason="corrupt") from damage
 
     def _stop_keeper(self) -> bool:
         """End the background thread; say whether there was one."""
@@ -349,7 +357,7 @@ class DatabaseFile:
         """One transaction of the writer."""
         self._opened()
         if self.damage is not None:
-            raise StorageUnavailable(_condemned(self.damage), reason="corrupt")
+            raise StorageUnavailable(condemned(self.damage), reason="corrupt")
         assert self._writer is not None
         with translated(doing), transaction(self._writer):
             yield self._writer
@@ -389,12 +397,3 @@ class DatabaseFile:
         self._node = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
         self._log.forget()
         self._changes.rows_changed = self._changes.rows = row_count
-
-
-def _condemned(reason: str) -> str:
-    return f"the database is damaged: {reason}; a restart moves it aside"
-
-
-def without(facts: dict[str, str], *keys: str) -> dict[str, str]:
-    """Facts but those of some keys."""
-    return {key: value for key, value in facts.items() if key not in keys}

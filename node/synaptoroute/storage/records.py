@@ -184,3 +184,13 @@ def _bucket_sums(row_hashes: Mapping[int, bytes]) -> list[int]:
         for bucket, term in enumerate(column.tolist()):
             sums[bucket] += int(term) << (32 * place)
     return sums
+
+
+def without(facts: dict[str, str], *keys: str) -> dict[str, str]:
+    """Facts but those of some keys."""
+    return {key: value for key, value in facts.items() if key not in keys}
+
+
+def condemned(reason: str) -> str:
+    """What is said of a file that turned out to be damaged while it was in use."""
+    return f"the database is damaged: {reason}; a restart moves it aside"

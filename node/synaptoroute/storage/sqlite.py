@@ -25,11 +25,11 @@ from synaptoroute.storage import install
 from synaptoroute.storage.aside import is_present
 from synaptoroute.storage.connection import connect_reader, connect_writer, translated
 from synaptoroute.storage.damage import Damaged, finding_damage
-from synaptoroute.storage.file import DatabaseFile, without
+from synaptoroute.storage.file import DatabaseFile
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
 from synaptoroute.storage.loader import check_encoder, load, read_meta
 from synaptoroute.storage.outcomes import load_outcome
-from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of
+from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
 from synaptoroute.storage.writer import (
     drop_encoded,
     write_changes,

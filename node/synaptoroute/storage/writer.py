@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
@@ -19,6 +20,7 @@ from synaptoroute.storage.records import (
     Meta,
     checksum,
     epoch_row,
+    load_epoch,
     meta_row,
 )
 
@@ -30,6 +32,7 @@ INSERT_SLOT: Final = "INSERT INTO slot VALUES (?, ?, ?, ?, ?)"
 INSERT_ROUTE: Final = "INSERT INTO route VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_META: Final = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
 INSERT_EPOCH: Final = "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)"
+_REPLACE_EPOCH: Final = "INSERT OR REPLACE INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_IMPORT: Final = "INSERT INTO import_open VALUES (?, ?, ?, ?)"
 INSERT_STAGING: Final = "INSERT INTO staging VALUES (?, ?, ?)"
 INSERT_REMEMBERED: Final = "INSERT INTO remembered VALUES (?, ?, ?, ?, ?)"
@@ -203,12 +206,26 @@ def write_entries(
             if commit.change.epoch is not None
         ],
     )
+    _write_voters(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
     first, last = commits[0].entry.seq, commits[-1].entry.seq
     if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
         oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
         connection.execute("DELETE FROM remembered WHERE seq < ?", (oldest,))
+
+
+def _write_voters(connection: sqlite3.Connection, commits: Sequence[Commit]) -> None:
+    """Note changes of the voters in the row of their epoch."""
+    for commit in commits:
+        if commit.change.voters is None:
+            continue
+        *fields, _ = connection.execute(
+            "SELECT * FROM epoch WHERE epoch = ?", (commit.entry.epoch,)
+        ).fetchone()
+        record = load_epoch(*fields)
+        opened = replace(record.opened, voters=commit.change.voters)
+        connection.execute(_REPLACE_EPOCH, epoch_row(EpochRecord(record.epoch, opened)))
 
 
 def _log_row(commit: Commit, outcome: str) -> tuple[object, ...]:

@@ -33,6 +33,8 @@ class Block:
         base_slot: First slot.
         rows: View of the tensor, float32[n, dim], n a multiple of ``ROWS_ALIGNED``;
             free slots among them hold finite numbers that no fold takes.
+        order: Owned indexes of ``rows`` by route, then by slot.
+        starts: Where each route of ``route_ids`` starts in ``order``.
         folds: Pairs of row indexes, level by level; the first level indexes
             ``rows``, each further one what the level before left.
         route_ids: Routes of what the last level leaves, ascending.
@@ -41,6 +43,8 @@ class Block:
 
     base_slot: int
     rows: NDArray[np.float32]
+    order: Indexes
+    starts: Indexes
     folds: tuple[tuple[Indexes, Indexes], ...]
     route_ids: Indexes
     slot_stop: int
@@ -54,28 +58,41 @@ def order_by_route(owners: NDArray[np.int32], route_ids_max: int) -> Indexes:
     return np.argsort(owners.view(np.uint32), kind="stable")[:owned_count]
 
 
-def plan_folds(
+def runs_by_route(
     owners: NDArray[np.int32], route_ids_max: int
-) -> tuple[tuple[tuple[Indexes, Indexes], ...], Indexes]:
-    """Plan how the rows of one block fold into one row a route.
+) -> tuple[Indexes, Indexes, Indexes]:
+    """Bring the rows of one block together by route.
 
     Args:
         owners: int32[n], route of each slot of the block, ``FREE`` for none.
         route_ids_max: No route id is above this.
 
     Returns:
-        The levels of pairs, at least one, and the routes that are left.
+        Owned indexes by route, then by slot; where each route starts among them; and
+        the routes, ascending.
     """
     order = order_by_route(owners, route_ids_max)
-    sorted_owners = owners[order]
-    starts = np.flatnonzero(np.diff(sorted_owners, prepend=FREE - 1))
+    by_route = owners[order]
+    starts = np.flatnonzero(np.diff(by_route, prepend=FREE - 1))
+    return order, starts, by_route[starts].astype(np.intp)
+
+
+def plan_folds(order: Indexes, starts: Indexes) -> tuple[tuple[Indexes, Indexes], ...]:
+    """Plan how the rows of one block fold into one row a route.
+
+    Args:
+        order: Indexes of rows, those of a route beside each other.
+        starts: Where each route starts in ``order``.
+
+    Returns:
+        The levels of pairs, at least one.
+    """
     lengths = np.diff(starts, append=len(order))
-    route_ids = sorted_owners[starts].astype(np.intp)
     levels: list[tuple[Indexes, Indexes]] = []
     while not levels or lengths.max(initial=1) > 1:
         left, right, starts, lengths = _halve(starts, lengths)
         levels.append((left, right) if levels else (order[left], order[right]))
-    return tuple(levels), route_ids
+    return tuple(levels)
 
 
 def _halve(starts: Indexes, lengths: Indexes) -> tuple[Indexes, Indexes, Indexes, Indexes]:

@@ -61,7 +61,7 @@ class Centroids:
         by_count = np.argsort(counts, kind="stable")
         for alike in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
             if len(alike):
-                places = firsts[alike, np.newaxis] + np.arange(counts[alike[0]])
+                places = firsts[alike, np.newaxis] + np.arange(int(counts[alike[0]]))
                 alike_slots = slots[by_route[places]]
                 self._move_halves(owners[firsts[alike]], rows, alike_slots, sign)
 

@@ -80,6 +80,8 @@ class Slabs(Generic[Scalar]):
 
     def read(self, slots: Slots) -> NDArray[Scalar]:
         """Copy rows out, [len(slots), dim]."""
+        if len(self._slabs) == 1:
+            return self._slabs[0].take(slots, axis=0)
         rows = np.empty((len(slots), self.dim), self._dtype)
         for slab, at, chosen in self._by_slab(slots):
             rows[chosen] = self._slabs[slab][at]

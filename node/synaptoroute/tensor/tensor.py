@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.tensor.blocks import BLOCK_SLOTS, FREE, ROWS_ALIGNED, Block, plan_folds
+from synaptoroute.tensor.blocks import BLOCK_SLOTS, FREE, ROWS_ALIGNED, Block, plan_folds, runs_by_route
 from synaptoroute.tensor.centroids import Centroids
+from synaptoroute.tensor.coarse import CoarseRows
 from synaptoroute.tensor.slabs import Slabs, Slots
 
 SLAB_SLOTS: Final = 65_536
@@ -42,6 +43,7 @@ class Tensor:
     def __init__(self, dim: int, settings: Settings | None = None) -> None:
         self.dim = dim
         self._rows: Slabs[np.float32] = Slabs(dim, SLAB_SLOTS, np.float32)
+        self._coarse = CoarseRows(dim, SLAB_SLOTS)
         self._reset(settings or Settings(), Revision(1, 0))
 
     def _reset(self, settings: Settings, revision: Revision) -> None:
@@ -96,6 +98,22 @@ class Tensor:
             self._blocks[number] = self._block(number)
         self._stale_blocks.clear()
         return [block for block in self._blocks if block is not None]
+
+    @property
+    def coarse_lost_max(self) -> float:
+        """Length that no row of ``coarse_spans`` lost more than."""
+        return self._coarse.lost_max
+
+    def coarse_spans(self) -> Sequence[tuple[int, NDArray[np.uint8]]] | None:
+        """Rows rounded to bytes, uint8[n, dim] from each first slot on; None if some are due."""
+        if not self._coarse.is_ready:
+            return None
+        blocks = self.blocks()
+        return self._coarse.spans(blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0)
+
+    def prepare(self) -> None:
+        """Round a few thousand of the rows that are due; some milliseconds."""
+        self._coarse.advance(self._rows)
 
     def centroid_spans(self) -> Sequence[tuple[int, NDArray[np.float32]]]:
         """Unit centroids by route id, float32[n, dim] from each first id on."""
@@ -153,7 +171,7 @@ class Tensor:
         hidden = self._owners[slots] == FREE
         if not hidden.all():
             slots, vectors = slots[hidden], vectors[hidden]
-        self._rows.write(slots, vectors)
+        self._write(slots, vectors)
         self._ahead[slots] = True
 
     def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
@@ -204,7 +222,9 @@ class Tensor:
         behind them are not copied: their memory is the tensor's from now on.
         """
         is_dense = np.array_equal(slots, np.arange(len(slots)))
-        if not (is_dense and self._rows.take(vectors)):
+        if is_dense and self._rows.take(vectors):
+            self._coarse.owe(len(vectors))
+        else:
             self._reset(settings, revision)
             self.fill(slots, vectors, revision)
         self.adopt(routes, settings, revision)
@@ -246,6 +266,11 @@ class Tensor:
             self._thresholds = np.concatenate([self._thresholds, np.zeros(missing)])
             self._is_live = np.concatenate([self._is_live, np.zeros(missing, np.bool_)])
 
+    def _write(self, slots: Slots, vectors: NDArray[np.float32]) -> None:
+        """Copy rows in, as they are and rounded."""
+        self._rows.write(slots, vectors)
+        self._coarse.write(slots, vectors)
+
     def _hide(self, change: Change, slots: Slots) -> None:
         """Take away the owners of what goes or is overwritten, and the routes that go."""
         freed = np.asarray(change.freed, np.int64)
@@ -270,7 +295,7 @@ class Tensor:
         if len(chosen):
             vectors = b"".join(writes[index].vector for index in chosen.tolist())
             rows = np.frombuffer(vectors, "<f4").reshape(len(chosen), self.dim)
-            self._rows.write(slots[chosen], rows.astype(np.float32, copy=False))
+            self._write(slots[chosen], rows.astype(np.float32, copy=False))
         self._ahead[slots] = False
 
     def _show(self, change: Change, slots: Slots) -> None:
@@ -338,6 +363,6 @@ class Tensor:
             return None
         stop = int(owned[-1]) + 1
         aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
-        folds, route_ids = plan_folds(owners[:stop], self._route_count - 1)
+        order, starts, route_ids = runs_by_route(owners[:stop], self._route_count - 1)
         rows = self._rows.span(base, base + aligned)
-        return Block(base, rows, folds, route_ids, base + stop)
+        return Block(base, rows, order, starts, plan_folds(order, starts), route_ids, base + stop)

@@ -16,6 +16,7 @@ from synaptoroute.cli.processes import StopSignal, choose_port
 from synaptoroute.cli.terminal import note, print_json, print_line, waiting
 
 DEFAULT_PORT: Final = 8080
+COORDINATOR_PORT: Final = 8090
 WATCH_SECONDS: Final = 0.5
 
 
@@ -42,6 +43,9 @@ def up(
     ] = None,
     namespace: Annotated[str, typer.Option(help="Name of the log on that server.")] = "local",
     model: Annotated[str, typer.Option(help="Encoder of every node.")] = "all-MiniLM-L6-v2-int8",
+    coordinator: Annotated[
+        bool, typer.Option(help="A coordinator with its dashboard beside the nodes.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Start a cluster on this machine, write through one node, and compare all of them.
@@ -57,6 +61,7 @@ def up(
         settings={"model": model},
         redis_url=redis_url,
         namespace=namespace,
+        coordinator_port=choose_port(None, COORDINATOR_PORT) if coordinator and not once else None,
     )
     with StopSignal():
         try:
@@ -98,6 +103,8 @@ def _serve(cluster: LocalCluster) -> None:
     print_line("""            -d '{"text": "Where is my order?", "explain": true}'""")
     print_line(f"cluster   curl -s {url}/v1/cluster")
     print_line(f"api       {url}/v1/openapi.json")
+    if cluster.coordinator is not None:
+        print_line(f"dashboard {cluster.coordinator.url}  log {cluster.coordinator.log_file}")
     for node in cluster.nodes:
         print_line(f"{node.settings['node_name']:<9} {node.url}  log {node.log_file}")
     note(f"Serving on {url}. Ctrl-C stops.")

@@ -1,0 +1,5 @@
+"""``python -m synaptoroute_coordinator``."""
+
+from synaptoroute_coordinator.cli import main
+
+main()

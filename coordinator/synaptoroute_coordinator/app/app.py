@@ -1,0 +1,102 @@
+"""The application of one coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.version import __version__
+from synaptoroute.web.problems import PROBLEM_JSON, Problem, shorten
+from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, MethodNotAllowed
+from synaptoroute_coordinator.app import fleet, gateway, pages, session_endpoints
+from synaptoroute_coordinator.app.door import Door, visit_of
+from synaptoroute_coordinator.app.fleet import json_answer
+from synaptoroute_coordinator.app.metrics import make_registry
+from synaptoroute_coordinator.app.openapi import DESCRIPTION
+from synaptoroute_coordinator.app.runtime import Runtime
+
+_CODE_BY_STATUS = {404: EndpointNotFound.code, 405: MethodNotAllowed.code}
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """Make the application; its lifespan starts and stops the coordinator."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(
+        title="SynaptoRoute coordinator",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.runtime = runtime
+    app.state.registry = make_registry(runtime.reconciler)
+    app.add_middleware(cast(Any, Door), runtime=runtime)
+    app.add_exception_handler(RequestValidationError, _refuse_parameters)
+    app.add_exception_handler(HTTPException, _refuse)
+    for room in (session_endpoints, fleet, gateway, pages):
+        app.include_router(room.endpoints)
+    _serve_document(app)
+    return app
+
+
+def _serve_document(app: FastAPI) -> None:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
+    )
+
+    async def show_document(request: Request) -> Response:
+        return json_answer(document)
+
+    app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)
+
+
+async def _refuse_parameters(request: Request, error: Exception) -> Response:
+    """Say which parameter is wrong, without repeating its value."""
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {
+            "field": shorten(".".join(str(part) for part in item["loc"][1:]), 120),
+            "message": shorten(str(item["msg"]), 240),
+        }
+        for item in error.errors()[:20]
+    ]
+    first = f"{found[0]['field']}: {found[0]['message']}" if found else "a parameter is wrong"
+    return _problem(request, Problem(422, InvalidParameter.code, first, {"errors": found}))
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    code = _CODE_BY_STATUS.get(error.status_code, "http_error")
+    detail = {404: "no endpoint has this path; see /v1/openapi.json"}.get(
+        error.status_code, "the request was refused"
+    )
+    headers = dict(error.headers or {})
+    return _problem(request, Problem(error.status_code, code, detail, headers=headers))
+
+
+def _problem(request: Request, problem: Problem) -> Response:
+    body = problem.render(f"urn:synaptoroute:request:{visit_of(request.scope).request_id}")
+    headers = {"Content-Type": PROBLEM_JSON, **problem.headers}
+    return Response(body, status_code=problem.status, headers=headers)

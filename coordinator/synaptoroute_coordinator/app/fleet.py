@@ -1,0 +1,315 @@
+"""The fleet, its events, its log and the actions of operators."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from synaptoroute.core.mutation import Position
+from synaptoroute.errors import Overloaded, RouteError
+from synaptoroute_coordinator.actions import Done
+from synaptoroute_coordinator.app.documents import (
+    cluster_document,
+    entry_document,
+    happened_document,
+)
+from synaptoroute_coordinator.app.door import actor_of
+from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.fleet import NodeView
+from synaptoroute_coordinator.plan import AbortImport, Intent, StartAudit, TakeBackup, Trim
+from synaptoroute_coordinator.plan.plan import backup_source
+from synaptoroute_coordinator.reconciler import Feed, Happened
+from synaptoroute_coordinator.reconciler.reconciler import new_order
+
+SILENCE_SECONDS: Final = 10.0
+"""A stream says something at least so often, so that both sides know it lives."""
+LOG_ENTRIES_MAX: Final = 200
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: ANYTHING, **PROBLEMS}
+
+endpoints = APIRouter()
+
+
+class NodeAction(BaseModel):
+    """An action on one node."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
+    reason: str = Field(default="an operator asked for it", max_length=500)
+
+
+class ImportAction(BaseModel):
+    """An action on one import."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    import_id: str = Field(min_length=1, max_length=128)
+
+
+class TrimAction(BaseModel):
+    """How much of the log to keep."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    retain_entries: int = Field(default=10_000, ge=0, le=10_000_000)
+
+
+def json_answer(document: Any, status: int = 200) -> Response:
+    """An answer of one document."""
+    body = json.dumps(document, separators=(",", ":"))
+    headers = {"Cache-Control": "no-store"}
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def done_answer(done: Done) -> Response:
+    """The outcome of an action; one that failed is a conflict with how things stand.
+
+    Raises:
+        RouteError: It did not happen.
+    """
+    if done.outcome != "done":
+        raise ActionFailed(f"{done.outcome}: {done.detail}")
+    return json_answer({"outcome": done.outcome, "detail": done.detail, "seq": done.seq})
+
+
+class ActionFailed(RouteError):
+    """The action could not be done as things stand."""
+
+    code = "action_failed"
+
+
+class NodeNotFound(RouteError):
+    """No node has this identity or name."""
+
+    code = "node_not_found"
+
+
+# --- looking ---------------------------------------------------------------------------
+
+
+@endpoints.get("/v1/cluster", tags=["fleet"], summary="Show the fleet", responses=_ANSWERS)
+async def show_cluster(request: Request) -> Response:
+    """Every node with its position, lag, digest, load and encoder; the log; the alarms."""
+    runtime = runtime_of(request)
+    return json_answer(cluster_document(runtime.reconciler, runtime.config))
+
+
+@endpoints.get(
+    "/v1/events",
+    tags=["fleet"],
+    summary="Follow the fleet",
+    responses={
+        200: {
+            "description": "Server-sent events `view` and `event`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **PROBLEMS,
+    },
+)
+async def follow(
+    request: Request,
+    last_event_id: Annotated[str, Header(alias="Last-Event-ID", max_length=20)] = "",
+    once: Annotated[bool, Query(description="End after what is there now.")] = False,
+) -> Response:
+    """A `view` whenever it changed (the document of `/v1/cluster`), an `event` for what
+    happened. A client that returns names the last event it saw.
+    """
+    runtime = runtime_of(request)
+    if runtime.reconciler.feed.is_full:
+        raise Overloaded("as many streams as may be are open", retry_after_seconds=5.0)
+    after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
+    return StreamingResponse(
+        _stream(runtime, after, once),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str]:
+    feed = runtime.reconciler.feed
+    with feed.watch() as queue:
+        # A number from before a restart is larger than any that is kept: give all.
+        newest = feed.newest[-1].number if feed.newest else 0
+        for happened in feed.after(after if after <= newest else 0):
+            yield _event(happened)
+        shown = ""
+        while True:
+            view = json.dumps(cluster_document(runtime.reconciler, runtime.config))
+            if view != shown:
+                yield f"event: view\ndata: {view}\n\n"
+                shown = view
+            if once:
+                return
+            async for part in _next(runtime, feed, queue):
+                if part is None:
+                    return
+                yield part
+
+
+async def _next(
+    runtime: Runtime, feed: Feed, queue: asyncio.Queue[Happened | None]
+) -> AsyncIterator[str | None]:
+    """Wait for news and give the events among them; None ends the stream."""
+    stopping = asyncio.ensure_future(runtime.is_stopping.wait())
+    news = asyncio.ensure_future(queue.get())
+    try:
+        await asyncio.wait(
+            (stopping, news), timeout=SILENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if stopping.done() or not feed.is_watching(queue):
+            yield None
+        elif not news.done():
+            yield ": nothing new\n\n"
+        else:
+            happened = news.result()
+            if happened is not None:
+                yield _event(happened)
+    finally:
+        stopping.cancel()
+        news.cancel()
+
+
+def _event(happened: Happened) -> str:
+    document = json.dumps(happened_document(happened))
+    return f"id: {happened.number}\nevent: event\ndata: {document}\n\n"
+
+
+@endpoints.get("/v1/log", tags=["fleet"], summary="Show the newest entries", responses=_ANSWERS)
+async def show_log(
+    request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
+) -> Response:
+    """What was written, newest first: kind and subject, never the utterances."""
+    reconciler = runtime_of(request).reconciler
+    log = reconciler.view.log
+    if not log.epoch:
+        return json_answer({"entries": []})
+    start = max(log.floor - 1, log.seq - limit)
+    found = await reconciler.log.read(Position(log.epoch, start), entries_max=limit + 1)
+    entries = [entry_document(entry) for entry in found.entries]
+    return json_answer({"entries": list(reversed(entries))[:limit]})
+
+
+@endpoints.get(
+    "/v1/propagation", tags=["fleet"], summary="Show how entries spread", responses=_ANSWERS
+)
+async def show_propagation(
+    request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
+) -> Response:
+    """Milliseconds from the log to each node's tensor, for the newest entries."""
+    reconciler = runtime_of(request).reconciler
+    live = [node for node in reconciler.view.live if node.url]
+    targets = [(node.node, node.url) for node in live]
+    found = await reconciler.nodes.documents(targets, "/-/propagation")
+    since = reconciler.view.log.seq - limit
+    shown = [
+        {
+            "node": node.node,
+            "name": node.name,
+            "entries": [
+                pair for pair in found.get(node.node, {}).get("entries", []) if pair[0] > since
+            ],
+        }
+        for node in live
+    ]
+    return json_answer({"head": reconciler.view.log.seq, "nodes": shown})
+
+
+@endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=_ANSWERS)
+async def list_backups(request: Request) -> Response:
+    """Newest first; empty where no folder for them is set."""
+    backups = runtime_of(request).reconciler.backups
+    found = await asyncio.to_thread(backups.list_backups)
+    is_on = backups.folder is not None
+    return json_answer({"is_on": is_on, "backups": [asdict(backup) for backup in found]})
+
+
+@endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=_ANSWERS)
+async def list_actions(request: Request) -> Response:
+    """Who did what, newest first."""
+    record = runtime_of(request).reconciler.record
+    return json_answer({"actions": [asdict(each) for each in record.newest]})
+
+
+# --- doing -----------------------------------------------------------------------------
+
+
+async def _do(request: Request, intent: Intent) -> Response:
+    return done_answer(await runtime_of(request).reconciler.order(intent, actor_of(request.scope)))
+
+
+def _node_of(runtime: Runtime, name: str) -> NodeView:
+    for node in runtime.reconciler.view.nodes:
+        if name in (node.node, node.name):
+            return node
+    raise NodeNotFound("no node has this identity or name")
+
+
+@endpoints.post("/v1/actions/audit", tags=["actions"], summary="Audit now", responses=_ANSWERS)
+async def start_audit(
+    request: Request,
+    depth: Annotated[
+        Literal["digest", "rows"], Query(description="`rows` compares memory and disk as well.")
+    ] = "digest",
+) -> Response:
+    """Every node reports its digest at one place of the log; the outcome is an event."""
+    return await _do(request, StartAudit(is_deep=depth == "rows"))
+
+
+@endpoints.post("/v1/actions/trim", tags=["actions"], summary="Trim the log", responses=_ANSWERS)
+async def trim(request: Request, asked: TrimAction) -> Response:
+    """Drop old entries, never beyond what a majority of the voters holds."""
+    log = runtime_of(request).reconciler.view.log
+    floor = max(1, min(log.seq, log.seq - asked.retain_entries + 1))
+    return await _do(request, Trim(log.epoch, floor))
+
+
+@endpoints.post("/v1/actions/backup", tags=["actions"], summary="Back up", responses=_ANSWERS)
+async def take_backup(request: Request) -> Response:
+    """Keep a verified snapshot of a sound node; the outcome is an event."""
+    node = backup_source(runtime_of(request).reconciler.view)
+    if node is None:
+        raise ActionFailed("no sound node can be backed up now")
+    return await _do(request, TakeBackup(node.node, node.url))
+
+
+@endpoints.post("/v1/actions/scrub", tags=["actions"], summary="Scrub a node", responses=_ANSWERS)
+async def scrub_node(request: Request, asked: NodeAction) -> Response:
+    """Have one node compare its memory and disk with its digest."""
+    return await _order(request, asked, "scrub")
+
+
+@endpoints.post("/v1/actions/resync", tags=["actions"], summary="Resync a node", responses=_ANSWERS)
+async def resync_node(request: Request, asked: NodeAction) -> Response:
+    """Have one node throw its state away and take another's snapshot."""
+    return await _order(request, asked, "resync")
+
+
+async def _order(request: Request, asked: NodeAction, kind: str) -> Response:
+    runtime = runtime_of(request)
+    reconciler = runtime.reconciler
+    node = _node_of(runtime, asked.node)
+    donors = tuple(
+        n.node for n in reconciler.view.live if n.node != node.node and n.health == "ok"
+    )[:64]
+    if kind == "resync" and not donors:
+        raise ActionFailed("no sound node could give its state")
+    order = new_order(kind, asked.reason, reconciler.now_ms(), donors)
+    return done_answer(await reconciler.order_node(order, node.node, actor_of(request.scope)))
+
+
+@endpoints.post(
+    "/v1/actions/abort-import", tags=["actions"], summary="Abort an import", responses=_ANSWERS
+)
+async def abort_import(request: Request, asked: ImportAction) -> Response:
+    """Drop what an import has staged."""
+    seq = runtime_of(request).reconciler.view.log.seq
+    return await _do(request, AbortImport(asked.import_id, seq))

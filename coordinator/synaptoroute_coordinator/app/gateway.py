@@ -1,0 +1,154 @@
+"""Requests about routes and queries, passed on to a node.
+
+The coordinator holds no route.  It chooses a node that is live and at the head, or the
+one that the caller names, and gives its answer back unchanged, problems included.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.errors import NotReady, TooLarge
+from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
+from synaptoroute_coordinator.app.door import actor_of
+from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.fleet import NodeView
+
+BODY_BYTES_MAX: Final = 8_388_608
+_SENT: Final = ("content-type", "accept", "if-match", "if-none-match", "idempotency-key",
+                "sr-min-version", "sr-min-version-timeout")  # fmt: skip
+_RETURNED: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
+                    "retry-after", "sr-staleness-ms")  # fmt: skip
+_WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
+
+endpoints = APIRouter(tags=["routes"])
+
+NodeName = Annotated[str, Query(description="Identity or name of the node to ask.", max_length=128)]
+RouteName = Annotated[str, Path(max_length=NAME_CHARACTERS_MAX, min_length=1, pattern=NAME_PATTERN)]
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANYTHING,
+    304: {"description": "Unchanged"},
+    **PROBLEMS,
+}
+
+
+def choose_node(runtime: Runtime, wished: str = "") -> NodeView:
+    """Choose a node to ask.
+
+    Raises:
+        NotReady: None is there, or not the one that was named.
+    """
+    live = [node for node in runtime.reconciler.view.live if node.url]
+    if wished:
+        live = [node for node in live if wished in (node.node, node.name)]
+    ready = [node for node in live if node.telemetry is None or node.telemetry.is_ready]
+    if not (ready or live):
+        raise NotReady("no such node is live", retry_after_seconds=1.0)
+    return min(ready or live, key=lambda node: (node.lag_entries, node.queue_requests, node.name))
+
+
+async def pass_on(request: Request, wished: str = "") -> Response:
+    """Pass a request on to a node.
+
+    Raises:
+        NotReady: No node can be asked.
+        TooLarge: The body is over ``BODY_BYTES_MAX``.
+        ClusterError: The node does not answer.
+    """
+    runtime = runtime_of(request)
+    node = choose_node(runtime, wished)
+    body = await read_body(request)
+    headers = {name: request.headers[name] for name in _SENT if name in request.headers}
+    query = "&".join(
+        part for part in request.url.query.split("&") if part and not part.startswith("node=")
+    )
+    path = request.scope["raw_path"].decode("latin-1") if request.scope.get("raw_path") else ""
+    answer = await runtime.reconciler.nodes.ask(
+        node.url,
+        request.method,
+        path.partition("?")[0] or request.url.path,
+        query=query,
+        body=body,
+        headers=headers,
+    )
+    if request.method in _WRITES or request.url.path.endswith("/utterances"):
+        outcome = "done" if answer.status < 300 else "refused"
+        action = f"{request.method} {request.url.path}"
+        await runtime.reconciler.record.add(
+            actor_of(request.scope), action, outcome, f"{answer.status} from {node.name}"
+        )
+    kept = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+    return Response(answer.body, status_code=answer.status, headers=kept)
+
+
+async def read_body(request: Request) -> bytes:
+    """Read a whole body.
+
+    Raises:
+        TooLarge: It is over ``BODY_BYTES_MAX``.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLarge(f"a body has at most {BODY_BYTES_MAX} bytes", limit=BODY_BYTES_MAX)
+    return bytes(body)
+
+
+@endpoints.get("/v1/routes", summary="List routes", responses=_ANSWERS)
+async def list_routes(request: Request, node: NodeName = "") -> Response:
+    """As the node answers: `after`, `limit`."""
+    return await pass_on(request, node)
+
+
+@endpoints.get("/v1/routes/{name}", summary="Show a route", responses=_ANSWERS)
+async def show_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
+    """As the node answers."""
+    return await pass_on(request, node)
+
+
+@endpoints.put("/v1/routes/{name}", summary="Create or replace a route", responses=_ANSWERS)
+async def put_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
+    """Through one node to all: the answer has the write's place in the order."""
+    return await pass_on(request, node)
+
+
+@endpoints.patch("/v1/routes/{name}", summary="Change fields of a route", responses=_ANSWERS)
+async def patch_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
+    """Through one node to all."""
+    return await pass_on(request, node)
+
+
+@endpoints.delete("/v1/routes/{name}", summary="Delete a route", responses=_ANSWERS)
+async def delete_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
+    """Through one node to all."""
+    return await pass_on(request, node)
+
+
+@endpoints.get("/v1/settings", summary="Show the settings of the route set", responses=_ANSWERS)
+async def show_settings(request: Request, node: NodeName = "") -> Response:
+    """As the node answers."""
+    return await pass_on(request, node)
+
+
+@endpoints.get("/v1/conflicts", summary="List near-duplicate utterances", responses=_ANSWERS)
+async def list_conflicts(request: Request, node: NodeName = "") -> Response:
+    """As the node answers: `similarity_min`, `limit`."""
+    return await pass_on(request, node)
+
+
+@endpoints.post("/v1/query", summary="Route one text", responses=_ANSWERS)
+async def query(request: Request, node: NodeName = "") -> Response:
+    """As the node answers; `explain` shows why."""
+    return await pass_on(request, node)
+
+
+@endpoints.post("/v1/preview", summary="Try a change of a route", responses=_ANSWERS)
+async def preview(request: Request, node: NodeName = "") -> Response:
+    """Where texts would go; nothing is changed."""
+    return await pass_on(request, node)

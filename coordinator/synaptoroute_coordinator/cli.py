@@ -1,0 +1,76 @@
+"""The command ``synaptoroute-coordinator``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.version import __version__
+from synaptoroute_coordinator.config import ENV_PREFIX, CoordinatorConfig
+
+USAGE = 2
+FAILED = 3
+
+app = typer.Typer(
+    name="synaptoroute-coordinator",
+    help="Look after a cluster: see it, keep it healthy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"synaptoroute-coordinator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Look after a cluster: see it, keep it healthy."""
+
+
+@app.command("serve")
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="TCP port.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Address of the sequencer.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Name of the cluster's log.")] = None,
+) -> None:
+    """Serve one coordinator until it is told to stop.
+
+    Every other setting is an environment variable SYNAPTOROUTE_COORDINATOR_...; see
+    docs/coordinator.md.  Any number may run for one cluster: one acts, the others stand by.
+    """
+    given = {"host": host, "port": port, "redis_url": redis_url, "namespace": namespace}
+    try:
+        config = CoordinatorConfig(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        typer.echo(f"{ENV_PREFIX}{name.upper()}: {first['msg']}", err=True)
+        raise typer.Exit(USAGE) from None
+    from synaptoroute_coordinator.app import serve as serve_coordinator
+
+    try:
+        serve_coordinator(config)
+    except SynaptoRouteError as error:
+        typer.echo(f"synaptoroute-coordinator: error: {error.message}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,124 @@
+"""Products of bytes, for the scan of scoring; here because the runtime's room is this.
+
+numpy has no integer product that is faster than one of floats; the runtime has
+(VNNI or AMX on x86, dot products on ARM).  Rule: whole numbers have no rounding,
+so the product is exact or it is wrong.  Processors without VNNI add pairs of
+products in 16 bits, which overflow at the extremes: there fewer digits are used,
+and where even those come out wrong there is no integer product at all.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Digits = NDArray[np.int8]
+Int32s = NDArray[np.int32]
+
+_ZERO: Final = 128
+_DIGITS_MAX: Final = (127, 63)
+"""63 cannot overflow: twice 255 x 63 is below 2^15."""
+
+_UINT8, _INT8, _INT32 = 2, 3, 6  # element types of ONNX
+_LOG_ERRORS_ONLY: Final = 3
+
+
+class IntegerProduct:
+    """Multiplies bytes with digits, exactly; one thread at a time.
+
+    Attributes:
+        digit_max: Greatest digit that may be given.
+    """
+
+    def __init__(self, session: Any, digit_max: int) -> None:
+        self.digit_max = digit_max
+        self._session = session
+        self._binding = session.io_binding()
+        self._binding.bind_cpu_input("zero", np.array(_ZERO, np.uint8))
+
+    def __call__(self, rows: Bytes, columns: Digits, out: Int32s) -> None:
+        """Write ``(rows - 128) @ columns``.
+
+        Args:
+            rows: uint8[n, dim], contiguous.
+            columns: int8[dim, m], contiguous, from -``digit_max`` to ``digit_max``.
+            out: int32[n, m], contiguous.
+        """
+        binding = self._binding
+        binding.bind_cpu_input("rows", rows)
+        binding.bind_cpu_input("columns", columns)
+        binding.bind_output("products", "cpu", 0, np.int32, out.shape, out.ctypes.data)
+        self._session.run_with_iobinding(binding)
+
+
+def integer_product() -> IntegerProduct | None:
+    """Open the product, for one thread; None where this machine has none that is exact."""
+    for digit_max in _DIGITS_MAX:
+        product = IntegerProduct(_session(), digit_max)
+        if _is_exact(product):
+            return product
+    return None
+
+
+def _is_exact(product: IntegerProduct) -> bool:
+    """Try the extremes, where narrow sums overflow, at widths with different kernels."""
+    for dim in (33, 128, 384):
+        for columns_count in (1, 2, 16, 33):
+            signs = np.where(np.arange(dim * columns_count) % 3 == 0, -1, 1)
+            columns = (signs * product.digit_max).astype(np.int8).reshape(dim, columns_count)
+            rows = np.full((35, dim), 255, np.uint8)
+            rows[::3] = 1
+            rows[1::3, ::2] = 0
+            out = np.empty((len(rows), columns_count), np.int32)
+            product(rows, columns, out)
+            wanted = (rows.astype(np.int32) - _ZERO) @ columns.astype(np.int32)
+            if not np.array_equal(wanted, out):
+                return False
+    return True
+
+
+@cache
+def _session() -> Any:
+    """The runtime's session; any number of products share it."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return InferenceSession(_graph(), options, providers=["CPUExecutionProvider"])
+
+
+def _graph() -> bytes:
+    """The model file: one MatMulInteger, as ONNX's protocol buffers have it."""
+    node = b"".join(_field(1, name) for name in (b"rows", b"columns", b"zero"))
+    node += _field(2, b"products") + _field(4, b"MatMulInteger")
+    graph = _field(1, node) + _field(2, b"product")
+    graph += _field(11, _value(b"rows", _UINT8, b"n", b"dim"))
+    graph += _field(11, _value(b"columns", _INT8, b"dim", b"m"))
+    graph += _field(11, _value(b"zero", _UINT8))
+    graph += _field(12, _value(b"products", _INT32, b"n", b"m"))
+    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 13))
+
+
+def _value(name: bytes, element: int, *axes: bytes) -> bytes:
+    """Declare an input or output."""
+    shape = b"".join(_field(1, _field(2, axis)) for axis in axes)
+    return _field(1, name) + _field(2, _field(1, _number(1, element) + _field(2, shape)))
+
+
+def _field(tag: int, content: bytes) -> bytes:
+    """A field of bytes, less than 128 or 16,384 of them."""
+    size = len(content)
+    length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
+    return bytes([tag << 3 | 2]) + length + content
+
+
+def _number(tag: int, value: int) -> bytes:
+    """A field of a small number."""
+    return bytes([tag << 3, value])

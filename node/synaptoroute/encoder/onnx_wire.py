@@ -1,0 +1,249 @@
+"""As much of the ONNX file format as the int8 graph needs, read and written.
+
+An ONNX file is a protocol buffer: fields of a number, a wire type and a value,
+nested by length.  The numbers below never change once published (that is the
+format's own promise), so a hundred lines spare a node the ``onnx`` package, its
+18 MB and its import at start-up.  Only tensors with raw data are read; the
+operators of a graph are never interpreted, only their names and ends.
+
+Source: ``onnx.proto`` of ONNX (messages ModelProto, GraphProto, NodeProto,
+AttributeProto, TensorProto, ValueInfoProto) and the protocol buffers encoding.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.errors import ModelCorrupt
+
+AttributeValue = int | float | Sequence[int]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
+_GRAPH_NODE, _GRAPH_NAME, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_INTS, _ATTRIBUTE_TYPE = 1, 2, 3, 8, 20
+_TYPE_FLOAT, _TYPE_INT, _TYPE_INTS = 1, 2, 7
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_DTYPES: Final = {
+    1: np.dtype("<f4"),
+    2: np.dtype("u1"),
+    3: np.dtype("i1"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<i8"),
+}
+_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator of a graph: what it is, what it takes, what it gives."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What a graph file holds: its operators in order, its tensors by name."""
+
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, NDArray[np.generic]]
+
+
+def read_graph(content: bytes) -> Graph:
+    """Read operators and tensors of a model; the tensors are views of ``content``.
+
+    Raises:
+        ModelCorrupt: It is no model, or a tensor is kept in a form not read here.
+    """
+    try:
+        model = dict(_fields(memoryview(content)))
+        nodes: list[Node] = []
+        tensors: dict[str, NDArray[np.generic]] = {}
+        for number, value in _fields(_bytes(model[_MODEL_GRAPH])):
+            if number == _GRAPH_NODE:
+                nodes.append(_node(_bytes(value)))
+            elif number == _GRAPH_TENSOR:
+                name, tensor = _tensor(_bytes(value))
+                tensors[name] = tensor
+    except (KeyError, IndexError, TypeError, ValueError, struct.error) as error:
+        raise ModelCorrupt(f"the graph cannot be read: {error!r}") from error
+    return Graph(tuple(nodes), tensors)
+
+
+class GraphWriter:
+    """Collects a graph and writes it as a model; used by one thread."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = [_text(_GRAPH_NAME, "graph")]
+
+    def tensor(self, name: str, values: NDArray[np.generic]) -> str:
+        """Add a constant; give its name back."""
+        shape = b"".join(_number(_TENSOR_SHAPE, size) for size in values.shape)
+        kind = _number(_TENSOR_TYPE, _CODES[values.dtype.newbyteorder("<")])
+        raw = _nested(_TENSOR_RAW, np.ascontiguousarray(values).tobytes())
+        self._parts.append(_nested(_GRAPH_TENSOR, shape + kind + _text(_TENSOR_NAME, name) + raw))
+        return name
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        domain: str = "",
+        **attributes: AttributeValue,
+    ) -> None:
+        """Add an operator; an empty input name stands for one left out."""
+        parts = [_text(_NODE_INPUT, name) for name in inputs]
+        parts += [_text(_NODE_OUTPUT, name) for name in outputs]
+        parts += [_text(_NODE_OPERATOR, operator), _text(_NODE_DOMAIN, domain)]
+        parts += [_attribute(name, value) for name, value in attributes.items()]
+        self._parts.append(_nested(_GRAPH_NODE, b"".join(parts)))
+
+    def input(self, name: str, dtype: type[np.generic], axes: Sequence[str | int]) -> None:
+        """Declare an input; an axis is a size or the name of one."""
+        self._parts.append(_nested(_GRAPH_INPUT, _declaration(name, dtype, axes)))
+
+    def output(self, name: str, dtype: type[np.generic], axes: Sequence[str | int]) -> None:
+        """Declare an output."""
+        self._parts.append(_nested(_GRAPH_OUTPUT, _declaration(name, dtype, axes)))
+
+    def model(self, ir_version: int, opsets: Mapping[str, int]) -> bytes:
+        """Give the whole model; ``opsets`` says which version of each domain."""
+        parts = [_number(_MODEL_IR_VERSION, ir_version)]
+        for domain, version in opsets.items():
+            parts.append(_nested(_MODEL_OPSET, _text(1, domain) + _number(2, version)))
+        parts.append(_nested(_MODEL_GRAPH, b"".join(self._parts)))
+        return b"".join(parts)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Walk over the fields of one message."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == _VARINT:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(data, at)
+        else:
+            size = _FIXED_BYTES[kind]
+        if at + size > len(data):
+            raise ValueError("cut off")
+        yield tag >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Read a number of seven bits a byte, the low ones first; say where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise TypeError("a number where a message belongs")
+    return value
+
+
+def _node(data: memoryview) -> Node:
+    inputs: list[str] = []
+    outputs: list[str] = []
+    operator = ""
+    for number, value in _fields(data):
+        if number == _NODE_INPUT:
+            inputs.append(bytes(_bytes(value)).decode())
+        elif number == _NODE_OUTPUT:
+            outputs.append(bytes(_bytes(value)).decode())
+        elif number == _NODE_OPERATOR:
+            operator = bytes(_bytes(value)).decode()
+    return Node(operator, tuple(inputs), tuple(outputs))
+
+
+def _tensor(data: memoryview) -> tuple[str, NDArray[np.generic]]:
+    shape: list[int] = []
+    name, code, raw = "", 0, memoryview(b"")
+    for number, value in _fields(data):
+        if number == _TENSOR_SHAPE:
+            shape += [value] if isinstance(value, int) else _packed(value)
+        elif number == _TENSOR_TYPE and isinstance(value, int):
+            code = value
+        elif number == _TENSOR_NAME:
+            name = bytes(_bytes(value)).decode()
+        elif number == _TENSOR_RAW:
+            raw = _bytes(value)
+    dtype = _DTYPES.get(code)
+    if dtype is None:  # kinds that this project has no use for, such as truth values
+        return name, np.empty(0, dtype=np.uint8)
+    return name, np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def _packed(data: memoryview) -> list[int]:
+    numbers: list[int] = []
+    at = 0
+    while at < len(data):
+        number, at = _varint(data, at)
+        numbers.append(number)
+    return numbers
+
+
+def _number(number: int, value: int) -> bytes:
+    return _written_varint(number << 3 | _VARINT) + _written_varint(value)
+
+
+def _nested(number: int, payload: bytes) -> bytes:
+    return _written_varint(number << 3 | _BYTES) + _written_varint(len(payload)) + payload
+
+
+def _text(number: int, value: str) -> bytes:
+    return _nested(number, value.encode())
+
+
+def _written_varint(value: int) -> bytes:
+    value &= (1 << 64) - 1  # negative numbers are written in two's complement
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _attribute(name: str, value: AttributeValue) -> bytes:
+    if isinstance(value, float):
+        kind = _TYPE_FLOAT
+        content = _written_varint(_ATTRIBUTE_FLOAT << 3 | _FIXED32) + struct.pack("<f", value)
+    elif isinstance(value, int):
+        kind, content = _TYPE_INT, _number(_ATTRIBUTE_INT, value)
+    else:
+        kind, content = _TYPE_INTS, b"".join(_number(_ATTRIBUTE_INTS, each) for each in value)
+    parts = _text(_ATTRIBUTE_NAME, name) + content + _number(_ATTRIBUTE_TYPE, kind)
+    return _nested(_NODE_ATTRIBUTE, parts)
+
+
+def _declaration(name: str, dtype: type[np.generic], axes: Sequence[str | int]) -> bytes:
+    shape = b"".join(
+        _nested(1, _number(1, axis) if isinstance(axis, int) else _text(2, axis)) for axis in axes
+    )
+    kind = _number(1, _CODES[np.dtype(dtype).newbyteorder("<")]) + _nested(2, shape)
+    return _text(1, name) + _nested(2, _nested(1, kind))

@@ -1,0 +1,138 @@
+"""What the chart refuses: each rule of its schema and each of its guards trips on a mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from charts import CHART, HELMS, refusal
+from synaptoroute.config import NodeConfig
+
+pytestmark = pytest.mark.deploy
+
+NO_REDIS = {"redis.enabled": False, "coordinator.enabled": False}
+TLS = {"redis.enabled": False, "externalRedis.url": "redis://r:6379"}
+GUARDS: dict[str, dict[str, Any]] = {
+    "exclude each other: set redis.enabled=false": {"externalRedis.url": "redis://r:6379"},
+    "more than one node needs Redis": NO_REDIS,
+    "is one volume": {"node.persistence.existingClaim": "c"},
+    "must hold no credentials": {**TLS, "externalRedis.url": "redis://u:p@r:6379"},
+    "needs a password": {**TLS, "externalRedis.username": "u"},
+    "externalRedis.tls needs a URL": {**TLS, "externalRedis.tls.caSecret": "ca"},
+    "the coordinator needs Redis": {"redis.enabled": False, "node.replicaCount": 1},
+    "not both": {"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
+    "minReplicas is above": {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 3}},
+    "autoscaling needs a target": {
+        "autoscaling": {"enabled": True, "targetCPUUtilizationPercentage": 0}
+    },
+    "bootstrapExpect is above": {"node.bootstrapExpect": 4},
+    "must be above preStopSeconds": {"node.terminationGracePeriodSeconds": 25},
+    "auth.insecure and auth.existingSecret": {"auth": {"insecure": True, "existingSecret": "s"}},
+    "allowUnsigned needs": {"signing.allowUnsigned": True},
+    "ingress.enabled needs": {"ingress.enabled": True},
+    "httpRoute.enabled needs": {"httpRoute.enabled": True},
+}
+MISTAKES: dict[str, Any] = {
+    "nodes": {"replicaCount": 3},
+    "node.replicas": 3,
+    "node.replicaCount": 0,
+    "node.bootstrapExpect": 100,
+    "node.image.digest": "sha256:abc",
+    "node.image.pullPolicy": "Sometimes",
+    "node.image.tag": "no/slash",
+    "node.image.repository": "",
+    "node.settings": {"embeding_cache_rows": 1},
+    "node.resources": {"limits": {"memory": "1 GB"}},
+    "node.startupProbe": {"httpGet": {"path": "/"}},
+    "node.persistence.size": "big",
+    "node.persistence.accessModes": ["ReadOnlyMany"],
+    "node.persistence.retention": {"whenScaled": "Keep"},
+    "node.podLabels": {"a": 1},
+    "node.tolerations": ["all"],
+    "logNamespace": "no spaces",
+    "service.type": "ExternalName",
+    "service.port": 70000,
+    "coordinator.port": 80,
+    "coordinator.replicaCount": 0,
+    "redis.maxmemory": "lots",
+    "externalRedis.url": "http://r",
+    "autoscaling.maxReplicas": "ten",
+    "podDisruptionBudget.minAvailable": "half",
+    "networkPolicy.redisPorts": [],
+    "ingress.hosts": [""],
+    "monitoring.serviceMonitor.interval": "soon",
+    "monitoring.prometheusRule.thresholds.errorRatio": 2,
+    "auth.insecure": "yes",
+    "extraObjects": [1],
+}
+
+
+@pytest.mark.parametrize("major", HELMS)
+@pytest.mark.parametrize("said", GUARDS)
+def test_contradiction_is_refused_with_its_way_out(said: str, major: str) -> None:
+    """Values that cannot work together stop the installation before it begins."""
+    assert said in refusal(GUARDS[said], major=major)
+
+
+def test_every_guard_has_a_mistake_that_trips_it() -> None:
+    """No guard stands there unproved."""
+    text = (CHART / "templates/_guards.tpl").read_text(encoding="utf-8")
+    messages = re.findall(r'fail "([^"]+)"', text)
+    unproved = [each for each in messages if not any(said in each for said in GUARDS)]
+
+    assert len(GUARDS) == len(messages)
+    assert [] == unproved
+
+
+@pytest.mark.parametrize("key", MISTAKES)
+def test_schema_refuses_a_mistake(key: str) -> None:
+    """A wrong type, a value out of its range and a misspelt name are seen at once."""
+    told = refusal({key: MISTAKES[key]}, major="4")
+
+    assert "values don't meet the specifications of the schema" in told
+    assert key.split(".")[0] in told or "Additional" in told or "additional" in told
+
+
+def test_umbrella_charts_may_add_their_two_values() -> None:
+    """`global` and `enabled` reach every subchart and are not refused."""
+    assert "" == refusal({"global": {"anything": 1}, "enabled": True}, major="3")
+
+
+def test_schema_knows_every_value() -> None:
+    """What values.yaml has, the schema describes; no object takes what it does not know."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+
+    assert [] == list(_undescribed(values, schema, ""))
+
+
+def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
+    """Paths of values that the schema says nothing of."""
+    if not isinstance(value, dict) or "properties" not in schema:
+        return []
+    known = schema["properties"]
+    missing = [f"{path}{name}" for name in value if name not in known]
+    missing += [
+        f"{path}{name} (free)" for name in known if schema.get("additionalProperties", True)
+    ]
+    for name in value.keys() & known.keys():
+        missing += _undescribed(value[name], known[name], f"{path}{name}.")
+    return missing
+
+
+def test_settings_are_those_of_the_process() -> None:
+    """`node.settings` takes the process' own names, less those that the chart sets itself."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    offered = set(schema["properties"]["node"]["properties"]["settings"]["properties"])
+    chart_sets = {
+        "host", "port", "database", "redis_url", "redis_password_file", "redis_ca_file",
+        "redis_cert_file", "redis_key_file", "signing_keys_file", "allow_unsigned", "namespace",
+        "advertise_url", "bootstrap_expect", "peer_secret_file", "api_keys_file", "insecure",
+        "routes_file", "shutdown_seconds", "node_name", "front_port",
+    }  # fmt: skip
+
+    assert set(NodeConfig.model_fields) == offered | chart_sets

@@ -1,0 +1,140 @@
+"""The chart renders, with every example of values, under Helm 3 and 4, into valid objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import charts
+from charts import CHART, CI_VALUES, HELMS, named, pick, render
+from needs import lacking
+
+pytestmark = pytest.mark.deploy
+
+KUBERNETES = tuple(f"1.{minor}" for minor in range(25, 38))
+# Kinds of other projects, whose schemas no Kubernetes release carries.
+FOREIGN = {"HTTPRoute", "ServiceMonitor", "PrometheusRule"}
+
+
+def by_name(path: Path) -> str:
+    """Name a test after its file."""
+    return path.name.removesuffix("-values.yaml")
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_chart_passes_lint(major: str) -> None:
+    """Helm finds nothing to complain of."""
+    for values in CI_VALUES:
+        done = charts.run_helm(major, "lint", str(CHART), "--strict", "--values", str(values))
+
+        assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=by_name)
+def test_both_helms_render_the_same(values: Path) -> None:
+    """What one version installs, the other upgrades without a change."""
+    kinds = {"Secret"}  # holds what was drawn by lot
+    three, four = (
+        [o for o in render(values=values, major=m) if o["kind"] not in kinds] for m in HELMS
+    )
+
+    assert three == four
+
+
+@pytest.mark.parametrize("values", CI_VALUES, ids=by_name)
+def test_objects_are_valid_in_every_supported_kubernetes(values: Path) -> None:
+    """Each object passes the strict schema of Kubernetes 1.25 to 1.37."""
+    try:
+        import kubernetes_validate
+    except ImportError:
+        lacking("the package kubernetes-validate")
+    for version in KUBERNETES:
+        for each in render(values=values, kube=f"{version}.0"):
+            if each["kind"] not in FOREIGN:
+                kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_kubernetes_before_1_25_is_refused() -> None:
+    """The chart says what it needs instead of failing half way."""
+    done = charts.run_helm("4", "template", "rel", str(CHART), "--kube-version", "1.24.0")
+
+    assert 0 != done.returncode
+    assert "1.25" in done.stderr
+
+
+def test_volumes_are_kept_where_kubernetes_knows_how() -> None:
+    """The retention policy is there from 1.27 on, and absent before."""
+    before, after = (
+        pick(render(kube=kube), "StatefulSet", "rel-synaptoroute")["spec"]
+        for kube in ("1.26.0", "1.27.0")
+    )
+
+    assert "persistentVolumeClaimRetentionPolicy" not in before
+    assert {"whenDeleted": "Retain", "whenScaled": "Retain"} == (
+        after["persistentVolumeClaimRetentionPolicy"]
+    )
+
+
+def test_node_count_is_left_to_the_autoscaler() -> None:
+    """With an autoscaler the chart names no count: a server-side apply would fight over it."""
+    scaled = render({"autoscaling.enabled": True})
+
+    assert "replicas" not in pick(scaled, "StatefulSet", "rel-synaptoroute")["spec"]
+    assert 3 == pick(render(), "StatefulSet", "rel-synaptoroute")["spec"]["replicas"]
+    assert (
+        "rel-synaptoroute"
+        == (pick(scaled, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"])
+    )
+
+
+def test_features_that_reach_out_are_off_by_default() -> None:
+    """Nothing needs a CRD, and nothing is exposed, unless somebody asks for it."""
+    kinds = {each["kind"] for each in render()}
+
+    assert not kinds & {*FOREIGN, "Ingress", "HorizontalPodAutoscaler"}
+    assert {"NetworkPolicy", "PodDisruptionBudget", "StatefulSet"} <= kinds
+
+
+def test_image_digest_wins_over_the_tag() -> None:
+    """A pinned image is pulled by what it is."""
+    digest = "sha256:" + "ab" * 32
+    image = render({"node.image.digest": digest, "node.image.tag": "v9"})
+    spec = pick(image, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
+
+    assert spec["containers"][0]["image"].endswith(f"synaptoroute-node@{digest}")
+
+
+def test_extra_objects_are_templates() -> None:
+    """Names of the release can be used in them."""
+    values = CHART / "ci/placement-values.yaml"
+
+    assert {"chart": "synaptoroute"} == pick(render(values=values), "ConfigMap", "rel-extra")[
+        "data"
+    ]
+
+
+def test_routes_go_through_haproxy_where_there_is_one() -> None:
+    """Ingress and HTTPRoute lead to the door that balances requests."""
+    objects = render(values=CHART / "ci/exposed-values.yaml")
+    path = pick(objects, "Ingress")["spec"]["rules"][0]["http"]["paths"][0]
+    services = {each["metadata"]["name"] for each in named(objects, "Service")}
+
+    assert "/v1" == path["path"]
+    assert "rel-synaptoroute-haproxy" == path["backend"]["service"]["name"]
+    assert (
+        "rel-synaptoroute-haproxy"
+        == (pick(objects, "HTTPRoute")["spec"]["rules"][0]["backendRefs"][0]["name"])
+    )
+    assert "rel-synaptoroute-haproxy" in services
+
+
+def test_single_node_needs_no_redis() -> None:
+    """A node on its own is told of no log and waits for nobody."""
+    objects = render(values=CHART / "ci/single-node-values.yaml")
+    _, _, spec = next(pod for pod in charts.pods(objects) if pod[0] == "rel-synaptoroute")
+    told = charts.environment(objects, spec)
+
+    assert not [name for name in told if "REDIS" in name or "BOOTSTRAP" in name]
+    assert "5000" == told["SYNAPTOROUTE_EMBEDDING_CACHE_ROWS"]
+    assert [] == named(objects, "PodDisruptionBudget")
