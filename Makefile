@@ -37,7 +37,7 @@ endef
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.run-installed ## Start three nodes on one log with the example routes (ONCE=1: show, exit)
@@ -78,6 +78,13 @@ system: $(VENV)/.dev-installed ## Tests of several real node processes
 tidy sim integration system:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
+.PHONY: deploy-test images
+images: ## Build the images that the container tests use (needs Docker)
+	@deploy/build-images.sh
+
+deploy-test: $(VENV)/.deploy-installed ## Tests of chart, compose file, alerts and containers
+	@$(PYTEST) tests/deploy $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
 	@$(BENCH_COMMAND)
@@ -85,6 +92,7 @@ bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
 .PHONY: docs
 docs: $(VENV)/.dev-installed ## Rewrite the tables of docs/ that come from the code
 	@$(BIN)/python docs/settings_table.py
+	@$(BIN)/python docs/values_table.py
 
 .PHONY: lock
 lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
@@ -111,6 +119,10 @@ $(VENV)/.run-installed: requirements/run.txt pyproject.toml | $(BIN)/python
 $(VENV)/.dev-installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 	$(call INSTALL,dev)
 	@touch $@ $(VENV)/.run-installed
+
+$(VENV)/.deploy-installed: requirements/deploy.txt $(VENV)/.dev-installed
+	@$(PIP) install --quiet --require-hashes --requirement requirements/deploy.txt
+	@touch $@
 
 $(BIN)/uv: | $(BIN)/python
 	@$(PIP) install --quiet uv==$(UV_VERSION)

@@ -1,7 +1,9 @@
-"""Write the table of values in the chart's README from the comments of values.yaml.
+"""Write what the chart says of values and settings from values.yaml and from the code.
 
-``make docs`` calls it; a test compares the two.  A comment ``# -- text`` describes the
-value on the next line, and its place in the file gives its name.
+``make docs`` calls it; tests compare.  A comment ``# -- text`` in values.yaml describes the
+value on the next line, and its place in the file gives its name: so the README's table is
+made.  The names that ``node.settings`` and ``coordinator.settings`` may have in the schema
+are those of the settings classes, less those that the chart sets itself.
 """
 
 from __future__ import annotations
@@ -13,10 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_settings import BaseSettings
+
+from synaptoroute.config import NodeConfig
+from synaptoroute_coordinator.config import CoordinatorConfig
 
 CHART = Path(__file__).parents[1] / "helm/synaptoroute"
 README = CHART / "README.md"
 VALUES = CHART / "values.yaml"
+SCHEMA = CHART / "values.schema.json"
+SET_BY_CHART = {
+    "node": "advertise_url allow_unsigned api_keys_file bootstrap_expect database front_port host "
+    "insecure namespace node_name peer_secret_file port redis_ca_file redis_cert_file "
+    "redis_key_file redis_password_file redis_url routes_file shutdown_seconds signing_keys_file",
+    "coordinator": "allow_unsigned api_keys_file backup_folder backup_seconds backups_kept folder "
+    "host insecure log_format namespace node_key_file peer_secret_file port redis_ca_file "
+    "redis_cert_file redis_key_file redis_password_file redis_url signing_keys_file",
+}
+SETTINGS: dict[str, type[BaseSettings]] = {"node": NodeConfig, "coordinator": CoordinatorConfig}
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 _KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):")
 _DEFAULT_CHARACTERS_MAX = 60
@@ -71,8 +87,19 @@ def rewritten(readme: str, text: str) -> str:
     return f"{head}{BEGIN}\n{table(text)}\n{END}{tail}"
 
 
+def reshaped(schema: str) -> str:
+    """The schema with the settings that the processes have now."""
+    document = json.loads(schema)
+    for part, config in SETTINGS.items():
+        offered = sorted(config.model_fields.keys() - set(SET_BY_CHART[part].split()))
+        shape = {name: {"type": ["string", "number", "boolean"]} for name in offered}
+        document["properties"][part]["properties"]["settings"]["properties"] = shape
+    return json.dumps(document, indent=2) + "\n"
+
+
 if __name__ == "__main__":
     README.write_text(
         rewritten(README.read_text(encoding="utf-8"), VALUES.read_text(encoding="utf-8")),
         encoding="utf-8",
     )
+    SCHEMA.write_text(reshaped(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")

@@ -72,7 +72,8 @@ def render(
     """Render the chart, with some values changed; the objects in the order they came."""
     code, out, error = _rendered(major, values, json.dumps(changes or {}), kube)
     assert code == 0, error
-    return [each for each in yaml.safe_load_all(out) if each]
+    # The C parser reads what the other one does, ten times as fast.
+    return [each for each in yaml.load_all(out, Loader=yaml.CSafeLoader) if each]
 
 
 def refusal(changes: Mapping[str, Any], *, major: str) -> str:

@@ -23,6 +23,7 @@ import httpx
 
 from checkers import History, Version, Write, dump_of, op_log_of, violations
 from fault_proxy import Fault, FaultProxy
+from network import Network
 from servers import Server
 from synaptoroute.cli.processes import NodeProcess, free_port
 from synaptoroute.cluster import RedisLog
@@ -33,48 +34,6 @@ WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 REQUEST_SECONDS = 20.0
 ResultT = TypeVar("ResultT")
-
-
-class Network:
-    """Proxies on an event loop of their own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="network")
-        self._thread.start()
-        self._proxies: list[FaultProxy] = []
-
-    def run(self, make: Callable[[], Any]) -> Any:
-        """Run a coroutine on the network's loop."""
-        return asyncio.run_coroutine_threadsafe(make(), self._loop).result(WAIT_SECONDS)
-
-    def proxy(self, target_port: int) -> FaultProxy:
-        """Put a proxy before a port."""
-
-        async def enter() -> FaultProxy:
-            return await FaultProxy(target_port).__aenter__()
-
-        proxy: FaultProxy = self.run(enter)
-        self._proxies.append(proxy)
-        return proxy
-
-    def set_fault(self, proxy: FaultProxy, fault: Fault, *, reset: bool = False) -> None:
-        """Change what the network does; ``reset`` ends what is connected, too."""
-
-        async def change() -> None:
-            proxy.set_fault(fault)
-            if reset:
-                proxy.reset()
-
-        self.run(change)
-
-    def close(self) -> None:
-        """End every proxy, the loop and its thread."""
-        for proxy in self._proxies:
-            self.run(lambda proxy=proxy: proxy.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(WAIT_SECONDS)
-        self._loop.close()
 
 
 @dataclass
@@ -162,6 +121,7 @@ class Cluster:
     namespace: str = "default"
     members: list[Member] = field(default_factory=list)
     history: History = field(default_factory=History)
+    _made: int = 0
 
     def __getitem__(self, index: int) -> Member:
         return self.members[index]
@@ -173,7 +133,8 @@ class Cluster:
 
     def add(self, expect: int, **settings: str) -> Member:
         """Make one more member; it is not started."""
-        name = f"n{len(self.members)}"
+        name = f"n{self._made}"
+        self._made += 1
         port = free_port()
         proxy = self.network.proxy(self.server.port)
         process = NodeProcess(
@@ -208,14 +169,19 @@ class Cluster:
             until(lambda member=member: member.log_state == "open")
         return self
 
+    def dismiss(self, member: Member) -> None:
+        """End a member and forget it."""
+        self.members.remove(member)
+        if member.process.is_running:
+            with suppress(ProcessLookupError):
+                member.signal(signal.SIGCONT)
+                member.kill()
+        member.http.close()
+
     def close(self) -> None:
         """End every process and connection."""
-        for member in self.members:
-            if member.process.is_running:
-                with suppress(ProcessLookupError):
-                    member.signal(signal.SIGCONT)
-                    member.kill()
-            member.http.close()
+        for member in list(self.members):
+            self.dismiss(member)
 
     # --- clients -------------------------------------------------------------------------
 
@@ -376,6 +342,10 @@ class Cluster:
     def _view(member: Member) -> dict[str, object]:
         checksum = member.http.get("/-/digest").json()
         return {**checksum, **dump_of(member.database)}
+
+
+StartCluster = Callable[..., Cluster]
+"""Start a cluster that ends with the test: ``start_cluster("valkey", nodes=3)``."""
 
 
 def until(fact: Callable[[], ResultT | None], seconds: float = WAIT_SECONDS) -> ResultT:

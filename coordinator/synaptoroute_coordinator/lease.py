@@ -66,12 +66,11 @@ class Tenure:
             SequencerUnavailable: No answer; what is held runs out by itself.
         """
         asked_at = time.monotonic()
-        answer: Held | Taken
+        answer: Held | Taken | None = None
         if self._held is not None:
             answer = await self._lease.renew(self._held)
-            if isinstance(answer, Taken):
-                self._held = None
-        if self._held is None:
+        if not isinstance(answer, Held):
+            self._held = None
             answer = await self._lease.acquire()
             self.taken_count += isinstance(answer, Held)
         if isinstance(answer, Held):

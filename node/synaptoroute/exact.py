@@ -14,6 +14,7 @@ Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3.
 
 from __future__ import annotations
 
+import math
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -32,8 +33,10 @@ BYTE_ZERO: Final = 128
 """The byte that stands for a component of zero."""
 
 _BYTE_REACH: Final = 127
-_USUAL_PEAK: Final = 5.0
+_USUAL_PEAK: Final = 6.0
 """Components beyond this many times their root mean square are cut off."""
+
+_SMALLEST: Final = 2.0**-60
 
 _UNIT_MAX: Final = 1.02
 """No row is longer: unit within rounding."""
@@ -55,23 +58,34 @@ def to_grid(vectors: Float32s) -> Float64s:
 
 
 def tree_sum(terms: Float64s) -> Float64s:
-    """Sum float64[n, m] along its rows by halving; ``terms`` is overwritten.
+    """Sum float64[n, width] along its rows by halving.
 
     Returns:
         float64[n]; row i depends on ``terms[i]`` alone.
     """
-    width = terms.shape[1]
-    while width > 1:
-        half = (width + 1) // 2
-        head = terms[:, : width - half]
-        np.add(head, terms[:, half:width], out=head)
-        width = half
-    return terms[:, 0].copy() if width else np.zeros(len(terms))
+    return _halve(terms.T.copy(order="C"))
 
 
 def dots(left: Float32s, right: Float32s) -> Float64s:
     """Multiply float32[n, dim] with float32[n or 1, dim] row by row: float64[n]."""
-    return tree_sum(np.multiply(left, right, dtype=np.float64))
+    terms = left.T.astype(np.float64, order="C")
+    terms *= right.T
+    return _halve(terms)
+
+
+def _halve(terms: Float64s) -> Float64s:
+    """Add the lower half of float64[width, n] to the upper until one row is left.
+
+    Overwrites ``terms``.  A half is one run of memory, so few rows cost few calls.
+    """
+    width, count = terms.shape
+    flat = terms.reshape(-1)
+    while width > 1:
+        half = (width + 1) // 2
+        head = flat[: (width - half) * count]
+        np.add(head, flat[half * count : width * count], head)
+        width = half
+    return flat[:count].copy() if width else np.zeros(count)
 
 
 def dot_error(dim: int) -> float:
@@ -86,7 +100,7 @@ def dot_error(dim: int) -> float:
 
 def byte_steps(dim: int) -> float:
     """How many steps of a byte one unit of a row's component takes."""
-    return _BYTE_REACH / min(1.0, _USUAL_PEAK / float(dim) ** 0.5)
+    return _BYTE_REACH / min(1.0, _USUAL_PEAK / math.sqrt(dim))
 
 
 def to_bytes(vectors: Float32s, out: Bytes) -> Float64s:
@@ -107,10 +121,11 @@ def to_bytes(vectors: Float32s, out: Bytes) -> Float64s:
     np.subtract(out, np.float32(BYTE_ZERO), out=scaled)
     scaled /= steps
     scaled -= vectors
-    lost = np.einsum("ij,ij->i", scaled, scaled).astype(np.float64)
-    np.sqrt(lost, out=lost)
+    lost: Float64s = np.sqrt(np.einsum("ij,ij->i", scaled, scaled), dtype=np.float64)
     # Each component is off by three float32 roundings of numbers up to one at most.
-    return lost * (1.0 + 2.0**-12) + 2.0**-22 * float(vectors.shape[1]) ** 0.5
+    lost *= 1.0 + 2.0**-12
+    lost += 2.0**-22 * math.sqrt(vectors.shape[1])
+    return lost
 
 
 def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Float64s]:
@@ -125,11 +140,15 @@ def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Floa
         query lost, float64[n].
     """
     exact = queries.astype(np.float64)
-    sizes = np.abs(exact).max(axis=1, initial=2.0**-60) / digit_max
-    rounded = np.rint(exact / sizes[:, np.newaxis])
-    exact -= rounded * sizes[:, np.newaxis]
-    lost = np.sqrt(np.einsum("ij,ij->i", exact, exact)) * (1.0 + 2.0**-20)
-    return np.ascontiguousarray(rounded.T, dtype=np.int8), sizes, lost
+    sizes = np.abs(exact).max(axis=1, initial=_SMALLEST)
+    sizes /= digit_max
+    digits = exact / sizes[:, np.newaxis]
+    np.rint(digits, digits)
+    exact -= digits * sizes[:, np.newaxis]
+    lost = np.einsum("ij,ij->i", exact, exact)
+    np.sqrt(lost, lost)
+    lost += 2.0**-40
+    return digits.T.astype(np.int8, order="C"), sizes, lost
 
 
 def byte_error(lost_max: float, lengths: Float64s, query_lost: Float64s) -> Float64s:

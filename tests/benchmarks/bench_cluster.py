@@ -2,9 +2,10 @@
 
     python tests/benchmarks/bench_cluster.py [--quick | --tiny] [--json FILE] [--data FOLDER]
 
-Routers of one process on a private Valkey with an append-only file: the figures hold for the
-replication path, without HTTP.  Vectors are given or hashed, so no model is measured.  All
-nodes and the server share this machine's cores, which no real cluster does.
+Three routers, each in a process of its own, on a private Valkey with an append-only file: the
+figures hold for the replication path, without HTTP.  All writes go through the first one.
+Vectors are given or hashed, so no model is measured.  All processes share this machine's
+cores, which no real cluster does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench_sequencer import binary_of, cpu_seconds, subscribe
 from harness import Bench, Options, quantiles, read_options, rounded
 
+from followers import joined
 from servers import Server
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.writer import WriteLimits
-from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import Revision
-from synaptoroute.encoder import HashEncoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.storage import SQLiteStorage
 
 DIM = 384
 NODES_COUNT = 3
@@ -51,20 +53,11 @@ def log_of(url: str) -> RedisLog:
 
 @asynccontextmanager
 async def node(folder: Path, name: str, url: str, expect: int) -> AsyncIterator[AdaptiveRouter]:
-    """One router, stopped at the end."""
-    router = AdaptiveRouter(
-        HashEncoder(DIM),
-        SQLiteStorage(folder / f"{name}.sqlite"),
-        log=log_of(url),
-        config=EngineConfig(lanes=1),
-        cluster=ClusterConfig(bootstrap_expect=expect),
-    )
-    await router.start()
-    try:
-        await router.wait_ready(WAIT_SECONDS)
-        yield router
-    finally:
-        await router.stop()
+    """One router with a door for its peers, stopped at the end."""
+    path = folder / f"{name}.sqlite"
+    async with joined(path, url, door=True, expect=expect, dim=DIM) as peer:
+        await peer.router.wait_ready(WAIT_SECONDS)
+        yield peer.router
 
 
 def revision(version: str) -> Revision:
@@ -91,59 +84,123 @@ async def each(routes: Sequence[Route]) -> AsyncIterator[Route]:
         yield route
 
 
-async def bench_propagation(nodes: Sequence[AdaptiveRouter], count: int) -> dict[str, Any]:
+@dataclass
+class Remote:
+    """A router in a process of its own, asked through a pipe."""
+
+    pipe: Connection
+    process: SpawnProcess
+
+    async def ask(self, *words: Any) -> Any:
+        """Ask for something and wait for it."""
+        await asyncio.to_thread(self.pipe.send, words)
+        return await asyncio.to_thread(self.pipe.recv)
+
+
+@asynccontextmanager
+async def remote(folder: Path, name: str, url: str) -> AsyncIterator[Remote]:
+    """A router in a process of its own, stopped at the end."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=serve_remote, args=(folder, name, url, theirs))
+    process.start()
+    found = Remote(ours, process)
+    try:
+        yield found
+    finally:
+        await found.ask("end")
+        await asyncio.to_thread(process.join)
+
+
+def serve_remote(folder: Path, name: str, url: str, pipe: Connection) -> None:
+    """Run a router and answer what is asked; the main function of a process."""
+    asyncio.run(answer_remote(folder, name, url, pipe))
+
+
+async def answer_remote(folder: Path, name: str, url: str, pipe: Connection) -> None:
+    """Answer until told to end."""
+    ended, queries = asyncio.Event(), None
+    async with node(folder, name, url, NODES_COUNT) as router:
+        while (asked := await asyncio.to_thread(pipe.recv))[0] != "end":
+            answer: Any = None
+            match asked:
+                case ("version",):
+                    answer = router.status().version
+                case ("await", version):
+                    await router.await_version(revision(version), WAIT_SECONDS)
+                case ("delays", count):
+                    answer = dict(router.propagation()[-count:])
+                case ("query",):
+                    ended.clear()
+                    queries = asyncio.create_task(query_for(router, ended))
+                case ("queried",):
+                    ended.set()
+                    answer = await queries if queries else []
+            pipe.send(answer)
+    pipe.send(None)
+
+
+async def bench_propagation(
+    writer: AdaptiveRouter, others: Sequence[Remote], count: int
+) -> dict[str, Any]:
     """From a write's place in the log to the tensors of all nodes, one write at a time."""
     for number in range(count):
-        await nodes[number % len(nodes)].aput_route(Route(name="p", utterances=[f"text {number}"]))
+        await writer.aput_route(Route(name="p", utterances=[f"text {number}"]))
         await asyncio.sleep(0.002)
-    last = nodes[0].status().version
-    await asyncio.gather(*(router.await_version(revision(last), 10) for router in nodes))
-    delays = [dict(router.propagation()[-count:]) for router in nodes]
+    last = writer.status().version
+    await asyncio.gather(*(other.ask("await", last) for other in others))
+    delays = [dict(writer.propagation()[-count:])]
+    delays += [await other.ask("delays", count) for other in others]
     slowest = [max(d[seq] for d in delays) for seq in delays[0] if all(seq in d for d in delays)]
     return {"writes": len(slowest), "visible_on_all_ms": quantiles(slowest)}
 
 
-async def bench_sustained(nodes: Sequence[AdaptiveRouter], seconds: float) -> dict[str, Any]:
+async def bench_sustained(
+    writer: AdaptiveRouter, others: Sequence[Remote], seconds: float
+) -> dict[str, Any]:
     """Single-route writes at a fixed rate; the lag of every node is sampled meanwhile."""
-    begun, done, waits = time.perf_counter(), 0, []
-    lags: list[int] = []
-    tasks: set[asyncio.Task[None]] = set()
-    gate = asyncio.Semaphore(256)
+    begun, waits, lags = time.perf_counter(), [], []
+    gate = asyncio.Semaphore(512)
 
     async def write(number: int) -> None:
-        nonlocal done
         async with gate:
             sent = time.perf_counter()
             route = Route(name=f"s{number % 200}", utterances=[f"text {number}"])
-            await nodes[number % len(nodes)].aput_route(route)
+            await writer.aput_route(route)
             waits.append((time.perf_counter() - sent) * 1_000)
-            done += 1
 
-    count = int(seconds * WRITES_PER_SECOND)
-    for number in range(count):
+    async def look() -> None:
+        while True:
+            head: Any = await writer.follower.log.head() if writer.follower else None
+            places = [await other.ask("version") for other in others]
+            places.append(writer.status().version)
+            lags.append(head.seq - min(revision(place).seq for place in places))
+            await asyncio.sleep(0.1)
+
+    looking = asyncio.create_task(look())
+    tasks = []
+    for number in range(int(seconds * WRITES_PER_SECOND)):
         due = begun + number / WRITES_PER_SECOND
         if (pause := due - time.perf_counter()) > 0:
             await asyncio.sleep(pause)
-        tasks.add(task := asyncio.create_task(write(number)))
-        task.add_done_callback(tasks.discard)
-        if number % 50 == 0:
-            places = [revision(router.status().version).seq for router in nodes]
-            lags.append(max(places) - min(places))
+        tasks.append(asyncio.create_task(write(number)))
     await asyncio.gather(*tasks)
     took = time.perf_counter() - begun
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
     half = len(lags) // 2
     return {
         "asked_per_second": WRITES_PER_SECOND,
-        "taken_per_second": rounded(done / took),
+        "taken_per_second": rounded(len(waits) / took),
         "seconds": rounded(took),
         "write_ms": quantiles(waits),
-        "lag_entries_first_half_max": max(lags[:half]),
-        "lag_entries_second_half_max": max(lags[half:]),
+        "lag_entries_first_half": quantiles(lags[:half] or [0]),
+        "lag_entries_second_half": quantiles(lags[half:] or [0]),
     }
 
 
 async def query_for(router: AdaptiveRouter, ended: asyncio.Event) -> list[float]:
-    """Query one node all the time; give the delays, milliseconds."""
+    """Query a node all the time; give the delays, milliseconds."""
     draw, delays = random.Random(5), []
     while not ended.is_set():
         sent = time.perf_counter()
@@ -153,21 +210,20 @@ async def query_for(router: AdaptiveRouter, ended: asyncio.Event) -> list[float]
     return delays
 
 
-async def bench_import(nodes: Sequence[AdaptiveRouter], utterances: int) -> dict[str, Any]:
+async def bench_import(
+    writer: AdaptiveRouter, others: Sequence[Remote], utterances: int
+) -> dict[str, Any]:
     """An import with its vectors, until it is visible everywhere, with queries beside it."""
     routes = await asyncio.to_thread(routes_with_vectors, utterances, 7)
-    quiet_end, busy_end = asyncio.Event(), asyncio.Event()
-    quiet = asyncio.create_task(query_for(nodes[1], quiet_end))
+    await others[0].ask("query")
     await asyncio.sleep(3)
-    quiet_end.set()
-    busy = asyncio.create_task(query_for(nodes[1], busy_end))
+    before = quantiles(await others[0].ask("queried"))
+    await others[0].ask("query")
     begun = time.perf_counter()
-    result = await nodes[0].aimport(each(routes))
-    at = revision(result.version)
-    await asyncio.gather(*(router.await_version(at, WAIT_SECONDS) for router in nodes))
+    result = await writer.aimport(each(routes))
+    await asyncio.gather(*(other.ask("await", result.version) for other in others))
     seconds = time.perf_counter() - begun
-    busy_end.set()
-    before, during = quantiles(await quiet), quantiles(await busy)
+    during = quantiles(await others[0].ask("queried"))
     return {
         "utterances": utterances,
         "seconds_until_visible_on_all": rounded(seconds),
@@ -214,7 +270,7 @@ async def bench_memory(url: str) -> dict[str, Any]:
 
 
 async def bench_fan_out(
-    nodes: Sequence[AdaptiveRouter], server: Server, subscribers: int, writes: int
+    writer: AdaptiveRouter, server: Server, subscribers: int, writes: int
 ) -> dict[str, Any]:
     """What a write costs the server with more subscribers on the bus."""
     ready, stop = multiprocessing.Event(), multiprocessing.Event()
@@ -230,7 +286,7 @@ async def bench_fan_out(
     for start in range(0, writes, 20):
         names = [f"f{start + offset}" for offset in range(20)]
         routes = [Route(name=name, utterances=[name]) for name in names]
-        await asyncio.gather(*(nodes[0].aput_route(route) for route in routes))
+        await asyncio.gather(*(writer.aput_route(route) for route in routes))
     seconds = time.perf_counter() - begun
     used = await cpu_seconds(log) - used
     await log.close()
@@ -252,21 +308,22 @@ async def measure(options: Options, folder: Path, server: Server) -> dict[str, A
     """Everything, in one cluster's life."""
     figures: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
-        nodes = await asyncio.gather(
-            *(
-                stack.enter_async_context(node(folder, f"n{n}", server.url, NODES_COUNT))
-                for n in range(NODES_COUNT)
-            )
-        )
-        await nodes[0].aput_route(Route(name="warm", utterances=["warm up"]))
-        figures["propagation"] = await bench_propagation(nodes, options.pick(500, 200, 20))
-        figures["sustained"] = await bench_sustained(nodes, options.pick(20.0, 5.0, 1.0))
-        figures["import"] = await bench_import(nodes, options.pick(50_000, 10_000, 500))
+        others = [
+            await stack.enter_async_context(remote(folder, f"n{number}", server.url))
+            for number in range(1, NODES_COUNT)
+        ]
+        writer = await stack.enter_async_context(node(folder, "n0", server.url, NODES_COUNT))
+        first = await writer.aput_route(Route(name="warm", utterances=["warm up"]))
+        await asyncio.gather(*(other.ask("await", first.version) for other in others))
+        count, seconds = options.pick(500, 200, 20), options.pick(20.0, 5.0, 1.0)
+        figures["propagation"] = await bench_propagation(writer, others, count)
+        figures["sustained"] = await bench_sustained(writer, others, seconds)
+        figures["import"] = await bench_import(writer, others, options.pick(50_000, 10_000, 500))
         figures["memory"] = await bench_memory(server.url)
-        at = revision(nodes[0].status().version)
+        at = revision(writer.status().version)
         figures["joining"] = await bench_joining(folder, server.url, at)
         figures["fan_out"] = [
-            await bench_fan_out(nodes, server, count, options.pick(400, 200, 20))
+            await bench_fan_out(writer, server, count, options.pick(400, 200, 20))
             for count in options.pick((100, 500, 1_000), (100, 500), (10,))
         ]
     return figures

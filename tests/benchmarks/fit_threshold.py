@@ -4,7 +4,7 @@ The threshold is chosen on CLINC150's training, validation and out-of-scope
 validation texts alone; the test splits are only reported.  Few-shot protocol: k
 training texts an intent by ``default_rng(seed)``, mean over seeds 0 to 2.
 
-    python tests/benchmarks/fit_threshold.py --data DIRECTORY [--cache FILE.npz]
+    python tests/benchmarks/fit_threshold.py --data DIRECTORY [--precision int8] [--cache FILE.npz]
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.config import Precision
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
 from synaptoroute.encoder import TextEncoder, open_encoder
@@ -48,10 +49,12 @@ class Answers:
     right: NDArray[np.bool_]
 
 
-def read_splits(folder: Path, cache: Path | None) -> dict[str, dict[str, Split]]:
+def read_splits(
+    folder: Path, cache: Path | None, precision: Precision = "float32"
+) -> dict[str, dict[str, Split]]:
     """Read both data sets and encode them, or take the vectors from the cache."""
     known = dict(np.load(cache)) if cache is not None and cache.exists() else {}
-    encoder = None if known else open_encoder()
+    encoder = None if known else open_encoder(precision=precision)
     sets: dict[str, dict[str, Split]] = {}
     for name in ("clinc150", "banking77"):
         data: dict[str, list[list[str]]] = json.loads((folder / f"{name}.json").read_text())
@@ -184,9 +187,10 @@ def main() -> None:
     """Measure, print the tables, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two data sets")
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
     parser.add_argument("--cache", type=Path, help="file to keep the vectors in between runs")
     options = parser.parse_args()
-    sets = read_splits(options.data, options.cache)
+    sets = read_splits(options.data, options.cache, options.precision)
     report = {
         "thresholds": [fit_threshold(sets["clinc150"], name) for name in AGGREGATIONS],
         "accuracy": {

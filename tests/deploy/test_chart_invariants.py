@@ -11,6 +11,8 @@ import pytest
 from charts import CHART, CI_VALUES, environment, named, pick, pods, render
 from house import ROOT
 from synaptoroute.config import ENV_PREFIX, NodeConfig
+from synaptoroute_coordinator.config import ENV_PREFIX as COORDINATOR_PREFIX
+from synaptoroute_coordinator.config import CoordinatorConfig
 
 sys.path.insert(0, str(ROOT / "docs"))
 import values_table
@@ -118,6 +120,22 @@ def test_variables_of_a_node_are_its_settings(values: Path) -> None:
 
     assert set() == told.keys() - NodeConfig.model_fields.keys()
     assert NodeConfig(**plain).redis_url is None or "redis" in plain["redis_url"]
+
+
+@every_values
+def test_variables_of_the_coordinator_are_its_settings(values: Path) -> None:
+    """The same for CoordinatorConfig, whose variables have a prefix of their own."""
+    objects = render(values=values)
+    for _, labels, spec in pods(objects):
+        if component(labels) == "coordinator":
+            told = {
+                name.removeprefix(COORDINATOR_PREFIX).lower(): value
+                for name, value in environment(objects, spec).items()
+                if name.startswith(COORDINATOR_PREFIX)
+            }
+
+            assert set() == told.keys() - CoordinatorConfig.model_fields.keys()
+            assert 8090 == CoordinatorConfig(**told).port
 
 
 def component(labels: dict[str, str]) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 import yaml
 
 from charts import CHART, HELMS, refusal
-from synaptoroute.config import NodeConfig
+from house import ROOT
+
+sys.path.insert(0, str(ROOT / "docs"))
+import values_table
 
 pytestmark = pytest.mark.deploy
 
@@ -124,15 +128,10 @@ def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
     return missing
 
 
-def test_settings_are_those_of_the_process() -> None:
-    """`node.settings` takes the process' own names, less those that the chart sets itself."""
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    offered = set(schema["properties"]["node"]["properties"]["settings"]["properties"])
-    chart_sets = {
-        "host", "port", "database", "redis_url", "redis_password_file", "redis_ca_file",
-        "redis_cert_file", "redis_key_file", "signing_keys_file", "allow_unsigned", "namespace",
-        "advertise_url", "bootstrap_expect", "peer_secret_file", "api_keys_file", "insecure",
-        "routes_file", "shutdown_seconds", "node_name", "front_port",
-    }  # fmt: skip
+def test_settings_are_those_of_the_processes() -> None:
+    """The schema offers what the code reads (`make docs`), and the chart sets what exists."""
+    schema = values_table.SCHEMA.read_text(encoding="utf-8")
 
-    assert set(NodeConfig.model_fields) == offered | chart_sets
+    assert values_table.reshaped(schema) == schema
+    for part, config in values_table.SETTINGS.items():
+        assert set() == set(values_table.SET_BY_CHART[part].split()) - config.model_fields.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,17 +43,23 @@ def test_both_helms_render_the_same(values: Path) -> None:
     assert three == four
 
 
-@pytest.mark.parametrize("values", CI_VALUES, ids=by_name)
-def test_objects_are_valid_in_every_supported_kubernetes(values: Path) -> None:
-    """Each object passes the strict schema of Kubernetes 1.25 to 1.37."""
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_objects_are_valid_in_every_supported_kubernetes(version: str) -> None:
+    """Each object of each example passes the strict schema of Kubernetes 1.25 to 1.37."""
     try:
         import kubernetes_validate
     except ImportError:
         lacking("the package kubernetes-validate")
-    for version in KUBERNETES:
+    # Most objects are the same in many examples: each is judged once.
+    seen: set[str] = set()
+    for values in CI_VALUES:
         for each in render(values=values, kube=f"{version}.0"):
-            if each["kind"] not in FOREIGN:
-                kubernetes_validate.validate(each, version, strict=True)
+            if each["kind"] in FOREIGN or (text := json.dumps({**each, "data": {}})) in seen:
+                continue
+            kubernetes_validate.validate(each, version, strict=True)
+            seen.add(text)
+
+    assert len(seen) > 30
 
 
 def test_kubernetes_before_1_25_is_refused() -> None:

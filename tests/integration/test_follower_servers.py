@@ -52,6 +52,7 @@ async def test_subscription_to_a_demoted_server_is_left(
         with pytest.raises(SequencerUnavailable):
             await found[0].router.aput_route(route("refused"))
         await until(lambda: all(peer.follower.counts.bus_reconnects for peer in found.all))
+        await until(lambda: all(peer.follower.log_state == "away" for peer in found.all))
         match = await found[1].router.aquery("before")
         await asyncio.to_thread(valkey_server.call, "REPLICAOF", "NO", "ONE")
         await until(lambda: all(peer.follower.log_state == "open" for peer in found.all))

@@ -34,6 +34,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.table import RouteTable
+from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -160,17 +161,22 @@ def assert_answers_are_the_references(
         assert expected == ranking
 
 
+SCRATCHES = st.booleans().map(
+    lambda in_bytes: Scratch(integer_product() if in_bytes else None, bytes_rows_min=0),
+)
+
+
 @settings(max_examples=150)
-@given(SETTINGS, STEPS, QUERIES, st.sampled_from((None, 1, 3)))
+@given(SETTINGS, STEPS, QUERIES, st.sampled_from((None, 1, 3)), SCRATCHES)
 def test_any_history_is_answered_as_the_reference_does(
     start: Settings,
     steps: list[list[Mutation]],
     queries: list[tuple[NDArray[np.float32], QuerySpec]],
     fill_rows: int | None,
+    scratch: Scratch,
 ) -> None:
     """After every mutation: the reference's rankings, and the bytes of a fresh boot."""
     node = Node(RouteTable(start, DIM), Tensor(DIM, start))
-    scratch = Scratch()
     for step in steps:
         for mutation in step:
             node.apply(mutation, fill_rows)
@@ -187,19 +193,22 @@ def test_any_history_is_answered_as_the_reference_does(
     st.lists(st.integers(-1, 30), min_size=1, max_size=80),
     st.lists(st.tuples(query_vectors(), SPECS), min_size=1, max_size=9),
     st.integers(0, 2**31),
+    SCRATCHES,
 )
 def test_nothing_but_ties_is_answered_as_the_reference_does(
     route_set: Settings,
     owners: list[int],
     queries: list[tuple[NDArray[np.float32], QuerySpec]],
     seed: int,
+    scratch: Scratch,
 ) -> None:
     """Eighty rows of nine kinds in up to thirty-one routes."""
     chosen = np.random.default_rng(seed).integers(0, len(POOL), len(owners))
     tensor = loaded(POOL[chosen], owners, route_set)
     routes = list(tensor.routes.values())
     vectors = dict(enumerate(POOL[chosen]))
-    found = rank(tensor, np.stack([q for q, _ in queries]), [spec for _, spec in queries])
+    batch = np.stack([q for q, _ in queries])
+    found = rank(tensor, batch, [spec for _, spec in queries], scratch)
 
     for (query, spec), ranking in zip(queries, found, strict=True):
         assert naive_rank(vectors, routes, route_set, query, spec) == ranking

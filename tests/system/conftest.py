@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from needs import require, require_valkey
-from node_cluster import Cluster, cluster_on
+from node_cluster import Cluster, StartCluster, cluster_on
 from servers import Server
 
-StartCluster = Callable[..., Cluster]
 PERSISTENT = {"appendonly": "yes", "appendfsync": "everysec"}
 
 

@@ -166,9 +166,7 @@ def test_new_node_joins_a_cluster_that_has_routes(shared: Cluster) -> None:
         role = joined.follower["role"]
         shared.judge()
     finally:
-        joined.kill()
-        joined.http.close()
-        shared.members.remove(joined)
+        shared.dismiss(joined)
 
     assert counts["snapshots"] >= 1
     assert "observer" == role

@@ -25,7 +25,7 @@ def section(path: str, heading: str) -> str:
     return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def tests() -> set[str]:
+def names_of_tests() -> set[str]:
     """Names of all tests."""
     paths = (ROOT / "tests").rglob("test_*.py")
     return {name for path in paths for name in _TEST.findall(path.read_text(encoding="utf-8"))}
@@ -49,7 +49,7 @@ def test_tests_that_documents_name_exist(path: str) -> None:
     """Nobody is sent to a test that was renamed."""
     text = (ROOT / path).read_text(encoding="utf-8")
 
-    assert set() == set(_NAME.findall(text)) - tests()
+    assert set() == set(_NAME.findall(text)) - names_of_tests()
 
 
 def test_every_state_of_the_log_is_explained() -> None:

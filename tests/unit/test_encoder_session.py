@@ -13,7 +13,7 @@ import pytest
 
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.bundled import bundled_recipe
-from synaptoroute.encoder.session import GraphSession, _choose_output, _normalise, _pool
+from synaptoroute.encoder.session import GraphSession, _choose_output, _pool, normalise
 from synaptoroute.errors import EncoderError
 
 pytestmark = pytest.mark.unit
@@ -144,4 +144,4 @@ def test_pooling_looks_at_real_tokens_only() -> None:
 def test_one_unusable_row_fails_the_run(bad: float) -> None:
     """A vector that cannot have unit length never leaves the encoder."""
     with pytest.raises(EncoderError, match="zero or not finite"):
-        _normalise(np.array([[1.0, 0.0], [bad, 0.0]]))
+        normalise(np.array([[1.0, 0.0], [bad, 0.0]]))

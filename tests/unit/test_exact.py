@@ -9,7 +9,17 @@ import pytest
 
 from naive_scoring import add_by_halving, naive_dot
 from route_sets import unit_rows
-from synaptoroute.exact import GRID, dot_error, dots, to_grid, tree_sum
+from synaptoroute.exact import (
+    GRID,
+    byte_error,
+    byte_steps,
+    dot_error,
+    dots,
+    to_bytes,
+    to_digits,
+    to_grid,
+    tree_sum,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -64,3 +74,48 @@ def test_grid_is_finer_than_what_a_score_shows() -> None:
     rows = unit_rows(100, 16, 6)
 
     assert np.abs(to_grid(rows) - rows).max() <= GRID / 2
+
+
+@pytest.mark.parametrize("dim", [1, 5, 384, 1_024])
+@pytest.mark.parametrize("digit_max", [63, 127])
+def test_byte_products_stay_within_the_bound(dim: int, digit_max: int) -> None:
+    """Rounded rows times rounded queries are as near to the truth as is claimed."""
+    rows, queries = unit_rows(300, dim, 3), unit_rows(8, dim, 4)
+    rows[0] = np.eye(1, dim)  # components that do not fit are cut off
+    rows[1], queries[0] = -rows[0], rows[0]
+    rounded = np.empty(rows.shape, np.uint8)
+    lost = to_bytes(rows, rounded)
+    digits, sizes, query_lost = to_digits(queries, digit_max)
+    whole = (rounded.astype(np.int64) - 128) @ digits.astype(np.int64)
+    found = whole * (sizes / byte_steps(dim))
+    exact = rows.astype(np.float64) @ queries.astype(np.float64).T
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+
+    assert np.abs(digits).max() == digit_max
+    for row in range(len(rows)):
+        bound = byte_error(float(lost[row]), lengths, query_lost)
+        assert (np.abs(found[row] - exact[row]) <= bound).all()
+
+
+def test_bytes_lose_little_of_a_usual_row() -> None:
+    """The bound is small enough to leave few routes: about a hundredth."""
+    rows = unit_rows(500, 384, 3)
+    lost = to_bytes(rows, np.empty(rows.shape, np.uint8))
+    _, _, query_lost = to_digits(rows, 127)
+
+    assert 0.01 < lost.max() < 0.03
+    assert query_lost.max() < 0.015
+
+
+def test_what_a_row_lost_is_never_told_too_small() -> None:
+    """Not even by the rounding of the measurement itself."""
+    rows = unit_rows(2_000, 384, 8)
+    rounded = np.empty(rows.shape, np.uint8)
+    lost = to_bytes(rows, rounded)
+    steps = byte_steps(384)
+    # The steps that are used are those of float32.
+    back = (rounded.astype(np.float64) - 128.0) / steps
+    truth = np.linalg.norm(back - rows.astype(np.float64), axis=1)
+
+    assert (truth <= lost).all()
+    assert (lost <= truth * 1.001 + 1e-5).all()

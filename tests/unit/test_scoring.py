@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from naive_scoring import naive_rank
 from route_sets import START, loaded, record, rows_by_slot, unit_rows
 from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Settings
+from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -26,9 +27,35 @@ def expected(tensor: Tensor, query: Rows, spec: QuerySpec) -> Ranking:
     return naive_rank(rows_by_slot(tensor), routes, tensor.settings, query, spec)
 
 
+@pytest.fixture(autouse=True, params=["bytes", "float32"])
+def scans_are_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test scans in bytes once, and once in float32."""
+    if request.param == "bytes":
+        monkeypatch.setattr(request.module, "scratch", byte_scratch)
+
+
+def byte_scratch() -> Scratch:
+    """Memory for scans of bytes."""
+    return Scratch(integer_product(), bytes_rows_min=0)
+
+
+def scratch() -> Scratch:
+    """Memory for scans of the kind that the test is about."""
+    return Scratch()
+
+
 def ask(tensor: Tensor, query: Rows, spec: QuerySpec | None = None) -> Ranking:
     """Rank one query alone."""
-    return rank(tensor, query[np.newaxis], [spec or QuerySpec()])[0]
+    return answers(tensor, query[np.newaxis], [spec or QuerySpec()])[0]
+
+
+def answers(
+    tensor: Tensor, queries: Rows, specs: Sequence[QuerySpec], kept: Scratch | None = None
+) -> list[Ranking]:
+    """Rank a batch, its rows rounded beforehand."""
+    while tensor.coarse_spans() is None:
+        tensor.prepare()
+    return rank(tensor, queries, specs, kept or scratch())
 
 
 def near(rows: Rows, seed: int, noise: float = 0.7) -> Rows:
@@ -59,7 +86,7 @@ def test_ranking_equals_the_reference(aggregation: Aggregation) -> None:
     specs = [QuerySpec(1 + index % 4) for index in range(len(queries))]
     wanted = [expected(tensor, query, spec) for query, spec in zip(queries, specs, strict=True)]
 
-    assert wanted == rank(tensor, queries, specs)
+    assert wanted == answers(tensor, queries, specs)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -71,14 +98,14 @@ def test_answer_does_not_depend_on_the_batch(aggregation: Aggregation) -> None:
     queries = np.concatenate([near(rows[:62], 6), rows[-1:], near(rows[-1:], 7)])
     specs = [QuerySpec(1 + index % 3) for index in range(64)]
     alone = [ask(tensor, query, spec) for query, spec in zip(queries, specs, strict=True)]
-    scratch = Scratch()
+    kept = scratch()
 
-    assert alone == rank(tensor, queries, specs, scratch)
-    assert alone[::-1] == rank(tensor, queries[::-1].copy(), specs[::-1], scratch)
+    assert alone == answers(tensor, queries, specs, kept)
+    assert alone[::-1] == answers(tensor, queries[::-1].copy(), specs[::-1], kept)
     for size in (2, 3, 5, 8, 16, 31):
         for start in (0, 64 - size):
             part = slice(start, start + size)
-            assert alone[part] == rank(tensor, queries[part], specs[part], scratch)
+            assert alone[part] == answers(tensor, queries[part], specs[part], kept)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -102,7 +129,7 @@ def test_utterances_one_bit_apart_are_told_by_their_exact_values(aggregation: Ag
     queries = near(rows[:20], 14, 0.3)
     wanted = [expected(tensor, query, QuerySpec(2)) for query in queries]
 
-    assert wanted == rank(tensor, queries, [QuerySpec(2)] * 20)
+    assert wanted == answers(tensor, queries, [QuerySpec(2)] * 20)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -187,7 +214,7 @@ def test_filtered_and_unfiltered_queries_share_a_batch() -> None:
     ]
     alone = [ask(tensor, query, spec) for query, spec in zip(queries, specs, strict=True)]
 
-    assert alone == rank(tensor, queries, specs)
+    assert alone == answers(tensor, queries, specs)
     assert Ranking() == alone[2]
     assert [1, 1, 0, 6] == [len(ranking.top) for ranking in alone]
 
@@ -196,9 +223,9 @@ def test_empty_tensor_ranks_nothing() -> None:
     """No route, no score, no error."""
     query = unit_rows(2, DIM)
 
-    assert [Ranking(), Ranking()] == rank(Tensor(DIM), query, [QuerySpec(), QuerySpec(5)])
-    assert [] == rank(Tensor(DIM), query[:0], [])
-    assert [] == rank(loaded(query, [0, 1]), query[:0], [])
+    assert [Ranking(), Ranking()] == answers(Tensor(DIM), query, [QuerySpec(), QuerySpec(5)])
+    assert [] == answers(Tensor(DIM), query[:0], [])
+    assert [] == answers(loaded(query, [0, 1]), query[:0], [])
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -272,10 +299,10 @@ def test_a_small_memory_limit_changes_no_answer(
     rows = unit_rows(300, DIM)
     tensor = loaded(rows, [slot % 20 for slot in range(300)], Settings(aggregation=aggregation))
     queries, specs = near(rows[:9], 4), [QuerySpec(2)] * 9
-    together = rank(tensor, queries, specs)
+    together = answers(tensor, queries, specs)
     monkeypatch.setattr("synaptoroute.scoring.scan.SCORES_BYTES_MAX", 1)
 
-    assert together == rank(tensor, queries, specs)
+    assert together == answers(tensor, queries, specs)
 
 
 def test_topk_larger_than_a_route_takes_all_of_it() -> None:
@@ -306,3 +333,52 @@ def test_a_vector_that_is_not_finite_is_a_bug() -> None:
 
     with pytest.raises(AssertionError, match="not finite"):
         ask(tensor, np.full(DIM, np.nan, np.float32))
+
+
+def test_rows_that_are_not_rounded_yet_are_scanned_in_float32() -> None:
+    """Right after a boot the answers are the same; queries bring the rounding on."""
+    rows = unit_rows(3_000, DIM)
+    tensor = loaded(rows, [slot % 50 for slot in range(3_000)])
+    query = near(rows[:1], 4)
+    kept = byte_scratch()
+    found = [rank(tensor, query, [QuerySpec(3)], kept) for _ in range(4)]
+
+    assert tensor.coarse_spans() is not None
+    assert found[1:] == found[:1] * 3
+    assert [expected(tensor, query[0], QuerySpec(3))] == found[0]
+
+
+def test_bytes_rest_where_they_leave_too_much() -> None:
+    """A thousand near-copies: float32 takes over, for longer each time, and then bytes again."""
+    same = nudged(unit_rows(1, DIM)[0], 350)
+    rows = np.concatenate([same, same, same])
+    tensor = loaded(rows, [slot % 500 for slot in range(len(rows))])
+    other = loaded(unit_rows(20, DIM), list(range(20)))
+    kept = byte_scratch()
+    for _ in range(3):
+        answers(tensor, near(rows[:1], 4), [QuerySpec()], kept)
+    resting = [kept.integer_product() is None for _ in range(4)]
+    answers(other, near(rows[:1], 4), [QuerySpec()], kept)
+
+    assert [True, False] == [resting[0], resting[-1]]
+
+
+def test_few_rows_are_scanned_in_float32() -> None:
+    """Bytes are left alone, and rounded rows are not waited for."""
+    rows = unit_rows(3_000, DIM)
+    tensor = loaded(rows, [slot % 50 for slot in range(3_000)])
+    for _ in range(4):
+        rank(tensor, near(rows[:1], 4), [QuerySpec()], Scratch(integer_product()))
+
+    assert tensor.coarse_spans() is None
+
+
+def test_a_batch_after_a_lone_query_takes_the_same_memory() -> None:
+    """Scratch memory is lent again and again, for any shape and both kinds of numbers."""
+    rows = unit_rows(300, DIM)
+    tensor = loaded(rows, [slot % 20 for slot in range(300)])
+    queries = near(rows[:40], 4)
+    alone = [ask(tensor, query) for query in queries]
+    kept = scratch()
+    for size in (1, 40, 7, 1):
+        assert alone[:size] == answers(tensor, queries[:size], [QuerySpec()] * size, kept)

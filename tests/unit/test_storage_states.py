@@ -260,6 +260,35 @@ def test_snapshot_waits_for_readers_of_this_process(
     assert theirs.vectors == {row.slot: row.vector for row in storage.rows()}
 
 
+def test_storage_is_never_seen_closed_while_its_file_is_exchanged(
+    storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
+) -> None:
+    """Those who ask for the position or the log meanwhile get an answer."""
+    theirs = rich_history(donor)
+    donor.snapshot_to(tmp_path / "snapshot.sqlite")
+    seen: set[int] = set()
+    errors: list[Exception] = []
+    is_over = threading.Event()
+
+    def ask() -> None:
+        try:
+            while not is_over.is_set():
+                seen.add(storage.position.seq)
+                storage.read_log(0, entries_max=5, bytes_max=1 << 20)
+        except Exception as error:
+            errors.append(error)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    for _ in range(20):
+        storage.install(tmp_path / "snapshot.sqlite")
+    is_over.set()
+    asker.join()
+
+    assert [] == errors
+    assert theirs.replica.position.seq in seen
+
+
 def test_snapshot_carries_the_newest_entries_only(
     donor: SQLiteStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

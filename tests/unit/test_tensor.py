@@ -22,8 +22,10 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.table import RouteTable
+from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
-from synaptoroute.tensor.blocks import BLOCK_SLOTS, order_by_route, plan_folds
+from synaptoroute.tensor.blocks import BLOCK_SLOTS, order_by_route, plan_folds, runs_by_route
+from synaptoroute.tensor.coarse import ADVANCE_ROWS
 
 pytestmark = pytest.mark.unit
 
@@ -328,7 +330,8 @@ def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
     random = np.random.default_rng(seed)
     owners = random.integers(-1, 6, 50).astype(np.int32)
     values = random.standard_normal((50, 3))
-    folds, route_ids = plan_folds(owners, 6)
+    order, starts, route_ids = runs_by_route(owners, 6)
+    folds = plan_folds(order, starts)
     part = values
     for left, right in folds:
         part = np.maximum(part[left], part[right])
@@ -336,3 +339,56 @@ def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
     assert sorted(set(owners.tolist()) - {-1}) == route_ids.tolist()
     for route_id, found in zip(route_ids.tolist(), part, strict=True):
         np.testing.assert_array_equal(values[owners == route_id].max(axis=0), found)
+    np.testing.assert_array_equal(np.maximum.reduceat(values[order], starts, axis=0), part)
+
+
+def assert_coarse_rows_are_the_rows(tensor: Tensor) -> None:
+    """Every row is there as it is rounded, and none lost more than is said."""
+    spans = tensor.coarse_spans()
+    assert spans is not None
+    for block in tensor.blocks():
+        owned = block.rows[block.order]
+        rounded = np.empty(owned.shape, np.uint8)
+        lost = to_bytes(owned, rounded)
+        first_slot, span = max(
+            (each for each in spans if each[0] <= block.base_slot), key=lambda each: each[0]
+        )
+
+        assert lost.max() <= tensor.coarse_lost_max
+        np.testing.assert_array_equal(rounded, span[block.base_slot - first_slot :][block.order])
+
+
+def test_coarse_rows_follow_every_change() -> None:
+    """Rows that are put, filled ahead, replaced and freed are rounded with the change."""
+    node = Node()
+    node.put("a", range(5))
+    change = node.plan(put("b", range(10, 15)))
+    node.tensor.fill(*arrays(change), node.at)
+    node.tensor.apply(change, node.at, filled=True)
+    node.put("a", range(20, 29))
+
+    assert_coarse_rows_are_the_rows(node.tensor)
+
+
+def test_rows_of_a_boot_are_rounded_later_in_slices() -> None:
+    """A boot does not wait; until all are rounded there are no coarse rows at all."""
+    rows = unit_rows(2 * ADVANCE_ROWS + 100, DIM)
+    tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
+    waits = []
+    while tensor.coarse_spans() is None:
+        waits.append(tensor.prepare())
+
+    assert 3 == len(waits)
+    assert_coarse_rows_are_the_rows(tensor)
+
+
+def test_boot_over_a_boot_rounds_again() -> None:
+    """A resync during the rounding leaves no row of the state before."""
+    tensor = loaded(unit_rows(ADVANCE_ROWS + 100, DIM), [0] * (ADVANCE_ROWS + 100))
+    tensor.prepare()
+    rows = unit_rows(ADVANCE_ROWS + 1, DIM, 5)
+    tensor.load(np.arange(len(rows)), rows, [record(0, range(len(rows)))], Settings(), START)
+    while tensor.coarse_spans() is None:
+        tensor.prepare()
+
+    assert_coarse_rows_are_the_rows(tensor)

@@ -112,7 +112,7 @@ class Acts:
         """
         if not await self._log.orders.give(held, node, order):
             return Done("refused", "another coordinator holds the lease")
-        return Done("done", f"{node} was told to {order.kind}")
+        return Done("done", f"was told to {order.kind}")
 
     async def repair(self, held: Held, intent: Repair, now_ms: int) -> Done:
         """Tell a node to take a donor's state."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from synaptoroute_coordinator.fleet.alarms import Alarm
 from synaptoroute_coordinator.fleet.view import FleetView, NodeView
 
 Tone = Literal["good", "info", "warn", "bad"]
+WORDS: Final = {"differs": "differs from the others", "unsound": "is damaged"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def _of_node(old: NodeView, node: NodeView) -> Iterator[Event]:
         node.digest_state,
     ):
         if node.digest_state in ("differs", "unsound"):
-            yield Event("digest", "bad", f"{node.name} {node.digest_state}", node.node)
+            yield Event("digest", "bad", f"{node.name} {WORDS[node.digest_state]}", node.node)
         elif old.digest_state in ("differs", "unsound"):
             yield Event("digest", "good", f"{node.name} agrees again", node.node)
     if old.release != node.release:

@@ -14,6 +14,8 @@ from synaptoroute_coordinator.fleet.verdict import Verdict
 
 DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]
 Health = Literal["ok", "warn", "bad"]
+NAME_CHARACTERS: Final = 8
+"""A node that could not be asked is known by the start of its identity."""
 _SETTLED: Final = frozenset({"live"})
 
 
@@ -23,7 +25,7 @@ class NodeView:
 
     Attributes:
         node: Its identity.
-        name: How it signs its answers; its identity where that is not known.
+        name: How it signs its answers; the start of its identity where not known.
         url: Where its peers reach it.
         role: ``voter`` or ``observer``.
         release: Its release.
@@ -223,7 +225,7 @@ def _node_of(
     known = figures.get(report.node_id)
     return NodeView(
         node=report.node_id,
-        name=(known.name if known else "") or report.node_id,
+        name=(known.name if known else "") or report.node_id[:NAME_CHARACTERS],
         url=report.url,
         role="voter" if report.node_id in log.voters else report.role,
         release=report.version,

@@ -35,6 +35,7 @@ class Repair:
     node: str
     donors: tuple[str, ...]
     reason: str
+    audit_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

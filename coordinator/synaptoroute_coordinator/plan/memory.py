@@ -57,6 +57,8 @@ class Memory:
         deep_verdict: The newest deep audit's outcome.
         reported: How many nodes have reported to the pending audit.
         repairing: Nodes that were told to resync and have not yet.
+        repairs: Which audit each repair was ordered for: its place and the node.
+        repair_counts: Repairs of a node since it was last found sound.
         imports: When each open import was first seen as it stands.
         voters_seen: When each voter was last live.
         wanted: Intents that an operator asked for.
@@ -71,6 +73,8 @@ class Memory:
     deep_verdict: Verdict | None = None
     reported: int = 0
     repairing: frozenset[str] = frozenset()
+    repairs: set[tuple[int, str]] = field(default_factory=set)
+    repair_counts: dict[str, int] = field(default_factory=dict)
     imports: dict[OpenImport, float] = field(default_factory=dict)
     voters_seen: dict[str, float] = field(default_factory=dict)
 
@@ -94,9 +98,29 @@ class Memory:
     def note_verdict(self, verdict: Verdict) -> None:
         """Keep the outcome of the pending audit."""
         self.pending = None
+        self.repairs = {each for each in self.repairs if each[0] == verdict.seq}
+        if verdict.is_deep or self.deep_verdict is None:
+            for node in verdict.agreeing:
+                self.repair_counts.pop(node, None)
         self.verdict = verdict
         if verdict.is_deep or self._is_mended(verdict):
             self.deep_verdict = verdict if verdict.is_deep else None
+
+    def note_repair(self, seq: int, node: str) -> None:
+        """Remember a repair, so that one finding gives one order."""
+        self.repairs.add((seq, node))
+        self.repairing |= {node}
+        self.repair_counts[node] = self.repair_counts.get(node, 0) + 1
+
+    @property
+    def recheck(self) -> Verdict | None:
+        """The finding whose repairs are all done, so that somebody should look again."""
+        if self.repairing or self.pending is not None:
+            return None
+        for verdict in (self.deep_verdict, self.verdict):
+            if verdict is not None and any((verdict.seq, n) in self.repairs for n in verdict.wrong):
+                return verdict
+        return None
 
     def _is_mended(self, verdict: Verdict) -> bool:
         """Whether those who were found damaged have since resynced and agree."""

@@ -22,6 +22,8 @@ from synaptoroute_coordinator.plan.memory import Memory
 FIRST_AUDIT_SECONDS: Final = 5.0
 """A coordinator that has just taken over looks soon."""
 TRIM_STEP_MIN: Final = 64
+REPAIRS_MAX: Final = 3
+"""Repairs of one node in a row; whom they do not help has a broken memory or disk."""
 DEEP_WAIT_FACTOR: Final = 12
 
 
@@ -84,6 +86,9 @@ def _audits(
         return
     if not view.live:
         return
+    if memory.recheck is not None:
+        yield StartAudit(memory.recheck.is_deep)
+        return
     first = now_seconds - memory.began_seconds >= FIRST_AUDIT_SECONDS
     if _is_due(memory.scrub_seconds, policy.scrub_seconds, now_seconds) and first:
         yield StartAudit(is_deep=True)
@@ -102,14 +107,23 @@ def _repairs(view: FleetView, policy: Policy, memory: Memory) -> Iterator[Intent
     if not policy.is_repair_on:
         return
     by_id = {node.node: node for node in view.live}
+    told: set[str] = set(memory.repairing)
     for verdict in (memory.deep_verdict, memory.verdict):
         if verdict is None or not verdict.wrong:
             continue
         donors = _donors(by_id, verdict)
         for node in verdict.wrong:
-            if node in by_id and node not in memory.repairing and donors:
+            if donors and node in by_id and node not in told and _may_repair(memory, verdict, node):
+                told.add(node)
                 why = "differs from the majority" if node in verdict.differing else "is damaged"
-                yield Repair(node, donors, f"the audit at {verdict.seq} found that this node {why}")
+                reason = f"the audit at {verdict.seq} found that this node {why}"
+                yield Repair(node, donors, reason, verdict.seq)
+
+
+def _may_repair(memory: Memory, verdict: Verdict, node: str) -> bool:
+    """One order a finding; a node that nothing helps is left to a person."""
+    is_told = (verdict.seq, node) in memory.repairs
+    return not is_told and memory.repair_counts.get(node, 0) < REPAIRS_MAX
 
 
 def _donors(by_id: dict[str, NodeView], verdict: Verdict) -> tuple[str, ...]:

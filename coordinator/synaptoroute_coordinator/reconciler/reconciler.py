@@ -254,8 +254,9 @@ class Reconciler:
         if held is None:
             raise NotActive("another coordinator is active", retry_after_seconds=2.0)
         done = await self._acts.order(held, node, order)
-        await self._tell(actor, order.kind, done)
-        return done
+        named = Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
+        await self._tell(actor, order.kind, named)
+        return named
 
     async def _attempt(self, intent: Intent, actor: str) -> Done:
         """Carry an intent out; a failure is an outcome."""
@@ -288,8 +289,9 @@ class Reconciler:
                 return await self._judge()
             case Repair(node):
                 done = await self._acts.repair(held, intent, self.now_ms())
-                self.memory.repairing |= {node}
-                return done
+                if done.outcome == "done":
+                    self.memory.note_repair(intent.audit_seq, node)
+                return Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
             case AbortImport(import_id, touched_seq):
                 self.memory.imports.pop(OpenImport(import_id, touched_seq), None)
                 return await self._acts.abort_import(intent)

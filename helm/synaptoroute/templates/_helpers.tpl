@@ -124,39 +124,46 @@ redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
 {{- default (printf "%s-api-keys" (include "synaptoroute.fullname" .)) .Values.auth.existingSecret -}}
 {{- end -}}
 
-{{/* Key of the API keys' Secret that holds a plain key for `helm test`. */}}
-{{- define "synaptoroute.testKey" -}}
-{{- if .Values.auth.existingSecret }}{{ .Values.auth.testKey }}{{ else }}admin-key{{ end -}}
+{{/* Key of the API keys' Secret that holds a plain key, for the coordinator and `helm test`. */}}
+{{- define "synaptoroute.plainKey" -}}
+{{- if .Values.auth.existingSecret }}{{ .Values.auth.plainKey }}{{ else }}admin-key{{ end -}}
 {{- end -}}
 
-{{/* Settings that nodes and coordinators have in common: how the log is reached. */}}
+{{/*
+Settings that nodes and coordinators have in common: how the log is reached, who may ask.  Call
+with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
+*/}}
 {{- define "synaptoroute.logSettings" -}}
-{{- if include "synaptoroute.hasRedis" . }}
-SYNAPTOROUTE_REDIS_URL: {{ include "synaptoroute.redisUrl" . | quote }}
-SYNAPTOROUTE_NAMESPACE: {{ .Values.logNamespace | quote }}
-{{- if include "synaptoroute.redisSecret" . }}
-SYNAPTOROUTE_REDIS_PASSWORD_FILE: /run/secrets/synaptoroute/redis/password
+{{- $v := (index . 0).Values -}}
+{{- $root := index . 0 -}}
+{{- $env := index . 1 -}}
+{{- if include "synaptoroute.hasRedis" $root }}
+{{ $env }}REDIS_URL: {{ include "synaptoroute.redisUrl" $root | quote }}
+{{ $env }}NAMESPACE: {{ $v.logNamespace | quote }}
+{{- if include "synaptoroute.redisSecret" $root }}
+{{ $env }}REDIS_PASSWORD_FILE: /run/secrets/synaptoroute/redis/password
 {{- end }}
-{{- if not .Values.redis.enabled }}
-{{- with .Values.externalRedis.tls }}
-{{- if .caSecret }}
-SYNAPTOROUTE_REDIS_CA_FILE: /run/secrets/synaptoroute/redis-ca/ca.crt
+{{- if not $v.redis.enabled }}
+{{- if $v.externalRedis.tls.caSecret }}
+{{ $env }}REDIS_CA_FILE: /run/secrets/synaptoroute/redis-ca/ca.crt
 {{- end }}
-{{- if .clientSecret }}
-SYNAPTOROUTE_REDIS_CERT_FILE: /run/secrets/synaptoroute/redis-client/tls.crt
-SYNAPTOROUTE_REDIS_KEY_FILE: /run/secrets/synaptoroute/redis-client/tls.key
-{{- end }}
-{{- end }}
-{{- end }}
-{{- if .Values.signing.existingSecret }}
-SYNAPTOROUTE_SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
-SYNAPTOROUTE_ALLOW_UNSIGNED: {{ .Values.signing.allowUnsigned | quote }}
+{{- if $v.externalRedis.tls.clientSecret }}
+{{ $env }}REDIS_CERT_FILE: /run/secrets/synaptoroute/redis-client/tls.crt
+{{ $env }}REDIS_KEY_FILE: /run/secrets/synaptoroute/redis-client/tls.key
 {{- end }}
 {{- end }}
-{{- if .Values.auth.insecure }}
-SYNAPTOROUTE_INSECURE: "true"
+{{- if $v.signing.existingSecret }}
+{{ $env }}SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
+{{ $env }}ALLOW_UNSIGNED: {{ $v.signing.allowUnsigned | quote }}
+{{- end }}
+{{- if $v.peers.existingSecret }}
+{{ $env }}PEER_SECRET_FILE: /run/secrets/synaptoroute/peers/secret
+{{- end }}
+{{- end }}
+{{- if $v.auth.insecure }}
+{{ $env }}INSECURE: "true"
 {{- else }}
-SYNAPTOROUTE_API_KEYS_FILE: /run/secrets/synaptoroute/api-keys/keys
+{{ $env }}API_KEYS_FILE: /run/secrets/synaptoroute/api-keys/keys
 {{- end }}
 {{- end -}}
 
@@ -171,6 +178,9 @@ SYNAPTOROUTE_API_KEYS_FILE: /run/secrets/synaptoroute/api-keys/keys
 {{- end }}
 {{- if .Values.signing.existingSecret }}
 - {name: signing-keys, mountPath: /run/secrets/synaptoroute/signing, readOnly: true}
+{{- end }}
+{{- if .Values.peers.existingSecret }}
+- {name: peer-secret, mountPath: /run/secrets/synaptoroute/peers, readOnly: true}
 {{- end }}
 {{- if not .Values.redis.enabled }}
 {{- if .Values.externalRedis.tls.caSecret }}
@@ -205,6 +215,13 @@ SYNAPTOROUTE_API_KEYS_FILE: /run/secrets/synaptoroute/api-keys/keys
     secretName: {{ . }}
     defaultMode: 0440
     items: [{key: {{ $.Values.signing.key | quote }}, path: keys}]
+{{- end }}
+{{- with .Values.peers.existingSecret }}
+- name: peer-secret
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items: [{key: {{ $.Values.peers.key | quote }}, path: secret}]
 {{- end }}
 {{- if not .Values.redis.enabled }}
 {{- with .Values.externalRedis.tls }}

@@ -17,6 +17,7 @@ from synaptoroute.cli.labelled import LabelledQuery
 from synaptoroute.cli.terminal import progress, waiting
 
 if TYPE_CHECKING:
+    from synaptoroute.config import Precision
     from synaptoroute.router import AdaptiveRouter
 
 RouteDocuments = list[dict[str, Any]]
@@ -81,19 +82,25 @@ class FileAnswers:
 
 @contextmanager
 def open_answering(
-    url: str, api_key: str | None, routes_file: Path | None, model: str | None
+    url: str,
+    api_key: str | None,
+    routes_file: Path | None,
+    model: str | None,
+    precision: Precision = "float32",
 ) -> Iterator[Answering]:
     """Answer from a file where one is given, else from the node at ``url``."""
     if routes_file is None:
         with NodeClient(url, api_key) as client:
             yield NodeAnswers(client)
     else:
-        with open_router(routes_file, model) as answering:
+        with open_router(routes_file, model, precision) as answering:
             yield answering
 
 
 @contextmanager
-def open_router(routes_file: Path, model: str | None) -> Iterator[FileAnswers]:
+def open_router(
+    routes_file: Path, model: str | None, precision: Precision = "float32"
+) -> Iterator[FileAnswers]:
     """Load a model and the routes of a file into a router that lives in memory."""
     from synaptoroute.cli.route_files import read_route_file
     from synaptoroute.core.mutation import Settings
@@ -102,7 +109,7 @@ def open_router(routes_file: Path, model: str | None) -> Iterator[FileAnswers]:
 
     routes = read_route_file(routes_file).routes
     with waiting("Loading the model ..."):
-        encoder = open_encoder(model or DEFAULT_MODEL)
+        encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
     router = AdaptiveRouter(encoder)
     default = Settings().threshold
     try:

@@ -18,6 +18,7 @@ from synaptoroute.cli.commands import (
     model,
     model_migrate,
     query,
+    restore,
     routes_import,
     routes_lint,
     routes_read,
@@ -123,6 +124,7 @@ _model.command("migrate")(model_migrate.migrate)
 
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
+app.command("restore")(restore.restore)
 
 _keys = _group("keys", "Make API keys.")
 _keys.command("new")(keys.new)

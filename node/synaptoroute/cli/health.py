@@ -205,7 +205,11 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, Finding]:
     from synaptoroute.encoder import open_encoder
 
     try:
-        encoder = open_encoder(config.model, cache_dir=config.model_cache_dir)
+        encoder = open_encoder(
+            config.model,
+            precision=config.encoder_precision,
+            cache_dir=config.model_cache_dir,
+        )
     except SynaptoRouteError as error:
         advice = "see `synaptoroute model list`; the bundled model needs no network"
         return None, Finding("encoder", "fail", f"{error.code}: {error.message}", advice)

@@ -91,7 +91,6 @@ class LocalCluster:
 
     def _node(self, index: int) -> NodeProcess:
         port = free_port()
-        url = self.server.url if self.server else self.redis_url or ""
         return NodeProcess(
             port=port,
             settings={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
@@ -30,6 +30,14 @@ Model = Annotated[
         envvar="SYNAPTOROUTE_MODEL",
         show_default="the bundled model",
         help="Encoder for work without a node: a name or a folder.",
+    ),
+]
+EncoderPrecision = Annotated[
+    Literal["float32", "int8"],  # config.Precision, whose import costs more than a command
+    typer.Option(
+        "--precision",
+        envvar="SYNAPTOROUTE_ENCODER_PRECISION",
+        help="Arithmetic of the encoder; int8 is faster, for the bundled model alone.",
     ),
 ]
 RoutesFile = Annotated[

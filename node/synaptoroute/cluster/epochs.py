@@ -1,11 +1,4 @@
-"""Lives of the log: founding the first, and proving that one goes on.
-
-A server that restarted has another replication id, and the scripts take no writes
-until it is shown that nothing was lost: the log is closed (``recover``), every live
-node reports its position by its heartbeat, and ``reopen`` lets writes in again if
-the stream is whole and every report is a prefix of it.  A real loss leaves the log
-closed, with the name of the node that proves it.
-"""
+"""The log's beginning and its oldest entries: founding it, trimming it."""
 
 from __future__ import annotations
 
@@ -13,23 +6,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
 
 from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.scripts import (
-    ALIVE_MS,
-    NotPlaced,
-    Script,
-    Scripts,
-    refusal_of,
-    text_of,
-)
+from synaptoroute.cluster.scripts import NotPlaced, Script, Scripts, refusal_of, text_of
 from synaptoroute.cluster.signing import Keyring
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.mutation import OpenEpoch, Proposal, Revision
+from synaptoroute.core.voters import VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
-
-VOTERS_MAX: Final = 99
 
 
 class FoundingOutcome(Enum):
@@ -53,58 +37,6 @@ class Founding:
 
     outcome: FoundingOutcome
     detail: str = ""
-
-
-class ReopeningOutcome(Enum):
-    """What came of a try to reopen."""
-
-    OPEN = "open"
-    """Writes are taken again, or were never closed."""
-    WAITING = "waiting"
-    """Nodes have not reported yet: try again."""
-    SUPERSEDED = "superseded"
-    """Another recovery, or another epoch: read the head and begin again."""
-    RESTARTED = "restarted"
-    """The server changed again meanwhile: begin again."""
-    LOST = "lost"
-    """The server has no log."""
-    TORN = "torn"
-    """The stream does not hold what the header says."""
-    BEHIND = "behind"
-    """A node holds entries that the log has lost."""
-    FORKED = "forked"
-    """A node holds other entries than the log."""
-    FROZEN = "frozen"
-    """An operator closed the log."""
-
-
-RETRY: Final = frozenset(
-    {ReopeningOutcome.WAITING, ReopeningOutcome.SUPERSEDED, ReopeningOutcome.RESTARTED}
-)
-"""Outcomes after which the same node may try again; the others need a full recovery."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reopening:
-    """What came of a try to reopen.
-
-    Attributes:
-        outcome: See ``ReopeningOutcome``.
-        nodes: Who is waited for, or who proves the loss.
-        at: The position that proves it.
-        detail: What does not match, where the stream is torn.
-    """
-
-    outcome: ReopeningOutcome
-    nodes: tuple[str, ...] = ()
-    at: Revision | None = None
-    detail: str = ""
-
-
-_REOPENING: Final = {
-    b"OK": ReopeningOutcome.OPEN,
-    **{each.name.encode(): each for each in ReopeningOutcome},
-}
 
 
 class TrimOutcome(Enum):
@@ -194,31 +126,6 @@ class Epochs:
                 return Founding(FoundingOutcome.REFUSED, details[1])
         raise ProtocolError(f"an unknown outcome {details[0]!r}")
 
-    async def recover(self) -> str | Reopening:
-        """Close the log if its server is not the one it was opened on.
-
-        Returns:
-            The ballot to report to and to reopen, or an outcome: ``OPEN`` where there
-            is nothing to do, ``LOST``, ``FROZEN``.
-        """
-        keys = self._scripts.keys
-        answer = await self._scripts.run(
-            Script.RECOVER, [keys.meta, keys.reports], [uuid.uuid4().hex]
-        )
-        if answer[0] == b"RECOVERING":
-            return text_of(answer[1])
-        return _reopening_of(answer)
-
-    async def reopen(self, epoch: int, rec_id: str, *, alive_ms: int = ALIVE_MS) -> Reopening:
-        """Let writes in again, if every live node proves that nothing was lost."""
-        keys = self._scripts.keys
-        answer = await self._scripts.run(
-            Script.FENCE,
-            [keys.meta, keys.log(epoch), keys.heartbeats, keys.reports],
-            [epoch, rec_id, alive_ms, keys.bus],
-        )
-        return _reopening_of(answer)
-
     async def trim(self, held: Held, epoch: int, floor: Revision) -> Trimmed | NotPlaced:
         """Drop the entries before a floor, as far as a majority of the voters holds them.
 
@@ -244,18 +151,3 @@ class Epochs:
             case b"BEYOND":
                 return Trimmed(TrimOutcome.BEYOND, detail=text_of(answer[1]))
         return refusal_of(answer)
-
-
-def _reopening_of(answer: Sequence[bytes]) -> Reopening:
-    """Type the answer of ``recover.lua`` and ``fence.lua``."""
-    outcome = _REOPENING.get(answer[0])
-    details = tuple(text_of(each) for each in answer[1:])
-    match outcome:
-        case None:
-            raise ProtocolError(f"an unknown outcome {answer[0]!r}")
-        case ReopeningOutcome.BEHIND | ReopeningOutcome.FORKED:
-            return Reopening(outcome, details[:1], Revision(int(details[1]), int(details[2])))
-        case ReopeningOutcome.WAITING:
-            return Reopening(outcome, details)
-        case _:
-            return Reopening(outcome, detail=" ".join(details))

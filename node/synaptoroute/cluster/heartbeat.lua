@@ -2,8 +2,9 @@
 -- Say that a node lives and where it stands; read the head of the log.
 --
 -- KEYS  meta, nodes, hb, pos:<node's epoch>, rec
--- ARGV  node id, row (JSON), epoch, seq, chain, promise, forget_ms
--- Gives what head.lua gives.  Allowed over maxmemory: its rows replace themselves, and a
+-- ARGV  node id, row (JSON), epoch, seq, chain, promise, forget_ms, voters
+-- Gives what head.lua gives.  While a ballot goes on that the node has promised, this is its
+-- report.  Allowed over maxmemory: its rows replace themselves, and a
 -- node that cannot say that it lives would be taken for dead.
 local info = redis.pcall('INFO', 'replication')
 local known = type(info) == 'string'
@@ -23,9 +24,9 @@ redis.call('ZADD', KEYS[3], string.format('%.0f', now_ms), ARGV[1])
 if is_log and m.epoch == ARGV[3] and tonumber(ARGV[4]) <= tonumber(m.seq) then
   redis.call('ZADD', KEYS[4], 'GT', ARGV[4], ARGV[1])
 end
-if is_log and m.state == 'recovering' and m.rec_replid == replid then
+if is_log and m.state == 'recovering' and m.rec_replid == replid and m.rec_id == ARGV[6] then
   redis.call('HSET', KEYS[5], ARGV[1],
-    m.rec_id .. '|' .. ARGV[3] .. '|' .. ARGV[4] .. '|' .. ARGV[5] .. '|' .. ARGV[6])
+    m.rec_id .. '|' .. ARGV[3] .. '|' .. ARGV[4] .. '|' .. ARGV[5] .. '|' .. ARGV[8])
 end
 local silent_before = string.format('%.0f', now_ms - tonumber(ARGV[7]))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 'LIMIT', 0, 16)) do

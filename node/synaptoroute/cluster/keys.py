@@ -23,8 +23,9 @@ META_FIELDS: Final = {
     "chain": "hash chain at that entry",
     "state": "open, recovering or frozen; writes are taken only while it is open",
     "replid": "replication id of the server that the log was opened on",
-    "rec_id": "ballot of the recovery that is going on, or empty",
+    "rec_id": "ballot of the recovery that is going on, ``epoch.id``, or empty",
     "rec_replid": "replication id of the server that the ballot belongs to, or empty",
+    "rec_cause": "why that ballot was begun, or empty",
     "fingerprint": "fingerprint of the encoder whose vectors the log carries",
     "dim": "dimension of those vectors",
     "level": "highest feature level that every node understands",
@@ -33,6 +34,7 @@ META_FIELDS: Final = {
     "floor_bytes": "bytes appended in this epoch before the floor",
     "bytes": "bytes appended in this epoch; minus floor_bytes is what is kept",
     "voters": "identities of the voters, sorted, separated by commas",
+    "voters_seq": "place of the entry that made them the voters",
 }
 """Fields of the hash ``meta``."""
 
@@ -96,7 +98,7 @@ class Keys:
 
     @property
     def reports(self) -> str:
-        """Hash: node id -> ``rec_id|epoch|seq|chain|promise``, answers to a recovery."""
+        """Hash: node id -> ``rec_id|epoch|seq|chain|voters``, answers to a ballot."""
         return f"{self.prefix}rec"
 
     def audit(self, seq: int) -> str:
@@ -107,6 +109,11 @@ class Keys:
     def orders(self) -> str:
         """Hash: node id -> what the node is asked to do about itself, JSON."""
         return f"{self.prefix}orders"
+
+    @property
+    def refill(self) -> str:
+        """Stream: the next epoch's log while it is made; see ``log`` for its fields."""
+        return f"{self.prefix}refill"
 
     def lease(self, name: str) -> str:
         """String with expiry: ``token:owner`` of the holder of the lease."""

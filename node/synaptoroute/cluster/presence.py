@@ -8,6 +8,7 @@ behind.  Ages are reckoned by Redis' clock alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from synaptoroute.cluster.scripts import (
     head_of,
     refusal_of,
 )
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -136,15 +137,19 @@ class Presence:
     def _keys(self) -> Keys:
         return self._scripts.keys
 
-    async def heartbeat(self, report: NodeReport, *, promise: str = "") -> Head | NoLog:
+    async def heartbeat(
+        self, report: NodeReport, *, promise: Ballot | None = None, voters: Sequence[str] = ()
+    ) -> Head | NoLog:
         """Say that this node lives and where it stands; hear the head of the log.
 
-        While a recovery goes on, this is also the node's report to it.  Where the
-        server refuses to write (a replica, a failing disk), the head is read alone.
+        While the ballot goes on that this node has promised, this is also its report to
+        it.  Where the server refuses to write (a replica, a failing disk), the head is
+        read alone.
 
         Args:
-            report: Its position must be durable.
+            report: Its position must be durable; with a promise, read after that.
             promise: The ballot that this node has durably promised, if any.
+            voters: Who votes at that position.
 
         Raises:
             SequencerUnavailable: No answer, or not even reading is allowed.
@@ -161,7 +166,7 @@ class Presence:
                     keys.positions(report.epoch),
                     keys.reports,
                 ],
-                [*args, promise, FORGET_MS],
+                [*args, str(promise) if promise else "-", FORGET_MS, ",".join(voters)],
             )
         except SequencerUnavailable as error:
             if error.fields.get("reason") is not Reason.REFUSED:

@@ -26,6 +26,7 @@ from synaptoroute.cluster.reader import (
     Reader,
     ReadResult,
 )
+from synaptoroute.cluster.recoveries import Recoveries
 from synaptoroute.cluster.scripts import Head, NoLog, Scripts
 from synaptoroute.cluster.signing import Keyring
 from synaptoroute.cluster.writer import WriteCounts, WriteLimits, Writer
@@ -84,6 +85,7 @@ class RedisLog:
         self.audits = Audits(self.scripts, self._commands)
         self.orders = Orders(self.scripts, self._commands)
         self.epochs = Epochs(self.scripts, self.keyring)
+        self.recoveries = Recoveries(self.scripts, self.keyring)
         self._reader = Reader(Scripts(self._reads, self.keys), self.keyring)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
@@ -172,6 +174,7 @@ class RedisLog:
         self.keyring = keyring
         self._reader.keyring = keyring
         self.epochs.keyring = keyring
+        self.recoveries.keyring = keyring
         for bus in self._buses:
             bus.keyring = keyring
 

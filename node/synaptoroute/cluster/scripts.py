@@ -21,7 +21,8 @@ from synaptoroute.cluster.keys import Keys
 from synaptoroute.cluster.refusals import Reason
 from synaptoroute.cluster.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
 from synaptoroute.core.codec import LEVEL, digest_of, header_of
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Ballot, Position
+from synaptoroute.core.recovery import LogView
 from synaptoroute.errors import ProtocolError
 
 ALIVE_MS: Final = 5_000
@@ -36,8 +37,8 @@ class Script(Enum):
     ACKED = "acked"
     APPEND = "append"
     AUDIT = "audit"
+    BALLOT = "ballot"
     BEAT = "beat"
-    FENCE = "fence"
     HEAD = "head"
     HEARTBEAT = "heartbeat"
     LEASE = "lease"
@@ -45,7 +46,9 @@ class Script(Enum):
     OPEN = "open"
     ORDER = "order"
     READ = "read"
-    RECOVER = "recover"
+    REFILL = "refill"
+    REOPEN = "reopen"
+    SURVEY = "survey"
     TRIM = "trim"
 
 
@@ -75,7 +78,9 @@ class Head:
         kept_bytes: Bytes of the entries that are kept.
         lineage: Identity of the cluster.
         epoch_id: Ballot that opened the epoch.
-        rec_id: Ballot of the recovery that is going on; empty for none.
+        ballot: The ballot that closed the log; None while it is open.
+        is_ballot_here: Whether that ballot was begun on this server.
+        cause: Why it was begun; empty while the log is open.
         fingerprint: Fingerprint of the encoder of the log's vectors.
         dim: Their dimension.
         level: Highest feature level that every node understands.
@@ -94,7 +99,9 @@ class Head:
     kept_bytes: int
     lineage: str
     epoch_id: str
-    rec_id: str
+    ballot: Ballot | None
+    is_ballot_here: bool
+    cause: str
     fingerprint: str
     dim: int
     level: int
@@ -109,6 +116,18 @@ class Head:
     def is_open(self) -> bool:
         """Whether writes are taken."""
         return self.state == "open" and self.is_same_server
+
+    @property
+    def view(self) -> LogView:
+        """What the rules of recovery look at."""
+        return LogView(
+            self.position,
+            self.epoch_id,
+            self.state,
+            self.is_same_server,
+            self.ballot,
+            self.is_ballot_here,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +182,7 @@ _REFUSALS: Final = {
     b"MODEL": Reason.MODEL,
     b"LEVEL": Reason.LEVEL,
     b"FULL": Reason.FULL,
+    b"UNHELD": Reason.UNHELD,
     b"REFUSED": Reason.REFUSED,
 }
 
@@ -302,7 +322,9 @@ def head_of(answer: Sequence[bytes]) -> Head | NoLog:
             kept_bytes=int(meta["bytes"]) - int(meta["floor_bytes"]),
             lineage=meta["lineage"],
             epoch_id=meta["epoch_id"],
-            rec_id=meta["rec_id"],
+            ballot=ballot_of(meta["rec_id"]),
+            is_ballot_here=meta["rec_replid"] == text_of(answer[3]),
+            cause=meta.get("rec_cause", ""),
             fingerprint=meta["fingerprint"],
             dim=int(meta["dim"]),
             level=int(meta["level"]),
@@ -310,6 +332,14 @@ def head_of(answer: Sequence[bytes]) -> Head | NoLog:
         )
     except (KeyError, ValueError, IndexError) as error:
         raise ProtocolError(f"the header of the log is malformed: {error!r}") from error
+
+
+def ballot_of(text: str) -> Ballot | None:
+    """Read the ballot of a header; None where there is none, or none that is one."""
+    try:
+        return Ballot.parse(text)
+    except ValueError:
+        return None
 
 
 def voters_of(joined: str) -> tuple[str, ...]:

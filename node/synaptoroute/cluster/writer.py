@@ -47,6 +47,7 @@ _MESSAGES: Final = {
     Reason.STALE: "the log is at another epoch than this node",
     Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
     Reason.LEVEL: "not every node of the cluster understands this write yet",
+    Reason.UNHELD: "the voters changed, and a majority does not hold that change yet",
     Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
     Reason.REFUSED: "Redis refused the write",
 }

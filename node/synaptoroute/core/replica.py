@@ -158,7 +158,7 @@ class Replica:
         if self.state in (State.DIVERGED, State.HALTED, State.INSTALLING):
             return Step(ignored=Ignored.NOT_FOLLOWING)
         log_epoch = log_epoch or entry.epoch
-        if log_epoch < self.promised_epoch:
+        if log_epoch < self._promised.epoch:
             return Step(ignored=Ignored.PROMISED)
         if entry.seq <= self.position.seq:
             return self._receive_old(entry, source, log_epoch)
@@ -219,7 +219,7 @@ class Replica:
         if source is Source.BUS and entry.epoch != self.position.epoch:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.UNCONFIRMED)
         self._take_waiting(entry.seq)
-        epoch_min = max(log_epoch, self.promised_epoch)
+        epoch_min = max(log_epoch, self._promised.epoch)
         commits: list[Commit] = []
         is_behind = False
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from synaptoroute.config import DEFAULT_MODEL
+from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
 from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
@@ -32,13 +32,16 @@ __all__ = [
 def open_encoder(
     model: str = DEFAULT_MODEL,
     *,
+    precision: Precision = "float32",
     providers: Sequence[str] = ("CPUExecutionProvider",),
     cache_dir: Path | None = None,
 ) -> TextEncoder:
     """Open an encoder by name: ``test-hash-<dim>`` for tests, else a real model.
 
+    A hash encoder has no precision and takes any.
+
     Raises:
-        ConfigError: A provider or dimension is not available.
+        ConfigError: A provider, dimension or precision is not available.
         ModelNotFound: No such model.
         ModelCorrupt: A file is not the expected one.
         EncoderError: The download failed, or the model does not work here.
@@ -46,4 +49,4 @@ def open_encoder(
     hashed = NAME_PATTERN.fullmatch(model)
     if hashed:
         return HashEncoder(int(hashed[1]))
-    return Encoder(model, providers=providers, cache_dir=cache_dir)
+    return Encoder(model, precision=precision, providers=providers, cache_dir=cache_dir)

@@ -1,81 +1,224 @@
-"""draft"""
+"""The bundled model with integer matrix products, written anew from the same file.
+
+Every product of activations and weights becomes: lay a grid over each token's
+row, from its least to its greatest value in 127 steps; multiply the row's numbers
+on that grid with the weights as integers; scale back by the row's step and the
+column's scale; put back what the row's least value contributes.  The weights are
+the int8 numbers of the file, unchanged.  Embeddings, normalisation, attention
+scores and GELU stay float32.
+
+Rule 1: a row's grid is its own, never the batch's, so a vector cannot depend on
+its company.  Rule 2: no integer product may depend on the CPU.  AVX2 and AVX-512 without
+VNNI add two products of an unsigned and a signed byte in 16 bits and saturate;
+with activations of at most 127 the sum is at most 2 * 127 * 128 = 32,512 and
+fits, and everything after it is exact in 32 bits.  (Unsigned weights would be
+exact with eight bits too, but run off the fast path: half the speed, measured.)
+Seven bits over the row's own range lose nearly nothing against eight bits that
+are symmetric about zero, because a token's outliers lie on one side.
+What stays float32 between the products differs in its last bits from one kind of
+CPU to another, and a grid turns some of these bits into whole steps: on different
+CPUs a text's vectors differ as much as two honest roundings do.
+Rule 3: rows are packed.  The graph sees the tokens of all texts end to end, and
+only attention lays them out by text, in widths that the caller derives from each
+text alone.  So texts of unlike length share one product without padding it.
+
+Source: the activations per token follow ZeroQuant (Yao et al., 2022).  The
+operators are ONNX's and ONNX Runtime's own.
+"""
+
 from __future__ import annotations
-import os
+
+from typing import Final
+
 import numpy as np
-from synaptoroute.encoder.onnx_wire import GraphWriter, read_graph
-MS = "com.microsoft"
-VAR = os.environ.get("VAR", "A")
-NORES = bool(os.environ.get("ASYM"))
-def build(content: bytes) -> bytes:
-    g = read_graph(content)
-    by_output = {out: node for node in g.nodes for out in node.outputs}
-    by_input = {}
-    for node in g.nodes:
-        for i in node.inputs: by_input.setdefault(i, node)
-    T = g.tensors
-    w = GraphWriter()
-    def weight(bias):
-        add = by_input[bias]
-        mm = by_output[[i for i in add.inputs if i != bias][0]]
-        name = mm.inputs[1]
-        return T[name + "_q"], T[name + "_scale"].reshape(-1)
-    if VAR == "B":
-        amax, zp = 127, 128
-    else:
-        amax, zp = 63, 64
-    w.tensor("per_step", np.array(1 / amax, np.float32)); w.tensor("zero_point", np.array([zp], np.uint8)); w.tensor("zp0", np.array(zp, np.uint8)); w.tensor("one", np.array(1, np.float32))
-    w.tensor("least", np.array(1e-30, np.float32))
-    def quantise(x):
-        w.node("Abs", [x], [x + "_abs"])
-        w.node("ReduceMax", [x + "_abs"], [x + "_max"], axes=[-1], keepdims=1)
-        w.node("Mul", [x + "_max", "per_step"], [x + "_scale"])
-        if os.environ.get("DIV"):
-            w.node("Div", [x, x + "_scale"], [x + "_n"])
-            w.node("QuantizeLinear", [x + "_n", "one", "zp0"], [x + "_q"])
-            return
-        w.node("Squeeze", [x + "_scale", "last"], [x + "_flat"])
-        w.node("QuantizeLinear", [x, x + "_flat", "zps"], [x + "_q"], axis=0)
-    w.tensor("last", np.array([-1], np.int64))
-    def matmul(x, q, scale, out):
-        if VAR == "B":
-            f = q.astype(np.float64); s = np.abs(f).max(0) / 64; q = np.clip(np.round(f / s), -64, 63).astype(np.int8); scale = (scale * s).astype(np.float32)
-        w.node("MatMulIntegerToFloat", [x + "_q", w.tensor(out + "_w", q), "one", w.tensor(out + "_ws", scale), "zp0"], [out + "_r"], MS)
-        w.node("Mul", [out + "_r", x + "_scale"], [out])
-    E = "inner.embeddings."
-    pos = T[E + "position_embeddings.weight_q"].astype(np.float32) * T[E + "position_embeddings.weight_scale"] + T[E + "token_type_embeddings.weight"][0]
-    w.node("Shape", ["ids"], ["len"]); w.node("Expand", ["zero_point", "len"], ["zps"])
-    w.node("Gather", [w.tensor("word", T[E + "word_embeddings.weight_q"]), "ids"], ["wq"]); w.node("Cast", ["wq"], ["wf"], to=1)
-    w.node("Gather", [w.tensor("word_scale", T[E + "word_embeddings.weight_scale"]), "ids"], ["wsc"]); w.node("Mul", ["wf", "wsc"], ["wd"])
-    w.node("Gather", [w.tensor("position", pos.astype(np.float32)), "positions"], ["pd"]); w.node("Add", ["wd", "pd"], ["e"])
-    def norm(x, prefix, out):
-        w.node("LayerNormalization", [x, w.tensor(out + "_g", T[prefix + ".weight"]), w.tensor(out + "_b", T[prefix + ".bias"])], [out], axis=-1, epsilon=1e-12)
-    norm("e", E + "LayerNorm", "x0")
-    w.tensor("flat", np.array([-1, 384], np.int64))
-    x = "x0"
-    for l in range(6):
-        P = f"inner.encoder.layer.{l}."; t = f"l{l}"
-        parts = [weight(P + f"attention.self.{n}.bias") for n in ("query", "key", "value")]
-        quantise(x)
-        matmul(x, np.concatenate([q for q, _ in parts], 1), np.concatenate([s for _, s in parts]), t + "qkv")
-        b = w.tensor(t + "bqkv", np.concatenate([T[P + f"attention.self.{n}.bias"] for n in ("query", "key", "value")]))
-        w.node("Gather", [t + "qkv", "company"], [t + "padded"])
-        w.node("Split", [t + "padded"], [t + "q", t + "k", t + "v"], axis=-1)
-        w.node("MultiHeadAttention", [t + "q", t + "k", t + "v", b, "counts"], [t + "att"], MS, num_heads=12)
-        w.node("Reshape", [t + "att", "flat"], [t + "attf"])
-        w.node("Gather", [t + "attf", "places"], [t + "a"])
-        def dense(x, name, out):
-            quantise(x); q, s = weight(P + name + ".bias"); matmul(x, q, s, out)
-        dense(t + "a", "attention.output.dense", t + "o")
-        def join(y, name, res, out):
-            w.node("Add", [y, w.tensor(out + "_bias", T[P + name + ".bias"])], [out + "_1"]); w.node("Add", [out + "_1", res], [out + "_2"])
-        join(t + "o", "attention.output.dense", x, t + "j")
-        norm(t + "j_2", P + "attention.output.LayerNorm", t + "x1")
-        dense(t + "x1", "intermediate.dense", t + "i")
-        w.node("BiasGelu", [t + "i", w.tensor(t + "ib", T[P + "intermediate.dense.bias"])], [t + "ge"], MS)
-        dense(t + "ge", "output.dense", t + "d")
-        join(t + "d", "output.dense", t + "x1", t + "k2")
-        x = "hidden" if l == 5 else t + "x2"
-        norm(t + "k2_2", P + "output.LayerNorm", x)
-    w.input("ids", np.int64, ["tokens"]); w.input("positions", np.int64, ["tokens"]); w.input("company", np.int64, ["texts", "length"])
-    w.input("counts", np.int32, ["texts"]); w.input("places", np.int64, ["tokens"]); w.output("hidden", np.float32, ["tokens", 384])
-    return w.model(9, {"": 17, MS: 1})
+from numpy.typing import NDArray
+
+from synaptoroute.encoder.onnx_wire import Graph, GraphWriter, Node, read_graph
+from synaptoroute.errors import ModelCorrupt
+
+GRAPH_VERSION: Final = 1
+"""Part of the fingerprint: raise it when the graph gives other numbers."""
+
+STEPS: Final = 127
+OUTPUT: Final = "hidden"
+RUNTIME_DOMAIN: Final = "com.microsoft"
+
+_OPSETS: Final = {"": 17, RUNTIME_DOMAIN: 1}
+_IR_VERSION: Final = 9
+_LAYERS: Final = 6
+_HEADS: Final = 12
+_EPSILON: Final = 1e-12
+_EMBEDDINGS: Final = "inner.embeddings."
+_FLOAT: Final = 1
+
+Floats = NDArray[np.float32]
+
+
+def int8_graph(content: bytes) -> bytes:
+    """Rewrite the bundled model's graph.
+
+    Inputs of the result, for n texts of t tokens in all: ``ids`` and ``positions``
+    int64[t]; ``rows`` int64[n, width], which row stands at each place of a text;
+    ``counts`` int32[n]; ``places`` int64[t], where in n * width each row stands.
+    Output: ``hidden`` float32[t, dim].
+
+    Raises:
+        ModelCorrupt: The file is not laid out as the bundled model is.
+    """
+    try:
+        return _Int8Graph(read_graph(content)).write()
+    except (KeyError, IndexError, ValueError) as error:
+        raise ModelCorrupt(f"not the bundled model's graph: {error!r}") from error
+
+
+def graph_model(graph: GraphWriter) -> bytes:
+    """Close a graph of the operators used here."""
+    return graph.model(_IR_VERSION, _OPSETS)
+
+
+class _Int8Graph:
+    """One rewriting; used once."""
+
+    def __init__(self, source: Graph) -> None:
+        self._tensors = source.tensors
+        self._makers = {name: node for node in source.nodes for name in node.outputs}
+        self._takers: dict[str, Node] = {}
+        for node in source.nodes:
+            for name in node.inputs:
+                self._takers.setdefault(name, node)
+        self._graph = GraphWriter()
+        self._dim = self._tensors[_EMBEDDINGS + "word_embeddings.weight_q"].shape[1]
+
+    def write(self) -> bytes:
+        graph = self._graph
+        for name, value in (("one", np.float32(1)), ("step", np.float32(1 / STEPS))):
+            graph.tensor(name, np.array(value))
+        graph.tensor("zero", np.array(0, dtype=np.uint8))
+        graph.tensor("last", np.array([-1], dtype=np.int64))
+        graph.tensor("column", np.array([[1]], dtype=np.float32))
+        hidden = self._embeddings()
+        for layer in range(_LAYERS):
+            hidden = self._layer(layer, hidden)
+        graph.input("ids", np.int64, ["t"])
+        graph.input("positions", np.int64, ["t"])
+        graph.input("rows", np.int64, ["n", "width"])
+        graph.input("counts", np.int32, ["n"])
+        graph.input("places", np.int64, ["t"])
+        graph.output(OUTPUT, np.float32, ["t", self._dim])
+        return graph_model(graph)
+
+    def _embeddings(self) -> str:
+        """Words stay int8 until they are looked up; a type and a position are one row."""
+        graph = self._graph
+        words = self._tensors[_EMBEDDINGS + "word_embeddings.weight_q"]
+        word_scales = self._tensors[_EMBEDDINGS + "word_embeddings.weight_scale"]
+        positions = self._tensors[_EMBEDDINGS + "position_embeddings.weight_q"]
+        position_scales = self._floats(_EMBEDDINGS + "position_embeddings.weight_scale")
+        types = self._floats(_EMBEDDINGS + "token_type_embeddings.weight")
+        graph.tensor("flat", np.array([-1, self._dim], dtype=np.int64))
+        graph.tensor("words", words)
+        graph.tensor("word_scales", word_scales)
+        graph.tensor("places_of_words", positions.astype(np.float32) * position_scales + types[0])
+        graph.node("Shape", ["ids"], ["t"])
+        graph.node("Concat", ["t", self._graph.tensor("single", np.array([1]))], ["t1"], axis=0)
+        graph.node("Expand", ["column", "t1"], ["ones"])
+        graph.node("Gather", ["words", "ids"], ["word_steps"])
+        graph.node("Cast", ["word_steps"], ["word_numbers"], to=_FLOAT)
+        graph.node("Gather", ["word_scales", "ids"], ["word_scale"])
+        graph.node("Mul", ["word_numbers", "word_scale"], ["word"])
+        graph.node("Gather", ["places_of_words", "positions"], ["position"])
+        graph.node("Add", ["word", "position"], ["embedding"])
+        return self._normalise("embedding", _EMBEDDINGS + "LayerNorm", "embedded")
+
+    def _layer(self, layer: int, hidden: str) -> str:
+        graph, own, source = self._graph, f"layer{layer}_", f"inner.encoder.layer.{layer}."
+        attention = [source + f"attention.self.{part}.bias" for part in ("query", "key", "value")]
+        self._multiply(hidden, attention, own + "qkv")
+        graph.node("Gather", [own + "qkv", "rows"], [own + "texts"])
+        graph.node("Split", [own + "texts"], [own + part for part in "qkv"], axis=-1)
+        graph.node(
+            "MultiHeadAttention",
+            [own + "q", own + "k", own + "v", "", "counts"],
+            [own + "attended"],
+            RUNTIME_DOMAIN,
+            num_heads=_HEADS,
+        )
+        graph.node("Reshape", [own + "attended", "flat"], [own + "places"])
+        graph.node("Gather", [own + "places", "places"], [own + "attention"])
+        self._multiply(
+            own + "attention", [source + "attention.output.dense.bias"], own + "projected"
+        )
+        graph.node("Add", [own + "projected", hidden], [own + "sum"])
+        middle = self._normalise(own + "sum", source + "attention.output.LayerNorm", own + "middle")
+        self._multiply(middle, [source + "intermediate.dense.bias"], own + "wide")
+        graph.node("Gelu", [own + "wide"], [own + "gelu"], RUNTIME_DOMAIN)
+        self._multiply(own + "gelu", [source + "output.dense.bias"], own + "narrow")
+        graph.node("Add", [own + "narrow", middle], [own + "total"])
+        out = OUTPUT if layer == _LAYERS - 1 else own + "out"
+        return self._normalise(own + "total", source + "output.LayerNorm", out)
+
+    def _multiply(self, rows: str, biases: list[str], out: str) -> None:
+        """Multiply rows with the weights that the biases belong to, side by side.
+
+        With x = low + step * q, x @ W = step * (q @ W) + low * (sum of W's rows); the
+        last term and the bias are one product of two columns.
+        """
+        graph = self._graph
+        found = [self._weights(bias) for bias in biases]
+        weights = np.concatenate([numbers for numbers, _ in found], axis=1)
+        scales = np.concatenate([scale for _, scale in found])
+        sums = (weights.sum(axis=0, dtype=np.int64) * scales.astype(np.float64)).astype(np.float32)
+        bias = np.concatenate([self._floats(name) for name in biases])
+        self._quantise(rows)
+        graph.node(
+            "MatMulIntegerToFloat",
+            [
+                rows + "_q",
+                graph.tensor(out + "_weights", weights),
+                "one",
+                graph.tensor(out + "_scales", scales),
+                "zero",
+            ],
+            [out + "_steps"],
+            RUNTIME_DOMAIN,
+        )
+        graph.node("Mul", [out + "_steps", rows + "_step"], [out + "_scaled"])
+        graph.node("Concat", [rows + "_low", "ones"], [out + "_ends"], axis=1)
+        columns = graph.tensor(out + "_columns", np.stack([sums, bias]))
+        graph.node("Gemm", [out + "_ends", columns, out + "_scaled"], [out])
+
+    def _quantise(self, rows: str) -> None:
+        """Lay each row on its own grid: ``_q`` uint8 in 0..127, ``_low`` and ``_step``.
+
+        A row of equal values has step 0: its ``_q`` means nothing and counts nothing.
+        """
+        graph = self._graph
+        for end, operator in (("_low", "ReduceMin"), ("_high", "ReduceMax")):
+            graph.node(operator, [rows], [rows + end], axes=[-1], keepdims=1)
+        graph.node("Sub", [rows + "_high", rows + "_low"], [rows + "_range"])
+        graph.node("Mul", [rows + "_range", "step"], [rows + "_step"])
+        graph.node("Squeeze", [rows + "_step", "last"], [rows + "_steps"])
+        graph.node("Sub", [rows, rows + "_low"], [rows + "_above"])
+        graph.node("QuantizeLinear", [rows + "_above", rows + "_steps"], [rows + "_q"], axis=0)
+
+    def _normalise(self, rows: str, source: str, out: str) -> str:
+        graph = self._graph
+        gain = graph.tensor(out + "_gain", self._tensors[source + ".weight"])
+        bias = graph.tensor(out + "_bias", self._tensors[source + ".bias"])
+        graph.node("LayerNormalization", [rows, gain, bias], [out], axis=-1, epsilon=_EPSILON)
+        return out
+
+    def _weights(self, bias: str) -> tuple[NDArray[np.int8], Floats]:
+        """Find the numbers and column scales of the product that a bias is added to."""
+        (product,) = (name for name in self._takers[bias].inputs if name != bias)
+        name = self._makers[product].inputs[1]
+        numbers = self._tensors[name + "_q"]
+        if numbers.dtype != np.int8:
+            raise ValueError(f"{name} is not int8")
+        return numbers.view(np.int8), self._floats(name + "_scale").reshape(-1)
+
+    def _floats(self, name: str) -> Floats:
+        tensor = self._tensors[name]
+        if tensor.dtype != np.float32:
+            raise ValueError(f"{name} is not float32")
+        return tensor.view(np.float32)

@@ -9,6 +9,7 @@ and where even those come out wrong there is no integer product at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Digits = NDArray[np.int8]
 Int32s = NDArray[np.int32]
+Array = Bytes | Digits | Int32s
 
 _ZERO: Final = 128
 _DIGITS_MAX: Final = (127, 63)
@@ -36,23 +38,35 @@ class IntegerProduct:
 
     def __init__(self, session: Any, digit_max: int) -> None:
         self.digit_max = digit_max
-        self._session = session
+        self._run = session.run_with_iobinding
         self._binding = session.io_binding()
         self._binding.bind_cpu_input("zero", np.array(_ZERO, np.uint8))
+        self._digits = np.empty(0, np.int8)
+        self._bound: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def __call__(self, rows: Bytes, columns: Digits, out: Int32s) -> None:
         """Write ``(rows - 128) @ columns``.
 
         Args:
             rows: uint8[n, dim], contiguous.
-            columns: int8[dim, m], contiguous, from -``digit_max`` to ``digit_max``.
+            columns: int8[dim, m], from -``digit_max`` to ``digit_max``.
             out: int32[n, m], contiguous.
         """
-        binding = self._binding
-        binding.bind_cpu_input("rows", rows)
-        binding.bind_cpu_input("columns", columns)
-        binding.bind_output("products", "cpu", 0, np.int32, out.shape, out.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        if columns.size > len(self._digits):
+            self._digits = np.empty(columns.size, np.int8)
+        own = self._digits[: columns.size].reshape(columns.shape)
+        own[:] = columns
+        self._bind("rows", rows, self._binding.bind_input)
+        self._bind("columns", own, self._binding.bind_input)
+        self._bind("products", out, self._binding.bind_output)
+        self._run(self._binding)
+
+    def _bind(self, name: str, array: Array, bind: Callable[..., None]) -> None:
+        """Give the runtime the array's memory, unless it has it already."""
+        place = array.__array_interface__["data"][0], array.shape
+        if self._bound.get(name) != place:
+            bind(name, "cpu", 0, array.dtype.type, array.shape, place[0])
+            self._bound[name] = place
 
 
 def integer_product() -> IntegerProduct | None:
@@ -84,14 +98,14 @@ def _is_exact(product: IntegerProduct) -> bool:
 @cache
 def _session() -> Any:
     """The runtime's session; any number of products share it."""
-    from onnxruntime import InferenceSession, SessionOptions
+    import onnxruntime
 
-    options = SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return InferenceSession(_graph(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(_graph(), options, providers=["CPUExecutionProvider"])
 
 
 def _graph() -> bytes:

@@ -4,11 +4,16 @@ Sixteen fixed texts must come out within ``COSINE_MIN`` of vectors that were
 computed once with all graph optimisation off.  A broken CPU, a miscompiled
 runtime or a wrong execution provider is then found at start-up, not in the
 answers.  Honest machines differ by about 1e-7.
+
+The int8 graph is held to the same vectors.  Its rounding makes of such a difference
+another draw of its own noise, so nothing closer than that noise can be asked of it
+(0.96 was the least seen, with perturbed normalisations); whether its products are
+exact, which is what differs between CPUs, ``exactness`` asks without any noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -17,9 +22,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.config import Precision
 from synaptoroute.errors import EncoderError, ModelCorrupt
 
 COSINE_MIN: Final = 0.9999
+COSINE_MIN_BY_PRECISION: Final[Mapping[Precision, float]] = {"float32": COSINE_MIN, "int8": 0.94}
 PROBE_TEXTS: Final = (
     "refund",
     "Where is my parcel?",
@@ -42,13 +49,16 @@ PROBE_TEXTS: Final = (
 
 
 def check_probe(
-    encode: Callable[[Sequence[str]], NDArray[np.float32]], reference_file: Path
+    encode: Callable[[Sequence[str]], NDArray[np.float32]],
+    reference_file: Path,
+    cosine_min: float = COSINE_MIN,
 ) -> float:
     """Encode the probe and compare it with the reference.
 
     Args:
         encode: Texts to float32[n, dim].
         reference_file: An ``npz`` file with ``vectors`` float32[16, dim].
+        cosine_min: Least cosine that passes.
 
     Returns:
         The least cosine found.
@@ -72,10 +82,10 @@ def check_probe(
             file=reference_file.name,
         )
     cosine = float((vectors * reference).sum(axis=1).min())
-    if not cosine >= COSINE_MIN:
+    if not cosine >= cosine_min:
         raise EncoderError(
             "this CPU or runtime is numerically broken: the encoder's probe has cosine "
-            f"{cosine:.6f} to its reference, at least {COSINE_MIN} is needed",
+            f"{cosine:.6f} to its reference, at least {cosine_min} is needed",
             cosine=cosine,
         )
     return cosine

@@ -123,9 +123,19 @@ def verify_files(recipe: Recipe) -> VerifiedFiles:
     return VerifiedFiles(model_sha256, tokenizer_sha256, is_batch_invariant)
 
 
-def fingerprint(recipe: Recipe, files: VerifiedFiles, dim: int, output: str) -> str:
-    """Hash everything that shapes a vector: 64 hexadecimal digits."""
-    identity = {
+def fingerprint(
+    recipe: Recipe, files: VerifiedFiles, dim: int, output: str, arithmetic: str | None = None
+) -> str:
+    """Hash everything that shapes a vector: 64 hexadecimal digits.
+
+    Args:
+        recipe: The model and how it is used.
+        files: What its files hash to.
+        dim: Length of a vector.
+        output: Output that is read.
+        arithmetic: How the graph was rewritten; None for the file's own.
+    """
+    identity: dict[str, object] = {
         "model": files.model_sha256,
         "tokenizer": files.tokenizer_sha256,
         "output": output,
@@ -139,6 +149,8 @@ def fingerprint(recipe: Recipe, files: VerifiedFiles, dim: int, output: str) -> 
         "dtype": "float32",
         "preprocessing": PREPROCESSING_VERSION,
     }
+    if arithmetic is not None:
+        identity["arithmetic"] = arithmetic
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.encoder import micro_batches
 from synaptoroute.encoder.recipe import Pooling
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
@@ -28,7 +29,10 @@ class GraphSession:
 
     Attributes:
         output: Name of the output that is read.
+        is_packed: Whether rows of unequal length share a run without padding.
     """
+
+    is_packed = False
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class GraphSession:
         output: str | None,
         constant_inputs: Mapping[str, int],
     ) -> None:
-        self._session = _open(model_file, providers)
+        self._session = open_session(str(model_file), model_file.name, providers)
         declared = [node.name for node in self._session.get_inputs()]
         unknown = set(declared) - _TEXT_INPUTS - set(constant_inputs)
         if unknown or "input_ids" not in declared:
@@ -53,6 +57,16 @@ class GraphSession:
         }
         outputs = {node.name: node.type for node in self._session.get_outputs()}
         self.output = _choose_output(outputs, output)
+
+    def width_of(self, tokens_count: int) -> int:
+        """Give the width of ``ids`` for a longest text of so many tokens."""
+        return tokens_count
+
+    def plan(
+        self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
+    ) -> list[list[int]]:
+        """Cut a batch into runs; see ``micro_batches.plan``."""
+        return micro_batches.plan(counts, tokens_max, texts_max)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
@@ -75,11 +89,7 @@ class GraphSession:
             feeds["attention_mask"] = (np.arange(ids.shape[1]) < counts[:, None]).astype(np.int64)
         if "token_type_ids" in self._inputs:
             feeds["token_type_ids"] = np.zeros_like(ids)
-        try:
-            (hidden,) = self._session.run([self.output], feeds)
-        except Exception as error:  # the runtime's errors share no narrower type
-            raise EncoderError(f"ONNX Runtime failed: {error}") from error
-        return _normalise(_pool(np.asarray(hidden), counts, pooling))
+        return normalise(_pool(run_session(self._session, self.output, feeds), counts, pooling))
 
 
 def check_providers(providers: Sequence[str]) -> None:
@@ -99,27 +109,51 @@ def check_providers(providers: Sequence[str]) -> None:
         )
 
 
-def _open(model_file: Path, providers: Sequence[str]) -> Any:
-    """Open an ``InferenceSession`` that leaves parallelism to the lanes."""
+def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """Run a graph for one of its outputs.
+
+    Raises:
+        EncoderError: The runtime failed.
+    """
+    try:
+        (hidden,) = session.run([output], feeds)
+    except Exception as error:  # the runtime's errors share no narrower type
+        raise EncoderError(f"ONNX Runtime failed: {error}") from error
+    return np.asarray(hidden)
+
+
+def open_session(
+    model: str | bytes, name: str, providers: Sequence[str], *, is_final: bool = False
+) -> Any:
+    """Open an ``InferenceSession`` that leaves parallelism to the lanes.
+
+    Args:
+        model: Path of a graph, or the graph itself.
+        name: What to call it in an error.
+        providers: Execution providers, best first.
+        is_final: Run the operators as they are written; fuse nothing.
+
+    Raises:
+        ModelCorrupt: The runtime cannot load it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_BASIC if is_final else levels.ORT_ENABLE_ALL
+    )
     options.enable_mem_pattern = False  # shapes vary from run to run
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(
-            str(model_file), sess_options=options, providers=list(providers)
-        )
+        return onnxruntime.InferenceSession(model, sess_options=options, providers=list(providers))
     except Exception as error:  # the runtime's errors share no narrower type
-        raise ModelCorrupt(
-            f"{model_file.name} cannot be loaded: {error}", file=model_file.name
-        ) from error
+        raise ModelCorrupt(f"{name} cannot be loaded: {error}", file=name) from error
 
 
 def _choose_output(declared: Mapping[str, str], wished: str | None) -> str:
@@ -160,7 +194,7 @@ def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> 
     return np.stack(sums) / counts[:, None]
 
 
-def _normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+def normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     """Scale rows to unit length; numbers that cannot be are the runtime's fault."""
     norms = np.sqrt((rows * rows).sum(axis=1))
     if not np.isfinite(norms).all() or not (norms > 0).all():

@@ -25,6 +25,7 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, vector_check
 from synaptoroute.engine.cache import EmbeddingCache
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
+from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
 from synaptoroute.engine.scorer import Published, Scorer
 from synaptoroute.engine.waiters import Waiters
@@ -111,6 +112,7 @@ class Engine:
         snapshot = stored.snapshot
         tensor = tensor_of(stored, dim)
         replica = Replica(snapshot, dim=dim, check=vector_check(dim), digest=stored.sums)
+        replica.promise(stored_promise(self.storage))
         scorer = Scorer(tensor, self._batcher, self.waiters, replica.position, replica.digest)
         scorer.node = node_name or self.storage.node_id
         founding = OpenEpoch(
@@ -346,7 +348,7 @@ class Engine:
         dim, old = self.encoder.dim, self.applier.replica
         check = vector_check(dim)
         replica = Replica(stored.snapshot, dim=dim, check=check, digest=stored.sums)
-        replica.promised_epoch = old.promised_epoch
+        replica.promise(old.promised)
         tensor = tensor_of(stored, dim)
         self.applier.replica = replica
         position, digest = replica.position, replica.digest

@@ -12,11 +12,8 @@ import contextlib
 import logging
 import random
 import time
-import uuid
 from collections.abc import Sequence
 from enum import Enum
-from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.cluster.peers import PeerClient, SnapshotFile
@@ -33,16 +30,23 @@ from synaptoroute.errors import (
     StorageCorrupt,
     UnknownMutation,
 )
+from synaptoroute.follower.donation import file_beside
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
     from synaptoroute.follower.follower import Follower
 
 PEERS_ASKED_MAX: Final = 3
-_CLOSED: Final = frozenset({LogState.MISMATCH, LogState.REGRESSED, LogState.FOREIGN})
+_CLOSED: Final = frozenset(
+    {LogState.MISMATCH, LogState.REGRESSED, LogState.FOREIGN, LogState.RECOVERING}
+)
 SPREAD_SECONDS: Final = 0.2
 """Nodes that miss the same entries do not all ask at the same moment."""
 COMPARED_ENTRIES: Final = 1_024
+LEAP_PAUSE_SECONDS: Final = 30.0
+FAR_ENTRIES: Final = 2_000
+FAR_BYTES: Final = 16 << 20
+"""A node that is farther behind asks for a snapshot first: rows are quicker than history."""
 
 
 _log = logging.getLogger(__name__)
@@ -78,6 +82,7 @@ class CatchUp:
         self._behind_since: float | None = None
         self.trusted: frozenset[str] = frozenset()
         self._halted_since = 0.0
+        self._leap_at = 0.0
 
     def halt(self, reason: str) -> None:
         """Note that the next entry cannot be applied."""
@@ -127,9 +132,27 @@ class CatchUp:
                 self.last_error = error.message
                 return await self._without_log(position)
             self._is_in_reach()
+            if self._is_far(position, result) and await self._leap(position):
+                continue
             progress = await self._take(position, result)
             if progress is not Progress.MOVED:
                 return progress
+
+    def _is_far(self, position: Position, result: ReadResult) -> bool:
+        """Whether a snapshot is worth asking for before the log is read to its end."""
+        if result.coverage is not Coverage.WHOLE or time.monotonic() < self._leap_at:
+            return False
+        head = self._follower.head
+        kept_bytes = head.kept_bytes if head else 0
+        is_new = position.seq == 0 and kept_bytes > FAR_BYTES
+        return is_new or result.head.seq - position.seq > FAR_ENTRIES
+
+    async def _leap(self, position: Position) -> bool:
+        """Take a snapshot of a peer that is near the head; the log has the rest."""
+        self._leap_at = time.monotonic() + LEAP_PAUSE_SECONDS
+        near = Position(position.epoch, position.seq + FAR_ENTRIES // 2)
+        donors = [seen for seen in await self._donors(near) if seen.is_live]
+        return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
     async def _take(self, position: Position, result: ReadResult) -> Progress:
         """Apply what the log gave, or find what it could not give."""
@@ -138,6 +161,8 @@ class CatchUp:
                 return await self._extend(position, result)
             case Coverage.TRIMMED | Coverage.HOLE:
                 self._follower.counts.gaps += 1
+                if result.coverage is Coverage.HOLE:
+                    self._follower.recovery.suspect_damage()
                 found = await self._from_peers(position)
                 return Progress.MOVED if found else Progress.BLOCKED
             case Coverage.BEYOND if result.epoch > position.epoch:
@@ -159,12 +184,15 @@ class CatchUp:
         after = await self._applied()
         if self.diverged is not None:
             return Progress.MOVED
+        if self._follower.log_state in _CLOSED:
+            return Progress.BLOCKED  # closed meanwhile: what was read is not to be applied
         if result.entries and after.seq <= position.seq:
             storage = self._engine.applier.storage_state
             return await self._halt(f"entry {position.seq + 1} was not applied ({storage})")
         if result.error is not None:
             if not isinstance(result.error, UnknownMutation):
                 self._follower.set_state(LogState.DAMAGED, str(result.error))
+                self._follower.recovery.suspect_damage()
             return await self._halt(str(result.error))
         self.halted = None
         if result.is_end and after.seq >= result.head.seq:
@@ -285,9 +313,10 @@ class CatchUp:
     ) -> bool:
         """Install the first snapshot that the log confirms."""
         for donor in donors:
+            target = file_beside(self._follower, "install")
             try:
                 file = await self._peers.fetch_snapshot(
-                    donor.report.url, self._folder(), f".install-{uuid.uuid4().hex}"
+                    donor.report.url, target.parent, target.name
                 )
             except (ClusterError, ProtocolError, OSError) as error:
                 self.last_error = str(error)
@@ -308,6 +337,9 @@ class CatchUp:
         is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
         if orphans_after_seq is None and not is_ahead:
             self.last_error = "a snapshot is older than what it should replace"
+            return False
+        if file.position.epoch < self._engine.applier.replica.promised_epoch:
+            self.last_error = "a snapshot is of an epoch that this node has left for good"
             return False
         if not await self._is_confirmed(file.position):
             self.last_error = f"the log does not confirm a snapshot at {file.position.revision}"
@@ -366,8 +398,3 @@ class CatchUp:
                 common = entry.position
             if theirs.is_end or not theirs.entries:
                 return common.seq
-
-    def _folder(self) -> Path:
-        """Where a snapshot lies while it is installed: beside the database."""
-        path = str(self._engine.storage.path)
-        return Path(gettempdir()) if path == ":memory:" else Path(path).parent

@@ -20,7 +20,7 @@ from synaptoroute.cluster.peers import LOG_BYTES_MAX, Membership, dump_entry
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.step import State
 from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
-from synaptoroute.follower.opening import LINEAGE_KEY
+from synaptoroute.follower.recovery import LINEAGE_KEY
 
 if TYPE_CHECKING:
     from synaptoroute.follower.follower import Follower
@@ -57,6 +57,7 @@ class Donor:
         self._follower = follower
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
         self._logs = asyncio.Semaphore(LOGS_AT_ONCE_MAX)
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def position(self) -> Position:
@@ -107,12 +108,28 @@ class Donor:
         self._check_may_give()
         if self._snapshots.locked():
             raise Overloaded("enough peers are being served", retry_after_seconds=2.0)
-        async with self._snapshots:
-            path = self._folder() / f".give-{uuid.uuid4().hex}"
-            try:
-                yield await asyncio.to_thread(self._write_snapshot, path)
-            finally:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+        await self._snapshots.acquire()
+        path = file_beside(self._follower, "give")
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write_snapshot, path))
+        try:
+            yield await asyncio.shield(writing)
+        finally:
+            ending = asyncio.create_task(self._end(writing, path), name="snapshot-end")
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            await asyncio.shield(ending)
+
+    async def _end(self, writing: asyncio.Future[SnapshotGift], path: Path) -> None:
+        """Delete a gift and give its place back, also where its receiver went away early.
+
+        A thread cannot be stopped: what it writes is deleted when it has written it.
+        """
+        try:
+            await asyncio.wait([writing])
+            writing.exception()
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        finally:
+            self._snapshots.release()
 
     def _write_snapshot(self, path: Path) -> SnapshotGift:
         position = self._follower.engine.storage.snapshot_to(path)
@@ -122,9 +139,28 @@ class Donor:
                 digest.update(part)
         return SnapshotGift(path, position, digest.hexdigest(), path.stat().st_size)
 
-    def _folder(self) -> Path:
-        path = str(self._follower.engine.storage.path)
-        return Path(gettempdir()) if path == ":memory:" else Path(path).parent
+
+def file_beside(follower: Follower, kind: str) -> Path:
+    """Name a file of this node's own, beside its database."""
+    return folder_of(follower) / f".{kind}-{follower.node_id}-{uuid.uuid4().hex}"
+
+
+def folder_of(follower: Follower) -> Path:
+    """Where the database lies; the system's folder for one in memory."""
+    path = str(follower.engine.storage.path)
+    return Path(gettempdir()) if path == ":memory:" else Path(path).parent
+
+
+def prepare(follower: Follower, secret: PeerSecret) -> None:
+    """Read the peers' secret and delete what a killed process left half written; blocks.
+
+    Raises:
+        ConfigError: The secret cannot be used.
+    """
+    secret.load()
+    for kind in ("give", "install"):
+        for path in folder_of(follower).glob(f"*.{kind}-{follower.node_id}-*"):
+            path.unlink(missing_ok=True)
 
 
 class PeerSecret:

@@ -31,10 +31,11 @@ from synaptoroute.core.step import Ignored, Source, State
 from synaptoroute.engine import Engine, Heard, Received
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
 from synaptoroute.follower.catch_up import CatchUp, Progress
-from synaptoroute.follower.donation import PeerSecret, membership_of
+from synaptoroute.follower.donation import PeerSecret, membership_of, prepare
 from synaptoroute.follower.duties import Duties
 from synaptoroute.follower.opening import Opening
 from synaptoroute.follower.pulse import Pulse
+from synaptoroute.follower.recovery import Recovery
 from synaptoroute.follower.status import EXPLANATIONS, FollowerCounts, FollowerStatus, LogState
 from synaptoroute.follower.waits import Waits
 
@@ -77,6 +78,7 @@ class Follower:
         self.membership = membership_of(self, self._secret)
         self.catch_up = CatchUp(self)
         self.opening = Opening(self)
+        self.recovery = Recovery(self)
         self.pulse = Pulse(self)
         self.duties = Duties(self)
         self._waits = Waits(self)
@@ -96,7 +98,7 @@ class Follower:
         Raises:
             ConfigError: The file with the peers' secret cannot be used.
         """
-        await asyncio.to_thread(self._secret.load)
+        await asyncio.to_thread(prepare, self, self._secret)
         applier = self.engine.applier
         applier.on_received = self._on_received
         applier.on_failed = self._on_failed
@@ -136,7 +138,7 @@ class Follower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self.duties.close()
-        await self.opening.close()
+        await self.recovery.close()
         await self.catch_up.close()
         await self.log.close()
 
@@ -225,6 +227,8 @@ class Follower:
         match message:
             case Entry():
                 self.counts.bus_entries += 1
+                if self.log_state is not LogState.OPEN:
+                    self.poke()  # somebody writes, so the log is open again
                 if self._may_hear():
                     self.engine.hear([Heard(message, Source.BUS, 0)])
                 else:

@@ -14,9 +14,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.cluster.presence import HEARTBEAT_JITTER, HEARTBEAT_SECONDS, NodeReport
+from synaptoroute.cluster.scripts import Head, NoLog
 from synaptoroute.core.codec import LEVEL
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.step import State
+from synaptoroute.engine.promises import Standing
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.follower.status import LogState
 from synaptoroute.version import __version__
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 POKES_SECONDS: Final = 0.05
 """Pokes come in crowds; one heartbeat answers them all."""
 RETRY_SECONDS: Final = 0.5
-_UNFOLLOWED: Final = frozenset({LogState.AWAY, LogState.LOST, LogState.REGRESSED})
+_UNFOLLOWED: Final = frozenset(
+    {LogState.AWAY, LogState.LOST, LogState.REGRESSED, LogState.RECOVERING}
+)
 """States in which there is no log that could be caught up with."""
 
 
@@ -86,6 +90,12 @@ class Pulse:
         except ProtocolError as error:
             follower.set_state(LogState.DAMAGED, str(error))
         self._judge_loneliness()
+
+    async def report_to(self, ballot: Ballot, standing: Standing) -> Head | NoLog:
+        """Answer a ballot that was promised with what this node holds."""
+        return await self._follower.log.presence.heartbeat(
+            self._report(standing.position), promise=ballot, voters=standing.voters
+        )
 
     def _report(self, position: Position) -> NodeReport:
         follower = self._follower

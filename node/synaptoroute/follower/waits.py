@@ -81,12 +81,20 @@ class Waits:
         await self.version(head.position.revision, timeout_seconds)
 
     async def acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
-        """Wait until a quorum of the voters, or every live node, holds an entry."""
+        """Wait until a quorum of the voters, or every live node, holds an entry.
+
+        An epoch that was opened meanwhile counts its own positions, from its base on.
+
+        Raises:
+            VersionLost: The epoch left the entry behind.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             pause_seconds = ACK_POLL_SECONDS
+            self._has(at)
+            epoch = max(at.epoch, self._follower.position.epoch)
             try:
-                acked = await self._follower.log.presence.acked(at.epoch)
+                acked = await self._follower.log.presence.acked(epoch)
                 if not isinstance(acked, NotPlaced) and (
                     acked.is_quorum(at.seq) and (not is_all or acked.is_all(at.seq))
                 ):

@@ -12,7 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.scoring.values import Float64s, Mask, Numbers, QuerySpec, ScoringRows
+from synaptoroute.scoring.values import (
+    Float64s,
+    Indexes,
+    Mask,
+    Numbers,
+    QuerySpec,
+    ScoringRows,
+)
 
 _LEAST: Final = -1e300
 """Below every score, above -inf."""
@@ -37,27 +44,36 @@ def considered(rows: ScoringRows, specs: Sequence[QuerySpec]) -> tuple[Mask | No
 
 def nominate(
     upper: Float64s, thresholds: Float64s, error: Float64s, specs: Sequence[QuerySpec]
-) -> Mask:
+) -> tuple[Indexes, Indexes]:
     """Choose the routes to score exactly.
 
     Args:
         upper: float64[n, routes], -inf for routes out of question.
-        thresholds: float64[routes].
-        error: float64[n, 1], bound of each query's error.
+        thresholds: float64[n or 1, routes].
+        error: float64[n], bound of each query's error.
         specs: What each query asks for.
 
     Returns:
-        bool[n, routes].
+        Queries, ascending, and columns of ``upper``, ascending for one query.
     """
-    least = leading_scores(upper, specs)
+    every = np.arange(len(upper))
+    leads_at = leading_scores(upper, specs)[:, 0] - 2.0 * error
     first = upper.argmax(axis=1)
-    highest = upper[np.arange(len(first)), first]
-    if (highest >= thresholds[first] + error[:, 0]).all():
+    bar = thresholds[every % len(thresholds), first] + error
+    if (upper[every, first] >= bar).all():
         # The highest surely passes, so what passes and could beat it leads as well.
-        return upper >= np.maximum(least - 2.0 * error, _LEAST)
-    passing = np.where(upper >= thresholds + error, upper, -np.inf)
-    best = passing.max(axis=1, keepdims=True, initial=-np.inf)
-    return contenders(upper, thresholds, error, least, best)
+        queries, columns = (upper >= np.maximum(leads_at, _LEAST)[:, np.newaxis]).nonzero()
+        return queries, columns
+    # One pass over everything; what is left is little, unless a route is very lenient.
+    cut = np.maximum(np.minimum(leads_at, thresholds.min(axis=1) - error), _LEAST)
+    queries, columns = (upper >= cut[:, np.newaxis]).nonzero()
+    scores, own_error = upper[queries, columns], error[queries]
+    own_thresholds = thresholds[queries % len(thresholds), columns]
+    best = np.full(len(upper), -np.inf)
+    np.maximum.at(best, queries, np.where(scores >= own_thresholds + own_error, scores, -np.inf))
+    passes = scores >= np.maximum(own_thresholds - own_error, best[queries] - 2.0 * own_error)
+    chosen = passes | (scores >= leads_at[queries])
+    return queries[chosen], columns[chosen]
 
 
 def contenders(
@@ -84,12 +100,12 @@ def leading_scores(upper: Float64s, specs: Sequence[QuerySpec]) -> Float64s:
     Leading are ``limit`` routes, and one more to be the runner-up.
     """
     route_count = upper.shape[1]
-    counts: list[int] = [min(spec.limit + 1, route_count) for spec in specs]
+    counts = [min(spec.limit + 1, route_count) for spec in specs]
     most = max(counts)
-    places: Numbers = most - np.array(counts)
     leading = np.partition(upper, route_count - most, axis=1)[:, route_count - most :]
-    if not places.any():
+    if min(counts) == most:
         return leading[:, :1]
     leading.sort(axis=1)
+    places: Numbers = most - np.array(counts)
     least: Float64s = leading[np.arange(len(specs)), places]
     return least[:, np.newaxis]

@@ -45,24 +45,33 @@ class Pairs:
     slots: Numbers
 
     @classmethod
-    def of(cls, rows: ScoringRows, chosen: Mask) -> Pairs:
-        """Lay out the pairs of bool[n, routes]."""
-        queries, route_ids = chosen.nonzero()
+    def of(cls, rows: ScoringRows, queries: Indexes, route_ids: Indexes) -> Pairs:
+        """Lay out pairs, ascending by query, then by route."""
         parts = [rows.slots_of(route_id) for route_id in route_ids.tolist()]
         if not parts:
             nothing = np.zeros(0, np.intp)
             return cls(queries, route_ids, nothing, nothing, nothing)
         lengths = np.array([len(part) for part in parts])
         pair_of = np.arange(len(parts)).repeat(lengths)
-        return cls(
-            queries, route_ids, lengths.cumsum() - lengths, pair_of, np.concatenate(parts)
-        )
+        return cls(queries, route_ids, lengths.cumsum() - lengths, pair_of, np.concatenate(parts))
 
     def keep(self, chosen: Mask) -> Pairs:
         """Drop utterances; every pair must keep one."""
         pair_of = self.pair_of[chosen]
         starts = pair_of.searchsorted(np.arange(len(self.queries)))
         return Pairs(self.queries, self.route_ids, starts, pair_of, self.slots[chosen])
+
+    def choose(self, chosen: Mask, utterances: Mask) -> Pairs:
+        """Drop whole pairs, and utterances; every pair that stays must keep one."""
+        stays = utterances & chosen[self.pair_of]
+        pair_of = (chosen.cumsum() - 1)[self.pair_of[stays]]
+        queries = self.queries[chosen]
+        starts = pair_of.searchsorted(np.arange(len(queries)))
+        return Pairs(queries, self.route_ids[chosen], starts, pair_of, self.slots[stays])
+
+    def firsts(self, query_count: int) -> Indexes:
+        """Where the pairs of each query start: intp[query_count]."""
+        return self.queries.searchsorted(np.arange(query_count))
 
     def similarities(self, scan: Scan) -> Float64s:
         """Read the utterances' cosine similarities off a scan: float64[utterances]."""
@@ -120,6 +129,8 @@ class Pairs:
 
         Added from the largest down, so that it depends on the values alone.
         """
+        if k == 1:
+            return self.kth_largest(values, 1)
         ranked = np.append(values[np.lexsort((-values, self.pair_of))], 0.0)
         counts = np.minimum(k, self._lengths())
         total = np.zeros(len(counts))

@@ -19,6 +19,7 @@ from synaptoroute.scoring.scan import (
     scan_centroids,
     scan_rows,
 )
+from synaptoroute.scoring.single import rank_single
 from synaptoroute.scoring.values import (
     Float32s,
     Float64s,
@@ -34,6 +35,10 @@ _SCANNED: Final = ("blend", "max", "topk")
 _CENTRED: Final = ("blend", "mean", "centroid")
 _CLOSE_ROWS_MAX: Final = 512
 """Utterances a query that bytes may leave; of more, float32 leaves fewer for less."""
+
+_REFINE_ROWS: Final = 32
+_REFINE_ROWS_A_QUERY: Final = 4
+"""Utterances that are scored exactly at once; of more, float32 drops most first."""
 
 
 def rank(
@@ -67,8 +72,6 @@ def rank(
     for start in range(0, len(specs), step):
         part = slice(start, start + step)
         rankings += _rank_part(rows, queries[part], lengths[part], specs[part], scratch)
-    if scratch.wants_bytes and rows.coarse_spans() is None:
-        rows.prepare()
     return rankings
 
 
@@ -82,49 +85,97 @@ def _rank_part(
     """Rank queries that fit one scan."""
     allowed, route_counts = considered(rows, specs)
     centroid_error = dot_error(rows.dim) * np.maximum(1.0, lengths)
-    centroids = None
-    if rows.settings.aggregation in _CENTRED:
-        centroids = scan_centroids(rows, queries).T
-    pairs = None
-    if rows.settings.aggregation in _SCANNED:
-        scan = scan_bytes(rows, queries, lengths, scratch)
-        if scan is not None:
-            pairs = _close(rows, scan, centroids, centroid_error, allowed, specs)
-            is_useful = len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs)
-            scratch.judge(was_useful=is_useful)
-            pairs = pairs if is_useful else None
-    if pairs is None and rows.settings.aggregation in _SCANNED:
-        scan = scan_rows(rows, queries, lengths, scratch)
-        pairs = _close(rows, scan, centroids, centroid_error, allowed, specs)
-    if pairs is None:
+    centroids = scan_centroids(rows, queries).T if rows.settings.aggregation in _CENTRED else None
+    if rows.settings.aggregation not in _SCANNED:
         assert centroids is not None
         pairs = _close_to_centroids(rows, queries, centroids, centroid_error, allowed, specs)
-    return _decide(rows, queries, specs, pairs, route_counts)
+        return _decide(rows, queries, specs, pairs, route_counts)
+    scan = scan_bytes(rows, queries, lengths, scratch)
+    if scan is not None:
+        upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
+        if ranking := _alone(rows, queries, scan, upper, error, allowed, specs):
+            return [ranking]
+        pairs = _close(rows, scan, upper, error, specs)
+        scratch.judge(was_useful=len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs))
+        if len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs):
+            if len(pairs.slots) > _REFINE_ROWS + _REFINE_ROWS_A_QUERY * len(specs):
+                pairs = _refine(rows, queries, pairs, centroids, centroid_error, specs)
+            return _decide(rows, queries, specs, pairs, route_counts)
+    scan = scan_rows(rows, queries, lengths, scratch)
+    upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
+    if ranking := _alone(rows, queries, scan, upper, error, allowed, specs):
+        return [ranking]
+    return _decide(rows, queries, specs, _close(rows, scan, upper, error, specs), route_counts)
 
 
-def _close(
+def _alone(
     rows: ScoringRows,
+    queries: Float32s,
     scan: Scan,
-    centroids: Float32s | None,
-    centroid_error: Float64s,
+    upper: Float64s,
+    error: Float64s,
     allowed: Mask | None,
     specs: Sequence[QuerySpec],
-) -> Pairs:
-    """Find the routes and utterances that a scan leaves to be scored exactly."""
-    upper = scan.largest.T * scan.sizes[:, np.newaxis]
-    error = scan.error[:, np.newaxis]
+) -> Ranking | None:
+    """Answer a query that is alone and asks for nothing special, if that is easy."""
+    if len(specs) > 1 or allowed is not None or rows.settings.aggregation == "topk":
+        return None
+    return rank_single(rows, queries, scan, upper[0], float(error[0]), specs[0].limit)
+
+
+def _upper_scores(
+    scan: Scan, centroids: Float32s | None, centroid_error: Float64s, allowed: Mask | None
+) -> tuple[Float64s, Float64s]:
+    """Approximate all scores, float64[n, routes], of ``topk`` bound them; and their error."""
+    upper = np.multiply(scan.largest.T, scan.sizes[:, np.newaxis], order="C")
+    error = scan.error
     if centroids is not None:
         upper += centroids
         upper *= 0.5
-        error = (error + centroid_error[:, np.newaxis]) * 0.5
+        error = (error + centroid_error) * 0.5
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
+    return upper, error
+
+
+def _close(
+    rows: ScoringRows, scan: Scan, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+) -> Pairs:
+    """Find the routes and utterances that a scan leaves to be scored exactly."""
     depth = 1
     if rows.settings.aggregation == "topk":
         upper = _tighten(rows, scan, upper, error, specs)
         depth = rows.settings.topk
-    nominees = Pairs.of(rows, nominate(upper, rows.thresholds, error, specs))
+    nominees = _nominees(rows, upper, error, specs)
     return _keep_close(nominees, nominees.similarities(scan), scan.error, depth)
+
+
+def _refine(
+    rows: ScoringRows,
+    queries: Float32s,
+    pairs: Pairs,
+    centroids: Float32s | None,
+    error: Float64s,
+    specs: Sequence[QuerySpec],
+) -> Pairs:
+    """Drop what bytes had to leave, by comparing in float32 what they left."""
+    values = pairs.approximate(rows, queries)
+    depth = rows.settings.topk if rows.settings.aggregation == "topk" else 1
+    scores = pairs.mean_of_largest(values, depth)
+    if centroids is not None:
+        scores += centroids[pairs.queries, pairs.route_ids]
+        scores *= 0.5
+    firsts = pairs.firsts(len(specs))
+    places = np.arange(len(pairs.queries)) - firsts[pairs.queries]
+    upper = np.full((len(specs), int(places.max()) + 1), -np.inf)
+    thresholds = np.zeros(upper.shape)
+    upper[pairs.queries, places] = scores
+    thresholds[pairs.queries, places] = rows.thresholds[pairs.route_ids]
+    queries_left, places_left = nominate(upper, thresholds, error, specs)
+    chosen = np.zeros(len(pairs.queries), np.bool_)
+    chosen[firsts[queries_left] + places_left] = True
+    bars = pairs.kth_largest(values, depth) - 2.0 * error[pairs.queries]
+    return pairs.choose(chosen, values >= bars[pairs.pair_of])
 
 
 def _close_to_centroids(
@@ -141,9 +192,15 @@ def _close_to_centroids(
         upper *= rows.mean_norms
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
-    chosen = nominate(upper, rows.thresholds, centroid_error[:, np.newaxis], specs)
-    nominees = Pairs.of(rows, chosen)
+    nominees = _nominees(rows, upper, centroid_error, specs)
     return _keep_close(nominees, nominees.approximate(rows, queries), centroid_error, 1)
+
+
+def _nominees(
+    rows: ScoringRows, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+) -> Pairs:
+    """Lay out the routes that could decide, by scores within ``error`` of the truth."""
+    return Pairs.of(rows, *nominate(upper, rows.thresholds[np.newaxis], error, specs))
 
 
 def _keep_close(nominees: Pairs, approximate: Float64s, error: Float64s, depth: int) -> Pairs:
@@ -162,15 +219,16 @@ def _tighten(
     """Replace upper bounds of ``topk`` by approximate scores, where they can matter."""
     first = _topk(rows, scan, bound, bound >= leading_scores(bound, specs))
     least = np.where(first > -np.inf, first, np.inf).min(axis=1, keepdims=True)
-    passing = np.where(first >= rows.thresholds + error, first, -np.inf)
+    margin = error[:, np.newaxis]
+    passing = np.where(first >= rows.thresholds + margin, first, -np.inf)
     best = passing.max(axis=1, keepdims=True)
-    matter = contenders(bound, rows.thresholds, error, least, best)
+    matter = contenders(bound, rows.thresholds, margin, least, best)
     return _topk(rows, scan, bound, matter)
 
 
 def _topk(rows: ScoringRows, scan: Scan, bound: Float64s, chosen: Mask) -> Float64s:
     """Approximate ``topk`` scores of chosen routes; -inf for all others."""
-    pairs = Pairs.of(rows, chosen & (bound > -np.inf))
+    pairs = Pairs.of(rows, *(chosen & (bound > -np.inf)).nonzero())
     scores = np.full(bound.shape, -np.inf)
     means = pairs.mean_of_largest(pairs.similarities(scan), rows.settings.topk)
     scores[pairs.queries, pairs.route_ids] = means

@@ -1,7 +1,7 @@
 """The scan: similarities of a batch with every row, folded by route.
 
-Of bytes where there is an integer product: three to five times as fast, and a
-quarter of the memory to walk through.  Of float32 elsewhere.  Either says how far it
+Of bytes where there is an integer product and rows are many: three to five times as
+fast, and a quarter of the memory to walk through.  Of float32 elsewhere.  Either says how far it
 may be from the truth, and may differ in its last bits from batch to batch.
 
 The float32 products are cut into stacks of small ones: below a million
@@ -29,10 +29,14 @@ from synaptoroute.scoring.values import (
 SCORES_BYTES_MAX: Final = 64 * 1_048_576
 """Most memory that the similarities of one batch may take."""
 
+BYTES_ROWS_MIN: Final = 4_096
+"""With fewer rows, what bytes save is less than what deciding between more routes costs."""
+
 QUERIES_PER_SCAN_MAX: Final = 64
 _PRODUCT_MAX: Final = 1_000_000
 _VECTOR_PRODUCT_MAX: Final = 9_000
 _ROWS_ALIGNED: Final = 128
+_INT32_MIN: Final = -(2**31)
 _RESTS_MAX: Final = 1_024
 Number = TypeVar("Number", np.float32, np.int32)
 
@@ -42,9 +46,15 @@ class Scratch:
 
     Args:
         integer_product: Lets scans be of bytes.
+        bytes_rows_min: From how many rows on they are.
     """
 
-    def __init__(self, integer_product: IntegerProduct | None = None) -> None:
+    def __init__(
+        self,
+        integer_product: IntegerProduct | None = None,
+        bytes_rows_min: int = BYTES_ROWS_MIN,
+    ) -> None:
+        self.bytes_rows_min = bytes_rows_min
         self._floats = np.empty(0, np.float32)
         self._product = integer_product
         self._rests_left = 0
@@ -60,11 +70,6 @@ class Scratch:
     def take_integers(self, rows: int, columns: int) -> Int32s:
         """Lend int32[rows, columns] as ``take`` does, of the same memory."""
         return self.take(rows, columns).view(np.int32)
-
-    @property
-    def wants_bytes(self) -> bool:
-        """Whether there is an integer product at all."""
-        return self._product is not None
 
     def integer_product(self) -> IntegerProduct | None:
         """The product of bytes, unless it is given a rest."""
@@ -105,9 +110,7 @@ def queries_per_scan(rows: ScoringRows) -> int:
     return max(1, min(QUERIES_PER_SCAN_MAX, SCORES_BYTES_MAX // max(1, span_bytes)))
 
 
-def scan_rows(
-    rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch
-) -> Scan:
+def scan_rows(rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch) -> Scan:
     """Compare every row with every query in float32.
 
     Args:
@@ -129,9 +132,14 @@ def scan_bytes(
     rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch
 ) -> Scan | None:
     """Compare every row with every query in bytes; None if that is not possible now."""
+    if _span(rows) < scratch.bytes_rows_min:
+        return None
     product = scratch.integer_product()
     spans = rows.coarse_spans() if product is not None else None
-    if product is None or spans is None:
+    if product is None:
+        return None
+    if spans is None:
+        rows.prepare()
         return None
     digits, sizes, lost = to_digits(queries, product.digit_max)
     similarities = scratch.take_integers(_span(rows), len(queries))
@@ -157,7 +165,7 @@ def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
     """Keep the largest similarity of every route, [routes, n]."""
     blocks = rows.blocks()
     route_count, query_count = len(rows.is_live), similarities.shape[1]
-    lowest = -2 if similarities.dtype == np.float32 else np.iinfo(np.int32).min
+    lowest = -2 if similarities.dtype == np.float32 else _INT32_MIN
     largest = np.full((route_count, query_count), lowest, similarities.dtype)
     for block in blocks:
         part = similarities[block.base_slot : block.base_slot + len(block.rows)]

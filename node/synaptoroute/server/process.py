@@ -101,6 +101,7 @@ def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
     def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
         encoder = open_encoder(
             config.model,
+            precision=config.encoder_precision,
             providers=[name.strip() for name in config.providers.split(",") if name.strip()],
             cache_dir=config.model_cache_dir,
         )

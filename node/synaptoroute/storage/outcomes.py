@@ -25,7 +25,7 @@ class StoredOutcome(Remembered):
     __slots__ = ()
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Outcome:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What came of it."""
         return load_outcome(self.text)
 

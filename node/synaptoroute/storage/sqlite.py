@@ -121,6 +121,12 @@ class SQLiteStorage(DatabaseFile):
                 )
         return found
 
+    def log_floor(self) -> int | None:
+        """Place of the oldest entry of the op log; None where it is empty.  Any thread."""
+        with self._reading("read the op log") as reader:
+            (floor,) = reader.execute("SELECT min(seq) FROM oplog").fetchone()
+            return None if floor is None else int(floor)
+
     def rows(self, after_slot: int = -1, rows_max: int | None = None) -> Iterator[SlotRow]:
         """Read the tensor's rows as the file holds them, in slot order.  Any thread.
 
@@ -206,19 +212,27 @@ class SQLiteStorage(DatabaseFile):
     def _put_in_place(self, draft: Path, meta: Meta, row_count: int) -> bool:
         """Exchange the file, if nobody else has it open; the writer is a new one then."""
         with self._gate.shut(READERS_SECONDS_MAX) as is_empty:
-            writer, self._writer = self._writer, None
+            writer = self._writer
             assert writer is not None
             try:
                 with translated("put a snapshot in place"):
                     is_placed = is_empty and install.put_in_place(writer, draft, self.path)
             finally:
                 writer.close()
-                with translated(f"open {self.path.name} for writing"):
-                    self._writer = connect_writer(self.path, self._synchronous)
+                self._writer = self._connect_again()
         if is_placed:
             self._settle(meta, row_count)
             self.damage = None
         return is_placed
+
+    def _connect_again(self) -> sqlite3.Connection:
+        """Open the writer anew; if that fails the storage is closed."""
+        try:
+            with translated(f"open {self.path.name} for writing"):
+                return connect_writer(self.path, self._synchronous)
+        except StorageUnavailable:
+            self._writer = None
+            raise
 
     def _copy_in(
         self, draft: Path, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int

@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.tensor.blocks import BLOCK_SLOTS, FREE, ROWS_ALIGNED, Block, plan_folds, runs_by_route
+from synaptoroute.tensor.blocks import (
+    BLOCK_SLOTS,
+    FREE,
+    ROWS_ALIGNED,
+    Block,
+    plan_folds,
+    runs_by_route,
+)
 from synaptoroute.tensor.centroids import Centroids
 from synaptoroute.tensor.coarse import CoarseRows
 from synaptoroute.tensor.slabs import Slabs, Slots

@@ -1,8 +1,9 @@
 """This project as a contender, driven exactly as the peers are.
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
-``--synchronous full|normal`` choose storage, which is in memory otherwise.  The router
-has its default settings; queries bypass the cache.
+``--synchronous full|normal`` choose storage, which is in memory otherwise;
+``--precision float32|int8`` chooses the encoder's arithmetic.  The router has
+its default settings; queries bypass the cache.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 from contender import serve
 
+from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
@@ -24,10 +26,10 @@ from synaptoroute.storage import SQLiteStorage
 class ClusterPeer:
     """See ``contender.Contender``."""
 
-    def __init__(self, database: str, synchronous: str) -> None:
+    def __init__(self, database: str, synchronous: str, precision: Precision) -> None:
         self._database = database
         self._synchronous = synchronous
-        self._encoder = Encoder()
+        self._encoder = Encoder(precision=precision)
         self._router: AdaptiveRouter | None = None
 
     async def _started(self) -> AdaptiveRouter:
@@ -77,8 +79,9 @@ def main() -> None:
     parser.add_argument("model_files", nargs="*")
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
+    parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
-    serve(ClusterPeer(options.database, options.synchronous))
+    serve(ClusterPeer(options.database, options.synchronous, options.precision))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synaptoroute.cli.failures import BadUsage
-from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Model, RoutesFile, Url
+from synaptoroute.cli.options import (
+    DEFAULT_URL,
+    ApiKey,
+    AsJson,
+    EncoderPrecision,
+    Model,
+    RoutesFile,
+    Url,
+)
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table, progress
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ def calibrate(
     ] = False,
     routes: RoutesFile = None,
     model: Model = None,
+    precision: EncoderPrecision = "float32",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -48,7 +57,7 @@ def calibrate(
     if apply and routes is not None:
         raise BadUsage("--apply sets the thresholds of a node: it does not go with --routes")
     queries = read_labelled(file)
-    with open_answering(url, api_key, routes, model) as answering:
+    with open_answering(url, api_key, routes, model, precision) as answering:
         present = answering.routes()
         names = [route["name"] for route in present]
         check_known(queries, frozenset(names), file)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synaptoroute.cli.failures import CheckFailed
-from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Model, RoutesFile, Url
+from synaptoroute.cli.options import (
+    DEFAULT_URL,
+    ApiKey,
+    AsJson,
+    EncoderPrecision,
+    Model,
+    RoutesFile,
+    Url,
+)
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ def evaluate(
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every wrong answer.")] = False,
     model: Model = None,
+    precision: EncoderPrecision = "float32",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -46,7 +55,7 @@ def evaluate(
     from synaptoroute.cli.labelled import check_known, read_labelled
 
     queries = read_labelled(file)
-    with open_answering(url, api_key, routes, model) as answering:
+    with open_answering(url, api_key, routes, model, precision) as answering:
         names = frozenset(route["name"] for route in answering.routes())
         check_known(queries, names, file)
         answers = [answer for answer, _ in ask_all(answering, queries)]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synaptoroute.cli.failures import CheckFailed
-from synaptoroute.cli.options import AsJson, Model
+from synaptoroute.cli.options import AsJson, EncoderPrecision, Model
 from synaptoroute.cli.terminal import note, print_json, print_table, progress, waiting
 
 if TYPE_CHECKING:
     from synaptoroute.cli.lint import Finding
+    from synaptoroute.config import Precision
     from synaptoroute.models import Route
 
 _TEXTS_AT_ONCE = 64
@@ -23,6 +24,7 @@ def lint(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The route file.")],
     strict: Annotated[bool, typer.Option("--strict", help="End with 1 on warnings, too.")] = False,
     model: Model = None,
+    precision: EncoderPrecision = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong with a route file.
@@ -39,7 +41,7 @@ def lint(
         findings.append(Finding("error", "no-routes", "", "the file holds no route"))
     findings += check_texts(routes)
     if routes:
-        findings += _check_by_encoder(routes, model)
+        findings += _check_by_encoder(routes, model, precision)
     findings.sort(key=lambda finding: (finding.level != "error", finding.route, finding.code))
     errors = sum(finding.level == "error" for finding in findings)
     _show(findings, as_json)
@@ -49,7 +51,9 @@ def lint(
     note(said)
 
 
-def _check_by_encoder(routes: list[Route], model: str | None) -> list[Finding]:
+def _check_by_encoder(
+    routes: list[Route], model: str | None, precision: Precision
+) -> list[Finding]:
     """Encode all utterances and look at them."""
     import numpy as np
 
@@ -59,7 +63,7 @@ def _check_by_encoder(routes: list[Route], model: str | None) -> list[Finding]:
 
     texts = [text for route in routes for text in route.utterances]
     with waiting("Loading the model ..."):
-        encoder = open_encoder(model or DEFAULT_MODEL)
+        encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
     parts = []
     try:
         with progress("Encoding", len(texts)) as step:

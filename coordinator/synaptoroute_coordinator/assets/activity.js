@@ -1,0 +1,76 @@
+// What happened, and what an operator may do about it.
+
+import { get, post, state, watch } from "./api.js";
+import { bytes, clock, h, toast } from "./dom.js";
+import { eventLine } from "./fleet.js";
+
+export function show(main) {
+  const isAdmin = state.session?.scopes.includes("admin");
+  const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
+  const record = h("div", { class: "scroll" });
+  const backups = h("div", { class: "scroll" });
+  const node = h("select", { id: "action-node" });
+  const refresh = async () => {
+    const [actions, kept] = await Promise.all([get("/v1/actions"), get("/v1/backups")]);
+    drawRecord(record, actions.actions);
+    drawBackups(backups, kept);
+  };
+  const act = (path, body) => async (event) => {
+    const button = event.currentTarget;
+    button.disabled = true;
+    try {
+      const done = await post(`/v1/actions/${path}`, body?.());
+      toast(done.detail || done.outcome);
+      setTimeout(() => refresh().catch(() => {}), 1200);
+    } catch (problem) { toast(problem.message); }
+    button.disabled = !isAdmin;
+  };
+  const button = (text, path, body) => h("button", { type: "button", disabled: !isAdmin, onclick: act(path, body) }, text);
+  main.append(h("div", { class: "grid wide-left" },
+    h("section", { class: "card" }, h("header", {}, h("h1", {}, "Activity")), events),
+    h("div", { class: "grid" },
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Actions"),
+        !isAdmin && h("span", { class: "tag" }, "need the scope admin")),
+      h("div", { class: "row" },
+        button("Compare digests", "audit"), button("Compare memory and disk", "audit?depth=rows"),
+        button("Take a backup", "backup"), button("Trim the log", "trim", () => ({ retain_entries: 10000 }))),
+      h("div", { class: "field" }, h("label", { for: "action-node" }, "On one node"),
+        h("div", { class: "row" }, h("div", { class: "grow" }, node),
+          button("Scrub", "scrub", () => ({ node: node.value })),
+          h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: (event) => {
+            if (confirm(`Have ${node.value} throw its state away and take another node's?`)) act("resync", () => ({ node: node.value }))(event);
+          } }, "Resync")))),
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Who did what")), record))));
+  let shown = "";
+  const stop = watch((what) => {
+    if (what !== "view") events.replaceChildren(...[...state.events].reverse().map(eventLine));
+    const names = state.view?.nodes.map((each) => each.name) ?? [];
+    if (shown !== names.join()) {
+      shown = names.join();
+      node.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+    }
+  });
+  events.replaceChildren(...[...state.events].reverse().map(eventLine));
+  refresh().catch((problem) => toast(problem.message));
+  return stop;
+}
+
+function drawRecord(record, actions) {
+  if (!actions.length) { record.replaceChildren(h("p", { class: "empty" }, "Nothing was done yet.")); return; }
+  record.replaceChildren(h("table", { class: "record" },
+    h("thead", {}, h("tr", {}, ["When", "Who", "What", "Outcome"].map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, actions.slice(0, 30).map((each) => h("tr", {},
+      h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", {}, each.action),
+      h("td", {}, h("span", { class: `tag ${each.outcome === "done" ? "ok" : "bad"}` }, each.outcome), " ",
+        h("span", { class: "muted small" }, each.detail)))))));
+}
+
+function drawBackups(backups, kept) {
+  if (!kept.is_on) { backups.replaceChildren(h("p", { class: "muted" }, "No folder for backups is set.")); return; }
+  if (!kept.backups.length) { backups.replaceChildren(h("p", { class: "muted" }, "No backup yet.")); return; }
+  backups.replaceChildren(h("table", {},
+    h("thead", {}, h("tr", {}, ["Taken", "Position", "Size"].map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, kept.backups.slice(0, 10).map((each) => h("tr", {},
+      h("td", {}, new Date(each.at_ms).toLocaleString()), h("td", {}, each.version), h("td", {}, bytes(each.size_bytes)))))));
+}

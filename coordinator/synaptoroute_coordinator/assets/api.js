@@ -1,0 +1,101 @@
+// The fleet API: documents, problems, and the stream that keeps the page up to date.
+
+export class Problem extends Error {
+  constructor(status, document) {
+    super(document?.detail ?? `the coordinator answered ${status}`);
+    this.status = status;
+    this.code = document?.code ?? "unknown";
+  }
+}
+
+const listeners = new Set();
+export const onSignedOut = (listener) => listeners.add(listener);
+
+export async function call(method, path, { body, headers } = {}) {
+  const options = { method, headers: { Accept: "application/json", ...headers } };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  const answer = await fetch(path, options);
+  const text = await answer.text();
+  let document = null;
+  try { document = text ? JSON.parse(text) : null; } catch { document = null; }
+  if (answer.status === 401) for (const listener of listeners) listener();
+  if (!answer.ok) throw new Problem(answer.status, document);
+  return { document, headers: answer.headers };
+}
+
+export const get = async (path) => (await call("GET", path)).document;
+export const post = async (path, body) => (await call("POST", path, { body })).document;
+
+export const routePath = (name) => `/v1/routes/${encodeURIComponent(name)}`;
+
+// What the page knows; views subscribe to it.
+export const state = { view: null, events: [], session: null, history: new Map(), connected: false };
+const watchers = new Set();
+
+export function watch(watcher) {
+  watchers.add(watcher);
+  if (state.view) watcher("view");
+  return () => watchers.delete(watcher);
+}
+
+function tell(what) {
+  for (const watcher of [...watchers]) watcher(what);
+}
+
+const HISTORY = 150;
+const EVENTS = 400;
+
+function remember(view) {
+  const now = Date.now();
+  for (const node of view.nodes) {
+    const kept = state.history.get(node.node) ?? [];
+    const last = kept[kept.length - 1];
+    if (!last || now - last.at >= 1900) {
+      kept.push({ at: now, rate: node.queries_per_second ?? 0, lag: node.lag_entries });
+      if (kept.length > HISTORY) kept.shift();
+      state.history.set(node.node, kept);
+    }
+  }
+}
+
+let stream = null;
+export function follow() {
+  stream?.close();
+  stream = new EventSource("/v1/events");
+  stream.addEventListener("view", (message) => {
+    state.view = JSON.parse(message.data);
+    state.connected = true;
+    remember(state.view);
+    tell("view");
+  });
+  stream.addEventListener("event", (message) => {
+    const event = JSON.parse(message.data);
+    if (state.events.some((known) => known.number === event.number && known.at_ms === event.at_ms)) return;
+    state.events.push(event);
+    if (state.events.length > EVENTS) state.events.shift();
+    tell("event");
+  });
+  stream.addEventListener("open", () => { state.connected = true; tell("connection"); });
+  stream.addEventListener("error", () => {
+    state.connected = false;
+    tell("connection");
+    if (stream.readyState === EventSource.CLOSED) setTimeout(resume, 2000);
+  });
+}
+
+async function resume() {
+  try {
+    await get("/v1/cluster");
+    follow();
+  } catch (problem) {
+    if (problem.status !== 401) setTimeout(resume, 3000);
+  }
+}
+
+export function unfollow() {
+  stream?.close();
+  stream = null;
+}

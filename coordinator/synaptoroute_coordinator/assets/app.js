@@ -1,0 +1,117 @@
+// The page: which view, who is signed in, what is alarming.
+
+import { call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
+import { byId, h, toast } from "./dom.js";
+import { show as activity } from "./activity.js";
+import { show as conflicts } from "./conflicts.js";
+import { show as fleet } from "./fleet.js";
+import { show as playground } from "./playground.js";
+import { show as routes } from "./routes.js";
+
+const VIEWS = { fleet, routes, query: playground, conflicts, activity };
+const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", activity: "Activity" };
+const THEME = "synaptoroute.theme";
+let leave = () => {};
+let isFirst = true;
+
+function place() {
+  const [view, ...rest] = location.hash.replace(/^#\//, "").split("/");
+  return { view: view in VIEWS ? view : "fleet", rest: decodeURIComponent(rest.join("/")) };
+}
+
+function render() {
+  if (!state.view) return;
+  const { view, rest } = place();
+  leave();
+  const main = byId("main");
+  main.replaceChildren();
+  for (const link of byId("nav").children) {
+    if (link.getAttribute("href") === `#/${view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `${TITLES[view]} · SynaptoRoute`;
+  leave = VIEWS[view](main, rest) ?? (() => {});
+  if (!isFirst && document.activeElement === document.body) main.focus({ preventScroll: true });
+  isFirst = false;
+}
+
+function drawPulse() {
+  const pulse = byId("pulse");
+  const isOpen = state.view?.log_state === "open";
+  pulse.className = `pulse ${!state.connected ? "gone" : isOpen ? "live" : ""}`;
+  pulse.textContent = !state.connected ? "no connection" : isOpen ? "live" : `log ${state.view?.log_state ?? "…"}`;
+}
+
+let alarmsShown = "";
+function drawAlarms() {
+  const alarms = state.view?.alarms ?? [];
+  const key = JSON.stringify(alarms);
+  if (key === alarmsShown) return;
+  alarmsShown = key;
+  byId("alarms").replaceChildren(...alarms.map((alarm) => h("div", { class: `alarm ${alarm.severity}` },
+    h("b", {}, alarm.severity === "critical" ? "Critical" : "Warning"), h("span", {}, alarm.message))));
+}
+
+let hasView = false;
+watch(() => {
+  drawPulse();
+  drawAlarms();
+  if (!hasView && state.view) { hasView = true; render(); }
+});
+addEventListener("hashchange", render);
+
+async function begin() {
+  const session = await get("/v1/session");
+  state.session = session;
+  byId("namespace").textContent = session.namespace ?? "";
+  byId("leave").hidden = !session.needs_key || !session.name;
+  if (session.needs_key && !session.name) { askKey(); return; }
+  state.view = state.view ?? await get("/v1/cluster");
+  follow();
+  if (!hasView) { hasView = true; render(); drawAlarms(); drawPulse(); }
+}
+
+function askKey() {
+  unfollow();
+  const dialog = byId("sign-in");
+  if (!dialog.open) dialog.showModal();
+}
+onSignedOut(askKey);
+byId("sign-in").addEventListener("cancel", (event) => event.preventDefault());
+byId("sign-in-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  byId("sign-in-wrong").textContent = "";
+  try {
+    const answer = await fetch("/v1/session", { method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key: byId("key").value.trim() }) });
+    if (!answer.ok) throw new Error((await answer.json()).detail);
+    byId("key").value = "";
+    byId("sign-in").close();
+    await begin();
+  } catch (problem) { byId("sign-in-wrong").textContent = problem.message; }
+});
+byId("leave").addEventListener("click", async () => {
+  await call("DELETE", "/v1/session");
+  location.reload();
+});
+
+function theme(name) {
+  if (name) document.documentElement.dataset.theme = name;
+}
+theme(localStorage.getItem(THEME));
+byId("theme").addEventListener("click", () => {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  localStorage.setItem(THEME, dark ? "light" : "dark");
+  theme(dark ? "light" : "dark");
+});
+addEventListener("keydown", (event) => {
+  const isTyping = event.target.closest("input, textarea, select, dialog[open]");
+  if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey) {
+    const search = byId("route-search") ?? byId("query-text");
+    if (search) { event.preventDefault(); search.focus(); }
+  }
+});
+
+begin().catch((problem) => toast(problem.message));

@@ -1,0 +1,63 @@
+// Elements without markup: text is always text, so nothing that a route says is ever run.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "value") element.value = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat()) {
+    if (child === undefined || child === null || child === false) continue;
+    element.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return element;
+}
+
+export const h = (tag, properties, ...children) =>
+  fill(document.createElement(tag), properties, children);
+
+export const s = (tag, properties, ...children) =>
+  fill(document.createElementNS(SVG, tag), properties, children);
+
+export const byId = (id) => document.getElementById(id);
+
+export function setText(element, text) {
+  if (element.textContent !== String(text)) element.textContent = String(text);
+}
+
+let hiding = 0;
+export function toast(text) {
+  const element = byId("toast");
+  element.textContent = text;
+  element.classList.add("shown");
+  clearTimeout(hiding);
+  hiding = setTimeout(() => element.classList.remove("shown"), 4500);
+}
+
+export function clock(milliseconds) {
+  return new Date(milliseconds).toLocaleTimeString([], { hour12: false });
+}
+
+export function whole(number) {
+  return Number(number).toLocaleString("en");
+}
+
+export function bytes(count) {
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  let power = 0;
+  while (count >= 1000 && power < units.length - 1) { count /= 1000; power += 1; }
+  return `${count >= 100 || power === 0 ? Math.round(count) : count.toFixed(1)} ${units[power]}`;
+}
+
+export function rate(number) {
+  if (number === null || number === undefined) return "–";
+  return number >= 100 ? whole(Math.round(number)) : number >= 10 ? number.toFixed(0) : number.toFixed(1);
+}
+
+export function millis(number) {
+  if (number === null || number === undefined) return "–";
+  return number >= 100 ? `${Math.round(number)} ms` : `${number.toFixed(1)} ms`;
+}

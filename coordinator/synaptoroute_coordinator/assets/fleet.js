@@ -1,0 +1,191 @@
+// The fleet at a glance: does it agree, is it keeping up, how busy is it.
+
+import { get, state, watch } from "./api.js";
+import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
+import { bytes, clock, h, millis, rate, setText, whole } from "./dom.js";
+
+const WORDS = { agrees: "agrees", alone: "alone at its position", differs: "differs",
+  unsound: "damaged", unknown: "unknown" };
+const TIMELINE_ENTRIES = 14;
+
+export function show(main) {
+  const hero = h("section", { class: "card hero", "aria-label": "Agreement" });
+  const nodes = h("section", { class: "nodes", "aria-label": "Nodes" });
+  const spread = h("div", {});
+  const log = h("div", {});
+  const recent = h("ol", { class: "events" });
+  main.append(hero, nodes,
+    h("div", { class: "grid wide-left" },
+      h("section", { class: "card" },
+        h("header", {}, h("h2", {}, "How the newest writes spread"),
+          h("span", { class: "muted small" }, "from the log to each node's tensor")), spread),
+      h("div", { class: "grid" },
+        h("section", { class: "card" }, h("header", {}, h("h2", {}, "Log")), log),
+        h("section", { class: "card" },
+          h("header", {}, h("h2", {}, "Lately"), h("a", { href: "#/activity", class: "small" }, "all events")), recent))));
+
+  const cards = new Map();
+  const render = (what) => {
+    if (what !== "event") {
+      drawHero(hero, state.view);
+      drawNodes(nodes, cards, state.view);
+      drawLog(log, state.view);
+    }
+    drawRecent(recent);
+  };
+  const stop = watch(render);
+  drawRecent(recent);
+  let isOver = false;
+  const look = async () => {
+    if (isOver) return;
+    if (!document.hidden) await drawSpread(spread).catch(() => {});
+    setTimeout(look, 2000);
+  };
+  look();
+  return () => { isOver = true; stop(); };
+}
+
+function drawHero(hero, view) {
+  const { agreeing, live, nodes } = view.digest;
+  const isWhole = agreeing === live && live === nodes && live > 0;
+  const tone = view.nodes.some((node) => node.health === "bad") ? "bad" : isWhole ? "" : "warn";
+  const head = view.head || "–";
+  let title = `All ${live} nodes agree`;
+  if (live === 0) title = "No node is live";
+  else if (agreeing < live) title = `${live - agreeing} of ${live} nodes differ`;
+  else if (live < nodes) title = `${nodes - live} of ${nodes} nodes silent`;
+  else if (live === 1) title = "One node";
+  const line = view.log_state === "open"
+    ? `The log is open at ${head}. ${auditWords(view)}`
+    : `The log is ${view.log_state}: queries go on, writes wait.`;
+  const total = view.nodes.reduce((sum, node) => sum + (node.is_live ? node.queries_per_second ?? 0 : 0), 0);
+  const slowest = Math.max(0, ...view.nodes.map((node) => node.p99_ms ?? 0));
+  const lag = Math.max(0, ...view.nodes.filter((node) => node.is_live).map((node) => node.lag_entries));
+  const routes = Math.max(0, ...view.nodes.map((node) => node.routes ?? 0));
+  const slots = Math.max(0, ...view.nodes.map((node) => node.slots_used ?? 0));
+  const key = JSON.stringify([title, line, tone, total, slowest, lag, routes, slots, agreeing, nodes]);
+  if (hero.dataset.key === key) return;
+  hero.dataset.key = key;
+  hero.replaceChildren(
+    ring(nodes ? agreeing / nodes : 0, tone, `${agreeing}/${nodes}`),
+    h("div", {}, h("h1", {}, title), h("p", {}, line)),
+    h("div", { class: "facts" },
+      fact(rate(total), "queries/s"),
+      fact(slowest ? millis(slowest) : "–", "slowest p99"),
+      fact(whole(lag), "most behind"),
+      fact(whole(routes), "routes"), fact(whole(slots), "utterances")));
+}
+
+const fact = (value, name) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, name));
+
+function auditWords(view) {
+  if (!view.audit) return "No audit yet.";
+  const depth = view.audit.is_deep ? " in memory and on disk" : "";
+  if (view.audit.is_sound) return `The audit at ${view.audit.seq} found ${view.audit.agreeing.length} nodes equal${depth}.`;
+  const wrong = [...view.audit.differing, ...view.audit.unsound].join(", ");
+  return wrong ? `The audit at ${view.audit.seq} found ${wrong} wrong.` : `Nobody answered the audit at ${view.audit.seq}.`;
+}
+
+function drawNodes(nodes, cards, view) {
+  const present = new Set();
+  for (const node of view.nodes) {
+    present.add(node.node);
+    let card = cards.get(node.node);
+    if (!card) {
+      card = makeCard();
+      cards.set(node.node, card);
+    }
+    nodes.append(card.element);
+    fillCard(card, node);
+  }
+  for (const [identity, card] of cards) {
+    if (!present.has(identity)) { card.element.remove(); cards.delete(identity); }
+  }
+}
+
+function makeCard() {
+  const part = { glyph: h("div", {}), name: h("h2", {}), about: h("p", {}), state: h("span", { class: "tag state" }),
+    version: h("dd", {}), lag: h("dd", {}), rate: h("dd", {}), p99: h("dd", {}), spark: h("div", {}) };
+  const pair = (value, name) => [value, h("dt", {}, name)];
+  part.element = h("article", { class: "card node" },
+    h("div", { class: "who" }, part.glyph, h("div", { class: "words" }, part.name, part.about), part.state),
+    h("dl", {}, pair(part.version, "position"), pair(part.lag, "behind"), pair(part.rate, "queries/s"), pair(part.p99, "p50 · p99")),
+    part.spark);
+  return part;
+}
+
+function fillCard(card, node) {
+  card.element.dataset.health = node.health;
+  card.element.dataset.node = node.name;
+  // Alone at its position there is nothing to compare: the picture of the last agreement stays.
+  const shape = `${node.digest}${node.digest_state}`;
+  if (card.glyph.dataset.shape !== shape && !(node.digest_state === "alone" && card.glyph.dataset.shape)) {
+    card.glyph.dataset.shape = shape;
+    card.glyph.replaceChildren(glyph(node.digest, `digest ${node.digest.slice(0, 8)}: ${WORDS[node.digest_state]}`));
+  }
+  setText(card.name, node.name);
+  setText(card.about, `${node.role}, ${WORDS[node.digest_state]}${node.queue_requests ? `, queue ${node.queue_requests}` : ""}`);
+  const tone = node.health === "ok" ? "ok" : node.health;
+  const words = !node.is_live ? `silent ${Math.round(node.age_ms / 1000)} s`
+    : node.is_repairing ? "repairing"
+    : node.digest_state === "differs" ? "differs" : node.digest_state === "unsound" ? "damaged"
+    : node.state.replaceAll("_", " ");
+  card.state.className = `tag state ${tone}`;
+  setText(card.state, words);
+  setText(card.version, node.version);
+  setText(card.lag, whole(node.lag_entries));
+  setText(card.rate, rate(node.is_live ? node.queries_per_second : null));
+  setText(card.p99, node.p50_ms === null ? "–" : `${node.p50_ms.toFixed(1)} · ${millis(node.p99_ms)}`);
+  const history = state.history.get(node.node) ?? [];
+  const newest = history[history.length - 1]?.at;
+  if (card.spark.dataset.at !== String(newest)) {
+    card.spark.dataset.at = newest;
+    card.spark.replaceChildren(spark(history.slice(-60), `queries a second on ${node.name}, the last two minutes`));
+  }
+}
+
+function drawLog(log, view) {
+  const facts = view.log;
+  const key = JSON.stringify(facts) + view.coordinator.holder;
+  if (log.dataset.key === key) return;
+  log.dataset.key = key;
+  const share = facts.kept_bytes / facts.bytes_max;
+  const missing = facts.missing_voters.length;
+  const row = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, value));
+  log.replaceChildren(
+    meter(share, `${(share * 100).toFixed(1)} % of the log's limit`),
+    h("table", { class: "facts-table" }, h("tbody", {},
+      row("kept", `${whole(facts.entries)} entries, ${bytes(facts.kept_bytes)}`),
+      row("limit", bytes(facts.bytes_max)),
+      row("epoch", facts.epoch || "–"),
+      row("voters", missing ? `${facts.voters.length - missing} of ${facts.voters.length}` : facts.voters.length),
+      row("feature level", facts.level_possible > facts.level ? `${facts.level}, ${facts.level_possible} possible` : facts.level),
+      row("encoder", h("code", {}, facts.encoder.slice(0, 10) || "–")),
+      row("coordinator", h("span", { class: "small" }, view.coordinator.is_active ? "this one" : view.coordinator.holder.split("#")[0] || "none")))));
+}
+
+async function drawSpread(spread) {
+  const [newest, found] = await Promise.all([get("/v1/log?limit=120"), get("/v1/propagation?limit=120")]);
+  const log = { entries: newest.entries.filter((entry) => entry.kind !== "audit").slice(0, TIMELINE_ENTRIES) };
+  const key = JSON.stringify([log.entries.map((entry) => entry.seq), found.nodes.map((node) => node.entries.at(-1))]);
+  if (spread.dataset.key === key) return;
+  spread.dataset.key = key;
+  if (!log.entries.length) {
+    spread.replaceChildren(h("p", { class: "empty" }, "Nothing was written yet."));
+    return;
+  }
+  const legend = h("div", { class: "legend" }, found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
+  spread.replaceChildren(h("div", { class: "scroll" }, timeline(log.entries, found.nodes)), legend);
+}
+
+function drawRecent(list) {
+  const newest = state.events.slice(-6).reverse();
+  list.replaceChildren(...newest.map(eventLine));
+  if (!newest.length) list.append(h("li", { class: "empty" }, "Nothing happened yet."));
+}
+
+export function eventLine(event) {
+  return h("li", { class: event.tone },
+    h("time", { datetime: new Date(event.at_ms).toISOString() }, clock(event.at_ms)),
+    h("i", { "aria-hidden": "true" }), h("span", {}, event.message));
+}

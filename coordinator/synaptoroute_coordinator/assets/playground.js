@@ -1,0 +1,81 @@
+// The playground: where a text goes, why, and that every node says the same.
+
+import { post, state } from "./api.js";
+import { candidates } from "./charts.js";
+import { h, millis } from "./dom.js";
+
+const REASONS = { matched: "the best score that reaches its threshold",
+  below_threshold: "no score reaches its threshold", no_routes: "there are no routes yet",
+  filter_empty: "no route is left to choose from" };
+
+export function show(main) {
+  const text = h("input", { id: "query-text", name: "text", required: true, maxlength: 8000, autocomplete: "off", placeholder: "Where is my order?", "aria-label": "Query" });
+  const node = h("select", { id: "query-node", "aria-label": "Node that answers" },
+    h("option", { value: "" }, "any node"),
+    (state.view?.nodes ?? []).filter((each) => each.is_live).map((each) => h("option", { value: each.name }, each.name)));
+  const wrong = h("p", { class: "wrong", role: "alert" });
+  const answer = h("div", { class: "grid", "aria-live": "polite" });
+  const ask = async (event) => {
+    event?.preventDefault();
+    wrong.textContent = "";
+    if (!text.value.trim()) { text.focus(); return; }
+    try {
+      const started = performance.now();
+      const match = await query(text.value, node.value);
+      drawAnswer(answer, match, performance.now() - started);
+    } catch (problem) { wrong.textContent = problem.message; }
+  };
+  const askAll = async () => {
+    wrong.textContent = "";
+    if (!text.value.trim()) { text.focus(); return; }
+    const nodes = state.view.nodes.filter((each) => each.is_live && each.url);
+    const found = await Promise.all(nodes.map(async (each) => {
+      try { return { node: each.name, match: await query(text.value, each.name) }; }
+      catch (problem) { return { node: each.name, problem }; }
+    }));
+    drawAll(answer, found);
+  };
+  main.append(h("section", { class: "card" },
+    h("header", {}, h("h1", {}, "Playground"), h("span", { class: "muted small" }, "Asks a node; changes nothing")),
+    h("form", { class: "ask", onsubmit: ask }, text, node,
+      h("button", { type: "submit", class: "primary" }, "Ask"),
+      h("button", { type: "button", onclick: askAll, id: "ask-all" }, "Ask every node")), wrong), answer);
+  text.focus();
+  return () => {};
+}
+
+const query = (text, node) =>
+  post(`/v1/query${node ? `?node=${encodeURIComponent(node)}` : ""}`, { text, limit: 6, explain: true });
+
+function drawAnswer(answer, match, ms) {
+  const top = match.candidates?.find((each) => each.route === match.route) ?? match.candidates?.[0];
+  answer.replaceChildren(
+    h("section", { class: "card answer" },
+      h("div", { class: "row" },
+        h("span", { class: `tag ${match.route ? "ok" : "warn"}` }, match.route ? "matched" : "no route"),
+        h("span", { class: "muted small" }, `${match.node} at ${match.version} · ${millis(ms)} from this page`)),
+      h("h2", {}, match.route ?? "No route"),
+      h("p", { class: "muted" }, reasonOf(match)),
+      top && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`)),
+    h("section", { class: "card" }, h("header", {}, h("h2", {}, "Why")),
+      match.candidates?.length ? h("div", { class: "scroll" }, candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
+}
+
+function reasonOf(match) {
+  if (!match.route) return `${REASONS[match.reason]}${match.score === null ? "" : `: the best is ${match.score.toFixed(3)} against ${match.threshold.toFixed(2)}`}`;
+  const margin = match.margin === null ? "" : `, ${match.margin.toFixed(3)} ahead of ${match.runner_up}`;
+  return `score ${match.score.toFixed(3)} against a threshold of ${match.threshold.toFixed(2)}${margin}`;
+}
+
+function drawAll(answer, found) {
+  const texts = new Set(found.filter((each) => each.match).map((each) => `${each.match.route} ${each.match.score}`));
+  const isOne = texts.size === 1 && found.every((each) => each.match);
+  answer.replaceChildren(h("section", { class: "card answer" },
+    h("div", { class: "row" }, h("span", { class: `tag ${isOne ? "ok" : "warn"}` }, isOne ? "the same answer everywhere" : "answers differ")),
+    h("h2", {}, found.find((each) => each.match)?.match.route ?? "No route"),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Score, to the last digit"].map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, found.map((each) => h("tr", {}, h("td", {}, each.node),
+        h("td", {}, each.match?.version ?? "–"), h("td", {}, each.match ? each.match.route ?? "no route" : each.problem.message),
+        h("td", { class: "mono" }, each.match?.score ?? "–"))))))));
+}

@@ -1,0 +1,167 @@
+// Routes: found, read, changed; a change is tried on test queries before it is made.
+
+import { call, get, post, routePath, state, watch } from "./api.js";
+import { h, toast, whole } from "./dom.js";
+
+const KEPT = "synaptoroute.queries";
+const PAGES_MAX = 20;
+
+export function show(main, name) {
+  const search = h("input", { type: "search", id: "route-search", placeholder: "Name or utterance", "aria-label": "Search routes" });
+  const count = h("span", { class: "muted small", role: "status" });
+  const list = h("ul", { class: "route-list" });
+  const pane = h("section", { class: "card", "aria-live": "off" });
+  main.append(h("div", { class: "grid narrow-left" },
+    h("section", { class: "card" },
+      h("header", {}, h("h1", {}, "Routes"), h("button", { type: "button", onclick: () => edit(pane, null, refresh) }, "New route")),
+      search, h("p", {}, count), list), pane));
+  let routes = [];
+  const draw = () => drawList(list, count, routes, search.value, name);
+  search.addEventListener("input", draw);
+  const refresh = async (chosen) => {
+    routes = await loadRoutes();
+    draw();
+    if (chosen) location.hash = `#/routes/${encodeURIComponent(chosen)}`;
+  };
+  refresh().then(() => {
+    const chosen = routes.find((route) => route.name === name) ?? null;
+    if (name === "+") edit(pane, null, refresh);
+    else if (chosen) read(pane, chosen, refresh);
+    else pane.replaceChildren(h("p", { class: "empty" }, name ? `There is no route ${name}.` : "Choose a route to read or change it."));
+  }).catch((problem) => pane.replaceChildren(h("p", { class: "wrong" }, problem.message)));
+  return () => {};
+}
+
+async function loadRoutes() {
+  const routes = [];
+  let after = "";
+  for (let page = 0; page < PAGES_MAX; page += 1) {
+    const found = await get(`/v1/routes?limit=500&after=${encodeURIComponent(after)}`);
+    routes.push(...found.routes);
+    if (!found.next_after) break;
+    after = found.next_after;
+  }
+  return routes;
+}
+
+function drawList(list, count, routes, wanted, current) {
+  const words = wanted.trim().toLowerCase();
+  const found = routes.map((route) => ({ route, hit: hitOf(route, words) })).filter((each) => each.hit !== null);
+  count.textContent = words ? `${whole(found.length)} of ${whole(routes.length)}` : `${whole(routes.length)} routes`;
+  list.replaceChildren(...found.slice(0, 500).map(({ route, hit }) => h("li", {},
+    h("button", { type: "button", "aria-current": route.name === current ? "true" : null,
+      onclick: () => { location.hash = `#/routes/${encodeURIComponent(route.name)}`; } },
+      h("span", {}, route.name, hit && h("small", { class: "muted" }, h("br"), `“${hit}”`)),
+      h("span", {}, route.utterances.length)))));
+}
+
+function hitOf(route, words) {
+  if (!words || route.name.toLowerCase().includes(words)) return "";
+  return route.utterances.find((text) => text.toLowerCase().includes(words)) ?? null;
+}
+
+function read(pane, route, refresh) {
+  pane.replaceChildren(
+    h("header", {}, h("div", {}, h("h1", {}, route.name),
+      h("p", { class: "muted small" }, `threshold ${route.effective_threshold.toFixed(2)}${route.threshold === null ? " (default)" : ""} · changed at ${route.revision} · ${route.utterances.length} utterances`)),
+    h("div", { class: "row" },
+      h("button", { type: "button", class: "primary", onclick: () => edit(pane, route, refresh) }, "Change"),
+      h("button", { type: "button", class: "danger", onclick: () => remove(route, refresh) }, "Delete"))),
+    h("ul", { class: "utterances" }, route.utterances.map((text) => h("li", {}, text))),
+    extra("Payload", route.payload), extra("Metadata", route.metadata));
+}
+
+function extra(name, value) {
+  if (value === null || (typeof value === "object" && !Object.keys(value).length)) return null;
+  return h("details", { class: "field" }, h("summary", {}, name), h("pre", { class: "mono scroll" }, JSON.stringify(value, null, 2)));
+}
+
+async function remove(route, refresh) {
+  if (!confirm(`Delete the route ${route.name} on every node?`)) return;
+  try {
+    const { headers } = await call("DELETE", routePath(route.name), { headers: { "If-Match": `"${route.revision}"` } });
+    toast(`${route.name} is deleted at ${headers.get("SR-Version")}`);
+    await refresh();
+    location.hash = "#/routes";
+  } catch (problem) { toast(problem.message); }
+}
+
+function edit(pane, route, refresh) {
+  const name = h("input", { id: "name", value: route?.name ?? "", maxlength: 128, required: true, disabled: route !== null, placeholder: "refund" });
+  const utterances = h("textarea", { id: "utterances", rows: 9, required: true, placeholder: "One example a line" });
+  utterances.value = route?.utterances.join("\n") ?? "";
+  const threshold = h("input", { id: "threshold", type: "number", min: -1, max: 1, step: 0.01, value: route?.threshold ?? "", placeholder: "default" });
+  const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to try, one a line" });
+  texts.value = localStorage.getItem(KEPT) ?? "";
+  const wrong = h("p", { class: "wrong", role: "alert" });
+  const outcome = h("div", { "aria-live": "polite" });
+  const save = h("button", { type: "submit", class: "primary" }, "Save on every node");
+  const wished = () => ({ name: name.value.trim(), utterances: linesOf(utterances.value),
+    threshold: threshold.value === "" ? null : Number(threshold.value),
+    metadata: route?.metadata ?? {}, payload: route?.payload ?? null });
+  const tryIt = async () => {
+    wrong.textContent = "";
+    localStorage.setItem(KEPT, texts.value);
+    const asked = linesOf(texts.value).slice(0, 200);
+    if (!asked.length) { wrong.textContent = "Write some queries to try first."; return; }
+    try {
+      const found = await post("/v1/preview", { name: wished().name, route: wished(), texts: asked });
+      outcome.replaceChildren(previewTable(found.texts));
+    } catch (problem) { wrong.textContent = problem.message; }
+  };
+  const submit = async (event) => {
+    event.preventDefault();
+    wrong.textContent = "";
+    save.disabled = true;
+    const { name: chosen, ...body } = wished();
+    try {
+      const headers = route ? { "If-Match": `"${route.revision}"` } : { "If-None-Match": "*" };
+      const answer = await call("PUT", routePath(chosen), { body, headers });
+      await settle(answer.headers.get("SR-Version"), chosen);
+      await refresh(chosen);
+    } catch (problem) { wrong.textContent = problem.message; }
+    save.disabled = false;
+  };
+  pane.replaceChildren(h("form", { onsubmit: submit },
+    h("header", {}, h("h1", {}, route ? `Change ${route.name}` : "New route")),
+    h("div", { class: "grid two" },
+      h("div", {},
+        field("name", "Name", name), field("utterances", "Utterances", utterances),
+        field("threshold", "Threshold (empty takes the default)", threshold)),
+      h("div", {}, field("texts", "Test queries", texts),
+        h("button", { type: "button", onclick: tryIt, id: "try" }, "Preview"), outcome)),
+    wrong,
+    h("div", { class: "row" }, save,
+      h("button", { type: "button", class: "quiet", onclick: () => (route ? read(pane, route, refresh) : pane.replaceChildren()) }, "Cancel"))));
+  (route ? utterances : name).focus();
+}
+
+const field = (id, text, input) => h("div", { class: "field" }, h("label", { for: id }, text), input);
+const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
+
+function previewTable(texts) {
+  const changed = texts.filter((each) => each.is_changed).length;
+  const words = (standing) => standing.route ? `${standing.route} ${standing.score.toFixed(2)}` : "no route";
+  return h("div", { class: "scroll" },
+    h("p", { class: "small muted" }, changed ? `${changed} of ${texts.length} queries go elsewhere` : `No query of ${texts.length} goes elsewhere`),
+    h("table", {}, h("thead", {}, h("tr", {}, ["Query", "Now", "Then"].map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, texts.map((each) => h("tr", { class: each.is_changed ? "changed" : "" },
+        h("td", {}, each.text), h("td", {}, words(each.before)), h("td", {}, words(each.after)))))));
+}
+
+// Wait until the view shows that every live node has come so far.
+function settle(version, name) {
+  const [epoch, seq] = version.split(".").map(Number);
+  const reached = (node) => { const [e, q] = node.version.split(".").map(Number); return e > epoch || (e === epoch && q >= seq); };
+  return new Promise((resolve) => {
+    const end = setTimeout(() => done(false), 5000);
+    const stop = watch(() => { if (state.view.nodes.filter((node) => node.is_live).every(reached)) done(true); });
+    function done(isWhole) {
+      clearTimeout(end);
+      setTimeout(() => stop(), 0);
+      const live = state.view?.nodes.filter((node) => node.is_live).length ?? 0;
+      toast(isWhole ? `${name} is on all ${live} nodes at ${version}` : `${name} is written at ${version}; a node is behind`);
+      resolve();
+    }
+  });
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Build the images that the container tests use: synaptoroute-{node,coordinator,redis,haproxy}:test.
+#
+# Where a registry is reached, BASE_IMAGE may name any Debian with python3 and its venv module;
+# without one a base is made out of Debian packages, and Redis and HAProxy come from there, too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+tag="${TAG:-test}"
+base="${BASE_IMAGE:-}"
+if [[ -z "$base" ]]; then
+  base=synaptoroute-base:local
+  deploy/base-image.sh "$base"
+fi
+
+build() {
+  local name="$1" started=$SECONDS
+  shift
+  # Steps that install packages use the host's network: it is the one that reaches the mirrors.
+  docker build --quiet --network host --build-arg "BASE_IMAGE=$base" \
+    --tag "synaptoroute-$name:$tag" "$@" >/dev/null 2>"$log" || { tail -n 40 "$log" >&2; exit 1; }
+  printf 'synaptoroute-%s:%s  %s MB  %d s\n' "$name" "$tag" \
+    "$(($(docker image inspect --format '{{.Size}}' "synaptoroute-$name:$tag") / 1000000))" \
+    "$((SECONDS - started))"
+}
+
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+build redis --file tests/deploy/images/redis.Dockerfile tests/deploy/images
+build haproxy --file tests/deploy/images/haproxy.Dockerfile tests/deploy/images
+build node --file deploy/Dockerfile --target node .
+build coordinator --file deploy/Dockerfile --target coordinator .

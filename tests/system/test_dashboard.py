@@ -1,0 +1,361 @@
+"""The coordinator over three real nodes, and its dashboard in a real browser.
+
+Method: a private Valkey, three node processes, one coordinator, Debian's Chromium driven
+by Playwright.  Damage is done from outside: a float is overwritten in a node's memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coordinator_process import CoordinatorProcess
+from needs import lacking, require, require_valkey
+from node_process import NodeProcess
+from servers import Server, free_port
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SHOTS = os.environ.get("SYNAPTOROUTE_SCREENSHOTS")
+RED_SECONDS_MAX = 6.0
+ROUTES = {
+    "refunds": ["I want my money back", "When will I get my refund?", "Please refund the fee"],
+    "order-status": ["Where is my parcel?", "Track my order", "My package has not come"],
+    "sign-in": ["I forgot my password", "I cannot log in", "Reset my password"],
+}
+
+
+@dataclass
+class Fleet:
+    """Three nodes and a coordinator on one Valkey."""
+
+    folder: Path
+    nodes: list[NodeProcess] = field(default_factory=list)
+    server: Server | None = None
+    coordinator: CoordinatorProcess | None = None
+
+    def start(self) -> Fleet:
+        """Start everything and load routes."""
+        self.server = Server("valkey", require_valkey(), self.folder / "valkey").start()
+        secret = self.folder / "secret"
+        secret.write_text("s" * 32)
+        for index in range(3):
+            port = free_port()
+            settings = {
+                "model": "all-MiniLM-L6-v2-int8",
+                "redis_url": self.server.url,
+                "node_name": f"node-{index}",
+                "port": str(port),
+                "advertise_url": f"http://127.0.0.1:{port}",
+                "bootstrap_expect": "3",
+                "peer_secret_file": str(secret),
+            }
+            self.nodes.append(NodeProcess(self.folder / f"node-{index}", settings).launch())
+        for node in self.nodes:
+            wait_ready(node)
+        for name, utterances in ROUTES.items():
+            put(self.nodes[0], name, utterances)
+        self.coordinator = CoordinatorProcess(
+            self.folder / "coordinator",
+            self.server.url,
+            {
+                "peer_secret_file": str(secret),
+                "backup_folder": str(self.folder / "backups"),
+                "audit_seconds": "5",
+                "scrub_seconds": "6",
+                "audit_wait_seconds": "3",
+                "import_idle_seconds": "3",
+            },
+        ).start()
+        self.until(lambda seen: len(seen["nodes"]) == 3 and seen["coordinator"]["is_active"])
+        self.until(lambda seen: {n["name"] for n in seen["nodes"]} >= {"node-0", "node-1"})
+        return self
+
+    def until(self, condition: Any, seconds_max: float = 40.0) -> float:
+        """Wait until the fleet's view is so."""
+        assert self.coordinator is not None
+        return self.coordinator.until(lambda: condition(self.coordinator.cluster()), seconds_max)
+
+    def end(self) -> None:
+        """Stop everything."""
+        if self.coordinator is not None:
+            self.coordinator.end()
+        for node in self.nodes:
+            node.end()
+        if self.server is not None:
+            self.server.stop()
+
+
+def wait_ready(node: NodeProcess) -> None:
+    """Wait until a node takes queries."""
+    node.wait_listening()
+    give_up_at = time.monotonic() + 60
+    while time.monotonic() < give_up_at:
+        if httpx.get(f"{node.url}/readyz", trust_env=False).status_code == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the node did not become ready:\n{node.log_text()[-3_000:]}")
+
+
+def put(node: NodeProcess, name: str, utterances: list[str]) -> str:
+    """Put a route; give its version."""
+    answer = httpx.put(
+        f"{node.url}/v1/routes/{name}?ack=all", json={"utterances": utterances}, trust_env=False
+    )
+    assert answer.status_code in (200, 201, 202), answer.text
+    return answer.headers["sr-version"]
+
+
+def ask(node: NodeProcess, text: str) -> dict[str, Any]:
+    """Ask one node."""
+    answer = httpx.post(f"{node.url}/v1/query", json={"text": text}, trust_env=False)
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One fleet for all tests here; each leaves it whole."""
+    started = Fleet(tmp_path_factory.mktemp("fleet"))
+    try:
+        yield started.start()
+    finally:
+        started.end()
+
+
+@pytest.fixture
+def page(fleet: Fleet) -> Iterator[Any]:
+    """A page of a real browser; an error in it fails the test."""
+    if importlib.util.find_spec("playwright") is None:
+        lacking("the package playwright")
+    from playwright.sync_api import sync_playwright
+
+    chromium = require("chromium")
+    assert fleet.coordinator is not None
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
+        shown = browser.new_page(viewport={"width": 1360, "height": 900})
+        shown.on("pageerror", lambda error: errors.append(str(error)))
+        shown.goto(fleet.coordinator.url)
+        shown.wait_for_selector('.node[data-node="node-2"]', timeout=20_000)
+        yield shown
+        browser.close()
+    assert [] == errors
+
+
+def shoot(page: Any, name: str) -> None:
+    """Keep a picture, where a folder for them is named."""
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
+
+
+def test_route_added_in_the_page_is_answered_by_every_node(fleet: Fleet, page: Any) -> None:
+    """Typed into the form, previewed, saved, asked of all nodes."""
+    page.goto(f"{page.url.partition('#')[0]}#/routes/+")
+    page.fill("#name", "coffee")
+    page.fill("#utterances", "The coffee machine is broken\nWho repairs the espresso machine?")
+    page.fill("#texts", "our espresso machine does not work\nwhere is my parcel")
+    page.click("#try")
+    page.wait_for_selector("tr.changed", timeout=15_000)
+    shoot(page, "dashboard-preview")
+    page.click("button[type=submit]")
+    page.wait_for_selector("text=coffee is on all 3 nodes", timeout=15_000)
+    answers = [ask(node, "our espresso machine does not work") for node in fleet.nodes]
+
+    assert ["coffee"] * 3 == [answer["route"] for answer in answers]
+    assert 1 == len({answer["score"] for answer in answers})
+
+    page.goto(f"{page.url.partition('#')[0]}#/query")
+    page.fill("#query-text", "our espresso machine does not work")
+    page.click("#ask-all")
+    page.wait_for_selector("text=the same answer everywhere", timeout=15_000)
+    page.click("form button[type=submit]")
+    page.wait_for_selector(".scores", timeout=15_000)
+    shoot(page, "dashboard-playground")
+
+
+def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any) -> None:
+    """Red within six seconds of the kill, green after the node is back."""
+    node = fleet.nodes[2]
+    page.wait_for_selector('.node[data-node="node-2"][data-health="ok"]', timeout=20_000)
+    began_at = time.monotonic()
+    node.kill()
+    page.wait_for_selector('.node[data-node="node-2"][data-health="bad"]', timeout=10_000)
+    took_seconds = time.monotonic() - began_at
+    shoot(page, "dashboard-node-gone")
+    node.launch()
+    page.wait_for_selector('.node[data-node="node-2"][data-health="ok"]', timeout=60_000)
+    wait_ready(node)
+
+    assert RED_SECONDS_MAX >= took_seconds
+
+
+def test_flipped_float_in_memory_is_found_and_repaired(fleet: Fleet, page: Any) -> None:
+    """One float of one row, overwritten from outside: seen, repaired, and told."""
+    fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
+    victim = fleet.nodes[1]
+    assert 0 < poke(victim.process.pid, vector_of(fleet, "refunds"))
+    page.wait_for_selector('.node[data-node="node-1"]:not([data-health="ok"])', timeout=40_000)
+    shoot(page, "dashboard-repair")
+    page.wait_for_selector('.node[data-node="node-1"][data-health="ok"]', timeout=60_000)
+    sums = {checksum(node) for node in fleet.nodes}
+    page.goto(f"{page.url.partition('#')[0]}#/activity")
+    page.wait_for_selector("text=repair:", timeout=10_000)
+    shoot(page, "dashboard-activity")
+
+    assert 1 == len(sums)
+
+
+def checksum(node: NodeProcess) -> str:
+    """SHA-256 of a node's tensor in memory."""
+    answer = httpx.get(f"{node.url}/-/digest", trust_env=False)
+    return str(answer.json()["tensor_sha256"])
+
+
+def vector_of(fleet: Fleet, route: str) -> bytes:
+    """The first vector of a route, as the database holds it."""
+    import sqlite3
+
+    path = fleet.nodes[0].folder / "node.sqlite"
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        query = "SELECT s.vector FROM slot s JOIN route r USING (route_id) WHERE r.name = ?"
+        vector: bytes = reader.execute(query, (route,)).fetchone()[0]
+    finally:
+        reader.close()
+    return vector
+
+
+def poke(pid: int, vector: bytes) -> int:
+    """Flip a bit of every copy of a vector in a process' memory; give their number.
+
+    The sign of the second float: a copy is found by its bytes, as a cosmic ray would not.
+    """
+    flipped = vector[:7] + bytes([vector[7] ^ 0x80])
+    poked = 0
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "r+b", 0) as memory:
+        for line in maps:
+            words = line.split()
+            if not words[1].startswith("rw") or (len(words) > 5 and words[5].startswith("/")):
+                continue
+            start, end = (int(part, 16) for part in words[0].split("-"))
+            try:
+                memory.seek(start)
+                held = memory.read(end - start)
+            except (OSError, OverflowError, ValueError):
+                continue
+            at = held.find(vector)
+            while at >= 0:
+                memory.seek(start + at)
+                memory.write(flipped)
+                poked += 1
+                at = held.find(vector, at + 1)
+    return poked
+
+
+def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
+    """Taken from the running fleet, restored into a new database: not one bit differs."""
+    assert fleet.coordinator is not None
+    fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
+    fleet.coordinator.http("POST", "/v1/actions/backup")
+    backups = fleet.folder / "backups"
+    fleet.coordinator.until(lambda: next(backups.glob("*.json")))
+    manifest = next(backups.glob("*.json"))
+    said = json.loads(manifest.read_text())
+    database = fleet.folder / "restored.sqlite"
+    run = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "restore"]
+    done = subprocess.run(
+        [*run, str(manifest), "--database", str(database), "--json"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    shown = json.loads(done.stdout)
+    logged = httpx.get(f"{fleet.nodes[0].url}/-/digest", trust_env=False).json()
+    restored = NodeProcess(
+        fleet.folder / "alone", {"model": "all-MiniLM-L6-v2-int8", "database": str(database)}
+    )
+    try:
+        restored.launch()
+        wait_ready(restored)
+        answer = ask(restored, "I want my money back")
+        tensor = checksum(restored)
+    finally:
+        restored.end()
+
+    assert said["version"] == shown["version"]
+    assert logged["digest"] == shown["digest"]
+    assert (logged["tensor_sha256"], "refunds") == (tensor, answer["route"])
+
+
+def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
+    """An import whose client went away in the middle is dropped on every node."""
+    url = fleet.nodes[0].url
+
+    def half() -> Iterator[bytes]:
+        for number in range(600):
+            yield (
+                json.dumps({"name": f"i{number}", "utterances": [f"text {number}"]}).encode()
+                + b"\n"
+            )
+        raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        httpx.post(
+            f"{url}/v1/import",
+            content=half(),
+            headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": "half"},
+            trust_env=False,
+            timeout=30,
+        )
+    assert fleet.coordinator is not None
+    fleet.coordinator.until(
+        lambda: (
+            not any(
+                httpx.get(f"{node.url}/-/imports", trust_env=False).json()["imports"]
+                for node in fleet.nodes
+            )
+        )
+    )
+
+
+def test_nothing_on_the_data_path_needs_the_coordinator(fleet: Fleet) -> None:
+    """Stopped: queries, writes and the catch-up of a node that restarts go on."""
+    assert fleet.coordinator is not None
+    fleet.coordinator.signal(signal.SIGKILL)
+    fleet.coordinator.wait()
+    fleet.nodes[2].kill()
+    version = put(fleet.nodes[0], "late", ["written while nobody coordinates"])
+    fleet.nodes[2].launch()
+    wait_ready(fleet.nodes[2])
+    answers = []
+    for node in fleet.nodes:
+        answer = httpx.post(
+            f"{node.url}/v1/query",
+            json={"text": "written while nobody coordinates"},
+            headers={"SR-Min-Version": version, "SR-Min-Version-Timeout": "20"},
+            timeout=30,
+            trust_env=False,
+        )
+        answers.append(answer.json()["route"])
+    fleet.coordinator.start()
+    fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
+
+    assert ["late"] * 3 == answers
