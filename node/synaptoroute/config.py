@@ -81,8 +81,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
         host: Address the HTTP server listens on.
         port: Its TCP port.
         model: Bundled name, fastembed name, or path of a local ONNX folder.
-        encoder_precision: ``int8`` is about twice as fast for up to half a point of
-            accuracy, bundled model only; all nodes of a cluster must agree.
+        encoder_precision: ``int8`` is two to three times as fast at nearly the same
+            accuracy, for the bundled model; all nodes of a cluster must have the same.
         model_cache_dir: Where downloaded models are kept.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.

@@ -238,6 +238,13 @@ class ModelServer:
         self.store.lease = (owner, self.tokens, self.now_ms + lease_ms)
         return owner, self.tokens
 
+    def renew(self, proof: tuple[str, int], lease_ms: int = 5_000) -> bool:
+        """Keep the lease; False where it is lost."""
+        if not self.holds(proof):
+            return False
+        self.store.lease = (*proof, self.now_ms + lease_ms)
+        return True
+
     def release(self, proof: tuple[str, int]) -> None:
         """Give the lease back."""
         if self.holds(proof):

@@ -67,6 +67,7 @@ class Node:
         self.is_open = False
         self.answered: Ballot | None = None
         self.ballot_since: tuple[Ballot, int] | None = None
+        self.ballots_seen = 0
         self._life: Life = self.life()
         self._call: Call = next(self._life)
 
@@ -118,6 +119,8 @@ class Node:
         view = None if isinstance(head, NoLog) else head.view
         judgement = self.judge(view, position)
         self.is_open = judgement.act is Act.FOLLOW
+        if self.is_open:
+            self.ballots_seen = 0
         if isinstance(head, NoLog) or judgement.act is Act.BEGIN:
             if judgement.act is Act.BEGIN:
                 yield from self._begin(judgement, head)
@@ -165,6 +168,7 @@ class Node:
         now_ms = self.world.now_ms
         if self.ballot_since is None or self.ballot_since[0] != ballot:
             self.ballot_since = (ballot, now_ms)
+            self.ballots_seen += 1
         if self.answered != ballot:
             if not self.promise(ballot):
                 return
@@ -197,8 +201,12 @@ class Node:
             return
         if found.is_kept or self.node_id in found.holders:
             yield from self._act(ballot, found)
-        elif waited_ms > STUCK_MS:
-            yield from self._ballot(Cause.OUTBID, str(ballot))
+        elif waited_ms > STUCK_MS * 2 ** min(self.ballots_seen, 4):
+            # Whoever holds the lease is at work.
+            proof = yield lambda s: s.acquire(self.node_id)
+            if proof is not None:
+                yield from self._ballot(Cause.OUTBID, str(ballot))
+                yield lambda s: s.release(proof)
 
     def _act(self, ballot: Ballot, decision: Decision) -> Life:
         proof = yield lambda s: s.acquire(self.node_id)
@@ -216,6 +224,8 @@ class Node:
             is_first = True
             while is_first or entries:
                 part, entries = entries[:REFILL_AT_ONCE], entries[REFILL_AT_ONCE:]
+                if not is_first and not (yield lambda s: s.renew(proof)):
+                    return
                 acted = yield lambda s, p=part, f=is_first: s.refill_with(proof, ballot, p, f)
                 is_first = False
                 if acted.outcome is not RecoveryOutcome.OK:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import random
 
 from sim.world import Kinds, World
-from synaptoroute.cluster.scripts import Placed
 
 LENGTHS = (200, 400, 800)
 CALM = (1, 4, 12)
 ROUTES = ("a", "b", "c", "d")
-_ = Placed
 
 
 class Schedule:
     """Draws one command after another; the same seed, the same commands."""
 
-    def __init__(self, seed: int, kinds: Kinds | None = None, length: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, kinds: Kinds | None = None, focus: str = "") -> None:
+        self.seed, self.focus = seed, focus
         self.draw = random.Random(seed)
-        self.length = length or LENGTHS[seed % 3]
+        self.length = LENGTHS[seed % 3]
         self.calm = CALM[seed // 3 % 3]
-        voters = (3, 5)[seed // 9 % 2]
+        self.voters, self.observers = (3, 5)[seed // 9 % 2], 1 + seed // 36 % 2
         self.changes_voters = seed // 18 % 2 == 1
-        self.world = World(voters, 1 + seed // 36 % 2, kinds)
+        self.world = World(self.voters, self.observers, kinds)
         self._writes = 0
 
     def run(self) -> World:
@@ -39,6 +37,8 @@ class Schedule:
         """Draw the next command; empty for none."""
         draw = self.draw
         name = f"n{draw.randrange(len(self.world.nodes))}"
+        if self.focus and draw.random() < 0.3:
+            return self._focused(name)
         node, dice = self.world.node(name), draw.random()
         if dice >= 0.84 and self.calm > 1 and draw.random() < 1 - 1 / self.calm:
             dice *= 0.84  # fewer faults
@@ -81,33 +81,55 @@ class Schedule:
             return f"crash {name}" if is_up and draw.random() < 0.5 else f"start {name}"
         if dice < 0.40:
             return f"mend {name}" if is_cut else f"cut {name}"
+        if self.changes_voters and draw.random() < 0.15:
+            other = f"n{draw.randrange(len(self.world.nodes))}"
+            return f"voter {draw.choice(('add', 'remove'))} {other} {name}"
         if dice < 0.56:
             index = 0 if draw.random() < 0.7 else 1 + draw.randrange(3)
             return f"attach {name} {index}"
         if dice < 0.70:
             fate = draw.choice(("alive", "dead"))
             stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
-            return f"failover {draw.randrange(6)} {fate} {' '.join(stay)}".strip()
+            return f"failover {draw.choice((0, 1, 2, 4, 8, 16))} {fate} {' '.join(stay)}".strip()
         if dice < 0.76:
             return draw.choice(("empty", "flush", "restart", "restart"))
         if dice < 0.80:
             return draw.choice(("keep", "restore"))
         if dice < 0.84:
             return "bury"
-        if dice < 0.91:
+        if dice < 0.92:
             return f"trim {draw.randrange(8)}"
         if dice < 0.94:
             return f"tick {draw.choice((500, 2_000, 8_000))}"
-        if dice < 0.96:
+        if dice < 0.95:
+            return f"forge {name}"
+        if dice < 0.97:
             return f"disk {name} {draw.choice(('full', 'free', 'free'))}"
         return self._rare(name)
 
+    def _focused(self, name: str) -> str:
+        """Draw from the faults against which one mechanism stands."""
+        draw = self.draw
+        if self.focus == "trim":
+            inbox = self.world.node(name).inbox
+            return draw.choice(
+                (
+                    self._write(name),
+                    self._write(name),
+                    f"trim {draw.randrange(3)}",
+                    f"crash {name}",
+                    f"start {name}",
+                    f"deliver {name} 0 lost" if inbox else f"trim {draw.randrange(3)}",
+                )
+            )
+        meta = self.world.server.store.meta
+        if meta is not None and meta["state"] == "recovering" and draw.random() < 0.5:
+            stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
+            return f"failover {draw.choice((0, 0, 1, 2, 4))} alive {' '.join(stay)}".strip()
+        return draw.choice((f"attach {name} {draw.randrange(3)}", f"turn {name}", f"turn {name}"))
+
     def _rare(self, name: str) -> str:
         draw = self.draw
-        if self.changes_voters:
-            other = f"n{draw.randrange(len(self.world.nodes))}"
-            act = draw.choice(("add", "remove"))
-            return f"voter {act} {other} {name}"
         if not self.world.counts["wiped"] and draw.random() < 0.3:
             return f"wipe {name}"
         return ""

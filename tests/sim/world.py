@@ -18,26 +18,30 @@ from sim.model_disk import Disk
 from sim.model_server import ModelServer
 from sim.model_store import Store
 from sim.node import Node
-from synaptoroute.cluster.recoveries import Acted
 from synaptoroute.cluster.scripts import Head, Placed
 from synaptoroute.core.change import Commit
-from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
+    CHAIN_START,
     Ballot,
     DeleteRoute,
+    Entry,
     Mutation,
     Position,
     Proposal,
     PutRoute,
-    Revision,
     VoterAdd,
     VoterRemove,
 )
 from synaptoroute.core.recovery import Decision
+from synaptoroute.core.step import Source
 
 STEP_MS = 40
 HEAL_TURNS_MAX = 4_000
 PAST_MAX = 40
+CALLS = frozenset({"turn", "write", "report", "trim", "voter", "keep"})
+"""Commands after which a replica may have fallen behind."""
 OPLOG_KEEP = 24
 REFILL_KEEP = 12
 VECTOR = struct.pack("<f", 1.0)
@@ -78,7 +82,11 @@ class World:
         for number in range(voters + observers):
             self.nodes.append(self.kinds.node(self, f"n{number}", Disk(f"n{number}")))
         self.server.found([f"n{number}" for number in range(voters)], "founding")
-        self.carry(self.server)
+        self.server.sent = []
+        for node in self.nodes:
+            # Where it is lost before anybody holds it, nodes would simply found it again.
+            node.apply(self.server.store.logs[1][0], Source.LOG, 1)
+        self.past.append(self.server.store.copy())
 
     def _life(self, store: Store | None) -> ModelServer:
         self._names += 1
@@ -116,8 +124,6 @@ class World:
             if node.is_up and not node.is_cut and node.server is server:
                 node.inbox += server.sent
         server.sent = []
-        if server is self.server:
-            self.past.append(server.store.copy())
 
     def note_commits(self, node: Node, commits: tuple[Commit, ...]) -> None:
         """A node made entries durable."""
@@ -157,6 +163,8 @@ class World:
         word, *rest = line.split()
         getattr(self, f"do_{word}")(*rest)
         self._acknowledge()
+        if word in CALLS:
+            self.past.append(self.server.store.copy())
 
     def do_tick(self, ms: str) -> None:
         """Let time pass."""
@@ -221,6 +229,16 @@ class World:
             del node.inbox[int(index)]
         if fate != "lost":
             node.hear(entry)
+
+    def do_forge(self, name: str) -> None:
+        """Somebody publishes an entry that is sound in itself and continues nothing."""
+        node = self.node(name)
+        at = node.replica.position
+        if node.is_up and at.epoch:
+            proposal = Proposal(b"forged" + at.seq.to_bytes(10, "big"), DeleteRoute("a"))
+            frame = encode_proposal(proposal)
+            chain = next_chain(CHAIN_START, at.epoch, at.seq + 1, digest_of(frame))
+            node.hear(Entry(at.epoch, at.seq + 1, CHAIN_START, chain, 0, frame, proposal))
 
     def do_report(self, name: str) -> None:
         """A voter reports at once what it made durable."""
@@ -353,6 +371,8 @@ class World:
 
     def _acknowledge(self) -> None:
         """Tell clients what a majority holds, as often as anything happens."""
+        if not self._pending:
+            return
         left = []
         for server, epoch, seq, op in self._pending:
             meta = server.store.meta
@@ -378,7 +398,7 @@ class World:
                 node.start()
             node.server, node.inbox = self.server, []
         for turn in range(HEAL_TURNS_MAX):
-            self.now_ms += STEP_MS * 5
+            self.now_ms += STEP_MS
             self.server.now_ms = self.now_ms
             self.nodes[turn % len(self.nodes)].turn()
             if turn % len(self.nodes) == 0 and not self._apart():
@@ -415,5 +435,3 @@ class World:
             *sessions.blind(self.history),
         ]
 
-
-__all__ = ["Acted", "Kinds", "Revision", "World"]

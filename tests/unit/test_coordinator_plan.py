@@ -1,4 +1,4 @@
-"""The plan: view + policy + memory -> intents."""
+"""The plan: view + policy + memory -> actions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def memory(**changes: object) -> Memory:
 
 
 def test_healthy_fleet_needs_nothing() -> None:
-    """No intent without a reason."""
+    """No action without a reason."""
     assert () == plan(fleet(), policy(), memory(), NOW)
 
 
@@ -55,16 +55,16 @@ def at(*seqs: int) -> object:
 
 def test_newest_entries_are_kept() -> None:
     """The policy's number of entries stays."""
-    intents = plan(at(9_000, 9_000, 9_000), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(9_000, 9_000, 9_000), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
 
-    assert (Trim(1, 8_001),) == intents
+    assert (Trim(1, 8_001),) == actions
 
 
 def test_trim_waits_for_live_nodes_while_there_is_room() -> None:
     """A node that is behind need not ask a peer for what the log could still hold."""
-    intents = plan(at(9_000, 9_000, 500), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(9_000, 9_000, 500), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
 
-    assert (Trim(1, 501),) == intents
+    assert (Trim(1, 501),) == actions
 
 
 def test_trim_goes_to_a_majority_and_no_further_when_room_is_scarce() -> None:
@@ -72,9 +72,9 @@ def test_trim_goes_to_a_majority_and_no_further_when_room_is_scarce() -> None:
     view = fleet(
         seen("a", 9_000), seen("b", 7_000), seen("c", 10), at=head(9_000, kept_bytes=200_000_000)
     )
-    intents = plan(view, policy(retain_entries=100), memory(), NOW)
+    actions = plan(view, policy(retain_entries=100), memory(), NOW)
 
-    assert (Trim(1, 7_001),) == intents
+    assert (Trim(1, 7_001),) == actions
 
 
 def test_nothing_is_trimmed_without_a_majority() -> None:
@@ -94,9 +94,9 @@ def test_observers_do_not_count_for_the_majority() -> None:
 
 def test_small_trims_are_not_worth_it() -> None:
     """One call for a handful of entries would be made at every turn."""
-    intents = plan(at(1_020, 1_020, 1_020), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(1_020, 1_020, 1_020), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
 
-    assert () == intents
+    assert () == actions
 
 
 # --- audits ----------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def wrong_c(**report: object) -> object:
 
 def test_minority_is_told_to_take_the_majority_s_state() -> None:
     """Donors are those that agree, and nobody else."""
-    (intent,) = plan(fleet(), policy(), memory(verdict=wrong_c()), NOW)
+    (action,) = plan(fleet(), policy(), memory(verdict=wrong_c()), NOW)
 
-    assert isinstance(intent, Repair)
-    assert ("c", ("a", "b")) == (intent.node, intent.donors)
+    assert isinstance(action, Repair)
+    assert ("c", ("a", "b")) == (action.node, action.donors)
 
 
 def test_repair_is_ordered_once() -> None:
@@ -225,9 +225,9 @@ def test_import_without_a_chunk_for_long_is_aborted() -> None:
 def test_backup_is_taken_of_a_sound_node() -> None:
     """The one with the least to do, and never one that differs."""
     view = fleet(seen("a", digest=OTHER), seen("b", queue_count=9), seen("c"))
-    (intent,) = plan(view, policy(backup_seconds=60), memory(), NOW)
+    (action,) = plan(view, policy(backup_seconds=60), memory(), NOW)
 
-    assert TakeBackup("c", "http://c") == intent
+    assert TakeBackup("c", "http://c") == action
 
 
 def test_missing_voters_are_counted_from_when_they_were_last_seen() -> None:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, HashEncoder, exactness, open_encoder
-from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.bundled import bundled_recipe, probe_file
 from synaptoroute.encoder.int8_graph import STEPS, _Int8Graph, graph_model, int8_graph
 from synaptoroute.encoder.onnx_wire import GraphWriter, read_graph
 from synaptoroute.encoder.packing import pack
-from synaptoroute.encoder.probe import PROBE_TEXTS
+from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, PROBE_TEXTS, check_probe
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
@@ -133,6 +133,25 @@ def test_vectors_are_near_those_of_float32(encoder: Encoder) -> None:
 
     assert float(cosines.mean()) > 0.985
     assert float(cosines.min()) > 0.94
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rounding_of_another_processor_passes_the_probe(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Normalisations that differ by 1e-7, as honest CPUs do, are no reason to refuse."""
+    draw = np.random.default_rng(seed)
+    read = _Int8Graph._floats
+
+    def differ(graph: _Int8Graph, name: str) -> NDArray[np.float32]:
+        values = read(graph, name)
+        factors = 1 + 1e-7 * draw.standard_normal(values.shape)
+        return (values * factors).astype(np.float32) if name.endswith("Norm.weight") else values
+
+    monkeypatch.setattr(_Int8Graph, "_floats", differ)
+    other = Encoder(precision="int8", probe=False)
+
+    assert check_probe(other.encode, probe_file(), 0.0) > COSINE_MIN_BY_PRECISION["int8"]
 
 
 def test_precision_is_part_of_the_fingerprint(encoder: Encoder) -> None:

@@ -1,6 +1,6 @@
 """What the coordinator does in the world: to the log, to nodes, to backups.
 
-acts     intents carried out against the log, under the lease
+acts     actions carried out against the log, under the lease
 nodes    HTTP to the nodes
 backups  snapshots kept in a folder
 record   who did what, when

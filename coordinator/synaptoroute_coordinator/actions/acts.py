@@ -1,4 +1,4 @@
-"""Intents carried out against the log, under the lease.
+"""Actions carried out against the log, under the lease.
 
 What a script does compares the lease's token.  What is logged is ordered and has its
 effect once: an audit changes nothing, and an abort names what it aborts.
@@ -25,7 +25,7 @@ from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of an intent.
+    """What came of an action.
 
     Attributes:
         outcome: ``done``, ``refused`` (the lease is not ours) or ``failed``.
@@ -58,17 +58,17 @@ class Acts:
         """Take note of the log's header, by which entries are written."""
         self._head = head
 
-    async def trim(self, held: Held, intent: Trim) -> Done:
+    async def trim(self, held: Held, action: Trim) -> Done:
         """Drop entries, as far as the script lets us.
 
         Raises:
             SequencerUnavailable: No answer.
         """
-        found = await self._log.read(Position(intent.epoch, intent.floor - 1), entries_max=1)
+        found = await self._log.read(Position(action.epoch, action.floor - 1), entries_max=1)
         if not found.entries:
-            return Done("failed", f"there is no entry at {intent.floor}")
-        floor = Revision(found.entries[0].epoch, intent.floor)
-        answer = await self._log.epochs.trim(held, intent.epoch, floor)
+            return Done("failed", f"there is no entry at {action.floor}")
+        floor = Revision(found.entries[0].epoch, action.floor)
+        answer = await self._log.epochs.trim(held, action.epoch, floor)
         if not isinstance(answer, Trimmed):
             return Done("failed", f"{answer.reason.value} {answer.detail}".strip())
         match answer.outcome:
@@ -79,24 +79,24 @@ class Acts:
             case _:
                 return Done("failed", f"{answer.outcome.value} {answer.detail}".strip())
 
-    async def start_audit(self, intent: StartAudit) -> Done:
+    async def start_audit(self, action: StartAudit) -> Done:
         """Log an audit.
 
         Raises:
             SequencerUnavailable: It was not taken, or nobody knows.
         """
-        audit = Audit(f"audit-{int(time.time())}", intent.is_deep)
+        audit = Audit(f"audit-{int(time.time())}", action.is_deep)
         return await self._append(Proposal(uuid.uuid4().bytes, audit))
 
-    async def abort_import(self, intent: AbortImport) -> Done:
+    async def abort_import(self, action: AbortImport) -> Done:
         """Log the end of an abandoned import; twice is once.
 
         Raises:
             SequencerUnavailable: It was not taken, or nobody knows.
         """
-        name = f"abort|{intent.import_id}|{intent.touched_seq}".encode()
+        name = f"abort|{action.import_id}|{action.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
-        return await self._append(Proposal(op_id, ImportAbort(intent.import_id)))
+        return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
 
     async def _append(self, proposal: Proposal) -> Done:
         appended = await self._log.append([proposal])
@@ -114,10 +114,10 @@ class Acts:
             return Done("refused", "another coordinator holds the lease")
         return Done("done", f"was told to {order.kind}")
 
-    async def repair(self, held: Held, intent: Repair, now_ms: int) -> Done:
+    async def repair(self, held: Held, action: Repair, now_ms: int) -> Done:
         """Tell a node to take a donor's state."""
-        order = Order(uuid.uuid4().hex, "resync", intent.reason, now_ms, intent.donors)
-        return await self.order(held, intent.node, order)
+        order = Order(uuid.uuid4().hex, "resync", action.reason, now_ms, action.donors)
+        return await self.order(held, action.node, order)
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
         """Read what nodes found at an audit's place."""

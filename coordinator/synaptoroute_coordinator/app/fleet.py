@@ -25,7 +25,7 @@ from synaptoroute_coordinator.app.door import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
-from synaptoroute_coordinator.plan import AbortImport, Intent, StartAudit, TakeBackup, Trim
+from synaptoroute_coordinator.plan import AbortImport, Action, StartAudit, TakeBackup, Trim
 from synaptoroute_coordinator.plan.plan import backup_source
 from synaptoroute_coordinator.reconciler import Feed, Happened
 from synaptoroute_coordinator.reconciler.reconciler import new_order
@@ -242,8 +242,8 @@ async def list_actions(request: Request) -> Response:
 # --- doing -----------------------------------------------------------------------------
 
 
-async def _do(request: Request, intent: Intent) -> Response:
-    return done_answer(await runtime_of(request).reconciler.order(intent, actor_of(request.scope)))
+async def _do(request: Request, action: Action) -> Response:
+    return done_answer(await runtime_of(request).reconciler.order(action, actor_of(request.scope)))
 
 
 def _node_of(runtime: Runtime, name: str) -> NodeView:

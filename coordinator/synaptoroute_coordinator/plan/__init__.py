@@ -1,13 +1,13 @@
 """What to do about the fleet: a pure function of the view, the policy and what was done.
 
-intents  what may be done, as values
+actions  what may be done, as values
 memory   what was done, and when
-plan     view + policy + memory -> intents
+plan     view + policy + memory -> actions
 """
 
-from synaptoroute_coordinator.plan.intents import (
+from synaptoroute_coordinator.plan.actions import (
     AbortImport,
-    Intent,
+    Action,
     Judge,
     Repair,
     StartAudit,
@@ -19,7 +19,7 @@ from synaptoroute_coordinator.plan.plan import plan
 
 __all__ = [
     "AbortImport",
-    "Intent",
+    "Action",
     "Judge",
     "Memory",
     "OpenImport",

@@ -61,7 +61,7 @@ class Memory:
         repair_counts: Repairs of a node since it was last found sound.
         imports: When each open import was first seen as it stands.
         voters_seen: When each voter was last live.
-        wanted: Intents that an operator asked for.
+        wanted: Actions that an operator asked for.
     """
 
     began_seconds: float

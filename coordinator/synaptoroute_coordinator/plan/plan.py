@@ -1,4 +1,4 @@
-"""View + policy + memory -> intents.  Pure; equal arguments give equal plans."""
+"""View + policy + memory -> actions.  Pure; equal arguments give equal plans."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 from synaptoroute.cluster.orders import DONORS_MAX
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import FleetView, NodeView, Verdict
-from synaptoroute_coordinator.plan.intents import (
+from synaptoroute_coordinator.plan.actions import (
     AbortImport,
-    Intent,
+    Action,
     Judge,
     Repair,
     StartAudit,
@@ -27,7 +27,7 @@ REPAIRS_MAX: Final = 3
 DEEP_WAIT_FACTOR: Final = 12
 
 
-def plan(view: FleetView, policy: Policy, memory: Memory, now_seconds: float) -> tuple[Intent, ...]:
+def plan(view: FleetView, policy: Policy, memory: Memory, now_seconds: float) -> tuple[Action, ...]:
     """Say what is to be done now.
 
     Args:
@@ -37,7 +37,7 @@ def plan(view: FleetView, policy: Policy, memory: Memory, now_seconds: float) ->
         now_seconds: The coordinator's monotonic clock.
 
     Returns:
-        Intents, the most urgent first; empty while the log is not open.
+        Actions, the most urgent first; empty while the log is not open.
     """
     if view.log.state != "open":
         return ()
@@ -50,7 +50,7 @@ def plan(view: FleetView, policy: Policy, memory: Memory, now_seconds: float) ->
     )
 
 
-def _trim(view: FleetView, policy: Policy) -> Iterator[Intent]:
+def _trim(view: FleetView, policy: Policy) -> Iterator[Action]:
     """Drop what nobody needs: never what a majority of the voters does not hold."""
     log = view.log
     floor = min(log.seq - policy.retain_entries + 1, _held_by_majority(view) + 1, log.seq)
@@ -73,7 +73,7 @@ def _held_by_majority(view: FleetView) -> int:
 
 def _audits(
     view: FleetView, policy: Policy, memory: Memory, now_seconds: float
-) -> Iterator[Intent]:
+) -> Iterator[Action]:
     """Compare digests at one place, time and again; wait for the reports."""
     pending = memory.pending
     if pending is not None:
@@ -102,7 +102,7 @@ def _is_due(last_seconds: float | None, every_seconds: float, now_seconds: float
     return last_seconds is None or now_seconds - last_seconds >= every_seconds
 
 
-def _repairs(view: FleetView, policy: Policy, memory: Memory) -> Iterator[Intent]:
+def _repairs(view: FleetView, policy: Policy, memory: Memory) -> Iterator[Action]:
     """Have the minority take the majority's state."""
     if not policy.is_repair_on:
         return
@@ -130,7 +130,7 @@ def _donors(by_id: dict[str, NodeView], verdict: Verdict) -> tuple[str, ...]:
     return tuple(n for n in verdict.agreeing if n in by_id and by_id[n].url)[:DONORS_MAX]
 
 
-def _imports(policy: Policy, memory: Memory, now_seconds: float) -> Iterator[Intent]:
+def _imports(policy: Policy, memory: Memory, now_seconds: float) -> Iterator[Action]:
     for found, since_seconds in memory.imports.items():
         if now_seconds - since_seconds >= policy.import_idle_seconds:
             yield AbortImport(found.import_id, found.touched_seq)
@@ -138,7 +138,7 @@ def _imports(policy: Policy, memory: Memory, now_seconds: float) -> Iterator[Int
 
 def _backup(
     view: FleetView, policy: Policy, memory: Memory, now_seconds: float
-) -> Iterator[Intent]:
+) -> Iterator[Action]:
     if not _is_due(memory.backup_seconds, policy.backup_seconds, now_seconds):
         return
     node = backup_source(view)

@@ -37,7 +37,7 @@ from synaptoroute_coordinator.fleet import (
 from synaptoroute_coordinator.lease import Tenure
 from synaptoroute_coordinator.plan import (
     AbortImport,
-    Intent,
+    Action,
     Judge,
     Memory,
     OpenImport,
@@ -156,8 +156,8 @@ class Reconciler:
             self.memory = Memory(time.monotonic())
         now_seconds = time.monotonic()
         self.memory.note_voters(self.view, now_seconds)
-        for intent in plan(self.view, self.policy, self.memory, now_seconds):
-            await self._attempt(intent, OWN)
+        for action in plan(self.view, self.policy, self.memory, now_seconds):
+            await self._attempt(action, OWN)
 
     async def observe(self) -> None:
         """Look at the log and at the nodes; without an answer what was seen stands."""
@@ -230,7 +230,7 @@ class Reconciler:
 
     # --- act -------------------------------------------------------------------------
 
-    async def order(self, intent: Intent, actor: str) -> Done:
+    async def order(self, action: Action, actor: str) -> Done:
         """Do what a person asks for, now.
 
         Raises:
@@ -241,7 +241,7 @@ class Reconciler:
             raise NotActive(
                 f"the active coordinator is {holder or 'not known yet'}", retry_after_seconds=2.0
             )
-        return await self._attempt(intent, actor)
+        return await self._attempt(action, actor)
 
     async def order_node(self, order: Order, node: str, actor: str) -> Done:
         """Leave an order of a person for a node.
@@ -258,43 +258,43 @@ class Reconciler:
         await self._tell(actor, order.kind, named)
         return named
 
-    async def _attempt(self, intent: Intent, actor: str) -> Done:
-        """Carry an intent out; a failure is an outcome."""
+    async def _attempt(self, action: Action, actor: str) -> Done:
+        """Carry an action out; a failure is an outcome."""
         held = self.tenure.held
         if held is None:
             return Done("refused", "the lease ran out")
         try:
-            done = await self._carry_out(held, intent)
+            done = await self._carry_out(held, action)
         except (SynaptoRouteError, OSError) as error:
             done = Done("failed", str(error))
-        if not isinstance(intent, Judge):
-            await self._tell(actor, _name_of(intent), done)
+        if not isinstance(action, Judge):
+            await self._tell(actor, _name_of(action), done)
         return done
 
-    async def _carry_out(self, held: Held, intent: Intent) -> Done:
+    async def _carry_out(self, held: Held, action: Action) -> Done:
         now_seconds = time.monotonic()
-        match intent:
+        match action:
             case Trim():
-                return await self._acts.trim(held, intent)
+                return await self._acts.trim(held, action)
             case StartAudit(is_deep):
                 self.memory.audit_seconds = now_seconds
                 if is_deep:
                     self.memory.scrub_seconds = now_seconds
                 live = tuple(node.node for node in self.view.live)
-                done = await self._acts.start_audit(intent)
+                done = await self._acts.start_audit(action)
                 self.memory.reported = 0
                 self.memory.pending = PendingAudit(done.seq, is_deep, now_seconds, live)
                 return done
             case Judge():
                 return await self._judge()
             case Repair(node):
-                done = await self._acts.repair(held, intent, self.now_ms())
+                done = await self._acts.repair(held, action, self.now_ms())
                 if done.outcome == "done":
-                    self.memory.note_repair(intent.audit_seq, node)
+                    self.memory.note_repair(action.audit_seq, node)
                 return Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
             case AbortImport(import_id, touched_seq):
                 self.memory.imports.pop(OpenImport(import_id, touched_seq), None)
-                return await self._acts.abort_import(intent)
+                return await self._acts.abort_import(action)
             case TakeBackup(node, url):
                 self.memory.backup_seconds = now_seconds
                 return self._begin_backup(node, url)
@@ -366,8 +366,8 @@ def new_order(kind: str, reason: str, now_ms: int, donors: tuple[str, ...] = ())
     )
 
 
-def _name_of(intent: Intent) -> str:
-    match intent:
+def _name_of(action: Action) -> str:
+    match action:
         case Trim():
             return "trim"
         case StartAudit(is_deep):

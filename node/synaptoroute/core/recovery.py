@@ -268,12 +268,9 @@ def decide(
         mode: Whose reports suffice.
     """
     counted = [report for report in reports if report.ballot == ballot]
-    candidates = [report for report in counted if report.is_voter]
-    if mode is not Mode.SAFE and not candidates:
-        candidates = [report for report in counted if report.position.epoch]
-    if not candidates:
+    best = _best(counted, kept, mode)
+    if best is None:
         return Waiting((), 0)
-    best = _longest(candidates)
     names = {report.node_id for report in counted}
     absent = tuple(voter for voter in best.voters if voter not in names)
     is_kept = kept is not None and _reaches(kept.position, best.position)
@@ -290,6 +287,18 @@ def decide(
         is_majority=enough,
         refill_after_seq=_refill_after(after.position, counted),
     )
+
+
+def _best(reports: Sequence[Report], kept: Kept | None, mode: Mode) -> Report | None:
+    """The longest history that a voter reported; None where nobody may win."""
+    if voters := [report for report in reports if report.is_voter]:
+        return _longest(voters)
+    if mode is not Mode.SAFE and (held := [r for r in reports if r.position.epoch]):
+        return _longest(held)
+    # Nobody has applied as much as the log's first entry, which names the voters.
+    if kept is not None and any(report.node_id in kept.voters for report in reports):
+        return Report("", Ballot(), Position(), kept.voters)
+    return None
 
 
 def _longest(reports: Sequence[Report]) -> Report:

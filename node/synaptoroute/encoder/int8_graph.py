@@ -203,8 +203,8 @@ class _Int8Graph:
 
     def _normalise(self, rows: str, source: str, out: str) -> str:
         graph = self._graph
-        gain = graph.tensor(out + "_gain", self._tensors[source + ".weight"])
-        bias = graph.tensor(out + "_bias", self._tensors[source + ".bias"])
+        gain = graph.tensor(out + "_gain", self._floats(source + ".weight"))
+        bias = graph.tensor(out + "_bias", self._floats(source + ".bias"))
         graph.node("LayerNormalization", [rows, gain, bias], [out], axis=-1, epsilon=_EPSILON)
         return out
 

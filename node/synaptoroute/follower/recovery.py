@@ -53,6 +53,8 @@ PATIENCE_SECONDS: Final = 1.0
 FORCED_PATIENCE_SECONDS: Final = 3.0
 STUCK_SECONDS: Final = 5.0
 """After this long without the node that should act, a higher ballot is begun."""
+STUCK_DOUBLINGS_MAX: Final = 4
+"""Each ballot in a row gets twice the time, so that slow nodes end one at last."""
 AVAILABLE_SECONDS: Final = 10.0
 """How long ``recovery=available`` waits for a majority."""
 SUSPECT_SECONDS: Final = 5.0
@@ -79,6 +81,7 @@ class Recovery:
         self._answered: Ballot | None = None
         self._ballot: Ballot | None = None
         self._since = 0.0
+        self._ballots_seen = 0
         self._suspected_at = -SUSPECT_SECONDS
 
     # --- life ------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class Recovery:
         return await self._take_part(head)
 
     def _rest(self) -> None:
-        self.detail, self.found, self._ballot = "", None, None
+        self.detail, self.found, self._ballot, self._ballots_seen = "", None, None, 0
 
     async def _begin(self, cause: Cause, head: Head | NoLog, standing: Standing) -> bool:
         """Close the log with a ballot, or join the one that goes on."""
@@ -172,6 +175,7 @@ class Recovery:
         assert ballot is not None
         if self._ballot != ballot:
             self._ballot, self._since = ballot, time.monotonic()
+            self._ballots_seen += 1
         if self._answered != ballot and not await self._answer(ballot):
             return True
         survey = await self._follower.log.recoveries.survey(head.epoch, ballot)
@@ -225,10 +229,18 @@ class Recovery:
             return
         if found.is_kept or self._follower.node_id in found.holders:
             await self._act(head, ballot, found)
-        elif waited_seconds > STUCK_SECONDS:
-            await self._begin(Cause.OUTBID, head, await self._standing())
+        elif waited_seconds > STUCK_SECONDS * 2 ** min(self._ballots_seen, STUCK_DOUBLINGS_MAX):
+            await self._outbid(head)
         else:
             self._wait(f"waiting for {', '.join(found.holders)} to open epoch {ballot.epoch}")
+
+    async def _outbid(self, head: Head) -> None:
+        """Replace a ballot that nobody ends; whoever holds the lease is still at work."""
+        lease = self._follower.log.lease(RECOVERY_LEASE, self._follower.node_id)
+        held = await lease.acquire()
+        if isinstance(held, Held):
+            await self._begin(Cause.OUTBID, head, await self._standing())
+            await lease.release(held)
 
     def _wait(self, detail: str) -> None:
         self.detail = detail

@@ -54,4 +54,4 @@ class TakeBackup:
     url: str
 
 
-Intent: TypeAlias = Trim | StartAudit | Judge | Repair | AbortImport | TakeBackup
+Action: TypeAlias = Trim | StartAudit | Judge | Repair | AbortImport | TakeBackup
