@@ -19,6 +19,8 @@ PYTHON ?=
 RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
 # What `make bench` runs; it rewrites BENCHMARKS.md.
 BENCH_COMMAND ?= $(BIN)/python tests/benchmarks/report.py
+# How many test processes run beside each other; 0 is none beside the first.
+WORKERS ?= 2
 # More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
 PYTEST_ARGS ?=
 # Folders of tests that need no privilege, no container engine and no network.
@@ -40,15 +42,15 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(VENV)/.run-installed ## Start three nodes on one log with the example routes (ONCE=1: show, exit)
+run: $(VENV)/.run-installed ## Run three nodes on one log with example routes (ONCE=1: show, exit)
 	@$(RUN_COMMAND)
 
 .PHONY: install
 install: $(VENV)/.dev-installed ## Set up .venv with everything a developer needs
 
 .PHONY: test
-test: $(VENV)/.dev-installed ## Run every test that needs no privilege (PYTEST_ARGS=...)
-	@$(PYTEST) $(TEST_FOLDERS) $(PYTEST_ARGS)
+test: $(VENV)/.dev-installed ## Run every test that needs no privilege (WORKERS=, PYTEST_ARGS=)
+	@$(PYTEST) $(TEST_FOLDERS) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint type tidy ## Everything that judges the code without running it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -56,7 +56,8 @@ def serve(
     """
     given = {"host": host, "port": port, "redis_url": redis_url, "namespace": namespace}
     try:
-        config = CoordinatorConfig(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        config = CoordinatorConfig(**chosen)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import FINGERPRINT, Author, opened, put, report, restart, until
+from cluster_room import DIM, FINGERPRINT, Author, opened, put, report, restart, until
 from servers import Server
 from synaptoroute.cluster.bus import Received, Subscribed
-from synaptoroute.cluster.epochs import Reopening, ReopeningOutcome
 from synaptoroute.cluster.lease import Held
+from synaptoroute.cluster.recoveries import Acted, Identity, RecoveryOutcome, Survey
 from synaptoroute.cluster.redis_log import RedisLog
 from synaptoroute.cluster.refusals import Reason
 from synaptoroute.cluster.scripts import Head
-from synaptoroute.core.mutation import Entry, Position, Revision
+from synaptoroute.core.mutation import Ballot, Entry, Position, Revision
+from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
 
 pytestmark = pytest.mark.integration
@@ -33,7 +34,7 @@ ACL = (
     "+ping +info +time +evalsha +script|load +subscribe +publish "
     "+hget +hset +hmget +hgetall +hvals +hdel +exists +del "
     "+xadd +xrange +xrevrange +xlen +xtrim "
-    "+zadd +zrem +zscore +zrange +zrangebyscore "
+    "+zadd +zrem +zscore +zrange +zrangebyscore +rename "
     "+get +set +pexpire +pttl"
 )
 
@@ -175,6 +176,29 @@ def commands_used(server: Server) -> set[str]:
     return {name for name in names if not name.startswith(("acl|", "auth", "config|"))}
 
 
+async def open_next_epoch(log: RedisLog, at: Position) -> Acted:
+    """Close the log after a restart, let two voters report, and refill and open it again."""
+    voters = ("a", "b", "c")
+    identity = Identity("1" * 32, FINGERPRINT, DIM, 1, voters)
+    ballot = await log.recoveries.begin(
+        Cause.RESTARTED, above=0, seen="", node_id="a", identity=identity
+    )
+    assert isinstance(ballot, Ballot)
+    for voter in voters[:2]:
+        await log.presence.heartbeat(report(voter, at), promise=ballot, voters=voters)
+    found = await log.recoveries.survey(1, ballot)
+    assert isinstance(found, Survey)
+    decided = decide(ballot, found.reports, found.kept)
+    assert isinstance(decided, Decision)
+    head = await log.head()
+    assert isinstance(head, Head)
+    lease = log.lease("recovery", "a")
+    held = await lease.acquire()
+    assert isinstance(held, Held)
+    await log.recoveries.refill(lease, held, ballot, [])
+    return await log.recoveries.reopen(held, head, decided, floor=at.seq + 1, floor_chain=at.chain)
+
+
 async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> None:
     """Everything the room does works for the user of the example."""
     for kind in ("redis", "valkey"):
@@ -205,17 +229,13 @@ async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> 
             used = commands_used(server)
             await restart(server)
             acl_user(server)
-            ballot = await log.epochs.recover()
-            assert isinstance(ballot, str)
-            for voter in ("a", "b"):
-                await log.presence.heartbeat(report(voter, at[4]))
-            reopened = await log.epochs.reopen(1, ballot)
+            reopened = await open_next_epoch(log, at[4])
             used |= commands_used(server)
 
         assert 2 == len(nodes)
         assert acked.voters == (5, 5, 0)
         assert trimmed.entries == 2
-        assert Reopening(ReopeningOutcome.OPEN) == reopened
+        assert RecoveryOutcome.OK is reopened.outcome
         assert facts.findings == ()
         assert facts.version
         assert {name.removeprefix("+") for name in ACL.split() if name[0] == "+"} == used

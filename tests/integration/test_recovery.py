@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fault_proxy import Fault, FaultProxy
-from followers import Peer, Peers, peers, route, until
+from followers import peers, route, until
 from recoveries import assert_held, exchangeable, lead_to, write_again, write_quorum
 from servers import Server
 from synaptoroute.errors import SequencerUnavailable

@@ -207,13 +207,13 @@ def test_every_option_is_documented() -> None:
     sections = dict(
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
-    shared = {"--url", "--api-key", "--json", "--help", "--model"}
+    shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision"}
     for name, command in commands():
         options = {
             option
             for param in command.params
             if param.param_type_name == "option"
-            for option in param.opts
+            for option in (*param.opts, *param.secondary_opts)
             if option.startswith("--")
         }
         documented = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", sections[name]))

@@ -31,6 +31,9 @@ def memory(**changes: object) -> Memory:
     return Memory(0.0, **changes)  # type: ignore[arg-type]
 
 
+SMALL_LOG = policy(retain_entries=1_000)
+
+
 def test_healthy_fleet_needs_nothing() -> None:
     """No action without a reason."""
     assert () == plan(fleet(), policy(), memory(), NOW)
@@ -55,14 +58,14 @@ def at(*seqs: int) -> object:
 
 def test_newest_entries_are_kept() -> None:
     """The policy's number of entries stays."""
-    actions = plan(at(9_000, 9_000, 9_000), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(9_000, 9_000, 9_000), SMALL_LOG, memory(), NOW)
 
     assert (Trim(1, 8_001),) == actions
 
 
 def test_trim_waits_for_live_nodes_while_there_is_room() -> None:
     """A node that is behind need not ask a peer for what the log could still hold."""
-    actions = plan(at(9_000, 9_000, 500), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(9_000, 9_000, 500), SMALL_LOG, memory(), NOW)
 
     assert (Trim(1, 501),) == actions
 
@@ -94,7 +97,7 @@ def test_observers_do_not_count_for_the_majority() -> None:
 
 def test_small_trims_are_not_worth_it() -> None:
     """One call for a handful of entries would be made at every turn."""
-    actions = plan(at(1_020, 1_020, 1_020), policy(retain_entries=1_000), memory(), NOW)  # type: ignore[arg-type]
+    actions = plan(at(1_020, 1_020, 1_020), SMALL_LOG, memory(), NOW)
 
     assert () == actions
 

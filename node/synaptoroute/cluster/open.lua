@@ -29,7 +29,8 @@ local added = redis.pcall('XADD', KEYS[2], '1-1',
   't', time_us, 'p', start, 'c', chain, 'b', bytes, 'f', ARGV[9])
 if type(added) == 'table' and added.err then return {'REFUSED', added.err} end
 redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', '1', 'epoch_id', ARGV[2], 'seq', '1',
-  'chain', chain, 'state', 'open', 'replid', replid, 'rec_id', '', 'rec_replid', '', 'rec_cause', '',
+  'chain', chain, 'state', 'open', 'replid', replid, 'rec_id', '',
+  'rec_replid', '', 'rec_cause', '',
   'fingerprint', ARGV[3], 'dim', ARGV[4], 'level', ARGV[5], 'floor', '1', 'floor_chain', start,
   'floor_bytes', '0', 'bytes', bytes, 'voters', ARGV[6], 'voters_seq', '1')
 redis.pcall('PUBLISH', ARGV[7], 'SR1 E 1 1 ' .. start .. ' ' .. chain .. ' ' .. time_us .. ' '

@@ -391,14 +391,4 @@ def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -
     return Entry(epoch, seq, position.chain, chain, time_us, frame, proposal)
 
 
-__all__ = [
-    "CHAINS_KEPT",
-    "TRANSITIONS",
-    "Fetch",
-    "Ignored",
-    "Replica",
-    "Source",
-    "State",
-    "Step",
-    "number",
-]
+__all__ = ["TRANSITIONS", "Fetch", "Ignored", "Replica", "Source", "State", "Step", "number"]

@@ -39,7 +39,7 @@ _DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
     6: np.dtype("<i4"),
     7: np.dtype("<i8"),
 }
-_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+_CODES: Final[Mapping[np.dtype[Any], int]] = {dtype: code for code, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)

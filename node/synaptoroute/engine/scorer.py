@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from synaptoroute.batcher import Batcher
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.engine.applier import as_rows
 from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.engine.lanes import Batch
@@ -85,7 +86,7 @@ class Scorer:
         self.versions = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.on_visible: Callable[[Position], None] | None = None
-        self._scratch = Scratch()
+        self._scratch = Scratch(integer_product())
         self._batcher = batcher
         self._waiters = waiters
         self._inbox: Inbox[Batch | _Fill | _Show | _Call] = Inbox()

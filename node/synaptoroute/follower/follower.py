@@ -44,13 +44,7 @@ BEHIND_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 0.5
 BACKLOG_ENTRIES_MAX: Final = 8_192
 _UNHEARD: Final = frozenset(
-    {
-        LogState.UNKNOWN,
-        LogState.MISMATCH,
-        LogState.FOREIGN,
-        LogState.LOST,
-        LogState.REGRESSED,
-    }
+    {LogState.UNKNOWN, LogState.MISMATCH, LogState.FOREIGN, LogState.LOST, LogState.REGRESSED}
 )
 """States in which what the bus brings is not, or may not be, this node's log."""
 

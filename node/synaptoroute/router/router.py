@@ -21,7 +21,6 @@ from synaptoroute.core.mutation import (
     PatchRoute,
     PutSettings,
     RemoveUtterances,
-    Revision,
     Settings,
 )
 from synaptoroute.encoder import TextEncoder
@@ -30,7 +29,6 @@ from synaptoroute.errors import (
     ConfigError,
     InvalidQuery,
     InvalidRoute,
-    NotCaughtUp,
     NotReady,
     TooLarge,
 )
@@ -42,18 +40,15 @@ from synaptoroute.models import (
     Match,
     Route,
     RouteSetSettings,
-    StoredRoute,
     WriteResult,
     canonical_json,
 )
-from synaptoroute.router import reads
 from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
+from synaptoroute.router.looks import Looks
 from synaptoroute.router.questions import expire, question
-from synaptoroute.router.results import RoutePage, result_of
 from synaptoroute.router.status import NodeStatus, node_status
-from synaptoroute.router.surveys import Surveys
 from synaptoroute.router.writes import (
     Writer,
     checked_name,
@@ -66,7 +61,7 @@ READY_POLL_SECONDS: Final = 0.02
 _NO_GUARD = Guard()
 
 
-class AdaptiveRouter:
+class AdaptiveRouter(Looks):
     """Routes texts to named routes, and changes the routes while it runs.
 
     Args:
@@ -158,30 +153,6 @@ class AdaptiveRouter:
             ConfigError: It was started; await ``stop``.
         """
         self._life.close()
-
-    # --- versions ------------------------------------------------------------------
-
-    async def await_version(self, version: Revision, timeout_seconds: float = 2.0) -> None:
-        """Wait until a version is visible here, to read one's own write elsewhere.
-
-        Raises:
-            NotCaughtUp: It is not, in time.
-            VersionLost: It belongs to a write that a later epoch left behind.
-        """
-        if self.follower is not None:
-            await self.follower.wait_version(version, timeout_seconds)
-        elif version > self._engine.published.position.revision:
-            raise NotCaughtUp(f"this node stands at {self._engine.published.position.revision}")
-
-    async def await_head(self, timeout_seconds: float = 2.0) -> None:
-        """Wait until everything is visible that the log holds now.
-
-        Raises:
-            SequencerUnavailable: The log does not answer.
-            NotCaughtUp: Not in time.
-        """
-        if self.follower is not None:
-            await self.follower.wait_head(timeout_seconds)
 
     # --- queries -------------------------------------------------------------------
 
@@ -414,46 +385,6 @@ class AdaptiveRouter:
             raise ConfigError("with a shared log, await the coroutines that begin with 'a'")
 
     # --- looking -------------------------------------------------------------------
-
-    async def aget_route(self, name: str) -> StoredRoute:
-        """Show one route.
-
-        Raises:
-            RouteNotFound: No route has this name.
-        """
-        return await reads.get_route(self._engine, name)
-
-    async def alist_routes(self, *, after: str = "", limit: int = 100) -> RoutePage:
-        """Show up to ``limit`` routes whose names follow ``after``, in order of name."""
-        return await reads.list_routes(self._engine, after, limit)
-
-    async def aget_settings(self) -> RouteSetSettings:
-        """Show the settings of the route set."""
-        return await reads.get_settings(self._engine)
-
-    async def aoutcome(self, op_id: bytes) -> WriteResult | None:
-        """Find what came of a write, inside the idempotency window.
-
-        Raises:
-            RouteError: It was rejected.
-        """
-        outcome = await asyncio.wrap_future(self._engine.look_up(op_id))
-        return None if outcome is None else result_of(outcome, op_id)
-
-    async def achecksum(self) -> dict[str, str]:
-        """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
-        return await reads.checksum(self._engine)
-
-    @property
-    def surveys(self) -> Surveys:
-        """What operators ask beside queries and routes."""
-        return Surveys(self._engine, self._writer, self.follower)
-
-    def propagation(self) -> list[tuple[int, float]]:
-        """Pairs of seq and milliseconds from the log to visible here, newest last."""
-        offset_ms = self.follower.clock_lead_ms if self.follower else 0.0
-        delays = tuple(self._engine.scorer.delays)
-        return [(seq, round(delay_us / 1_000 - offset_ms, 3)) for seq, delay_us in delays]
 
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""

@@ -54,7 +54,7 @@ def _member(request: Request) -> Follower:
 
 
 def _donor(request: Request, follower: Follower) -> Donor:
-    """This node's giving side, one for all requests."""
+    """The giving side of this node, one for all requests."""
     state = request.app.state
     donor: Donor | None = getattr(state, "donor", None)
     if donor is None:

@@ -1,1 +1,0 @@
-"""What must hold of a simulated history; each check gives sentences, none if all is well."""
