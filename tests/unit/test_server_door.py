@@ -65,6 +65,8 @@ def test_every_error_has_a_status() -> None:
         if error.code in STATUS_BY_CODE:
             assert 400 <= STATUS_BY_CODE[error.code] < 500
     for error in all_errors(errors.ClusterError):
+        if error.__module__ != errors.__name__:
+            continue  # another server's own, with a table of its own
         assert STATUS_BY_CODE[error.code] in (409, 429, 503, 504)
 
 
