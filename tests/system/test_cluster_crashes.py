@@ -114,6 +114,8 @@ def test_stopped_node_behind_every_op_log_takes_a_snapshot(shared: Cluster) -> N
 def test_database_that_is_damaged_at_boot_is_set_aside_and_replaced(shared: Cluster) -> None:
     """Damage is found before the node is ready; nothing is deleted, peers give the state."""
     shared[1].kill()
+    with closing(sqlite3.connect(shared[1].database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size_bytes = shared[1].database.stat().st_size
     with shared[1].database.open("r+b") as file:
         for offset in range(4_096, size_bytes, 4_096):
