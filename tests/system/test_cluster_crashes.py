@@ -113,6 +113,9 @@ def test_stopped_node_behind_every_op_log_takes_a_snapshot(shared: Cluster) -> N
 
 def test_database_that_is_damaged_at_boot_is_set_aside_and_replaced(shared: Cluster) -> None:
     """Damage is found before the node is ready; nothing is deleted, peers give the state."""
+    for number in range(40):
+        shared.put(0, f"damaged{number}")
+    shared.settle()
     shared[1].kill()
     with closing(sqlite3.connect(shared[1].database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
