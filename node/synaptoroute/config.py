@@ -16,8 +16,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 DEFAULT_MODEL = "all-MiniLM-L6-v2-int8"
 ENV_PREFIX = "SYNAPTOROUTE_"
 
-Precision = Literal["float32", "int8"]
-"""Arithmetic of the encoder's products; part of its fingerprint."""
+Precision = Literal["auto", "float32", "int8"]
+"""Arithmetic of the encoder's products; what ``auto`` means is part of the fingerprint.
+
+``auto`` follows from the model and the providers, never from the machine: ``int8`` for the
+bundled model on the CPU, else ``float32``.
+"""
 
 
 class EngineConfig(BaseSettings):
@@ -81,8 +85,9 @@ class NodeConfig(EngineConfig, ClusterConfig):
         host: Address the HTTP server listens on.
         port: Its TCP port.
         model: Bundled name, fastembed name, or path of a local ONNX folder.
-        encoder_precision: ``int8`` is two to three times as fast at nearly the same
-            accuracy, for the bundled model; all nodes of a cluster must have the same.
+        encoder_precision: ``int8`` multiplies in integers, the bundled model alone;
+            ``auto`` is ``int8`` where that is possible, else ``float32``.  All nodes of a
+            cluster must have the same.
         model_cache_dir: Where downloaded models are kept.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
@@ -110,7 +115,7 @@ class NodeConfig(EngineConfig, ClusterConfig):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
-    encoder_precision: Precision = "float32"
+    encoder_precision: Precision = "auto"
     model_cache_dir: Path | None = None
     providers: str = "CPUExecutionProvider"
     database: Path = Path("data/synaptoroute.sqlite")

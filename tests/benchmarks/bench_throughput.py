@@ -4,16 +4,15 @@ Every contender runs in its own process with the same driver, model file, tokeni
 routes and texts; nothing is cached.  Closed loop with 1 and 64 clients; open loop at a
 rate that every contender can bear, latency counted from the intended time of sending.
 
-    python tests/benchmarks/bench_throughput.py --data FOLDER [--quick] [--precision int8]
+    python tests/benchmarks/bench_throughput.py --data FOLDER [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from contenders import ORIGINAL, OURS, OURS_INT8, SEMANTIC_ROUTER, Process, contenders
-from harness import Bench, Options, add_options, ratio, rounded, rounds, spread, to_options
+from contenders import ORIGINAL, OURS, OURS_FLOAT32, SEMANTIC_ROUTER, Process, contenders
+from harness import Bench, Options, ratio, read_options, rounded, rounds, spread
 from route_texts import read_corpus
 
 CLIENTS = 64
@@ -79,14 +78,14 @@ def opened(
     }
 
 
-def measure(options: Options, with_int8: bool = False) -> dict[str, Any]:
-    """All figures; ``with_int8`` adds this project with its faster encoder."""
+def measure(options: Options) -> dict[str, Any]:
+    """All figures; this project takes part a second time in the peers' arithmetic."""
     corpus = read_corpus(options.data)
     routes = corpus.draw(UTTERANCES, SEED)
     texts = corpus.queries(4_096, SEED)
     seconds = options.pick(4.0, 1.5, 0.2)
     count = options.pick(5, 2, 1)
-    names = (OURS, *([OURS_INT8] if with_int8 else []), SEMANTIC_ROUTER, ORIGINAL)
+    names = (OURS, OURS_FLOAT32, SEMANTIC_ROUTER, ORIGINAL)
     with contenders(names, options) as running:
         for process in running.values():
             process.do("load", routes=routes)
@@ -112,15 +111,6 @@ def measure(options: Options, with_int8: bool = False) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_options(parser)
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "int8"),
-        default="float32",
-        help="int8: let the faster encoder take part, too",
-    )
-    parsed = parser.parse_args()
-    given = to_options(parsed)
+    given = read_options(__doc__)
     bench = Bench("throughput", given)
-    bench.finish(measure(given, parsed.precision == "int8"))
+    bench.finish(measure(given))

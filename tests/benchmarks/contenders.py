@@ -16,7 +16,7 @@ from peers.install import environment, is_installed
 from synaptoroute.encoder.bundled import bundled_recipe
 
 OURS = "synaptoroute-cluster"
-OURS_INT8 = "synaptoroute-cluster, int8"
+OURS_FLOAT32 = "synaptoroute-cluster, float32"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 FASTEMBED = "fastembed"
@@ -24,14 +24,14 @@ STOP_SECONDS_MAX = 10.0
 _PEERS = Path(__file__).parent / "peers"
 _SCRIPTS = {
     OURS: "cluster_peer.py",
-    OURS_INT8: "cluster_peer.py",
+    OURS_FLOAT32: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
     FASTEMBED: "fastembed_peer.py",
 }
 
 
-_ARGUMENTS = {OURS_INT8: ("--precision", "int8")}
+_ARGUMENTS = {OURS_FLOAT32: ("--precision", "float32")}
 
 
 class ContenderFailed(RuntimeError):
@@ -43,7 +43,7 @@ class Process:
 
     def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
         self.name = name
-        own = name in (OURS, OURS_INT8, FASTEMBED)
+        own = name in (OURS, OURS_FLOAT32, FASTEMBED)
         python = sys.executable if own else str(environment(name) / "bin" / "python")
         recipe = bundled_recipe()
         self._process = subprocess.Popen(

@@ -4,7 +4,7 @@ The threshold is chosen on CLINC150's training, validation and out-of-scope
 validation texts alone; the test splits are only reported.  Few-shot protocol: k
 training texts an intent by ``default_rng(seed)``, mean over seeds 0 to 2.
 
-    python tests/benchmarks/fit_threshold.py --data DIRECTORY [--precision int8] [--cache FILE.npz]
+    python tests/benchmarks/fit_threshold.py --data DIRECTORY [--precision P] [--cache FILE.npz]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Answers:
 
 
 def read_splits(
-    folder: Path, cache: Path | None, precision: Precision = "float32"
+    folder: Path, cache: Path | None, precision: Precision = "auto"
 ) -> dict[str, dict[str, Split]]:
     """Read both data sets and encode them, or take the vectors from the cache."""
     known = dict(np.load(cache)) if cache is not None and cache.exists() else {}
@@ -187,7 +187,7 @@ def main() -> None:
     """Measure, print the tables, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the two data sets")
-    parser.add_argument("--precision", choices=get_args(Precision), default="float32")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--cache", type=Path, help="file to keep the vectors in between runs")
     options = parser.parse_args()
     sets = read_splits(options.data, options.cache, options.precision)

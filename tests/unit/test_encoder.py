@@ -30,7 +30,7 @@ SHARED_COMPUTATION_MAX = 1e-5
 
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
-    opened = Encoder(providers=["CPUExecutionProvider"])
+    opened = Encoder(precision="float32")
     yield opened
     opened.close()
 
@@ -243,8 +243,8 @@ def test_prefix_goes_before_its_own_kind_of_text() -> None:
 
 def test_fingerprint_is_stable_and_sees_max_tokens(encoder: Encoder) -> None:
     """Two openings agree; another truncation is another encoder."""
-    again = Encoder(probe=False)
-    shorter = Encoder(max_tokens=64, probe=False)
+    again = Encoder(precision="float32", probe=False)
+    shorter = Encoder(precision="float32", max_tokens=64, probe=False)
 
     assert encoder.fingerprint == again.fingerprint
     assert encoder.fingerprint != shorter.fingerprint
@@ -256,7 +256,7 @@ def test_micro_batch_size_does_not_change_the_fingerprint_or_the_vectors(
     encoder: Encoder,
 ) -> None:
     """How work is cut is no part of what is computed."""
-    small = Encoder(micro_batch_tokens_max=16, probe=False)
+    small = Encoder(precision="float32", micro_batch_tokens_max=16, probe=False)
     texts = [text_of(1 + n, n) for n in range(20)]
 
     assert encoder.fingerprint == small.fingerprint

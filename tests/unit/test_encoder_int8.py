@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterator, Mapping
@@ -126,7 +127,7 @@ def test_cutting_the_work_changes_no_bit(encoder: Encoder) -> None:
 
 def test_vectors_are_near_those_of_float32(encoder: Encoder) -> None:
     """The two precisions are two roundings of one model."""
-    exact = Encoder(probe=False)
+    exact = Encoder(precision="float32", probe=False)
     texts = [*PROBE_TEXTS, *(text_of(1 + n, n) for n in range(40))]
 
     cosines = (exact.encode(texts) * encoder.encode(texts)).sum(axis=1)
@@ -156,7 +157,7 @@ def test_rounding_of_another_processor_passes_the_probe(
 
 def test_precision_is_part_of_the_fingerprint(encoder: Encoder) -> None:
     """A database or a cluster of one precision refuses the other."""
-    exact = Encoder(probe=False)
+    exact = Encoder(precision="float32", probe=False)
 
     assert "float32" == exact.precision
     assert "int8" == encoder.precision
@@ -198,9 +199,33 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         Encoder(tmp_path, precision="int8")
 
 
+@pytest.mark.parametrize("own", [{"pooling": "cls"}, {"output": "other"}])
+def test_another_use_of_the_model_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
+    """The graph written anew pools by the mean and has one output: nothing is ignored."""
+    recipe = bundled_recipe()
+    (tmp_path / "tokenizer.json").symlink_to(recipe.tokenizer_file)
+    (tmp_path / "model.onnx").symlink_to(recipe.model_file)
+    (tmp_path / "synaptoroute.json").write_text(json.dumps(own))
+
+    with pytest.raises(ConfigError, match="pooled by the mean"):
+        Encoder(tmp_path, precision="int8")
+
+
+def test_auto_follows_the_model_and_its_use(tmp_path: Path, encoder: Encoder) -> None:
+    """Int8 for the bundled model as it is meant, float32 for everything else."""
+    recipe = bundled_recipe()
+    (tmp_path / "tokenizer.json").symlink_to(recipe.tokenizer_file)
+    (tmp_path / "model.onnx").symlink_to(recipe.model_file)
+    (tmp_path / "synaptoroute.json").write_text(json.dumps({"pooling": "cls"}))
+
+    assert "int8" == Encoder(probe=False).precision
+    assert encoder.fingerprint == Encoder(probe=False).fingerprint
+    assert "float32" == Encoder(tmp_path).precision
+
+
 def test_unknown_precision_is_refused() -> None:
     """A typing error is answered with what there is."""
-    with pytest.raises(ConfigError, match="float32 or int8"):
+    with pytest.raises(ConfigError, match="auto, float32 or int8"):
         Encoder(precision="int4")  # type: ignore[arg-type]
 
 

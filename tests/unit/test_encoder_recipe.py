@@ -6,9 +6,11 @@ import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder, recipe
 from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.recipe import Recipe, VerifiedFiles, fingerprint, verify_files
@@ -64,9 +66,13 @@ def test_name_and_place_do_not_change_the_fingerprint() -> None:
 
 def test_fingerprint_of_the_bundled_model_is_pinned() -> None:
     """A release that changes it orphans every stored vector, so it must be on purpose."""
-    opened = Encoder(probe=False)
+    opened = {kind: Encoder(precision=kind, probe=False) for kind in get_args(Precision)}
 
-    assert "0d7c001e3060b5298c4fe95b187b81aa2cea2f6309e2951b4750345fd64f6740" == opened.fingerprint
+    assert {
+        "auto": "a522df0b3a2b64929f76d8fcb197e08fbd2d7c63a5e11576fe8bf8f0c9bc8098",
+        "int8": "a522df0b3a2b64929f76d8fcb197e08fbd2d7c63a5e11576fe8bf8f0c9bc8098",
+        "float32": "0d7c001e3060b5298c4fe95b187b81aa2cea2f6309e2951b4750345fd64f6740",
+    } == {kind: each.fingerprint for kind, each in opened.items()}
 
 
 def test_files_are_hashed(tmp_path: Path) -> None:

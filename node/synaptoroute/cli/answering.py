@@ -86,7 +86,7 @@ def open_answering(
     api_key: str | None,
     routes_file: Path | None,
     model: str | None,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
 ) -> Iterator[Answering]:
     """Answer from a file where one is given, else from the node at ``url``."""
     if routes_file is None:
@@ -99,7 +99,7 @@ def open_answering(
 
 @contextmanager
 def open_router(
-    routes_file: Path, model: str | None, precision: Precision = "float32"
+    routes_file: Path, model: str | None, precision: Precision = "auto"
 ) -> Iterator[FileAnswers]:
     """Load a model and the routes of a file into a router that lives in memory."""
     from synaptoroute.cli.route_files import read_route_file

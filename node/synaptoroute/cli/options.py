@@ -33,11 +33,11 @@ Model = Annotated[
     ),
 ]
 EncoderPrecision = Annotated[
-    Literal["float32", "int8"],  # config.Precision, whose import costs more than a command
+    Literal["auto", "float32", "int8"],  # config.Precision, whose import costs more than a command
     typer.Option(
         "--precision",
         envvar="SYNAPTOROUTE_ENCODER_PRECISION",
-        help="Arithmetic of the encoder; int8 is faster, for the bundled model alone.",
+        help="Arithmetic of the encoder; auto is int8 for the bundled model, else float32.",
     ),
 ]
 RoutesFile = Annotated[

@@ -32,7 +32,7 @@ __all__ = [
 def open_encoder(
     model: str = DEFAULT_MODEL,
     *,
-    precision: Precision = "float32",
+    precision: Precision = "auto",
     providers: Sequence[str] = ("CPUExecutionProvider",),
     cache_dir: Path | None = None,
 ) -> TextEncoder:

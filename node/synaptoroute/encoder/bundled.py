@@ -16,6 +16,7 @@ from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder.recipe import Recipe
 from synaptoroute.errors import ModelNotFound
 
+MODEL_OUTPUT: Final = "last_hidden_state"
 MODEL_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
 TOKENIZER_SHA256: Final = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 DIM: Final = 384

@@ -19,7 +19,7 @@ from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens
 from synaptoroute.encoder.exactness import check_exactness
 from synaptoroute.encoder.int8_graph import GRAPH_VERSION
-from synaptoroute.encoder.packed_session import PackedSession
+from synaptoroute.encoder.packed_session import PackedSession, offers_int8
 from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, check_probe
 from synaptoroute.encoder.recipe import Recipe, fingerprint, verify_files
 from synaptoroute.encoder.session import GraphSession, check_providers
@@ -42,7 +42,7 @@ class Encoder:
         self,
         model: str | Path = DEFAULT_MODEL,
         *,
-        precision: Precision = "float32",
+        precision: Precision = "auto",
         providers: Sequence[str] = ("CPUExecutionProvider",),
         max_tokens: int | None = None,
         query_prefix: str | None = None,
@@ -57,8 +57,8 @@ class Encoder:
             model: The bundled model's name, a name from fastembed's catalogue
                 (downloaded once), or a folder with an ONNX graph and its
                 ``tokenizer.json``.
-            precision: ``int8`` multiplies in integers: faster, a little less exact,
-                another fingerprint; for the bundled model on the CPU alone.
+            precision: ``int8`` multiplies in integers: several times as fast, for the
+                bundled model on the CPU alone; ``auto`` takes it wherever it is offered.
             providers: ONNX Runtime execution providers, best first.
             max_tokens: Tokens kept of a text; None for the model's own choice.
             query_prefix: Text before every query; None for the model's own.
@@ -78,7 +78,7 @@ class Encoder:
                 f"micro_batch_tokens_max must be at least 1, got {micro_batch_tokens_max}"
             )
         if precision not in get_args(Precision):
-            raise ConfigError(f"precision must be float32 or int8, got {precision!r}")
+            raise ConfigError(f"precision must be auto, float32 or int8, got {precision!r}")
         check_providers(providers)
         recipe = find_recipe(model, cache_dir).override(max_tokens, query_prefix, utterance_prefix)
         files = verify_files(recipe)
@@ -87,16 +87,17 @@ class Encoder:
         self._micro_batch_tokens_max = micro_batch_tokens_max
         self._micro_batch_texts_max = None if files.is_batch_invariant else 1
         self._tokenizer = TextTokenizer(recipe.tokenizer_file, recipe.max_tokens)
-        session = _open_graph(recipe, precision, providers)
+        arithmetic = _arithmetic(precision, recipe, files.model_sha256, providers)
+        session = _open_graph(recipe, arithmetic, providers)
         self._session: GraphSession | PackedSession | None = session
         self.name = recipe.name
         self.max_tokens = recipe.max_tokens
         self.dim = self._measure_dim(session)
-        self.precision: Precision = precision
-        arithmetic = None if precision == "float32" else f"{precision}/{GRAPH_VERSION}"
-        self.fingerprint = fingerprint(recipe, files, self.dim, session.output, arithmetic)
+        self.precision: Precision = arithmetic
+        graph = None if arithmetic == "float32" else f"{arithmetic}/{GRAPH_VERSION}"
+        self.fingerprint = fingerprint(recipe, files, self.dim, session.output, graph)
         if probe and recipe.name == DEFAULT_MODEL:
-            check_probe(self._encode_unprefixed, probe_file(), COSINE_MIN_BY_PRECISION[precision])
+            check_probe(self._encode_unprefixed, probe_file(), COSINE_MIN_BY_PRECISION[arithmetic])
         self._stats = StatsCounter()  # what came before was not the user's
 
     @property
@@ -187,11 +188,20 @@ class Encoder:
         return vectors
 
 
+def _arithmetic(
+    precision: Precision, recipe: Recipe, model_sha256: str, providers: Sequence[str]
+) -> Precision:
+    """Resolve ``auto`` by what is the same on every node of a cluster."""
+    if precision != "auto":
+        return precision
+    return "int8" if offers_int8(recipe, model_sha256, providers) else "float32"
+
+
 def _open_graph(
     recipe: Recipe, precision: Precision, providers: Sequence[str]
 ) -> GraphSession | PackedSession:
     """Open the graph for the precision asked for."""
     if precision == "int8":
         check_exactness()
-        return PackedSession(recipe.model_file, providers)
+        return PackedSession(recipe, providers)
     return GraphSession(recipe.model_file, providers, recipe.output, recipe.constant_inputs)

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.encoder import packing
-from synaptoroute.encoder.bundled import MODEL_SHA256
+from synaptoroute.encoder.bundled import MODEL_OUTPUT, MODEL_SHA256
 from synaptoroute.encoder.int8_graph import OUTPUT, int8_graph
-from synaptoroute.encoder.recipe import Pooling
+from synaptoroute.encoder.recipe import Pooling, Recipe
 from synaptoroute.encoder.session import normalise, open_session, run_session
 from synaptoroute.errors import ConfigError
 
 _CPU = "CPUExecutionProvider"
+
+
+def offers_int8(recipe: Recipe, model_sha256: str, providers: Sequence[str]) -> bool:
+    """Whether the graph of this model can be written anew, for this use of it."""
+    is_model = model_sha256 == MODEL_SHA256 and recipe.output in (None, MODEL_OUTPUT)
+    return is_model and recipe.pooling == "mean" and list(providers) == [_CPU]
 
 
 class PackedSession:
@@ -31,22 +36,23 @@ class PackedSession:
     output = OUTPUT
     is_packed = True
 
-    def __init__(self, model_file: Path, providers: Sequence[str]) -> None:
+    def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
         """Rewrite the bundled model and open it.
 
         Raises:
-            ConfigError: Another model, or a provider other than the CPU's.
+            ConfigError: Another model or use of it, or a provider other than the CPU's.
         """
         if list(providers) != [_CPU]:
             raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
-        content = model_file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != MODEL_SHA256:
+        content = recipe.model_file.read_bytes()
+        if not offers_int8(recipe, hashlib.sha256(content).hexdigest(), providers):
             raise ConfigError(
-                "precision int8 is made for the bundled model; use float32 for any other",
-                file=model_file.name,
+                "precision int8 is made for the bundled model, pooled by the mean; "
+                "use float32 for any other",
+                file=recipe.model_file.name,
             )
         self._session = open_session(
-            int8_graph(content), f"{model_file.name} as int8", providers, is_final=True
+            int8_graph(content), f"{recipe.model_file.name} as int8", providers, is_final=True
         )
 
     def width_of(self, tokens_count: int) -> int:

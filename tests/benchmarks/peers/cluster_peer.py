@@ -2,7 +2,7 @@
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
 ``--synchronous full|normal`` choose storage, which is in memory otherwise;
-``--precision float32|int8`` chooses the encoder's arithmetic.  The router has
+``--precision auto|float32|int8`` chooses the encoder's arithmetic.  The router has
 its default settings; queries bypass the cache.
 """
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("model_files", nargs="*")
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     serve(ClusterPeer(options.database, options.synchronous, options.precision))
 

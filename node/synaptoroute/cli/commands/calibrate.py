@@ -39,7 +39,7 @@ def calibrate(
     ] = False,
     routes: RoutesFile = None,
     model: Model = None,
-    precision: EncoderPrecision = "float32",
+    precision: EncoderPrecision = "auto",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

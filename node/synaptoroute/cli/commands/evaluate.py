@@ -41,7 +41,7 @@ def evaluate(
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every wrong answer.")] = False,
     model: Model = None,
-    precision: EncoderPrecision = "float32",
+    precision: EncoderPrecision = "auto",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,

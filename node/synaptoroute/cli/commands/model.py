@@ -74,7 +74,7 @@ def check(
     name: Annotated[
         str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
     ] = None,
-    precision: EncoderPrecision = "float32",
+    precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -24,7 +24,7 @@ def migrate(
         str,
         typer.Option(envvar="SYNAPTOROUTE_MODEL", help="The new encoder: a name or a folder."),
     ],
-    precision: EncoderPrecision = "float32",
+    precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:

@@ -24,7 +24,7 @@ def lint(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The route file.")],
     strict: Annotated[bool, typer.Option("--strict", help="End with 1 on warnings, too.")] = False,
     model: Model = None,
-    precision: EncoderPrecision = "float32",
+    precision: EncoderPrecision = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find what is wrong with a route file.
