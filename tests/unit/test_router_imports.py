@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from routers import HeldEncoder, route, running, stream, until
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.encoder import HashEncoder
+from synaptoroute.engine.scorer import FILL_ROWS_MAX
 from synaptoroute.errors import (
     CapacityExceeded,
     ImportRejected,
@@ -21,6 +23,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.router.imports import CHUNK_UTTERANCES_MAX
+from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
 
@@ -343,3 +346,24 @@ async def test_malformed_identity_is_refused(import_id: str) -> None:
         left = await names(router)
 
     assert [] == left
+
+
+async def test_query_waits_for_a_slice_of_a_large_import_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows are handed to the scorer one slice at a time: nothing queues up before a query."""
+    waiting: list[int] = []
+    fill = Tensor.fill
+    async with running() as router:
+
+        def watched(tensor: Tensor, *rows: Any) -> None:
+            waiting.append(len(router._engine.scorer._inbox))
+            fill(tensor, *rows)
+
+        monkeypatch.setattr(Tensor, "fill", watched)
+        await router.aimport(stream(many(FILL_ROWS_MAX // 2)))
+        answer = await router.aquery("words n3 u3")
+
+    assert len(waiting) == 5
+    assert max(waiting) == 0
+    assert "r0003" == answer.route

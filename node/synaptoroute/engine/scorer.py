@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -35,7 +35,8 @@ from synaptoroute.models import Match
 from synaptoroute.scoring import Scratch, rank
 from synaptoroute.tensor import Tensor
 
-FILL_ROWS_MAX: Final = 2_048
+FILL_ROWS_MAX: Final = 512
+FILL_SECONDS_MAX: Final = 30.0
 DELAYS_KEPT: Final = 2_048
 """Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
@@ -59,6 +60,7 @@ class _Fill:
     slots: NDArray[np.int64]
     vectors: NDArray[np.float32]
     at: Revision
+    done: threading.Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,11 @@ class Scorer:
         self._inbox.put(batch)
 
     def show(self, commits: Sequence[Commit]) -> None:
-        """Hand over durable commits, in order, to be made visible."""
+        """Hand over durable commits, in order, to be made visible.
+
+        Rows of a large one are handed over slice by slice, each when the one before is
+        written, so that queries that come meanwhile wait for one slice at most.
+        """
         small: list[Commit] = []
         for commit in commits:
             if len(commit.change.writes) <= FILL_ROWS_MAX:
@@ -110,6 +116,8 @@ class Scorer:
             small = []
             for part in _slices(commit, self.tensor.dim):
                 self._inbox.put(part)
+                if self.is_alive:
+                    part.done.wait(FILL_SECONDS_MAX)
             self._inbox.put(_Show((commit,), filled=True))
         if small:
             self._inbox.put(_Show(tuple(small), filled=False))
@@ -151,6 +159,8 @@ class Scorer:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
                     refuse(left.future)
+                elif isinstance(left, _Fill):
+                    left.done.set()
 
     def drain(self) -> None:
         """Do what has been handed over, on the caller's thread, before ``start``."""
@@ -163,8 +173,9 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, vectors, at):
+            case _Fill(slots, vectors, at, done):
                 self.tensor.fill(slots, vectors, at)
+                done.set()
             case _Show(commits, filled):
                 self._make_visible(commits, filled=filled)
             case _Call(task, future):
@@ -263,15 +274,14 @@ def _encoder_failed(error: Exception) -> Exception:
     return failed
 
 
-def _slices(commit: Commit, dim: int) -> list[_Fill]:
+def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
     """Cut a change's rows into fills; done by the applier, not by the scorer."""
     writes, at = commit.change.writes, commit.entry.position.revision
-    fills = []
     for start in range(0, len(writes), FILL_ROWS_MAX):
         part = writes[start : start + FILL_ROWS_MAX]
         slots = np.fromiter((write.slot for write in part), np.int64, len(part))
-        fills.append(_Fill(slots, as_rows([write.vector for write in part], dim), at))
-    return fills
+        vectors = as_rows([write.vector for write in part], dim)
+        yield _Fill(slots, vectors, at, threading.Event())
 
 
 def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:

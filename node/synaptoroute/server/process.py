@@ -25,6 +25,7 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.router import AdaptiveRouter
+from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
@@ -63,6 +64,7 @@ def serve(config: NodeConfig) -> None:
     runtime: Runtime = app.state.runtime
     server = NodeServer(app, config, runtime)
     end_tracing = start_tracing(app)
+    interpreter.tune()
     try:
         server.run()
     finally:
@@ -120,6 +122,7 @@ def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
         except BaseException:
             encoder.close()
             raise
+        interpreter.settle()
         return router, encoder
 
     return open_router

@@ -17,7 +17,7 @@ from typing import Final, Literal, TypeAlias
 
 from synaptoroute.errors import StorageUnavailable
 
-Synchronous: TypeAlias = Literal["full", "normal"]
+Synchronous: TypeAlias = Literal["full", "normal", "off"]
 
 PAGE_BYTES: Final = 16_384
 WAL_AUTOCHECKPOINT_PAGES: Final = 1_000

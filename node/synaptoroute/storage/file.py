@@ -75,7 +75,8 @@ class DatabaseFile:
         path: The database; its folder is made.  ``:memory:`` keeps everything in a
             temporary folder that goes with ``close``.
         synchronous: ``full`` survives a power failure, ``normal`` may lose the newest
-            entries to one (never to a crash of the process).
+            entries to one (never to a crash of the process).  Nothing of ``:memory:``
+            is meant to survive, so there the disk is not waited for at all.
         oplog_entries_max: Entries kept for peers.
         oplog_bytes_max: Bytes of their frames.
         on_corrupt: ``raise`` after a damaged file was moved aside, or start empty.
@@ -90,14 +91,14 @@ class DatabaseFile:
         self,
         path: str | Path,
         *,
-        synchronous: Synchronous = "full",
+        synchronous: Literal["full", "normal"] = "full",
         oplog_entries_max: int = OPLOG_ENTRIES_MAX,
         oplog_bytes_max: int = OPLOG_BYTES_MAX,
         on_corrupt: Literal["raise", "move_aside"] = "raise",
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._is_ephemeral = str(path) == _EPHEMERAL
-        self._synchronous: Synchronous = synchronous
+        self._synchronous: Synchronous = "off" if self._is_ephemeral else synchronous
         self._on_corrupt = on_corrupt
         self._log = LogWindow(oplog_entries_max, oplog_bytes_max)
         self._writer: sqlite3.Connection | None = None

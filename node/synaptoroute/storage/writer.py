@@ -103,21 +103,22 @@ def write_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
         slots.update((write.slot, write) for write in change.writes)
         routes.update((route.route_id, None) for route in change.deleted)
         routes.update((route.route_id, route) for route in change.put)
-    # Out with the old first: a name may have moved from one number to another.
+    # Out with the old first: a name may have moved from one number to another.  Slots come
+    # from generators: a loop that stays inside sqlite3 lets no other thread run for long.
     connection.executemany("DELETE FROM route WHERE route_id = ?", [(each,) for each in routes])
     connection.executemany(
         INSERT_ROUTE, [route_row(each) for each in routes.values() if each is not None]
     )
     connection.executemany(
-        "DELETE FROM slot WHERE slot = ?", [(each,) for each, write in slots.items() if not write]
+        "DELETE FROM slot WHERE slot = ?", ((each,) for each, write in slots.items() if not write)
     )
     connection.executemany(
         "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
-        [
+        (
             (each.slot, each.route_id, each.utterance, each.vector, each.row_hash)
-            for _, each in sorted(slots.items())
+            for each in map(slots.__getitem__, sorted(slots))
             if each is not None
-        ],
+        ),
     )
 
 

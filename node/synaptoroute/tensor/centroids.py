@@ -54,16 +54,20 @@ class Centroids:
         Routes that move equally many rows are summed together: a sum over an axis of
         fixed length runs at the speed of memory, one over runs of any length does not.
         """
+        if len(route_ids) == 0:
+            return
+        if bool((route_ids == route_ids[0]).all()):  # what a write of one route moves
+            self._move_alike(route_ids[:1], rows, slots[np.newaxis], sign)
+            return
         by_route = np.argsort(route_ids, kind="stable")
         owners = route_ids[by_route]
         firsts = np.flatnonzero(np.diff(owners, prepend=-1))
         counts = np.diff(firsts, append=len(owners))
         by_count = np.argsort(counts, kind="stable")
         for alike in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
-            if len(alike):
-                places = firsts[alike, np.newaxis] + np.arange(int(counts[alike[0]]))
-                alike_slots = slots[by_route[places]]
-                self._move_halves(owners[firsts[alike]], rows, alike_slots, sign)
+            places = firsts[alike, np.newaxis] + np.arange(int(counts[alike[0]]))
+            alike_slots = slots[by_route[places]]
+            self._move_halves(owners[firsts[alike]], rows, alike_slots, sign)
 
     def _move_halves(
         self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float
@@ -99,6 +103,8 @@ class Centroids:
 
     def clear(self, route_ids: Slots) -> None:
         """Forget routes that are gone."""
+        if len(route_ids) == 0:
+            return
         self._sums.write(route_ids, np.zeros((len(route_ids), self._sums.dim)))
         self.settle(route_ids, np.ones(len(route_ids)))
 

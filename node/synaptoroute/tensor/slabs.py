@@ -106,7 +106,8 @@ class Slabs(Generic[Scalar]):
         slab = low >> self._shift
         if slab == high >> self._shift:
             offset = slab << self._shift
-            if high - low == len(slots) - 1 and bool((np.diff(slots) == 1).all()):
+            # Each at most once and rising over n - 1: one after the other.
+            if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
                 return [(slab, slice(low - offset, high - offset + 1), slice(None))]
             return [(slab, slots - offset, slice(None))]
         slab_of = slots >> self._shift

@@ -282,6 +282,8 @@ class Tensor:
         """Take away the owners of what goes or is overwritten, and the routes that go."""
         freed = np.asarray(change.freed, np.int64)
         leaving = np.concatenate([freed, slots[self._owners[slots] != FREE]])
+        if len(leaving) == 0 and not change.deleted:
+            return
         owners = self._owners[leaving].astype(np.int64)
         assert np.all(owners != FREE), "a free slot was freed: this is a bug"
         gone = np.fromiter((record.route_id for record in change.deleted), np.int64)
@@ -298,11 +300,14 @@ class Tensor:
 
     def _write_rows(self, writes: Sequence[SlotWrite], slots: Slots, filled: bool) -> None:
         """Copy the rows that were not filled ahead."""
-        chosen = np.flatnonzero(~self._ahead[slots]) if filled else np.arange(len(slots))
+        chosen = slots
+        if filled:
+            missing = np.flatnonzero(~self._ahead[slots])
+            writes, chosen = [writes[index] for index in missing.tolist()], slots[missing]
         if len(chosen):
-            vectors = b"".join(writes[index].vector for index in chosen.tolist())
+            vectors = b"".join([write.vector for write in writes])
             rows = np.frombuffer(vectors, "<f4").reshape(len(chosen), self.dim)
-            self._write(slots[chosen], rows.astype(np.float32, copy=False))
+            self._write(chosen, rows.astype(np.float32, copy=False))
         self._ahead[slots] = False
 
     def _show(self, change: Change, slots: Slots) -> None:
@@ -356,8 +361,8 @@ class Tensor:
         """Note which blocks must be planned again before the next query."""
         if len(slots) == 0:
             return
-        numbers = np.unique(slots // BLOCK_SLOTS).tolist()
-        while len(self._blocks) <= numbers[-1]:
+        numbers = set((slots // BLOCK_SLOTS).tolist())
+        while len(self._blocks) <= max(numbers):
             self._blocks.append(None)
         self._stale_blocks.update(numbers)
 
