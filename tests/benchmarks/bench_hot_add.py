@@ -2,8 +2,9 @@
 
 One route of ten utterances with its vectors given, from the call to the moment at which
 queries see it.  This project answers after that, and after the commit where a database
-is kept; semantic-router's index is changed directly; synaptoroute is watched until its
-index holds the route, its disk not waited for.
+is kept; what of it passes from the write's place in the log to visible, with the commit,
+is shown by itself.  semantic-router's index is changed directly; synaptoroute is watched
+until its index holds the route, its disk not waited for.
 
     python tests/benchmarks/bench_hot_add.py [--quick]
 """
@@ -63,6 +64,7 @@ def measure(options: Options) -> dict[str, Any]:
     sizes = options.pick((500, 5_000, 50_000), (500, 5_000), (20, 40))
     repeats, count = options.pick((40, 5), (30, 2), (3, 1))
     found: dict[str, dict[str, list[float]]] = {}
+    applying: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         running = own_processes(stack, Path(folder))
         running |= stack.enter_context(contenders((SEMANTIC_ROUTER, ORIGINAL), options))
@@ -71,6 +73,11 @@ def measure(options: Options) -> dict[str, Any]:
                 process.do("fill", count=size, dim=DIM)
                 process.do("add", first=900_000 + size, repeats=2, dim=DIM)
             found[str(size)] = adding(running, repeats, count, 0)
+            applying[str(size)] = {
+                name: quantiles(process.do("delays", count=repeats * count))
+                for name, process in running.items()
+                if name.startswith(OURS)
+            }
     least, most = str(sizes[0]), str(sizes[-1])
     return {
         "utterances_a_route": 10,
@@ -83,6 +90,11 @@ def measure(options: Options) -> dict[str, Any]:
                 quantiles(found[most][name])["p50"] / quantiles(found[least][name])["p50"]
             )
             for name in running
+        },
+        "apply_to_visible_ms": applying,
+        "apply_growth": {
+            name: rounded(applying[most][name]["p50"] / applying[least][name]["p50"])
+            for name in applying[most]
         },
         "smallest": int(least),
         "largest": int(most),

@@ -60,6 +60,10 @@ class ClusterPeer:
         assert result.status == "applied", result
         return elapsed
 
+    def delays(self, count: int) -> list[float]:
+        assert self._router is not None
+        return [delay_ms for _, delay_ms in self._router.propagation()[-count:]]
+
     async def search(self, row: np.ndarray) -> None:
         raise NotImplementedError("scored by bench_scoring.py")
 

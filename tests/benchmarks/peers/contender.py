@@ -43,6 +43,9 @@ class Contender(Protocol):
     async def search(self, row: np.ndarray) -> None:
         """Score one vector, without encoding."""
 
+    def delays(self, count: int) -> list[float]:
+        """Milliseconds from a write's place in the log to visible, of the newest writes."""
+
 
 async def closed_loop(
     contender: Contender, texts: Sequence[str], clients: int, seconds: float
@@ -165,6 +168,8 @@ async def _obey(contender: Contender, order: dict[str, Any]) -> Any:
             return await _fill(contender, **order)
         case "add":
             return await _add(contender, **order)
+        case "delays":
+            return contender.delays(**order)
         case "search":
             return await _search(contender, **order)
         case unknown:
