@@ -169,6 +169,18 @@ def test_the_examples_are_routed_well(run: Run) -> None:
     assert "accuracy" in run("evaluate", str(QUERIES), "--all").stdout
 
 
+def test_bench_measures_a_node_and_a_route_file(run: Run) -> None:
+    """Every load is answered, without an error, over HTTP and in this process."""
+    words = ("bench", str(QUERIES), "--seconds", "0.3", "--clients", "2", "--rate", "20", "--json")
+    at_node = output(run(*words))
+    offline = output(run(*words, "--routes", str(ROUTES)))
+
+    for figures in (at_node, offline):
+        assert ["2 clients", "20 a second"] == [load["load"] for load in figures["loads"]]
+        assert all(load["answers"] > 0 and not load["errors"] for load in figures["loads"])
+    assert "queries/s" in run("bench", str(QUERIES), "--seconds", "0.1").stdout
+
+
 def test_an_accuracy_that_is_missed_ends_with_one(run: Run) -> None:
     """The gate of a pipeline."""
     said = run("evaluate", str(QUERIES), "--min-accuracy", "1.0", code=ExitCode.NO)

@@ -18,6 +18,7 @@ from synaptoroute.cli.terminal import progress, waiting
 
 if TYPE_CHECKING:
     from synaptoroute.config import Precision
+    from synaptoroute.models import Route
     from synaptoroute.router import AdaptiveRouter
 
 RouteDocuments = list[dict[str, Any]]
@@ -98,12 +99,11 @@ def open_answering(
 
 
 @contextmanager
-def open_router(
-    routes_file: Path, model: str | None, precision: Precision = "auto"
-) -> Iterator[FileAnswers]:
-    """Load a model and the routes of a file into a router that lives in memory."""
+def open_unstarted(
+    routes_file: Path, model: str | None, precision: Precision
+) -> Iterator[tuple[AdaptiveRouter, Sequence[Route]]]:
+    """Read a route file and load a model; the router is empty, in memory, not started."""
     from synaptoroute.cli.route_files import read_route_file
-    from synaptoroute.core.mutation import Settings
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
     from synaptoroute.router import AdaptiveRouter
 
@@ -111,8 +111,22 @@ def open_router(
     with waiting("Loading the model ..."):
         encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
     router = AdaptiveRouter(encoder)
-    default = Settings().threshold
     try:
+        yield router, routes
+    finally:
+        router.close()
+        encoder.close()
+
+
+@contextmanager
+def open_router(
+    routes_file: Path, model: str | None, precision: Precision = "auto"
+) -> Iterator[FileAnswers]:
+    """Load a model and the routes of a file into a router that lives in memory."""
+    from synaptoroute.core.mutation import Settings
+
+    default = Settings().threshold
+    with open_unstarted(routes_file, model, precision) as (router, routes):
         with progress("Encoding routes", len(routes)) as step:
             for route in routes:
                 router.add_route(route)
@@ -126,9 +140,6 @@ def open_router(
             for route in routes
         ]
         yield FileAnswers(router, documents, default)
-    finally:
-        router.close()
-        encoder.close()
 
 
 def ask_all(

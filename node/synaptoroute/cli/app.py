@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from synaptoroute.cli.commands import (
+    bench,
     calibrate,
     demo,
     doctor,
@@ -115,6 +116,7 @@ _routes.command("lint")(routes_lint.lint)
 
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
+app.command("bench")(bench.bench)
 
 _model = _group("model", "Look after encoders.")
 _model.command("list")(model.list_)
