@@ -347,7 +347,10 @@ async def test_metrics_show_the_node(node: HttpNode) -> None:
 
 
 async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
-    """One line a request, with its id, status and duration, and nothing that was said."""
+    """One line a request, with its id, status and duration, and nothing that was said.
+
+    Queries that were answered are counted, and have lines at debug level only.
+    """
     await node.http.post("/v1/query", json={"text": "my account number is 12345678"})
     await node.http.post("/v1/query", json={"text": "xyzzy", "oops": 1})
     await node.http.put("/v1/routes/w", json={"utterances": ["plugh plover"]})
@@ -356,6 +359,7 @@ async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: i
 
     assert ["/v1/query", "/v1/query", "/v1/routes/w"] == [line["path"] for line in requests]
     assert [200, 422, 201] == [line["status"] for line in requests]
+    assert ["debug", "info", "info"] == [line["level"] for line in requests]
     assert all(line["request_id"] and line["duration_ms"] >= 0 for line in requests)
     for word in ("12345678", "xyzzy", "plugh"):
         assert word not in log_lines.getvalue()

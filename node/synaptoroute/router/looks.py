@@ -91,6 +91,16 @@ class Looks(ABC):
         return await reads.checksum(self._engine)
 
     @property
+    def visible(self) -> object:
+        """What stands for the state that queries see: another object after every change."""
+        return self._engine.published
+
+    @property
+    def visible_version(self) -> str:
+        """Version of that state, ``epoch.seq``."""
+        return str(self._engine.published.position.revision)
+
+    @property
     def surveys(self) -> Surveys:
         """What operators ask beside queries and routes."""
         return Surveys(self._engine, self._writer, self.follower)

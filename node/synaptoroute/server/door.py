@@ -17,6 +17,8 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.server import hot_query
+from synaptoroute.server.hot_query import HotQuery
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web import keys
 from synaptoroute.web.logs import is_at
@@ -52,6 +54,7 @@ class Door:
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self._app = app
+        self._hot_query = HotQuery(app, runtime)
         self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +87,11 @@ class Door:
         try:
             if self._runtime.keys is not None:
                 visit.key_name = self._authorize(scope, wanted)
-            await self._app(scope, receive, send)
+            if scope["path"] == hot_query.PATH and scope["method"] == "POST":
+                visit.endpoint = hot_query.PATH
+                await self._hot_query(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         except ClientGone:
             return
         except SynaptoRouteError as error:
@@ -145,7 +152,8 @@ class Door:
         endpoint = getattr(scope.get("route"), "path", visit.endpoint)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._runtime.metrics.answered(method, endpoint, visit.status, seconds)
-        level = logging.DEBUG if endpoint in PROBES else logging.INFO
+        is_usual = endpoint in PROBES or (endpoint == hot_query.PATH and visit.status == 200)
+        level = logging.DEBUG if is_usual else logging.INFO
         if is_at(level):
             self._runtime.log.log(
                 level,

@@ -100,6 +100,10 @@ class Metrics:
         self._batch_tokens.observe(tokens)
         self._encode_duration.observe(encode_seconds)
 
+    def watch_answers(self, hits: Callable[[], int]) -> None:
+        """Read how many queries were answered with bytes that were kept."""
+        self.registry.register(AnswersCollector(hits))
+
     def watch(self, look: Look) -> None:
         """Read the router and the encoder at every scrape."""
         self.registry.register(NodeCollector(look))
@@ -107,6 +111,25 @@ class Metrics:
     def render(self) -> bytes:
         """All metrics as text."""
         return generate_latest(self.registry)
+
+
+class AnswersCollector(Collector):
+    """Reads how often the same question was asked again at the same position."""
+
+    def __init__(self, hits: Callable[[], int]) -> None:
+        self._hits = hits
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand, as the node's own figures."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the count."""
+        yield CounterMetricFamily(
+            "synaptoroute_answers_cached",
+            "Queries answered with the bytes of an earlier answer.",
+            value=self._hits(),
+        )
 
 
 class NodeCollector(Collector):

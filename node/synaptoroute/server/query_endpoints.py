@@ -71,6 +71,12 @@ def parse_batch(body: bytes) -> BatchRequest:
         raise _refusal(error) from None
 
 
+async def ask(runtime: Runtime, asked: QueryRequest, *, use_cache: bool) -> Match:
+    """Answer one query."""
+    _log_texts(runtime, [asked.text])
+    return await runtime.router.aquery(asked.text, use_cache=use_cache, **_options(asked, runtime))
+
+
 def render_batch(matches: list[Match]) -> str:
     """Matches as JSON."""
     return f'{{"matches":[{",".join(render_match(match) for match in matches)}]}}'
@@ -93,10 +99,7 @@ async def query(request: Request) -> Response:
     require_json(request)
     with runtime.bodies.lease() as lease:
         asked = parse_query(await read_body(request, lease, runtime.config.body_bytes_max))
-        _log_texts(runtime, [asked.text])
-        match = await runtime.router.aquery(
-            asked.text, use_cache=_may_use_cache(request), **_options(asked, runtime)
-        )
+        match = await ask(runtime, asked, use_cache=_may_use_cache(request))
     return json_answer(render_match(match), headers=version_headers(match.version))
 
 

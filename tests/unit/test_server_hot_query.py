@@ -1,0 +1,127 @@
+"""The short way of a query answers as the framework's way does, and only what is true now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from http_node import HttpNode, http_node
+from synaptoroute.server.hot_query import BODY_BYTES_KEPT_MAX, AnswerCache, _Answer
+
+pytestmark = pytest.mark.unit
+
+HOT, FRAMED = "/v1/query", "/v1/query?consistency=local"
+JSON = {"content-type": "application/json"}
+LONG_TEXT = "x" * 40_000
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
+    """A node with two routes."""
+    async with http_node(tmp_path) as started:
+        await started.fill()
+        yield started
+
+
+def seen(answer: httpx.Response) -> tuple[Any, ...]:
+    """What a client can tell of an answer, apart from what is of one request alone."""
+    document = answer.json()
+    document.pop("instance", None)
+    headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    return answer.status_code, headers, document
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        ('{"text": "I want my money back"}', JSON),
+        ('{"text": "I want my money back", "limit": 3}', JSON),
+        ('{"text": "money", "routes": ["parcel"], "explain": true}', JSON),
+        ('{"text": "I want my money back"}', {"content-type": "application/json; charset=utf-8"}),
+        ('{"text": ""}', JSON),
+        ('{"text": "a", "unknown": 1}', JSON),
+        ('{"text": 7}', JSON),
+        ('{"text": "a", "text": "b"}', JSON),
+        ("[1, 2", JSON),
+        ("", JSON),
+        ('{"text": "a"}', {"content-type": "text/plain"}),
+        ('{"text": "a"}', {}),
+        ('{"text": "a"}', {**JSON, "content-encoding": "gzip"}),
+        (json.dumps({"text": LONG_TEXT}), JSON),
+        (json.dumps({"text": LONG_TEXT * 30}), JSON),
+    ],
+)
+async def test_both_ways_answer_alike(
+    node: HttpNode, content: str, headers: dict[str, str]
+) -> None:
+    """Status, headers and document are the same, the first time and from what was kept."""
+    framed = await node.http.post(FRAMED, content=content, headers=headers)
+    first = await node.http.post(HOT, content=content, headers=headers)
+    second = await node.http.post(HOT, content=content, headers=headers)
+
+    assert seen(framed) == seen(first) == seen(second)
+
+
+async def test_body_in_pieces_is_read_whole(node: HttpNode) -> None:
+    """A client may send byte by byte."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in b'{"text": "I want my money back"}':
+            yield bytes([byte])
+
+    whole = await node.http.post(HOT, json={"text": "I want my money back"})
+    cut = await node.http.post(HOT, content=pieces(), headers=JSON)
+
+    assert 200 == cut.status_code
+    assert whole.json() == cut.json()
+
+
+async def test_kept_answer_ends_with_the_position(node: HttpNode) -> None:
+    """After any write the question is answered anew."""
+    asked = {"text": "I want my money back"}
+    before = await node.http.post(HOT, json=asked)
+    again = await node.http.post(HOT, json=asked)
+    await node.http.delete("/v1/routes/refund")
+    after = await node.http.post(HOT, json=asked)
+
+    assert before.content == again.content
+    assert "refund" == before.json()["route"]
+    assert "refund" != after.json()["route"]
+    assert before.headers["sr-version"] != after.headers["sr-version"]
+
+
+async def test_no_cache_asks_for_the_whole_work(node: HttpNode) -> None:
+    """A measurement is not answered with what was kept; the metrics tell both apart."""
+    asked = {"text": "I want my money back"}
+    for headers in ({}, {}, {"cache-control": "no-cache"}):
+        await node.http.post(HOT, json=asked, headers=headers)
+    metrics = (await node.http.get("/metrics")).text
+
+    assert "synaptoroute_answers_cached_total 1.0" in metrics
+    assert "synaptoroute_queries_total 2.0" in metrics
+
+
+def test_answers_have_a_limit_in_number_and_bytes() -> None:
+    """The answers that were not asked for the longest go first; a long question never comes in."""
+    now = object()
+    answer = _Answer(now, b"1.1", b"x" * 10)
+    few = AnswerCache(answers_max=2)
+    for body in (b"a", b"b"):
+        few.put(body, answer)
+    few.get(b"a", now)
+    few.put(b"c", answer)
+    small = AnswerCache(bytes_max=25)
+    for body in (b"a", b"b", b"c"):
+        small.put(body, answer)
+    small.put(b"y" * (BODY_BYTES_KEPT_MAX + 1), answer)
+
+    assert few.get(b"b", now) is None
+    assert few.get(b"a", now) is few.get(b"c", now) is answer
+    assert few.get(b"a", object()) is None
+    assert 2 == len(small)
+    assert small.get(b"a", now) is None
