@@ -18,6 +18,7 @@ from needs import require
 from servers import free_port
 
 UP_SECONDS_MAX = 300
+ROUTED_SECONDS_MAX = 180.0
 QUESTION = "I want my money back"
 
 
@@ -72,7 +73,11 @@ class Composed:
         """Bring it up; give the seconds until a query through the door was routed."""
         began = time.monotonic()
         self.run("up", "--detach", "--no-build", *words)
-        wait_until("a query through the door is routed", lambda: self.route() is not None)
+        wait_until(
+            "a query through the door is routed",
+            lambda: self.route() is not None,
+            ROUTED_SECONDS_MAX,
+        )
         return time.monotonic() - began
 
     def route(self) -> str | None:
