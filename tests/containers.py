@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -148,7 +149,11 @@ class Stack:
             self.add_node(expect=node_count)
         self._start_coordinator()
         self._start_haproxy()
-        self.wait_whole(node_count)
+        try:
+            self.wait_whole(node_count)
+        except BaseException:
+            sys.stderr.write(f"{self.live_nodes()}\n{self.logs()}\n")
+            raise
         return self
 
     @property
@@ -196,6 +201,11 @@ class Stack:
         volumes = {f"{self._name}-coordinator": "/data"}
         plan = Plan("coordinator", ("coordinator",), environment=environment, volumes=volumes)
         self.others["coordinator"] = run(plan, self._inside, self.label)
+
+    def start_beside(self, name: str, plan: Plan) -> Any:
+        """Start one more container on the nodes' network."""
+        self.others[name] = run(plan, self._inside, self.label)
+        return self.others[name]
 
     def fleet(self, path: str) -> int:
         """Status of an answer of the coordinator, asked through HAProxy."""
@@ -311,7 +321,7 @@ class Stack:
         """The ends of all logs, for a failed test."""
         every = {**{f"node {at}": node for at, node in self.nodes.items()}, **self.others}
         return "\n".join(
-            f"--- {name}\n{container.logs(tail=15).decode(errors='replace')}"
+            f"--- {name}\n{container.logs(tail=40).decode(errors='replace')}"
             for name, container in every.items()
         )
 

@@ -77,7 +77,11 @@ def disturbances(stack: Stack, seconds: float) -> dict[str, Any]:
     found = {}
     for each in DISTURBANCES:
         began = time.monotonic()
-        load, rounds = disturb(stack, each, seconds)
+        try:
+            load, rounds = disturb(stack, each, seconds)
+        except BaseException:
+            print(stack.logs(), file=sys.stderr)
+            raise
         found[each.name] = {"rounds": rounds, **load.figures(), "first_failures": load.failures[:3]}
         took = time.monotonic() - began
         print(f"{each.name}: {len(load.failures)} failures, {took:.0f} s", file=sys.stderr)

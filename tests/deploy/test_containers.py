@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from containers import IMAGES, Stack, require_images, wait_until
-from disturbances import DISTURBANCES, NODES, Disturbance, disturb
+from disturbances import DISTURBANCES, NODES, Disturbance, Load, disturb
 from privileges import assert_contained
+from shipped import alerts, dashboard_expressions
+from watching import ask, query, start_prometheus, without_limit
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 
@@ -139,3 +141,30 @@ def test_what_was_acknowledged_outlives_a_redis_that_comes_back_empty(stack: Sta
     assert document["utterances"] == kept.json()["utterances"]
     assert epochs[0] < epochs[1]
     stack.wait_whole(NODES)
+
+
+def test_prometheus_finds_every_part_and_the_dashboard_has_something_to_show(stack: Stack) -> None:
+    """With the files that are shipped: all targets up, every panel has data, no rule is broken."""
+    prometheus = start_prometheus(stack)
+    with Load(stack.door), httpx.Client(base_url=stack.door) as client:
+
+        def states() -> list[str]:
+            targets = (ask(prometheus, "targets?state=active") or {}).get("activeTargets", [])
+            return sorted(f"{each['labels']['job']} {each['health']}" for each in targets)
+
+        every = ["synaptoroute-coordinator up", "synaptoroute-haproxy up"]
+        every += ["synaptoroute-node up"] * NODES
+        wait_until("all targets are up", lambda: every == states())
+        expressions = [without_limit(each) for each in dashboard_expressions()]
+
+        def empty() -> list[str]:
+            client.get("/v1/routes/there-is-none")
+            # No node has answered with a server's error: that series need not be there.
+            return [e for e in expressions if '"5.."' not in e and not query(prometheus, e)]
+
+        wait_until("every panel has data", lambda: [] == empty())
+        rules = ask(prometheus, "rules?type=alert")["groups"][0]["rules"]
+
+    assert {rule["alert"] for rule in alerts()} == {rule["name"] for rule in rules}
+    assert {"ok"} == {rule["health"] for rule in rules}
+    assert [] == [rule["name"] for rule in rules if rule["state"] == "firing"]

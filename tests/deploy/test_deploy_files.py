@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,15 +15,13 @@ from charts import pick, render
 from house import ROOT
 from metric_names import exposition, series
 from needs import lacking, require
+from shipped import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
 from synaptoroute.cluster.keys import Keys
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.deploy
 
-DEPLOY = ROOT / "deploy"
-ALERTS = DEPLOY / "prometheus/alerts.yml"
-DASHBOARD = DEPLOY / "grafana/dashboards/synaptoroute.json"
 COMPOSE = ROOT / "docker-compose.yml"
 _METRIC = re.compile(r"\bsynaptoroute_(?!cluster\b)[a-z_]+")
 _COMMAND_SECONDS_MAX = 120
@@ -52,12 +49,6 @@ def tool(name: str) -> Path:
     return found
 
 
-def alerts() -> list[dict[str, Any]]:
-    """Every rule of the shipped file."""
-    rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
-    return [rule for group in rules["groups"] for rule in group["rules"]]
-
-
 def known_metrics() -> set[str]:
     """Every series that a node exposes, and every metric that the coordinator's code names."""
     fleet = (ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py").read_text(
@@ -68,12 +59,6 @@ def known_metrics() -> set[str]:
         f"synaptoroute_fleet_{name}" for name in re.findall(r'^ +\("([a-z_]+)", "', fleet, re.M)
     }
     return series(exposition()) | found
-
-
-def dashboard_expressions() -> list[str]:
-    """What the panels of the dashboard ask."""
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
 def metrics_in(expressions: list[str]) -> set[str]:
