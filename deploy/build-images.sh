@@ -3,11 +3,13 @@
 #
 # Where a registry is reached, BASE_IMAGE may name any Debian with python3 and its venv module;
 # without one a base is made out of Debian packages, and Redis and HAProxy come from there, too.
+# NO_CACHE=1 builds every layer anew, as on a machine that has never built them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 tag="${TAG:-test}"
 base="${BASE_IMAGE:-}"
+cache=(${NO_CACHE:+--no-cache})
 if [[ -z "$base" ]]; then
   base=synaptoroute-base:local
   deploy/base-image.sh "$base"
@@ -18,7 +20,7 @@ build() {
   shift
   # Steps that install packages use the host's network: it is the one that reaches the mirrors.
   docker build --quiet --network host --build-arg "BASE_IMAGE=$base" \
-    --tag "synaptoroute-$name:$tag" "$@" >/dev/null 2>"$log" || { tail -n 40 "$log" >&2; exit 1; }
+    --tag "synaptoroute-$name:$tag" "${cache[@]}" "$@" >/dev/null 2>"$log" || { tail -n 40 "$log" >&2; exit 1; }
   printf 'synaptoroute-%s:%s  %s MB  %d s\n' "$name" "$tag" \
     "$(($(docker image inspect --format '{{.Size}}' "synaptoroute-$name:$tag") / 1000000))" \
     "$((SECONDS - started))"

@@ -7,11 +7,15 @@ the tests that need them are skipped, or fail where everything is required.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -42,8 +46,19 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = READY_SECO
     while not holds():
         if time.monotonic() - began > seconds:
             pytest.fail(f"after {seconds:.0f} s it does not hold that {what}", pytrace=False)
-        time.sleep(0.1)
+        time.sleep(0.05)
     return time.monotonic() - began
+
+
+def ready_at(node: Any) -> datetime:
+    """Wait for the line by which a node says that it is ready; give its time."""
+
+    def lines() -> list[dict[str, Any]]:
+        said = [json.loads(line) for line in node.logs().splitlines() if line.startswith(b"{")]
+        return [line for line in said if line["message"] == "ready"]
+
+    wait_until("the node says that it is ready", lambda: bool(lines()))
+    return datetime.fromisoformat(lines()[0]["timestamp"])
 
 
 def require_images(*names: str) -> None:
@@ -134,7 +149,11 @@ class Stack:
             self.add_node(expect=node_count)
         self._start_coordinator()
         self._start_haproxy()
-        self.wait_whole(node_count)
+        try:
+            self.wait_whole(node_count)
+        except BaseException:
+            sys.stderr.write(f"{self.live_nodes()}\n{self.logs()}\n")
+            raise
         return self
 
     @property
@@ -183,6 +202,11 @@ class Stack:
         plan = Plan("coordinator", ("coordinator",), environment=environment, volumes=volumes)
         self.others["coordinator"] = run(plan, self._inside, self.label)
 
+    def start_beside(self, name: str, plan: Plan) -> Any:
+        """Start one more container on the nodes' network."""
+        self.others[name] = run(plan, self._inside, self.label)
+        return self.others[name]
+
     def fleet(self, path: str) -> int:
         """Status of an answer of the coordinator, asked through HAProxy."""
         return httpx.get(self.fleet_door + path, timeout=5.0).status_code
@@ -218,6 +242,41 @@ class Stack:
         node = self.nodes.pop(number)
         node.stop(timeout=STOP_SECONDS)
         node.remove()
+
+    def start_and_stop_one(self, *, is_member: bool) -> float:
+        """Start one more node with an empty database; give the seconds until it was ready.
+
+        From the call of the engine to the line of the node's log, by one clock.
+        """
+        began = datetime.now(UTC)
+        if is_member:
+            number = self.add_node()
+            found = ready_at(self.nodes[number])
+            self.remove_node(number)
+        else:
+            plan = Plan("node", ("alone",), environment={"SYNAPTOROUTE_INSECURE": "true"})
+            alone = run(plan, self._inside, self.label)
+            try:
+                found = ready_at(alone)
+            finally:
+                alone.remove(force=True, v=True)
+        return (found - began).total_seconds()
+
+    def empty_redis(self) -> None:
+        """Put a new container with an empty volume in the place of Redis."""
+        redis = self.others.pop("redis")
+        redis.kill("SIGKILL")
+        redis.remove(force=True)
+        self._client.volumes.get(f"{self._name}-redis").remove(force=True)
+        self._start_redis()
+
+    def takes_writes(self) -> bool:
+        """Whether a write goes through the door."""
+        document = {"name": "probe", "utterances": ["is this written"]}
+        with suppress(httpx.HTTPError):
+            answer = httpx.put(f"{self.door}/v1/routes/probe", json=document, timeout=30.0)
+            return answer.is_success
+        return False
 
     def cut_off(self, number: int) -> None:
         """Take a node off the network."""
@@ -262,7 +321,7 @@ class Stack:
         """The ends of all logs, for a failed test."""
         every = {**{f"node {at}": node for at, node in self.nodes.items()}, **self.others}
         return "\n".join(
-            f"--- {name}\n{container.logs(tail=15).decode(errors='replace')}"
+            f"--- {name}\n{container.logs(tail=40).decode(errors='replace')}"
             for name, container in every.items()
         )
 

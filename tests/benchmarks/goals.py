@@ -100,6 +100,17 @@ def judge(results: Results) -> list[Goal]:
              "one_client", SEMANTIC_ROUTER, "http_share_of_p50", "median"),
         least("cached queries a second over HTTP", 5_000, "", "http", "cached",
               "queries_per_second", "median"),
+        most("size of the node's image", 600, " MB", "deploy", "image_mb", "node"),
+        most("size of the coordinator's image", 350, " MB", "deploy", "image_mb", "coordinator"),
+        most("compose up to a routed query", 60, " s", "deploy", "compose",
+             "up_to_routed_query_seconds"),
+        most("container start to ready, empty database", 5, " s", "deploy", "start_seconds",
+             "alone", "median"),
+        *(
+            most(f"failures through HAProxy, {name}", 0, "", "deploy", "disturbances", name,
+                 "failures")
+            for name in found.get("deploy", {}).get("disturbances", {})
+        ),
     ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "accuracy": _accuracy,
         "invariance": _invariance,
         "embedding": _embedding,
+        "deploy": _deploy,
     }
     for name, make in makers.items():
         if name in results:
@@ -278,3 +279,33 @@ def _embedding(figures: dict[str, Any]) -> str:
         for clients, run in figures["fastembed_one_by_one"].items()
     ]
     return "## Embedding alone, texts a second\n\n" + table(("", ""), rows)
+
+
+def _deploy(figures: dict[str, Any]) -> str:
+    text = "## Containers, through HAProxy\n\n"
+    rows = [(f"image {name}", f"{number(mb)} MB") for name, mb in figures["image_mb"].items()]
+    rows += [
+        (f"build of image {name}, without a layer of an earlier one", f"{seconds} s")
+        for name, seconds in figures.get("build_seconds", {}).items()
+    ]
+    compose = figures["compose"]
+    rows.append(
+        (
+            f"compose up, {compose['nodes']} nodes, to a routed query",
+            f"{number(compose['up_to_routed_query_seconds'])} s",
+        )
+    )
+    rows += [
+        (f"container start to ready, empty database, {name}", f"{spread(seconds)} s")
+        for name, seconds in figures["start_seconds"].items()
+    ]
+    text += table(("", ""), rows) + "\n"
+    head = ("disturbed again and again by", "rounds", "s", "requests/s", "requests", "writes",
+            "failures", "p50 ms", "p99 ms", "longest ms")  # fmt: skip
+    keys = ("rounds", "seconds", "requests_per_second", "requests", "writes", "failures")
+    times = ("p50_ms", "p99_ms", "max_ms")
+    lines = [
+        (name, *(row[key] for key in keys), *(number(row[key]) for key in times))
+        for name, row in figures["disturbances"].items()
+    ]
+    return text + table(head, lines)

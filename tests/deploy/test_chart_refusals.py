@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from charts import CHART, HELMS, refusal
+from charts import CHART, HELMS, refusal, run_helm
 from house import ROOT
+from needs import lacking
+from schema_rules import merged, rules, together
 
 sys.path.insert(0, str(ROOT / "docs"))
 import values_table
@@ -101,6 +104,60 @@ def test_schema_refuses_a_mistake(key: str) -> None:
     assert key.split(".")[0] in told or "Additional" in told or "additional" in told
 
 
+def test_every_rule_of_the_schema_is_broken_by_some_value() -> None:
+    """Each type, limit, pattern, choice and closed object refuses a mistake, at its own place."""
+    try:
+        from jsonschema import Draft7Validator
+    except ImportError:
+        lacking("the package jsonschema")
+    judge = Draft7Validator(schema())
+    every = list(rules(schema()))
+    idle = [
+        rule
+        for rule in every
+        if not any(
+            rule.path == tuple(error.absolute_path) and rule.keyword == error.validator
+            for error in judge.iter_errors(rule.document)
+        )
+    ]
+
+    assert [] == idle
+    assert 400 < len(every)
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_helm_sees_every_broken_rule(major: str, tmp_path: Path) -> None:
+    """What the schema refuses stops the installation, and Helm names the place."""
+    unseen = []
+    for group in together(list(rules(schema()))):
+        values = tmp_path / "values.yaml"
+        values.write_text(yaml.safe_dump(merged(group)), encoding="utf-8")
+        done = run_helm(major, "template", "rel", str(CHART), "--values", str(values))
+        places = places_named(done.stderr, major)
+        unseen += [rule for rule in group if rule.path not in places]
+
+        assert 0 != done.returncode
+
+    assert [] == unseen
+
+
+def schema() -> dict[str, Any]:
+    """The chart's schema."""
+    found: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    return found
+
+
+def places_named(told: str, major: str) -> set[tuple[str | int, ...]]:
+    """The places that Helm complains of: `- a.b.0: ...` of version 3, `- at '/a/b/0': ...` of 4."""
+    if major == "3":
+        named = [each.replace("(root)", "") for each in re.findall(r"^- ([^:]+): ", told, re.M)]
+        found = [name.split(".") if name else [] for name in named]
+    else:
+        named = re.findall(r"^ *- at '([^']*)': ", told, re.MULTILINE)
+        found = [name.split("/")[1:] for name in named]
+    return {tuple(int(key) if key.isdecimal() else key for key in place) for place in found}
+
+
 def test_umbrella_charts_may_add_their_two_values() -> None:
     """`global` and `enabled` reach every subchart and are not refused."""
     assert "" == refusal({"global": {"anything": 1}, "enabled": True}, major="3")
@@ -108,10 +165,9 @@ def test_umbrella_charts_may_add_their_two_values() -> None:
 
 def test_schema_knows_every_value() -> None:
     """What values.yaml has, the schema describes; no object takes what it does not know."""
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
-    assert [] == list(_undescribed(values, schema, ""))
+    assert [] == list(_undescribed(values, schema(), ""))
 
 
 def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
@@ -130,8 +186,8 @@ def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
 
 def test_settings_are_those_of_the_processes() -> None:
     """The schema offers what the code reads (`make docs`), and the chart sets what exists."""
-    schema = values_table.SCHEMA.read_text(encoding="utf-8")
+    text = values_table.SCHEMA.read_text(encoding="utf-8")
 
-    assert values_table.reshaped(schema) == schema
+    assert values_table.reshaped(text) == text
     for part, config in values_table.SETTINGS.items():
         assert set() == set(values_table.SET_BY_CHART[part].split()) - config.model_fields.keys()

@@ -7,23 +7,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from charts import pick, render
 from house import ROOT
+from metric_names import exposition, series
 from needs import lacking, require
+from shipped import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
 from synaptoroute.cluster.keys import Keys
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.deploy
 
-DEPLOY = ROOT / "deploy"
-ALERTS = DEPLOY / "prometheus/alerts.yml"
-DASHBOARD = DEPLOY / "grafana/dashboards/synaptoroute.json"
 COMPOSE = ROOT / "docker-compose.yml"
 _METRIC = re.compile(r"\bsynaptoroute_(?!cluster\b)[a-z_]+")
 _COMMAND_SECONDS_MAX = 120
@@ -51,27 +49,21 @@ def tool(name: str) -> Path:
     return found
 
 
-def alerts() -> list[dict[str, Any]]:
-    """Every rule of the shipped file."""
-    rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
-    return [rule for group in rules["groups"] for rule in group["rules"]]
-
-
 def known_metrics() -> set[str]:
-    """Every series name that the code of a node makes, with a histogram's three."""
-    text = (ROOT / "node/synaptoroute/server/metrics.py").read_text(encoding="utf-8")
-    full = set(re.findall(r'"(synaptoroute_[a-z_]+)"', text))
-    full |= {f"synaptoroute_{name}" for name in re.findall(r'_gauge\("([a-z_]+)"', text)}
-    full |= {f"synaptoroute_{name}" for name in re.findall(r'^ +\("([a-z_]+)", "', text, re.M)}
+    """Every series that a node exposes, and every metric that the coordinator's code names."""
     fleet = (ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py").read_text(
         encoding="utf-8"
     )
-    full |= set(re.findall(r'"(synaptoroute_fleet_[a-z_]+)"', fleet))
-    full |= {
+    found = set(re.findall(r'"(synaptoroute_fleet_[a-z_]+)"', fleet))
+    found |= {
         f"synaptoroute_fleet_{name}" for name in re.findall(r'^ +\("([a-z_]+)", "', fleet, re.M)
     }
-    ends = ("", "_total", "_bucket", "_sum", "_count")
-    return {name + end for name in full for end in ends}
+    return series(exposition()) | found
+
+
+def metrics_in(expressions: list[str]) -> set[str]:
+    """Names of series in expressions."""
+    return {name for each in expressions for name in _METRIC.findall(each)}
 
 
 def test_alerts_pass_their_unit_tests() -> None:
@@ -114,12 +106,9 @@ def test_chart_renders_the_same_alerts() -> None:
 
 def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
     """Each name in an expression is a series that a node exposes."""
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    targets = [target for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    expressions = [target["expr"] for target in targets] + [rule["expr"] for rule in alerts()]
-    named = {name for each in expressions for name in _METRIC.findall(each)}
+    named = metrics_in(dashboard_expressions() + [rule["expr"] for rule in alerts()])
 
-    assert 25 < len(named)
+    assert 40 < len(named)
     assert set() == named - known_metrics()
 
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
+from synaptoroute.follower import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.version import __version__
 
@@ -152,6 +153,8 @@ class NodeCollector(Collector):
         yield from _gauges(status)
         yield from _counters(status, stats)
         yield _storage(status)
+        if status.follower is not None:
+            yield from _of_follower(status.follower)
         info = GaugeMetricFamily(
             "synaptoroute_encoder_info",
             "Encoder, as labels of the value 1.",
@@ -206,6 +209,45 @@ def _storage(status: NodeStatus) -> Metric:
     if known != STORAGE_STATES:
         family.add_metric(["failed"], 1)
     return family
+
+
+def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
+    """How a member of a cluster follows the log; a node on its own has none of these."""
+    states = GaugeMetricFamily(
+        "synaptoroute_log_state", "1 for the state that the log is in.", labels=("state",)
+    )
+    for state in LogState:
+        states.add_metric([state.value], int(state is follower.log_state))
+    yield states
+    for name, meaning, value in (
+        ("lag_entries", "Entries behind the newest head that is known.", follower.lag_entries),
+        (
+            "staleness_seconds",
+            "Time since the node last knew that it was not behind.",
+            follower.staleness_ms / 1000,
+        ),
+        ("bus_live", "1 if the subscription to the bus is up.", int(follower.is_bus_live)),
+    ):
+        yield _gauge(name, meaning, value)
+    counts = follower.counts
+    for name, meaning, value in (
+        ("bus_entries", "Entries heard on the bus.", counts.bus_entries),
+        ("bus_reconnects", "Times the subscription was made anew.", counts.bus_reconnects),
+        ("gaps", "Times an entry came before an earlier one.", counts.gaps),
+        ("tail_losses", "Times only the head showed that entries were lost.", counts.tail_losses),
+        ("snapshots", "Snapshots of peers that were installed.", counts.snapshots),
+        ("forks", "Times the log contradicted what had been applied.", counts.forks),
+        ("halts", "Times an entry could not be applied.", counts.halts),
+        ("reopenings", "Times this node reopened the log.", counts.reopenings),
+        ("follower_faults", "Times a part of the follower began again.", counts.faults),
+    ):
+        yield CounterMetricFamily(f"synaptoroute_{name}", meaning, value=value)
+    caught_up = CounterMetricFamily(
+        "synaptoroute_catch_ups", "Catch-ups, by where the entries came from.", labels=("source",)
+    )
+    caught_up.add_metric(["log"], counts.catch_ups_log)
+    caught_up.add_metric(["peer"], counts.catch_ups_peer)
+    yield caught_up
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

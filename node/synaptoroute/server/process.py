@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import uvicorn
@@ -22,11 +23,12 @@ import uvicorn
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.connection import Tls
 from synaptoroute.config import NodeConfig
-from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
+from synaptoroute.server.loading import LoadEncoder, load_encoder
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
@@ -43,8 +45,13 @@ KEEP_ALIVE_SECONDS: Final = 75
 BACKLOG_CONNECTIONS: Final = 2_048
 
 
-def serve(config: NodeConfig) -> None:
+def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     """Run a node until SIGTERM or SIGINT; returns after a graceful stop.
+
+    Args:
+        config: Settings of the node.
+        encoder: Gives the encoder of these settings, where it is being loaded already;
+            called once, in a thread; None loads it here.
 
     Raises:
         ConfigError: The settings contradict each other; nothing was started.
@@ -55,7 +62,7 @@ def serve(config: NodeConfig) -> None:
     keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
     metrics = Metrics()
     app = create_app(
-        router_opener(config, metrics),
+        router_opener(config, metrics, encoder or partial(load_encoder, config)),
         config,
         metrics=metrics,
         keys=keys,
@@ -97,16 +104,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
+def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> OpenRouter:
     """Make what loads the encoder and opens the database; runs in a thread."""
 
     def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
-        encoder = open_encoder(
-            config.model,
-            precision=config.encoder_precision,
-            providers=[name.strip() for name in config.providers.split(",") if name.strip()],
-            cache_dir=config.model_cache_dir,
-        )
+        encoder = load()
         try:
             storage = SQLiteStorage(
                 config.database, synchronous=config.sqlite_synchronous, on_corrupt="move_aside"

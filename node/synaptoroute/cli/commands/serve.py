@@ -38,10 +38,13 @@ def serve(ctx: typer.Context) -> None:
     from synaptoroute.cli.settings_options import read_settings
 
     config = read_settings(ctx.obj)
+    from synaptoroute.server.loading import begin_loading
+
+    encoder = begin_loading(config)  # meanwhile the server is imported
     from synaptoroute.server import serve as serve_node
 
     try:
-        serve_node(config)
+        serve_node(config, encoder=encoder)
     except ConfigError:
         raise
     except SynaptoRouteError as error:

@@ -1,0 +1,46 @@
+"""The encoder of a node, loaded while the rest of the program is still being imported.
+
+Opening the model is half a second of native code that needs no interpreter lock, and
+importing the server is a second of Python: side by side a node is ready that much
+sooner.  Source: measured in the container, docs/operations.md.
+Rule: this module imports nothing of the server, or there would be nothing left to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from synaptoroute.config import NodeConfig
+from synaptoroute.encoder import TextEncoder, open_encoder
+
+LoadEncoder = Callable[[], TextEncoder]
+
+
+def load_encoder(config: NodeConfig) -> TextEncoder:
+    """Open the encoder that the settings name; blocks for half a second or a download.
+
+    Raises:
+        ConfigError: A provider or the precision is not available.
+        ModelNotFound: No such model.
+        ModelCorrupt: A file is not the expected one.
+        EncoderError: The download failed, or the model does not work here.
+    """
+    return open_encoder(
+        config.model,
+        precision=config.encoder_precision,
+        providers=[name.strip() for name in config.providers.split(",") if name.strip()],
+        cache_dir=config.model_cache_dir,
+    )
+
+
+def begin_loading(config: NodeConfig) -> LoadEncoder:
+    """Load the encoder in a thread of its own, which ends with that.
+
+    Returns:
+        Waits for the encoder and gives it, or raises what ``load_encoder`` did.
+    """
+    loader = ThreadPoolExecutor(1, thread_name_prefix="encoder-load")
+    loading = loader.submit(load_encoder, config)
+    loader.shutdown(wait=False)
+    return loading.result

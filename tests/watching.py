@@ -1,0 +1,51 @@
+"""A real Prometheus beside a cluster of containers, with the configuration that is shipped."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import quote
+
+from containers import Plan, Stack
+from house import ROOT
+from needs import require
+
+_URL = "http://127.0.0.1:9090/api/v1/"
+_VARIABLES = {"$cluster": ".*", "$__rate_interval": "30s"}
+
+
+def start_prometheus(stack: Stack) -> Any:
+    """Run this machine's Prometheus in a container of the stack; its files are deploy/'s."""
+    program = "/opt/prometheus"
+    plan = Plan(
+        "haproxy",  # any image with the same libraries, and something to ask HTTP with
+        ("prometheus",),
+        [program, "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/tmp/data"],
+        volumes={
+            str(require("prometheus")): program,
+            str(ROOT / "deploy/prometheus"): "/etc/prometheus",
+        },
+        options={"user": "65534:65534", "stop_signal": "SIGTERM"},
+    )
+    return stack.start_beside("prometheus", plan)
+
+
+def ask(prometheus: Any, path: str) -> Any:
+    """Ask its API from inside; None while it does not answer."""
+    code, out = prometheus.exec_run(["wget", "-q", "-O", "-", _URL + path])
+    return json.loads(out)["data"] if code == 0 else None
+
+
+def query(prometheus: Any, expression: str) -> list[Any]:
+    """The result of an expression, with the variables of the dashboard filled in."""
+    for name, value in _VARIABLES.items():
+        expression = expression.replace(name, value)
+    answer = ask(prometheus, f"query?query={quote(expression)}")
+    found: list[Any] = answer["result"] if answer is not None else []
+    return found
+
+
+def without_limit(expression: str) -> str:
+    """An expression whose result is there even where no limit is passed."""
+    return re.sub(r" (>|==|!=) [0-9.]+$", "", expression.strip())
