@@ -22,11 +22,11 @@ import httpx
 import pytest
 
 from coordinator_process import CoordinatorProcess
-from needs import lacking, require, require_valkey
+from needs import lacking, require_chromium, require_valkey
 from node_process import NodeProcess
 from servers import Server, free_port
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -146,7 +146,7 @@ def page(fleet: Fleet) -> Iterator[Any]:
         lacking("the package playwright")
     from playwright.sync_api import sync_playwright
 
-    chromium = require("chromium")
+    chromium = require_chromium()
     assert fleet.coordinator is not None
     errors: list[str] = []
     with sync_playwright() as playwright:
