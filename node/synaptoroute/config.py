@@ -83,6 +83,9 @@ class NodeConfig(EngineConfig, ClusterConfig):
         model: Bundled name, fastembed name, or path of a local ONNX folder.
         encoder_precision: ``int8`` is two to three times as fast at nearly the same
             accuracy, for the bundled model; all nodes of a cluster must have the same.
+        next_model: Second encoder, loaded beside the first, that the cluster may change to
+            (see docs/coordinator.md); a database of its vectors is served with it.
+        next_encoder_precision: Its precision.
         model_cache_dir: Where downloaded models are kept.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
@@ -111,6 +114,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "float32"
+    next_model: str = ""
+    next_encoder_precision: Precision = "float32"
     model_cache_dir: Path | None = None
     providers: str = "CPUExecutionProvider"
     database: Path = Path("data/synaptoroute.sqlite")

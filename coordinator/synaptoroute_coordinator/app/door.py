@@ -21,6 +21,7 @@ from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web import keys
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
 from synaptoroute.web.refusals import Forbidden, Unauthorized
+from synaptoroute_coordinator.app import refusals
 from synaptoroute_coordinator.app.runtime import Runtime
 from synaptoroute_coordinator.app.sessions import cookie_of
 from synaptoroute_coordinator.fleet import Event
@@ -28,7 +29,14 @@ from synaptoroute_coordinator.reconciler import NotActive
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
 ASSETS: Final = "/assets/"
-_READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch", "/v1/preview"})
+_READING_POSTS: Final = frozenset(
+    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
+)
+_OWN_STATUSES: Final = {
+    refusals.ActionFailed.code: 409,
+    refusals.NodeNotFound.code: 404,
+    NotActive.code: 409,
+}
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _WANTED: Final = frozenset(
@@ -202,9 +210,8 @@ def actor_of(scope: Any) -> str:
 
 
 def _problem_of(error: SynaptoRouteError) -> Problem:
-    if isinstance(error, NotActive):
-        return Problem(409, error.code, error.message)
-    return problem_of(error)
+    status = _OWN_STATUSES.get(error.code)
+    return problem_of(error) if status is None else Problem(status, error.code, error.message)
 
 
 def _presented(wanted: dict[bytes, bytes]) -> str | None:

@@ -6,6 +6,7 @@ one that the caller names, and gives its answer back unchanged, problems include
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -68,8 +69,9 @@ async def pass_on(request: Request, wished: str = "") -> Response:
         part for part in request.url.query.split("&") if part and not part.startswith("node=")
     )
     path = request.scope["raw_path"].decode("latin-1") if request.scope.get("raw_path") else ""
-    answer = await runtime.reconciler.nodes.ask(
-        node.url,
+    answer = await ask_node(
+        runtime,
+        node,
         request.method,
         path.partition("?")[0] or request.url.path,
         query=query,
@@ -77,11 +79,33 @@ async def pass_on(request: Request, wished: str = "") -> Response:
         headers=headers,
     )
     if request.method in _WRITES or request.url.path.endswith("/utterances"):
-        outcome = "done" if answer.status < 300 else "refused"
+        outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {request.url.path}"
         await runtime.reconciler.record.add(
-            actor_of(request.scope), action, outcome, f"{answer.status} from {node.name}"
+            actor_of(request.scope), action, outcome, f"{answer.status_code} from {node.name}"
         )
+    return answer
+
+
+async def ask_node(
+    runtime: Runtime,
+    node: NodeView,
+    method: str,
+    path: str,
+    *,
+    query: str = "",
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Send one request to a node and give its answer back unchanged.
+
+    Raises:
+        ClusterError: The node does not answer.
+    """
+    given = {"content-type": "application/json"} if headers is None and body else headers
+    answer = await runtime.reconciler.nodes.ask(
+        node.url, method, path, query=query, body=body, headers=given
+    )
     kept = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=kept)
 

@@ -21,7 +21,7 @@ import uvicorn
 
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.connection import Tls
-from synaptoroute.config import NodeConfig
+from synaptoroute.config import NodeConfig, Precision
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.router import AdaptiveRouter
@@ -98,14 +98,20 @@ def is_loopback(host: str) -> bool:
 def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
     """Make what loads the encoder and opens the database; runs in a thread."""
 
-    def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
-        encoder = open_encoder(
-            config.model,
-            precision=config.encoder_precision,
+    def open_one(model: str, precision: Precision) -> TextEncoder:
+        return open_encoder(
+            model,
+            precision=precision,
             providers=[name.strip() for name in config.providers.split(",") if name.strip()],
             cache_dir=config.model_cache_dir,
         )
+
+    def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
+        encoder = open_one(config.model, config.encoder_precision)
+        spare: TextEncoder | None = None
         try:
+            if config.next_model:
+                spare = open_one(config.next_model, config.next_encoder_precision)
             storage = SQLiteStorage(
                 config.database, synchronous=config.sqlite_synchronous, on_corrupt="move_aside"
             )
@@ -116,9 +122,12 @@ def router_opener(config: NodeConfig, metrics: Metrics) -> OpenRouter:
                 config=config,
                 cluster=advertised(config),
                 observer=metrics,
+                spare=spare,
             )
         except BaseException:
             encoder.close()
+            if spare is not None:
+                spare.close()
             raise
         return router, encoder
 
