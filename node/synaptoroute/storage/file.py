@@ -247,9 +247,8 @@ class DatabaseFile:
                 write_node(writer, _NODE_ID, node[_NODE_ID])
             schema.migrate(writer)
         self._take_over(meta, node)
-        no_vectors = np.empty((0, dim), dtype=VECTOR_DTYPE)
-        no_slots = np.empty(0, dtype=np.int64)
-        return Stored(snapshot, meta.digest, no_slots, no_vectors, sums, is_new=True)
+        empty = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=VECTOR_DTYPE)
+        return Stored(snapshot, meta.digest, *empty, sums, is_new=True)
 
     def _take_over(self, meta: Meta, node: dict[str, str]) -> None:
         """Open the connection that writes, and mirror what commits need to know."""
