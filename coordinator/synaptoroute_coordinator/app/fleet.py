@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.cluster.orders import OrderKind
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import Overloaded
+from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute_coordinator.actions import Done
 from synaptoroute_coordinator.app.documents import (
     cluster_document,
@@ -215,11 +215,13 @@ async def show_propagation(
 
 @endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=_ANSWERS)
 async def list_backups(request: Request) -> Response:
-    """Newest first; empty where no folder for them is set."""
+    """Newest first; empty where no place for them is set."""
     backups = runtime_of(request).reconciler.backups
-    found = await asyncio.to_thread(backups.list_backups)
-    is_on = backups.folder is not None
-    return json_answer({"is_on": is_on, "backups": [asdict(backup) for backup in found]})
+    try:
+        found = await backups.list_backups()
+    except OSError as error:
+        raise ClusterError(f"the backups cannot be read: {error.strerror}") from error
+    return json_answer({"is_on": backups.is_on, "backups": [asdict(backup) for backup in found]})
 
 
 @endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=_ANSWERS)

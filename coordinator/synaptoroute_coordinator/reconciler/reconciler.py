@@ -328,8 +328,8 @@ class Reconciler:
         """Take a backup in a task of its own: the lease and the turns go on."""
         if self._backing is not None and not self._backing.done():
             return Done("failed", "a backup is being taken already")
-        if self.backups.folder is None:
-            return Done("failed", "no folder for backups is set (backup_folder)")
+        if not self.backups.is_on:
+            return Done("failed", "no place for backups is set (backup_folder, backup_bucket)")
         self._backing = asyncio.create_task(self._back_up(node, url), name="backup")
         return Done("done", "the backup has begun")
 

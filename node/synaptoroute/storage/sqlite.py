@@ -31,6 +31,7 @@ from synaptoroute.storage.loader import check_encoder, load, read_meta
 from synaptoroute.storage.outcomes import load_outcome
 from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
 from synaptoroute.storage.writer import (
+    check_order,
     drop_encoded,
     write_changes,
     write_entries,
@@ -73,7 +74,7 @@ class SQLiteStorage(DatabaseFile):
         if not commits:
             return
         meta = self._opened()
-        _check_order(meta.position, commits)
+        check_order(meta.position, commits)
         changes = [commit.change for commit in commits]
         settings = next(
             (each.settings for each in reversed(changes) if each.settings is not None),
@@ -286,6 +287,14 @@ class SQLiteStorage(DatabaseFile):
         with self._replacing(orphans_after_seq, now_us, meta, len(stored.slots)) as writer:
             install.write_state(writer, stored)
 
+    def keep_one_voter(self) -> None:
+        """Let this node alone decide what survives: the voters of a restored state are gone.
+
+        Runs on the writing thread.
+        """
+        with self._writing("keep one voter") as writer:
+            install.keep_one_voter(writer, self.node_id)
+
     @contextmanager
     def _replacing(
         self, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int
@@ -383,14 +392,3 @@ class SQLiteStorage(DatabaseFile):
         if pending is None:
             raise ConfigError("no change of the encoder was begun")
         return pending
-
-
-def _check_order(position: Position, commits: Sequence[Commit]) -> None:
-    """A hole in the log would be for ever: refuse it as a programmer's error."""
-    seq, chain = position.seq, position.chain
-    for commit in commits:
-        entry = commit.entry
-        assert (entry.seq, entry.prev_chain) == (seq + 1, chain), (
-            f"entry {entry.seq} does not follow {seq}: this is a bug"
-        )
-        seq, chain = entry.seq, entry.chain
