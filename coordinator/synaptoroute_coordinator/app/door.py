@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web import keys
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
 from synaptoroute.web.refusals import Forbidden, Unauthorized
@@ -32,6 +32,7 @@ ASSETS: Final = "/assets/"
 _READING_POSTS: Final = frozenset(
     {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
 )
+BODY_BYTES_MAX: Final = 8_388_608
 _OWN_STATUSES: Final = {
     refusals.ActionFailed.code: 409,
     refusals.NodeNotFound.code: 404,
@@ -110,9 +111,19 @@ class Door:
     async def _admit(
         self, scope: Scope, receive: Receive, send: Send, wanted: dict[bytes, bytes], visit: Visit
     ) -> None:
+        size_bytes = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal size_bytes
+            message = await receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > BODY_BYTES_MAX:
+                raise TooLarge(f"a body has at most {BODY_BYTES_MAX} bytes", limit=BODY_BYTES_MAX)
+            return message
+
         try:
             self._authorize(scope, wanted, visit)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive_bounded, send)
         except SynaptoRouteError as error:
             await self._answer(send, visit, _problem_of(error), error)
         except Exception as error:

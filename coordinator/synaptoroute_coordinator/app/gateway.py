@@ -17,6 +17,7 @@ from synaptoroute.errors import NotReady, TooLarge
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute_coordinator.app.door import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.refusals import NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
@@ -43,8 +44,12 @@ def choose_node(runtime: Runtime, wished: str = "") -> NodeView:
 
     Raises:
         NotReady: None is there, or not the one that was named.
+        NodeNotFound: Nobody has that name.
     """
-    live = [node for node in runtime.reconciler.view.live if node.url]
+    view = runtime.reconciler.view
+    if wished and all(wished not in (node.node, node.name) for node in view.nodes):
+        raise NodeNotFound("no node has this identity or name")
+    live = [node for node in view.live if node.url]
     if wished:
         live = [node for node in live if wished in (node.node, node.name)]
     ready = [node for node in live if node.telemetry is None or node.telemetry.is_ready]
