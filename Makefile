@@ -24,7 +24,7 @@ WORKERS ?= 2
 # More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
 PYTEST_ARGS ?=
 # Folders of tests that need no privilege, no container engine and no network.
-TEST_FOLDERS := $(wildcard $(addprefix tests/,tidy unit property sim integration system))
+TEST_FOLDERS := $(wildcard $(addprefix tests/,tidy unit property sim integration system browser))
 
 # pyright and its Node.js come out of wheels in the lock; it must look for nothing else.
 export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
@@ -72,12 +72,13 @@ type: $(VENV)/.dev-installed ## mypy --strict and pyright
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
-.PHONY: tidy sim integration system
+.PHONY: tidy sim integration system browser
 tidy: $(VENV)/.dev-installed ## The style of the house, documents against code
 sim: $(VENV)/.dev-installed ## Deterministic simulation of a whole cluster
 integration: $(VENV)/.dev-installed ## Tests against real server processes on loopback
 system: $(VENV)/.dev-installed ## Tests of several real node processes
-tidy sim integration system:
+browser: $(VENV)/.dev-installed ## The dashboard over real nodes in a real browser
+tidy sim integration system browser:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
 .PHONY: deploy-test images

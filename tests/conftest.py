@@ -20,7 +20,9 @@ from servers import Server
 from threads import left_running
 
 TESTS = Path(__file__).parent
-FOLDERS = frozenset({"unit", "property", "sim", "integration", "system", "deploy", "tidy"})
+FOLDERS = frozenset(
+    {"unit", "property", "sim", "integration", "system", "browser", "deploy", "tidy"}
+)
 _THREADS_BEFORE = pytest.StashKey[set[threading.Thread]]()
 
 # The synchronous names of the library run in their caller's thread by contract; a program

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import pytest
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
 
 def lacking(what: str) -> NoReturn:
     """Skip the running test, or fail it where everything is required."""
@@ -27,6 +29,14 @@ def require(tool: str) -> Path:
     found = shutil.which(tool)
     if found is None:
         lacking(f"the program {tool!r}")
+    return Path(found)
+
+
+def require_chromium() -> Path:
+    """Find a Chromium of the system; which name it has depends on the distribution."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        lacking("the browser Chromium (package 'chromium')")
     return Path(found)
 
 

@@ -86,6 +86,7 @@ def table_state(table: RouteTable) -> dict[str, Any]:
     """All of a table that any later answer depends on."""
     return {
         "settings": table.settings,
+        "dim": table.dim,
         "routes": dict(table.routes),
         "imports": dict(table.imports),
         "row_hashes": dict(table.row_hashes),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import ConfigError, SynaptoRouteError
 from synaptoroute.version import __version__
 from synaptoroute_coordinator.config import ENV_PREFIX, CoordinatorConfig
 
@@ -69,6 +71,35 @@ def serve(
         serve_coordinator(config)
     except SynaptoRouteError as error:
         typer.echo(f"synaptoroute-coordinator: error: {error.message}", err=True)
+        raise typer.Exit(FAILED) from None
+
+
+@app.command("fetch-backup")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name of the backup, without suffix.")],
+    into: Annotated[Path, typer.Option(help="Folder that it is brought to.")],
+) -> None:
+    """Bring a backup from where the settings say to this machine, verified.
+
+    `synaptoroute restore` makes a node's database out of it.
+    """
+    from synaptoroute_coordinator.actions import fetch_backup
+    from synaptoroute_coordinator.app.process import shelf_of
+
+    async def bring() -> None:
+        shelf = shelf_of(CoordinatorConfig())
+        if shelf is None:
+            raise ConfigError("no place for backups is set (backup_folder, backup_bucket)")
+        try:
+            backup = await fetch_backup(shelf, name, into)
+        finally:
+            await shelf.close()
+        typer.echo(f"{into / backup.name}.sqlite at {backup.version}, {backup.size_bytes} bytes")
+
+    try:
+        asyncio.run(bring())
+    except (SynaptoRouteError, OSError) as error:
+        typer.echo(f"synaptoroute-coordinator: error: {error}", err=True)
         raise typer.Exit(FAILED) from None
 
 

@@ -72,6 +72,10 @@ class CoordinatorConfig(Policy):
         insecure: Serve a public address without API keys.
         folder: Where the record of actions is kept.
         backup_folder: Where backups are kept; none takes none.
+        backup_bucket: Instead, ``bucket`` or ``bucket/prefix`` of an S3-compatible store.
+        backup_endpoint: Address of that store.
+        backup_region: Region that requests to it name.
+        backup_key_file: File that holds the identity of its access key and the secret.
         session_seconds: How long a session of the dashboard lasts.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
@@ -94,6 +98,10 @@ class CoordinatorConfig(Policy):
     insecure: bool = False
     folder: Path = Path("data/coordinator")
     backup_folder: Path | None = None
+    backup_bucket: str = Field(default="", max_length=512)
+    backup_endpoint: str = Field(default="https://s3.amazonaws.com", max_length=1_024)
+    backup_region: str = Field(default="us-east-1", pattern=r"^[a-z0-9\-]{1,64}$")
+    backup_key_file: Path | None = None
     session_seconds: float = Field(default=43_200.0, ge=60, le=2_592_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "text"

@@ -49,6 +49,7 @@ class Flight:
         waiters: Who waits; more may join until it lands.
         queued_at: Monotonic seconds.
         tokens: Set by the lane that tokenized it; opaque here.
+        tokens_of: For which encoding it did; opaque here.
         is_shared: Whether others may join and caches may serve it.
     """
 
@@ -56,6 +57,7 @@ class Flight:
     waiters: list[Waiter]
     queued_at: float
     tokens: Any = None
+    tokens_of: Any = None
     is_shared: bool = True
 
     @property
@@ -70,11 +72,13 @@ class Job:
 
     Attributes:
         texts: The utterances.
+        encode: Makes their vectors.
         begin: Called on the lane first; false where the writer has gone.
         done: Called on the lane with the vectors, or with the error.
     """
 
     texts: Sequence[str]
+    encode: Callable[[Sequence[str]], Any]
     begin: Callable[[], bool]
     done: Callable[[Any], None]
 
@@ -279,7 +283,7 @@ class Batcher:
             del self._in_flight[flight.text]
 
     def give_back(self, flights: Sequence[Flight]) -> None:
-        """Return flights that did not fit a lane's budget to the head of the queue."""
+        """Return flights to the head of the queue: they did not fit, or must be encoded anew."""
         with self._condition:
             self._queued.extendleft(reversed(flights))
             self._condition.notify()

@@ -88,6 +88,9 @@ class NodeConfig(EngineConfig, ClusterConfig):
         encoder_precision: ``int8`` multiplies in integers, the bundled model alone;
             ``auto`` is ``int8`` where that is possible, else ``float32``.  All nodes of a
             cluster must have the same.
+        next_model: Second encoder, loaded beside the first, that the cluster may change to
+            (see docs/coordinator.md); a database of its vectors is served with it.
+        next_encoder_precision: Its precision.
         model_cache_dir: Where downloaded models are kept.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
@@ -116,6 +119,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"
+    next_model: str = ""
+    next_encoder_precision: Precision = "auto"
     model_cache_dir: Path | None = None
     providers: str = "CPUExecutionProvider"
     database: Path = Path("data/synaptoroute.sqlite")

@@ -31,8 +31,14 @@ class Log(Protocol):
         """Whether the engine numbers the proposals itself."""
         ...
 
-    async def append(self, proposals: Sequence[Proposal]) -> Appended:
+    async def append(
+        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+    ) -> Appended:
         """Give the proposals consecutive places in the log.
+
+        Args:
+            proposals: What to write.
+            fingerprint: Encoder of their vectors; None takes this node's of now.
 
         Raises:
             SequencerUnavailable: Not taken, or the outcome is unknown (the
@@ -53,7 +59,9 @@ class LocalLog:
         """Connect the engine that numbers the proposals."""
         self._deliver = deliver
 
-    async def append(self, proposals: Sequence[Proposal]) -> Appended:
+    async def append(
+        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+    ) -> Appended:
         """Pass the proposals to the engine, which numbers them when it applies them."""
         assert self._deliver is not None, "a LocalLog is attached before it is used"
         self._deliver(proposals)

@@ -35,7 +35,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.replica import Replica, number
 from synaptoroute.engine.applier import as_rows
-from synaptoroute.engine.engine import tensor_of
+from synaptoroute.engine.states import tensor_of
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.storage.checkpoint import drop_checkpoint

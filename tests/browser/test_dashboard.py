@@ -22,11 +22,11 @@ import httpx
 import pytest
 
 from coordinator_process import CoordinatorProcess
-from needs import lacking, require, require_valkey
+from needs import lacking, require_chromium, require_valkey
 from node_process import NodeProcess
 from servers import Server, free_port
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -146,7 +146,7 @@ def page(fleet: Fleet) -> Iterator[Any]:
         lacking("the package playwright")
     from playwright.sync_api import sync_playwright
 
-    chromium = require("chromium")
+    chromium = require_chromium()
     assert fleet.coordinator is not None
     errors: list[str] = []
     with sync_playwright() as playwright:
@@ -305,16 +305,25 @@ def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
     assert (logged["tensor_sha256"], "refunds") == (tensor, answer["route"])
 
 
+def imports(node: NodeProcess) -> list[str]:
+    """Imports that are open, as a node sees them."""
+    found = httpx.get(f"{node.url}/-/imports", trust_env=False).json()["imports"]
+    return [each["import_id"] for each in found]
+
+
 def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
-    """An import whose client went away in the middle is dropped on every node."""
+    """An import whose client went away in the middle is staged everywhere, then dropped."""
     url = fleet.nodes[0].url
+    assert fleet.coordinator is not None
+    staged: list[list[str]] = []
 
     def half() -> Iterator[bytes]:
+        assert fleet.coordinator is not None
         for number in range(600):
-            yield (
-                json.dumps({"name": f"i{number}", "utterances": [f"text {number}"]}).encode()
-                + b"\n"
-            )
+            route = {"name": f"i{number}", "utterances": [f"text {number}"]}
+            yield json.dumps(route).encode() + b"\n"
+        fleet.coordinator.until(lambda: all(imports(node) for node in fleet.nodes))
+        staged.extend(imports(node) for node in fleet.nodes)
         raise ConnectionAbortedError
 
     with pytest.raises(ConnectionAbortedError):
@@ -323,17 +332,13 @@ def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
             content=half(),
             headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": "half"},
             trust_env=False,
-            timeout=30,
+            timeout=60,
         )
-    assert fleet.coordinator is not None
-    fleet.coordinator.until(
-        lambda: (
-            not any(
-                httpx.get(f"{node.url}/-/imports", trust_env=False).json()["imports"]
-                for node in fleet.nodes
-            )
-        )
-    )
+    fleet.coordinator.until(lambda: not any(imports(node) for node in fleet.nodes))
+    record = fleet.coordinator.http("GET", "/v1/actions").json()["actions"]
+
+    assert [1, 1, 1] == [len(found) for found in staged]
+    assert ("coordinator", "abort-import") in {(each["actor"], each["action"]) for each in record}
 
 
 def test_nothing_on_the_data_path_needs_the_coordinator(fleet: Fleet) -> None:

@@ -38,7 +38,7 @@ def batcher(
 
 
 def job(*texts: str) -> Job:
-    return Job(texts, lambda: True, lambda _: None)
+    return Job(texts, list, lambda: True, lambda _: None)
 
 
 def taken(batching: Batcher) -> list[str]:

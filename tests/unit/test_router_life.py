@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,12 @@ class SlowStorage(SQLiteStorage):
         self.may_open = threading.Event()
         self.is_opening = threading.Event()
 
-    def open(self, *, fingerprint: str, dim: int) -> Stored:
+    def open(
+        self, *, fingerprint: str, dim: int, spares: Mapping[str, int] | None = None
+    ) -> Stored:
         self.is_opening.set()
         assert self.may_open.wait(WAIT_SECONDS)
-        return super().open(fingerprint=fingerprint, dim=dim)
+        return super().open(fingerprint=fingerprint, dim=dim, spares=spares)
 
 
 async def assert_not_locked(path: Path) -> None:

@@ -18,6 +18,7 @@ from synaptoroute.server.schemas import (
     PreviewRequest,
     QueryRequest,
     RoutePatch,
+    TrialRequest,
     UtterancesToAdd,
     UtterancesToRemove,
 )
@@ -30,6 +31,7 @@ MODELS: dict[str, Any] = {
     "QueryRequest": QueryRequest,
     "BatchRequest": BatchRequest,
     "PreviewRequest": PreviewRequest,
+    "TrialRequest": TrialRequest,
     "RoutePatch": RoutePatch,
     "UtterancesToAdd": UtterancesToAdd,
     "UtterancesToRemove": UtterancesToRemove,
@@ -84,7 +86,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 8 == checked
+    assert 9 == checked
 
 
 async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:

@@ -2,13 +2,31 @@
 
 acts     actions carried out against the log, under the lease
 nodes    HTTP to the nodes
-backups  snapshots kept in a folder
+backups  snapshots kept on a shelf
+shelves  where files are kept: a folder
+bucket   or a bucket of an S3-compatible store
 record   who did what, when
 """
 
 from synaptoroute_coordinator.actions.acts import Acts, Done
-from synaptoroute_coordinator.actions.backups import Backup, Backups
+from synaptoroute_coordinator.actions.backups import Backup, Backups, fetch_backup
+from synaptoroute_coordinator.actions.bucket import BucketShelf, read_credentials
 from synaptoroute_coordinator.actions.nodes import NodeAnswer, Nodes
 from synaptoroute_coordinator.actions.record import Record, Recorded
+from synaptoroute_coordinator.actions.shelves import FolderShelf, Shelf
 
-__all__ = ["Acts", "Backup", "Backups", "Done", "NodeAnswer", "Nodes", "Record", "Recorded"]
+__all__ = [
+    "Acts",
+    "Backup",
+    "Backups",
+    "BucketShelf",
+    "Done",
+    "FolderShelf",
+    "NodeAnswer",
+    "Nodes",
+    "Record",
+    "Recorded",
+    "Shelf",
+    "fetch_backup",
+    "read_credentials",
+]

@@ -1,4 +1,4 @@
-"""Backups: whole snapshots of the route set in a folder, each with its manifest.
+"""Backups: whole snapshots of the route set on a shelf, each with its manifest.
 
 A snapshot is taken from a node as another node would take it, so it is of one exact
 position; it is kept only if it arrived unaltered and if the log confirms that its
@@ -8,8 +8,10 @@ history is the cluster's.  ``synaptoroute restore`` verifies it row by row.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,10 +23,12 @@ from synaptoroute.cluster.redis_log import RedisLog
 from synaptoroute.cluster.scripts import Head, NoLog
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
+from synaptoroute_coordinator.actions.shelves import Shelf
 
 SUFFIX: Final = ".sqlite"
 MANIFEST_SUFFIX: Final = ".json"
 MANIFEST_BYTES_MAX: Final = 65_536
+_MANIFEST: Final = re.compile(r"synaptoroute-[0-9TZ]+-[0-9.]+\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,52 +61,67 @@ class Backup:
 
 
 class Backups:
-    """Backups in one folder.
+    """Backups on one shelf.
 
     Args:
-        folder: Where they are kept; None keeps none.
+        shelf: Where they are kept; None keeps none.
         log: The cluster's log.
         membership: Proof that nodes accept.
         kept: How many are kept.
     """
 
     def __init__(
-        self, folder: Path | None, log: RedisLog, membership: Membership, kept: int
+        self, shelf: Shelf | None, log: RedisLog, membership: Membership, kept: int
     ) -> None:
-        self.folder = folder
+        self._shelf = shelf
         self._log = log
         self._peers = PeerClient(membership)
         self._kept = kept
         self._taking = asyncio.Lock()
+        self._manifests: dict[str, Backup] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a place for backups."""
+        return self._shelf is not None
 
     async def close(self) -> None:
         """Close the connections."""
         await self._peers.close()
+        if self._shelf is not None:
+            await self._shelf.close()
 
     async def take(self, node: str, url: str) -> Backup:
         """Keep a snapshot of a node.
 
         Raises:
-            ConfigError: There is no folder for backups.
-            ClusterError: No snapshot arrived, or the log does not confirm it.
+            ConfigError: There is no place for backups.
+            ClusterError: No snapshot arrived, the log does not confirm it, or the bucket
+                did not take it.
             ProtocolError: It does not match what was announced.
             OSError: It could not be kept.
         """
-        if self.folder is None:
-            raise ConfigError("no folder for backups is set (backup_folder)")
+        shelf = self._shelf
+        if shelf is None:
+            raise ConfigError("no place for backups is set (backup_folder, backup_bucket)")
         async with self._taking:
-            folder = self.folder
+            folder = shelf.scratch
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             part = f".part-{os.getpid()}"
             file = await self._peers.fetch_snapshot(url, folder, part)
+            draft = folder / f"{part}{MANIFEST_SUFFIX}"
             try:
                 head = await self._confirm(file.position)
                 backup = await asyncio.to_thread(
-                    self._keep, folder, file.path, file.position, head, node
+                    _describe, file.path, draft, file.position, head, node
                 )
+                # The manifest last, so that half a backup is none.
+                await shelf.put(backup.name + SUFFIX, file.path)
+                await shelf.put(backup.name + MANIFEST_SUFFIX, draft)
             finally:
                 await asyncio.to_thread(file.path.unlink, missing_ok=True)
-            await asyncio.to_thread(self._prune)
+                await asyncio.to_thread(draft.unlink, missing_ok=True)
+            await self._prune(shelf)
             return backup
 
     async def _confirm(self, position: Position) -> Head:
@@ -122,57 +141,100 @@ class Backups:
             raise ClusterError(f"the log does not confirm a snapshot at {position.revision}")
         return head
 
-    @staticmethod
-    def _keep(folder: Path, part: Path, position: Position, head: Head, node: str) -> Backup:
-        """Give the snapshot its name; the manifest last, so that half a backup is none."""
-        at_ms = int(time.time() * 1_000)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
-        name = f"synaptoroute-{stamp}-{position.epoch}.{position.seq}"
-        with part.open("rb") as file:
-            sha256 = _sha256_of(file.read)
-            os.fsync(file.fileno())
-        backup = Backup(
-            name,
-            at_ms,
-            node,
-            str(position.revision),
-            position.chain,
-            sha256,
-            part.stat().st_size,
-            head.fingerprint,
-            head.dim,
-            head.lineage,
-        )
-        part.replace(folder / (name + SUFFIX))
-        draft = folder / f".{name}{MANIFEST_SUFFIX}"
-        draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
-        draft.replace(folder / (name + MANIFEST_SUFFIX))
-        return backup
+    async def list_backups(self) -> list[Backup]:
+        """List the backups, newest first; a manifest that cannot be read is left out.
 
-    def list_backups(self) -> list[Backup]:
-        """List the backups, newest first; blocks."""
-        if self.folder is None or not self.folder.is_dir():
+        Raises:
+            ClusterError: The bucket does not answer.
+            OSError: The folder cannot be read.
+        """
+        if self._shelf is None:
             return []
-        found = []
-        for path in self.folder.glob(f"synaptoroute-*{MANIFEST_SUFFIX}"):
-            try:
-                if path.stat().st_size <= MANIFEST_BYTES_MAX:
-                    found.append(Backup(**json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError):
-                continue
-        return sorted(found, key=lambda backup: backup.at_ms, reverse=True)
+        names = [name for name in await self._shelf.names() if _MANIFEST.fullmatch(name)]
+        known = {name: self._manifests[name] for name in names if name in self._manifests}
+        for name in names:
+            if name not in known:
+                try:
+                    known[name] = parse_manifest(await self._shelf.read(name, MANIFEST_BYTES_MAX))
+                except (OSError, ClusterError):
+                    continue
+        self._manifests = known
+        return sorted(known.values(), key=lambda backup: backup.at_ms, reverse=True)
 
-    def _prune(self) -> None:
-        """Delete the oldest backups beyond the limit."""
-        assert self.folder is not None
-        for backup in self.list_backups()[self._kept :]:
-            (self.folder / (backup.name + MANIFEST_SUFFIX)).unlink(missing_ok=True)
-            (self.folder / (backup.name + SUFFIX)).unlink(missing_ok=True)
+    async def _prune(self, shelf: Shelf) -> None:
+        """Forget the oldest backups beyond the limit."""
+        for backup in (await self.list_backups())[self._kept :]:
+            await shelf.remove(backup.name + MANIFEST_SUFFIX)
+            await shelf.remove(backup.name + SUFFIX)
+
+
+def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
+    """Write the manifest of a snapshot; blocks."""
+    at_ms = int(time.time() * 1_000)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
+    with path.open("rb") as file:
+        sha256 = _sha256_of(file.read)
+    backup = Backup(
+        f"synaptoroute-{stamp}-{position.epoch}.{position.seq}",
+        at_ms,
+        node,
+        str(position.revision),
+        position.chain,
+        sha256,
+        path.stat().st_size,
+        head.fingerprint,
+        head.dim,
+        head.lineage,
+    )
+    draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
+    return backup
+
+
+def parse_manifest(document: bytes) -> Backup:
+    """Read a manifest.
+
+    Raises:
+        ClusterError: It is malformed.
+    """
+    try:
+        return Backup(**json.loads(document))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ClusterError("a backup's manifest is malformed") from error
+
+
+async def fetch_backup(shelf: Shelf, name: str, folder: Path) -> Backup:
+    """Bring a backup to this machine, verified by the hash that its manifest names.
+
+    Args:
+        shelf: Where it is kept.
+        name: Its name without suffix.
+        folder: Where it goes; the manifest comes last.
+
+    Raises:
+        ClusterError: It is not there, or not what its manifest says.
+        OSError: It could not be written.
+    """
+    manifest = await shelf.read(name + MANIFEST_SUFFIX, MANIFEST_BYTES_MAX)
+    backup = parse_manifest(manifest)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    draft = folder / f".{name}{SUFFIX}"
+    try:
+        await shelf.fetch(name + SUFFIX, draft)
+        if await asyncio.to_thread(_hash_of, draft) != backup.sha256:
+            raise ClusterError(f"{name} is not what its manifest says: it was altered")
+        await asyncio.to_thread(draft.replace, folder / (name + SUFFIX))
+    finally:
+        await asyncio.to_thread(draft.unlink, missing_ok=True)
+    await asyncio.to_thread((folder / (name + MANIFEST_SUFFIX)).write_bytes, manifest)
+    return backup
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return _sha256_of(file.read)
 
 
 def _sha256_of(read: Callable[[int], bytes]) -> str:
-    import hashlib
-
     digest = hashlib.sha256()
     while part := read(1 << 20):
         digest.update(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from synaptoroute.core.generations import encoder_of
 from synaptoroute.core.mutation import (
     Audit,
     Entry,
@@ -14,6 +15,7 @@ from synaptoroute.core.mutation import (
     ImportCommit,
     OpenEpoch,
     PutSettings,
+    SwitchEncoder,
 )
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import FleetView, NodeView, Verdict
@@ -91,6 +93,7 @@ def _node(node: NodeView) -> dict[str, Any]:
         "release": node.release,
         "level": node.level,
         "encoder": node.encoder,
+        "encoders": list(node.encoders),
         "version": node.version,
         "digest": node.digest,
         "digest_state": node.digest_state,
@@ -133,8 +136,11 @@ def entry_document(entry: Entry) -> dict[str, Any]:
 
 def _subject(entry: Entry) -> str:
     match entry.proposal.mutation:
-        case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() as mutation:
-            return mutation.import_id
+        case (
+            ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder()
+        ) as mutation:
+            encoder = encoder_of(mutation.import_id)
+            return f"encoder {encoder[0][:10]}" if encoder else mutation.import_id
         case OpenEpoch(epoch_id):
             return epoch_id[:12]
         case Audit(is_deep=is_deep):

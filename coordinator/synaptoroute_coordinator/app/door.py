@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web import keys
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
 from synaptoroute.web.refusals import Forbidden, Unauthorized
+from synaptoroute_coordinator.app import refusals
 from synaptoroute_coordinator.app.runtime import Runtime
 from synaptoroute_coordinator.app.sessions import cookie_of
 from synaptoroute_coordinator.fleet import Event
@@ -28,7 +29,15 @@ from synaptoroute_coordinator.reconciler import NotActive
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
 ASSETS: Final = "/assets/"
-_READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch", "/v1/preview"})
+_READING_POSTS: Final = frozenset(
+    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
+)
+BODY_BYTES_MAX: Final = 8_388_608
+_OWN_STATUSES: Final = {
+    refusals.ActionFailed.code: 409,
+    refusals.NodeNotFound.code: 404,
+    NotActive.code: 409,
+}
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _WANTED: Final = frozenset(
@@ -102,9 +111,19 @@ class Door:
     async def _admit(
         self, scope: Scope, receive: Receive, send: Send, wanted: dict[bytes, bytes], visit: Visit
     ) -> None:
+        size_bytes = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal size_bytes
+            message = await receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > BODY_BYTES_MAX:
+                raise TooLarge(f"a body has at most {BODY_BYTES_MAX} bytes", limit=BODY_BYTES_MAX)
+            return message
+
         try:
             self._authorize(scope, wanted, visit)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive_bounded, send)
         except SynaptoRouteError as error:
             await self._answer(send, visit, _problem_of(error), error)
         except Exception as error:
@@ -202,9 +221,8 @@ def actor_of(scope: Any) -> str:
 
 
 def _problem_of(error: SynaptoRouteError) -> Problem:
-    if isinstance(error, NotActive):
-        return Problem(409, error.code, error.message)
-    return problem_of(error)
+    status = _OWN_STATUSES.get(error.code)
+    return problem_of(error) if status is None else Problem(status, error.code, error.message)
 
 
 def _presented(wanted: dict[bytes, bytes]) -> str | None:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from synaptoroute.cluster.orders import OrderKind
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import Overloaded, RouteError
+from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute_coordinator.actions import Done
 from synaptoroute_coordinator.app.documents import (
     cluster_document,
@@ -23,6 +24,7 @@ from synaptoroute_coordinator.app.documents import (
 )
 from synaptoroute_coordinator.app.door import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.refusals import ActionFailed, NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 from synaptoroute_coordinator.plan import AbortImport, Action, StartAudit, TakeBackup, Trim
@@ -79,18 +81,6 @@ def done_answer(done: Done) -> Response:
     if done.outcome != "done":
         raise ActionFailed(f"{done.outcome}: {done.detail}")
     return json_answer({"outcome": done.outcome, "detail": done.detail, "seq": done.seq})
-
-
-class ActionFailed(RouteError):
-    """The action could not be done as things stand."""
-
-    code = "action_failed"
-
-
-class NodeNotFound(RouteError):
-    """No node has this identity or name."""
-
-    code = "node_not_found"
 
 
 # --- looking ---------------------------------------------------------------------------
@@ -225,11 +215,13 @@ async def show_propagation(
 
 @endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=_ANSWERS)
 async def list_backups(request: Request) -> Response:
-    """Newest first; empty where no folder for them is set."""
+    """Newest first; empty where no place for them is set."""
     backups = runtime_of(request).reconciler.backups
-    found = await asyncio.to_thread(backups.list_backups)
-    is_on = backups.folder is not None
-    return json_answer({"is_on": is_on, "backups": [asdict(backup) for backup in found]})
+    try:
+        found = await backups.list_backups()
+    except OSError as error:
+        raise ClusterError(f"the backups cannot be read: {error.strerror}") from error
+    return json_answer({"is_on": backups.is_on, "backups": [asdict(backup) for backup in found]})
 
 
 @endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=_ANSWERS)
@@ -293,7 +285,7 @@ async def resync_node(request: Request, asked: NodeAction) -> Response:
     return await _order(request, asked, "resync")
 
 
-async def _order(request: Request, asked: NodeAction, kind: str) -> Response:
+async def _order(request: Request, asked: NodeAction, kind: OrderKind) -> Response:
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
     node = _node_of(runtime, asked.node)

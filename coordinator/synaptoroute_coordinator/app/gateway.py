@@ -6,6 +6,7 @@ one that the caller names, and gives its answer back unchanged, problems include
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -16,6 +17,7 @@ from synaptoroute.errors import NotReady, TooLarge
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute_coordinator.app.door import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.refusals import NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
@@ -42,8 +44,12 @@ def choose_node(runtime: Runtime, wished: str = "") -> NodeView:
 
     Raises:
         NotReady: None is there, or not the one that was named.
+        NodeNotFound: Nobody has that name.
     """
-    live = [node for node in runtime.reconciler.view.live if node.url]
+    view = runtime.reconciler.view
+    if wished and all(wished not in (node.node, node.name) for node in view.nodes):
+        raise NodeNotFound("no node has this identity or name")
+    live = [node for node in view.live if node.url]
     if wished:
         live = [node for node in live if wished in (node.node, node.name)]
     ready = [node for node in live if node.telemetry is None or node.telemetry.is_ready]
@@ -68,8 +74,9 @@ async def pass_on(request: Request, wished: str = "") -> Response:
         part for part in request.url.query.split("&") if part and not part.startswith("node=")
     )
     path = request.scope["raw_path"].decode("latin-1") if request.scope.get("raw_path") else ""
-    answer = await runtime.reconciler.nodes.ask(
-        node.url,
+    answer = await ask_node(
+        runtime,
+        node,
         request.method,
         path.partition("?")[0] or request.url.path,
         query=query,
@@ -77,11 +84,33 @@ async def pass_on(request: Request, wished: str = "") -> Response:
         headers=headers,
     )
     if request.method in _WRITES or request.url.path.endswith("/utterances"):
-        outcome = "done" if answer.status < 300 else "refused"
+        outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {request.url.path}"
         await runtime.reconciler.record.add(
-            actor_of(request.scope), action, outcome, f"{answer.status} from {node.name}"
+            actor_of(request.scope), action, outcome, f"{answer.status_code} from {node.name}"
         )
+    return answer
+
+
+async def ask_node(
+    runtime: Runtime,
+    node: NodeView,
+    method: str,
+    path: str,
+    *,
+    query: str = "",
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Send one request to a node and give its answer back unchanged.
+
+    Raises:
+        ClusterError: The node does not answer.
+    """
+    given = {"content-type": "application/json"} if headers is None and body else headers
+    answer = await runtime.reconciler.nodes.ask(
+        node.url, method, path, query=query, body=body, headers=given
+    )
     kept = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=kept)
 

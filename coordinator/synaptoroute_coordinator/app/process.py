@@ -19,7 +19,15 @@ from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.version import __version__
 from synaptoroute.web.keys import KeyRing
 from synaptoroute.web.logs import configure_logs
-from synaptoroute_coordinator.actions import Backups, Nodes, Record
+from synaptoroute_coordinator.actions import (
+    Backups,
+    BucketShelf,
+    FolderShelf,
+    Nodes,
+    Record,
+    Shelf,
+    read_credentials,
+)
 from synaptoroute_coordinator.actions.nodes import read_secret
 from synaptoroute_coordinator.app.app import create_app
 from synaptoroute_coordinator.app.runtime import Runtime
@@ -107,11 +115,28 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         config,
         tenure,
         Nodes(node_key),
-        Backups(config.backup_folder, log, membership, config.backups_kept),
+        Backups(shelf_of(config), log, membership, config.backups_kept),
         Record(config.folder / RECORD_NAME),
     )
     keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys)
+
+
+def shelf_of(config: CoordinatorConfig) -> Shelf | None:
+    """Find where backups are kept; reads the bucket's key and therefore blocks.
+
+    Raises:
+        ConfigError: The settings contradict each other, or the key cannot be read.
+    """
+    if not config.backup_bucket:
+        return FolderShelf(config.backup_folder) if config.backup_folder else None
+    if config.backup_folder is not None:
+        raise ConfigError("backups go to a folder or to a bucket, not to both")
+    if config.backup_key_file is None:
+        raise ConfigError("a bucket needs its access key (backup_key_file)")
+    credentials = read_credentials(config.backup_key_file, config.backup_region)
+    scratch = config.folder / "backups"
+    return BucketShelf(config.backup_endpoint, config.backup_bucket, credentials, scratch)
 
 
 class CoordinatorServer(uvicorn.Server):

@@ -97,10 +97,12 @@ def _about_nodes(view: FleetView, policy: Policy) -> list[Alarm]:
         message = f"{len(gone)} of {len(view.nodes)} nodes are silent"
         found.append(Alarm("node_gone", "warning", message, gone))
     foreign = tuple(
-        node.node for node in view.live if view.log.encoder and node.encoder != view.log.encoder
+        node.node
+        for node in view.live
+        if view.log.encoder and view.log.encoder not in (node.encoder, *node.encoders)
     )
     if foreign:
-        message = "nodes have another encoder than the log's vectors"
+        message = "nodes do not have the encoder of the log's vectors"
         found.append(Alarm("mixed_encoders", "critical", message, foreign))
     return found
 

@@ -53,6 +53,8 @@ def _of_log(before: FleetView, now: FleetView) -> Iterator[Event]:
     if before.log.state != now.log.state:
         tone: Tone = "good" if now.log.state == "open" else "bad"
         yield Event("log", tone, f"the log is {now.log.state}")
+    if before.log.encoder and now.log.encoder and before.log.encoder != now.log.encoder:
+        yield Event("encoder", "good", f"the cluster changed to encoder {now.log.encoder[:10]}")
     if now.log.epoch > before.log.epoch > 0:
         yield Event("epoch", "info", f"epoch {now.log.epoch} was opened")
     if now.log.floor > before.log.floor > 0:

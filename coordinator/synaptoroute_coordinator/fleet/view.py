@@ -31,6 +31,7 @@ class NodeView:
         release: Its release.
         level: Highest feature level that it understands.
         encoder: Fingerprint of its encoder.
+        encoders: Fingerprints of all encoders that it has loaded.
         epoch: Position that it has made durable: epoch,
         seq: sequence number,
         chain: and hash chain.
@@ -64,6 +65,7 @@ class NodeView:
     is_live: bool
     is_repairing: bool = False
     telemetry: Telemetry | None = None
+    encoders: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
@@ -243,6 +245,8 @@ def _node_of(
         is_live=seen.is_live,
         is_repairing=report.node_id in repairing,
         telemetry=known,
+        encoders=tuple(each for each in report.encoders.split(",") if each)
+        or (report.fingerprint,),
     )
 
 

@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.orders import Order
+from synaptoroute.cluster.orders import Order, OrderKind
 from synaptoroute.cluster.presence import NodeSeen
 from synaptoroute.cluster.redis_log import RedisLog
 from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.core.generations import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
 from synaptoroute_coordinator.config import Policy
@@ -224,6 +225,7 @@ class Reconciler:
                     imports = [
                         OpenImport(str(each["import_id"]), int(each["touched_seq"]))
                         for each in (found or {}).get("imports", [])
+                        if encoder_of(str(each["import_id"])) is None
                     ]
                     self.memory.note_imports(imports, time.monotonic())
             await asyncio.sleep(min(IMPORTS_SECONDS, self.policy.import_idle_seconds / 3))
@@ -326,8 +328,8 @@ class Reconciler:
         """Take a backup in a task of its own: the lease and the turns go on."""
         if self._backing is not None and not self._backing.done():
             return Done("failed", "a backup is being taken already")
-        if self.backups.folder is None:
-            return Done("failed", "no folder for backups is set (backup_folder)")
+        if not self.backups.is_on:
+            return Done("failed", "no place for backups is set (backup_folder, backup_bucket)")
         self._backing = asyncio.create_task(self._back_up(node, url), name="backup")
         return Done("done", "the backup has begun")
 
@@ -358,12 +360,11 @@ class Reconciler:
             self.feed.add(Event("action", tone, f"{actor}: {action}: {done.detail}"))
 
 
-def new_order(kind: str, reason: str, now_ms: int, donors: tuple[str, ...] = ()) -> Order:
+def new_order(
+    kind: OrderKind, reason: str, now_ms: int, donors: tuple[str, ...] = (), encoder: str = ""
+) -> Order:
     """Make an order of a person."""
-    assert kind in ("resync", "scrub"), "an unknown kind of order: this is a bug"
-    return Order(
-        uuid.uuid4().hex, "resync" if kind == "resync" else "scrub", reason, now_ms, donors
-    )
+    return Order(uuid.uuid4().hex, kind, reason, now_ms, donors, encoder)
 
 
 def _name_of(action: Action) -> str:

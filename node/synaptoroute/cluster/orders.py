@@ -17,7 +17,7 @@ from synaptoroute.cluster.lease import Held
 from synaptoroute.cluster.scripts import Script, Scripts
 from synaptoroute.errors import ProtocolError
 
-OrderKind = Literal["resync", "scrub"]
+OrderKind = Literal["resync", "scrub", "generate", "switch", "drop"]
 ORDER_KINDS: Final[tuple[OrderKind, ...]] = get_args(OrderKind)
 ORDER_BYTES_MAX: Final = 16_384
 DONORS_MAX: Final = 64
@@ -32,10 +32,12 @@ class Order:
     Attributes:
         order_id: Names it.
         kind: ``resync``: take another node's snapshot; ``scrub``: compare memory and
-            disk with the digest.
+            disk with the digest; ``generate``: make the vectors of another encoder,
+            ``switch``: change the cluster to it, ``drop``: forget such vectors.
         reason: Why, for people.
         given_ms: When it was given, by Redis' clock.
         donors: Nodes that a snapshot may come from.
+        encoder: Fingerprint of the encoder that it is about.
     """
 
     order_id: str
@@ -43,6 +45,7 @@ class Order:
     reason: str
     given_ms: int
     donors: tuple[str, ...] = ()
+    encoder: str = ""
 
 
 class Orders:
@@ -112,11 +115,12 @@ def parse_order(row: bytes) -> Order:
     try:
         said: Any = json.loads(row)
         kind, given_ms, donors = said["kind"], said["given_ms"], said["donors"]
-        texts = (said["order_id"], said["reason"], *donors)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        encoder = said.get("encoder", "")
+        texts = (said["order_id"], said["reason"], encoder, *donors)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError("an order is malformed") from error
     if kind not in ORDER_KINDS or type(given_ms) is not int or len(donors) > DONORS_MAX:
         raise ProtocolError("an order is malformed")
     if not all(isinstance(text, str) for text in texts):
         raise ProtocolError("an order is malformed")
-    return Order(said["order_id"], kind, said["reason"], given_ms, tuple(donors))
+    return Order(said["order_id"], kind, said["reason"], given_ms, tuple(donors), encoder)

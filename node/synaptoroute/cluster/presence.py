@@ -45,6 +45,7 @@ class NodeReport:
         version: Release.
         level: Highest feature level that it understands.
         fingerprint: Fingerprint of its encoder.
+        encoders: Fingerprints of all encoders that it has loaded, separated by commas.
         epoch: Position that it has made durable: epoch,
         seq: sequence number,
         chain: and hash chain.
@@ -67,6 +68,7 @@ class NodeReport:
     state: str
     queue_count: int = 0
     lag_entries: int = 0
+    encoders: str = ""
 
     @property
     def position(self) -> Position:
@@ -228,7 +230,8 @@ def report_of(row: bytes) -> NodeReport:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
     try:
         said: Any = json.loads(row)
-        values = {name: said[name] for name in _KIND_OF_FIELD}
+        values = {"encoders": "", **said}
+        values = {name: values[name] for name in _KIND_OF_FIELD}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("a node's row is malformed") from error
     for name, kind in _KIND_OF_FIELD.items():

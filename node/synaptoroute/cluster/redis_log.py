@@ -27,9 +27,10 @@ from synaptoroute.cluster.reader import (
     ReadResult,
 )
 from synaptoroute.cluster.recoveries import Recoveries
-from synaptoroute.cluster.scripts import Head, NoLog, Scripts
+from synaptoroute.cluster.scripts import Encoders, Head, NoLog, NotPlaced, Scripts
 from synaptoroute.cluster.signing import Keyring
 from synaptoroute.cluster.writer import WriteCounts, WriteLimits, Writer
+from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
 from synaptoroute.log import Appended
 
@@ -113,13 +114,27 @@ class RedisLog:
         """What the writer did so far."""
         return self._writer.counts
 
-    async def append(self, proposals: Sequence[Proposal]) -> Appended:
+    async def append(
+        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+    ) -> Appended:
         """Give the proposals consecutive places; return that of the last one.
 
         Calls that come at the same time share one round trip.  Raises as
         ``Writer.append`` does.
         """
-        return await self._writer.append(proposals)
+        return await self._writer.append(proposals, fingerprint)
+
+    async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:
+        """Place the entry that changes the encoder, right behind ``at``; see ``switch.lua``.
+
+        Returns:
+            Its place, or why it has none: ``Reason.MOVED`` where somebody wrote since.
+
+        Raises:
+            SequencerUnavailable: No answer; it may have happened.
+        """
+        frame = encode_proposal(proposal)
+        return await self.scripts.switch(at, frame, self.keyring.seal(frame), encoders)
 
     async def read(
         self,

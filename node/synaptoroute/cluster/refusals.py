@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """The voters change while the last change of them is not held by a majority."""
     MODEL = "model"
     """The log carries vectors of another encoder."""
+    MOVED = "moved"
+    """Somebody wrote since; the writer must look again."""
     STOPPED = "stopped"
     """This log was closed by its owner."""
 

@@ -49,6 +49,7 @@ class Script(Enum):
     REFILL = "refill"
     REOPEN = "reopen"
     SURVEY = "survey"
+    SWITCH = "switch"
     TRIM = "trim"
 
 
@@ -161,6 +162,21 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoders:
+    """A change of the encoder.
+
+    Attributes:
+        before: Fingerprint of the one whose vectors the log carries.
+        after: Fingerprint of the next one.
+        dim: Dimension of its vectors.
+    """
+
+    before: str
+    after: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class NotPlaced:
     """Frames that have no places: nothing was written.
 
@@ -182,6 +198,7 @@ _REFUSALS: Final = {
     b"MODEL": Reason.MODEL,
     b"LEVEL": Reason.LEVEL,
     b"FULL": Reason.FULL,
+    b"MOVED": Reason.MOVED,
     b"UNHELD": Reason.UNHELD,
     b"REFUSED": Reason.REFUSED,
 }
@@ -264,6 +281,23 @@ class Scripts:
             heard = answer[5] == b"heard"
             return Placed(position.epoch, int(answer[1]), int(answer[2]), heard)
         return refusal_of(answer)
+
+    async def switch(
+        self, at: Position, frame: bytes, body: bytes, encoders: Encoders
+    ) -> int | NotPlaced:
+        """Place the entry that changes the encoder; see ``switch.lua``.
+
+        Args:
+            at: What the writer has applied; the entry follows it or has no place.
+            frame: The entry, bare,
+            body: and as it is to be stored (signed or not).
+            encoders: From which encoder to which one.
+        """
+        header_bytes = len(body) - len(frame) + len(header_of(frame))
+        args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
+        args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body]
+        answer = await self.run(Script.SWITCH, [self.keys.meta, self.keys.log(at.epoch)], args)
+        return int(answer[1]) if answer[0] == b"OK" else refusal_of(answer)
 
     async def read(
         self, epoch: int, after: Position, entries_max: int, bytes_max: int

@@ -46,6 +46,7 @@ _MESSAGES: Final = {
     Reason.CLOSED: "the log is closed for writes",
     Reason.STALE: "the log is at another epoch than this node",
     Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
+    Reason.MOVED: "somebody wrote at the same time",
     Reason.LEVEL: "not every node of the cluster understands this write yet",
     Reason.UNHELD: "the voters changed, and a majority does not hold that change yet",
     Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
@@ -85,6 +86,7 @@ class _Waiting:
     frames: list[tuple[bytes, bytes]]
     op_ids: list[bytes]
     size_bytes: int
+    fingerprint: str
     placed: asyncio.Future[Placed]
 
 
@@ -132,8 +134,14 @@ class Writer:
     _task: asyncio.Task[None] | None = field(default=None, init=False)
     _is_closed: bool = field(default=False, init=False)
 
-    async def append(self, proposals: Sequence[Proposal]) -> Appended:
+    async def append(
+        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+    ) -> Appended:
         """Give the proposals consecutive places; return that of the last.
+
+        Args:
+            proposals: What to write.
+            fingerprint: Encoder of their vectors; None takes this node's of now.
 
         Raises:
             TooLarge: A frame, or all together, are over a limit.
@@ -146,7 +154,7 @@ class Writer:
             raise unavailable(Reason.STOPPED, "this log is closed", outcome="not_taken")
         if not proposals:
             return Appended(at=None)
-        waiting = self._enqueue(proposals)
+        waiting = self._enqueue(proposals, fingerprint or self.fingerprint())
         placed = await waiting.placed
         return Appended(at=Revision(placed.epoch, placed.last_seq))
 
@@ -159,7 +167,7 @@ class Writer:
         while self._queue:
             self._fail(self._take_one(), Reason.STOPPED, "this log was closed")
 
-    def _enqueue(self, proposals: Sequence[Proposal]) -> _Waiting:
+    def _enqueue(self, proposals: Sequence[Proposal], fingerprint: str) -> _Waiting:
         frames = [encode_proposal(each) for each in proposals]
         limits = self.limits
         size_bytes = sum(map(len, frames))
@@ -182,6 +190,7 @@ class Writer:
             [(frame, self.reader.keyring.seal(frame)) for frame in frames],
             [each.op_id for each in proposals],
             size_bytes,
+            fingerprint,
             asyncio.get_running_loop().create_future(),
         )
         self._queue.append(waiting)
@@ -219,7 +228,8 @@ class Writer:
             entries += len(first.frames)
             size_bytes += first.size_bytes
             over = entries > self.limits.call_entries_max or size_bytes > self.limits.call_bytes_max
-            if batch and over:
+            is_other = bool(batch) and first.fingerprint != batch[0].fingerprint
+            if batch and (over or is_other):
                 break
             waiting = self._take_one()
             if not waiting.placed.done():
@@ -261,7 +271,7 @@ class Writer:
                 self.counts.calls += 1
                 outcome = await self.scripts.append(
                     self.position(),
-                    self.fingerprint(),
+                    batch[0].fingerprint,
                     frames,
                     log_bytes_max=self.limits.log_bytes_max,
                 )

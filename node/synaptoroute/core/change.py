@@ -104,6 +104,21 @@ class StagedImport:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderChange:
+    """Whose vectors the rows hold from here on.
+
+    Attributes:
+        fingerprint: The encoder's.
+        dim: Dimension of its vectors.
+        dim_before: Dimension of those before; for undo.
+    """
+
+    fingerprint: str
+    dim: int
+    dim_before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """All that one entry changes, as data: for SQLite, the tensor and undo.
 
@@ -120,6 +135,7 @@ class Change:
         closed: An import, committed or aborted, whose chunks are to be dropped.
         epoch: The epoch that the entry opened.
         voters: The voters from here on, sorted, where they changed.
+        encoder: Whose vectors all rows hold now, where that changed.
         before: Routes of ``put`` as they stood before, those that existed; for undo.
         replaced: Slots whose owner or content changed, with their old row hash; for undo.
         settings_before: Settings before, where they changed; for undo.
@@ -137,6 +153,7 @@ class Change:
     closed: StagedImport | None = None
     epoch: OpenEpoch | None = None
     voters: tuple[str, ...] | None = None
+    encoder: EncoderChange | None = None
     before: tuple[RouteRecord, ...] = ()
     replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None

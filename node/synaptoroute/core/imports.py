@@ -8,11 +8,14 @@ from operator import attrgetter
 from typing import Final
 
 from synaptoroute.core.change import Change, Outcome, StagedImport
+from synaptoroute.core.generations import encoder_of
 from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, PutRoute, Revision
 from synaptoroute.core.target import Rejection
 
 IMPORTS_OPEN_MAX: Final = 8
 CHUNKS_MAX: Final = 100_000
+GENERATION_SHARE: Final = 2
+"""A generation may hold so many times the slots: texts change while it is made."""
 
 
 def plan_import(
@@ -70,8 +73,12 @@ def _plan_chunk(
         raise Rejection("import_rejected", f"an import has at most {CHUNKS_MAX} chunks")
     if _place_of(staged, chunk.number) is None:
         return Change(Outcome("unchanged", at))
-    waiting = sum(each.row_count for each in imports.values())
-    if waiting + row_count_of(chunk) > capacity_slots:
+    if encoder_of(chunk.import_id) is not None:
+        waiting, room = staged.row_count, capacity_slots * GENERATION_SHARE
+    else:
+        routes = (each for name, each in imports.items() if encoder_of(name) is None)
+        waiting, room = sum(each.row_count for each in routes), capacity_slots
+    if waiting + row_count_of(chunk) > room:
         raise Rejection(
             "capacity_exceeded",
             f"more utterances are staged than the {capacity_slots} slots of the tensor",

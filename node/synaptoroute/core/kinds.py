@@ -30,6 +30,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
     Settings,
+    SwitchEncoder,
     VoterAdd,
     VoterRemove,
 )
@@ -277,6 +278,11 @@ def _read_audit(fields: Fields, vectors: bytes) -> Audit:
     return Audit(_text(fields["audit_id"]), _flag(fields["is_deep"]))
 
 
+def _read_switch(fields: Fields, vectors: bytes) -> SwitchEncoder:
+    _split(vectors, 0)
+    return SwitchEncoder(_text(fields["import_id"]))
+
+
 def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
     return {"node_id": change.node_id}, []
 
@@ -324,6 +330,7 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     (12, VoterAdd, _write_voter, _read_voter_add),
     (13, VoterRemove, _write_voter, _read_voter_remove),
     (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
+    (21, SwitchEncoder, lambda m: ({"import_id": m.import_id}, []), _read_switch),
 )
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}

@@ -30,6 +30,7 @@ from synaptoroute.core.mutation import (
     PutSettings,
     RemoveUtterances,
     Settings,
+    SwitchEncoder,
     VoterAdd,
     VoterRemove,
 )
@@ -82,7 +83,7 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             _check_name(name)
         case PutSettings(settings):
             _check_settings(settings)
-        case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort():
+        case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder():
             _check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
             if isinstance(mutation, ImportChunk):
                 for part in mutation.parts:

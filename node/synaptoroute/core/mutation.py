@@ -263,6 +263,18 @@ class Audit:
     is_deep: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SwitchEncoder:
+    """Give every row its vector of a generation, from here on, on every node.
+
+    Attributes:
+        import_id: Name of the generation, which says whose vectors they are
+            (see ``generations``).
+    """
+
+    import_id: str
+
+
 Mutation: TypeAlias = (
     PutRoute
     | DeleteRoute
@@ -278,6 +290,7 @@ Mutation: TypeAlias = (
     | VoterAdd
     | VoterRemove
     | Audit
+    | SwitchEncoder
 )
 
 

@@ -211,6 +211,10 @@ class Replica:
             self._waiting_bytes -= len(waiting.entry.frame)
         return waiting
 
+    def _take_behind(self, commit: Commit) -> _Waiting | None:
+        """Take what waits for the next place; a change of the encoder ends a step."""
+        return self._take_waiting(self.position.seq + 1) if commit.change.encoder is None else None
+
     def _extend(self, entry: Entry, source: Source, log_epoch: int) -> Step:
         """Apply the next entry and those that waited behind it, or, if it raises, none."""
         doubt = self._contradiction(entry)
@@ -224,7 +228,7 @@ class Replica:
         is_behind = False
         try:
             commits.append(self._apply(entry))
-            while (waiting := self._take_waiting(self.position.seq + 1)) is not None:
+            while (waiting := self._take_behind(commits[-1])) is not None:
                 is_behind = not self._can_follow(waiting, epoch_min)
                 if is_behind:
                     break

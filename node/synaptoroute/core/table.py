@@ -20,6 +20,7 @@ from synaptoroute.core.digest import (
     settings_hash,
     sum_state,
 )
+from synaptoroute.core.generations import encoder_of, plan_switch
 from synaptoroute.core.imports import join_chunks, plan_import, with_chunk
 from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import (
@@ -31,6 +32,7 @@ from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
     ImportCommit,
+    Mutation,
     OpenEpoch,
     PatchRoute,
     Proposal,
@@ -39,6 +41,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
     Settings,
+    SwitchEncoder,
     VoterAdd,
     VoterRemove,
 )
@@ -119,7 +122,7 @@ class RouteTable:
 
     def _plan(self, proposal: Proposal, at: Revision) -> Change:
         mutation = proposal.mutation
-        check_mutation(mutation, self.dim)
+        check_mutation(mutation, self._dim_of(mutation))
         match mutation:
             case PutRoute(name):
                 self._check_preconditions(proposal, name)
@@ -143,10 +146,19 @@ class RouteTable:
                 return self._plan_commit(mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
                 return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
+            case SwitchEncoder(import_id):
+                routes, hashes = self.routes.values(), self.row_hashes
+                return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
             case OpenEpoch():
                 return Change(Outcome("applied", at), epoch=mutation)
             case Audit() | VoterAdd() | VoterRemove():
                 return Change(Outcome("applied", at))
+
+    def _dim_of(self, mutation: Mutation) -> int:
+        """Dimension of the vectors that a mutation may carry."""
+        if isinstance(mutation, ImportChunk) and (encoder := encoder_of(mutation.import_id)):
+            return encoder[1]
+        return self.dim
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)
@@ -235,6 +247,8 @@ class RouteTable:
 
     def _plan_commit(self, commit: ImportCommit, at: Revision, import_id: str) -> Change:
         staged = self.imports.get(import_id)
+        if encoder_of(import_id) is not None:
+            raise Rejection("import_rejected", "a generation is switched to, not committed")
         try:
             puts = join_chunks(staged, commit.chunk_count)
         except ValueError as error:
@@ -308,9 +322,13 @@ class RouteTable:
             self._stage_chunk(change.staged, change.staged_before, change.outcome.at.seq)
         if change.closed is not None:
             self._drop_import(change.closed.begin.import_id)
+        if change.encoder is not None:
+            self.dim = change.encoder.dim
 
     def revert(self, change: Change) -> None:
         """Undo the newest change that is not undone, as if it had not been applied."""
+        if change.encoder is not None:
+            self.dim = change.encoder.dim_before
         if change.closed is not None:
             self._stage_import(change.closed)
         if change.staged is not None and change.staged_before is not None:

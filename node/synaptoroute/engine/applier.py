@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.generations import encoder_of
+from synaptoroute.core.limits import VECTOR_ITEM_BYTES
 from synaptoroute.core.mutation import (
     AddUtterances,
     Entry,
@@ -30,10 +32,11 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     Proposal,
     PutRoute,
+    SwitchEncoder,
 )
 from synaptoroute.core.replica import Replica, Source, Step, number
 from synaptoroute.engine.inbox import Inbox, refuse
-from synaptoroute.errors import Overloaded, StorageUnavailable
+from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage
 
 GROUP_ENTRIES_MAX: Final = 128
@@ -82,6 +85,8 @@ class Applier:
         self.storage_state = "ok"
         self.on_received: Callable[[Sequence[Received]], None] | None = None
         self.on_failed: Callable[[Exception], None] | None = None
+        self.on_switched: Callable[[Commit], None] | None = None
+        self.knows: Callable[[str], bool] = lambda _: True
         self.commit_count = 0
         self._publish = publish
         self._refuse = refuse
@@ -207,22 +212,48 @@ class Applier:
                 if isinstance(each, Proposal):
                     self._number(each, commits)
                 else:
+                    self._check_known(each.entry.proposal.mutation)
                     step = self.replica.receive(each.entry, each.source, each.log_epoch)
                     commits.extend(step.commits)
                     received.append(Received(each, step))
-            if commits:
-                self.storage.commit(commits)
+                if commits and commits[-1].change.encoder is not None:
+                    self._finish(commits)
+                    commits = []
+            self._finish(commits)
         except Exception as error:
             self.replica.revert(tuple(commits))
             return error
-        if commits:
-            self.storage_state = "ok"
-            self.replica.advance()
-            self.commit_count += len(commits)
-            self._publish(commits)
         if received and self.on_received is not None:
             self.on_received(received)
         return None
+
+    def _finish(self, commits: list[Commit]) -> None:
+        """Make commits durable, then visible; a change of the encoder is the last of them."""
+        if not commits:
+            return
+        self.storage.commit(commits)
+        self.storage_state = "ok"
+        self.replica.advance()
+        self.commit_count += len(commits)
+        if commits[-1].change.encoder is None or self.on_switched is None:
+            self._publish(commits)
+        else:
+            self._publish(commits[:-1])
+            self.on_switched(commits[-1])
+
+    def _check_known(self, mutation: Mutation) -> None:
+        """Stand still before a change to an encoder that this node does not have.
+
+        Raises:
+            EncoderMismatch: It is not here.
+        """
+        encoder = encoder_of(mutation.import_id) if isinstance(mutation, SwitchEncoder) else None
+        if encoder is not None and not self.knows(encoder[0]):
+            raise EncoderMismatch(
+                f"the cluster changes to the encoder {encoder[0][:12]}, which this node does "
+                "not have: set next_model to it and restart the node",
+                expected=encoder[0],
+            )
 
     def _number(self, proposal: Proposal, commits: list[Commit]) -> None:
         """Give a proposal the next place; the very first founds the log."""
@@ -260,27 +291,24 @@ def _fulfil(task: Task, future: Future[Any]) -> None:
         future.set_result(result)
 
 
-def vector_check(dim: int) -> Callable[[Mutation], str | None]:
-    """Make the check that keeps vectors that are not numbers out of every replica.
+def check_vectors(mutation: Mutation) -> str | None:
+    """Keep vectors that are not numbers out of every replica.
 
     Finiteness is exact, so every node judges alike.  The norm is judged at the
-    door only: a sum of squares may differ in its last bit between machines.
+    door only: a sum of squares may differ in its last bit between machines.  The
+    dimension is the table's to judge.
     """
-
-    def check(mutation: Mutation) -> str | None:
-        if isinstance(mutation, PutRoute | AddUtterances):
-            return _wrong(mutation.vectors, dim)
-        if isinstance(mutation, ImportChunk):
-            return _wrong(tuple(v for part in mutation.parts for v in part.vectors), dim)
-        return None
-
-    return check
+    if isinstance(mutation, PutRoute | AddUtterances):
+        return _wrong(mutation.vectors)
+    if isinstance(mutation, ImportChunk):
+        return _wrong(tuple(v for part in mutation.parts for v in part.vectors))
+    return None
 
 
-def _wrong(vectors: tuple[bytes, ...], dim: int) -> str | None:
-    if any(len(vector) != dim * 4 for vector in vectors):
-        return f"a vector is not float32[{dim}]"
-    if not np.isfinite(as_rows(vectors, dim)).all():
+def _wrong(vectors: tuple[bytes, ...]) -> str | None:
+    if any(len(vector) % VECTOR_ITEM_BYTES for vector in vectors):
+        return "a vector is not a row of float32"
+    if not np.isfinite(np.frombuffer(b"".join(vectors), dtype="<f4")).all():
         return "a vector holds a value that is not finite"
     return None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +17,18 @@ from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.config import EngineConfig, cpu_limit
-from synaptoroute.core.change import Outcome, StagedImport
+from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.applier import Applier, Heard, vector_check
-from synaptoroute.engine.cache import EmbeddingCache
+from synaptoroute.engine.applier import Applier, Heard, check_vectors
+from synaptoroute.engine.counters import EngineCounters
+from synaptoroute.engine.encoding import Encodings
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
 from synaptoroute.engine.scorer import Published, Scorer
+from synaptoroute.engine.states import switched_tensor, tensor_of
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
 from synaptoroute.models import Match
@@ -36,29 +37,6 @@ from synaptoroute.tensor import Tensor
 
 ResultT = TypeVar("ResultT")
 UTTERANCES_PER_JOB_MAX = 16
-
-
-@dataclass(frozen=True, slots=True)
-class EngineCounters:
-    """Totals since the start.
-
-    Attributes:
-        queries: Queries submitted.
-        shared: Queries that shared the encoding of the same text in flight.
-        cache_hits: Embeddings found in the cache.
-        cache_misses: Embeddings that had to be computed.
-        overloaded: Queries and writes refused at the door.
-        abandoned: Texts dropped because their callers had gone.
-        entries: Entries applied.
-    """
-
-    queries: int = 0
-    shared: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    overloaded: int = 0
-    abandoned: int = 0
-    entries: int = 0
 
 
 class Engine:
@@ -70,8 +48,11 @@ class Engine:
         storage: SQLiteStorage,
         config: EngineConfig,
         observer: Observer | None = None,
+        spare: TextEncoder | None = None,
     ) -> None:
-        self.encoder = encoder
+        self.encodings = Encodings(
+            [encoder, *([spare] if spare else [])], config.embedding_cache_rows
+        )
         self.storage = storage
         self.lane_count = config.lanes or cpu_limit()
         self.waiters = Waiters()
@@ -83,12 +64,10 @@ class Engine:
             write_texts_max=config.write_texts_max,
             batch_window_ms=config.batch_window_ms,
         )
-        self._cache = EmbeddingCache(config.embedding_cache_rows, encoder.dim)
-        self.applier, self.scorer = self._boot(config.node_name)
+        self.applier, self.scorer = self._boot(encoder, config.node_name)
         self._lanes = Lanes(
-            encoder,
+            self.encodings.of(self.encoder.fingerprint),
             self._batcher,
-            self._cache,
             self.scorer.deliver,
             batch_tokens_max=config.batch_tokens_max,
             observer=observer,
@@ -96,9 +75,11 @@ class Engine:
         self._is_started = False
         self._is_stopped = False
 
-    def _boot(self, node_name: str) -> tuple[Applier, Scorer]:
-        """Read the database into a replica and a tensor."""
-        stored = self.storage.open(fingerprint=self.encoder.fingerprint, dim=self.encoder.dim)
+    def _boot(self, encoder: TextEncoder, node_name: str) -> tuple[Applier, Scorer]:
+        """Read the database into a replica and a tensor, with whichever encoder it is of."""
+        stored = self.storage.open(
+            fingerprint=encoder.fingerprint, dim=encoder.dim, spares=self.encodings.known
+        )
         try:
             return self._wire(stored, node_name)
         except BaseException:
@@ -107,25 +88,35 @@ class Engine:
 
     def _wire(self, stored: Stored, node_name: str) -> tuple[Applier, Scorer]:
         """Give the state that was read to its owners."""
-        dim = self.encoder.dim
+        fingerprint, dim = self.storage.encoder
         self.moved_aside = str(stored.moved_aside) if stored.moved_aside else None
         snapshot = stored.snapshot
         tensor = tensor_of(stored, dim)
-        replica = Replica(snapshot, dim=dim, check=vector_check(dim), digest=stored.sums)
+        replica = Replica(snapshot, dim=dim, check=check_vectors, digest=stored.sums)
         replica.promise(stored_promise(self.storage))
-        scorer = Scorer(tensor, self._batcher, self.waiters, replica.position, replica.digest)
+        encoder = self.encodings.of(fingerprint).encoder
+        scorer = Scorer(
+            tensor, encoder, self._batcher, self.waiters, replica.position, replica.digest
+        )
         scorer.node = node_name or self.storage.node_id
         founding = OpenEpoch(
             epoch_id=self.storage.node_id,
             base_seq=0,
             voters=(self.storage.node_id,),
-            fingerprint=self.encoder.fingerprint,
+            fingerprint=fingerprint,
             dim=dim,
         )
         applier = Applier(replica, self.storage, scorer.show, self.waiters.fail, founding)
+        applier.knows = self.encodings.known.__contains__
+        applier.on_switched = self._switch
         return applier, scorer
 
     # --- life --------------------------------------------------------------------
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder that serves; changes where the cluster changes it.  Any thread."""
+        return self.scorer.encoder
 
     @property
     def is_started(self) -> bool:
@@ -191,7 +182,7 @@ class Engine:
         embeddings = self.encoder.encode([query.text for query in queries])
         flights = tuple(Flight(query.text, [query], 0.0) for query in queries)
         answers: list[Match] = []
-        for _, answer in self.scorer.score_now(Batch(flights, embeddings)):
+        for _, answer in self.scorer.score_now(Batch(flights, embeddings, self.encoder)):
             if isinstance(answer, Exception):
                 raise answer
             answers.append(answer)
@@ -199,26 +190,34 @@ class Engine:
 
     # --- writes ----------------------------------------------------------------------
 
-    def encode_utterances(self, texts: Sequence[str]) -> list[Future[NDArray[np.float32]]]:
+    def encode_utterances(
+        self, texts: Sequence[str], encoder: TextEncoder | None = None
+    ) -> list[Future[NDArray[np.float32]]]:
         """Encode utterances in the lanes, behind the queries; one future a job.
 
         A future that is cancelled before its turn costs nothing.
+
+        Args:
+            texts: The utterances.
+            encoder: With which one; None takes the one that serves now.
 
         Raises:
             Overloaded: Too many utterances wait.
             NotReady: The engine is stopping.
         """
+        encode = (encoder or self.encoder).encode_utterances
         if not self._is_started:
             self._check_open()
             done: Future[NDArray[np.float32]] = Future()
-            done.set_result(self.encoder.encode_utterances(texts))
+            done.set_result(encode(texts))
             return [done]
         futures: list[Future[NDArray[np.float32]]] = []
         jobs = []
         for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
             future: Future[NDArray[np.float32]] = Future()
             part = texts[start : start + UTTERANCES_PER_JOB_MAX]
-            jobs.append(Job(part, future.set_running_or_notify_cancel, _resolver(future)))
+            begin = future.set_running_or_notify_cancel
+            jobs.append(Job(part, encode, begin, _resolver(future)))
             futures.append(future)
         self._batcher.submit_jobs(jobs)
         return futures
@@ -309,12 +308,12 @@ class Engine:
     @property
     def counters(self) -> EngineCounters:
         """Totals since the start."""
-        counters = self._batcher.counters
+        counters, (cache_hits, cache_misses) = self._batcher.counters, self.encodings.counts
         return EngineCounters(
             queries=counters.requests,
             shared=counters.shared,
-            cache_hits=self._cache.hits,
-            cache_misses=self._cache.misses,
+            cache_hits=cache_hits,
+            cache_misses=cache_misses,
             overloaded=counters.overloaded,
             abandoned=counters.abandoned,
             entries=self.applier.commit_count,
@@ -345,32 +344,46 @@ class Engine:
 
     def _adopt(self, stored: Stored) -> None:
         """Exchange the replica and the tensor.  Runs on the applier's thread."""
-        dim, old = self.encoder.dim, self.applier.replica
-        check = vector_check(dim)
-        replica = Replica(stored.snapshot, dim=dim, check=check, digest=stored.sums)
+        (fingerprint, dim), old = self.storage.encoder, self.applier.replica
+        replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
         replica.promise(old.promised)
         tensor = tensor_of(stored, dim)
         self.applier.replica = replica
-        position, digest = replica.position, replica.digest
-        self.scorer.call(lambda _: self.scorer.adopt(tensor, position, digest)).result()
+        self._serve(tensor, replica.position, replica.digest, fingerprint).result()
+
+    def _switch(self, commit: Commit) -> None:
+        """Serve with another encoder from an entry on.  Runs on the applier's thread.
+
+        Its change rewrote every row, so the tensor is made of it alone, beside the one
+        that serves; queries go on with the former encoder until the exchange.
+        """
+        encoder = commit.change.encoder
+        assert encoder is not None, "nothing was switched: this is a bug"
+        tensor = switched_tensor(commit, self.applier.replica.table)
+        position = commit.entry.position
+        self._serve(tensor, position, commit.digest, encoder.fingerprint, [commit])
+
+    def _serve(
+        self,
+        tensor: Tensor,
+        position: Position,
+        digest: str,
+        fingerprint: str,
+        commits: Sequence[Commit] = (),
+    ) -> Future[None]:
+        """Exchange tensor and encoder together, between two batches."""
+        encoding = self.encodings.of(fingerprint)
+
+        def exchange(_: Tensor) -> None:
+            self._lanes.encoding = encoding
+            self.scorer.adopt(tensor, position, digest, encoding.encoder)
+            self.scorer.tell(commits)
+
+        return self.scorer.call(exchange)
 
     def watch(self, on_visible: Callable[[Position], None]) -> None:
         """Be told on the scorer's thread of every position that became visible."""
         self.scorer.on_visible = on_visible
-
-
-def tensor_of(stored: Stored, dim: int) -> Tensor:
-    """Build the serving view of a stored state."""
-    snapshot = stored.snapshot
-    tensor = Tensor(dim, snapshot.settings)
-    tensor.load(
-        stored.slots,
-        stored.vectors,
-        snapshot.routes,
-        snapshot.settings,
-        snapshot.position.revision,
-    )
-    return tensor
 
 
 def _resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.cache import EmbeddingCache
+from synaptoroute.engine.encoding import Encoding
 
 
 class Observer(Protocol):
@@ -44,31 +44,35 @@ class Batch:
     Attributes:
         flights: The queries.
         embeddings: float32[n, dim], one row a flight; empty where ``error`` is set.
+        encoder: Whose they are.
         error: Why the encoder failed, if it did.
     """
 
     flights: tuple[Flight, ...]
     embeddings: NDArray[np.float32]
+    encoder: TextEncoder
     error: Exception | None = None
 
 
 class Lanes:
-    """A fixed number of encoding threads over one encoder."""
+    """A fixed number of encoding threads over one encoder.
+
+    Attributes:
+        encoding: What queries are encoded with; exchanged by the scorer as a whole.
+    """
 
     def __init__(
         self,
-        encoder: TextEncoder,
+        encoding: Encoding,
         batcher: Batcher,
-        cache: EmbeddingCache,
         deliver: Callable[[Batch], None],
         *,
         batch_tokens_max: int,
         observer: Observer | None = None,
     ) -> None:
         self.observer = observer or Silent()
-        self._encoder = encoder
+        self.encoding = encoding
         self._batcher = batcher
-        self._cache = cache
         self._deliver = deliver
         self._batch_tokens_max = batch_tokens_max
         self._threads: list[threading.Thread] = []
@@ -104,51 +108,59 @@ class Lanes:
         if not job.begin():
             return
         try:
-            result: Any = self._encoder.encode_utterances(job.texts)
+            result: Any = job.encode(job.texts)
         except Exception as error:  # the writer gets it; the lane must live on
             result = error
         job.done(result)
 
     def _run_flights(self, taken: tuple[Flight, ...]) -> None:
         flights = self._batcher.drop_abandoned(taken)
+        encoding = self.encoding  # one look: the scorer may exchange it meanwhile
+        encoder = encoding.encoder
         try:
-            self._tokenize(flights)
+            self._tokenize(flights, encoder)
             flights = self._fit_budget(flights)
-            batch = self._encode(flights)
+            batch = self._encode(flights, encoding)
         except Exception as error:  # the callers get it; the lane must live on
-            empty = np.empty((0, self._encoder.dim), dtype=np.float32)
-            batch = Batch(tuple(flights), empty, error)
+            empty = np.empty((0, encoder.dim), dtype=np.float32)
+            batch = Batch(tuple(flights), empty, encoder, error)
         if batch.flights:
             self._deliver(batch)
 
-    def _tokenize(self, flights: Sequence[Flight]) -> None:
-        fresh = [flight for flight in flights if flight.tokens is None]
-        tokens = self._encoder.tokenize([flight.text for flight in fresh]) if fresh else []
+    @staticmethod
+    def _tokenize(flights: Sequence[Flight], encoder: TextEncoder) -> None:
+        fresh = [flight for flight in flights if flight.tokens_of is not encoder]
+        tokens = encoder.tokenize([flight.text for flight in fresh]) if fresh else []
         for flight, tokenized in zip(fresh, tokens, strict=True):
-            flight.tokens = tokenized
+            flight.tokens, flight.tokens_of = tokenized, encoder
 
-    def _encode(self, flights: list[Flight]) -> Batch:
-        embeddings = np.empty((len(flights), self._encoder.dim), dtype=np.float32)
+    def _encode(self, flights: list[Flight], encoding: Encoding) -> Batch:
+        encoder = encoding.encoder
+        embeddings = np.empty((len(flights), encoder.dim), dtype=np.float32)
         missing = []
         for row, flight in enumerate(flights):
-            cached = self._cache.get(flight.tokens.key) if flight.is_shared else None
+            cached = encoding.cache.get(flight.tokens.key) if flight.is_shared else None
             if cached is None:
                 missing.append(row)
             else:
                 embeddings[row] = cached
         if missing:
-            self._encode_missing(flights, missing, embeddings)
-        return Batch(tuple(flights), embeddings)
+            self._encode_missing(flights, missing, embeddings, encoding)
+        return Batch(tuple(flights), embeddings, encoder)
 
     def _encode_missing(
-        self, flights: list[Flight], missing: list[int], embeddings: NDArray[np.float32]
+        self,
+        flights: list[Flight],
+        missing: list[int],
+        embeddings: NDArray[np.float32],
+        encoding: Encoding,
     ) -> None:
         started = time.perf_counter()
         tokens = [flights[row].tokens for row in missing]
-        encoded = self._encoder.encode_tokens(tokens)
+        encoded = encoding.encoder.encode_tokens(tokens)
         embeddings[missing] = encoded
         for each, vector in zip(tokens, encoded, strict=True):
-            self._cache.put(each.key, vector)
+            encoding.cache.put(each.key, vector)
         count = sum(each.count for each in tokens)
         self.observer.batch(len(missing), count, time.perf_counter() - started)
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from synaptoroute.batcher import Batcher
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.engine.applier import as_rows
 from synaptoroute.engine.inbox import Inbox, refuse
@@ -81,13 +82,20 @@ class Scorer:
     """Owner of the tensor."""
 
     def __init__(
-        self, tensor: Tensor, batcher: Batcher, waiters: Waiters, position: Position, digest: str
+        self,
+        tensor: Tensor,
+        encoder: TextEncoder,
+        batcher: Batcher,
+        waiters: Waiters,
+        position: Position,
+        digest: str,
     ) -> None:
         self.tensor = tensor
         self.node = ""
         self.versions = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.on_visible: Callable[[Position], None] | None = None
+        self.encoder = encoder
         self._scratch = Scratch(integer_product())
         self._batcher = batcher
         self._waiters = waiters
@@ -188,14 +196,22 @@ class Scorer:
             self.tensor.apply(commit.change, commit.entry.position.revision, filled=filled)
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
+        self.tell(commits)
+        self._announce(last.entry.position)
+
+    def tell(self, commits: Sequence[Commit]) -> None:
+        """Answer the writers of what is visible now.  Runs on the scorer's thread."""
         visible_us = time.time_ns() // 1_000
         self.delays.extend((c.entry.seq, visible_us - c.entry.time_us) for c in commits)
         self._waiters.resolve(commits)
-        self._announce(last.entry.position)
 
-    def adopt(self, tensor: Tensor, position: Position, digest: str) -> None:
-        """Serve another tensor from now on.  Runs on the scorer's thread."""
+    def adopt(self, tensor: Tensor, position: Position, digest: str, encoder: TextEncoder) -> None:
+        """Serve another tensor from now on, maybe of another encoder.
+
+        Runs on the scorer's thread.
+        """
         self.tensor = tensor
+        self.encoder = encoder
         self.published = self._publication(position, digest)
         self._announce(position)
 
@@ -217,6 +233,9 @@ class Scorer:
 
     def _answer(self, batch: Batch) -> None:
         """Score a batch and hand the answers to their event loops."""
+        if batch.encoder is not self.encoder:
+            self._batcher.give_back(batch.flights)  # it was encoded before the encoder changed
+            return
         answers = self.score(batch)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:

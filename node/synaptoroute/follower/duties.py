@@ -24,6 +24,7 @@ from synaptoroute.core.step import State
 from synaptoroute.engine import Received
 from synaptoroute.engine.scrub import Scrub, scrub
 from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.follower.generations import Generations
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Duties:
     Attributes:
         last_scrub: What the newest scrub found; None before the first.
         resyncs: Resyncs that were ordered and done.
+        generations: Its part in changes of the encoder.
     """
 
     def __init__(self, follower: Follower) -> None:
         self.last_scrub: Scrub | None = None
         self.resyncs = 0
+        self.generations = Generations(follower)
         self._follower = follower
         self._tasks: set[asyncio.Task[None]] = set()
         self._scrubbing = asyncio.Lock()
@@ -139,10 +142,19 @@ class Duties:
         try:
             if follower.pulse.now_ms() - order.given_ms <= ORDER_AGE_MS_MAX:
                 _log.warning("ordered to %s: %s", order.kind, order.reason)
-                await (self._resync(order) if order.kind == "resync" else self.scrub())
+                await self._carry_out(order)
             await follower.log.orders.done(follower.node_id)
         except SynaptoRouteError as error:
             _log.warning("the order to %s failed: %s", order.kind, error)
+
+    async def _carry_out(self, order: Order) -> None:
+        match order.kind:
+            case "resync":
+                await self._resync(order)
+            case "scrub":
+                await self.scrub()
+            case _:
+                await self.generations.obey(order.kind, order.encoder)
 
     async def _resync(self, order: Order) -> None:
         """Throw the state away and take a donor's snapshot; wait until it is followed again."""

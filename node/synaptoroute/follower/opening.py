@@ -50,7 +50,8 @@ class Opening:
             return
         await self._keep_lineage(head.lineage)
         encoder = follower.engine.encoder
-        if (head.fingerprint, head.dim) != (encoder.fingerprint, encoder.dim):
+        # An encoder that stands by will do: the entry that changes to it is on its way here.
+        if follower.engine.encodings.known.get(head.fingerprint) != head.dim:
             follower.set_state(
                 LogState.MISMATCH,
                 f"the log carries vectors of encoder {head.fingerprint[:12]} (dimension "

@@ -114,6 +114,7 @@ class Pulse:
             state=engine.applier.replica.state.value,
             queue_count=engine.queue_requests,
             lag_entries=follower.lag_entries,
+            encoders=",".join(sorted(engine.encodings.known)),
         )
 
     def note_followed(self) -> None:

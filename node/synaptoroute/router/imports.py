@@ -63,6 +63,9 @@ class Importer:
     def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine = engine
         self._writer = writer
+        # One encoder from the first chunk to the commit: if the cluster changes it, the import
+        # is refused and can be repeated.
+        self._encoder = engine.encoder
         self._known: dict[str, bytes] = {}
 
     async def run(
@@ -96,6 +99,7 @@ class Importer:
                 lambda: self._writer.write(
                     ImportCommit(run_id, chunk_count),
                     Guard(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
+                    self._encoder.fingerprint,
                 )
             )
         except BaseException:
@@ -171,7 +175,9 @@ class Importer:
             if route.vectors is None:
                 vectors = tuple(vector_of[text] for text in route.utterances)
             else:
-                vectors = row_bytes(await self._writer.encode(route.utterances, route.vectors))
+                vectors = row_bytes(
+                    await self._writer.encode(route.utterances, route.vectors, self._encoder)
+                )
             parts.append(put_mutation(route, vectors))
         pieces = _pieces(parts)
         for offset, piece in enumerate(pieces):
@@ -183,12 +189,14 @@ class Importer:
         vector_of = {text: self._known[text] for text in texts if text in self._known}
         fresh = [text for text in dict.fromkeys(texts) if text not in vector_of]
         if fresh:
-            rows = await self._patiently(lambda: self._writer.encode(fresh, None))
+            rows = await self._patiently(lambda: self._writer.encode(fresh, None, self._encoder))
             vector_of.update(zip(fresh, row_bytes(rows), strict=True))
         return vector_of
 
     async def _stage(self, mutation: ImportBegin | ImportChunk, guard: Guard) -> None:
-        result = await self._patiently(lambda: self._writer.write(mutation, guard))
+        result = await self._patiently(
+            lambda: self._writer.write(mutation, guard, self._encoder.fingerprint)
+        )
         if result.status == "pending":
             raise ImportRejected(
                 "a chunk was not applied in time; repeat the import with its import_id",

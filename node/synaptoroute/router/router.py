@@ -72,6 +72,7 @@ class AdaptiveRouter(Looks):
         config: How to encode, batch and score.
         cluster: How to take part in the cluster.
         observer: Receives measurements of the encoding.
+        spare: Second encoder, to which a cluster may change while it serves.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class AdaptiveRouter(Looks):
         config: EngineConfig | None = None,
         cluster: ClusterConfig | None = None,
         observer: Observer | None = None,
+        spare: TextEncoder | None = None,
     ) -> None:
         self._encoder = encoder
+        self.spare = spare
         self._storage = storage or SQLiteStorage(":memory:")
         self._log = log or LocalLog()
         self._config = config or EngineConfig()
@@ -98,7 +101,9 @@ class AdaptiveRouter(Looks):
 
     def _make_engine(self) -> Engine:
         """Read the database."""
-        engine = Engine(self._encoder, self._storage, self._config, self._observer)
+        engine = Engine(
+            self._encoder, self._storage, self._config, self._observer, spare=self.spare
+        )
         if isinstance(self._log, LocalLog):
             self._log.attach(engine.propose)
         return engine

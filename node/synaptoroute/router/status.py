@@ -73,6 +73,7 @@ def node_status(
     """Gather a node's status without blocking."""
     reasons = _reasons(state, engine, follower)
     published = engine.published if engine else None
+    encoder = engine.encoder if engine else encoder
     position = published.position if published else None
     return NodeStatus(
         node=engine.scorer.node if engine else config.node_name,

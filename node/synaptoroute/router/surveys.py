@@ -12,13 +12,22 @@ from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.core.change import StagedImport
+from synaptoroute.core.generations import encoder_of, missing_texts, vectors_in
 from synaptoroute.engine import Engine
 from synaptoroute.engine.scrub import Scrub, scrub
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.follower import Follower
+from synaptoroute.follower.generations import Progress
 from synaptoroute.models import QUERY_BYTES_MAX, Match, Route, check_text
 from synaptoroute.router.conflicts import CONFLICTS_MAX, Conflict, copy_rows, find_conflicts
 from synaptoroute.router.preview import PREVIEW_TEXTS_MAX, Previewed, judge, score_alone
+from synaptoroute.router.trial import (
+    TEXTS_AT_ONCE,
+    TRIAL_TEXTS_MAX,
+    Labelled,
+    Trial,
+    try_encoder,
+)
 from synaptoroute.router.writes import Writer, checked_route
 
 _AT_ONCE_MAX: Final = 2
@@ -41,6 +50,40 @@ class Conflicts:
     rows_compared: int
     rows: int
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedGeneration:
+    """Vectors of another encoder, as far as they are there.
+
+    Attributes:
+        encoder: Its fingerprint.
+        dim: Dimension of its vectors.
+        vectors: How many are staged.
+        missing_texts: Texts that have none yet.
+    """
+
+    encoder: str
+    dim: int
+    vectors: int
+    missing_texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Encoders of a node and what is staged of them.
+
+    Attributes:
+        serving: Fingerprint of the encoder that serves.
+        encoders: Name of every encoder that is loaded, by fingerprint.
+        staged: What is staged, of the whole cluster.
+        progress: What this node does about it.
+    """
+
+    serving: str
+    encoders: dict[str, str]
+    staged: tuple[StagedGeneration, ...]
+    progress: Progress
 
 
 class Surveys:
@@ -105,14 +148,50 @@ class Surveys:
             return await self._follower.duties.scrub()
         return await scrub(self._engine)
 
+    async def try_encoder(
+        self, fingerprint: str, cases: Sequence[Labelled], ask_all: AskAll
+    ) -> Trial:
+        """Compare an encoder that stands by with the one that serves, on labelled texts.
+
+        Raises:
+            InvalidQuery: The texts are malformed.
+            EncoderMismatch, NotReady: See ``trial.try_encoder``.
+        """
+        asked = _checked([case.text for case in cases], TRIAL_TEXTS_MAX)
+        checked = [Labelled(text, case.route) for text, case in zip(asked, cases, strict=True)]
+        async with self._room:
+            now: list[Match] = []
+            for start in range(0, len(asked), TEXTS_AT_ONCE):
+                now += await ask_all(asked[start : start + TEXTS_AT_ONCE])
+            return await try_encoder(self._engine, fingerprint, checked, now)
+
+    async def generations(self) -> Generations:
+        """Say how far changes of the encoder have come, as this node sees it."""
+        engine = self._engine
+
+        def look() -> tuple[StagedGeneration, ...]:
+            table = engine.applier.replica.table
+            routes = tuple(table.routes.values())
+            found = []
+            for name, staged in table.imports.items():
+                encoder = encoder_of(name)
+                if encoder is not None:
+                    lacking = len(missing_texts(routes, vectors_in(staged)))
+                    found.append(StagedGeneration(*encoder, staged.row_count, lacking))
+            return tuple(found)
+
+        staged = await asyncio.wrap_future(engine.settled(look))
+        progress = self._follower.duties.generations.progress if self._follower else Progress()
+        return Generations(engine.encoder.fingerprint, engine.encodings.names, staged, progress)
+
     async def open_imports(self) -> tuple[StagedImport, ...]:
         """Give the imports that are neither committed nor aborted."""
         return await asyncio.wrap_future(self._engine.staged_imports())
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
-    if not 1 <= len(texts) <= PREVIEW_TEXTS_MAX:
-        raise InvalidQuery(f"1 to {PREVIEW_TEXTS_MAX} texts are expected, got {len(texts)}")
+def _checked(texts: Sequence[str], texts_max: int = PREVIEW_TEXTS_MAX) -> list[str]:
+    if not 1 <= len(texts) <= texts_max:
+        raise InvalidQuery(f"1 to {texts_max} texts are expected, got {len(texts)}")
     try:
         return [check_text(text, QUERY_BYTES_MAX) for text in texts]
     except ValueError as error:

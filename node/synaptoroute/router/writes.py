@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
@@ -21,8 +21,9 @@ from synaptoroute.cluster.refusals import Reason
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Proposal, PutRoute, Revision
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
-from synaptoroute.errors import InvalidRoute, SequencerUnavailable, TooLarge
+from synaptoroute.errors import EncoderMismatch, InvalidRoute, SequencerUnavailable, TooLarge
 from synaptoroute.follower import Follower
 from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
@@ -59,8 +60,12 @@ class Writer:
     async def put(self, route: Route, guard: Guard) -> WriteResult:
         """Create a route or replace all of it."""
         route = checked_route(route)
-        rows = await self.encode(route.utterances, route.vectors)
-        return await self.write(put_mutation(route, row_bytes(rows)), guard)
+        return await self._write_rows(
+            route.utterances,
+            route.vectors,
+            lambda vectors: put_mutation(route, vectors),
+            guard,
+        )
 
     async def add(
         self,
@@ -72,11 +77,44 @@ class Writer:
         """Add utterances to a route."""
         name = checked_name(name)
         texts, given = distinct_utterances(utterances, vectors)
-        rows = await self.encode(texts, given)
-        return await self.write(AddUtterances(name, tuple(texts), row_bytes(rows)), guard)
+        return await self._write_rows(
+            texts, given, lambda rows: AddUtterances(name, tuple(texts), rows), guard
+        )
 
-    async def write(self, mutation: Mutation, guard: Guard) -> WriteResult:
+    async def _write_rows(
+        self,
+        texts: Sequence[str],
+        given: Sequence[Sequence[float]] | None,
+        make: Callable[[tuple[bytes, ...]], Mutation],
+        guard: Guard,
+    ) -> WriteResult:
+        """Encode and write; once more where the cluster changed its encoder meanwhile."""
+        encoder = self._engine.encoder
+        rows = await self.encode(texts, given, encoder)
+        try:
+            return await self.write(make(row_bytes(rows)), guard, encoder.fingerprint)
+        except EncoderMismatch:
+            if given is not None or not await self._has_another(encoder.fingerprint):
+                raise
+        encoder = self._engine.encoder
+        rows = await self.encode(texts, None, encoder)
+        return await self.write(make(row_bytes(rows)), guard, encoder.fingerprint)
+
+    async def _has_another(self, fingerprint: str) -> bool:
+        """Whether this node serves with another encoder once it has reached the head."""
+        if self._follower is not None:
+            await self._follower.wait_head(JOIN_SECONDS)
+        return self._engine.encoder.fingerprint != fingerprint
+
+    async def write(
+        self, mutation: Mutation, guard: Guard, fingerprint: str | None = None
+    ) -> WriteResult:
         """Give a mutation its place in the order and wait for its outcome.
+
+        Args:
+            mutation: What to write.
+            guard: On which conditions.
+            fingerprint: Encoder of its vectors; None for a mutation without any.
 
         Raises:
             RouteError: It was rejected at its place.
@@ -90,7 +128,7 @@ class Writer:
         deadline = time.monotonic() + guard.ack_timeout_seconds
         appended = Appended(at=None)
         try:
-            appended = await self._append(proposal)
+            appended = await self._append(proposal, fingerprint)
             if guard.ack == "accepted" and appended.at is not None:
                 return pending(proposal.op_id, appended.at, "accepted")
             left_seconds = max(0.0, deadline - time.monotonic())
@@ -102,16 +140,20 @@ class Writer:
         result = result_of(outcome, proposal.op_id)
         return await self._await_ack(result, outcome, guard, deadline)
 
-    async def _append(self, proposal: Proposal) -> Appended:
-        """Give a proposal its place; join a later epoch first where there is one."""
+    async def _append(self, proposal: Proposal, fingerprint: str | None) -> Appended:
+        """Give a proposal its place; join a later epoch or encoder first where there is one."""
         for _ in range(JOIN_TRIES_MAX - 1):
             try:
-                return await self._log.append([proposal])
+                return await self._log.append([proposal], fingerprint)
             except SequencerUnavailable as error:
                 if self._follower is None or error.fields.get("reason") != Reason.STALE:
                     raise
                 await self._follower.wait_head(JOIN_SECONDS)
-        return await self._log.append([proposal])
+            except EncoderMismatch:
+                if self._follower is None or fingerprint is not None:
+                    raise
+                await self._follower.wait_head(JOIN_SECONDS)
+        return await self._log.append([proposal], fingerprint)
 
     async def _await_ack(
         self, result: WriteResult, outcome: Outcome, guard: Guard, deadline: float
@@ -129,9 +171,17 @@ class Writer:
         return result.model_copy(update={"ack": reached})
 
     async def encode(
-        self, texts: Sequence[str], given: Sequence[Sequence[float]] | None
+        self,
+        texts: Sequence[str],
+        given: Sequence[Sequence[float]] | None,
+        encoder: TextEncoder | None = None,
     ) -> NDArray[np.float32]:
         """Check the vectors that were given, or encode the texts in the lanes.
+
+        Args:
+            texts: The utterances.
+            given: Their vectors, where the client brought them.
+            encoder: With which one; None takes the one that serves now.
 
         Returns:
             float32[n, dim].
@@ -139,8 +189,8 @@ class Writer:
         if given is not None:
             if len(given) != len(texts):
                 raise InvalidRoute(f"{len(given)} vectors for {len(texts)} utterances")
-            return checked_rows(given, self._engine.encoder.dim)
-        futures = self._engine.encode_utterances(texts)
+            return checked_rows(given, (encoder or self._engine.encoder).dim)
+        futures = self._engine.encode_utterances(texts, encoder)
         try:
             return np.concatenate([await asyncio.wrap_future(future) for future in futures])
         finally:

@@ -13,10 +13,11 @@ from starlette.responses import Response
 
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import CANDIDATES_MAX, Match
+from synaptoroute.router.trial import Labelled
 from synaptoroute.server.answers import json_answer, runtime_of, unless_gone
 from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
 from synaptoroute.server.parameters import checked, read_document
-from synaptoroute.server.schemas import PreviewRequest
+from synaptoroute.server.schemas import PreviewRequest, TrialRequest
 
 endpoints = APIRouter()
 
@@ -28,6 +29,11 @@ _PREVIEW_EXAMPLE: Final = {
 }
 
 
+_TRIAL: Final = TypeAdapter(TrialRequest)
+_TRIAL_EXAMPLE: Final = {
+    "encoder": "0" * 64,
+    "texts": [{"text": "Where is my parcel?", "route": "order-status"}],
+}
 _PREVIEW: Final = TypeAdapter(PreviewRequest)
 
 
@@ -83,6 +89,42 @@ async def scrub(request: Request) -> Response:
     found = await runtime_of(request).router.surveys.scrub()
     shown = {**dataclasses.asdict(found), "is_sound": found.is_sound}
     return json_answer(json.dumps(shown))
+
+
+@endpoints.get(
+    "/-/generations",
+    tags=["node"],
+    summary="Show the encoders and what is staged of them",
+    responses={200: {"description": "Encoders", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def show_generations(request: Request) -> Response:
+    """A generation is the vectors of another encoder; the cluster changes to it as a whole."""
+    found = await runtime_of(request).router.surveys.generations()
+    return json_answer(json.dumps(dataclasses.asdict(found)))
+
+
+@endpoints.post(
+    "/-/generations/trial",
+    tags=["node"],
+    summary="Compare an encoder that stands by with the one that serves",
+    responses={
+        200: {"description": "How often either is right", **_ANYTHING},
+        **problems(*BODY_PROBLEMS, *READ_PROBLEMS),
+    },
+    openapi_extra=json_body("TrialRequest", _TRIAL_EXAMPLE),
+)
+async def try_encoder(request: Request) -> Response:
+    """Nothing is changed: the generation is scored beside the route set."""
+    router = runtime_of(request).router
+    asked = checked(_TRIAL, await read_document(request), InvalidQuery)
+
+    async def ask_all(texts: Any) -> list[Match]:
+        return await router.aquery_batch(texts)
+
+    cases = [Labelled(each.text, each.route) for each in asked.texts]
+    work = router.surveys.try_encoder(asked.encoder, cases, ask_all)
+    found = await unless_gone(request, work)
+    return json_answer(json.dumps(dataclasses.asdict(found)))
 
 
 @endpoints.get(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from synaptoroute.config import NodeConfig
+from synaptoroute.config import NodeConfig, Precision
 from synaptoroute.encoder import TextEncoder, open_encoder
 
 LoadEncoder = Callable[[], TextEncoder]
@@ -26,9 +26,18 @@ def load_encoder(config: NodeConfig) -> TextEncoder:
         ModelCorrupt: A file is not the expected one.
         EncoderError: The download failed, or the model does not work here.
     """
+    return _open(config, config.model, config.encoder_precision)
+
+
+def load_spare(config: NodeConfig) -> TextEncoder:
+    """Open the encoder that the cluster may change to; raises as ``load_encoder`` does."""
+    return _open(config, config.next_model, config.next_encoder_precision)
+
+
+def _open(config: NodeConfig, model: str, precision: Precision) -> TextEncoder:
     return open_encoder(
-        config.model,
-        precision=config.encoder_precision,
+        model,
+        precision=precision,
         providers=[name.strip() for name in config.providers.split(",") if name.strip()],
         cache_dir=config.model_cache_dir,
     )

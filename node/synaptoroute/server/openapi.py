@@ -37,6 +37,7 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.QueryRequest,
     schemas.BatchRequest,
     schemas.PreviewRequest,
+    schemas.TrialRequest,
     schemas.RoutePatch,
     schemas.UtterancesToAdd,
     schemas.UtterancesToRemove,

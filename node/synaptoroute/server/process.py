@@ -28,7 +28,7 @@ from synaptoroute.errors import ConfigError
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
-from synaptoroute.server.loading import LoadEncoder, load_encoder
+from synaptoroute.server.loading import LoadEncoder, load_encoder, load_spare
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
@@ -109,7 +109,10 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
 
     def open_router() -> tuple[AdaptiveRouter, TextEncoder]:
         encoder = load()
+        spare: TextEncoder | None = None
         try:
+            if config.next_model:
+                spare = load_spare(config)
             storage = SQLiteStorage(
                 config.database, synchronous=config.sqlite_synchronous, on_corrupt="move_aside"
             )
@@ -120,9 +123,12 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
                 config=config,
                 cluster=advertised(config),
                 observer=metrics,
+                spare=spare,
             )
         except BaseException:
             encoder.close()
+            if spare is not None:
+                spare.close()
             raise
         interpreter.settle()
         return router, encoder

@@ -145,6 +145,8 @@ class Runtime:
             await router.stop()
             if self._encoder is not None and not isinstance(self._source, AdaptiveRouter):
                 await asyncio.to_thread(self._encoder.close)
+                if router.spare is not None:
+                    await asyncio.to_thread(router.spare.close)
             self.log.info("stopped")
 
     async def _start(self) -> None:

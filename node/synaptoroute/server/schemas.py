@@ -25,6 +25,7 @@ from synaptoroute.models import (
     canonical_json,
     check_text,
 )
+from synaptoroute.router.trial import TRIAL_TEXTS_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
 PREVIEW_TEXTS_MAX: Final = 200
@@ -250,3 +251,21 @@ class ProblemDocument(BaseModel):
     code: str
     instance: str
     errors: list[FieldError] | None = None
+
+
+class LabelledText(BaseModel):
+    """A text and the route that it belongs to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str
+    route: str | None = None
+
+
+class TrialRequest(BaseModel):
+    """Labelled texts for an encoder that stands by."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    encoder: str = Field(pattern=r"^[0-9a-f]{64}$", description="Fingerprint of the encoder.")
+    texts: list[LabelledText] = Field(min_length=1, max_length=TRIAL_TEXTS_MAX)

@@ -39,6 +39,7 @@ from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
 from synaptoroute.storage.install import drop_draft
 from synaptoroute.storage.keeper import Changes, Keeper, Pause, scrub, write_checkpoint
 from synaptoroute.storage.loader import (
+    Spares,
     check_encoder,
     check_pages,
     collector_at_rest,
@@ -108,6 +109,7 @@ class DatabaseFile:
         self._changes = Changes()
         self._keeper: Keeper | None = None
         self._needs_scrub = False
+        self._spares: Spares = {}
         self.damage: str | None = None
         self._place(Path(path))
 
@@ -136,12 +138,13 @@ class DatabaseFile:
 
     # --- opening and closing ---
 
-    def open(self, *, fingerprint: str, dim: int) -> Stored:
+    def open(self, *, fingerprint: str, dim: int, spares: Spares | None = None) -> Stored:
         """Make or migrate the file, verify all of it and take it over for writing.
 
         Args:
             fingerprint: The running encoder's; a new file remembers it.
             dim: Dimension of its vectors.
+            spares: Other encoders whose vectors it may hold.
 
         Raises:
             EncoderMismatch: The stored vectors are another encoder's.
@@ -149,6 +152,7 @@ class DatabaseFile:
             StorageCorrupt: The file was damaged and has been moved aside.
             StorageUnavailable: It cannot be read or written, or is open elsewhere.
         """
+        self._spares = spares or {}
         return self._open((fingerprint, dim))
 
     def open_stored(self) -> Stored:
@@ -194,7 +198,7 @@ class DatabaseFile:
             meta = read_meta(reader)
             node = read_node(reader)
         if encoder is not None:
-            check_encoder(meta, *encoder)
+            check_encoder(meta, *encoder, self._spares)
         stored = self._resume(meta) or load(self.path)
         self._take_over(meta, node)
         self._needs_scrub = stored.is_from_checkpoint
@@ -214,10 +218,10 @@ class DatabaseFile:
     def _is_blank(self) -> bool:
         """Whether a crash came between the file's first page and its tables."""
         with finding_damage(), closing(connect_reader(self.path)) as reader:
-            if schema.is_empty(reader):
-                return True
-            schema.stored_version(reader)
-            return False
+            is_empty = schema.is_empty(reader)
+            if not is_empty:
+                schema.stored_version(reader)
+            return is_empty
 
     def _migrate(self) -> None:
         """Move an older file to this release's schema, once its pages are checked."""
@@ -236,19 +240,16 @@ class DatabaseFile:
         sums = sums_of(snapshot)
         meta = Meta(snapshot.position, sums.hex(), fingerprint, dim, snapshot.settings)
         node = {_NODE_ID: uuid.uuid4().hex}
-        with (
-            translated(f"make the database {self.path.name}"),
-            closing(connect_writer(self.path, self._synchronous)) as writer,
-        ):
+        doing = translated(f"make the database {self.path.name}")
+        with doing, closing(connect_writer(self.path, self._synchronous)) as writer:
             with transaction(writer):
                 schema.create_tables(writer)
                 write_meta(writer, meta)
                 write_node(writer, _NODE_ID, node[_NODE_ID])
             schema.migrate(writer)
         self._take_over(meta, node)
-        no_vectors = np.empty((0, dim), dtype=VECTOR_DTYPE)
-        no_slots = np.empty(0, dtype=np.int64)
-        return Stored(snapshot, meta.digest, no_slots, no_vectors, sums, is_new=True)
+        empty = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=VECTOR_DTYPE)
+        return Stored(snapshot, meta.digest, *empty, sums, is_new=True)
 
     def _take_over(self, meta: Meta, node: dict[str, str]) -> None:
         """Open the connection that writes, and mirror what commits need to know."""
@@ -313,9 +314,8 @@ class DatabaseFile:
 
     @contextmanager
     def _condemning(self) -> Iterator[None]:
-        """Take note of damage: what is in memory is right, what is on the disk is not.
-
-        Without a checkpoint the next boot looks at every row, and moves the file aside.
+        """Take note of damage: without a checkpoint the next boot looks at every row, and
+        moves the file aside.
         """
         self._opened()
         try:
@@ -344,9 +344,9 @@ class DatabaseFile:
         if writer is not None:
             writer.close()
         self._lock.free()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
 
     def _opened(self) -> Meta:
         if self._writer is None or self._meta is None:
@@ -390,7 +390,8 @@ class DatabaseFile:
         assert key != _NODE_ID, "a node keeps its identity: this is a bug"
         with self._writing("write a fact") as writer:
             write_node(writer, key, value)
-        self._node = {**self._node, key: value} if value is not None else without(self._node, key)
+        others = without(self._node, key)
+        self._node = others if value is None else {**others, key: value}
 
     def _settle(self, meta: Meta, row_count: int) -> None:
         """Mirror a state that was replaced as a whole."""

@@ -14,12 +14,13 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
-from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.core.snapshot import EpochRecord, Snapshot
 from synaptoroute.storage.aside import sibling, sync_folder
 from synaptoroute.storage.connection import (
     BUSY_SECONDS,
@@ -31,7 +32,7 @@ from synaptoroute.storage.connection import (
 from synaptoroute.storage.damage import Damaged
 from synaptoroute.storage.loader import read_meta
 from synaptoroute.storage.outcomes import text_of
-from synaptoroute.storage.records import Stored, epoch_row
+from synaptoroute.storage.records import Stored, epoch_row, load_epoch
 from synaptoroute.storage.schema import TABLES, create_tables
 from synaptoroute.storage.writer import (
     INSERT_EPOCH,
@@ -256,6 +257,19 @@ def _write_imports(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
                 for chunk in staged.chunks
             ],
         )
+
+
+def keep_one_voter(connection: sqlite3.Connection, node_id: str) -> None:
+    """Let one node alone decide what survives, inside the caller's transaction.
+
+    For a state that was restored: the voters of its last epoch are gone.
+    """
+    row = connection.execute("SELECT * FROM epoch ORDER BY epoch DESC LIMIT 1").fetchone()
+    if row is not None:
+        record = load_epoch(*row[:-1])
+        opened = replace(record.opened, voters=(node_id,))
+        connection.execute("DELETE FROM epoch WHERE epoch = ?", (record.epoch,))
+        connection.execute(INSERT_EPOCH, epoch_row(EpochRecord(record.epoch, opened)))
 
 
 def move_to_orphans(

@@ -41,6 +41,10 @@ from synaptoroute.storage.rows import Rows, amend, read_rows
 _CHAIN_DIGITS: Final = len(CHAIN_START)
 
 
+Spares = Mapping[str, int]
+"""Encoders that stand by: dimension by fingerprint."""
+
+
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """Read where the state stands.
 
@@ -75,13 +79,14 @@ def read_node(connection: sqlite3.Connection) -> dict[str, str]:
         return facts
 
 
-def check_encoder(meta: Meta, fingerprint: str, dim: int) -> None:
-    """Refuse vectors of another encoder.
+def check_encoder(meta: Meta, fingerprint: str, dim: int, spares: Spares | None = None) -> None:
+    """Refuse vectors of another encoder than the running one and those that stand by.
 
     Raises:
         EncoderMismatch: The stored vectors are of another encoder or dimension.
     """
-    if (meta.fingerprint, meta.dim) != (fingerprint, dim):
+    known = {fingerprint: dim, **(spares or {})}
+    if known.get(meta.fingerprint) != meta.dim:
         raise EncoderMismatch(
             f"the stored vectors are of encoder {meta.fingerprint} with {meta.dim} dimensions, "
             f"the running encoder is {fingerprint} with {dim}; run `synaptoroute model migrate` "

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import Change, Commit
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ConfigError, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import generation as generations
@@ -31,6 +31,7 @@ from synaptoroute.storage.loader import check_encoder, load, read_meta
 from synaptoroute.storage.outcomes import load_outcome
 from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
 from synaptoroute.storage.writer import (
+    check_order,
     drop_encoded,
     write_changes,
     write_entries,
@@ -53,6 +54,12 @@ class SQLiteStorage(DatabaseFile):
 
     # --- entries ---
 
+    @property
+    def encoder(self) -> tuple[str, int]:
+        """Whose vectors the file holds: fingerprint and dimension.  Any thread."""
+        meta = self._opened()
+        return meta.fingerprint, meta.dim
+
     def commit(self, commits: Sequence[Commit]) -> None:
         """Make a group of entries durable, all or none.  Runs on the writing thread.
 
@@ -67,15 +74,28 @@ class SQLiteStorage(DatabaseFile):
         if not commits:
             return
         meta = self._opened()
-        _check_order(meta.position, commits)
+        check_order(meta.position, commits)
         changes = [commit.change for commit in commits]
-        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
         settings = next(
             (each.settings for each in reversed(changes) if each.settings is not None),
             meta.settings,
         )
         last = commits[-1]
         after = replace(meta, position=last.entry.position, digest=last.digest, settings=settings)
+        switched = next((each.encoder for each in reversed(changes) if each.encoder), None)
+        if switched is not None:
+            after = replace(after, fingerprint=switched.fingerprint, dim=switched.dim)
+        # A walk over the rows would meet vectors of two sizes.
+        was_kept = switched is not None and self._stop_keeper()
+        try:
+            self._commit(commits, changes, after)
+        finally:
+            if was_kept:
+                self.keep()
+
+    def _commit(self, commits: Sequence[Commit], changes: Sequence[Change], after: Meta) -> None:
+        """Write a group of entries in one transaction."""
+        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
         with self._writing("commit entries") as writer:
             floor = self._known_log(writer).floor_after(sizes)
             write_changes(writer, changes)
@@ -180,7 +200,7 @@ class SQLiteStorage(DatabaseFile):
         draft = install.draft_of(self.path)
         try:
             stored, meta = self._verify(source, draft)
-            check_encoder(meta, own.fingerprint, own.dim)
+            check_encoder(meta, own.fingerprint, own.dim, self._spares)
             with translated("prepare a snapshot"):
                 facts = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
                 install.bring_own(draft, self.path, orphans_after_seq, now_us, facts)
@@ -266,6 +286,14 @@ class SQLiteStorage(DatabaseFile):
         )
         with self._replacing(orphans_after_seq, now_us, meta, len(stored.slots)) as writer:
             install.write_state(writer, stored)
+
+    def keep_one_voter(self) -> None:
+        """Let this node alone decide what survives: the voters of a restored state are gone.
+
+        Runs on the writing thread.
+        """
+        with self._writing("keep one voter") as writer:
+            install.keep_one_voter(writer, self.node_id)
 
     @contextmanager
     def _replacing(
@@ -364,14 +392,3 @@ class SQLiteStorage(DatabaseFile):
         if pending is None:
             raise ConfigError("no change of the encoder was begun")
         return pending
-
-
-def _check_order(position: Position, commits: Sequence[Commit]) -> None:
-    """A hole in the log would be for ever: refuse it as a programmer's error."""
-    seq, chain = position.seq, position.chain
-    for commit in commits:
-        entry = commit.entry
-        assert (entry.seq, entry.prev_chain) == (seq + 1, chain), (
-            f"entry {entry.seq} does not follow {seq}: this is a bug"
-        )
-        seq, chain = entry.seq, entry.chain

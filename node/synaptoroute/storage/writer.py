@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
-from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES
+from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
 from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.storage.outcomes import dump_outcome, remembered_sum
 from synaptoroute.storage.records import (
@@ -92,6 +92,17 @@ class LogWindow:
         self._bytes += sum(size for _, size in added)
         while floor is not None and self._sizes and self._sizes[0][0] < floor:
             self._bytes -= self._sizes.popleft()[1]
+
+
+def check_order(position: Position, commits: Sequence[Commit]) -> None:
+    """A hole in the log would be for ever: refuse it as a programmer's error."""
+    seq, chain = position.seq, position.chain
+    for commit in commits:
+        entry = commit.entry
+        assert (entry.seq, entry.prev_chain) == (seq + 1, chain), (
+            f"entry {entry.seq} does not follow {seq}: this is a bug"
+        )
+        seq, chain = entry.seq, entry.chain
 
 
 def write_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:

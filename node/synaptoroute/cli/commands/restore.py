@@ -24,7 +24,9 @@ def restore(
 ) -> None:
     """Make a node's database out of a backup, verified row by row.
 
-    The file that is there already is never overwritten.
+    The file that is there already is never overwritten. A node that starts with it
+    serves it on its own, or fills an empty Redis from it: then it is the only voter, and
+    the other nodes join with empty databases.
     """
     file, manifest = read_manifest(backup)
     if database.exists():
@@ -77,6 +79,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         CheckFailed: It holds another position than its manifest says.
         StorageCorrupt: Its rows do not match its digest.
     """
+    from synaptoroute.follower.recovery import LINEAGE_KEY
     from synaptoroute.storage import SQLiteStorage
 
     storage = SQLiteStorage(database)
@@ -86,6 +89,9 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         snapshot = stored.snapshot
         if str(snapshot.position.revision) != manifest["version"]:
             raise CheckFailed(f"the backup stands at {snapshot.position.revision}")
+        # With an empty Redis this node founds the cluster anew; the others join it empty.
+        storage.keep_one_voter()
+        storage.meta_set(LINEAGE_KEY, str(manifest.get("lineage") or "") or None)
         return {
             "database": str(database),
             "version": str(snapshot.position.revision),

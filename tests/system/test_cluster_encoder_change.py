@@ -1,0 +1,157 @@
+"""Goal: a cluster changes its encoder at one place of the log, under load, and goes back.
+
+Method: three real nodes with two encoders of different dimensions; clients query and write
+through all of them meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import uuid
+from typing import Any
+
+import pytest
+
+from node_cluster import Cluster, Member, StartCluster, until
+from synaptoroute.cluster import RedisLog
+from synaptoroute.cluster.lease import Held
+from synaptoroute.cluster.orders import Order, OrderKind
+from synaptoroute.encoder import HashEncoder
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+SERVING, NEXT = HashEncoder(64), HashEncoder(32)
+
+
+def order(cluster: Cluster, member: Member, kind: OrderKind, encoder: str) -> None:
+    """Leave an order for a node, as the holder of a lease."""
+
+    async def give() -> None:
+        log = RedisLog(cluster.server.url, namespace=cluster.namespace)
+        try:
+            lease = log.lease("coordinator", uuid.uuid4().hex)
+            held = await lease.acquire()
+            assert isinstance(held, Held)
+            head: Any = await log.head()
+            now_ms = head.time_us // 1_000
+            said = Order(uuid.uuid4().hex, kind, "the test asks", now_ms, (), encoder)
+            nodes = await log.presence.nodes()
+            (node_id,) = {n.report.node_id for n in nodes if n.report.url == member.process.url}
+            assert await log.orders.give(held, node_id, said)
+            await lease.release(held)
+        finally:
+            await log.close()
+
+    asyncio.run(give())
+
+
+def generations(member: Member) -> dict[str, Any]:
+    """What a node says of its encoders."""
+    found: dict[str, Any] = member.http.get("/-/generations").json()
+    return found
+
+
+def done(member: Member) -> bool:
+    """Whether the order of a node is carried out."""
+    progress = generations(member)["progress"]
+    assert progress["step"] != "failed", progress
+    return bool(progress["step"] == "done")
+
+
+def change_to(cluster: Cluster, member: Member, encoder: str) -> None:
+    """Make a generation and switch to it."""
+    for kind in ("generate", "switch"):
+        order(cluster, member, kind, encoder)
+        until(lambda: generations(member)["progress"]["encoder"] == encoder)
+        until(lambda: done(member), 60)
+
+
+def serving(cluster: Cluster) -> set[str]:
+    """Fingerprints of the encoders that serve."""
+    return {generations(member)["serving"] for member in cluster.running}
+
+
+def test_encoder_changes_at_one_place_and_back(start_cluster: StartCluster) -> None:
+    """Under queries and writes through every node: nothing fails, and all bits agree."""
+    cluster = start_cluster("valkey", 3, next_model="test-hash-32")
+    for number in range(30):
+        cluster.put(number % 3, f"r{number}", *(f"r{number} text {n}" for n in range(8)))
+    with cluster.queries(0, 1, 2) as failed, cluster.writers(2, pause=0.05) as history:
+        change_to(cluster, cluster[1], NEXT.fingerprint)
+        until(lambda: serving(cluster) == {NEXT.fingerprint})
+        cluster.put(0, "late", "written with the other encoder")
+        change_to(cluster, cluster[2], SERVING.fingerprint)
+        until(lambda: serving(cluster) == {SERVING.fingerprint})
+    refused = [write for write in history.writes if write.status >= 500 or not write.status]
+
+    assert [] == failed
+    assert [] == refused
+    cluster.judge()
+
+
+def test_node_that_was_away_changes_its_encoder_when_it_returns(
+    start_cluster: StartCluster,
+) -> None:
+    """By the log, by a snapshot, and by its own database at the next start."""
+    cluster = start_cluster("valkey", 3, next_model="test-hash-32")
+    cluster.put(0, "kept", "one text", "another text")
+    cluster[2].kill()
+    change_to(cluster, cluster[0], NEXT.fingerprint)
+    cluster[1].signal(signal.SIGTERM)
+    cluster[1].process.wait()
+    cluster[1].start().wait_ready()
+    cluster.trim()
+    cluster[2].start().wait_ready()
+    cluster.settle()
+
+    assert {NEXT.fingerprint} == serving(cluster)
+    cluster.judge()
+
+
+def test_node_without_the_encoder_stands_still(start_cluster: StartCluster) -> None:
+    """It serves what it holds, says why, and goes on once it has the encoder."""
+    cluster = start_cluster("valkey", 3, next_model="test-hash-32")
+    cluster.put(0, "kept", "one text", "another text")
+    lone = cluster[2]
+    lone.signal(signal.SIGTERM)
+    lone.process.wait()
+    settings = dict(lone.process.settings)
+    lone.process.settings = {k: v for k, v in settings.items() if k != "next_model"}
+    lone.start().wait_ready()
+    change_to(cluster, cluster[0], NEXT.fingerprint)
+    until(lambda: lone.follower["log_state"] == "mismatch")
+    answer = lone.http.post("/v1/query", json={"text": "one text"}).json()
+
+    assert "kept" == answer["route"]
+    assert {SERVING.fingerprint, NEXT.fingerprint} == serving(cluster)
+
+    lone.signal(signal.SIGTERM)
+    lone.process.wait()
+    lone.process.settings = settings
+    lone.start().wait_ready()
+    cluster.settle()
+
+    assert {NEXT.fingerprint} == serving(cluster)
+    cluster.judge()
+
+
+def test_incomplete_generation_is_not_switched_to(start_cluster: StartCluster) -> None:
+    """What is staged is shown with what it lacks, and a trial of it is refused."""
+    cluster = start_cluster("valkey", 1, next_model="test-hash-32")
+    cluster.put(0, "kept", "one text", "another text")
+    order(cluster, cluster[0], "generate", NEXT.fingerprint)
+    until(lambda: generations(cluster[0])["progress"]["step"] == "done")
+    cases = [{"text": "one text", "route": "kept"}, {"text": "unknown", "route": None}]
+    asked = {"encoder": NEXT.fingerprint, "texts": cases}
+    tried = cluster[0].http.post("/-/generations/trial", json=asked).json()
+    cluster.put(0, "new", "a third text")
+    staged = generations(cluster[0])["staged"]
+    refused = cluster[0].http.post("/-/generations/trial", json=asked)
+
+    assert (2, 2) == (tried["texts"], tried["correct_after"])
+    assert [(NEXT.fingerprint, 32, 2, 1)] == [tuple(each.values()) for each in staged]
+    assert 503 == refused.status_code
+
+    order(cluster, cluster[0], "drop", "")
+    until(lambda: not generations(cluster[0])["staged"])

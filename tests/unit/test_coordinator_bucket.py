@@ -1,0 +1,93 @@
+"""Goal: requests to a bucket are signed as its protocol says, and listings are read with care."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from synaptoroute.errors import ClusterError, ConfigError
+from synaptoroute_coordinator.actions.bucket import (
+    EMPTY_SHA256,
+    BucketShelf,
+    Credentials,
+    encode_query,
+    parse_list,
+    read_credentials,
+    sign,
+)
+
+pytestmark = pytest.mark.unit
+
+# The examples of the protocol's own documentation.
+EXAMPLE = Credentials(
+    "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "us-east-1"
+)
+EXAMPLE_URL = "https://examplebucket.s3.amazonaws.com/"
+EXAMPLE_TIME = datetime(2013, 5, 24, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("query", "signature"),
+    [
+        ({"lifecycle": ""}, "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"),
+        (
+            {"max-keys": "2", "prefix": "J"},
+            "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+        ),
+    ],
+)
+def test_signature_is_that_of_the_documentation(query: dict[str, str], signature: str) -> None:
+    """Same request, same key, same second: same signature."""
+    headers = sign(EXAMPLE, "GET", EXAMPLE_URL, query, EMPTY_SHA256, EXAMPLE_TIME)
+
+    assert headers["authorization"].endswith(f"Signature={signature}")
+
+
+def test_query_is_sorted_and_encoded() -> None:
+    """A slash and a space are encoded; so is what separates."""
+    assert "a=1&b=x%2Fy%20z%26" == encode_query({"b": "x/y z&", "a": "1"})
+
+
+def test_listing_names_its_keys_and_the_next_page() -> None:
+    """With or without the protocol's namespace."""
+    page = (
+        b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        b"<Contents><Key>p/a.json</Key></Contents><Contents><Key>p/b</Key></Contents>"
+        b"<NextContinuationToken>n</NextContinuationToken></ListBucketResult>"
+    )
+
+    assert (["p/a.json", "p/b"], "n") == parse_list(page)
+    assert ([], "") == parse_list(b"<ListBucketResult/>")
+
+
+@pytest.mark.parametrize("page", [b"", b"<a>", b'<!DOCTYPE x [<!ENTITY y "z">]><x>&y;</x>'])
+def test_malformed_listing_is_refused(page: bytes) -> None:
+    """Neither half a document nor one that defines entities."""
+    with pytest.raises(ClusterError):
+        parse_list(page)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "place"),
+    [("", "b"), ("ftp://host", "b"), ("http://", "b"), ("http://host", ""), ("http://host", "/")],
+)
+def test_place_that_cannot_be_reached_is_refused(endpoint: str, place: str, tmp_path: Path) -> None:
+    """At the start, not at the first backup."""
+    with pytest.raises(ConfigError):
+        BucketShelf(endpoint, place, EXAMPLE, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "one", "one two three"])
+def test_key_file_holds_two_words(text: str, tmp_path: Path) -> None:
+    """An identity and a secret."""
+    path = tmp_path / "key"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        read_credentials(path, "us-east-1")
+
+
+def test_secret_is_not_shown() -> None:
+    """Neither in a log nor in a traceback."""
+    assert EXAMPLE.secret not in repr(EXAMPLE)
