@@ -14,11 +14,14 @@ from http_node import HttpNode, http_node
 from synaptoroute.models import Route, RouteSetSettings
 from synaptoroute.server.schemas import (
     BatchRequest,
+    OrphanToReplay,
     PreviewRequest,
     QueryRequest,
+    RecoveryRequest,
     RoutePatch,
     UtterancesToAdd,
     UtterancesToRemove,
+    VoterChange,
 )
 from synaptoroute.web.problems import STATUS_BY_CODE
 
@@ -33,6 +36,9 @@ MODELS: dict[str, Any] = {
     "UtterancesToAdd": UtterancesToAdd,
     "UtterancesToRemove": UtterancesToRemove,
     "RouteSetSettings": RouteSetSettings,
+    "RecoveryRequest": RecoveryRequest,
+    "VoterChange": VoterChange,
+    "OrphanToReplay": OrphanToReplay,
 }
 
 
@@ -83,7 +89,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 8 == checked
+    assert 11 == checked
 
 
 async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:

@@ -30,7 +30,7 @@ from synaptoroute.cluster.recoveries import Recoveries
 from synaptoroute.cluster.scripts import Head, NoLog, Scripts
 from synaptoroute.cluster.signing import Keyring
 from synaptoroute.cluster.writer import WriteCounts, WriteLimits, Writer
-from synaptoroute.core.mutation import Position, Proposal
+from synaptoroute.core.mutation import Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.log import Appended
 
 _READ_TIMEOUT_SECONDS = 5.0
@@ -89,6 +89,7 @@ class RedisLog:
         self._reader = Reader(Scripts(self._reads, self.keys), self.keyring)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
+        self._voters: Callable[[], tuple[str, ...]] = tuple
         self._writer = Writer(
             self.scripts,
             self._reader,
@@ -98,13 +99,21 @@ class RedisLog:
         )
         self._buses: list[Bus] = []
 
-    def attach(self, *, position: Callable[[], Position], fingerprint: Callable[[], str]) -> None:
+    def attach(
+        self,
+        *,
+        position: Callable[[], Position],
+        fingerprint: Callable[[], str],
+        voters: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
         """Connect the node that writes.
 
         Args:
             position: What it has applied now; its epoch must be the log's to write.
             fingerprint: Its encoder now.
+            voters: Who votes, as far as it has applied the log.
         """
+        self._voters = voters
         self._position = position
         self._fingerprint = fingerprint
 
@@ -119,6 +128,8 @@ class RedisLog:
         Calls that come at the same time share one round trip.  Raises as
         ``Writer.append`` does.
         """
+        if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
+            return await self._writer.change_voters(proposals[0], self._voters())
         return await self._writer.append(proposals)
 
     async def read(

@@ -242,6 +242,7 @@ class Scripts:
         *,
         log_bytes_max: int,
         inline_bytes_max: int = INLINE_BYTES_MAX,
+        voters: tuple[str, str] = ("", ""),
     ) -> Placed | NotPlaced:
         """Give frames consecutive places, all or none.
 
@@ -251,18 +252,20 @@ class Scripts:
             frames: Each frame, bare and as it is to be stored (signed or not).
             log_bytes_max: Limit of what the log may keep.
             inline_bytes_max: Largest frame that travels on the bus.
+            voters: The voters before and after, joined by commas, where they change.
         """
         level = str(LEVEL)
         args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
-        args += [self.keys.bus, log_bytes_max, inline_bytes_max]
+        args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters]
         for frame, body in frames:
             header_bytes = len(body) - len(frame) + len(header_of(frame))
             args += [digest_of(frame), body[:header_bytes], body]
-        keys = [self.keys.meta, self.keys.log(position.epoch)]
+        epoch = position.epoch
+        keys = [self.keys.meta, self.keys.log(epoch), self.keys.positions(epoch)]
         answer = await self.run(Script.APPEND, keys, args)
         if answer[0] == b"OK":
             heard = answer[5] == b"heard"
-            return Placed(position.epoch, int(answer[1]), int(answer[2]), heard)
+            return Placed(epoch, int(answer[1]), int(answer[2]), heard)
         return refusal_of(answer)
 
     async def read(

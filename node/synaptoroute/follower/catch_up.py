@@ -48,7 +48,6 @@ FAR_ENTRIES: Final = 2_000
 FAR_BYTES: Final = 16 << 20
 """A node that is farther behind asks for a snapshot first: rows are quicker than history."""
 
-
 _log = logging.getLogger(__name__)
 
 
@@ -357,6 +356,7 @@ class CatchUp:
             self.diverged = f"a snapshot announced as {file.position} held {installed}"
             return False
         self._follower.counts.snapshots += 1
+        await self._follower.duties.count_orphans()
         return True
 
     async def _is_confirmed(self, position: Position) -> bool:

@@ -93,6 +93,7 @@ class Follower:
             ConfigError: The file with the peers' secret cannot be used.
         """
         await asyncio.to_thread(prepare, self, self._secret)
+        await self.duties.count_orphans()
         applier = self.engine.applier
         applier.on_received = self._on_received
         applier.on_failed = self._on_failed
@@ -100,6 +101,7 @@ class Follower:
         self.log.attach(
             position=lambda: self.engine.published.position,
             fingerprint=lambda: self.engine.encoder.fingerprint,
+            voters=lambda: self.engine.applier.replica.voters,
         )
         self._bus.start()
         for name, run in (
@@ -389,6 +391,7 @@ class Follower:
             staleness_ms=self.staleness_ms,
             role=self.role,
             is_bus_live=self._is_bus_live,
+            orphans_count=self.duties.orphans_count,
             counts=self.counts,
         )
 

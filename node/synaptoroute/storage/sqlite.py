@@ -28,6 +28,7 @@ from synaptoroute.storage.damage import Damaged, finding_damage
 from synaptoroute.storage.file import DatabaseFile
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
 from synaptoroute.storage.loader import check_encoder, load, read_meta
+from synaptoroute.storage.orphans import Orphan, count_orphans, drop_orphan, read_orphans
 from synaptoroute.storage.outcomes import load_outcome
 from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
 from synaptoroute.storage.writer import (
@@ -126,6 +127,25 @@ class SQLiteStorage(DatabaseFile):
         with self._reading("read the op log") as reader:
             (floor,) = reader.execute("SELECT min(seq) FROM oplog").fetchone()
             return None if floor is None else int(floor)
+
+    def orphans(self) -> list[Orphan]:
+        """Entries that a history which won does not have.  Any thread."""
+        with self._reading("read orphans") as reader:
+            return read_orphans(reader)
+
+    def orphan_count(self) -> int:
+        """How many writes they are.  Any thread."""
+        with self._reading("count orphans") as reader:
+            return count_orphans(reader)
+
+    def drop_orphan(self, op_id: bytes) -> None:
+        """Forget one.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It is still there.
+        """
+        with self._writing("forget an orphan") as writer:
+            drop_orphan(writer, op_id)
 
     def rows(self, after_slot: int = -1, rows_max: int | None = None) -> Iterator[SlotRow]:
         """Read the tensor's rows as the file holds them, in slot order.  Any thread.
