@@ -18,8 +18,12 @@ from fault_proxy import Fault, FaultProxy
 from followers import Peers, peers, route, until
 from recoveries import assert_held, exchangeable, lead_to, stored, write_again, write_quorum
 from servers import Server
+from synaptoroute.cluster import RedisLog
+from synaptoroute.cluster.scripts import Head
+from synaptoroute.core.mutation import DeleteRoute, Position, Proposal
 from synaptoroute.errors import RouteNotFound, SequencerUnavailable
 from synaptoroute.follower import recovery as recovery_module
+from synaptoroute.follower.progress import Progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 StartServer = Callable[..., Server]
@@ -243,6 +247,35 @@ async def test_promise_outlives_a_restart(tmp_path: Path, valkey_server: Server)
         await assert_held(found, [*written, "again"], *back)
         assert promised.startswith("2.")
         assert {3} == {peer.position.epoch for peer in back}
+
+
+async def test_log_that_a_stranger_founded_is_not_read(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """The same epoch by number, another one by ballot: nothing of it is applied or believed."""
+    async with peers(tmp_path, valkey_server.url, 1) as found:
+        lone = found[0]
+        await write_quorum(lone, names("r", 3))
+        at, replica = lone.position, lone.engine.applier.replica
+        stranger = RedisLog(valkey_server.url)
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        encoder = lone.engine.encoder
+        await stranger.epochs.found(
+            fingerprint=encoder.fingerprint, dim=encoder.dim, voters=("other",), epoch_id="theirs"
+        )
+        head = await stranger.head()
+        position = head.position if isinstance(head, Head) else Position()
+        stranger.attach(position=lambda: position, fingerprint=lambda: encoder.fingerprint)
+        await stranger.append(
+            [Proposal(bytes([number] * 16), DeleteRoute("x")) for number in range(9)]
+        )
+        progress = await lone.follower.catch_up.run()
+        await until(lambda: lone.follower.log_state == "foreign")
+        await stranger.close()
+
+        assert Progress.BLOCKED is progress
+        assert (at, None) == (replica.position, lone.follower.catch_up.diverged)
+        assert 0 == lone.follower.counts.forks
 
 
 def promise_in(path: Path) -> str:

@@ -144,6 +144,7 @@ class ModelServer:
         position: Position,
         proposals: Iterable[tuple[bytes, Proposal]],
         change: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+        epoch_id: str = "",
     ) -> Placed | NotPlaced:
         """Give proposals consecutive places; ``change`` is the voters before and after."""
         m = self.store.meta
@@ -153,7 +154,7 @@ class ModelServer:
             return NotPlaced(Reason.NEW_HISTORY, "")
         if m["state"] != "open":
             return NotPlaced(Reason.CLOSED, m["state"])
-        if m["epoch"] != position.epoch:
+        if m["epoch"] != position.epoch or epoch_id not in ("", m["epoch_id"]):
             return NotPlaced(Reason.STALE, str(m["epoch"]))
         if self.is_past(position, m):
             return NotPlaced(Reason.REGRESSED, str(m["seq"]))
@@ -197,7 +198,8 @@ class ModelServer:
         log = self.store.logs.get(m["epoch"], [])
         entries = [e for e in log if (e.epoch, e.seq) > (after.epoch, after.seq)][:entries_max]
         head = Position(m["epoch"], m["seq"], m["chain"])
-        found = Range(head, m["floor"], m["state"], tuple(entries))  # type: ignore[arg-type]
+        held: Any = tuple(entries)
+        found = Range(head, m["floor"], m["state"], held, m["epoch_id"])
         coverage = _coverage(after, found)
         kept: list[Entry] = []
         if coverage.value == "whole":
@@ -205,7 +207,15 @@ class ModelServer:
                 if entry.seq != seq:
                     break
                 kept.append(entry)
-        return ReadResult(head.epoch, head, m["floor"], m["state"], tuple(kept), coverage)
+        return ReadResult(
+            epoch=head.epoch,
+            head=head,
+            floor=m["floor"],
+            state=m["state"],
+            entries=tuple(kept),
+            coverage=coverage,
+            epoch_id=m["epoch_id"],
+        )
 
     def may_trim(self, floor: int) -> bool:
         """Whether a majority of the voters holds everything before a place."""

@@ -83,8 +83,7 @@ class Node:
 
     def epoch_id(self) -> str:
         """Ballot that opened this node's epoch."""
-        epochs = self.replica.epochs
-        return epochs[-1].opened.epoch_id if epochs else ""
+        return self.replica.epoch_id
 
     # --- turns -----------------------------------------------------------------------------
 

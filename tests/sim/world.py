@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections import Counter, deque
 from dataclasses import dataclass
+from typing import Any
 
 from sim.checks import convergence, durability, once, order, sessions
 from sim.checks.prefix import PrefixCheck
@@ -178,8 +179,8 @@ class World:
         if not node.is_up or node.is_cut or not node.server.is_alive:
             return
         op = self._op(int(number), kind, route, node)
-        asked = [(op.frame, op.proposal)]
-        placed = node.server.append(node.replica.position, asked)  # type: ignore[arg-type]
+        asked: Any = [(op.frame, op.proposal)]
+        placed = node.server.append(node.replica.position, asked, epoch_id=node.epoch_id())
         if isinstance(placed, Placed):
             self.counts["accepted"] += 1
             head = node.server.store.meta

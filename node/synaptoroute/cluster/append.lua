@@ -3,8 +3,8 @@
 --
 -- KEYS  meta, log:<epoch>, pos:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint, level, channel, log_bytes_max,
---       inline_bytes_max, the voters before and after ('' but for a change of them), then
---       (digest, header, body) for each frame
+--       inline_bytes_max, the voters before and after ('' but for a change of them), ballot
+--       that opened the writer's epoch ('' for any), then (digest, header, body) for each frame
 -- Gives {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'} or an outcome's name
 -- and what belongs to it.  An outcome is a value, never an error reply: no client retries it.
 --
@@ -16,13 +16,13 @@
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
-  'fingerprint', 'level', 'bytes', 'floor_bytes', 'voters', 'voters_seq')
+  'fingerprint', 'level', 'bytes', 'floor_bytes', 'voters', 'voters_seq', 'epoch_id')
 for i = 1, 9 do
   if not m[i] then return {'LOST'} end
 end
 if m[5] ~= replid then return {'NEWHIST'} end
 if m[4] ~= 'open' then return {'CLOSED', m[4]} end
-if m[1] ~= ARGV[1] then return {'STALE', m[1]} end
+if m[1] ~= ARGV[1] or (ARGV[11] ~= '' and ARGV[11] ~= m[12]) then return {'STALE', m[1]} end
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
 if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
@@ -47,7 +47,7 @@ local bytes, chain, epoch = tonumber(m[8]), m[3], m[1]
 local time = redis.call('TIME')
 local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 local entries = {}
-for i = 11, #ARGV, 3 do
+for i = 12, #ARGV, 3 do
   seq, bytes = seq + 1, bytes + #ARGV[i + 2]
   local prev = chain
   chain = redis.sha1hex(prev .. '|' .. epoch .. '|' .. exact(seq) .. '|' .. ARGV[i])

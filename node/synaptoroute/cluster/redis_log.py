@@ -90,11 +90,13 @@ class RedisLog:
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
+        self._epoch_id: Callable[[], str] = str
         self._writer = Writer(
             self.scripts,
             self._reader,
             position=lambda: self._position(),
             fingerprint=lambda: self._fingerprint(),
+            epoch_id=lambda: self._epoch_id(),
             limits=limits or WriteLimits(),
         )
         self._buses: list[Bus] = []
@@ -105,6 +107,7 @@ class RedisLog:
         position: Callable[[], Position],
         fingerprint: Callable[[], str],
         voters: Callable[[], tuple[str, ...]] = tuple,
+        epoch_id: Callable[[], str] = str,
     ) -> None:
         """Connect the node that writes.
 
@@ -112,8 +115,10 @@ class RedisLog:
             position: What it has applied now; its epoch must be the log's to write.
             fingerprint: Its encoder now.
             voters: Who votes, as far as it has applied the log.
+            epoch_id: Ballot that opened the epoch it is in; empty to write to any.
         """
         self._voters = voters
+        self._epoch_id = epoch_id
         self._position = position
         self._fingerprint = fingerprint
 

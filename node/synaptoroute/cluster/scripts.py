@@ -196,12 +196,14 @@ class Range:
         floor: Place of the oldest entry that is kept.
         state: State of the log.
         entries: In order; not verified yet.
+        epoch_id: Ballot that opened the log's epoch.
     """
 
     head: Position
     floor: int
     state: str
     entries: tuple[StreamEntry, ...]
+    epoch_id: str = ""
 
 
 RangeAnswer: TypeAlias = Range | NotPlaced
@@ -243,6 +245,7 @@ class Scripts:
         log_bytes_max: int,
         inline_bytes_max: int = INLINE_BYTES_MAX,
         voters: tuple[str, str] = ("", ""),
+        epoch_id: str = "",
     ) -> Placed | NotPlaced:
         """Give frames consecutive places, all or none.
 
@@ -253,10 +256,11 @@ class Scripts:
             log_bytes_max: Limit of what the log may keep.
             inline_bytes_max: Largest frame that travels on the bus.
             voters: The voters before and after, joined by commas, where they change.
+            epoch_id: Ballot that opened the writer's epoch; empty for any.
         """
         level = str(LEVEL)
         args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
-        args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters]
+        args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters, epoch_id]
         for frame, body in frames:
             header_bytes = len(body) - len(frame) + len(header_of(frame))
             args += [digest_of(frame), body[:header_bytes], body]
@@ -286,6 +290,7 @@ class Scripts:
             floor=int(answer[3]),
             state=text_of(answer[4]),
             entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
+            epoch_id=text_of(answer[6]),
         )
 
 

@@ -117,6 +117,7 @@ class Writer:
         reader: Where to look for a write whose answer was lost.
         position: What this node has applied now.
         fingerprint: Encoder of this node now.
+        epoch_id: Ballot that opened this node's epoch; empty to write to any.
         limits: See ``WriteLimits``.
         counts: What was done so far.
     """
@@ -125,6 +126,7 @@ class Writer:
     reader: Reader
     position: Callable[[], Position]
     fingerprint: Callable[[], str]
+    epoch_id: Callable[[], str] = str
     limits: WriteLimits = field(default_factory=WriteLimits)
     counts: WriteCounts = field(default_factory=WriteCounts)
     _queue: deque[_Waiting] = field(default_factory=deque, init=False)
@@ -167,6 +169,7 @@ class Writer:
             [(frame, self.reader.keyring.seal(frame))],
             log_bytes_max=self.limits.log_bytes_max,
             voters=(",".join(before), ",".join(after)),
+            epoch_id=self.epoch_id(),
         )
         if isinstance(outcome, Placed):
             return Appended(at=Revision(outcome.epoch, outcome.last_seq))
@@ -286,6 +289,7 @@ class Writer:
                     self.fingerprint(),
                     frames,
                     log_bytes_max=self.limits.log_bytes_max,
+                    epoch_id=self.epoch_id(),
                 )
             except SequencerUnavailable as error:
                 reason = error.fields.get("reason")

@@ -109,6 +109,11 @@ class Replica:
         return self.epochs[-1].opened.voters if self.epochs else ()
 
     @property
+    def epoch_id(self) -> str:
+        """Ballot that opened the epoch of this position; empty before the first."""
+        return self.epochs[-1].opened.epoch_id if self.epochs else ""
+
+    @property
     def promised(self) -> Ballot:
         """The newest ballot that binds this replica.
 
