@@ -72,13 +72,12 @@ type: $(VENV)/.dev-installed ## mypy --strict and pyright
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
-.PHONY: tidy sim integration system browser
+.PHONY: tidy integration system browser
 tidy: $(VENV)/.dev-installed ## The style of the house, documents against code
-sim: $(VENV)/.dev-installed ## Deterministic simulation of a whole cluster
 integration: $(VENV)/.dev-installed ## Tests against real server processes on loopback
 system: $(VENV)/.dev-installed ## Tests of several real node processes
 browser: $(VENV)/.dev-installed ## The dashboard over real nodes in a real browser
-tidy sim integration system browser:
+tidy integration system browser:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
 .PHONY: deploy-test images
@@ -87,6 +86,14 @@ images: ## Build the images that the container tests use (needs Docker)
 
 deploy-test: $(VENV)/.deploy-installed ## Tests of chart, compose file, alerts and containers
 	@$(PYTEST) tests/deploy $(PYTEST_ARGS)
+
+# Seeds of the simulation; a seed that fails prints the line that repeats it.
+SEEDS ?= 1000
+FROM ?= 0
+
+.PHONY: sim
+sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000 FROM=0)
+	@PYTHONPATH=tests $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md

@@ -20,7 +20,8 @@ build() {
   shift
   # Steps that install packages use the host's network: it is the one that reaches the mirrors.
   docker build --quiet --network host --build-arg "BASE_IMAGE=$base" \
-    --tag "synaptoroute-$name:$tag" "${cache[@]}" "$@" >/dev/null 2>"$log" || { tail -n 40 "$log" >&2; exit 1; }
+    --tag "synaptoroute-$name:$tag" "${cache[@]}" "$@" >/dev/null 2>"$log" \
+    || { tail -n 40 "$log" >&2; exit 1; }
   printf 'synaptoroute-%s:%s  %s MB  %d s\n' "$name" "$tag" \
     "$(($(docker image inspect --format '{{.Size}}' "synaptoroute-$name:$tag") / 1000000))" \
     "$((SECONDS - started))"

@@ -30,12 +30,14 @@ def exposition() -> str:
         role="voter",
         is_bus_live=True,
         counts=FollowerCounts(),
+        orphans_count=0,
     )
     status = replace(node_status("ready", None, None, encoder, EngineConfig()), follower=follower)
     encoder.close()
     metrics = Metrics()
     metrics.answered("POST", "/v1/query", 200, 0.01)
     metrics.batch(1, 8, 0.01)
+    metrics.watch_answers(lambda: 0)
     metrics.watch(lambda: (status, EncoderStats()))
     return metrics.render().decode()
 

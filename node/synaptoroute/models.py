@@ -262,6 +262,44 @@ class WriteResult(BaseModel):
     ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
 
 
+class OrphanedWrite(BaseModel):
+    """A write that a recovery left behind on one node.
+
+    Attributes:
+        op_id: Identity of the write, 32 hexadecimal digits.
+        version: ``epoch.seq`` that it had.
+        kind: What it asked for, such as ``PutRoute``.
+        route: The route that it was about; None for one about all of them.
+        moved_at_ms: When it was put aside, milliseconds since 1970.
+    """
+
+    op_id: str
+    version: str
+    kind: str
+    route: str | None
+    moved_at_ms: int
+
+
+class RecoveryOutlook(BaseModel):
+    """How a recovery stands, and what forcing it may cost.
+
+    Attributes:
+        log_state: How the log stands.
+        detail: What is waited for; empty if nothing.
+        is_needed: Whether the log is closed.
+        base: ``epoch.seq`` of the last entry that would be kept; empty if unknown.
+        missing: Voters that have not answered.
+        risk: What may be lost by forcing it; empty if nothing that a majority held.
+    """
+
+    log_state: str
+    detail: str
+    is_needed: bool
+    base: str = ""
+    missing: list[str] = []
+    risk: str = ""
+
+
 class ImportResult(BaseModel):
     """What came of an import.
 

@@ -163,6 +163,25 @@ async def test_writer_of_another_epoch_is_told_the_epoch(server: Server) -> None
     assert error.fields["outcome"] == "not_taken"
 
 
+async def test_writer_of_an_epoch_that_another_ballot_opened_is_refused(server: Server) -> None:
+    """The number of an epoch alone does not make two logs one."""
+    async with opened(server.url) as log:
+        at = await join(log)
+        head = await log.head()
+        assert isinstance(head, Head)
+        log.attach(position=lambda: at, fingerprint=lambda: FINGERPRINT, epoch_id=lambda: "another")
+        error = await refused(log)
+        log.attach(
+            position=lambda: at, fingerprint=lambda: FINGERPRINT, epoch_id=lambda: head.epoch_id
+        )
+        taken = await log.append([put("taken")])
+        result = await log.read(Position())
+
+    assert error.fields["reason"] is Reason.STALE
+    assert Revision(1, 2) == taken.at
+    assert head.epoch_id == result.epoch_id != ""
+
+
 async def test_writer_with_another_encoder_is_refused(server: Server) -> None:
     """Vectors of another encoder never enter the log."""
     async with opened(server.url) as log:

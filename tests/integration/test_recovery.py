@@ -8,17 +8,22 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from fault_proxy import Fault, FaultProxy
-from followers import peers, route, until
-from recoveries import assert_held, exchangeable, lead_to, write_again, write_quorum
+from followers import Peers, peers, route, until
+from recoveries import assert_held, exchangeable, lead_to, stored, write_again, write_quorum
 from servers import Server
-from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.cluster import RedisLog
+from synaptoroute.cluster.scripts import Head
+from synaptoroute.core.mutation import DeleteRoute, Position, Proposal
+from synaptoroute.errors import RouteNotFound, SequencerUnavailable
+from synaptoroute.follower import recovery as recovery_module
+from synaptoroute.follower.progress import Progress
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 StartServer = Callable[..., Server]
@@ -244,8 +249,179 @@ async def test_promise_outlives_a_restart(tmp_path: Path, valkey_server: Server)
         assert {3} == {peer.position.epoch for peer in back}
 
 
+async def test_log_that_a_stranger_founded_is_not_read(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """The same epoch by number, another one by ballot: nothing of it is applied or believed."""
+    async with peers(tmp_path, valkey_server.url, 1) as found:
+        lone = found[0]
+        await write_quorum(lone, names("r", 3))
+        at, replica = lone.position, lone.engine.applier.replica
+        stranger = RedisLog(valkey_server.url)
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        encoder = lone.engine.encoder
+        await stranger.epochs.found(
+            fingerprint=encoder.fingerprint, dim=encoder.dim, voters=("other",), epoch_id="theirs"
+        )
+        head = await stranger.head()
+        position = head.position if isinstance(head, Head) else Position()
+        stranger.attach(position=lambda: position, fingerprint=lambda: encoder.fingerprint)
+        await stranger.append(
+            [Proposal(bytes([number] * 16), DeleteRoute("x")) for number in range(9)]
+        )
+        progress = await lone.follower.catch_up.run()
+        await until(lambda: lone.follower.log_state == "foreign")
+        await stranger.close()
+
+        assert Progress.BLOCKED is progress
+        assert (at, None) == (replica.position, lone.follower.catch_up.diverged)
+        assert 0 == lone.follower.counts.forks
+
+
 def promise_in(path: Path) -> str:
     """The ballot that a database holds as promised."""
     with closing(sqlite3.connect(path)) as raw:
         (promised,) = raw.execute("SELECT value FROM node WHERE key = 'promise'").fetchone()
     return str(promised)
+
+
+@asynccontextmanager
+async def parted(
+    folder: Path, start_server: StartServer
+) -> AsyncIterator[tuple[Peers, FaultProxy, Server]]:
+    """Three routers; the last one has stayed with an old master that takes its writes.
+
+    Gives the routers, the last one's way, and the promoted server.
+    """
+    master, replica = start_server("redis"), start_server("redis")
+    await follow(replica, master.port)
+    async with (
+        FaultProxy(master.port) as way,
+        FaultProxy(master.port) as own_way,
+        apart(folder, way, own_way) as found,
+    ):
+        await write_quorum(found[0], names("both", 3))
+        seq = str(found[0].position.seq)
+        await until(lambda: seq in replica.call("HGET", META, "seq"))
+        await asyncio.to_thread(replica.call, "REPLICAOF", "NO", "ONE")
+        lead_to(way, replica)
+        for name in names("left", 3):
+            await found[2].router.aput_route(route(name))
+        await write_again(found[0], "majority")
+        yield found, own_way, replica
+
+
+@asynccontextmanager
+async def apart(folder: Path, way: FaultProxy, own_way: FaultProxy) -> AsyncIterator[Peers]:
+    """Three routers that founded a log together, the last one with a way of its own."""
+    async with AsyncExitStack() as stack:
+        found = Peers(folder, way.url, {}, stack)
+        for number in range(3):
+            found.url = own_way.url if number == 2 else way.url
+            await found.add(expect=3, door=True)
+        for peer in found.all:
+            await peer.router.wait_ready(30)
+        yield found
+
+
+async def test_writes_of_an_old_master_become_orphans_and_can_be_replayed(
+    tmp_path: Path, start_server: StartServer
+) -> None:
+    """What no majority held is kept aside where it was applied, shown, and made again."""
+    async with parted(tmp_path, start_server) as (found, own_way, promoted):
+        lone = found[2]
+        held = {each.name for each in await stored(lone)}
+        lead_to(own_way, promoted)
+        await assert_held(found, ["majority", *names("both", 3)])
+        orphans = await lone.router.aorphans()
+        shown = {each.name for each in await stored(lone)}
+        results = [
+            await lone.router.areplay_orphan(bytes.fromhex(each.op_id)) for each in orphans[:2]
+        ]
+        left = await lone.router.aorphans()
+        with pytest.raises(RouteNotFound):
+            await lone.router.areplay_orphan(bytes.fromhex(orphans[0].op_id))
+
+        assert {"left0", "left1", "left2"} <= held
+        assert {"left0", "left1", "left2"}.isdisjoint(shown)
+        assert [("PutRoute", f"left{n}") for n in range(3)] == [(o.kind, o.route) for o in orphans]
+        assert ["applied", "applied"] == [result.status for result in results]
+        assert ["left2"] == [each.route for each in left]
+        await assert_held(found, ["majority", "left0", "left1", *names("both", 3)])
+
+
+async def test_voters_are_exchanged_one_by_one(tmp_path: Path, valkey_server: Server) -> None:
+    """A new node votes, an old one votes no longer, and the new majority recovers the log."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        written = await write_quorum(found[0], names("r", 4))
+        fresh = await found.add("fresh", expect=3)
+        await fresh.router.wait_ready(30)
+        gone = found[0]
+        added = await found[1].router.achange_voter(fresh.follower.node_id, is_adding=True)
+        again = await found[1].router.achange_voter(fresh.follower.node_id, is_adding=True)
+        removed = await found[1].router.achange_voter(gone.follower.node_id, is_adding=False)
+        await found.settle()
+        voters = found[1].engine.applier.replica.voters
+        await gone.router.stop()
+        await found[1].router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        await write_again(fresh)
+
+        left = [found[2], fresh]
+        await assert_held(found, [*written, "again"], *left)
+        assert ("applied", "unchanged", "applied") == (added.status, again.status, removed.status)
+        expected = sorted(each.follower.node_id for each in (found[1], *left))
+        assert expected == list(voters)
+        assert expected == list(fresh.engine.applier.replica.voters)
+
+
+async def test_voters_do_not_change_twice_at_once(tmp_path: Path, valkey_server: Server) -> None:
+    """Until a majority holds the last change, the next one is refused."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        await write_quorum(found[0], names("r", 2))
+        await asyncio.to_thread(valkey_server.call, "HSET", META, "voters_seq", "1000")
+        with pytest.raises(SequencerUnavailable) as refused:
+            await found[0].router.achange_voter("newcomer", is_adding=True)
+
+        assert "unheld" == refused.value.fields["reason"]
+
+
+async def test_recovery_is_foretold_before_it_is_forced(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """An operator sees what would be kept, who is missing, and what may be lost."""
+    async with peers(tmp_path, valkey_server.url, 3) as found:
+        await write_quorum(found[0], names("r", 4))
+        at = await found.settle()
+        sound = await found[0].router.arecovery()
+        lone, *gone = found.all
+        missing = sorted(peer.follower.node_id for peer in gone)
+        for peer in gone:
+            await peer.router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        await until(lambda: "waiting for voters" in lone.follower.status().detail)
+        outlook = await lone.router.aforce_recovery()
+        await write_again(lone)
+
+        assert (False, "", []) == (sound.is_needed, sound.risk, sound.missing)
+        assert (True, str(at.revision)) == (outlook.is_needed, outlook.base)
+        assert missing == sorted(outlook.missing)
+        assert all(name in outlook.risk for name in missing)
+
+
+async def test_available_recovery_goes_on_with_those_present(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is set, ten seconds without a majority are enough; the voters stay voters."""
+    monkeypatch.setattr(recovery_module, "AVAILABLE_SECONDS", 1.0)
+    async with peers(tmp_path, valkey_server.url, 3, recovery="available") as found:
+        written = await write_quorum(found[0], names("r", 4))
+        lone, *gone = found.all
+        for peer in gone:
+            await peer.router.stop()
+        await asyncio.to_thread(valkey_server.call, "FLUSHALL")
+        await until(lambda: lone.follower.log_state == "open" and lone.position.epoch == 2)
+        await lone.router.aput_route(route("again"))
+
+        await assert_held(found, [*written, "again"], lone)
+        assert 3 == len(lone.engine.applier.replica.voters)

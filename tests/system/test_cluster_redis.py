@@ -5,17 +5,26 @@ Method: real nodes on a server of their own that is killed, stopped, and emptied
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from node_cluster import Cluster, StartCluster, until
+from synaptoroute.cli.app import app
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 _log = logging.getLogger(__name__)
+
+
+def command(*words: str) -> Result:
+    """Run a command as an operator does."""
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, list(words))
 
 
 def reopened(cluster: Cluster) -> float:
@@ -67,6 +76,35 @@ def test_redis_that_was_emptied_is_filled_again(start_cluster: StartCluster) -> 
     assert [] == failed
     answer = cluster[0].http.put("/v1/routes/late", json={"utterances": ["in time"]})
     assert 201 == answer.status_code
+    cluster.judge()
+
+
+def test_operator_forces_a_recovery_that_no_majority_can_end(start_cluster: StartCluster) -> None:
+    """Two of three disks are gone: the command says what may be lost, and does it when told."""
+    cluster = start_cluster("valkey")
+    written = [cluster.put(n % 3, f"r{n}") for n in range(10)]
+    cluster.settle()
+    lone, *gone = list(cluster.members)
+    nodes = lone.http.get("/v1/cluster").json()["nodes"]
+    urls = {member.process.url for member in gone}
+    identities = [node["node"] for node in nodes if node["url"] in urls]
+    for member in gone:
+        cluster.dismiss(member)
+    with cluster.queries(0) as failed:
+        cluster.server.call("FLUSHALL")
+        until(lambda: "waiting for voters" in lone.follower["detail"])
+        foretold = command("cluster", "recover", "--url", lone.process.url)
+        forced = command("cluster", "recover", "--force", "--url", lone.process.url)
+        until(lambda: cluster.put(0, "reopened").is_acknowledged)
+    sound = command("cluster", "recover", "--url", lone.process.url)
+    orphans = command("cluster", "orphans", "list", "--json", "--url", lone.process.url)
+
+    assert [] == failed
+    assert all(write.is_acknowledged for write in written)
+    assert (1, 0, 0, 0) == tuple(r.exit_code for r in (foretold, forced, sound, orphans))
+    assert "acknowledged by a quorum" in foretold.output
+    assert [True] * 2 == [identity in foretold.output for identity in identities]
+    assert [] == json.loads(orphans.output)
     cluster.judge()
 
 

@@ -15,12 +15,15 @@ from metric_names import exposition, families
 from synaptoroute.models import Route, RouteSetSettings
 from synaptoroute.server.schemas import (
     BatchRequest,
+    OrphanToReplay,
     PreviewRequest,
     QueryRequest,
+    RecoveryRequest,
     RoutePatch,
     TrialRequest,
     UtterancesToAdd,
     UtterancesToRemove,
+    VoterChange,
 )
 from synaptoroute.web.problems import STATUS_BY_CODE
 
@@ -36,6 +39,9 @@ MODELS: dict[str, Any] = {
     "UtterancesToAdd": UtterancesToAdd,
     "UtterancesToRemove": UtterancesToRemove,
     "RouteSetSettings": RouteSetSettings,
+    "RecoveryRequest": RecoveryRequest,
+    "VoterChange": VoterChange,
+    "OrphanToReplay": OrphanToReplay,
 }
 
 
@@ -86,7 +92,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 9 == checked
+    assert 12 == checked
 
 
 async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:

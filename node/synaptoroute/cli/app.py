@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from synaptoroute.cli.commands import (
     bench,
     calibrate,
+    cluster,
     demo,
     doctor,
     evaluate,
@@ -127,6 +128,16 @@ _model.command("migrate")(model_migrate.migrate)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("restore")(restore.restore)
+
+_cluster = _group("cluster", "Look after a cluster that lost something.")
+_cluster.command("recover")(cluster.recover)
+_cluster.command("voter")(cluster.voter)
+_orphans = typer.Typer(
+    help="Writes that a recovery left behind.", no_args_is_help=True, rich_markup_mode=None
+)
+_cluster.add_typer(_orphans, name="orphans")
+_orphans.command("list")(cluster.list_orphans)
+_orphans.command("replay")(cluster.replay)
 
 _keys = _group("keys", "Make API keys.")
 _keys.command("new")(keys.new)

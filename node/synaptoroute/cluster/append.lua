@@ -1,28 +1,45 @@
 #!lua
 -- Give frames consecutive places in the log, and say so on the bus.
 --
--- KEYS  meta, log:<epoch>
+-- KEYS  meta, log:<epoch>, pos:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint, level, channel, log_bytes_max,
---       inline_bytes_max, then (digest, header, body) for each frame
+--       inline_bytes_max, the voters before and after ('' but for a change of them), ballot
+--       that opened the writer's epoch ('' for any), then (digest, header, body) for each frame
 -- Gives {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'} or an outcome's name
 -- and what belongs to it.  An outcome is a value, never an error reply: no client retries it.
+--
+-- The voters change only while a majority of them holds the last change: then any majority
+-- before meets any majority after.  'UNHELD' says that it does not, or that they are others.
 --
 -- Everything is computed before the first write.  The first write may be refused (rights,
 -- a foreign key in our place), and then nothing is left of it; after it nothing can fail.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
-  'fingerprint', 'level', 'bytes', 'floor_bytes')
+  'fingerprint', 'level', 'bytes', 'floor_bytes', 'voters', 'voters_seq', 'epoch_id')
 for i = 1, 9 do
   if not m[i] then return {'LOST'} end
 end
 if m[5] ~= replid then return {'NEWHIST'} end
 if m[4] ~= 'open' then return {'CLOSED', m[4]} end
-if m[1] ~= ARGV[1] then return {'STALE', m[1]} end
+if m[1] ~= ARGV[1] or (ARGV[11] ~= '' and ARGV[11] ~= m[12]) then return {'STALE', m[1]} end
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
 if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
 if tonumber(m[7]) < tonumber(ARGV[5]) then return {'LEVEL', m[7]} end
+
+if ARGV[9] ~= '' then
+  if ARGV[9] ~= m[10] then return {'UNHELD', 'the voters are others'} end
+  local voters, holding = 0, 0
+  for id in string.gmatch(m[10], '[^,]+') do
+    voters = voters + 1
+    local held = tonumber(redis.call('ZSCORE', KEYS[3], id) or '0')
+    if held >= tonumber(m[11]) then holding = holding + 1 end
+  end
+  if holding * 2 <= voters then
+    return {'UNHELD', tostring(holding) .. ' of ' .. tostring(voters)}
+  end
+end
 
 local function exact(number) return string.format('%.0f', number) end
 
@@ -30,7 +47,7 @@ local bytes, chain, epoch = tonumber(m[8]), m[3], m[1]
 local time = redis.call('TIME')
 local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 local entries = {}
-for i = 9, #ARGV, 3 do
+for i = 12, #ARGV, 3 do
   seq, bytes = seq + 1, bytes + #ARGV[i + 2]
   local prev = chain
   chain = redis.sha1hex(prev .. '|' .. epoch .. '|' .. exact(seq) .. '|' .. ARGV[i])
@@ -61,6 +78,9 @@ for i, e in ipairs(entries) do
     redis.call('HSET', KEYS[1], 'seq', m[2], 'chain', m[3], 'bytes', m[8])
     return {'REFUSED', added.err}
   end
+end
+if ARGV[9] ~= '' then
+  redis.call('HSET', KEYS[1], 'voters', ARGV[10], 'voters_seq', exact(seq))
 end
 local heard = 'heard'
 for _, message in ipairs(messages) do

@@ -3,9 +3,9 @@
 --
 -- KEYS  meta, log:<epoch>
 -- ARGV  epoch, epoch and seq to read after, entries_max, bytes_max
--- Gives {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries}, where an
--- entry is {id, {field, value, ...}}.  At least one entry is given where there is one.
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'floor', 'state')
+-- Gives {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries, epoch_id},
+-- where an entry is {id, {field, value, ...}}.  At least one is given where there is one.
+local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'floor', 'state', 'epoch_id')
 for i = 1, 5 do
   if not m[i] then return {'LOST'} end
 end
@@ -20,7 +20,7 @@ while #entries < entries_max do
   for _, e in ipairs(found) do
     for i = 2, #e[2], 2 do bytes = bytes + #e[2][i] end
     if bytes > bytes_left and #entries > 0 then
-      return {'OK', m[2], m[3], m[4], m[5], entries}
+      return {'OK', m[2], m[3], m[4], m[5], entries, m[6] or ''}
     end
     entries[#entries + 1] = e
   end
@@ -30,4 +30,4 @@ while #entries < entries_max do
   -- Ask for what should fit, judging by what came: an entry may have 200 bytes or 2 MiB.
   ask = math.max(1, math.min(128, math.floor(bytes_left * #found / bytes)))
 end
-return {'OK', m[2], m[3], m[4], m[5], entries}
+return {'OK', m[2], m[3], m[4], m[5], entries, m[6] or ''}

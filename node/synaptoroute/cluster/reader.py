@@ -47,6 +47,7 @@ class ReadResult:
         entries: In order, without gaps, each sound in itself.
         coverage: Whether they begin right after the position.
         error: Why the reading stopped before an entry that is there.
+        epoch_id: Ballot that opened the log's epoch.
     """
 
     epoch: int
@@ -56,6 +57,7 @@ class ReadResult:
     entries: tuple[Entry, ...]
     coverage: Coverage
     error: ProtocolError | None = None
+    epoch_id: str = ""
 
     @property
     def is_end(self) -> bool:
@@ -121,7 +123,14 @@ class Reader:
                     break
                 expected += 1
         return ReadResult(
-            epoch, found.head, found.floor, found.state, tuple(entries), coverage, error
+            epoch=epoch,
+            head=found.head,
+            floor=found.floor,
+            state=found.state,
+            entries=tuple(entries),
+            coverage=coverage,
+            error=error,
+            epoch_id=found.epoch_id,
         )
 
 

@@ -31,7 +31,7 @@ from synaptoroute.cluster.scripts import Encoders, Head, NoLog, NotPlaced, Scrip
 from synaptoroute.cluster.signing import Keyring
 from synaptoroute.cluster.writer import WriteCounts, WriteLimits, Writer
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Position, Proposal
+from synaptoroute.core.mutation import Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.log import Appended
 
 _READ_TIMEOUT_SECONDS = 5.0
@@ -90,22 +90,36 @@ class RedisLog:
         self._reader = Reader(Scripts(self._reads, self.keys), self.keyring)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
+        self._voters: Callable[[], tuple[str, ...]] = tuple
+        self._epoch_id: Callable[[], str] = str
         self._writer = Writer(
             self.scripts,
             self._reader,
             position=lambda: self._position(),
             fingerprint=lambda: self._fingerprint(),
+            epoch_id=lambda: self._epoch_id(),
             limits=limits or WriteLimits(),
         )
         self._buses: list[Bus] = []
 
-    def attach(self, *, position: Callable[[], Position], fingerprint: Callable[[], str]) -> None:
+    def attach(
+        self,
+        *,
+        position: Callable[[], Position],
+        fingerprint: Callable[[], str],
+        voters: Callable[[], tuple[str, ...]] = tuple,
+        epoch_id: Callable[[], str] = str,
+    ) -> None:
         """Connect the node that writes.
 
         Args:
             position: What it has applied now; its epoch must be the log's to write.
             fingerprint: Its encoder now.
+            voters: Who votes, as far as it has applied the log.
+            epoch_id: Ballot that opened the epoch it is in; empty to write to any.
         """
+        self._voters = voters
+        self._epoch_id = epoch_id
         self._position = position
         self._fingerprint = fingerprint
 
@@ -122,6 +136,8 @@ class RedisLog:
         Calls that come at the same time share one round trip.  Raises as
         ``Writer.append`` does.
         """
+        if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
+            return await self._writer.change_voters(proposals[0], self._voters())
         return await self._writer.append(proposals, fingerprint)
 
     async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:

@@ -213,12 +213,14 @@ class Range:
         floor: Place of the oldest entry that is kept.
         state: State of the log.
         entries: In order; not verified yet.
+        epoch_id: Ballot that opened the log's epoch.
     """
 
     head: Position
     floor: int
     state: str
     entries: tuple[StreamEntry, ...]
+    epoch_id: str = ""
 
 
 RangeAnswer: TypeAlias = Range | NotPlaced
@@ -259,6 +261,8 @@ class Scripts:
         *,
         log_bytes_max: int,
         inline_bytes_max: int = INLINE_BYTES_MAX,
+        voters: tuple[str, str] = ("", ""),
+        epoch_id: str = "",
     ) -> Placed | NotPlaced:
         """Give frames consecutive places, all or none.
 
@@ -268,18 +272,21 @@ class Scripts:
             frames: Each frame, bare and as it is to be stored (signed or not).
             log_bytes_max: Limit of what the log may keep.
             inline_bytes_max: Largest frame that travels on the bus.
+            voters: The voters before and after, joined by commas, where they change.
+            epoch_id: Ballot that opened the writer's epoch; empty for any.
         """
         level = str(LEVEL)
         args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
-        args += [self.keys.bus, log_bytes_max, inline_bytes_max]
+        args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters, epoch_id]
         for frame, body in frames:
             header_bytes = len(body) - len(frame) + len(header_of(frame))
             args += [digest_of(frame), body[:header_bytes], body]
-        keys = [self.keys.meta, self.keys.log(position.epoch)]
+        epoch = position.epoch
+        keys = [self.keys.meta, self.keys.log(epoch), self.keys.positions(epoch)]
         answer = await self.run(Script.APPEND, keys, args)
         if answer[0] == b"OK":
             heard = answer[5] == b"heard"
-            return Placed(position.epoch, int(answer[1]), int(answer[2]), heard)
+            return Placed(epoch, int(answer[1]), int(answer[2]), heard)
         return refusal_of(answer)
 
     async def switch(
@@ -317,6 +324,7 @@ class Scripts:
             floor=int(answer[3]),
             state=text_of(answer[4]),
             entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
+            epoch_id=text_of(answer[6]),
         )
 
 
@@ -382,11 +390,7 @@ def voters_of(joined: str) -> tuple[str, ...]:
 
 
 def text_of(value: bytes | int) -> str:
-    """Text of an answer's part.
-
-    Raises:
-        ProtocolError: It is not ASCII.
-    """
+    """Text of an answer's part; raises ``ProtocolError`` where it is not ASCII."""
     try:
         return value.decode("ascii") if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:

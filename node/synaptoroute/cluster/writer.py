@@ -25,7 +25,8 @@ from synaptoroute.cluster.refusals import Reason, unavailable
 from synaptoroute.cluster.scripts import NotPlaced, Placed, Scripts
 from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Position, Proposal, Revision
+from synaptoroute.core.mutation import Position, Proposal, Revision, VoterAdd, VoterRemove
+from synaptoroute.core.voters import plan_voters
 from synaptoroute.errors import (
     EncoderMismatch,
     Overloaded,
@@ -118,6 +119,7 @@ class Writer:
         reader: Where to look for a write whose answer was lost.
         position: What this node has applied now.
         fingerprint: Encoder of this node now.
+        epoch_id: Ballot that opened this node's epoch; empty to write to any.
         limits: See ``WriteLimits``.
         counts: What was done so far.
     """
@@ -126,6 +128,7 @@ class Writer:
     reader: Reader
     position: Callable[[], Position]
     fingerprint: Callable[[], str]
+    epoch_id: Callable[[], str] = str
     limits: WriteLimits = field(default_factory=WriteLimits)
     counts: WriteCounts = field(default_factory=WriteCounts)
     _queue: deque[_Waiting] = field(default_factory=deque, init=False)
@@ -157,6 +160,28 @@ class Writer:
         waiting = self._enqueue(proposals, fingerprint or self.fingerprint())
         placed = await waiting.placed
         return Appended(at=Revision(placed.epoch, placed.last_seq))
+
+    async def change_voters(self, proposal: Proposal, before: tuple[str, ...]) -> Appended:
+        """Give a change of the voters its place, in a call of its own.
+
+        Raises:
+            SequencerUnavailable: With reason ``unheld`` where the last change is not held
+                by a majority yet; try again.
+        """
+        assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
+        after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
+        frame = encode_proposal(proposal)
+        outcome = await self.scripts.append(
+            self.position(),
+            self.fingerprint(),
+            [(frame, self.reader.keyring.seal(frame))],
+            log_bytes_max=self.limits.log_bytes_max,
+            voters=(",".join(before), ",".join(after)),
+            epoch_id=self.epoch_id(),
+        )
+        if isinstance(outcome, Placed):
+            return Appended(at=Revision(outcome.epoch, outcome.last_seq))
+        raise _error_of(outcome, "not_taken")
 
     async def close(self) -> None:
         """Refuse what waits and end the call that runs."""
@@ -274,6 +299,7 @@ class Writer:
                     batch[0].fingerprint,
                     frames,
                     log_bytes_max=self.limits.log_bytes_max,
+                    epoch_id=self.epoch_id(),
                 )
             except SequencerUnavailable as error:
                 reason = error.fields.get("reason")

@@ -25,9 +25,9 @@ import zlib
 from hashlib import sha256
 from typing import Any, Final
 
-from synaptoroute.core.digest import frame_digest
+from synaptoroute.core.digest import frame_digest, next_chain
 from synaptoroute.core.kinds import KIND_BY_TYPE, READERS, WRITERS, read_revision
-from synaptoroute.core.mutation import OP_ID_BYTES, Proposal
+from synaptoroute.core.mutation import OP_ID_BYTES, Entry, Proposal
 from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
 _MAGIC: Final = b"SR"
@@ -143,6 +143,12 @@ def header_of(frame: bytes) -> bytes:
 def digest_of(frame: bytes) -> str:
     """Digest of a frame for the hash chain, 64 hexadecimal digits."""
     return frame_digest(header_of(frame))
+
+
+def is_chained(entry: Entry) -> bool:
+    """Whether an entry's chain follows from its own fields."""
+    digest = digest_of(entry.frame)
+    return entry.chain == next_chain(entry.prev_chain, entry.epoch, entry.seq, digest)
 
 
 def op_id_of(header: bytes) -> bytes:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import Change, Commit, Outcome
-from synaptoroute.core.codec import digest_of
+from synaptoroute.core.codec import digest_of, is_chained
 from synaptoroute.core.digest import Digest, next_chain
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
@@ -109,6 +109,11 @@ class Replica:
         return self.epochs[-1].opened.voters if self.epochs else ()
 
     @property
+    def epoch_id(self) -> str:
+        """Ballot that opened the epoch of this position; empty before the first."""
+        return self.epochs[-1].opened.epoch_id if self.epochs else ""
+
+    @property
     def promised(self) -> Ballot:
         """The newest ballot that binds this replica.
 
@@ -164,7 +169,7 @@ class Replica:
             return self._receive_old(entry, source, log_epoch)
         if entry.epoch < self.position.epoch:
             return Step(ignored=Ignored.OLD_EPOCH)
-        if not _is_chained(entry):
+        if not is_chained(entry):
             return self._doubt(source, f"entry {entry.seq} does not match its own chain")
         if entry.seq > self.position.seq + 1:
             return self._hold(_Waiting(entry, log_epoch))
@@ -378,12 +383,6 @@ def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
             message="the idempotency key was used before for another request",
         )
     return known.outcome
-
-
-def _is_chained(entry: Entry) -> bool:
-    """Whether an entry's chain follows from its own fields."""
-    digest = digest_of(entry.frame)
-    return entry.chain == next_chain(entry.prev_chain, entry.epoch, entry.seq, digest)
 
 
 def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -> Entry:

@@ -41,8 +41,7 @@ def stored_promise(storage: SQLiteStorage) -> Ballot:
 def standing_of(applier: Applier) -> Standing:
     """Look where the replica stands.  Runs on the applier's thread."""
     replica = applier.replica
-    epoch_id = replica.epochs[-1].opened.epoch_id if replica.epochs else ""
-    return Standing(replica.position, replica.promised, epoch_id, replica.voters)
+    return Standing(replica.position, replica.promised, replica.epoch_id, replica.voters)
 
 
 def promise(applier: Applier, ballot: Ballot) -> Standing | None:

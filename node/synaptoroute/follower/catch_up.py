@@ -13,7 +13,6 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.cluster.peers import PeerClient, SnapshotFile
@@ -31,6 +30,7 @@ from synaptoroute.errors import (
     UnknownMutation,
 )
 from synaptoroute.follower.donation import file_beside
+from synaptoroute.follower.progress import Progress
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
@@ -48,16 +48,7 @@ FAR_ENTRIES: Final = 2_000
 FAR_BYTES: Final = 16 << 20
 """A node that is farther behind asks for a snapshot first: rows are quicker than history."""
 
-
 _log = logging.getLogger(__name__)
-
-
-class Progress(Enum):
-    """What a catch-up came to."""
-
-    AT_HEAD = "at_head"
-    MOVED = "moved"
-    BLOCKED = "blocked"
 
 
 class CatchUp:
@@ -132,11 +123,19 @@ class CatchUp:
                 self.last_error = error.message
                 return await self._without_log(position)
             self._is_in_reach()
+            if self._is_another_log(position, result):
+                follower.poke()
+                return Progress.BLOCKED
             if self._is_far(position, result) and await self._leap(position):
                 continue
             progress = await self._take(position, result)
             if progress is not Progress.MOVED:
                 return progress
+
+    def _is_another_log(self, position: Position, result: ReadResult) -> bool:
+        """Whether somebody opened this node's epoch anew: the next heartbeat judges that log."""
+        epoch_id = self._engine.applier.replica.epoch_id
+        return result.epoch == position.epoch and bool(epoch_id) and result.epoch_id != epoch_id
 
     def _is_far(self, position: Position, result: ReadResult) -> bool:
         """Whether a snapshot is worth asking for before the log is read to its end."""
@@ -357,6 +356,7 @@ class CatchUp:
             self.diverged = f"a snapshot announced as {file.position} held {installed}"
             return False
         self._follower.counts.snapshots += 1
+        await self._follower.duties.count_orphans()
         return True
 
     async def _is_confirmed(self, position: Position) -> bool:

@@ -158,6 +158,7 @@ def prepare(follower: Follower, secret: PeerSecret) -> None:
         ConfigError: The secret cannot be used.
     """
     secret.load()
+    follower.duties.orphans_count = follower.engine.storage.orphan_count()
     for kind in ("give", "install"):
         for path in folder_of(follower).glob(f"*.{kind}-{follower.node_id}-*"):
             path.unlink(missing_ok=True)

@@ -46,12 +46,14 @@ class Duties:
         last_scrub: What the newest scrub found; None before the first.
         resyncs: Resyncs that were ordered and done.
         generations: Its part in changes of the encoder.
+        orphans_count: Writes that recoveries left behind on this node.
     """
 
     def __init__(self, follower: Follower) -> None:
         self.last_scrub: Scrub | None = None
         self.resyncs = 0
         self.generations = Generations(follower)
+        self.orphans_count = 0
         self._follower = follower
         self._tasks: set[asyncio.Task[None]] = set()
         self._scrubbing = asyncio.Lock()
@@ -61,6 +63,15 @@ class Duties:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def count_orphans(self) -> None:
+        """Count what recoveries left behind, after it may have changed.
+
+        Raises:
+            StorageUnavailable: It cannot be read.
+        """
+        storage = self._follower.engine.storage
+        self.orphans_count = await asyncio.to_thread(storage.orphan_count)
 
     # --- audits ------------------------------------------------------------------------
 

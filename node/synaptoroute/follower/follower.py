@@ -30,10 +30,11 @@ from synaptoroute.core.mutation import Entry, Position, Revision
 from synaptoroute.core.step import Ignored, Source, State
 from synaptoroute.engine import Engine, Heard, Received
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
-from synaptoroute.follower.catch_up import CatchUp, Progress
+from synaptoroute.follower.catch_up import CatchUp
 from synaptoroute.follower.donation import PeerSecret, membership_of, prepare
 from synaptoroute.follower.duties import Duties
 from synaptoroute.follower.opening import Opening
+from synaptoroute.follower.progress import Progress
 from synaptoroute.follower.pulse import Pulse
 from synaptoroute.follower.recovery import Recovery
 from synaptoroute.follower.status import EXPLANATIONS, FollowerCounts, FollowerStatus, LogState
@@ -93,13 +94,15 @@ class Follower:
             ConfigError: The file with the peers' secret cannot be used.
         """
         await asyncio.to_thread(prepare, self, self._secret)
-        applier = self.engine.applier
-        applier.on_received = self._on_received
-        applier.on_failed = self._on_failed
-        self.engine.watch(self._on_visible)
+        engine = self.engine
+        engine.applier.on_received = self._on_received
+        engine.applier.on_failed = self._on_failed
+        engine.watch(self._on_visible)
         self.log.attach(
-            position=lambda: self.engine.published.position,
-            fingerprint=lambda: self.engine.encoder.fingerprint,
+            position=lambda: engine.published.position,
+            fingerprint=lambda: engine.encoder.fingerprint,
+            voters=lambda: engine.applier.replica.voters,
+            epoch_id=lambda: engine.applier.replica.epoch_id,
         )
         self._bus.start()
         for name, run in (
@@ -168,9 +171,8 @@ class Follower:
         """Note that entries could not be applied.  Runs on the applier's thread."""
         self._call(self._note_halt, error)
 
-    def _on_visible(self, position: Position) -> None:
+    def _on_visible(self, _position: Position) -> None:
         """Note a new position.  Runs on the scorer's thread."""
-        del position
         self._call(self.pulse.moved.set)
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
@@ -389,6 +391,7 @@ class Follower:
             staleness_ms=self.staleness_ms,
             role=self.role,
             is_bus_live=self._is_bus_live,
+            orphans_count=self.duties.orphans_count,
             counts=self.counts,
         )
 

@@ -324,6 +324,21 @@ class Recovery:
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
 
+    async def outlook(self) -> Decision | Waiting | None:
+        """What forcing the recovery would keep and risk; None while the log is open.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        log = self._follower.log
+        head = await log.head()
+        if isinstance(head, NoLog) or head.ballot is None:
+            return None
+        survey = await log.recoveries.survey(head.epoch, head.ballot)
+        if isinstance(survey, Acted):
+            return None
+        return decide(head.ballot, survey.reports, survey.kept, Mode.FORCED)
+
     async def force(self) -> None:
         """Let those decide who are there; the absent voters vote no longer.
 

@@ -96,6 +96,7 @@ class FollowerStatus:
         staleness_ms: How long ago it last knew that it was not behind.
         role: ``voter`` or ``observer``.
         is_bus_live: Whether the subscription is up.
+        orphans_count: Writes that recoveries left behind on this node.
         counts: Totals since the start.
     """
 
@@ -109,4 +110,5 @@ class FollowerStatus:
     staleness_ms: int
     role: str
     is_bus_live: bool
+    orphans_count: int
     counts: FollowerCounts

@@ -46,8 +46,8 @@ from synaptoroute.models import (
 from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
-from synaptoroute.router.looks import Looks
 from synaptoroute.router.questions import expire, question
+from synaptoroute.router.repairs import Repairs
 from synaptoroute.router.status import NodeStatus, node_status
 from synaptoroute.router.writes import (
     Writer,
@@ -61,7 +61,7 @@ READY_POLL_SECONDS: Final = 0.02
 _NO_GUARD = Guard()
 
 
-class AdaptiveRouter(Looks):
+class AdaptiveRouter(Repairs):
     """Routes texts to named routes, and changes the routes while it runs.
 
     Args:

@@ -22,6 +22,7 @@ from synaptoroute.server import (
     node_endpoints,
     peer_endpoints,
     query_endpoints,
+    recovery_endpoints,
     route_endpoints,
     transfer_endpoints,
 )
@@ -101,7 +102,13 @@ def create_app(
     app.add_exception_handler(HTTPException, _refuse)
     for room in (query_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(room.endpoints, dependencies=[Depends(keep_pace)])
-    for room in (fleet_endpoints, node_endpoints, cluster_endpoints, peer_endpoints):
+    for room in (
+        fleet_endpoints,
+        node_endpoints,
+        cluster_endpoints,
+        recovery_endpoints,
+        peer_endpoints,
+    ):
         app.include_router(room.endpoints)
     _serve_document(app)
     return app

@@ -27,6 +27,7 @@ from synaptoroute.web.refusals import ClientGone, Forbidden, Unauthorized
 
 PEER_PREFIX: Final = "/peer/"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ADMIN_PATHS = frozenset({"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters"})
 _READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch", "/v1/preview"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
@@ -183,7 +184,9 @@ def scope_needed(method: str, path: str) -> keys.Scope | None:
     """
     if path in PROBES or path.startswith(PEER_PREFIX):
         return None
-    if path.startswith("/-/") or (path == "/v1/settings" and method != "GET"):
+    if path.startswith("/-/") or path in _ADMIN_PATHS:
+        return "admin"
+    if path == "/v1/settings" and method != "GET":
         return "admin"
     if method in ("GET", "HEAD", "OPTIONS") or path in _READING_POSTS:
         return "read"

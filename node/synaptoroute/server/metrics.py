@@ -177,8 +177,13 @@ def _gauges(status: NodeStatus) -> Iterator[Metric]:
         ("capacity_slots", "Slots of the tensor.", status.capacity_slots),
         ("epoch", "Epoch of the position that is visible.", at.epoch),
         ("seq", "Sequence number of the position that is visible.", at.seq),
+        ("orphans", "Writes that recoveries left behind on this node.", _orphans(status)),
     ):
         yield _gauge(name, meaning, value)
+
+
+def _orphans(status: NodeStatus) -> int:
+    return status.follower.orphans_count if status.follower else 0
 
 
 def _counters(status: NodeStatus, stats: EncoderStats) -> Iterator[Metric]:

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    model_validator,
+)
 
 from synaptoroute.models import (
     CANDIDATES_MAX,
@@ -174,6 +182,36 @@ class UtterancesToRemove(BaseModel):
     )
 
     utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
+
+
+class RecoveryRequest(BaseModel):
+    """Whether a recovery is only to be shown, or to be forced."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"force": False}]})
+
+    force: StrictBool = False
+
+
+class VoterChange(BaseModel):
+    """Which node shall vote, or vote no longer."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"node": "5f0c6a5e9d1b4b0f", "vote": True}]},
+    )
+
+    node: str = Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")
+    vote: StrictBool
+
+
+class OrphanToReplay(BaseModel):
+    """Which of the writes that were left behind is to be made again."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"op_id": "0f" * 16}]}
+    )
+
+    op_id: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
 class RouteList(BaseModel):

@@ -6,11 +6,13 @@ form; ``writer`` puts entries in; ``loader`` reads and verifies a whole state fr
 ``outcomes`` and, where it helps, the ``checkpoint``; ``keeper`` writes that and scrubs;
 ``damage``, ``wal`` and ``aside`` find damage and put it out of the way; ``install`` moves
 states between files, behind the ``gate``;
-``generation`` replaces all vectors at once; ``lock`` keeps a second process out.
+``orphans`` keeps what a recovery left behind; ``generation`` replaces all vectors at once;
+``lock`` keeps a second process out.
 """
 
 from synaptoroute.storage.generation import Generation
+from synaptoroute.storage.orphans import Orphan
 from synaptoroute.storage.records import LogRow, SlotRow, Stored
 from synaptoroute.storage.sqlite import SQLiteStorage
 
-__all__ = ["Generation", "LogRow", "SQLiteStorage", "SlotRow", "Stored"]
+__all__ = ["Generation", "LogRow", "Orphan", "SQLiteStorage", "SlotRow", "Stored"]

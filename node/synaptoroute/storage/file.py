@@ -395,7 +395,6 @@ class DatabaseFile:
 
     def _settle(self, meta: Meta, row_count: int) -> None:
         """Mirror a state that was replaced as a whole."""
-        self._meta = meta
-        self._node = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
+        self._meta, self._node = meta, without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
         self._log.forget()
         self._changes.rows_changed = self._changes.rows = row_count

@@ -19,17 +19,17 @@ from typing import Final
 
 from synaptoroute.core.change import Change, Commit
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import ConfigError, StorageCorrupt, StorageUnavailable
-from synaptoroute.storage import generation as generations
+from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import install
 from synaptoroute.storage.aside import is_present
 from synaptoroute.storage.connection import connect_reader, connect_writer, translated
 from synaptoroute.storage.damage import Damaged, finding_damage
-from synaptoroute.storage.file import DatabaseFile
-from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
+from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
 from synaptoroute.storage.loader import check_encoder, load, read_meta
+from synaptoroute.storage.orphans import Orphan, count_orphans, drop_orphan, read_orphans
 from synaptoroute.storage.outcomes import load_outcome
 from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
+from synaptoroute.storage.reencoded import ReencodedFile
 from synaptoroute.storage.writer import (
     check_order,
     drop_encoded,
@@ -45,7 +45,7 @@ READERS_SECONDS_MAX: Final = 5.0
 """How long those who read may hold up a new file."""
 
 
-class SQLiteStorage(DatabaseFile):
+class SQLiteStorage(ReencodedFile):
     """A route set on disk: rows, routes, log and outcomes at one position.
 
     Invariants: ``position`` is that of the file; no transaction is open between two
@@ -146,6 +146,25 @@ class SQLiteStorage(DatabaseFile):
         with self._reading("read the op log") as reader:
             (floor,) = reader.execute("SELECT min(seq) FROM oplog").fetchone()
             return None if floor is None else int(floor)
+
+    def orphans(self) -> list[Orphan]:
+        """Entries that a history which won does not have.  Any thread."""
+        with self._reading("read orphans") as reader:
+            return read_orphans(reader)
+
+    def orphan_count(self) -> int:
+        """How many writes they are.  Any thread."""
+        with self._reading("count orphans") as reader:
+            return count_orphans(reader)
+
+    def drop_orphan(self, op_id: bytes) -> None:
+        """Forget one.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It is still there.
+        """
+        with self._writing("forget an orphan") as writer:
+            drop_orphan(writer, op_id)
 
     def rows(self, after_slot: int = -1, rows_max: int | None = None) -> Iterator[SlotRow]:
         """Read the tensor's rows as the file holds them, in slot order.  Any thread.
@@ -308,87 +327,3 @@ class SQLiteStorage(DatabaseFile):
                 write_node(writer, key, None)
             write_meta(writer, meta)
         self._settle(meta, row_count)
-
-    # --- another encoder's vectors; the running node must be stopped ---
-
-    def pending_generation(self) -> Generation | None:
-        """Say how far a change of the encoder has come.  Runs on the writing thread."""
-        self._opened()
-        assert self._writer is not None
-        fingerprint = self._node.get(NEXT_FINGERPRINT)
-        if fingerprint is None:
-            return None
-        with translated("count re-encoded rows"):
-            done_slots, total_slots = generations.count_slots(self._writer)
-        return Generation(fingerprint, int(self._node[NEXT_DIM]), done_slots, total_slots)
-
-    def begin_generation(self, fingerprint: str, dim: int) -> Generation:
-        """Begin to replace all vectors, or go on where a former run ended.
-
-        A pending generation of a third encoder is dropped.
-
-        Raises:
-            ConfigError: The stored vectors are this encoder's already.
-        """
-        meta = self._opened()
-        if (meta.fingerprint, meta.dim) == (fingerprint, dim):
-            raise ConfigError(f"the stored vectors are of encoder {fingerprint} already")
-        wanted = {NEXT_FINGERPRINT: fingerprint, NEXT_DIM: str(dim)}
-        if any(self._node.get(key) != value for key, value in wanted.items()):
-            with self._writing("begin a change of the encoder") as writer:
-                writer.execute("DELETE FROM slot_next")
-                for key, value in wanted.items():
-                    write_node(writer, key, value)
-            self._node = {**self._node, **wanted}
-        return self._pending()
-
-    def unencoded(self, rows_max: int) -> list[tuple[int, str]]:
-        """Read the lowest slots that still need their new vector, with their texts."""
-        self._pending()
-        assert self._writer is not None
-        with translated("read rows to re-encode"):
-            return generations.read_unencoded(self._writer, rows_max)
-
-    def put_encoded(self, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Keep new vectors: pairs of slot and float32[dim] bytes, all or none.
-
-        Raises:
-            InvalidVector: A vector has another dimension than the new encoder's.
-            ConfigError: A slot has no owner.
-        """
-        pending = self._pending()
-        with self._writing("keep re-encoded rows") as writer:
-            generations.write_encoded(writer, rows, pending.dim)
-
-    def finish_generation(self) -> Stored:
-        """Swap all vectors at once and read the state back, verified.
-
-        Afterwards the op log is empty and open imports are dropped: both held vectors
-        of the former encoder.
-
-        Raises:
-            ConfigError: Rows are missing; nothing changed.
-            StorageUnavailable: Nothing changed; with reason ``corrupt`` the new vectors
-                were damaged and have to be made again.
-        """
-        pending = self._pending()
-        meta = self._opened()
-        try:
-            snapshot = load(self.path).snapshot
-            with self._writing("swap the vectors") as writer:
-                snapshot, digest = generations.swap(writer, snapshot, pending)
-        except Damaged as damage:
-            with self._writing("drop damaged vectors") as writer:
-                writer.execute("DELETE FROM slot_next")
-            raise StorageUnavailable(
-                f"the vectors have to be made again: {damage.reason}", reason="corrupt"
-            ) from damage
-        after = replace(meta, digest=digest, fingerprint=pending.fingerprint, dim=pending.dim)
-        self._settle(after, pending.total_slots)
-        return load(self.path)
-
-    def _pending(self) -> Generation:
-        pending = self.pending_generation()
-        if pending is None:
-            raise ConfigError("no change of the encoder was begun")
-        return pending

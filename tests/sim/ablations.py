@@ -1,0 +1,258 @@
+"""Negative controls: one mechanism switched off at a time.
+
+The switches exist here alone, as subclasses; the product has none.  A mechanism whose
+absence breaks nothing is either not needed or not tested, so the run fails then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sim.model_server import ModelServer
+from sim.node import Life, Node
+from sim.world import Kinds
+from synaptoroute.cluster.recoveries import Survey
+from synaptoroute.cluster.scripts import Head
+from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.recovery import (
+    Act,
+    Cause,
+    Decision,
+    Judgement,
+    LogView,
+    Mode,
+    Report,
+    Waiting,
+    decide,
+    judge,
+)
+from synaptoroute.core.replica import Replica
+from synaptoroute.core.snapshot import Remembered
+from synaptoroute.core.step import Source, Step
+
+# --- no hash chain: places alone say whether histories agree ---------------------------------
+
+
+class UnchainedReplica(Replica):
+    """Takes any entry with the next number."""
+
+    def _receive_old(self, entry: Entry, source: Source, log_epoch: int) -> Step:
+        self._chains[entry.seq] = entry.chain
+        return super()._receive_old(entry, source, log_epoch)
+
+    def _contradiction(self, entry: Entry) -> str | None:
+        return super()._contradiction(replace(entry, prev_chain=self.position.chain))
+
+
+class UnchainedServer(ModelServer):
+    """Compares numbers alone."""
+
+    def is_past(self, position: Position, meta: dict[str, Any]) -> bool:
+        return bool(position.seq > meta["seq"])
+
+    def is_forked(self, report: Report, chain: str) -> bool:
+        return False
+
+
+class UnchainedNode(Node):
+    """Judges by numbers alone."""
+
+    replica_type = UnchainedReplica
+
+    def judge(self, view: LogView | None, position: Position) -> Judgement:
+        if view is not None and position.seq == view.position.seq:
+            position = replace(position, chain=view.position.chain)
+        return super().judge(view, position)
+
+    def _confirms(self, position: Position) -> bool:
+        head = self.server.head()
+        return isinstance(head, Head) and position.seq <= head.seq
+
+
+# --- no replication id: a server is believed to be the one it was -------------------------------
+
+
+class UnfencedServer(ModelServer):
+    """Does not notice that it is another server now."""
+
+    def is_here(self, replid: str) -> bool:
+        return True
+
+
+# --- no promises: a node reports, and goes on as if it had not ---------------------------------
+
+
+class UnboundReplica(Replica):
+    """Takes part in any epoch that continues its history."""
+
+    def promise(self, ballot: Ballot) -> None:
+        self.reported = ballot
+
+
+class UnboundNode(Node):
+    """Answers every ballot."""
+
+    replica_type = UnboundReplica
+
+    def promise(self, ballot: Ballot) -> bool:
+        return True
+
+    def judge(self, view: LogView | None, position: Position) -> Judgement:
+        return judge(view, position, Ballot(), self.epoch_id())
+
+
+# --- no safe trim: the oldest entries go by number ---------------------------------------------
+
+
+class CarelessServer(ModelServer):
+    """Trims like a stream with a greatest length."""
+
+    def may_trim(self, floor: int) -> bool:
+        return True
+
+
+# --- a ballot that a replica inherited goes on there -------------------------------------------
+
+
+class InheritingServer(ModelServer):
+    """Takes any ballot for its own."""
+
+    def is_ballot_here(self, replid: str) -> bool:
+        return bool(replid)
+
+
+# --- no majority: what the server holds, or the first report, is the truth ---------------------
+
+
+class TrustingNode(Node):
+    """Opens upon what there is."""
+
+    def decide(
+        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+    ) -> Decision | Waiting:
+        found = decide(ballot, reports, survey.kept, Mode.AVAILABLE)
+        if isinstance(found, Decision) and survey.kept is not None:
+            return replace(found, base=survey.kept.position, is_kept=True, absent=())
+        return replace(found, absent=()) if isinstance(found, Decision) else found
+
+
+# --- no dedupe: a write that is sent twice happens twice ---------------------------------------
+
+
+class ForgetfulReplica(Replica):
+    """Remembers no write."""
+
+    def _recall(self, op_id: bytes, seq: int) -> Remembered | None:
+        return None
+
+
+class ForgetfulNode(Node):
+    """Applies what it applied before."""
+
+    replica_type = ForgetfulReplica
+
+
+# --- no gap check: what arrives is applied -----------------------------------------------------
+
+
+class GappyReplica(Replica):
+    """Takes whatever comes next, whatever is missing before it."""
+
+    def receive(self, entry: Entry, source: Source = Source.LOG, log_epoch: int = 0) -> Step:
+        if entry.seq > self.position.seq + 1:
+            self.position = replace(self.position, seq=entry.seq - 1)
+            self._chains.clear()
+        return super().receive(entry, source, log_epoch)
+
+    def _contradiction(self, entry: Entry) -> str | None:
+        return super()._contradiction(replace(entry, prev_chain=self.position.chain))
+
+
+class GappyNode(Node):
+    """Applies what arrives."""
+
+    replica_type = GappyReplica
+
+
+# --- no head poll: the bus is all there is -----------------------------------------------------
+
+
+class DeafNode(Node):
+    """Fetches only what a message showed to be missing."""
+
+    def is_behind(self, head: Head) -> bool:
+        here = self.replica.position
+        return self.diverged or here.epoch < head.epoch
+
+
+# --- the same epoch goes on after a restart, without a promise ---------------------------------
+
+
+class InPlaceServer(ModelServer):
+    """Lets a restarted log go on in its epoch."""
+
+    def resume(self, ballot: Ballot) -> None:
+        """Open again without a new epoch."""
+        meta = self.store.meta
+        if meta is not None and meta["rec_id"] == str(ballot):
+            meta |= {"state": "open", "replid": self.replid, "rec_id": "", "rec_replid": ""}
+
+
+class InPlaceNode(Node):
+    """Reports without a promise where Redis only restarted, and goes on if it is whole."""
+
+    def promise(self, ballot: Ballot) -> bool:
+        meta = self.server.store.meta
+        if meta is not None and meta["rec_cause"] == Cause.RESTARTED.value:
+            return True
+        return super().promise(ballot)
+
+    def judge(self, view: LogView | None, position: Position) -> Judgement:
+        found = super().judge(view, position)
+        is_resumed = found.act is Act.BEGIN and found.cause is Cause.OUTBID
+        meta = self.server.store.meta
+        if is_resumed and meta is not None and meta["rec_cause"] == Cause.RESTARTED.value:
+            return Judgement(Act.ANSWER)
+        return found
+
+    def _act(self, ballot: Ballot, decision: Decision) -> Life:
+        meta = self.server.store.meta
+        is_restart = meta is not None and meta["rec_cause"] == Cause.RESTARTED.value
+        if is_restart and decision.is_kept and isinstance(self.server, InPlaceServer):
+            yield lambda s: s.resume(ballot)
+            return
+        yield from super()._act(ballot, decision)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One mechanism switched off.
+
+    Attributes:
+        what: What is missing.
+        kinds: The classes without it.
+        seeds: So many schedules must be enough to show it.
+        focus: Faults against which it stands, drawn more often.
+    """
+
+    what: str
+    kinds: Kinds
+    seeds: int
+    focus: str = ""
+
+
+ABLATIONS = {
+    "chain": Ablation("the hash chain", Kinds(UnchainedNode, UnchainedServer), 300),
+    "replid": Ablation("the fence by replication id", Kinds(server=UnfencedServer), 300),
+    "promise": Ablation("durable promises", Kinds(UnboundNode), 300),
+    "safe_trim": Ablation("the majority before a trim", Kinds(server=CarelessServer), 200, "trim"),
+    "ballot_here": Ablation(
+        "ballots bound to a server", Kinds(server=InheritingServer), 400, "recovery"
+    ),
+    "majority": Ablation("the majority of a recovery", Kinds(TrustingNode), 100),
+    "op_id": Ablation("dedupe by op_id", Kinds(ForgetfulNode), 100),
+    "gap_check": Ablation("the gap check", Kinds(GappyNode), 100),
+    "head_poll": Ablation("the head poll", Kinds(DeafNode), 100),
+    "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
+}

@@ -1,0 +1,74 @@
+"""What clients of a simulated cluster saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from synaptoroute.core.mutation import Revision
+
+
+@dataclass
+class Op:
+    """One logical write: every try has the same identity.
+
+    Attributes:
+        op_id: Its identity.
+        name: The route that it is about.
+        kind: ``put``, ``del`` or ``cas``.
+        frame: Its bytes.
+        began: Step at which it was first sent.
+        ended: Step at which a majority was known to hold it; None if never.
+        places: Where its tries were placed, as far as an answer told.
+        if_match: Revision that a ``cas`` was conditional on.
+        outcome: What came of it where it was applied; empty if unknown.
+        revision: Revision that it gave to its route.
+    """
+
+    op_id: bytes
+    name: str
+    kind: str
+    frame: bytes
+    proposal: object
+    began: int
+    ended: int | None = None
+    places: list[tuple[int, int, str]] = field(default_factory=list)
+    if_match: Revision | None = None
+    outcome: str = ""
+    at: Revision | None = None
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether its client was told that a majority holds it."""
+        return self.ended is not None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A read that asked for a version: what was seen.
+
+    Attributes:
+        node: Who answered.
+        wanted: The version that was asked for.
+        got: The version at which it was answered.
+        op_id: The write whose version it was.
+        is_seen: Whether the node's history holds that write.
+    """
+
+    node: str
+    wanted: Revision
+    got: Revision
+    op_id: bytes
+    is_seen: bool
+
+
+@dataclass
+class History:
+    """Everything that clients saw."""
+
+    ops: dict[bytes, Op] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
+
+    @property
+    def acknowledged(self) -> list[Op]:
+        """The writes whose clients were told that a majority holds them."""
+        return [op for op in self.ops.values() if op.is_acknowledged]

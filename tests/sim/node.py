@@ -1,0 +1,343 @@
+"""One node of the simulated cluster: a real replica, real rules, a model disk.
+
+``life`` is the follower as a generator: each ``yield`` is one call to the server, and
+anything may happen before the next turn.  What the real shell does in several tasks is
+one here; what the scheduler does between two turns is what other tasks would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from sim.model_disk import Disk, DiskFull
+from sim.model_server import ModelServer
+from synaptoroute.cluster.reader import Coverage, ReadResult
+from synaptoroute.cluster.recoveries import Acted, RecoveryOutcome, Survey
+from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.recovery import (
+    Act,
+    Cause,
+    Decision,
+    Judgement,
+    Mode,
+    Report,
+    Waiting,
+    common_seq,
+    decide,
+    judge,
+    may_promise,
+)
+from synaptoroute.core.replica import Replica
+from synaptoroute.core.step import TRANSITIONS, Source, State
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+Call = Callable[[ModelServer], Any]
+Life = Generator[Call, Any, None]
+REFILL_AT_ONCE = 16
+STUCK_MS = 5_000
+PATIENCE_MS = 1_000
+
+
+class Unreachable(Exception):
+    """No answer; whether the call happened is unknown."""
+
+
+class Node:
+    """A node that may crash, be cut off, and come back with what its disk holds."""
+
+    replica_type: type[Replica] = Replica
+
+    def __init__(self, world: World, name: str, disk: Disk) -> None:
+        self.world, self.name, self.disk = world, name, disk
+        self.is_up, self.is_cut = True, False
+        self.server: ModelServer = world.server
+        self.inbox: list[Entry] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin with what the disk holds."""
+        self.is_up = True
+        self.replica = self.disk.boot(self.replica_type)
+        self.inbox = []
+        self.diverged = False
+        self.is_open = False
+        self.answered: Ballot | None = None
+        self.ballot_since: tuple[Ballot, int] | None = None
+        self.ballots_seen = 0
+        self._life: Life = self.life()
+        self._call: Call = next(self._life)
+
+    def crash(self) -> None:
+        """Lose everything but the disk."""
+        self.is_up = False
+        self.inbox = []
+
+    @property
+    def node_id(self) -> str:
+        """Identity, kept on the disk."""
+        return self.disk.node_id
+
+    def epoch_id(self) -> str:
+        """Ballot that opened this node's epoch."""
+        return self.replica.epoch_id
+
+    # --- turns -----------------------------------------------------------------------------
+
+    def turn(self, *, is_lost: bool = False, is_cut: bool = False) -> None:
+        """Make the call that is due and go on to the next one.
+
+        Args:
+            is_lost: The answer does not come back.
+            is_cut: The call does not even arrive.
+        """
+        if is_cut or self.is_cut or not self.server.is_alive:
+            self._call = self._life.throw(Unreachable())
+            return
+        answer = self._call(self.server)
+        self.world.carry(self.server)
+        if is_lost:
+            self._call = self._life.throw(Unreachable())
+        else:
+            self._call = self._life.send(answer)
+
+    def life(self) -> Life:
+        """Beat, judge, and do what follows, for good."""
+        while True:
+            try:
+                position = self.replica.position
+                head = yield lambda s, p=position: s.heartbeat(self.node_id, p)
+                yield from self._judged(head, position)
+            except (Unreachable, DiskFull):
+                self.is_open = False
+
+    def _judged(self, head: Head | NoLog, position: Position) -> Life:
+        view = None if isinstance(head, NoLog) else head.view
+        judgement = self.judge(view, position)
+        self.is_open = judgement.act is Act.FOLLOW
+        if self.is_open:
+            self.ballots_seen = 0
+        if isinstance(head, NoLog) or judgement.act is Act.BEGIN:
+            if judgement.act is Act.BEGIN:
+                yield from self._begin(judgement, head)
+        elif judgement.act is Act.ANSWER:
+            yield from self._take_part(head)
+        elif judgement.act is Act.LEAVE:
+            self.diverged = True
+            yield from self._resync()
+        elif judgement.act is Act.FOLLOW and self.is_behind(head):
+            yield from self._catch_up()
+
+    def judge(self, view: Any, position: Position) -> Judgement:
+        """The real rule; ablations replace it."""
+        return judge(view, position, self.replica.promised, self.epoch_id())
+
+    def is_behind(self, head: Head) -> bool:
+        """Whether the head shows something to fetch."""
+        here = self.replica.position
+        return self.diverged or (here.epoch, here.seq) < (head.epoch, head.seq)
+
+    # --- recovery --------------------------------------------------------------------------
+
+    def _begin(self, judgement: Judgement, head: Head | NoLog) -> Life:
+        assert judgement.cause is not None
+        seen = "" if isinstance(head, NoLog) else str(head.ballot or head.epoch_id)
+        yield from self._ballot(judgement.cause, seen)
+
+    def _ballot(self, cause: Cause, seen: str) -> Life:
+        above = max(self.replica.position.epoch, self.replica.promised_epoch)
+        name, voters = self.world.ballot_name(), self.replica.voters
+        yield lambda s: s.begin(cause, above, seen, name, voters, 1)
+
+    def promise(self, ballot: Ballot) -> bool:
+        """Promise durably; ablations do not."""
+        if not may_promise(self.replica.promised, ballot):
+            return False
+        if self.replica.promised != ballot:
+            self.disk.keep_promise(ballot)
+            self.replica.promise(ballot)
+        return True
+
+    def _take_part(self, head: Head) -> Life:
+        ballot = head.ballot
+        assert ballot is not None
+        now_ms = self.world.now_ms
+        if self.ballot_since is None or self.ballot_since[0] != ballot:
+            self.ballot_since = (ballot, now_ms)
+            self.ballots_seen += 1
+        if self.answered != ballot:
+            if not self.promise(ballot):
+                return
+            position, voters = self.replica.position, self.replica.voters
+            yield lambda s: s.heartbeat(self.node_id, position, ballot, voters)
+            self.answered = ballot
+        survey = yield lambda s: s.survey(head.epoch, ballot)
+        if isinstance(survey, Acted):
+            return
+        if all(report.node_id != self.node_id for report in survey.reports):
+            self.answered = None
+            return
+        yield from self._conclude(head, ballot, survey)
+
+    def decide(
+        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+    ) -> Decision | Waiting:
+        """The real rule; ablations replace it."""
+        kept = None if head.cause == Cause.DAMAGED.value else survey.kept
+        mode = Mode.FORCED if head.cause == Cause.FORCED.value else Mode.SAFE
+        return decide(ballot, reports, kept, mode)
+
+    def _conclude(self, head: Head, ballot: Ballot, survey: Survey) -> Life:
+        found = self.decide(ballot, survey.reports, survey, head)
+        assert self.ballot_since is not None
+        waited_ms = self.world.now_ms - self.ballot_since[1]
+        if isinstance(found, Waiting):
+            return
+        if waited_ms < PATIENCE_MS and (survey.silent or found.absent):
+            return
+        if found.is_kept or self.node_id in found.holders:
+            yield from self._act(ballot, found)
+        elif waited_ms > STUCK_MS * 2 ** min(self.ballots_seen, 4):
+            # Whoever holds the lease is at work.
+            proof = yield lambda s: s.acquire(self.node_id)
+            if proof is not None:
+                yield from self._ballot(Cause.OUTBID, str(ballot))
+                yield lambda s: s.release(proof)
+
+    def _act(self, ballot: Ballot, decision: Decision) -> Life:
+        proof = yield lambda s: s.acquire(self.node_id)
+        if proof is None:
+            return
+        base = decision.base
+        floor, floor_chain = base.seq + 1, base.chain
+        if not decision.is_kept:
+            after = max(decision.refill_after_seq, self.world.refill_floor(base))
+            entries = [e for e in self.disk.oplog if after < e.seq <= base.seq]
+            if entries and entries[-1].chain == base.chain:
+                floor, floor_chain = entries[0].seq, entries[0].prev_chain
+            else:
+                entries = []
+            is_first = True
+            while is_first or entries:
+                part, entries = entries[:REFILL_AT_ONCE], entries[REFILL_AT_ONCE:]
+                if not is_first and not (yield lambda s: s.renew(proof)):
+                    return
+                acted = yield lambda s, p=part, f=is_first: s.refill_with(proof, ballot, p, f)
+                is_first = False
+                if acted.outcome is not RecoveryOutcome.OK:
+                    return
+        acted = yield lambda s: s.reopen(proof, ballot, decision, floor, floor_chain)
+        if acted.outcome is RecoveryOutcome.OK:
+            self.world.note_opened(ballot, decision)
+        yield lambda s: s.release(proof)
+
+    # --- following ---------------------------------------------------------------------------
+
+    def hear(self, entry: Entry) -> None:
+        """Take one message of the bus."""
+        self.apply(entry, Source.BUS, 0)
+
+    def apply(self, entry: Entry, source: Source, log_epoch: int) -> bool:
+        """Receive, commit, advance, as the applier does; whether anything was applied."""
+        step = self.replica.receive(entry, source, log_epoch)
+        if step.diverged is not None:
+            self.diverged = True
+        if not step.commits:
+            return False
+        try:
+            self.disk.commit(step.commits)
+        except DiskFull:
+            self.replica.revert(step.commits)
+            return False
+        self.replica.advance()
+        self.world.note_commits(self, step.commits)
+        return True
+
+    def _move_to(self, state: State) -> None:
+        if state in TRANSITIONS[self.replica.state]:
+            self.replica.move_to(state)
+
+    def _catch_up(self) -> Life:
+        while True:
+            position = self.replica.position
+            if self.diverged:
+                yield from self._resync()
+                return
+            result = yield lambda s, p=position: s.read(p)
+            if result is None:
+                return
+            if not self._take(position, result):
+                return
+
+    def _take(self, position: Position, result: ReadResult) -> bool:
+        """Apply what the log gave; whether there may be more."""
+        if result.coverage is Coverage.WHOLE:
+            moved = False
+            for entry in result.entries:
+                moved |= self.apply(entry, Source.LOG, result.epoch)
+            return moved
+        if result.coverage is Coverage.BEYOND:
+            self.diverged = result.epoch > position.epoch
+            return self.diverged
+        return self._from_peers(position)
+
+    def _from_peers(self, position: Position) -> bool:
+        """Bridge a hole by a peer's op log, else leave it to a snapshot."""
+        for peer in self.world.peers_of(self):
+            entries = peer.disk.read_log(position.seq)
+            if entries and entries[0].prev_chain == position.chain:
+                for entry in entries:
+                    self.apply(entry, Source.BUS, 0)
+            if self.replica.position != position:
+                return True
+        return self._install_any(position, orphans_after_seq=None)
+
+    def _resync(self) -> Life:
+        """Leave a history that the log contradicts; keep what goes beyond it."""
+        own = {entry.seq: entry.chain for entry in self.disk.oplog}
+        start = self.disk.oplog[0].seq - 1 if self.disk.oplog else self.replica.position.seq
+        epoch = self.disk.oplog[0].epoch if self.disk.oplog else 0
+        result = yield lambda s: s.read(Position(epoch, start), 10_000)
+        if result is None or result.state != "open":
+            return
+        theirs = [(entry.seq, entry.chain) for entry in result.entries]
+        shared = common_seq(start, own, theirs)
+        if self._install_any(self.replica.position, orphans_after_seq=shared):
+            self.diverged = False
+
+    def _install_any(self, position: Position, orphans_after_seq: int | None) -> bool:
+        """Install the first peer's snapshot that the log confirms."""
+        for peer in self.world.peers_of(self):
+            there = peer.replica.position
+            is_ahead = there.revision > position.revision
+            if (orphans_after_seq is None and not is_ahead) or peer.diverged:
+                continue
+            if there.epoch < self.replica.promised_epoch or not self._confirms(there):
+                continue
+            image = peer.disk.image(peer.replica)
+            try:
+                self.disk.install(image, orphans_after_seq)
+            except DiskFull:
+                return False
+            promised = self.replica.promised
+            self.replica = self.replica_type(image.snapshot, dim=1)
+            self.replica.promise(max(promised, self.disk.promise))
+            self._move_to(State.LIVE)
+            self.world.note_installed(self)
+            return True
+        return False
+
+    def _confirms(self, position: Position) -> bool:
+        """Whether the log has a position in its history."""
+        head = self.server.head()
+        if isinstance(head, NoLog) or self.is_cut or not self.server.is_alive:
+            return False
+        if position.seq == head.seq:
+            return position.chain == head.chain
+        if position.seq == head.floor - 1:
+            return position.chain == head.floor_chain
+        log = self.server.store.logs.get(head.epoch, [])
+        return any(e.chain == position.chain and e.seq == position.seq for e in log)

@@ -1,0 +1,142 @@
+"""Random schedules: from a seed, commands for a world."""
+
+from __future__ import annotations
+
+import random
+
+from sim.world import Kinds, World
+
+LENGTHS = (200, 400, 800)
+CALM = (1, 4, 12, 30)
+ROUTES = ("a", "b", "c", "d")
+
+
+class Schedule:
+    """Draws one command after another; the same seed, the same commands."""
+
+    def __init__(self, seed: int, kinds: Kinds | None = None, focus: str = "") -> None:
+        self.seed, self.focus = seed, focus
+        self.draw = random.Random(seed)
+        self.length = LENGTHS[seed % 3]
+        self.calm = CALM[seed // 3 % 4]
+        self.voters, self.observers = (3, 5)[seed // 12 % 2], 1 + seed // 48 % 2
+        self.changes_voters = seed // 24 % 2 == 1
+        self.world = World(self.voters, self.observers, kinds)
+        self._writes = 0
+
+    def run(self) -> World:
+        """Run the whole schedule, heal, and return the world."""
+        for _ in range(self.length):
+            line = self.next_line()
+            if line:
+                self.world.do(line)
+        self.world.heal()
+        return self.world
+
+    def next_line(self) -> str:
+        """Draw the next command; empty for none."""
+        draw = self.draw
+        name = f"n{draw.randrange(len(self.world.nodes))}"
+        if self.focus and draw.random() < 0.3:
+            return self._focused(name)
+        node, dice = self.world.node(name), draw.random()
+        if dice >= 0.84 and self.calm > 1 and draw.random() < 1 - 1 / self.calm:
+            dice *= 0.84  # fewer faults
+        if dice < 0.16:
+            return self._write(name)
+        if dice < 0.18 and self._writes:
+            return f"read {name} {1 + draw.randrange(self._writes)}"
+        if dice < 0.40:
+            return self._deliver(name) if node.inbox else f"turn {name}"
+        if dice < 0.45:
+            return f"report {name}"
+        if dice < 0.46:
+            return self._look_after(name)
+        if dice < 0.84:
+            fate = draw.random()
+            return f"turn {name}" + (" lost" if fate < 0.03 else " cut" if fate < 0.05 else "")
+        return self._fault(name, node.is_up, node.is_cut, draw.random())
+
+    def _write(self, name: str) -> str:
+        draw = self.draw
+        fate = " lost" if draw.random() < 0.1 else ""
+        if self._writes and draw.random() < 0.2:
+            number = 1 + draw.randrange(self._writes)
+        else:
+            self._writes += 1
+            number = self._writes
+        kind = draw.choice(("put", "put", "put", "cas", "cas", "del"))
+        return f"write {name} {number} {kind} {draw.choice(ROUTES)}{fate}"
+
+    def _deliver(self, name: str) -> str:
+        draw = self.draw
+        inbox = self.world.node(name).inbox
+        index = 0 if draw.random() < 0.85 else draw.randrange(len(inbox))
+        fate = draw.random()
+        return f"deliver {name} {index}" + (
+            " lost" if fate < 0.12 else " dup" if fate < 0.2 else ""
+        )
+
+    def _look_after(self, name: str) -> str:
+        """What coordinators and operators do on good days."""
+        draw = self.draw
+        if self.changes_voters and draw.random() < 0.5:
+            other = f"n{draw.randrange(len(self.world.nodes))}"
+            return f"voter {draw.choice(('add', 'add', 'remove'))} {other} {name}"
+        return f"trim {draw.randrange(8)}"
+
+    def _fault(self, name: str, is_up: bool, is_cut: bool, dice: float) -> str:
+        draw = self.draw
+        if dice < 0.24:
+            return f"crash {name}" if is_up and draw.random() < 0.5 else f"start {name}"
+        if dice < 0.40:
+            return f"mend {name}" if is_cut else f"cut {name}"
+        if dice < 0.56:
+            index = 0 if draw.random() < 0.7 else 1 + draw.randrange(3)
+            return f"attach {name} {index}"
+        if dice < 0.70:
+            fate = draw.choice(("alive", "dead"))
+            stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
+            return f"failover {draw.choice((0, 1, 2, 4, 8, 16))} {fate} {' '.join(stay)}".strip()
+        if dice < 0.76:
+            return draw.choice(("empty", "flush", "restart", "restart"))
+        if dice < 0.80:
+            return draw.choice(("keep", "restore"))
+        if dice < 0.84:
+            return "bury"
+        if dice < 0.92:
+            return f"trim {draw.randrange(8)}"
+        if dice < 0.94:
+            return f"tick {draw.choice((500, 2_000, 8_000))}"
+        if dice < 0.95:
+            return f"forge {name}"
+        if dice < 0.97:
+            return f"disk {name} {draw.choice(('full', 'free', 'free'))}"
+        return self._rare(name)
+
+    def _focused(self, name: str) -> str:
+        """Draw from the faults against which one mechanism stands."""
+        draw = self.draw
+        if self.focus == "trim":
+            inbox = self.world.node(name).inbox
+            return draw.choice(
+                (
+                    self._write(name),
+                    self._write(name),
+                    f"trim {draw.randrange(3)}",
+                    f"crash {name}",
+                    f"start {name}",
+                    f"deliver {name} 0 lost" if inbox else f"trim {draw.randrange(3)}",
+                )
+            )
+        meta = self.world.server.store.meta
+        if meta is not None and meta["state"] == "recovering" and draw.random() < 0.5:
+            stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
+            return f"failover {draw.choice((0, 0, 1, 2, 4))} alive {' '.join(stay)}".strip()
+        return draw.choice((f"attach {name} {draw.randrange(3)}", f"turn {name}", f"turn {name}"))
+
+    def _rare(self, name: str) -> str:
+        draw = self.draw
+        if not self.world.counts["wiped"] and draw.random() < 0.3:
+            return f"wipe {name}"
+        return ""

@@ -1,0 +1,127 @@
+"""Goal: the checks of the simulation bite.  Method: histories that are known to be bad."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.checks import convergence, durability, once, order, sessions
+from sim.checks.prefix import PrefixCheck
+from sim.history import History, Op, Read
+from synaptoroute.core.mutation import Position, Revision
+
+pytestmark = pytest.mark.sim
+A, B = b"a" * 16, b"b" * 16
+CHAINS = ("0" * 40, "1" * 40, "2" * 40)
+
+
+def op(op_id: bytes, at: int, began: int, ended: int | None, **fields: object) -> Op:
+    """A write that was applied."""
+    made = Op(op_id, "r", "put", b"", None, began, ended, outcome="applied", at=Revision(1, at))
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+def history(*ops: Op, reads: list[Read] | None = None) -> History:
+    """What clients saw."""
+    return History({each.op_id: each for each in ops}, reads or [])
+
+
+def position(seq: int, chain: int = 1, epoch: int = 1) -> Position:
+    """A position with one of a few chains."""
+    return Position(epoch, seq, CHAINS[chain])
+
+
+def test_good_history_has_no_violation() -> None:
+    """What is right is let through."""
+    good = history(op(A, 1, 0, 1), op(B, 2, 2, 3))
+    prefix = PrefixCheck()
+    prefix.committed("n0", position(1), "d")
+    prefix.committed("n1", position(1), "d")
+    prefix.committed("n0", position(2, 2), "e")
+
+    assert [] == prefix.found
+    assert [] == durability.lost(good, {"n0": [A, B]})
+    assert [] == once.doubled({"n0": {A: 1, B: 1}})
+    assert [] == order.backwards(good) + order.unserial(good) + sessions.blind(good)
+    assert [] == convergence.apart(position(2), {"n0": position(2)}, {"n0": "d", "n1": "d"})
+
+
+def test_two_histories_at_one_place_are_found() -> None:
+    """One place with two chains is a fork, on whatever node it is seen."""
+    prefix = PrefixCheck()
+    prefix.committed("n0", position(1, 1), "d")
+    prefix.committed("n1", position(1, 2), "d")
+
+    assert ["two histories at 1.1, one of them on n1"] == prefix.found
+
+
+def test_two_states_of_one_history_are_found() -> None:
+    """The same entries give the same state."""
+    prefix = PrefixCheck()
+    prefix.committed("n0", position(1), "d")
+    prefix.committed("n1", position(1), "e")
+
+    assert ["two states at 1.1, one of them on n1"] == prefix.found
+
+
+def test_position_that_runs_backwards_is_found() -> None:
+    """No node applies what it has applied, and none goes back to an older epoch."""
+    prefix = PrefixCheck()
+    prefix.installed("n0", position(2, epoch=2))
+    prefix.committed("n0", position(1, 2, epoch=2), "d")
+    prefix.installed("n0", position(9, epoch=1))
+
+    assert ["n0 went from 2.2 to 2.1", "n0 went from epoch 2 to 1"] == prefix.found
+
+
+def test_skipped_entry_is_found() -> None:
+    """Nothing is applied but the entry after the last one."""
+    prefix = PrefixCheck()
+    prefix.committed("n0", position(1), "d")
+    prefix.committed("n0", position(3, 2), "e")
+
+    assert ["n0 skipped what is before 1.3"] == prefix.found
+
+
+def test_lost_acknowledged_write_is_found() -> None:
+    """Only what nobody was told of may be missing."""
+    told, untold = history(op(A, 1, 0, 1)), history(op(A, 1, 0, None))
+
+    assert 1 == len(durability.lost(told, {"n0": [B], "n1": [A]}))
+    assert [] == durability.lost(untold, {"n0": []})
+
+
+def test_double_effect_is_found() -> None:
+    """Twice is once too often."""
+    assert 1 == len(once.doubled({"n0": {A: 2, B: 1}}))
+
+
+def test_order_against_real_time_is_found() -> None:
+    """Who began after another one's end has the later place."""
+    assert 1 == len(order.backwards(history(op(A, 2, 0, 1), op(B, 1, 2, 3))))
+    assert [] == order.backwards(history(op(A, 2, 0, 2), op(B, 1, 1, 3)))
+
+
+def test_lost_update_is_found() -> None:
+    """A conditional write replaces the revision that it names."""
+    blind = op(B, 2, 1, 2, kind="cas", if_match=Revision(1, 0))
+    seeing = op(B, 2, 1, 2, kind="cas", if_match=Revision(1, 1))
+
+    assert 1 == len(order.unserial(history(op(A, 1, 0, 1), blind)))
+    assert [] == order.unserial(history(op(A, 1, 0, 1), seeing))
+
+
+def test_read_without_the_write_that_it_named_is_found() -> None:
+    """A version is a floor."""
+    unseen = Read("n0", Revision(1, 2), Revision(1, 3), A, is_seen=False)
+    older = Read("n0", Revision(1, 2), Revision(1, 1), A, is_seen=True)
+
+    assert 2 == len(sessions.blind(history(reads=[unseen, older])))
+
+
+def test_nodes_that_stay_apart_are_found() -> None:
+    """After the faults there is one position and one state."""
+    assert 1 == len(convergence.apart(None, {}, {}))
+    assert 1 == len(convergence.apart(position(2), {"n0": position(1)}, {}))
+    assert 1 == len(convergence.apart(position(1), {}, {"n0": "d", "n1": "e"}))

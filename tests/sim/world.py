@@ -1,0 +1,439 @@
+"""A whole cluster in one thread: its clock, its network, its servers, its clients.
+
+Everything that happens is one command, a line of text such as ``turn n2`` or
+``failover 3 alive``; ``do`` carries it out and draws nothing.  So a run is a list of
+lines, and any run can be told, kept and repeated.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+from sim.checks import convergence, durability, once, order, sessions
+from sim.checks.prefix import PrefixCheck
+from sim.history import History, Op, Read
+from sim.model_disk import Disk
+from sim.model_server import ModelServer
+from sim.model_store import Store
+from sim.node import Node
+from synaptoroute.cluster.scripts import Head, Placed
+from synaptoroute.core.change import Commit
+from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.digest import next_chain
+from synaptoroute.core.mutation import (
+    CHAIN_START,
+    Ballot,
+    DeleteRoute,
+    Entry,
+    Mutation,
+    Position,
+    Proposal,
+    PutRoute,
+    VoterAdd,
+    VoterRemove,
+)
+from synaptoroute.core.recovery import Decision
+from synaptoroute.core.step import Source
+
+STEP_MS = 40
+HEAL_TURNS_MAX = 4_000
+VOTERS_MIN = 3
+"""With fewer, the one disk that a run loses may be a majority: then nothing may open."""
+PAST_MAX = 40
+CALLS = frozenset({"turn", "write", "report", "trim", "voter", "keep"})
+"""Commands after which a replica may have fallen behind."""
+OPLOG_KEEP = 24
+REFILL_KEEP = 12
+VECTOR = struct.pack("<f", 1.0)
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The classes of a world; ablations bring others."""
+
+    node: type[Node] = Node
+    server: type[ModelServer] = ModelServer
+
+
+class World:
+    """The cluster and what surrounds it.
+
+    Attributes:
+        server: The server that the address of the log leads to now.
+        old: Servers that were demoted and live on.
+        history: What clients saw.
+        told: The commands so far.
+    """
+
+    def __init__(self, voters: int, observers: int, kinds: Kinds | None = None) -> None:
+        self.kinds = kinds or Kinds()
+        self.now_ms, self.step_count = 1_000, 0
+        self.counts: Counter[str] = Counter()
+        self.history, self.prefix = History(), PrefixCheck()
+        self.told: list[str] = []
+        self.is_forced = False
+        self._names = 0
+        self.server = self._life(None)
+        self.old: list[ModelServer] = []
+        self.past: deque[Store] = deque(maxlen=PAST_MAX)
+        self.backup: Store | None = None
+        self._pending: list[tuple[ModelServer, int, int, Op]] = []
+        self.nodes: list[Node] = []
+        for number in range(voters + observers):
+            self.nodes.append(self.kinds.node(self, f"n{number}", Disk(f"n{number}")))
+        self.server.found([f"n{number}" for number in range(voters)], "founding")
+        self.server.sent = []
+        for node in self.nodes:
+            # Where it is lost before anybody holds it, nodes would simply found it again.
+            node.apply(self.server.store.logs[1][0], Source.LOG, 1)
+        self.past.append(self.server.store.copy())
+
+    def _life(self, store: Store | None) -> ModelServer:
+        self._names += 1
+        server = self.kinds.server(f"r{self._names}", store)
+        server.now_ms = self.now_ms
+        return server
+
+    def ballot_name(self) -> str:
+        """A name that no other ballot has."""
+        self._names += 1
+        return f"b{self._names}"
+
+    def node(self, name: str) -> Node:
+        """A node by its name."""
+        return self.nodes[int(name[1:])]
+
+    def peers_of(self, node: Node) -> list[Node]:
+        """Nodes that can be asked for what they hold, the newest first."""
+        if node.is_cut:
+            return []
+        others = [n for n in self.nodes if n is not node and n.is_up and not n.is_cut]
+        return sorted(others, key=lambda n: n.replica.position.revision, reverse=True)
+
+    def refill_floor(self, base: Position) -> int:
+        """How far back a log is filled again: little, so that trimming is exercised."""
+        return max(0, base.seq - REFILL_KEEP)
+
+    # --- what happens to nodes -------------------------------------------------------------
+
+    def carry(self, server: ModelServer) -> None:
+        """Put what was published into the inboxes of those who are subscribed."""
+        if not server.sent:
+            return
+        for node in self.nodes:
+            if node.is_up and not node.is_cut and node.server is server:
+                node.inbox += server.sent
+        server.sent = []
+
+    def note_commits(self, node: Node, commits: tuple[Commit, ...]) -> None:
+        """A node made entries durable."""
+        if not self.is_forced:
+            for commit in commits:
+                self.prefix.committed(node.node_id, commit.entry.position, commit.digest)
+        for commit in commits:
+            op = self.history.ops.get(commit.entry.proposal.op_id)
+            if op is not None and not commit.is_duplicate and not op.outcome:
+                op.outcome = commit.change.outcome.status
+                op.at = commit.change.outcome.at
+        node.disk.drop_old(OPLOG_KEEP)
+        self.counts["commits"] += len(commits)
+
+    def note_installed(self, node: Node) -> None:
+        """A node took a snapshot."""
+        if not self.is_forced:
+            self.prefix.installed(node.node_id, node.replica.position)
+        self.counts["snapshots"] += 1
+        self.counts["orphans"] += len(node.disk.orphans)
+
+    def note_opened(self, ballot: Ballot, decision: Decision) -> None:
+        """An epoch was opened."""
+        self.counts["epochs"] += 1
+        self.counts["kept" if decision.is_kept else "refilled"] += 1
+        del ballot
+
+    # --- commands ----------------------------------------------------------------------------
+
+    def do(self, line: str) -> None:
+        """Carry out one command."""
+        self.told.append(line)
+        self.step_count += 1
+        self.now_ms += STEP_MS
+        for server in (self.server, *self.old):
+            server.now_ms = self.now_ms
+        word, *rest = line.split()
+        getattr(self, f"do_{word}")(*rest)
+        self._acknowledge()
+        if word in CALLS:
+            self.past.append(self.server.store.copy())
+
+    def do_tick(self, ms: str) -> None:
+        """Let time pass."""
+        self.now_ms += int(ms)
+
+    def do_write(self, name: str, number: str, kind: str, route: str, fate: str = "") -> None:
+        """A client writes, or repeats a write, through a node; the answer may be lost."""
+        node = self.node(name)
+        if not node.is_up or node.is_cut or not node.server.is_alive:
+            return
+        op = self._op(int(number), kind, route, node)
+        asked: Any = [(op.frame, op.proposal)]
+        placed = node.server.append(node.replica.position, asked, epoch_id=node.epoch_id())
+        if isinstance(placed, Placed):
+            self.counts["accepted"] += 1
+            head = node.server.store.meta
+            assert head is not None
+            if fate != "lost" and not op.is_acknowledged:
+                self._pending.append((node.server, placed.epoch, placed.last_seq, op))
+        self.carry(node.server)
+
+    def _op(self, number: int, kind: str, route: str, node: Node) -> Op:
+        op_id = number.to_bytes(16, "big")
+        op = self.history.ops.get(op_id)
+        if op is not None:
+            return op
+        held = node.replica.table.routes.get(route)
+        mutation: Mutation = DeleteRoute(route)
+        if kind != "del":
+            mutation = PutRoute(route, (f"text {number}",), (VECTOR,))
+        if_match = held.revision if kind == "cas" and held else None
+        proposal = Proposal(op_id, mutation, if_match=if_match)
+        kind = kind if kind != "cas" or if_match else "put"
+        op = Op(op_id, route, kind, encode_proposal(proposal), proposal, self.step_count)
+        op.if_match = if_match
+        self.history.ops[op_id] = op
+        return op
+
+    def do_read(self, name: str, number: str) -> None:
+        """A client reads at a node with the version of a write."""
+        node, op = self.node(name), self.history.ops.get(int(number).to_bytes(16, "big"))
+        if op is None or op.at is None or not node.is_up or not op.is_acknowledged:
+            return
+        position, epochs = node.replica.position, node.replica.epochs
+        if op.at.epoch > position.epoch or op.at.seq > position.seq:
+            return  # it would wait
+        later = [each for each in epochs if each.epoch > op.at.epoch]
+        if later and op.at.seq > later[0].opened.base_seq:
+            return  # it would be told that the version was lost
+        is_seen = op.op_id in node.disk.effects
+        read = Read(node.name, op.at, position.revision, op.op_id, is_seen)
+        if not node.diverged:
+            self.history.reads.append(read)
+
+    def do_deliver(self, name: str, index: str, fate: str = "") -> None:
+        """The bus brings a message: in or out of order, once, twice (``dup``) or never."""
+        node = self.node(name)
+        if not node.is_up or int(index) >= len(node.inbox):
+            return
+        entry = node.inbox[int(index)]
+        if fate != "dup":
+            del node.inbox[int(index)]
+        if fate != "lost":
+            node.hear(entry)
+
+    def do_forge(self, name: str) -> None:
+        """Somebody publishes an entry that is sound in itself and continues nothing."""
+        node = self.node(name)
+        at = node.replica.position
+        if node.is_up and at.epoch:
+            proposal = Proposal(b"forged" + at.seq.to_bytes(10, "big"), DeleteRoute("a"))
+            frame = encode_proposal(proposal)
+            chain = next_chain(CHAIN_START, at.epoch, at.seq + 1, digest_of(frame))
+            node.hear(Entry(at.epoch, at.seq + 1, CHAIN_START, chain, 0, frame, proposal))
+
+    def do_report(self, name: str) -> None:
+        """A voter reports at once what it made durable."""
+        node = self.node(name)
+        if node.is_up and not node.is_cut and node.server.is_alive and node.is_open:
+            node.server.report_position(node.node_id, node.replica.position)
+
+    def do_turn(self, name: str, fate: str = "") -> None:
+        """A node makes its next call to the server; call or answer may be lost."""
+        node = self.node(name)
+        if node.is_up:
+            node.turn(is_lost=fate == "lost", is_cut=fate == "cut")
+
+    def do_crash(self, name: str) -> None:
+        """A process dies."""
+        self.node(name).crash()
+
+    def do_start(self, name: str) -> None:
+        """It starts again on its disk."""
+        node = self.node(name)
+        if not node.is_up:
+            node.start()
+
+    def do_wipe(self, name: str) -> None:
+        """A node comes back with an empty disk: as another node, that cannot vote."""
+        node = self.node(name)
+        self.counts["wiped"] += 1
+        node.disk = Disk(f"{node.name}w{self.counts['wiped']}")
+        node.start()
+
+    def do_disk(self, name: str, state: str) -> None:
+        """A disk is full, or has room again."""
+        self.node(name).disk.is_full = state == "full"
+
+    def do_cut(self, name: str) -> None:
+        """A node loses its network."""
+        node = self.node(name)
+        node.is_cut, node.inbox = True, []
+
+    def do_mend(self, name: str) -> None:
+        """It has it again."""
+        self.node(name).is_cut = False
+
+    def do_attach(self, name: str, index: str) -> None:
+        """A node's connection leads to the server, or still to an old one."""
+        servers = [self.server, *self.old]
+        node = self.node(name)
+        node.server, node.inbox = servers[min(int(index), len(servers) - 1)], []
+
+    # --- what happens to servers ---------------------------------------------------------------
+
+    def do_failover(self, lost: str, fate: str, *stay: str) -> None:
+        """A replica that missed the newest writes is promoted; the old master may live on."""
+        store = self.past[-1 - min(int(lost), len(self.past) - 1)] if self.past else Store()
+        self._replace(self._life(store.copy()), is_dead=fate == "dead", stay=stay)
+        self.counts["failovers"] += 1
+
+    def do_empty(self) -> None:
+        """The server restarts without its data."""
+        self._replace(self._life(None), is_dead=True, stay=())
+        self.counts["emptied"] += 1
+
+    def do_flush(self) -> None:
+        """Somebody deletes everything; the server's life goes on."""
+        self.server.store = Store()
+        self.counts["emptied"] += 1
+
+    def do_restart(self) -> None:
+        """The server restarts with its data."""
+        self._replace(self._life(self.server.store.copy()), is_dead=True, stay=())
+        self.counts["restarts"] += 1
+
+    def do_keep(self) -> None:
+        """A backup is made."""
+        self.backup = self.server.store.copy()
+
+    def do_restore(self) -> None:
+        """The server restarts on its backup."""
+        if self.backup is not None:
+            self._replace(self._life(self.backup.copy()), is_dead=True, stay=())
+            self.counts["restored"] += 1
+
+    def do_tear(self, seq: str) -> None:
+        """An entry is deleted from the stream by hand."""
+        meta = self.server.store.meta
+        if meta is not None:
+            log = self.server.store.logs.get(meta["epoch"], [])
+            self.server.store.logs[meta["epoch"]] = [e for e in log if e.seq != int(seq)]
+
+    def do_bury(self) -> None:
+        """The oldest demoted master goes at last."""
+        if self.old:
+            self.old.pop(0).is_alive = False
+
+    def do_trim(self, back: str) -> None:
+        """The coordinator drops what lies so many entries behind the head."""
+        meta = self.server.store.meta
+        if meta is not None and self.server.trim(meta["seq"] - int(back)):
+            self.counts["trims"] += 1
+
+    def _replace(self, server: ModelServer, *, is_dead: bool, stay: tuple[str, ...]) -> None:
+        before, self.server = self.server, server
+        if is_dead:
+            before.is_alive = False
+        else:
+            self.old.append(before)
+        for node in self.nodes:
+            if node.server is before and (is_dead or node.name not in stay):
+                node.server, node.inbox = server, []
+        self.past.append(server.store.copy())
+
+    def do_voter(self, act: str, name: str, through: str) -> None:
+        """An operator changes the voters by one, through a node."""
+        node, subject = self.node(through), self.node(name).node_id
+        if not node.is_up or node.is_cut or not node.server.is_alive or not node.is_open:
+            return
+        before = node.replica.voters
+        after = tuple(sorted({*before, subject} if act == "add" else set(before) - {subject}))
+        if after == before or len(after) < VOTERS_MIN:
+            return
+        mutation = VoterAdd(subject) if act == "add" else VoterRemove(subject)
+        self._names += 1
+        proposal = Proposal(b"voter" + self._names.to_bytes(11, "big"), mutation)
+        frame = encode_proposal(proposal)
+        placed = node.server.append(node.replica.position, [(frame, proposal)], (before, after))
+        self.counts["voter_changes"] += isinstance(placed, Placed)
+        self.carry(node.server)
+
+    # --- acknowledgements ----------------------------------------------------------------------
+
+    def _acknowledge(self) -> None:
+        """Tell clients what a majority holds, as often as anything happens."""
+        if not self._pending:
+            return
+        left = []
+        for server, epoch, seq, op in self._pending:
+            meta = server.store.meta
+            if not server.is_alive or meta is None or meta["epoch"] != epoch:
+                continue  # the client cannot know; it may repeat the write
+            if server.quorum_seq() >= seq:
+                if op.ended is None:
+                    op.ended = self.step_count
+                    self.counts["acknowledged"] += 1
+            else:
+                left.append((server, epoch, seq, op))
+        self._pending = left
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Undo every fault and let the nodes run until they are one, or too long."""
+        for server in self.old:
+            server.is_alive = False
+        for node in self.nodes:
+            node.disk.is_full = node.is_cut = False
+            if not node.is_up:
+                node.start()
+            node.server, node.inbox = self.server, []
+        for turn in range(HEAL_TURNS_MAX):
+            self.now_ms += STEP_MS
+            self.server.now_ms = self.now_ms
+            self.nodes[turn % len(self.nodes)].turn()
+            if turn % len(self.nodes) == 0 and not self._apart():
+                return
+
+    def _apart(self) -> list[str]:
+        head = self.server.head()
+        is_open = isinstance(head, Head) and head.is_open
+        return convergence.apart(
+            head.position if is_open and isinstance(head, Head) else None,
+            {node.name: node.replica.position for node in self.nodes},
+            {node.name: node.replica.digest for node in self.nodes},
+        )
+
+    def _settle_outcomes(self) -> None:
+        """Judge writes by the history that survived: what was applied elsewhere is undone."""
+        replica = self.nodes[0].replica
+        for op in self.history.ops.values():
+            known = replica.outcome_of(op.op_id)
+            op.outcome = known.outcome.status if known else ""
+            op.at = known.outcome.at if known else None
+
+    def violations(self) -> list[str]:
+        """Everything that does not hold."""
+        self._settle_outcomes()
+        effects = {node.name: node.disk.effects for node in self.nodes}
+        return [
+            *self.prefix.found,
+            *self._apart(),
+            *durability.lost(self.history, effects),
+            *once.doubled(effects),
+            *order.backwards(self.history),
+            *order.unserial(self.history),
+            *sessions.blind(self.history),
+        ]

@@ -1,0 +1,304 @@
+"""Goal: the rules of an epoch change, each at its edge.  Method: reports made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from synaptoroute.core.mutation import Ballot, Position, Revision, VoterAdd, VoterRemove
+from synaptoroute.core.recovery import (
+    REFILL_ENTRIES_MAX,
+    REFILL_ENTRIES_MIN,
+    Act,
+    Cause,
+    Decision,
+    Judgement,
+    Kept,
+    LogView,
+    Mode,
+    Report,
+    Waiting,
+    common_seq,
+    decide,
+    judge,
+    may_promise,
+)
+from synaptoroute.core.voters import VOTERS_MAX, is_majority, plan_voters
+
+pytestmark = pytest.mark.unit
+VOTERS = ("a", "b", "c")
+BALLOT = Ballot(5, "x")
+C1, C2 = "1" * 40, "2" * 40
+
+
+def at(seq: int, epoch: int = 1, chain: str = C1) -> Position:
+    """A position."""
+    return Position(epoch, seq, chain)
+
+
+def report(node: str, position: Position, voters: tuple[str, ...] = VOTERS) -> Report:
+    """An answer to the ballot."""
+    return Report(node, BALLOT, position, voters)
+
+
+def decided(*reports: Report, kept: Kept | None = None, mode: Mode = Mode.SAFE) -> Decision:
+    """The decision upon reports."""
+    found = decide(BALLOT, reports, kept, mode)
+    assert isinstance(found, Decision), found
+    return found
+
+
+def view(position: Position, state: str = "open", **fields: object) -> LogView:
+    """An open log of the node's own server."""
+    given: dict[str, Any] = {"epoch_id": "e", "is_same_server": True, **fields}
+    return LogView(position, state=state, **given)
+
+
+# --- promises -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "may"),
+    [
+        (Ballot(5, "x"), True),
+        (Ballot(5, "y"), False),
+        (Ballot(5, "w"), False),
+        (Ballot(4, "z"), False),
+        (Ballot(6, "a"), True),
+    ],
+)
+def test_one_ballot_of_each_number_is_promised(asked: Ballot, may: bool) -> None:
+    """A higher number, or the very same ballot; never another one of that number."""
+    assert may is may_promise(BALLOT, asked)
+
+
+def test_ballot_is_read_as_it_is_written() -> None:
+    """Its text is unambiguous, and nothing else is one."""
+    assert Ballot.parse(str(BALLOT)) == BALLOT
+    for text in ("", "5", "5.", ".x", "x.5", "-1.x", "5.x|y", "5.x y"):
+        with pytest.raises(ValueError, match="ballot"):
+            Ballot.parse(text)
+
+
+# --- what a head means ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "position", "promised", "judgement"),
+    [
+        (None, at(3), Ballot(), Judgement(Act.BEGIN, Cause.LOST)),
+        (None, Position(), Ballot(), Judgement(Act.FOUND)),
+        (view(at(3)), at(3), Ballot(1, "e"), Judgement(Act.FOLLOW)),
+        (view(at(9)), at(3), Ballot(1, "e"), Judgement(Act.FOLLOW)),
+        (view(at(9, 2)), at(12), Ballot(1, "e"), Judgement(Act.FOLLOW)),
+        (view(at(3)), at(4), Ballot(1, "e"), Judgement(Act.BEGIN, Cause.REGRESSED)),
+        (view(at(3)), at(3, chain=C2), Ballot(1, "e"), Judgement(Act.BEGIN, Cause.REGRESSED)),
+        (view(at(3)), at(3), BALLOT, Judgement(Act.BEGIN, Cause.PROMISED)),
+        (view(at(3), is_same_server=False), at(3), Ballot(), Judgement(Act.BEGIN, Cause.RESTARTED)),
+        (view(at(3), "frozen"), at(9), BALLOT, Judgement(Act.REST)),
+        (view(at(3), "recovering"), at(3), Ballot(), Judgement(Act.BEGIN, Cause.INHERITED)),
+        (
+            view(at(3), "recovering", ballot=BALLOT),
+            at(3),
+            Ballot(),
+            Judgement(Act.BEGIN, Cause.INHERITED),
+        ),
+        (
+            view(at(3), "recovering", ballot=BALLOT, is_ballot_here=True),
+            at(3),
+            BALLOT,
+            Judgement(Act.ANSWER),
+        ),
+        (
+            view(at(3), "recovering", ballot=BALLOT, is_ballot_here=True),
+            at(3),
+            Ballot(5, "y"),
+            Judgement(Act.BEGIN, Cause.OUTBID),
+        ),
+    ],
+)
+def test_head_is_judged(
+    seen: LogView | None, position: Position, promised: Ballot, judgement: Judgement
+) -> None:
+    """Followed, answered, or closed with the reason."""
+    assert judgement == judge(seen, position, promised, "e")
+
+
+def test_epoch_opened_twice_is_left_not_merged() -> None:
+    """The pair of number and ballot names an epoch."""
+    assert Judgement(Act.LEAVE) == judge(view(at(3)), at(3), Ballot(1, "f"), "f")
+
+
+# --- the decision ----------------------------------------------------------------------------
+
+
+def test_longest_history_of_a_majority_wins() -> None:
+    """The highest epoch, then the highest place; what a majority held is in it."""
+    found = decided(report("a", at(9)), report("b", at(4, 2)))
+
+    assert (at(4, 2), False, ("b",), VOTERS) == (
+        found.base,
+        found.is_kept,
+        found.holders,
+        found.voters,
+    )
+    assert ("c",) == found.absent
+    assert "" == found.risk
+
+
+def test_less_than_a_majority_waits_and_names_the_missing() -> None:
+    """One of three decides nothing, however many observers there are."""
+    found = decide(BALLOT, [report("a", at(9)), report("o", at(9)), report("p", at(9))], None)
+
+    assert Waiting(("b", "c"), 3) == found
+
+
+def test_report_to_another_ballot_does_not_count() -> None:
+    """Each ballot has its own answers."""
+    stale = Report("b", Ballot(5, "y"), at(9), VOTERS)
+
+    assert Waiting(("b", "c"), 3) == decide(BALLOT, [report("a", at(9)), stale], None)
+
+
+def test_observer_cannot_win() -> None:
+    """What an observer alone holds was promised to nobody."""
+    found = decided(report("a", at(4)), report("b", at(3)), report("o", at(9)))
+
+    assert at(4) == found.base
+
+
+def test_majority_is_that_of_the_best_reports_voters() -> None:
+    """The set in the longest history counts, not that of a node left behind."""
+    newest = ("a", "b", "c", "d", "e")
+    short = [report("a", at(9), newest), report("b", at(4)), report("o", at(4))]
+
+    assert Waiting(("c", "d", "e"), 5) == decide(BALLOT, short, None)
+    assert at(9) == decided(*short, report("c", at(4))).base
+
+
+@pytest.mark.parametrize(
+    ("position", "is_kept"),
+    [(at(4), True), (at(7), True), (at(2, 2), True), (at(3), False), (at(4, chain=C2), False)],
+)
+def test_server_is_kept_where_it_reaches_the_best_report(position: Position, is_kept: bool) -> None:
+    """Its own stream wins only if nothing that was reported is missing in it."""
+    found = decided(report("a", at(4)), report("b", at(3)), kept=Kept(position, VOTERS))
+
+    assert is_kept is found.is_kept
+    assert (position if is_kept else at(4)) == found.base
+
+
+def test_server_that_changed_the_voters_needs_both_majorities() -> None:
+    """Entries that nobody applied may hold a change of the voters."""
+    kept = Kept(at(7), ("a", "b", "c", "d"))
+    two = [report("a", at(4)), report("b", at(3))]
+
+    assert isinstance(decide(BALLOT, two, kept), Waiting)
+    assert kept.voters == decided(*two, report("c", at(3)), kept=kept).voters
+
+
+def test_log_that_nobody_has_applied_is_kept_by_its_own_voters() -> None:
+    """A founding that was lost half-way: the stream is whole, the nodes are empty."""
+    empty = [report("a", Position(), ()), report("b", Position(), ())]
+
+    assert at(1) == decided(*empty, kept=Kept(at(1), VOTERS)).base
+    assert Waiting((), 0) == decide(BALLOT, empty, None)
+
+
+def test_between_two_chains_of_one_place_more_holders_win() -> None:
+    """It cannot happen while the rules hold; if it does, it is decided alike everywhere."""
+    found = decided(report("a", at(4, chain=C2)), report("b", at(4)), report("c", at(4)))
+
+    assert at(4) == found.base
+
+
+def test_those_present_decide_where_they_are_allowed_to() -> None:
+    """It says what that may cost; forced, the absent vote no longer."""
+    lone = report("a", at(4))
+    available = decided(lone, mode=Mode.AVAILABLE)
+    forced = decided(lone, mode=Mode.FORCED)
+
+    assert (VOTERS, ("a",)) == (available.voters, forced.voters)
+    assert "1.4" in available.risk
+    assert "b, c" in forced.risk
+    assert Waiting((), 0) == decide(BALLOT, [report("a", Position(), ())], None, Mode.FORCED)
+
+
+def test_observer_decides_where_no_voter_is_left() -> None:
+    """When all voters are gone, what somebody holds is better than nothing."""
+    found = decided(report("o", at(4)), mode=Mode.FORCED)
+
+    assert (at(4), ("o",)) == (found.base, found.voters)
+
+
+def test_opening_tells_the_base_and_the_voters() -> None:
+    """The first entry of the next epoch says what it stands on."""
+    opened = decided(report("a", at(4)), report("b", at(4))).opening(BALLOT, "f", 3)
+
+    assert ("x", 4, VOTERS, "f", 3) == (
+        opened.epoch_id,
+        opened.base_seq,
+        opened.voters,
+        opened.fingerprint,
+        opened.dim,
+    )
+
+
+@pytest.mark.parametrize(
+    ("base_seq", "behind_seq", "after_seq"),
+    [
+        (10, 3, 0),
+        (5_000, 4_990, 5_000 - REFILL_ENTRIES_MIN),
+        (5_000, 1_200, 1_200),
+        (50_000, 3, 50_000 - REFILL_ENTRIES_MAX),
+    ],
+)
+def test_log_is_refilled_for_those_who_are_behind(
+    base_seq: int, behind_seq: int, after_seq: int
+) -> None:
+    """At least a little, at most what an op log holds."""
+    found = decided(report("a", at(base_seq)), report("b", at(behind_seq)))
+
+    assert after_seq == found.refill_after_seq
+
+
+def test_histories_agree_up_to_the_first_difference() -> None:
+    """What comes after it was never common, even where it looks so."""
+    own = {4: "a", 5: "b", 6: "c"}
+
+    assert 5 == common_seq(3, own, [(4, "a"), (5, "b"), (6, "x"), (7, "y")])
+    assert 3 == common_seq(3, own, [(4, "x"), (5, "b")])
+    assert 3 == common_seq(3, own, [])
+
+
+# --- voters -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("present", "voters", "enough"),
+    [("ab", "abc", True), ("a", "abc", False), ("ab", "abcd", False), ("", "", False)],
+)
+def test_majority_is_more_than_half(present: str, voters: str, enough: bool) -> None:
+    """Half is not enough; without voters nothing is."""
+    assert enough is is_majority(present, voters)
+
+
+def test_voters_change_by_one() -> None:
+    """Added in order, removed, and neither twice."""
+    added = plan_voters(VOTERS, VoterAdd("aa"), Revision(1, 2))
+    removed = plan_voters(VOTERS, VoterRemove("b"), Revision(1, 2))
+
+    assert ("a", "aa", "b", "c") == added.voters
+    assert ("a", "c") == removed.voters
+    for same in (VoterAdd("a"), VoterRemove("z")):
+        planned = plan_voters(VOTERS, same, Revision(1, 2))
+        assert ("unchanged", None) == (planned.outcome.status, planned.voters)
+
+
+def test_voters_are_never_none_and_never_too_many() -> None:
+    """The last one stays, and there is a limit."""
+    many = tuple(f"n{number:02}" for number in range(VOTERS_MAX))
+
+    assert "rejected" == plan_voters(("a",), VoterRemove("a"), Revision(1, 2)).outcome.status
+    assert "rejected" == plan_voters(many, VoterAdd("z"), Revision(1, 2)).outcome.status
