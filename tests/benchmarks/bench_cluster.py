@@ -195,6 +195,7 @@ async def bench_sustained(
     return {
         "asked_per_second": WRITES_PER_SECOND,
         "taken_per_second": rounded(len(waits) / took),
+        "taken_share": rounded(len(waits) / took / WRITES_PER_SECOND),
         "seconds": rounded(took),
         "write_ms": quantiles(waits),
         "lag_entries_first_half": quantiles(lags[:half] or [0]),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from cluster_page import page_of_cluster
 from goals import Goal, Results
+from tables import number, spread, table
 
 HEAD = """# Benchmarks
 
@@ -32,6 +34,7 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "accuracy": _accuracy,
         "invariance": _invariance,
         "embedding": _embedding,
+        "cluster": page_of_cluster,
         "deploy": _deploy,
     }
     for name, make in makers.items():
@@ -39,24 +42,6 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
             result = results[name]
             parts += [make(result["figures"]), f"`{result['command']}`\n"]
     return "\n".join(parts)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
-
-
-def number(value: float | None) -> str:
-    """Four digits at most, thousands set apart."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
-
-
-def spread(cell: dict[str, float]) -> str:
-    """Median, then least and greatest."""
-    return f"{number(cell['median'])} ({number(cell['low'])} to {number(cell['high'])})"
 
 
 def _run(results: Results) -> str:
@@ -216,6 +201,7 @@ def _mutations(figures: dict[str, Any]) -> str:
 def _boot(figures: dict[str, Any]) -> str:
     rows = [
         ("database open, verified, tensor loaded", f"{spread(figures['boot_seconds'])} s"),
+        ("the same without a checkpoint", f"{spread(figures['boot_from_rows_seconds'])} s"),
         ("encoder loaded and probed", f"{spread(figures['encoder_seconds'])} s"),
         ("imports", f"{spread(figures['imports_seconds'])} s"),
         ("resident memory", f"{spread(figures['resident_mib'])} MiB"),

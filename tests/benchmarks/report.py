@@ -33,6 +33,7 @@ BENCHES = (
     "overload",
     "http",
     "embedding",
+    "cluster",
 )
 # Needs a container engine and half an hour: runs only where it is asked for by its name.
 ON_REQUEST = ("deploy",)

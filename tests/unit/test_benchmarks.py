@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 BENCHES = (
     "invariance", "throughput", "accuracy", "hot_add", "boot", "mutations", "scoring",
-    "overload", "http", "embedding",
+    "overload", "http", "embedding", "cluster",
 )  # fmt: skip
 
 
