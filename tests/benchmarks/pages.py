@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster_page import page_of_cluster
-from goals import Goal, Results
+from goals import REASONS, Goal, Results
 from tables import number, spread, table
 
 HEAD = """# Benchmarks
@@ -68,7 +68,16 @@ VERSIONS = ("python", "numpy", "onnxruntime", "tokenizers", "fastembed")
 
 def _goals(goals: Sequence[Goal]) -> str:
     rows = [(goal.name, goal.wanted, goal.shown, goal.verdict) for goal in goals]
-    return "## Goals\n\n" + table(("figure", "goal", "measured", ""), rows)
+    text = "## Goals\n\n" + table(("figure", "goal", "measured", ""), rows)
+    why = [
+        f"- {goal.name}: {reason}\n"
+        for goal in goals
+        if goal.is_met is False
+        for start, reason in REASONS.items()
+        if goal.name.startswith(start)
+    ]
+    head = "\nWhat was missed, and what it is known to hang on:\n\n" if why else ""
+    return text + head + "".join(why)
 
 
 def _throughput(figures: dict[str, Any]) -> str:
