@@ -114,12 +114,17 @@ class Load:
         try:
             answer = self._send(client, count)
         except httpx.HTTPError as error:
-            self.failures.append(f"{type(error).__name__}: {error}")
+            self.failures.append(f"{self._at()} {count}: {type(error).__name__}: {error}")
             return
         if not answer.is_success:
-            self.failures.append(f"{answer.request.url.path}: {answer.text[:300]}")
+            path = answer.request.url.path
+            self.failures.append(f"{self._at()} {count}: {path}: {answer.text[:300]}")
         elif answer.request.method == "PUT":
             self.writes.append(answer.headers["SR-Version"])
+
+    def _at(self) -> str:
+        """Seconds since the load began."""
+        return f"after {time.monotonic() - self._began:.1f} s"
 
     def _send(self, client: httpx.Client, count: int) -> httpx.Response:
         if self.has_writes and count % _WRITE_EVERY == 0:

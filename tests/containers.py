@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import uuid
@@ -307,7 +308,7 @@ class Stack:
         return wait_until(f"{node_count} nodes hold one state", is_whole)
 
     def wait_whole_or_moving(self, node_count: int) -> float:
-        """Wait until so many nodes are live and follow closely, while writes go on."""
+        """Wait until so many nodes follow closely and are sent queries, while writes go on."""
 
         def follow() -> bool:
             live = self.live_nodes()
@@ -315,7 +316,17 @@ class Stack:
                 each["state"] == "live" and each["lag_entries"] < LAG_ENTRIES_MAX for each in live
             )
 
-        return wait_until(f"{node_count} nodes follow the log", follow)
+        seconds = wait_until(f"{node_count} nodes follow the log", follow)
+        return seconds + wait_until(
+            "HAProxy knows them all", lambda: node_count == self.known_to_haproxy()
+        )
+
+    def known_to_haproxy(self) -> int:
+        """How many nodes HAProxy sends queries to, by its own metrics."""
+        words = ["wget", "-q", "-O", "-", "http://127.0.0.1:8404/metrics?scope=server"]
+        said = self.others["haproxy"].exec_run(words).output.decode()
+        up = r'^haproxy_server_status{proxy="queries",server="node\d+",state="UP"} 1$'
+        return len(re.findall(up, said, re.MULTILINE))
 
     def logs(self) -> str:
         """The ends of all logs, for a failed test."""

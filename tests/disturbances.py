@@ -30,11 +30,13 @@ class Disturbance:
         name: What it is called in a report.
         once: Does it, and waits until the cluster is whole again.
         has_writes: Whether writes must go through all the while.
+        share: Part of the full time that the benchmark gives it.
     """
 
     name: str
     once: Callable[[Stack, int], None]
     has_writes: bool = True
+    share: float = 1.0
 
 
 def calm(seconds: float = CALM_SECONDS) -> None:
@@ -117,11 +119,13 @@ DISTURBANCES = (
     Disturbance("kill -9 of a node", kill_a_node),
     Disturbance("rolling replacement of all nodes", replace_all_nodes),
     Disturbance("scale 3 -> 5 -> 2 -> 3", grow_and_shrink),
-    Disturbance("a node without a network", cut_a_node_off),
-    Disturbance("a node paused", pause_a_node),
-    Disturbance("kill -9 of the coordinator", kill_the_coordinator),
-    Disturbance("Redis stopped and started", restart_redis, has_writes=False),
-    Disturbance("Redis replaced by an empty one", replace_redis_empty, has_writes=False),
+    Disturbance("a node without a network", cut_a_node_off, share=0.25),
+    Disturbance("a node paused", pause_a_node, share=0.25),
+    Disturbance("kill -9 of the coordinator", kill_the_coordinator, share=0.25),
+    Disturbance("Redis stopped and started", restart_redis, has_writes=False, share=0.25),
+    Disturbance(
+        "Redis replaced by an empty one", replace_redis_empty, has_writes=False, share=0.25
+    ),
 )
 
 

@@ -4,7 +4,8 @@
 
 Needs Docker and the images of ``make images``; ``--build`` builds them anew before, without the
 layers of an earlier build.  Everything goes through HAProxy, at 50 requests a second, one in ten
-a write with an Idempotency-Key; the full size disturbs for two minutes each.
+a write with an Idempotency-Key; the full size kills, replaces and scales for two minutes each,
+and gives each other disturbance half a minute.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from disturbances import DISTURBANCES, NODES, disturb
 
 PARTS = ("sizes", "starts", "compose", "disturbances")
 STARTS = 5
+FAILURES_SHOWN_MAX = 10
 _BUILT = re.compile(r"^synaptoroute-(\w+):\S+ +(\d+) MB +(\d+) s$", re.MULTILINE)
 
 
@@ -78,13 +80,15 @@ def disturbances(stack: Stack, seconds: float) -> dict[str, Any]:
     for each in DISTURBANCES:
         began = time.monotonic()
         try:
-            load, rounds = disturb(stack, each, seconds)
+            load, rounds = disturb(stack, each, seconds * each.share)
         except BaseException:
             print(stack.logs(), file=sys.stderr)
             raise
         found[each.name] = {"rounds": rounds, **load.figures(), "first_failures": load.failures[:3]}
         took = time.monotonic() - began
         print(f"{each.name}: {len(load.failures)} failures, {took:.0f} s", file=sys.stderr)
+        for failure in load.failures[:FAILURES_SHOWN_MAX]:
+            print(f"  {failure}", file=sys.stderr)
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import signal
 import socket
 import time
@@ -55,6 +57,28 @@ def talk(node: NodeProcess, request: bytes, seconds: float = 15.0) -> bytes:
         while piece := connection.recv(65_536):
             received += piece
     return received
+
+
+def test_answer_leaves_in_one_piece(shared_node: NodeProcess) -> None:
+    """A node that is killed leaves a whole answer or none: half of one cannot be repeated."""
+    host, port = shared_node.url.removeprefix("http://").split(":")
+    halves = 0
+    with socket.create_connection((host, int(port)), timeout=15.0) as connection:
+        for turn in range(100):
+            body = json.dumps({"text": f"where is order {turn}"}).encode()
+            head = (
+                "POST /v1/query HTTP/1.1\r\nHost: n\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
+            connection.sendall(head.encode() + body)
+            received = connection.recv(65_536)
+            answer = received.partition(b"\r\n\r\n")
+            length = int(re.search(rb"content-length: (\d+)", answer[0])[1])  # type: ignore[index]
+            halves += len(answer[2]) < length
+            while len(received) < len(answer[0]) + 4 + length:
+                received += connection.recv(65_536)
+
+    assert 0 == halves
 
 
 def test_bundled_model_routes_over_http(make_node: StartNode, tmp_path: Path) -> None:

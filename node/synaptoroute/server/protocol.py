@@ -3,12 +3,15 @@
 A head has a size, a number of headers and a time; a process has a number of
 connections.  What breaks a limit here is answered with a problem document, too,
 and its connection is closed.
+
+A head and its body leave in one piece: a node that is killed between the two would
+leave half an answer with its client, which no load balancer can ask for again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,6 +46,39 @@ class _LimitBroken(Exception):
     """Carries a refusal out of the parser's callbacks."""
 
 
+class JoinedWrites:
+    """A transport whose writes of one turn of the event loop leave together.
+
+    Everything else is the transport's own; runs on the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not about writing."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Take bytes; they leave before the loop's next turn ends."""
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self.flush()
+        self._transport.close()
+
+    def flush(self) -> None:
+        """Send what was written; nothing to a connection that is gone."""
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection; everything runs on the event loop."""
 
@@ -54,7 +90,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or say that there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         if len(self.connections) > CONNECTIONS_MAX:
             self._refuse(_FULL)
         else:
