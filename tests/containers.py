@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 import uuid
@@ -323,10 +322,12 @@ class Stack:
 
     def known_to_haproxy(self) -> int:
         """How many nodes HAProxy sends queries to, by its own metrics."""
-        words = ["wget", "-q", "-O", "-", "http://127.0.0.1:8404/metrics?scope=server"]
-        said = self.others["haproxy"].exec_run(words).output.decode()
-        up = r'^haproxy_server_status{proxy="queries",server="node\d+",state="UP"} 1$'
-        return len(re.findall(up, said, re.MULTILINE))
+        look = (
+            "wget -q -O - 'http://127.0.0.1:8404/metrics?scope=server'"
+            """ | grep -c '^haproxy_server_status{proxy="queries",server="node.*state="UP"} 1$'"""
+        )
+        said, _ = self.others["haproxy"].exec_run(["sh", "-c", look], demux=True).output
+        return int(said or 0)
 
     def logs(self) -> str:
         """The ends of all logs, for a failed test."""
