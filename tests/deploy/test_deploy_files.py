@@ -158,6 +158,14 @@ def test_only_doors_are_published() -> None:
     assert "/data" in compose["services"]["node"]["volumes"]
 
 
+@pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
+def test_workflow_passes_its_schema(name: str) -> None:
+    """A release is not the moment to find a misspelt key."""
+    workflow = ROOT / ".github/workflows" / name
+
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", workflow)
+
+
 @pytest.mark.parametrize("name", ["docker-compose.yml", "deploy/Dockerfile"])
 def test_variables_are_settings(name: str) -> None:
     """Each SYNAPTOROUTE_ variable in the file is one that the process reads."""

@@ -133,3 +133,29 @@ def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert corpus.draw(5, 1) == corpus.draw(5, 1)
     assert corpus.draw(5, 1) != corpus.draw(5, 2)
     assert {5} == {len(texts) for texts in corpus.draw(5, 1).values()}
+
+
+def test_page_and_goals_show_what_containers_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, starts and failures have their lines, and one failure misses its goal."""
+    spread = {"median": 2.5, "low": 2.1, "high": 6.0}
+    row = {"rounds": 3, "seconds": 120.0, "requests_per_second": 50.0, "requests": 6000}
+    row |= {"writes": 600, "failures": 1, "p50_ms": 9.0, "p99_ms": 90.0, "max_ms": 900.0}
+    figures = {
+        "image_mb": {"node": 420.5, "coordinator": 185.8},
+        "compose": {"nodes": 3, "up_to_routed_query_seconds": 12.3},
+        "start_seconds": {"alone": spread, "member": spread},
+        "disturbances": {"kill -9 of a node": row},
+    }
+    text = load(monkeypatch, "pages")._deploy(figures)
+    goals = load(monkeypatch, "goals").judge({"deploy": {"figures": figures}})
+    judged = {goal.name: goal.is_met for goal in goals if goal.is_met is not None}
+
+    assert "| image node | 420.5 MB |" in text
+    assert "| kill -9 of a node | 3 | 120.0 | 50.0 | 6000 | 600 | 1 | 9 | 90 | 900 |" in text
+    assert judged == {
+        "size of the node's image": True,
+        "size of the coordinator's image": True,
+        "compose up to a routed query": True,
+        "container start to ready, empty database": True,
+        "failures through HAProxy, kill -9 of a node": False,
+    }
