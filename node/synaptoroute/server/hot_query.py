@@ -36,7 +36,7 @@ BODY_BYTES_KEPT_MAX: Final = 4_096
 """Longer bodies are seldom sent twice."""
 _PLAIN_JSON: Final = b"application/json"
 _WATCHED: Final = frozenset(
-    {b"content-type", b"content-encoding", b"cache-control", b"sr-min-version"}
+    {b"content-type", b"content-encoding", b"content-length", b"cache-control", b"sr-min-version"}
 )
 
 
@@ -105,7 +105,10 @@ class HotQuery:
             SynaptoRouteError: What the endpoint would raise; the door answers it.
         """
         headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
-        if scope["query_string"] or b"sr-min-version" in headers:
+        declared = headers.get(b"content-length", b"")
+        # A body that says it is too long is refused before any of it arrives.
+        is_long = declared.isdigit() and int(declared) > self._runtime.config.body_bytes_max
+        if is_long or scope["query_string"] or b"sr-min-version" in headers:
             await self._app(scope, receive, send)
             return
         if headers.get(b"content-type") != _PLAIN_JSON or b"content-encoding" in headers:
