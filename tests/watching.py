@@ -34,7 +34,7 @@ def start_prometheus(stack: Stack) -> Any:
 def ask(prometheus: Any, path: str) -> Any:
     """Ask its API from inside; None while it does not answer."""
     code, (out, _) = prometheus.exec_run(["wget", "-q", "-O", "-", _URL + path], demux=True)
-    return json.loads(out)["data"] if code == 0 else None
+    return json.loads(out)["data"] if code == 0 and out else None
 
 
 def query(prometheus: Any, expression: str) -> list[Any]:
