@@ -89,7 +89,8 @@ async function remove(route, refresh) {
 function edit(pane, route, refresh) {
   const name = h("input", { id: "name", value: route?.name ?? "", maxlength: 128, required: true, disabled: route !== null, placeholder: "refund" });
   const utterances = h("textarea", { id: "utterances", rows: 9, required: true, placeholder: "One example a line" });
-  utterances.value = route?.utterances.join("\n") ?? "";
+  utterances.value = (route ?? state.draft)?.utterances.join("\n") ?? "";
+  state.draft = null;
   const threshold = h("input", { id: "threshold", type: "number", min: -1, max: 1, step: 0.01, value: route?.threshold ?? "", placeholder: "default" });
   const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to try, one a line" });
   texts.value = localStorage.getItem(KEPT) ?? "";
