@@ -14,6 +14,7 @@ from needs import require_valkey
 from node_process import NodeProcess
 from servers import Server, free_port
 
+NAMES = {"node-0", "node-1", "node-2"}
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -26,6 +27,7 @@ class Fleet:
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    duties: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProcess] = field(default_factory=list)
     server: Server | None = None
     coordinator: CoordinatorProcess | None = None
@@ -60,10 +62,11 @@ class Fleet:
                 "scrub_seconds": "6",
                 "audit_wait_seconds": "3",
                 "import_idle_seconds": "3",
+                **self.duties,
             },
         ).start()
         self.until(lambda seen: len(seen["nodes"]) == 3 and seen["coordinator"]["is_active"])
-        self.until(lambda seen: {n["name"] for n in seen["nodes"]} >= {"node-0", "node-1"})
+        self.until(lambda seen: {n["name"] for n in seen["nodes"]} >= NAMES)
         return self
 
     def until(self, condition: Any, seconds_max: float = 40.0) -> float:

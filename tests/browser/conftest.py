@@ -52,6 +52,8 @@ def shoot() -> Callable[[Any, str], None]:
 
     def keep(page: Any, name: str) -> None:
         if SHOTS:
+            page.evaluate("document.getElementById('toast').classList.remove('shown')")
+            page.wait_for_timeout(400)
             page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
 
     return keep

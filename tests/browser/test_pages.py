@@ -75,7 +75,8 @@ def asked(fleet: Fleet) -> Iterator[list[str]]:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A fleet with the example routes, under queries, with a second encoder."""
     settings = {"next_model": str(second_model()), "unmatched_kept": "50"}
-    started = Fleet(tmp_path_factory.mktemp("fleet"), settings)
+    duties = {"audit_seconds": "60", "scrub_seconds": "3600"}
+    started = Fleet(tmp_path_factory.mktemp("fleet"), settings, duties)
     try:
         started.start()
         routes = load_routes_file(ROOT / "examples" / "routes.yaml")
@@ -126,9 +127,9 @@ def test_every_page_is_accessible(
         ]
         if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             wide.append(place)
-        shoot(page, f"dashboard-{place.partition('/')[0].replace('+', 'new')}-{name}")
+        shoot(page, f"dashboard-{place.replace('/', '-').replace('+', 'new')}-{name}")
 
-    assert [] == found
+    assert [] == found, "\n".join(found)
     assert [] == wide
 
 

@@ -1,14 +1,14 @@
 // What happened, and what an operator may do about it.
 
 import { get, post, state, watch } from "./api.js";
-import { bytes, clock, h, toast } from "./dom.js";
+import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
 
 export function show(main) {
   const isAdmin = state.session?.scopes.includes("admin");
   const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
-  const record = h("div", { class: "scroll" });
-  const backups = h("div", { class: "scroll" });
+  const record = scroll("Who did what");
+  const backups = scroll("Backups");
   const node = h("select", { id: "action-node" });
   const orphans = h("section", { class: "card", hidden: true });
   const refresh = async () => {
@@ -82,7 +82,7 @@ function drawRecord(record, actions) {
 function drawOrphans(card, found, act) {
   card.hidden = !found.length;
   card.replaceChildren(h("header", {}, h("h2", {}, "Left behind by a recovery"), h("span", { class: "tag warn" }, found.length)),
-    h("div", { class: "scroll" }, h("table", {},
+    scroll("Left behind by a recovery", h("table", {},
       h("thead", {}, h("tr", {}, ["Node", "Was", "What", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Do"))))),
       h("tbody", {}, found.slice(0, 50).map((each) => h("tr", {},
         h("td", {}, each.node), h("td", {}, each.version), h("td", {}, `${each.kind} ${each.route ?? ""}`),

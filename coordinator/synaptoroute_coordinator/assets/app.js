@@ -28,7 +28,10 @@ function render() {
   const main = byId("main");
   main.replaceChildren();
   for (const link of byId("nav").children) {
-    if (link.getAttribute("href") === `#/${view}`) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === `#/${view}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
     else link.removeAttribute("aria-current");
   }
   document.title = `${TITLES[view]} · SynaptoRoute`;

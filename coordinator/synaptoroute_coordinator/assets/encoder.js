@@ -2,7 +2,7 @@
 
 import { get, post, state } from "./api.js";
 import { compare, meter } from "./charts.js";
-import { h, toast, whole } from "./dom.js";
+import { h, scroll, toast, whole } from "./dom.js";
 
 const KEPT = "synaptoroute.labelled";
 const LOOK_MS = 1500;
@@ -110,7 +110,7 @@ function drawTrial(outcome, trial) {
     compare([{ name: "serves now", share: trial.correct_before / trial.texts, text: `${trial.correct_before} of ${trial.texts} right` },
       { name: "tried", share: trial.correct_after / trial.texts, text: `${trial.correct_after} of ${trial.texts} right` },
       { name: `tried, threshold ${trial.threshold_best}`, share: trial.correct_best / trial.texts, text: `${trial.correct_best} of ${trial.texts} right` }]),
-    trial.changed.length ? h("div", { class: "scroll" }, h("table", {},
+    trial.changed.length ? scroll("Texts that would go elsewhere", h("table", {},
       h("thead", {}, h("tr", {}, ["Text", "Now", "Then", "Belongs to"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, trial.changed.map((each) => h("tr", {}, h("td", {}, each.text), h("td", {}, words(each.before)),
         h("td", { class: each.after.route === each.expected ? "right" : "" }, words(each.after)), h("td", {}, each.expected ?? "none"))))))

@@ -2,7 +2,7 @@
 
 import { get, post, state, watch } from "./api.js";
 import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
-import { bytes, clock, h, millis, rate, setText, toast, whole } from "./dom.js";
+import { bytes, clock, h, millis, rate, scroll, setText, toast, whole } from "./dom.js";
 
 const WORDS = { agrees: "agrees", alone: "alone at its position", differs: "differs",
   unsound: "damaged", unknown: "unknown" };
@@ -207,7 +207,7 @@ async function drawSpread(spread) {
     return;
   }
   const legend = h("div", { class: "legend" }, found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
-  spread.replaceChildren(h("div", { class: "scroll" }, timeline(log.entries, found.nodes)), legend);
+  spread.replaceChildren(scroll("How the newest writes spread", timeline(log.entries, found.nodes)), legend);
 }
 
 function drawRecent(list) {

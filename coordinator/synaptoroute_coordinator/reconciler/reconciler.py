@@ -171,7 +171,7 @@ class Reconciler:
             self._seen = await self.log.presence.nodes()
             orders = await self.log.orders.orders()
             self.memory.repairing = frozenset(
-                node for node, order in orders.items() if order.kind == "resync"
+                node for node, order in orders.items() if order.kind in ("resync", "mend")
             )
             if self.memory.pending is not None:
                 reports = await self._acts.reports(self.memory.pending.seq)

@@ -339,12 +339,12 @@ class Engine:
             stored = self.storage.install(
                 source, orphans_after_seq=orphans_after_seq, now_us=now_us
             )
-            self._adopt(stored)
+            self.adopt(stored)
             return self.applier.replica.position
 
         return self.applier.call(task)
 
-    def _adopt(self, stored: Stored) -> None:
+    def adopt(self, stored: Stored) -> None:
         """Exchange the replica and the tensor.  Runs on the applier's thread."""
         (fingerprint, dim), old = self.storage.encoder, self.applier.replica
         replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
