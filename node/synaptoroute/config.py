@@ -35,6 +35,8 @@ class EngineConfig(BaseSettings):
         write_texts_max: Utterances that may wait to be encoded for writes.
         query_deadline_ms: Longest a query may take before it is given up.
         embedding_cache_rows: Embeddings kept by exact token sequence; 0 for none.
+        unmatched_kept: Newest queries without a route that are kept in memory, to be shown
+            to operators; 0 keeps none, for they are what people wrote.
         node_name: How this node signs its answers; empty takes the stored identity.
     """
 
@@ -47,6 +49,7 @@ class EngineConfig(BaseSettings):
     write_texts_max: int = Field(default=100_000, ge=1, le=10_000_000)
     query_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
     embedding_cache_rows: int = Field(default=20_000, ge=0, le=10_000_000)
+    unmatched_kept: int = Field(default=0, ge=0, le=10_000)
     node_name: str = Field(default="", max_length=128)
 
 

@@ -6,127 +6,30 @@ by Playwright.  Damage is done from outside: a float is overwritten in a node's 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from coordinator_process import CoordinatorProcess
-from needs import lacking, require_chromium, require_valkey
+from dashboard_fleet import Fleet, ask, put, wait_ready
 from node_process import NodeProcess
-from servers import Server, free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-SHOTS = os.environ.get("SYNAPTOROUTE_SCREENSHOTS")
 RED_SECONDS_MAX = 6.0
 ROUTES = {
     "refunds": ["I want my money back", "When will I get my refund?", "Please refund the fee"],
     "order-status": ["Where is my parcel?", "Track my order", "My package has not come"],
     "sign-in": ["I forgot my password", "I cannot log in", "Reset my password"],
 }
-
-
-@dataclass
-class Fleet:
-    """Three nodes and a coordinator on one Valkey."""
-
-    folder: Path
-    nodes: list[NodeProcess] = field(default_factory=list)
-    server: Server | None = None
-    coordinator: CoordinatorProcess | None = None
-
-    def start(self) -> Fleet:
-        """Start everything and load routes."""
-        self.server = Server("valkey", require_valkey(), self.folder / "valkey").start()
-        secret = self.folder / "secret"
-        secret.write_text("s" * 32)
-        for index in range(3):
-            port = free_port()
-            settings = {
-                "model": "all-MiniLM-L6-v2-int8",
-                "redis_url": self.server.url,
-                "node_name": f"node-{index}",
-                "port": str(port),
-                "advertise_url": f"http://127.0.0.1:{port}",
-                "bootstrap_expect": "3",
-                "peer_secret_file": str(secret),
-            }
-            self.nodes.append(NodeProcess(self.folder / f"node-{index}", settings).launch())
-        for node in self.nodes:
-            wait_ready(node)
-        for name, utterances in ROUTES.items():
-            put(self.nodes[0], name, utterances)
-        self.coordinator = CoordinatorProcess(
-            self.folder / "coordinator",
-            self.server.url,
-            {
-                "peer_secret_file": str(secret),
-                "backup_folder": str(self.folder / "backups"),
-                "audit_seconds": "5",
-                "scrub_seconds": "6",
-                "audit_wait_seconds": "3",
-                "import_idle_seconds": "3",
-            },
-        ).start()
-        self.until(lambda seen: len(seen["nodes"]) == 3 and seen["coordinator"]["is_active"])
-        self.until(lambda seen: {n["name"] for n in seen["nodes"]} >= {"node-0", "node-1"})
-        return self
-
-    def until(self, condition: Any, seconds_max: float = 40.0) -> float:
-        """Wait until the fleet's view is so."""
-        assert self.coordinator is not None
-        return self.coordinator.until(lambda: condition(self.coordinator.cluster()), seconds_max)
-
-    def end(self) -> None:
-        """Stop everything."""
-        if self.coordinator is not None:
-            self.coordinator.end()
-        for node in self.nodes:
-            node.end()
-        if self.server is not None:
-            self.server.stop()
-
-
-def wait_ready(node: NodeProcess) -> None:
-    """Wait until a node takes queries."""
-    node.wait_listening()
-    give_up_at = time.monotonic() + 60
-    while time.monotonic() < give_up_at:
-        if httpx.get(f"{node.url}/readyz", trust_env=False).status_code == 200:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"the node did not become ready:\n{node.log_text()[-3_000:]}")
-
-
-def put(node: NodeProcess, name: str, utterances: list[str]) -> str:
-    """Put a route; give its version."""
-    answer = httpx.put(
-        f"{node.url}/v1/routes/{name}?ack=all", json={"utterances": utterances}, trust_env=False
-    )
-    assert answer.status_code in (200, 201, 202), answer.text
-    return answer.headers["sr-version"]
-
-
-def ask(node: NodeProcess, text: str) -> dict[str, Any]:
-    """Ask one node."""
-    answer = httpx.post(f"{node.url}/v1/query", json={"text": text}, trust_env=False)
-    document: dict[str, Any] = answer.json()
-    return document
+Shoot = Callable[[Any, str], None]
 
 
 @pytest.fixture(scope="module")
@@ -134,39 +37,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One fleet for all tests here; each leaves it whole."""
     started = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
-        yield started.start()
+        started.start()
+        for name, utterances in ROUTES.items():
+            put(started.nodes[0], name, utterances)
+        yield started
     finally:
         started.end()
 
 
 @pytest.fixture
-def page(fleet: Fleet) -> Iterator[Any]:
-    """A page of a real browser; an error in it fails the test."""
-    if importlib.util.find_spec("playwright") is None:
-        lacking("the package playwright")
-    from playwright.sync_api import sync_playwright
-
-    chromium = require_chromium()
+def page(fleet: Fleet, open_page: Callable[..., Any]) -> Any:
+    """A page on the fleet."""
     assert fleet.coordinator is not None
-    errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
-        shown = browser.new_page(viewport={"width": 1360, "height": 900})
-        shown.on("pageerror", lambda error: errors.append(str(error)))
-        shown.goto(fleet.coordinator.url)
-        shown.wait_for_selector('.node[data-node="node-2"]', timeout=20_000)
-        yield shown
-        browser.close()
-    assert [] == errors
+    return open_page(fleet.coordinator.url)
 
 
-def shoot(page: Any, name: str) -> None:
-    """Keep a picture, where a folder for them is named."""
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
-
-
-def test_route_added_in_the_page_is_answered_by_every_node(fleet: Fleet, page: Any) -> None:
+def test_route_added_in_the_page_is_answered_by_every_node(
+    fleet: Fleet, page: Any, shoot: Shoot
+) -> None:
     """Typed into the form, previewed, saved, asked of all nodes."""
     page.goto(f"{page.url.partition('#')[0]}#/routes/+")
     page.fill("#name", "coffee")
@@ -191,7 +79,7 @@ def test_route_added_in_the_page_is_answered_by_every_node(fleet: Fleet, page: A
     shoot(page, "dashboard-playground")
 
 
-def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any) -> None:
+def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any, shoot: Shoot) -> None:
     """Red within six seconds of the kill, green after the node is back."""
     node = fleet.nodes[2]
     page.wait_for_selector('.node[data-node="node-2"][data-health="ok"]', timeout=20_000)
@@ -207,7 +95,9 @@ def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any) -> None:
     assert RED_SECONDS_MAX >= took_seconds
 
 
-def test_flipped_float_in_memory_is_found_and_repaired(fleet: Fleet, page: Any) -> None:
+def test_flipped_float_in_memory_is_found_and_repaired(
+    fleet: Fleet, page: Any, shoot: Shoot
+) -> None:
     """One float of one row, overwritten from outside: seen, repaired, and told."""
     fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
     victim = fleet.nodes[1]
@@ -328,9 +218,9 @@ def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
 
     with pytest.raises(ConnectionAbortedError):
         httpx.post(
-            f"{url}/v1/import",
+            f"{url}/v1/import?import_id=half",
             content=half(),
-            headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": "half"},
+            headers={"Content-Type": "application/x-ndjson"},
             trust_env=False,
             timeout=60,
         )

@@ -26,6 +26,7 @@ from node_process import NodeProcess
 from servers import Server, free_port
 from synaptoroute.web.keys import key_line, make_key
 from synaptoroute_coordinator.app.app import create_app
+from synaptoroute_coordinator.app.door import LOOKED_AFTER
 from synaptoroute_coordinator.app.process import make_runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
 
@@ -40,6 +41,7 @@ OPERATIONS = [
     (method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods
 ]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+READING_POSTS = {"/v1/query", "/v1/preview", "/v1/encoders/trial"}
 OPEN_TO_ALL = {"/livez", "/readyz", "/metrics", "/v1/session"}
 
 
@@ -132,7 +134,11 @@ def test_every_endpoint_asks_who_is_there(served: Served, method: str, path: str
     unknown = served.process.http(method, named + query, json={}).status_code
     by_reader = {"Authorization": f"Bearer {served.reader}"}
     reader = served.process.http(method, named + query, json={}, headers=by_reader).status_code
-    reads = method == "GET" or path in {"/v1/query", "/v1/preview", "/v1/encoders/trial"}
+    reads = (method == "GET" and path not in LOOKED_AFTER) or path in {
+        "/v1/query",
+        "/v1/preview",
+        "/v1/encoders/trial",
+    }
 
     if path in OPEN_TO_ALL:
         assert unknown not in (401, 403)

@@ -115,8 +115,8 @@ class Acts:
         return Done("done", f"was told to {order.kind}")
 
     async def repair(self, held: Held, action: Repair, now_ms: int) -> Done:
-        """Tell a node to take a donor's state."""
-        order = Order(uuid.uuid4().hex, "resync", action.reason, now_ms, action.donors)
+        """Tell a node to put its rows right, or to take a donor's state."""
+        order = Order(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
         return await self.order(held, action.node, order)
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:

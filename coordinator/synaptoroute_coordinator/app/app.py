@@ -16,7 +16,7 @@ from starlette.responses import Response
 from synaptoroute.version import __version__
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, shorten
 from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, MethodNotAllowed
-from synaptoroute_coordinator.app import encoders, fleet, gateway, pages, session_endpoints
+from synaptoroute_coordinator.app import encoders, fleet, gateway, pages, session_endpoints, voters
 from synaptoroute_coordinator.app.door import Door, visit_of
 from synaptoroute_coordinator.app.fleet import json_answer
 from synaptoroute_coordinator.app.metrics import make_registry
@@ -51,7 +51,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.add_middleware(cast(Any, Door), runtime=runtime)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse)
-    for room in (session_endpoints, fleet, encoders, gateway, pages):
+    for room in (session_endpoints, fleet, encoders, voters, gateway, pages):
         app.include_router(room.endpoints)
     _serve_document(app)
     return app

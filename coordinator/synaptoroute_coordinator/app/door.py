@@ -29,6 +29,8 @@ from synaptoroute_coordinator.reconciler import NotActive
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
 ASSETS: Final = "/assets/"
+LOOKED_AFTER: Final = frozenset({"/v1/unmatched", "/v1/orphans"})
+"""What people wrote is for those who look after the routes, not for everybody who reads."""
 _READING_POSTS: Final = frozenset(
     {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
 )
@@ -201,7 +203,7 @@ def scope_needed(method: str, path: str) -> keys.Scope | None:
     """Say which scope a request needs; None for what is open to all."""
     if path in OPEN or path.startswith(ASSETS):
         return None
-    if path.startswith("/v1/actions") and method not in _SAFE:
+    if path in LOOKED_AFTER or (path.startswith("/v1/actions") and method not in _SAFE):
         return "admin"
     if method in _SAFE or path in _READING_POSTS:
         return "read"

@@ -35,6 +35,7 @@ from synaptoroute_coordinator.reconciler.reconciler import new_order
 SILENCE_SECONDS: Final = 10.0
 """A stream says something at least so often, so that both sides know it lives."""
 LOG_ENTRIES_MAX: Final = 200
+UNMATCHED_MAX: Final = 1_000
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: ANYTHING, **PROBLEMS}
 
 endpoints = APIRouter()
@@ -213,6 +214,28 @@ async def show_propagation(
     return json_answer({"head": reconciler.view.log.seq, "nodes": shown})
 
 
+@endpoints.get(
+    "/v1/unmatched", tags=["fleet"], summary="Show queries that no route took", responses=_ANSWERS
+)
+async def show_unmatched(
+    request: Request, limit: Annotated[int, Query(ge=1, le=UNMATCHED_MAX)] = 200
+) -> Response:
+    """The newest of all nodes; empty unless the nodes' setting `unmatched_kept` is above 0."""
+    reconciler = runtime_of(request).reconciler
+    live = [node for node in reconciler.view.live if node.url]
+    said = await reconciler.nodes.documents(
+        [(node.node, node.url) for node in live], "/-/unmatched"
+    )
+    found = [
+        {"node": node.name, **each}
+        for node in live
+        for each in said.get(node.node, {}).get("queries", [])
+    ]
+    found.sort(key=lambda each: -each["at_ms"])
+    is_on = any(each.get("is_on") for each in said.values())
+    return json_answer({"is_on": is_on, "queries": found[:limit]})
+
+
 @endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=_ANSWERS)
 async def list_backups(request: Request) -> Response:
     """Newest first; empty where no place for them is set."""
@@ -238,7 +261,12 @@ async def _do(request: Request, action: Action) -> Response:
     return done_answer(await runtime_of(request).reconciler.order(action, actor_of(request.scope)))
 
 
-def _node_of(runtime: Runtime, name: str) -> NodeView:
+def node_of(runtime: Runtime, name: str) -> NodeView:
+    """Find a node by its identity or name.
+
+    Raises:
+        NodeNotFound: Nobody has it.
+    """
     for node in runtime.reconciler.view.nodes:
         if name in (node.node, node.name):
             return node
@@ -288,7 +316,7 @@ async def resync_node(request: Request, asked: NodeAction) -> Response:
 async def _order(request: Request, asked: NodeAction, kind: OrderKind) -> Response:
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
-    node = _node_of(runtime, asked.node)
+    node = node_of(runtime, asked.node)
     donors = tuple(
         n.node for n in reconciler.view.live if n.node != node.node and n.health == "ok"
     )[:64]

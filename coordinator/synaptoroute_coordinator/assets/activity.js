@@ -1,31 +1,41 @@
 // What happened, and what an operator may do about it.
 
 import { get, post, state, watch } from "./api.js";
-import { bytes, clock, h, toast } from "./dom.js";
+import { bytes, clock, h, scroll, toast } from "./dom.js";
 import { eventLine } from "./fleet.js";
 
 export function show(main) {
   const isAdmin = state.session?.scopes.includes("admin");
   const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
-  const record = h("div", { class: "scroll" });
-  const backups = h("div", { class: "scroll" });
+  const record = scroll("Who did what");
+  const backups = scroll("Backups");
   const node = h("select", { id: "action-node" });
+  const orphans = h("section", { class: "card", hidden: true });
   const refresh = async () => {
     const [actions, kept] = await Promise.all([get("/v1/actions"), get("/v1/backups")]);
     drawRecord(record, actions.actions);
     drawBackups(backups, kept);
+    if (isAdmin) drawOrphans(orphans, (await get("/v1/orphans")).orphans, act);
   };
   const act = (path, body) => async (event) => {
     const button = event.currentTarget;
     button.disabled = true;
     try {
       const done = await post(`/v1/actions/${path}`, body?.());
-      toast(done.detail || done.outcome);
+      toast(done.detail || done.outcome || done.status || "done");
       setTimeout(() => refresh().catch(() => {}), 1200);
     } catch (problem) { toast(problem.message); }
     button.disabled = !isAdmin;
   };
   const button = (text, path, body) => h("button", { type: "button", disabled: !isAdmin, onclick: act(path, body) }, text);
+  const isVoter = () => state.view?.nodes.find((each) => each.name === node.value)?.role === "voter";
+  const voter = h("button", { type: "button", disabled: !isAdmin, onclick: (event) => {
+    const vote = !isVoter();
+    const question = vote ? `Let ${node.value} vote on recoveries?` : `Let ${node.value} vote no longer?`;
+    if (confirm(question)) act("voter", () => ({ node: node.value, vote }))(event);
+  } }, "Voter");
+  const nameVoter = () => { voter.textContent = isVoter() ? "Unmake a voter" : "Make a voter"; };
+  node.addEventListener("change", nameVoter);
   main.append(h("div", { class: "grid wide-left" },
     h("section", { class: "card" }, h("header", {}, h("h1", {}, "Activity")), events),
     h("div", { class: "grid" },
@@ -36,10 +46,11 @@ export function show(main) {
         button("Take a backup", "backup"), button("Trim the log", "trim", () => ({ retain_entries: 10000 }))),
       h("div", { class: "field" }, h("label", { for: "action-node" }, "On one node"),
         h("div", { class: "row" }, h("div", { class: "grow" }, node),
-          button("Scrub", "scrub", () => ({ node: node.value })),
+          button("Scrub", "scrub", () => ({ node: node.value })), voter,
           h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: (event) => {
             if (confirm(`Have ${node.value} throw its state away and take another node's?`)) act("resync", () => ({ node: node.value }))(event);
           } }, "Resync")))),
+      orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Who did what")), record))));
   let shown = "";
@@ -50,6 +61,7 @@ export function show(main) {
       shown = names.join();
       node.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
     }
+    nameVoter();
   });
   events.replaceChildren(...[...state.events].reverse().map(eventLine));
   refresh().catch((problem) => toast(problem.message));
@@ -64,6 +76,17 @@ function drawRecord(record, actions) {
       h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", {}, each.action),
       h("td", {}, h("span", { class: `tag ${each.outcome === "done" ? "ok" : "bad"}` }, each.outcome), " ",
         h("span", { class: "muted small" }, each.detail)))))));
+}
+
+// Writes that a server which lost had taken; they can be made again.
+function drawOrphans(card, found, act) {
+  card.hidden = !found.length;
+  card.replaceChildren(h("header", {}, h("h2", {}, "Left behind by a recovery"), h("span", { class: "tag warn" }, found.length)),
+    scroll("Left behind by a recovery", h("table", {},
+      h("thead", {}, h("tr", {}, ["Node", "Was", "What", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Do"))))),
+      h("tbody", {}, found.slice(0, 50).map((each) => h("tr", {},
+        h("td", {}, each.node), h("td", {}, each.version), h("td", {}, `${each.kind} ${each.route ?? ""}`),
+        h("td", {}, h("button", { type: "button", class: "quiet", onclick: act("orphan", () => ({ node: each.node, op_id: each.op_id })) }, "Make again"))))))));
 }
 
 function drawBackups(backups, kept) {

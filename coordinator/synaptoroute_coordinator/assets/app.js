@@ -4,12 +4,14 @@ import { call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js
 import { byId, h, toast } from "./dom.js";
 import { show as activity } from "./activity.js";
 import { show as conflicts } from "./conflicts.js";
+import { show as encoder } from "./encoder.js";
 import { show as fleet } from "./fleet.js";
 import { show as playground } from "./playground.js";
 import { show as routes } from "./routes.js";
+import { show as unmatched } from "./unmatched.js";
 
-const VIEWS = { fleet, routes, query: playground, conflicts, activity };
-const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", activity: "Activity" };
+const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, encoder, activity };
+const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", encoder: "Encoder", activity: "Activity" };
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;
@@ -26,7 +28,10 @@ function render() {
   const main = byId("main");
   main.replaceChildren();
   for (const link of byId("nav").children) {
-    if (link.getAttribute("href") === `#/${view}`) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === `#/${view}`) {
+      link.setAttribute("aria-current", "page");
+      link.scrollIntoView({ block: "nearest", inline: "nearest" });
+    }
     else link.removeAttribute("aria-current");
   }
   document.title = `${TITLES[view]} · SynaptoRoute`;

@@ -110,6 +110,21 @@ export function candidates(list) {
   return svg;
 }
 
+// Shares side by side, in words too.
+export function compare(rows) {
+  const left = 190, width = 560, rowHeight = 34;
+  const svg = s("svg", { class: "compare", viewBox: `0 0 ${width} ${rows.length * rowHeight}`, role: "img",
+    "aria-label": rows.map((row) => `${row.name}: ${row.text}`).join("; ") });
+  rows.forEach((row, index) => {
+    const y = index * rowHeight, room = width - left - 110;
+    svg.append(s("text", { class: "label", x: left - 12, y: y + 19, "text-anchor": "end" }, row.name),
+      s("rect", { class: "score-back", x: left, y: y + 5, width: room, height: 18, rx: 6 }),
+      s("rect", { class: "score-bar passed", x: left, y: y + 5, width: Math.max(2, room * row.share), height: 18, rx: 6 }),
+      s("text", { class: "label-2", x: left + room + 12, y: y + 19 }, row.text));
+  });
+  return svg;
+}
+
 export function shorten(text, limit) {
   return text.length > limit ? `${text.slice(0, limit - 1)}…` : text;
 }

@@ -22,6 +22,10 @@ export const h = (tag, properties, ...children) =>
 export const s = (tag, properties, ...children) =>
   fill(document.createElementNS(SVG, tag), properties, children);
 
+// What may be wider than the screen is scrolled on its own, by the keyboard too.
+export const scroll = (label, ...children) =>
+  h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
+
 export const byId = (id) => document.getElementById(id);
 
 export function setText(element, text) {

@@ -1,8 +1,8 @@
 // The fleet at a glance: does it agree, is it keeping up, how busy is it.
 
-import { get, state, watch } from "./api.js";
+import { get, post, state, watch } from "./api.js";
 import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
-import { bytes, clock, h, millis, rate, setText, whole } from "./dom.js";
+import { bytes, clock, h, millis, rate, scroll, setText, toast, whole } from "./dom.js";
 
 const WORDS = { agrees: "agrees", alone: "alone at its position", differs: "differs",
   unsound: "damaged", unknown: "unknown" };
@@ -19,11 +19,12 @@ export function show(main) {
       h("section", { class: "card" },
         h("header", {}, h("h2", {}, "How the newest writes spread"),
           h("span", { class: "muted small" }, "from the log to each node's tensor")), spread),
-      h("div", { class: "grid" },
-        h("section", { class: "card" }, h("header", {}, h("h2", {}, "Log")), log),
-        h("section", { class: "card" },
-          h("header", {}, h("h2", {}, "Lately"), h("a", { href: "#/activity", class: "small" }, "all events")), recent))));
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Log")), log)),
+    h("section", { class: "card" },
+      h("header", {}, h("h2", {}, "Lately"), h("a", { href: "#/activity", class: "small" }, "all events")), recent));
 
+  const recovery = h("section", { class: "card", hidden: true, "aria-label": "Recovery", "aria-live": "polite" });
+  nodes.before(recovery);
   const cards = new Map();
   const render = (what) => {
     if (what !== "event") {
@@ -38,7 +39,10 @@ export function show(main) {
   let isOver = false;
   const look = async () => {
     if (isOver) return;
-    if (!document.hidden) await drawSpread(spread).catch(() => {});
+    if (!document.hidden) {
+      await drawSpread(spread).catch(() => {});
+      await drawRecovery(recovery).catch(() => {});
+    }
     setTimeout(look, 2000);
   };
   look();
@@ -47,7 +51,7 @@ export function show(main) {
 
 function drawHero(hero, view) {
   const { agreeing, live, nodes } = view.digest;
-  const isWhole = agreeing === live && live === nodes && live > 0;
+  const isWhole = agreeing === live && live === nodes && live > 0 && view.log_state === "open";
   const tone = view.nodes.some((node) => node.health === "bad") ? "bad" : isWhole ? "" : "warn";
   const head = view.head || "–";
   let title = `All ${live} nodes agree`;
@@ -57,7 +61,7 @@ function drawHero(hero, view) {
   else if (live === 1) title = "One node";
   const line = view.log_state === "open"
     ? `The log is open at ${head}. ${auditWords(view)}`
-    : `The log is ${view.log_state}: queries go on, writes wait.`;
+    : `The log is ${view.log_state}: queries go on, writes wait. ${recoveryWords(view)}`;
   const total = view.nodes.reduce((sum, node) => sum + (node.is_live ? node.queries_per_second ?? 0 : 0), 0);
   const slowest = Math.max(0, ...view.nodes.map((node) => node.p99_ms ?? 0));
   const lag = Math.max(0, ...view.nodes.filter((node) => node.is_live).map((node) => node.lag_entries));
@@ -74,6 +78,34 @@ function drawHero(hero, view) {
       fact(slowest ? millis(slowest) : "–", "slowest p99"),
       fact(whole(lag), "most behind"),
       fact(whole(routes), "routes"), fact(whole(slots), "utterances")));
+}
+
+// While the log is closed: what is waited for, and what forcing it would cost.
+async function drawRecovery(card) {
+  const isClosed = ["recovering", "lost"].includes(state.view.log_state);
+  const isAdmin = state.session?.scopes.includes("admin");
+  if (!isClosed || !isAdmin || !state.view.nodes.some((node) => node.is_live)) { card.hidden = true; return; }
+  const outlook = await post("/v1/actions/recover", { force: false });
+  card.hidden = !outlook.is_needed;
+  const key = JSON.stringify(outlook);
+  if (card.dataset.key === key) return;
+  card.dataset.key = key;
+  const force = async () => {
+    if (!confirm(`Open the log with those who are there? ${outlook.risk || "Nothing that a majority held is lost."}`)) return;
+    try { await post("/v1/actions/recover", { force: true }); toast("The recovery is forced."); }
+    catch (problem) { toast(problem.message); }
+  };
+  card.replaceChildren(h("header", {}, h("h2", {}, "Recovery"), h("span", { class: "tag warn" }, outlook.log_state)),
+    h("p", {}, outlook.detail || "The nodes are proving that nothing was lost."),
+    outlook.base && h("p", { class: "muted" }, `Everything up to ${outlook.base} survives.`),
+    outlook.missing.length > 0 && h("p", { class: "muted" }, `No answer yet from ${outlook.missing.join(", ")}.`),
+    outlook.missing.length > 0 && h("div", { class: "row" }, h("button", { type: "button", class: "danger", onclick: force }, "Go on without them")));
+}
+
+function recoveryWords(view) {
+  const { voters, missing_voters: missing } = view.log;
+  if (!voters.length) return "";
+  return `${voters.length - missing.length} of ${voters.length} voters are there; ${Math.floor(voters.length / 2) + 1} decide what survives.`;
 }
 
 const fact = (value, name) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, name));
@@ -160,7 +192,7 @@ function drawLog(log, view) {
       row("epoch", facts.epoch || "–"),
       row("voters", missing ? `${facts.voters.length - missing} of ${facts.voters.length}` : facts.voters.length),
       row("feature level", facts.level_possible > facts.level ? `${facts.level}, ${facts.level_possible} possible` : facts.level),
-      row("encoder", h("code", {}, facts.encoder.slice(0, 10) || "–")),
+      row("encoder", h("a", { href: "#/encoder" }, h("code", {}, facts.encoder.slice(0, 10) || "–"))),
       row("coordinator", h("span", { class: "small" }, view.coordinator.is_active ? "this one" : view.coordinator.holder.split("#")[0] || "none")))));
 }
 
@@ -175,7 +207,7 @@ async function drawSpread(spread) {
     return;
   }
   const legend = h("div", { class: "legend" }, found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
-  spread.replaceChildren(h("div", { class: "scroll" }, timeline(log.entries, found.nodes)), legend);
+  spread.replaceChildren(scroll("How the newest writes spread", timeline(log.entries, found.nodes)), legend);
 }
 
 function drawRecent(list) {

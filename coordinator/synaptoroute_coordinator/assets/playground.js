@@ -2,7 +2,7 @@
 
 import { post, state } from "./api.js";
 import { candidates } from "./charts.js";
-import { h, millis } from "./dom.js";
+import { h, millis, scroll } from "./dom.js";
 
 const REASONS = { matched: "the best score that reaches its threshold",
   below_threshold: "no score reaches its threshold", no_routes: "there are no routes yet",
@@ -58,7 +58,7 @@ function drawAnswer(answer, match, ms) {
       h("p", { class: "muted" }, reasonOf(match)),
       top && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`)),
     h("section", { class: "card" }, h("header", {}, h("h2", {}, "Why")),
-      match.candidates?.length ? h("div", { class: "scroll" }, candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
+      match.candidates?.length ? scroll("Scores against thresholds", candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
 }
 
 function reasonOf(match) {
@@ -73,7 +73,7 @@ function drawAll(answer, found) {
   answer.replaceChildren(h("section", { class: "card answer" },
     h("div", { class: "row" }, h("span", { class: `tag ${isOne ? "ok" : "warn"}` }, isOne ? "the same answer everywhere" : "answers differ")),
     h("h2", {}, found.find((each) => each.match)?.match.route ?? "No route"),
-    h("div", { class: "scroll" }, h("table", {},
+    scroll("Answers of every node", h("table", {},
       h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Score, to the last digit"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, found.map((each) => h("tr", {}, h("td", {}, each.node),
         h("td", {}, each.match?.version ?? "–"), h("td", {}, each.match ? each.match.route ?? "no route" : each.problem.message),

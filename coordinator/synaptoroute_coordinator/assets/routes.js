@@ -1,7 +1,7 @@
 // Routes: found, read, changed; a change is tried on test queries before it is made.
 
 import { call, get, post, routePath, state, watch } from "./api.js";
-import { h, toast, whole } from "./dom.js";
+import { h, scroll, toast, whole } from "./dom.js";
 
 const KEPT = "synaptoroute.queries";
 const PAGES_MAX = 20;
@@ -73,7 +73,7 @@ function read(pane, route, refresh) {
 
 function extra(name, value) {
   if (value === null || (typeof value === "object" && !Object.keys(value).length)) return null;
-  return h("details", { class: "field" }, h("summary", {}, name), h("pre", { class: "mono scroll" }, JSON.stringify(value, null, 2)));
+  return h("details", { class: "field" }, h("summary", {}, name), h("pre", { class: "mono scroll", tabindex: 0 }, JSON.stringify(value, null, 2)));
 }
 
 async function remove(route, refresh) {
@@ -89,7 +89,8 @@ async function remove(route, refresh) {
 function edit(pane, route, refresh) {
   const name = h("input", { id: "name", value: route?.name ?? "", maxlength: 128, required: true, disabled: route !== null, placeholder: "refund" });
   const utterances = h("textarea", { id: "utterances", rows: 9, required: true, placeholder: "One example a line" });
-  utterances.value = route?.utterances.join("\n") ?? "";
+  utterances.value = (route ?? state.draft)?.utterances.join("\n") ?? "";
+  state.draft = null;
   const threshold = h("input", { id: "threshold", type: "number", min: -1, max: 1, step: 0.01, value: route?.threshold ?? "", placeholder: "default" });
   const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to try, one a line" });
   texts.value = localStorage.getItem(KEPT) ?? "";
@@ -142,7 +143,7 @@ const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()
 function previewTable(texts) {
   const changed = texts.filter((each) => each.is_changed).length;
   const words = (standing) => standing.route ? `${standing.route} ${standing.score.toFixed(2)}` : "no route";
-  return h("div", { class: "scroll" },
+  return scroll("Test queries now and then",
     h("p", { class: "small muted" }, changed ? `${changed} of ${texts.length} queries go elsewhere` : `No query of ${texts.length} goes elsewhere`),
     h("table", {}, h("thead", {}, h("tr", {}, ["Query", "Now", "Then"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, texts.map((each) => h("tr", { class: each.is_changed ? "changed" : "" },

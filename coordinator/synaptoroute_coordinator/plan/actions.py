@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,13 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Tell a node to take the state of one of the donors."""
+    """Tell a node to put its rows right, or to take the state of one of the donors."""
 
     node: str
     donors: tuple[str, ...]
     reason: str
     audit_seq: int = 0
+    kind: Literal["mend", "resync"] = "resync"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 
 from synaptoroute.cluster.orders import DONORS_MAX
 from synaptoroute_coordinator.config import Policy
@@ -25,6 +25,7 @@ TRIM_STEP_MIN: Final = 64
 REPAIRS_MAX: Final = 3
 """Repairs of one node in a row; whom they do not help has a broken memory or disk."""
 DEEP_WAIT_FACTOR: Final = 12
+RepairKind = Literal["mend", "resync"]
 
 
 def plan(view: FleetView, policy: Policy, memory: Memory, now_seconds: float) -> tuple[Action, ...]:
@@ -103,7 +104,7 @@ def _is_due(last_seconds: float | None, every_seconds: float, now_seconds: float
 
 
 def _repairs(view: FleetView, policy: Policy, memory: Memory) -> Iterator[Action]:
-    """Have the minority take the majority's state."""
+    """Have the minority put its rows right, then take the majority's state."""
     if not policy.is_repair_on:
         return
     by_id = {node.node: node for node in view.live}
@@ -117,7 +118,9 @@ def _repairs(view: FleetView, policy: Policy, memory: Memory) -> Iterator[Action
                 told.add(node)
                 why = "differs from the majority" if node in verdict.differing else "is damaged"
                 reason = f"the audit at {verdict.seq} found that this node {why}"
-                yield Repair(node, donors, reason, verdict.seq)
+                # Rows first; what that does not put right takes a whole snapshot.
+                kind: RepairKind = "resync" if memory.repair_counts.get(node) else "mend"
+                yield Repair(node, donors, reason, verdict.seq, kind)
 
 
 def _may_repair(memory: Memory, verdict: Verdict, node: str) -> bool:

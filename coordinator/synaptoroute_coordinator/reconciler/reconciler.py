@@ -171,7 +171,7 @@ class Reconciler:
             self._seen = await self.log.presence.nodes()
             orders = await self.log.orders.orders()
             self.memory.repairing = frozenset(
-                node for node, order in orders.items() if order.kind == "resync"
+                node for node, order in orders.items() if order.kind in ("resync", "mend")
             )
             if self.memory.pending is not None:
                 reports = await self._acts.reports(self.memory.pending.seq)
@@ -257,7 +257,7 @@ class Reconciler:
             raise NotActive("another coordinator is active", retry_after_seconds=2.0)
         done = await self._acts.order(held, node, order)
         named = Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
-        await self._tell(actor, order.kind, named)
+        await self.tell(actor, order.kind, named)
         return named
 
     async def _attempt(self, action: Action, actor: str) -> Done:
@@ -270,7 +270,7 @@ class Reconciler:
         except (SynaptoRouteError, OSError) as error:
             done = Done("failed", str(error))
         if not isinstance(action, Judge):
-            await self._tell(actor, _name_of(action), done)
+            await self.tell(actor, _name_of(action), done)
         return done
 
     async def _carry_out(self, held: Held, action: Action) -> Done:
@@ -338,13 +338,13 @@ class Reconciler:
             backup = await self.backups.take(node, url)
         except (SynaptoRouteError, OSError) as error:
             self.backup_error = str(error)
-            await self._tell(OWN, "backup", Done("failed", str(error)))
+            await self.tell(OWN, "backup", Done("failed", str(error)))
             return
         self.backup_error = ""
         self.feed.add(Event("backup", "good", f"backup {backup.name} was taken"))
-        await self._tell(OWN, "backup", Done("done", f"{backup.name}, {backup.size_bytes} bytes"))
+        await self.tell(OWN, "backup", Done("done", f"{backup.name}, {backup.size_bytes} bytes"))
 
-    async def _tell(self, actor: str, action: str, done: Done) -> None:
+    async def tell(self, actor: str, action: str, done: Done) -> None:
         """Record what came of an action."""
         key = (action, done.outcome)
         self.counts[key] = self.counts.get(key, 0) + 1

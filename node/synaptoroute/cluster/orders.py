@@ -17,7 +17,7 @@ from synaptoroute.cluster.lease import Held
 from synaptoroute.cluster.scripts import Script, Scripts
 from synaptoroute.errors import ProtocolError
 
-OrderKind = Literal["resync", "scrub", "generate", "switch", "drop"]
+OrderKind = Literal["mend", "resync", "scrub", "generate", "switch", "drop"]
 ORDER_KINDS: Final[tuple[OrderKind, ...]] = get_args(OrderKind)
 ORDER_BYTES_MAX: Final = 16_384
 DONORS_MAX: Final = 64
@@ -31,9 +31,10 @@ class Order:
 
     Attributes:
         order_id: Names it.
-        kind: ``resync``: take another node's snapshot; ``scrub``: compare memory and
-            disk with the digest; ``generate``: make the vectors of another encoder,
-            ``switch``: change the cluster to it, ``drop``: forget such vectors.
+        kind: ``mend``: put rows right; ``resync``: take another node's snapshot;
+            ``scrub``: compare memory and disk with the digest; ``generate``: make the
+            vectors of another encoder; ``switch``: change the cluster to it; ``drop``:
+            forget such vectors.
         reason: Why, for people.
         given_ms: When it was given, by Redis' clock.
         donors: Nodes that a snapshot may come from.

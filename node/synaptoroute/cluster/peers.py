@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -28,11 +28,13 @@ from synaptoroute.errors import ClusterError, ProtocolError
 
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
+ROWS_PATH: Final = "/peer/v1/rows"
 PROOF_HEADER: Final = "SR-Peer-Proof"
 POSITION_HEADER: Final = "SR-Position"
 SHA_HEADER: Final = "SR-SHA256"
 PROOF_AGE_MS_MAX: Final = 300_000
 SNAPSHOT_BYTES_MAX: Final = 64 << 30
+ROWS_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 8 << 20
 """Most bytes of an op log that are asked for at once."""
 _BARE: Final = Keyring("")
@@ -132,6 +134,22 @@ class PeerClient:
                     raise ProtocolError("a peer sends more of its op log than was asked for")
         entries = await asyncio.to_thread(parse_entries, bytes(body))
         return PeerLog(tuple(entries), position)
+
+    async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
+        """Read a peer's sums, and its rows of some buckets of slots; see ``follower.mending``.
+
+        Raises:
+            ClusterError: No answer, or a refusal.
+            ProtocolError: The answer is too long.
+        """
+        path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
+        body = bytearray()
+        async with self._open(url, path) as response:
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > ROWS_BYTES_MAX:
+                    raise ProtocolError("a peer sends more rows than were asked for")
+        return bytes(body)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
         """Fetch a snapshot into a file of its own.

@@ -8,8 +8,13 @@ against vectors of another encoder than its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.cache import EmbeddingCache
@@ -63,3 +68,15 @@ class Encodings:
         """Hits and misses of the caches."""
         caches = [each.cache for each in self._encodings.values()]
         return sum(each.hits for each in caches), sum(each.misses for each in caches)
+
+
+def resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:
+    """Make the function by which a lane ends a job of utterances."""
+
+    def done(result: Any) -> None:
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return done

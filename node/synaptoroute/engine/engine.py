@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,13 @@ from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, check_vectors
 from synaptoroute.engine.counters import EngineCounters
-from synaptoroute.engine.encoding import Encodings
+from synaptoroute.engine.encoding import Encodings, resolver
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
 from synaptoroute.engine.scorer import Published, Scorer
 from synaptoroute.engine.states import switched_tensor, tensor_of
+from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
 from synaptoroute.models import Match
@@ -65,6 +66,7 @@ class Engine:
             batch_window_ms=config.batch_window_ms,
         )
         self.applier, self.scorer = self._boot(encoder, config.node_name)
+        self.scorer.unmatched = Unmatched(config.unmatched_kept)
         self._lanes = Lanes(
             self.encodings.of(self.encoder.fingerprint),
             self._batcher,
@@ -217,7 +219,7 @@ class Engine:
             future: Future[NDArray[np.float32]] = Future()
             part = texts[start : start + UTTERANCES_PER_JOB_MAX]
             begin = future.set_running_or_notify_cancel
-            jobs.append(Job(part, encode, begin, _resolver(future)))
+            jobs.append(Job(part, encode, begin, resolver(future)))
             futures.append(future)
         self._batcher.submit_jobs(jobs)
         return futures
@@ -337,12 +339,12 @@ class Engine:
             stored = self.storage.install(
                 source, orphans_after_seq=orphans_after_seq, now_us=now_us
             )
-            self._adopt(stored)
+            self.adopt(stored)
             return self.applier.replica.position
 
         return self.applier.call(task)
 
-    def _adopt(self, stored: Stored) -> None:
+    def adopt(self, stored: Stored) -> None:
         """Exchange the replica and the tensor.  Runs on the applier's thread."""
         (fingerprint, dim), old = self.storage.encoder, self.applier.replica
         replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
@@ -361,7 +363,9 @@ class Engine:
         assert encoder is not None, "nothing was switched: this is a bug"
         tensor = switched_tensor(commit, self.applier.replica.table)
         position = commit.entry.position
-        self._serve(tensor, position, commit.digest, encoder.fingerprint, [commit])
+        done = self._serve(tensor, position, commit.digest, encoder.fingerprint, [commit])
+        if self._is_started:
+            done.result()  # what follows is cut to the new tensor's rows
 
     def _serve(
         self,
@@ -384,15 +388,3 @@ class Engine:
     def watch(self, on_visible: Callable[[Position], None]) -> None:
         """Be told on the scorer's thread of every position that became visible."""
         self.scorer.on_visible = on_visible
-
-
-def _resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:
-    """Make the function by which a lane ends a job."""
-
-    def done(result: Any) -> None:
-        if isinstance(result, Exception):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-    return done

@@ -29,6 +29,7 @@ from synaptoroute.engine.applier import as_rows
 from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.engine.lanes import Batch
 from synaptoroute.engine.query import Query, match_of
+from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.versions import VersionWaiters
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import EncoderError
@@ -96,6 +97,7 @@ class Scorer:
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.on_visible: Callable[[Position], None] | None = None
         self.encoder = encoder
+        self.unmatched = Unmatched()
         self._scratch = Scratch(integer_product())
         self._batcher = batcher
         self._waiters = waiters
@@ -237,6 +239,8 @@ class Scorer:
             self._batcher.give_back(batch.flights)  # it was encoded before the encoder changed
             return
         answers = self.score(batch)
+        if self.unmatched.is_on:
+            self.unmatched.note(answers)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import row_hash, sum_state
 from synaptoroute.engine.engine import Engine
+from synaptoroute.tensor import Tensor
 
 PART_SLOTS: Final = 256
 PAUSE_SECONDS: Final = 0.002
@@ -58,6 +60,50 @@ class _Part:
     memory: tuple[int, ...]
     disk: tuple[int, ...]
     is_last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Rows that are not what the digest says.
+
+    Attributes:
+        memory: Slots of the tensor.
+        disk: Slots of the database.
+        sound_rows: Rows of memory for those of the disk that memory still has.
+    """
+
+    memory: tuple[int, ...]
+    disk: tuple[int, ...]
+    sound_rows: tuple[SlotWrite, ...]
+
+
+async def find_damage(engine: Engine) -> Damage:
+    """Find every row that is damaged, and what memory has for those of the disk.
+
+    Raises:
+        NotReady: The engine has stopped.
+        StorageUnavailable: The database cannot be read.
+    """
+    start = 0
+    memory: list[int] = []
+    disk: list[int] = []
+    while True:
+        part = await asyncio.wrap_future(engine.settled(partial(_compare, engine, start)))
+        memory += part.memory
+        disk += part.disk
+        if part.is_last:
+            break
+        start += PART_SLOTS
+        await asyncio.sleep(PAUSE_SECONDS)
+    wanted = [slot for slot in disk if slot not in set(memory)]
+    rows = await asyncio.wrap_future(engine.read(partial(_rows_of, wanted)))
+    return Damage(tuple(memory), tuple(disk), rows)
+
+
+def _rows_of(slots: list[int], tensor: Tensor) -> tuple[SlotWrite, ...]:
+    """Copy rows out of the tensor.  Runs on the scorer's thread."""
+    rows = [row for slot in slots for row in tensor.rows_between(slot, slot + 1)]
+    return tuple(SlotWrite(*row, row_hash(*row)) for row in rows)
 
 
 async def scrub(engine: Engine) -> Scrub:

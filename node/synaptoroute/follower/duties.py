@@ -25,6 +25,7 @@ from synaptoroute.engine import Received
 from synaptoroute.engine.scrub import Scrub, scrub
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.follower.generations import Generations
+from synaptoroute.follower.mending import Mender
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Duties:
     Attributes:
         last_scrub: What the newest scrub found; None before the first.
         resyncs: Resyncs that were ordered and done.
+        mender: What puts rows right.
         generations: Its part in changes of the encoder.
         orphans_count: Writes that recoveries left behind on this node.
     """
@@ -53,6 +55,7 @@ class Duties:
         self.last_scrub: Scrub | None = None
         self.resyncs = 0
         self.generations = Generations(follower)
+        self.mender = Mender(follower)
         self.orphans_count = 0
         self._follower = follower
         self._tasks: set[asyncio.Task[None]] = set()
@@ -160,12 +163,21 @@ class Duties:
 
     async def _carry_out(self, order: Order) -> None:
         match order.kind:
+            case "mend":
+                await self._mend(order)
             case "resync":
                 await self._resync(order)
             case "scrub":
                 await self.scrub()
             case _:
                 await self.generations.obey(order.kind, order.encoder)
+
+    async def _mend(self, order: Order) -> None:
+        """Put rows right; what is more than that is left to whoever looks again."""
+        try:
+            await self.mender.mend(order.donors)
+        except SynaptoRouteError as error:
+            _log.warning("rows could not be mended, a snapshot will do it: %s", error)
 
     async def _resync(self, order: Order) -> None:
         """Throw the state away and take a donor's snapshot; wait until it is followed again."""

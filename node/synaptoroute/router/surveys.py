@@ -15,6 +15,7 @@ from synaptoroute.core.change import StagedImport
 from synaptoroute.core.generations import encoder_of, missing_texts, vectors_in
 from synaptoroute.engine import Engine
 from synaptoroute.engine.scrub import Scrub, scrub
+from synaptoroute.engine.unmatched import UnmatchedQuery
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.follower import Follower
 from synaptoroute.follower.generations import Progress
@@ -183,6 +184,11 @@ class Surveys:
         staged = await asyncio.wrap_future(engine.settled(look))
         progress = self._follower.duties.generations.progress if self._follower else Progress()
         return Generations(engine.encoder.fingerprint, engine.encodings.names, staged, progress)
+
+    def unmatched(self) -> tuple[bool, list[UnmatchedQuery]]:
+        """Whether queries without a route are kept, and the newest of them."""
+        kept = self._engine.scorer.unmatched
+        return kept.is_on, kept.newest
 
     async def open_imports(self) -> tuple[StagedImport, ...]:
         """Give the imports that are neither committed nor aborted."""

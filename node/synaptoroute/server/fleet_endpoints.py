@@ -128,6 +128,19 @@ async def try_encoder(request: Request) -> Response:
 
 
 @endpoints.get(
+    "/-/unmatched",
+    tags=["node"],
+    summary="List the newest queries that no route took",
+    responses={200: {"description": "Queries", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+)
+async def list_unmatched(request: Request) -> Response:
+    """Empty unless the setting `unmatched_kept` says how many are kept."""
+    is_on, found = runtime_of(request).router.surveys.unmatched()
+    queries = [dataclasses.asdict(each) for each in found]
+    return json_answer(json.dumps({"is_on": is_on, "queries": queries}))
+
+
+@endpoints.get(
     "/-/imports",
     tags=["node"],
     summary="List imports that are neither committed nor aborted",

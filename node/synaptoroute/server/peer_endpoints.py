@@ -21,13 +21,16 @@ from synaptoroute.cluster.peers import (
     LOG_PATH,
     POSITION_HEADER,
     PROOF_HEADER,
+    ROWS_PATH,
     SHA_HEADER,
     SNAPSHOT_PATH,
     format_position,
     parse_position,
 )
+from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.errors import ProtocolError
 from synaptoroute.follower import Donor, Follower
+from synaptoroute.follower.mending import give_rows
 from synaptoroute.server.answers import runtime_of
 from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, Unauthorized
 
@@ -77,6 +80,17 @@ async def peer_log(request: Request) -> Response:
     return Response(
         body, media_type=_BINARY, headers={POSITION_HEADER: format_position(donor.position)}
     )
+
+
+@endpoints.get(ROWS_PATH)
+async def peer_rows(request: Request) -> Response:
+    """Sums over buckets of slots, and the rows of those that are named."""
+    follower = _member(request)
+    asked = request.query_params.get("buckets", "")
+    words = asked.split(".") if asked else []
+    if not all(word.isascii() and word.isdigit() and int(word) < BUCKET_COUNT for word in words):
+        raise InvalidParameter("buckets are numbers below 256, separated by dots")
+    return Response(await give_rows(follower, map(int, words)), media_type="application/json")
 
 
 @endpoints.get(SNAPSHOT_PATH)

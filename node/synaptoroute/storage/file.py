@@ -218,10 +218,7 @@ class DatabaseFile:
     def _is_blank(self) -> bool:
         """Whether a crash came between the file's first page and its tables."""
         with finding_damage(), closing(connect_reader(self.path)) as reader:
-            is_empty = schema.is_empty(reader)
-            if not is_empty:
-                schema.stored_version(reader)
-            return is_empty
+            return schema.is_empty(reader) or schema.stored_version(reader) < 0
 
     def _migrate(self) -> None:
         """Move an older file to this release's schema, once its pages are checked."""

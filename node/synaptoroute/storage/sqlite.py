@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.change import Change, Commit
+from synaptoroute.core.change import Change, Commit, SlotWrite
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import install
@@ -33,6 +33,7 @@ from synaptoroute.storage.reencoded import ReencodedFile
 from synaptoroute.storage.writer import (
     check_order,
     drop_encoded,
+    rewrite_rows,
     write_changes,
     write_entries,
     write_imports,
@@ -305,6 +306,29 @@ class SQLiteStorage(ReencodedFile):
         )
         with self._replacing(orphans_after_seq, now_us, meta, len(stored.slots)) as writer:
             install.write_state(writer, stored)
+
+    def mend(self, rows: Sequence[SlotWrite], digest: str) -> Stored:
+        """Write rows of owned slots again, then read all back, verified.
+
+        Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It was not written; or, with reason ``corrupt``, more than
+                these rows is damaged.
+        """
+        meta = self._opened()
+        self.damage = None
+        was_kept = self._stop_keeper()
+        try:
+            with self._writing("mend rows") as writer:
+                rewrite_rows(writer, rows)
+                write_meta(writer, replace(meta, digest=digest))
+            self._meta = replace(meta, digest=digest)
+            with self._condemning():
+                return load(self.path)
+        finally:
+            if was_kept:
+                self.keep()
 
     def keep_one_voter(self) -> None:
         """Let this node alone decide what survives: the voters of a restored state are gone.

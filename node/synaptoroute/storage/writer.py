@@ -133,6 +133,14 @@ def write_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
     )
 
 
+def rewrite_rows(connection: sqlite3.Connection, rows: Sequence[SlotWrite]) -> None:
+    """Write rows again whose content was altered."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
+        [(row.slot, row.route_id, row.utterance, row.vector, row.row_hash) for row in rows],
+    )
+
+
 def drop_encoded(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Forget re-encoded vectors of rows that changed since."""
     touched = {slot for change in changes for slot in change.freed}

@@ -1,0 +1,133 @@
+"""Voters, writes that a recovery left behind, and a recovery that waits: by an operator's order.
+
+The nodes decide; the coordinator finds the node to ask, passes the order on with its own key,
+and records who gave it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute_coordinator.actions import Done
+from synaptoroute_coordinator.app.door import actor_of
+from synaptoroute_coordinator.app.fleet import json_answer, node_of
+from synaptoroute_coordinator.app.gateway import ask_node, choose_node
+from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
+from synaptoroute_coordinator.app.refusals import ActionFailed
+from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.fleet import NodeView
+
+ORPHANS_MAX: Final = 1_000
+_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANYTHING,
+    202: {**ANYTHING, "description": "Not decided yet"},
+    **PROBLEMS,
+}
+
+endpoints = APIRouter()
+
+
+class VoterAction(BaseModel):
+    """Whether a node votes on recoveries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
+    vote: StrictBool
+
+
+class OrphanAction(BaseModel):
+    """A write that a recovery left behind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str = Field(min_length=1, max_length=128, description="Node that holds it.")
+    op_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class RecoveryAction(BaseModel):
+    """Open the log with those who are there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: StrictBool = Field(description="False only says what forcing would keep and may lose.")
+
+
+@endpoints.post(
+    "/v1/actions/voter", tags=["actions"], summary="Change the voters", responses=_ANSWERS
+)
+async def change_voter(request: Request, asked: VoterAction) -> Response:
+    """One node at a time; the next change is taken once a majority holds this one."""
+    runtime = runtime_of(request)
+    # A voter that is gone for good is known to the log alone.
+    voters = runtime.reconciler.view.log.voters
+    identity = asked.node if asked.node in voters else node_of(runtime, asked.node).node
+    action = "make a voter" if asked.vote else "unmake a voter"
+    body = {"node": identity, "vote": asked.vote}
+    chosen = choose_node(runtime)
+    return await _pass_on(request, chosen, "/v1/cluster/voters", body, action, asked.node)
+
+
+@endpoints.get(
+    "/v1/orphans",
+    tags=["fleet"],
+    summary="List writes that recoveries left behind",
+    responses=_ANSWERS,
+)
+async def list_orphans(request: Request) -> Response:
+    """They were taken by a server that lost, and no majority held them."""
+    reconciler = runtime_of(request).reconciler
+    live = [node for node in reconciler.view.live if node.url]
+    said = await reconciler.nodes.documents(
+        [(node.node, node.url) for node in live], "/v1/cluster/orphans"
+    )
+    found = [
+        {"node": node.name, **each}
+        for node in live
+        for each in said.get(node.node, {}).get("orphans", [])
+    ]
+    return json_answer({"orphans": found[:ORPHANS_MAX]})
+
+
+@endpoints.post(
+    "/v1/actions/orphan", tags=["actions"], summary="Make a lost write again", responses=_ANSWERS
+)
+async def replay_orphan(request: Request, asked: OrphanAction) -> Response:
+    """With its identity and its conditions: made elsewhere meanwhile, it has no second effect."""
+    chosen = node_of(runtime_of(request), asked.node)
+    body, path = {"op_id": asked.op_id}, "/v1/cluster/orphans"
+    return await _pass_on(request, chosen, path, body, "replay", asked.op_id)
+
+
+@endpoints.post(
+    "/v1/actions/recover", tags=["actions"], summary="Force a recovery", responses=_ANSWERS
+)
+async def recover(request: Request, asked: RecoveryAction) -> Response:
+    """For a log that stays closed because voters are gone for good; may lose what only they
+    held.
+    """
+    chosen = choose_node(runtime_of(request))
+    body, path = {"force": asked.force}, "/v1/cluster/recover"
+    return await _pass_on(request, chosen, path, body, "recover" if asked.force else "", "")
+
+
+async def _pass_on(
+    request: Request, node: NodeView, path: str, body: dict[str, Any], action: str, about: str
+) -> Response:
+    """Have a node do it, and record what came of it."""
+    runtime: Runtime = runtime_of(request)
+    if not node.url:
+        raise ActionFailed(f"{node.name} cannot be reached")
+    answer = await ask_node(runtime, node, "POST", path, body=json.dumps(body).encode())
+    if action:
+        is_done = answer.status_code < 300
+        detail = f"{about} {answer.status_code} from {node.name}".strip()
+        done = Done("done" if is_done else "failed", detail)
+        await runtime.reconciler.tell(actor_of(request.scope), action, done)
+    return answer

@@ -1,0 +1,118 @@
+// The encoder: which one serves, which could, and the steps from one to the other.
+
+import { get, post, state } from "./api.js";
+import { compare, meter } from "./charts.js";
+import { h, scroll, toast, whole } from "./dom.js";
+
+const KEPT = "synaptoroute.labelled";
+const LOOK_MS = 1500;
+const STEPS = { generating: "making vectors", keeping: "keeping the vectors that serve", switching: "switching",
+  done: "done", failed: "failed" };
+
+export function show(main) {
+  const isAdmin = state.session?.scopes.includes("admin");
+  const list = h("div", { class: "grid" });
+  const chosen = h("select", { id: "trial-encoder" });
+  const texts = h("textarea", { id: "trial-texts", rows: 8, placeholder: "Where is my parcel? => order-status\nWhat is the capital of France? =>" });
+  texts.value = localStorage.getItem(KEPT) ?? "";
+  const wrong = h("p", { class: "wrong", role: "alert" });
+  const outcome = h("div", { "aria-live": "polite" });
+  const act = (step, encoder, question) => async (event) => {
+    if (question && !confirm(question)) return;
+    event.currentTarget.disabled = true;
+    try {
+      toast((await post("/v1/actions/encoder", { step, encoder })).detail);
+      setTimeout(() => look().catch(() => {}), 800);
+    } catch (problem) { toast(problem.message); }
+  };
+  let shown = "";
+  const look = async () => {
+    const found = await get("/v1/encoders");
+    const key = JSON.stringify(found);
+    if (key === shown) return;
+    shown = key;
+    list.replaceChildren(...found.encoders.map((each) => card(each, found, act, isAdmin)));
+    const others = found.encoders.filter((each) => !each.is_serving && each.vectors && each.missing_texts === 0);
+    const before = chosen.value;
+    chosen.replaceChildren(...others.map((each) => h("option", { value: each.encoder }, title(each))));
+    chosen.value = others.some((each) => each.encoder === before) ? before : others[0]?.encoder ?? "";
+    chosen.disabled = !others.length;
+  };
+  const tryIt = async (event) => {
+    event.preventDefault();
+    wrong.textContent = "";
+    localStorage.setItem(KEPT, texts.value);
+    const cases = casesOf(texts.value);
+    if (!chosen.value) { wrong.textContent = "No other encoder has all its vectors yet."; return; }
+    if (!cases.length) { wrong.textContent = "Write some labelled texts first."; return; }
+    try { drawTrial(outcome, await post("/v1/encoders/trial", { encoder: chosen.value, texts: cases })); }
+    catch (problem) { wrong.textContent = problem.message; }
+  };
+  main.append(
+    h("section", { class: "card intro" }, h("h1", {}, "Encoder"),
+      h("p", { class: "muted" }, "Every node changes at one place of the log. No query fails, and the way back is as short.")),
+    list,
+    h("section", { class: "card" },
+      h("header", {}, h("h2", {}, "Try it on labelled texts"), h("span", { class: "muted small" }, "Changes nothing")),
+      h("form", { class: "grid two", onsubmit: tryIt },
+        h("div", {},
+          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text a line, => and its route; nothing after => for none"), texts),
+          h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { class: "sr-only", for: "trial-encoder" }, "Encoder to try"), chosen),
+            h("button", { type: "submit", class: "primary" }, "Try")), wrong),
+        outcome)));
+  let isOver = false;
+  const again = async () => {
+    if (isOver) return;
+    if (!document.hidden) await look().catch((problem) => { if (!shown) list.replaceChildren(h("p", { class: "wrong" }, problem.message)); });
+    setTimeout(again, LOOK_MS);
+  };
+  again();
+  return () => { isOver = true; };
+}
+
+const title = (each) => each.name ? each.name.split("/").pop() : each.encoder.slice(0, 12);
+
+function card(each, found, act, isAdmin) {
+  const work = found.work.find((one) => one.encoder === each.encoder && one.step !== "done");
+  const isWhole = each.vectors > 0 && each.missing_texts === 0;
+  const lacking = each.missing_nodes;
+  const button = (text, step, extra, question) =>
+    h("button", { type: "button", disabled: !isAdmin, ...extra, onclick: act(step, each.encoder, question) }, text);
+  const isBusy = work && work.step !== "failed";
+  return h("section", { class: "card encoder", "data-encoder": each.encoder.slice(0, 12) },
+    h("header", {},
+      h("div", {}, h("h2", {}, title(each)), h("code", { class: "muted" }, each.encoder.slice(0, 24))),
+      h("span", { class: `tag ${each.is_serving ? "ok" : isWhole ? "info" : ""}` },
+        each.is_serving ? "serves" : isBusy ? STEPS[work.step] : isWhole ? "ready to switch to" : "stands by")),
+    lacking.length > 0 && h("p", { class: "wrong" }, `${lacking.join(", ")} ${lacking.length > 1 ? "do" : "does"} not have it: start with next_model set to it.`),
+    isBusy && h("div", { class: "field" },
+      meter(work.total_texts ? work.done_texts / work.total_texts : 0, `${work.done_texts} of ${work.total_texts} texts`),
+      h("p", { class: "small muted" }, `${STEPS[work.step]} on ${work.node}: ${whole(work.done_texts)} of ${whole(work.total_texts)} texts`)),
+    work?.step === "failed" && h("p", { class: "wrong" }, `${work.node}: ${work.detail}`),
+    !each.is_serving && each.vectors > 0 && !isBusy && h("p", { class: "muted" },
+      `${whole(each.vectors)} vectors are staged${each.missing_texts ? `, ${whole(each.missing_texts)} texts lack theirs` : ", none is lacking"}.`),
+    each.is_serving && h("p", { class: "muted" }, `${each.serving_nodes.length} nodes answer with it.`),
+    !each.is_serving && !isBusy && h("div", { class: "row" },
+      !isWhole && button(each.vectors ? "Make what is lacking" : "Make its vectors", "generate", { disabled: !isAdmin || lacking.length > 0 }),
+      button("Switch to it", "switch", { class: "primary", disabled: !isAdmin || !each.vectors || lacking.length > 0 },
+        "Have every node change its encoder now?"),
+      each.vectors > 0 && button("Drop its vectors", "drop", { class: "danger" }, "Forget these vectors? They would have to be made again.")));
+}
+
+function casesOf(text) {
+  return text.split("\n").map((line) => line.split("=>")).filter(([said]) => said.trim())
+    .map(([said, route]) => ({ text: said.trim(), route: route?.trim() || null })).slice(0, 2000);
+}
+
+function drawTrial(outcome, trial) {
+  const words = (standing) => standing.route ?? "no route";
+  outcome.replaceChildren(
+    compare([{ name: "serves now", share: trial.correct_before / trial.texts, text: `${trial.correct_before} of ${trial.texts} right` },
+      { name: "tried", share: trial.correct_after / trial.texts, text: `${trial.correct_after} of ${trial.texts} right` },
+      { name: `tried, threshold ${trial.threshold_best}`, share: trial.correct_best / trial.texts, text: `${trial.correct_best} of ${trial.texts} right` }]),
+    trial.changed.length ? scroll("Texts that would go elsewhere", h("table", {},
+      h("thead", {}, h("tr", {}, ["Text", "Now", "Then", "Belongs to"].map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, trial.changed.map((each) => h("tr", {}, h("td", {}, each.text), h("td", {}, words(each.before)),
+        h("td", { class: each.after.route === each.expected ? "right" : "" }, words(each.after)), h("td", {}, each.expected ?? "none"))))))
+      : h("p", { class: "muted" }, "No text would go elsewhere."));
+}

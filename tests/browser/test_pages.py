@@ -1,0 +1,186 @@
+"""Every page of the dashboard: whole, readable by everybody, on a phone and in the dark.
+
+Method: a fleet with the example routes and clients that ask it all the time; axe-core judges
+each page in light, in dark and on a phone; pictures are kept for the documents.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from dashboard_fleet import Fleet, put
+from house import ROOT
+from second_model import second_model
+from synaptoroute.server.documents import load_routes_file
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+PAGES = {
+    "fleet": ".chart circle",
+    "routes/returns": ".utterances li",
+    "routes/+": "#utterances",
+    "query": "#query-text",
+    "conflicts": "#least",
+    "unmatched": "td.said",
+    "encoder": ".encoder",
+    "activity": ".events li",
+}
+GRAVE = frozenset({"serious", "critical"})
+Shoot = Callable[[Any, str], None]
+OpenPage = Callable[..., Any]
+
+
+def queries() -> list[tuple[str, str | None]]:
+    """The example queries with the routes that they belong to."""
+    lines = (ROOT / "examples" / "queries.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return [(text, None if route == "-" else route) for text, route in pairs]
+
+
+@contextmanager
+def asked(fleet: Fleet) -> Iterator[list[str]]:
+    """Ask every node the example queries while the block runs; gives what failed."""
+    ended, failed = threading.Event(), list[str]()
+
+    def run(index: int) -> None:
+        texts = itertools.cycle([text for text, _ in queries()])
+        pauses = itertools.cycle([0.03, 0.05, 0.02, 0.08, 0.04])
+        with httpx.Client(base_url=fleet.nodes[index].url, trust_env=False, timeout=20) as client:
+            while not ended.wait(next(pauses)):
+                text = f"{next(texts)} {'please' if next(pauses) > 0.04 else ''}"
+                answer = client.post("/v1/query", json={"text": text})
+                if answer.status_code != 200:
+                    failed.append(answer.text)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(fleet.nodes))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield failed
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet with the example routes, under queries, with a second encoder."""
+    settings = {"next_model": str(second_model()), "unmatched_kept": "50"}
+    duties = {"audit_seconds": "60", "scrub_seconds": "3600"}
+    started = Fleet(tmp_path_factory.mktemp("fleet"), settings, duties)
+    try:
+        started.start()
+        routes = load_routes_file(ROOT / "examples" / "routes.yaml")
+        for index, route in enumerate(routes):
+            put(started.nodes[index % 3], route.name, list(route.utterances))
+        with asked(started) as failed:
+            yield started
+        assert [] == failed
+    finally:
+        started.end()
+
+
+def visit(page: Any, place: str) -> None:
+    """Go to a page and wait until it shows what it is about."""
+    page.goto(f"{page.url.partition('#')[0]}#/{place}")
+    page.wait_for_selector(PAGES[place], timeout=30_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"),
+    [("light", 1360, "light"), ("dark", 1360, "dark"), ("phone", 390, "light")],
+)
+def test_every_page_is_accessible(
+    fleet: Fleet, open_page: OpenPage, shoot: Shoot, name: str, width: int, scheme: str
+) -> None:
+    """axe-core finds no serious fault, and nothing is wider than the screen."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert fleet.coordinator is not None
+    page = open_page(fleet.coordinator.url, width=width, color_scheme=scheme)
+    time.sleep(6)  # so that the curves have points
+    found, wide = [], []
+    for place in PAGES:
+        visit(page, place)
+        if place == "query":
+            page.fill("#query-text", "I'd like to send my headphones back")
+            page.click("form button[type=submit]")
+            page.wait_for_selector(".scores", timeout=20_000)
+        if place == "conflicts":
+            page.fill("#least", "0.6")
+            page.wait_for_selector(".pair", timeout=20_000)
+        response = Axe().run(page).response
+        found += [
+            f"{place}: {each['id']}: {node['html'][:160]}"
+            for each in response["violations"]
+            if each["impact"] in GRAVE
+            for node in each["nodes"][:3]
+        ]
+        if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            wide.append(place)
+        shoot(page, f"dashboard-{place.replace('/', '-').replace('+', 'new')}-{name}")
+
+    assert [] == found, "\n".join(found)
+    assert [] == wide
+
+
+def test_page_is_used_by_the_keyboard_alone(fleet: Fleet, open_page: OpenPage) -> None:
+    """Skip link, slash for search, Enter to ask; the focus can always be seen."""
+    assert fleet.coordinator is not None
+    page = open_page(fleet.coordinator.url)
+    page.keyboard.press("Tab")
+
+    assert "Skip to the content" == page.evaluate("document.activeElement.textContent")
+
+    visit(page, "query")
+    page.keyboard.press("Escape")
+    page.focus("#main")
+    page.keyboard.press("/")
+    page.keyboard.type("where is my order")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".answer h2", timeout=20_000)
+
+    assert "order-status" == page.text_content(".answer h2")
+
+
+def test_unmatched_query_becomes_a_route(fleet: Fleet, open_page: OpenPage) -> None:
+    """Asked of a node, seen by the operator, one click from a new route."""
+    assert fleet.coordinator is not None
+    said = "do you sell aquarium fish in the shop"
+    httpx.post(f"{fleet.nodes[1].url}/v1/query", json={"text": said}, trust_env=False)
+    page = open_page(fleet.coordinator.url)
+    visit(page, "unmatched")
+    page.click(f"tr:has-text('{said}') button")
+    page.wait_for_selector("#utterances", timeout=10_000)
+
+    assert said == page.input_value("#utterances")
+
+
+def test_encoder_is_changed_in_the_page(fleet: Fleet, open_page: OpenPage, shoot: Shoot) -> None:
+    """Made, tried, switched to and back, by clicks; no query fails meanwhile."""
+    assert fleet.coordinator is not None
+    page = open_page(fleet.coordinator.url)
+    page.on("dialog", lambda dialog: dialog.accept())
+    visit(page, "encoder")
+    serving = page.get_attribute(".encoder:has(.tag.ok)", "data-encoder")
+    other = page.get_attribute(".encoder:not(:has(.tag.ok))", "data-encoder")
+    page.click(f'.encoder[data-encoder="{other}"] button:has-text("Make its vectors")')
+    page.wait_for_selector("text=ready to switch to", timeout=60_000)
+    page.fill("#trial-texts", "\n".join(f"{text} => {route or ''}" for text, route in queries()))
+    page.click("button:has-text('Try')")
+    page.wait_for_selector(".compare", timeout=60_000)
+    shoot(page, "dashboard-encoder-trial")
+    page.click(f'.encoder[data-encoder="{other}"] button:has-text("Switch to it")')
+    page.wait_for_selector(f'.encoder[data-encoder="{other}"]:has(.tag.ok)', timeout=60_000)
+    page.click(f'.encoder[data-encoder="{serving}"] button:has-text("Switch to it")')
+    page.wait_for_selector(f'.encoder[data-encoder="{serving}"]:has(.tag.ok)', timeout=60_000)
+    fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))

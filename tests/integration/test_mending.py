@@ -1,0 +1,143 @@
+"""Goal: rows that went wrong are put right, one by one, and nothing else is touched.
+
+Method: real routers on a real Valkey; bytes are altered in a tensor, in a database and in both
+copies of one node, as a broken memory, a broken disk and a broken machine would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from followers import Peers, peers, route
+from servers import Server
+from synaptoroute.core.change import SlotWrite
+from synaptoroute.core.digest import row_hash
+from synaptoroute.engine.scrub import scrub
+from synaptoroute.errors import ClusterError
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+
+
+async def filled(found: Peers) -> None:
+    """A few routes on every node."""
+    for number in range(8):
+        await found[0].router.aput_route(route(f"r{number}", f"text {number}", f"other {number}"))
+    await found.settle()
+
+
+async def flip_in_memory(found: Peers, index: int, slot: int) -> None:
+    """Alter one float of a tensor."""
+
+    def flip(tensor: object) -> None:
+        row = tensor._rows.read(np.array([slot]))  # type: ignore[attr-defined]
+        row[0, 0] = -row[0, 0] - 1.0
+        tensor._rows.write(np.array([slot]), row)  # type: ignore[attr-defined]
+
+    await asyncio.wrap_future(found[index].engine.read(flip))
+
+
+def flip_on_disk(path: Path, slot: int) -> None:
+    """Alter the last byte of a vector in a database."""
+    connection = sqlite3.connect(path)
+    try:
+        (vector,) = connection.execute("SELECT vector FROM slot WHERE slot = ?", (slot,)).fetchone()
+        altered = vector[:-1] + bytes([vector[-1] ^ 1])
+        connection.execute("UPDATE slot SET vector = ? WHERE slot = ?", (altered, slot))
+        connection.commit()
+    finally:
+        connection.close()
+
+
+async def test_row_of_memory_is_read_again_from_the_disk(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """One flipped float: found, and gone without a byte from a peer."""
+    async with peers(tmp_path, valkey_server.url, door=True) as found:
+        await filled(found)
+        await flip_in_memory(found, 0, 3)
+        damaged = await scrub(found[0].engine)
+        mended = await found[0].follower.duties.mender.mend(())
+
+        assert (1, 0) == (damaged.memory_rows, damaged.disk_rows)
+        assert (0, 1, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
+        assert (await scrub(found[0].engine)).is_sound
+        await found.judge()
+
+
+async def test_row_of_the_disk_is_written_again_from_memory(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """And the node goes on taking writes afterwards."""
+    async with peers(tmp_path, valkey_server.url, door=True) as found:
+        await filled(found)
+        flip_on_disk(found[0].engine.storage.path, 5)
+        damaged = await scrub(found[0].engine)
+        mended = await found[0].follower.duties.mender.mend(())
+
+        assert (0, 1) == (damaged.memory_rows, damaged.disk_rows)
+        assert (1, 0, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
+        assert (await scrub(found[0].engine)).is_sound
+        await found[0].router.aput_route(route("after"))
+        await found.settle()
+        await found.judge()
+
+
+async def test_row_that_differs_is_fetched_from_the_majority(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """The buckets show where; only their rows travel, and the digests are one again."""
+    async with peers(tmp_path, valkey_server.url, door=True) as found:
+        await filled(found)
+        await diverge(found, 4)
+        before = {peer.engine.published.digest for peer in found.all}
+        donor = found[1].engine.storage.node_id
+        mended = await found[0].follower.duties.mender.mend((donor,))
+
+        assert 2 == len(before)
+        assert 1 <= mended.rows_from_peer < 16
+        assert 0 == found[0].follower.counts.snapshots
+        await found.judge()
+
+
+async def diverge(found: Peers, slot: int) -> None:
+    """Have one node hold another vector, everywhere and in its digest, as if it had always."""
+    engine = found[0].engine
+
+    def alter() -> None:
+        table = engine.applier.replica.table
+        (row,) = [each for each in engine.storage.rows() if each.slot == slot]
+        vector = row.vector[4:] + row.vector[:4]
+        hashed = row_hash(slot, row.route_id, row.utterance, vector)
+        table._disown(slot, row.row_hash)
+        table._own(slot, hashed)
+        write = SlotWrite(slot, row.route_id, row.utterance, vector, hashed)
+        engine.adopt(engine.storage.mend([write], table.digest.hex()))
+
+    await asyncio.wrap_future(engine.settled(alter))
+    found[0].follower.wake()
+
+
+async def test_what_is_damaged_twice_is_left_to_a_snapshot(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """The same row in memory and on disk: nothing is invented."""
+    async with peers(tmp_path, valkey_server.url, door=True) as found:
+        await filled(found)
+        await flip_in_memory(found, 0, 3)
+        flip_on_disk(found[0].engine.storage.path, 3)
+        with pytest.raises(ClusterError, match="in memory and on disk"):
+            await found[0].follower.duties.mender.mend((found[1].engine.storage.node_id,))
+        found[0].follower.distrust("the test", (found[1].engine.storage.node_id,))
+        await asyncio.wait_for(_snapshot(found), 20)
+
+        assert (await scrub(found[0].engine)).is_sound
+
+
+async def _snapshot(found: Peers) -> None:
+    while not found[0].follower.counts.snapshots:
+        await asyncio.sleep(0.05)
