@@ -42,8 +42,12 @@ def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 def test_options_reach_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command passes on exactly what was given, switches in both directions too."""
     served: list[NodeConfig] = []
-    monkeypatch.setattr("synaptoroute.server.process.serve", served.append)
-    monkeypatch.setattr("synaptoroute.server.serve", served.append, raising=False)
+
+    def keep(config: NodeConfig, *, encoder: object) -> None:
+        served.append(config)
+
+    monkeypatch.setattr("synaptoroute.server.process.serve", keep)
+    monkeypatch.setattr("synaptoroute.server.serve", keep, raising=False)
     words = ["serve", "--port", "0", "--batch-window-ms", "2.5", "--insecure", "--no-log-queries"]
     result = CliRunner().invoke(app, words)
 

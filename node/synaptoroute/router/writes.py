@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -23,7 +24,13 @@ from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
-from synaptoroute.errors import EncoderMismatch, InvalidRoute, SequencerUnavailable, TooLarge
+from synaptoroute.errors import (
+    EncoderMismatch,
+    InvalidRoute,
+    NotCaughtUp,
+    SequencerUnavailable,
+    TooLarge,
+)
 from synaptoroute.follower import Follower
 from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
@@ -103,7 +110,8 @@ class Writer:
     async def _has_another(self, fingerprint: str) -> bool:
         """Whether this node serves with another encoder once it has reached the head."""
         if self._follower is not None:
-            await self._follower.wait_head(JOIN_SECONDS)
+            with suppress(NotCaughtUp):  # a node that can never follow keeps the first reason
+                await self._follower.wait_head(JOIN_SECONDS)
         return self._engine.encoder.fingerprint != fingerprint
 
     async def write(
@@ -152,7 +160,8 @@ class Writer:
             except EncoderMismatch:
                 if self._follower is None or fingerprint is not None:
                     raise
-                await self._follower.wait_head(JOIN_SECONDS)
+                with suppress(NotCaughtUp):
+                    await self._follower.wait_head(JOIN_SECONDS)
         return await self._log.append([proposal], fingerprint)
 
     async def _await_ack(
