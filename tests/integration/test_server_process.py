@@ -213,7 +213,9 @@ async def test_sigterm_loses_no_answer(make_node: StartNode) -> None:
                     return
 
     clients = [asyncio.create_task(client(number)) for number in range(8)]
-    await asyncio.sleep(1.0)
+    async with asyncio.timeout(30):
+        while answered <= 16:  # all are under way
+            await asyncio.sleep(0.05)
     node.signal(signal.SIGTERM)
     await asyncio.gather(*clients)
     code = await asyncio.to_thread(node.wait)

@@ -109,7 +109,7 @@ async def show_generations(request: Request) -> Response:
     summary="Compare an encoder that stands by with the one that serves",
     responses={
         200: {"description": "How often either is right", **_ANYTHING},
-        **problems(*BODY_PROBLEMS, *READ_PROBLEMS),
+        **problems(*BODY_PROBLEMS, *READ_PROBLEMS, 409),
     },
     openapi_extra=json_body("TrialRequest", _TRIAL_EXAMPLE),
 )
