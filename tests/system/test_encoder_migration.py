@@ -157,7 +157,7 @@ def test_cluster_changes_to_another_real_encoder_and_back(
             cluster.put(0, "last", "written with the first encoder again")
             cluster.settle()
             until(lambda: answers.count > 100)
-        sound = coordinator.until(lambda: coordinator.cluster()["audit"]["is_sound"])
+        coordinator.until(lambda: (coordinator.cluster()["audit"] or {}).get("is_sound"))
     finally:
         coordinator.end()
 
@@ -167,5 +167,4 @@ def test_cluster_changes_to_another_real_encoder_and_back(
     assert there < back
     for member in cluster.members:
         assert [there, back] == answers.encoders_change_at(member.name)
-    assert sound >= 0
     cluster.judge()
