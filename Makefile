@@ -99,14 +99,15 @@ sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000
 MINUTES ?= 5
 SEED ?= 1
 KIND ?= redis
+ROUNDS ?= 20
 
 .PHONY: chaos outage
 chaos: $(VENV)/.dev-installed ## Real processes under mixed faults (MINUTES=5 SEED=1 KIND=redis)
 	@PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(MINUTES) --seed $(SEED) --kind $(KIND) \
 	  $(CHAOS_ARGS)
 
-outage: $(VENV)/.dev-installed ## Measure how long writes are closed after a loss of Redis
-	@PYTHONPATH=tests $(BIN)/python -m chaos.outage
+outage: $(VENV)/.dev-installed ## Measure how long a loss of Redis closes writes (ROUNDS=20)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md

@@ -22,10 +22,10 @@ from typing import Any
 import httpx
 
 from chaos.clients import Clients
+from chaos.record import RESULTS, Record
 from chaos.storm import Storm, make_server
 from node_cluster import Cluster, cluster_on, until
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "outage.json"
 PACE_SECONDS = 0.02
 REST_SECONDS = 2.0
 GOAL_SECONDS = {"restart": 3.0, "kill": 3.0, "wipe": 5.0, "flush": 5.0, "lossy promotion": 5.0}
@@ -137,9 +137,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", default=["redis", "valkey"])
-    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--json", type=Path, default=RESULTS / "outage.json")
     given = parser.parse_args()
-    document: dict[str, Any] = {"rounds": given.rounds, "nodes": 3, "command": "make outage"}
+    record = Record("outage", f"make outage ROUNDS={given.rounds}")
+    document: dict[str, Any] = {}
     is_good = True
     for kind in given.kinds:
         with tempfile.TemporaryDirectory(prefix="outage-") as folder:
@@ -147,7 +148,7 @@ def main() -> int:
         for each in found.values():
             is_good &= each["p95_seconds"] <= each["goal_p95_seconds"]
             is_good &= not each["failed_queries"]
-    given.json.write_text(json.dumps(document, indent=1) + "\n")
+    record.write(given.json, {"rounds": given.rounds, "nodes": 3, "servers": document})
     return 0 if is_good else 1
 
 

@@ -8,7 +8,6 @@ nothing that was acknowledged by a quorum may be missing.  The faults follow fro
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 from chaos.clients import Clients
 from chaos.judge import Judge
+from chaos.record import RESULTS, Record
 from chaos.storm import Storm, make_server
 from node_cluster import Cluster, Member, cluster_on, until
 
@@ -174,22 +174,24 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--kind", choices=("redis", "valkey"), default="redis")
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--json", type=Path, default=RESULTS / "chaos.json")
     given = parser.parse_args()
-    say(f"repeat: make chaos MINUTES={given.minutes:g} SEED={given.seed} KIND={given.kind}")
+    command = f"make chaos MINUTES={given.minutes:g} SEED={given.seed} KIND={given.kind}"
+    record = Record("chaos", command)
+    say(f"repeat: {command}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         outcome = rage(Path(folder), given.kind, given.seed, given.minutes * 60)
     for each in outcome.found[:20]:
         say(f"VIOLATION {each}")
     say(f"{given.kind}, seed {given.seed}, {given.minutes:g} minutes: {outcome.summary}")
-    if given.json:
-        document = {
-            "command": f"make chaos MINUTES={given.minutes:g} SEED={given.seed} KIND={given.kind}",
-            "violations": outcome.found,
-            "faults": dict(sorted(outcome.faults.items())),
-            **outcome.figures,
-        }
-        given.json.write_text(json.dumps(document, indent=1) + "\n")
+    figures = {
+        "kind": given.kind,
+        "minutes": given.minutes,
+        "violations": outcome.found,
+        "faults": dict(sorted(outcome.faults.items())),
+        "sizes": outcome.figures,
+    }
+    record.write(given.json, figures)
     return 1 if outcome.found else 0
 
 
