@@ -35,7 +35,6 @@ from synaptoroute.errors import (
     SynaptoRouteError,
     TooLarge,
 )
-from synaptoroute.failpoints import failpoint
 from synaptoroute.log import Appended
 
 _RETRY_MIN_SECONDS: Final = 0.05
@@ -295,7 +294,6 @@ class Writer:
         while True:
             try:
                 self.counts.calls += 1
-                failpoint("append.begun")
                 outcome = await self.scripts.append(
                     self.position(),
                     batch[0].fingerprint,
@@ -318,7 +316,6 @@ class Writer:
                     return found
                 continue
             if isinstance(outcome, Placed):
-                failpoint("append.placed")
                 self.counts.unannounced += not outcome.is_announced
                 return outcome
             raise _error_of(outcome, "unknown" if give_up_at else "not_taken")
