@@ -95,6 +95,20 @@ FROM ?= 0
 sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000 FROM=0)
 	@PYTHONPATH=tests $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
+# How long the faults last, what they are drawn from, and on which server.
+MINUTES ?= 5
+SEED ?= 1
+KIND ?= redis
+ROUNDS ?= 20
+
+.PHONY: chaos outage
+chaos: $(VENV)/.dev-installed ## Real processes under mixed faults (MINUTES=5 SEED=1 KIND=redis)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(MINUTES) --seed $(SEED) --kind $(KIND) \
+	  $(CHAOS_ARGS)
+
+outage: $(VENV)/.dev-installed ## Measure how long a loss of Redis closes writes (ROUNDS=20)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
+
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
 	@$(BENCH_COMMAND)

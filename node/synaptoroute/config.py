@@ -154,6 +154,11 @@ def is_tracing_asked_for() -> bool:
     return any(os.environ.get(name) for name in names)
 
 
+def failpoint_wished() -> str:
+    """The step at which a test wants this process to die; empty for none: ``failpoints``."""
+    return os.environ.get(f"{ENV_PREFIX}FAILPOINT", "")
+
+
 def cpu_limit() -> int:
     """Say how many CPUs this process may use, from the cgroup before the host.
 

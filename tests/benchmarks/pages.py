@@ -36,6 +36,8 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "embedding": _embedding,
         "cluster": page_of_cluster,
         "deploy": _deploy,
+        "outage": _outage,
+        "chaos": _chaos,
     }
     for name, make in makers.items():
         if name in results:
@@ -259,6 +261,41 @@ def _invariance(figures: dict[str, Any]) -> str:
         ("the same, worst batch", number(padding["mixed_padding_share_worst_batch"])),
     ]
     return "## Batch invariance and padding\n\n" + table(("", ""), rows)
+
+
+def _outage(figures: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{kind}: {loss}",
+            number(found["p50_seconds"]),
+            number(found["p95_seconds"]),
+            f"<= {found['goal_p95_seconds']:g}",
+            number(found["queries"]),
+            number(found["failed_queries"]),
+        )
+        for kind, losses in figures["servers"].items()
+        for loss, found in losses.items()
+    ]
+    head = ("writes closed, seconds", "p50", "p95", "goal p95", "queries", "failed")
+    return (
+        "## Loss of Redis\n\n"
+        f"{figures['nodes']} node processes, {figures['rounds']} rounds of each loss. An outage "
+        "lasts from the last write that a majority held to the next one; the time in which Redis "
+        "itself is away is part of it. Queries go to every node all the while.\n\n"
+        + table(head, rows)
+    )
+
+
+def _chaos(figures: dict[str, Any]) -> str:
+    sizes = [(name, number(value)) for name, value in figures["sizes"].items()]
+    faults = ", ".join(f"{name} {count}" for name, count in figures["faults"].items())
+    rows = [
+        ("minutes, server", f"{figures['minutes']:g}, {figures['kind']}"),
+        ("faults", faults),
+        *sizes,
+        ("violations", len(figures["violations"])),
+    ]
+    return "## Mixed faults, real processes\n\n" + table(("", ""), rows)
 
 
 def _embedding(figures: dict[str, Any]) -> str:

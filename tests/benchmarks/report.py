@@ -37,6 +37,8 @@ BENCHES = (
 )
 # Needs a container engine and half an hour: runs only where it is asked for by its name.
 ON_REQUEST = ("deploy",)
+FAULTS = ("outage", "chaos")
+"""Runs of ``make outage`` and ``make chaos``, shown as they were recorded last."""
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SECONDS_MAX = 900.0
@@ -60,7 +62,7 @@ def run(name: str, options: Options, folder: Path) -> bool:
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """The JSON of all benchmarks that have run."""
-    files = {name: folder / f"{name}.json" for name in (*BENCHES, *ON_REQUEST)}
+    files = {name: folder / f"{name}.json" for name in (*BENCHES, *ON_REQUEST, *FAULTS)}
     return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
 
 

@@ -225,6 +225,16 @@ class InPlaceNode(Node):
         yield from super()._act(ballot, decision)
 
 
+# --- a history that was contradicted once is never followed again --------------------------------
+
+
+class StubbornNode(Node):
+    """Waits for a snapshot, though the log has taken its side meanwhile."""
+
+    def is_taken_back(self) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -256,3 +266,6 @@ ABLATIONS = {
     "head_poll": Ablation("the head poll", Kinds(DeafNode), 100),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
+
+RARE = {"return": Ablation("the return to a history", Kinds(StubbornNode), 0)}
+"""Mechanisms that too few schedules need: a scenario shows what happens without them."""

@@ -16,8 +16,8 @@ class Op:
         name: The route that it is about.
         kind: ``put``, ``del`` or ``cas``.
         frame: Its bytes.
-        began: Step at which it was first sent.
-        ended: Step at which a majority was known to hold it; None if never.
+        began: Step or second at which it was first sent.
+        ended: Step or second at which a majority was known to hold it; None if never.
         places: Where its tries were placed, as far as an answer told.
         if_match: Revision that a ``cas`` was conditional on.
         outcome: What came of it where it was applied; empty if unknown.
@@ -29,8 +29,8 @@ class Op:
     kind: str
     frame: bytes
     proposal: object
-    began: int
-    ended: int | None = None
+    began: float
+    ended: float | None = None
     places: list[tuple[int, int, str]] = field(default_factory=list)
     if_match: Revision | None = None
     outcome: str = ""

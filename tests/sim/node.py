@@ -282,6 +282,10 @@ class Node:
         if result.coverage is Coverage.BEYOND:
             self.diverged = result.epoch > position.epoch
             return self.diverged
+        if result.coverage is Coverage.HOLE and result.epoch > position.epoch:
+            self.diverged = not self._confirms(position)
+            if self.diverged:
+                return True
         return self._from_peers(position)
 
     def _from_peers(self, position: Position) -> bool:
@@ -297,6 +301,10 @@ class Node:
 
     def _resync(self) -> Life:
         """Leave a history that the log contradicts; keep what goes beyond it."""
+        if self.is_taken_back():
+            self.diverged = False
+            self._move_to(State.SYNCING)
+            return
         own = {entry.seq: entry.chain for entry in self.disk.oplog}
         start = self.disk.oplog[0].seq - 1 if self.disk.oplog else self.replica.position.seq
         epoch = self.disk.oplog[0].epoch if self.disk.oplog else 0
@@ -307,6 +315,10 @@ class Node:
         shared = common_seq(start, own, theirs)
         if self._install_any(self.replica.position, orphans_after_seq=shared):
             self.diverged = False
+
+    def is_taken_back(self) -> bool:
+        """Whether a later epoch has taken this node's side; ablations never look again."""
+        return self._confirms(self.replica.position)
 
     def _install_any(self, position: Position, orphans_after_seq: int | None) -> bool:
         """Install the first peer's snapshot that the log confirms."""

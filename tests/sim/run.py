@@ -20,6 +20,7 @@ from sim.schedule import Schedule
 
 CHUNK_SEEDS = 20
 SHOWN_MAX = 10
+PROGRESS_SEEDS = 5_000
 FOCUSES = ("", "", "", "", "", "", "trim", "recovery")
 FIRST = ("accepted", "acknowledged", "epochs", "failovers")
 """Counts that come first: writes with a place, those that a majority was known to hold."""
@@ -78,6 +79,8 @@ def run_seeds(first: int, count: int, jobs: int) -> bool:
     began, bad, total = time.monotonic(), 0, Counter[str]()
     for seed, found, counts in results(range(first, first + count), judge, jobs):
         total.update(counts)
+        if seed > first and (seed - first) % PROGRESS_SEEDS == 0:
+            say(f"... {seed - first:,} seeds, {bad} with a violation")
         if found:
             bad += 1
             if bad <= SHOWN_MAX:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.ablations import ABLATIONS
+from sim.ablations import ABLATIONS, RARE
 from sim.run import judge, tell
 from sim.scenario import replay
+from sim.world import World
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(300)]
 SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.txt"))
@@ -42,7 +43,7 @@ def test_scenario_is_good_and_bites(path: Path) -> None:
     """What goes wrong without one mechanism goes right with it, told step by step."""
     text = path.read_text()
     name = text.partition("# breaks without: ")[2].split()[0]
-    whole, ablated = replay(text), replay(text, ABLATIONS[name].kinds)
+    whole, ablated = replay(text), replay(text, (ABLATIONS | RARE)[name].kinds)
     whole.heal()
     ablated.heal()
 
@@ -63,3 +64,22 @@ def test_schedule_can_be_told_and_repeated() -> None:
 def test_same_seed_is_the_same_run() -> None:
     """Nothing but the seed decides."""
     assert judge(11) == judge(11)
+
+
+def test_forty_nodes_come_back_at_once() -> None:
+    """All processes die, the log is emptied meanwhile; all of them become one again."""
+    world = World(3, 37)
+    for number in range(1, 40):
+        world.do(f"write n{number % 40} {number} put r{number % 4}")
+        for node in ("n0", "n1", "n2", f"n{number}"):
+            world.do(f"turn {node}")
+            world.do(f"turn {node}")
+    for number in range(40):
+        world.do(f"crash n{number}")
+    world.do("empty")
+    for number in range(40):
+        world.do(f"start n{number}")
+    world.heal()
+
+    assert [] == world.violations()
+    assert {2} == {node.replica.position.epoch for node in world.nodes}

@@ -126,6 +126,32 @@ def test_missed_goal_is_said_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| padding tokens, equal lengths | <= 0 | 0 | met |" in page
 
 
+def test_losses_of_redis_stand_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make outage`` and ``make chaos`` recorded is shown, failures included."""
+    pages = load(monkeypatch, "pages")
+    loss = {
+        "p50_seconds": 0.5,
+        "p95_seconds": 0.9,
+        "goal_p95_seconds": 5.0,
+        "queries": 1_200,
+        "failed_queries": 1,
+    }
+    outage = pages._outage({"nodes": 3, "rounds": 20, "servers": {"redis": {"wipe": loss}}})
+    chaos = pages._chaos(
+        {
+            "minutes": 30,
+            "kind": "valkey",
+            "faults": {"flush": 4},
+            "sizes": {"entries": 12_000},
+            "violations": ["a write is lost"],
+        }
+    )
+
+    assert "| redis: wipe | 0.5 | 0.9 | <= 5 | 1,200 | 1 |" in outage
+    assert "| violations | 1 |" in chaos
+    assert "| entries | 12,000 |" in chaos
+
+
 def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal seeds draw equal utterances, other seeds others."""
     corpus = load(monkeypatch, "route_texts").generated()

@@ -27,6 +27,7 @@ from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Kept, Report
 from synaptoroute.errors import ProtocolError
+from synaptoroute.failpoints import failpoint
 
 LINKS_MAX: Final = 20_000
 """Entries that no node has applied, which the server may be believed to hold."""
@@ -213,6 +214,7 @@ class Recoveries:
             if answer[0] != b"OK":
                 return _acted(answer)
             added_bytes, is_first = text_of(answer[1]), False
+            failpoint("refill.some")
         return Acted(RecoveryOutcome.OK)
 
     def _chunks(self, entries: Iterable[LogEntry]) -> Iterator[list[Any]]:

@@ -24,6 +24,7 @@ from synaptoroute.core.codec import LEVEL, digest_of, header_of
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import LogView
 from synaptoroute.errors import ProtocolError
+from synaptoroute.failpoints import failpoint
 
 ALIVE_MS: Final = 5_000
 """A node whose last heartbeat is older is not counted as live."""
@@ -283,7 +284,9 @@ class Scripts:
             args += [digest_of(frame), body[:header_bytes], body]
         epoch = position.epoch
         keys = [self.keys.meta, self.keys.log(epoch), self.keys.positions(epoch)]
+        failpoint("append.begun")
         answer = await self.run(Script.APPEND, keys, args)
+        failpoint("append.placed")
         if answer[0] == b"OK":
             heard = answer[5] == b"heard"
             return Placed(epoch, int(answer[1]), int(answer[2]), heard)

@@ -29,7 +29,8 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.LIVE: frozenset({State.CATCHING_UP, State.INSTALLING, State.DIVERGED, State.HALTED}),
     State.CATCHING_UP: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
     State.INSTALLING: frozenset({State.SYNCING, State.DIVERGED, State.HALTED}),
-    State.DIVERGED: frozenset({State.INSTALLING, State.HALTED}),
+    # To syncing where a later epoch took this replica's side.
+    State.DIVERGED: frozenset({State.SYNCING, State.INSTALLING, State.HALTED}),
     State.HALTED: frozenset({State.SYNCING, State.INSTALLING}),
 }
 

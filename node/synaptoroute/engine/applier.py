@@ -37,6 +37,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.replica import Replica, Source, Step, number
 from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
+from synaptoroute.failpoints import failpoint
 from synaptoroute.storage import SQLiteStorage
 
 GROUP_ENTRIES_MAX: Final = 128
@@ -231,7 +232,9 @@ class Applier:
         """Make commits durable, then visible; a change of the encoder is the last of them."""
         if not commits:
             return
+        failpoint("apply.received")
         self.storage.commit(commits)
+        failpoint("commit.done")
         self.storage_state = "ok"
         self.replica.advance()
         self.commit_count += len(commits)

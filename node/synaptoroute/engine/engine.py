@@ -32,6 +32,7 @@ from synaptoroute.engine.states import switched_tensor, tensor_of
 from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
+from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor
@@ -336,9 +337,11 @@ class Engine:
 
         def task() -> Position:
             now_us = time.time_ns() // 1_000
+            failpoint("install.fetched")
             stored = self.storage.install(
                 source, orphans_after_seq=orphans_after_seq, now_us=now_us
             )
+            failpoint("install.stored")
             self.adopt(stored)
             return self.applier.replica.position
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import may_promise
+from synaptoroute.failpoints import failpoint
 from synaptoroute.storage import SQLiteStorage
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def promise(applier: Applier, ballot: Ballot) -> Standing | None:
     if not may_promise(replica.promised, ballot):
         return None
     if replica.promised != ballot:
+        failpoint("promise.begun")
         applier.storage.meta_set(PROMISE_KEY, str(ballot))
+        failpoint("promise.kept")
         replica.promise(ballot)
     return standing_of(applier)

@@ -33,6 +33,7 @@ from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.versions import VersionWaiters
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import EncoderError
+from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.scoring import Scratch, rank
 from synaptoroute.tensor import Tensor
@@ -196,6 +197,7 @@ class Scorer:
             return
         for commit in commits:
             self.tensor.apply(commit.change, commit.entry.position.revision, filled=filled)
+            failpoint("tensor.begun")
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
         self.tell(commits)

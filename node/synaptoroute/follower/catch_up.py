@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from synaptoroute.cluster.peers import PeerClient, SnapshotFile
 from synaptoroute.cluster.presence import NodeSeen
 from synaptoroute.cluster.reader import Coverage, ReadResult
-from synaptoroute.cluster.scripts import NoLog
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.core.step import TRANSITIONS, Source, State
 from synaptoroute.engine import Heard
@@ -29,6 +28,7 @@ from synaptoroute.errors import (
     StorageCorrupt,
     UnknownMutation,
 )
+from synaptoroute.follower.comparison import common_seq, is_confirmed
 from synaptoroute.follower.donation import file_beside
 from synaptoroute.follower.progress import Progress
 from synaptoroute.follower.status import LogState
@@ -42,7 +42,6 @@ _CLOSED: Final = frozenset(
 )
 SPREAD_SECONDS: Final = 0.2
 """Nodes that miss the same entries do not all ask at the same moment."""
-COMPARED_ENTRIES: Final = 1_024
 LEAP_PAUSE_SECONDS: Final = 30.0
 FAR_ENTRIES: Final = 2_000
 FAR_BYTES: Final = 16 << 20
@@ -161,6 +160,8 @@ class CatchUp:
             case Coverage.TRIMMED | Coverage.HOLE:
                 self._follower.counts.gaps += 1
                 if result.coverage is Coverage.HOLE:
+                    if await self._is_left_behind(position, result):
+                        return Progress.MOVED
                     self._follower.recovery.suspect_damage()
                 found = await self._from_peers(position)
                 return Progress.MOVED if found else Progress.BLOCKED
@@ -173,6 +174,13 @@ class CatchUp:
             case Coverage.BEYOND:
                 self._follower.set_state(LogState.REGRESSED)
                 return Progress.BLOCKED
+
+    async def _is_left_behind(self, position: Position, result: ReadResult) -> bool:
+        """Whether a later epoch has other entries at this node's place, and not just a hole."""
+        if result.epoch <= position.epoch or await is_confirmed(self._follower.log, position):
+            return False
+        self.diverged = f"epoch {result.epoch} does not hold {position.revision} of this node"
+        return True
 
     async def _extend(self, position: Position, result: ReadResult) -> Progress:
         """Apply entries that follow the position."""
@@ -297,11 +305,20 @@ class CatchUp:
     # --- snapshots -------------------------------------------------------------------------
 
     async def _resync(self, position: Position) -> bool:
-        """Leave a history that the log contradicts; own entries beyond it are kept aside."""
+        """Leave a history that the log contradicts; own entries beyond it are kept aside.
+
+        A later epoch may have taken this node's side since: then there is nothing to leave.
+        A state that is doubted at its own place is replaced all the same.
+        """
+        if not self.trusted and await is_confirmed(self._follower.log, position):
+            await self._set_state(State.SYNCING)
+            self.diverged = None
+            return True
         await self._set_state(State.DIVERGED)
-        common_seq = await self._common_seq(position)
+        own_log = self._engine.storage
+        common = await common_seq(self._follower.log, own_log, position)
         donors = await self._donors(Position(0, 0))
-        if not await self._from_snapshots(position, donors, orphans_after_seq=common_seq):
+        if not await self._from_snapshots(position, donors, orphans_after_seq=common):
             return False
         self.diverged = None
         self.trusted = frozenset()
@@ -340,7 +357,7 @@ class CatchUp:
         if file.position.epoch < self._engine.applier.replica.promised_epoch:
             self.last_error = "a snapshot is of an epoch that this node has left for good"
             return False
-        if not await self._is_confirmed(file.position):
+        if not await is_confirmed(self._follower.log, file.position):
             self.last_error = f"the log does not confirm a snapshot at {file.position.revision}"
             return False
         await self._set_state(State.INSTALLING)
@@ -358,43 +375,3 @@ class CatchUp:
         self._follower.counts.snapshots += 1
         await self._follower.duties.count_orphans()
         return True
-
-    async def _is_confirmed(self, position: Position) -> bool:
-        """Whether the log has this position in its history."""
-        head = await self._follower.log.head()
-        if isinstance(head, NoLog) or position.seq > head.seq:
-            return False
-        if position.seq == head.seq:
-            known: str | None = head.chain
-        elif position.seq == head.floor - 1:
-            known = head.floor_chain
-        else:
-            before = Position(position.epoch, position.seq - 1)
-            found = await self._follower.log.read(before, entries_max=1)
-            known = found.entries[0].chain if found.entries else None
-        return position.chain == known
-
-    async def _common_seq(self, position: Position) -> int:
-        """The last place at which this node's op log and the log agree."""
-        start = max(0, position.seq - COMPARED_ENTRIES)
-        own = await asyncio.to_thread(
-            self._engine.storage.read_log,
-            start,
-            entries_max=COMPARED_ENTRIES,
-            bytes_max=1 << 30,
-        )
-        if not own:
-            return start
-        common = Position(own[0].epoch, start, own[0].prev_chain)
-        chains = {row.seq: row.chain for row in own}
-        while True:
-            try:
-                theirs = await self._follower.log.read(common)
-            except (ClusterError, ProtocolError):
-                return common.seq
-            for entry in theirs.entries:
-                if chains.get(entry.seq) != entry.chain:
-                    return common.seq
-                common = entry.position
-            if theirs.is_end or not theirs.entries:
-                return common.seq

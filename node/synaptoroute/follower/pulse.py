@@ -20,6 +20,7 @@ from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.step import State
 from synaptoroute.engine.promises import Standing
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
+from synaptoroute.failpoints import failpoint
 from synaptoroute.follower.status import LogState
 from synaptoroute.version import __version__
 
@@ -145,5 +146,6 @@ class Pulse:
                 continue
             try:
                 await follower.log.presence.report_position(follower.node_id, follower.position)
+                failpoint("position.told")
             except SynaptoRouteError:
                 await asyncio.sleep(RETRY_SECONDS)  # the next heartbeat tells it as well

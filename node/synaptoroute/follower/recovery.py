@@ -39,6 +39,7 @@ from synaptoroute.core.recovery import (
 )
 from synaptoroute.engine.promises import Standing, promise, standing_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.failpoints import failpoint
 from synaptoroute.follower.status import LogState
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Recovery:
         )
         if isinstance(begun, Acted):
             return False
+        failpoint("ballot.begun")
         _log.warning("the log is closed by ballot %s: %s", begun, cause.value)
         return True
 
@@ -197,6 +199,7 @@ class Recovery:
             return False
         await self._follower.pulse.report_to(ballot, standing)
         self._answered = ballot
+        failpoint("promise.told")
         return True
 
     async def _standing(self) -> Standing:
@@ -252,6 +255,7 @@ class Recovery:
         held = await lease.acquire()
         if not isinstance(held, Held):
             return
+        failpoint("lease.taken")
         try:
             acted = await self._open(lease, held, head, ballot, decision)
         finally:
@@ -282,7 +286,10 @@ class Recovery:
             filled = await recoveries.refill(lease, held, ballot, entries)
             if filled.outcome is not RecoveryOutcome.OK:
                 return filled
-        return await recoveries.reopen(held, head, decision, floor=floor, floor_chain=floor_chain)
+            failpoint("refill.done")
+        acted = await recoveries.reopen(held, head, decision, floor=floor, floor_chain=floor_chain)
+        failpoint("reopen.done")
+        return acted
 
     def _read_log(self, after_seq: int, base: Position) -> list[LogEntry]:
         """Read this node's op log up to the base, as far back as is wanted and held."""

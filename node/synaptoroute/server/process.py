@@ -22,9 +22,10 @@ import uvicorn
 
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.connection import Tls
-from synaptoroute.config import NodeConfig
+from synaptoroute.config import NodeConfig, failpoint_wished
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ConfigError
+from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
@@ -70,6 +71,7 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     )
     runtime: Runtime = app.state.runtime
     server = NodeServer(app, config, runtime)
+    arm(failpoint_wished())
     end_tracing = start_tracing(app)
     interpreter.tune()
     try:

@@ -21,6 +21,7 @@ from typing import Final
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.core.snapshot import EpochRecord, Snapshot
+from synaptoroute.failpoints import failpoint
 from synaptoroute.storage.aside import sibling, sync_folder
 from synaptoroute.storage.connection import (
     BUSY_SECONDS,
@@ -77,6 +78,7 @@ def copy_out(path: Path, target: Path) -> Position:
                 copy.execute("INSERT INTO oplog SELECT * FROM own.oplog WHERE seq >= ?", (floor,))
             position = read_meta(copy).position
         sync_file(draft)
+        failpoint("snapshot.written")
         draft.rename(target)
         sync_folder(target.parent)
     finally:
@@ -145,6 +147,7 @@ def bring_own(
             if orphans_after_seq is not None:
                 move_to_orphans(copy, orphans_after_seq, now_us, "own")
     sync_file(draft)
+    failpoint("install.drafted")
 
 
 def put_in_place(writer: sqlite3.Connection, draft: Path, path: Path) -> bool:
@@ -169,6 +172,7 @@ def put_in_place(writer: sqlite3.Connection, draft: Path, path: Path) -> bool:
         return False
     try:
         draft.rename(path)
+        failpoint("install.renamed")
         sync_folder(path.parent)
     finally:
         writer.execute("ROLLBACK")

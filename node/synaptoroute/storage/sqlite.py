@@ -20,6 +20,7 @@ from typing import Final
 from synaptoroute.core.change import Change, Commit, SlotWrite
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
+from synaptoroute.failpoints import failpoint
 from synaptoroute.storage import install
 from synaptoroute.storage.aside import is_present
 from synaptoroute.storage.connection import connect_reader, connect_writer, translated
@@ -106,6 +107,7 @@ class SQLiteStorage(ReencodedFile):
                 write_imports(writer, commit)
             write_entries(writer, commits, floor)
             write_meta(writer, after)
+            failpoint("commit.begun")
         self._log.extend(sizes, floor)
         self._meta = after
         written = sum(len(change.writes) for change in changes)

@@ -15,7 +15,7 @@ def backwards(history: History) -> list[str]:
     Who began after another one's end was known has the later place: one sweep over the
     moments, with the newest place that had ended before each beginning.
     """
-    moments: list[tuple[int, int, Op]] = []
+    moments: list[tuple[float, int, Op]] = []
     for op in history.acknowledged:
         if op.at is not None:
             assert op.ended is not None

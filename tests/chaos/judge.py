@@ -1,0 +1,114 @@
+"""Judging a cluster after each fault: the simulation's checks on what real nodes hold.
+
+The op log of a node is bounded, so it is read at every checkpoint: what was in it then must
+still be the beginning of the history at the next one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkers import differences, dump_of
+from node_cluster import Cluster, Member
+from sim.checks import convergence, durability, once, order, sessions
+from sim.checks.prefix import PrefixCheck
+from sim.history import History
+from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.storage.outcomes import load_outcome
+
+OVERLAP_ENTRIES = 200
+"""So many entries before the last checkpoint are compared again."""
+_LOG = """
+SELECT o.epoch, o.seq, o.op_id, o.prev_chain, o.chain, o.digest, r.outcome
+FROM oplog o LEFT JOIN remembered r ON r.seq = o.seq WHERE o.seq > ? ORDER BY o.seq
+"""
+
+
+@dataclass
+class Judge:
+    """What was found so far.
+
+    Attributes:
+        history: What the clients saw.
+        found: Violations.
+        effects: How often each write took effect in the surviving history.
+        entries: Entries of that history.
+    """
+
+    history: History
+    found: list[str] = field(default_factory=list)
+    effects: Counter[bytes] = field(default_factory=Counter)
+    entries: int = 0
+    checkpoints: int = 0
+    _prefix: PrefixCheck = field(default_factory=PrefixCheck)
+    _at: Position = field(default_factory=Position)
+
+    def checkpoint(self, cluster: Cluster) -> Position:
+        """Compare all nodes, while nobody writes; give where they stand."""
+        self.checkpoints += 1
+        cluster.settle()
+        members = cluster.running
+        views = {member.name: self._view(member) for member in members}
+        self.found += differences(views)
+        heads = {member.name: self._read(member) for member in members}
+        head = max(heads.values(), key=lambda each: each.revision)
+        digests = {name: str(view["digest"]) for name, view in views.items()}
+        self.found += convergence.apart(head, heads, digests)
+        self.found += self._prefix.found
+        self._prefix.found.clear()
+        self._extend(members[0].database, head)
+        self.found += durability.lost(self.history, {"the log": self.effects})
+        return head
+
+    @staticmethod
+    def _view(member: Member) -> dict[str, object]:
+        checksum: dict[str, object] = member.http.get("/-/digest").json()
+        return {**checksum, **dump_of(member.database)}
+
+    def _read(self, member: Member) -> Position:
+        """Feed a node's op log to the check of prefixes; give its end."""
+        at = self._at
+        label = f"{member.name} at checkpoint {self.checkpoints}"
+        with closing(sqlite3.connect(f"file:{member.database}?mode=ro", uri=True)) as raw:
+            rows = raw.execute(_LOG, (max(0, at.seq - OVERLAP_ENTRIES),)).fetchall()
+            head = raw.execute("SELECT epoch, seq, chain FROM meta").fetchone()
+        for number, (epoch, seq, _, prev_chain, chain, digest, _) in enumerate(rows):
+            if number == 0:
+                self._prefix.installed(label, Position(epoch, seq - 1, prev_chain))
+            elif prev_chain != rows[number - 1][4]:
+                self.found.append(f"{label} breaks its chain at {epoch}.{seq}")
+            self._prefix.committed(label, Position(epoch, seq, chain), digest)
+            if seq == at.seq and chain != at.chain:
+                self.found.append(f"{label} left the history that all had at {at.revision}")
+        return Position(*head)
+
+    def _extend(self, path: Path, head: Position) -> None:
+        """Take over what is new in the surviving history."""
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
+            rows = raw.execute(_LOG, (self._at.seq,)).fetchall()
+        if rows and rows[0][1] != self._at.seq + 1:
+            self.found.append(f"nothing tells what came between {self._at.seq} and {rows[0][1]}")
+        for epoch, seq, op_id, _, _, _, text in rows:
+            self.entries += 1
+            if text is None:
+                continue
+            self.effects[op_id] += 1
+            op = self.history.ops.get(op_id)
+            if op is not None:
+                op.outcome = load_outcome(text).status
+                op.at = Revision(epoch, seq)
+        self._at = head
+
+    def end(self) -> list[str]:
+        """Judge the whole history; give everything that was found."""
+        self.found += [
+            *once.doubled({"the log": self.effects}),
+            *order.backwards(self.history),
+            *order.unserial(self.history),
+            *sessions.blind(self.history),
+        ]
+        return self.found

@@ -1,0 +1,29 @@
+"""Goal: whatever befalls Redis and nodes, nothing acknowledged is lost and no query fails.
+
+Method: real processes under faults of each kind, judged by the checks of the simulation.
+``make chaos MINUTES=30`` draws the faults for as long as one likes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chaos.run import rage
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+REDIS = (("kill", "node killed"), ("wipe",), ("lossy promotion",), ("split brain",))
+VALKEY = (("flush",), ("old dump",), ("out of memory", "disk full"), ("database corrupt",))
+
+
+@pytest.mark.parametrize(("kind", "faults"), [("redis", REDIS), ("valkey", VALKEY)])
+def test_cluster_outlives_trouble(
+    tmp_path: Path, kind: str, faults: tuple[tuple[str, ...], ...]
+) -> None:
+    """After each fault: one history, one state, every quorum write there, no failed query."""
+    outcome = rage(tmp_path, kind, seed=1, seconds=0, chosen=faults)
+
+    assert [] == outcome.found
+    assert len(faults) == outcome.figures["checkpoints"]
+    assert outcome.figures["writes held by a quorum"] > 0
