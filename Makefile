@@ -21,6 +21,9 @@ RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
 BENCH_COMMAND ?= $(BIN)/python tests/benchmarks/report.py
 # How many test processes run beside each other; 0 is none beside the first.
 WORKERS ?= 2
+# SLOW=1 adds the tests that take minutes: chaos, failpoints, the browser.
+SLOW ?=
+MARKS := $(if $(SLOW),,-m "not slow")
 # More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
 PYTEST_ARGS ?=
 # Folders of tests that need no privilege, no container engine and no network.
@@ -49,8 +52,8 @@ run: $(VENV)/.run-installed ## Run three nodes on one log with example routes (O
 install: $(VENV)/.dev-installed ## Set up .venv with everything a developer needs
 
 .PHONY: test
-test: $(VENV)/.dev-installed ## Run every test that needs no privilege (WORKERS=, PYTEST_ARGS=)
-	@$(PYTEST) $(TEST_FOLDERS) -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+test: $(VENV)/.dev-installed ## Run the tests that need no privilege (SLOW=1: the long ones, too)
+	@$(PYTEST) $(TEST_FOLDERS) -n $(WORKERS) --dist loadfile $(MARKS) $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint type tidy ## Everything that judges the code without running it

@@ -21,7 +21,7 @@ import pytest
 from dashboard_fleet import Fleet, ask, put, wait_ready
 from node_process import NodeProcess
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 
 RED_SECONDS_MAX = 6.0
 ROUTES = {

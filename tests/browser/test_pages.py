@@ -21,7 +21,7 @@ from house import ROOT
 from second_model import second_model
 from synaptoroute.server.documents import load_routes_file
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 PAGES = {
     "fleet": ".chart circle",

@@ -12,7 +12,7 @@ import pytest
 
 from chaos.run import rage
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 REDIS = (("kill", "node killed"), ("wipe",), ("lossy promotion",), ("split brain",))
 VALKEY = (("flush",), ("old dump",), ("out of memory", "disk full"), ("database corrupt",))
 

@@ -19,7 +19,7 @@ from node_cluster import StartCluster
 AWAY_SECONDS = float(os.environ.get("SYNAPTOROUTE_AWAY_SECONDS", "12"))
 LOG_BYTES_MAX = 268_435_456
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120 + AWAY_SECONDS)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(120 + AWAY_SECONDS)]
 
 
 def test_queries_and_writes_go_on_without_a_coordinator(

@@ -22,7 +22,7 @@ from coordinator_process import CoordinatorProcess
 from node_cluster import Cluster, StartCluster, until
 from second_model import second_model
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(420)]
 
 ROUTES = {
     "refunds": ["I want my money back", "When will I get my refund?", "Please refund the fee"],

@@ -16,7 +16,7 @@ import pytest
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.failpoints import FAILPOINTS
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 WRITING = (
     "append.begun:3",
     "append.placed:2",
