@@ -235,6 +235,22 @@ class StubbornNode(Node):
         return False
 
 
+# --- a removed voter counts for the majority, and what it holds does not ------------------------
+
+
+class DismissiveNode(Node):
+    """Lets only those win who hold themselves for voters."""
+
+    def decide(
+        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+    ) -> Decision | Waiting:
+        shown = tuple(
+            report if report.node_id in report.voters else replace(report, position=Position())
+            for report in reports
+        )
+        return super().decide(ballot, shown, survey, head)
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -267,5 +283,8 @@ ABLATIONS = {
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 
-RARE = {"return": Ablation("the return to a history", Kinds(StubbornNode), 0)}
+RARE = {
+    "return": Ablation("the return to a history", Kinds(StubbornNode), 0),
+    "removed_voter": Ablation("what removed voters hold", Kinds(DismissiveNode), 0),
+}
 """Mechanisms that too few schedules need: a scenario shows what happens without them."""

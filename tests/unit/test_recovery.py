@@ -168,6 +168,24 @@ def test_observer_cannot_win() -> None:
     assert at(4) == found.base
 
 
+def test_removed_voter_that_is_counted_can_win() -> None:
+    """A majority may meet the one that held a write in the voter alone that left since."""
+    five, four = ("a", "b", "c", "d", "e"), ("a", "c", "d", "e")
+    held = [report("d", at(1), five), report("e", at(1), five), report("b", at(4), four)]
+
+    assert Waiting(("a", "c"), 4) == decide(BALLOT, held, None)
+    found = decided(*held, report("c", at(2), five))
+    assert (at(4), ("b",), four) == (found.base, found.holders, found.voters)
+
+
+def test_removed_voter_that_only_the_server_names_can_win() -> None:
+    """The majority of the server's own voters counts it, so what it holds counts, too."""
+    empty = [report("a", Position(), ()), report("b", Position(), ())]
+    found = decided(*empty, report("c", at(4), ("a", "b")), kept=Kept(at(1), VOTERS))
+
+    assert (at(4), False, ("a", "b")) == (found.base, found.is_kept, found.voters)
+
+
 def test_majority_is_that_of_the_best_reports_voters() -> None:
     """The set in the longest history counts, not that of a node left behind."""
     newest = ("a", "b", "c", "d", "e")

@@ -136,11 +136,6 @@ class Report:
     position: Position
     voters: tuple[str, ...]
 
-    @property
-    def is_voter(self) -> bool:
-        """Whether it holds itself for a voter."""
-        return self.node_id in self.voters
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -259,7 +254,9 @@ def decide(
     """Choose the history that survives, or say whose reports are missing.
 
     Only voters can win: what an observer alone holds was never promised to last, and a
-    node outside the quorum must not be able to bring in a history of its own.
+    node outside the quorum must not be able to bring in a history of its own.  A voter is
+    whom anybody holds for one: a node that has applied its own removal still counts for
+    the majority of those who have not, and so must what it holds.
 
     Args:
         ballot: The ballot that goes on; reports to another one do not count.
@@ -290,10 +287,18 @@ def decide(
 
 
 def _best(reports: Sequence[Report], kept: Kept | None, mode: Mode) -> Report | None:
-    """The longest history that a voter reported; None where nobody may win."""
-    if voters := [report for report in reports if report.is_voter]:
+    """The longest history that a voter reported; None where nobody may win.
+
+    Whoever is counted for any majority must be among those who may win: the two
+    majorities that meet may meet in that node alone.
+    """
+    named = {voter for report in reports for voter in report.voters}
+    if kept is not None:
+        named.update(kept.voters)
+    held = [report for report in reports if report.position.epoch]
+    if voters := [report for report in held if report.node_id in named]:
         return _longest(voters)
-    if mode is not Mode.SAFE and (held := [r for r in reports if r.position.epoch]):
+    if mode is not Mode.SAFE and held:
         return _longest(held)
     # Nobody has applied as much as the log's first entry, which names the voters.
     if kept is not None and any(report.node_id in kept.voters for report in reports):
