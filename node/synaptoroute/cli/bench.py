@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from synaptoroute.models import Route
     from synaptoroute.router import AdaptiveRouter
 
-CLIENTS_MAX: Final = 1_024
-RATE_MAX: Final = 100_000.0
-SECONDS_MAX: Final = 3_600.0
 WARM_SECONDS_MAX: Final = 1.0
 DRAIN_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0

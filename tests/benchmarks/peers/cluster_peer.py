@@ -64,9 +64,6 @@ class ClusterPeer:
         assert self._router is not None
         return [delay_ms for _, delay_ms in self._router.propagation()[-count:]]
 
-    async def search(self, row: np.ndarray) -> None:
-        raise NotImplementedError("scored by bench_scoring.py")
-
 
 async def _each(routes: dict[str, list[str]], rows: np.ndarray | None) -> AsyncIterator[Route]:
     start = 0

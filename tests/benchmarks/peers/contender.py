@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from itertools import cycle
 from math import ceil
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -40,8 +40,16 @@ class Contender(Protocol):
     async def add(self, name: str, utterances: list[str], rows: np.ndarray) -> float:
         """Add one route with its vectors; give the seconds until queries see it."""
 
+
+class Searcher(Contender, Protocol):
+    """A peer whose scoring is measured through the driver; ours is in ``bench_scoring.py``."""
+
     async def search(self, row: np.ndarray) -> None:
         """Score one vector, without encoding."""
+
+
+class Follower(Contender, Protocol):
+    """A router with a log."""
 
     def delays(self, count: int) -> list[float]:
         """Milliseconds from a write's place in the log to visible, of the newest writes."""
@@ -144,7 +152,7 @@ async def _add(contender: Contender, first: int, repeats: int, dim: int) -> list
     return found
 
 
-async def _search(contender: Contender, repeats: int, dim: int) -> list[float]:
+async def _search(contender: Searcher, repeats: int, dim: int) -> list[float]:
     found = []
     for row in _rows(repeats, dim, 7):
         began = time.perf_counter()
@@ -169,9 +177,9 @@ async def _obey(contender: Contender, order: dict[str, Any]) -> Any:
         case "add":
             return await _add(contender, **order)
         case "delays":
-            return contender.delays(**order)
+            return cast(Follower, contender).delays(**order)
         case "search":
-            return await _search(contender, **order)
+            return await _search(cast(Searcher, contender), **order)
         case unknown:
             raise ValueError(f"unknown order {unknown}")
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from synaptoroute.cli.bench import Ask, Figures
 
+CLIENTS_MAX = 1_024
+RATE_PER_SECOND_MAX = 100_000.0
+SECONDS_MAX = 3_600.0
 _CLIENTS = [1, 64]
 _BUSY_SHARE = 0.9
 
@@ -40,15 +43,22 @@ def bench(
     routes: RoutesFile = None,
     clients: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=1_024, show_default="1 and 64", help="Clients; may be repeated."),
+        typer.Option(
+            min=1, max=CLIENTS_MAX, show_default="1 and 64", help="Clients; may be repeated."
+        ),
     ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
-            min=0.1, max=100_000, show_default=False, help="Also send so many a second, open loop."
+            min=0.1,
+            max=RATE_PER_SECOND_MAX,
+            show_default=False,
+            help="Also send so many a second, open loop.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3_600, help="Length of each load.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=SECONDS_MAX, help="Length of each load.")
+    ] = 5.0,
     cached: Annotated[
         bool, typer.Option("--cached", help="Let queries be answered from the cache.")
     ] = False,

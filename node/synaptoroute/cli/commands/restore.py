@@ -48,7 +48,7 @@ def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
         BadUsage: One of the two is missing or malformed.
     """
     file, described = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
-    if backup.name.endswith((".sqlite", ".json")) is False:
+    if not backup.name.endswith((".sqlite", ".json")):
         file = backup.with_name(backup.name + ".sqlite")
         described = backup.with_name(backup.name + ".json")
     try:
