@@ -106,6 +106,19 @@ async def test_no_cache_asks_for_the_whole_work(node: HttpNode) -> None:
     assert "synaptoroute_queries_total 2.0" in metrics
 
 
+async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path) -> None:
+    """A question without a route that comes again is counted again."""
+    async with http_node(tmp_path, unmatched_kept=10) as node:
+        await node.fill()
+        for _ in range(3):
+            await node.http.post(HOT, json={"text": "xyzzy"})
+            await node.http.post(HOT, json={"text": "I want my money back"})
+        metrics = (await node.http.get("/metrics")).text
+
+    assert "synaptoroute_answers_cached_total 2.0" in metrics
+    assert "synaptoroute_queries_total 4.0" in metrics
+
+
 def test_answers_have_a_limit_in_number_and_bytes() -> None:
     """The answers that were not asked for the longest go first; a long question never comes in."""
     now = object()

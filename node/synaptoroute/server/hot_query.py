@@ -132,7 +132,9 @@ class HotQuery:
             if found is None:
                 match = await ask(runtime, parse_query(body), use_cache=may_use_cache)
                 found = _Answer(seen, match.version.encode(), render_match(match).encode())
-                if is_kept and _is_of(match, runtime, seen):
+                # Where unmatched queries are counted, each of them must reach the scorer.
+                is_counted = match.route is None and runtime.config.unmatched_kept > 0
+                if is_kept and not is_counted and _is_of(match, runtime, seen):
                     self._answers.put(body, found)
         await send({"type": "http.response.start", "status": 200, "headers": _headers(found)})
         await send({"type": "http.response.body", "body": found.content})
