@@ -12,15 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-import requests
 import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from coordinator_process import CoordinatorProcess
+from fuzzing import MODES, fuzz
 from needs import require_valkey
 from node_process import NodeProcess
 from servers import Server, free_port
@@ -40,7 +36,6 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [
     (method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods
 ]
-MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 READING_POSTS = {"/v1/query", "/v1/preview", "/v1/encoders/trial"}
 OPEN_TO_ALL = {"/livez", "/readyz", "/metrics", "/v1/session"}
 
@@ -99,31 +94,14 @@ def test_every_answer_is_one_that_the_document_describes(
     served: Served, method: str, path: str, mode: GenerationMode
 ) -> None:
     """Status, content type, headers and body conform; nothing ends in a server error."""
-    operation = SCHEMA[path][method]
-    with requests.Session() as session:
-
-        @settings(
-            max_examples=EXAMPLES_PER_OPERATION,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(operation.as_strategy(generation_mode=mode))
-        def call(case: schemathesis.Case) -> None:
-            answer = case.call_and_validate(
-                base_url=served.process.url,
-                session=session,
-                timeout=20,
-                headers={"Authorization": f"Bearer {served.admin}"},
-                excluded_checks=[positive_data_acceptance, not_a_server_error],
-            )
-            assert answer.status_code < 500 or answer.json()["code"] in FORESEEN, answer.text
-
-        try:
-            call()
-        except Unsatisfiable:
-            assert mode == GenerationMode.NEGATIVE, "every operation can be called"
+    fuzz(
+        SCHEMA[path][method],
+        mode,
+        served.process.url,
+        examples_max=EXAMPLES_PER_OPERATION,
+        foreseen=FORESEEN,
+        headers={"Authorization": f"Bearer {served.admin}"},
+    )
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

@@ -11,14 +11,10 @@ from typing import NoReturn
 
 import httpx
 import pytest
-import requests
 import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from fuzzing import MODES, fuzz
 from node_process import NodeProcess
 from synaptoroute.config import NodeConfig
 from synaptoroute.server import create_app
@@ -49,7 +45,6 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [
     (method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods
 ]
-MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
 @pytest.mark.parametrize("mode", MODES, ids=["sound", "broken"])
@@ -58,32 +53,13 @@ def test_every_answer_is_one_that_the_document_describes(
     node: NodeProcess, method: str, path: str, mode: GenerationMode
 ) -> None:
     """Status, content type, headers and body conform; nothing ends in a server error."""
-    operation = SCHEMA[path][method]
-    with requests.Session() as session:
-
-        @settings(
-            max_examples=EXAMPLES_PER_OPERATION,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(operation.as_strategy(generation_mode=mode))
-        def call(case: schemathesis.Case) -> None:
-            answer = case.call_and_validate(
-                base_url=node.url,
-                session=session,
-                timeout=20,
-                # A schema cannot say "not white space alone" or "a key that is new"; and
-                # whoever asks for the impossible in time is answered with 503 or 504.
-                excluded_checks=[positive_data_acceptance, not_a_server_error],
-            )
-            assert answer.status_code < 500 or answer.json()["code"] in FORESEEN, answer.text
-
-        try:
-            call()
-        except Unsatisfiable:
-            assert mode == GenerationMode.NEGATIVE, "every operation can be called"
+    fuzz(
+        SCHEMA[path][method],
+        mode,
+        node.url,
+        examples_max=EXAMPLES_PER_OPERATION,
+        foreseen=FORESEEN,
+    )
 
 
 def test_node_is_sound_after_all_that(node: NodeProcess) -> None:
