@@ -72,6 +72,13 @@ def route(name: str, *utterances: str, threshold: float | None = None) -> Route:
     return Route(name=name, utterances=list(utterances) or [name], threshold=threshold)
 
 
+def many(count: int, utterances: int = 10, word: str = "words") -> list[Route]:
+    """Routes with distinct utterances."""
+    return [
+        route(f"r{n:04}", *(f"{word} n{n} u{u}" for u in range(utterances))) for n in range(count)
+    ]
+
+
 @asynccontextmanager
 async def running(
     path: Path | None = None,

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -93,9 +94,20 @@ class Remote:
     process: SpawnProcess
 
     async def ask(self, *words: Any) -> Any:
-        """Ask for something and wait for it."""
-        await asyncio.to_thread(self.pipe.send, words)
-        return await asyncio.to_thread(self.pipe.recv)
+        """Ask for something and wait for it.
+
+        Raises:
+            RuntimeError: The other process failed at it, or has ended.
+        """
+        try:
+            await asyncio.to_thread(self.pipe.send, words)
+            answer, failure = await asyncio.to_thread(self.pipe.recv)
+        except (EOFError, OSError) as error:
+            code = self.process.exitcode
+            raise RuntimeError(f"{words[0]!r}: the process ended, exit code {code}") from error
+        if failure is not None:
+            raise RuntimeError(f"{words[0]!r} failed in its process:\n{failure}")
+        return answer
 
 
 @asynccontextmanager
@@ -109,7 +121,8 @@ async def remote(folder: Path, name: str, url: str) -> AsyncIterator[Remote]:
     try:
         yield found
     finally:
-        await found.ask("end")
+        if process.is_alive():
+            await found.ask("end")
         await asyncio.to_thread(process.join)
 
 
@@ -126,21 +139,25 @@ async def answer_remote(folder: Path, name: str, url: str, pipe: Connection) -> 
     async with node(folder, name, url, NODES_COUNT) as router:
         while (asked := await asyncio.to_thread(pipe.recv))[0] != "end":
             answer: Any = None
-            match asked:
-                case ("version",):
-                    answer = router.status().version
-                case ("await", version):
-                    await router.await_version(revision(version), WAIT_SECONDS)
-                case ("delays", count):
-                    answer = dict(router.propagation()[-count:])
-                case ("query",):
-                    ended.clear()
-                    queries = asyncio.create_task(query_for(router, ended))
-                case ("queried",):
-                    ended.set()
-                    answer = await queries if queries else []
-            pipe.send(answer)
-    pipe.send(None)
+            failure = None
+            try:
+                match asked:
+                    case ("version",):
+                        answer = router.status().version
+                    case ("await", version):
+                        await router.await_version(revision(version), WAIT_SECONDS)
+                    case ("delays", count):
+                        answer = dict(router.propagation()[-count:])
+                    case ("query",):
+                        ended.clear()
+                        queries = asyncio.create_task(query_for(router, ended))
+                    case ("queried",):
+                        ended.set()
+                        answer = await queries if queries else []
+            except Exception:
+                failure = f"{traceback.format_exc()}\n{router.status()}"
+            pipe.send((answer, failure))
+    pipe.send((None, None))
 
 
 async def bench_propagation(
@@ -163,7 +180,7 @@ async def bench_sustained(
 ) -> dict[str, Any]:
     """Single-route writes at a fixed rate; the lag of every node is sampled meanwhile."""
     begun, waits, lags = time.perf_counter(), [], []
-    gate = asyncio.Semaphore(512)
+    gate, ended = asyncio.Semaphore(512), asyncio.Event()
 
     async def write(number: int) -> None:
         async with gate:
@@ -173,7 +190,7 @@ async def bench_sustained(
             waits.append((time.perf_counter() - sent) * 1_000)
 
     async def look() -> None:
-        while True:
+        while not ended.is_set():  # never cancelled: a question in a pipe has its answer there
             head: Any = await writer.follower.log.head() if writer.follower else None
             places = [await other.ask("version") for other in others]
             places.append(writer.status().version)
@@ -189,8 +206,8 @@ async def bench_sustained(
         tasks.append(asyncio.create_task(write(number)))
     await asyncio.gather(*tasks)
     took = time.perf_counter() - begun
-    looking.cancel()
-    await asyncio.gather(looking, return_exceptions=True)
+    ended.set()
+    await looking
     half = len(lags) // 2
     return {
         "asked_per_second": WRITES_PER_SECOND,

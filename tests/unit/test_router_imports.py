@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from routers import HeldEncoder, route, running, stream, until
+from routers import HeldEncoder, many, route, running, stream, until
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.engine.scorer import FILL_ROWS_MAX
@@ -22,17 +22,9 @@ from synaptoroute.errors import (
 )
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.router.imports import CHUNK_UTTERANCES_MAX
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
-
-
-def many(count: int, utterances: int = 10, word: str = "words") -> list[Route]:
-    """Routes with distinct utterances."""
-    return [
-        route(f"r{n:04}", *(f"{word} n{n} u{u}" for u in range(utterances))) for n in range(count)
-    ]
 
 
 async def names(router: AdaptiveRouter) -> list[str]:
@@ -101,38 +93,6 @@ async def test_replace_removes_what_is_not_named() -> None:
     assert ["r0000", "r0001"] == without
     assert (3, 2) == (added.routes, replaced.routes)
     assert "former words" not in stored.utterances
-
-
-async def test_long_route_spans_chunks() -> None:
-    """A route with more utterances than a chunk holds arrives whole and in order."""
-    count = CHUNK_UTTERANCES_MAX * 3 + 7
-    texts = [f"words {number}" for number in range(count)]
-    long = Route(name="long", utterances=texts, threshold=0.25, payload={"tool": "x"})
-    async with running() as router:
-        result = await router.aimport(stream([*many(5, 3), long, *many(3, 3, "more")]))
-        stored = await router.aget_route("long")
-        joined = await router.aget_route("r0001")
-
-    assert sorted(texts) == sorted(stored.utterances)
-    assert (0.25, {"tool": "x"}) == (stored.threshold, stored.payload)
-    assert count + 15 + 9 == result.utterances
-    assert 6 == len(joined.utterances)
-
-
-async def test_large_payloads_are_cut_to_frames() -> None:
-    """Routes whose metadata and payloads fill frames are imported all the same."""
-    routes = [
-        Route(
-            name=f"r{n}", utterances=[f"w {n}"], payload="p" * 15_000, metadata={"m": "m" * 15_000}
-        )
-        for n in range(150)
-    ]
-    async with running() as router:
-        result = await router.aimport(stream(routes))
-        stored = await router.aget_route("r149")
-
-    assert 150 == result.routes
-    assert "p" * 15_000 == stored.payload
 
 
 async def test_given_vectors_and_texts_mix(tmp_path: Path) -> None:

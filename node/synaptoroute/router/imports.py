@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
@@ -34,14 +35,16 @@ COMMIT_TIMEOUT_SECONDS: Final = 300.0
 CHUNK_TIMEOUT_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.05
 ATTEMPTS_MAX: Final = 16
+STAGES_MAX: Final = 4
+"""Chunks of one import on their way at a time: nodes take several in one transaction."""
 RUN_MARK: Final = "/"
 """Between an import's identity and that of one run of it; no identity holds it."""
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
-class _Chunk:
-    """Routes gathered for the next chunk."""
+class _Gathered:
+    """Routes gathered to be encoded together."""
 
     routes: list[Route] = field(default_factory=list)
     utterances: int = 0
@@ -55,6 +58,54 @@ class _Chunk:
     @property
     def is_full(self) -> bool:
         return self.utterances >= CHUNK_UTTERANCES_MAX or self.text_bytes >= CHUNK_TEXT_BYTES_MAX
+
+
+@dataclass(slots=True)
+class _Stages:
+    """Chunks of one run on their way into the log, ``STAGES_MAX`` at a time.
+
+    Each chunk has its number, so it does not matter in which order they arrive.  What does
+    not fill a chunk waits for more.
+    """
+
+    stage: Callable[[ImportChunk], Coroutine[Any, Any, None]]
+    run_id: str
+    count: int = 0
+    utterances: int = 0
+    waiting: list[PutRoute] = field(default_factory=list)
+    running: deque[asyncio.Task[None]] = field(default_factory=deque)
+
+    async def add(self, parts: list[PutRoute]) -> None:
+        """Stage what fills chunks."""
+        self.utterances += sum(len(part.utterances) for part in parts)
+        *full, self.waiting = _pieces(self.waiting + parts)
+        for piece in full:
+            await self._begin(piece)
+
+    async def finish(self) -> tuple[int, int]:
+        """Stage the rest and wait for all; return the numbers of chunks and of utterances."""
+        if self.waiting:
+            await self._begin(self.waiting)
+        while self.running:
+            await self._end_one()
+        return self.count, self.utterances
+
+    async def cancel(self) -> None:
+        """Let nothing run on: whoever drops the import comes after its last chunk."""
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+    async def _begin(self, piece: list[PutRoute]) -> None:
+        while len(self.running) >= STAGES_MAX:
+            await self._end_one()
+        chunk = ImportChunk(self.run_id, self.count, tuple(piece))
+        self.running.append(asyncio.create_task(self.stage(chunk), name="import-chunk"))
+        self.count += 1
+
+    async def _end_one(self) -> None:
+        await self.running[0]
+        self.running.popleft()
 
 
 class Importer:
@@ -151,27 +202,25 @@ class Importer:
         self, run_id: str, routes: AsyncIterator[Route], guard: Guard
     ) -> tuple[int, int]:
         """Stage the routes; return the numbers of chunks and of utterances."""
-        count = utterances = 0
-        chunk = _Chunk()
-        async for route in routes:
-            chunk.add(checked_route(route))
-            if chunk.is_full:
-                count += await self._stage_chunk(run_id, count, chunk, guard)
-                utterances += chunk.utterances
-                chunk = _Chunk()
-        if chunk.routes:
-            count += await self._stage_chunk(run_id, count, chunk, guard)
-            utterances += chunk.utterances
-        return count, utterances
+        stages = _Stages(lambda chunk: self._stage(chunk, guard), run_id)
+        try:
+            gathered = _Gathered()
+            async for route in routes:
+                gathered.add(checked_route(route))
+                if gathered.is_full:
+                    await stages.add(await self._parts_of(gathered.routes))
+                    gathered = _Gathered()
+            await stages.add(await self._parts_of(gathered.routes))
+            return await stages.finish()
+        finally:
+            await stages.cancel()
 
-    async def _stage_chunk(
-        self, run_id: str, first_number: int, chunk: _Chunk, guard: Guard
-    ) -> int:
-        """Encode and stage what was gathered, cut to size; return how many chunks."""
-        bare = [route for route in chunk.routes if route.vectors is None]
+    async def _parts_of(self, routes: list[Route]) -> list[PutRoute]:
+        """Encode what was gathered."""
+        bare = [route for route in routes if route.vectors is None]
         vector_of = await self._encode([text for route in bare for text in route.utterances])
         parts = []
-        for route in chunk.routes:
+        for route in routes:
             if route.vectors is None:
                 vectors = tuple(vector_of[text] for text in route.utterances)
             else:
@@ -179,10 +228,7 @@ class Importer:
                     await self._writer.encode(route.utterances, route.vectors, self._encoder)
                 )
             parts.append(put_mutation(route, vectors))
-        pieces = _pieces(parts)
-        for offset, piece in enumerate(pieces):
-            await self._stage(ImportChunk(run_id, first_number + offset, tuple(piece)), guard)
-        return len(pieces)
+        return parts
 
     async def _encode(self, texts: list[str]) -> dict[str, bytes]:
         """Encode each text once, and none that a former run encoded."""
