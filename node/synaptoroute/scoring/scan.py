@@ -170,11 +170,13 @@ def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
     for block in blocks:
         part = similarities[block.base_slot : block.base_slot + len(block.rows)]
         if query_count == 1:
-            by_route = part.reshape(-1).take(block.order)
+            by_route = part.reshape(-1).take(block.order, mode="clip")
             part = np.maximum.reduceat(by_route, block.starts).reshape(-1, 1)
         else:
             for left, right in block.folds:
-                part = np.maximum(part.take(left, axis=0), part.take(right, axis=0))
+                part = np.maximum(
+                    part.take(left, axis=0, mode="clip"), part.take(right, axis=0, mode="clip")
+                )
         if len(block.route_ids) == route_count and len(blocks) == 1:
             return part
         largest[block.route_ids] = np.maximum(largest[block.route_ids], part)
