@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from contenders import OURS, SEMANTIC_ROUTER, contenders
 from harness import Bench, Options, quantiles, ratio, read_options, rounds, spread
@@ -32,51 +33,69 @@ SEED = 0
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
 CACHED_TEXTS = 200
+_LENGTH = re.compile(rb"content-length: *(\d+)\r", re.IGNORECASE)
 
 
-class Connection:
-    """One keep-alive connection that asks queries."""
+class Connection(asyncio.Protocol):
+    """One keep-alive connection that asks queries, one at a time."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: asyncio.Future[bytes] | None = None
 
-    async def open(self) -> None:
+    @classmethod
+    async def open(cls, port: int) -> Connection:
         """Connect."""
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, "127.0.0.1", port)
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Gather an answer; it is whole when its body is."""
+        received = self._received = self._received + data
+        head_stop = received.find(b"\r\n\r\n")
+        if head_stop < 0 or self._answer is None:
+            return
+        body_start = head_stop + 4
+        length = _LENGTH.search(received, 0, body_start)
+        if length is None or not received.startswith(b"HTTP/1.1 200"):
+            self._answer.set_exception(RuntimeError(received.decode()))
+        elif len(received) - body_start >= int(length[1]):
+            self._received = b""
+            self._answer.set_result(received[body_start:])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what waits."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the node closed"))
 
     async def ask(self, text: str, *, use_cache: bool) -> bytes:
         """Send one query and read its answer."""
         body = json.dumps({"text": text}).encode()
         bypass = b"" if use_cache else b"cache-control: no-cache\r\n"
-        self._writer.write(
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(
             b"POST /v1/query HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
             + bypass
             + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(head.decode())
-        length = next(
-            int(line.split(b":")[1])
-            for line in head.lower().split(b"\r\n")
-            if line.startswith(b"content-length:")
-        )
-        return await self._reader.readexactly(length)
+        return await self._answer
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Disconnect."""
-        self._writer.close()
-        await self._writer.wait_closed()
+        self._transport.close()
 
 
 async def closed_loop(
     port: int, texts: Sequence[str], clients: int, seconds: float, *, use_cache: bool = False
 ) -> dict[str, float]:
     """Clients that ask, wait, and ask again, each on its own connection."""
-    connections = [Connection(port) for _ in range(clients)]
-    for connection in connections:
-        await connection.open()
+    connections = [await Connection.open(port) for _ in range(clients)]
     source = cycle(texts)
     latencies: list[float] = []
     began = time.perf_counter()
@@ -89,7 +108,7 @@ async def closed_loop(
     await asyncio.gather(*(client(connection) for connection in connections))
     elapsed = time.perf_counter() - began
     for connection in connections:
-        await connection.close()
+        connection.close()
     found = quantiles(latencies)
     return {
         "queries_per_second": len(latencies) / elapsed,
