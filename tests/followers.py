@@ -119,9 +119,16 @@ class Peers:
 
 @asynccontextmanager
 async def joined(
-    path: Path, url: str, *, door: bool = False, expect: int = 1, dim: int = DIM, **settings: Any
+    path: Path,
+    url: str,
+    *,
+    door: bool = False,
+    expect: int = 1,
+    dim: int = DIM,
+    spare_dim: int = 0,
+    **settings: Any,
 ) -> AsyncIterator[Peer]:
-    """A router that follows a log, stopped at the end."""
+    """A router that follows a log, stopped at the end; its encoders are named by dimension."""
     listener = socket.create_server(("127.0.0.1", 0)) if door else None
     own_url = f"http://127.0.0.1:{listener.getsockname()[1]}" if listener else ""
     config = NodeConfig(
@@ -133,6 +140,7 @@ async def joined(
         log=RedisLog(url),
         config=config,
         cluster=config,
+        spare=HashEncoder(spare_dim) if spare_dim else None,
     )
     await router.start()
     async with AsyncExitStack() as stack:

@@ -6,6 +6,7 @@ Method: a log of five entries on a server that was killed; reports as nodes woul
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -24,7 +25,8 @@ StartServer = Callable[..., Server]
 META = "sr:{default}:meta"
 LOG = "sr:{default}:log:1"
 VOTERS = ("a", "b", "c")
-IDENTITY = Identity("1" * 32, FINGERPRINT, DIM, 1, VOTERS)
+ENCODER = (FINGERPRINT, DIM)
+IDENTITY = Identity("1" * 32, *ENCODER, 1, VOTERS)
 
 
 async def entries_of(log: RedisLog) -> list[Entry]:
@@ -32,9 +34,14 @@ async def entries_of(log: RedisLog) -> list[Entry]:
     return list((await log.read(Position())).entries)
 
 
-async def begin(log: RedisLog, cause: Cause = Cause.RESTARTED, seen: str = "") -> Ballot:
+async def begin(
+    log: RedisLog,
+    cause: Cause = Cause.RESTARTED,
+    seen: str = "",
+    identity: Identity = IDENTITY,
+) -> Ballot:
     """Close the log with a ballot."""
-    ballot = await log.recoveries.begin(cause, above=0, seen=seen, node_id="a", identity=IDENTITY)
+    ballot = await log.recoveries.begin(cause, above=0, seen=seen, node_id="a", identity=identity)
     assert isinstance(ballot, Ballot), ballot
     return ballot
 
@@ -78,7 +85,9 @@ async def reopen(log: RedisLog, decided: Decision, entries: list[Entry] | None =
         filled = await log.recoveries.refill(lease, held, head.ballot, kept)
         assert Acted(RecoveryOutcome.OK) == filled
         floor, floor_chain = entries[0].seq, entries[0].prev_chain
-    acted = await log.recoveries.reopen(held, head, decided, floor=floor, floor_chain=floor_chain)
+    acted = await log.recoveries.reopen(
+        held, head, decided, encoder=ENCODER, floor=floor, floor_chain=floor_chain
+    )
     await lease.release(held)
     return acted
 
@@ -162,7 +171,9 @@ async def reopen_open(log: RedisLog, decided: Decision) -> Acted:
     lease = await log.lease("recovery", "a").acquire()
     assert isinstance(lease, Held)
     closed = Head(**{**{f: getattr(head, f) for f in head.__slots__}, "ballot": asked})
-    return await log.recoveries.reopen(lease, closed, decided, floor=6, floor_chain="")
+    return await log.recoveries.reopen(
+        lease, closed, decided, encoder=ENCODER, floor=6, floor_chain=""
+    )
 
 
 async def test_report_counts_for_its_own_ballot_only(start_server: StartServer, kind: str) -> None:
@@ -298,19 +309,25 @@ async def test_runner_without_the_lease_is_fenced(start_server: StartServer, kin
         assert isinstance(head, Head)
         server.call("DEL", "sr:{default}:lease:recovery")
         filled = await log.recoveries.refill(lease, held, ballot, [])
-        acted = await log.recoveries.reopen(held, head, decided, floor=1, floor_chain="0" * 40)
+        acted = await log.recoveries.reopen(
+            held, head, decided, encoder=ENCODER, floor=1, floor_chain="0" * 40
+        )
 
     assert filled.outcome is acted.outcome is RecoveryOutcome.FENCED
 
 
 async def test_lost_header_is_made_of_what_a_node_knows(server: Server) -> None:
-    """On an emptied server the ballot brings a header; refilled, the log is what it was."""
+    """On an emptied server the ballot brings a header; refilled, the log is what it was.
+
+    Whoever begins the ballot may have missed a change of the encoder: the base tells.
+    """
     async with opened(server.url) as log:
         await log.append([put(f"r{n}") for n in range(4)])
         entries = await entries_of(log)
         at = [entry.position for entry in entries]
         server.call("FLUSHALL")
-        ballot = await begin(log, Cause.LOST)
+        former = replace(IDENTITY, fingerprint="e" * 64, dim=2)
+        ballot = await begin(log, Cause.LOST, identity=former)
         closed = await log.head()
         await answer(log, ballot, a=at[4], b=at[4])
         decided = await decision(log, ballot)
@@ -320,6 +337,7 @@ async def test_lost_header_is_made_of_what_a_node_knows(server: Server) -> None:
 
     assert isinstance(closed, Head)
     assert (0, "recovering", IDENTITY.lineage) == (closed.epoch, closed.state, closed.lineage)
+    assert ("e" * 64, 2) == (closed.fingerprint, closed.dim)
     assert acted.outcome is RecoveryOutcome.OK
     assert isinstance(head, Head)
     assert (IDENTITY.lineage, FINGERPRINT, DIM, VOTERS) == (

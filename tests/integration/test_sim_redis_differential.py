@@ -14,15 +14,23 @@ import pytest
 
 from cluster_room import report
 from servers import Server
+from sim.answers import held_of, kind_of, label_of, shown, shown_read, shown_survey
 from sim.model_server import ModelServer
-from sim.model_store import DIM, FINGERPRINT
+from sim.model_store import DIM, ENCODERS, FINGERPRINT
 from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.recoveries import Acted, Identity, LogEntry, Survey
+from synaptoroute.cluster.recoveries import Acted, Identity
 from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.cluster.scripts import Encoders, Head, NoLog
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Ballot, DeleteRoute, Position, Proposal, Revision, VoterAdd
+from synaptoroute.core.mutation import (
+    Ballot,
+    DeleteRoute,
+    Position,
+    Proposal,
+    Revision,
+    SwitchEncoder,
+    VoterAdd,
+)
 from synaptoroute.core.recovery import Cause, Decision, Mode, decide
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -38,6 +46,9 @@ MET = frozenset(
         "reopen RecoveryOutcome.OK",
         "voters Placed",
         "voters unheld",
+        "switch int",
+        "switch moved",
+        "append model",
     }
 )
 WEIGHTS = {
@@ -50,6 +61,7 @@ WEIGHTS = {
     "answer": 120,
     "reopen": 90,
     "voters": 30,
+    "switch": 12,
     "rename": 6,
     "flush": 3,
     "tear": 3,
@@ -97,10 +109,30 @@ class Pair:
         frame = encode_proposal(proposal)
         at, meta = self.nodes[self.node()], self.model.store.meta
         epoch_id = self.draw.choice(("", meta["epoch_id"] if meta else "", "", "another"))
+        mine = self.fingerprint()
         real = await self.log.scripts.append(
-            at, FINGERPRINT, [(frame, frame)], log_bytes_max=1 << 30, epoch_id=epoch_id
+            at, mine, [(frame, frame)], log_bytes_max=1 << 30, epoch_id=epoch_id
         )
-        return real, self.model.append(at, [(frame, proposal)], epoch_id=epoch_id)
+        modelled = self.model.append(at, [(frame, proposal)], epoch_id=epoch_id, fingerprint=mine)
+        return real, modelled
+
+    def fingerprint(self) -> str:
+        """An encoder of whoever writes: mostly that of the log."""
+        meta = self.model.store.meta
+        if meta is None or self.draw.random() < 0.05:
+            return self.draw.choice(ENCODERS)[0]
+        return str(meta["fingerprint"])
+
+    async def switch(self) -> tuple[Any, Any]:
+        """Change the encoder behind a node's position, sometimes without the right one before."""
+        proposal = Proposal(self.draw.randbytes(16), SwitchEncoder("any"))
+        frame, before = encode_proposal(proposal), self.fingerprint()
+        name = self.node()
+        if self.draw.random() < 0.5:
+            self._follow(name)
+        at, after = self.nodes[name], self.draw.choice(ENCODERS)
+        real = await self.log.scripts.switch(at, frame, frame, Encoders(before, *after))
+        return real, self.model.switch(at, (frame, proposal), before, after)
 
     async def voters(self) -> tuple[Any, Any]:
         """Change the voters, sometimes upon a set that is not theirs."""
@@ -111,12 +143,12 @@ class Pair:
         after = tuple(sorted({*before, f"v{self.count}"}))[:5]
         real = await self.log.scripts.append(
             at,
-            FINGERPRINT,
+            mine := self.fingerprint(),
             [(frame, frame)],
             log_bytes_max=1 << 30,
             voters=(",".join(before), ",".join(after)),
         )
-        modelled = self.model.append(at, [(frame, proposal)], (before, after))
+        modelled = self.model.append(at, [(frame, proposal)], (before, after), fingerprint=mine)
         return kind_of(real), kind_of(modelled)
 
     async def heartbeat(self) -> tuple[Any, Any]:
@@ -173,16 +205,17 @@ class Pair:
         seen = ""
         if isinstance(head, Head) and self.draw.random() < 0.7:
             seen = str(head.ballot or head.epoch_id)
+        encoder = self.draw.choice(ENCODERS)
         above = max(at.epoch for at in self.nodes.values()) if self.draw.random() < 0.9 else 0
         real = await self.log.recoveries.begin(
             cause,
             above=above,
             seen=seen,
             node_id="n0",
-            identity=Identity("1" * 32, FINGERPRINT, DIM, 1, VOTERS),
+            identity=Identity("1" * 32, *encoder, 1, VOTERS),
         )
         name = real.id if isinstance(real, Ballot) else "unused"
-        modelled = self.model.begin(cause, above, seen, name, VOTERS, 1)
+        modelled = self.model.begin(cause, above, seen, name, VOTERS, encoder)
         return real, modelled
 
     async def answer(self) -> tuple[Any, Any]:
@@ -235,14 +268,16 @@ class Pair:
             assert filled == self.model.refill_with(proof, head.ballot, entries, True)
         real_head = await self.log.head()
         assert isinstance(real_head, Head)
+        encoder = self.draw.choice(ENCODERS)
         real = await self.log.recoveries.reopen(
             held,
             replace(real_head, ballot=head.ballot),
             found,
+            encoder=encoder,
             floor=floor,
             floor_chain=floor_chain,
         )
-        modelled = self.model.reopen(proof, head.ballot, found, floor, floor_chain)
+        modelled = self.model.reopen(proof, head.ballot, found, encoder, floor, floor_chain)
         await lease.release(held)
         self.model.release(proof)
         return real, modelled
@@ -311,44 +346,6 @@ class Pair:
 
     async def _call(self, *words: str | bytes) -> None:
         await self.log._commands.call(*words)
-
-
-def held_of(entry: Any) -> LogEntry:
-    """An entry as an op log keeps it."""
-    return LogEntry(
-        entry.epoch, entry.seq, entry.time_us, entry.prev_chain, entry.chain, entry.frame
-    )
-
-
-def kind_of(placed: Any) -> Any:
-    """An outcome without its words."""
-    return getattr(placed, "reason", placed)
-
-
-def label_of(answer: Any) -> str:
-    """A word for an answer."""
-    if isinstance(answer, Reason):
-        return answer.value
-    return str(getattr(answer, "outcome", getattr(answer, "reason", type(answer).__name__)))
-
-
-def shown(head: Head | NoLog) -> Any:
-    """A head without clocks and bytes."""
-    if isinstance(head, NoLog):
-        return "no log"
-    return replace(head, time_us=0, kept_bytes=0, lineage="", role="master")
-
-
-def shown_read(result: Any) -> Any:
-    """What was read, without clocks; of a hole, only that it is one."""
-    entries = [(entry.position, entry.frame) for entry in result.entries]
-    return result.coverage, result.head, result.floor, result.state, result.epoch_id, entries
-
-
-def shown_survey(survey: Survey) -> Any:
-    """A survey with its reports in order; why a stream is torn may be worded otherwise."""
-    reports = sorted(survey.reports, key=lambda each: each.node_id)
-    return reports, survey.kept, bool(survey.why), sorted(survey.silent)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -216,13 +216,13 @@ class InPlaceNode(Node):
             return Judgement(Act.ANSWER)
         return found
 
-    def _act(self, ballot: Ballot, decision: Decision) -> Life:
+    def _act(self, head: Head, ballot: Ballot, decision: Decision) -> Life:
         meta = self.server.store.meta
         is_restart = meta is not None and meta["rec_cause"] == Cause.RESTARTED.value
         if is_restart and decision.is_kept and isinstance(self.server, InPlaceServer):
             yield lambda s: s.resume(ballot)
             return
-        yield from super()._act(ballot, decision)
+        yield from super()._act(head, ballot, decision)
 
 
 # --- a history that was contradicted once is never followed again --------------------------------
@@ -249,6 +249,16 @@ class DismissiveNode(Node):
             for report in reports
         )
         return super().decide(ballot, shown, survey, head)
+
+
+# --- the header of a lost log is made of what the node that found the loss knew ------------------
+
+
+class CredulousNode(Node):
+    """Opens an epoch with the encoder that the header names."""
+
+    def encoder_at(self, head: Head, decision: Decision) -> tuple[str, int]:
+        return head.fingerprint, head.dim
 
 
 @dataclass(frozen=True)
@@ -280,6 +290,7 @@ ABLATIONS = {
     "op_id": Ablation("dedupe by op_id", Kinds(ForgetfulNode), 100),
     "gap_check": Ablation("the gap check", Kinds(GappyNode), 100),
     "head_poll": Ablation("the head poll", Kinds(DeafNode), 100),
+    "encoder": Ablation("the encoder of the chosen history", Kinds(CredulousNode), 400, "encoder"),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 

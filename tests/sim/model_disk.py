@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sim.model_store import ENCODERS
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.replica import Replica
@@ -23,6 +24,7 @@ class Image:
     digest: str
     oplog: tuple[Entry, ...]
     effects: dict[bytes, int]
+    encoder: tuple[str, int]
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Disk:
         promise: The newest ballot that was promised.
         orphans: Entries that the winning history does not have.
         effects: How often each write took effect in this history.
+        encoder: Whose vectors the rows hold: fingerprint and dimension.
         is_full: Commits fail.
     """
 
@@ -47,6 +50,7 @@ class Disk:
     promise: Ballot = field(default_factory=Ballot)
     orphans: list[Entry] = field(default_factory=list)
     effects: dict[bytes, int] = field(default_factory=dict)
+    encoder: tuple[str, int] = ENCODERS[0]
     is_full: bool = False
     _base: Snapshot = field(default_factory=Snapshot)
     _since_base: list[Entry] = field(default_factory=list)
@@ -59,6 +63,8 @@ class Disk:
             self.oplog.append(commit.entry)
             self._since_base.append(commit.entry)
             self.position, self.digest = commit.entry.position, commit.digest
+            if (changed := commit.change.encoder) is not None:
+                self.encoder = (changed.fingerprint, changed.dim)
             if not commit.is_duplicate:
                 op_id = commit.entry.proposal.op_id
                 self.effects[op_id] = self.effects.get(op_id, 0) + 1
@@ -83,7 +89,13 @@ class Disk:
 
     def image(self, replica: Replica) -> Image:
         """Write a snapshot at the position that is committed."""
-        return Image(replica.snapshot(), replica.digest, tuple(self.oplog), dict(self.effects))
+        return Image(
+            replica.snapshot(),
+            replica.digest,
+            tuple(self.oplog),
+            dict(self.effects),
+            self.encoder,
+        )
 
     def install(self, image: Image, orphans_after_seq: int | None) -> None:
         """Take over a snapshot; identity, promise and orphans stay."""
@@ -93,6 +105,7 @@ class Disk:
             self.orphans += [entry for entry in self.oplog if entry.seq > orphans_after_seq]
         self.position, self.digest = image.snapshot.position, image.digest
         self.oplog, self.effects = list(image.oplog), dict(image.effects)
+        self.encoder = image.encoder
         self._base, self._since_base = image.snapshot, []
 
     def read_log(self, after_seq: int, entries_max: int = 64) -> list[Entry]:

@@ -10,6 +10,8 @@ from synaptoroute.core.recovery import Report
 
 FINGERPRINT = "f" * 64
 DIM = 1
+ENCODERS = ((FINGERPRINT, DIM), ("e" * 64, DIM))
+"""The encoder of the founding, and the one that a cluster changes to and back from."""
 LINEAGE = "1" * 32
 
 
@@ -48,7 +50,9 @@ class Store:
         )
 
 
-def header_of(voters: tuple[str, ...], level: int) -> dict[str, Any]:
+def header_of(
+    voters: tuple[str, ...], level: int, encoder: tuple[str, int] = ENCODERS[0]
+) -> dict[str, Any]:
     """The header of a log that is not there yet."""
     return {
         "epoch": 0,
@@ -61,8 +65,8 @@ def header_of(voters: tuple[str, ...], level: int) -> dict[str, Any]:
         "rec_replid": "",
         "rec_cause": "",
         "lineage": LINEAGE,
-        "fingerprint": FINGERPRINT,
-        "dim": DIM,
+        "fingerprint": encoder[0],
+        "dim": encoder[1],
         "level": level,
         "floor": 1,
         "floor_chain": CHAIN_START,

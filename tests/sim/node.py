@@ -150,7 +150,8 @@ class Node:
     def _ballot(self, cause: Cause, seen: str) -> Life:
         above = max(self.replica.position.epoch, self.replica.promised_epoch)
         name, voters = self.world.ballot_name(), self.replica.voters
-        yield lambda s: s.begin(cause, above, seen, name, voters, 1)
+        encoder = self.disk.encoder
+        yield lambda s: s.begin(cause, above, seen, name, voters, encoder)
 
     def promise(self, ballot: Ballot) -> bool:
         """Promise durably; ablations do not."""
@@ -199,7 +200,7 @@ class Node:
         if waited_ms < PATIENCE_MS and (survey.silent or found.absent):
             return
         if found.is_kept or self.node_id in found.holders:
-            yield from self._act(ballot, found)
+            yield from self._act(head, ballot, found)
         elif waited_ms > STUCK_MS * 2 ** min(self.ballots_seen, 4):
             # Whoever holds the lease is at work.
             proof = yield lambda s: s.acquire(self.node_id)
@@ -207,7 +208,11 @@ class Node:
                 yield from self._ballot(Cause.OUTBID, str(ballot))
                 yield lambda s: s.release(proof)
 
-    def _act(self, ballot: Ballot, decision: Decision) -> Life:
+    def encoder_at(self, head: Head, decision: Decision) -> tuple[str, int]:
+        """The encoder of the history that was chosen; ablations believe the header."""
+        return (head.fingerprint, head.dim) if decision.is_kept else self.disk.encoder
+
+    def _act(self, head: Head, ballot: Ballot, decision: Decision) -> Life:
         proof = yield lambda s: s.acquire(self.node_id)
         if proof is None:
             return
@@ -229,7 +234,8 @@ class Node:
                 is_first = False
                 if acted.outcome is not RecoveryOutcome.OK:
                     return
-        acted = yield lambda s: s.reopen(proof, ballot, decision, floor, floor_chain)
+        encoder = self.encoder_at(head, decision)
+        acted = yield lambda s: s.reopen(proof, ballot, decision, encoder, floor, floor_chain)
         if acted.outcome is RecoveryOutcome.OK:
             self.world.note_opened(ballot, decision)
         yield lambda s: s.release(proof)

@@ -129,6 +129,10 @@ class Schedule:
                     f"deliver {name} 0 lost" if inbox else f"trim {draw.randrange(3)}",
                 )
             )
+        if self.focus == "encoder":
+            turns = [f"turn {name}"] * 8
+            faults = ["flush", "empty", f"cut {name}", f"mend {name}"]
+            return draw.choice([*turns, f"switch {name}", f"switch {name}", *faults])
         meta = self.world.server.store.meta
         if meta is not None and meta["state"] == "recovering" and draw.random() < 0.5:
             stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
@@ -139,4 +143,4 @@ class Schedule:
         draw = self.draw
         if not self.world.counts["wiped"] and draw.random() < 0.3:
             return f"wipe {name}"
-        return ""
+        return f"switch {name}"

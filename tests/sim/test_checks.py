@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sim.checks import convergence, durability, once, order, sessions
+from sim.checks import convergence, durability, encoders, once, order, sessions
 from sim.checks.prefix import PrefixCheck
 from sim.history import History, Op, Read
-from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.core.mutation import Position, Proposal, PutRoute, Revision
+from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.sim
 A, B = b"a" * 16, b"b" * 16
@@ -125,3 +126,14 @@ def test_nodes_that_stay_apart_are_found() -> None:
     assert 1 == len(convergence.apart(None, {}, {}))
     assert 1 == len(convergence.apart(position(2), {"n0": position(1)}, {}))
     assert 1 == len(convergence.apart(position(1), {}, {"n0": "d", "n1": "e"}))
+
+
+def test_row_or_header_of_another_encoder_is_found() -> None:
+    """A vector of the former encoder, and a header that names it."""
+    table = RouteTable(dim=1)
+    table.apply(Proposal(A, PutRoute("r", ("text",), (b"new1",))), Revision(1, 1))
+    held, vectors = {"n0": ("new", 1)}, {"new": b"new1", "old": b"old1"}
+
+    assert [] == encoders.strange(("new", 1), held, {"n0": table}, vectors)
+    assert 1 == len(encoders.strange(("old", 1), held, {"n0": table}, vectors))
+    assert 1 == len(encoders.strange(("new", 1), held, {"n0": table}, {"new": b"old1"}))

@@ -7,18 +7,18 @@ lines, and any run can be told, kept and repeated.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, deque
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from sim.checks import convergence, durability, once, order, sessions
+from sim.checks import convergence, durability, encoders, once, order, sessions
 from sim.checks.prefix import PrefixCheck
 from sim.history import History, Op, Read
 from sim.model_disk import Disk
 from sim.model_server import ModelServer
 from sim.model_store import Store
 from sim.node import Node
+from sim.operators import VECTORS, Operators
+from sim.server_fates import ServerFates
 from synaptoroute.cluster.scripts import Head, Placed
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import digest_of, encode_proposal
@@ -32,22 +32,17 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
     PutRoute,
-    VoterAdd,
-    VoterRemove,
 )
 from synaptoroute.core.recovery import Decision
 from synaptoroute.core.step import Source
 
 STEP_MS = 40
 HEAL_TURNS_MAX = 4_000
-VOTERS_MIN = 3
-"""With fewer, the one disk that a run loses may be a majority: then nothing may open."""
 PAST_MAX = 40
-CALLS = frozenset({"turn", "write", "report", "trim", "voter", "keep"})
+CALLS = frozenset({"turn", "write", "report", "trim", "voter", "keep", "switch"})
 """Commands after which a replica may have fallen behind."""
 OPLOG_KEEP = 24
 REFILL_KEEP = 12
-VECTOR = struct.pack("<f", 1.0)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Kinds:
     server: type[ModelServer] = ModelServer
 
 
-class World:
+class World(ServerFates, Operators):
     """The cluster and what surrounds it.
 
     Attributes:
@@ -179,8 +174,13 @@ class World:
         if not node.is_up or node.is_cut or not node.server.is_alive:
             return
         op = self._op(int(number), kind, route, node)
-        asked: Any = [(op.frame, op.proposal)]
-        placed = node.server.append(node.replica.position, asked, epoch_id=node.epoch_id())
+        fingerprint = node.disk.encoder[0]
+        placed = node.server.append(
+            node.replica.position,
+            [self._encoded(op, fingerprint)],
+            epoch_id=node.epoch_id(),
+            fingerprint=fingerprint,
+        )
         if isinstance(placed, Placed):
             self.counts["accepted"] += 1
             head = node.server.store.meta
@@ -197,7 +197,7 @@ class World:
         held = node.replica.table.routes.get(route)
         mutation: Mutation = DeleteRoute(route)
         if kind != "del":
-            mutation = PutRoute(route, (f"text {number}",), (VECTOR,))
+            mutation = PutRoute(route, (f"text {number}",), (VECTORS[node.disk.encoder[0]],))
         if_match = held.revision if kind == "cas" and held else None
         proposal = Proposal(op_id, mutation, if_match=if_match)
         kind = kind if kind != "cas" or if_match else "put"
@@ -205,6 +205,16 @@ class World:
         op.if_match = if_match
         self.history.ops[op_id] = op
         return op
+
+    @staticmethod
+    def _encoded(op: Op, fingerprint: str) -> tuple[bytes, Proposal]:
+        """A write with vectors of the node that it goes through; each try makes them anew."""
+        proposal = op.proposal
+        assert isinstance(proposal, Proposal)
+        if isinstance(proposal.mutation, PutRoute):
+            vectors = (VECTORS[fingerprint],) * len(proposal.mutation.utterances)
+            proposal = replace(proposal, mutation=replace(proposal.mutation, vectors=vectors))
+        return encode_proposal(proposal), proposal
 
     def do_read(self, name: str, number: str) -> None:
         """A client reads at a node with the version of a write."""
@@ -291,85 +301,6 @@ class World:
         node = self.node(name)
         node.server, node.inbox = servers[min(int(index), len(servers) - 1)], []
 
-    # --- what happens to servers ---------------------------------------------------------------
-
-    def do_failover(self, lost: str, fate: str, *stay: str) -> None:
-        """A replica that missed the newest writes is promoted; the old master may live on."""
-        store = self.past[-1 - min(int(lost), len(self.past) - 1)] if self.past else Store()
-        self._replace(self._life(store.copy()), is_dead=fate == "dead", stay=stay)
-        self.counts["failovers"] += 1
-
-    def do_empty(self) -> None:
-        """The server restarts without its data."""
-        self._replace(self._life(None), is_dead=True, stay=())
-        self.counts["emptied"] += 1
-
-    def do_flush(self) -> None:
-        """Somebody deletes everything; the server's life goes on."""
-        self.server.store = Store()
-        self.counts["emptied"] += 1
-
-    def do_restart(self) -> None:
-        """The server restarts with its data."""
-        self._replace(self._life(self.server.store.copy()), is_dead=True, stay=())
-        self.counts["restarts"] += 1
-
-    def do_keep(self) -> None:
-        """A backup is made."""
-        self.backup = self.server.store.copy()
-
-    def do_restore(self) -> None:
-        """The server restarts on its backup."""
-        if self.backup is not None:
-            self._replace(self._life(self.backup.copy()), is_dead=True, stay=())
-            self.counts["restored"] += 1
-
-    def do_tear(self, seq: str) -> None:
-        """An entry is deleted from the stream by hand."""
-        meta = self.server.store.meta
-        if meta is not None:
-            log = self.server.store.logs.get(meta["epoch"], [])
-            self.server.store.logs[meta["epoch"]] = [e for e in log if e.seq != int(seq)]
-
-    def do_bury(self) -> None:
-        """The oldest demoted master goes at last."""
-        if self.old:
-            self.old.pop(0).is_alive = False
-
-    def do_trim(self, back: str) -> None:
-        """The coordinator drops what lies so many entries behind the head."""
-        meta = self.server.store.meta
-        if meta is not None and self.server.trim(meta["seq"] - int(back)):
-            self.counts["trims"] += 1
-
-    def _replace(self, server: ModelServer, *, is_dead: bool, stay: tuple[str, ...]) -> None:
-        before, self.server = self.server, server
-        if is_dead:
-            before.is_alive = False
-        else:
-            self.old.append(before)
-        for node in self.nodes:
-            if node.server is before and (is_dead or node.name not in stay):
-                node.server, node.inbox = server, []
-        self.past.append(server.store.copy())
-
-    def do_voter(self, act: str, name: str, through: str) -> None:
-        """An operator changes the voters by one, through a node."""
-        node, subject = self.node(through), self.node(name).node_id
-        if not node.is_up or node.is_cut or not node.server.is_alive or not node.is_open:
-            return
-        before = node.replica.voters
-        after = tuple(sorted({*before, subject} if act == "add" else set(before) - {subject}))
-        if after == before or len(after) < VOTERS_MIN:
-            return
-        mutation = VoterAdd(subject) if act == "add" else VoterRemove(subject)
-        self._names += 1
-        proposal = Proposal(b"voter" + self._names.to_bytes(11, "big"), mutation)
-        frame = encode_proposal(proposal)
-        placed = node.server.append(node.replica.position, [(frame, proposal)], (before, after))
-        self.counts["voter_changes"] += isinstance(placed, Placed)
-        self.carry(node.server)
-
     # --- acknowledgements ----------------------------------------------------------------------
 
     def _acknowledge(self) -> None:
@@ -436,4 +367,16 @@ class World:
             *order.backwards(self.history),
             *order.unserial(self.history),
             *sessions.blind(self.history),
+            *self._encoders(),
         ]
+
+    def _encoders(self) -> list[str]:
+        head = self.server.head()
+        if not isinstance(head, Head):
+            return []
+        return encoders.strange(
+            (head.fingerprint, head.dim),
+            {node.name: node.disk.encoder for node in self.nodes},
+            {node.name: node.replica.table for node in self.nodes},
+            VECTORS,
+        )

@@ -7,6 +7,7 @@ through all of them meanwhile.
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import uuid
 from typing import Any
@@ -134,6 +135,41 @@ def test_node_without_the_encoder_stands_still(start_cluster: StartCluster) -> N
 
     assert {NEXT.fingerprint} == serving(cluster)
     cluster.judge()
+
+
+def test_node_restarted_without_its_encoder_does_not_start(start_cluster: StartCluster) -> None:
+    """Its database has vectors that it could compare nothing with: it says so, the others go on."""
+    cluster = start_cluster("valkey", 3, next_model="test-hash-32")
+    cluster.put(0, "kept", "one text", "another text")
+    change_to(cluster, cluster[0], NEXT.fingerprint)
+    until(lambda: serving(cluster) == {NEXT.fingerprint})
+    lone = cluster[2]
+    lone.signal(signal.SIGTERM)
+    lone.process.wait()
+    settings = dict(lone.process.settings)
+    lone.process.settings = {k: v for k, v in settings.items() if k != "next_model"}
+    lone.start()
+    said = until(lambda: start_failure(lone))
+    exit_code = lone.process.wait()
+    cluster.put(0, "late", "written meanwhile")
+
+    assert "encoder_mismatch" == said["code"]
+    assert NEXT.fingerprint in said["detail"]
+    assert exit_code
+
+    lone.process.settings = settings
+    lone.start().wait_ready()
+    cluster.settle()
+
+    assert {NEXT.fingerprint} == serving(cluster)
+    cluster.judge()
+
+
+def start_failure(member: Member) -> dict[str, Any] | None:
+    """What a node wrote about a start that failed."""
+    lines = member.process.log_file.read_text().splitlines()
+    found = [json.loads(line) for line in lines if '"start_failed"' in line]
+    return found[-1] if found else None
 
 
 def test_incomplete_generation_is_not_switched_to(start_cluster: StartCluster) -> None:

@@ -237,6 +237,7 @@ class Recoveries:
         head: Head,
         decision: Decision,
         *,
+        encoder: tuple[str, int],
         floor: int,
         floor_chain: str,
     ) -> Acted:
@@ -246,12 +247,14 @@ class Recoveries:
             held: The lease that allows it.
             head: The header; its ballot is the one that is ended.
             decision: What survives.
+            encoder: Whose vectors the base holds, fingerprint and dimension: the header is
+                that of a longer or shorter history where the base was not kept.
             floor: Place of the oldest entry of the refilled stream.
             floor_chain: Hash chain before it.
         """
         assert head.ballot is not None, "a ballot goes on: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
-        opened = decision.opening(ballot, head.fingerprint, head.dim)
+        opened = decision.opening(ballot, *encoder)
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
         kept = decision.is_kept
         answer = await self._scripts.run(
@@ -281,6 +284,7 @@ class Recoveries:
                 ",".join(decision.voters),
                 keys.bus,
                 head.level,
+                *encoder,
             ],
         )
         return _acted(answer)

@@ -5,11 +5,12 @@
 --       pos:<new epoch>, then logs and positions of former epochs, to be dropped
 -- ARGV  'token:owner' of the lease, ballot, 'kept' or 'refilled', seq and chain of the base,
 --       floor, floor_chain, new epoch, its id, digest and body of its first entry, voters,
---       channel, level
+--       channel, level, fingerprint and dim of the base
 -- Gives {'OK', chain}, {'FENCED'}, {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'},
 -- {'TORN', why} or {'REFUSED', why}.
 -- The ballot is compared with this server's replication id: one that was copied by
--- replication would open one epoch twice.  The stream must end in the base.
+-- replication would open one epoch twice.  The stream must end in the base.  The header names
+-- the encoder of the base: that of a lost or torn header may be another one.
 -- Everything is computed before the first write; after it nothing can fail.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
@@ -60,7 +61,8 @@ redis.call('RENAME', KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[1], 'epoch', ARGV[8], 'epoch_id', ARGV[9], 'seq', seq, 'chain', chain,
   'state', 'open', 'replid', replid, 'rec_id', '', 'rec_replid', '', 'rec_cause', '',
   'floor', exact(floor), 'floor_chain', floor_chain, 'floor_bytes', exact(floor_bytes),
-  'bytes', bytes, 'voters', ARGV[12], 'voters_seq', seq, 'level', ARGV[14])
+  'bytes', bytes, 'voters', ARGV[12], 'voters_seq', seq, 'level', ARGV[14],
+  'fingerprint', ARGV[15], 'dim', ARGV[16])
 redis.call('DEL', KEYS[5], KEYS[7])
 if KEYS[6] ~= KEYS[2] then redis.call('DEL', KEYS[6]) end
 for i = 8, #KEYS do

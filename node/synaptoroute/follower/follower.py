@@ -365,8 +365,8 @@ class Follower:
     def reasons(self) -> tuple[str, ...]:
         """Say why this node may not take queries."""
         state = self.engine.applier.replica.state
-        if self.log_state is LogState.MISMATCH:
-            return (self.detail,)
+        if self.opening.mismatch:
+            return (self.opening.mismatch,)
         if state in (State.DIVERGED, State.INSTALLING):
             return (f"the replica is {state.value}",)
         if self.catch_up.is_too_stale:

@@ -31,9 +31,15 @@ _STATE_OF_CAUSE: Final = {
 
 
 class Opening:
-    """What one node does about the state of the log."""
+    """What one node does about the state of the log.
+
+    Attributes:
+        mismatch: Which encoder this node lacks to follow the log; empty if it lacks none.
+            It stays while the log recovers: a header that was lost names no encoder.
+    """
 
     def __init__(self, follower: Follower) -> None:
+        self.mismatch = ""
         self._follower = follower
 
     async def judge(self, head: Head | NoLog, reported: Position) -> None:
@@ -49,16 +55,7 @@ class Opening:
             follower.set_state(LogState.FOREIGN)
             return
         await self._keep_lineage(head.lineage)
-        encoder = follower.engine.encoder
-        # An encoder that stands by will do: the entry that changes to it is on its way here.
-        if follower.engine.encodings.known.get(head.fingerprint) != head.dim:
-            follower.set_state(
-                LogState.MISMATCH,
-                f"the log carries vectors of encoder {head.fingerprint[:12]} (dimension "
-                f"{head.dim}), this node has {encoder.fingerprint[:12]} ({encoder.dim})",
-            )
-        else:
-            self._judge_log(head, reported)
+        self._judge_log(head, reported)
 
     def _judge_log(self, head: Head, reported: Position) -> None:
         """Decide what the log of this node's own cluster means."""
@@ -72,11 +69,31 @@ class Opening:
                 follower.set_state(LogState.FROZEN)
             case Act.BEGIN | Act.ANSWER:
                 self._recover(judgement.cause, head, reported)
+            case _ if self._lacks_encoder(head):
+                follower.set_state(LogState.MISMATCH, self.mismatch)
             case Act.LEAVE:
                 follower.accept_head(head)
                 follower.distrust(f"epoch {head.epoch} was opened by another ballot", ())
             case _:
                 follower.accept_head(head)
+
+    def _lacks_encoder(self, head: Head) -> bool:
+        """Whether this node cannot follow an open log for want of its encoder.
+
+        Asked of a log that may be followed only: a voter answers a ballot with whatever
+        encoder it has, or the voters of a newer one would be kept out by an old header.
+        """
+        engine = self._follower.engine
+        # An encoder that stands by will do: the entry that changes to it is on its way here.
+        if engine.encodings.known.get(head.fingerprint) == head.dim:
+            self.mismatch = ""
+        else:
+            self.mismatch = (
+                f"the log carries vectors of encoder {head.fingerprint[:12]} (dimension "
+                f"{head.dim}), this node has {engine.encoder.fingerprint[:12]} "
+                f"({engine.encoder.dim})"
+            )
+        return bool(self.mismatch)
 
     def _recover(self, cause: Cause | None, head: Head, reported: Position) -> None:
         """Say how the log stands, and take part in its recovery."""

@@ -279,7 +279,10 @@ class Recovery:
     ) -> Acted:
         recoveries, base = self._follower.log.recoveries, decision.base
         floor, floor_chain = base.seq + 1, base.chain
+        encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
+            # This node stands at the base.  The header may be older, newer, or a guess.
+            encoder = self._follower.engine.storage.encoder
             entries = await asyncio.to_thread(self._read_log, decision.refill_after_seq, base)
             if entries:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
@@ -287,7 +290,9 @@ class Recovery:
             if filled.outcome is not RecoveryOutcome.OK:
                 return filled
             failpoint("refill.done")
-        acted = await recoveries.reopen(held, head, decision, floor=floor, floor_chain=floor_chain)
+        acted = await recoveries.reopen(
+            held, head, decision, encoder=encoder, floor=floor, floor_chain=floor_chain
+        )
         failpoint("reopen.done")
         return acted
 

@@ -1,0 +1,48 @@
+"""Answers of a server and of its model, cut to what both must say alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from synaptoroute.cluster.recoveries import LogEntry, Survey
+from synaptoroute.cluster.refusals import Reason
+from synaptoroute.cluster.scripts import Head, NoLog
+
+
+def held_of(entry: Any) -> LogEntry:
+    """An entry as an op log keeps it."""
+    return LogEntry(
+        entry.epoch, entry.seq, entry.time_us, entry.prev_chain, entry.chain, entry.frame
+    )
+
+
+def kind_of(placed: Any) -> Any:
+    """An outcome without its words."""
+    return getattr(placed, "reason", placed)
+
+
+def label_of(answer: Any) -> str:
+    """A word for an answer."""
+    if isinstance(answer, Reason):
+        return answer.value
+    return str(getattr(answer, "outcome", getattr(answer, "reason", type(answer).__name__)))
+
+
+def shown(head: Head | NoLog) -> Any:
+    """A head without clocks and bytes."""
+    if isinstance(head, NoLog):
+        return "no log"
+    return replace(head, time_us=0, kept_bytes=0, lineage="", role="master")
+
+
+def shown_read(result: Any) -> Any:
+    """What was read, without clocks; of a hole, only that it is one."""
+    entries = [(entry.position, entry.frame) for entry in result.entries]
+    return result.coverage, result.head, result.floor, result.state, result.epoch_id, entries
+
+
+def shown_survey(survey: Survey) -> Any:
+    """A survey with its reports in order; why a stream is torn may be worded otherwise."""
+    reports = sorted(survey.reports, key=lambda each: each.node_id)
+    return reports, survey.kept, bool(survey.why), sorted(survey.silent)

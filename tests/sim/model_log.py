@@ -1,0 +1,297 @@
+"""A model of the log's server: what the Lua scripts of good days do, as Python on one value.
+
+Each method is one script and happens whole or not at all, like a script.  Answers are
+of the types that the room ``cluster`` gives, so that a differential test can put the
+same questions to a real server.  What replication copies is a ``Store``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sim.model_store import DIM, FINGERPRINT, Store, header_of
+from synaptoroute.cluster.reader import ReadResult, _coverage
+from synaptoroute.cluster.recoveries import epoch_op_id
+from synaptoroute.cluster.refusals import Reason
+from synaptoroute.cluster.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
+from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.digest import next_chain
+from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
+from synaptoroute.core.recovery import Report
+
+
+class ModelLog:
+    """One life of one server, as long as nothing goes wrong.
+
+    Attributes:
+        replid: Its replication id: another one in each life.
+        store: What it holds.
+        is_alive: Whether it answers.
+        sent: Entries that were published and not yet carried to the subscribers.
+    """
+
+    def __init__(self, replid: str, store: Store | None = None) -> None:
+        self.replid = replid
+        self.store = store or Store()
+        self.is_alive = True
+        self.sent: list[Entry] = []
+        self.now_ms = 0
+        self.tokens = 0
+
+    # --- what the ablations switch off ----------------------------------------------------
+
+    def is_here(self, replid: str) -> bool:
+        """Whether a replication id is this life's."""
+        return replid == self.replid
+
+    def is_ballot_here(self, replid: str) -> bool:
+        """Whether a ballot was begun in this life."""
+        return replid == self.replid
+
+    def is_past(self, position: Position, meta: dict[str, Any]) -> bool:
+        """Whether a writer holds what the log has lost."""
+        seq = meta["seq"]
+        return position.seq > seq or (position.seq == seq and position.chain != meta["chain"])
+
+    # --- head.lua, heartbeat.lua ----------------------------------------------------------
+
+    def head(self) -> Head | NoLog:
+        """The header."""
+        m = self.store.meta
+        if m is None:
+            return NoLog(self.now_ms * 1_000, "master")
+        return Head(
+            epoch=m["epoch"],
+            seq=m["seq"],
+            chain=m["chain"],
+            state=m["state"],
+            is_same_server=self.is_here(m["replid"]),
+            role="master",
+            time_us=self.now_ms * 1_000,
+            floor=m["floor"],
+            floor_chain=m["floor_chain"],
+            kept_bytes=0,
+            lineage=m["lineage"],
+            epoch_id=m["epoch_id"],
+            ballot=ballot_of(m["rec_id"]),
+            is_ballot_here=self.is_ballot_here(m["rec_replid"]),
+            cause=m["rec_cause"],
+            fingerprint=m["fingerprint"],
+            dim=m["dim"],
+            level=m["level"],
+            voters=m["voters"],
+        )
+
+    def heartbeat(
+        self,
+        node_id: str,
+        position: Position,
+        promise: Ballot | None = None,
+        voters: tuple[str, ...] = (),
+    ) -> Head | NoLog:
+        """A node says where it stands; with a promise it answers the ballot."""
+        m = self.store.meta
+        self.store.beats[node_id] = self.now_ms
+        if m is not None and m["epoch"] == position.epoch and position.seq <= m["seq"]:
+            self.report_position(node_id, position)
+        if (
+            m is not None
+            and m["state"] == "recovering"
+            and self.is_ballot_here(m["rec_replid"])
+            and promise is not None
+            and m["rec_id"] == str(promise)
+        ):
+            self.store.reports[node_id] = Report(node_id, promise, position, voters)
+        return self.head()
+
+    def report_position(self, node_id: str, position: Position) -> None:
+        """A voter says what it made durable; whatever the log is doing."""
+        held = self.store.positions.setdefault(position.epoch, {})
+        held[node_id] = max(position.seq, held.get(node_id, 0))
+
+    # --- open.lua, append.lua, switch.lua, read.lua, trim.lua -----------------------------
+
+    def found(self, voters: Sequence[str], epoch_id: str) -> bool:
+        """Found the log of an empty server."""
+        if self.store.meta is not None:
+            return False
+        opened = OpenEpoch(epoch_id, 0, tuple(voters), FINGERPRINT, DIM)
+        self.store.meta = header_of(tuple(voters), 1)
+        entry = self._number(Position(), 1, Proposal(epoch_op_id(opened), opened))
+        self.store.logs[1] = [entry]
+        self.store.meta |= {
+            "epoch": 1,
+            "epoch_id": epoch_id,
+            "seq": 1,
+            "chain": entry.chain,
+            "state": "open",
+            "replid": self.replid,
+        }
+        self.sent.append(entry)
+        return True
+
+    def _number(self, at: Position, epoch: int, proposal: Proposal, frame: bytes = b"") -> Entry:
+        frame = frame or encode_proposal(proposal)
+        chain = next_chain(at.chain, epoch, at.seq + 1, digest_of(frame))
+        return Entry(epoch, at.seq + 1, at.chain, chain, self.now_ms * 1_000, frame, proposal)
+
+    def append(
+        self,
+        position: Position,
+        proposals: Iterable[tuple[bytes, Proposal]],
+        change: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+        epoch_id: str = "",
+        fingerprint: str = FINGERPRINT,
+    ) -> Placed | NotPlaced:
+        """Give proposals consecutive places; ``change`` is the voters before and after."""
+        m = self.store.meta
+        if m is None:
+            return NotPlaced(Reason.LOST, "")
+        if (refused := self._refuse_write(m, position, epoch_id)) is not None:
+            return refused
+        if self.is_past(position, m):
+            return NotPlaced(Reason.REGRESSED, str(m["seq"]))
+        if m["fingerprint"] != fingerprint:
+            return NotPlaced(Reason.MODEL, m["fingerprint"])
+        if change is not None and (refused := self._refuse_change(m, change[0])):
+            return refused
+        first_seq = m["seq"] + 1
+        for frame, proposal in proposals:
+            self._place(m, frame, proposal)
+        if change is not None:
+            m["voters"], m["voters_seq"] = change[1], m["seq"]
+        return Placed(m["epoch"], first_seq, m["seq"])
+
+    def _refuse_write(
+        self, m: dict[str, Any], position: Position, epoch_id: str = ""
+    ) -> NotPlaced | None:
+        if not self.is_here(m["replid"]):
+            return NotPlaced(Reason.NEW_HISTORY, "")
+        if m["state"] != "open":
+            return NotPlaced(Reason.CLOSED, m["state"])
+        if m["epoch"] != position.epoch or epoch_id not in ("", m["epoch_id"]):
+            return NotPlaced(Reason.STALE, str(m["epoch"]))
+        return None
+
+    def _place(self, m: dict[str, Any], frame: bytes, proposal: Proposal) -> None:
+        at = Position(m["epoch"], m["seq"], m["chain"])
+        entry = self._number(at, m["epoch"], proposal, frame)
+        self.store.logs.setdefault(m["epoch"], []).append(entry)
+        m["seq"], m["chain"] = entry.seq, entry.chain
+        self.sent.append(entry)
+
+    def switch(
+        self,
+        position: Position,
+        asked: tuple[bytes, Proposal],
+        before: str,
+        after: tuple[str, int],
+    ) -> int | NotPlaced:
+        """Place the entry that changes the encoder, right behind a position."""
+        m = self.store.meta
+        if m is None:
+            return NotPlaced(Reason.LOST, "")
+        if (refused := self._refuse_write(m, position)) is not None:
+            return refused
+        if m["fingerprint"] != before:
+            return NotPlaced(Reason.MODEL, m["fingerprint"])
+        if self.is_past(position, m):
+            return NotPlaced(Reason.REGRESSED, str(m["seq"]))
+        if position.seq < m["seq"]:
+            return NotPlaced(Reason.MOVED, str(m["seq"]))
+        self._place(m, *asked)
+        m["fingerprint"], m["dim"] = after
+        return int(m["seq"])
+
+    def _refuse_change(self, m: dict[str, Any], before: tuple[str, ...]) -> NotPlaced | None:
+        if before != m["voters"]:
+            return NotPlaced(Reason.UNHELD, "the voters are others")
+        held = self.store.positions.get(m["epoch"], {})
+        holding = sum(held.get(voter, 0) >= m["voters_seq"] for voter in m["voters"])
+        if 2 * holding <= len(m["voters"]):
+            return NotPlaced(Reason.UNHELD, f"{holding} of {len(m['voters'])}")
+        return None
+
+    def quorum_seq(self) -> int:
+        """The newest place that a majority of the voters has reported in the epoch."""
+        m = self.store.meta
+        if m is None or not m["voters"]:
+            return 0
+        held = self.store.positions.get(m["epoch"], {})
+        seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
+        return int(seqs[len(seqs) // 2])
+
+    def read(self, after: Position, entries_max: int = 64) -> ReadResult | None:
+        """Entries after a position, judged as the reader does; None without a log."""
+        m = self.store.meta
+        if m is None:
+            return None
+        log = self.store.logs.get(m["epoch"], [])
+        entries = [e for e in log if (e.epoch, e.seq) > (after.epoch, after.seq)][:entries_max]
+        head = Position(m["epoch"], m["seq"], m["chain"])
+        held: Any = tuple(entries)
+        found = Range(head, m["floor"], m["state"], held, m["epoch_id"])
+        coverage = _coverage(after, found)
+        kept: list[Entry] = []
+        if coverage.value == "whole":
+            for seq, entry in enumerate(entries, after.seq + 1):
+                if entry.seq != seq:
+                    break
+                kept.append(entry)
+        return ReadResult(
+            epoch=head.epoch,
+            head=head,
+            floor=m["floor"],
+            state=m["state"],
+            entries=tuple(kept),
+            coverage=coverage,
+            epoch_id=m["epoch_id"],
+        )
+
+    def may_trim(self, floor: int) -> bool:
+        """Whether a majority of the voters holds everything before a place."""
+        return self.quorum_seq() >= floor - 1
+
+    def trim(self, floor: int) -> int:
+        """Drop what comes before a place; give how many entries went."""
+        m = self.store.meta
+        if m is None or m["state"] != "open" or not m["floor"] < floor <= m["seq"]:
+            return 0
+        if not self.may_trim(floor):
+            return 0
+        log = self.store.logs.get(m["epoch"], [])
+        stays = [entry for entry in log if entry.seq >= floor]
+        if not stays or stays[0].seq != floor:
+            return 0
+        m["floor"], m["floor_chain"] = floor, stays[0].prev_chain
+        self.store.logs[m["epoch"]] = stays
+        return len(log) - len(stays)
+
+    # --- lease.lua ---------------------------------------------------------------------------
+
+    def acquire(self, owner: str, lease_ms: int = 5_000) -> tuple[str, int] | None:
+        """Take the lease; give its proof, or None where somebody holds it."""
+        held = self.store.lease
+        if held is not None and held[2] > self.now_ms:
+            return None
+        self.tokens = max(self.tokens + 1, self.now_ms, (held[1] + 1) if held else 0)
+        self.store.lease = (owner, self.tokens, self.now_ms + lease_ms)
+        return owner, self.tokens
+
+    def renew(self, proof: tuple[str, int], lease_ms: int = 5_000) -> bool:
+        """Keep the lease; False where it is lost."""
+        if not self.holds(proof):
+            return False
+        self.store.lease = (*proof, self.now_ms + lease_ms)
+        return True
+
+    def release(self, proof: tuple[str, int]) -> None:
+        """Give the lease back."""
+        if self.holds(proof):
+            self.store.lease = None
+
+    def holds(self, proof: tuple[str, int]) -> bool:
+        """Whether a proof is that of the lease."""
+        held = self.store.lease
+        return held is not None and held[:2] == proof and held[2] > self.now_ms

@@ -1,0 +1,94 @@
+"""What happens to the servers of a simulated cluster: one command each."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from sim.model_server import ModelServer
+from sim.model_store import Store
+
+if TYPE_CHECKING:
+    from sim.node import Node
+
+
+class ServerFates:
+    """The servers of a world, and the commands that are about them.
+
+    Attributes:
+        server: The server that the address of the log leads to now.
+        old: Servers that were demoted and live on.
+        past: What the server held, the newest last: a replica may have less of it.
+        backup: What was copied last.
+    """
+
+    server: ModelServer
+    old: list[ModelServer]
+    past: deque[Store]
+    backup: Store | None
+    nodes: list[Node]
+    counts: Counter[str]
+
+    def _life(self, store: Store | None) -> ModelServer:
+        """Begin one life of a server."""
+        raise NotImplementedError
+
+    def do_failover(self, lost: str, fate: str, *stay: str) -> None:
+        """A replica that missed the newest writes is promoted; the old master may live on."""
+        store = self.past[-1 - min(int(lost), len(self.past) - 1)] if self.past else Store()
+        self._replace(self._life(store.copy()), is_dead=fate == "dead", stay=stay)
+        self.counts["failovers"] += 1
+
+    def do_empty(self) -> None:
+        """The server restarts without its data."""
+        self._replace(self._life(None), is_dead=True, stay=())
+        self.counts["emptied"] += 1
+
+    def do_flush(self) -> None:
+        """Somebody deletes everything; the server's life goes on."""
+        self.server.store = Store()
+        self.counts["emptied"] += 1
+
+    def do_restart(self) -> None:
+        """The server restarts with its data."""
+        self._replace(self._life(self.server.store.copy()), is_dead=True, stay=())
+        self.counts["restarts"] += 1
+
+    def do_keep(self) -> None:
+        """A backup is made."""
+        self.backup = self.server.store.copy()
+
+    def do_restore(self) -> None:
+        """The server restarts on its backup."""
+        if self.backup is not None:
+            self._replace(self._life(self.backup.copy()), is_dead=True, stay=())
+            self.counts["restored"] += 1
+
+    def do_tear(self, seq: str) -> None:
+        """An entry is deleted from the stream by hand."""
+        meta = self.server.store.meta
+        if meta is not None:
+            log = self.server.store.logs.get(meta["epoch"], [])
+            self.server.store.logs[meta["epoch"]] = [e for e in log if e.seq != int(seq)]
+
+    def do_bury(self) -> None:
+        """The oldest demoted master goes at last."""
+        if self.old:
+            self.old.pop(0).is_alive = False
+
+    def do_trim(self, back: str) -> None:
+        """The coordinator drops what lies so many entries behind the head."""
+        meta = self.server.store.meta
+        if meta is not None and self.server.trim(meta["seq"] - int(back)):
+            self.counts["trims"] += 1
+
+    def _replace(self, server: ModelServer, *, is_dead: bool, stay: tuple[str, ...]) -> None:
+        before, self.server = self.server, server
+        if is_dead:
+            before.is_alive = False
+        else:
+            self.old.append(before)
+        for node in self.nodes:
+            if node.server is before and (is_dead or node.name not in stay):
+                node.server, node.inbox = server, []
+        self.past.append(server.store.copy())
