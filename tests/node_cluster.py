@@ -29,6 +29,7 @@ from synaptoroute.cli.processes import NodeProcess, free_port
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.epochs import Trimmed, TrimOutcome
 from synaptoroute.cluster.lease import Held
+from synaptoroute.cluster.scripts import Head
 
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -312,6 +313,20 @@ class Cluster:
                 await log.close()
 
         return asyncio.run(act())
+
+    def head(self) -> Head:
+        """Header of the log, read from Redis."""
+
+        async def read() -> Head:
+            log = RedisLog(self.server.url, namespace=self.namespace)
+            try:
+                head = await log.head()
+                assert isinstance(head, Head)
+                return head
+            finally:
+                await log.close()
+
+        return asyncio.run(read())
 
     # --- judgement -----------------------------------------------------------------------
 
