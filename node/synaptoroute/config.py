@@ -23,6 +23,9 @@ Precision = Literal["auto", "float32", "int8"]
 bundled model on the CPU, else ``float32``.
 """
 
+Backend = Literal["auto", "onnxruntime", "openvino"]
+"""Runtime of the encoder; part of the fingerprint, so ``auto`` is never the machine's choice."""
+
 
 class EngineConfig(BaseSettings):
     """How one router encodes, batches and scores; used by the library and the node.
@@ -91,9 +94,13 @@ class NodeConfig(EngineConfig, ClusterConfig):
         encoder_precision: ``int8`` multiplies in integers, the bundled model alone;
             ``auto`` is ``int8`` where that is possible, else ``float32``.  All nodes of a
             cluster must have the same.
+        encoder_backend: ``openvino`` runs the bundled model, in integers, on OpenVINO, an extra
+            that must be installed; ``auto`` is ``onnxruntime``.  All nodes of a cluster must
+            have the same.
         next_model: Second encoder, loaded beside the first, that the cluster may change to
             (see docs/coordinator.md); a database of its vectors is served with it.
         next_encoder_precision: Its precision.
+        next_encoder_backend: Its backend.
         model_cache_dir: Where downloaded models are kept.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
@@ -122,8 +129,10 @@ class NodeConfig(EngineConfig, ClusterConfig):
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"
+    encoder_backend: Backend = "auto"
     next_model: str = ""
     next_encoder_precision: Precision = "auto"
+    next_encoder_backend: Backend = "auto"
     model_cache_dir: Path | None = None
     providers: str = "CPUExecutionProvider"
     database: Path = Path("data/synaptoroute.sqlite")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from synaptoroute.encoder.bundled import bundled_recipe
 
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"
+OURS_OPENVINO = "synaptoroute-cluster, openvino"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 FASTEMBED = "fastembed"
@@ -25,13 +27,17 @@ _PEERS = Path(__file__).parent / "peers"
 _SCRIPTS = {
     OURS: "cluster_peer.py",
     OURS_FLOAT32: "cluster_peer.py",
+    OURS_OPENVINO: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
     FASTEMBED: "fastembed_peer.py",
 }
 
 
-_ARGUMENTS = {OURS_FLOAT32: ("--precision", "float32")}
+_ARGUMENTS = {
+    OURS_FLOAT32: ("--precision", "float32"),
+    OURS_OPENVINO: ("--backend", "openvino"),
+}
 
 
 class ContenderFailed(RuntimeError):
@@ -43,7 +49,7 @@ class Process:
 
     def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
         self.name = name
-        own = name in (OURS, OURS_FLOAT32, FASTEMBED)
+        own = name in (OURS, OURS_FLOAT32, OURS_OPENVINO, FASTEMBED)
         python = sys.executable if own else str(environment(name) / "bin" / "python")
         recipe = bundled_recipe()
         self._process = subprocess.Popen(
@@ -93,6 +99,8 @@ def contenders(names: Sequence[str], options: Options) -> Iterator[dict[str, Pro
         started = {}
         for name in names:
             if name in (SEMANTIC_ROUTER, ORIGINAL) and not (options.peers and is_installed(name)):
+                continue
+            if name == OURS_OPENVINO and find_spec("openvino") is None:
                 continue
             started[name] = Process(name)
             stack.callback(started[name].close)

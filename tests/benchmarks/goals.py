@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from contenders import OURS, SEMANTIC_ROUTER
+from contenders import OURS, OURS_OPENVINO, SEMANTIC_ROUTER
 
 Results = dict[str, dict[str, Any]]
 
@@ -101,6 +101,8 @@ def _node(judges: _Judge) -> list[Goal]:
         most("padding share, mixed batches of 64", 0.1, "", "invariance", "padding",
              "mixed_padding_share_worst_batch"),
         least("queries a second at 64 clients, of semantic-router", 5, "x", *peer),
+        least("the same with OpenVINO", 10, "x", "throughput", "many_clients", OURS_OPENVINO,
+              "times_semantic_router", "median"),
         most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
         *_accuracy(found),
         *(

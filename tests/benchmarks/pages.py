@@ -310,7 +310,37 @@ def _embedding(figures: dict[str, Any]) -> str:
         )
         for clients, run in figures["fastembed_one_by_one"].items()
     ]
-    return "## Embedding alone, texts a second\n\n" + table(("", ""), rows)
+    text = "## Embedding alone, texts a second\n\n" + table(("", ""), rows)
+    return text + _openvino(figures.get("openvino")) + _arithmetic(figures.get("arithmetic", {}))
+
+
+def _openvino(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    cosine = found["cosine_to_float32"]
+    rows = [("all lanes, times ONNX Runtime", spread(found["times_onnxruntime"]))]
+    rows += [
+        (f"CPU time a text of ONNX Runtime's, {batch} texts a call", spread(share))
+        for batch, share in found["cpu_time_of_onnxruntime"].items()
+    ]
+    rows.append(("cosine to float32", f"mean {cosine['mean']}, least {cosine['least']}"))
+    return "\n" + table(("OpenVINO", ""), rows)
+
+
+def _arithmetic(figures: dict[str, Any]) -> str:
+    """The share of encoding that is matrix products, which no encoder can leave out."""
+    keys = ("encode_ms", "products_ms", "products_share", "giga_operations_a_second",
+            "numpy_float32_giga_operations_a_second")  # fmt: skip
+    rows = [
+        (f"{precision}, {texts} texts of 12 tokens", *(number(row[key]) for key in keys))
+        for precision, sizes in figures.items()
+        for texts, row in sizes.items()
+    ]
+    if not rows:
+        return ""
+    head = ("one thread, CPU time", "encode ms", "its matrix products ms", "share",
+            "products' 10^9 operations/s", "numpy float32")  # fmt: skip
+    return "\n" + table(head, rows)
 
 
 def _deploy(figures: dict[str, Any]) -> str:

@@ -207,7 +207,7 @@ def test_every_option_is_documented() -> None:
     sections = dict(
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
-    shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision"}
+    shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision", "--backend"}
     for name, command in commands():
         options = {
             option

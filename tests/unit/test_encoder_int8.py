@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, HashEncoder, exactness, open_encoder
 from synaptoroute.encoder.bundled import bundled_recipe, probe_file
+from synaptoroute.encoder.bundled_weights import BundledWeights
 from synaptoroute.encoder.int8_graph import STEPS, _Int8Graph, graph_model, int8_graph
 from synaptoroute.encoder.onnx_wire import GraphWriter, read_graph
 from synaptoroute.encoder.packing import pack
@@ -142,14 +143,14 @@ def test_rounding_of_another_processor_passes_the_probe(
 ) -> None:
     """Normalisations that differ by 1e-7, as honest CPUs do, are no reason to refuse."""
     draw = np.random.default_rng(seed)
-    read = _Int8Graph._floats
+    read = BundledWeights.floats
 
-    def differ(graph: _Int8Graph, name: str) -> NDArray[np.float32]:
+    def differ(graph: BundledWeights, name: str) -> NDArray[np.float32]:
         values = read(graph, name)
         factors = 1 + 1e-7 * draw.standard_normal(values.shape)
         return (values * factors).astype(np.float32) if name.endswith("Norm.weight") else values
 
-    monkeypatch.setattr(_Int8Graph, "_floats", differ)
+    monkeypatch.setattr(BundledWeights, "floats", differ)
     other = Encoder(precision="int8", probe=False)
 
     assert check_probe(other.encode, probe_file(), 0.0) > COSINE_MIN_BY_PRECISION["int8"]

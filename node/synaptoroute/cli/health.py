@@ -208,6 +208,7 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, Finding]:
         encoder = open_encoder(
             config.model,
             precision=config.encoder_precision,
+            backend=config.encoder_backend,
             cache_dir=config.model_cache_dir,
         )
     except SynaptoRouteError as error:

@@ -31,9 +31,17 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from synaptoroute.encoder.onnx_wire import Graph, GraphWriter, Node, read_graph
+from synaptoroute.encoder.bundled_weights import (
+    EMBEDDINGS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    BundledWeights,
+    layer_biases,
+    layer_normalisations,
+)
+from synaptoroute.encoder.onnx_wire import Graph, GraphWriter, read_graph
 from synaptoroute.errors import ModelCorrupt
 
 GRAPH_VERSION: Final = 1
@@ -45,13 +53,7 @@ RUNTIME_DOMAIN: Final = "com.microsoft"
 
 _OPSETS: Final = {"": 17, RUNTIME_DOMAIN: 1}
 _IR_VERSION: Final = 9
-_LAYERS: Final = 6
-_HEADS: Final = 12
-_EPSILON: Final = 1e-12
-_EMBEDDINGS: Final = "inner.embeddings."
 _FLOAT: Final = 1
-
-Floats = NDArray[np.float32]
 
 
 def int8_graph(content: bytes) -> bytes:
@@ -80,14 +82,9 @@ class _Int8Graph:
     """One rewriting; used once."""
 
     def __init__(self, source: Graph) -> None:
-        self._tensors = source.tensors
-        self._makers = {name: node for node in source.nodes for name in node.outputs}
-        self._takers: dict[str, Node] = {}
-        for node in source.nodes:
-            for name in node.inputs:
-                self._takers.setdefault(name, node)
+        self._weights = BundledWeights(source)
         self._graph = GraphWriter()
-        self._dim = self._tensors[_EMBEDDINGS + "word_embeddings.weight_q"].shape[1]
+        self._dim = self._weights.dim
 
     def write(self) -> bytes:
         graph = self._graph
@@ -97,7 +94,7 @@ class _Int8Graph:
         graph.tensor("last", np.array([-1], dtype=np.int64))
         graph.tensor("column", np.array([[1]], dtype=np.float32))
         hidden = self._embeddings()
-        for layer in range(_LAYERS):
+        for layer in range(LAYERS):
             hidden = self._layer(layer, hidden)
         graph.input("ids", np.int64, ["t"])
         graph.input("positions", np.int64, ["t"])
@@ -110,15 +107,10 @@ class _Int8Graph:
     def _embeddings(self) -> str:
         """Words stay int8 until they are looked up; a type and a position are one row."""
         graph = self._graph
-        words = self._tensors[_EMBEDDINGS + "word_embeddings.weight_q"]
-        word_scales = self._tensors[_EMBEDDINGS + "word_embeddings.weight_scale"]
-        positions = self._tensors[_EMBEDDINGS + "position_embeddings.weight_q"]
-        position_scales = self._floats(_EMBEDDINGS + "position_embeddings.weight_scale")
-        types = self._floats(_EMBEDDINGS + "token_type_embeddings.weight")
         graph.tensor("flat", np.array([-1, self._dim], dtype=np.int64))
-        graph.tensor("words", words)
-        graph.tensor("word_scales", word_scales)
-        graph.tensor("places_of_words", positions.astype(np.float32) * position_scales + types[0])
+        graph.tensor("words", self._weights.words)
+        graph.tensor("word_scales", self._weights.word_scales)
+        graph.tensor("places_of_words", self._weights.places_of_words())
         graph.node("Shape", ["ids"], ["t"])
         graph.node("Concat", ["t", self._graph.tensor("single", np.array([1]))], ["t1"], axis=0)
         graph.node("Expand", ["column", "t1"], ["ones"])
@@ -128,12 +120,12 @@ class _Int8Graph:
         graph.node("Mul", ["word_numbers", "word_scale"], ["word"])
         graph.node("Gather", ["places_of_words", "positions"], ["position"])
         graph.node("Add", ["word", "position"], ["embedding"])
-        return self._normalise("embedding", _EMBEDDINGS + "LayerNorm", "embedded")
+        return self._normalise("embedding", EMBEDDINGS + "LayerNorm", "embedded")
 
     def _layer(self, layer: int, hidden: str) -> str:
-        graph, own, source = self._graph, f"layer{layer}_", f"inner.encoder.layer.{layer}."
-        attention = [source + f"attention.self.{part}.bias" for part in ("query", "key", "value")]
-        self._multiply(hidden, attention, own + "qkv")
+        graph, own, biases = self._graph, f"layer{layer}_", layer_biases(layer)
+        after_attention, at_end = layer_normalisations(layer)
+        self._multiply(hidden, biases["attention"], own + "qkv")
         graph.node("Gather", [own + "qkv", "rows"], [own + "texts"])
         graph.node("Split", [own + "texts"], [own + part for part in "qkv"], axis=-1)
         graph.node(
@@ -141,21 +133,19 @@ class _Int8Graph:
             [own + "q", own + "k", own + "v", "", "counts"],
             [own + "attended"],
             RUNTIME_DOMAIN,
-            num_heads=_HEADS,
+            num_heads=HEADS,
         )
         graph.node("Reshape", [own + "attended", "flat"], [own + "places"])
         graph.node("Gather", [own + "places", "places"], [own + "attention"])
-        self._multiply(
-            own + "attention", [source + "attention.output.dense.bias"], own + "projected"
-        )
+        self._multiply(own + "attention", biases["projection"], own + "projected")
         graph.node("Add", [own + "projected", hidden], [own + "sum"])
-        middle = self._normalise(own + "sum", source + "attention.output.LayerNorm", own + "middle")
-        self._multiply(middle, [source + "intermediate.dense.bias"], own + "wide")
+        middle = self._normalise(own + "sum", after_attention, own + "middle")
+        self._multiply(middle, biases["wide"], own + "wide")
         graph.node("Gelu", [own + "wide"], [own + "gelu"], RUNTIME_DOMAIN)
-        self._multiply(own + "gelu", [source + "output.dense.bias"], own + "narrow")
+        self._multiply(own + "gelu", biases["narrow"], own + "narrow")
         graph.node("Add", [own + "narrow", middle], [own + "total"])
-        out = OUTPUT if layer == _LAYERS - 1 else own + "out"
-        return self._normalise(own + "total", source + "output.LayerNorm", out)
+        out = OUTPUT if layer == LAYERS - 1 else own + "out"
+        return self._normalise(own + "total", at_end, out)
 
     def _multiply(self, rows: str, biases: list[str], out: str) -> None:
         """Multiply rows with the weights that the biases belong to, side by side.
@@ -164,19 +154,15 @@ class _Int8Graph:
         last term and the bias are one product of two columns.
         """
         graph = self._graph
-        found = [self._weights(bias) for bias in biases]
-        weights = np.concatenate([numbers for numbers, _ in found], axis=1)
-        scales = np.concatenate([scale for _, scale in found])
-        sums = (weights.sum(axis=0, dtype=np.int64) * scales.astype(np.float64)).astype(np.float32)
-        bias = np.concatenate([self._floats(name) for name in biases])
+        product = self._weights.product(biases)
         self._quantise(rows)
         graph.node(
             "MatMulIntegerToFloat",
             [
                 rows + "_q",
-                graph.tensor(out + "_weights", weights),
+                graph.tensor(out + "_weights", product.numbers),
                 "one",
-                graph.tensor(out + "_scales", scales),
+                graph.tensor(out + "_scales", product.scales),
                 "zero",
             ],
             [out + "_steps"],
@@ -184,7 +170,7 @@ class _Int8Graph:
         )
         graph.node("Mul", [out + "_steps", rows + "_step"], [out + "_scaled"])
         graph.node("Concat", [rows + "_low", "ones"], [out + "_ends"], axis=1)
-        columns = graph.tensor(out + "_columns", np.stack([sums, bias]))
+        columns = graph.tensor(out + "_columns", np.stack([product.sums, product.bias]))
         graph.node("Gemm", [out + "_ends", columns, out + "_scaled"], [out])
 
     def _quantise(self, rows: str) -> None:
@@ -203,22 +189,7 @@ class _Int8Graph:
 
     def _normalise(self, rows: str, source: str, out: str) -> str:
         graph = self._graph
-        gain = graph.tensor(out + "_gain", self._floats(source + ".weight"))
-        bias = graph.tensor(out + "_bias", self._floats(source + ".bias"))
-        graph.node("LayerNormalization", [rows, gain, bias], [out], axis=-1, epsilon=_EPSILON)
+        gain = graph.tensor(out + "_gain", self._weights.floats(source + ".weight"))
+        bias = graph.tensor(out + "_bias", self._weights.floats(source + ".bias"))
+        graph.node("LayerNormalization", [rows, gain, bias], [out], axis=-1, epsilon=EPSILON)
         return out
-
-    def _weights(self, bias: str) -> tuple[NDArray[np.int8], Floats]:
-        """Find the numbers and column scales of the product that a bias is added to."""
-        (product,) = (name for name in self._takers[bias].inputs if name != bias)
-        name = self._makers[product].inputs[1]
-        numbers = self._tensors[name + "_q"]
-        if numbers.dtype != np.int8:
-            raise ValueError(f"{name} is not int8")
-        return numbers.view(np.int8), self._floats(name + "_scale").reshape(-1)
-
-    def _floats(self, name: str) -> Floats:
-        tensor = self._tensors[name]
-        if tensor.dtype != np.float32:
-            raise ValueError(f"{name} is not float32")
-        return tensor.view(np.float32)

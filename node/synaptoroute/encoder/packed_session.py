@@ -42,6 +42,14 @@ class PackedSession:
         Raises:
             ConfigError: Another model or use of it, or a provider other than the CPU's.
         """
+        content = self.read_model(recipe, providers)
+        self._session = open_session(
+            int8_graph(content), f"{recipe.model_file.name} as int8", providers, is_final=True
+        )
+
+    @staticmethod
+    def read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
+        """Read the bundled model; refuse any other, as ``__init__`` says."""
         if list(providers) != [_CPU]:
             raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
         content = recipe.model_file.read_bytes()
@@ -51,9 +59,7 @@ class PackedSession:
                 "use float32 for any other",
                 file=recipe.model_file.name,
             )
-        self._session = open_session(
-            int8_graph(content), f"{recipe.model_file.name} as int8", providers, is_final=True
-        )
+        return content
 
     def width_of(self, tokens_count: int) -> int:
         """Give the width of ``ids`` for a text of so many tokens."""
@@ -70,12 +76,18 @@ class PackedSession:
     ) -> NDArray[np.float32]:
         """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
         packed = packing.pack(counts, ids.shape[1])
+        hidden = self.hidden(ids.reshape(-1)[packed.places], packed, counts)
+        return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
+
+    def hidden(
+        self, ids: NDArray[np.int64], packed: packing.Packing, counts: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Run the graph: int64[t] to float64[t, dim], a row for each token."""
         feeds: dict[str, NDArray[Any]] = {
-            "ids": ids.reshape(-1)[packed.places],
+            "ids": ids,
             "positions": packed.positions,
             "rows": packed.rows,
             "counts": counts.astype(np.int32),
             "places": packed.places,
         }
-        hidden = run_session(self._session, OUTPUT, feeds).astype(np.float64)
-        return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
+        return run_session(self._session, OUTPUT, feeds).astype(np.float64)

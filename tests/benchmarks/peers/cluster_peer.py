@@ -2,7 +2,8 @@
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
 ``--synchronous full|normal`` choose storage, which is in memory otherwise;
-``--precision auto|float32|int8`` chooses the encoder's arithmetic.  The router has
+``--precision auto|float32|int8`` chooses the encoder's arithmetic, ``--backend
+auto|onnxruntime|openvino`` its runtime.  The router has
 its default settings; queries bypass the cache.
 """
 
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 from contender import serve
 
-from synaptoroute.config import Precision
+from synaptoroute.config import Backend, Precision
 from synaptoroute.encoder import Encoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
@@ -26,10 +27,12 @@ from synaptoroute.storage import SQLiteStorage
 class ClusterPeer:
     """See ``contender.Contender``."""
 
-    def __init__(self, database: str, synchronous: str, precision: Precision) -> None:
+    def __init__(
+        self, database: str, synchronous: str, precision: Precision, backend: Backend
+    ) -> None:
         self._database = database
         self._synchronous = synchronous
-        self._encoder = Encoder(precision=precision)
+        self._encoder = Encoder(precision=precision, backend=backend)
         self._router: AdaptiveRouter | None = None
 
     async def _started(self) -> AdaptiveRouter:
@@ -81,8 +84,9 @@ def main() -> None:
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--backend", default="auto")
     options = parser.parse_args()
-    serve(ClusterPeer(options.database, options.synchronous, options.precision))
+    serve(ClusterPeer(options.database, options.synchronous, options.precision, options.backend))
 
 
 if __name__ == "__main__":

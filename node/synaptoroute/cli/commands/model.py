@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from synaptoroute.cli.failures import CheckFailed
-from synaptoroute.cli.options import AsJson, EncoderPrecision
+from synaptoroute.cli.options import AsJson, EncoderBackend, EncoderPrecision
 from synaptoroute.cli.terminal import Cell, note, print_json, print_line, print_table, waiting
 
 CacheDir = Annotated[
@@ -75,6 +75,7 @@ def check(
         str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
     ] = None,
     precision: EncoderPrecision = "auto",
+    backend: EncoderBackend = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,12 +87,15 @@ def check(
 
     began = time.perf_counter()
     with waiting("Loading the model ..."):
-        encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
+        encoder = open_encoder(
+            name or DEFAULT_MODEL, precision=precision, backend=backend, cache_dir=cache_dir
+        )
     loaded_ms = (time.perf_counter() - began) * 1_000
     try:
         report: dict[str, Any] = {
             "model": encoder.name,
             "precision": precision,
+            "backend": backend,
             "dim": encoder.dim,
             "max_tokens": encoder.max_tokens,
             "fingerprint": encoder.fingerprint,

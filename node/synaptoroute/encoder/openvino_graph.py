@@ -1,0 +1,172 @@
+"""The bundled model's graph, written anew for OpenVINO: integer products, one grid a token.
+
+OpenVINO quantises activations by ranges that are fixed when the graph is compiled.
+Here each token's row is first laid on its own grid, from 0 to 255; the fixed range
+of the quantisation is then just that, and rounds.  So the runtime may multiply in
+int8 (AMX, VNNI) although the ranges are the row's own, and a row never sees another.
+
+As in ``int8_graph`` the tokens of all texts stand end to end, and attention lays
+them out by text, in widths that come from each text alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.encoder.bundled_weights import (
+    EMBEDDINGS,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    BundledWeights,
+    Product,
+    layer_biases,
+    layer_normalisations,
+)
+from synaptoroute.encoder.onnx_wire import read_graph
+from synaptoroute.errors import ModelCorrupt
+
+OPENVINO_GRAPH_VERSION: Final = 1
+"""Part of the fingerprint: raise it when the graph gives other numbers."""
+
+STEPS: Final = 255
+RANGE_MIN: Final = 1e-30
+"""A row of equal values gets this range, and counts nothing."""
+
+
+def openvino_graph(content: bytes) -> Any:
+    """Rewrite the bundled model's graph.
+
+    Inputs of the result, for n texts of t tokens in all, in this order: ids and
+    positions int64[t]; rows int64[n, width], which row stands at each place of a text;
+    mask float32[n, 1, 1, width], what is added to a score; places int64[t], where in
+    n * width each row stands.  Output: float32[t, dim].
+
+    Returns:
+        An ``openvino.Model``.
+
+    Raises:
+        ModelCorrupt: The file is not laid out as the bundled model is.
+    """
+    try:
+        return _OpenVinoGraph(BundledWeights(read_graph(content))).write()
+    except (KeyError, IndexError, ValueError) as error:
+        raise ModelCorrupt(f"not the bundled model's graph: {error!r}") from error
+
+
+def product_graph(weights: NDArray[np.int8]) -> Any:
+    """A graph of one product, as ``openvino_graph`` has it: float32[t, depth] in whole steps."""
+    from openvino import opset13 as ops
+
+    rows = ops.parameter([-1, weights.shape[0]], np.float32, "rows")
+    product = multiply_steps(ops, rows, weights, np.ones(weights.shape[1], np.float32))
+    return _model([product], [rows], "product")
+
+
+def _model(results: list[Any], parameters: list[Any], name: str) -> Any:
+    """Close a graph; typed loosely, for the package's own stubs contradict each other."""
+    import openvino
+
+    make: Any = openvino.Model
+    return make(results, parameters, name)
+
+
+def multiply_steps(
+    ops: Any, rows: Any, weights: NDArray[np.int8], scales: NDArray[np.float32]
+) -> Any:
+    """Round rows to 0..255 and multiply them: the pattern that becomes an integer product."""
+    low, high = ops.constant(np.float32(0)), ops.constant(np.float32(STEPS))
+    steps = ops.fake_quantize(rows, low, high, low, high, STEPS + 1)
+    numbers = ops.convert(ops.constant(np.ascontiguousarray(weights.T)), "f32")
+    columns = ops.multiply(numbers, ops.constant(scales[:, None]))
+    return ops.matmul(steps, columns, False, True)
+
+
+class _OpenVinoGraph:
+    """One rewriting; used once."""
+
+    def __init__(self, weights: BundledWeights) -> None:
+        from openvino import opset13
+
+        self._ops: Any = opset13
+        self._weights = weights
+        self._first = self._integers(0)
+        self._last = self._integers([-1])
+
+    def write(self) -> Any:
+        ops = self._ops
+        ids, positions = (ops.parameter([-1], np.int64, name) for name in ("ids", "positions"))
+        rows = ops.parameter([-1, -1], np.int64, "rows")
+        mask = ops.parameter([-1, 1, 1, -1], np.float32, "mask")
+        places = ops.parameter([-1], np.int64, "places")
+        hidden = self._embeddings(ids, positions)
+        for layer in range(LAYERS):
+            hidden = self._layer(layer, hidden, rows, mask, places)
+        return _model([hidden], [ids, positions, rows, mask, places], "packed")
+
+    def _embeddings(self, ids: Any, positions: Any) -> Any:
+        """Words stay int8 until they are looked up."""
+        ops, weights = self._ops, self._weights
+        numbers = ops.convert(ops.gather(ops.constant(weights.words), ids, self._first), "f32")
+        scales = ops.constant(weights.word_scales.reshape(-1, 1))
+        words = ops.multiply(numbers, ops.gather(scales, ids, self._first))
+        places = ops.gather(ops.constant(weights.places_of_words()), positions, self._first)
+        return self._normalise(ops.add(words, places), EMBEDDINGS + "LayerNorm")
+
+    def _layer(self, layer: int, hidden: Any, rows: Any, mask: Any, places: Any) -> Any:
+        ops, biases = self._ops, layer_biases(layer)
+        after_attention, at_end = layer_normalisations(layer)
+        texts = ops.gather(self._multiply(hidden, biases["attention"]), rows, self._first)
+        attended = ops.gather(self._attend(texts, mask), places, self._first)
+        middle = ops.add(self._multiply(attended, biases["projection"]), hidden)
+        middle = self._normalise(middle, after_attention)
+        wide = ops.gelu(self._multiply(middle, biases["wide"]), "erf")
+        narrow = ops.add(self._multiply(wide, biases["narrow"]), middle)
+        return self._normalise(narrow, at_end)
+
+    def _attend(self, texts: Any, mask: Any) -> Any:
+        """Let [n, width, 3 * dim] look at itself: [n * width, dim]."""
+        ops, dim = self._ops, self._weights.dim
+        heads = ops.reshape(texts, self._integers([0, 0, 3, HEADS, dim // HEADS]), True)
+        heads = ops.transpose(heads, self._integers([2, 0, 3, 1, 4]))
+        parts = ops.split(heads, self._first, 3)
+        query, key, value = (
+            ops.squeeze(parts.output(index), self._integers([0])) for index in range(3)
+        )
+        attended = ops.scaled_dot_product_attention(query, key, value, mask)
+        attended = ops.transpose(attended, self._integers([0, 2, 1, 3]))
+        return ops.reshape(attended, self._integers([-1, dim]), False)
+
+    def _multiply(self, rows: Any, biases: list[str]) -> Any:
+        """Multiply rows with the weights that the biases belong to, side by side.
+
+        With x = low + step * q, x @ W = step * (q @ W) + low * (sum of W's rows).
+        """
+        ops, product = self._ops, self._weights.product(biases)
+        low = ops.reduce_min(rows, self._last, True)
+        width = ops.subtract(ops.reduce_max(rows, self._last, True), low)
+        width = ops.maximum(width, ops.constant(np.float32(RANGE_MIN)))
+        step = ops.multiply(width, ops.constant(np.float32(1 / STEPS)))
+        steps = ops.divide(ops.subtract(rows, low), step)
+        found = multiply_steps(ops, steps, product.numbers, product.scales)
+        return self._shift(found, low, step, product)
+
+    def _shift(self, found: Any, low: Any, step: Any, product: Product) -> Any:
+        """Undo the grid and add the bias."""
+        ops = self._ops
+        lows = ops.multiply(low, ops.constant(product.sums))
+        return ops.add(ops.add(ops.multiply(found, step), lows), ops.constant(product.bias))
+
+    def _normalise(self, rows: Any, source: str) -> Any:
+        ops = self._ops
+        unit = ops.mvn(rows, self._last, True, EPSILON, "inside_sqrt")
+        gain = ops.constant(self._weights.floats(source + ".weight"))
+        return ops.add(
+            ops.multiply(unit, gain), ops.constant(self._weights.floats(source + ".bias"))
+        )
+
+    def _integers(self, value: Any) -> Any:
+        return self._ops.constant(np.array(value, dtype=np.int64))
