@@ -31,6 +31,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def ask(port: int, *words: str) -> str:
+    """Send one command to whatever listens on a port; return the raw reply."""
+    parts = [word.encode() for word in words]
+    request = b"*%d\r\n" % len(parts)
+    request += b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+    with socket.create_connection((_LOOPBACK, port), timeout=2) as connection:
+        connection.sendall(request)
+        return connection.recv(65_536).decode(errors="replace")
+
+
 @dataclass
 class Server:
     """One Redis or Valkey process.
@@ -115,12 +125,7 @@ class Server:
 
     def call(self, *words: str) -> str:
         """Send one command on a connection of its own; return the raw reply."""
-        parts = [word.encode() for word in words]
-        request = b"*%d\r\n" % len(parts)
-        request += b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
-        with socket.create_connection((_LOOPBACK, self.port), timeout=2) as connection:
-            connection.sendall(request)
-            return connection.recv(65_536).decode(errors="replace")
+        return ask(self.port, *words)
 
     def _answers_on(self, port: int) -> bool:
         """Start the process on a port; False where another program took the port first."""

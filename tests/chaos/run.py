@@ -25,6 +25,7 @@ from chaos.storm import Storm, make_server
 from node_cluster import Cluster, Member, cluster_on, until
 
 VOTERS = 3
+CHEAP_MODEL = "test-hash-64"
 WRITERS, QUERIERS = 3, 2
 CALM_SECONDS = 1.0
 HEAL_SECONDS_MAX = 90.0
@@ -101,14 +102,20 @@ def heal(cluster: Cluster) -> None:
 
 
 def rage(
-    folder: Path, kind: str, seed: int, seconds: float, chosen: Sequence[Sequence[str]] = ()
+    folder: Path,
+    kind: str,
+    seed: int,
+    seconds: float,
+    chosen: Sequence[Sequence[str]] = (),
+    model: str = CHEAP_MODEL,
 ) -> Outcome:
     """Run faults until the time is over, or those that are chosen; give what came of it."""
+    settings = {"sqlite_synchronous": "full", "model": model}
     draw = random.Random(seed)
     first = make_server(kind, folder / "first", "aof-everysec").start()
     outcome, epochs = Outcome(), 0
     try:
-        with cluster_on(folder / "nodes", first, VOTERS, sqlite_synchronous="full") as cluster:
+        with cluster_on(folder / "nodes", first, VOTERS, **settings) as cluster:
             cluster.add(VOTERS).start().wait_ready()
             clients = Clients(lambda: list(cluster.members), seed)
             storm = Storm(cluster, clients, draw, folder, [first])
@@ -174,18 +181,23 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--kind", choices=("redis", "valkey"), default="redis")
+    parser.add_argument("--encoder", default=CHEAP_MODEL, help="a model's name, as of a node")
     parser.add_argument("--json", type=Path, default=RESULTS / "chaos.json")
     given = parser.parse_args()
     command = f"make chaos MINUTES={given.minutes:g} SEED={given.seed} KIND={given.kind}"
+    if given.encoder != CHEAP_MODEL:
+        command += f' CHAOS_ARGS="--encoder {given.encoder}"'
     record = Record("chaos", command)
     say(f"repeat: {command}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        outcome = rage(Path(folder), given.kind, given.seed, given.minutes * 60)
+        seconds = given.minutes * 60
+        outcome = rage(Path(folder), given.kind, given.seed, seconds, model=given.encoder)
     for each in outcome.found[:20]:
         say(f"VIOLATION {each}")
     say(f"{given.kind}, seed {given.seed}, {given.minutes:g} minutes: {outcome.summary}")
     figures = {
         "kind": given.kind,
+        "encoder": given.encoder,
         "minutes": given.minutes,
         "violations": outcome.found,
         "faults": dict(sorted(outcome.faults.items())),

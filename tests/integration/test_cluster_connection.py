@@ -10,6 +10,7 @@ import pytest
 
 from cluster_room import opened, put
 from needs import require
+from sentinels import watching
 from servers import Server, free_port
 from synaptoroute.cluster.connection import Tls
 from synaptoroute.cluster.redis_log import RedisLog
@@ -107,30 +108,13 @@ def sentinel(start_server, tmp_path: Path):
     """A Sentinel that watches one master, and the master's replica."""
     master, replica = start_server("redis"), start_server("redis")
     replica.call("REPLICAOF", "127.0.0.1", str(master.port))
-    port, config = free_port(), tmp_path / "sentinel.conf"
-    config.write_text(
-        f"port {port}\nbind 127.0.0.1\nsentinel monitor routes 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds routes 300\nsentinel failover-timeout routes 2000\n"
-    )
-    process = subprocess.Popen(
-        [require("redis-server"), config, "--sentinel"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield port, master, replica
-    finally:
-        process.kill()
-        process.wait(10)
+    with watching(tmp_path, master, count=1) as sentinels:
+        yield sentinels.url, master, replica
 
 
 async def test_sentinel_is_asked_for_the_master_at_each_connection(sentinel) -> None:
     """After a failover the same URL leads to the new master, which the fence closes."""
-    port, master, replica = sentinel
-    url = f"redis+sentinel://127.0.0.1:{port}/routes/0"
-    async with asyncio.timeout(20):
-        while "slave" not in await _replicas_known(port):
-            await asyncio.sleep(0.05)
+    url, master, replica = sentinel
     async with opened(url) as through:
         placed = await through.append([put("before")])
         while b"1-2" not in replica.call("XRANGE", "sr:{default}:log:1", "-", "+").encode():
@@ -150,16 +134,3 @@ async def test_sentinel_is_asked_for_the_master_at_each_connection(sentinel) -> 
     assert isinstance(head, Head)
     assert head.seq == 2
     assert caught.value.fields["reason"] is Reason.NEW_HISTORY
-
-
-async def _replicas_known(port: int) -> str:
-    """What the Sentinel knows of the master's replicas; nothing while it starts."""
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return ""
-    writer.write(b"SENTINEL replicas routes\r\n")
-    answer = await reader.read(65_536)
-    writer.close()
-    await writer.wait_closed()
-    return answer.decode()

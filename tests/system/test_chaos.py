@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from chaos.run import rage
+from synaptoroute.config import DEFAULT_MODEL
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 REDIS = (("kill", "node killed"), ("wipe",), ("lossy promotion",), ("split brain",))
+REAL = (("wipe", "node killed"), ("lossy promotion",))
 VALKEY = (("flush",), ("old dump",), ("out of memory", "disk full"), ("database corrupt",))
 
 
@@ -26,4 +28,14 @@ def test_cluster_outlives_trouble(
 
     assert [] == outcome.found
     assert len(faults) == outcome.figures["checkpoints"]
+    assert outcome.figures["writes held by a quorum"] > 0
+
+
+@pytest.mark.timeout(480)
+def test_cluster_with_the_real_encoder_outlives_trouble(tmp_path: Path) -> None:
+    """The bundled model instead of the cheap one: the same promises, and the same bits."""
+    outcome = rage(tmp_path, "redis", seed=1, seconds=0, chosen=REAL, model=DEFAULT_MODEL)
+
+    assert [] == outcome.found
+    assert len(REAL) == outcome.figures["checkpoints"]
     assert outcome.figures["writes held by a quorum"] > 0

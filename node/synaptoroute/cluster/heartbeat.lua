@@ -20,7 +20,12 @@ for i = 1, #meta, 2 do m[meta[i]] = meta[i + 1] end
 local is_log = m.epoch and m.seq and m.chain and m.state
 
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-redis.call('ZADD', KEYS[3], string.format('%.0f', now_ms), ARGV[1])
+local now = string.format('%.0f', now_ms)
+redis.call('ZADD', KEYS[3], now, ARGV[1])
+-- A word from the future is of a clock that went back, here or on the server before this one.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf', 'LIMIT', 0, 16)) do
+  redis.call('ZADD', KEYS[3], now, id)
+end
 if is_log and m.epoch == ARGV[3] and tonumber(ARGV[4]) <= tonumber(m.seq) then
   redis.call('ZADD', KEYS[4], 'GT', ARGV[4], ARGV[1])
 end

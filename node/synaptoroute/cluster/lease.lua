@@ -5,7 +5,12 @@
 -- ARGV  'acquire'|'renew'|'release', owner, token ('' to acquire), lease_ms
 -- Gives {'OK', token} or {'HELD', owner, ms left} ('' where nobody holds it).
 -- Tokens only grow, also over a loss of the counter: each is at least Redis' time.
+-- A lease that runs for longer than any is given is of a clock that went back: its holder has
+-- not renewed it since, and must not keep others out until the clock is there again.
 local held = redis.call('GET', KEYS[1])
+if held and ARGV[1] == 'acquire' and redis.call('PTTL', KEYS[1]) > 2 * tonumber(ARGV[4]) then
+  held = false
+end
 if ARGV[1] == 'acquire' and not held then
   local time = redis.call('TIME')
   local token = math.max(tonumber(redis.call('GET', KEYS[2]) or '0') + 1,

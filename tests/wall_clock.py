@@ -1,0 +1,61 @@
+"""A wall clock that is wrong, for whole processes; clocks that only count stay right.
+
+libfaketime stands between a process and the clock of its machine.  What it adds is read from
+a file at each look, so that the clock can jump while the process runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from needs import lacking, require
+
+HOUR_SECONDS = 3_600
+_LIBRARY = "libfaketimeMT.so.1"
+
+
+def library() -> Path:
+    """Find the library beside the program that brings it."""
+    prefix = require("faketime").parent.parent
+    found = sorted(prefix.glob(f"lib*/**/faketime/{_LIBRARY}"))
+    if not found:
+        lacking(f"{_LIBRARY} (package 'faketime')")
+    return found[0]
+
+
+class WallClock:
+    """A clock that processes started under it go by."""
+
+    def __init__(self, path: Path, ahead_seconds: int = 0) -> None:
+        self._path = path
+        self._library = library()
+        self.jump_to(ahead_seconds)
+
+    def jump_to(self, ahead_seconds: int) -> None:
+        """Let it show so many seconds more than the machine's; fewer if negative."""
+        draft = self._path.with_suffix(".draft")
+        draft.write_text(f"{ahead_seconds:+d}\n")
+        draft.replace(self._path)
+
+    @contextmanager
+    def rules(self) -> Iterator[None]:
+        """Start processes under it within the block."""
+        chosen = {
+            "LD_PRELOAD": str(self._library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._path),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        before = {name: os.environ.get(name) for name in chosen}
+        os.environ.update(chosen)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
