@@ -2,7 +2,8 @@
 
 A lane that is free takes what has queued: there is no window by default, since a
 batch forms by itself while the lanes are busy.  Identical texts in flight share
-one encoding.  The queue is bounded and refuses at the door; a query whose caller
+one encoding.  The queue is bounded and refuses at the door, as it does where the wait
+that ``admission`` predicts is longer than the caller's deadline; a query whose caller
 has gone is dropped before it costs anything.  Writes encode in the same lanes
 behind the queries, but every fourth turn is theirs, so neither starves.
 
@@ -20,15 +21,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from synaptoroute.admission import (
+    DEADLINE_SHARE,
+    Admission,
+    CostModel,
+    LandingRate,
+    characters_of,
+    retry_after,
+)
 from synaptoroute.errors import NotReady, Overloaded
 
 REQUESTS_PER_TAKE_MAX: Final = 64
 TURNS_PER_JOB: Final = 4
-RETRY_AFTER_SECONDS_MIN: Final = 0.05
-RETRY_AFTER_SECONDS_MAX: Final = 30.0
 SWEEP_SECONDS_MIN: Final = 0.05
 """A full queue looks for callers that have gone, but not for every refusal."""
-_RATE_MEMORY: Final = 0.9
 
 
 class Waiter(Protocol):
@@ -51,6 +57,7 @@ class Flight:
         tokens: Set by the lane that tokenized it; opaque here.
         tokens_of: For which encoding it did; opaque here.
         is_shared: Whether others may join and caches may serve it.
+        predicted_seconds: The wait that was predicted; 0 for none.
     """
 
     text: str
@@ -59,6 +66,7 @@ class Flight:
     tokens: Any = None
     tokens_of: Any = None
     is_shared: bool = True
+    predicted_seconds: float = 0.0
 
     @property
     def is_abandoned(self) -> bool:
@@ -91,6 +99,7 @@ class BatcherCounters:
         requests: Queries submitted.
         shared: Queries that joined a flight of the same text.
         overloaded: Queries and jobs refused.
+        too_late: Queries among them whose predicted wait was over their deadline.
         abandoned: Flights dropped because their callers had gone.
         landed: Queries handed to the scorer.
     """
@@ -98,6 +107,7 @@ class BatcherCounters:
     requests: int = 0
     shared: int = 0
     overloaded: int = 0
+    too_late: int = 0
     abandoned: int = 0
     landed: int = 0
 
@@ -121,6 +131,7 @@ class Batcher:
         self.queue_requests_max = queue_requests_max
         self.write_texts_max = write_texts_max
         self.counters = BatcherCounters()
+        self._cost = CostModel()
         self._window_seconds = batch_window_ms / 1_000
         self._condition = threading.Condition()
         self._queued: deque[Flight] = deque()
@@ -128,9 +139,10 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._job_texts = 0
         self._requests = 0
+        self._characters = 0
+        self._texts = 0
         self._turn = 0
-        self._landed_per_second = 0.0
-        self._landed_at = time.monotonic()
+        self._rate = LandingRate(time.monotonic())
         self._swept_at = 0.0
         self._is_closed = False
 
@@ -144,32 +156,60 @@ class Batcher:
         """Utterances of writes that wait for a lane."""
         return self._job_texts
 
-    def submit(self, text: str, waiter: Waiter, *, share: bool = True) -> None:
+    @property
+    def admission(self) -> Admission:
+        """What the door expects of the work that is on its way."""
+        with self._condition:
+            wait_seconds = self._predict() if self._texts else 0.0
+            return Admission(wait_seconds, self._cost.batch_seconds, self._cost.token_seconds)
+
+    def learn(self, tokens: int, characters: int, seconds: float) -> None:
+        """Tell the cost model of a batch that ran; called on a lane."""
+        with self._condition:
+            self._cost.learn(tokens, characters, seconds)
+
+    def submit(
+        self,
+        text: str,
+        waiter: Waiter,
+        *,
+        share: bool = True,
+        deadline_seconds: float = math.inf,
+    ) -> None:
         """Queue a query, or join the flight of the same text.
 
         Args:
             text: The query's text.
             waiter: Who waits for the answer.
             share: False encodes it alone, past flights and caches, to measure.
+            deadline_seconds: Wait that is too long.
 
         Raises:
-            Overloaded: ``queue_requests_max`` callers are on their way.
+            Overloaded: ``queue_requests_max`` callers are on their way, or the predicted
+                wait is too long.
             NotReady: The batcher is closed.
         """
         with self._condition:
-            self._admit(1)
+            self._admit([text], share, deadline_seconds)
             self._enqueue(text, waiter, share)
 
-    def submit_all(self, asked: Sequence[tuple[str, Waiter]], *, share: bool = True) -> None:
+    def submit_all(
+        self,
+        asked: Sequence[tuple[str, Waiter]],
+        share: bool = True,
+        *,
+        deadline_seconds: float = math.inf,
+    ) -> None:
         """Queue several queries, all or none; see ``submit``."""
         with self._condition:
-            self._admit(len(asked))
+            self._admit([text for text, _ in asked], share, deadline_seconds)
             for text, waiter in asked:
                 self._enqueue(text, waiter, share)
 
-    def _admit(self, count: int) -> None:
+    def _admit(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
         """Take callers in, or refuse them."""
         self._check_open()
+        count = len(texts)
         self.counters.requests += count
         if self._requests + count > self.queue_requests_max:
             self._sweep()
@@ -177,9 +217,36 @@ class Batcher:
             self.counters.overloaded += count
             raise Overloaded(
                 f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
-                retry_after_seconds=self._wait_seconds(),
+                retry_after_seconds=retry_after(self._requests / self._rate.per_second),
             )
+        self._check_wait(texts, share, deadline_seconds)
         self._requests += count
+
+    def _check_wait(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
+        """Refuse who would wait too long; where nobody is ahead the model may be wrong."""
+        if not self._texts or deadline_seconds == math.inf:
+            return
+        new = [text for text in texts if not (share and text in self._in_flight)]
+        if not new:
+            return
+        wait = self._predict(sum(map(characters_of, new)), len(new))
+        if wait > DEADLINE_SHARE * deadline_seconds:
+            self.counters.overloaded += len(texts)
+            self.counters.too_late += len(texts)
+            raise Overloaded(
+                f"the answer would take about {wait * 1_000:.0f} ms, "
+                f"the deadline is {deadline_seconds * 1_000:.0f} ms",
+                retry_after_seconds=retry_after(wait - deadline_seconds),
+            )
+
+    def _predict(self, characters: int = 0, texts: int = 0) -> float:
+        """Seconds until these have been answered after all that are on their way."""
+        return self._cost.wait_seconds(
+            self._characters + characters,
+            self._texts + texts,
+            self.lanes,
+            REQUESTS_PER_TAKE_MAX,
+        )
 
     def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
         flight = self._in_flight.get(text) if share else None
@@ -187,7 +254,12 @@ class Batcher:
             self.counters.shared += 1
             flight.waiters.append(waiter)
             return
-        flight = Flight(text, [waiter], time.monotonic(), is_shared=share)
+        self._characters += characters_of(text)
+        self._texts += 1
+        predicted = self._predict() if self._cost.is_known else 0.0
+        flight = Flight(
+            text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted
+        )
         if share:
             self._in_flight[text] = flight
         self._queued.append(flight)
@@ -279,6 +351,8 @@ class Batcher:
 
     def _close(self, flight: Flight) -> None:
         """Let nobody join any more."""
+        self._characters -= characters_of(flight.text)
+        self._texts -= 1
         if flight.is_shared:
             del self._in_flight[flight.text]
 
@@ -309,29 +383,11 @@ class Batcher:
             self._requests -= count
             self.counters.landed += count
             if flights:
-                self._measure(count, min(flight.queued_at for flight in flights))
+                first = min(flights, key=lambda flight: flight.queued_at)
+                now = time.monotonic()
+                self._rate.landed(count, first.queued_at, now)
+                self._cost.came_true(first.predicted_seconds, now - first.queued_at)
             return landed
-
-    def _measure(self, count: int, queued_at: float) -> None:
-        """Keep a smoothed rate, from which a refused caller learns when to return.
-
-        Idle time does not count: it runs from when there was something to do.
-        """
-        now = time.monotonic()
-        elapsed = max(now - max(self._landed_at, queued_at), 1e-4)
-        self._landed_at = now
-        rate = count / elapsed
-        if elapsed > 1.0 or not self._landed_per_second:
-            self._landed_per_second = rate
-        else:
-            old = self._landed_per_second
-            self._landed_per_second = _RATE_MEMORY * old + (1 - _RATE_MEMORY) * rate
-
-    def _wait_seconds(self) -> float:
-        """How long the queue will take at the rate of late."""
-        rate = max(self._landed_per_second, 1.0)
-        wait = self._requests / rate
-        return min(max(wait, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -152,8 +152,8 @@ def _overload(figures: dict[str, Any]) -> str:
     return (
         "## Overload\n\n"
         f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
-        f"sending; the queue holds {figures['queue_requests_max']} requests.\n\n"
-        + table(head, rows)
+        f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
+        "wait decides who is refused.\n\n" + table(head, rows)
     )
 
 

@@ -15,6 +15,7 @@ class EngineCounters:
         cache_hits: Embeddings found in the cache.
         cache_misses: Embeddings that had to be computed.
         overloaded: Queries and writes refused at the door.
+        too_late: Queries among them whose predicted wait was over their deadline.
         abandoned: Texts dropped because their callers had gone.
         entries: Entries applied.
     """
@@ -24,5 +25,6 @@ class EngineCounters:
     cache_hits: int = 0
     cache_misses: int = 0
     overloaded: int = 0
+    too_late: int = 0
     abandoned: int = 0
     entries: int = 0

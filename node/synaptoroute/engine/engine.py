@@ -1,7 +1,6 @@
 """The engine: lanes, applier and scorer as one whole.
 
-Before ``start`` there are no threads and the caller's thread runs the same code
-inline; that is what keeps release 0.2's synchronous ``add_route`` working.
+Before ``start`` the caller's thread runs the same code inline, as in release 0.2.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.admission import Admission
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
@@ -164,16 +164,17 @@ class Engine:
         """Queue a query; its future is resolved on its event loop.
 
         Raises:
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or the predicted wait over the deadline.
             NotReady: The engine is stopping.
         """
-        self._batcher.submit(query.text, query, share=query.use_cache)
+        seconds = query.deadline_seconds
+        self._batcher.submit(query.text, query, share=query.use_cache, deadline_seconds=seconds)
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         """Queue several queries, all or none; see ``submit``."""
         if queries:
-            asked = [(query.text, query) for query in queries]
-            self._batcher.submit_all(asked, share=queries[0].use_cache)
+            asked, seconds = [(each.text, each) for each in queries], queries[0].deadline_seconds
+            self._batcher.submit_all(asked, queries[0].use_cache, deadline_seconds=seconds)
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         """Encode and score on the caller's thread, before ``start``.
@@ -309,6 +310,11 @@ class Engine:
         return self._batcher.queue_requests
 
     @property
+    def admission(self) -> Admission:
+        """What the door expects."""
+        return self._batcher.admission
+
+    @property
     def counters(self) -> EngineCounters:
         """Totals since the start."""
         counters, (cache_hits, cache_misses) = self._batcher.counters, self.encodings.counts
@@ -318,6 +324,7 @@ class Engine:
             cache_hits=cache_hits,
             cache_misses=cache_misses,
             overloaded=counters.overloaded,
+            too_late=counters.too_late,
             abandoned=counters.abandoned,
             entries=self.applier.commit_count,
         )

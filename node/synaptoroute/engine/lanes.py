@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.admission import characters_of
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.encoding import Encoding
@@ -162,7 +163,10 @@ class Lanes:
         for each, vector in zip(tokens, encoded, strict=True):
             encoding.cache.put(each.key, vector)
         count = sum(each.count for each in tokens)
-        self.observer.batch(len(missing), count, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.observer.batch(len(missing), count, seconds)
+        characters = sum(characters_of(flights[row].text) for row in missing)
+        self._batcher.learn(count, characters, seconds)
 
     def _fit_budget(self, flights: list[Flight]) -> list[Flight]:
         """Keep what the token budget allows; the rest goes back to the queue's head."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Query:
         routes: Names to choose among; None for all.
         explain: Report candidates even with a limit of one.
         use_cache: False encodes the text anew, to measure.
+        deadline_seconds: Predicted wait beyond which it is refused.
         future: Resolved on the event loop.
         loop: That event loop.
     """
@@ -43,6 +45,7 @@ class Query:
     routes: frozenset[str] | None
     explain: bool
     use_cache: bool = True
+    deadline_seconds: float = math.inf
     future: asyncio.Future[Match] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
 

@@ -200,7 +200,7 @@ class AdaptiveRouter(Repairs):
         seconds = self._seconds(deadline_ms)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Match] = loop.create_future()
-        query.future, query.loop = future, loop
+        query.future, query.loop, query.deadline_seconds = future, loop, seconds
         engine.submit(query)
         handle = loop.call_later(seconds, expire, [future], seconds)
         try:
@@ -215,7 +215,7 @@ class AdaptiveRouter(Repairs):
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
         for query, future in zip(queries, futures, strict=True):
-            query.future, query.loop = future, loop
+            query.future, query.loop, query.deadline_seconds = future, loop, seconds
         engine.submit_all(queries)
         handle = loop.call_later(seconds, expire, futures, seconds)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from synaptoroute.admission import Admission
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine, EngineCounters
@@ -36,6 +37,7 @@ class NodeStatus:
         storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
         moved_aside: Where a corrupt database was moved at the start, if one was.
         counters: Totals since the start.
+        admission: What the door expects of the work on its way.
         follower: How it follows the log of a cluster; None for a node on its own.
     """
 
@@ -60,6 +62,7 @@ class NodeStatus:
     storage_state: str
     moved_aside: str | None
     counters: EngineCounters
+    admission: Admission
     follower: FollowerStatus | None = None
 
 
@@ -97,6 +100,7 @@ def node_status(
         storage_state=engine.applier.storage_state if engine else "ok",
         moved_aside=engine.moved_aside if engine else None,
         counters=engine.counters if engine else EngineCounters(),
+        admission=engine.admission if engine else Admission(),
         follower=follower.status() if follower else None,
     )
 

@@ -25,7 +25,7 @@ from synaptoroute.errors import TooLarge
 from synaptoroute.models import Match
 from synaptoroute.server.answers import render_match
 from synaptoroute.server.bodies import BODY_IDLE_SECONDS, read_body, require_json
-from synaptoroute.server.query_endpoints import ask, parse_query
+from synaptoroute.server.query_endpoints import DEADLINE_HEADER, ask, parse_deadline, parse_query
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.refusals import ClientGone, RequestTimeout
 
@@ -35,8 +35,10 @@ ANSWERS_BYTES_MAX: Final = 33_554_432
 BODY_BYTES_KEPT_MAX: Final = 4_096
 """Longer bodies are seldom sent twice."""
 _PLAIN_JSON: Final = b"application/json"
+_DEADLINE: Final = DEADLINE_HEADER.lower().encode()
 _WATCHED: Final = frozenset(
     {b"content-type", b"content-encoding", b"content-length", b"cache-control", b"sr-min-version"}
+    | {_DEADLINE}
 )
 
 
@@ -115,6 +117,8 @@ class HotQuery:
             require_json(Request(scope))
         runtime = self._runtime
         may_use_cache = b"no-cache" not in headers.get(b"cache-control", b"")
+        deadline = headers[_DEADLINE].decode("latin-1") if _DEADLINE in headers else None
+        parse_deadline(deadline)
         with runtime.bodies.lease() as lease:
             first = await _first_piece(receive)
             body: bytes = first.get("body", b"")
@@ -130,7 +134,8 @@ class HotQuery:
             is_kept = may_use_cache and not runtime.config.log_queries
             found = self._answers.get(body, seen) if is_kept else None
             if found is None:
-                match = await ask(runtime, parse_query(body), use_cache=may_use_cache)
+                asked = parse_query(body)
+                match = await ask(runtime, asked, use_cache=may_use_cache, deadline=deadline)
                 found = _Answer(seen, match.version.encode(), render_match(match).encode())
                 # Where unmatched queries are counted, each of them must reach the scorer.
                 is_counted = match.route is None and runtime.config.unmatched_kept > 0

@@ -5,9 +5,10 @@ Parsing and rendering are functions of their own; between them stands one call.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,9 +25,30 @@ from synaptoroute.server.answers import (
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.openapi import QUERY_PROBLEMS, answer, json_body, problems
 from synaptoroute.server.runtime import Runtime
-from synaptoroute.server.schemas import BatchAnswer, BatchRequest, QueryOptions, QueryRequest
+from synaptoroute.server.schemas import (
+    QUERY_DEADLINE_MS_MAX,
+    BatchAnswer,
+    BatchRequest,
+    QueryOptions,
+    QueryRequest,
+)
 from synaptoroute.web.problems import field_errors, first_message
+from synaptoroute.web.refusals import InvalidParameter
 
+DEADLINE_HEADER: Final = "SR-Deadline-Ms"
+DEADLINE_PATTERN: Final = "^([1-9][0-9]{0,4}|[1-5][0-9]{5}|600000)$"
+_DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
+
+Deadline = Annotated[
+    str | None,
+    Header(
+        alias=DEADLINE_HEADER,
+        description="Milliseconds within which the answer is of use; 429 `overloaded` at once "
+        "where the predicted wait is longer.",
+        json_schema_extra={"pattern": DEADLINE_PATTERN},
+        examples=["250"],
+    ),
+]
 endpoints = APIRouter(tags=["queries"])
 
 _QUERY = TypeAdapter(QueryRequest)
@@ -71,10 +93,28 @@ def parse_batch(body: bytes) -> BatchRequest:
         raise _refusal(error) from None
 
 
-async def ask(runtime: Runtime, asked: QueryRequest, *, use_cache: bool) -> Match:
-    """Answer one query."""
+def parse_deadline(value: str | None) -> int | None:
+    """Read ``SR-Deadline-Ms``: milliseconds.
+
+    Raises:
+        InvalidParameter: Not a number within its limits.
+    """
+    if value is None:
+        return None
+    if not _DEADLINE.fullmatch(value) or int(value) > QUERY_DEADLINE_MS_MAX:
+        raise InvalidParameter(
+            f"SR-Deadline-Ms must be a whole number from 1 to {QUERY_DEADLINE_MS_MAX}"
+        )
+    return int(value)
+
+
+async def ask(
+    runtime: Runtime, asked: QueryRequest, *, use_cache: bool, deadline: str | None = None
+) -> Match:
+    """Answer one query; ``deadline`` is the header's value."""
     _log_texts(runtime, [asked.text])
-    return await runtime.router.aquery(asked.text, use_cache=use_cache, **_options(asked, runtime))
+    options = _options(asked, runtime, deadline)
+    return await runtime.router.aquery(asked.text, use_cache=use_cache, **options)
 
 
 def render_batch(matches: list[Match]) -> str:
@@ -91,15 +131,16 @@ def render_batch(matches: list[Match]) -> str:
     },
     openapi_extra=json_body("QueryRequest", {"text": "How do I get my money back?"}),
 )
-async def query(request: Request) -> Response:
+async def query(request: Request, deadline: Deadline = None) -> Response:
     """Say which route a text belongs to, with its score, the most similar utterance,
     the runner-up and the margin. `route` is null with a `reason` when nothing passes.
     """
     runtime = runtime_of(request)
     require_json(request)
+    parse_deadline(deadline)
     with runtime.bodies.lease() as lease:
         asked = parse_query(await read_body(request, lease, runtime.config.body_bytes_max))
-        match = await ask(runtime, asked, use_cache=_may_use_cache(request))
+        match = await ask(runtime, asked, use_cache=_may_use_cache(request), deadline=deadline)
     return json_answer(render_match(match), headers=version_headers(match.version))
 
 
@@ -114,31 +155,30 @@ async def query(request: Request) -> Response:
         "BatchRequest", {"texts": ["How do I get my money back?", "Where is my parcel?"]}
     ),
 )
-async def query_batch(request: Request) -> Response:
+async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     """Route up to 1,024 texts; each gets the answer that it would get alone. The work is
     dropped when the client goes away.
     """
     runtime = runtime_of(request)
     require_json(request)
+    parse_deadline(deadline)
     with runtime.bodies.lease() as lease:
         asked = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
         _log_texts(runtime, asked.texts)
         work = runtime.router.aquery_batch(
-            asked.texts, use_cache=_may_use_cache(request), **_options(asked, runtime)
+            asked.texts, use_cache=_may_use_cache(request), **_options(asked, runtime, deadline)
         )
         matches = await unless_gone(request, work)
     return json_answer(render_batch(matches))
 
 
-def _options(asked: QueryOptions, runtime: Runtime) -> dict[str, Any]:
-    deadline_ms = runtime.config.query_deadline_ms
-    if asked.deadline_ms is not None:
-        deadline_ms = min(deadline_ms, asked.deadline_ms)
+def _options(asked: QueryOptions, runtime: Runtime, deadline: str | None) -> dict[str, Any]:
+    wished = (asked.deadline_ms, parse_deadline(deadline), runtime.config.query_deadline_ms)
     return {
         "limit": asked.limit,
         "routes": asked.routes,
         "explain": asked.explain,
-        "deadline_ms": deadline_ms,
+        "deadline_ms": min(each for each in wished if each is not None),
     }
 
 

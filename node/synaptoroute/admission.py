@@ -1,0 +1,173 @@
+"""How long a query would wait: a cost model, fitted to the batches that ran.
+
+A batch costs a fixed price and a price for each token.  Both are fitted by least squares
+over the batches of late; old ones fade.  Rule 1: every figure is bounded, and a batch that
+took absurdly long (a stopped process) counts as a few times what was expected, so that one
+accident cannot close the door.  Rule 2: what the model leaves out, such as scoring or a
+busy machine, is learnt as one factor from the waits that came true.  Rule 3: where nothing
+is ahead nothing is predicted to be late by it, so a wrong model mends itself.
+
+Not safe for threads: the batcher's lock guards it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+CHARACTERS_MAX: Final = 2_048
+"""Of a text: encoders cut off what is longer."""
+MEMORY: Final = 0.95
+"""What a batch leaves of the weight of those before it."""
+OUTLIER: Final = 4.0
+"""A batch or a wait counts as at most so many times what was expected, or a share."""
+BATCHES_BEFORE_OUTLIERS: Final = 4
+TOKEN_SECONDS_MIN: Final = 1e-7
+TOKEN_SECONDS_MAX: Final = 0.1
+BATCH_SECONDS_MAX: Final = 1.0
+BATCH_SECONDS_SEEN_MAX: Final = 60.0
+DEADLINE_SHARE: Final = 0.75
+"""Of its deadline a query may be predicted to wait: what is answered too late was in vain."""
+STRETCH_MIN: Final = 0.5
+STRETCH_MAX: Final = 16.0
+RETRY_AFTER_SECONDS_MIN: Final = 0.05
+RETRY_AFTER_SECONDS_MAX: Final = 30.0
+_RATE_MEMORY: Final = 0.9
+_TOKENS_OF_A_CHARACTER: Final = 0.25
+_TOKENS_OF_A_CHARACTER_MAX: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the door expects of the work that is on its way.
+
+    Attributes:
+        wait_seconds: Until all of it is answered.
+        batch_seconds: Fitted fixed price of a batch.
+        token_seconds: Fitted price of a token.
+    """
+
+    wait_seconds: float = 0.0
+    batch_seconds: float = 0.0
+    token_seconds: float = 0.0
+
+
+def characters_of(text: str) -> int:
+    """What a text counts before it is tokenized."""
+    return min(len(text), CHARACTERS_MAX)
+
+
+class CostModel:
+    """Seconds of a batch as ``batch_seconds + token_seconds * tokens``.
+
+    Attributes:
+        batch_seconds: Fixed price of a batch.
+        token_seconds: Price of a token.
+        tokens_of_a_character: How many tokens a character has made on average.
+        stretch: Waits that came true over those that were predicted.
+    """
+
+    def __init__(self) -> None:
+        self.batch_seconds = 0.0
+        self.token_seconds = TOKEN_SECONDS_MIN
+        self.tokens_of_a_character = _TOKENS_OF_A_CHARACTER
+        self.stretch = 1.0
+        self._batches = 0
+        self._weight = self._tokens = self._seconds = 0.0
+        self._tokens_squared = self._tokens_seconds = 0.0
+        self._characters = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a batch has been seen."""
+        return self._batches > 0
+
+    def learn(self, tokens: int, characters: int, seconds: float) -> None:
+        """Take in a batch that ran; what cannot be is left out."""
+        if tokens < 1 or characters < 1 or not math.isfinite(seconds) or seconds <= 0:
+            return
+        if self._batches >= BATCHES_BEFORE_OUTLIERS:
+            expected = self.batch_cost(tokens)
+            seconds = min(max(seconds, expected / OUTLIER), expected * OUTLIER)
+        seconds = min(seconds, BATCH_SECONDS_SEEN_MAX)
+        self._batches += 1
+        self._weight = MEMORY * self._weight + 1
+        self._tokens = MEMORY * self._tokens + tokens
+        self._seconds = MEMORY * self._seconds + seconds
+        self._tokens_squared = MEMORY * self._tokens_squared + tokens * tokens
+        self._tokens_seconds = MEMORY * self._tokens_seconds + tokens * seconds
+        self._characters = MEMORY * self._characters + characters
+        self.tokens_of_a_character = min(
+            self._tokens / self._characters, _TOKENS_OF_A_CHARACTER_MAX
+        )
+        self._fit()
+
+    def _fit(self) -> None:
+        """Least squares, with neither price below nothing."""
+        spread = self._weight * self._tokens_squared - self._tokens**2
+        slope = 0.0
+        if spread > 1e-6 * self._weight * self._tokens_squared:
+            slope = (self._weight * self._tokens_seconds - self._tokens * self._seconds) / spread
+        mean = self._seconds / self._tokens
+        # All batches alike, or longer ones cheaper: nothing tells the prices apart, so the
+        # mean stands for both.  Above the mean the fixed price would be below nothing.
+        slope = mean if slope <= 0 else min(slope, mean)
+        self.token_seconds = min(max(slope, TOKEN_SECONDS_MIN), TOKEN_SECONDS_MAX)
+        fixed = (self._seconds - self.token_seconds * self._tokens) / self._weight
+        self.batch_seconds = min(max(fixed, 0.0), BATCH_SECONDS_MAX)
+
+    def batch_cost(self, tokens: float) -> float:
+        """Seconds of one batch on one lane."""
+        return self.batch_seconds + self.token_seconds * tokens
+
+    def wait_seconds(self, characters: int, texts: int, lanes: int, texts_of_a_batch: int) -> float:
+        """Seconds until all of this is answered, if it is encoded in turn.
+
+        Args:
+            characters: Of all texts that are on their way.
+            texts: How many they are.
+            lanes: Threads that share them.
+            texts_of_a_batch: Most that a lane takes at once.
+        """
+        tokens = characters * self.tokens_of_a_character
+        batches = max(math.ceil(texts / texts_of_a_batch), 1)
+        shared_by = min(lanes, max(texts, 1))
+        work = self.batch_seconds * max(batches, shared_by) + self.token_seconds * tokens
+        return self.stretch * work / shared_by
+
+    def came_true(self, predicted_seconds: float, seconds: float) -> None:
+        """Compare a prediction with the wait that came of it."""
+        if not (predicted_seconds > 0 and math.isfinite(seconds) and seconds >= 0):
+            return
+        factor = min(max(seconds / predicted_seconds, 1 / OUTLIER), OUTLIER)
+        stretch = self.stretch * factor ** (1 - MEMORY)
+        self.stretch = min(max(stretch, STRETCH_MIN), STRETCH_MAX)
+
+
+class LandingRate:
+    """Queries answered a second, smoothed: what a full queue tells who is refused.
+
+    Attributes:
+        per_second: At least one.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.per_second = 1.0
+        self._is_known = False
+        self._landed_at = now
+
+    def landed(self, count: int, queued_at: float, now: float) -> None:
+        """Count answers; idle time does not count: it runs from when there was work."""
+        elapsed = max(now - max(self._landed_at, queued_at), 1e-4)
+        self._landed_at = now
+        rate = count / elapsed
+        if self._is_known and elapsed <= 1.0:
+            rate = _RATE_MEMORY * self.per_second + (1 - _RATE_MEMORY) * rate
+        self._is_known = True
+        self.per_second = max(rate, 1.0)
+
+
+def retry_after(seconds: float) -> float:
+    """What a refused caller is told to wait, within bounds."""
+    return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)
