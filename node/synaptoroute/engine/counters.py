@@ -17,6 +17,8 @@ class EngineCounters:
         overloaded: Queries and writes refused at the door.
         abandoned: Texts dropped because their callers had gone.
         entries: Entries applied.
+        static: Queries answered by the cascade's static stage; among ``queries``.
+        deferred: Queries that it left to the encoder.
     """
 
     queries: int = 0
@@ -26,3 +28,5 @@ class EngineCounters:
     overloaded: int = 0
     abandoned: int = 0
     entries: int = 0
+    static: int = 0
+    deferred: int = 0

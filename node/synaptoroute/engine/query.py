@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.models import Candidate, Match, MatchReason
-from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
+from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, StaticLook
 
 EXPLAIN_CANDIDATES = 5
 
@@ -36,6 +36,9 @@ class Query:
         use_cache: False encodes the text anew, to measure.
         future: Resolved on the event loop.
         loop: That event loop.
+        tokens: Its tokens, where the static stage made them.
+        tokens_of: For which encoder.
+        look: What the static stage saw, where the cascade is on.
     """
 
     text: str
@@ -45,6 +48,9 @@ class Query:
     use_cache: bool = True
     future: asyncio.Future[Match] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
+    tokens: Any = field(default=None, repr=False)
+    tokens_of: Any = field(default=None, repr=False)
+    look: StaticLook | None = None
 
     @property
     def is_abandoned(self) -> bool:
@@ -87,7 +93,7 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
     wants_candidates = query.explain or query.limit > 1
-    return Match.model_construct(
+    match = Match.model_construct(
         route=record.name if is_match else None,
         score=shown.score,
         threshold=shown.threshold,
@@ -102,6 +108,11 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
         version=version,
         node=node,
     )
+    if query.explain and query.look is not None:
+        match.stage = "static" if query.look.is_sure else "encoder"
+        match.static_margin = query.look.margin
+        match.guard_margin = query.look.guard_margin
+    return match
 
 
 def candidate_of(score: RouteScore, rows: Records) -> Candidate:

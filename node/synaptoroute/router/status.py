@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine, EngineCounters
+from synaptoroute.engine import CascadeStatus, Engine, EngineCounters
 from synaptoroute.follower import Follower, FollowerStatus
 
 
@@ -37,6 +37,7 @@ class NodeStatus:
         moved_aside: Where a corrupt database was moved at the start, if one was.
         counters: Totals since the start.
         follower: How it follows the log of a cluster; None for a node on its own.
+        cascade: How the cascade stands.
     """
 
     node: str
@@ -61,6 +62,7 @@ class NodeStatus:
     moved_aside: str | None
     counters: EngineCounters
     follower: FollowerStatus | None = None
+    cascade: CascadeStatus = field(default_factory=CascadeStatus)
 
 
 def node_status(
@@ -98,6 +100,7 @@ def node_status(
         moved_aside=engine.moved_aside if engine else None,
         counters=engine.counters if engine else EngineCounters(),
         follower=follower.status() if follower else None,
+        cascade=engine.cascade.status if engine and engine.cascade else CascadeStatus(),
     )
 
 
