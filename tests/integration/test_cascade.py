@@ -246,6 +246,7 @@ async def test_node_without_a_table_asks_the_encoder(tmp_path: Path, valkey_serv
         with_table, without = await answers(found[0].router), await answers(plain.router)
 
         assert {None} == {match.stage for match in without}
+        assert "no_table" == plain.router.cascade().state
         assert [m.route for m in with_table if m.stage == "encoder"] == [
             b.route for a, b in zip(with_table, without, strict=True) if a.stage == "encoder"
         ]

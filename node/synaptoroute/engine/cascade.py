@@ -33,6 +33,7 @@ RECALIBRATED_SHARE: Final = 0.1
 SUSPENDED_SHARE: Final = 0.25
 """The same, when the old judgement counts no longer."""
 
+NO_TABLE: Final = "not_prepared"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
 Written: TypeAlias = Mapping[int, NDArray[np.int8]]
 
@@ -240,7 +241,7 @@ class Cascade:
             return "off", ""
         found = self.table_of(encoder)
         if found is None:
-            return "no_table", "run `synaptoroute model prepare` on this node"
+            return "no_table", NO_TABLE
         if self._routes is None:
             return "refused", "too_many_utterances"
         if judged is None or judged.fingerprint != encoder.fingerprint[:NAME_DIGITS]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import CascadeStatus, Engine, EngineCounters
+from synaptoroute.engine.cascade import NO_TABLE
 from synaptoroute.follower import Follower, FollowerStatus
 
 
@@ -100,8 +101,17 @@ def node_status(
         moved_aside=engine.moved_aside if engine else None,
         counters=engine.counters if engine else EngineCounters(),
         follower=follower.status() if follower else None,
-        cascade=engine.cascade.status if engine and engine.cascade else CascadeStatus(),
+        cascade=_cascade(engine),
     )
+
+
+def _cascade(engine: Engine | None) -> CascadeStatus:
+    if engine is None:
+        return CascadeStatus()
+    if engine.cascade is not None:
+        return engine.cascade.status
+    is_wanted = engine.scorer.tensor.settings.cascade
+    return CascadeStatus("no_table", NO_TABLE) if is_wanted else CascadeStatus()
 
 
 def _reasons(state: str, engine: Engine | None, follower: Follower | None) -> tuple[str, ...]:
