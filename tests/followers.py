@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from os import urandom
@@ -23,7 +23,7 @@ from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.keys import Keys
 from synaptoroute.config import NodeConfig
 from synaptoroute.core.mutation import Position, Proposal, PutRoute
-from synaptoroute.encoder import HashEncoder
+from synaptoroute.encoder import HashEncoder, StaticTable, TextEncoder
 from synaptoroute.engine import Engine
 from synaptoroute.follower import Follower
 from synaptoroute.models import Route
@@ -126,6 +126,8 @@ async def joined(
     expect: int = 1,
     dim: int = DIM,
     spare_dim: int = 0,
+    encoder: TextEncoder | None = None,
+    cascade: Sequence[StaticTable] = (),
     **settings: Any,
 ) -> AsyncIterator[Peer]:
     """A router that follows a log, stopped at the end; its encoders are named by dimension."""
@@ -135,12 +137,13 @@ async def joined(
         lanes=1, bootstrap_expect=expect, advertise_url=own_url, database=path, **settings
     )
     router = AdaptiveRouter(
-        HashEncoder(dim),
+        encoder or HashEncoder(dim),
         SQLiteStorage(path, synchronous="normal", on_corrupt="move_aside"),
         log=RedisLog(url),
         config=config,
         cluster=config,
         spare=HashEncoder(spare_dim) if spare_dim else None,
+        cascade=cascade,
     )
     await router.start()
     async with AsyncExitStack() as stack:

@@ -10,6 +10,7 @@ from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
     AddUtterances,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -73,7 +74,9 @@ SETTINGS = st.builds(
     topk=st.integers(1, 100),
     threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5]),
     capacity_slots=st.integers(1, 2 * CAPACITY_SLOTS),
+    cascade=st.booleans(),
 )
+CALIBRATIONS = st.sampled_from(['{"at":"1.1"}', "{}"])
 IMPORTS = st.one_of(
     st.builds(ImportBegin, IMPORT_IDS, st.booleans()),
     st.builds(
@@ -98,7 +101,12 @@ ROUTE_MUTATIONS = st.one_of(
         st.just(KEEP) | PAYLOADS,
     ),
 )
-MUTATIONS = st.one_of(ROUTE_MUTATIONS, ROUTE_MUTATIONS, IMPORTS, st.builds(PutSettings, SETTINGS))
+MUTATIONS = st.one_of(
+    ROUTE_MUTATIONS,
+    ROUTE_MUTATIONS,
+    IMPORTS,
+    st.builds(PutSettings, SETTINGS) | st.builds(Calibrate, CALIBRATIONS),
+)
 EPOCH_OPENINGS = st.builds(
     OpenEpoch,
     epoch_id=ANY_TEXT,

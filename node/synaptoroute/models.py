@@ -195,6 +195,7 @@ class Candidate(BaseModel):
     similarity: float
 
 
+Stage = Literal["static", "encoder"]
 MatchReason = Literal["matched", "below_threshold", "no_routes", "filter_empty"]
 
 
@@ -215,6 +216,10 @@ class Match(BaseModel):
         candidates: Best routes first, where ``limit`` or ``explain`` asked for them.
         version: ``epoch.seq`` at which the answer was computed.
         node: Identity of the node that answered.
+        stage: ``static`` or ``encoder``: which stage of the cascade answered; only with
+            ``explain``, and where the cascade is on.
+        static_margin: Lead of the static stage's best route, in its own scores.
+        guard_margin: Lead that would have been enough.
     """
 
     route: str | None
@@ -230,6 +235,9 @@ class Match(BaseModel):
     candidates: list[Candidate] | None = None
     version: str
     node: str = ""
+    stage: Stage | None = None
+    static_margin: float | None = None
+    guard_margin: float | None = None
 
     @property
     def name(self) -> str | None:
@@ -328,6 +336,8 @@ class RouteSetSettings(BaseModel):
         topk: Utterances averaged by ``topk``.
         threshold: Default threshold.
         capacity_slots: Rows of the tensor.
+        cascade: Whether sure queries are answered without the encoder, where a node has
+            prepared that and the calibration allows it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -336,6 +346,41 @@ class RouteSetSettings(BaseModel):
     topk: int = Field(ge=1, le=limits.TOPK_MAX)
     threshold: Threshold
     capacity_slots: int = Field(ge=1, le=limits.CAPACITY_SLOTS_MAX)
+    cascade: bool = False
+
+
+class CascadeReport(BaseModel):
+    """How the cascade stands on one node.
+
+    Attributes:
+        state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
+        reason: Why it is not on; empty where it is, or was not asked for.
+        static: Queries answered by the static stage since the start.
+        deferred: Queries that it left to the encoder while it was on.
+        changed_share: Routes that differ from those that were judged, of these.
+        at: ``epoch.seq`` of the route set that was judged; None before the first time.
+        table: First digits of the static table's checksum.
+        guard_margin: Lead over the next route that is needed at a score of zero.
+        slope: What each unit of score takes off that.
+        floor: Least score, by the static stage.
+        share: Queries that the static stage would answer, of those judged.
+        agreement: Of these, how many the encoder or the utterance's own route agrees with.
+        strays: Of queries without a route, how many it would answer against the encoder.
+    """
+
+    state: str
+    reason: str
+    static: int
+    deferred: int
+    changed_share: float
+    at: str | None = None
+    table: str | None = None
+    guard_margin: float | None = None
+    slope: float | None = None
+    floor: float | None = None
+    share: float | None = None
+    agreement: float | None = None
+    strays: float | None = None
 
 
 def route_names(names: Sequence[str]) -> frozenset[str]:

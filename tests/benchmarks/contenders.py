@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from synaptoroute.encoder.bundled import bundled_recipe
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"
 OURS_OPENVINO = "synaptoroute-cluster, openvino"
+OURS_CASCADE = "synaptoroute-cluster, cascade"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 FASTEMBED = "fastembed"
@@ -28,6 +29,7 @@ _SCRIPTS = {
     OURS: "cluster_peer.py",
     OURS_FLOAT32: "cluster_peer.py",
     OURS_OPENVINO: "cluster_peer.py",
+    OURS_CASCADE: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
     FASTEMBED: "fastembed_peer.py",
@@ -49,7 +51,7 @@ class Process:
 
     def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
         self.name = name
-        own = name in (OURS, OURS_FLOAT32, OURS_OPENVINO, FASTEMBED)
+        own = name not in (SEMANTIC_ROUTER, ORIGINAL)
         python = sys.executable if own else str(environment(name) / "bin" / "python")
         recipe = bundled_recipe()
         self._process = subprocess.Popen(
@@ -93,8 +95,16 @@ class Process:
 
 
 @contextmanager
-def contenders(names: Sequence[str], options: Options) -> Iterator[dict[str, Process]]:
-    """Start those that can be: peers only where they are wanted and installed."""
+def contenders(
+    names: Sequence[str], options: Options, arguments: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, Process]]:
+    """Start those that can be: peers only where they are wanted and installed.
+
+    Args:
+        names: Whom to start.
+        options: Of the benchmark.
+        arguments: More words of the command line, by name.
+    """
     with ExitStack() as stack:
         started = {}
         for name in names:
@@ -102,6 +112,6 @@ def contenders(names: Sequence[str], options: Options) -> Iterator[dict[str, Pro
                 continue
             if name == OURS_OPENVINO and find_spec("openvino") is None:
                 continue
-            started[name] = Process(name)
+            started[name] = Process(name, (arguments or {}).get(name, ()))
             stack.callback(started[name].close)
         yield started

@@ -105,6 +105,14 @@ def _node(judges: _Judge) -> list[Goal]:
               "times_semantic_router", "median"),
         most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
         *_accuracy(found),
+        least("with the cascade, queries a second at 64 clients, of semantic-router", 20, "x",
+              "cascade", "throughput", "many_clients", SEMANTIC_ROUTER, "cascade_times_faster",
+              "median"),
+        *(
+            least(f"accuracy gained by the cascade, {title}, 50 utterances", 0, " points",
+                  "cascade", "sets", name, "by_utterances", "50", "gained_points", "median")
+            for title, name in (("CLINC150", "clinc150"), ("Banking77", "banking77"))
+        ),
         *(
             most(f"hot add, apply to visible p50, largest route set, {kind}", 1, " ms", "hot_add",
                  "apply_to_visible_ms", str(_look(found, ("hot_add", "largest"))), name, "p50")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cascade_page import page_of_cascade
 from cluster_page import page_of_cluster
 from goals import REASONS, Goal, Results
 from tables import number, spread, table
@@ -32,6 +33,7 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "boot": _boot,
         "scoring": _scoring,
         "accuracy": _accuracy,
+        "cascade": page_of_cascade,
         "invariance": _invariance,
         "embedding": _embedding,
         "cluster": page_of_cluster,

@@ -26,6 +26,7 @@ BENCHES = (
     "invariance",
     "throughput",
     "accuracy",
+    "cascade",
     "hot_add",
     "boot",
     "mutations",

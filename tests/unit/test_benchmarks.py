@@ -16,7 +16,7 @@ pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 BENCHES = (
-    "invariance", "throughput", "accuracy", "hot_add", "boot", "mutations", "scoring",
+    "invariance", "throughput", "accuracy", "cascade", "hot_add", "boot", "mutations", "scoring",
     "overload", "http", "embedding", "cluster",
 )  # fmt: skip
 

@@ -23,6 +23,7 @@ from synaptoroute.core.kinds import DIM_MAX
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -55,6 +56,8 @@ MUTATIONS: list[Mutation] = [
     PatchRoute("billing", None, "{}", "null"),
     PatchRoute("billing", 0.25, KEEP, "1"),
     PutSettings(Settings("topk", 5, 0.1, 10)),
+    PutSettings(Settings(cascade=True)),
+    Calibrate('{"at":"1.1"}'),
     ImportBegin("spring", replace=True),
     ImportChunk("spring", 3, (PUT, PutRoute("r", ("a",), VECTORS[:1]))),
     ImportChunk("spring", 0, ()),
@@ -80,7 +83,9 @@ def test_every_kind_reads_back_equal(mutation: Mutation) -> None:
 
 def test_kinds_keep_their_numbers() -> None:
     """Logs and databases hold them."""
-    assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 8, 9, 10, 11] == [framed(m)[3] for m in MUTATIONS]
+    assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 22, 7, 8, 8, 9, 10, 11] == [
+        framed(m)[3] for m in MUTATIONS
+    ]
 
 
 def test_frame_does_not_change_between_releases() -> None:

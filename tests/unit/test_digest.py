@@ -94,6 +94,8 @@ def test_equal_thresholds_have_one_hash(one: float, other: float) -> None:
         Settings(topk=4),
         Settings(threshold=0.75),
         Settings(capacity_slots=7),
+        Settings(cascade=True),
+        Settings(cascade=True, calibration="{}"),
     ],
 )
 def test_settings_hash_covers_every_field(settings: Settings) -> None:

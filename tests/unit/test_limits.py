@@ -10,6 +10,7 @@ import pytest
 
 from synaptoroute import models
 from synaptoroute.core.limits import (
+    CALIBRATION_CHARACTERS_MAX,
     CAPACITY_SLOTS_MAX,
     IMPORT_ID_CHARACTERS_MAX,
     INTEGER_DIGITS_MAX,
@@ -23,6 +24,7 @@ from synaptoroute.core.limits import (
 )
 from synaptoroute.core.mutation import (
     AddUtterances,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -76,6 +78,7 @@ def code_of(mutation: Mutation, dim: int = 2) -> str | None:
         put(payload='"\\u0000"'),
         put(metadata='{"a":null,"b":[1,2.5,"ü🙂"]}'),
         PutSettings(Settings(topk=TOPK_MAX, capacity_slots=CAPACITY_SLOTS_MAX)),
+        Calibrate('{"a":"' + "x" * (CALIBRATION_CHARACTERS_MAX - 8) + '"}'),
         PatchRoute("r"),
         PatchRoute("r", None, "{}", "null"),
         RemoveUtterances("r", ()),
@@ -203,11 +206,20 @@ def test_metadata_is_an_object(text: str) -> None:
         Settings(capacity_slots=0),
         Settings(capacity_slots=CAPACITY_SLOTS_MAX + 1),
         Settings(capacity_slots=(1 << 53) - 1),
+        Settings(cascade=True, calibration="{}"),
     ],
 )
 def test_settings_over_their_limits_are_rejected(settings: Settings) -> None:
     """No entry makes every node allocate without measure."""
     assert "invalid_request" == code_of(PutSettings(settings))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", '{"b":1,"a":1}', '{"a":"ü"}', '{"a":"' + "x" * 1_100 + '"}']
+)
+def test_malformed_calibration_is_rejected(text: str) -> None:
+    """Only a short canonical object of ASCII characters is kept by every node."""
+    assert code_of(Calibrate(text)) is not None
 
 
 @pytest.mark.parametrize("import_id", ["", "\x00", "x" * 129, "\ud800"])

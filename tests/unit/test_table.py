@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from replicas import SMALL, Shadow, proposal, table_state
 from synaptoroute.core.change import Change, Outcome
 from synaptoroute.core.mutation import (
     AddUtterances,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -292,6 +294,30 @@ def test_lowest_capacity_is_the_same_for_a_restored_table(world: World) -> None:
     assert table.apply(lowered, Revision(1, 9)) == restored.apply(lowered, Revision(1, 9))
     assert 4 == table.settings.capacity_slots
     assert table_state(table) == table_state(restored)
+
+
+def test_calibration_belongs_to_what_it_was_measured_with(world: World) -> None:
+    """It outlives other settings, and ends with the aggregation, the threshold or the cascade."""
+    assert "unchanged" == world.do(Calibrate("{}")).outcome.status
+    on = Settings(capacity_slots=12, cascade=True)
+    world.do(PutSettings(on))
+    world.do(Calibrate('{"a":1}'))
+    assert "unchanged" == world.do(PutSettings(on)).outcome.status
+    assert '{"a":1}' == world.table.settings.calibration
+    world.do(PutSettings(replace(on, capacity_slots=11)))
+    assert '{"a":1}' == world.table.settings.calibration
+
+    for other in (
+        replace(on, threshold=0.1),
+        replace(on, aggregation="max"),
+        replace(on, topk=9),
+        replace(on, cascade=False),
+    ):
+        world.do(PutSettings(on))
+        change = world.do(Calibrate('{"a":2}'))
+        world.do(PutSettings(other))
+        assert "" == world.table.settings.calibration
+        assert change.settings == replace(on, calibration='{"a":2}')
 
 
 def test_settings_that_stay_are_unchanged(world: World) -> None:

@@ -123,6 +123,7 @@ _model = _group("model", "Look after encoders.")
 _model.command("list")(model.list_)
 _model.command("fetch")(model.fetch)
 _model.command("check")(model.check)
+_model.command("prepare")(model.prepare)
 _model.command("migrate")(model_migrate.migrate)
 
 app.command("status")(status.status)

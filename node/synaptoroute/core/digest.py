@@ -49,13 +49,15 @@ def route_hash(route: RouteRecord) -> bytes:
 
 def settings_hash(settings: Settings) -> bytes:
     """Hash the settings of the route set."""
-    return _hash_fields(
-        b"settings",
+    fields = [
         settings.aggregation,
         str(settings.topk),
         _threshold_text(settings.threshold),
         str(settings.capacity_slots),
-    )
+    ]
+    if settings.cascade or settings.calibration:
+        fields += [str(int(settings.cascade)), settings.calibration]
+    return _hash_fields(b"settings", *fields)
 
 
 def import_hash(begin: ImportBegin) -> bytes:

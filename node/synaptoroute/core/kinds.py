@@ -16,6 +16,7 @@ from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
     Audit,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -176,12 +177,17 @@ def _read_patch(fields: Fields, vectors: bytes) -> PatchRoute:
 
 def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
     settings = put.settings
-    return {
+    fields: Fields = {
         "aggregation": settings.aggregation,
         "topk": settings.topk,
         "threshold": _write_number(settings.threshold),
         "capacity_slots": settings.capacity_slots,
-    }, []
+    }
+    if settings.cascade:  # left out where it is off: the bytes that older releases know
+        fields["cascade"] = True
+    if settings.calibration:
+        fields["calibration"] = settings.calibration
+    return fields, []
 
 
 def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
@@ -197,6 +203,8 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
             topk=_count(fields["topk"]),
             threshold=threshold,
             capacity_slots=_count(fields["capacity_slots"]),
+            cascade=_flag(fields.get("cascade", False)),
+            calibration=_text(fields.get("calibration", "")),
         )
     )
 
@@ -283,6 +291,11 @@ def _read_switch(fields: Fields, vectors: bytes) -> SwitchEncoder:
     return SwitchEncoder(_text(fields["import_id"]))
 
 
+def _read_calibrate(fields: Fields, vectors: bytes) -> Calibrate:
+    _split(vectors, 0)
+    return Calibrate(_text(fields["calibration"]))
+
+
 def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
     return {"node_id": change.node_id}, []
 
@@ -331,6 +344,7 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     (13, VoterRemove, _write_voter, _read_voter_remove),
     (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
     (21, SwitchEncoder, lambda m: ({"import_id": m.import_id}, []), _read_switch),
+    (22, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
 )
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}

@@ -18,6 +18,7 @@ from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
     Audit,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -46,6 +47,7 @@ JSON_DEPTH_MAX: Final = 32
 INTEGER_DIGITS_MAX: Final = 640
 """The lowest limit that an interpreter may be started with."""
 TOPK_MAX: Final = 100
+CALIBRATION_CHARACTERS_MAX: Final = 1_024
 CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
@@ -83,6 +85,8 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             _check_name(name)
         case PutSettings(settings):
             _check_settings(settings)
+        case Calibrate(calibration):
+            _check_calibration(calibration)
         case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder():
             _check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
             if isinstance(mutation, ImportChunk):
@@ -166,6 +170,14 @@ def _check_settings(settings: Settings) -> None:
         raise Rejection("invalid_request", f"topk is between 1 and {TOPK_MAX}")
     if not 1 <= settings.capacity_slots <= CAPACITY_SLOTS_MAX:
         raise Rejection("invalid_request", f"capacity_slots is between 1 and {CAPACITY_SLOTS_MAX}")
+    if settings.calibration:
+        raise Rejection("invalid_request", "a calibration is not set but measured")
+
+
+def _check_calibration(text: str) -> None:
+    if len(text) > CALIBRATION_CHARACTERS_MAX or not text.isascii():
+        raise Rejection("invalid_request", "a calibration is too long or not ASCII")
+    _check_json(text, is_object=True)
 
 
 def _check_json(text: str, *, is_object: bool) -> None:

@@ -100,12 +100,17 @@ class Settings:
         threshold: Least score of a route that has no threshold of its own.
             Chosen on CLINC150's validation texts, see docs/accuracy.md.
         capacity_slots: Rows of the tensor.  Never lowered below what is in use.
+        cascade: Whether sure queries are answered without the encoder.
+        calibration: Canonical JSON object by which that is judged; empty before the first
+            one, and without a cascade.  Given by ``Calibrate``, never by ``PutSettings``.
     """
 
     aggregation: Aggregation = "blend"
     topk: int = 3
     threshold: float = 0.49
     capacity_slots: int = DEFAULT_CAPACITY_SLOTS
+    cascade: bool = False
+    calibration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,17 @@ class PutSettings:
     """Replace the settings of the route set."""
 
     settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrate:
+    """Judge the cascade anew, from here on, on every node; nothing where it is off.
+
+    Attributes:
+        calibration: Canonical JSON object; opaque here.
+    """
+
+    calibration: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +307,7 @@ Mutation: TypeAlias = (
     | VoterRemove
     | Audit
     | SwitchEncoder
+    | Calibrate
 )
 
 

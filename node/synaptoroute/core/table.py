@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from synaptoroute.core.cascade import plan_calibration, plan_settings
 from synaptoroute.core.change import Change, Outcome, RouteRecord, SlotWrite, StagedImport
 from synaptoroute.core.digest import (
     Digest,
@@ -27,6 +28,7 @@ from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
     Audit,
+    Calibrate,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -141,7 +143,9 @@ class RouteTable:
                 self._check_preconditions(proposal, name)
                 return self._rewrite([self._patch_target(mutation)], (), at)
             case PutSettings(settings):
-                return self._plan_settings(settings, at)
+                return plan_settings(self.settings, settings, self._slots.high_water, at)
+            case Calibrate(calibration):
+                return plan_calibration(self.settings, calibration, at)
             case ImportCommit(import_id):
                 return self._plan_commit(mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
@@ -233,17 +237,6 @@ class RouteTable:
         if patch.payload is not KEEP:
             target.payload = patch.payload
         return target
-
-    def _plan_settings(self, settings: Settings, at: Revision) -> Change:
-        if settings == self.settings:
-            return Change(Outcome("unchanged", at))
-        if settings.capacity_slots < self._slots.high_water:
-            raise Rejection(
-                "capacity_exceeded",
-                f"capacity_slots must be at least {self._slots.high_water}, "
-                "so that every slot in use stays",
-            )
-        return Change(Outcome("applied", at), settings=settings, settings_before=self.settings)
 
     def _plan_commit(self, commit: ImportCommit, at: Revision, import_id: str) -> Change:
         staged = self.imports.get(import_id)

@@ -11,9 +11,16 @@ from pathlib import Path
 
 from synaptoroute.config import DEFAULT_MODEL, Backend, Precision
 from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
-from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens
+from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Vocabulary
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
 from synaptoroute.encoder.onnx_encoder import Encoder
+from synaptoroute.encoder.static_table import (
+    StaticTable,
+    distil,
+    load_table,
+    save_table,
+    table_file,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -21,11 +28,17 @@ __all__ = [
     "EncoderStats",
     "HashEncoder",
     "ModelSummary",
+    "StaticTable",
     "TextEncoder",
     "Tokens",
+    "Vocabulary",
+    "distil",
     "fetch_model",
     "list_models",
+    "load_table",
     "open_encoder",
+    "save_table",
+    "table_file",
 ]
 
 

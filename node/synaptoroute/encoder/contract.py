@@ -49,6 +49,23 @@ class EncoderStats:
     truncated_texts: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of an encoder, most frequent first, as word-piece vocabularies are.
+
+    Attributes:
+        count: Token ids are below it.
+        before: Ids that stand before the tokens of every text.
+        after: Ids that stand behind them.
+        special: Ids that mean no piece of a text.
+    """
+
+    count: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    special: frozenset[int]
+
+
 class TextEncoder(Protocol):
     """Text to unit vectors; every method may run on any thread."""
 

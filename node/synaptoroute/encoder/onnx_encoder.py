@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from synaptoroute.config import DEFAULT_MODEL, Backend, Precision
 from synaptoroute.encoder.bundled import probe_file
 from synaptoroute.encoder.catalogue import find_recipe
-from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens
+from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, Vocabulary
 from synaptoroute.encoder.exactness import check_exactness
 from synaptoroute.encoder.int8_graph import GRAPH_VERSION
 from synaptoroute.encoder.openvino_graph import OPENVINO_GRAPH_VERSION
@@ -113,6 +113,10 @@ class Encoder:
     def is_batch_invariant(self) -> bool:
         """Whether the graph itself is; where not, texts run one by one to make up for it."""
         return self._micro_batch_texts_max is None
+
+    def vocabulary(self) -> Vocabulary:
+        """Say which tokens there are."""
+        return self._tokenizer.vocabulary()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize queries, cut to ``max_tokens``."""

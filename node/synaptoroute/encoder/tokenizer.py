@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.encoder.contract import Tokens, freeze_tokens
+from synaptoroute.encoder.contract import Tokens, Vocabulary, freeze_tokens
 from synaptoroute.errors import InvalidQuery, ModelCorrupt
 
 _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
@@ -42,6 +42,25 @@ class TextTokenizer:
         truncation = self._tokenizer.truncation or {}
         self._tokenizer.enable_truncation(
             max_length=max_tokens, direction=truncation.get("direction", "right")
+        )
+
+    def vocabulary(self) -> Vocabulary:
+        """Say which tokens there are and what stands around every text."""
+        tokenizer = self._tokenizer
+        empty, one = tokenizer.encode("").ids, tokenizer.encode("a").ids
+        head = 0
+        while head < len(empty) and empty[head] == one[head]:
+            head += 1
+        special = {
+            number
+            for number, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
+        return Vocabulary(
+            count=tokenizer.get_vocab_size(with_added_tokens=True),
+            before=tuple(empty[:head]),
+            after=tuple(empty[head:]),
+            special=frozenset({*special, *empty, self.pad_id}),
         )
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:

@@ -18,6 +18,8 @@ class EngineCounters:
         too_late: Queries among them whose predicted wait was over their deadline.
         abandoned: Texts dropped because their callers had gone.
         entries: Entries applied.
+        static: Queries answered by the cascade's static stage; among ``queries``.
+        deferred: Queries that it left to the encoder.
     """
 
     queries: int = 0
@@ -28,3 +30,5 @@ class EngineCounters:
     too_late: int = 0
     abandoned: int = 0
     entries: int = 0
+    static: int = 0
+    deferred: int = 0

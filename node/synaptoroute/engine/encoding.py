@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.batcher import Batcher, Job
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.cache import EmbeddingCache
 from synaptoroute.errors import EncoderMismatch
+
+UTTERANCES_PER_JOB_MAX = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +73,25 @@ class Encodings:
         return sum(each.hits for each in caches), sum(each.misses for each in caches)
 
 
-def resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:
+def submit_utterances(
+    batcher: Batcher,
+    encode: Callable[[Sequence[str]], NDArray[np.float32]],
+    texts: Sequence[str],
+) -> list[Future[NDArray[np.float32]]]:
+    """Queue utterances for the lanes; one future a job."""
+    futures: list[Future[NDArray[np.float32]]] = []
+    jobs = []
+    for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
+        future: Future[NDArray[np.float32]] = Future()
+        part = texts[start : start + UTTERANCES_PER_JOB_MAX]
+        begin = future.set_running_or_notify_cancel
+        jobs.append(Job(part, encode, begin, _resolver(future)))
+        futures.append(future)
+    batcher.submit_jobs(jobs)
+    return futures
+
+
+def _resolver(future: Future[NDArray[np.float32]]) -> Callable[[Any], None]:
     """Make the function by which a lane ends a job of utterances."""
 
     def done(result: Any) -> None:

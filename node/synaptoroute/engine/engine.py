@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.admission import Admission
-from synaptoroute.batcher import Batcher, Flight, Job
+from synaptoroute.batcher import Batcher, Flight
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, check_vectors
+from synaptoroute.engine.cascade import Cascade, CascadeStatus
 from synaptoroute.engine.counters import EngineCounters
-from synaptoroute.engine.encoding import Encodings, resolver
+from synaptoroute.engine.encoding import Encodings, submit_utterances
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
@@ -38,7 +39,6 @@ from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor
 
 ResultT = TypeVar("ResultT")
-UTTERANCES_PER_JOB_MAX = 16
 
 
 class Engine:
@@ -51,11 +51,13 @@ class Engine:
         config: EngineConfig,
         observer: Observer | None = None,
         spare: TextEncoder | None = None,
+        cascade: Cascade | None = None,
     ) -> None:
         self.encodings = Encodings(
             [encoder, *([spare] if spare else [])], config.embedding_cache_rows
         )
         self.storage = storage
+        self.cascade = cascade
         self.lane_count = config.lanes or cpu_limit()
         self.waiters = Waiters()
         self.moved_aside: str | None = None
@@ -102,6 +104,9 @@ class Engine:
             tensor, encoder, self._batcher, self.waiters, replica.position, replica.digest
         )
         scorer.node = node_name or self.storage.node_id
+        scorer.cascade = self.cascade
+        if self.cascade is not None:
+            self.cascade.install(self.cascade.built_of(tensor, encoder), encoder, tensor.settings)
         founding = OpenEpoch(
             epoch_id=self.storage.node_id,
             base_seq=0,
@@ -215,16 +220,7 @@ class Engine:
             done: Future[NDArray[np.float32]] = Future()
             done.set_result(encode(texts))
             return [done]
-        futures: list[Future[NDArray[np.float32]]] = []
-        jobs = []
-        for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
-            future: Future[NDArray[np.float32]] = Future()
-            part = texts[start : start + UTTERANCES_PER_JOB_MAX]
-            begin = future.set_running_or_notify_cancel
-            jobs.append(Job(part, encode, begin, resolver(future)))
-            futures.append(future)
-        self._batcher.submit_jobs(jobs)
-        return futures
+        return submit_utterances(self._batcher, encode, texts)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
         """Number, apply and show proposals of a node that is its own log.
@@ -318,8 +314,9 @@ class Engine:
     def counters(self) -> EngineCounters:
         """Totals since the start."""
         counters, (cache_hits, cache_misses) = self._batcher.counters, self.encodings.counts
+        cascade = self.cascade.status if self.cascade else CascadeStatus()
         return EngineCounters(
-            queries=counters.requests,
+            queries=counters.requests + cascade.static,
             shared=counters.shared,
             cache_hits=cache_hits,
             cache_misses=cache_misses,
@@ -327,6 +324,8 @@ class Engine:
             too_late=counters.too_late,
             abandoned=counters.abandoned,
             entries=self.applier.commit_count,
+            static=cascade.static,
+            deferred=cascade.deferred,
         )
 
     # --- whole states ------------------------------------------------------------------
@@ -387,10 +386,11 @@ class Engine:
     ) -> Future[None]:
         """Exchange tensor and encoder together, between two batches."""
         encoding = self.encodings.of(fingerprint)
+        routes = self.cascade.built_of(tensor, encoding.encoder) if self.cascade else None
 
         def exchange(_: Tensor) -> None:
             self._lanes.encoding = encoding
-            self.scorer.adopt(tensor, position, digest, encoding.encoder)
+            self.scorer.adopt(tensor, position, digest, encoding.encoder, routes)
             self.scorer.tell(commits)
 
         return self.scorer.call(exchange)

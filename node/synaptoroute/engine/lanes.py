@@ -21,6 +21,7 @@ from synaptoroute.admission import characters_of
 from synaptoroute.batcher import Batcher, Flight, Job
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.encoding import Encoding
+from synaptoroute.engine.query import Query
 
 
 class Observer(Protocol):
@@ -130,6 +131,10 @@ class Lanes:
 
     @staticmethod
     def _tokenize(flights: Sequence[Flight], encoder: TextEncoder) -> None:
+        for flight in flights:  # what the static stage tokenized needs it no more
+            asked = flight.waiters[0]
+            if flight.tokens is None and isinstance(asked, Query) and asked.tokens is not None:
+                flight.tokens, flight.tokens_of = asked.tokens, asked.tokens_of
         fresh = [flight for flight in flights if flight.tokens_of is not encoder]
         tokens = encoder.tokenize([flight.text for flight in fresh]) if fresh else []
         for flight, tokenized in zip(fresh, tokens, strict=True):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.models import Candidate, Match, MatchReason
-from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
+from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, StaticLook
 
 EXPLAIN_CANDIDATES = 5
 
@@ -38,6 +38,9 @@ class Query:
         deadline_seconds: Predicted wait beyond which it is refused.
         future: Resolved on the event loop.
         loop: That event loop.
+        tokens: Its tokens, where the static stage made them.
+        tokens_of: For which encoder.
+        look: What the static stage saw, where the cascade is on.
     """
 
     text: str
@@ -48,6 +51,9 @@ class Query:
     deadline_seconds: float = math.inf
     future: asyncio.Future[Match] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
+    tokens: Any = field(default=None, repr=False)
+    tokens_of: Any = field(default=None, repr=False)
+    look: StaticLook | None = None
 
     @property
     def is_abandoned(self) -> bool:
@@ -90,7 +96,7 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
     wants_candidates = query.explain or query.limit > 1
-    return Match.model_construct(
+    match = Match.model_construct(
         route=record.name if is_match else None,
         score=shown.score,
         threshold=shown.threshold,
@@ -105,6 +111,11 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
         version=version,
         node=node,
     )
+    if query.explain and query.look is not None:
+        match.stage = "static" if query.look.is_sure else "encoder"
+        match.static_margin = query.look.margin
+        match.guard_margin = query.look.guard_margin
+    return match
 
 
 def candidate_of(score: RouteScore, rows: Records) -> Candidate:

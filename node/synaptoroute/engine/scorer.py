@@ -26,6 +26,7 @@ from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.engine.applier import as_rows
+from synaptoroute.engine.cascade import Cascade, Written
 from synaptoroute.engine.inbox import Inbox, refuse
 from synaptoroute.engine.lanes import Batch
 from synaptoroute.engine.query import Query, match_of
@@ -35,7 +36,7 @@ from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
-from synaptoroute.scoring import Scratch, rank
+from synaptoroute.scoring import Scratch, StaticRoutes, rank
 from synaptoroute.tensor import Tensor
 
 FILL_ROWS_MAX: Final = 512
@@ -72,6 +73,8 @@ class _Show:
 
     commits: tuple[Commit, ...]
     filled: bool
+    static_rows: tuple[Written, ...] = ()
+    built: StaticRoutes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Scorer:
         self.on_visible: Callable[[Position], None] | None = None
         self.encoder = encoder
         self.unmatched = Unmatched()
+        self.cascade: Cascade | None = None
         self._scratch = Scratch(integer_product())
         self._batcher = batcher
         self._waiters = waiters
@@ -120,18 +124,40 @@ class Scorer:
         """
         small: list[Commit] = []
         for commit in commits:
+            if self.cascade is not None and self.cascade.is_switched_on_by(commit.change):
+                self._put_shown(small, filled=False)
+                self._put_shown([commit], filled=False, built=self._built_for(commit))
+                small = []
+                continue
             if len(commit.change.writes) <= FILL_ROWS_MAX:
                 small.append(commit)
                 continue
-            self._inbox.put(_Show(tuple(small), filled=False))
+            self._put_shown(small, filled=False)
             small = []
             for part in _slices(commit, self.tensor.dim):
                 self._inbox.put(part)
                 if self.is_alive:
                     part.done.wait(FILL_SECONDS_MAX)
-            self._inbox.put(_Show((commit,), filled=True))
+            self._put_shown([commit], filled=True)
         if small:
-            self._inbox.put(_Show(tuple(small), filled=False))
+            self._put_shown(small, filled=False)
+
+    def _put_shown(
+        self, commits: Sequence[Commit], *, filled: bool, built: StaticRoutes | None = None
+    ) -> None:
+        """Hand over commits, with what the cascade can prepare on this thread."""
+        static_rows: tuple[Written, ...] = ()
+        if self.cascade is not None:
+            static_rows = tuple(self.cascade.embed(each.change, self.encoder) for each in commits)
+        self._inbox.put(_Show(tuple(commits), filled, static_rows, built))
+
+    def _built_for(self, commit: Commit) -> StaticRoutes | None:
+        """Embed the route set for a change of settings, here rather than between batches."""
+        settings, cascade = commit.change.settings, self.cascade
+        if not self.is_alive or cascade is None or settings is None:
+            return None
+        records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
+        return cascade.built(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
         """Run a function on the tensor, between two batches.
@@ -187,16 +213,21 @@ class Scorer:
             case _Fill(slots, vectors, at, done):
                 self.tensor.fill(slots, vectors, at)
                 done.set()
-            case _Show(commits, filled):
-                self._make_visible(commits, filled=filled)
+            case _Show():
+                self._make_visible(item)
             case _Call(task, future):
                 _fulfil(self.tensor, task, future)
 
-    def _make_visible(self, commits: Sequence[Commit], *, filled: bool) -> None:
+    def _make_visible(self, shown: _Show) -> None:
+        commits = shown.commits
         if not commits:
             return
-        for commit in commits:
-            self.tensor.apply(commit.change, commit.entry.position.revision, filled=filled)
+        for index, commit in enumerate(commits):
+            at = commit.entry.position.revision
+            self.tensor.apply(commit.change, at, filled=shown.filled)
+            if self.cascade is not None:
+                written = shown.static_rows[index] if shown.static_rows else {}
+                self.cascade.follow(commit.change, at, written, self.tensor, shown.built)
             failpoint("tensor.begun")
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
@@ -209,13 +240,22 @@ class Scorer:
         self.delays.extend((c.entry.seq, visible_us - c.entry.time_us) for c in commits)
         self._waiters.resolve(commits)
 
-    def adopt(self, tensor: Tensor, position: Position, digest: str, encoder: TextEncoder) -> None:
+    def adopt(
+        self,
+        tensor: Tensor,
+        position: Position,
+        digest: str,
+        encoder: TextEncoder,
+        routes: StaticRoutes | None = None,
+    ) -> None:
         """Serve another tensor from now on, maybe of another encoder.
 
         Runs on the scorer's thread.
         """
         self.tensor = tensor
         self.encoder = encoder
+        if self.cascade is not None:
+            self.cascade.install(routes, encoder, tensor.settings)
         self.published = self._publication(position, digest)
         self._announce(position)
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Settings
-from synaptoroute.engine import Engine
+from synaptoroute.engine import CascadeStatus, Engine
 from synaptoroute.errors import InvalidQuery, RouteNotFound
-from synaptoroute.models import RouteSetSettings, StoredRoute
+from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
 from synaptoroute.router.results import RoutePage, stored_route
 from synaptoroute.tensor import Tensor
 
@@ -60,7 +60,28 @@ async def get_settings(engine: Engine) -> RouteSetSettings:
         topk=settings.topk,
         threshold=settings.threshold,
         capacity_slots=settings.capacity_slots,
+        cascade=settings.cascade,
     )
+
+
+def cascade_report(status: CascadeStatus) -> CascadeReport:
+    """Show how the cascade stands here, and by which numbers it judges."""
+    report = CascadeReport(
+        state=status.state,
+        reason=status.reason,
+        static=status.static,
+        deferred=status.deferred,
+        changed_share=round(status.changed_share, 4),
+    )
+    judged = status.calibration
+    if judged is None:
+        return report
+    measured: dict[str, object] = {"at": judged.at, "table": judged.table}
+    if judged.guard is not None:
+        guard = judged.guard
+        measured |= {"guard_margin": guard.margin, "slope": guard.slope, "floor": guard.floor}
+        measured |= {"share": judged.share, "agreement": judged.agreement, "strays": judged.strays}
+    return report.model_copy(update=measured)
 
 
 async def checksum(engine: Engine) -> dict[str, str]:

@@ -8,8 +8,10 @@ from synaptoroute.errors import ConfigError
 from synaptoroute.follower import Follower
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
 from synaptoroute.router import orphans
+from synaptoroute.router.calibrator import calibrate_cascade
 from synaptoroute.router.guard import Guard
 from synaptoroute.router.looks import Looks
+from synaptoroute.scoring import Calibration
 
 _QUORUM = Guard(ack="quorum")
 
@@ -68,6 +70,17 @@ class Repairs(Looks):
         mutation = VoterAdd(node_id) if is_adding else VoterRemove(node_id)
         self._member()
         return await self._writer.write(mutation, guard)
+
+    async def acalibrate(self) -> tuple[Calibration, WriteResult]:
+        """Judge the cascade on the routes of now, on every node at one position.
+
+        Happens by itself too, when the cascade is switched on and when routes changed.
+
+        Raises:
+            ConfigError: This node has no table of the encoder that serves.
+            ClusterError: The log did not take it.
+        """
+        return await calibrate_cascade(self._engine, self._writer)
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

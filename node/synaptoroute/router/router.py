@@ -23,8 +23,8 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
-from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine, Observer, Query
+from synaptoroute.encoder import StaticTable, TextEncoder
+from synaptoroute.engine import Cascade, Engine, Observer
 from synaptoroute.errors import (
     ConfigError,
     InvalidQuery,
@@ -36,6 +36,7 @@ from synaptoroute.follower import Follower
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     QUERY_BATCH_TEXTS_MAX,
+    CascadeReport,
     ImportResult,
     Match,
     Route,
@@ -43,10 +44,18 @@ from synaptoroute.models import (
     WriteResult,
     canonical_json,
 )
+from synaptoroute.router.calibrator import Calibrator
 from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
-from synaptoroute.router.questions import expire, question
+from synaptoroute.router.questions import (
+    answer_here,
+    ask,
+    ask_all,
+    deadline_seconds,
+    question,
+)
+from synaptoroute.router.reads import cascade_report
 from synaptoroute.router.repairs import Repairs
 from synaptoroute.router.status import NodeStatus, node_status
 from synaptoroute.router.writes import (
@@ -73,6 +82,8 @@ class AdaptiveRouter(Repairs):
         cluster: How to take part in the cluster.
         observer: Receives measurements of the encoding.
         spare: Second encoder, to which a cluster may change while it serves.
+        cascade: Tables that were distilled from these encoders; with one, and where the
+            settings of the route set ask for it, sure queries need no encoder.
     """
 
     def __init__(
@@ -85,8 +96,10 @@ class AdaptiveRouter(Repairs):
         cluster: ClusterConfig | None = None,
         observer: Observer | None = None,
         spare: TextEncoder | None = None,
+        cascade: Sequence[StaticTable] = (),
     ) -> None:
         self._encoder = encoder
+        self._cascade = Cascade(cascade) if cascade else None
         self.spare = spare
         self._storage = storage or SQLiteStorage(":memory:")
         self._log = log or LocalLog()
@@ -95,6 +108,7 @@ class AdaptiveRouter(Repairs):
         self._observer = observer
         self.follower: Follower | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._calibrator: Calibrator | None = None
         self._life = Life(self._make_engine)
 
     # --- life ----------------------------------------------------------------------
@@ -102,7 +116,12 @@ class AdaptiveRouter(Repairs):
     def _make_engine(self) -> Engine:
         """Read the database."""
         engine = Engine(
-            self._encoder, self._storage, self._config, self._observer, spare=self.spare
+            self._encoder,
+            self._storage,
+            self._config,
+            self._observer,
+            spare=self.spare,
+            cascade=self._cascade,
         )
         if isinstance(self._log, LocalLog):
             self._log.attach(engine.propose)
@@ -132,6 +151,9 @@ class AdaptiveRouter(Repairs):
         if isinstance(self._log, RedisLog) and self.follower is None:
             self.follower = Follower(self._engine, self._log, self._cluster or ClusterConfig())
             await self.follower.start()
+        if self._cascade is not None and self._calibrator is None:
+            self._calibrator = Calibrator(self.acalibrate, self._cascade, self.follower is None)
+            self._calibrator.start()
 
     async def wait_ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait until the router may take queries.
@@ -147,6 +169,8 @@ class AdaptiveRouter(Repairs):
 
     async def stop(self) -> None:
         """Refuse newcomers, answer what was accepted, close the database."""
+        if self._calibrator is not None:
+            await self._calibrator.stop()
         if self.follower is not None:
             await self.follower.stop()
         await self._life.stop()
@@ -193,42 +217,8 @@ class AdaptiveRouter(Repairs):
         query = question(text, limit, routes, explain, use_cache)
         engine = self._engine
         if not engine.is_started:
-            return engine.answer_now([query])[0]
-        return await self._ask(engine, query, deadline_ms)
-
-    async def _ask(self, engine: Engine, query: Query, deadline_ms: int | None) -> Match:
-        seconds = self._seconds(deadline_ms)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Match] = loop.create_future()
-        query.future, query.loop, query.deadline_seconds = future, loop, seconds
-        engine.submit(query)
-        handle = loop.call_later(seconds, expire, [future], seconds)
-        try:
-            return await future
-        finally:
-            handle.cancel()
-
-    async def _ask_all(
-        self, engine: Engine, queries: Sequence[Query], deadline_ms: int | None
-    ) -> list[Match]:
-        seconds = self._seconds(deadline_ms)
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
-        for query, future in zip(queries, futures, strict=True):
-            query.future, query.loop, query.deadline_seconds = future, loop, seconds
-        engine.submit_all(queries)
-        handle = loop.call_later(seconds, expire, futures, seconds)
-        try:
-            return await asyncio.gather(*futures)
-        finally:
-            handle.cancel()
-            for future in futures:
-                future.cancel()
-
-    def _seconds(self, deadline_ms: int | None) -> float:
-        if deadline_ms is not None and deadline_ms < 1:
-            raise InvalidQuery(f"deadline_ms must be at least 1, got {deadline_ms}")
-        return (deadline_ms or self._config.query_deadline_ms) / 1_000
+            return answer_here(engine, [query])[0]
+        return await ask(engine, query, deadline_seconds(deadline_ms, self._config))
 
     async def aquery_batch(
         self,
@@ -252,10 +242,10 @@ class AdaptiveRouter(Repairs):
         queries = [question(text, limit, routes, explain, use_cache) for text in texts]
         engine = self._engine
         if not engine.is_started:
-            return engine.answer_now(queries) if queries else []
+            return answer_here(engine, queries)
         if len(queries) > self._config.queue_requests_max:
             raise TooLarge(f"the queue holds {self._config.queue_requests_max} queries at most")
-        return await self._ask_all(engine, queries, deadline_ms)
+        return await ask_all(engine, queries, deadline_seconds(deadline_ms, self._config))
 
     def query(
         self,
@@ -268,7 +258,7 @@ class AdaptiveRouter(Repairs):
         """Answer on the caller's thread; on the event loop's thread use ``aquery``."""
         engine = self._engine
         if not engine.is_started:
-            return engine.answer_now([question(text, limit, routes, explain, True)])[0]
+            return answer_here(engine, [question(text, limit, routes, explain, True)])[0]
         asked = self.aquery(text, limit=limit, routes=routes, explain=explain)
         return asyncio.run_coroutine_threadsafe(asked, self._other_loop(asked)).result()
 
@@ -390,6 +380,10 @@ class AdaptiveRouter(Repairs):
             raise ConfigError("with a shared log, await the coroutines that begin with 'a'")
 
     # --- looking -------------------------------------------------------------------
+
+    def cascade(self) -> CascadeReport:
+        """Show how the cascade stands on this node; never blocks."""
+        return cascade_report(self.status().cascade)
 
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""

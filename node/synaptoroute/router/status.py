@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from synaptoroute.admission import Admission
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine, EngineCounters
+from synaptoroute.engine import CascadeStatus, Engine, EngineCounters
+from synaptoroute.engine.cascade import NO_TABLE
 from synaptoroute.follower import Follower, FollowerStatus
 
 
@@ -39,6 +40,7 @@ class NodeStatus:
         counters: Totals since the start.
         admission: What the door expects of the work on its way.
         follower: How it follows the log of a cluster; None for a node on its own.
+        cascade: How the cascade stands.
     """
 
     node: str
@@ -64,6 +66,7 @@ class NodeStatus:
     counters: EngineCounters
     admission: Admission
     follower: FollowerStatus | None = None
+    cascade: CascadeStatus = field(default_factory=CascadeStatus)
 
 
 def node_status(
@@ -102,7 +105,17 @@ def node_status(
         counters=engine.counters if engine else EngineCounters(),
         admission=engine.admission if engine else Admission(),
         follower=follower.status() if follower else None,
+        cascade=_cascade(engine),
     )
+
+
+def _cascade(engine: Engine | None) -> CascadeStatus:
+    if engine is None:
+        return CascadeStatus()
+    if engine.cascade is not None:
+        return engine.cascade.status
+    is_wanted = engine.scorer.tensor.settings.cascade
+    return CascadeStatus("no_table", NO_TABLE) if is_wanted else CascadeStatus()
 
 
 def _reasons(state: str, engine: Engine | None, follower: Follower | None) -> tuple[str, ...]:

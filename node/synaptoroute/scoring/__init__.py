@@ -9,8 +9,30 @@ answer depends on the query and the rows; never on the load.
 
 from __future__ import annotations
 
+from synaptoroute.scoring.calibration import (
+    UTTERANCES_MAX,
+    Calibration,
+    calibrate,
+    read_calibration,
+)
+from synaptoroute.scoring.leave_one_out import Utterances
 from synaptoroute.scoring.rank import rank
 from synaptoroute.scoring.scan import Scratch
+from synaptoroute.scoring.static_routes import StaticLook, StaticRoutes
 from synaptoroute.scoring.values import QuerySpec, Ranking, RouteScore, ScoringRows
 
-__all__ = ["QuerySpec", "Ranking", "RouteScore", "ScoringRows", "Scratch", "rank"]
+__all__ = [
+    "UTTERANCES_MAX",
+    "Calibration",
+    "QuerySpec",
+    "Ranking",
+    "RouteScore",
+    "ScoringRows",
+    "Scratch",
+    "StaticLook",
+    "StaticRoutes",
+    "Utterances",
+    "calibrate",
+    "rank",
+    "read_calibration",
+]

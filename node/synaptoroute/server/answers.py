@@ -17,6 +17,8 @@ from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.refusals import ClientGone
 
 JSON: Final = "application/json"
+_OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
+_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
 ResultT = TypeVar("ResultT")
 
 
@@ -41,9 +43,11 @@ def model_answer(
 
 
 def render_match(match: Match) -> str:
-    """A match as JSON; candidates only where the query asked for them."""
+    """A match as JSON; candidates and stage only where the query asked for them."""
     if match.candidates is None:
-        return match.model_dump_json(exclude={"candidates"})
+        return match.model_dump_json(exclude=_WITHOUT_EXPLAIN)
+    if match.stage is None:
+        return match.model_dump_json(exclude=_OF_CASCADE)
     return match.model_dump_json()
 
 

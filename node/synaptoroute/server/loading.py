@@ -8,11 +8,13 @@ Rule: this module imports nothing of the server, or there would be nothing left 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from synaptoroute.config import Backend, NodeConfig, Precision
-from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.encoder import StaticTable, TextEncoder, load_table, open_encoder, table_file
+from synaptoroute.errors import ModelCorrupt
+from synaptoroute.web.logs import server_log
 
 LoadEncoder = Callable[[], TextEncoder]
 
@@ -35,6 +37,21 @@ def load_spare(config: NodeConfig) -> TextEncoder:
     return _open(
         config, config.next_model, config.next_encoder_precision, config.next_encoder_backend
     )
+
+
+def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
+    """Read the tables that were prepared for these encoders; a damaged one counts as none."""
+    tables = []
+    for encoder in encoders:
+        path = table_file(encoder.fingerprint, config.model_cache_dir)
+        try:
+            table = load_table(path, encoder.fingerprint)
+        except ModelCorrupt as error:
+            server_log().warning("static_table_refused", detail=str(error))
+            continue
+        if table is not None:
+            tables.append(table)
+    return tables
 
 
 def _open(config: NodeConfig, model: str, precision: Precision, backend: Backend) -> TextEncoder:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
+from synaptoroute.engine import CASCADE_STATES
 from synaptoroute.follower import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.version import __version__
@@ -153,6 +154,7 @@ class NodeCollector(Collector):
         yield from _gauges(status)
         yield from _counters(status, stats)
         yield _storage(status)
+        yield _cascade(status)
         if status.follower is not None:
             yield from _of_follower(status.follower)
         info = GaugeMetricFamily(
@@ -200,6 +202,8 @@ def _counters(status: NodeStatus, stats: EncoderStats) -> Iterator[Metric]:
         ("too_late", "Queries refused for their predicted wait.", counters.too_late),
         ("abandoned", "Texts dropped because their callers had gone.", counters.abandoned),
         ("entries_applied", "Entries applied.", counters.entries),
+        ("queries_static", "Queries answered by the static stage.", counters.static),
+        ("queries_deferred", "Queries it left to the encoder.", counters.deferred),
         ("encoded_texts", "Texts encoded.", stats.texts),
         ("encoded_tokens", "Tokens encoded, padding apart.", stats.tokens),
         ("padding_tokens", "Tokens computed in vain.", stats.padding_tokens),
@@ -217,6 +221,15 @@ def _storage(status: NodeStatus) -> Metric:
         family.add_metric([state], int(state == status.storage_state))
     if known != STORAGE_STATES:
         family.add_metric(["failed"], 1)
+    return family
+
+
+def _cascade(status: NodeStatus) -> Metric:
+    family = GaugeMetricFamily(
+        "synaptoroute_cascade_state", "1 for the state that the cascade is in.", labels=("state",)
+    )
+    for state in CASCADE_STATES:
+        family.add_metric([state], int(state == status.cascade.state))
     return family
 
 

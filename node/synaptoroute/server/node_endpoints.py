@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.errors import RouteError
-from synaptoroute.models import RouteSetSettings
+from synaptoroute.models import CascadeReport, RouteSetSettings
 from synaptoroute.server.answers import (
     json_answer,
     model_answer,
@@ -44,6 +44,22 @@ _SETTINGS_EXAMPLE: Final = {
     "topk": 3,
     "threshold": 0.5,
     "capacity_slots": 262_144,
+    "cascade": False,
+}
+_CASCADE_EXAMPLE: Final = {
+    "state": "on",
+    "reason": "",
+    "static": 5_120,
+    "deferred": 4_880,
+    "changed_share": 0.01,
+    "at": "1.104",
+    "table": "84e3529a87ae1ff8",
+    "guard_margin": 0.34,
+    "slope": 0.35,
+    "floor": 0.7,
+    "share": 0.61,
+    "agreement": 0.996,
+    "strays": 0.005,
 }
 OP_ID_PATTERN: Final = r"^([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$"
 _ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"}}}}
@@ -83,6 +99,23 @@ async def put_settings(request: Request, terms: Terms) -> Response:
         raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
     result = await runtime_of(request).router.aput_settings(settings, guard)
     return write_answer(result, guard)
+
+
+@endpoints.get(
+    "/v1/settings/cascade",
+    tags=["settings"],
+    summary="Show how the cascade stands on this node",
+    responses={
+        200: answer("How it stands", _CASCADE_EXAMPLE, CascadeReport, headers="SR-Version"),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def show_cascade(request: Request) -> Response:
+    """Whether sure queries are answered without the encoder here, by which measured numbers,
+    and why not.
+    """
+    router = runtime_of(request).router
+    return model_answer(router.cascade(), headers=version_headers(router.status().version))
 
 
 @endpoints.get(

@@ -29,7 +29,7 @@ from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
-from synaptoroute.server.loading import LoadEncoder, load_encoder, load_spare
+from synaptoroute.server.loading import LoadEncoder, load_encoder, load_spare, load_tables
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
@@ -126,6 +126,7 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
                 cluster=advertised(config),
                 observer=metrics,
                 spare=spare,
+                cascade=load_tables(config, [encoder, spare] if spare else [encoder]),
             )
         except BaseException:
             encoder.close()

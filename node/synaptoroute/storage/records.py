@@ -107,19 +107,20 @@ def checksum(*fields: object) -> int:
 
 def dump_settings(settings: Settings) -> str:
     """Write the settings of the route set as a JSON array."""
-    fields = (
+    fields: list[object] = [
         settings.aggregation,
         settings.topk,
         settings.threshold,
         settings.capacity_slots,
-    )
+    ]
+    if settings.cascade or settings.calibration:
+        fields += [settings.cascade, settings.calibration]
     return json.dumps(fields, separators=(",", ":"))
 
 
 def load_settings(text: str) -> Settings:
     """Read the settings of the route set."""
-    aggregation, topk, threshold, capacity_slots = json.loads(text)
-    return Settings(aggregation, topk, threshold, capacity_slots)
+    return Settings(*json.loads(text))
 
 
 def meta_row(

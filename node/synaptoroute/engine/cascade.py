@@ -1,0 +1,268 @@
+"""The cascade: sure queries are answered by the static stage, all others by the encoder.
+
+Rule 1: a decision is a function of the query's text and of the replicated state at one
+position: rows, thresholds and the calibration in the settings.  So the scorer changes the
+static rows in the same step as the tensor, and one lock makes each answer see one position.
+Rule 2: whoever asks computes; no lane, no queue, no thread is waited for.
+Rule 3: a node that cannot follow rule 1 (no table, another table than the calibration's)
+asks the encoder for everything, and says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.encoder import StaticTable, TextEncoder
+from synaptoroute.engine.query import Query, match_of
+from synaptoroute.models import Match
+from synaptoroute.scoring import UTTERANCES_MAX, Calibration, StaticRoutes, read_calibration
+from synaptoroute.tensor import Tensor
+
+NAME_DIGITS: Final = 16
+RECALIBRATED_SHARE: Final = 0.1
+"""Routes that differ from those that were judged, when the cascade is judged anew."""
+
+SUSPENDED_SHARE: Final = 0.25
+"""The same, when the old judgement counts no longer."""
+
+NO_TABLE: Final = "not_prepared"
+STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
+Written: TypeAlias = Mapping[int, NDArray[np.int8]]
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeStatus:
+    """How the cascade stands on this node.
+
+    Attributes:
+        state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
+        reason: Why it is not on; empty where it is, or is off.
+        static: Queries answered by the static stage.
+        deferred: Queries that it left to the encoder while it was on.
+        changed_share: Routes that differ from those that were judged.
+        calibration: What was measured last; None before the first.
+    """
+
+    state: str = "off"
+    reason: str = ""
+    static: int = 0
+    deferred: int = 0
+    changed_share: float = 0.0
+    calibration: Calibration | None = None
+
+
+class Cascade:
+    """The static stage of one node.
+
+    Invariants: ``_routes`` is of the tensor's position whenever the lock is free.
+    """
+
+    def __init__(self, tables: Sequence[StaticTable]) -> None:
+        self._tables = {each.fingerprint: (each, each.checksum[:NAME_DIGITS]) for each in tables}
+        self._lock = threading.Lock()
+        self._routes: StaticRoutes | None = None
+        self._encoder: TextEncoder | None = None
+        self._calibration: Calibration | None = None
+        self._same_count = 0
+        self._state, self._reason = "off", ""
+        self._static = 0
+        self._deferred = 0
+
+    # --- from any thread ---
+
+    def table_of(self, encoder: TextEncoder) -> tuple[StaticTable, str] | None:
+        """The table of an encoder and its name; None where none was prepared."""
+        return self._tables.get(encoder.fingerprint)
+
+    @property
+    def status(self) -> CascadeStatus:
+        """How it stands."""
+        return CascadeStatus(
+            self._state,
+            self._reason,
+            self._static,
+            self._deferred,
+            self._changed_share(),
+            self._calibration,
+        )
+
+    @property
+    def wants_calibration(self) -> bool:
+        """Whether the route set should be judged."""
+        if self._state in ("off", "no_table") or self._reason in ("other_table", "unreadable"):
+            return False
+        return self._calibration is None or self._changed_share() >= RECALIBRATED_SHARE
+
+    def answer(self, query: Query, node: str) -> Match | None:
+        """Answer a query on the caller's thread, if the static stage is sure of it."""
+        encoder = self._encoder
+        if self._state != "on" or encoder is None or query.routes is not None:
+            return None
+        (tokens,) = encoder.tokenize([query.text])
+        query.tokens, query.tokens_of = tokens, encoder
+        embedding = self._tables[encoder.fingerprint][0].embed(tokens.ids)
+        if embedding is None:
+            return None
+        with self._lock:
+            routes, judged = self._routes, self._calibration
+            if self._state != "on" or routes is None or judged is None or judged.guard is None:
+                return None
+            if encoder is not self._encoder:
+                return None
+            look = routes.look(embedding, judged.guard, query.candidates)
+            query.look = look
+            if look.ranking is None:
+                self._deferred += 1
+                return None
+            self._static += 1
+            return match_of(query, look.ranking, routes, str(routes.revision), node)
+
+    def built_of(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
+        """Embed the route set of a tensor that nobody changes meanwhile; see ``built``."""
+        return self.built(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
+
+    def is_switched_on_by(self, change: Change) -> bool:
+        """Whether a change needs the whole route set embedded."""
+        return self._routes is None and change.settings is not None and change.settings.cascade
+
+    def built(
+        self,
+        encoder: TextEncoder,
+        settings: Settings,
+        records: Iterable[RouteRecord],
+        revision: Revision,
+    ) -> StaticRoutes | None:
+        """Embed a whole route set: some ten microseconds an utterance; None where of no use."""
+        found = self.table_of(encoder)
+        kept = tuple(records)
+        if not settings.cascade or found is None:
+            return None
+        if sum(len(record.slots) for record in kept) > UTTERANCES_MAX:
+            return None
+        routes = StaticRoutes(found[0].dim, settings, revision)
+        routes.load(kept, [self._embed(encoder, found[0], each.utterances) for each in kept])
+        return routes
+
+    def embed(self, change: Change, encoder: TextEncoder) -> Written:
+        """Embed what a change writes, ahead of its becoming visible."""
+        found = self.table_of(encoder)
+        if self._routes is None or found is None or not change.writes:
+            return {}
+        rows = self._embed(encoder, found[0], [write.utterance for write in change.writes])
+        return {write.slot: row for write, row in zip(change.writes, rows, strict=True)}
+
+    @staticmethod
+    def _embed(encoder: TextEncoder, table: StaticTable, texts: Sequence[str]) -> NDArray[np.int8]:
+        return table.embed_all(encoder.tokenize_utterances(texts))
+
+    # --- on the scorer's thread ---
+
+    def install(
+        self, routes: StaticRoutes | None, encoder: TextEncoder, settings: Settings
+    ) -> None:
+        """Take over a whole state, or that there is none."""
+        with self._lock:
+            self._routes, self._encoder = routes, encoder
+            self._judge(settings)
+
+    def follow(
+        self,
+        change: Change,
+        at: Revision,
+        written: Written,
+        tensor: Tensor,
+        built: StaticRoutes | None = None,
+    ) -> None:
+        """Follow one change, in the step in which it becomes visible.
+
+        Args:
+            change: As the table enacted it.
+            at: Its place in the log.
+            written: What ``embed`` gave for it; what it lacks is embedded here.
+            tensor: What the change is visible in.
+            built: The route set at this place, if ``built`` was called ahead.
+        """
+        encoder, settings = self._encoder, change.settings
+        assert encoder is not None, "nothing was installed: this is a bug"
+        if settings is not None and self.is_switched_on_by(change):
+            self.install(built or self.built_of(tensor, encoder), encoder, settings)
+            return
+        if self._routes is None:
+            return
+        if len(written) < len(change.writes):
+            written = self.embed(change, encoder)
+        with self._lock:
+            self._routes.apply(change, at, written)
+            if settings is None:
+                gone = (*change.before, *change.deleted)
+                self._same_count -= sum(self._is_as_judged(record) for record in gone)
+                settings = self._routes.settings
+                self._decide(settings)
+                return
+            if not settings.cascade:
+                self._routes = None
+            self._judge(settings)
+
+    # --- under the lock ---
+
+    def _is_as_judged(self, record: RouteRecord) -> bool:
+        judged = self._calibration
+        return judged is not None and record.revision <= _revision(judged.at)
+
+    def _judge(self, settings: Settings) -> None:
+        """Read the calibration, and count the routes that it was measured on."""
+        text = settings.calibration
+        self._calibration = read_calibration(text) if text else None
+        routes = self._routes
+        if routes is not None:
+            self._same_count = sum(map(self._is_as_judged, routes.routes.values()))
+        if self._calibration is None and text:
+            self._state, self._reason = "refused", "unreadable"
+            return
+        self._decide(settings)
+
+    def _decide(self, settings: Settings) -> None:
+        """Say whether static answers count now; a function of the replicated state."""
+        self._state, self._reason = self._verdict(settings)
+        if self._state == "uncalibrated":
+            self._calibration = None
+
+    def _verdict(self, settings: Settings) -> tuple[str, str]:
+        encoder, judged = self._encoder, self._calibration
+        if not settings.cascade or encoder is None:
+            return "off", ""
+        found = self.table_of(encoder)
+        if found is None:
+            return "no_table", NO_TABLE
+        if self._routes is None:
+            return "refused", "too_many_utterances"
+        if judged is None or judged.fingerprint != encoder.fingerprint[:NAME_DIGITS]:
+            return "uncalibrated", "not_judged_yet"
+        if judged.guard is None:
+            return "refused", judged.reason
+        if judged.table != found[1]:
+            return "refused", "other_table"
+        if self._changed_share() > SUSPENDED_SHARE:
+            return "suspended", "routes_changed"
+        return "on", ""
+
+    def _changed_share(self) -> float:
+        """Routes that were added, changed or removed since, of those that were judged."""
+        routes, judged = self._routes, self._calibration
+        if routes is None or judged is None:
+            return 0.0
+        changed = max(len(routes.routes), judged.routes) - self._same_count
+        return changed / max(1, judged.routes)
+
+
+def _revision(version: str) -> Revision:
+    epoch, _, seq = version.partition(".")
+    return Revision(int(epoch), int(seq))

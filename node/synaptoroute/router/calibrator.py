@@ -1,0 +1,125 @@
+"""Judges the cascade when the route set has changed enough, and tells the cluster.
+
+A calibration is measured by one node and travels through the log, so that every node
+judges by the same numbers at the same position, those that joined from a snapshot and
+those that were away included.  Which node measures does not matter: equal route sets
+give equal guards, and a second measurement of the same is merely an entry more; members
+of a cluster wait a random while before they measure, so that mostly one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import numpy as np
+
+from synaptoroute.core.mutation import Calibrate
+from synaptoroute.encoder import StaticTable, TextEncoder
+from synaptoroute.engine import Cascade, Engine
+from synaptoroute.engine.cascade import NAME_DIGITS
+from synaptoroute.errors import ConfigError, SynaptoRouteError
+from synaptoroute.models import WriteResult
+from synaptoroute.router.guard import Guard
+from synaptoroute.router.writes import Writer
+from synaptoroute.scoring import UTTERANCES_MAX, Calibration, Utterances, calibrate
+from synaptoroute.tensor import Tensor
+
+POLL_SECONDS: Final = 0.2
+SETTLE_SECONDS: Final = 1.0
+"""Changes seldom come alone: the route set is judged when it was wanted for so long."""
+
+SPREAD_SECONDS: Final = 4.0
+RETRY_SECONDS: Final = 5.0
+
+
+class Calibrator:
+    """A task of the event loop; measuring itself runs in a thread."""
+
+    def __init__(
+        self, calibrate_now: Callable[[], Awaitable[Any]], cascade: Cascade, is_alone: bool
+    ) -> None:
+        self._calibrate = calibrate_now
+        self._cascade = cascade
+        self._spread_seconds = 0.0 if is_alone else SPREAD_SECONDS
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Watch no longer."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if not self._cascade.wants_calibration:
+                continue
+            await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
+            if not self._cascade.wants_calibration:
+                continue
+            try:
+                await self._calibrate()
+            except SynaptoRouteError:  # no log, no room, stopping: the next turn may do
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+async def calibrate_cascade(engine: Engine, writer: Writer) -> tuple[Calibration, WriteResult]:
+    """Judge the route set that is visible now, and write what was measured into the log.
+
+    Raises:
+        ConfigError: This node has no table of the encoder that serves.
+        ClusterError: The log did not take it.
+    """
+    cascade = engine.cascade
+    seen = await asyncio.wrap_future(engine.read(_look))
+    found = None if cascade is None else cascade.table_of(engine.encoder)
+    if found is None:
+        raise ConfigError("this node has no table for its encoder: `synaptoroute model prepare`")
+    measured = await asyncio.to_thread(_measure, seen, engine.encoder, *found)
+    return measured, await writer.write(Calibrate(measured.dump()), Guard())
+
+
+class _Seen:
+    """A copy of the route set at one position, in order of route."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        records = sorted(tensor.routes.values(), key=lambda record: record.route_id)
+        self.revision = tensor.revision
+        self.settings = tensor.settings
+        self.texts = [text for record in records for text in record.utterances]
+        self.counts = np.array([len(record.slots) for record in records], np.int64)
+        default = tensor.settings.threshold
+        self.thresholds = np.array(
+            [default if record.threshold is None else record.threshold for record in records],
+            np.float64,
+        )
+        slots = np.array([slot for record in records for slot in record.slots], np.int64)
+        self.is_too_large = len(slots) > UTTERANCES_MAX
+        self.vectors = tensor.vectors_of(slots[:0] if self.is_too_large else slots)
+
+
+def _look(tensor: Tensor) -> _Seen:
+    return _Seen(tensor)
+
+
+def _measure(seen: _Seen, encoder: TextEncoder, table: StaticTable, name: str) -> Calibration:
+    at, fingerprint = str(seen.revision), encoder.fingerprint[:NAME_DIGITS]
+    if seen.is_too_large or len(seen.counts) == 0:
+        reason = "too_many_utterances" if seen.is_too_large else "too_few_utterances"
+        return Calibration(at, fingerprint, name, max(1, len(seen.counts)), reason)
+    owners = np.repeat(np.arange(len(seen.counts)), seen.counts)
+    static_rows = table.embed_all(encoder.tokenize_utterances(seen.texts))
+    given = Utterances(
+        seen.vectors, static_rows, owners, seen.thresholds, seen.settings.aggregation
+    )
+    return calibrate(given, at, fingerprint, name)

@@ -1,0 +1,253 @@
+"""Goal: with the cascade queries cost less, and the answers are those that were promised.
+
+Method: the real encoder, a table of its frequent tokens, real routers, SQLite and Valkey.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from followers import peers
+from routers import stream, until
+from servers import Server
+from static_tables import distilled, questions, things
+from synaptoroute.config import EngineConfig
+from synaptoroute.models import Match, Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router import calibrator as calibrator_module
+from synaptoroute.storage import SQLiteStorage
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule is tested, not the patience."""
+    monkeypatch.setattr(calibrator_module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(calibrator_module, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(calibrator_module, "SPREAD_SECONDS", 0.3)
+
+
+@asynccontextmanager
+async def router_with(
+    *, has_table: bool = True, path: Path | None = None
+) -> AsyncIterator[AdaptiveRouter]:
+    encoder, table = await asyncio.to_thread(distilled)
+    storage = SQLiteStorage(path) if path else None
+    router = AdaptiveRouter(
+        encoder,
+        storage,
+        config=EngineConfig(lanes=1, node_name="n"),
+        cascade=[table] if has_table else [],
+    )
+    await router.start()
+    try:
+        yield router
+    finally:
+        await router.stop()
+
+
+async def switch(router: AdaptiveRouter, *, on: bool = True) -> None:
+    settings = await router.aget_settings()
+    await router.aput_settings(settings.model_copy(update={"cascade": on}))
+
+
+async def state(router: AdaptiveRouter, *wanted: str) -> None:
+    await until(lambda: router.cascade().state in wanted)
+
+
+async def answers(router: AdaptiveRouter) -> list[Match]:
+    return [await router.aquery(text, explain=True) for text in questions()]
+
+
+async def test_cascade_is_off_until_it_is_asked_for() -> None:
+    """A router with a table answers, bit for bit, as one without."""
+    async with router_with() as one, router_with(has_table=False) as other:
+        for router in (one, other):
+            await router.aimport(stream(things()))
+        left, right = await answers(one), await answers(other)
+
+        assert [match.model_dump_json() for match in left] == [
+            match.model_dump_json() for match in right
+        ]
+        assert {None} == {match.stage for match in left}
+        assert "off" == one.cascade().state
+        assert 0 == one.cascade().static + one.cascade().deferred
+
+
+async def test_sure_queries_are_answered_without_the_encoder() -> None:
+    """They agree with it, say so, and what is left to the encoder is what it says alone."""
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        before = await answers(router)
+        await switch(router)
+        await state(router, "on")
+        encoded = router.status().counters.cache_misses
+        after = await answers(router)
+        report = router.cascade()
+
+        static = [match for match in after if match.stage == "static"]
+        assert len(static) > len(after) / 4
+        assert len(static) == report.static
+        assert len(after) - len(static) == report.deferred
+        for old, new in zip(before, after, strict=True):
+            if new.stage == "static":
+                assert old.route == new.route
+                assert new.score is not None
+                assert new.threshold is not None
+                assert new.score >= new.threshold
+                assert new.static_margin is not None
+                assert new.guard_margin is not None
+                assert new.static_margin >= new.guard_margin
+            else:
+                assert "encoder" == new.stage
+                new = new.model_copy(
+                    update={
+                        "stage": None, "static_margin": None, "guard_margin": None,
+                        "version": old.version,
+                    }
+                )  # fmt: skip
+                assert old == new
+        assert encoded == router.status().counters.cache_misses
+        assert [m.route for m in after] == [m.route for m in await router.aquery_batch(questions())]
+
+
+async def test_static_answers_do_not_wait_for_a_lane() -> None:
+    """They pass a queue that is full of others."""
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        sure = next(m for m in await answers(router) if m.stage == "static")
+        text = questions()[[m.stage for m in await answers(router)].index("static")]
+        slow = [
+            asyncio.ensure_future(router.aquery(f"unheard of {number}", use_cache=False))
+            for number in range(200)
+        ]
+        await asyncio.sleep(0)
+        match = await router.aquery(text)
+        waiting = [task for task in slow if not task.done()]
+
+        assert sure.route == match.route
+        assert len(waiting) > 100
+        await asyncio.gather(*slow)
+
+
+async def test_filtered_queries_and_long_lists_are_the_encoders() -> None:
+    """The guard was measured on the whole route set, and on a shortlist."""
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        text = questions()[0]
+        await router.aquery(text, routes=["music", "dinner"])
+        await router.aquery(text, limit=8)
+
+        assert 0 == router.cascade().static
+
+
+async def test_cascade_is_refused_where_there_is_too_little_to_measure() -> None:
+    """And is on by itself when there is enough."""
+    async with router_with() as router:
+        await router.aput_route(Route(name="music", utterances=["play a song"]))
+        await switch(router)
+        await state(router, "refused")
+        assert "too_few_utterances" == router.cascade().reason
+        assert (await router.aquery("play a song", explain=True)).stage is None
+
+        await router.aimport(stream(things()))
+        await state(router, "on")
+
+
+async def test_changed_routes_are_judged_anew() -> None:
+    """Many at once suspend the cascade until it is; the answer follows the routes at once."""
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        judged_at = router.cascade().at
+        for name in ("flight", "music", "dinner"):
+            await router.adelete_route(name)
+        assert router.cascade().state in ("suspended", "on", "refused")
+        await until(lambda: router.cascade().at != judged_at)
+        await state(router, "on", "refused")
+
+        assert {"flight", "music", "dinner"}.isdisjoint(m.route for m in await answers(router))
+
+
+async def test_new_threshold_ends_the_calibration() -> None:
+    """A guard is measured against a threshold, so a new one is measured."""
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        settings = await router.aget_settings()
+        await router.aput_settings(settings.model_copy(update={"threshold": 1.0}))
+        assert {None} == {match.route for match in await answers(router)}
+        await switch(router, on=False)
+
+        assert "off" == router.cascade().state
+
+
+async def test_router_that_starts_again_judges_as_before(tmp_path: Path) -> None:
+    """The calibration is part of the state, so nothing is measured anew."""
+    path = tmp_path / "routes.sqlite"
+    async with router_with(path=path) as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        before, version = await answers(router), router.status().version
+    async with router_with(path=path) as router:
+        assert "on" == router.cascade().state
+        assert before == await answers(router)
+        assert version == router.status().version
+    async with router_with(path=path, has_table=False) as router:
+        assert {None} == {match.stage for match in await answers(router)}
+
+
+async def test_three_nodes_decide_alike(tmp_path: Path, valkey_server: Server) -> None:
+    """At one position each gives the same answer by the same stage, also one that came later."""
+    encoder, table = await asyncio.to_thread(distilled)
+    async with peers(tmp_path, valkey_server.url, 2, encoder=encoder, cascade=[table]) as found:
+        await found[0].router.aimport(stream(things()))
+        await switch(found[1].router)
+        for peer in found.all:
+            await state(peer.router, "on")
+        await found[0].router.aadd_utterances("music", ["put on some jazz"])
+        late = await found.add("late")
+        await late.router.wait_ready()
+        await found.settle()
+        await state(late.router, "on")
+        each = [await answers(peer.router) for peer in found.all]
+
+        shown = [
+            [match.model_copy(update={"node": "", "version": ""}) for match in own] for own in each
+        ]
+        assert shown[0] == shown[1] == shown[2]
+        assert {"static", "encoder"} == {match.stage for match in shown[0]}
+        await found.judge()
+
+
+async def test_node_without_a_table_asks_the_encoder(tmp_path: Path, valkey_server: Server) -> None:
+    """It follows the log as every node, and says why it is slower."""
+    encoder, table = await asyncio.to_thread(distilled)
+    async with peers(tmp_path, valkey_server.url, 1, encoder=encoder, cascade=[table]) as found:
+        plain = await found.add("plain", cascade=[])
+        await plain.router.wait_ready()
+        await found[0].router.aimport(stream(things()))
+        await switch(found[0].router)
+        await state(found[0].router, "on")
+        await found.settle()
+        with_table, without = await answers(found[0].router), await answers(plain.router)
+
+        assert {None} == {match.stage for match in without}
+        assert "no_table" == plain.router.cascade().state
+        assert [m.route for m in with_table if m.stage == "encoder"] == [
+            b.route for a, b in zip(with_table, without, strict=True) if a.stage == "encoder"
+        ]
+        await found.judge()

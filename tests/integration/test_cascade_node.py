@@ -1,0 +1,163 @@
+"""Goal: the cascade over HTTP and at the command line, as an operator meets it.
+
+Method: a real node process with the bundled model and a table in its cache folder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node_process import NodeProcess
+from static_tables import distilled, questions, things
+from synaptoroute.encoder import DEFAULT_MODEL, load_table, save_table, table_file
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache folder with a table of the bundled model."""
+    encoder, table = distilled()
+    save_table(table, table_file(encoder.fingerprint, tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def node(tmp_path: Path, cache: Path) -> Iterator[NodeProcess]:
+    settings = {"model": DEFAULT_MODEL, "model_cache_dir": str(cache)}
+    started = NodeProcess(tmp_path / "node", settings)
+    yield started
+    started.end()
+
+
+def fill(node: NodeProcess) -> None:
+    routes = [route.model_dump(exclude={"vectors"}) for route in things()]
+    lines = "\n".join(json.dumps(route) for route in routes)
+    answer = httpx.post(
+        f"{node.url}/v1/import",
+        content=lines,
+        headers={"content-type": "application/x-ndjson"},
+        timeout=60,
+    )
+    assert answer.is_success, answer.text
+
+
+def switch_on(node: NodeProcess) -> None:
+    settings = httpx.get(f"{node.url}/v1/settings").json()
+    answer = httpx.put(f"{node.url}/v1/settings", json={**settings, "cascade": True})
+    assert answer.is_success, answer.text
+
+
+def cascade(node: NodeProcess, wanted: str) -> dict[str, Any]:
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while True:
+        report: dict[str, Any] = httpx.get(f"{node.url}/v1/settings/cascade").json()
+        if report["state"] == wanted:
+            return report
+        assert time.monotonic() < give_up_at, report
+        time.sleep(0.1)
+
+
+def ask(node: NodeProcess, text: str, **options: object) -> dict[str, Any]:
+    answer = httpx.post(f"{node.url}/v1/query", json={"text": text, **options})
+    assert answer.is_success, answer.text
+    match: dict[str, Any] = answer.json()
+    return match
+
+
+def test_cascade_is_switched_on_over_http(node: NodeProcess) -> None:
+    """From off to on by one setting; explanations, the hot path and the metrics follow."""
+    node.start()
+    fill(node)
+    assert "off" == cascade(node, "off")["state"]
+    before = [ask(node, text) for text in questions()]
+    switch_on(node)
+    report = cascade(node, "on")
+    after = [ask(node, text) for text in questions()]
+    told = [ask(node, text, explain=True) for text in questions()]
+
+    assert [match["route"] for match in before] == [match["route"] for match in after]
+    assert {"static", "encoder"} == {match["stage"] for match in told}
+    assert all("stage" not in match for match in (*before, *after))
+    assert all(match["guard_margin"] is not None for match in told if match["stage"] == "static")
+    assert report["agreement"] >= 0.99
+    static = sum(match["stage"] == "static" for match in told)
+    metrics = httpx.get(f"{node.url}/metrics").text
+    assert f"synaptoroute_queries_static_total {2.0 * static}" in metrics
+    assert 'synaptoroute_cascade_state{state="on"} 1.0' in metrics
+    state = httpx.get(f"{node.url}/-/state").json()
+    assert "on" == state["router"]["cascade"]["state"]
+    assert 0 == node.stop()
+
+
+def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cache: Path) -> None:
+    """It starts, answers, and says what to do."""
+    (file,) = (cache / "static").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    node.start()
+    fill(node)
+    switch_on(node)
+    report = cascade(node, "no_table")
+
+    assert "not_prepared" == report["reason"]
+    assert "static_table_refused" in node.log_text()
+    assert "flight" == ask(node, questions()[0])["route"]
+
+
+def prepare(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("synaptoroute")), "model", "prepare", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
+
+
+def test_what_was_prepared_is_left_as_it_is(cache: Path) -> None:
+    """The command verifies it and says which one it is."""
+    (file,) = (cache / "static").iterdir()
+    before = file.stat().st_mtime_ns
+
+    done = prepare("--cache-dir", str(cache), "--json")
+
+    assert 0 == done.returncode, done.stderr
+    report = json.loads(done.stdout)
+    assert not report["is_new"]
+    assert str(file) == report["file"]
+    assert distilled()[1].checksum == report["table"]
+    assert before == file.stat().st_mtime_ns
+
+
+def test_encoder_that_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
+    """With a reason and a status that is not 0."""
+    done = prepare("test-hash-64", "--cache-dir", str(tmp_path))
+
+    assert 0 != done.returncode
+    assert "vocabulary" in done.stderr
+    assert not list(tmp_path.rglob("*.table"))
+
+
+@pytest.mark.slow
+def test_whole_vocabulary_is_distilled_at_the_command_line(tmp_path: Path) -> None:
+    """A damaged table is replaced by a whole one, without a network."""
+    encoder, _ = distilled()
+    file = table_file(encoder.fingerprint, tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"damaged")
+
+    done = prepare("--cache-dir", str(tmp_path), "--json")
+    table = load_table(file, encoder.fingerprint)
+
+    assert 0 == done.returncode, done.stderr
+    assert json.loads(done.stdout)["is_new"]
+    assert table is not None
+    assert encoder.vocabulary().count == len(table.rows)
+    assert json.loads(done.stdout)["table"] == table.checksum
