@@ -26,7 +26,7 @@ from synaptoroute.router import AdaptiveRouter
 
 DEADLINE_MS = 500
 CLIENTS = 64
-LOADS = (0.5, 1.0, 2.0, 4.0)
+LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 SEED = 0
 
 

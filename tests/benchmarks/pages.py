@@ -8,6 +8,8 @@ from typing import Any
 from cascade_page import page_of_cascade
 from cluster_page import page_of_cluster
 from goals import REASONS, Goal, Results
+from limit_pages import page_of_embedding, page_of_lanes, page_of_million
+from plots import PLOTS
 from tables import number, spread, table
 
 HEAD = """# Benchmarks
@@ -35,7 +37,9 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
         "accuracy": _accuracy,
         "cascade": page_of_cascade,
         "invariance": _invariance,
-        "embedding": _embedding,
+        "embedding": page_of_embedding,
+        "lanes": page_of_lanes,
+        "million": page_of_million,
         "cluster": page_of_cluster,
         "deploy": _deploy,
         "outage": _outage,
@@ -44,7 +48,10 @@ def page(results: Results, goals: Sequence[Goal]) -> str:
     for name, make in makers.items():
         if name in results:
             result = results[name]
-            parts += [make(result["figures"]), f"`{result['command']}`\n"]
+            parts.append(make(result["figures"]))
+            parts += [f"![{title}](docs/plots/{plot}.svg)\n" for plot, (bench, title, _) in
+                      PLOTS.items() if bench == name]  # fmt: skip
+            parts.append(f"`{result['command']}`\n")
     return "\n".join(parts)
 
 
@@ -298,51 +305,6 @@ def _chaos(figures: dict[str, Any]) -> str:
         ("violations", len(figures["violations"])),
     ]
     return "## Mixed faults, real processes\n\n" + table(("", ""), rows)
-
-
-def _embedding(figures: dict[str, Any]) -> str:
-    rows = [
-        (name, spread(cell)) for name, cell in figures["bulk_texts_per_second"].items()
-    ]  # fmt: skip
-    rows.append(("all lanes, times fastembed", spread(figures["all_lanes_times_fastembed"])))
-    rows += [
-        (
-            f"fastembed, a text a call, {clients} clients",
-            number(run["queries_per_second"]["median"]),
-        )
-        for clients, run in figures["fastembed_one_by_one"].items()
-    ]
-    text = "## Embedding alone, texts a second\n\n" + table(("", ""), rows)
-    return text + _openvino(figures.get("openvino")) + _arithmetic(figures.get("arithmetic", {}))
-
-
-def _openvino(found: dict[str, Any] | None) -> str:
-    if not found:
-        return ""
-    cosine = found["cosine_to_float32"]
-    rows = [("all lanes, times ONNX Runtime", spread(found["times_onnxruntime"]))]
-    rows += [
-        (f"CPU time a text of ONNX Runtime's, {batch} texts a call", spread(share))
-        for batch, share in found["cpu_time_of_onnxruntime"].items()
-    ]
-    rows.append(("cosine to float32", f"mean {cosine['mean']}, least {cosine['least']}"))
-    return "\n" + table(("OpenVINO", ""), rows)
-
-
-def _arithmetic(figures: dict[str, Any]) -> str:
-    """The share of encoding that is matrix products, which no encoder can leave out."""
-    keys = ("encode_ms", "products_ms", "products_share", "giga_operations_a_second",
-            "numpy_float32_giga_operations_a_second")  # fmt: skip
-    rows = [
-        (f"{precision}, {texts} texts of 12 tokens", *(number(row[key]) for key in keys))
-        for precision, sizes in figures.items()
-        for texts, row in sizes.items()
-    ]
-    if not rows:
-        return ""
-    head = ("one thread, CPU time", "encode ms", "its matrix products ms", "share",
-            "products' 10^9 operations/s", "numpy float32")  # fmt: skip
-    return "\n" + table(head, rows)
 
 
 def _deploy(figures: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Runs every benchmark and writes BENCHMARKS.md; every figure is of this run's JSON.
+"""Runs every benchmark; every figure of BENCHMARKS.md and docs/plots is of this run's JSON.
 
     python tests/benchmarks/report.py --data FOLDER [--quick] [--only NAME ...] [--no-peers]
 
@@ -21,6 +21,8 @@ from goals import judge
 from harness import ROOT, Options, add_options, command, to_options
 from pages import page
 from peers.install import NAMES, install
+from plots import FOLDER as PLOTS_FOLDER
+from plots import draw
 
 BENCHES = (
     "invariance",
@@ -34,6 +36,8 @@ BENCHES = (
     "overload",
     "http",
     "embedding",
+    "lanes",
+    "million",
     "cluster",
 )
 # Needs a container engine and half an hour: runs only where it is asked for by its name.
@@ -74,6 +78,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=(*BENCHES, *ON_REQUEST), default=list(BENCHES))
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     parser.add_argument("--page", type=Path, default=ROOT / "BENCHMARKS.md")
+    parser.add_argument("--plots", type=Path, default=PLOTS_FOLDER, help="folder for the SVG")
     parser.add_argument("--render", action="store_true", help="measure nothing")
     given = parser.parse_args()
     options = to_options(given)
@@ -90,6 +95,7 @@ def main() -> int:
     goals = judge(results)
     summary = {"command": command(), "goals": [goal.as_json() for goal in goals]}
     (given.results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    draw(results, given.plots)
     given.page.write_text(page(results, goals), encoding="utf-8")
     for goal in goals:
         print(f"{goal.verdict:8} {goal.name}: {goal.shown} (goal {goal.wanted})")

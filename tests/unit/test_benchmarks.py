@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 BENCHES = (
     "invariance", "throughput", "accuracy", "cascade", "hot_add", "boot", "mutations", "scoring",
-    "overload", "http", "embedding", "cluster",
+    "overload", "http", "embedding", "lanes", "million", "cluster",
 )  # fmt: skip
 
 
@@ -185,3 +185,50 @@ def test_page_and_goals_show_what_containers_did(monkeypatch: pytest.MonkeyPatch
         "container start to ready, empty database": True,
         "failures through HAProxy, kill -9 of a node": False,
     }
+
+
+FIGURES: dict[str, Any] = {
+    "overload": {
+        "deadline_ms": 500,
+        "loads": {
+            load: {
+                "offered_per_second": 100 * float(load),
+                "good_ms": {"p50": 10.0, "p99": 20.0},
+                "goodput_of_capacity": min(float(load), 1.0),
+                "late_share": 0.0,
+            }
+            for load in ("0.5", "1.0", "4.0")
+        },
+    },
+    "million": {
+        "sizes": {
+            size: {"milliseconds_a_query": {"1": {"p50": 1.0}, "16": {"p50": 0.5}}}
+            for size in ("500", "1000")
+        }
+    },
+    "lanes": {"texts_per_second": {"2": {"1": {"median": 5.0}, "16": {"median": 9.0}}}},
+}
+
+
+def test_plots_of_equal_figures_are_equal_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plot changes in version control only where its figures do."""
+    plots = load(monkeypatch, "plots")
+    results = {name: {"figures": figures} for name, figures in FIGURES.items()}
+
+    first = plots.draw(results, tmp_path / "a")
+    second = plots.draw(results, tmp_path / "b")
+
+    assert set(plots.PLOTS) == {path.stem for path in first}
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert all(b"<svg" in path.read_bytes() for path in first)
+
+
+def test_plots_need_their_figures_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run of some benchmarks draws what it has."""
+    plots = load(monkeypatch, "plots")
+
+    drawn = plots.draw({"lanes": {"figures": FIGURES["lanes"]}}, tmp_path)
+
+    assert ["lanes"] == [path.stem for path in drawn]

@@ -1,0 +1,92 @@
+"""The plots of docs/plots: drawn from a run's JSON, equal bytes for equal figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import ROOT
+
+FOLDER = ROOT / "docs" / "plots"
+Results = dict[str, dict[str, Any]]
+_STYLE = {
+    "svg.hashsalt": "synaptoroute",
+    "svg.fonttype": "none",
+    "figure.figsize": (6.4, 3.6),
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def draw(results: Results, folder: Path = FOLDER) -> list[Path]:
+    """Write every plot that the results have figures for."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    written = []
+    with mpl.rc_context(_STYLE):
+        for name, (bench, title, plot) in PLOTS.items():
+            if bench not in results:
+                continue
+            figure, axes = pyplot.subplots()
+            plot(results[bench]["figures"], axes)
+            axes.set_title(title)
+            axes.legend(frameon=False, fontsize="small")
+            figure.tight_layout()
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{name}.svg"
+            figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+            pyplot.close(figure)
+            written.append(path)
+    return written
+
+
+def _latency(figures: dict[str, Any], axes: Any) -> None:
+    rows = list(figures["loads"].values())
+    offered = [row["offered_per_second"] for row in rows]
+    for name in ("p50", "p99"):
+        values = [row["good_ms"][name] for row in rows]
+        axes.plot(offered, values, marker="o", label=f"{name}, answered in time")
+    axes.axhline(figures["deadline_ms"], linestyle="--", color="grey", label="deadline")
+    axes.set(xlabel="queries offered a second", ylabel="ms since it was due", ylim=(0, None))
+
+
+def _goodput(figures: dict[str, Any], axes: Any) -> None:
+    loads = [float(load) for load in figures["loads"]]
+    rows = list(figures["loads"].values())
+    axes.plot(loads, [row["goodput_of_capacity"] for row in rows], marker="o", label="goodput")
+    axes.plot(loads, [min(load, 1.0) for load in loads], linestyle="--", color="grey",
+              label="all that is possible")  # fmt: skip
+    axes.plot(loads, [row["late_share"] for row in rows], marker="s", label="share too late")
+    axes.set(xlabel="load, times capacity", ylabel="of capacity", ylim=(0, None))
+
+
+def _utterances(figures: dict[str, Any], axes: Any) -> None:
+    sizes = {int(size): row for size, row in figures["sizes"].items()}
+    for batch in next(iter(sizes.values()))["milliseconds_a_query"]:
+        values = [row["milliseconds_a_query"][batch]["p50"] for row in sizes.values()]
+        label = "alone" if batch == "1" else f"in batches of {batch}"
+        axes.plot(list(sizes), values, marker="o", label=label)
+    axes.set(xlabel="utterances", ylabel="ms a query, scoring", xscale="log", yscale="log")
+
+
+def _lanes(figures: dict[str, Any], axes: Any) -> None:
+    for lanes, row in figures["texts_per_second"].items():
+        values = [cell["median"] for cell in row.values()]
+        axes.plot([int(batch) for batch in row], values, marker="o", label=f"{lanes} lanes")
+    axes.set(xlabel="texts a batch", ylabel="texts encoded a second", xscale="log", ylim=(0, None))
+
+
+Plot = Callable[[dict[str, Any], Any], None]
+PLOTS: dict[str, tuple[str, str, Plot]] = {
+    "latency": ("overload", "Latency against load, open loop", _latency),
+    "goodput": ("overload", "Goodput under overload", _goodput),
+    "utterances": ("million", "Scoring against the number of utterances", _utterances),
+    "lanes": ("lanes", "Encoding: lanes and batch size", _lanes),
+}
+"""By name: whose figures, the title, what draws."""
