@@ -8,6 +8,7 @@ from typing import Any
 from synaptoroute.core.generations import encoder_of
 from synaptoroute.core.mutation import (
     Audit,
+    Calibrate,
     Entry,
     ImportAbort,
     ImportBegin,
@@ -147,5 +148,7 @@ def _subject(entry: Entry) -> str:
             return "memory and disk" if is_deep else "digest"
         case PutSettings():
             return "settings"
+        case Calibrate():
+            return "cascade"
         case mutation:
             return str(getattr(mutation, "name", ""))

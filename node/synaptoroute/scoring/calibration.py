@@ -44,6 +44,8 @@ _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _FLOOR_SHARES: Final = tuple(step / 20 for step in range(19))
 _DIGITS: Final = 6
 _VERSION: Final = 1
+DEVIATIONS: Final = 2.0
+"""Standard deviations by which a count of disagreements is taken as greater than it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +222,17 @@ def _least_margin(
     wild = _strayed(strays, lenient, thresholds)
     stray_sums = np.sort(strays.margins[wild] + lenient.slope * strays.scores[wild])
     astray = len(stray_sums) - np.searchsorted(stray_sums, sums, "left")
-    holds = (wrong <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
+    holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
     holds &= astray <= STRAY_SHARE_MAX * len(strays.owners)
     last = np.flatnonzero(holds)
     if len(last) == 0:
         return None
     return math.ceil(float(sums[last[-1]]) * 10**_DIGITS) / 10**_DIGITS
+
+
+def _at_most(counted: NDArray[np.int64]) -> Float64s:
+    """Bound what a count may stand for: one of many guards that were tried is a lucky one."""
+    return np.asarray(counted + DEVIATIONS * np.sqrt(counted))
 
 
 def _holds(
