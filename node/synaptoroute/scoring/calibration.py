@@ -216,7 +216,7 @@ def _least_margin(
     order = np.argsort(-sums, kind="stable")
     sums, eligible = sums[order], eligible[order]
     counts = np.arange(1, len(sums) + 1)
-    wrong = np.cumsum(~_agrees(ones)[eligible])
+    wrong = np.cumsum((~_agrees(ones)[eligible]).astype(np.int64))
     own, answers = ones.owners[eligible], ones.answers[eligible]
     gain = np.cumsum((answers == own).astype(np.int64) - (ones.encoders[eligible] == own))
     wild = _strayed(strays, lenient, thresholds)
