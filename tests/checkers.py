@@ -196,14 +196,14 @@ def out_of_order(history: History) -> list[str]:
     events = [(write.ended, 1, write) for write in history.acknowledged]
     events += [(write.began, 0, write) for write in history.acknowledged]
     floor_of: dict[int, Version | None] = {}
+    attempts = Counter(write.op_id for write in history.writes)
     for _, is_end, write in sorted(events, key=lambda event: (event[0], event[1])):
         assert write.at is not None
         if not is_end:
             floor_of[id(write)] = newest
             continue
         floor = floor_of[id(write)]
-        is_own = all(write.op_id != each.op_id for each in history.writes if each is not write)
-        if floor is not None and write.at <= floor and is_own:
+        if floor is not None and write.at <= floor and attempts[write.op_id] == 1:
             found.append(f"{write.op_id} is at {write.at}, behind {floor} which ended before")
         newest = write.at if newest is None else max(newest, write.at)
     return found

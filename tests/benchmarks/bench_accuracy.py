@@ -1,14 +1,17 @@
 """Which aggregation routes best?  CLINC150 and Banking77, through the product's scoring.
 
 Few-shot protocol: k training texts an intent by ``default_rng(seed)``, seeds 0 to 2; the
-share of test texts whose best route is the right one, thresholds apart.
+share of test texts whose best route is the right one, thresholds apart.  By the default
+encoder for every aggregation; by the other ones for ``blend``, where they are installed.
 
     python tests/benchmarks/bench_accuracy.py --data FOLDER [--quick]
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,8 +21,9 @@ from route_texts import SETS, Corpus, read_corpus
 
 from synaptoroute.config import cpu_limit
 from synaptoroute.core.change import RouteRecord
-from synaptoroute.core.mutation import AGGREGATIONS, Revision, Settings
+from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
 from synaptoroute.encoder import Encoder
+from synaptoroute.errors import BackendMissing
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -59,7 +63,12 @@ def accuracy(tensor: Tensor, queries: NDArray[np.float32], labels: list[str]) ->
     return float(np.mean([name == label for name, label in zip(names, labels, strict=True)]))
 
 
-def table(encoder: Encoder, corpus: Corpus, counts: tuple[int, ...]) -> dict[str, Any]:
+def table(
+    encoder: Encoder,
+    corpus: Corpus,
+    counts: tuple[int, ...],
+    aggregations: Sequence[Aggregation] = AGGREGATIONS,
+) -> dict[str, Any]:
     """Accuracy by aggregation and utterances a route."""
     drawn = {(k, seed): corpus.draw(k, seed) for k in counts for seed in SEEDS}
     texts = sorted({t for routes in drawn.values() for own in routes.values() for t in own})
@@ -67,7 +76,7 @@ def table(encoder: Encoder, corpus: Corpus, counts: tuple[int, ...]) -> dict[str
     queries = encode(encoder, [text for text, _ in corpus.test])
     labels = [label for _, label in corpus.test]
     found: dict[str, Any] = {}
-    for aggregation in AGGREGATIONS:
+    for aggregation in aggregations:
         for k in counts:
             settings = Settings(aggregation=aggregation)
             each = [
@@ -81,10 +90,23 @@ def table(encoder: Encoder, corpus: Corpus, counts: tuple[int, ...]) -> dict[str
 
 def measure(options: Options) -> dict[str, Any]:
     """All figures."""
-    encoder = Encoder()
     counts = options.pick((5, 10, 20, 50), (5, 10), (2,))
     names = SETS if options.data is not None else ("generated",)
-    return {name: table(encoder, read_corpus(options.data, name), counts) for name in names}
+    corpora = {name: read_corpus(options.data, name) for name in names}
+    encoder = Encoder()
+    found = {name: table(encoder, corpus, counts) for name, corpus in corpora.items()}
+    for label, other in others():
+        for name, corpus in corpora.items():
+            blend = table(other, corpus, counts, ("blend",))["accuracy"]["blend"]
+            found[name]["accuracy"][f"blend, {label}"] = blend
+    return found
+
+
+def others() -> Iterator[tuple[str, Encoder]]:
+    """The same model by other arithmetic."""
+    yield "float32", Encoder(precision="float32")
+    with suppress(BackendMissing):
+        yield "OpenVINO", Encoder(backend="openvino")
 
 
 if __name__ == "__main__":
