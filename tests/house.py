@@ -1,4 +1,4 @@
-"""Where the house keeps its files: what the tidy tests look at."""
+"""Where the house keeps its files: what the tidy tests look at, and the examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE_ROOTS = (ROOT / "node", ROOT / "coordinator")
+ROUTES = ROOT / "examples/routes.yaml"
+QUERIES = ROOT / "examples/queries.txt"
 
 
 @cache

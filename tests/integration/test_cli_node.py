@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from house import QUERIES, ROOT, ROUTES
 from synaptoroute.cli.app import app
 from synaptoroute.cli.failures import ExitCode
 from synaptoroute.cli.processes import NodeProcess, free_port
@@ -29,11 +27,7 @@ from synaptoroute.storage import SQLiteStorage
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
-ROUTES, QUERIES = ROOT / "examples" / "routes.yaml", ROOT / "examples" / "queries.txt"
-COMMAND = (sys.executable, "-c", "from synaptoroute.cli import main; main()")
 EXAMPLE_ACCURACY_MIN = 0.75
-WAIT_SECONDS_MAX = 40.0
 
 Run = Callable[..., Any]
 
@@ -245,104 +239,6 @@ def test_a_model_is_checked() -> None:
     assert (result.exit_code, output(result)["dim"]) == (0, 384)
     assert runner.invoke(app, ["model", "check", "no-such-model"]).exit_code == ExitCode.NO
     assert runner.invoke(app, ["model", "fetch", catalogue.DEFAULT_MODEL]).exit_code == 0
-
-
-# --- whole processes --------------------------------------------------------------------
-
-
-def children_of(pid: int) -> list[int]:
-    """Process ids of the children of a process."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def wait_for(fact: Callable[[], Any], what: str) -> Any:
-    """Wait until a fact holds and give it."""
-    give_up_at = time.monotonic() + WAIT_SECONDS_MAX
-    while time.monotonic() < give_up_at:
-        if found := fact():
-            return found
-        time.sleep(0.05)
-    pytest.fail(f"{what}: not within {WAIT_SECONDS_MAX} seconds")
-
-
-def test_demo_once_shows_and_ends(tmp_path: Path) -> None:
-    """Exit code 0, a table, and no process left."""
-    words = (*COMMAND, "demo", "--once", "--port", "0", "--data", str(tmp_path))
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-
-    assert done.returncode == 0, done.stderr
-    assert "order-status" in done.stdout
-    assert "/v1/query" in done.stdout
-    assert (tmp_path / "demo.sqlite").exists()
-
-
-def test_demo_judges_the_answers(tmp_path: Path) -> None:
-    """Routes that do not fit the queries end with 1."""
-    routes = tmp_path / "r.json"
-    names = {line.split("\t")[1] for line in QUERIES.read_text().splitlines() if "\t" in line}
-    routes.write_text(
-        json.dumps([{"name": n, "utterances": [f"zebra {n}"]} for n in sorted(names - {"-"})]),
-        encoding="utf-8",
-    )
-    words = (*COMMAND, "demo", "--once", "--port", "0", "--data", str(tmp_path), "--routes",
-             str(routes))  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
-
-    assert done.returncode == ExitCode.NO, done.stderr
-    assert "check_failed" in done.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM: the node drains, both processes end."""
-    words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
-    with (tmp_path / "out").open("wb") as out:
-        demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-    try:
-        wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
-        (node_id,) = children_of(demo.pid)
-        demo.send_signal(number)
-
-        assert demo.wait(WAIT_SECONDS_MAX) == 0
-        assert not Path(f"/proc/{node_id}").exists()
-        assert "stopped" in (tmp_path / "demo.log").read_text()
-    finally:
-        if demo.poll() is None:
-            demo.kill()
-            demo.wait()
-
-
-def test_a_killed_demo_takes_its_node_along(tmp_path: Path) -> None:
-    """kill -9 of the parent leaves no node behind."""
-    words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
-    with (tmp_path / "out").open("wb") as out:
-        demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-    wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
-    (node_id,) = children_of(demo.pid)
-    demo.kill()
-    demo.wait()
-
-    assert wait_for(lambda: "stopped" in (tmp_path / "demo.log").read_text(), "the node drains")
-    assert wait_for(lambda: not Path(f"/proc/{node_id}").exists(), "the node ends")
-
-
-def test_a_node_that_cannot_start_ends_with_three(tmp_path: Path) -> None:
-    """The log says why."""
-    environment = {**os.environ, "SYNAPTOROUTE_MODEL": str(tmp_path / "absent")}
-    words = (*COMMAND, "serve", "--port", "0", "--database", str(tmp_path / "x.sqlite"))
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-
-    assert done.returncode == ExitCode.UNREACHABLE
-    assert "model_not_found" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 # --- another encoder --------------------------------------------------------------------
