@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fault_proxy import FaultProxy
 from followers import Peer, Peers, peers, route, until
@@ -16,6 +17,30 @@ from synaptoroute.router import Guard
 
 QUORUM = Guard(ack="quorum", ack_timeout_seconds=10)
 WRITE_SECONDS_MAX = 30.0
+META = "sr:{default}:meta"
+
+
+def numbered(prefix: str, count: int = 10) -> list[str]:
+    """Names for routes: the prefix with 0, 1, 2 behind it."""
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+@asynccontextmanager
+async def voters_with_routes(
+    folder: Path, server: Server, prefix: str = "r", *, routes_count: int = 10, **settings: Any
+) -> AsyncIterator[tuple[Peers, list[str]]]:
+    """Three routers that vote, and the names of the routes that a majority of them holds."""
+    async with peers(folder, server.url, 3, **settings) as found:
+        yield found, await write_quorum(found[0], numbered(prefix, routes_count))
+
+
+async def leave_one(found: Peers, server: Server) -> Peer:
+    """Stop all routers but the first, empty their server, and give the one that is left."""
+    lone, *gone = found.all
+    for peer in gone:
+        await peer.router.stop()
+    await asyncio.to_thread(server.call, "FLUSHALL")
+    return lone
 
 
 async def write_quorum(peer: Peer, names: Iterable[str]) -> list[str]:
