@@ -1,15 +1,18 @@
-"""A node's application in process: real router, real SQLite, no socket."""
+"""A node's application in process: real router, real SQLite, no socket; and its log."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import io
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 from fastapi import FastAPI
 
 from synaptoroute.config import NodeConfig
@@ -20,6 +23,7 @@ from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.logs import configure_logs
 
 REFUND = {
     "utterances": ["I want my money back", "how do I get a refund"],
@@ -72,3 +76,18 @@ async def http_node(folder: Path, **settings: Any) -> AsyncIterator[HttpNode]:
         async with httpx.AsyncClient(transport=transport, base_url="http://node") as http:
             yield HttpNode(app, http, router, app.state.runtime)
     encoder.close()
+
+
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What the process writes to its log, as JSON at debug level; restored afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    configure_logs("debug", "json", stream)
+    try:
+        yield stream
+    finally:
+        root.handlers, root.level = handlers, level
+        logging.captureWarnings(False)
+        structlog.reset_defaults()

@@ -1,26 +1,19 @@
-"""The door: keys, request ids, problems, probes, metrics and logs."""
+"""The door: request ids, problems, probes and metrics."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import logging
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from http_node import HttpNode, http_node
+from http_node import HttpNode, http_node, logged
 from synaptoroute import errors
-from synaptoroute.errors import ConfigError, SynaptoRouteError
+from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web import refusals
-from synaptoroute.web.keys import KeyRing, key_line, make_key, parse_keys
-from synaptoroute.web.logs import configure_logs
 from synaptoroute.web.problems import STATUS_BY_CODE
 
 pytestmark = pytest.mark.unit
@@ -32,19 +25,6 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
     async with http_node(tmp_path) as started:
         await started.fill()
         yield started
-
-
-@pytest.fixture
-def log_lines() -> Iterator[io.StringIO]:
-    """What the process writes to its log, as JSON at debug level; restored afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    stream = io.StringIO()
-    configure_logs("debug", "json", stream)
-    yield stream
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def all_errors(root: type[SynaptoRouteError] = SynaptoRouteError) -> set[type[SynaptoRouteError]]:
@@ -108,7 +88,7 @@ async def test_request_id_is_kept_or_made(node: HttpNode) -> None:
 
 
 async def test_unforeseen_error_tells_an_incident_and_nothing_else(
-    node: HttpNode, log_lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log has the traceback under the number that the client got."""
 
@@ -116,7 +96,8 @@ async def test_unforeseen_error_tells_an_incident_and_nothing_else(
         raise ZeroDivisionError("secret internals")
 
     monkeypatch.setattr(node.router, "aget_route", broken)
-    answer = await node.http.get("/v1/routes/refund")
+    with logged() as log_lines:
+        answer = await node.http.get("/v1/routes/refund")
     problem = answer.json()
 
     assert (500, "internal_error") == (answer.status_code, problem["code"])
@@ -172,130 +153,7 @@ async def test_introspection_masks_secrets(tmp_path: Path) -> None:
     assert 64 == len(digest["tensor_sha256"])
 
 
-# --- API keys ----------------------------------------------------------------------------
-
-REQUESTS = [
-    ("GET", "/livez", None),
-    ("GET", "/readyz", None),
-    ("GET", "/metrics", None),
-    ("POST", "/v1/query", "read"),
-    ("POST", "/v1/query/batch", "read"),
-    ("GET", "/v1/routes", "read"),
-    ("GET", "/v1/export", "read"),
-    ("GET", "/v1/settings", "read"),
-    ("GET", "/v1/openapi.json", "read"),
-    ("PUT", "/v1/routes/x", "write"),
-    ("PATCH", "/v1/routes/x", "write"),
-    ("DELETE", "/v1/routes/x", "write"),
-    ("POST", "/v1/routes/x/utterances", "write"),
-    ("POST", "/v1/import", "write"),
-    ("PUT", "/v1/settings", "admin"),
-    ("GET", "/-/state", "admin"),
-    ("GET", "/-/settings", "admin"),
-    ("GET", "/-/digest", "admin"),
-    ("POST", "/v1/unknown", "write"),
-]
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> dict[str, str]:
-    """One key for each scope, and their file."""
-    made = {scope: make_key() for scope in ("read", "write", "admin")}
-    lines = ["# keys", *(key_line(key, [scope], f"{scope}er") for scope, key in made.items())]
-    (tmp_path / "keys").write_text("\n".join(lines))
-    return made
-
-
-@pytest.mark.parametrize(("method", "path", "needed"), REQUESTS)
-async def test_scope_is_needed(
-    tmp_path: Path, keys: dict[str, str], method: str, path: str, needed: str | None
-) -> None:
-    """401 without a key or with an unknown one, 403 with the wrong scope; admin may all."""
-    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
-        bare = (await node.http.request(method, path)).status_code
-        wrong = (
-            await node.http.request(method, path, headers={"X-API-Key": make_key()})
-        ).status_code
-        by_scope = {
-            scope: (
-                await node.http.request(method, path, headers={"Authorization": f"Bearer {key}"})
-            ).status_code
-            for scope, key in keys.items()
-        }
-
-    if needed is None:
-        assert {200} == {bare, wrong, *by_scope.values()}
-        return
-    assert (401, 401) == (bare, wrong)
-    for scope, status in by_scope.items():
-        assert (status == 403) == (scope not in (needed, "admin"))
-        assert status != 401
-
-
-async def test_refused_key_is_asked_for_and_not_logged(
-    tmp_path: Path, keys: dict[str, str], log_lines: io.StringIO
-) -> None:
-    """The log has a key's name, never the key."""
-    async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
-        unknown = await node.http.get("/v1/routes", headers={"Authorization": "Bearer guess-me"})
-        await node.http.get("/v1/routes", headers={"Authorization": f"Bearer {keys['read']}"})
-
-    assert "Bearer" in unknown.headers["www-authenticate"]
-    assert '"reader"' in log_lines.getvalue()
-    assert "guess-me" not in log_lines.getvalue() + unknown.text
-    assert keys["read"] not in log_lines.getvalue()
-
-
-def test_changed_file_of_keys_is_read_again(tmp_path: Path) -> None:
-    """A new key counts, a removed one does not; broken content leaves the old keys."""
-    path, first, second = tmp_path / "keys", make_key(), make_key()
-    path.write_text(key_line(first, ["read"], "first"))
-    ring = KeyRing(path)
-    path.write_text(key_line(second, ["read", "write"], "second"))
-    os.utime(path, ns=(1, 1))
-
-    assert ring.reload()
-    assert not ring.reload()
-    assert None is ring.find(first)
-    found = ring.find(second)
-    assert found is not None
-    assert found.may("write")
-    assert not found.may("admin")
-
-    path.write_text("nonsense")
-    with pytest.raises(ConfigError):
-        ring.reload()
-    assert "second" == getattr(ring.find(second), "name", None)
-    assert not ring.reload()
-    path.unlink()
-    with pytest.raises(ConfigError):
-        ring.reload(force=True)
-    assert None is not ring.find(second)
-
-
-HASH = hashlib.sha256(b"key").hexdigest()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "# nothing",
-        f"read {HASH}",
-        f"reed {HASH} name",
-        f"read,read {HASH} name",
-        f"read {HASH[1:]} name",
-        f"read {HASH} na/me",
-        f"read {HASH} name more",
-    ],
-)
-def test_malformed_file_of_keys_is_refused(text: str) -> None:
-    """A typing error must not open or close a door in silence."""
-    with pytest.raises(ConfigError):
-        parse_keys(text)
-
-
-# --- metrics and logs --------------------------------------------------------------------
+# --- metrics -----------------------------------------------------------------------------
 
 
 async def test_metrics_count_requests_by_template(node: HttpNode) -> None:
@@ -344,44 +202,6 @@ async def test_metrics_show_the_node(node: HttpNode) -> None:
     assert values["synaptoroute_encode_duration_seconds_count"] >= 1
     assert 'synaptoroute_storage_state{state="ok"} 1.0' in text
     assert "synaptoroute_queue_size 0.0" in text
-
-
-async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
-    """One line a request, with its id, status and duration, and nothing that was said.
-
-    Queries that were answered are counted, and have lines at debug level only.
-    """
-    await node.http.post("/v1/query", json={"text": "my account number is 12345678"})
-    await node.http.post("/v1/query", json={"text": "xyzzy", "oops": 1})
-    await node.http.put("/v1/routes/w", json={"utterances": ["plugh plover"]})
-    lines = [json.loads(line) for line in log_lines.getvalue().splitlines()]
-    requests = [line for line in lines if line["message"] == "request"]
-
-    assert ["/v1/query", "/v1/query", "/v1/routes/w"] == [line["path"] for line in requests]
-    assert [200, 422, 201] == [line["status"] for line in requests]
-    assert ["debug", "info", "info"] == [line["level"] for line in requests]
-    assert all(line["request_id"] and line["duration_ms"] >= 0 for line in requests)
-    for word in ("12345678", "xyzzy", "plugh"):
-        assert word not in log_lines.getvalue()
-
-
-async def test_query_texts_are_logged_only_where_asked_for(
-    tmp_path: Path, log_lines: io.StringIO
-) -> None:
-    """``log_queries`` writes them, at debug level."""
-    async with http_node(tmp_path, log_queries=True) as node:
-        await node.http.post("/v1/query", json={"text": "xyzzy"})
-    (line,) = [line for line in log_lines.getvalue().splitlines() if "xyzzy" in line]
-
-    assert "debug" == json.loads(line)["level"]
-
-
-async def test_probes_are_not_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
-    """A probe a second would bury everything else."""
-    await node.http.get("/livez")
-    (line,) = [json.loads(line) for line in log_lines.getvalue().splitlines()]
-
-    assert ("debug", "/livez") == (line["level"], line["path"])
 
 
 async def test_batch_of_a_client_that_left_is_dropped(node: HttpNode) -> None:
