@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 import struct
 import threading
 import time
 import zlib
-from contextlib import closing
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from databases import boot, commit, opened, rot
 from histories import DIM, FINGERPRINT, History, assert_holds, put
 from synaptoroute.core.mutation import (
     DeleteRoute,
@@ -27,9 +26,8 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
-from synaptoroute.storage import SQLiteStorage, Stored, checkpoint, keeper
+from synaptoroute.storage import SQLiteStorage, Stored, checkpoint
 from synaptoroute.storage.checkpoint import checkpoint_of
-from synaptoroute.storage.keeper import Changes, Keeper
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
@@ -49,27 +47,6 @@ def history(path: Path) -> History:
     storage.checkpoint()
     storage.close()
     return history
-
-
-def opened(path: Path, fingerprint: str = FINGERPRINT, dim: int = DIM) -> SQLiteStorage:
-    storage = SQLiteStorage(path)
-    storage.open(fingerprint=fingerprint, dim=dim)
-    return storage
-
-
-def boot(path: Path) -> Stored:
-    """Open and close, and say what was found."""
-    storage = SQLiteStorage(path)
-    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    storage.close()
-    return stored
-
-
-def commit(path: Path, history: History, *mutations: Mutation) -> None:
-    """Go on without touching the checkpoint."""
-    storage = opened(path)
-    storage.commit(history.write(*mutations))
-    storage.close()
 
 
 def tensor_sum(stored: Stored) -> str:
@@ -298,13 +275,6 @@ def _no_room(descriptor: int) -> None:
 # --- what a boot from a checkpoint does not look at ---
 
 
-def rot(path: Path) -> None:
-    """Change a vector on the disk as no writer would."""
-    with closing(sqlite3.connect(path)) as raw:
-        raw.execute("UPDATE slot SET vector = zeroblob(32) WHERE slot = 7")
-        raw.commit()
-
-
 def test_scrub_finds_what_the_boot_did_not_look_at(path: Path, history: History) -> None:
     """Memory is right, so queries go on; the file is neither written nor given away."""
     rot(path)
@@ -348,107 +318,6 @@ def test_scrub_of_a_sound_file_changes_nothing(path: Path, history: History) -> 
 
     assert storage.damage is None
     assert_holds(boot(path), history)
-
-
-# --- when one is written ---
-
-
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A keeper that does at once what it does in minutes."""
-    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(keeper, "PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(keeper, "CHECKPOINT_ROWS_MIN", 4)
-
-
-@pytest.mark.usefixtures("_quick")
-def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> None:
-    """The keeper does both without being asked."""
-    history = History()
-    storage = opened(path)
-    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
-    storage.keep()
-    for _ in range(2_000):
-        if checkpoint_of(path).exists():
-            break
-        threading.Event().wait(0.01)
-    storage.close()
-    rot(path)
-    again = SQLiteStorage(path)
-    stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
-    again.keep()
-    for _ in range(2_000):
-        if again.damage is not None:
-            break
-        threading.Event().wait(0.01)
-    again.close()
-
-    assert stored.is_from_checkpoint
-    assert "slot 7 does not match its hash" == again.damage
-    assert not checkpoint_of(path).exists()
-
-
-@pytest.mark.usefixtures("_quick")
-def test_kept_node_leaves_a_fresh_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graceful stop makes the next boot a fast one."""
-    monkeypatch.setattr(keeper, "POLL_SECONDS", 60.0)
-    history = History()
-    storage = opened(path)
-    storage.keep()
-    storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
-    storage.close()
-    stored = boot(path)
-
-    assert stored.is_from_checkpoint
-    assert_holds(stored, history)
-
-
-def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
-    """A tool that opens a file leaves nothing beside it; nor is a small one worth it."""
-    history = History()
-    commit(path, history, put("a", 5))
-    storage = opened(path)
-    storage.keep()
-    storage.commit(history.write(put("b", 5, 1)))
-    storage.close()
-
-    assert not checkpoint_of(path).exists()
-
-
-def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Much change at the first idle moment, little change once in a while."""
-    now = 1_000.0
-    monkeypatch.setattr("synaptoroute.storage.keeper.time.monotonic", lambda: now)
-    changes = Changes(rows=16_000)
-    changes.add(0, 2_000)
-    busy = changes.is_due(written_at=0.0)
-    now += 10.0
-    much = changes.is_due(written_at=now)
-    changes.rows_changed = 10
-    little, old = changes.is_due(written_at=now), changes.is_due(written_at=now - 601.0)
-    changes.rows_changed = 0
-    none = changes.is_due(written_at=0.0)
-
-    assert (False, True, False, True, False) == (busy, much, little, old, none)
-
-
-def test_keeper_that_is_stopped_leaves_its_walk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that stops does not wait for a scrub."""
-    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.001)
-    has_begun = threading.Event()
-
-    def endless(pause: keeper.Pause) -> None:
-        has_begun.set()
-        while True:
-            pause()
-
-    watcher = Keeper(Changes(), needs_scrub=True, scrub=endless, write=endless)
-    watcher.start()
-    has_begun.wait(10.0)
-    watcher.stop()
-
-    assert not watcher.is_alive()
-    assert watcher.needs_scrub
 
 
 def test_vectors_have_room_that_a_tensor_takes_over(path: Path, history: History) -> None:

@@ -1,4 +1,4 @@
-"""Whole states: snapshots out, snapshots in, and all vectors replaced at once."""
+"""Whole states: snapshots out, and snapshots in."""
 
 from __future__ import annotations
 
@@ -9,49 +9,26 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put, vector
-from synaptoroute.core.mutation import DeleteRoute, ImportBegin, ImportChunk, OpenEpoch
-from synaptoroute.errors import (
-    ConfigError,
-    EncoderMismatch,
-    InvalidVector,
-    StorageCorrupt,
-    StorageUnavailable,
-)
+from databases import NEXT, opened, rich_history
+from histories import DIM, FINGERPRINT, History, assert_holds, put
+from synaptoroute.errors import EncoderMismatch, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, install
 
 pytestmark = pytest.mark.unit
 
-NEXT = "b" * 64
-NEXT_DIM = 12
-
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
-    opened = SQLiteStorage(tmp_path / "node.sqlite")
-    opened.open(fingerprint=FINGERPRINT, dim=DIM)
-    yield opened
-    opened.close()
+    with closing(opened(tmp_path / "node.sqlite")) as storage:
+        yield storage
 
 
 @pytest.fixture
 def donor(tmp_path: Path) -> Iterator[SQLiteStorage]:
-    opened = SQLiteStorage(tmp_path / "donor.sqlite")
-    opened.open(fingerprint=FINGERPRINT, dim=DIM)
-    yield opened
-    opened.close()
-
-
-def rich_history(storage: SQLiteStorage) -> History:
-    """A state that uses every table."""
-    history = History()
-    storage.commit(history.write(OpenEpoch("e1", 0, ("n1",), FINGERPRINT, DIM)))
-    storage.commit(history.write(put("a", 30), put("b", 5, 1), DeleteRoute("b"), put("c", 2, 2)))
-    storage.commit(history.write(ImportBegin("i"), ImportChunk("i", 0, (put("d", 2, 3),))))
-    return history
+    with closing(opened(tmp_path / "donor.sqlite")) as donor:
+        yield donor
 
 
 def test_snapshot_is_the_state_without_the_node(storage: SQLiteStorage, tmp_path: Path) -> None:
@@ -301,111 +278,3 @@ def test_snapshot_carries_the_newest_entries_only(
         seqs = raw.execute("SELECT seq FROM oplog ORDER BY seq").fetchall()
 
     assert [(last - 1,), (last,)] == seqs
-
-
-# --- another encoder's vectors ---
-
-
-def encode_some(storage: SQLiteStorage, rows_max: int) -> int:
-    """Re-encode rows as a migration does; the vector follows from the text."""
-    rows = [
-        (slot, vector(len(text) * 1_000 + slot, NEXT_DIM))
-        for slot, text in storage.unencoded(rows_max)
-    ]
-    storage.put_encoded(rows)
-    return len(rows)
-
-
-def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
-    """Closed after each chunk, the migration loses nothing and swaps everything at once."""
-    history = rich_history(storage)
-    assert 32 == storage.begin_generation(NEXT, NEXT_DIM).total_slots
-    done = []
-    while encode_some(storage, 10):
-        storage.close()
-        storage.open(fingerprint=FINGERPRINT, dim=DIM)
-        pending = storage.begin_generation(NEXT, NEXT_DIM)
-        done.append(pending.done_slots)
-    swapped = storage.finish_generation()
-    storage.close()
-    stored = storage.open(fingerprint=NEXT, dim=NEXT_DIM)
-    texts = {
-        slot: text
-        for route in stored.snapshot.routes
-        for slot, text in zip(route.slots, route.utterances, strict=True)
-    }
-
-    assert [10, 20, 30, 32] == done
-    assert history.replica.table.routes == {r.name: r for r in stored.snapshot.routes}
-    assert {s: vector(len(t) * 1_000 + s, NEXT_DIM) for s, t in texts.items()} == held_vectors(
-        stored
-    )
-    assert swapped.digest == stored.digest
-    assert np.array_equal(swapped.vectors, stored.vectors)
-    assert history.replica.position == stored.snapshot.position
-    assert () == stored.snapshot.imports
-    assert storage.pending_generation() is None
-    assert [] == storage.read_log(0, entries_max=10, bytes_max=1 << 20)
-
-
-def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteStorage) -> None:
-    """A vector of a former text is never swapped in."""
-    history = History()
-    storage.commit(history.write(put("a", 4), put("b", 4, 1)))
-    storage.begin_generation(NEXT, NEXT_DIM)
-    encode_some(storage, 100)
-    storage.commit(history.write(DeleteRoute("a"), put("c", 2, 2)))
-    with pytest.raises(ConfigError, match="not re-encoded"):
-        storage.finish_generation()
-    again = [slot for slot, _ in storage.unencoded(100)]
-    encode_some(storage, 100)
-    swapped = storage.finish_generation()
-
-    assert sorted(history.replica.table.routes["c"].slots) == again
-    assert {"b", "c"} == {route.name for route in swapped.snapshot.routes}
-
-
-def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
-    """Vectors of an encoder that was given up are dropped."""
-    rich_history(storage)
-    storage.begin_generation(NEXT, NEXT_DIM)
-    encode_some(storage, 10)
-    other = storage.begin_generation("c" * 64, NEXT_DIM)
-
-    assert ("c" * 64, 0) == (other.fingerprint, other.done_slots)
-
-
-def test_damaged_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
-    """New vectors are verified before the swap; the old ones stay in place."""
-    history = rich_history(storage)
-    storage.begin_generation(NEXT, NEXT_DIM)
-    encode_some(storage, 100)
-    assert storage._writer is not None
-    storage._writer.execute("UPDATE slot_next SET vector = zeroblob(48) WHERE slot = 4")
-    with pytest.raises(StorageUnavailable) as caught:
-        storage.finish_generation()
-    pending = storage.pending_generation()
-    storage.close()
-
-    assert "corrupt" == caught.value.fields["reason"]
-    assert pending is not None
-    assert 0 == pending.done_slots
-    assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), history)
-
-
-def test_migration_refuses_what_makes_no_sense(storage: SQLiteStorage) -> None:
-    """Wrong dimensions, unknown slots and a migration to itself are errors."""
-    storage.commit(History().write(put("a")))
-    with pytest.raises(ConfigError, match="already"):
-        storage.begin_generation(FINGERPRINT, DIM)
-    with pytest.raises(ConfigError, match="begun"):
-        storage.finish_generation()
-    storage.begin_generation(NEXT, NEXT_DIM)
-    with pytest.raises(InvalidVector):
-        storage.put_encoded([(0, vector(1, DIM))])
-    with pytest.raises(ConfigError, match="no owner"):
-        storage.put_encoded([(0, vector(1, NEXT_DIM)), (99, vector(1, NEXT_DIM))])
-    pending = storage.pending_generation()
-
-    assert pending is not None
-    assert 0 == pending.done_slots
