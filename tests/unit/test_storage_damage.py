@@ -1,4 +1,4 @@
-"""Damage is found at boot, put aside and never believed; a failing disk changes nothing."""
+"""Damage is found at boot, put aside and never believed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from pathlib import Path
 import pytest
 
 from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put
-from synaptoroute.core.change import Commit
-from synaptoroute.errors import (
-    SchemaTooNew,
-    StorageCorrupt,
-    StorageUnavailable,
-    SynaptoRouteError,
-)
+from synaptoroute.errors import SchemaTooNew, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage
 
 pytestmark = pytest.mark.unit
@@ -361,111 +355,3 @@ def test_read_only_folder_is_refused(open_path: Path) -> None:
     answer = open_as_nobody(open_path)
 
     assert ("storage_unavailable", "permission") == (answer["error"], answer["reason"])
-
-
-# --- a disk that fails while the node runs ---
-
-
-def limit_pages(storage: SQLiteStorage, extra: int | None) -> None:
-    """Let the file grow by so many pages and no more."""
-    connection = storage._writer
-    assert connection is not None
-    (count,) = connection.execute("PRAGMA page_count").fetchone()
-    connection.execute(f"PRAGMA max_page_count = {1 << 30 if extra is None else count + extra}")
-
-
-def test_full_disk_loses_nothing_and_heals(path: Path) -> None:
-    """A group that finds no room changes nothing; the same group fits once there is room."""
-    history = History()
-    storage = SQLiteStorage(path)
-    storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    storage.commit(history.write(put("first")))
-    limit_pages(storage, 3)
-    before = (storage.position, storage.digest)
-    group: list[Commit] = history.write(*(put(f"r{each}", 50, each) for each in range(20)))
-    reasons = set()
-    for _ in range(3):
-        with pytest.raises(StorageUnavailable) as caught:
-            storage.commit(group)
-        reasons.add(caught.value.fields["reason"])
-        assert storage._writer is not None
-        assert not storage._writer.in_transaction
-    rows = list(storage.rows())
-    after = (storage.position, storage.digest)
-    limit_pages(storage, None)
-    storage.commit(group)
-    storage.close()
-    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    storage.close()
-
-    assert {"disk_full"} == reasons
-    assert before == after
-    assert 2 == len(rows)
-    assert_holds(stored, history)
-
-
-def test_file_that_becomes_read_only_is_reported_and_heals(path: Path) -> None:
-    """Writes are refused with their reason while the connection may not write."""
-    history = History()
-    storage = SQLiteStorage(path)
-    storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    group = history.write(put("first"))
-    assert storage._writer is not None
-    storage._writer.execute("PRAGMA query_only = ON")
-    with pytest.raises(StorageUnavailable) as caught:
-        storage.commit(group)
-    in_transaction = storage._writer.in_transaction
-    storage._writer.execute("PRAGMA query_only = OFF")
-    storage.commit(group)
-    storage.close()
-
-    assert "read_only" == caught.value.fields["reason"]
-    assert not in_transaction
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting needs root")
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_disk_that_is_really_full_heals(tiny_disk: Path) -> None:
-    """On a full file system commits are refused, reads go on, and room lets it go on."""
-    history = History()
-    path = tiny_disk / "node.sqlite"
-    storage = SQLiteStorage(path)
-    storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    storage.commit(history.write(put("first", 10)))
-    (tiny_disk / "ballast").write_bytes(b"x" * (os.statvfs(tiny_disk).f_bavail * 4_096 - 40_960))
-    refused: SynaptoRouteError | None = None
-    group: list[Commit] = []
-    for seed in range(50):
-        group = history.write(put(f"r{seed}", 100, seed))
-        try:
-            storage.commit(group)
-        except StorageUnavailable as error:
-            refused = error
-            break
-    rows = len(list(storage.rows()))
-    target = tiny_disk / "copy.sqlite"
-    with pytest.raises(StorageUnavailable):
-        storage.snapshot_to(target)
-    (tiny_disk / "ballast").unlink()
-    storage.commit(group)
-    storage.close()
-    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
-    storage.close()
-
-    assert refused is not None
-    assert "disk_full" == refused.fields["reason"]
-    assert rows >= 10
-    assert [] == [each for each in tiny_disk.iterdir() if "draft" in each.name or each == target]
-    assert_holds(stored, history)
