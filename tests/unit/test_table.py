@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from replicas import SMALL, Shadow, proposal, table_state
-from synaptoroute.core.change import Change, Outcome
+from replicas import proposal, table_state
+from route_tables import World, route, vector
+from synaptoroute.core.change import Outcome
 from synaptoroute.core.mutation import (
     AddUtterances,
     Calibrate,
     DeleteRoute,
-    ImportAbort,
-    ImportBegin,
     ImportChunk,
-    ImportCommit,
     Mutation,
-    OpenEpoch,
     PatchRoute,
     PutRoute,
     PutSettings,
@@ -30,50 +26,6 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.table import RouteTable
 
 pytestmark = pytest.mark.unit
-
-
-def vector(x: float = 0) -> bytes:
-    """A row of two dimensions."""
-    return struct.pack("<2f", x, 1)
-
-
-def route(name: str, *texts: str, x: float = 0, **fields: Any) -> PutRoute:
-    """A whole route whose rows are alike."""
-    return PutRoute(name, texts, (vector(x),) * len(texts), **fields)
-
-
-class World:
-    """A table, its seq, and the rows that its changes left in a database."""
-
-    def __init__(self, capacity_slots: int = 12) -> None:
-        self.table = RouteTable(Settings(capacity_slots=capacity_slots), dim=2)
-        self.shadow = Shadow()
-        self.seq = 0
-
-    def do(self, mutation: Mutation, **conditions: Any) -> Change:
-        """Apply one mutation; a rejected or unchanged one must change nothing."""
-        self.seq += 1
-        before = table_state(self.table)
-        change = self.table.apply(proposal(mutation, self.seq, **conditions), self.at)
-        self.shadow.carry_out(change)
-        self.shadow.check(self.table)
-        if change.outcome.status != "applied":
-            assert before == table_state(self.table)
-            assert Change(change.outcome) == change
-        return change
-
-    @property
-    def at(self) -> Revision:
-        """Place of the newest mutation."""
-        return Revision(1, self.seq)
-
-    def code(self, mutation: Mutation, **conditions: Any) -> str | None:
-        """Code of the rejection."""
-        return self.do(mutation, **conditions).outcome.code
-
-    def slots(self, name: str) -> tuple[int, ...]:
-        """Slots of a route."""
-        return self.table.routes[name].slots
 
 
 @pytest.fixture
@@ -348,65 +300,3 @@ def test_malformed_route_is_rejected_before_anything_changes(
     assert "rejected" == world.do(mutation).outcome.status
     chunk = ImportChunk("i", 0, (mutation,))  # type: ignore[arg-type]
     assert "rejected" == world.do(chunk).outcome.status
-
-
-REVERTED: list[Mutation] = [
-    route("new", "1", "2"),
-    route("a", "1", "9"),
-    route("a", "7", "8", "9", threshold=0.1),
-    DeleteRoute("a"),
-    AddUtterances("a", ("9",), (vector(),)),
-    RemoveUtterances("a", ("1",)),
-    PatchRoute("a", threshold=0.9),
-    PutSettings(Settings(capacity_slots=40)),
-    ImportBegin("j"),
-    ImportChunk("i", 1, (route("x", "1"),)),
-    ImportCommit("i", 1),
-    ImportAbort("i"),
-    OpenEpoch("e", 5),
-]
-
-
-@pytest.mark.parametrize("mutation", REVERTED, ids=lambda m: type(m).__name__)
-@pytest.mark.parametrize("capacity_slots", [5, 30])
-@pytest.mark.parametrize("is_replacing", [False, True])
-def test_revert_restores_the_table(
-    mutation: Mutation, capacity_slots: int, is_replacing: bool
-) -> None:
-    """Rows, fields, imports, free numbers and sums, also on a full tensor."""
-    world = World(capacity_slots)
-    world.do(route("a", "1", "2"))
-    world.do(route("b", "1", "2"))
-    world.do(ImportBegin("i", is_replacing))
-    world.do(ImportChunk("i", 0, (route("c", "1"), route("a", "1", "3"))))
-    before = table_state(world.table)
-    first = world.table.apply(proposal(mutation, 99), Revision(1, 99))
-    world.table.revert(first)
-
-    assert before == table_state(world.table)
-    assert first == world.table.apply(proposal(mutation, 99), Revision(1, 99))
-
-
-def test_restore_gives_the_table_back(world: World) -> None:
-    """From routes, row hashes and imports."""
-    world.do(route("a", "1", "2"))
-    world.do(route("b", "1", "2"))
-    world.do(ImportBegin("i"))
-    world.do(ImportChunk("i", 0, (route("c", "1"),)))
-    world.do(DeleteRoute("a"))
-    table = world.table
-    restored = RouteTable.restore(
-        table.settings,
-        2,
-        tuple(table.routes.values()),
-        dict(table.row_hashes),
-        tuple(table.imports.values()),
-    )
-
-    assert table_state(table) == table_state(restored)
-
-
-def test_empty_table_has_the_digest_of_its_settings() -> None:
-    """Two empty nodes with other settings differ."""
-    assert RouteTable(SMALL).digest.hex() != RouteTable().digest.hex()
-    assert 0 == RouteTable(SMALL).slots_used
