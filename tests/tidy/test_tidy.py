@@ -17,7 +17,6 @@ from house import ROOT, SOURCE_ROOTS, files, name_of, python_files, texts
 pytestmark = pytest.mark.tidy
 
 FILE_LINES_MAX = 400
-TEST_FILE_LINES_MAX = 480
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
 BANNED_SUFFIXES = (
@@ -90,17 +89,12 @@ def banned_words() -> frozenset[str]:
     return frozenset(word for row in rows for word in re.findall(r"\*\*([\w-]+)\*\*", row[-2]))
 
 
-def _lines_max(path: Path) -> int:
-    """How long a file may be."""
-    return TEST_FILE_LINES_MAX if (ROOT / "tests") in path.parents else FILE_LINES_MAX
-
-
 def test_no_file_is_longer_than_a_sitting() -> None:
-    """A file of code has at most 400 lines, a file of tests a few more."""
+    """A file has at most 400 lines, of code as of tests."""
     long = [
         f"{name_of(path)}: {count} lines"
         for path in python_files()
-        if (count := len(path.read_text(encoding="utf-8").splitlines())) > _lines_max(path)
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > FILE_LINES_MAX
     ]
 
     assert [] == long
