@@ -196,7 +196,14 @@ async def open_next_epoch(log: RedisLog, at: Position) -> Acted:
     held = await lease.acquire()
     assert isinstance(held, Held)
     await log.recoveries.refill(lease, held, ballot, [])
-    return await log.recoveries.reopen(held, head, decided, floor=at.seq + 1, floor_chain=at.chain)
+    return await log.recoveries.reopen(
+        held,
+        head,
+        decided,
+        encoder=(FINGERPRINT, DIM),
+        floor=at.seq + 1,
+        floor_chain=at.chain,
+    )
 
 
 async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> None:

@@ -167,7 +167,8 @@ class Bus:
                 reason = f"{type(error).__name__}: {error}"
             finally:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(link.close(), _CLOSE_SECONDS_MAX)
+                    async with asyncio.timeout(_CLOSE_SECONDS_MAX):
+                        await link.close()
             failures = 1 if self.counts.subscriptions > before else failures + 1
             longest = min(RECONNECT_MIN_SECONDS * 2 ** min(failures, 8), RECONNECT_MAX_SECONDS)
             pause_seconds = random.uniform(RECONNECT_MIN_SECONDS, longest)

@@ -24,6 +24,7 @@ from synaptoroute.cluster.bus import Missed, Reconnecting, Subscribed
 from synaptoroute.cluster.bus import Received as BusReceived
 from synaptoroute.cluster.refusals import Reason, unavailable
 from synaptoroute.cluster.scripts import Head
+from synaptoroute.cluster.tasks import end_task
 from synaptoroute.cluster.wire import Announced, Beat, Message
 from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Entry, Position, Revision
@@ -130,9 +131,7 @@ class Follower:
     async def stop(self) -> None:
         """Stop following and close every connection."""
         await self._bus.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(end_task, self._tasks))
         self._tasks.clear()
         await self.duties.close()
         await self.recovery.close()

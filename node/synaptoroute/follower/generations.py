@@ -183,7 +183,8 @@ class Generations:
                     return False
                 raise ClusterError(f"the log did not take the change: {placed.reason.value}")
             self._follower.wake()
-            outcome = await asyncio.wait_for(asyncio.wrap_future(future), WRITE_SECONDS_MAX)
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                outcome = await asyncio.wrap_future(future)
         finally:
             engine.waiters.forget(proposal.op_id, future)
         if outcome.code is not None:
@@ -254,7 +255,8 @@ class Generations:
         future = engine.waiters.expect(proposal.op_id)
         try:
             await self._follower.log.append([proposal], engine.encoder.fingerprint)
-            outcome = await asyncio.wait_for(asyncio.wrap_future(future), WRITE_SECONDS_MAX)
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                outcome = await asyncio.wrap_future(future)
         finally:
             engine.waiters.forget(proposal.op_id, future)
         if outcome.code is not None:

@@ -48,7 +48,8 @@ class Waits:
             try:
                 if not self._has(version):  # it may have come before it was expected
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(asyncio.wrap_future(future), left_seconds)
+                        async with asyncio.timeout(left_seconds):
+                            await asyncio.wrap_future(future)
             finally:
                 versions.forget(future)
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
 
+from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.mutation import Calibrate
 from synaptoroute.encoder import StaticTable, TextEncoder
 from synaptoroute.engine import Cascade, Engine
@@ -54,9 +54,7 @@ class Calibrator:
     async def stop(self) -> None:
         """Watch no longer."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
             self._task = None
 
     async def _run(self) -> None:

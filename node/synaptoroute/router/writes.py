@@ -140,7 +140,8 @@ class Writer:
             if guard.ack == "accepted" and appended.at is not None:
                 return pending(proposal.op_id, appended.at, "accepted")
             left_seconds = max(0.0, deadline - time.monotonic())
-            outcome = await asyncio.wait_for(asyncio.wrap_future(future), left_seconds)
+            async with asyncio.timeout(left_seconds):
+                outcome = await asyncio.wrap_future(future)
         except TimeoutError:
             return pending(proposal.op_id, appended.at, "accepted")
         finally:
