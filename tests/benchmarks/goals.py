@@ -19,6 +19,13 @@ REASONS = {
     "published to visible": "three nodes and the server share the cores of one machine.",
     "hot add, apply to visible": "most of it is one SQLite transaction, and many small steps "
     "on caches that went cold since the last write.",
+    "cold boot": "the checkpoint's bytes are read and checked, three fifths of the time, and then "
+    "copied into the tensor; phases_of_boot.py has the parts.",
+    "with the cascade, queries": "queries that the static stage leaves cost as ever.",
+    "accuracy gained by the cascade": "the guard is chosen on the route set alone, by leaving one "
+    "utterance out; these are other texts.",
+    "query p50 under 100 mutations": "encoder, applier and scorer share two cores.",
+    "the same with OpenVINO": "two lanes and the loop share two cores.",
     "HTTP throughput": "client, server and encoder share the machine's cores.",
 }
 """Why a goal may be missed, by how its name begins; shown only where it was."""
@@ -100,7 +107,7 @@ def _node(judges: _Judge) -> list[Goal]:
              "equal_length_padding_tokens"),
         most("padding share, mixed batches of 64", 0.1, "", "invariance", "padding",
              "mixed_padding_share_worst_batch"),
-        least("queries a second at 64 clients, of semantic-router", 5, "x", *peer),
+        least("queries a second at 64 clients, of semantic-router", 6, "x", *peer),
         least("the same with OpenVINO", 10, "x", "throughput", "many_clients", OURS_OPENVINO,
               "times_semantic_router", "median"),
         most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
@@ -120,7 +127,7 @@ def _node(judges: _Judge) -> list[Goal]:
         ),
         most("hot add, growth from smallest to largest route set", 1.5, "x", "hot_add",
              "apply_growth", memory),
-        most("cold boot of 50,000 vectors", 0.35, " s", "boot", "boot_seconds", "median"),
+        most("cold boot of 50,000 vectors", 0.15, " s", "boot", "boot_seconds", "median"),
         most("resident memory at 50,000 utterances", 400, " MiB", "boot", "resident_mib",
              "median"),
         most("query p50 under 100 mutations/s, of quiet", 1.15, "x", "mutations",
