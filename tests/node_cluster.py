@@ -66,8 +66,10 @@ class Member:
         return self
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal; a process that is to stop has stopped afterwards."""
         os.kill(self.process.pid, number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def kill(self) -> None:
         """Kill it as a crash does."""

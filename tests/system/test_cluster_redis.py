@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 
 import pytest
@@ -114,7 +115,8 @@ def test_fresh_node_founds_nothing_over_a_log_that_was_lost(start_cluster: Start
     for number in range(5):
         cluster.put(0, f"r{number}")
     version = cluster.settle()
-    cluster[0].signal(19)  # SIGSTOP: it cannot say that it is there
+    cluster[0].signal(signal.SIGSTOP)  # it cannot say that it is there
+    cluster.server.call("PING")  # what it said before has been taken in
     cluster.server.call("FLUSHALL")
     fresh = cluster.add(1)
     fresh.start().wait_ready()
