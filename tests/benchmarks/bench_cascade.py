@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from bench_accuracy import SEEDS, encode, tensor_of
 from bench_throughput import CLIENTS, WARM_SECONDS
-from contenders import OURS, OURS_CASCADE, SEMANTIC_ROUTER, Process, contenders
-from harness import Bench, Options, ratio, read_options, rounded, rounds, spread
+from contenders import OURS, OURS_CASCADE, SEMANTIC_ROUTER, Process, contenders, in_turns
+from harness import Bench, Options, ratio, read_options, rounded, spread
 from numpy.typing import NDArray
 from route_texts import SETS, Corpus, read_corpus
 
@@ -181,15 +181,7 @@ def throughput(options: Options, table_file: Path) -> dict[str, Any]:
 def _closed(
     running: dict[str, Process], texts: list[str], clients: int, seconds: float, count: int
 ) -> dict[str, Any]:
-    found = rounds(
-        {
-            name: lambda process=process: process.do(
-                "closed", texts=texts, clients=clients, seconds=seconds
-            )
-            for name, process in running.items()
-        },
-        count,
-    )
+    found = in_turns(running, texts, clients, seconds, count)
     rates = {name: [run["queries_per_second"] for run in runs] for name, runs in found.items()}
     return {
         name: {

@@ -19,6 +19,7 @@ from contenders import (
     SEMANTIC_ROUTER,
     Process,
     contenders,
+    in_turns,
 )
 from harness import Bench, Options, ratio, read_options, rounded, rounds, spread
 from route_texts import read_corpus
@@ -34,15 +35,7 @@ def closed(
     running: dict[str, Process], texts: list[str], clients: int, seconds: float, count: int
 ) -> dict[str, Any]:
     """Closed loop in rounds: throughput, latency, and ours against each peer."""
-    found = rounds(
-        {
-            name: lambda process=process: process.do(
-                "closed", texts=texts, clients=clients, seconds=seconds
-            )
-            for name, process in running.items()
-        },
-        count,
-    )
+    found = in_turns(running, texts, clients, seconds, count)
     rates = {name: [run["queries_per_second"] for run in runs] for name, runs in found.items()}
     middles = {name: [run["p50_ms"] for run in runs] for name, runs in found.items()}
     tails = {name: [run["p99_ms"] for run in runs] for name, runs in found.items()}

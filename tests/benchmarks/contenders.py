@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness import Options
+from harness import Options, rounds
 from peers.install import environment, is_installed
 
 from synaptoroute.encoder.bundled import bundled_recipe
@@ -115,3 +115,18 @@ def contenders(
             started[name] = Process(name, (arguments or {}).get(name, ()))
             stack.callback(started[name].close)
         yield started
+
+
+def in_turns(
+    running: Mapping[str, Process], texts: list[str], clients: int, seconds: float, count: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the closed loop of every contender in turn, ``count`` times; give all its runs."""
+    return rounds(
+        {
+            name: lambda process=process: process.do(
+                "closed", texts=texts, clients=clients, seconds=seconds
+            )
+            for name, process in running.items()
+        },
+        count,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -35,19 +36,19 @@ VECTORS = {
 """What each encoder makes of any text."""
 
 
-class Operators:
+class Operators(ABC):
     """The commands of operators, one each."""
 
     counts: Counter[str]
     _names: int
 
+    @abstractmethod
     def node(self, name: str) -> Node:
         """A node by its name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def carry(self, server: ModelServer) -> None:
         """Put what was published into the inboxes."""
-        raise NotImplementedError
 
     def do_voter(self, act: str, name: str, through: str) -> None:
         """An operator changes the voters by one, through a node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from sim.node import Node
 
 
-class ServerFates:
+class ServerFates(ABC):
     """The servers of a world, and the commands that are about them.
 
     Attributes:
@@ -29,9 +30,9 @@ class ServerFates:
     nodes: list[Node]
     counts: Counter[str]
 
+    @abstractmethod
     def _life(self, store: Store | None) -> ModelServer:
         """Begin one life of a server."""
-        raise NotImplementedError
 
     def do_failover(self, lost: str, fate: str, *stay: str) -> None:
         """A replica that missed the newest writes is promoted; the old master may live on."""
