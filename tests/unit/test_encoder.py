@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from drawn_texts import text_of
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import (
     Encoder,
@@ -24,7 +25,6 @@ from synaptoroute.errors import ConfigError, EncoderError, InvalidQuery, ModelNo
 
 pytestmark = pytest.mark.unit
 
-WORDS = ("where", "is", "my", "parcel", "card", "order", "refund", "balance", "please", "late")
 SHARED_COMPUTATION_MAX = 1e-5
 
 
@@ -33,11 +33,6 @@ def encoder() -> Iterator[Encoder]:
     opened = Encoder(precision="float32")
     yield opened
     opened.close()
-
-
-def text_of(words_count: int, seed: int) -> str:
-    draw = random.Random(seed)
-    return " ".join(draw.choice(WORDS) for _ in range(words_count))
 
 
 def farthest(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from drawn_texts import text_of
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, HashEncoder, exactness, open_encoder
 from synaptoroute.encoder.bundled import bundled_recipe, probe_file
@@ -26,7 +27,6 @@ from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
 pytestmark = pytest.mark.unit
 
-WORDS = ("where", "is", "my", "parcel", "card", "order", "refund", "balance", "please", "late")
 CPU = ["CPUExecutionProvider"]
 INT16_MAX = 32_767
 
@@ -41,11 +41,6 @@ def encoder() -> Iterator[Encoder]:
 @pytest.fixture(scope="module")
 def content() -> bytes:
     return bundled_recipe().model_file.read_bytes()
-
-
-def text_of(words_count: int, seed: int) -> str:
-    draw = random.Random(seed)
-    return " ".join(draw.choice(WORDS) for _ in range(words_count))
 
 
 @pytest.mark.parametrize("words_count", [0, 1, 13, 14, 15, 70])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from drawn_texts import text_of
 from synaptoroute.encoder import Encoder, openvino_session
 from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.int8_graph import graph_model
@@ -20,7 +20,6 @@ from synaptoroute.errors import BackendMissing, ConfigError, EncoderError, Model
 
 pytestmark = pytest.mark.unit
 
-WORDS = ("where", "is", "my", "parcel", "card", "order", "refund", "balance", "please", "late")
 DIFFERENCE_MAX = 1e-5
 COSINE_MIN = 0.998
 
@@ -30,11 +29,6 @@ def encoder() -> Iterator[Encoder]:
     opened = Encoder(backend="openvino")
     yield opened
     opened.close()
-
-
-def text_of(words_count: int, seed: int) -> str:
-    draw = random.Random(seed)
-    return " ".join(draw.choice(WORDS) for _ in range(words_count))
 
 
 @pytest.mark.parametrize("words_count", [0, 1, 13, 14, 15, 70])
