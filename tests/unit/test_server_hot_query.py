@@ -71,6 +71,20 @@ async def test_both_ways_answer_alike(
     assert seen(framed) == seen(first) == seen(second)
 
 
+@pytest.mark.parametrize(("values", "status"), [(("5000", "soon"), 200), (("soon", "5000"), 422)])
+async def test_first_of_two_headers_counts_both_ways(
+    node: HttpNode, values: tuple[str, str], status: int
+) -> None:
+    """A deadline that is sent twice means the same with and without the framework."""
+    headers = [*JSON.items(), *(("sr-deadline-ms", value) for value in values)]
+    content = '{"text": "I want my money back"}'
+    framed = await node.http.post(FRAMED, content=content, headers=headers)
+    hot = await node.http.post(HOT, content=content, headers=headers)
+
+    assert status == framed.status_code
+    assert seen(framed) == seen(hot)
+
+
 async def test_body_in_pieces_is_read_whole(node: HttpNode) -> None:
     """A client may send byte by byte."""
 

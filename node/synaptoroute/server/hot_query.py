@@ -106,7 +106,9 @@ class HotQuery:
         Raises:
             SynaptoRouteError: What the endpoint would raise; the door answers it.
         """
-        headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
+        # Of a header that is sent twice the first counts, as it does in the framework.
+        sent = reversed(scope["headers"])
+        headers = {name: value for name, value in sent if name in _WATCHED}
         declared = headers.get(b"content-length", b"")
         # A body that says it is too long is refused before any of it arrives.
         is_long = declared.isdigit() and int(declared) > self._runtime.config.body_bytes_max
