@@ -17,10 +17,19 @@ from drawn_texts import text_of
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, HashEncoder, exactness, open_encoder
 from synaptoroute.encoder.bundled import bundled_recipe, probe_file
-from synaptoroute.encoder.bundled_weights import BundledWeights
-from synaptoroute.encoder.int8_graph import STEPS, _Int8Graph, graph_model, int8_graph
+from synaptoroute.encoder.bundled_weights import HEADS, LAYERS, BundledWeights
+from synaptoroute.encoder.int8_graph import (
+    MIDDLE,
+    MIDDLE_MAX,
+    SCORE_MAX,
+    STEPS,
+    _Int8Graph,
+    graph_model,
+    int8_graph,
+)
 from synaptoroute.encoder.onnx_wire import GraphWriter, read_graph
-from synaptoroute.encoder.packing import pack
+from synaptoroute.encoder.packed_session import feeds
+from synaptoroute.encoder.packing import pack, width_of
 from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, PROBE_TEXTS, check_probe
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
@@ -29,6 +38,7 @@ pytestmark = pytest.mark.unit
 
 CPU = ["CPUExecutionProvider"]
 INT16_MAX = 32_767
+SCORES_SEEN_MAX = 72.0
 
 
 @pytest.fixture(scope="module")
@@ -79,19 +89,15 @@ def test_masked_places_count_nothing(encoder: Encoder, content: bytes) -> None:
     """What stands beyond a text's end in attention cannot be seen in its rows."""
     session = open_session(int8_graph(content), "int8", CPU, is_final=True)
     (tokens,) = encoder.tokenize(["where is my parcel"])
-    packed = pack(np.array([tokens.count]), 16)
-    feeds: dict[str, NDArray[Any]] = {
-        "ids": tokens.ids,
-        "positions": packed.positions,
-        "rows": packed.rows.copy(),
-        "counts": np.array([tokens.count], dtype=np.int32),
-        "places": packed.places,
-    }
-    expected = run_session(session, "hidden", feeds)
+    packed = pack(np.array([tokens.count]), 16, HEADS)
+    given = feeds(tokens.ids, packed)
+    expected = run_session(session, "hidden", given)
 
-    feeds["rows"][0, tokens.count :] = 3
+    for name in ("queries", "keys", "values"):
+        given[name] = given[name].copy()
+        given[name][..., tokens.count :] = 3
 
-    assert np.array_equal(expected, run_session(session, "hidden", feeds))
+    assert np.array_equal(expected, run_session(session, "hidden", given))
 
 
 def test_two_threads_get_the_same_bits(encoder: Encoder) -> None:
@@ -234,26 +240,43 @@ def test_open_encoder_passes_the_precision_on(encoder: Encoder) -> None:
 
 
 def test_rows_lie_on_grids_of_their_own_within_seven_bits(content: bytes) -> None:
-    """Each row's least value is 0 and its greatest 127, before every kind of product."""
+    """Before every kind of product each row reaches the ends of its grid, and not beyond."""
     writer = _Int8Graph(read_graph(content))
     writer.write()
-    for name in ("embedded_q", "layer3_gelu_q", "layer5_attention_q"):
+    for name in ("embedded_q", "layer3_middle_q", "layer3_gelu_q", "layer5_attention_q"):
         writer._graph.output(name, np.uint8, ["t", 1_536 if "gelu" in name else 384])
     session = open_session(graph_model(writer._graph), "int8", CPU, is_final=True)
     counts = np.array([5, 16, 9])
-    packed = pack(counts, 16)
-    feeds: Mapping[str, NDArray[Any]] = {
-        "ids": np.random.default_rng(1).integers(1_000, 30_000, 30),
-        "positions": packed.positions,
-        "rows": packed.rows,
-        "counts": counts.astype(np.int32),
-        "places": packed.places,
-    }
+    given = feeds(np.random.default_rng(1).integers(1_000, 30_000, 30), pack(counts, 16, HEADS))
 
-    for name in ("embedded_q", "layer3_gelu_q", "layer5_attention_q"):
-        steps = run_session(session, name, feeds)
+    for name in ("embedded_q", "layer3_middle_q"):
+        steps = run_session(session, name, given)
         assert [0] * 30 == steps.min(axis=1).tolist()
         assert [STEPS] * 30 == steps.max(axis=1).tolist()
+    steps = run_session(session, "layer3_gelu_q", given)
+    assert [STEPS] * 30 == steps.max(axis=1).tolist()
+    about_zero = run_session(session, "layer5_attention_q", given).astype(np.int64) - MIDDLE
+    assert [MIDDLE_MAX] * 30 == np.abs(about_zero).max(axis=1).tolist()
+
+
+def test_no_score_of_attention_is_cut(encoder: Encoder, content: bytes) -> None:
+    """Texts of all kinds stay below the limit that keeps the exponential finite."""
+    writer = _Int8Graph(read_graph(content))
+    writer.write()
+    names = [f"layer{layer}_scores" for layer in range(LAYERS)]
+    for name in names:
+        writer._graph.output(name, np.float32, ["n", HEADS, "width", "width"])
+    session = open_session(graph_model(writer._graph), "int8", CPU, is_final=True)
+    strange = ["", "a", "!" * 300, "0 1 " * 100, "日本語のテキスト", "ß" * 90, "x" * 500]
+    greatest = 0.0
+    for text in [*PROBE_TEXTS, *strange, *(text_of(1 + 3 * n, n) for n in range(40))]:
+        (tokens,) = encoder.tokenize([text])
+        packed = pack(np.array([tokens.count]), width_of(tokens.count), HEADS)
+        for name in names:
+            scores = run_session(session, name, feeds(tokens.ids, packed))
+            greatest = max(greatest, float(np.abs(scores).max()))
+
+    assert greatest < SCORES_SEEN_MAX < SCORE_MAX
 
 
 def test_pairs_of_products_fit_16_bits(content: bytes) -> None:

@@ -25,19 +25,27 @@ def test_plan_names_each_text_once_in_runs_of_one_width(counts: list[int], limit
         assert len(run) == 1 or sum(counts[index] for index in run) <= limit
 
 
-@given(st.lists(st.integers(1, 48), min_size=1, max_size=20))
-def test_packing_and_unpacking_is_the_identity(counts: list[int]) -> None:
-    """A row laid out by text and taken back is itself; places beyond the end are the text's own."""
-    packed = pack(np.array(counts), 48)
+@given(st.lists(st.integers(1, 48), min_size=1, max_size=20), st.integers(1, 4))
+def test_packing_and_unpacking_is_the_identity(counts: list[int], heads: int) -> None:
+    """A head's row laid out by text and taken back is itself, whichever part it is of."""
+    packed = pack(np.array(counts), 48, heads)
     rows = np.arange(sum(counts))
+    by_head = np.stack([rows * 100 + head for head in range(heads)], axis=1)
 
-    laid_out = rows[packed.rows]
+    for part, places in enumerate((packed.queries, packed.keys, packed.values)):
+        product = np.concatenate([by_head + (n == part) * 10_000 for n in range(3)], axis=1)
+        laid_out = product.reshape(-1)[places]
 
-    assert rows.tolist() == laid_out.reshape(-1)[packed.places].tolist()
+        assert (by_head + 10_000).tolist() == laid_out.reshape(-1)[packed.heads].tolist()
+        for text, start, count in zip(laid_out, packed.starts, counts, strict=True):
+            own = by_head[start : start + count] + 10_000
+            assert own.T.tolist() == text[:, :count].tolist()
+            assert np.array_equal(
+                np.broadcast_to(own[0][:, None], text[:, count:].shape), text[:, count:]
+            )
     assert [n for count in counts for n in range(count)] == packed.positions.tolist()
-    for text, start, count in zip(laid_out, packed.starts, counts, strict=True):
-        assert text[:count].tolist() == list(range(start, start + count))
-        assert {start} >= set(text[count:].tolist())
+    assert counts == packed.mask.sum(axis=-1).reshape(-1).tolist()
+    assert len(rows) == len(np.unique(packed.places))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 16), (16, 16), (17, 32), (512, 512)])

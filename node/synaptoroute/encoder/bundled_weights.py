@@ -34,6 +34,14 @@ class Product:
     sums: Floats
     bias: Floats
 
+    def scaled_queries(self, head_dim: int) -> Product:
+        """Divide the first third, the queries of attention, by the root of a head's width."""
+        factors = np.ones(len(self.scales), dtype=np.float32)
+        factors[: len(factors) // 3] /= np.sqrt(np.float32(head_dim))
+        return Product(
+            self.numbers, self.scales * factors, self.sums * factors, self.bias * factors
+        )
+
 
 class BundledWeights:
     """Finds tensors by the names that the exporter gave them.

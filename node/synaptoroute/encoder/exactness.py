@@ -7,11 +7,12 @@ kernels, and compared with whole numbers.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Final
 
 import numpy as np
 
-from synaptoroute.encoder.int8_graph import RUNTIME_DOMAIN, STEPS, graph_model
+from synaptoroute.encoder.int8_graph import MIDDLE, RUNTIME_DOMAIN, STEPS, graph_model
 from synaptoroute.encoder.onnx_wire import GraphWriter
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.errors import EncoderError
@@ -30,11 +31,12 @@ def check_exactness() -> None:
     for depth in _DEPTHS:
         weights = _extremes(depth)
         session = open_session(_product_graph(weights), "product", ["CPUExecutionProvider"])
-        for count in _ROWS:
+        for count, zero in product(_ROWS, (0, MIDDLE)):
             rows = np.full((count, depth), STEPS, dtype=np.uint8)
             rows[1::3, ::2] = 0
-            expected = rows.astype(np.int64) @ weights.astype(np.int64)
-            found = run_session(session, "products", {"rows": rows})
+            expected = (rows.astype(np.int64) - zero) @ weights.astype(np.int64)
+            feeds = {"rows": rows, "zero": np.array(zero, dtype=np.uint8)}
+            found = run_session(session, "products", feeds)
             if not np.array_equal(expected, found):
                 raise EncoderError(
                     "this CPU or runtime multiplies bytes wrongly: use precision float32",
@@ -53,7 +55,6 @@ def _extremes(depth: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int8]]:
 
 def _product_graph(weights: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> bytes:
     graph = GraphWriter()
-    graph.tensor("zero", np.array(0, dtype=np.uint8))
     graph.tensor("one", np.array(1, dtype=np.float32))
     graph.tensor("weights", weights)
     graph.tensor("ones", np.ones(weights.shape[1], dtype=np.float32))
@@ -64,5 +65,6 @@ def _product_graph(weights: np.ndarray[tuple[int, ...], np.dtype[np.int8]]) -> b
         RUNTIME_DOMAIN,
     )
     graph.input("rows", np.uint8, ["n", weights.shape[0]])
+    graph.input("zero", np.uint8, [])
     graph.output("products", np.float32, ["n", weights.shape[1]])
     return graph_model(graph)

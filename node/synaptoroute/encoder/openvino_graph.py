@@ -26,10 +26,11 @@ from synaptoroute.encoder.bundled_weights import (
     layer_biases,
     layer_normalisations,
 )
+from synaptoroute.encoder.int8_graph import GELU_DEPTH, SCORE_MAX
 from synaptoroute.encoder.onnx_wire import read_graph
 from synaptoroute.errors import ModelCorrupt
 
-OPENVINO_GRAPH_VERSION: Final = 1
+OPENVINO_GRAPH_VERSION: Final = 2
 """Part of the fingerprint: raise it when the graph gives other numbers."""
 
 STEPS: Final = 255
@@ -40,10 +41,9 @@ RANGE_MIN: Final = 1e-30
 def openvino_graph(content: bytes) -> Any:
     """Rewrite the bundled model's graph.
 
-    Inputs of the result, for n texts of t tokens in all, in this order: ids and
-    positions int64[t]; rows int64[n, width], which row stands at each place of a text;
-    mask float32[n, 1, 1, width], what is added to a score; places int64[t], where in
-    n * width each row stands.  Output: float32[t, dim].
+    Inputs of the result, for n texts of t tokens in all, in this order: ids int64[t],
+    and positions, queries, keys, values, mask and heads as ``packing.Packing`` has
+    them.  Output: float32[t, dim].
 
     Returns:
         An ``openvino.Model``.
@@ -99,13 +99,15 @@ class _OpenVinoGraph:
     def write(self) -> Any:
         ops = self._ops
         ids, positions = (ops.parameter([-1], np.int64, name) for name in ("ids", "positions"))
-        rows = ops.parameter([-1, -1], np.int64, "rows")
+        parts = [
+            ops.parameter([-1, HEADS, -1], np.int32, name) for name in ("queries", "keys", "values")
+        ]
         mask = ops.parameter([-1, 1, 1, -1], np.float32, "mask")
-        places = ops.parameter([-1], np.int64, "places")
+        heads = ops.parameter([-1, HEADS], np.int32, "heads")
         hidden = self._embeddings(ids, positions)
         for layer in range(LAYERS):
-            hidden = self._layer(layer, hidden, rows, mask, places)
-        return _model([hidden], [ids, positions, rows, mask, places], "packed")
+            hidden = self._layer(layer, hidden, parts, mask, heads)
+        return _model([hidden], [ids, positions, *parts, mask, heads], "packed")
 
     def _embeddings(self, ids: Any, positions: Any) -> Any:
         """Words stay int8 until they are looked up."""
@@ -116,49 +118,47 @@ class _OpenVinoGraph:
         places = ops.gather(ops.constant(weights.places_of_words()), positions, self._first)
         return self._normalise(ops.add(words, places), EMBEDDINGS + "LayerNorm")
 
-    def _layer(self, layer: int, hidden: Any, rows: Any, mask: Any, places: Any) -> Any:
-        ops, biases = self._ops, layer_biases(layer)
+    def _layer(self, layer: int, hidden: Any, parts: list[Any], mask: Any, heads: Any) -> Any:
+        ops, biases, product = self._ops, layer_biases(layer), self._weights.product
         after_attention, at_end = layer_normalisations(layer)
-        texts = ops.gather(self._multiply(hidden, biases["attention"]), rows, self._first)
-        attended = ops.gather(self._attend(texts, mask), places, self._first)
-        middle = ops.add(self._multiply(attended, biases["projection"]), hidden)
+        head_dim = self._weights.dim // HEADS
+        attention = product(biases["attention"]).scaled_queries(head_dim)
+        rows = ops.reshape(self._multiply(hidden, attention), self._integers([-1, head_dim]), False)
+        attended = self._attend([ops.gather(rows, part, self._first) for part in parts], mask)
+        attended = ops.reshape(attended, self._integers([-1, head_dim]), False)
+        attended = ops.gather(attended, heads, self._first)
+        attended = ops.reshape(attended, self._integers([-1, self._weights.dim]), False)
+        middle = ops.add(self._multiply(attended, product(biases["projection"])), hidden)
         middle = self._normalise(middle, after_attention)
-        wide = ops.gelu(self._multiply(middle, biases["wide"]), "erf")
-        narrow = ops.add(self._multiply(wide, biases["narrow"]), middle)
-        return self._normalise(narrow, at_end)
+        wide = ops.gelu(self._multiply(middle, product(biases["wide"])), "erf")
+        narrow = self._multiply(wide, product(biases["narrow"]), np.float32(-GELU_DEPTH))
+        return self._normalise(ops.add(narrow, middle), at_end)
 
-    def _attend(self, texts: Any, mask: Any) -> Any:
-        """Let [n, width, 3 * dim] look at itself: [n * width, dim]."""
-        ops, dim = self._ops, self._weights.dim
-        heads = ops.reshape(texts, self._integers([0, 0, 3, HEADS, dim // HEADS]), True)
-        heads = ops.transpose(heads, self._integers([2, 0, 3, 1, 4]))
-        parts = ops.split(heads, self._first, 3)
-        query, key, value = (
-            ops.squeeze(parts.output(index), self._integers([0])) for index in range(3)
-        )
-        attended = ops.scaled_dot_product_attention(query, key, value, mask)
-        attended = ops.transpose(attended, self._integers([0, 2, 1, 3]))
-        return ops.reshape(attended, self._integers([-1, dim]), False)
+    def _attend(self, parts: list[Any], mask: Any) -> Any:
+        """Let float32[n, heads, width, head_dim] look at itself; softmax as in ``int8_graph``."""
+        ops = self._ops
+        queries, keys, values = parts
+        scores = ops.clamp(ops.matmul(queries, keys, False, True), -SCORE_MAX, SCORE_MAX)
+        weights = ops.multiply(ops.exp(scores), mask)
+        shares = ops.divide(weights, ops.reduce_sum(weights, self._last, True))
+        return ops.matmul(shares, values, False, False)
 
-    def _multiply(self, rows: Any, biases: list[str]) -> Any:
-        """Multiply rows with the weights that the biases belong to, side by side.
+    def _multiply(self, rows: Any, product: Product, low: np.float32 | None = None) -> Any:
+        """Multiply rows with the weights; ``low`` is a low end that all rows share.
 
         With x = low + step * q, x @ W = step * (q @ W) + low * (sum of W's rows).
         """
-        ops, product = self._ops, self._weights.product(biases)
-        low = ops.reduce_min(rows, self._last, True)
-        width = ops.subtract(ops.reduce_max(rows, self._last, True), low)
+        ops = self._ops
+        ends = ops.reduce_min(rows, self._last, True) if low is None else ops.constant(low)
+        width = ops.subtract(ops.reduce_max(rows, self._last, True), ends)
         width = ops.maximum(width, ops.constant(np.float32(RANGE_MIN)))
         step = ops.multiply(width, ops.constant(np.float32(1 / STEPS)))
-        steps = ops.divide(ops.subtract(rows, low), step)
-        found = multiply_steps(ops, steps, product.numbers, product.scales)
-        return self._shift(found, low, step, product)
-
-    def _shift(self, found: Any, low: Any, step: Any, product: Product) -> Any:
-        """Undo the grid and add the bias."""
-        ops = self._ops
-        lows = ops.multiply(low, ops.constant(product.sums))
-        return ops.add(ops.add(ops.multiply(found, step), lows), ops.constant(product.bias))
+        steps = ops.divide(ops.subtract(rows, ends), step)
+        found = ops.multiply(multiply_steps(ops, steps, product.numbers, product.scales), step)
+        if low is not None:
+            return ops.add(found, ops.constant(product.bias + low * product.sums))
+        lows = ops.multiply(ends, ops.constant(product.sums))
+        return ops.add(ops.add(found, lows), ops.constant(product.bias))
 
     def _normalise(self, rows: Any, source: str) -> Any:
         ops = self._ops

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from synaptoroute.config import cpu_limit
 from synaptoroute.encoder.openvino_graph import STEPS, openvino_graph, product_graph
-from synaptoroute.encoder.packed_session import PackedSession
+from synaptoroute.encoder.packed_session import PackedSession, feeds
 from synaptoroute.encoder.packing import Packing
 from synaptoroute.encoder.recipe import Recipe
 from synaptoroute.errors import BackendMissing, EncoderError
 
-MASKED: Final = -1e30
 _SETTINGS: Final = {
     "NUM_STREAMS": 1,
     "INFERENCE_NUM_THREADS": 1,
@@ -65,16 +64,10 @@ class OpenVinoSession(PackedSession):
         except RuntimeError as error:  # the runtime's only type
             raise EncoderError(f"OpenVINO cannot compile the model: {error}") from error
 
-    def hidden(
-        self, ids: NDArray[np.int64], packed: Packing, counts: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def hidden(self, ids: NDArray[np.int64], packed: Packing) -> NDArray[np.float64]:
         """See ``PackedSession.hidden``."""
-        width = packed.rows.shape[1]
-        is_real = np.arange(width) < counts[:, None]
-        mask = np.where(is_real, 0, MASKED).astype(np.float32)[:, None, None]
-        feeds: list[NDArray[Any]] = [ids, packed.positions, packed.rows, mask, packed.places]
         with self._borrow() as request:
-            return _infer(request, feeds).astype(np.float64)
+            return _infer(request, list(feeds(ids, packed).values())).astype(np.float64)
 
     @contextmanager
     def _borrow(self) -> Iterator[Any]:
@@ -116,14 +109,14 @@ def _compile(graph: Any) -> Any:
     return openvino.Core().compile_model(graph, "CPU", dict(_SETTINGS)).create_infer_request()
 
 
-def _infer(request: Any, feeds: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+def _infer(request: Any, inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """Run a graph; the result is overwritten by the request's next run.
 
     Raises:
         EncoderError: The runtime failed.
     """
     try:
-        found = request.infer(dict(enumerate(feeds)), share_inputs=True, share_outputs=True)
+        found = request.infer(dict(enumerate(inputs)), share_inputs=True, share_outputs=True)
     except RuntimeError as error:
         raise EncoderError(f"OpenVINO failed: {error}") from error
     return np.asarray(found[0], dtype=np.float32)

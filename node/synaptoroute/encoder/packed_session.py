@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.encoder import packing
 from synaptoroute.encoder.bundled import MODEL_OUTPUT, MODEL_SHA256
+from synaptoroute.encoder.bundled_weights import HEADS
 from synaptoroute.encoder.int8_graph import OUTPUT, int8_graph
 from synaptoroute.encoder.recipe import Pooling, Recipe
 from synaptoroute.encoder.session import normalise, open_session, run_session
@@ -75,19 +76,23 @@ class PackedSession:
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
     ) -> NDArray[np.float32]:
         """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
-        packed = packing.pack(counts, ids.shape[1])
-        hidden = self.hidden(ids.reshape(-1)[packed.places], packed, counts)
+        packed = packing.pack(counts, ids.shape[1], HEADS)
+        hidden = self.hidden(ids.reshape(-1)[packed.places], packed)
         return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
 
-    def hidden(
-        self, ids: NDArray[np.int64], packed: packing.Packing, counts: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def hidden(self, ids: NDArray[np.int64], packed: packing.Packing) -> NDArray[np.float64]:
         """Run the graph: int64[t] to float64[t, dim], a row for each token."""
-        feeds: dict[str, NDArray[Any]] = {
-            "ids": ids,
-            "positions": packed.positions,
-            "rows": packed.rows,
-            "counts": counts.astype(np.int32),
-            "places": packed.places,
-        }
-        return run_session(self._session, OUTPUT, feeds).astype(np.float64)
+        return run_session(self._session, OUTPUT, feeds(ids, packed)).astype(np.float64)
+
+
+def feeds(ids: NDArray[np.int64], packed: packing.Packing) -> dict[str, NDArray[Any]]:
+    """Give the graph's inputs by name, in the order in which the graph declares them."""
+    return {
+        "ids": ids,
+        "positions": packed.positions,
+        "queries": packed.queries,
+        "keys": packed.keys,
+        "values": packed.values,
+        "mask": packed.mask,
+        "heads": packed.heads,
+    }

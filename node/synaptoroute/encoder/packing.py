@@ -20,20 +20,31 @@ WIDTH_STEP: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How t rows stand in the n * width places of attention.
+    """How t rows stand in the n * width places of attention, and its heads in those.
+
+    A product gives each row the queries of all heads, then the keys, then the values:
+    seen as rows of one head, it is row ``(row * 3 + part) * heads + head``.
 
     Attributes:
         positions: int64[t], place of each row in its own text.
-        rows: int64[n, width], row at each place; a place beyond the text's end
-            repeats the text's own first row, and is masked.
         places: int64[t], where in n * width each row stands.
         starts: int64[n], first row of each text.
+        queries: int32[n, heads, width], row of one head at each place; a place beyond
+            the text's end repeats the text's own first row, and is masked.
+        keys: int32[n, heads, width], the same of the keys.
+        values: int32[n, heads, width], the same of the values.
+        heads: int32[t, heads], where in n * heads * width each head of a row stands.
+        mask: float32[n, 1, 1, width], 1 at a token, 0 beyond the text's end.
     """
 
     positions: NDArray[np.int64]
-    rows: NDArray[np.int64]
     places: NDArray[np.int64]
     starts: NDArray[np.int64]
+    queries: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    values: NDArray[np.int32]
+    heads: NDArray[np.int32]
+    mask: NDArray[np.float32]
 
 
 def width_of(count: int) -> int:
@@ -61,14 +72,24 @@ def plan(counts: Sequence[int], tokens_max: int) -> list[list[int]]:
     return runs
 
 
-def pack(counts: NDArray[np.int64], width: int) -> Packing:
+def pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:
     """Lay out texts of ``counts`` tokens, none of which is longer than ``width``."""
     places = np.arange(width)
     is_real = places < counts[:, None]
     starts = np.cumsum(counts) - counts
+    rows = starts[:, None] + np.where(is_real, places, 0)
+    heads = np.arange(heads_count)
+    queries = (rows[:, None] * (3 * heads_count) + heads[:, None]).astype(np.int32)
+    flat = np.flatnonzero(is_real)
+    texts, positions = np.divmod(flat, width)
+    firsts = texts * (heads_count * width) + positions
     return Packing(
-        positions=np.broadcast_to(places, is_real.shape)[is_real],
-        rows=starts[:, None] + np.where(is_real, places, 0),
-        places=np.flatnonzero(is_real),
+        positions=positions,
+        places=flat,
         starts=starts,
+        queries=queries,
+        keys=queries + np.int32(heads_count),
+        values=queries + np.int32(2 * heads_count),
+        heads=(firsts[:, None] + heads * width).astype(np.int32),
+        mask=is_real[:, None, None].astype(np.float32),
     )
