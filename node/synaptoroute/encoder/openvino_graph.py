@@ -1,9 +1,10 @@
 """The bundled model's graph, written anew for OpenVINO: integer products, one grid a token.
 
 OpenVINO quantises activations by ranges that are fixed when the graph is compiled.
-Here each token's row is first laid on its own grid, from 0 to 255; the fixed range
-of the quantisation is then just that, and rounds.  So the runtime may multiply in
-int8 (AMX, VNNI) although the ranges are the row's own, and a row never sees another.
+Here each token's row is first laid on its own grid of 256 steps; the fixed range of
+the quantisation is then just that, and rounds.  So the runtime may multiply in int8
+(AMX, VNNI) although the ranges are the row's own, and a row never sees another.
+With a bit more than ``int8_graph`` has, a grid may be even about zero.
 
 As in ``int8_graph`` the tokens of all texts stand end to end, and attention lays
 them out by text, in widths that come from each text alone.
@@ -34,6 +35,10 @@ OPENVINO_GRAPH_VERSION: Final = 2
 """Part of the fingerprint: raise it when the graph gives other numbers."""
 
 STEPS: Final = 255
+LEAST: Final = -128
+MIDDLE_MAX: Final = 127
+"""Steps to either side of a grid that is even about zero."""
+
 RANGE_MIN: Final = 1e-30
 """A row of equal values gets this range, and counts nothing."""
 
@@ -57,12 +62,13 @@ def openvino_graph(content: bytes) -> Any:
         raise ModelCorrupt(f"not the bundled model's graph: {error!r}") from error
 
 
-def product_graph(weights: NDArray[np.int8]) -> Any:
+def product_graph(weights: NDArray[np.int8], least: int) -> Any:
     """A graph of one product, as ``openvino_graph`` has it: float32[t, depth] in whole steps."""
     from openvino import opset13 as ops
 
     rows = ops.parameter([-1, weights.shape[0]], np.float32, "rows")
-    product = multiply_steps(ops, rows, weights, np.ones(weights.shape[1], np.float32))
+    scales = np.ones(weights.shape[1], np.float32)
+    product = multiply_steps(ops, rows, weights, scales, least)
     return _model([product], [rows], "product")
 
 
@@ -75,10 +81,18 @@ def _model(results: list[Any], parameters: list[Any], name: str) -> Any:
 
 
 def multiply_steps(
-    ops: Any, rows: Any, weights: NDArray[np.int8], scales: NDArray[np.float32]
+    ops: Any, rows: Any, weights: NDArray[np.int8], scales: NDArray[np.float32], least: int
 ) -> Any:
-    """Round rows to 0..255 and multiply them: the pattern that becomes an integer product."""
-    low, high = ops.constant(np.float32(0)), ops.constant(np.float32(STEPS))
+    """Round rows to 256 whole numbers and multiply them: what becomes an integer product.
+
+    Args:
+        ops: OpenVINO's operators.
+        rows: float32[t, depth].
+        weights: int8[depth, width].
+        scales: float32[width], one a column.
+        least: 0, or -128 for grids that are even about zero.
+    """
+    low, high = ops.constant(np.float32(least)), ops.constant(np.float32(least + STEPS))
     steps = ops.fake_quantize(rows, low, high, low, high, STEPS + 1)
     numbers = ops.convert(ops.constant(np.ascontiguousarray(weights.T)), "f32")
     columns = ops.multiply(numbers, ops.constant(scales[:, None]))
@@ -131,7 +145,7 @@ class _OpenVinoGraph:
         middle = ops.add(self._multiply(attended, product(biases["projection"])), hidden)
         middle = self._normalise(middle, after_attention)
         wide = ops.gelu(self._multiply(middle, product(biases["wide"])), "erf")
-        narrow = self._multiply(wide, product(biases["narrow"]), np.float32(-GELU_DEPTH))
+        narrow = self._narrow(wide, product(biases["narrow"]))
         return self._normalise(ops.add(narrow, middle), at_end)
 
     def _attend(self, parts: list[Any], mask: Any) -> Any:
@@ -143,22 +157,33 @@ class _OpenVinoGraph:
         shares = ops.divide(weights, ops.reduce_sum(weights, self._last, True))
         return ops.matmul(shares, values, False, False)
 
-    def _multiply(self, rows: Any, product: Product, low: np.float32 | None = None) -> Any:
-        """Multiply rows with the weights; ``low`` is a low end that all rows share.
+    def _multiply(self, rows: Any, product: Product) -> Any:
+        """Multiply rows with the weights, each on a grid that is even about zero."""
+        ops = self._ops
+        high = ops.reduce_max(rows, self._last, True)
+        low = ops.negative(ops.reduce_min(rows, self._last, True))
+        step = self._step(ops.maximum(high, low), MIDDLE_MAX)
+        steps = ops.divide(rows, step)
+        found = multiply_steps(ops, steps, product.numbers, product.scales, LEAST)
+        return ops.add(ops.multiply(found, step), ops.constant(product.bias))
+
+    def _narrow(self, rows: Any, product: Product) -> Any:
+        """Multiply what GELU gave, on grids that start at the least value that it has.
 
         With x = low + step * q, x @ W = step * (q @ W) + low * (sum of W's rows).
         """
         ops = self._ops
-        ends = ops.reduce_min(rows, self._last, True) if low is None else ops.constant(low)
-        width = ops.subtract(ops.reduce_max(rows, self._last, True), ends)
+        depth = ops.constant(np.float32(GELU_DEPTH))
+        step = self._step(ops.add(ops.reduce_max(rows, self._last, True), depth), STEPS)
+        steps = ops.divide(ops.add(rows, depth), step)
+        found = multiply_steps(ops, steps, product.numbers, product.scales, 0)
+        bias = product.bias - np.float32(GELU_DEPTH) * product.sums
+        return ops.add(ops.multiply(found, step), ops.constant(bias))
+
+    def _step(self, width: Any, steps: int) -> Any:
+        ops = self._ops
         width = ops.maximum(width, ops.constant(np.float32(RANGE_MIN)))
-        step = ops.multiply(width, ops.constant(np.float32(1 / STEPS)))
-        steps = ops.divide(ops.subtract(rows, ends), step)
-        found = ops.multiply(multiply_steps(ops, steps, product.numbers, product.scales), step)
-        if low is not None:
-            return ops.add(found, ops.constant(product.bias + low * product.sums))
-        lows = ops.multiply(ends, ops.constant(product.sums))
-        return ops.add(ops.add(found, lows), ops.constant(product.bias))
+        return ops.multiply(width, ops.constant(np.float32(1 / steps)))
 
     def _normalise(self, rows: Any, source: str) -> Any:
         ops = self._ops

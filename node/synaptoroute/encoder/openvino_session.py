@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import product
 from threading import BoundedSemaphore
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.config import cpu_limit
-from synaptoroute.encoder.openvino_graph import STEPS, openvino_graph, product_graph
+from synaptoroute.encoder.openvino_graph import LEAST, STEPS, openvino_graph, product_graph
 from synaptoroute.encoder.packed_session import PackedSession, feeds
 from synaptoroute.encoder.packing import Packing
 from synaptoroute.encoder.recipe import Recipe
@@ -85,14 +86,14 @@ def check_openvino_exactness() -> None:
     Raises:
         EncoderError: A product is wrong on this CPU.
     """
-    for depth in _DEPTHS:
+    for depth, least in product(_DEPTHS, (0, LEAST)):
         weights = np.full((depth, _COLUMNS), 127, dtype=np.int8)
         weights[:, 1::3] = -128
         weights[1::2, 2::3] = -127
-        request = _compile(product_graph(weights))
+        request = _compile(product_graph(weights, least))
         for count in _ROWS:
-            rows = np.full((count, depth), STEPS, dtype=np.float32)
-            rows[1::3, ::2] = 0
+            rows = np.full((count, depth), least + STEPS, dtype=np.float32)
+            rows[1::3, ::2] = least
             expected = (rows.astype(np.int64) @ weights.astype(np.int64)).astype(np.float32)
             if not np.array_equal(expected, _infer(request, [rows])):
                 raise EncoderError(
