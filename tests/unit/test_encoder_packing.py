@@ -55,6 +55,19 @@ def test_width_is_the_next_multiple(count: int, width: int) -> None:
     assert 0 == width % WIDTH_STEP
 
 
+def test_layout_of_a_short_text_alone_is_kept() -> None:
+    """It is made once, equals the one made anew, and nobody can change it."""
+    kept = pack(np.array([7]), 16, 12)
+    among = pack(np.array([7, 3]), 16, 12)
+
+    assert kept is pack(np.array([7]), 16, 12)
+    assert kept is not pack(np.array([6]), 16, 12)
+    assert np.array_equal(among.queries[:1], kept.queries)
+    assert np.array_equal(among.heads[:7], kept.heads)
+    with pytest.raises(ValueError, match="read-only"):
+        kept.queries[0] = 0
+
+
 def test_nothing_to_plan() -> None:
     """No texts, no runs."""
     assert [] == plan([], 512)

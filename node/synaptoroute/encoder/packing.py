@@ -9,13 +9,15 @@ shape of a text's arithmetic is then the same in every company.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 WIDTH_STEP: Final = 16
+KEPT_WIDTH_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,21 @@ def plan(counts: Sequence[int], tokens_max: int) -> list[list[int]]:
 
 def pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:
     """Lay out texts of ``counts`` tokens, none of which is longer than ``width``."""
+    if len(counts) == 1 and width <= KEPT_WIDTH_MAX:
+        return _pack_one(int(counts[0]), width, heads_count)
+    return _pack(counts, width, heads_count)
+
+
+@lru_cache(KEPT_WIDTH_MAX)
+def _pack_one(count: int, width: int, heads_count: int) -> Packing:
+    """Keep the layout of a short text alone: making it is a thirtieth of such a run."""
+    packed = _pack(np.array([count]), width, heads_count)
+    for field in fields(packed):
+        getattr(packed, field.name).flags.writeable = False
+    return packed
+
+
+def _pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:
     places = np.arange(width)
     is_real = places < counts[:, None]
     starts = np.cumsum(counts) - counts
