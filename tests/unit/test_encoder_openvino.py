@@ -60,6 +60,19 @@ def test_vectors_stay_near_those_of_float32(encoder: Encoder) -> None:
     assert float(np.mean(cosines)) > COSINE_MIN
 
 
+def test_rows_beside_the_tokens_are_counted(encoder: Encoder) -> None:
+    """A run's rows are a multiple of 16, whatever the widths of its texts; no more."""
+    texts = [text_of(n, n) for n in (3, 5, 20)]
+    before = encoder.stats()
+
+    encoder.encode(texts)
+
+    after = encoder.stats()
+    tokens = sum(each.count for each in encoder.tokenize(texts))
+    assert tokens == after.tokens - before.tokens
+    assert -tokens % 16 == after.padding_tokens - before.padding_tokens
+
+
 def test_lanes_share_the_encoder(encoder: Encoder) -> None:
     """More threads than compiled graphs get the vectors that one gets."""
     texts = [text_of(1 + n % 20, seed=n) for n in range(24)]

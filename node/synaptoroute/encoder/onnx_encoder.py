@@ -196,7 +196,7 @@ class Encoder:
             row[: text.count] = text.ids
         vectors = session.run(ids, counts, self._recipe.pooling)
         real = int(counts.sum())
-        padding = 0 if session.is_packed else ids.size - real
+        padding = session.padding(real, ids.size)
         self._stats.add(texts=len(tokens), tokens=real, padding_tokens=padding)
         return vectors
 

@@ -39,6 +39,9 @@ LEAST: Final = -128
 MIDDLE_MAX: Final = 127
 """Steps to either side of a grid that is even about zero."""
 
+WIDTHS: Final = 2
+"""Groups of texts of one width each that share a run."""
+
 RANGE_MIN: Final = 1e-30
 """A row of equal values gets this range, and counts nothing."""
 
@@ -47,8 +50,8 @@ def openvino_graph(content: bytes) -> Any:
     """Rewrite the bundled model's graph.
 
     Inputs of the result, for n texts of t tokens in all, in this order: ids int64[t],
-    and positions, queries, keys, values, mask and heads as ``packing.Packing`` has
-    them.  Output: float32[t, dim].
+    positions, then queries, keys, values and mask of each of ``WIDTHS`` groups, and
+    heads, as ``packing.Packing`` has them.  Output: float32[t, dim].
 
     Returns:
         An ``openvino.Model``.
@@ -113,15 +116,22 @@ class _OpenVinoGraph:
     def write(self) -> Any:
         ops = self._ops
         ids, positions = (ops.parameter([-1], np.int64, name) for name in ("ids", "positions"))
-        parts = [
-            ops.parameter([-1, HEADS, -1], np.int32, name) for name in ("queries", "keys", "values")
-        ]
-        mask = ops.parameter([-1, 1, 1, -1], np.float32, "mask")
+        groups = [self._group(f"_{index}" if index else "") for index in range(WIDTHS)]
         heads = ops.parameter([-1, HEADS], np.int32, "heads")
         hidden = self._embeddings(ids, positions)
         for layer in range(LAYERS):
-            hidden = self._layer(layer, hidden, parts, mask, heads)
-        return _model([hidden], [ids, positions, *parts, mask, heads], "packed")
+            hidden = self._layer(layer, hidden, groups, heads)
+        inputs = [each for group in groups for each in group]
+        return _model([hidden], [ids, positions, *inputs, heads], "packed")
+
+    def _group(self, suffix: str) -> list[Any]:
+        """Declare queries, keys, values and mask of the texts of one width."""
+        ops = self._ops
+        parts = [
+            ops.parameter([-1, HEADS, -1], np.int32, name + suffix)
+            for name in ("queries", "keys", "values")
+        ]
+        return [*parts, ops.parameter([-1, 1, 1, -1], np.float32, "mask" + suffix)]
 
     def _embeddings(self, ids: Any, positions: Any) -> Any:
         """Words stay int8 until they are looked up."""
@@ -132,15 +142,17 @@ class _OpenVinoGraph:
         places = ops.gather(ops.constant(weights.places_of_words()), positions, self._first)
         return self._normalise(ops.add(words, places), EMBEDDINGS + "LayerNorm")
 
-    def _layer(self, layer: int, hidden: Any, parts: list[Any], mask: Any, heads: Any) -> Any:
+    def _layer(self, layer: int, hidden: Any, groups: list[list[Any]], heads: Any) -> Any:
         ops, biases, product = self._ops, layer_biases(layer), self._weights.product
         after_attention, at_end = layer_normalisations(layer)
         head_dim = self._weights.dim // HEADS
         attention = product(biases["attention"]).scaled_queries(head_dim)
         rows = ops.reshape(self._multiply(hidden, attention), self._integers([-1, head_dim]), False)
-        attended = self._attend([ops.gather(rows, part, self._first) for part in parts], mask)
-        attended = ops.reshape(attended, self._integers([-1, head_dim]), False)
-        attended = ops.gather(attended, heads, self._first)
+        by_width = []
+        for *parts, mask in groups:
+            attended = self._attend([ops.gather(rows, part, self._first) for part in parts], mask)
+            by_width.append(ops.reshape(attended, self._integers([-1, head_dim]), False))
+        attended = ops.gather(ops.concat(by_width, 0), heads, self._first)
         attended = ops.reshape(attended, self._integers([-1, self._weights.dim]), False)
         middle = ops.add(self._multiply(attended, product(biases["projection"])), hidden)
         middle = self._normalise(middle, after_attention)

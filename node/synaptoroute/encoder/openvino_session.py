@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.config import cpu_limit
-from synaptoroute.encoder.openvino_graph import LEAST, STEPS, openvino_graph, product_graph
+from synaptoroute.encoder.bundled_weights import HEADS
+from synaptoroute.encoder.openvino_graph import LEAST, STEPS, WIDTHS, openvino_graph, product_graph
 from synaptoroute.encoder.packed_session import PackedSession, feeds
-from synaptoroute.encoder.packing import Packing
+from synaptoroute.encoder.packing import Layout, Packing
 from synaptoroute.encoder.recipe import Recipe
 from synaptoroute.errors import BackendMissing, EncoderError
 
@@ -38,7 +39,13 @@ _COLUMNS: Final = 48
 
 
 class OpenVinoSession(PackedSession):
-    """Runs packed micro-batches; ``run`` may be called from any thread."""
+    """Runs packed micro-batches; ``run`` may be called from any thread.
+
+    The runtime generates code for each new shape, and prepares itself wherever a shape
+    is not that of the run before: so there are few shapes, and few runs.
+    """
+
+    layout = Layout(HEADS, widths=WIDTHS, rows_step=16, texts_step=4)
 
     def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
         """Rewrite the bundled model and compile it once for each CPU.
@@ -67,8 +74,15 @@ class OpenVinoSession(PackedSession):
 
     def hidden(self, ids: NDArray[np.int64], packed: Packing) -> NDArray[np.float64]:
         """See ``PackedSession.hidden``."""
+        rows = np.zeros(len(packed.positions), dtype=np.int64)
+        rows[: len(ids)] = ids
         with self._borrow() as request:
-            return _infer(request, list(feeds(ids, packed).values())).astype(np.float64)
+            hidden = _infer(request, list(feeds(rows, packed).values()))
+            return hidden[: len(ids)].astype(np.float64)
+
+    def padding(self, tokens_count: int, places_count: int) -> int:
+        """See ``PackedSession.padding``."""
+        return -tokens_count % self.layout.rows_step
 
     @contextmanager
     def _borrow(self) -> Iterator[Any]:
