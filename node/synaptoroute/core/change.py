@@ -7,7 +7,7 @@ to undo it.  All values are frozen, so they may cross threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.mutation import (
     Entry,
@@ -42,9 +42,10 @@ class Outcome:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRecord:
+class RouteRecord(NamedTuple):
     """A route as it stands after some entry.
+
+    A boot makes thousands of them, so it is a plain tuple.
 
     Attributes:
         route_id: Small number of the route, lowest free first; row of its centroid.

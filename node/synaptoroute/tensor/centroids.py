@@ -3,6 +3,9 @@
 The sum of a route's rows is held on the grid of ``synaptoroute.exact``, where
 adding and subtracting rows is free of rounding: the sum, and so the centroid, is
 that of the rows the route has now, on every node, after any replay or snapshot.
+
+A boot may take centroids over that were packed when the same rows were served.  Only
+their sums are then missing; they are owed until a route changes or there is time.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ _SLAB_ROUTES: Final = 4_096
 _HALVED_ROWS_MIN: Final = 16_384
 _SUM_ROWS: Final = 256
 """Rows summed at once; their float64 copy stays in the processor's cache."""
+_NONE: Final[Slots] = np.zeros(0, np.int64)
 
 
 class Centroids:
@@ -33,6 +37,8 @@ class Centroids:
     def __init__(self, dim: int) -> None:
         self._sums: Slabs[np.float64] = Slabs(dim, _SLAB_ROUTES, np.float64)
         self._units: Slabs[np.float32] = Slabs(dim, _SLAB_ROUTES, np.float32)
+        self._is_due = np.zeros(_SLAB_ROUTES, np.bool_)
+        self._has_due = False
         self.mean_norms = np.zeros(_SLAB_ROUTES)
 
     @property
@@ -47,6 +53,7 @@ class Centroids:
         missing = self._units.rows_mapped - len(self.mean_norms)
         if missing > 0:
             self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
+            self._is_due = np.concatenate([self._is_due, np.zeros(missing, np.bool_)])
 
     def move(self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots, sign: float) -> None:
         """Add (``sign`` 1) or take away (-1) the rows at ``slots``, each of its route.
@@ -106,6 +113,7 @@ class Centroids:
         if len(route_ids) == 0:
             return
         self._sums.write(route_ids, np.zeros((len(route_ids), self._sums.dim)))
+        self._is_due[route_ids] = False
         self.settle(route_ids, np.ones(len(route_ids)))
 
     def settle(self, route_ids: Slots, row_counts: NDArray[np.float64]) -> None:
@@ -117,6 +125,42 @@ class Centroids:
             sums /= np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
             self._units.write(chosen, sums.astype(np.float32))
             self.mean_norms[chosen] = norms / row_counts[start : start + _SUM_ROWS]
+
+    def pack(self, route_ids: Slots) -> bytes:
+        """Centroids and mean lengths as bytes, for ``take``."""
+        units = self._units.read(route_ids).astype("<f4", copy=False)
+        return units.tobytes() + self.mean_norms[route_ids].astype("<f8", copy=False).tobytes()
+
+    def take(self, route_ids: Slots, packed: NDArray[np.uint8]) -> bool:
+        """Take over what was packed of these routes, with these rows; their sums are due.
+
+        Returns:
+            Whether it is of so many routes; if not, nothing changed.
+        """
+        units_bytes = len(route_ids) * self._units.dim * np.dtype("<f4").itemsize
+        if len(packed) != units_bytes + len(route_ids) * np.dtype("<f8").itemsize:
+            return False
+        self._units.write(route_ids, packed[:units_bytes].view("<f4").reshape(len(route_ids), -1))
+        self.mean_norms[route_ids] = packed[units_bytes:].view("<f8")
+        self._is_due[route_ids] = self._has_due = True
+        return True
+
+    def due(self) -> Slots:
+        """Routes whose sums are due, ascending."""
+        if not self._has_due:
+            return _NONE
+        due = np.flatnonzero(self._is_due)
+        self._has_due = len(due) > 0
+        return due
+
+    def is_due(self, route_id: int) -> bool:
+        """Whether the sum of a route is due."""
+        return bool(self._is_due[route_id])
+
+    def pay(self, route_ids: Slots, rows: Slabs[np.float32], slots: Slots) -> None:
+        """Sum the rows of routes whose sums are due: all of each, with its id beside it."""
+        self.move(route_ids, rows, slots, 1.0)
+        self._is_due[route_ids] = False
 
     def read(self, route_ids: Slots) -> NDArray[np.float32]:
         """Copy centroids out, float32[n, dim]."""

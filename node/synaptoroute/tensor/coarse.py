@@ -19,7 +19,7 @@ _ROWS_AT_ONCE: Final = 256
 """Rows rounded at once; their copies stay in the processor's cache."""
 
 ADVANCE_ROWS: Final = 2_048
-"""Rows rounded between two batches; some milliseconds."""
+"""Rows caught up on between two batches; some milliseconds."""
 
 
 class CoarseRows:
