@@ -374,6 +374,7 @@ def test_rows_of_a_boot_are_rounded_later_in_slices() -> None:
     """A boot does not wait; until all are rounded there are no coarse rows at all."""
     rows = unit_rows(2 * ADVANCE_ROWS + 100, DIM)
     tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
+    tensor.blocks()
     waits = []
     while tensor.coarse_spans() is None:
         waits.append(tensor.prepare())

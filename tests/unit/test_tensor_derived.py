@@ -19,6 +19,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.table import RouteTable
 from synaptoroute.tensor import Tensor
+from synaptoroute.tensor.centroids import LATER_ROUTES_MAX
 from synaptoroute.tensor.coarse import ADVANCE_ROWS
 
 pytestmark = pytest.mark.unit
@@ -149,3 +150,34 @@ def test_derived_of_another_route_set_is_computed_instead() -> None:
 def test_routes_of_one_utterance_are_not_worth_keeping() -> None:
     """Their centroids are as large as their rows."""
     assert b"" == loaded(unit_rows(3, DIM), [0, 1, 2]).derived()
+
+
+def test_what_a_write_left_for_later_is_done_before_the_next_query() -> None:
+    """Done while idle or by the query itself, it is the same."""
+    idle, busy = Rebooted(), Rebooted()
+    for node in (idle, busy):
+        while node.tensor.prepare():
+            pass
+        for mutation in (put("new", 2, 50), AddUtterances("r3", ("m",), put("x", 1, 70).vectors)):
+            node.apply(mutation)
+    turns = 0
+    while idle.tensor.prepare():
+        turns += 1
+    planned = idle.tensor.blocks()
+
+    assert 3 == turns
+    assert [id(each) for each in planned] == [id(each) for each in idle.tensor.blocks()]
+    for one, other in zip(idle.tensor.coarse_spans(), busy.tensor.coarse_spans(), strict=True):
+        np.testing.assert_array_equal(one[1][: len(idle.rows)], other[1][: len(idle.rows)])
+    np.testing.assert_array_equal(idle.tensor.mean_norms, busy.tensor.mean_norms)
+    assert idle.sums() == busy.sums()
+
+
+def test_writes_that_nobody_waits_for_owe_little() -> None:
+    """However many follow on each other, what is left for a query stays small."""
+    node = Rebooted()
+    for number in range(LATER_ROUTES_MAX + 9):
+        node.apply(put(f"n{number}", 1, 1_000 + number))
+
+    assert len(node.tensor._centroids._unsettled) <= LATER_ROUTES_MAX
+    assert node.sums()

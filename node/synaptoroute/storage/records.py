@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -106,6 +107,7 @@ def checksum(*fields: object) -> int:
     return zlib.crc32(repr(fields).encode())
 
 
+@lru_cache(maxsize=1)
 def dump_settings(settings: Settings) -> str:
     """Write the settings of the route set as a JSON array."""
     fields: list[object] = [

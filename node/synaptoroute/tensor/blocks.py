@@ -125,6 +125,18 @@ class BlockPlans:
             self._blocks.append(None)
         self._stale.update(numbers)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a block must be planned again."""
+        return bool(self._stale)
+
+    def plan_one(
+        self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+    ) -> None:
+        """Plan one of those blocks now, so that no query has to."""
+        number = self._stale.pop()
+        self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
+
     def planned(
         self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
     ) -> Sequence[Block]:

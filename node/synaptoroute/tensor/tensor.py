@@ -29,6 +29,8 @@ from synaptoroute.tensor.coarse import ADVANCE_ROWS, CoarseRows
 from synaptoroute.tensor.slabs import Slabs, Slots
 
 SLAB_SLOTS: Final = 65_536
+LATER_ROWS_MAX: Final = 256
+"""Of so many rows what is derived may wait until their write was answered."""
 _NO_SLOTS: Final[Slots] = np.zeros(0, np.int64)
 
 
@@ -54,13 +56,13 @@ class Tensor:
         self._owners = np.full(self._rows.rows_mapped, FREE, np.int32)
         self._ahead = np.zeros(self._rows.rows_mapped, np.bool_)
         self._ahead_of: Revision | None = None
-        self._centroids = Centroids(self.dim)
         self._thresholds = np.zeros(0)
         self._is_live = np.zeros(0, np.bool_)
         self._route_count = 0
         self._routes: dict[str, RouteRecord] = {}
         self._records: dict[int, RouteRecord] = {}
         self._slots_of: dict[int, Slots] = {}
+        self._centroids = Centroids(self._rows, self._slots_of)
         self._plans = BlockPlans()
 
     # --- what a query reads (``scoring.ScoringRows``) ---
@@ -104,21 +106,29 @@ class Tensor:
         """Rows rounded to bytes, uint8[n, dim] from each first slot on; None if some are due."""
         if not self._coarse.is_ready:
             return None
+        self._coarse.catch_up(self._rows)
         blocks = self.blocks()
         return self._coarse.spans(blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0)
 
     def prepare(self) -> bool:
-        """Catch up on a few thousand rows of what a boot left for later; some milliseconds.
+        """Catch up on one thing that a write or a boot left for later; some milliseconds.
 
         Returns:
             Whether there was anything left.
         """
-        if not self._coarse.is_ready:
+        if self._coarse.is_behind:
+            self._coarse.catch_up(self._rows)
+        elif self._centroids.is_behind:
+            self._centroids.catch_up()
+        elif self._plans.is_behind:
+            self._plans.plan_one(self._owners, self._rows, self._route_count - 1)
+        elif not self._coarse.is_ready:
             self._coarse.advance(self._rows)
-            return True
-        due = self._centroids.due()
-        self._pay(due[:ADVANCE_ROWS].tolist(), rows_max=ADVANCE_ROWS)
-        return len(due) > 0
+        else:
+            due = self._centroids.due()
+            self._centroids.pay(due[:ADVANCE_ROWS].tolist(), rows_max=ADVANCE_ROWS)
+            return len(due) > 0
+        return True
 
     def derived(self) -> bytes:
         """What a boot may take over beside the rows; nothing if that would not pay."""
@@ -187,6 +197,9 @@ class Tensor:
     def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
         """Make a change visible, all of it.
 
+        What a small one changes of centroids, bytes and blocks is computed by ``prepare``,
+        or by the first query that comes before.
+
         Args:
             change: As the table enacted it.
             at: Its place in the log; the revision of the answers from now on.
@@ -195,7 +208,7 @@ class Tensor:
         slots = np.array([write.slot for write in change.writes], np.int64)
         self._reserve_slots(slots)
         assert slots.max(initial=-1) < self.settings.capacity_slots, "beyond capacity: a bug"
-        self._pay([record.route_id for record in change.before])
+        self._centroids.pay(record.route_id for record in change.before)
         self._hide(change, slots)
         self._write_rows(change.writes, slots, filled and self._ahead_of == at)
         self._show(change, slots)
@@ -225,7 +238,7 @@ class Tensor:
         self.slots_used = len(slots)
         self._plans.mark_stale(slots)
         if derived is None or not self._centroids.take(np.sort(ids), derived):
-            self._centroids.move(owners, self._rows, slots, 1.0)
+            self._centroids.move(owners, slots, 1.0)
             self._centroids.settle(ids, counts.astype(np.float64))
         self._put_all(records, slots)
 
@@ -303,7 +316,7 @@ class Tensor:
         assert np.all(owners != FREE), "a free slot was freed: this is a bug"
         gone = np.fromiter((record.route_id for record in change.deleted), np.int64)
         staying = ~np.isin(owners, gone)
-        self._centroids.move(owners[staying], self._rows, leaving[staying], -1.0)
+        self._centroids.move(owners[staying], leaving[staying], -1.0)
         self._centroids.clear(gone)
         self._is_live[gone] = False
         for record in change.deleted:
@@ -322,28 +335,36 @@ class Tensor:
         if len(chosen):
             vectors = b"".join([write.vector for write in writes])
             rows = np.frombuffer(vectors, "<f4").reshape(len(chosen), self.dim)
-            self._write(chosen, rows.astype(np.float32, copy=False))
+            self._rows.write(chosen, rows.astype(np.float32, copy=False))
+            if len(chosen) > LATER_ROWS_MAX:
+                self._coarse.write(chosen, rows)
+            else:
+                self._coarse.note(chosen, self._rows)
         self._ahead[slots] = False
 
     def _show(self, change: Change, slots: Slots) -> None:
-        """Give the written rows their owners."""
+        """Give the written rows their owners; few rows of new routes are summed later."""
         owners = np.array([write.route_id for write in change.writes], np.int64)
         self._reserve_routes(max((record.route_id for record in change.put), default=-1) + 1)
         self._owners[slots] = owners
         self.slots_used += len(slots)
         self._plans.mark_stale(slots)
-        self._centroids.move(owners, self._rows, slots, 1.0)
+        new = [each.route_id for each in change.put if each.route_id not in self._records]
+        if new and len(slots) <= LATER_ROWS_MAX:
+            self._centroids.owe(np.array(new, np.int64))
+            if len(new) == len(change.put):
+                return
+            known = ~np.isin(owners, new)
+            owners, slots = owners[known], slots[known]
+        self._centroids.move(owners, slots, 1.0)
 
     def _put_records(self, change: Change) -> None:
         """Replace records, and the centroids of those whose rows changed."""
         moved = [record for record in change.put if not self._has_rows_of(record, change.writes)]
-        ids = np.fromiter((record.route_id for record in moved), np.int64)
-        counts = np.fromiter((len(record.slots) for record in moved), np.float64)
-        if len(ids):
-            self._centroids.settle(ids, counts)
         if change.settings is not None:
             self._put_settings(change.settings)
         self._put_all(change.put, _slots_of(change.put))
+        self._centroids.settle_later(record.route_id for record in moved)
 
     def _has_rows_of(self, record: RouteRecord, writes: Sequence[SlotWrite]) -> bool:
         """Whether the route's rows are those it had, so that only its fields changed."""
@@ -368,21 +389,6 @@ class Tensor:
 
     def _threshold_of(self, record: RouteRecord) -> float:
         return self.settings.threshold if record.threshold is None else record.threshold
-
-    def _pay(self, route_ids: Sequence[int], rows_max: int | None = None) -> None:
-        """Sum the rows of those routes whose sums are due, before they change."""
-        owners: list[int] = []
-        parts: list[Slots] = []
-        rows = 0
-        for route_id in filter(self._centroids.is_due, route_ids):
-            owners.append(route_id)
-            parts.append(self._slots_of[route_id])
-            rows += len(parts[-1])
-            if rows_max is not None and rows >= rows_max:
-                break
-        if owners:
-            ids = np.repeat(np.array(owners, np.int64), [len(part) for part in parts])
-            self._centroids.pay(ids, self._rows, np.concatenate(parts))
 
 
 def _slots_of(records: Sequence[RouteRecord]) -> Slots:
