@@ -88,4 +88,4 @@ def test_owed_sums_are_paid_while_the_node_is_idle(tmp_path: Path) -> None:
     again.stop()
 
     assert engine.scorer.tensor.checksum() == again.scorer.tensor.checksum()
-    assert not again.scorer.tensor.prepare()
+    assert not again.scorer.tensor.is_behind

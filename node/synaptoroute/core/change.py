@@ -68,9 +68,8 @@ class RouteRecord(NamedTuple):
     revision: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class SlotWrite:
-    """One row of the tensor to fill.
+class SlotWrite(NamedTuple):
+    """One row of the tensor to fill, in the order of the database's columns.
 
     Attributes:
         slot: Row number.

@@ -42,6 +42,8 @@ from synaptoroute.tensor import Tensor
 
 FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
+IDLE_SECONDS: Final = 0.000_5
+"""With nothing to do for so long, the scorer does what was left for later."""
 DELAYS_KEPT: Final = 2_048
 """Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
@@ -204,13 +206,16 @@ class Scorer:
                     left.done.set()
 
     def _next(self) -> _Item | None:
-        """Wait for the next item; what a boot left for later is done while there is none."""
-        while True:
+        """Wait for the next item; what was left for later is done while there is none.
+
+        Not at once: whoever was answered shall have the interpreter first.
+        """
+        while self.tensor.is_behind:
             try:
-                return self._inbox.get_nowait()
+                return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
-                if not self.tensor.prepare():
-                    return self._inbox.get()
+                self.tensor.prepare()
+        return self._inbox.get()
 
     def drain(self) -> None:
         """Do what has been handed over, on the caller's thread, before ``start``."""

@@ -112,8 +112,8 @@ class ScoringRows(Protocol):
         """
         ...
 
-    def prepare(self) -> bool:
-        """Round some of the rows that are not rounded yet; false if there were none."""
+    def prepare(self) -> None:
+        """Round some of the rows that are not rounded yet, for later queries."""
         ...
 
     def centroid_spans(self) -> Sequence[tuple[int, Float32s]]:

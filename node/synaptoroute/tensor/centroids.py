@@ -29,14 +29,14 @@ _SUM_ROWS: Final = 256
 """Rows summed at once; their float64 copy stays in the processor's cache."""
 LATER_ROUTES_MAX: Final = 256
 """Centroids that may wait until a write was answered."""
-_NONE: Final[Slots] = np.zeros(0, np.int64)
 
 
 class Centroids:
     """Sums, unit centroids and mean lengths, by route id.
 
     Invariants: a route id that is not in use has a zero centroid; ``mean_norms``
-    is the length of the mean of the route's rows, between 0 and about 1.
+    is the length of the mean of the route's rows, between 0 and about 1; where the sum
+    of any route is due, ``has_due`` is true.
     """
 
     def __init__(self, rows: Slabs[np.float32], slots_of: Mapping[int, Slots]) -> None:
@@ -47,7 +47,7 @@ class Centroids:
         self._sums: Slabs[np.float64] = Slabs(dim, _SLAB_ROUTES, np.float64)
         self._units: Slabs[np.float32] = Slabs(dim, _SLAB_ROUTES, np.float32)
         self._is_due = np.zeros(_SLAB_ROUTES, np.bool_)
-        self._has_due = False
+        self.has_due = False
         self._mean_norms = np.zeros(_SLAB_ROUTES)
 
     @property
@@ -176,20 +176,22 @@ class Centroids:
             return False
         self._units.write(route_ids, packed[:units_bytes].view("<f4").reshape(len(route_ids), -1))
         self._mean_norms[route_ids] = packed[units_bytes:].view("<f8")
-        self._is_due[route_ids] = self._has_due = True
+        self._is_due[route_ids] = self.has_due = True
         return True
 
     def owe(self, route_ids: Slots) -> None:
         """Note routes that are new: the sums of all their rows are due."""
-        self._is_due[route_ids] = self._has_due = True
+        self._is_due[route_ids] = self.has_due = True
 
     def due(self) -> Slots:
         """Routes whose sums are due, ascending."""
-        if not self._has_due:
-            return _NONE
-        due = np.flatnonzero(self._is_due)
-        self._has_due = len(due) > 0
-        return due
+        return np.flatnonzero(self._is_due)
+
+    def pay_some(self, rows_max: int) -> None:
+        """Pay for the next routes, about so many rows."""
+        due = self.due()
+        self.pay(due[:rows_max].tolist(), rows_max)
+        self.has_due = bool(self._is_due.any())
 
     def pay(self, route_ids: Iterable[int], rows_max: int | None = None) -> None:
         """Sum the rows of those routes whose sums are due, before they change.

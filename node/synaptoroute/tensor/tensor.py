@@ -110,12 +110,19 @@ class Tensor:
         blocks = self.blocks()
         return self._coarse.spans(blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0)
 
-    def prepare(self) -> bool:
-        """Catch up on one thing that a write or a boot left for later; some milliseconds.
+    @property
+    def is_behind(self) -> bool:
+        """Whether ``prepare`` has anything to do."""
+        return (
+            self._coarse.is_behind
+            or self._centroids.is_behind
+            or self._plans.is_behind
+            or not self._coarse.is_ready
+            or self._centroids.has_due
+        )
 
-        Returns:
-            Whether there was anything left.
-        """
+    def prepare(self) -> None:
+        """Catch up on one thing that a write or a boot left for later; some milliseconds."""
         if self._coarse.is_behind:
             self._coarse.catch_up(self._rows)
         elif self._centroids.is_behind:
@@ -125,10 +132,7 @@ class Tensor:
         elif not self._coarse.is_ready:
             self._coarse.advance(self._rows)
         else:
-            due = self._centroids.due()
-            self._centroids.pay(due[:ADVANCE_ROWS].tolist(), rows_max=ADVANCE_ROWS)
-            return len(due) > 0
-        return True
+            self._centroids.pay_some(ADVANCE_ROWS)
 
     def derived(self) -> bytes:
         """What a boot may take over beside the rows; nothing if that would not pay."""
