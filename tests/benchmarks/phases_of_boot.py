@@ -54,6 +54,9 @@ class Node:
         self.storage = SQLiteStorage(path)
         stored = self.storage.open(fingerprint=FINGERPRINT, dim=dim)
         self.replica = Replica(stored.snapshot, dim=dim)
+        tensor = tensor_of(stored, dim)
+        at = (self.replica.position, stored.digest)
+        self.storage.derive = lambda *now: tensor.derived() if now == at else b""
         if self.replica.position.epoch == 0:
             self.commit([OpenEpoch("bench", 0, ("n",), FINGERPRINT, dim)])
 

@@ -228,3 +228,13 @@ def test_versions_hold_under_forgetting_threads() -> None:
 
     assert [] == errors
     assert 0 == len(versions)
+
+
+def test_inbox_that_stays_empty_is_waited_for_as_long_as_asked() -> None:
+    """Then there is time for something else."""
+    inbox: Inbox[int] = Inbox()
+    with pytest.raises(queue.Empty):
+        inbox.get(0.001)
+    inbox.put(1)
+
+    assert 1 == inbox.get(0.001)

@@ -25,8 +25,9 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
+from synaptoroute.engine.states import tensor_of
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
-from synaptoroute.storage import SQLiteStorage, Stored, checkpoint
+from synaptoroute.storage import SQLiteStorage, Stored, checkpoint_header
 from synaptoroute.storage.checkpoint import checkpoint_of
 from synaptoroute.tensor import Tensor
 
@@ -44,6 +45,10 @@ def history(path: Path) -> History:
     history = History()
     storage = opened(path)
     storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
+    storage.close()
+    derived = tensor_of(boot(path), DIM).derived()
+    storage = opened(path)
+    storage.derive = lambda *_: derived
     storage.checkpoint()
     storage.close()
     return history
@@ -51,11 +56,7 @@ def history(path: Path) -> History:
 
 def tensor_sum(stored: Stored) -> str:
     """What the tensor of a state would serve."""
-    tensor = Tensor(DIM)
-    snapshot = stored.snapshot
-    at = snapshot.position.revision
-    tensor.load(stored.slots, stored.vectors, snapshot.routes, snapshot.settings, at)
-    return tensor.checksum()
+    return tensor_of(stored, DIM).checksum()
 
 
 def test_boot_from_a_checkpoint_gives_the_state_of_the_rows(path: Path, history: History) -> None:
@@ -69,6 +70,30 @@ def test_boot_from_a_checkpoint_gives_the_state_of_the_rows(path: Path, history:
     assert quick.snapshot == slow.snapshot
     assert quick.sums.buckets == slow.sums.buckets
     assert tensor_sum(quick) == tensor_sum(slow)
+
+
+def test_what_was_derived_comes_back_with_exactly_its_rows(path: Path, history: History) -> None:
+    """It is an answer of the rows at one position, so one change makes it worthless."""
+    kept = boot(path).derived
+    commit(path, history, PatchRoute("r1", threshold=0.25))
+    stored = boot(path)
+
+    assert kept is not None
+    assert 8 * (4 * DIM + 8) == len(kept)
+    assert stored.is_from_checkpoint
+    assert stored.derived is None
+
+
+def test_derivation_is_asked_for_by_position_and_digest(path: Path, history: History) -> None:
+    """Whoever derives can tell whether it has the state of which the checkpoint is."""
+    asked = []
+    storage = opened(path)
+    storage.derive = lambda position, digest: asked.append((position, digest)) or b""
+    storage.checkpoint()
+    storage.close()
+
+    assert [(history.replica.position, history.replica.digest)] == asked
+    assert boot(path).derived is None
 
 
 def test_flipped_byte_anywhere_is_never_believed(path: Path, history: History) -> None:
@@ -106,11 +131,12 @@ def test_longer_file_is_no_checkpoint(path: Path, history: History) -> None:
     assert not boot(path).is_from_checkpoint
 
 
-def test_other_format_is_no_checkpoint(path: Path, history: History) -> None:
+@pytest.mark.parametrize("version", [1, checkpoint_header.FORMAT_VERSION + 1])
+def test_other_format_is_no_checkpoint(path: Path, history: History, version: int) -> None:
     """A sound header of another version, with a right checksum, is not read."""
     content = bytearray(checkpoint_of(path).read_bytes())
-    struct.pack_into("<I", content, 8, checkpoint.FORMAT_VERSION + 1)
-    header_bytes = checkpoint._HEADER.size
+    struct.pack_into("<I", content, 8, version)
+    header_bytes = checkpoint_header._HEADER.size
     struct.pack_into("<I", content, header_bytes, zlib.crc32(content[:header_bytes]))
     checkpoint_of(path).write_bytes(content)
     stored = boot(path)

@@ -7,7 +7,7 @@ to undo it.  All values are frozen, so they may cross threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.mutation import (
     Entry,
@@ -42,9 +42,10 @@ class Outcome:
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RouteRecord:
+class RouteRecord(NamedTuple):
     """A route as it stands after some entry.
+
+    A boot makes thousands of them, so it is a plain tuple.
 
     Attributes:
         route_id: Small number of the route, lowest free first; row of its centroid.
@@ -67,9 +68,8 @@ class RouteRecord:
     revision: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class SlotWrite:
-    """One row of the tensor to fill.
+class SlotWrite(NamedTuple):
+    """One row of the tensor to fill, in the order of the database's columns.
 
     Attributes:
         slot: Row number.

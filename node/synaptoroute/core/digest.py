@@ -124,6 +124,13 @@ class Digest:
         """Add what is not a row: a route, a chunk, the settings."""
         self._total = (self._total + int.from_bytes(hashed, "little")) & _MODULUS_MASK
 
+    def add_all(self, hashes: Iterable[bytes]) -> None:
+        """Add many of them at once, for a boot."""
+        joined = b"".join(hashes)
+        words = struct.unpack(f"<{len(joined) // 8}Q", joined)
+        term = sum(words[::2]) + (sum(words[1::2]) << 64)
+        self._total = (self._total + term) & _MODULUS_MASK
+
     def remove(self, hashed: bytes) -> None:
         """Remove what is not a row."""
         self._total = (self._total - int.from_bytes(hashed, "little")) & _MODULUS_MASK
@@ -169,8 +176,7 @@ def add_rest(
 ) -> None:
     """Add all of a state but its rows."""
     digest.add(settings_hash(settings))
-    for route in routes:
-        digest.add(route_hash(route))
+    digest.add_all(map(route_hash, routes))
     for staged in imports:
         digest.add(import_hash(staged.begin))
         for chunk in staged.chunks:

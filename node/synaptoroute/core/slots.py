@@ -7,7 +7,7 @@ from a snapshot chooses as one that replayed the whole log.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 _STALE_MIN: Final = 1_024
@@ -52,13 +52,12 @@ class FreeNumbers:
             heapq.heappush(self._heap, each)
         self.high_water = number + 1
 
-    def claim_all(self, numbers: Iterable[int]) -> None:
-        """Put many numbers in use at once, where none is yet, for a boot."""
+    def claim_all(self, used: Collection[int]) -> None:
+        """Put many numbers in use at once, each given once, where none is yet, for a boot."""
         assert self.high_water == 0, "some numbers are in use: this is a bug"
-        used = set(numbers)
         self.high_water = max(used, default=-1) + 1
         if len(used) < self.high_water:
-            self._free = set(range(self.high_water)) - used
+            self._free = set(range(self.high_water)).difference(used)
             self._heap = sorted(self._free)
 
     def free(self, number: int) -> None:

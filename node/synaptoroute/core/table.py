@@ -87,8 +87,8 @@ class RouteTable:
         table = cls(settings, dim)
         table.row_hashes = row_hashes
         table.digest = digest or sum_state(settings, row_hashes, routes, imports)
-        table._slots.claim_all(row_hashes)
-        table._route_ids.claim_all(route.route_id for route in routes)
+        table._slots.claim_all(row_hashes.keys())
+        table._route_ids.claim_all({route.route_id for route in routes})
         for route in routes:
             table.routes[route.name] = route
         for staged in imports:

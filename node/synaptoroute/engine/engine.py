@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,13 +30,13 @@ from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
 from synaptoroute.engine.scorer import Published, Scorer
-from synaptoroute.engine.states import switched_tensor, tensor_of
+from synaptoroute.engine.states import derived_of, switched_tensor, tensor_of
 from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
-from synaptoroute.storage import SQLiteStorage, Stored
+from synaptoroute.storage import SQLiteStorage, Stored, collector_at_rest
 from synaptoroute.tensor import Tensor
 
 ResultT = TypeVar("ResultT")
@@ -82,14 +83,14 @@ class Engine:
 
     def _boot(self, encoder: TextEncoder, node_name: str) -> tuple[Applier, Scorer]:
         """Read the database into a replica and a tensor, with whichever encoder it is of."""
-        stored = self.storage.open(
-            fingerprint=encoder.fingerprint, dim=encoder.dim, spares=self.encodings.known
-        )
-        try:
-            return self._wire(stored, node_name)
-        except BaseException:
-            self.storage.close()
-            raise
+        fingerprint, spares = encoder.fingerprint, self.encodings.known
+        with collector_at_rest():
+            stored = self.storage.open(fingerprint=fingerprint, dim=encoder.dim, spares=spares)
+            try:
+                return self._wire(stored, node_name)
+            except BaseException:
+                self.storage.close()
+                raise
 
     def _wire(self, stored: Stored, node_name: str) -> tuple[Applier, Scorer]:
         """Give the state that was read to its owners."""
@@ -105,15 +106,11 @@ class Engine:
         )
         scorer.node = node_name or self.storage.node_id
         scorer.cascade = self.cascade
+        self.storage.derive = partial(derived_of, scorer)
         if self.cascade is not None:
             self.cascade.install(self.cascade.built_of(tensor, encoder), encoder, tensor.settings)
-        founding = OpenEpoch(
-            epoch_id=self.storage.node_id,
-            base_seq=0,
-            voters=(self.storage.node_id,),
-            fingerprint=fingerprint,
-            dim=dim,
-        )
+        node_id = self.storage.node_id
+        founding = OpenEpoch(node_id, 0, (node_id,), fingerprint, dim)
         applier = Applier(replica, self.storage, scorer.show, self.waiters.fail, founding)
         applier.knows = self.encodings.known.__contains__
         applier.on_switched = self._switch

@@ -45,9 +45,13 @@ class Inbox(Generic[ItemT]):
             for item in items:
                 self._queue.put(item)
 
-    def get(self) -> ItemT | None:
-        """Wait for the next item; None at the end."""
-        return self._queue.get()
+    def get(self, seconds_max: float | None = None) -> ItemT | None:
+        """Wait for the next item; None at the end.
+
+        Raises:
+            queue.Empty: None came for ``seconds_max``.
+        """
+        return self._queue.get(timeout=seconds_max)
 
     def get_nowait(self) -> ItemT | None:
         """Take the next item without waiting; None at the end.

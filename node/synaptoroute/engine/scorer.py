@@ -9,6 +9,7 @@ in one short step.
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections import deque
@@ -41,6 +42,8 @@ from synaptoroute.tensor import Tensor
 
 FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
+IDLE_SECONDS: Final = 0.000_5
+"""With nothing to do for so long, the scorer does what was left for later."""
 DELAYS_KEPT: Final = 2_048
 """Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
@@ -83,6 +86,9 @@ class _Call:
     future: Future[Any]
 
 
+_Item: TypeAlias = "Batch | _Fill | _Show | _Call"
+
+
 class Scorer:
     """Owner of the tensor."""
 
@@ -106,7 +112,7 @@ class Scorer:
         self._scratch = Scratch(integer_product())
         self._batcher = batcher
         self._waiters = waiters
-        self._inbox: Inbox[Batch | _Fill | _Show | _Call] = Inbox()
+        self._inbox: Inbox[_Item] = Inbox()
         self._thread: threading.Thread | None = None
         self.published = self._publication(position, digest)
 
@@ -190,7 +196,7 @@ class Scorer:
 
     def _run(self) -> None:
         try:
-            while (item := self._inbox.get()) is not None:
+            while (item := self._next()) is not None:
                 self._do(item)
         finally:
             for left in self._inbox.close_and_drop():
@@ -199,6 +205,18 @@ class Scorer:
                 elif isinstance(left, _Fill):
                     left.done.set()
 
+    def _next(self) -> _Item | None:
+        """Wait for the next item; what was left for later is done while there is none.
+
+        Not at once: whoever was answered shall have the interpreter first.
+        """
+        while self.tensor.is_behind:
+            try:
+                return self._inbox.get(IDLE_SECONDS)
+            except queue.Empty:
+                self.tensor.prepare()
+        return self._inbox.get()
+
     def drain(self) -> None:
         """Do what has been handed over, on the caller's thread, before ``start``."""
         while len(self._inbox):
@@ -206,7 +224,7 @@ class Scorer:
             if item is not None:
                 self._do(item)
 
-    def _do(self, item: Batch | _Fill | _Show | _Call) -> None:
+    def _do(self, item: _Item) -> None:
         match item:
             case Batch():
                 self._answer(item)

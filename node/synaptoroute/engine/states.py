@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from synaptoroute.core.change import Commit
+from synaptoroute.core.mutation import Position
 from synaptoroute.core.table import RouteTable
 from synaptoroute.engine.applier import as_rows
+from synaptoroute.engine.scorer import Scorer
+from synaptoroute.errors import NotReady
 from synaptoroute.storage import Stored
 from synaptoroute.tensor import Tensor
 
@@ -21,8 +26,26 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
         snapshot.routes,
         snapshot.settings,
         snapshot.position.revision,
+        stored.derived,
     )
     return tensor
+
+
+def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
+    """What the tensor derived from the rows of a state; nothing if it stands elsewhere.
+
+    Any thread but the scorer's.
+    """
+
+    def look(tensor: Tensor) -> bytes:
+        published = scorer.published
+        is_same = (published.position, published.digest) == (position, digest)
+        return tensor.derived() if is_same else b""
+
+    with suppress(NotReady):  # the scorer is stopping
+        derived: bytes = scorer.call(look).result() if scorer.is_alive else look(scorer.tensor)
+        return derived
+    return b""
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:

@@ -5,22 +5,19 @@ or the row hash in the database, says that this is the row; so it may be of any
 position, even of another history, and rows of different positions may stand side by
 side.  Whatever is torn, flipped, cut or foreign makes it no checkpoint at all.
 
-The file: a header in the first page, float32[n, dim] from the second page on, then the
-columns.  The header is written last, under a draft's name that only becomes the
-checkpoint's once all of it is on the disk.
+The file: a header in the first page, float32[n, dim] from the second page on, then what
+the node derived from these rows, then the columns.  The header is written last, under a
+draft's name that only becomes the checkpoint's once all of it is on the disk.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -28,98 +25,31 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
 from synaptoroute.core.snapshot import Remembered
 from synaptoroute.storage.aside import sibling, sync_folder
+from synaptoroute.storage.checkpoint_header import (
+    HASH_BYTES,
+    HEADER_BYTES,
+    NUMBER_BYTES,
+    PAGE_BYTES,
+    Header,
+    encoder_of,
+    sum_of,
+    unpack_header,
+)
 from synaptoroute.storage.outcomes import as_remembered, text_of
-from synaptoroute.storage.records import VECTOR_DTYPE
 from synaptoroute.storage.rows import Rows, room_for
 
 SUFFIX: Final = ".checkpoint"
-FORMAT_VERSION: Final = 1
 _DRAFT_SUFFIX: Final = ".checkpoint-draft"
-_MAGIC: Final = b"SRoute\r\n"
-_VECTORS_AT: Final = 4_096
-_HEADER: Final = struct.Struct("<8sIIQQQQQIIQQ40s32s")
-_SUM: Final = struct.Struct("<I")
-_HASH_BYTES: Final = 16
-_COUNT_MAX: Final = 1 << 32
 _SLOT_DTYPE: Final = np.dtype("<i8")
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the file holds, and the checksums of its two sections."""
-
-    dim: int
-    row_count: int
-    text_bytes: int
-    outcome_count: int
-    request_hash_bytes: int
-    outcome_bytes: int
-    vectors_sum: int
-    columns_sum: int
-    position: Position
-    encoder: bytes
-
-    @property
-    def vector_bytes(self) -> int:
-        """Length of the first section."""
-        return self.row_count * self.dim * VECTOR_DTYPE.itemsize
-
-    @property
-    def column_bytes(self) -> int:
-        """Length of the second section."""
-        of_rows = (2 * _SLOT_DTYPE.itemsize + _HASH_BYTES) * self.row_count
-        of_outcomes = (_SLOT_DTYPE.itemsize + OP_ID_BYTES + 1) * self.outcome_count
-        texts = self.text_bytes + self.request_hash_bytes + self.outcome_bytes
-        return of_rows + of_outcomes + texts
-
-    def pack(self) -> bytes:
-        """The header's bytes, with their own checksum."""
-        packed = _HEADER.pack(
-            _MAGIC,
-            FORMAT_VERSION,
-            self.dim,
-            self.row_count,
-            self.text_bytes,
-            self.outcome_count,
-            self.request_hash_bytes,
-            self.outcome_bytes,
-            self.vectors_sum,
-            self.columns_sum,
-            self.position.epoch,
-            self.position.seq,
-            self.position.chain.encode(),
-            self.encoder,
-        )
-        return packed + _SUM.pack(zlib.crc32(packed))
-
-
-def unpack_header(content: bytes) -> Header | None:
-    """Read a header; None where it is not one of this format."""
-    packed, total = content[: _HEADER.size], content[_HEADER.size :]
-    if len(total) != _SUM.size or _SUM.unpack(total) != (zlib.crc32(packed),):
-        return None
-    fields: tuple[Any, ...] = _HEADER.unpack(packed)
-    magic, version, *numbers, epoch, seq, chain, encoder = fields
-    if (magic, version) != (_MAGIC, FORMAT_VERSION) or max(numbers) > _COUNT_MAX:
-        return None
-    dim, rows, text_bytes, outcomes, hash_bytes, outcome_bytes, vectors_sum, columns_sum = numbers
-    position = Position(epoch, seq, chain.decode("ascii"))
-    return Header(
-        dim=dim,
-        row_count=rows,
-        text_bytes=text_bytes,
-        outcome_count=outcomes,
-        request_hash_bytes=hash_bytes,
-        outcome_bytes=outcome_bytes,
-        vectors_sum=vectors_sum,
-        columns_sum=columns_sum,
-        position=position,
-        encoder=encoder,
-    )
+_HASH_DTYPE: Final = np.dtype(f"V{HASH_BYTES}")
+_OP_ID_DTYPE: Final = np.dtype(f"V{OP_ID_BYTES}")
+_TEXTS_END: Final = "\0"
+"""Between utterances, none of which can hold it (see ``core.limits``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +67,6 @@ class Checkpoint:
     position: Position
 
 
-def encoder_of(fingerprint: str) -> bytes:
-    """The encoder's fingerprint at a fixed length."""
-    return sha256(fingerprint.encode()).digest()
-
-
 class CheckpointReader:
     """Reads a checkpoint; the vectors come in on a thread of their own meanwhile.
 
@@ -156,6 +81,7 @@ class CheckpointReader:
         self._thread: threading.Thread | None = None
         self._header: Header | None = None
         self._vectors: NDArray[np.float32] | None = None
+        self._derived = np.empty(0, np.uint8)
         self._is_sound = False
 
     def __enter__(self) -> CheckpointReader:
@@ -164,6 +90,7 @@ class CheckpointReader:
             self._header = self._read_header()
         if self._header is not None:
             self._vectors = room_for(self._header.row_count, self._dim)
+            self._derived = np.empty(self._header.derived_bytes, np.uint8)
             self._thread = threading.Thread(
                 target=self._read_vectors, name="storage-checkpoint-read", daemon=True
             )
@@ -182,29 +109,38 @@ class CheckpointReader:
             os.close(self._descriptor)
 
     def _read_header(self) -> Header | None:
-        header = unpack_header(os.pread(self._descriptor, _HEADER.size + _SUM.size, 0))
+        header = unpack_header(os.pread(self._descriptor, HEADER_BYTES, 0))
         if header is None or (header.dim, header.encoder) != (self._dim, self._encoder):
             return None
-        whole_bytes = _VECTORS_AT + header.vector_bytes + header.column_bytes
-        is_whole = os.fstat(self._descriptor).st_size == whole_bytes
+        is_whole = os.fstat(self._descriptor).st_size == header.file_bytes
         return header if is_whole else None
 
     def _read_vectors(self) -> None:
-        """Read and sum the vectors in two long calls, neither of which holds up Python."""
-        assert self._header is not None
+        """Read and sum the vectors in few long calls, none of which holds up Python."""
+        header = self._header
+        assert header is not None
         assert self._vectors is not None
+        vectors = self._vectors.reshape(-1).view(np.uint8)
         with suppress(OSError):
-            into = self._vectors.reshape(-1).view(np.uint8).data
-            done = 0
-            while done < len(into):
-                read = os.preadv(self._descriptor, [into[done:]], _VECTORS_AT + done)
-                if read == 0:
-                    return
-                done += read
-            self._is_sound = zlib.crc32(into) == self._header.vectors_sum
+            self._is_sound = (
+                self._read(vectors, PAGE_BYTES)
+                and self._read(self._derived, PAGE_BYTES + header.vector_bytes)
+                and sum_of(vectors.data) == header.vectors_sum
+                and sum_of(self._derived.data) == header.derived_sum
+            )
+
+    def _read(self, into: NDArray[np.uint8], at: int) -> bool:
+        """Fill all of ``into`` from a place of the file on, if there is so much."""
+        done = 0
+        while done < len(into):
+            read = os.preadv(self._descriptor, [into[done:].data], at + done)
+            if read == 0:
+                return False
+            done += read
+        return True
 
     def read_columns(self) -> Checkpoint | None:
-        """Read all but the vectors; None where there is no sound checkpoint.
+        """Read the columns; None where there is no sound checkpoint.
 
         The vectors of the rows may not be looked at before ``is_sound`` said so.
         """
@@ -212,10 +148,8 @@ class CheckpointReader:
         if header is None or vectors is None:
             return None
         with suppress(OSError, ValueError, struct.error):
-            columns = os.pread(
-                self._descriptor, header.column_bytes, _VECTORS_AT + header.vector_bytes
-            )
-            if zlib.crc32(columns) == header.columns_sum:
+            columns = os.pread(self._descriptor, header.column_bytes, header.columns_at)
+            if sum_of(columns) == header.columns_sum:
                 return _unpack_columns(header, columns, vectors)
         return None
 
@@ -225,33 +159,32 @@ class CheckpointReader:
             self._thread.join()
         return self._is_sound
 
+    @property
+    def derived(self) -> NDArray[np.uint8] | None:
+        """What was derived from exactly the rows at ``position``; only if ``is_sound``."""
+        return self._derived if len(self._derived) else None
+
 
 def _unpack_columns(
     header: Header, columns: bytes, vectors: NDArray[np.float32]
 ) -> Checkpoint | None:
-    """Cut the second section into its columns."""
+    """Cut the third section into its columns."""
     rows, outcomes = header.row_count, header.outcome_count
-    at = iter(
-        pairwise(
-            accumulate(
-                (
-                    _SLOT_DTYPE.itemsize * rows,
-                    _SLOT_DTYPE.itemsize * rows,
-                    _HASH_BYTES * rows,
-                    header.text_bytes,
-                    _SLOT_DTYPE.itemsize * outcomes,
-                    OP_ID_BYTES * outcomes,
-                    outcomes,
-                    header.request_hash_bytes,
-                    header.outcome_bytes,
-                ),
-                initial=0,
-            )
-        )
+    sizes_bytes = (
+        NUMBER_BYTES * rows,
+        NUMBER_BYTES * rows,
+        HASH_BYTES * rows,
+        header.text_bytes,
+        NUMBER_BYTES * outcomes,
+        OP_ID_BYTES * outcomes,
+        outcomes,
+        header.request_hash_bytes,
+        header.outcome_bytes,
     )
+    at = pairwise(accumulate(sizes_bytes, initial=0))
     parts = [columns[start:stop] for start, stop in at]
     slots, route_ids, row_hashes, texts, seqs, op_ids, lengths, hashes, outcome_texts = parts
-    utterances = json.loads(texts)
+    utterances = texts.decode().split(_TEXTS_END) if rows else []
     lines = outcome_texts.decode().split("\n") if outcomes else []
     if len(utterances) != rows or len(lines) != outcomes or sum(lengths) != len(hashes):
         return None
@@ -260,11 +193,11 @@ def _unpack_columns(
             np.frombuffer(slots, _SLOT_DTYPE).astype(np.int64),
             np.frombuffer(route_ids, _SLOT_DTYPE).astype(np.int64),
             utterances,
-            list(struct.unpack(f"{_HASH_BYTES}s" * rows, row_hashes)),
+            np.frombuffer(row_hashes, _HASH_DTYPE).tolist(),
             vectors,
         ),
         as_remembered(
-            struct.unpack(f"{OP_ID_BYTES}s" * outcomes, op_ids),
+            np.frombuffer(op_ids, _OP_ID_DTYPE).tolist(),
             np.frombuffer(seqs, _SLOT_DTYPE).tolist(),
             _cut(hashes, lengths),
             lines,
@@ -275,8 +208,8 @@ def _unpack_columns(
 
 def _cut(joined: bytes, lengths: bytes) -> list[bytes]:
     """Undo a join of byte strings; nearly always all are of one length."""
-    if lengths.count(_HASH_BYTES) == len(lengths):
-        return list(struct.unpack(f"{_HASH_BYTES}s" * len(lengths), joined))
+    if lengths.count(HASH_BYTES) == len(lengths):
+        return [*np.frombuffer(joined, _HASH_DTYPE).tolist()]
     bounds = accumulate(lengths, initial=0)
     return [joined[start:stop] for start, stop in pairwise(bounds)]
 
@@ -290,23 +223,26 @@ class CheckpointWriter:
         self._encoder = encoder_of(fingerprint)
         self._dim = dim
         self._rows: list[tuple[int, int, str, bytes]] = []
-        self._vectors_sum = 0
+        self._vectors_sum = xxh3_64()
         self._file = self._draft.open("wb")
-        self._file.write(bytes(_VECTORS_AT))
+        self._file.write(bytes(PAGE_BYTES))
 
     def add(self, part: Sequence[Any], vectors: NDArray[np.float32]) -> None:
         """Add verified rows, slots ascending: tuples of the columns of ``slot``."""
         content = vectors.tobytes()
-        self._vectors_sum = zlib.crc32(content, self._vectors_sum)
+        self._vectors_sum.update(content)
         self._file.write(content)
         self._rows.extend((row[0], row[1], row[2], row[4]) for row in part)
 
-    def finish(self, remembered: Sequence[Remembered], position: Position) -> None:
+    def finish(
+        self, remembered: Sequence[Remembered], position: Position, derived: bytes = b""
+    ) -> None:
         """Make it the checkpoint.
 
         Args:
             remembered: Outcomes inside the idempotency window, in order of seq.
             position: Where they end.
+            derived: What the node derived from the rows at this position, if it did.
 
         Raises:
             OSError: The former checkpoint, if any, is still the one.
@@ -314,7 +250,7 @@ class CheckpointWriter:
         slots, route_ids, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         )
-        utterances = json.dumps(texts, separators=(",", ":"), ensure_ascii=False).encode()
+        utterances = _TEXTS_END.join(texts).encode()
         request_hashes = b"".join(each.request_hash for each in remembered)
         outcomes = "\n".join(map(text_of, remembered)).encode()
         columns = b"".join(
@@ -331,18 +267,25 @@ class CheckpointWriter:
             )
         )
         header = Header(
-            self._dim,
-            len(self._rows),
-            len(utterances),
-            len(remembered),
-            len(request_hashes),
-            len(outcomes),
-            self._vectors_sum,
-            zlib.crc32(columns),
-            position,
-            self._encoder,
+            dim=self._dim,
+            row_count=len(self._rows),
+            derived_bytes=len(derived),
+            text_bytes=len(utterances),
+            outcome_count=len(remembered),
+            request_hash_bytes=len(request_hashes),
+            outcome_bytes=len(outcomes),
+            vectors_sum=self._vectors_sum.intdigest(),
+            derived_sum=sum_of(derived),
+            columns_sum=sum_of(columns),
+            position=position,
+            encoder=self._encoder,
         )
+        self._file.write(derived)
         self._file.write(columns)
+        self._put_in_place(header)
+
+    def _put_in_place(self, header: Header) -> None:
+        """Sync what was written, then the header, then the name."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.seek(0)

@@ -37,7 +37,7 @@ from synaptoroute.storage.damage import Damaged, finding_damage
 from synaptoroute.storage.gate import Gate
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
 from synaptoroute.storage.install import drop_draft
-from synaptoroute.storage.keeper import Changes, Keeper, Pause, scrub, write_checkpoint
+from synaptoroute.storage.keeper import Changes, Derive, Keeper, Pause, scrub, write_checkpoint
 from synaptoroute.storage.loader import (
     Spares,
     check_encoder,
@@ -111,6 +111,7 @@ class DatabaseFile:
         self._needs_scrub = False
         self._spares: Spares = {}
         self.damage: str | None = None
+        self.derive: Derive | None = None
         self._place(Path(path))
 
     def _place(self, path: Path) -> None:
@@ -295,7 +296,7 @@ class DatabaseFile:
         """
         changed = self._changes.rows_changed
         with self._gate.entered(), self._condemning():
-            write_checkpoint(self.path, pause)
+            write_checkpoint(self.path, pause, self.derive)
         self._changes.rows_changed -= changed
 
     def scrub(self, pause: Pause | None = None) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.storage.checkpoint import CheckpointWriter
 from synaptoroute.storage.connection import connect_reader, translated
@@ -69,10 +70,19 @@ class Changes:
         return is_much or now - written_at > INTERVAL_SECONDS
 
 
-def write_checkpoint(path: Path, pause: Pause | None = None) -> None:
+Derive = Callable[[Position, str], bytes]
+"""Gives what the node derives from the rows of a state, or nothing if it has another."""
+
+
+def write_checkpoint(path: Path, pause: Pause | None = None, derive: Derive | None = None) -> None:
     """Copy every row, verified, and the outcomes into a checkpoint.  Any thread.
 
     Rows may change meanwhile; see ``checkpoint`` for why that does no harm.
+
+    Args:
+        path: The database.
+        pause: Called after each part.
+        derive: Given the position and the digest with which the walk ended.
 
     Raises:
         Damaged: A row of the database is not what was written.
@@ -88,8 +98,10 @@ def write_checkpoint(path: Path, pause: Pause | None = None) -> None:
         try:
             _walk(reader, meta.dim, pause, writer)
             reader.execute("BEGIN")
-            position = read_meta(reader).position
-            writer.finish(read_remembered(reader, position.seq), position)
+            meta = read_meta(reader)
+            derived = derive(meta.position, meta.digest) if derive is not None else b""
+            remembered = read_remembered(reader, meta.position.seq)
+            writer.finish(remembered, meta.position, derived)
         finally:
             writer.close()
 

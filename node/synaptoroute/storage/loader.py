@@ -200,7 +200,9 @@ def resume(path: Path, fingerprint: str, dim: int) -> Stored | None:
             return None
         if stored is None or not reader.is_sound():
             return None
-        return replace(stored, is_from_checkpoint=True)
+        is_exact = stored.snapshot.position == checkpoint.position
+        derived = reader.derived if is_exact and stored.vectors is checkpoint.rows.vectors else None
+        return replace(stored, is_from_checkpoint=True, derived=derived)
 
 
 def _resume(
@@ -262,7 +264,7 @@ def _assemble(
     )
     _check_position(connection, snapshot)
     _check_slots(snapshot)
-    sums = sums_of(snapshot)
+    sums = sums_of(snapshot, rows.slots)
     return Stored(snapshot, sums.hex(), rows.slots, rows.vectors, sums)
 
 

@@ -17,6 +17,7 @@ from synaptoroute.core.mutation import Revision
 from synaptoroute.core.snapshot import Remembered
 
 _OUTCOME_PLACE: Final = 3
+_write_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class StoredOutcome(Remembered):
@@ -77,7 +78,7 @@ def dump_outcome(outcome: Outcome) -> str:
         outcome.message,
         outcome.count,
     )
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+    return _write_json(fields)
 
 
 def load_outcome(text: str) -> Outcome:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ class Stored:
         is_new: The file was made by this call.
         moved_aside: Where a damaged file of this name was put, if there was one.
         is_from_checkpoint: Pages of the database that hold rows were not looked at.
+        derived: What a node once derived from exactly these rows, where that was kept.
     """
 
     snapshot: Snapshot
@@ -49,6 +50,7 @@ class Stored:
     is_new: bool = False
     moved_aside: Path | None = None
     is_from_checkpoint: bool = False
+    derived: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def checksum(*fields: object) -> int:
     return zlib.crc32(repr(fields).encode())
 
 
+@lru_cache(maxsize=1)
 def dump_settings(settings: Settings) -> str:
     """Write the settings of the route set as a JSON array."""
     fields: list[object] = [
@@ -163,22 +166,26 @@ def load_epoch(
     )
 
 
-def sums_of(snapshot: Snapshot) -> Digest:
-    """Sum a state, from nothing but the state."""
+def sums_of(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Digest:
+    """Sum a state, from nothing but the state; ``slots`` are those of its row hashes."""
     digest = Digest()
-    digest.add_row_sums(_bucket_sums(snapshot.row_hashes))
+    hashes = snapshot.row_hashes
+    if slots is None:
+        slots = np.fromiter(hashes, np.int64, len(hashes))
+    digest.add_row_sums(_bucket_sums(slots, b"".join(hashes.values())))
     add_rest(digest, snapshot.settings, snapshot.routes, snapshot.imports)
     return digest
 
 
-def _bucket_sums(row_hashes: Mapping[int, bytes]) -> list[int]:
-    """Sum row hashes by bucket, as ``Digest.add_rows`` does, but as arrays.
+def _bucket_sums(slots: NDArray[np.int64], row_hashes: bytes) -> list[int]:
+    """Sum joined row hashes by bucket, as ``Digest.add_rows`` does, but as arrays.
 
     The hashes are added in words of 32 bits: float64 adds two million of those exactly.
     """
-    assert len(row_hashes) <= 1 << 21, "more rows than a float64 adds exactly"
-    buckets = np.fromiter(row_hashes, np.int64, len(row_hashes)) % BUCKET_COUNT
-    words = np.frombuffer(b"".join(row_hashes.values()), "<u4").reshape(-1, HASH_WORDS)
+    # Slots are spread over the buckets, so no bucket adds more than 2^21 of them.
+    assert int(slots.max(initial=0)) < BUCKET_COUNT << 21, "more than a float64 adds exactly"
+    buckets = slots & (BUCKET_COUNT - 1)
+    words = np.frombuffer(row_hashes, "<u4").reshape(-1, HASH_WORDS)
     sums = [0] * BUCKET_COUNT
     for place in range(HASH_WORDS):
         column = np.bincount(buckets, words[:, place], BUCKET_COUNT)

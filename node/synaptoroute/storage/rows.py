@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import pairwise, starmap
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
@@ -42,13 +43,15 @@ class Rows:
         """Slots and texts of each route, by slot."""
         if len(self.slots) == 0:
             return {}
-        order = np.argsort(self.route_ids, kind="stable")
-        route_ids = self.route_ids[order]
+        route_ids, slots, texts = self.route_ids, self.slots, tuple(self.utterances)
+        if bool((route_ids[1:] < route_ids[:-1]).any()):
+            order = np.argsort(route_ids, kind="stable")
+            route_ids, slots = route_ids[order], slots[order]
+            texts = itemgetter(*order.tolist())(texts)
         firsts = np.flatnonzero(np.diff(route_ids, prepend=-1))
-        slots = tuple(self.slots[order].tolist())
-        texts = tuple([self.utterances[place] for place in order.tolist()])
-        bounds = zip(firsts.tolist(), [*firsts[1:].tolist(), len(slots)], strict=True)
-        parts = [(slots[start:stop], texts[start:stop]) for start, stop in bounds]
+        bounds = [*firsts.tolist(), len(slots)]
+        numbers = tuple(slots.tolist())
+        parts = [(numbers[start:stop], texts[start:stop]) for start, stop in pairwise(bounds)]
         return dict(zip(route_ids[firsts].tolist(), parts, strict=True))
 
 

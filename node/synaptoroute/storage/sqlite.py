@@ -83,10 +83,9 @@ class SQLiteStorage(ReencodedFile):
             meta.settings,
         )
         last = commits[-1]
-        after = replace(meta, position=last.entry.position, digest=last.digest, settings=settings)
         switched = next((each.encoder for each in reversed(changes) if each.encoder), None)
-        if switched is not None:
-            after = replace(after, fingerprint=switched.fingerprint, dim=switched.dim)
+        vectors = switched or meta
+        after = Meta(last.entry.position, last.digest, vectors.fingerprint, vectors.dim, settings)
         # A walk over the rows would meet vectors of two sizes.
         was_kept = switched is not None and self._stop_keeper()
         try:

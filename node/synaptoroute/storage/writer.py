@@ -125,11 +125,7 @@ def write_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
     )
     connection.executemany(
         "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
-        (
-            (each.slot, each.route_id, each.utterance, each.vector, each.row_hash)
-            for each in map(slots.__getitem__, sorted(slots))
-            if each is not None
-        ),
+        (each for each in map(slots.__getitem__, sorted(slots)) if each is not None),
     )
 
 
@@ -137,7 +133,7 @@ def rewrite_rows(connection: sqlite3.Connection, rows: Sequence[SlotWrite]) -> N
     """Write rows again whose content was altered."""
     connection.executemany(
         "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
-        [(row.slot, row.route_id, row.utterance, row.vector, row.row_hash) for row in rows],
+        rows,
     )
 
 

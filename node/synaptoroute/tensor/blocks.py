@@ -9,11 +9,14 @@ costs the same beside five hundred utterances as beside a million.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from synaptoroute.tensor.slabs import Slabs, Slots
 
 Indexes: TypeAlias = NDArray[np.intp]
 
@@ -104,3 +107,57 @@ def _halve(starts: Indexes, lengths: Indexes) -> tuple[Indexes, Indexes, Indexes
     last = starts + lengths - 1
     right = np.minimum(left + halves[run], last[run])
     return left, right, next_starts, halves
+
+
+class BlockPlans:
+    """The blocks of a tensor, each planned again once its owners changed."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Block | None] = []
+        self._stale: set[int] = set()
+
+    def mark_stale(self, slots: Slots) -> None:
+        """Note which blocks must be planned again before the next query."""
+        if len(slots) == 0:
+            return
+        numbers = set((slots // BLOCK_SLOTS).tolist())
+        while len(self._blocks) <= max(numbers):
+            self._blocks.append(None)
+        self._stale.update(numbers)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a block must be planned again."""
+        return bool(self._stale)
+
+    def plan_one(
+        self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+    ) -> None:
+        """Plan one of those blocks now, so that no query has to."""
+        number = self._stale.pop()
+        self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
+
+    def planned(
+        self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+    ) -> Sequence[Block]:
+        """Blocks that hold at least one owned row, in slot order."""
+        for number in self._stale:
+            self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
+        self._stale.clear()
+        return [block for block in self._blocks if block is not None]
+
+
+def plan_block(
+    number: int, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+) -> Block | None:
+    """Plan one block from its owners; None when all of it is free."""
+    base = number * BLOCK_SLOTS
+    own = owners[base : base + BLOCK_SLOTS]
+    owned = np.flatnonzero(own != FREE)
+    if len(owned) == 0:
+        return None
+    stop = int(owned[-1]) + 1
+    aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
+    order, starts, route_ids = runs_by_route(own[:stop], route_ids_max)
+    span = rows.span(base, base + aligned)
+    return Block(base, span, order, starts, plan_folds(order, starts), route_ids, base + stop)

@@ -1,8 +1,9 @@
 """The rows once more, a byte a component, for the first look of a scan.
 
 A quarter of the memory, and products of whole numbers; see ``synaptoroute.exact``.
-Rows that change are rounded with the change.  Those of a boot are rounded later, a
-few thousand at a time between batches, because a boot must not wait for them.
+Many rows that change are rounded with the change, few of them right after it.  Those of
+a boot are rounded later, a few thousand at a time between batches, because a boot must
+not wait for them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from synaptoroute.tensor.slabs import Slabs, Slots
 _ROWS_AT_ONCE: Final = 256
 """Rows rounded at once; their copies stay in the processor's cache."""
 
+_NOTES_MAX: Final = 64
+"""Writes whose rows wait to be rounded."""
+
 ADVANCE_ROWS: Final = 2_048
-"""Rows rounded between two batches; some milliseconds."""
+"""Rows caught up on between two batches; some milliseconds."""
 
 
 class CoarseRows:
@@ -32,6 +36,7 @@ class CoarseRows:
         self._bytes: Slabs[np.uint8] = Slabs(dim, slab_slots, np.uint8)
         self._due_start = 0
         self._due_stop = 0
+        self._noted: list[Slots] = []
         self.lost_max = 0.0
 
     @property
@@ -52,6 +57,24 @@ class CoarseRows:
             slots = np.arange(first, min(first + _ROWS_AT_ONCE, stop))
             self.write(slots, rows.look(slots))
         self._due_start = stop
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether rows were noted that changed."""
+        return bool(self._noted)
+
+    def note(self, slots: Slots, rows: Slabs[np.float32]) -> None:
+        """Note a few rows that changed, to be rounded before anybody looks."""
+        self._noted.append(slots)
+        if len(self._noted) >= _NOTES_MAX:
+            self.catch_up(rows)
+
+    def catch_up(self, rows: Slabs[np.float32]) -> None:
+        """Round the rows that were noted."""
+        if self._noted:
+            slots = np.unique(np.concatenate(self._noted))
+            self._noted.clear()
+            self.write(slots, rows.look(slots))
 
     def write(self, slots: Slots, vectors: NDArray[np.float32]) -> None:
         """Round rows as they are written, float32[n, dim]; very many are only owed."""

@@ -94,6 +94,18 @@ class Slabs(Generic[Scalar]):
         for slab, at, chosen in self._by_slab(slots):
             self._slabs[slab][at] = rows[chosen]
 
+    def _cut(self, start: int, stop: int) -> list[tuple[int, Slots | slice, Slots | slice]]:
+        """Cut a run of slots at the slabs' ends."""
+        parts: list[tuple[int, Slots | slice, Slots | slice]] = []
+        at = start
+        while at < stop:
+            slab = at >> self._shift
+            offset = slab << self._shift
+            end = min(stop, offset + self.slab_slots)
+            parts.append((slab, slice(at - offset, end - offset), slice(at - start, end - start)))
+            at = end
+        return parts
+
     def _by_slab(self, slots: Slots) -> list[tuple[int, Slots | slice, Slots | slice]]:
         """Say for each slab which of its rows are meant, and where they stand in ``slots``.
 
@@ -110,6 +122,8 @@ class Slabs(Generic[Scalar]):
             if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
                 return [(slab, slice(low - offset, high - offset + 1), slice(None))]
             return [(slab, slots - offset, slice(None))]
+        if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
+            return self._cut(low, high + 1)
         slab_of = slots >> self._shift
         parts = [(int(slab), np.flatnonzero(slab_of == slab)) for slab in np.unique(slab_of)]
         return [(slab, slots[chosen] - (slab << self._shift), chosen) for slab, chosen in parts]

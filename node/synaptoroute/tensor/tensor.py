@@ -23,19 +23,14 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.tensor.blocks import (
-    BLOCK_SLOTS,
-    FREE,
-    ROWS_ALIGNED,
-    Block,
-    plan_folds,
-    runs_by_route,
-)
+from synaptoroute.tensor.blocks import FREE, Block, BlockPlans
 from synaptoroute.tensor.centroids import Centroids
-from synaptoroute.tensor.coarse import CoarseRows
+from synaptoroute.tensor.coarse import ADVANCE_ROWS, CoarseRows
 from synaptoroute.tensor.slabs import Slabs, Slots
 
 SLAB_SLOTS: Final = 65_536
+LATER_ROWS_MAX: Final = 256
+"""Of so many rows what is derived may wait until their write was answered."""
 _NO_SLOTS: Final[Slots] = np.zeros(0, np.int64)
 
 
@@ -61,15 +56,14 @@ class Tensor:
         self._owners = np.full(self._rows.rows_mapped, FREE, np.int32)
         self._ahead = np.zeros(self._rows.rows_mapped, np.bool_)
         self._ahead_of: Revision | None = None
-        self._centroids = Centroids(self.dim)
         self._thresholds = np.zeros(0)
         self._is_live = np.zeros(0, np.bool_)
         self._route_count = 0
         self._routes: dict[str, RouteRecord] = {}
         self._records: dict[int, RouteRecord] = {}
         self._slots_of: dict[int, Slots] = {}
-        self._blocks: list[Block | None] = []
-        self._stale_blocks: set[int] = set()
+        self._centroids = Centroids(self._rows, self._slots_of)
+        self._plans = BlockPlans()
 
     # --- what a query reads (``scoring.ScoringRows``) ---
 
@@ -101,10 +95,7 @@ class Tensor:
 
     def blocks(self) -> Sequence[Block]:
         """Blocks that hold at least one owned row, in slot order."""
-        for number in self._stale_blocks:
-            self._blocks[number] = self._block(number)
-        self._stale_blocks.clear()
-        return [block for block in self._blocks if block is not None]
+        return self._plans.planned(self._owners, self._rows, self._route_count - 1)
 
     @property
     def coarse_lost_max(self) -> float:
@@ -115,12 +106,38 @@ class Tensor:
         """Rows rounded to bytes, uint8[n, dim] from each first slot on; None if some are due."""
         if not self._coarse.is_ready:
             return None
+        self._coarse.catch_up(self._rows)
         blocks = self.blocks()
         return self._coarse.spans(blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether ``prepare`` has anything to do."""
+        return (
+            self._coarse.is_behind
+            or self._centroids.is_behind
+            or self._plans.is_behind
+            or not self._coarse.is_ready
+            or self._centroids.has_due
+        )
+
     def prepare(self) -> None:
-        """Round a few thousand of the rows that are due; some milliseconds."""
-        self._coarse.advance(self._rows)
+        """Catch up on one thing that a write or a boot left for later; some milliseconds."""
+        if self._coarse.is_behind:
+            self._coarse.catch_up(self._rows)
+        elif self._centroids.is_behind:
+            self._centroids.catch_up()
+        elif self._plans.is_behind:
+            self._plans.plan_one(self._owners, self._rows, self._route_count - 1)
+        elif not self._coarse.is_ready:
+            self._coarse.advance(self._rows)
+        else:
+            self._centroids.pay_some(ADVANCE_ROWS)
+
+    def derived(self) -> bytes:
+        """What a boot may take over beside the rows; nothing if that would not pay."""
+        ids = np.flatnonzero(self._is_live)
+        return self._centroids.pack(ids) if 2 * len(ids) <= self.slots_used else b""
 
     def centroid_spans(self) -> Sequence[tuple[int, NDArray[np.float32]]]:
         """Unit centroids by route id, float32[n, dim] from each first id on."""
@@ -184,6 +201,9 @@ class Tensor:
     def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
         """Make a change visible, all of it.
 
+        What a small one changes of centroids, bytes and blocks is computed by ``prepare``,
+        or by the first query that comes before.
+
         Args:
             change: As the table enacted it.
             at: Its place in the log; the revision of the answers from now on.
@@ -192,17 +212,27 @@ class Tensor:
         slots = np.array([write.slot for write in change.writes], np.int64)
         self._reserve_slots(slots)
         assert slots.max(initial=-1) < self.settings.capacity_slots, "beyond capacity: a bug"
+        self._centroids.pay(record.route_id for record in change.before)
         self._hide(change, slots)
         self._write_rows(change.writes, slots, filled and self._ahead_of == at)
         self._show(change, slots)
         self._put_records(change)
         self.revision = at
 
-    def adopt(self, routes: Iterable[RouteRecord], settings: Settings, revision: Revision) -> None:
-        """Show exactly these routes; their rows were filled before."""
+    def adopt(
+        self,
+        routes: Iterable[RouteRecord],
+        settings: Settings,
+        revision: Revision,
+        derived: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Show exactly these routes; their rows were filled before.
+
+        ``derived`` is what a tensor with the same routes and rows gave, if one did.
+        """
         records = tuple(routes)
         self._reset(settings, revision)
-        slots = np.array(list(chain.from_iterable(each.slots for each in records)), np.int64)
+        slots = _slots_of(records)
         ids = np.array([record.route_id for record in records], np.int64)
         counts = np.array([len(record.slots) for record in records], np.int64)
         self._reserve_slots(slots)
@@ -210,10 +240,11 @@ class Tensor:
         owners = np.repeat(ids, counts)
         self._owners[slots] = owners
         self.slots_used = len(slots)
-        self._mark_stale(slots)
-        self._centroids.move(owners, self._rows, slots, 1.0)
-        self._centroids.settle(ids, counts.astype(np.float64))
-        self._put_all(records)
+        self._plans.mark_stale(slots)
+        if derived is None or not self._centroids.take(np.sort(ids), derived):
+            self._centroids.move(owners, slots, 1.0)
+            self._centroids.settle(ids, counts.astype(np.float64))
+        self._put_all(records, slots)
 
     def load(
         self,
@@ -222,6 +253,7 @@ class Tensor:
         routes: Iterable[RouteRecord],
         settings: Settings,
         revision: Revision,
+        derived: NDArray[np.uint8] | None = None,
     ) -> None:
         """Take over a whole state: float32[n, dim] at ``slots``, and who owns them.
 
@@ -234,7 +266,7 @@ class Tensor:
         else:
             self._reset(settings, revision)
             self.fill(slots, vectors, revision)
-        self.adopt(routes, settings, revision)
+        self.adopt(routes, settings, revision, derived)
 
     def checksum(self) -> str:
         """SHA-256 over owned rows, their owners and the centroids, hexadecimal."""
@@ -288,7 +320,7 @@ class Tensor:
         assert np.all(owners != FREE), "a free slot was freed: this is a bug"
         gone = np.fromiter((record.route_id for record in change.deleted), np.int64)
         staying = ~np.isin(owners, gone)
-        self._centroids.move(owners[staying], self._rows, leaving[staying], -1.0)
+        self._centroids.move(owners[staying], leaving[staying], -1.0)
         self._centroids.clear(gone)
         self._is_live[gone] = False
         for record in change.deleted:
@@ -296,7 +328,7 @@ class Tensor:
             del self._slots_of[record.route_id]
         self._owners[leaving] = FREE
         self.slots_used -= len(leaving)
-        self._mark_stale(leaving)
+        self._plans.mark_stale(leaving)
 
     def _write_rows(self, writes: Sequence[SlotWrite], slots: Slots, filled: bool) -> None:
         """Copy the rows that were not filled ahead."""
@@ -307,38 +339,45 @@ class Tensor:
         if len(chosen):
             vectors = b"".join([write.vector for write in writes])
             rows = np.frombuffer(vectors, "<f4").reshape(len(chosen), self.dim)
-            self._write(chosen, rows.astype(np.float32, copy=False))
+            self._rows.write(chosen, rows.astype(np.float32, copy=False))
+            if len(chosen) > LATER_ROWS_MAX:
+                self._coarse.write(chosen, rows)
+            else:
+                self._coarse.note(chosen, self._rows)
         self._ahead[slots] = False
 
     def _show(self, change: Change, slots: Slots) -> None:
-        """Give the written rows their owners."""
+        """Give the written rows their owners; few rows of new routes are summed later."""
         owners = np.array([write.route_id for write in change.writes], np.int64)
         self._reserve_routes(max((record.route_id for record in change.put), default=-1) + 1)
         self._owners[slots] = owners
         self.slots_used += len(slots)
-        self._mark_stale(slots)
-        self._centroids.move(owners, self._rows, slots, 1.0)
+        self._plans.mark_stale(slots)
+        new = [each.route_id for each in change.put if each.route_id not in self._records]
+        if new and len(slots) <= LATER_ROWS_MAX:
+            self._centroids.owe(np.array(new, np.int64))
+            if len(new) == len(change.put):
+                return
+            known = ~np.isin(owners, new)
+            owners, slots = owners[known], slots[known]
+        self._centroids.move(owners, slots, 1.0)
 
     def _put_records(self, change: Change) -> None:
         """Replace records, and the centroids of those whose rows changed."""
         moved = [record for record in change.put if not self._has_rows_of(record, change.writes)]
-        ids = np.fromiter((record.route_id for record in moved), np.int64)
-        counts = np.fromiter((len(record.slots) for record in moved), np.float64)
-        if len(ids):
-            self._centroids.settle(ids, counts)
         if change.settings is not None:
             self._put_settings(change.settings)
-        self._put_all(change.put)
+        self._put_all(change.put, _slots_of(change.put))
+        self._centroids.settle_later(record.route_id for record in moved)
 
     def _has_rows_of(self, record: RouteRecord, writes: Sequence[SlotWrite]) -> bool:
         """Whether the route's rows are those it had, so that only its fields changed."""
         known = self._records.get(record.route_id)
         return not writes and known is not None and known.slots == record.slots
 
-    def _put_all(self, records: Sequence[RouteRecord]) -> None:
+    def _put_all(self, records: Sequence[RouteRecord], slots: Slots) -> None:
         """Show records; their slots are parts of one array."""
         ids = [record.route_id for record in records]
-        slots = np.array(list(chain.from_iterable(each.slots for each in records)), np.int64)
         self._is_live[ids] = True
         self._thresholds[ids] = [self._threshold_of(record) for record in records]
         stop = 0
@@ -355,26 +394,7 @@ class Tensor:
     def _threshold_of(self, record: RouteRecord) -> float:
         return self.settings.threshold if record.threshold is None else record.threshold
 
-    # --- blocks ---
 
-    def _mark_stale(self, slots: Slots) -> None:
-        """Note which blocks must be planned again before the next query."""
-        if len(slots) == 0:
-            return
-        numbers = set((slots // BLOCK_SLOTS).tolist())
-        while len(self._blocks) <= max(numbers):
-            self._blocks.append(None)
-        self._stale_blocks.update(numbers)
-
-    def _block(self, number: int) -> Block | None:
-        """Plan one block from its owners; None when all of it is free."""
-        base = number * BLOCK_SLOTS
-        owners = self._owners[base : base + BLOCK_SLOTS]
-        owned = np.flatnonzero(owners != FREE)
-        if len(owned) == 0:
-            return None
-        stop = int(owned[-1]) + 1
-        aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
-        order, starts, route_ids = runs_by_route(owners[:stop], self._route_count - 1)
-        rows = self._rows.span(base, base + aligned)
-        return Block(base, rows, order, starts, plan_folds(order, starts), route_ids, base + stop)
+def _slots_of(records: Sequence[RouteRecord]) -> Slots:
+    """Slots of all records, one record after the other."""
+    return np.array(list(chain.from_iterable(each.slots for each in records)), np.int64)
