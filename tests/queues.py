@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synaptoroute.batcher import Batcher, Flight, Job
+from synaptoroute.batcher import Batcher
+from synaptoroute.flights import Flight, Job
 
 
 @dataclass

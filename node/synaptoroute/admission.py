@@ -13,8 +13,11 @@ Not safe for threads: the batcher's lock guards it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from synaptoroute.errors import Overloaded
 
 CHARACTERS_MAX: Final = 2_048
 """Of a text: encoders cut off what is longer."""
@@ -143,6 +146,69 @@ class CostModel:
         factor = min(max(seconds / predicted_seconds, 1 / OUTLIER), OUTLIER)
         stretch = self.stretch * factor ** (1 - MEMORY)
         self.stretch = min(max(stretch, STRETCH_MIN), STRETCH_MAX)
+
+
+class Forecast:
+    """What is on its way, and how long it will take.
+
+    Attributes:
+        cost: What a batch and a token cost.
+        wait_seconds: Until all of it is answered; 0 where there is nothing.  Anybody may
+            read it without the lock: it is exchanged as a whole.
+    """
+
+    def __init__(self, lanes: int, texts_of_a_batch: int) -> None:
+        self.cost = CostModel()
+        self.wait_seconds = 0.0
+        self._lanes = lanes
+        self._texts_of_a_batch = texts_of_a_batch
+        self._texts = 0
+        self._characters = 0
+
+    @property
+    def admission(self) -> Admission:
+        """The figures, to be shown."""
+        return Admission(self.wait_seconds, self.cost.batch_seconds, self.cost.token_seconds)
+
+    def enter(self, text: str) -> float:
+        """Count a text in; give its predicted wait, 0 while nothing is known of the costs."""
+        self._texts += 1
+        self._characters += characters_of(text)
+        self.refresh()
+        return self.wait_seconds if self.cost.is_known else 0.0
+
+    def leave(self, text: str) -> None:
+        """Count a text out; ``refresh`` when all have left that leave together."""
+        self._texts -= 1
+        self._characters -= characters_of(text)
+
+    def refresh(self) -> None:
+        """Predict anew, after texts left or the costs changed."""
+        self.wait_seconds = self._predict(self._characters, self._texts) if self._texts else 0.0
+
+    def wait_with(self, texts: Sequence[str]) -> float:
+        """Predict how long it took if these came, too; 0 for those who would be the first."""
+        if not self._texts:
+            return 0.0
+        characters = self._characters + sum(map(characters_of, texts))
+        return self._predict(characters, self._texts + len(texts))
+
+    def _predict(self, characters: int, texts: int) -> float:
+        return self.cost.wait_seconds(characters, texts, self._lanes, self._texts_of_a_batch)
+
+
+def is_late(wait_seconds: float, deadline_seconds: float) -> bool:
+    """Whether a predicted wait is too long for a deadline."""
+    return wait_seconds > DEADLINE_SHARE * deadline_seconds
+
+
+def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
+    """What is told to who would wait too long."""
+    return Overloaded(
+        f"the answer would take about {wait_seconds * 1_000:.0f} ms, "
+        f"the deadline is {deadline_seconds * 1_000:.0f} ms",
+        retry_after_seconds=retry_after(wait_seconds - deadline_seconds),
+    )
 
 
 class LandingRate:

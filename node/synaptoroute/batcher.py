@@ -17,78 +17,25 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 from synaptoroute.admission import (
-    DEADLINE_SHARE,
     Admission,
-    CostModel,
+    Forecast,
     LandingRate,
-    characters_of,
+    is_late,
     retry_after,
+    too_late,
 )
 from synaptoroute.errors import NotReady, Overloaded
+from synaptoroute.flights import Flight, Job, Waiter
 
 REQUESTS_PER_TAKE_MAX: Final = 64
 TURNS_PER_JOB: Final = 4
 SWEEP_SECONDS_MIN: Final = 0.05
 """A full queue looks for callers that have gone, but not for every refusal."""
-
-
-class Waiter(Protocol):
-    """One caller that waits for an answer."""
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether the caller has gone."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One text on its way, with everyone who waits for it.
-
-    Attributes:
-        text: The query's text.
-        waiters: Who waits; more may join until it lands.
-        queued_at: Monotonic seconds.
-        tokens: Set by the lane that tokenized it; opaque here.
-        tokens_of: For which encoding it did; opaque here.
-        is_shared: Whether others may join and caches may serve it.
-        predicted_seconds: The wait that was predicted; 0 for none.
-    """
-
-    text: str
-    waiters: list[Waiter]
-    queued_at: float
-    tokens: Any = None
-    tokens_of: Any = None
-    is_shared: bool = True
-    predicted_seconds: float = 0.0
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether nobody waits any more."""
-        return all(waiter.is_abandoned for waiter in self.waiters)
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Utterances of a write, to be encoded together.
-
-    Attributes:
-        texts: The utterances.
-        encode: Makes their vectors.
-        begin: Called on the lane first; false where the writer has gone.
-        done: Called on the lane with the vectors, or with the error.
-    """
-
-    texts: Sequence[str]
-    encode: Callable[[Sequence[str]], Any]
-    begin: Callable[[], bool]
-    done: Callable[[Any], None]
 
 
 @dataclass(slots=True)
@@ -131,7 +78,7 @@ class Batcher:
         self.queue_requests_max = queue_requests_max
         self.write_texts_max = write_texts_max
         self.counters = BatcherCounters()
-        self._cost = CostModel()
+        self._forecast = Forecast(lanes, REQUESTS_PER_TAKE_MAX)
         self._window_seconds = batch_window_ms / 1_000
         self._condition = threading.Condition()
         self._queued: deque[Flight] = deque()
@@ -139,8 +86,6 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._job_texts = 0
         self._requests = 0
-        self._characters = 0
-        self._texts = 0
         self._turn = 0
         self._rate = LandingRate(time.monotonic())
         self._swept_at = 0.0
@@ -160,13 +105,41 @@ class Batcher:
     def admission(self) -> Admission:
         """What the door expects of the work that is on its way."""
         with self._condition:
-            wait_seconds = self._predict() if self._texts else 0.0
-            return Admission(wait_seconds, self._cost.batch_seconds, self._cost.token_seconds)
+            return self._forecast.admission
 
     def learn(self, tokens: int, characters: int, seconds: float) -> None:
         """Tell the cost model of a batch that ran; called on a lane."""
         with self._condition:
-            self._cost.learn(tokens, characters, seconds)
+            self._forecast.cost.learn(tokens, characters, seconds)
+            self._forecast.refresh()
+
+    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
+        """Refuse who would be refused whatever is asked, before anybody looks at it.
+
+        What waits already would take too long, or fills the queue; only texts that are all
+        on their way may still join them.  Others are let through: ``submit`` judges them.
+
+        Args:
+            texts: What is asked; not checked yet.
+            share: As in ``submit``.
+            deadline_seconds: The longest that the caller may yet name.
+
+        Raises:
+            Overloaded: See ``submit``.
+        """
+        count, wait = len(texts), self._forecast.wait_seconds
+        if not (late := is_late(wait, deadline_seconds)) and self._has_room(count):
+            return
+        with self._condition:
+            if self._is_closed:
+                return
+            self._check_room(count)
+            if late and not (share and all(map(self._is_on_its_way, texts))):
+                self._count_late(count)
+                raise too_late(wait, deadline_seconds)
+
+    def _is_on_its_way(self, text: object) -> bool:
+        return isinstance(text, str) and text.strip() in self._in_flight
 
     def submit(
         self,
@@ -210,43 +183,38 @@ class Batcher:
         """Take callers in, or refuse them."""
         self._check_open()
         count = len(texts)
+        self._check_room(count)
+        self._check_wait(texts, share, deadline_seconds)
         self.counters.requests += count
-        if self._requests + count > self.queue_requests_max:
+        self._requests += count
+
+    def _has_room(self, count: int) -> bool:
+        return self._requests + count <= self.queue_requests_max
+
+    def _check_room(self, count: int) -> None:
+        """Refuse more callers than the queue holds."""
+        if not self._has_room(count):
             self._sweep()
-        if self._requests + count > self.queue_requests_max:
+        if not self._has_room(count):
+            self.counters.requests += count
             self.counters.overloaded += count
             raise Overloaded(
                 f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
                 retry_after_seconds=retry_after(self._requests / self._rate.per_second),
             )
-        self._check_wait(texts, share, deadline_seconds)
-        self._requests += count
 
     def _check_wait(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
         """Refuse who would wait too long; where nobody is ahead the model may be wrong."""
-        if not self._texts or deadline_seconds == math.inf:
-            return
         new = [text for text in texts if not (share and text in self._in_flight)]
-        if not new:
-            return
-        wait = self._predict(sum(map(characters_of, new)), len(new))
-        if wait > DEADLINE_SHARE * deadline_seconds:
-            self.counters.overloaded += len(texts)
-            self.counters.too_late += len(texts)
-            raise Overloaded(
-                f"the answer would take about {wait * 1_000:.0f} ms, "
-                f"the deadline is {deadline_seconds * 1_000:.0f} ms",
-                retry_after_seconds=retry_after(wait - deadline_seconds),
-            )
+        wait = self._forecast.wait_with(new) if new else 0.0
+        if is_late(wait, deadline_seconds):
+            self._count_late(len(texts))
+            raise too_late(wait, deadline_seconds)
 
-    def _predict(self, characters: int = 0, texts: int = 0) -> float:
-        """Seconds until these have been answered after all that are on their way."""
-        return self._cost.wait_seconds(
-            self._characters + characters,
-            self._texts + texts,
-            self.lanes,
-            REQUESTS_PER_TAKE_MAX,
-        )
+    def _count_late(self, count: int) -> None:
+        self.counters.requests += count
+        self.counters.overloaded += count
+        self.counters.too_late += count
 
     def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
         flight = self._in_flight.get(text) if share else None
@@ -254,9 +222,7 @@ class Batcher:
             self.counters.shared += 1
             flight.waiters.append(waiter)
             return
-        self._characters += characters_of(text)
-        self._texts += 1
-        predicted = self._predict() if self._cost.is_known else 0.0
+        predicted = self._forecast.enter(text)
         flight = Flight(
             text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted
         )
@@ -278,6 +244,7 @@ class Batcher:
             else:
                 waiting.append(flight)
         self._queued = waiting
+        self._forecast.refresh()
 
     def submit_jobs(self, jobs: Sequence[Job]) -> None:
         """Queue all utterances of a write or none; where none waits they are admitted.
@@ -343,6 +310,7 @@ class Batcher:
         """Forget queued flights from the front whose callers have all gone."""
         while self._queued and self._queued[0].is_abandoned:
             self._forget(self._queued.popleft())
+            self._forecast.refresh()
 
     def _forget(self, flight: Flight) -> None:
         self.counters.abandoned += 1
@@ -351,8 +319,7 @@ class Batcher:
 
     def _close(self, flight: Flight) -> None:
         """Let nobody join any more."""
-        self._characters -= characters_of(flight.text)
-        self._texts -= 1
+        self._forecast.leave(flight.text)
         if flight.is_shared:
             del self._in_flight[flight.text]
 
@@ -371,6 +338,7 @@ class Batcher:
                     self._forget(flight)
                 else:
                     kept.append(flight)
+            self._forecast.refresh()
             return kept
 
     def land(self, flights: Sequence[Flight]) -> list[list[Waiter]]:
@@ -386,7 +354,8 @@ class Batcher:
                 first = min(flights, key=lambda flight: flight.queued_at)
                 now = time.monotonic()
                 self._rate.landed(count, first.queued_at, now)
-                self._cost.came_true(first.predicted_seconds, now - first.queued_at)
+                self._forecast.cost.came_true(first.predicted_seconds, now - first.queued_at)
+                self._forecast.refresh()
             return landed
 
     def _check_open(self) -> None:

@@ -153,16 +153,19 @@ def _overload(figures: dict[str, Any]) -> str:
             number(row["refused_share"]),
             number(row["late_share"]),
             number(row["good_ms"]["p99"]),
+            number(row["client_us_a_query"]) if "client_us_a_query" in row else "",
         )
         for load, row in figures["loads"].items()
     ]
     head = ("load", "capacity/s", "offered/s", "goodput/s", "of capacity", "refused", "late",
-            "p99 ms of the good")  # fmt: skip
+            "p99 ms of the good", "client, us a query")  # fmt: skip
     return (
         "## Overload\n\n"
         f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
         f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
-        "wait decides who is refused.\n\n" + table(head, rows)
+        "wait decides who is refused. The client shares process and cores with the router: the "
+        "last column is the CPU time that it takes by itself, for each query that it sends.\n\n"
+        + table(head, rows)
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from queues import Caller, batcher, job, take_flights, taken
 from synaptoroute.admission import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN
-from synaptoroute.batcher import REQUESTS_PER_TAKE_MAX, TURNS_PER_JOB, Batcher, Flight, Job
+from synaptoroute.batcher import REQUESTS_PER_TAKE_MAX, TURNS_PER_JOB, Batcher
 from synaptoroute.errors import NotReady, Overloaded
+from synaptoroute.flights import Flight, Job
 
 pytestmark = pytest.mark.unit
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from synaptoroute.batcher import BatcherCounters
+from synaptoroute.engine.applier import Applier
+from synaptoroute.engine.cascade import Cascade, CascadeStatus
+
 
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
@@ -32,3 +36,22 @@ class EngineCounters:
     entries: int = 0
     static: int = 0
     deferred: int = 0
+
+
+def counted(
+    queue: BatcherCounters, cached: tuple[int, int], cascade: Cascade | None, applier: Applier
+) -> EngineCounters:
+    """Gather what the parts of the engine count; ``cached`` is hits and misses."""
+    stage = cascade.status if cascade else CascadeStatus()
+    return EngineCounters(
+        queries=queue.requests + stage.static,
+        shared=queue.shared,
+        cache_hits=cached[0],
+        cache_misses=cached[1],
+        overloaded=queue.overloaded,
+        too_late=queue.too_late,
+        abandoned=queue.abandoned,
+        entries=applier.commit_count,
+        static=stage.static,
+        deferred=stage.deferred,
+    )

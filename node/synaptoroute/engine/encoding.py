@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.batcher import Batcher, Job
+from synaptoroute.batcher import Batcher
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.cache import EmbeddingCache
 from synaptoroute.errors import EncoderMismatch
+from synaptoroute.flights import Job
 
 UTTERANCES_PER_JOB_MAX = 16
 

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.admission import Admission
-from synaptoroute.batcher import Batcher, Flight
+from synaptoroute.batcher import Batcher
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.applier import Applier, Heard, check_vectors
-from synaptoroute.engine.cascade import Cascade, CascadeStatus
-from synaptoroute.engine.counters import EngineCounters
+from synaptoroute.engine.cascade import Cascade
+from synaptoroute.engine.counters import EngineCounters, counted
 from synaptoroute.engine.encoding import Encodings, submit_utterances
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
@@ -35,6 +35,7 @@ from synaptoroute.engine.unmatched import Unmatched
 from synaptoroute.engine.waiters import Waiters
 from synaptoroute.errors import NotReady
 from synaptoroute.failpoints import failpoint
+from synaptoroute.flights import Flight
 from synaptoroute.models import Match
 from synaptoroute.storage import SQLiteStorage, Stored, collector_at_rest
 from synaptoroute.tensor import Tensor
@@ -161,6 +162,14 @@ class Engine:
             raise NotReady("the router has stopped")
 
     # --- queries -------------------------------------------------------------------
+
+    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
+        """Refuse who would be refused whatever is asked; see ``Batcher.check_queue``.
+
+        The cascade may answer without the queue, so where there is one nobody is refused here.
+        """
+        if self.cascade is None:
+            self._batcher.check_queue(texts, share, deadline_seconds)
 
     def submit(self, query: Query) -> None:
         """Queue a query; its future is resolved on its event loop.
@@ -310,20 +319,7 @@ class Engine:
     @property
     def counters(self) -> EngineCounters:
         """Totals since the start."""
-        counters, (cache_hits, cache_misses) = self._batcher.counters, self.encodings.counts
-        cascade = self.cascade.status if self.cascade else CascadeStatus()
-        return EngineCounters(
-            queries=counters.requests + cascade.static,
-            shared=counters.shared,
-            cache_hits=cache_hits,
-            cache_misses=cache_misses,
-            overloaded=counters.overloaded,
-            too_late=counters.too_late,
-            abandoned=counters.abandoned,
-            entries=self.applier.commit_count,
-            static=cascade.static,
-            deferred=cascade.deferred,
-        )
+        return counted(self._batcher.counters, self.encodings.counts, self.cascade, self.applier)
 
     # --- whole states ------------------------------------------------------------------
 

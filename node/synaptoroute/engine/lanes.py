@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.admission import characters_of
-from synaptoroute.batcher import Batcher, Flight, Job
+from synaptoroute.batcher import Batcher
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.encoding import Encoding
 from synaptoroute.engine.query import Query
+from synaptoroute.flights import Flight, Job
 
 
 class Observer(Protocol):

@@ -210,15 +210,19 @@ class AdaptiveRouter(Repairs):
 
         Raises:
             InvalidQuery: The arguments are malformed.
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or the answer would come too late; whoever is
+                refused for what waits already is refused before the arguments are looked at.
             DeadlineExceeded: No answer in time.
             NotReady: The router is stopping.
         """
-        query = question(text, limit, routes, explain, use_cache)
         engine = self._engine
+        seconds = deadline_seconds(deadline_ms, self._config)
+        if engine.is_started:
+            engine.check_queue((text,), use_cache, seconds)
+        query = question(text, limit, routes, explain, use_cache)
         if not engine.is_started:
             return answer_here(engine, [query])[0]
-        return await ask(engine, query, deadline_seconds(deadline_ms, self._config))
+        return await ask(engine, query, seconds)
 
     async def aquery_batch(
         self,
@@ -239,13 +243,16 @@ class AdaptiveRouter(Repairs):
             raise InvalidQuery("texts must be a list of strings")
         if len(texts) > QUERY_BATCH_TEXTS_MAX:
             raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
-        queries = [question(text, limit, routes, explain, use_cache) for text in texts]
         engine = self._engine
+        seconds = deadline_seconds(deadline_ms, self._config)
+        if engine.is_started:
+            if len(texts) > self._config.queue_requests_max:
+                raise TooLarge(f"the queue holds {self._config.queue_requests_max} queries at most")
+            engine.check_queue(texts, use_cache, seconds)
+        queries = [question(text, limit, routes, explain, use_cache) for text in texts]
         if not engine.is_started:
             return answer_here(engine, queries)
-        if len(queries) > self._config.queue_requests_max:
-            raise TooLarge(f"the queue holds {self._config.queue_requests_max} queries at most")
-        return await ask_all(engine, queries, deadline_seconds(deadline_ms, self._config))
+        return await ask_all(engine, queries, seconds)
 
     def query(
         self,
