@@ -60,11 +60,13 @@ class HttpNode:
 
 
 @asynccontextmanager
-async def http_node(folder: Path, **settings: Any) -> AsyncIterator[HttpNode]:
+async def http_node(
+    folder: Path, *, encoder: HashEncoder | None = None, **settings: Any
+) -> AsyncIterator[HttpNode]:
     """Start an application on a database in ``folder``; stop it at the end."""
     settings = {"database": folder / "node.sqlite", "sqlite_synchronous": "normal", **settings}
     config = NodeConfig(lanes=1, **settings)
-    encoder, metrics = HashEncoder(64), Metrics()
+    encoder, metrics = encoder or HashEncoder(64), Metrics()
     storage = SQLiteStorage(config.database, synchronous=config.sqlite_synchronous)
     router = AdaptiveRouter(encoder, storage, config=config, observer=metrics)
     path = config.api_keys_file
@@ -91,3 +93,18 @@ def logged() -> Iterator[io.StringIO]:
         root.handlers, root.level = handlers, level
         logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+@contextmanager
+def overloaded(node: HttpNode) -> Iterator[None]:
+    """Let the queue hold what takes a quarter of an hour."""
+    batching = node.router._engine._batcher
+    for tokens in (8, 16, 24, 32) * 4:
+        batching.learn(tokens, tokens, tokens * 0.1)
+    texts = [f"{number}" + "x" * 2_047 for number in range(10)]
+    for text in texts:
+        batching._forecast.enter(text)
+    yield
+    for text in texts:
+        batching._forecast.leave(text)
+    batching._forecast.refresh()

@@ -32,6 +32,8 @@ class EngineConfig(BaseSettings):
 
     Attributes:
         lanes: Threads that encode; 0 takes the CPU limit of the container.
+        lanes_nice: By how much lanes and the applier give way to the event loop, the scorer
+            and all other threads of the machine, as with ``nice``; on Linux only.
         batch_tokens_max: Token budget of what a lane takes at once.
         batch_window_ms: How long a lane waits for company; 0 never waits.
         queue_requests_max: Queries that may wait; one more is refused.
@@ -46,6 +48,7 @@ class EngineConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
     lanes: int = Field(default=0, ge=0, le=256)
+    lanes_nice: int = Field(default=0, ge=0, le=19)
     batch_tokens_max: int = Field(default=768, ge=16, le=65_536)
     batch_window_ms: float = Field(default=0.0, ge=0, le=1_000)
     queue_requests_max: int = Field(default=2_048, ge=1, le=1_000_000)
@@ -125,6 +128,7 @@ class NodeConfig(EngineConfig, ClusterConfig):
         front_port: Second port, shared with other processes of this host; 0 for none.
     """
 
+    lanes_nice: int = Field(default=4, ge=0, le=19)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL

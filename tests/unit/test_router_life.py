@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -272,3 +275,26 @@ async def test_threads_end_with_the_router() -> None:
     assert {f"synaptoroute-lane-{n}" for n in range(4)} <= during
     assert {"synaptoroute-applier", "synaptoroute-scorer"} <= during
     assert left <= {"synaptoroute-close"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has a nice value on Linux only")
+@pytest.mark.parametrize("nice", [0, 3])
+async def test_lanes_and_applier_give_way(nice: int) -> None:
+    """By what the settings say, to the scorer and to the caller's thread."""
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    behind = min(own + nice, 19)
+    wanted = dict.fromkeys(("lane-0", "lane-1", "applier"), behind) | {"scorer": own}
+    found: dict[str, int] = {}
+    async with running(lanes=2, lanes_nice=nice):
+        give_up_at = time.monotonic() + WAIT_SECONDS
+        while not wanted.items() <= found.items() and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.005)  # each thread does it when it begins
+            found = {
+                thread.name.removeprefix("synaptoroute-"): os.getpriority(
+                    os.PRIO_PROCESS, thread.native_id or 0
+                )
+                for thread in threading.enumerate()
+                if thread.name.startswith("synaptoroute-")
+            }
+
+    assert wanted == {name: found[name] for name in wanted}

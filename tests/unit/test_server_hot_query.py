@@ -1,17 +1,16 @@
-"""The short way of a query answers as the framework's way does, and only what is true now."""
+"""The short ways of a query answer as the framework's way does, and only what is true now."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
-from http_node import HttpNode, http_node
-from synaptoroute.server.hot_query import BODY_BYTES_KEPT_MAX, AnswerCache, _Answer
+from http_node import HttpNode, http_node, overloaded
+from http_socket import on_socket, seen
+from synaptoroute.server.answer_cache import BODY_BYTES_KEPT_MAX, AnswerCache, KeptAnswer
 
 pytestmark = pytest.mark.unit
 
@@ -26,14 +25,6 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
     async with http_node(tmp_path) as started:
         await started.fill()
         yield started
-
-
-def seen(answer: httpx.Response) -> tuple[Any, ...]:
-    """What a client can tell of an answer, apart from what is of one request alone."""
-    document = answer.json()
-    document.pop("instance", None)
-    headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
-    return answer.status_code, headers, document
 
 
 @pytest.mark.parametrize(
@@ -60,15 +51,55 @@ def seen(answer: httpx.Response) -> tuple[Any, ...]:
         (json.dumps({"text": LONG_TEXT * 30}), JSON),
     ],
 )
-async def test_both_ways_answer_alike(
-    node: HttpNode, content: str, headers: dict[str, str]
-) -> None:
+async def test_all_ways_answer_alike(node: HttpNode, content: str, headers: dict[str, str]) -> None:
     """Status, headers and document are the same, the first time and from what was kept."""
     framed = await node.http.post(FRAMED, content=content, headers=headers)
-    first = await node.http.post(HOT, content=content, headers=headers)
-    second = await node.http.post(HOT, content=content, headers=headers)
+    async with on_socket(node) as socket:
+        express = [await socket.post(HOT, content=content, headers=headers) for _ in range(2)]
+    node.app.state.express._hot_query._answers = AnswerCache()
+    hot = [await node.http.post(HOT, content=content, headers=headers) for _ in range(2)]
 
-    assert seen(framed) == seen(first) == seen(second)
+    for answer in (*express, *hot):
+        assert seen(framed) == seen(answer)
+
+
+@pytest.mark.parametrize("bypass", [{}, {"cache-control": "no-cache"}])
+@pytest.mark.parametrize("deadline", [{}, {"sr-deadline-ms": "500"}])
+async def test_all_ways_refuse_alike(
+    node: HttpNode, bypass: dict[str, str], deadline: dict[str, str]
+) -> None:
+    """An overloaded node says the same and counts the same, whichever way it is asked."""
+    asked = {"content": '{"text": "I want my money back"}', "headers": JSON | bypass | deadline}
+    with overloaded(node):
+        framed = await node.http.post(FRAMED, **asked)
+        hot = await node.http.post(HOT, **asked)
+        async with on_socket(node) as socket:
+            express = [await socket.post(HOT, **asked) for _ in range(2)]
+        counters = node.router.status().counters
+        metrics = (await node.http.get("/metrics")).text
+
+    assert (429, "overloaded") == (framed.status_code, framed.json()["code"])
+    for answer in (hot, *express):
+        assert seen(framed) == seen(answer)
+    assert (4, 4) == (counters.overloaded, counters.too_late)
+    labels = 'endpoint="/v1/query",method="POST",status="429"'
+    assert f"synaptoroute_request_count_total{{{labels}}} 4.0" in metrics
+    assert 'duration_seconds_count{endpoint="/v1/query",method="POST"} 4.0' in metrics
+
+
+async def test_kept_answer_is_given_by_an_overloaded_node(node: HttpNode) -> None:
+    """It costs nothing; what is on its way may be joined; all else is refused unread."""
+    asked = {"text": "I want my money back"}
+    async with on_socket(node) as socket:
+        before = await socket.post(HOT, json=asked)
+        with overloaded(node):
+            kept = [await way.post(HOT, json=asked) for way in (node.http, socket)]
+            torn = [
+                await way.post(HOT, content="[1, 2", headers=JSON) for way in (node.http, socket)
+            ]
+
+    assert [before.content] * 2 == [answer.content for answer in kept]
+    assert [429, 429] == [answer.status_code for answer in torn]
 
 
 @pytest.mark.parametrize(("values", "status"), [(("5000", "soon"), 200), (("soon", "5000"), 422)])
@@ -140,7 +171,7 @@ async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path)
 def test_answers_have_a_limit_in_number_and_bytes() -> None:
     """The answers that were not asked for the longest go first; a long question never comes in."""
     now = object()
-    answer = _Answer(now, b"1.1", b"x" * 10)
+    answer = KeptAnswer(now, b"1.1", b"x" * 10)
     few = AnswerCache(answers_max=2)
     for body in (b"a", b"b"):
         few.put(body, answer)

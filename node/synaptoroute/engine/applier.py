@@ -36,6 +36,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.replica import Replica, Source, Step, number
 from synaptoroute.engine.inbox import Inbox, refuse
+from synaptoroute.engine.priority import give_way
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.storage import SQLiteStorage
@@ -88,6 +89,7 @@ class Applier:
         self.on_failed: Callable[[Exception], None] | None = None
         self.on_switched: Callable[[Commit], None] | None = None
         self.knows: Callable[[str], bool] = lambda _: True
+        self.nice = 0
         self.commit_count = 0
         self._publish = publish
         self._refuse = refuse
@@ -155,6 +157,7 @@ class Applier:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
+        give_way(self.nice)
         try:
             self._serve()
         finally:

@@ -72,11 +72,13 @@ class Engine:
         )
         self.applier, self.scorer = self._boot(encoder, config.node_name)
         self.scorer.unmatched = Unmatched(config.unmatched_kept)
+        self.applier.nice = config.lanes_nice
         self._lanes = Lanes(
             self.encodings.of(self.encoder.fingerprint),
             self._batcher,
             self.scorer.deliver,
             batch_tokens_max=config.batch_tokens_max,
+            nice=config.lanes_nice,
             observer=observer,
         )
         self._is_started = False

@@ -21,6 +21,7 @@ from synaptoroute.admission import characters_of
 from synaptoroute.batcher import Batcher
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine.encoding import Encoding
+from synaptoroute.engine.priority import give_way
 from synaptoroute.engine.query import Query
 from synaptoroute.flights import Flight, Job
 
@@ -71,6 +72,7 @@ class Lanes:
         deliver: Callable[[Batch], None],
         *,
         batch_tokens_max: int,
+        nice: int = 0,
         observer: Observer | None = None,
     ) -> None:
         self.observer = observer or Silent()
@@ -78,6 +80,7 @@ class Lanes:
         self._batcher = batcher
         self._deliver = deliver
         self._batch_tokens_max = batch_tokens_max
+        self._nice = nice
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -101,6 +104,7 @@ class Lanes:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
+        give_way(self._nice)
         while (work := self._batcher.take()) is not None:
             if isinstance(work, Job):
                 self._run_job(work)

@@ -100,6 +100,17 @@ class Looks(ABC):
         """Version of that state, ``epoch.seq``."""
         return str(self._engine.published.position.revision)
 
+    def check_queue(self, deadline_ms: int) -> None:
+        """Refuse a query that nobody has looked at, where what waits already takes too long.
+
+        Raises:
+            Overloaded: Whatever is asked would be refused.
+            NotReady: The router is not open.
+        """
+        engine = self._engine
+        if engine.is_started:
+            engine.check_queue((None,), False, deadline_ms / 1_000)
+
     @property
     def surveys(self) -> Surveys:
         """What operators ask beside queries and routes."""

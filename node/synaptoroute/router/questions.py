@@ -12,8 +12,15 @@ from typing import Final
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.engine import Engine, Query
-from synaptoroute.errors import DeadlineExceeded, InvalidQuery
-from synaptoroute.models import CANDIDATES_MAX, QUERY_BYTES_MAX, Match, check_text, route_names
+from synaptoroute.errors import DeadlineExceeded, InvalidQuery, TooLarge
+from synaptoroute.models import (
+    CANDIDATES_MAX,
+    QUERY_BATCH_TEXTS_MAX,
+    QUERY_BYTES_MAX,
+    Match,
+    check_text,
+    route_names,
+)
 
 STATIC_QUERIES_A_TURN: Final = 16
 """A batch of sure queries lets others have their turn after so many."""
@@ -68,30 +75,84 @@ def _sure(engine: Engine, query: Query) -> Match | None:
     return None if cascade is None else cascade.answer(query, engine.scorer.node)
 
 
-async def ask(engine: Engine, query: Query, seconds: float) -> Match:
-    """Answer one query, by the static stage or in the lanes.
+def begin(
+    engine: Engine,
+    config: EngineConfig,
+    text: str,
+    *,
+    limit: int = 1,
+    routes: Sequence[str] | None = None,
+    explain: bool = False,
+    deadline_ms: int | None = None,
+    use_cache: bool = True,
+) -> Match | asyncio.Future[Match]:
+    """Have one query answered: by the static stage at once, or in the lanes.
+
+    The future ends in time by itself; to cancel it takes the query out of the queue.
 
     Raises:
-        Overloaded, DeadlineExceeded, NotReady: See ``AdaptiveRouter.aquery``.
+        InvalidQuery, Overloaded, NotReady: See ``AdaptiveRouter.aquery``.
     """
+    seconds = deadline_seconds(deadline_ms, config)
+    if engine.is_started:
+        engine.check_queue((text,), use_cache, seconds)
+    query = question(text, limit, routes, explain, use_cache)
+    if not engine.is_started:
+        return answer_here(engine, [query])[0]
     if engine.cascade is not None and (match := _sure(engine, query)) is not None:
-        await asyncio.sleep(0)
         return match
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Match] = loop.create_future()
     query.future, query.loop, query.deadline_seconds = future, loop, seconds
     engine.submit(query)
     handle = loop.call_later(seconds, expire, [future], seconds)
-    try:
-        return await future
-    finally:
-        handle.cancel()
+    future.add_done_callback(lambda _: handle.cancel())
+    return future
 
 
-async def ask_all(engine: Engine, queries: Sequence[Query], seconds: float) -> list[Match]:
-    """Answer several queries, all or none; see ``ask``."""
+async def answered(begun: Match | asyncio.Future[Match]) -> Match:
+    """Wait for an answer; who has it at once gives way to the others of the event loop."""
+    if isinstance(begun, Match):
+        await asyncio.sleep(0)
+        return begun
+    return await begun
+
+
+async def ask_all(
+    engine: Engine,
+    config: EngineConfig,
+    texts: Sequence[str],
+    *,
+    limit: int,
+    routes: Sequence[str] | None,
+    explain: bool,
+    deadline_ms: int | None,
+    use_cache: bool,
+) -> list[Match]:
+    """Answer several queries, all or none; see ``begin``.
+
+    Raises:
+        TooLarge: More texts than the queue could ever hold.
+    """
+    if isinstance(texts, str):
+        raise InvalidQuery("texts must be a list of strings")
+    if len(texts) > QUERY_BATCH_TEXTS_MAX:
+        raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
+    seconds = deadline_seconds(deadline_ms, config)
+    if engine.is_started:
+        if len(texts) > config.queue_requests_max:
+            raise TooLarge(f"the queue holds {config.queue_requests_max} queries at most")
+        engine.check_queue(texts, use_cache, seconds)
+    queries = [question(text, limit, routes, explain, use_cache) for text in texts]
+    if not engine.is_started:
+        return answer_here(engine, queries)
     if engine.cascade is None:
         return await _submit_all(engine, queries, seconds)
+    return await _in_stages(engine, queries, seconds)
+
+
+async def _in_stages(engine: Engine, queries: Sequence[Query], seconds: float) -> list[Match]:
+    """Answer what the static stage is sure of, then the rest."""
     found: list[Match | None] = []
     for query in queries:
         found.append(_sure(engine, query))

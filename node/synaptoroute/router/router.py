@@ -27,15 +27,12 @@ from synaptoroute.encoder import StaticTable, TextEncoder
 from synaptoroute.engine import Cascade, Engine, Observer
 from synaptoroute.errors import (
     ConfigError,
-    InvalidQuery,
     InvalidRoute,
     NotReady,
-    TooLarge,
 )
 from synaptoroute.follower import Follower
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
-    QUERY_BATCH_TEXTS_MAX,
     CascadeReport,
     ImportResult,
     Match,
@@ -50,9 +47,9 @@ from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
 from synaptoroute.router.questions import (
     answer_here,
-    ask,
+    answered,
     ask_all,
-    deadline_seconds,
+    begin,
     question,
 )
 from synaptoroute.router.reads import cascade_report
@@ -215,14 +212,20 @@ class AdaptiveRouter(Repairs):
             DeadlineExceeded: No answer in time.
             NotReady: The router is stopping.
         """
-        engine = self._engine
-        seconds = deadline_seconds(deadline_ms, self._config)
-        if engine.is_started:
-            engine.check_queue((text,), use_cache, seconds)
-        query = question(text, limit, routes, explain, use_cache)
-        if not engine.is_started:
-            return answer_here(engine, [query])[0]
-        return await ask(engine, query, seconds)
+        return await answered(
+            self.begin_query(
+                text,
+                limit=limit,
+                routes=routes,
+                explain=explain,
+                deadline_ms=deadline_ms,
+                use_cache=use_cache,
+            )
+        )
+
+    def begin_query(self, text: str, **options: Any) -> Match | asyncio.Future[Match]:
+        """Begin to answer, on the event loop; arguments and errors are those of ``aquery``."""
+        return begin(self._engine, self._config, text, **options)
 
     async def aquery_batch(
         self,
@@ -239,20 +242,16 @@ class AdaptiveRouter(Repairs):
         Raises:
             TooLarge: More texts than the queue could ever hold.
         """
-        if isinstance(texts, str):
-            raise InvalidQuery("texts must be a list of strings")
-        if len(texts) > QUERY_BATCH_TEXTS_MAX:
-            raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
-        engine = self._engine
-        seconds = deadline_seconds(deadline_ms, self._config)
-        if engine.is_started:
-            if len(texts) > self._config.queue_requests_max:
-                raise TooLarge(f"the queue holds {self._config.queue_requests_max} queries at most")
-            engine.check_queue(texts, use_cache, seconds)
-        queries = [question(text, limit, routes, explain, use_cache) for text in texts]
-        if not engine.is_started:
-            return answer_here(engine, queries)
-        return await ask_all(engine, queries, seconds)
+        return await ask_all(
+            self._engine,
+            self._config,
+            texts,
+            limit=limit,
+            routes=routes,
+            explain=explain,
+            deadline_ms=deadline_ms,
+            use_cache=use_cache,
+        )
 
     def query(
         self,

@@ -28,6 +28,8 @@ from synaptoroute.server import (
 )
 from synaptoroute.server.answers import json_answer
 from synaptoroute.server.door import Door, problem_headers, request_id_of
+from synaptoroute.server.express import Express
+from synaptoroute.server.hot_query import HotQuery
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.openapi import openapi_document
 from synaptoroute.server.pace import keep_pace
@@ -97,7 +99,9 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.runtime = runtime
-    app.add_middleware(cast(Any, Door), runtime=runtime)
+    hot_query = HotQuery(runtime)
+    app.state.express = Express(runtime, hot_query)
+    app.add_middleware(cast(Any, Door), runtime=runtime, hot_query=hot_query)
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(HTTPException, _refuse)
     for room in (query_endpoints, route_endpoints, transfer_endpoints):

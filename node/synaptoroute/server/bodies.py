@@ -53,7 +53,7 @@ class BodyBudget:
         try:
             yield lease
         finally:
-            self.held_bytes -= lease.held_bytes
+            lease.release()
 
 
 class BodyLease:
@@ -78,6 +78,11 @@ class BodyLease:
             )
         self._budget.held_bytes += count_bytes
         self.held_bytes += count_bytes
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._budget.held_bytes -= self.held_bytes
+        self.held_bytes = 0
 
 
 async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:

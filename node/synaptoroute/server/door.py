@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from random import getrandbits
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import Overloaded, SynaptoRouteError
 from synaptoroute.server import hot_query
 from synaptoroute.server.hot_query import HotQuery
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web import keys
 from synaptoroute.web.logs import is_at
-from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
+from synaptoroute.web.problems import (
+    PROBLEM_JSON,
+    Problem,
+    internal_problem,
+    problem_of,
+    retry_after_header,
+)
 from synaptoroute.web.refusals import ClientGone, Forbidden, Unauthorized
 
 PEER_PREFIX: Final = "/peer/"
@@ -33,6 +39,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _PATH_CHARACTERS_MAX: Final = 200
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
+_PROBLEM_JSON: Final = PROBLEM_JSON.encode()
 _WANTED: Final = frozenset({b"authorization", b"x-api-key", b"x-request-id"})
 
 
@@ -41,10 +48,10 @@ class Visit:
 
     __slots__ = ("began_at", "endpoint", "has_started", "key_name", "request_id", "status")
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, endpoint: str = "unmatched") -> None:
         self.request_id = request_id
         self.began_at = time.perf_counter()
-        self.endpoint = "unmatched"
+        self.endpoint = endpoint
         self.has_started = False
         self.key_name: str | None = None
         self.status = 499
@@ -53,9 +60,9 @@ class Visit:
 class Door:
     """ASGI middleware around every endpoint of a node."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, hot_query: HotQuery) -> None:
         self._app = app
-        self._hot_query = HotQuery(app, runtime)
+        self._hot_query = hot_query
         self._runtime = runtime
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +73,7 @@ class Door:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         wanted = {name: value for name, value in scope["headers"] if name in _WANTED}
-        visit = Visit(_request_id(wanted.get(b"x-request-id")))
+        visit = Visit(request_id(wanted.get(b"x-request-id")))
         scope["synaptoroute.visit"] = visit
         gauge = self._runtime.metrics.in_flight
         gauge.inc()
@@ -74,7 +81,7 @@ class Door:
             await self._admit(scope, receive, self._sender(visit, send), wanted, visit)
         finally:
             gauge.dec()
-            self._note(scope, visit)
+            note(self._runtime, scope, visit)
 
     async def _admit(
         self,
@@ -86,11 +93,10 @@ class Door:
     ) -> None:
         """Check the key, run the endpoint, turn errors into problems."""
         try:
-            if self._runtime.keys is not None:
-                visit.key_name = self._authorize(scope, wanted)
+            visit.key_name = authorize(self._runtime.keys, scope["method"], scope["path"], wanted)
             if scope["path"] == hot_query.PATH and scope["method"] == "POST":
                 visit.endpoint = hot_query.PATH
-                await self._hot_query(scope, receive, send)
+                await self._hot_query(scope, receive, send, app=self._app)
             else:
                 await self._app(scope, receive, send)
         except ClientGone:
@@ -98,33 +104,12 @@ class Door:
         except SynaptoRouteError as error:
             problem = problem_of(error)
             if problem.status == 500:
-                self._log_incident(visit, problem, error)
+                log_incident(self._runtime, visit, problem, error)
             await _answer(send, visit, problem, error)
         except Exception as error:
             problem = internal_problem()
-            self._log_incident(visit, problem, error)
+            log_incident(self._runtime, visit, problem, error)
             await _answer(send, visit, problem, error)
-
-    def _authorize(self, scope: Scope, wanted: dict[bytes, bytes]) -> str | None:
-        """Give the name of the key that allows the request.
-
-        Raises:
-            Unauthorized: No key, or an unknown one.
-            Forbidden: The key lacks the scope.
-        """
-        needed = scope_needed(scope["method"], scope["path"])
-        if needed is None:
-            return None
-        assert self._runtime.keys is not None
-        presented = presented_key(wanted)
-        if presented is None:
-            raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
-        key = self._runtime.keys.find(presented)
-        if key is None:
-            raise Unauthorized("the API key is not known here")
-        if not key.may(needed):
-            raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
-        return key.name
 
     def _sender(self, visit: Visit, send: Send) -> Send:
         """Wrap ``send`` so that every answer carries the headers of the door."""
@@ -135,47 +120,84 @@ class Door:
                 visit.status = message["status"]
                 visit.has_started = True
                 headers = message["headers"] = list(message.get("headers", ()))
-                headers.extend(_FIXED_HEADERS)
-                headers.append((b"x-request-id", visit.request_id.encode()))
-                if runtime.node:
-                    headers.append((b"sr-node", runtime.node.encode("ascii", "replace")))
-                if (staleness_ms := runtime.staleness_ms) is not None:
-                    headers.append((b"sr-staleness-ms", str(staleness_ms).encode()))
-                if runtime.is_draining:
-                    headers.append((b"connection", b"close"))
+                headers.extend(marks(runtime, visit))
             await send(message)
 
         return send_marked
 
-    def _note(self, scope: Scope, visit: Visit) -> None:
-        """Count the request and write its line of the access log."""
-        seconds = time.perf_counter() - visit.began_at
-        endpoint = getattr(scope.get("route"), "path", visit.endpoint)
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._runtime.metrics.answered(method, endpoint, visit.status, seconds)
-        is_usual = endpoint in PROBES or (endpoint == hot_query.PATH and visit.status == 200)
-        level = logging.DEBUG if is_usual else logging.INFO
-        if is_at(level):
-            self._runtime.log.log(
-                level,
-                "request",
-                method=method,
-                path=scope["path"][:_PATH_CHARACTERS_MAX],
-                status=visit.status,
-                duration_ms=round(seconds * 1_000, 3),
-                request_id=visit.request_id,
-                client=scope["client"][0] if scope.get("client") else None,
-                key=visit.key_name,
-            )
 
-    def _log_incident(self, visit: Visit, problem: Problem, error: Exception) -> None:
-        self._runtime.log.error(
-            "request_failed",
-            incident=problem.fields.get("incident"),
-            code=problem.code,
+def authorize(
+    ring: keys.KeyRing | None, method: str, path: str, headers: Mapping[bytes, bytes]
+) -> str | None:
+    """Give the name of the key that allows a request; None where none is needed.
+
+    Raises:
+        Unauthorized: No key, or an unknown one.
+        Forbidden: The key lacks the scope.
+    """
+    if ring is None or (needed := scope_needed(method, path)) is None:
+        return None
+    presented = presented_key(headers)
+    if presented is None:
+        raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
+    key = ring.find(presented)
+    if key is None:
+        raise Unauthorized("the API key is not known here")
+    if not key.may(needed):
+        raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
+    return key.name
+
+
+def marks(runtime: Runtime, visit: Visit) -> list[tuple[bytes, bytes]]:
+    """Headers that every answer carries."""
+    found = [*_FIXED_HEADERS, (b"x-request-id", visit.request_id.encode())]
+    if runtime.node:
+        found.append((b"sr-node", runtime.node.encode("ascii", "replace")))
+    if (staleness_ms := runtime.staleness_ms) is not None:
+        found.append((b"sr-staleness-ms", str(staleness_ms).encode()))
+    if runtime.is_draining:
+        found.append((b"connection", b"close"))
+    return found
+
+
+def note(runtime: Runtime, scope: Mapping[str, Any], visit: Visit) -> None:
+    """Count a request and write its line of the access log.
+
+    A flood of queries that are refused must not become a flood of lines, each of which
+    costs more than the refusal: they have one line a second together.
+    """
+    seconds = time.perf_counter() - visit.began_at
+    endpoint = getattr(scope.get("route"), "path", visit.endpoint)
+    method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+    runtime.metrics.answered(method, endpoint, visit.status, seconds)
+    is_refused = endpoint == hot_query.PATH and visit.status == 429
+    if is_refused:
+        runtime.note_refusal()
+    is_usual = endpoint in PROBES or (endpoint == hot_query.PATH and visit.status == 200)
+    level = logging.DEBUG if is_usual or is_refused else logging.INFO
+    if is_at(level):
+        runtime.log.log(
+            level,
+            "request",
+            method=method,
+            path=scope["path"][:_PATH_CHARACTERS_MAX],
+            status=visit.status,
+            duration_ms=round(seconds * 1_000, 3),
             request_id=visit.request_id,
-            exc_info=error,
+            client=scope["client"][0] if scope.get("client") else None,
+            key=visit.key_name,
         )
+
+
+def log_incident(runtime: Runtime, visit: Visit, problem: Problem, error: Exception) -> None:
+    """Write what the client is not told."""
+    runtime.log.error(
+        "request_failed",
+        incident=problem.fields.get("incident"),
+        code=problem.code,
+        request_id=visit.request_id,
+        exc_info=error,
+    )
 
 
 def scope_needed(method: str, path: str) -> keys.Scope | None:
@@ -193,7 +215,7 @@ def scope_needed(method: str, path: str) -> keys.Scope | None:
     return "write"
 
 
-def presented_key(headers: dict[bytes, bytes]) -> str | None:
+def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
     """Find the API key among the headers of a request."""
     value = headers.get(b"authorization")
     if value is not None:
@@ -222,11 +244,7 @@ async def _answer(send: Send, visit: Visit, problem: Problem, error: Exception) 
     """Send a problem; once an answer has begun, only breaking it off can tell the client."""
     if visit.has_started:
         raise error
-    body = problem.render(f"urn:synaptoroute:request:{visit.request_id}")
-    headers: list[tuple[bytes, bytes]] = [
-        (name.lower().encode(), value.encode("latin-1")) for name, value in problem_headers(problem)
-    ]
-    headers.append((b"content-length", str(len(body)).encode()))
+    headers, body = problem_parts(problem, visit)
     start: dict[str, Any] = {
         "type": "http.response.start",
         "status": problem.status,
@@ -236,7 +254,36 @@ async def _answer(send: Send, visit: Visit, problem: Problem, error: Exception) 
     await send({"type": "http.response.body", "body": body})
 
 
-def _request_id(given: bytes | None) -> str:
+def problem_parts(problem: Problem, visit: Visit) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """A problem's headers, without those of the door, and its document."""
+    body = problem.render(instance_of(visit))
+    headers = [
+        (name.lower().encode(), value.encode("latin-1")) for name, value in problem_headers(problem)
+    ]
+    headers.append((b"content-length", str(len(body)).encode()))
+    return headers, body
+
+
+def overloaded_headers(error: Overloaded, body: bytes) -> list[tuple[bytes, bytes]]:
+    """The same headers for a refusal whose document is there."""
+    return [
+        (b"content-type", _PROBLEM_JSON),
+        (b"retry-after", retry_after_header(error).encode()),
+        (b"content-length", b"%d" % len(body)),
+    ]
+
+
+def instance_of(visit: Visit) -> str:
+    """Name of this one occurrence of a problem."""
+    return f"urn:synaptoroute:request:{visit.request_id}"
+
+
+def request_id(given: bytes | None) -> str:
+    """The client's own name of a request if it is sound, else a new one.
+
+    It tells requests apart and proves nothing, so it needs no entropy of the system, whose
+    call would give the interpreter away in the middle of a request.
+    """
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode()
-    return secrets.token_hex(8)
+    return f"{getrandbits(64):016x}"

@@ -6,15 +6,15 @@ door gives it straight to ``HotQuery``, which parses and renders with the functi
 ``query_endpoints``: contract, errors and document are those of the endpoint there, which
 answers whatever is out of the ordinary (a version to wait for, parameters in the URL).
 
-An answer is a function of the body's bytes and of the position: what was asked before at
-the position that is visible now gets the same bytes again.  ``Cache-Control: no-cache``
-asks for the whole work.
+What was asked before at the position that is visible now gets the same bytes again, and
+what the queue alone makes too late is refused before its JSON is parsed.
+``Cache-Control: no-cache`` asks for the whole work.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,128 +23,178 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.errors import TooLarge
 from synaptoroute.models import Match
+from synaptoroute.router import answered
+from synaptoroute.server.answer_cache import AnswerCache, KeptAnswer
 from synaptoroute.server.answers import render_match
 from synaptoroute.server.bodies import BODY_IDLE_SECONDS, read_body, require_json
-from synaptoroute.server.query_endpoints import DEADLINE_HEADER, ask, parse_deadline, parse_query
+from synaptoroute.server.query_endpoints import (
+    DEADLINE_HEADER,
+    begin,
+    longest_ms,
+    parse_deadline,
+    parse_query,
+)
 from synaptoroute.server.runtime import Runtime
+from synaptoroute.server.schemas import QueryRequest
 from synaptoroute.web.refusals import ClientGone, RequestTimeout
 
 PATH: Final = "/v1/query"
-ANSWERS_MAX: Final = 8_192
-ANSWERS_BYTES_MAX: Final = 33_554_432
-BODY_BYTES_KEPT_MAX: Final = 4_096
-"""Longer bodies are seldom sent twice."""
 _PLAIN_JSON: Final = b"application/json"
 _DEADLINE: Final = DEADLINE_HEADER.lower().encode()
-_WATCHED: Final = frozenset(
-    {b"content-type", b"content-encoding", b"content-length", b"cache-control", b"sr-min-version"}
-    | {_DEADLINE}
-)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """Bytes that were an answer at a position, and what says that it is still visible."""
+class Wish:
+    """What the head of a plain query says about it.
 
-    seen: object
-    version: bytes
-    content: bytes
-
-
-class AnswerCache:
-    """The newest answers, by the bytes of what was asked; used on the event loop only.
-
-    Invariants: every answer is of the position that ``seen`` stands for; at most
-    ``ANSWERS_MAX`` answers, of ``ANSWERS_BYTES_MAX`` with their questions.
+    Attributes:
+        may_use_cache: Whether bytes that were kept may be the answer.
+        deadline_ms: The deadline in the head.
     """
 
-    def __init__(self, answers_max: int = ANSWERS_MAX, bytes_max: int = ANSWERS_BYTES_MAX) -> None:
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
-        self._answers_max = answers_max
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self.hits = 0
+    may_use_cache: bool
+    deadline_ms: int | None
 
-    def __len__(self) -> int:
-        return len(self._answers)
 
-    def get(self, body: bytes, seen: object) -> _Answer | None:
-        """Give the answer to these bytes, if it is of what is visible now."""
-        found = self._answers.get(body)
-        if found is None or found.seen is not seen:
-            return None
-        self._answers.move_to_end(body)
-        self.hits += 1
-        return found
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A query on its way.
 
-    def put(self, body: bytes, answer: _Answer) -> None:
-        """Keep an answer; the ones that were not asked for the longest go."""
-        if len(body) > BODY_BYTES_KEPT_MAX:
-            return
-        former = self._answers.pop(body, None)
-        if former is not None:
-            self._bytes -= len(body) + len(former.content)
-        self._answers[body] = answer
-        self._bytes += len(body) + len(answer.content)
-        while len(self._answers) > self._answers_max or self._bytes > self._bytes_max:
-            oldest, dropped = self._answers.popitem(last=False)
-            self._bytes -= len(oldest) + len(dropped.content)
+    Attributes:
+        answer: The match, or what will be it.
+        body: The bytes of the question.
+        wish: What its head says.
+        seen: What was visible before it.
+        is_first: Whether it is the one of these bytes that others may join.
+    """
+
+    answer: Match | asyncio.Future[Match]
+    body: bytes
+    wish: Wish
+    seen: object
+    is_first: bool
+
+
+def is_plain(headers: Mapping[bytes, bytes], query_string: bytes, body_bytes_max: int) -> bool:
+    """Whether a head asks for nothing that only the framework's way does.
+
+    A body that says it is too long is refused there, before any of it arrives.
+    """
+    declared = headers.get(b"content-length", b"")
+    is_long = declared.isdigit() and int(declared) > body_bytes_max
+    return not (is_long or query_string or b"sr-min-version" in headers)
+
+
+def is_plain_json(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the body is said to be JSON in the usual words."""
+    return headers.get(b"content-type") == _PLAIN_JSON and b"content-encoding" not in headers
+
+
+def wish_of(headers: Mapping[bytes, bytes]) -> Wish:
+    """Read what a head wishes.
+
+    Raises:
+        InvalidParameter: The deadline is malformed.
+    """
+    deadline = headers[_DEADLINE].decode("latin-1") if _DEADLINE in headers else None
+    may_use_cache = b"no-cache" not in headers.get(b"cache-control", b"")
+    return Wish(may_use_cache, parse_deadline(deadline))
 
 
 class HotQuery:
-    """ASGI application for the plain form of one request; all else goes to the framework."""
+    """Answers the plain form of one request; used on the event loop only."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
-        self._app = app
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._answers = AnswerCache()
+        self._on_their_way: set[bytes] = set()
         runtime.metrics.watch_answers(lambda: self._answers.hits)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ``POST /v1/query``.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, *, app: ASGIApp) -> None:
+        """Answer one ``POST /v1/query``; ``app`` answers what is not plain.
 
         Raises:
             SynaptoRouteError: What the endpoint would raise; the door answers it.
         """
         # Of a header that is sent twice the first counts, as it does in the framework.
-        sent = reversed(scope["headers"])
-        headers = {name: value for name, value in sent if name in _WATCHED}
-        declared = headers.get(b"content-length", b"")
-        # A body that says it is too long is refused before any of it arrives.
-        is_long = declared.isdigit() and int(declared) > self._runtime.config.body_bytes_max
-        if is_long or scope["query_string"] or b"sr-min-version" in headers:
-            await self._app(scope, receive, send)
+        headers = dict(reversed(scope["headers"]))
+        bytes_max = self._runtime.config.body_bytes_max
+        if not is_plain(headers, scope["query_string"], bytes_max):
+            await app(scope, receive, send)
             return
-        if headers.get(b"content-type") != _PLAIN_JSON or b"content-encoding" in headers:
+        if not is_plain_json(headers):
             require_json(Request(scope))
-        runtime = self._runtime
-        may_use_cache = b"no-cache" not in headers.get(b"cache-control", b"")
-        deadline = headers[_DEADLINE].decode("latin-1") if _DEADLINE in headers else None
-        parse_deadline(deadline)
-        with runtime.bodies.lease() as lease:
+        wish = wish_of(headers)
+        with self._runtime.bodies.lease() as lease:
             first = await _first_piece(receive)
             body: bytes = first.get("body", b"")
             if first.get("more_body", False):
-                request = Request(scope, _after(first, receive))
-                body = await read_body(request, lease, runtime.config.body_bytes_max)
-            elif len(body) > runtime.config.body_bytes_max:
-                limit = runtime.config.body_bytes_max
-                raise TooLarge(f"the body must be at most {limit} bytes", limit=limit)
+                body = await read_body(Request(scope, _after(first, receive)), lease, bytes_max)
+            elif len(body) > bytes_max:
+                raise TooLarge(f"the body must be at most {bytes_max} bytes", limit=bytes_max)
             else:
                 lease.take(len(body))
-            seen = runtime.router.visible
-            is_kept = may_use_cache and not runtime.config.log_queries
-            found = self._answers.get(body, seen) if is_kept else None
+            found = self.kept(body, wish)
             if found is None:
-                asked = parse_query(body)
-                match = await ask(runtime, asked, use_cache=may_use_cache, deadline=deadline)
-                found = _Answer(seen, match.version.encode(), render_match(match).encode())
-                # Where unmatched queries are counted, each of them must reach the scorer.
-                is_counted = match.route is None and runtime.config.unmatched_kept > 0
-                if is_kept and not is_counted and _is_of(match, runtime, seen):
-                    self._answers.put(body, found)
-        await send({"type": "http.response.start", "status": 200, "headers": _headers(found)})
+                self.check_queue(body, wish)
+                begun = self.begin(parse_query(body), body, wish)
+                try:
+                    found = self.end(begun, await answered(begun.answer))
+                finally:
+                    self.leave(begun)
+        await send({"type": "http.response.start", "status": 200, "headers": headers_of(found)})
         await send({"type": "http.response.body", "body": found.content})
+
+    def kept(self, body: bytes, wish: Wish) -> KeptAnswer | None:
+        """Give the bytes that are the answer still.
+
+        Raises:
+            NotReady: The router has not started.
+        """
+        if not self._keeps(wish):
+            return None
+        return self._answers.get(body, self._runtime.router.visible)
+
+    def _keeps(self, wish: Wish) -> bool:
+        return wish.may_use_cache and not self._runtime.config.log_queries
+
+    def check_queue(self, body: bytes, wish: Wish) -> None:
+        """Refuse a query for what waits already; one that is on its way may be joined.
+
+        Raises:
+            Overloaded: Whatever the body says.
+        """
+        if not (wish.may_use_cache and body in self._on_their_way):
+            self._runtime.router.check_queue(longest_ms(wish.deadline_ms, self._runtime.config))
+
+    def begin(self, asked: QueryRequest, body: bytes, wish: Wish) -> Begun:
+        """Begin to answer a query; call ``leave`` in the end.
+
+        Raises:
+            SynaptoRouteError: See ``AdaptiveRouter.aquery``.
+        """
+        runtime = self._runtime
+        seen = runtime.router.visible
+        answer = begin(runtime, asked, use_cache=wish.may_use_cache, head_ms=wish.deadline_ms)
+        is_first = wish.may_use_cache and body not in self._on_their_way
+        if is_first:
+            self._on_their_way.add(body)
+        return Begun(answer, body, wish, seen, is_first)
+
+    def leave(self, begun: Begun) -> None:
+        """Know that a query is not on its way any more."""
+        if begun.is_first:
+            self._on_their_way.discard(begun.body)
+
+    def end(self, begun: Begun, match: Match) -> KeptAnswer:
+        """Render an answer, and keep it where it may come again."""
+        runtime, seen = self._runtime, begun.seen
+        found = KeptAnswer(seen, match.version.encode(), render_match(match).encode())
+        # Where unmatched queries are counted, each of them must reach the scorer.
+        is_counted = match.route is None and runtime.config.unmatched_kept > 0
+        if self._keeps(begun.wish) and not is_counted and _is_of(match, runtime, seen):
+            self._answers.put(begun.body, found)
+        return found
 
 
 def _is_of(match: Match, runtime: Runtime, seen: object) -> bool:
@@ -153,7 +203,8 @@ def _is_of(match: Match, runtime: Runtime, seen: object) -> bool:
     return router.visible is seen and match.version == router.visible_version
 
 
-def _headers(answer: _Answer) -> list[tuple[bytes, bytes]]:
+def headers_of(answer: KeptAnswer) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer, without those of the door."""
     headers = [
         (b"content-length", b"%d" % len(answer.content)),
         (b"content-type", _PLAIN_JSON),

@@ -9,12 +9,20 @@ series without limit by asking for them.
 from __future__ import annotations
 
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
@@ -39,19 +47,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._requests = Counter(
-            "synaptoroute_request_count",
-            "HTTP requests answered.",
-            ("method", "endpoint", "status"),
-            registry=self.registry,
-        )
-        self._duration = Histogram(
-            "synaptoroute_request_duration_seconds",
-            "Time from the head of a request to the end of its answer.",
-            ("method", "endpoint"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._answers = AnswersTold()
+        self.registry.register(self._answers)
         self.in_flight = Gauge(
             "synaptoroute_requests_in_flight",
             "HTTP requests being answered.",
@@ -75,7 +72,6 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         build = Gauge(
             "synaptoroute_build_info",
             "Release and interpreter, as labels of the value 1.",
@@ -86,15 +82,7 @@ class Metrics:
 
     def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """Count one answer."""
-        key = (method, endpoint, status)
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = (
-                self._requests.labels(method, endpoint, str(status)),
-                self._duration.labels(method, endpoint),
-            )
-        children[0].inc()
-        children[1].observe(seconds)
+        self._answers.count(method, endpoint, status, seconds)
 
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
         """Count one encoded batch; the engine's ``Observer``, called on a lane."""
@@ -113,6 +101,53 @@ class Metrics:
     def render(self) -> bytes:
         """All metrics as text."""
         return generate_latest(self.registry)
+
+
+class AnswersTold(Collector):
+    """Requests by method, endpoint and status, and how long they took.
+
+    Counted on the event loop only, many times between two scrapes, so without a lock.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._seconds: dict[tuple[str, str], list[float]] = {}
+
+    def count(self, method: str, endpoint: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        key = (method, endpoint, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        found = self._seconds.get(key[:2])
+        if found is None:  # how many up to each bound, above the last, and all seconds
+            found = self._seconds[key[:2]] = [0.0] * (len(_SECONDS) + 2)
+        found[bisect_left(_SECONDS, seconds)] += 1
+        found[-1] += seconds
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand, as the node's own figures."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the counts."""
+        requests = CounterMetricFamily(
+            "synaptoroute_request_count",
+            "HTTP requests answered.",
+            labels=("method", "endpoint", "status"),
+        )
+        for (method, endpoint, status), count in list(self._counts.items()):
+            requests.add_metric((method, endpoint, str(status)), count)
+        yield requests
+        duration = HistogramMetricFamily(
+            "synaptoroute_request_duration_seconds",
+            "Time from the head of a request to the end of its answer.",
+            labels=("method", "endpoint"),
+        )
+        bounds = [*map(floatToGoString, _SECONDS), "+Inf"]
+        for labels, found in list(self._seconds.items()):
+            *counts, total = found
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            duration.add_metric(labels, buckets, sum_value=total)
+        yield duration
 
 
 class AnswersCollector(Collector):

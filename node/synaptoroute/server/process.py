@@ -16,19 +16,20 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
 
 from synaptoroute.cluster import RedisLog
 from synaptoroute.cluster.connection import Tls
-from synaptoroute.config import NodeConfig, failpoint_wished
+from synaptoroute.config import NodeConfig, failpoint_wished, is_tracing_asked_for
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import interpreter
 from synaptoroute.server.app import create_app
+from synaptoroute.server.express import Express
 from synaptoroute.server.loading import LoadEncoder, load_encoder, load_spare, load_tables
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
@@ -70,7 +71,9 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
         on_failure=lambda: server.end(),
     )
     runtime: Runtime = app.state.runtime
-    server = NodeServer(app, config, runtime)
+    # What is traced is told by the application's own layers, so every request passes them.
+    express = None if is_tracing_asked_for() else app.state.express
+    server = NodeServer(app, config, runtime, express)
     arm(failpoint_wished())
     end_tracing = start_tracing(app)
     interpreter.tune()
@@ -181,14 +184,16 @@ def front_socket(config: NodeConfig) -> socket.socket:
 class NodeServer(uvicorn.Server):
     """uvicorn with this project's signals, limits and log."""
 
-    def __init__(self, app: object, config: NodeConfig, runtime: Runtime) -> None:
+    def __init__(
+        self, app: object, config: NodeConfig, runtime: Runtime, express: Express | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
                 host=config.host,
                 port=config.port,
                 loop="uvloop",
-                http=LimitedProtocol,
+                http=cast(Any, partial(LimitedProtocol, express=express)),
                 ws="none",
                 lifespan="on",
                 log_config=None,

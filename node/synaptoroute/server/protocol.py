@@ -14,8 +14,11 @@ import asyncio
 from typing import Any, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from synaptoroute.models import Match
+from synaptoroute.server.express import Express
+from synaptoroute.server.hot_query import PATH
 from synaptoroute.web.problems import PROBLEM_JSON, Problem
 
 URL_BYTES_MAX: Final = 8_192
@@ -23,6 +26,7 @@ HEAD_BYTES_MAX: Final = 32_768
 HEADERS_MAX: Final = 100
 HEAD_SECONDS: Final = 10.0
 CONNECTIONS_MAX: Final = 8_192
+_HOT_TARGET: Final = PATH.encode()
 
 _MALFORMED: Final = Problem(400, "malformed_request", "the request is not valid HTTP/1.1")
 _LONG_URL: Final = Problem(414, "too_large", f"the URL must be at most {URL_BYTES_MAX} bytes")
@@ -67,10 +71,19 @@ class JoinedWrites:
             self._loop.call_soon(self.flush)
         self._parts.append(data)
 
+    def send(self, data: bytes) -> None:
+        """Send a whole answer now, after what was written."""
+        self._parts.append(data)
+        self.flush()
+
     def close(self) -> None:
         """Send what was written, then close."""
         self.flush()
         self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport.is_closing()
 
     def flush(self) -> None:
         """Send what was written; nothing to a connection that is gone."""
@@ -80,38 +93,79 @@ class JoinedWrites:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection; everything runs on the event loop."""
+    """One connection; everything runs on the event loop.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        args: uvicorn's own.
+        express: Gets plain queries first; None sends all through the application.
+        kwargs: uvicorn's own.
+    """
+
+    def __init__(self, *args: Any, express: Express | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refusal = _MALFORMED
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_in_head = False
+        self._express = express
+        self._is_parsing = False
+        self._held: tuple[RequestResponseCycle, Any] | None = None
+        self._answering: asyncio.Future[Match] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or say that there are too many."""
-        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
+        self._joined = JoinedWrites(transport, self.loop)
+        super().connection_made(cast(asyncio.Transport, self._joined))
         if len(self.connections) > CONNECTIONS_MAX:
             self._refuse(_FULL)
         else:
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and the query that nobody waits for any more."""
         self._head_arrived()
+        if self._answering is not None:
+            self._answering.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, unless the connection was refused already."""
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        self._is_parsing = True
+        try:
             super().data_received(data)
+        finally:
+            self._is_parsing = False
+        if self._held is not None:
+            self._release(*self._held)
+        if self._is_in_head and self._head_timer is None:
+            self._await_head()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer; a plain query is held until all that has arrived is parsed."""
+        if self._is_parsing and self._express is not None and self._express.is_for(cycle):
+            self._held = (cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _release(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Answer a held query the short way if it is whole, else the usual one."""
+        self._held = None
+        is_whole = not (cycle.more_body or cycle.waiting_for_100_continue)
+        taken: asyncio.Future[Match] | bool = False
+        if self._express is not None and is_whole and not self.flow.write_paused:
+            taken = self._express.take(cycle, self._joined.send)
+        if taken is False:
+            super()._start_asgi_task(cycle, app)
+        elif taken is not True:
+            self._answering = taken
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._await_head()
+        self._is_in_head = True
 
     def on_url(self, url: bytes) -> None:
         """Count the URL."""
@@ -131,7 +185,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there in time; only the target's form is left to judge."""
         self._head_arrived()
-        if httptools.parse_url(self.url).path is None:
+        if self.url != _HOT_TARGET and httptools.parse_url(self.url).path is None:
             raise _LimitBroken
         super().on_headers_complete()
 
@@ -157,6 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._refuse, _SLOW_HEAD)
 
     def _head_arrived(self) -> None:
+        self._is_in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

@@ -5,6 +5,7 @@ Parsing and rendering are functions of their own; between them stands one call.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Annotated, Any, Final
 
@@ -13,8 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.config import NodeConfig
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
+from synaptoroute.router import answered
 from synaptoroute.server.answers import (
     json_answer,
     render_match,
@@ -108,13 +111,13 @@ def parse_deadline(value: str | None) -> int | None:
     return int(value)
 
 
-async def ask(
-    runtime: Runtime, asked: QueryRequest, *, use_cache: bool, deadline: str | None = None
-) -> Match:
-    """Answer one query; ``deadline`` is the header's value."""
+def begin(
+    runtime: Runtime, asked: QueryRequest, *, use_cache: bool, head_ms: int | None
+) -> Match | asyncio.Future[Match]:
+    """Begin to answer one query; ``head_ms`` is the deadline in the header."""
     _log_texts(runtime, [asked.text])
-    options = _options(asked, runtime, deadline)
-    return await runtime.router.aquery(asked.text, use_cache=use_cache, **options)
+    options = _options(asked, runtime, head_ms)
+    return runtime.router.begin_query(asked.text, use_cache=use_cache, **options)
 
 
 def render_batch(matches: list[Match]) -> str:
@@ -137,10 +140,11 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
     """
     runtime = runtime_of(request)
     require_json(request)
-    parse_deadline(deadline)
+    head_ms = parse_deadline(deadline)
     with runtime.bodies.lease() as lease:
         asked = parse_query(await read_body(request, lease, runtime.config.body_bytes_max))
-        match = await ask(runtime, asked, use_cache=_may_use_cache(request), deadline=deadline)
+        use_cache = _may_use_cache(request)
+        match = await answered(begin(runtime, asked, use_cache=use_cache, head_ms=head_ms))
     return json_answer(render_match(match), headers=version_headers(match.version))
 
 
@@ -161,25 +165,31 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     """
     runtime = runtime_of(request)
     require_json(request)
-    parse_deadline(deadline)
+    head_ms = parse_deadline(deadline)
     with runtime.bodies.lease() as lease:
         asked = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
         _log_texts(runtime, asked.texts)
         work = runtime.router.aquery_batch(
-            asked.texts, use_cache=_may_use_cache(request), **_options(asked, runtime, deadline)
+            asked.texts, use_cache=_may_use_cache(request), **_options(asked, runtime, head_ms)
         )
         matches = await unless_gone(request, work)
     return json_answer(render_batch(matches))
 
 
-def _options(asked: QueryOptions, runtime: Runtime, deadline: str | None) -> dict[str, Any]:
-    wished = (asked.deadline_ms, parse_deadline(deadline), runtime.config.query_deadline_ms)
+def _options(asked: QueryOptions, runtime: Runtime, head_ms: int | None) -> dict[str, Any]:
+    deadline_ms = longest_ms(head_ms, runtime.config)
     return {
         "limit": asked.limit,
         "routes": asked.routes,
         "explain": asked.explain,
-        "deadline_ms": min(each for each in wished if each is not None),
+        "deadline_ms": min(deadline_ms, asked.deadline_ms or deadline_ms),
     }
+
+
+def longest_ms(head_ms: int | None, config: NodeConfig) -> int:
+    """The deadline of a query whose body may name an earlier one."""
+    own_ms = config.query_deadline_ms
+    return own_ms if head_ms is None else min(own_ms, head_ms)
 
 
 def _may_use_cache(request: Request) -> bool:

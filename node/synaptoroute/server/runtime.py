@@ -26,6 +26,7 @@ from synaptoroute.web.logs import server_log
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 KEYS_LOOK_SECONDS: Final = 1.0
 START_RETRY_SECONDS: Final = 1.0
+REFUSALS_LOGGED_SECONDS: Final = 1.0
 READY_POLL_SECONDS: Final = 0.02
 
 
@@ -60,6 +61,8 @@ class Runtime:
         self._on_failure = on_failure
         self._router: AdaptiveRouter | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._refused_count = 0
+        self._refused_logged_at = -REFUSALS_LOGGED_SECONDS
         self.metrics.watch(self._look)
 
     # --- the router ----------------------------------------------------------------
@@ -82,6 +85,19 @@ class Runtime:
     def status(self) -> NodeStatus | None:
         """How the router is; None while there is none."""
         return None if self._router is None else self._router.status()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a router."""
+        return self._router is not None
+
+    def note_refusal(self) -> None:
+        """Log that queries are refused: the first at once, then one line a second for all."""
+        self._refused_count += 1
+        now = time.monotonic()
+        if now - self._refused_logged_at >= REFUSALS_LOGGED_SECONDS:
+            self.log.warning("queries_refused", count=self._refused_count)
+            self._refused_count, self._refused_logged_at = 0, now
 
     @property
     def staleness_ms(self) -> int | None:

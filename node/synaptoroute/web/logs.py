@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import Processor
 
 LOGGER_NAME: Final = "synaptoroute.server"
+_LOGGER: Final = logging.getLogger(LOGGER_NAME)
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -86,4 +87,4 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
 
 def is_at(level: int) -> bool:
     """Whether the log keeps lines of a level, to spare the work of making them."""
-    return logging.getLogger(LOGGER_NAME).isEnabledFor(level)
+    return _LOGGER.isEnabledFor(level)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ DETAIL_CHARACTERS_MAX: Final = 500
 FIELD_CHARACTERS_MAX: Final = 120
 FIELD_ERRORS_MAX: Final = 20
 RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
+_DETAIL: Final = "<detail>"
+_INSTANCE: Final = "<instance>"
+_ESCAPED: Final = re.compile(r'["\\]')
 
 STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -130,6 +134,33 @@ class Problem:
         return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
+class OverloadedAnswers:
+    """Writes the documents of one kind of problem quickly, for a node that mostly refuses.
+
+    They are those of ``Problem.render``: its own document, with two places left open.
+    """
+
+    def __init__(self) -> None:
+        problem = Problem(STATUS_BY_CODE[errors.Overloaded.code], errors.Overloaded.code, _DETAIL)
+        pieces = problem.render(_INSTANCE).decode("ascii")
+        self._head, rest = pieces.split(_DETAIL)
+        self._middle, self._tail = rest.split(_INSTANCE)
+
+    def render(self, error: errors.Overloaded, instance: str) -> bytes | None:
+        """Write a document; None where something about the error is out of the ordinary."""
+        detail = error.message
+        is_plain = detail.isascii() and detail.isprintable() and not _ESCAPED.search(detail)
+        if error.fields or not is_plain or len(detail) > DETAIL_CHARACTERS_MAX:
+            return None
+        return f"{self._head}{detail}{self._middle}{instance}{self._tail}".encode("ascii")
+
+
+def retry_after_header(error: SynaptoRouteError) -> str:
+    """Whole seconds after which trying again may help."""
+    seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
+    return str(max(1, math.ceil(seconds)))
+
+
 def status_phrase(status: int) -> str:
     """The standard words for an HTTP status."""
     return _STATUS_PHRASES.get(status) or HTTPStatus(status).phrase
@@ -199,8 +230,7 @@ def _message(text: str) -> str:
 def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if status in _RETRY_STATUSES:
-        seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
-        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        headers["Retry-After"] = retry_after_header(error)
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="synaptoroute"'
     current = error.fields.get("current")

@@ -1,0 +1,284 @@
+"""Queries between parser and socket: connections live on, limits hold, nobody waits in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import httpx
+import pytest
+
+from http_node import HttpNode, http_node, logged, overloaded
+from http_socket import Wire, on_socket, request
+from routers import HeldEncoder
+from synaptoroute.errors import Overloaded
+from synaptoroute.web.keys import key_line, make_key
+from synaptoroute.web.problems import OverloadedAnswers, problem_of
+
+pytestmark = pytest.mark.unit
+
+BODY = b'{"text": "I want my money back"}'
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
+    """A node with two routes."""
+    async with http_node(tmp_path) as started:
+        await started.fill()
+        yield started
+
+
+@pytest.fixture
+async def client(node: HttpNode) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of its socket."""
+    async with on_socket(node) as found:
+        yield found
+
+
+def taken(node: HttpNode, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which requests were answered the short way."""
+    express, found = node.app.state.express, []
+    take = express.take
+
+    def watched(*arguments: object) -> object:
+        result = take(*arguments)
+        found.append(result is not False)
+        return result
+
+    monkeypatch.setattr(express, "take", watched)
+    return found
+
+
+async def test_connection_lives_on_after_every_kind_of_answer(
+    node: HttpNode, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded, kept, refused, malformed, and another endpoint, all on one connection."""
+    short = taken(node, monkeypatch)
+    wire = await Wire.open(client)
+    statuses = []
+    for body in (BODY, BODY, b"[1, 2"):
+        await wire.send(request(body))
+        statuses.append((await wire.answer())[0])
+    with overloaded(node):
+        await wire.send(request(BODY, "Cache-Control: no-cache"))
+        statuses.append((await wire.answer())[0])
+    await wire.send(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n")
+    statuses.append((await wire.answer())[0])
+    await wire.send(request(BODY))
+    statuses.append((await wire.answer())[0])
+    await wire.close()
+
+    assert [200, 200, 400, 429, 200, 200] == statuses
+    assert [True, True, False, True, True] == short
+
+
+async def test_pipelined_requests_are_answered_in_order(client: httpx.AsyncClient) -> None:
+    """Several requests in one piece are as many answers, each to its own question."""
+    texts = ["I want my money back", "where is my parcel", "I want my money back"]
+    wire = await Wire.open(client)
+    await wire.send(b"".join(request(json.dumps({"text": text}).encode()) for text in texts))
+    routes = [json.loads((await wire.answer())[2])["route"] for _ in texts]
+    await wire.close()
+
+    assert ["refund", "parcel", "refund"] == routes
+
+
+@pytest.mark.parametrize("cut", [10, 60, 140, -1])
+async def test_request_in_two_pieces_is_answered(client: httpx.AsyncClient, cut: int) -> None:
+    """Wherever the network cuts it."""
+    whole = request(BODY)
+    wire = await Wire.open(client)
+    await wire.send(whole[:cut])
+    await asyncio.sleep(0.02)
+    await wire.send(whole[cut:])
+    status, _, body = await wire.answer()
+    await wire.close()
+
+    assert (200, "refund") == (status, json.loads(body)["route"])
+
+
+async def test_last_request_of_a_connection_is_answered_and_closed(
+    node: HttpNode, client: httpx.AsyncClient
+) -> None:
+    """Where the client says so, by header or by version; also when it is refused."""
+    bypass = "Cache-Control: no-cache"
+    for lines, version in (([bypass, "Connection: close"], "1.1"), ([bypass], "1.0")):
+        for status in (200, 429):
+            wire = await Wire.open(client)
+            with overloaded(node) if status == 429 else nullcontext():
+                await wire.send(request(BODY, *lines, version=version))
+                answer = await wire.answer()
+            assert (status, "close") == (answer[0], answer[1]["connection"])
+            assert b"" == await wire.rest()
+            await wire.close()
+
+
+async def test_client_that_waits_to_be_told_to_go_on_is_told(client: httpx.AsyncClient) -> None:
+    """``Expect: 100-continue`` goes the usual way."""
+    wire = await Wire.open(client)
+    whole = request(BODY, "Expect: 100-continue")
+    await wire.send(whole[: -len(BODY)])
+    interim = await wire.answer()
+    await wire.send(BODY)
+    final = await wire.answer()
+    await wire.close()
+
+    assert (100, 200) == (interim[0], final[0])
+
+
+async def test_draining_node_closes_after_the_answer(
+    node: HttpNode, client: httpx.AsyncClient
+) -> None:
+    """So that a load balancer sends the next one elsewhere."""
+    wire = await Wire.open(client)
+    node.runtime.drain()
+    await wire.send(request(BODY))
+    status, headers, _ = await wire.answer()
+    rest = await wire.rest()
+    await wire.close()
+
+    assert (200, "close", b"") == (status, headers["connection"], rest)
+
+
+async def test_answer_that_was_begun_before_the_drain_closes(tmp_path: Path) -> None:
+    """The door's word and the connection's deed agree, once."""
+    encoder = HeldEncoder()
+    async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
+        wire = await Wire.open(client)
+        encoder.hold()
+        await wire.send(request(BODY))
+        await encoder.held_up()
+        node.runtime.drain()
+        encoder.gate.set()
+        status, headers, _ = await wire.answer()
+        rest = await wire.rest()
+        await wire.close()
+
+    assert (200, "close", b"") == (status, headers["connection"], rest)
+
+
+async def test_client_that_goes_takes_its_query_along(tmp_path: Path) -> None:
+    """What nobody waits for any more is not encoded; it is counted as 499."""
+    encoder = HeldEncoder()
+    async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
+        encoder.hold()
+        first, second = await Wire.open(client), await Wire.open(client)
+        await first.send(request(b'{"text": "first"}'))
+        await encoder.held_up()
+        await second.send(request(b'{"text": "second"}'))
+        while node.router.status().queue_requests < 2:
+            await asyncio.sleep(0.005)
+        await second.close()
+        while 'status="499"} 1.0' not in (await node.http.get("/metrics")).text:
+            await asyncio.sleep(0.005)
+        encoder.gate.set()
+        status, _, _ = await first.answer()
+        await first.close()
+        while node.router.status().counters.abandoned < 1:
+            await asyncio.sleep(0.005)
+        metrics = (await node.http.get("/metrics")).text
+
+    assert 200 == status
+    assert 0 == encoder.count_of("second")
+    assert "synaptoroute_requests_in_flight 1.0" in metrics, "the scrape itself"
+    assert 0 == node.runtime.bodies.held_bytes
+
+
+async def test_encoder_that_fails_is_an_incident(tmp_path: Path) -> None:
+    """The client gets a number; the connection and its memory are there for the next."""
+    encoder = HeldEncoder()
+    encoder.fails_on = "broken"
+    async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
+        with logged() as lines:
+            failed = await client.post("/v1/query", json={"text": "broken"})
+        sound = await client.post("/v1/query", json={"text": "sound"})
+
+    assert (500, "encoder_error") == (failed.status_code, failed.json()["code"])
+    assert failed.json()["incident"] in lines.getvalue()
+    assert 200 == sound.status_code
+    assert 0 == node.runtime.bodies.held_bytes
+
+
+async def test_full_body_memory_is_refused(node: HttpNode, client: httpx.AsyncClient) -> None:
+    """The budget of all bodies holds here, too."""
+    node.runtime.bodies.bytes_max = 10
+    answer = await client.post("/v1/query", content=BODY, headers=JSON)
+    node.runtime.bodies.bytes_max = 1_000
+    again = await client.post("/v1/query", content=BODY, headers=JSON)
+
+    assert (429, 200) == (answer.status_code, again.status_code)
+    assert 0 == node.runtime.bodies.held_bytes
+
+
+async def test_keys_are_asked_for(tmp_path: Path) -> None:
+    """No key, a wrong one and one without the scope are refused, kept answers or not."""
+    reader, writer = make_key(), make_key()
+    lines = [key_line(reader, ["read"], "reader"), key_line(writer, ["write"], "writer")]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    async with (
+        http_node(tmp_path, api_keys_file=tmp_path / "keys") as node,
+        on_socket(node) as client,
+    ):
+        with logged() as log_lines:
+            statuses = [
+                (await client.post("/v1/query", content=BODY, headers=JSON | key)).status_code
+                for key in (
+                    {"x-api-key": reader},
+                    {},
+                    {"x-api-key": make_key()},
+                    {"authorization": f"Bearer {writer}"},
+                    {"authorization": f"Bearer {reader}"},
+                )
+            ]
+
+    assert [200, 401, 401, 403, 200] == statuses
+    assert 2 == log_lines.getvalue().count('"key": "reader"')
+
+
+async def test_flood_of_refusals_is_one_line_a_second(
+    node: HttpNode, client: httpx.AsyncClient
+) -> None:
+    """Each has its line at debug level; what an operator sees does not grow with the flood."""
+    with logged() as lines, overloaded(node):
+        for _ in range(20):
+            await client.post("/v1/query", content=BODY, headers=JSON)
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    told = [line for line in found if line["message"] == "queries_refused"]
+    each = [line for line in found if line["message"] == "request"]
+
+    assert 1 == told[0]["count"]
+    assert len(told) < 20
+    assert ["debug"] * 20 == [line["level"] for line in each]
+
+
+async def test_request_id_is_kept_or_made(node: HttpNode, client: httpx.AsyncClient) -> None:
+    """In the answer and as the name of a refusal."""
+    given = await client.post("/v1/query", content=BODY, headers=JSON | {"x-request-id": "abc-1"})
+    with overloaded(node):
+        bypass = JSON | {"x-request-id": "no good", "cache-control": "no-cache"}
+        made = await client.post("/v1/query", content=BODY, headers=bypass)
+
+    assert "abc-1" == given.headers["x-request-id"]
+    assert 16 == len(made.headers["x-request-id"])
+    assert f"urn:synaptoroute:request:{made.headers['x-request-id']}" == made.json()["instance"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_quick"),
+    [
+        (Overloaded("2 queries wait, the limit is 2", retry_after_seconds=3.2), True),
+        (Overloaded('a "quoted" word'), False),
+        (Overloaded("not ascii: \u00e4"), False),
+        (Overloaded("long" * 200), False),
+        (Overloaded("more", limit=5), False),
+    ],
+)
+def test_quick_document_is_the_usual_one(error: Overloaded, is_quick: bool) -> None:
+    """Or there is none, and the usual way makes it."""
+    quick = OverloadedAnswers().render(error, "urn:x:1")
+
+    assert (problem_of(error).render("urn:x:1") if is_quick else None) == quick
