@@ -5,6 +5,7 @@ times at a quarter to four times that rate.  Goodput counts answers within the d
 router refuses it must refuse at once.  Its queue has its default length, many times what can
 be answered in time: who is refused, the predicted wait decides.  Client and router share one
 process and the event loop that a node has; what the client costs by itself is measured, too.
+Then the same over HTTP, where the client has a process, but no cores, of its own.
 
     python tests/benchmarks/bench_overload.py --data FOLDER [--quick]
 """
@@ -12,14 +13,20 @@ process and the event loop that a node has; what the client costs by itself is m
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any, Protocol
 
 import uvloop
+from bench_http import closed_loop, node, put_routes
 from harness import Bench, Options, quantiles, read_options, rounded
 from route_texts import read_corpus
 
@@ -35,6 +42,7 @@ TICK_SECONDS = 0.002
 WARM_UP_SECONDS = 1.0
 """Until the queue has filled as far as it will; answers of it do not count."""
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+LOADS_TINY = (0.5, 4.0)
 SEED = 0
 
 
@@ -163,7 +171,7 @@ async def run(options: Options) -> dict[str, Any]:
     await capacity(router, texts, min(1.0, seconds))
     found: dict[str, Any] = {}
     before = await capacity(router, texts, seconds / 2)
-    for load in LOADS:
+    for load in options.pick(LOADS, LOADS, LOADS_TINY):
         offered = await offer(router, texts, load * before, seconds)
         client_us = await client_cost_us(texts, load * before, seconds / 4)
         after = await capacity(router, texts, seconds / 2)
@@ -183,9 +191,50 @@ async def run(options: Options) -> dict[str, Any]:
     }
 
 
+def over_http(options: Options) -> dict[str, Any]:
+    """The same on a node process, from a client in a process of its own."""
+    corpus = read_corpus(options.data)
+    texts = corpus.queries(4_096, SEED)
+    seconds = options.pick(6.0, 2.0, 0.3)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, node(Path(folder)) as port:
+        put_routes(port, corpus.draw(10, SEED))
+
+        def bearable_rate() -> float:
+            run = asyncio.run(closed_loop(port, texts, CLIENTS, seconds / 2))
+            return run["queries_per_second"]
+
+        bearable_rate()
+        before = bearable_rate()
+        for load in options.pick(LOADS, LOADS, LOADS_TINY):
+            orders = {"port": port, "texts": texts, "rate": load * before, "seconds": seconds}
+            offered = _from_outside({**orders, "deadline_ms": DEADLINE_MS})
+            after = bearable_rate()
+            bearable = (before + after) / 2
+            found[str(load)] = {
+                "capacity_per_second": rounded(bearable),
+                "goodput_of_capacity": rounded(offered["goodput_per_second"] / bearable),
+                **offered,
+            }
+            before = after
+    return found
+
+
+def _from_outside(orders: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("http_load.py"))],
+        input=json.dumps(orders) + "\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def measure(options: Options) -> dict[str, Any]:
     """All figures."""
-    return uvloop.run(run(options))
+    return {**uvloop.run(run(options)), "over_http": over_http(options)}
 
 
 if __name__ == "__main__":

@@ -143,6 +143,20 @@ def _http(figures: dict[str, Any]) -> str:
 
 
 def _overload(figures: dict[str, Any]) -> str:
+    text = (
+        "## Overload\n\n"
+        f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
+        f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
+        "wait decides who is refused. The client shares the cores with the router: the "
+        "last column is the CPU time that it takes by itself, for each query that it sends.\n\n"
+    )
+    text += _loads("in process", figures["loads"])
+    if "over_http" in figures:
+        text += "\n" + _loads("over HTTP, client and node in a process each", figures["over_http"])
+    return text
+
+
+def _loads(title: str, loads: dict[str, Any]) -> str:
     rows = [
         (
             f"{load}x",
@@ -155,18 +169,11 @@ def _overload(figures: dict[str, Any]) -> str:
             number(row["good_ms"]["p99"]),
             number(row["client_us_a_query"]) if "client_us_a_query" in row else "",
         )
-        for load, row in figures["loads"].items()
+        for load, row in loads.items()
     ]
-    head = ("load", "capacity/s", "offered/s", "goodput/s", "of capacity", "refused", "late",
+    head = (title, "capacity/s", "offered/s", "goodput/s", "of capacity", "refused", "late",
             "p99 ms of the good", "client, us a query")  # fmt: skip
-    return (
-        "## Overload\n\n"
-        f"Goodput counts answers within {figures['deadline_ms']} ms of the intended time of "
-        f"sending; the queue holds {figures['queue_requests_max']:,} requests, so the predicted "
-        "wait decides who is refused. The client shares process and cores with the router: the "
-        "last column is the CPU time that it takes by itself, for each query that it sends.\n\n"
-        + table(head, rows)
-    )
+    return table(head, rows)
 
 
 def _hot_add(figures: dict[str, Any]) -> str:
