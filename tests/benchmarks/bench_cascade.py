@@ -34,6 +34,7 @@ from synaptoroute.scoring import (
     Utterances,
     calibrate,
     rank,
+    read_turn,
 )
 from synaptoroute.tensor import Tensor
 
@@ -107,7 +108,8 @@ def one_draw(
     given = Utterances(*rows, owners, thresholds, settings.aggregation)
     calibration = calibrate(given, "1.1", name, name)
     seconds = time.perf_counter() - began
-    routes = StaticRoutes(rows[1].shape[1], settings, tensor.revision)
+    dim = rows[1].shape[1]
+    routes = StaticRoutes(dim, settings, tensor.revision, read_turn(calibration.turn, dim))
     routes.load(records, [vectors.of(list(record.utterances))[1] for record in records])
     queries, static_rows = vectors.of([text for text, _ in corpus.test])
     alone, sure = by_encoder(tensor, queries), by_static(routes, calibration, static_rows)
