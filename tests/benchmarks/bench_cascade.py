@@ -85,12 +85,12 @@ def by_static(
     routes: StaticRoutes, calibration: Calibration, rows: NDArray[np.int8]
 ) -> list[str | None]:
     """Route of each query that the static stage answers; None where it does not."""
-    found: list[str | None] = []
-    for row in rows:
-        look = routes.look(row, calibration.guard, 1) if calibration.guard and row.any() else None
-        best = look.ranking.best if look is not None and look.ranking is not None else None
-        found.append(routes.record_of(best.route_id).name if best else None)
-    return found
+    guard = calibration.guard
+    if guard is None:
+        return [None] * len(rows)
+    rankings = [look.ranking for look in routes.look(rows, guard, [1] * len(rows))]
+    best = [None if ranking is None else ranking.best for ranking in rankings]
+    return [None if each is None else routes.record_of(each.route_id).name for each in best]
 
 
 def one_draw(

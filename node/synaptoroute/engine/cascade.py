@@ -109,29 +109,43 @@ class Cascade:
             return False
         return self._calibration is None or self._changed_share() >= RECALIBRATED_SHARE
 
-    def answer(self, query: Query, node: str) -> Match | None:
-        """Answer a query on the caller's thread, if the static stage is sure of it."""
+    @property
+    def is_on(self) -> bool:
+        """Whether some queries may be answered here."""
+        return self._state == "on"
+
+    def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
+        """Answer queries on the caller's thread; None for those that are the encoder's.
+
+        Together they cost less, and each is answered as if it were alone.
+        """
+        answers: list[Match | None] = [None] * len(queries)
         encoder = self._encoder
-        if self._state != "on" or encoder is None or query.routes is not None:
-            return None
-        (tokens,) = encoder.tokenize([query.text])
-        query.tokens, query.tokens_of = tokens, encoder
-        embedding = self._tables[encoder.fingerprint][0].embed(tokens.ids)
-        if embedding is None:
-            return None
+        asked = [n for n, query in enumerate(queries) if query.routes is None]
+        if self._state != "on" or encoder is None or not asked:
+            return answers
+        tokens = encoder.tokenize([queries[number].text for number in asked])
+        for number, own in zip(asked, tokens, strict=True):
+            queries[number].tokens, queries[number].tokens_of = own, encoder
+        embeddings = self._tables[encoder.fingerprint][0].embed_all(tokens)
+        limits = [queries[number].candidates for number in asked]
         with self._lock:
             routes, judged = self._routes, self._calibration
             if self._state != "on" or routes is None or judged is None or judged.guard is None:
-                return None
+                return answers
             if encoder is not self._encoder:
-                return None
-            look = routes.look(embedding, judged.guard, query.candidates)
-            query.look = look
-            if look.ranking is None:
-                self._deferred += 1
-                return None
-            self._static += 1
-            return match_of(query, look.ranking, routes, str(routes.revision), node)
+                return answers
+            version = str(routes.revision)
+            looks = routes.look(embeddings, judged.guard, limits)
+            for number, look in zip(asked, looks, strict=True):
+                query = queries[number]
+                query.look = look
+                if look.ranking is not None:
+                    answers[number] = match_of(query, look.ranking, routes, version, node)
+            static = sum(look.is_sure for look in looks)
+            self._static += static
+            self._deferred += len(looks) - static
+        return answers
 
     def built_of(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
         """Embed the route set of a tensor that nobody changes meanwhile; see ``built``."""

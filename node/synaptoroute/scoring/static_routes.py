@@ -36,6 +36,10 @@ SHORTLIST_ROUTES: Final = 6
 SHORTLIST_ROWS_MAX: Final = 4_096
 """A shortlist with more utterances would hold up whoever asks; the encoder answers."""
 
+_QUERIES_A_BLOCK: Final = 10
+_TERMS_A_PRODUCT_MAX: Final = 262_144
+"""A larger product OpenBLAS shares among threads, for which whoever asks would wait."""
+
 _ROUTES_MIN: Final = 2
 _GROWTH: Final = 2
 
@@ -200,25 +204,29 @@ class StaticRoutes:
 
     # --- a query ---
 
-    def look(self, embedding: Int8s, guard: Guard, limit: int) -> StaticLook:
-        """Decide one query.
+    def look(self, embeddings: Int8s, guard: Guard, limits: Sequence[int]) -> Sequence[StaticLook]:
+        """Decide queries, each as if it were alone.
 
         Args:
-            embedding: int8[dim].
+            embeddings: int8[n, dim].
             guard: What makes an answer sure.
-            limit: Candidates to list, at most ``SHORTLIST_ROUTES``.
+            limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
         """
-        standing = self._standing(embedding)
+        standings = self._standings(embeddings)
+        return [
+            self._decide(standing, guard, limit)
+            for standing, limit in zip(standings, limits, strict=True)
+        ]
+
+    def _decide(self, standing: _Standing | None, guard: Guard, limit: int) -> StaticLook:
         if standing is None or limit > SHORTLIST_ROUTES:
             return StaticLook(is_sure=False)
-        scores = standing.scores
-        first = int(scores.argmax())
-        best = float(scores[first])
-        margin = best - float(np.partition(scores, -2)[-2])
+        *_, second, best = sorted(standing.scores)
+        margin = best - second
         needed = guard.margin_at(best)
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return StaticLook(False, margin, needed)
-        own = standing.routes[first].record.threshold
+        own = standing.routes[standing.scores.index(best)].record.threshold
         if guard.expected(best) < (self.settings.threshold if own is None else own):
             return StaticLook(False, margin, needed)
         ranked = [_scaled(each, guard) for each in self._ranked(standing, max(limit, _ROUTES_MIN))]
@@ -227,38 +235,47 @@ class StaticRoutes:
 
     def standing(self, embedding: Int8s) -> Sequence[RouteScore]:
         """Score the shortlist, highest first; of equals, that of the lowest slot."""
-        standing = self._standing(embedding)
+        (standing,) = self._standings(embedding[np.newaxis])
         return () if standing is None else self._ranked(standing, len(standing.routes))
 
-    def _standing(self, embedding: Int8s) -> _Standing | None:
-        """Compare the shortlist; None where there is nothing to compare, or too much."""
+    def _standings(self, embeddings: Int8s) -> list[_Standing | None]:
+        """Compare the shortlist of each query; None where there is nothing to, or too much."""
         if len(self._routes) < _ROUTES_MIN:
-            return None
-        turn = self.turn
-        query = embedding.astype(np.float32) if turn is None else turn.apply_one(embedding)
-        length = math.sqrt(float(np.dot(query, query)))
-        if length == 0.0:
-            return None
-        centred = (self._centroids @ query) / self._lengths
-        chosen = np.flatnonzero(shortlist(centred + self._lowest))
+            return [None] * len(embeddings)
+        found: list[_Standing | None] = []
+        block = max(1, min(_QUERIES_A_BLOCK, _TERMS_A_PRODUCT_MAX // self._centroids.size))
+        for start in range(0, len(embeddings), block):
+            rows = embeddings[start : start + block]
+            rows = rows if self.turn is None else self.turn.apply(rows)
+            queries, lengths = rows.astype(np.float32), lengths_of(rows)
+            centred = (queries @ self._centroids.T) / self._lengths
+            near = shortlist(centred + self._lowest)
+            found += [
+                self._compare(query, float(length), own, chosen.nonzero()[0])
+                for query, length, own, chosen in zip(queries, lengths, centred, near, strict=True)
+            ]
+        return found
+
+    def _compare(
+        self, query: Float32s, length: float, centred: Float64s, chosen: NDArray[np.int64]
+    ) -> _Standing | None:
+        """Compare one query with the utterances of its shortlist."""
         routes = [self._routes[number] for number in chosen.tolist()]
         counts = [len(route.lengths) for route in routes]
-        if sum(counts) > SHORTLIST_ROWS_MAX:
+        if length == math.inf or sum(counts) > SHORTLIST_ROWS_MAX:
             return None
         similarities = np.concatenate([route.turned for route in routes]) @ query
         similarities = similarities / np.concatenate([route.lengths for route in routes])
         similarities /= length
         starts = list(accumulate(counts[:-1], initial=0))
-        nearest = np.maximum.reduceat(similarities, starts)
-        scores = (nearest + centred[chosen] / length) / 2.0
-        return _Standing(routes, scores, similarities, starts)
+        scores = (np.maximum.reduceat(similarities, starts) + centred[chosen] / length) / 2.0
+        return _Standing(routes, scores.tolist(), similarities, starts)
 
     def _ranked(self, standing: _Standing, count: int) -> list[RouteScore]:
         """Name the best of the shortlist."""
-        ranked = [
-            self._score(standing, int(number))
-            for number in np.argsort(-standing.scores, kind="stable")[:count]
-        ]
+        scores = standing.scores
+        order = sorted(range(len(scores)), key=lambda number: -scores[number])
+        ranked = [self._score(standing, number) for number in order[:count]]
         ranked.sort(key=lambda score: (-score.score, score.slot))
         return ranked
 
@@ -269,7 +286,7 @@ class StaticRoutes:
         threshold = self.settings.threshold if record.threshold is None else record.threshold
         return RouteScore(
             record.route_id,
-            float(standing.scores[number]),
+            standing.scores[number],
             threshold,
             record.slots[at],
             float(standing.similarities[start + at]),
@@ -281,7 +298,7 @@ class _Standing:
     """The shortlist of one query: a score a route, a similarity a row, first row of each route."""
 
     routes: list[_Route]
-    scores: Float64s
+    scores: list[float]
     similarities: Float64s
     starts: list[int]
 

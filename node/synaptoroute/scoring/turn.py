@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -70,15 +69,6 @@ class Turn:
             sums = rows[block].astype(np.float32) @ self._factors
             turned[block] = rounded(sums.astype(np.int64))
         return turned
-
-    def apply_one(self, row: Int8s) -> Float32s:
-        """Turn one embedding, int8[static dim]: float32[dim] of integers."""
-        sums = (row.astype(np.float32) @ self._factors).astype(np.float64)
-        sums *= STEPS / math.sqrt(max(float(np.dot(sums, sums)), 1.0))
-        np.rint(sums, sums)
-        np.minimum(sums, _PEAK, out=sums)
-        np.maximum(sums, -_PEAK, out=sums)
-        return sums.astype(np.float32)
 
     def dump(self) -> str:
         """Write the factors in base64, row by row."""
