@@ -71,6 +71,9 @@ class Cascade:
     """The static stage of one node.
 
     Invariants: ``_routes`` is of the tensor's position whenever the lock is free.
+
+    Attributes:
+        is_being_judged: Whether a calibration is under way on this node.
     """
 
     def __init__(self, tables: Sequence[StaticTable]) -> None:
@@ -83,6 +86,7 @@ class Cascade:
         self._state, self._reason = "off", ""
         self._static = 0
         self._deferred = 0
+        self.is_being_judged = False
 
     # --- from any thread ---
 
@@ -104,7 +108,9 @@ class Cascade:
 
     @property
     def wants_calibration(self) -> bool:
-        """Whether the route set should be judged."""
+        """Whether the route set should be judged, and nobody here does."""
+        if self.is_being_judged:
+            return False
         if self._state in ("off", "no_table") or self._reason in ("other_table", "unreadable"):
             return False
         return self._calibration is None or self._changed_share() >= RECALIBRATED_SHARE

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.scoring.leave_one_out import OFFERED, Judged, Utterances, leave_one_out
+from synaptoroute.scoring.one_thread import on_one_thread
 from synaptoroute.scoring.static_routes import Guard
 from synaptoroute.scoring.turn import fit_turn
 
@@ -121,6 +122,7 @@ def _is_sound(found: Calibration) -> bool:
     )
 
 
+@on_one_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
     """Judge a route set and choose the guard; equal inputs give equal guards.
 
