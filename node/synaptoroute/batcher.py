@@ -33,6 +33,8 @@ from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.flights import Flight, Job, Waiter
 
 REQUESTS_PER_TAKE_MAX: Final = 64
+REQUESTS_PER_TAKE_MIN: Final = 8
+"""What a lane takes of as many while no other is idle: halves of halves end in batches of one."""
 TURNS_PER_JOB: Final = 4
 SWEEP_SECONDS_MIN: Final = 0.05
 """A full queue looks for callers that have gone, but not for every refusal."""
@@ -64,6 +66,9 @@ class Batcher:
 
     Invariants: at most ``queue_requests_max`` callers are on their way; a flight
     is in the index exactly while callers may still join it.
+
+    Attributes:
+        idle_lanes: Lanes that wait for work.
     """
 
     def __init__(
@@ -86,10 +91,10 @@ class Batcher:
         self._jobs: deque[Job] = deque()
         self._job_texts = 0
         self._requests = 0
+        self.idle_lanes = 0
         self._turn = 0
         self._rate = LandingRate(time.monotonic())
-        self._swept_at = 0.0
-        self._is_closed = False
+        self._swept_at, self._is_closed = 0.0, False
 
     @property
     def queue_requests(self) -> int:
@@ -281,27 +286,30 @@ class Batcher:
                     return work
                 if self._is_closed and not self._queued and not self._jobs:
                     return None
+                self.idle_lanes += 1
                 self._condition.wait(window_left_seconds)
+                self.idle_lanes -= 1
 
     def _next_work(self, has_queries: bool) -> tuple[Flight, ...] | Job | None:
         """Choose between queries and jobs, without waiting."""
         if self._jobs and (not has_queries or self._turn >= TURNS_PER_JOB):
-            self._turn = 0
-            job = self._jobs.popleft()
+            self._turn, job = 0, self._jobs.popleft()
             self._job_texts -= len(job.texts)
             return job
         if not has_queries:
             return None
         self._turn += 1
-        share = math.ceil(len(self._queued) / self.lanes)
-        count = min(share, REQUESTS_PER_TAKE_MAX)
+        queued = len(self._queued)
+        sharers = 1 + self.idle_lanes if self.idle_lanes else self.lanes
+        least = 1 if self.idle_lanes else min(queued, REQUESTS_PER_TAKE_MIN)
+        count = min(max(least, math.ceil(queued / sharers)), REQUESTS_PER_TAKE_MAX)
         return tuple(self._queued.popleft() for _ in range(count))
 
     def _window_left_seconds(self) -> float | None:
         """How long the oldest query may still wait for company; None for not at all."""
-        if not self._window_seconds or not self._queued or self._is_closed:
+        if not self._window_seconds or self._is_closed:
             return None
-        if len(self._queued) >= REQUESTS_PER_TAKE_MAX:
+        if not 0 < len(self._queued) < REQUESTS_PER_TAKE_MAX:
             return None
         left = self._queued[0].queued_at + self._window_seconds - time.monotonic()
         return left if left > 0 else None

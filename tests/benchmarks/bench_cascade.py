@@ -34,6 +34,7 @@ from synaptoroute.scoring import (
     Utterances,
     calibrate,
     rank,
+    read_turn,
 )
 from synaptoroute.tensor import Tensor
 
@@ -84,12 +85,12 @@ def by_static(
     routes: StaticRoutes, calibration: Calibration, rows: NDArray[np.int8]
 ) -> list[str | None]:
     """Route of each query that the static stage answers; None where it does not."""
-    found: list[str | None] = []
-    for row in rows:
-        look = routes.look(row, calibration.guard, 1) if calibration.guard and row.any() else None
-        best = look.ranking.best if look is not None and look.ranking is not None else None
-        found.append(routes.record_of(best.route_id).name if best else None)
-    return found
+    guard = calibration.guard
+    if guard is None:
+        return [None] * len(rows)
+    rankings = [look.ranking for look in routes.look(rows, guard, [1] * len(rows))]
+    best = [None if ranking is None else ranking.best for ranking in rankings]
+    return [None if each is None else routes.record_of(each.route_id).name for each in best]
 
 
 def one_draw(
@@ -107,7 +108,8 @@ def one_draw(
     given = Utterances(*rows, owners, thresholds, settings.aggregation)
     calibration = calibrate(given, "1.1", name, name)
     seconds = time.perf_counter() - began
-    routes = StaticRoutes(rows[1].shape[1], settings, tensor.revision)
+    dim = rows[1].shape[1]
+    routes = StaticRoutes(dim, settings, tensor.revision, read_turn(calibration.turn, dim))
     routes.load(records, [vectors.of(list(record.utterances))[1] for record in records])
     queries, static_rows = vectors.of([text for text, _ in corpus.test])
     alone, sure = by_encoder(tensor, queries), by_static(routes, calibration, static_rows)

@@ -16,7 +16,7 @@ from synaptoroute.encoder import StaticTable
 from synaptoroute.encoder.contract import freeze_tokens
 from synaptoroute.encoder.static_table import DIM
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, Utterances, rank
-from synaptoroute.scoring.leave_one_out import OFFERED, leave_one_out
+from synaptoroute.scoring.leave_one_out import OFFERED, judge
 from synaptoroute.scoring.static_routes import StaticRoutes
 from synaptoroute.tensor import Tensor
 
@@ -86,7 +86,8 @@ def test_leaving_one_out_is_leaving_one_out(given_set: Utterances, data: st.Data
         np.flatnonzero(given_set.owners != given_set.owners[row]),
     )
 
-    for judged, rows in zip(leave_one_out(given_set, everything), without, strict=True):
+    for rows, is_stray in zip(without, (False, True), strict=True):
+        judged = judge(given_set, given_set.static_rows, everything, is_stray=is_stray)
         standing = static_standing(given_set, rows, row)
         ranking = encoder_ranking(given_set, rows, row, given_set.aggregation)
 

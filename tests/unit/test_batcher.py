@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -25,12 +26,28 @@ def test_what_has_queued_is_taken_at_once() -> None:
 
 
 def test_lanes_share_what_has_queued() -> None:
-    """With two lanes each takes half of what is left."""
+    """Busy ones take their part of what is left, and no few of it."""
     batching = batcher(lanes=2)
-    for number in range(8):
+    for number in range(40):
         batching.submit(str(number), Caller())
 
-    assert [4, 2, 1, 1] == [len(taken(batching)) for _ in range(4)]
+    assert [20, 10, 8, 2] == [len(taken(batching)) for _ in range(4)]
+
+
+def test_idle_lanes_share_little() -> None:
+    """Where two wait for work, eight queries are encoded on both."""
+    batching = batcher(lanes=2)
+    took: list[int] = []
+    idle = [threading.Thread(target=lambda: took.append(len(taken(batching)))) for _ in range(2)]
+    for lane in idle:
+        lane.start()
+    while batching.idle_lanes < 2:
+        time.sleep(0.001)
+    batching.submit_all([(str(number), Caller()) for number in range(8)])
+    for lane in idle:
+        lane.join()
+
+    assert [4, 4] == took
 
 
 def test_no_take_is_larger_than_the_limit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -83,9 +84,19 @@ def test_every_kind_reads_back_equal(mutation: Mutation) -> None:
 
 def test_kinds_keep_their_numbers() -> None:
     """Logs and databases hold them."""
-    assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 22, 7, 8, 8, 9, 10, 11] == [
+    assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 23, 7, 8, 8, 9, 10, 11] == [
         framed(m)[3] for m in MUTATIONS
     ]
+
+
+def test_calibration_of_the_kind_before_is_still_read() -> None:
+    """Logs hold them; a release that knows no other kind halts at the new one."""
+    frame = bytearray(framed(Calibrate('{"at":"1.1"}')))
+    frame[3] = 22
+    head = bytes(frame[: HEADER_BYTES - 4])
+    frame[HEADER_BYTES - 4 : HEADER_BYTES] = struct.pack("<I", zlib.crc32(head))
+
+    assert Proposal(OP_ID, Calibrate('{"at":"1.1"}')) == decode_proposal(bytes(frame))
 
 
 def test_frame_does_not_change_between_releases() -> None:

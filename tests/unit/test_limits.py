@@ -215,7 +215,15 @@ def test_settings_over_their_limits_are_rejected(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", '{"b":1,"a":1}', '{"a":"ü"}', '{"a":"' + "x" * 1_100 + '"}']
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        '{"b":1,"a":1}',
+        '{"a":"ü"}',
+        '{"a":"' + "x" * (CALIBRATION_CHARACTERS_MAX - 7) + '"}',
+    ],
 )
 def test_malformed_calibration_is_rejected(text: str) -> None:
     """Only a short canonical object of ASCII characters is kept by every node."""

@@ -10,7 +10,14 @@ import pytest
 
 from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import Calibrate
-from synaptoroute.scoring import Calibration, Utterances, calibrate, read_calibration
+from synaptoroute.scoring import (
+    Calibration,
+    Utterances,
+    calibrate,
+    is_superseded,
+    read_calibration,
+    read_turn,
+)
 from synaptoroute.scoring.calibration import (
     AGREEMENT_MIN,
     SHARE_MIN,
@@ -109,7 +116,9 @@ def test_calibration_survives_the_log() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
+        {"version": 3},
+        {"turn": None},
         {"at": "soon"},
         {"at": None},
         {"routes": 0},
@@ -127,3 +136,30 @@ def test_what_this_release_cannot_read_is_no_calibration(change: dict[str, objec
     assert read_calibration(json.dumps(fields)) is None
     for text in ("", "[]", "null", "{", '{"guard":1e999}'):
         assert read_calibration(text) is None
+
+
+def test_calibration_brings_its_turn_along() -> None:
+    """One that fits the embeddings; none where the cascade stays off."""
+    found = judged(route_set())
+    turn = read_turn(found.turn, STATIC_DIM)
+
+    assert turn is not None
+    assert (STATIC_DIM, STATIC_DIM) == turn.factors.shape
+    assert "" == judged(route_set(routes=2)).turn
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"version":1}', True),
+        (judged(route_set(routes=2)).dump(), False),
+        ('{"version":3}', False),
+        ('{"version":"1"}', False),
+        ("[]", False),
+        ("{}", False),
+        ("{", False),
+    ],
+)
+def test_calibration_of_an_earlier_release_is_told_apart(text: str, expected: bool) -> None:
+    """It is measured anew; one of a later release asks for an upgrade."""
+    assert expected == is_superseded(text)

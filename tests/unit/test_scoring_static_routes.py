@@ -23,6 +23,7 @@ from synaptoroute.scoring.static_routes import (
     SHORTLIST_ROUTES,
     SHORTLIST_ROWS_MAX,
     Guard,
+    StaticLook,
     StaticRoutes,
 )
 
@@ -66,6 +67,11 @@ def loaded(world: World) -> StaticRoutes:
     records = tuple(world.table.routes.values())
     routes.load(records, [rows_of(record) for record in records])
     return routes
+
+
+def look(routes: StaticRoutes, text: str, guard: Guard, limit: int) -> StaticLook:
+    (found,) = routes.look(embedding(text)[np.newaxis], guard, [limit])
+    return found
 
 
 def brute_force(world: World, query: np.ndarray) -> list[tuple[str, float]]:
@@ -143,8 +149,8 @@ def test_stage_is_silent_where_it_is_not_sure(guard: Guard, world: World) -> Non
     world.do(PutSettings(Settings(threshold=-0.9, capacity_slots=200)))
     routes = loaded(world)
 
-    sure = routes.look(embedding("a1"), EASY, 1)
-    unsure = routes.look(embedding("a1"), guard, 1)
+    sure = look(routes, "a1", EASY, 1)
+    unsure = look(routes, "a1", guard, 1)
 
     assert sure.is_sure
     assert not unsure.is_sure
@@ -155,14 +161,14 @@ def test_stage_is_silent_where_it_is_not_sure(guard: Guard, world: World) -> Non
 def test_own_threshold_of_a_route_holds(world: World) -> None:
     """In the encoder's scale, which is the scale that people set it in."""
     routes = loaded(world)
-    best = routes.look(embedding("a1"), EASY, 1).ranking
+    best = look(routes, "a1", EASY, 1).ranking
     assert best is not None
     assert best.best is not None
     score = best.best.score
     for threshold, is_sure in ((score - 0.01, True), (min(1.0, score + 0.01), False)):
         routes.apply(world.do(PatchRoute("a", threshold=threshold)), world.at, {})
 
-        assert is_sure == routes.look(embedding("a1"), EASY, 1).is_sure
+        assert is_sure == look(routes, "a1", EASY, 1).is_sure
 
 
 def test_margin_that_is_needed_falls_with_the_score() -> None:
@@ -178,8 +184,8 @@ def test_more_candidates_than_the_shortlist_are_the_encoders(world: World) -> No
     """The stage has not compared so many."""
     routes = loaded(world)
 
-    assert routes.look(embedding("a1"), EASY, SHORTLIST_ROUTES).is_sure
-    assert not routes.look(embedding("a1"), EASY, SHORTLIST_ROUTES + 1).is_sure
+    assert look(routes, "a1", EASY, SHORTLIST_ROUTES).is_sure
+    assert not look(routes, "a1", EASY, SHORTLIST_ROUTES + 1).is_sure
 
 
 def test_one_route_alone_has_no_margin() -> None:
@@ -187,7 +193,7 @@ def test_one_route_alone_has_no_margin() -> None:
     world = World()
     world.do(route("a", "a1", "a2"))
 
-    assert not loaded(world).look(embedding("a1"), EASY, 1).is_sure
+    assert not look(loaded(world), "a1", EASY, 1).is_sure
 
 
 def test_shortlist_of_too_many_rows_is_the_encoders() -> None:
@@ -211,4 +217,4 @@ def test_shortlist_of_too_many_rows_is_the_encoders() -> None:
     ]
     routes.load(records, [rows[:count], rows[count:]])
 
-    assert not routes.look(embedding("a1"), EASY, 1).is_sure
+    assert not look(routes, "a1", EASY, 1).is_sure

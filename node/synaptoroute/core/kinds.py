@@ -345,7 +345,10 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
     (21, SwitchEncoder, lambda m: ({"import_id": m.import_id}, []), _read_switch),
     (22, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
+    (23, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
 )
+# Of two kinds of one type the later is written.  22 had at most 1,024 characters; a release
+# that knows no more would refuse a longer one where others apply it, so those are 23.
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}
 READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}

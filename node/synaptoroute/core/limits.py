@@ -47,7 +47,7 @@ JSON_DEPTH_MAX: Final = 32
 INTEGER_DIGITS_MAX: Final = 640
 """The lowest limit that an interpreter may be started with."""
 TOPK_MAX: Final = 100
-CALIBRATION_CHARACTERS_MAX: Final = 1_024
+CALIBRATION_CHARACTERS_MAX: Final = 65_536
 CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
@@ -177,16 +177,16 @@ def _check_settings(settings: Settings) -> None:
 def _check_calibration(text: str) -> None:
     if len(text) > CALIBRATION_CHARACTERS_MAX or not text.isascii():
         raise Rejection("invalid_request", "a calibration is too long or not ASCII")
-    _check_json(text, is_object=True)
+    _check_json(text, is_object=True, bytes_max=CALIBRATION_CHARACTERS_MAX)
 
 
-def _check_json(text: str, *, is_object: bool) -> None:
+def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
     """Refuse a text that is not canonical JSON, or not an object where one is needed."""
     if text == "{}" or (text == "null" and not is_object):
         return
     what = "metadata" if is_object else "payload"
-    if len(_encode(text, what)) > JSON_BYTES_MAX:
-        raise Rejection("invalid_route", f"{what} is over {JSON_BYTES_MAX} bytes")
+    if len(_encode(text, what)) > bytes_max:
+        raise Rejection("invalid_route", f"{what} is over {bytes_max} bytes")
     try:
         is_canonical = _depth(text) <= JSON_DEPTH_MAX + 1 and text == _WRITE_JSON(
             json.loads(text, parse_int=_integer)

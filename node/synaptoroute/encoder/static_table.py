@@ -46,6 +46,7 @@ _FORMAT: Final = "synaptoroute-static-table"
 _HEADER_BYTES_MAX: Final = 4_096
 _ROW_PEAK: Final = 32_767
 _TOKENS_A_RUN: Final = 1_024
+_TEXTS_A_BLOCK: Final = 256
 
 Rows: TypeAlias = NDArray[np.int16]
 Int8s: TypeAlias = NDArray[np.int8]
@@ -94,26 +95,43 @@ class StaticTable:
 
     def embed(self, ids: NDArray[np.int64]) -> Int8s | None:
         """Embed one tokenized text: int8[dim]; None where no token says anything."""
-        known = ids[:TOKENS_MAX]
-        if known.max(initial=0) >= len(self.rows):
-            known = known[known < len(self.rows)]
-        sums = self.rows[known].sum(axis=0, dtype=np.int64)
-        square = int(np.dot(sums, sums))
-        if square == 0:
-            return None
-        steps = sums * (EMBEDDING_STEPS / np.sqrt(np.float64(square)))
-        np.rint(steps, steps)
-        embedding: Int8s = np.clip(steps, -127.0, 127.0).astype(np.int8)
-        return embedding
+        embedding: Int8s = self._rounded(self._sums([ids]))[0]
+        return embedding if embedding.any() else None
 
     def embed_all(self, tokens: Sequence[Tokens]) -> Int8s:
         """Embed tokenized texts: int8[n, dim]; a row of zeros where nothing is said."""
         embeddings = np.zeros((len(tokens), self.dim), np.int8)
-        for row, text in zip(embeddings, tokens, strict=True):
-            embedding = self.embed(text.ids)
-            if embedding is not None:
-                row[:] = embedding
+        for start in range(0, len(tokens), _TEXTS_A_BLOCK):
+            block = slice(start, start + _TEXTS_A_BLOCK)
+            embeddings[block] = self._rounded(self._sums([text.ids for text in tokens[block]]))
         return embeddings
+
+    def _sums(self, texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Add up the rows of each text's tokens, the first of all texts, then the second."""
+        known = [ids[:TOKENS_MAX] for ids in texts]
+        known = [ids[ids < len(self.rows)] for ids in known]
+        counts = np.array([len(ids) for ids in known])
+        order = np.argsort(-counts, kind="stable")
+        places = np.zeros((len(known), int(counts.max(initial=0))), np.int64)
+        for place, number in zip(places, order.tolist(), strict=True):
+            place[: counts[number]] = known[number]
+        sums = np.zeros((len(known), self.dim), np.int64)
+        longer = np.searchsorted(-counts[order], -np.arange(places.shape[1]), "left").tolist()
+        for token, count in enumerate(longer):
+            sums[:count] += self.rows[places[:count, token]]
+        by_text = np.empty_like(sums)
+        by_text[order] = sums
+        return by_text
+
+    @staticmethod
+    def _rounded(sums: NDArray[np.int64]) -> Int8s:
+        """Make sums one length and round them; a row of zeros stays one."""
+        squares = np.einsum("ij,ij->i", sums, sums)
+        steps = EMBEDDING_STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64))
+        embeddings = sums * steps[:, np.newaxis]
+        np.rint(embeddings, embeddings)
+        whole: Int8s = np.clip(embeddings, -127.0, 127.0, out=embeddings).astype(np.int8)
+        return whole
 
 
 def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTable:

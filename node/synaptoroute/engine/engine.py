@@ -26,6 +26,7 @@ from synaptoroute.engine.applier import Applier, Heard, check_vectors
 from synaptoroute.engine.cascade import Cascade
 from synaptoroute.engine.counters import EngineCounters, counted
 from synaptoroute.engine.encoding import Encodings, submit_utterances
+from synaptoroute.engine.gathering import Gathering
 from synaptoroute.engine.lanes import Batch, Lanes, Observer
 from synaptoroute.engine.promises import stored_promise
 from synaptoroute.engine.query import Query
@@ -81,8 +82,8 @@ class Engine:
             nice=config.lanes_nice,
             observer=observer,
         )
-        self._is_started = False
-        self._is_stopped = False
+        self._gathering = Gathering(cascade, self._queue, self.scorer)
+        self._is_started = self._is_stopped = False
 
     def _boot(self, encoder: TextEncoder, node_name: str) -> tuple[Applier, Scorer]:
         """Read the database into a replica and a tensor, with whichever encoder it is of."""
@@ -104,9 +105,8 @@ class Engine:
         replica = Replica(snapshot, dim=dim, check=check_vectors, digest=stored.sums)
         replica.promise(stored_promise(self.storage))
         encoder = self.encodings.of(fingerprint).encoder
-        scorer = Scorer(
-            tensor, encoder, self._batcher, self.waiters, replica.position, replica.digest
-        )
+        at, digest = replica.position, replica.digest
+        scorer = Scorer(tensor, encoder, self._batcher, self.waiters, at, digest)
         scorer.node = node_name or self.storage.node_id
         scorer.cascade = self.cascade
         self.storage.derive = partial(derived_of, scorer)
@@ -150,12 +150,9 @@ class Engine:
         self._batcher.close()
         if self._is_started:
             self._lanes.join()
-            self.applier.stop()
-            self.scorer.stop()
-            self._is_started = False
-        else:
-            self.applier.stop()
-            self.scorer.stop()
+        self.applier.stop()
+        self.scorer.stop()
+        self._is_started = False
         self.waiters.fail_all(NotReady("the router was stopped before the write was applied"))
         self.storage.close()
 
@@ -174,14 +171,18 @@ class Engine:
             self._batcher.check_queue(texts, share, deadline_seconds)
 
     def submit(self, query: Query) -> None:
-        """Queue a query; its future is resolved on its event loop.
+        """Answer a query, or queue it; its future is resolved on its event loop.
 
         Raises:
             Overloaded: The queue is full, or the predicted wait over the deadline.
             NotReady: The engine is stopping.
         """
-        seconds = query.deadline_seconds
-        self._batcher.submit(query.text, query, share=query.use_cache, deadline_seconds=seconds)
+        if not self._gathering.takes(query):
+            self._queue(query)
+
+    def _queue(self, asked: Query) -> None:
+        seconds = asked.deadline_seconds
+        self._batcher.submit(asked.text, asked, share=asked.use_cache, deadline_seconds=seconds)
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         """Queue several queries, all or none; see ``submit``."""
@@ -225,8 +226,7 @@ class Engine:
         encode = (encoder or self.encoder).encode_utterances
         if not self._is_started:
             self._check_open()
-            done: Future[NDArray[np.float32]] = Future()
-            done.set_result(encode(texts))
+            (done := Future[NDArray[np.float32]]()).set_result(encode(texts))
             return [done]
         return submit_utterances(self._batcher, encode, texts)
 

@@ -130,7 +130,7 @@ class Scorer:
         """
         small: list[Commit] = []
         for commit in commits:
-            if self.cascade is not None and self.cascade.is_switched_on_by(commit.change):
+            if self.cascade is not None and self.cascade.is_rebuilt_by(commit.change):
                 self._put_shown(small, filled=False)
                 self._put_shown([commit], filled=False, built=self._built_for(commit))
                 small = []
@@ -158,12 +158,12 @@ class Scorer:
         self._inbox.put(_Show(tuple(commits), filled, static_rows, built))
 
     def _built_for(self, commit: Commit) -> StaticRoutes | None:
-        """Embed the route set for a change of settings, here rather than between batches."""
+        """Embed or turn the route set for a change, here rather than between batches."""
         settings, cascade = commit.change.settings, self.cascade
         if not self.is_alive or cascade is None or settings is None:
             return None
         records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
-        return cascade.built(self.encoder, settings, records, commit.entry.position.revision)
+        return cascade.rebuilt(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
         """Run a function on the tensor, between two batches.

@@ -83,8 +83,13 @@ async def calibrate_cascade(engine: Engine, writer: Writer) -> tuple[Calibration
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:
         raise ConfigError("this node has no table for its encoder: `synaptoroute model prepare`")
-    measured = await asyncio.to_thread(_measure, seen, engine.encoder, *found)
-    return measured, await writer.write(Calibrate(measured.dump()), Guard())
+    assert cascade is not None, "a table without a cascade: this is a bug"
+    cascade.is_being_judged = True
+    try:
+        measured = await asyncio.to_thread(_measure, seen, engine.encoder, *found)
+        return measured, await writer.write(Calibrate(measured.dump()), Guard())
+    finally:
+        cascade.is_being_judged = False
 
 
 class _Seen:

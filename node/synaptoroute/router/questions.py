@@ -1,7 +1,7 @@
 """Queries at the door, and on their way to an answer.
 
-A query that the cascade's static stage is sure of is answered where it is asked, past
-lanes and queue; such a caller still gives way to the others of its event loop.
+A query that the cascade's static stage is sure of is answered on the event loop where it
+is asked, past lanes and queue, together with those that came in the same turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from synaptoroute.models import (
     route_names,
 )
 
-STATIC_QUERIES_A_TURN: Final = 16
+STATIC_QUERIES_A_TURN: Final = 32
 """A batch of sure queries lets others have their turn after so many."""
 
 
@@ -64,15 +64,15 @@ def deadline_seconds(deadline_ms: int | None, config: EngineConfig) -> float:
 
 def answer_here(engine: Engine, queries: Sequence[Query]) -> list[Match]:
     """Answer on the caller's thread, before ``start``."""
-    found = [_sure(engine, query) for query in queries]
+    found = _sure(engine, queries)
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(engine.answer_now(left) if left else ())
     return [match or next(rest) for match in found]
 
 
-def _sure(engine: Engine, query: Query) -> Match | None:
+def _sure(engine: Engine, queries: Sequence[Query]) -> list[Match | None]:
     cascade = engine.cascade
-    return None if cascade is None else cascade.answer(query, engine.scorer.node)
+    return [None] * len(queries) if cascade is None else cascade.answer(queries, engine.scorer.node)
 
 
 def begin(
@@ -99,8 +99,6 @@ def begin(
     query = question(text, limit, routes, explain, use_cache)
     if not engine.is_started:
         return answer_here(engine, [query])[0]
-    if engine.cascade is not None and (match := _sure(engine, query)) is not None:
-        return match
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Match] = loop.create_future()
     query.future, query.loop, query.deadline_seconds = future, loop, seconds
@@ -154,10 +152,9 @@ async def ask_all(
 async def _in_stages(engine: Engine, queries: Sequence[Query], seconds: float) -> list[Match]:
     """Answer what the static stage is sure of, then the rest."""
     found: list[Match | None] = []
-    for query in queries:
-        found.append(_sure(engine, query))
-        if len(found) % STATIC_QUERIES_A_TURN == 0:
-            await asyncio.sleep(0)
+    for start in range(0, len(queries), STATIC_QUERIES_A_TURN):
+        found += _sure(engine, queries[start : start + STATIC_QUERIES_A_TURN])
+        await asyncio.sleep(0)
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(await _submit_all(engine, left, seconds))
     return [match or next(rest) for match in found]

@@ -10,7 +10,8 @@ promises on these judgements:
 3. Of queries that belong to no route, at most ``STRAY_SHARE_MAX`` are answered where the
    encoder answers none.
 
-Where no guard holds them at a useful share the cascade stays off, and says why.
+Where no guard holds them at a useful share the cascade stays off, and says why.  The turn
+that embeddings go through before they are compared is fitted here too, and travels along.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.scoring.leave_one_out import OFFERED, Judged, Utterances, leave_one_out
+from synaptoroute.scoring.one_thread import on_one_thread
 from synaptoroute.scoring.static_routes import Guard
+from synaptoroute.scoring.turn import fit_turn
 
 Float64s: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -43,7 +46,7 @@ _ANSWERS_MIN: Final = 50
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _FLOOR_SHARES: Final = tuple(step / 20 for step in range(19))
 _DIGITS: Final = 6
-_VERSION: Final = 1
+_VERSION: Final = 2
 DEVIATIONS: Final = 2.0
 """Standard deviations by which a count of disagreements is taken as greater than it is."""
 
@@ -62,6 +65,7 @@ class Calibration:
         share: Queries that the guard lets the static stage answer, of those judged.
         agreement: Of these, how many the encoder or the utterance's own route agrees with.
         strays: Of queries without a route, how many it answers against the encoder.
+        turn: What embeddings go through, as ``Turn.dump`` writes it; empty where it is off.
     """
 
     at: str
@@ -73,6 +77,7 @@ class Calibration:
     share: float = 0.0
     agreement: float = 0.0
     strays: float = 0.0
+    turn: str = ""
 
     def dump(self) -> str:
         """Write it as canonical JSON."""
@@ -93,9 +98,18 @@ def read_calibration(text: str) -> Calibration | None:
     return found if _is_sound(found) else None
 
 
+def is_superseded(text: str) -> bool:
+    """Whether an earlier release measured it, by another static stage."""
+    try:
+        version = json.loads(text)["version"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return isinstance(version, int) and version < _VERSION
+
+
 def _is_sound(found: Calibration) -> bool:
     """Whether every field is of its kind: what is in the log may be of any author."""
-    texts = (found.at, found.fingerprint, found.table, found.reason)
+    texts = (found.at, found.fingerprint, found.table, found.reason, found.turn)
     numbers = [found.share, found.agreement, found.strays]
     if found.guard is not None:
         numbers += asdict(found.guard).values()
@@ -108,6 +122,7 @@ def _is_sound(found: Calibration) -> bool:
     )
 
 
+@on_one_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
     """Judge a route set and choose the guard; equal inputs give equal guards.
 
@@ -146,6 +161,7 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         share=round(float(answered.mean()), 4),
         agreement=round(float(agrees[answered].mean()), 4),
         strays=round(float(_strayed(strays, guard, given.thresholds).mean()), 4),
+        turn=fit_turn(given.static_rows, given.owners).dump(),
     )
 
 
@@ -166,7 +182,8 @@ def is_answered(judged: Judged, guard: Guard, thresholds: Float64s) -> Mask:
     needed = np.maximum(0.0, guard.margin - guard.slope * judged.scores)
     expected = guard.offset + guard.scale * judged.scores
     passes = np.clip(expected, -1.0, 1.0) >= thresholds[judged.answers]
-    return np.asarray((judged.margins >= needed) & (judged.scores >= guard.floor) & passes)
+    leads = (judged.margins > 0.0) & (judged.margins >= needed)
+    return np.asarray(leads & (judged.scores >= guard.floor) & passes)
 
 
 def _strayed(strays: Judged, guard: Guard, thresholds: Float64s) -> Mask:

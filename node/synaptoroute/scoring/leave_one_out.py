@@ -4,6 +4,8 @@
 is not in front of it.  *Leave the route out*: its whole route is taken away, so the right
 answer is none; these stand for queries that no route is meant for, and are harder than
 most of those, for the utterance may lie near to a sister route.
+The turn is fitted ``FOLDS`` times to the rest: without a share of the utterances for those,
+without a share of the routes for these; what it was fitted to it would part too well.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.mutation import Aggregation
-from synaptoroute.scoring.static_routes import lengths_of, rounded_sums, shortlist
+from synaptoroute.scoring.static_routes import lengths_of, shortlist
+from synaptoroute.scoring.turn import fit_turn, rounded
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -25,6 +28,7 @@ Numbers: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 
 OFFERED: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid")
+FOLDS: Final = 4
 _CELLS_A_BLOCK: Final = 1 << 22
 
 
@@ -82,20 +86,42 @@ def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Judged, Judged]:
     """Judge chosen utterances without themselves, and without their routes.
 
     Args:
-        given: At least two routes.
+        given: At least three routes.
         chosen: Rows of routes that have others.
     """
-    ones: list[Judged] = []
-    strays: list[Judged] = []
-    sums = _sums(given.static_rows.astype(np.int64), given)
+    places = np.arange(len(given.owners)) - given.starts[given.owners]
+    ones = _judge_folds(given, chosen, places % FOLDS, is_stray=False)
+    return ones, _judge_folds(given, chosen, given.owners % FOLDS, is_stray=True)
+
+
+def _judge_folds(given: Utterances, chosen: Numbers, folds: Numbers, *, is_stray: bool) -> Judged:
+    """Judge each fold by a turn that knows the other folds alone."""
+    found = []
+    for fold in range(FOLDS):
+        own, others = chosen[folds[chosen] == fold], folds != fold
+        if len(own):
+            turn = fit_turn(given.static_rows[others], given.owners[others])
+            found.append(judge(given, turn.apply(given.static_rows), own, is_stray=is_stray))
+    return _joined(found)
+
+
+def judge(given: Utterances, rows: Int8s, chosen: Numbers, *, is_stray: bool) -> Judged:
+    """Judge chosen utterances by static rows.
+
+    Args:
+        given: At least two routes; three for strays.
+        rows: What the static stage compares, int8[n, any].
+        chosen: Rows of routes that have others.
+        is_stray: Leave out their routes; else themselves.
+    """
+    found: list[Judged] = []
+    sums = _sums(rows.astype(np.int64), given)
     vector_sums = _sums(given.vectors.astype(np.float64), given)
     for part in _blocks(chosen, len(given.owners)):
-        static = _static_scores(given, part, sums)
+        static = _static_scores(given, rows, part, sums)
         scores = _encoder_scores(given, part, vector_sums)
-        own = given.owners[part]
-        for found, is_stray in ((ones, False), (strays, True)):
-            found.append(_judge(given, static, scores, own, is_stray=is_stray))
-    return _joined(ones), _joined(strays)
+        found.append(_judge(given, static, scores, given.owners[part], is_stray=is_stray))
+    return _joined(found)
 
 
 def _blocks(chosen: Numbers, width: int) -> Iterator[Numbers]:
@@ -116,19 +142,20 @@ def _largest(similarities: Float64s, part: Numbers, given: Utterances) -> Float6
 
 
 def _static_scores(
-    given: Utterances, part: Numbers, sums: NDArray[np.generic]
+    given: Utterances, rows: Int8s, part: Numbers, sums: NDArray[np.generic]
 ) -> tuple[Float64s, Float64s]:
     """``blend`` of the static stage and the similarities to centroids, float64[n, routes]."""
-    queries = given.static_rows[part].astype(np.float32)
-    lengths = lengths_of(given.static_rows[part])[:, np.newaxis]
-    similarities = (queries @ given.static_rows.T.astype(np.float32)).astype(np.float64)
-    similarities /= lengths_of(given.static_rows)
+    queries = rows[part].astype(np.float32)
+    lengths = lengths_of(rows[part])[:, np.newaxis]
+    similarities = (queries @ rows.T.astype(np.float32)).astype(np.float64)
+    similarities /= lengths_of(rows)
     similarities /= lengths
-    centroids = rounded_sums(np.asarray(sums, np.int64))
+    whole = np.asarray(sums, np.int64)
+    centroids = rounded(whole)
     centred = (queries @ centroids.T).astype(np.float64)
     centred /= lengths_of(centroids)
     own = given.owners[part]
-    left = rounded_sums(np.asarray(sums, np.int64)[own] - given.static_rows[part])
+    left = rounded(whole[own] - rows[part])
     alone = np.einsum("ij,ij->i", queries, left, dtype=np.float64) / lengths_of(left)
     centred[np.arange(len(part)), own] = alone
     centred /= lengths
@@ -171,7 +198,7 @@ def _judge(
         centred, scores = centred.copy(), scores.copy()
         centred[every, own] = -np.inf
         scores[every, own] = -np.inf
-    near = shortlist(centred, np.ones(centred.shape[1])) & (centred > -np.inf)
+    near = shortlist(centred)
     listed = np.where(near, blended, -np.inf)
     best = listed.argmax(axis=1)
     top = np.partition(listed, -2, axis=1)[:, -2:]
