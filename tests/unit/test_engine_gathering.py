@@ -23,7 +23,7 @@ class Stage(Cascade):
     def __init__(self) -> None:
         super().__init__([])
         self.asked: list[list[str]] = []
-        self.is_broken = False
+        self.failure: Exception | None = None
         self.is_switched_on = True
 
     @property
@@ -31,8 +31,8 @@ class Stage(Cascade):
         return self.is_switched_on
 
     def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
-        if self.is_broken:
-            raise EncoderError("closed")
+        if self.failure is not None:
+            raise self.failure
         self.asked.append([query.text for query in queries])
         return [
             Match(route=query.text, reason="matched", version="1.1", node=node)
@@ -137,10 +137,22 @@ async def test_refusal_reaches_its_caller_alone() -> None:
 async def test_stage_that_fails_leaves_all_to_the_encoder() -> None:
     """Which says whose fault it was."""
     world = World()
-    world.stage.is_broken = True
+    world.stage.failure = EncoderError("closed")
     await answered(world.ask("sure 1"))
 
     assert ["sure 1"] == world.lanes.queued
+
+
+async def test_bug_of_the_stage_reaches_all_callers() -> None:
+    """None waits for its deadline."""
+    world = World()
+    world.stage.failure = ZeroDivisionError("a bug")
+    asked = [world.ask("sure 1"), world.ask("what")]
+
+    for query in asked:
+        with pytest.raises(ZeroDivisionError):
+            await answered(query)
+    assert [] == world.lanes.queued
 
 
 async def test_what_is_the_encoders_anyway_is_not_gathered() -> None:

@@ -11,7 +11,7 @@ Rule 2: a gathering is of one event loop; loops share nothing but the lock of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from synaptoroute.engine.cascade import Cascade
@@ -72,6 +72,9 @@ class Gathering:
             answers = cascade.answer(asked, self._named.node)
         except SynaptoRouteError:  # whose text it was the lanes find out
             answers = [None] * len(asked)
+        except Exception as error:  # the callers get it; the event loop must live on
+            _fail(asked, error)
+            return
         for query, answer in zip(asked, answers, strict=True):
             future = query.future
             assert future is not None, "a query without a future: this is a bug"
@@ -82,3 +85,10 @@ class Gathering:
                 self._submit(query)
             except SynaptoRouteError as error:
                 future.set_exception(error)
+
+
+def _fail(queries: Sequence[Query], error: Exception) -> None:
+    """Hand an error to all who wait."""
+    for query in queries:
+        assert query.future is not None, "a query without a future: this is a bug"
+        query.future.set_exception(error)
