@@ -25,7 +25,8 @@ REASONS = {
     "accuracy gained by the cascade": "the guard is chosen on the route set alone, by leaving one "
     "utterance out; these are other texts.",
     "query p50 under 100 mutations": "encoder, applier and scorer share two cores.",
-    "the same with OpenVINO": "ONNX Runtime's integer products are as fast on this CPU.",
+    "the same with OpenVINO": "two busy lanes share more of the machine than its two cores "
+    "show: a text takes half again as long on each as on one alone.",
     "goodput at 4x": "thousands of refusals a second and the client take their share of two cores.",
     "goodput over HTTP": "each refusal is a request that is read, parsed and answered, on the same "
     "two cores, and so is the client's part of it.",
