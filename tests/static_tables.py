@@ -20,6 +20,15 @@ def distilled() -> tuple[Encoder, StaticTable]:
     return encoder, distil(encoder, tokens_max=TOKENS)
 
 
+@cache
+def other_table() -> StaticTable:
+    """The table that another machine might make: its last digits differ."""
+    encoder, table = distilled()
+    rows = table.rows.copy()
+    rows[rows > 0] ^= 1
+    return StaticTable(encoder.fingerprint, rows)
+
+
 def things() -> list[Route]:
     """Routes of 30 utterances that can be told apart by a word."""
     return [

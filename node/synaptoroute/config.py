@@ -104,7 +104,9 @@ class NodeConfig(EngineConfig, ClusterConfig):
             (see docs/coordinator.md); a database of its vectors is served with it.
         next_encoder_precision: Its precision.
         next_encoder_backend: Its backend.
-        model_cache_dir: Where downloaded models are kept.
+        model_cache_dir: Where downloaded models are kept, and tables of `model prepare`.
+        table_dir: Folder with tables that came with the program, for encoders that have none
+            in the folder above; the container image sets it.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
         sqlite_synchronous: ``full`` survives power loss, ``normal`` a process kill.
@@ -138,6 +140,7 @@ class NodeConfig(EngineConfig, ClusterConfig):
     next_encoder_precision: Precision = "auto"
     next_encoder_backend: Backend = "auto"
     model_cache_dir: Path | None = None
+    table_dir: Path | None = None
     providers: str = "CPUExecutionProvider"
     database: Path = Path("data/synaptoroute.sqlite")
     sqlite_synchronous: Literal["full", "normal"] = "full"

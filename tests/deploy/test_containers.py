@@ -5,7 +5,9 @@ The tests share one stack and run in the order of the file; each leaves it whole
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -15,6 +17,7 @@ from containers import IMAGES, Stack, require_images, wait_until
 from disturbances import DISTURBANCES, NODES, Disturbance, Load, disturb
 from privileges import assert_contained
 from shipped import alerts, dashboard_expressions
+from static_tables import texts_about, things
 from watching import ask, query, start_prometheus, without_limit
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
@@ -111,6 +114,29 @@ def test_writes_are_refused_with_a_way_out_while_redis_is_away(stack: Stack) -> 
     assert int(refused.headers["Retry-After"]) >= 1
     assert 200 == asked.status_code
     stack.wait_whole(NODES)
+
+
+def test_cascade_needs_a_setting_and_nothing_else(stack: Stack) -> None:
+    """The image brings the table along, so one node measures and all judge by it."""
+    lines = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in things())
+    with httpx.Client(base_url=stack.door, timeout=60.0) as client:
+        kind = {"content-type": "application/x-ndjson"}
+        client.post("/v1/import", content=lines, headers=kind).raise_for_status()
+        settings = client.get("/v1/settings").json()
+        client.put("/v1/settings", json={**settings, "cascade": True}).raise_for_status()
+        give_up_at = time.monotonic() + 60.0
+        states: list[str] = []
+        while set(states[-9:]) != {"on"} or len(states) < 9:
+            assert time.monotonic() < give_up_at, states[-9:]
+            states.append(client.get("/v1/settings/cascade").json()["state"])
+        asked = {"text": texts_about("flight")[-1], "explain": True}
+        answers = [client.post("/v1/query", json=asked).json() for _ in range(9)]
+        client.put("/v1/settings", json=settings).raise_for_status()
+        for route in things():
+            client.delete(f"/v1/routes/{route.name}").raise_for_status()
+
+    assert {("flight", "static")} == {(each["route"], each["stage"]) for each in answers}
+    assert 1 < len({each["node"] for each in answers})
 
 
 def test_coordinator_stands_behind_its_own_door(stack: Stack) -> None:

@@ -6,17 +6,18 @@ Method: the real encoder, a table of its frequent tokens, real routers, SQLite a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from followers import peers
+from followers import joined, peers
 from routers import stream, until
 from servers import Server
-from static_tables import distilled, questions, things
+from static_tables import distilled, other_table, questions, things
 from synaptoroute.config import EngineConfig
+from synaptoroute.encoder import StaticTable
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.router import calibrator as calibrator_module
@@ -31,11 +32,13 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrator_module, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(calibrator_module, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(calibrator_module, "SPREAD_SECONDS", 0.3)
+    monkeypatch.setattr(calibrator_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(calibrator_module, "ABANDONED_SECONDS", 0.5)
 
 
 @asynccontextmanager
 async def router_with(
-    *, has_table: bool = True, path: Path | None = None
+    *, has_table: bool = True, path: Path | None = None, tables: Sequence[StaticTable] = ()
 ) -> AsyncIterator[AdaptiveRouter]:
     encoder, table = await asyncio.to_thread(distilled)
     storage = SQLiteStorage(path) if path else None
@@ -43,7 +46,7 @@ async def router_with(
         encoder,
         storage,
         config=EngineConfig(lanes=1, node_name="n"),
-        cascade=[table] if has_table else [],
+        cascade=tables or ([table] if has_table else []),
     )
     await router.start()
     try:
@@ -252,4 +255,41 @@ async def test_node_without_a_table_asks_the_encoder(tmp_path: Path, valkey_serv
         assert [m.route for m in with_table if m.stage == "encoder"] == [
             b.route for a, b in zip(with_table, without, strict=True) if a.stage == "encoder"
         ]
+        await found.judge()
+
+
+async def test_router_with_a_new_table_measures_with_that(tmp_path: Path) -> None:
+    """Nobody else could have the old one."""
+    path = tmp_path / "routes.sqlite"
+    async with router_with(path=path) as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        before = router.cascade().table
+    async with router_with(path=path, tables=[await asyncio.to_thread(other_table)]) as router:
+        await until(lambda: router.cascade().state == "on")
+        assert before != router.cascade().table
+        assert {"static", "encoder"} == {match.stage for match in await answers(router)}
+
+
+async def test_table_that_no_node_has_any_more_is_given_up(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """Not while one node has it: then an upgrade is under way, or the other node is odd."""
+    encoder, table = await asyncio.to_thread(distilled)
+    other = await asyncio.to_thread(other_table)
+    url = valkey_server.url
+    async with peers(tmp_path, url, 1, encoder=encoder) as found:
+        await found[0].router.aimport(stream(things()))
+        old_path = tmp_path / "old.sqlite"
+        async with joined(old_path, url, encoder=encoder, cascade=[table]) as old:
+            await switch(found[0].router)
+            await state(old.router, "on")
+            measured = old.router.cascade().table
+            new = (await found.add(cascade=[other])).router
+            await state(new, "refused")
+            await asyncio.sleep(4 * calibrator_module.ABANDONED_SECONDS)
+            assert ("other_table", measured) == (new.cascade().reason, new.cascade().table)
+        await state(new, "on")
+        assert measured != new.cascade().table
         await found.judge()

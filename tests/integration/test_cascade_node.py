@@ -116,6 +116,23 @@ def test_damaged_table_leaves_the_node_without_a_cascade(node: NodeProcess, cach
     assert "flight" == ask(node, questions()[0])["route"]
 
 
+def test_table_that_came_with_the_program_serves_where_none_was_prepared(
+    tmp_path: Path, cache: Path
+) -> None:
+    """As in the image, whose own files nobody can write to."""
+    shipped = tmp_path / "shipped"
+    cache.rename(shipped)
+    settings = {"model": DEFAULT_MODEL, "model_cache_dir": str(tmp_path / "empty")}
+    node = NodeProcess(tmp_path / "node", {**settings, "table_dir": str(shipped)})
+    try:
+        node.start()
+        fill(node)
+        switch_on(node)
+        assert "on" == cascade(node, "on")["state"]
+    finally:
+        node.end()
+
+
 def prepare(*words: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("synaptoroute")), "model", "prepare", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)

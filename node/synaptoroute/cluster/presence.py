@@ -46,6 +46,7 @@ class NodeReport:
         level: Highest feature level that it understands.
         fingerprint: Fingerprint of its encoder.
         encoders: Fingerprints of all encoders that it has loaded, separated by commas.
+        tables: Names of the tables of the cascade that it has, separated by commas.
         epoch: Position that it has made durable: epoch,
         seq: sequence number,
         chain: and hash chain.
@@ -69,6 +70,7 @@ class NodeReport:
     queue_count: int = 0
     lag_entries: int = 0
     encoders: str = ""
+    tables: str = ""
 
     @property
     def position(self) -> Position:
@@ -230,7 +232,7 @@ def report_of(row: bytes) -> NodeReport:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
     try:
         said: Any = json.loads(row)
-        values = {"encoders": "", **said}
+        values = {"encoders": "", "tables": "", **said}
         values = {name: values[name] for name in _KIND_OF_FIELD}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("a node's row is malformed") from error

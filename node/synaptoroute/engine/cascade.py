@@ -42,6 +42,7 @@ SUSPENDED_SHARE: Final = 0.25
 """The same, when the old judgement counts no longer."""
 
 NO_TABLE: Final = "not_prepared"
+OTHER_TABLE: Final = "other_table"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
 Written: TypeAlias = Mapping[int, NDArray[np.int8]]
 
@@ -95,6 +96,17 @@ class Cascade:
         return self._tables.get(encoder.fingerprint)
 
     @property
+    def table_names(self) -> list[str]:
+        """Names of all tables that were prepared here."""
+        return sorted(name for _, name in self._tables.values())
+
+    @property
+    def foreign_table(self) -> str:
+        """The table that was measured, where this node has another one; else empty."""
+        judged = self._calibration
+        return judged.table if judged is not None and self._reason == OTHER_TABLE else ""
+
+    @property
     def status(self) -> CascadeStatus:
         """How it stands."""
         return CascadeStatus(
@@ -111,7 +123,7 @@ class Cascade:
         """Whether the route set should be judged, and nobody here does."""
         if self.is_being_judged:
             return False
-        if self._state in ("off", "no_table") or self._reason in ("other_table", "unreadable"):
+        if self._state in ("off", "no_table") or self._reason in (OTHER_TABLE, "unreadable"):
             return False
         return self._calibration is None or self._changed_share() >= RECALIBRATED_SHARE
 
@@ -297,7 +309,7 @@ class Cascade:
         if judged.guard is None:
             return "refused", judged.reason
         if judged.table != found[1]:
-            return "refused", "other_table"
+            return "refused", OTHER_TABLE
         if self._routes.turn is None:
             return "refused", "unreadable"
         if self._changed_share() > SUSPENDED_SHARE:

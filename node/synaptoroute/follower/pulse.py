@@ -116,6 +116,7 @@ class Pulse:
             queue_count=engine.queue_requests,
             lag_entries=follower.lag_entries,
             encoders=",".join(sorted(engine.encodings.known)),
+            tables=",".join(engine.cascade.table_names if engine.cascade else ()),
         )
 
     def note_followed(self) -> None:

@@ -5,12 +5,16 @@ judges by the same numbers at the same position, those that joined from a snapsh
 those that were away included.  Which node measures does not matter: equal route sets
 give equal guards, and a second measurement of the same is merely an entry more; members
 of a cluster wait a random while before they measure, so that mostly one does.
+
+What was measured counts where the table is that it was measured with.  After an upgrade
+no node may have that one any more; then those that are there measure with theirs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -21,7 +25,8 @@ from synaptoroute.core.mutation import Calibrate
 from synaptoroute.encoder import StaticTable, TextEncoder
 from synaptoroute.engine import Cascade, Engine
 from synaptoroute.engine.cascade import NAME_DIGITS
-from synaptoroute.errors import ConfigError, SynaptoRouteError
+from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
+from synaptoroute.follower import Follower
 from synaptoroute.models import WriteResult
 from synaptoroute.router.guard import Guard
 from synaptoroute.router.writes import Writer
@@ -34,17 +39,34 @@ SETTLE_SECONDS: Final = 1.0
 
 SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 5.0
+"""How often the nodes are asked for the table that was measured, where this one lacks it."""
+
+ABANDONED_SECONDS: Final = 30.0
+"""No live node has had it for so long: longer than a node takes to start again."""
 
 
 class Calibrator:
-    """A task of the event loop; measuring itself runs in a thread."""
+    """A task of the event loop; measuring itself runs in a thread.
+
+    Args:
+        calibrate_now: Measures and tells the cluster.
+        cascade: Knows whether that is wanted.
+        follower: Knows the other nodes; None for a router on its own.
+    """
 
     def __init__(
-        self, calibrate_now: Callable[[], Awaitable[Any]], cascade: Cascade, is_alone: bool
+        self,
+        calibrate_now: Callable[[], Awaitable[Any]],
+        cascade: Cascade,
+        follower: Follower | None,
     ) -> None:
         self._calibrate = calibrate_now
         self._cascade = cascade
-        self._spread_seconds = 0.0 if is_alone else SPREAD_SECONDS
+        self._follower = follower
+        self._spread_seconds = SPREAD_SECONDS if follower else 0.0
+        self._looked_at = 0.0
+        self._missed_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,15 +82,39 @@ class Calibrator:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if not self._cascade.wants_calibration:
+            abandoned = await self._abandoned_table()
+            if not (self._cascade.wants_calibration or abandoned):
                 continue
             await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
-            if not self._cascade.wants_calibration:
-                continue
+            is_still = bool(abandoned) and self._cascade.foreign_table == abandoned
+            if not (self._cascade.wants_calibration or is_still):
+                continue  # another node was first
             try:
                 await self._calibrate()
             except SynaptoRouteError:  # no log, no room, stopping: the next turn may do
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _abandoned_table(self) -> str:
+        """The table that was measured, if no node has it any more and this one has another."""
+        wanted, now = self._cascade.foreign_table, time.monotonic()
+        if not wanted or self._cascade.is_being_judged:
+            self._missed_since = None
+            return ""
+        if self._follower is None:
+            return wanted
+        if now - self._looked_at < LOOK_SECONDS:
+            return ""
+        self._looked_at = now
+        try:
+            nodes = await self._follower.log.presence.nodes()
+        except (ClusterError, ProtocolError):  # nobody knows who is there
+            self._missed_since = None
+            return ""
+        if any(seen.is_live and wanted in seen.report.tables.split(",") for seen in nodes):
+            self._missed_since = None
+            return ""
+        self._missed_since = self._missed_since or now
+        return wanted if now - self._missed_since >= ABANDONED_SECONDS else ""
 
 
 async def calibrate_cascade(engine: Engine, writer: Writer) -> tuple[Calibration, WriteResult]:

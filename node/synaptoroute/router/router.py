@@ -149,7 +149,7 @@ class AdaptiveRouter(Repairs):
             self.follower = Follower(self._engine, self._log, self._cluster or ClusterConfig())
             await self.follower.start()
         if self._cascade is not None and self._calibrator is None:
-            self._calibrator = Calibrator(self.acalibrate, self._cascade, self.follower is None)
+            self._calibrator = Calibrator(self.acalibrate, self._cascade, self.follower)
             self._calibrator.start()
 
     async def wait_ready(self, timeout_seconds: float = 30.0) -> None:

@@ -40,18 +40,27 @@ def load_spare(config: NodeConfig) -> TextEncoder:
 
 
 def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
-    """Read the tables that were prepared for these encoders; a damaged one counts as none."""
-    tables = []
-    for encoder in encoders:
-        path = table_file(encoder.fingerprint, config.model_cache_dir)
+    """Read the tables that were prepared for these encoders; a damaged one counts as none.
+
+    What an operator prepared goes before what came with the program.
+    """
+    found = (_load_table(config, encoder.fingerprint) for encoder in encoders)
+    return [table for table in found if table is not None]
+
+
+def _load_table(config: NodeConfig, fingerprint: str) -> StaticTable | None:
+    paths = [table_file(fingerprint, config.model_cache_dir)]
+    if config.table_dir is not None:
+        paths.append(table_file(fingerprint, config.table_dir))
+    for path in paths:
         try:
-            table = load_table(path, encoder.fingerprint)
+            table = load_table(path, fingerprint)
         except ModelCorrupt as error:
             server_log().warning("static_table_refused", detail=str(error))
             continue
         if table is not None:
-            tables.append(table)
-    return tables
+            return table
+    return None
 
 
 def _open(config: NodeConfig, model: str, precision: Precision, backend: Backend) -> TextEncoder:
