@@ -29,6 +29,7 @@ from synaptoroute.engine.states import tensor_of
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, Stored, checkpoint_header
 from synaptoroute.storage.checkpoint import checkpoint_of
+from synaptoroute.storage.keeper import write_checkpoint
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.unit
@@ -270,6 +271,25 @@ def test_checkpoint_written_during_writes_is_sound(path: Path) -> None:
         storage.commit(history.write(DeleteRoute(name) if seed % 3 == 0 else put(name, 19, seed)))
     is_over.set()
     walker.join()
+    storage.close()
+    stored = boot(path)
+
+    assert stored.is_from_checkpoint
+    assert_holds(stored, history)
+
+
+def test_checkpoint_with_rows_of_a_route_that_went_meanwhile_is_of_use(path: Path) -> None:
+    """The walk had passed them; at its end it stands where the database does."""
+    history = History()
+    storage = opened(path)
+    storage.commit(history.write(*(put(f"r{seed}", 20, seed) for seed in range(60))))
+    gone = iter([DeleteRoute("r0")])
+
+    def write_once() -> None:
+        for write in gone:
+            storage.commit(history.write(write))
+
+    write_checkpoint(path, write_once)
     storage.close()
     stored = boot(path)
 

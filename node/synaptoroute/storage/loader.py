@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -211,9 +211,10 @@ def _resume(
     meta = read_meta(connection)
     remembered = _remembered_since(connection, meta.position, checkpoint)
     if checkpoint.position == meta.position:
-        stored = _assemble(connection, meta, checkpoint.rows, remembered)
-        if stored.digest == meta.digest:
-            return stored
+        with suppress(Damaged):  # the walk began before writes that it ended after
+            stored = _assemble(connection, meta, checkpoint.rows, remembered)
+            if stored.digest == meta.digest:
+                return stored
     rows = amend(connection, checkpoint.rows, meta.dim) if reader.is_sound() else None
     if rows is None:
         return None
