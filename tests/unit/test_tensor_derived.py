@@ -183,3 +183,12 @@ def test_writes_that_nobody_waits_for_owe_little() -> None:
 
     assert len(node.tensor._centroids._unsettled) <= LATER_ROUTES_MAX
     assert node.sums()
+
+
+def test_pairs_to_fold_are_made_when_queries_are_scored_together() -> None:
+    """A block that is planned after a write lacks what a query alone does not look at."""
+    block = Rebooted().tensor.blocks()[0]
+
+    assert () == block._folds
+    assert 2 == len(block.folds)
+    assert block.folds is block.folds

@@ -4,13 +4,14 @@ The best utterance of every route is found by folding: the rows of a block are
 taken in pairs of one route, the larger of each pair is kept, and so on until one
 row a route is left.  The pairs depend on the owners only.  They are kept per
 block and made again only for blocks whose owners changed, so that a hot add
-costs the same beside five hundred utterances as beside a million.
+costs the same beside five hundred utterances as beside a million.  A query that is
+scored alone needs no pairs, so they are made when queries are first scored together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -28,7 +29,7 @@ FREE: Final = -1
 _RADIX_ROUTES_MAX: Final = 65_535
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """The owned rows of up to ``BLOCK_SLOTS`` consecutive slots.
 
@@ -38,9 +39,7 @@ class Block:
             free slots among them hold finite numbers that no fold takes.
         order: Owned indexes of ``rows`` by route, then by slot.
         starts: Where each route of ``route_ids`` starts in ``order``.
-        folds: Pairs of row indexes, level by level; the first level indexes
-            ``rows``, each further one what the level before left.
-        route_ids: Routes of what the last level leaves, ascending.
+        route_ids: Routes of what the last level of ``folds`` leaves, ascending.
         slot_stop: One past the last owned slot.
     """
 
@@ -48,9 +47,18 @@ class Block:
     rows: NDArray[np.float32]
     order: Indexes
     starts: Indexes
-    folds: tuple[tuple[Indexes, Indexes], ...]
     route_ids: Indexes
     slot_stop: int
+    _folds: tuple[tuple[Indexes, Indexes], ...] = field(init=False, default=())
+
+    @property
+    def folds(self) -> tuple[tuple[Indexes, Indexes], ...]:
+        """Pairs of row indexes, level by level.
+
+        The first level indexes ``rows``, each further one what the level before left.
+        """
+        self._folds = self._folds or plan_folds(self.order, self.starts)
+        return self._folds
 
 
 def order_by_route(owners: NDArray[np.int32], route_ids_max: int) -> Indexes:
@@ -160,4 +168,4 @@ def plan_block(
     aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
     order, starts, route_ids = runs_by_route(own[:stop], route_ids_max)
     span = rows.span(base, base + aligned)
-    return Block(base, span, order, starts, plan_folds(order, starts), route_ids, base + stop)
+    return Block(base, span, order, starts, route_ids, base + stop)

@@ -114,16 +114,14 @@ class Slabs(Generic[Scalar]):
         """
         if len(slots) == 0:
             return []
+        low, high = int(slots[0]), int(slots[-1])
+        # Rising over n - 1 in n steps: one after the other.
+        if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
+            return self._cut(low, high + 1)
         low, high = int(slots.min()), int(slots.max())
         slab = low >> self._shift
         if slab == high >> self._shift:
-            offset = slab << self._shift
-            # Each at most once and rising over n - 1: one after the other.
-            if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
-                return [(slab, slice(low - offset, high - offset + 1), slice(None))]
-            return [(slab, slots - offset, slice(None))]
-        if high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all()):
-            return self._cut(low, high + 1)
+            return [(slab, slots - (slab << self._shift), slice(None))]
         slab_of = slots >> self._shift
         parts = [(int(slab), np.flatnonzero(slab_of == slab)) for slab in np.unique(slab_of)]
         return [(slab, slots[chosen] - (slab << self._shift), chosen) for slab, chosen in parts]

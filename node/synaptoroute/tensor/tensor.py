@@ -210,10 +210,11 @@ class Tensor:
             filled: ``fill`` was called with every write of this change.
         """
         slots = np.array([write.slot for write in change.writes], np.int64)
-        self._reserve_slots(slots)
-        assert slots.max(initial=-1) < self.settings.capacity_slots, "beyond capacity: a bug"
+        top = self._reserve_slots(slots)
+        assert top < self.settings.capacity_slots, "beyond capacity: a bug"
         self._centroids.pay(record.route_id for record in change.before)
-        self._hide(change, slots)
+        if change.before or change.deleted or change.freed:  # no other slot has an owner
+            self._hide(change, slots)
         self._write_rows(change.writes, slots, filled and self._ahead_of == at)
         self._show(change, slots)
         self._put_records(change)
@@ -284,17 +285,16 @@ class Tensor:
 
     # --- steps of a change ---
 
-    def _reserve_slots(self, slots: Slots) -> None:
-        """Give rows and owners to slots up to the highest of these."""
-        if len(slots) == 0:
-            return
-        top = int(slots.max())
+    def _reserve_slots(self, slots: Slots) -> int:
+        """Give rows and owners to slots up to the highest of these, and say which that is."""
+        top = int(slots.max(initial=-1))
         if top < len(self._owners):
-            return
+            return top
         self._rows.reserve(top + 1)
         missing = self._rows.rows_mapped - len(self._owners)
         self._owners = np.concatenate([self._owners, np.full(missing, FREE, np.int32)])
         self._ahead = np.concatenate([self._ahead, np.zeros(missing, np.bool_)])
+        return top
 
     def _reserve_routes(self, routes: int) -> None:
         """Make room for route ids below ``routes``."""
