@@ -91,6 +91,7 @@ class Applier:
         self.knows: Callable[[str], bool] = lambda _: True
         self.nice = 0
         self.commit_count = 0
+        self.is_applying = False
         self._publish = publish
         self._refuse = refuse
         self._founding = founding
@@ -174,7 +175,9 @@ class Applier:
             elif not isinstance(item, Nothing):
                 group: list[Proposal | Heard] = [item]
                 item = self._collect(group)
+                self.is_applying = True
                 self.apply(group)
+                self.is_applying = False
             if isinstance(item, Nothing):
                 item = self._inbox.get()
 

@@ -117,6 +117,7 @@ class Engine:
         applier = Applier(replica, self.storage, scorer.show, self.waiters.fail, founding)
         applier.knows = self.encodings.known.__contains__
         applier.on_switched = self._switch
+        scorer.is_applying = lambda: applier.is_applying
         return applier, scorer
 
     # --- life --------------------------------------------------------------------

@@ -42,7 +42,7 @@ from synaptoroute.tensor import Tensor
 
 FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
-IDLE_SECONDS: Final = 0.000_5
+IDLE_SECONDS: Final = 0.002
 """With nothing to do for so long, the scorer does what was left for later."""
 DELAYS_KEPT: Final = 2_048
 """Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
@@ -106,6 +106,7 @@ class Scorer:
         self.versions = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.on_visible: Callable[[Position], None] | None = None
+        self.is_applying: Callable[[], bool] = lambda: False
         self.encoder = encoder
         self.unmatched = Unmatched()
         self.cascade: Cascade | None = None
@@ -208,13 +209,15 @@ class Scorer:
     def _next(self) -> _Item | None:
         """Wait for the next item; what was left for later is done while there is none.
 
-        Not at once: whoever was answered shall have the interpreter first.
+        Not at once: whoever was answered shall have the interpreter first, and so shall a
+        write that is on its way here.
         """
         while self.tensor.is_behind:
             try:
                 return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
-                self.tensor.prepare()
+                if not self.is_applying():
+                    self.tensor.prepare()
         return self._inbox.get()
 
     def drain(self) -> None:
