@@ -49,6 +49,11 @@ from synaptoroute.router.vectors import checked_rows, row_bytes
 INLINE_TIMEOUT_SECONDS: Final = 60.0
 JOIN_TRIES_MAX: Final = 3
 JOIN_SECONDS: Final = 2.0
+CHARACTER_BYTES_MAX: Final = 6
+"""Of a character in JSON, such as ``\\u0001``."""
+SEPARATOR_BYTES_MAX: Final = 4
+FIELDS_BYTES_MAX: Final = 1_024
+"""All else that a frame holds: its header, names of fields, conditions."""
 
 
 class Writer:
@@ -327,6 +332,8 @@ def check_size(proposal: Proposal) -> None:
     Raises:
         TooLarge: Over ``FRAME_BYTES_MAX``.
     """
+    if _is_surely_short(proposal.mutation):
+        return
     size_bytes = len(encode_proposal(proposal))
     if size_bytes > FRAME_BYTES_MAX:
         raise TooLarge(
@@ -334,3 +341,15 @@ def check_size(proposal: Proposal) -> None:
             "use an import, which is cut into chunks",
             bytes_max=FRAME_BYTES_MAX,
         )
+
+
+def _is_surely_short(mutation: Mutation) -> bool:
+    """Whether rows cannot be too long in any way of writing them: they are written later."""
+    if not isinstance(mutation, PutRoute | AddUtterances):
+        return False
+    texts = [mutation.name, *mutation.utterances]
+    if isinstance(mutation, PutRoute):
+        texts += (mutation.metadata, mutation.payload)
+    bytes_max = FIELDS_BYTES_MAX + sum(map(len, mutation.vectors))
+    bytes_max += sum(CHARACTER_BYTES_MAX * len(text) + SEPARATOR_BYTES_MAX for text in texts)
+    return bytes_max <= FRAME_BYTES_MAX
