@@ -129,17 +129,17 @@ def load_settings(text: str) -> Settings:
 def meta_row(
     position: Position, digest: str, fingerprint: str, dim: int, settings: Settings
 ) -> tuple[object, ...]:
-    """Columns of ``meta`` after ``only``, with their checksum."""
-    fields = (
-        position.epoch,
-        position.seq,
-        position.chain,
-        digest,
-        fingerprint,
-        dim,
-        dump_settings(settings),
-    )
-    return (*fields, checksum(*fields))
+    """Columns of ``meta`` after ``only``, with their checksum; every commit writes them."""
+    text = dump_settings(settings)
+    fields = (position.epoch, position.seq, position.chain, digest, fingerprint, dim)
+    head = f"{repr(fields).removesuffix(')')}, "
+    return (*fields, text, zlib.crc32(_end_of_sum(text), zlib.crc32(head.encode())))
+
+
+@lru_cache(maxsize=1)
+def _end_of_sum(text: str) -> bytes:
+    """What ``checksum`` reads of the settings, the last column of a row."""
+    return f"{text!r})".encode()
 
 
 def epoch_row(record: EpochRecord) -> tuple[object, ...]:

@@ -31,6 +31,10 @@ FORGET_SLACK_ENTRIES: Final = IDEMPOTENCY_WINDOW_ENTRIES >> TRIM_SLACK_SHIFT
 INSERT_SLOT: Final = "INSERT INTO slot VALUES (?, ?, ?, ?, ?)"
 INSERT_ROUTE: Final = "INSERT INTO route VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_META: Final = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPDATE_META: Final = (
+    "UPDATE meta SET epoch = ?, seq = ?, chain = ?, digest = ?, fingerprint = ?, dim = ?,"
+    " settings = ?, sum = ? WHERE only = 1"
+)
 INSERT_EPOCH: Final = "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)"
 _REPLACE_EPOCH: Final = "INSERT OR REPLACE INTO epoch VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_IMPORT: Final = "INSERT INTO import_open VALUES (?, ?, ?, ?)"
@@ -260,9 +264,14 @@ def _log_row(commit: Commit, outcome: str) -> tuple[object, ...]:
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Write where the state stands now."""
+    """Write where the state stands now.
+
+    As an update SQLite leaves alone pages that do not change, such as those of a long
+    calibration, where the row is as long as before.
+    """
     row = meta_row(meta.position, meta.digest, meta.fingerprint, meta.dim, meta.settings)
-    connection.execute(INSERT_META, row)
+    if connection.execute(_UPDATE_META, row).rowcount == 0:
+        connection.execute(INSERT_META, row)
 
 
 def write_node(connection: sqlite3.Connection, key: str, value: str | None) -> None:
