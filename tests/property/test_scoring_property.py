@@ -142,7 +142,8 @@ class Node:
             part = change.writes[start : start + fill_rows]
             slots = np.array([write.slot for write in part], np.int64)
             vectors = np.frombuffer(b"".join(write.vector for write in part), np.float32)
-            self.tensor.fill(slots, vectors.reshape(len(part), DIM), self.at)
+            route_ids = np.array([write.route_id for write in part], np.int64)
+            self.tensor.fill(slots, vectors.reshape(len(part), DIM), self.at, route_ids)
 
     def vectors(self) -> dict[int, NDArray[np.float32]]:
         """The rows as arrays."""

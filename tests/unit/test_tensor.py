@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from naive_scoring import naive_centroid
-from route_sets import START, keep_rows, loaded, rebuilt, record, unit_rows
-from synaptoroute.core.change import Change
+from route_sets import START, loaded, record, unit_rows
 from synaptoroute.core.mutation import (
     AddUtterances,
     DeleteRoute,
-    Mutation,
     PatchRoute,
     Proposal,
-    PutRoute,
     PutSettings,
     RemoveUtterances,
     Revision,
@@ -26,55 +22,9 @@ from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.blocks import BLOCK_SLOTS, order_by_route, plan_folds, runs_by_route
 from synaptoroute.tensor.coarse import ADVANCE_ROWS
+from tensor_nodes import DIM, Node, arrays, put, row
 
 pytestmark = pytest.mark.unit
-
-DIM = 8
-
-
-class Node:
-    """A table and a tensor that follow one log, and the rows in a dictionary."""
-
-    def __init__(self, settings: Settings | None = None) -> None:
-        self.table = RouteTable(settings or Settings(), DIM)
-        self.tensor = Tensor(DIM, self.table.settings)
-        self.rows: dict[int, bytes] = {}
-        self.at = START
-
-    def plan(self, mutation: Mutation) -> Change:
-        """Enact in the table and the dictionary only."""
-        self.at = Revision(1, self.at.seq + 1)
-        change = self.table.apply(Proposal(self.at.seq.to_bytes(16, "big"), mutation), self.at)
-        assert change.outcome.status == "applied"
-        keep_rows(self.rows, change)
-        return change
-
-    def apply(self, mutation: Mutation) -> None:
-        """Enact everywhere."""
-        self.tensor.apply(self.plan(mutation), self.at)
-
-    def put(self, name: str, seeds: range) -> None:
-        """Put a route of one row a seed."""
-        self.apply(put(name, seeds))
-
-    def assert_as_rebuilt(self) -> None:
-        """A node that boots from the rows has the same bytes."""
-        assert rebuilt(self.table, self.rows, DIM, self.at).checksum() == self.tensor.checksum()
-
-
-def row(seed: int) -> NDArray[np.float32]:
-    return unit_rows(1, DIM, seed)[0]
-
-
-def put(name: str, seeds: range) -> PutRoute:
-    texts = tuple(f"text {seed}" for seed in seeds)
-    return PutRoute(name, texts, tuple(row(seed).tobytes() for seed in seeds))
-
-
-def arrays(change: Change) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    slots = np.array([write.slot for write in change.writes], np.int64)
-    stored = b"".join(write.vector for write in change.writes)
-    return slots, np.frombuffer(stored, np.float32).reshape(len(slots), DIM)
 
 
 def test_empty_tensor_has_no_blocks() -> None:

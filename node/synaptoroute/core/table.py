@@ -69,6 +69,7 @@ class RouteTable:
         self.digest.add(settings_hash(self.settings))
         self._slots = FreeNumbers()
         self._route_ids = FreeNumbers()
+        self._chunk_hashes: dict[tuple[str, int], bytes] = {}
 
     @classmethod
     def restore(
@@ -369,18 +370,27 @@ class RouteTable:
         self.imports[staged.begin.import_id] = staged
         self.digest.add(import_hash(staged.begin))
         for chunk in staged.chunks:
-            self.digest.add(chunk_hash(chunk))
+            self._add_chunk(chunk)
 
     def _drop_import(self, import_id: str) -> None:
         staged = self.imports.pop(import_id)
         self.digest.remove(import_hash(staged.begin))
         for chunk in staged.chunks:
-            self.digest.remove(chunk_hash(chunk))
+            self._remove_chunk(chunk)
 
     def _stage_chunk(self, chunk: ImportChunk, staged: StagedImport, seq: int) -> None:
         self.imports[chunk.import_id] = with_chunk(staged, chunk, seq)
-        self.digest.add(chunk_hash(chunk))
+        self._add_chunk(chunk)
 
     def _unstage_chunk(self, chunk: ImportChunk, staged: StagedImport) -> None:
         self.imports[chunk.import_id] = staged
-        self.digest.remove(chunk_hash(chunk))
+        self._remove_chunk(chunk)
+
+    def _add_chunk(self, chunk: ImportChunk) -> None:
+        """Add a chunk to the digest; its hash is kept, for it is over all its vectors."""
+        hashed = self._chunk_hashes[chunk.import_id, chunk.number] = chunk_hash(chunk)
+        self.digest.add(hashed)
+
+    def _remove_chunk(self, chunk: ImportChunk) -> None:
+        hashed = self._chunk_hashes.pop((chunk.import_id, chunk.number), None)
+        self.digest.remove(hashed or chunk_hash(chunk))

@@ -65,6 +65,7 @@ class _Fill:
     """A slice of a change's rows, to be written before anyone can see them."""
 
     slots: NDArray[np.int64]
+    route_ids: NDArray[np.int64]
     vectors: NDArray[np.float32]
     at: Revision
     done: threading.Event
@@ -231,8 +232,8 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, vectors, at, done):
-                self.tensor.fill(slots, vectors, at)
+            case _Fill(slots, route_ids, vectors, at, done):
+                self.tensor.fill(slots, vectors, at, route_ids)
                 done.set()
             case _Show():
                 self._make_visible(item)
@@ -366,8 +367,9 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
     for start in range(0, len(writes), FILL_ROWS_MAX):
         part = writes[start : start + FILL_ROWS_MAX]
         slots = np.fromiter((write.slot for write in part), np.int64, len(part))
+        route_ids = np.fromiter((write.route_id for write in part), np.int64, len(part))
         vectors = as_rows([write.vector for write in part], dim)
-        yield _Fill(slots, vectors, at, threading.Event())
+        yield _Fill(slots, route_ids, vectors, at, threading.Event())
 
 
 def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:

@@ -10,6 +10,7 @@ scored alone needs no pairs, so they are made when queries are first scored toge
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -169,3 +170,22 @@ def plan_block(
     order, starts, route_ids = runs_by_route(own[:stop], route_ids_max)
     span = rows.span(base, base + aligned)
     return Block(base, span, order, starts, route_ids, base + stop)
+
+
+def checksum(
+    blocks: Sequence[Block],
+    owners: NDArray[np.int32],
+    route_ids: Slots,
+    centroids: NDArray[np.float32],
+) -> str:
+    """SHA-256 over owned rows, their owners and the routes' centroids, hexadecimal."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        own = owners[block.base_slot : block.slot_stop]
+        owned = np.flatnonzero(own != FREE)
+        digest.update((owned + block.base_slot).astype("<i8").tobytes())
+        digest.update(own[owned].astype("<i4").tobytes())
+        digest.update(block.rows[owned].astype("<f4").tobytes())
+    digest.update(route_ids.astype("<i8").tobytes())
+    digest.update(centroids.astype("<f4").tobytes())
+    return digest.hexdigest()

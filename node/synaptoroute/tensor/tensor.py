@@ -11,7 +11,6 @@ contents reached by different histories give equal bytes too (``checksum``).
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.tensor.blocks import FREE, Block, BlockPlans
+from synaptoroute.tensor.ahead import Ahead
+from synaptoroute.tensor.blocks import FREE, Block, BlockPlans, checksum
 from synaptoroute.tensor.centroids import Centroids
 from synaptoroute.tensor.coarse import ADVANCE_ROWS, CoarseRows
 from synaptoroute.tensor.slabs import Slabs, Slots
@@ -54,8 +54,6 @@ class Tensor:
         self.revision = revision
         self.slots_used = 0
         self._owners = np.full(self._rows.rows_mapped, FREE, np.int32)
-        self._ahead = np.zeros(self._rows.rows_mapped, np.bool_)
-        self._ahead_of: Revision | None = None
         self._thresholds = np.zeros(0)
         self._is_live = np.zeros(0, np.bool_)
         self._route_count = 0
@@ -63,6 +61,7 @@ class Tensor:
         self._records: dict[int, RouteRecord] = {}
         self._slots_of: dict[int, Slots] = {}
         self._centroids = Centroids(self._rows, self._slots_of)
+        self._ahead = Ahead(self._centroids, self._rows.rows_mapped)
         self._plans = BlockPlans()
 
     # --- what a query reads (``scoring.ScoringRows``) ---
@@ -176,7 +175,13 @@ class Tensor:
 
     # --- how it changes ---
 
-    def fill(self, slots: Slots, vectors: NDArray[np.float32], at: Revision) -> None:
+    def fill(
+        self,
+        slots: Slots,
+        vectors: NDArray[np.float32],
+        at: Revision,
+        route_ids: Slots | None = None,
+    ) -> None:
         """Write rows of the change that comes at ``at``, ahead of it.
 
         Call it for slices of a large change, between batches.  Rows that have a
@@ -187,16 +192,18 @@ class Tensor:
             slots: int64[n], each at most once.
             vectors: float32[n, dim], unit length.
             at: Place in the log of the change.
+            route_ids: Whose rows they will be, int64[n]; those of new routes are summed now.
         """
         self._reserve_slots(slots)
-        if self._ahead_of != at:
-            self._ahead[:] = False
-            self._ahead_of = at
+        self._ahead.begin(at)
         hidden = self._owners[slots] == FREE
         if not hidden.all():
             slots, vectors = slots[hidden], vectors[hidden]
+            route_ids = None if route_ids is None else route_ids[hidden]
         self._write(slots, vectors)
-        self._ahead[slots] = True
+        self._ahead.note(slots)
+        if route_ids is not None:
+            self._ahead.add(route_ids, slots, self.is_live)
 
     def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
         """Make a change visible, all of it.
@@ -212,10 +219,11 @@ class Tensor:
         slots = np.array([write.slot for write in change.writes], np.int64)
         top = self._reserve_slots(slots)
         assert top < self.settings.capacity_slots, "beyond capacity: a bug"
+        self._ahead.expect(at)
         self._centroids.pay(record.route_id for record in change.before)
         if change.before or change.deleted or change.freed:  # no other slot has an owner
             self._hide(change, slots)
-        self._write_rows(change.writes, slots, filled and self._ahead_of == at)
+        self._write_rows(change.writes, slots, filled and self._ahead.of == at)
         self._show(change, slots)
         self._put_records(change)
         self.revision = at
@@ -271,17 +279,8 @@ class Tensor:
 
     def checksum(self) -> str:
         """SHA-256 over owned rows, their owners and the centroids, hexadecimal."""
-        digest = hashlib.sha256()
-        for block in self.blocks():
-            owners = self._owners[block.base_slot : block.slot_stop]
-            owned = np.flatnonzero(owners != FREE)
-            digest.update((owned + block.base_slot).astype("<i8").tobytes())
-            digest.update(owners[owned].astype("<i4").tobytes())
-            digest.update(block.rows[owned].astype("<f4").tobytes())
         ids = np.flatnonzero(self._is_live)
-        digest.update(ids.astype("<i8").tobytes())
-        digest.update(self._centroids.read(ids).astype("<f4").tobytes())
-        return digest.hexdigest()
+        return checksum(self.blocks(), self._owners, ids, self._centroids.read(ids))
 
     # --- steps of a change ---
 
@@ -293,7 +292,7 @@ class Tensor:
         self._rows.reserve(top + 1)
         missing = self._rows.rows_mapped - len(self._owners)
         self._owners = np.concatenate([self._owners, np.full(missing, FREE, np.int32)])
-        self._ahead = np.concatenate([self._ahead, np.zeros(missing, np.bool_)])
+        self._ahead.reserve(self._rows.rows_mapped)
         return top
 
     def _reserve_routes(self, routes: int) -> None:
@@ -333,8 +332,9 @@ class Tensor:
     def _write_rows(self, writes: Sequence[SlotWrite], slots: Slots, filled: bool) -> None:
         """Copy the rows that were not filled ahead."""
         chosen = slots
+        written = self._ahead.take_written(slots)
         if filled:
-            missing = np.flatnonzero(~self._ahead[slots])
+            missing = np.flatnonzero(~written)
             writes, chosen = [writes[index] for index in missing.tolist()], slots[missing]
         if len(chosen):
             vectors = b"".join([write.vector for write in writes])
@@ -344,7 +344,6 @@ class Tensor:
                 self._coarse.write(chosen, rows)
             else:
                 self._coarse.note(chosen, self._rows)
-        self._ahead[slots] = False
 
     def _show(self, change: Change, slots: Slots) -> None:
         """Give the written rows their owners; few rows of new routes are summed later."""
@@ -353,14 +352,14 @@ class Tensor:
         self._owners[slots] = owners
         self.slots_used += len(slots)
         self._plans.mark_stale(slots)
+        due = ~self._ahead.take_summed(slots)
         new = [each.route_id for each in change.put if each.route_id not in self._records]
-        if new and len(slots) <= LATER_ROWS_MAX:
+        if new and len(slots) <= LATER_ROWS_MAX and due.all():
             self._centroids.owe(np.array(new, np.int64))
             if len(new) == len(change.put):
                 return
-            known = ~np.isin(owners, new)
-            owners, slots = owners[known], slots[known]
-        self._centroids.move(owners, slots, 1.0)
+            due = ~np.isin(owners, new)
+        self._centroids.move(owners[due], slots[due], 1.0)
 
     def _put_records(self, change: Change) -> None:
         """Replace records, and the centroids of those whose rows changed."""
