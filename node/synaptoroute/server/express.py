@@ -15,11 +15,12 @@ functions.  Rule 3: a client that goes away takes its query along.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from synaptoroute.errors import Overloaded, SynaptoRouteError
@@ -62,6 +63,21 @@ _OVERLOADED: Final = STATUS_BY_CODE[Overloaded.code]
 
 
 @dataclass(frozen=True, slots=True)
+class PlainHead:
+    """What a plain query's head says, read once.
+
+    Attributes:
+        wish: How it is to be answered.
+        last: Headers; of one that is sent twice the last.
+        size_bytes_max: The longest body that it may have.
+    """
+
+    wish: Wish
+    last: Mapping[bytes, bytes]
+    size_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Asking:
     """One request, how to answer it, and its way through the door."""
 
@@ -83,33 +99,47 @@ class Express:
         """Whether a request may be for here, as far as its first line tells."""
         return cycle.scope["path"] == PATH and cycle.scope["method"] == "POST"
 
-    def take(self, cycle: RequestResponseCycle, send: SendBytes) -> asyncio.Future[Match] | bool:
+    def read(self, scope: HTTPScope) -> PlainHead | None:
+        """Read a head; None where it asks for anything out of the ordinary.
+
+        Raises:
+            InvalidParameter: The deadline is malformed.
+        """
+        # Of a header that is sent twice the first counts, as it does in the framework.
+        headers = dict(reversed(scope["headers"]))  # type: ignore[call-overload]
+        bytes_max = self._runtime.config.body_bytes_max
+        if not is_plain(headers, scope["query_string"], bytes_max) or not is_plain_json(headers):
+            return None
+        return PlainHead(wish_of(headers), dict(scope["headers"]), bytes_max)
+
+    def take(
+        self, cycle: RequestResponseCycle, send: SendBytes, head: PlainHead | None = None
+    ) -> asyncio.Future[Match] | bool:
         """Answer a request whose body is there.
 
         Args:
             cycle: The request.
             send: Sends a whole answer on its connection.
+            head: What ``read`` gave of its head, if anybody has asked.
 
         Returns:
             True where it is answered, the future after which it will be, or false where it
             is not for here and nothing has happened.
         """
-        runtime, scope = self._runtime, cycle.scope
+        runtime = self._runtime
         if not runtime.is_open or runtime.is_draining or not runtime.node.isprintable():
             return False
-        # Of a header that is sent twice the first counts, as it does in the framework.
-        headers = dict(reversed(scope["headers"]))  # type: ignore[call-overload]
-        body, bytes_max = bytes(cycle.body), runtime.config.body_bytes_max
-        if not is_plain(headers, scope["query_string"], bytes_max) or len(body) > bytes_max:
-            return False
-        if not is_plain_json(headers):
-            return False
-        last = dict(scope["headers"])
-        asking = _Asking(cycle, send, Visit(request_id(last.get(b"x-request-id")), PATH))
+        asking: _Asking | None = None
         try:
-            asking.visit.key_name = authorize(runtime.keys, "POST", PATH, last)
-            return self._answer(asking, body, wish_of(headers))
+            head, body = head or self.read(cycle.scope), bytes(cycle.body)
+            if head is None or len(body) > head.size_bytes_max:
+                return False
+            visit = Visit(request_id(head.last.get(b"x-request-id")), PATH)
+            asking = _Asking(cycle, send, visit)
+            visit.key_name = authorize(runtime.keys, "POST", PATH, head.last)
+            return self._answer(asking, body, head.wish)
         except Overloaded as error:
+            assert asking is not None, "no head is too much: this is a bug"
             self._refuse(asking, error)
             return True
         except SynaptoRouteError:

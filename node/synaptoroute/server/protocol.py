@@ -17,8 +17,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from synaptoroute.models import Match
-from synaptoroute.server.express import Express
+from synaptoroute.server.express import Express, PlainHead
 from synaptoroute.server.hot_query import PATH
+from synaptoroute.server.known_head import KnownHead, known_head
 from synaptoroute.web.problems import PROBLEM_JSON, Problem
 
 URL_BYTES_MAX: Final = 8_192
@@ -111,6 +112,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._is_parsing = False
         self._held: tuple[RequestResponseCycle, Any] | None = None
         self._answering: asyncio.Future[Match] | None = None
+        self._known: KnownHead | None = None
+        self._is_between = False
+        self._is_tried = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or say that there are too many."""
@@ -132,40 +136,79 @@ class LimitedProtocol(HttpToolsProtocol):
         """Parse what arrived, unless the connection was refused already."""
         if self.transport.is_closing():
             return
+        known, self._known, self._is_tried = self._known, None, False
+        if known is not None and self._is_answered_again(known, data):
+            self._known = known
+            return
         self._is_parsing = True
         try:
             super().data_received(data)
         finally:
             self._is_parsing = False
         if self._held is not None:
-            self._release(*self._held)
+            cycle, app = self._held
+            if self._release(cycle, app) and self._is_between and self._express is not None:
+                done, read = self.on_response_complete, self._express.read
+                self._known = known_head(data, cycle, done, read)
         if self._is_in_head and self._head_timer is None:
             self._await_head()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin to answer; a plain query is held until all that has arrived is parsed."""
-        if self._is_parsing and self._express is not None and self._express.is_for(cycle):
+        may_hold = self._is_parsing and not self._is_tried and self._express is not None
+        if may_hold and Express.is_for(cycle):
             self._held = (cycle, app)
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _release(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _release(self, cycle: RequestResponseCycle, app: Any) -> bool:
         """Answer a held query the short way if it is whole, else the usual one."""
         self._held = None
         is_whole = not (cycle.more_body or cycle.waiting_for_100_continue)
+        if is_whole and not self.flow.write_paused and self._is_taken(cycle):
+            return True
+        super()._start_asgi_task(cycle, app)
+        return False
+
+    def _is_taken(self, cycle: RequestResponseCycle, head: PlainHead | None = None) -> bool:
+        """Whether a whole query is answered the short way, or will be."""
         taken: asyncio.Future[Match] | bool = False
-        if self._express is not None and is_whole and not self.flow.write_paused:
-            taken = self._express.take(cycle, self._joined.send)
-        if taken is False:
-            super()._start_asgi_task(cycle, app)
-        elif taken is not True:
+        if self._express is not None:
+            taken = self._express.take(cycle, self._joined.send, head)
+        if not isinstance(taken, bool):
             self._answering = taken
+        return taken is not False
+
+    def _is_answered_again(self, known: KnownHead, data: bytes) -> bool:
+        """Whether these bytes are a query with a head that is known, and were taken.
+
+        Only where the parser stands between two requests and nothing waits for an answer,
+        and only the short way; else nothing has happened.
+        """
+        is_free = self._is_between and self.cycle.response_complete and not self.pipeline
+        body = known.body_in(data) if is_free and not self.flow.write_paused else None
+        if body is None:
+            return False
+        before = self.cycle
+        self.cycle = known.renew(body, self.server_state.default_headers)
+        self._unset_keepalive_if_required()
+        if self._is_taken(self.cycle, known.plain):
+            return True
+        known.cycle.response_complete = self._is_tried = True
+        self.cycle = before
+        return False
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._head_bytes = 0
         self._is_in_head = True
+        self._is_between = False
+
+    def on_message_complete(self) -> None:
+        """A request was parsed to its end."""
+        super().on_message_complete()
+        self._is_between = True
 
     def on_url(self, url: bytes) -> None:
         """Count the URL."""
