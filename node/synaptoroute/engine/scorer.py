@@ -329,9 +329,12 @@ class Scorer:
         if batch.error is not None:
             return [(query, _encoder_failed(batch.error)) for query in queries]
         try:
-            rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+            embeddings = batch.embeddings
+            if len(queries) > len(waiters):  # of one text each has the same row
+                rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+                embeddings = embeddings[rows]
             specs = [query.spec(self.tensor.routes) for query in queries]
-            rankings = rank(self.tensor, batch.embeddings[rows], specs, self._scratch)
+            rankings = rank(self.tensor, embeddings, specs, self._scratch)
             version = str(self.tensor.revision)
             return [
                 (query, match_of(query, ranking, self.tensor, version, self.node))
