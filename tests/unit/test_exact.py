@@ -11,6 +11,7 @@ from naive_scoring import add_by_halving, naive_dot
 from route_sets import unit_rows
 from synaptoroute.exact import (
     GRID,
+    FewDots,
     byte_error,
     byte_steps,
     dot_error,
@@ -40,6 +41,18 @@ def test_dot_is_the_same_in_any_company() -> None:
 
     assert alone == dots(left, right).tolist()
     assert alone[::-3] == dots(left[::-3], right[::-3]).tolist()
+
+
+def test_few_dots_are_the_same_dots() -> None:
+    """Kept memory changes no bit, whatever was in it, and more shapes than are kept do not."""
+    few_dots = FewDots()
+    for seed, dim in enumerate((1, 2, 3, 5, 100, 384, 1)):
+        query = unit_rows(1, dim, seed)
+        for count in (*range(1, 41), 3, 7):
+            rows = unit_rows(count, dim, 100 * seed + count)
+            found = few_dots(rows, query.T.astype(np.float64))
+
+            assert dots(rows, query).tolist() == found
 
 
 def test_float32_products_stay_within_the_bound() -> None:

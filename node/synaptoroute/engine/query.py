@@ -87,7 +87,7 @@ class Records(Protocol):
 
 
 def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: str) -> Match:
-    """Make the answer to one query.  Runs on the scorer thread."""
+    """Make the answer to one query.  Runs in the scorer's turn."""
     shown = ranking.best or (ranking.top[0] if ranking.top else None)
     if shown is None:
         reason: MatchReason = "no_routes" if not rows.routes else "filter_empty"

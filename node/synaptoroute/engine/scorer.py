@@ -1,7 +1,8 @@
 """The scorer: the one thread that owns the tensor.
 
 It makes changes visible and scores batches, one after the other, so a batch sees
-exactly one position and no lock guards the tensor.  A large change is filled in
+exactly one position.  While it waits for work, a lane may take its turn to answer the
+one query that is on its way (ADR 0026).  A large change is filled in
 slices into rows that nobody can see yet, between batches, and then becomes visible
 in one short step.
 """
@@ -115,14 +116,22 @@ class Scorer:
         self._batcher = batcher
         self._waiters = waiters
         self._inbox: Inbox[_Item] = Inbox()
+        self._turn = threading.Lock()  # held by whoever reads or writes the tensor
         self._thread: threading.Thread | None = None
         self.published = self._publication(position, digest)
 
     # --- from any thread -------------------------------------------------------
 
     def deliver(self, batch: Batch) -> None:
-        """Hand over an embedded batch."""
-        self._inbox.put(batch)
+        """Hand over an embedded batch, or answer it here in the scorer's stead."""
+        is_lone = self._batcher.queue_requests == 1 and self.is_alive and not len(self._inbox)
+        if not (is_lone and self._turn.acquire(blocking=False)):
+            self._inbox.put(batch)
+            return
+        try:
+            self._answer(batch)
+        finally:
+            self._turn.release()
 
     def show(self, commits: Sequence[Commit]) -> None:
         """Hand over durable commits, in order, to be made visible.
@@ -199,7 +208,8 @@ class Scorer:
     def _run(self) -> None:
         try:
             while (item := self._next()) is not None:
-                self._do(item)
+                with self._turn:
+                    self._do(item)
         finally:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
@@ -218,7 +228,8 @@ class Scorer:
                 return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
                 if not self.is_applying():
-                    self.tensor.prepare()
+                    with self._turn:
+                        self.tensor.prepare()
         return self._inbox.get()
 
     def drain(self) -> None:
@@ -330,9 +341,12 @@ class Scorer:
         if batch.error is not None:
             return [(query, _encoder_failed(batch.error)) for query in queries]
         try:
-            rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+            embeddings = batch.embeddings
+            if len(queries) > len(waiters):  # of one text each has the same row
+                rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+                embeddings = embeddings[rows]
             specs = [query.spec(self.tensor.routes) for query in queries]
-            rankings = rank(self.tensor, batch.embeddings[rows], specs, self._scratch)
+            rankings = rank(self.tensor, embeddings, specs, self._scratch)
             version = str(self.tensor.revision)
             return [
                 (query, match_of(query, ranking, self.tensor, version, self.node))

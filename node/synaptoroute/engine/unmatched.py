@@ -35,7 +35,7 @@ class UnmatchedQuery:
 
 
 class Unmatched:
-    """A bounded list; written on the scorer's thread, read from any.
+    """A bounded list; written in the scorer's turn, read from any.
 
     Args:
         kept: How many are kept; 0 keeps none.

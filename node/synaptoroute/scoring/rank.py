@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -36,6 +37,9 @@ _CENTRED: Final = ("blend", "mean", "centroid")
 _CLOSE_ROWS_MAX: Final = 512
 """Utterances a query that bytes may leave; of more, float32 leaves fewer for less."""
 
+_ROUNDED_UP: Final = 1.0 + 2.0**-12
+"""Makes a length that float32 added up, of thousands of components, no shorter than it is."""
+
 _REFINE_ROWS: Final = 32
 _REFINE_ROWS_A_QUERY: Final = 4
 """Utterances that are scored exactly at once; of more, float32 drops most first."""
@@ -61,18 +65,31 @@ def rank(
         One ranking a query, in order.
     """
     assert queries.shape == (len(specs), rows.dim), "one vector and one spec a query"
-    exact = queries.astype(np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
-    assert bool(np.isfinite(lengths).all()), "an encoder gave a vector that is not finite"
-    if not rows.is_live.any():
+    lengths = _lengths(queries)
+    if not np.count_nonzero(rows.is_live):
         return [Ranking() for _ in specs]
     scratch = scratch or Scratch()
+    if len(specs) == 1:
+        return _rank_part(rows, queries, lengths, specs, scratch)
     rankings: list[Ranking] = []
     step = queries_per_scan(rows)
     for start in range(0, len(specs), step):
         part = slice(start, start + step)
         rankings += _rank_part(rows, queries[part], lengths[part], specs[part], scratch)
     return rankings
+
+
+def _lengths(queries: Float32s) -> Float64s:
+    """Lengths of queries, float64[n], never too small by what is left out of an error."""
+    if len(queries) == 1:
+        lengths = np.array([math.sqrt(float(queries[0].dot(queries[0])) * _ROUNDED_UP)])
+        are_finite = math.isfinite(lengths[0])
+    else:
+        exact = queries.astype(np.float64)
+        lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+        are_finite = bool(np.isfinite(lengths).all())
+    assert are_finite, "an encoder gave a vector that is not finite"
+    return lengths
 
 
 def _rank_part(
@@ -93,7 +110,7 @@ def _rank_part(
     scan = scan_bytes(rows, queries, lengths, scratch)
     if scan is not None:
         upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
-        if ranking := _alone(rows, queries, scan, upper, error, allowed, specs):
+        if ranking := _alone(rows, queries, scan, upper, error, allowed, specs, scratch):
             return [ranking]
         pairs = _close(rows, scan, upper, error, specs)
         scratch.judge(was_useful=len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs))
@@ -103,7 +120,7 @@ def _rank_part(
             return _decide(rows, queries, specs, pairs, route_counts)
     scan = scan_rows(rows, queries, lengths, scratch)
     upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
-    if ranking := _alone(rows, queries, scan, upper, error, allowed, specs):
+    if ranking := _alone(rows, queries, scan, upper, error, allowed, specs, scratch):
         return [ranking]
     return _decide(rows, queries, specs, _close(rows, scan, upper, error, specs), route_counts)
 
@@ -116,11 +133,14 @@ def _alone(
     error: Float64s,
     allowed: Mask | None,
     specs: Sequence[QuerySpec],
+    scratch: Scratch,
 ) -> Ranking | None:
     """Answer a query that is alone and asks for nothing special, if that is easy."""
     if len(specs) > 1 or allowed is not None or rows.settings.aggregation == "topk":
         return None
-    return rank_single(rows, queries, scan, upper[0], float(error[0]), specs[0].limit)
+    return rank_single(
+        rows, queries, scan, upper[0], float(error[0]), specs[0].limit, scratch.few_dots
+    )
 
 
 def _upper_scores(

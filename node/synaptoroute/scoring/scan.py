@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.exact import byte_error, byte_steps, dot_error, to_digits
+from synaptoroute.exact import FewDots, byte_error, byte_steps, dot_error, to_digits
 from synaptoroute.scoring.values import (
     Float32s,
     Float64s,
@@ -36,6 +36,7 @@ QUERIES_PER_SCAN_MAX: Final = 64
 _PRODUCT_MAX: Final = 1_000_000
 _VECTOR_PRODUCT_MAX: Final = 9_000
 _ROWS_ALIGNED: Final = 128
+_CENTROIDS_ALIGNED: Final = 16
 _INT32_MIN: Final = -(2**31)
 _RESTS_MAX: Final = 1_024
 Number = TypeVar("Number", np.float32, np.int32)
@@ -43,6 +44,9 @@ Number = TypeVar("Number", np.float32, np.int32)
 
 class Scratch:
     """What is kept from batch to batch; one thread's own.
+
+    Attributes:
+        few_dots: Multiplies a handful of rows with one query.
 
     Args:
         integer_product: Lets scans be of bytes.
@@ -55,6 +59,7 @@ class Scratch:
         bytes_rows_min: int = BYTES_ROWS_MIN,
     ) -> None:
         self.bytes_rows_min = bytes_rows_min
+        self.few_dots = FewDots()
         self._floats = np.empty(0, np.float32)
         self._product = integer_product
         self._rests_left = 0
@@ -153,20 +158,24 @@ def scan_bytes(
 def scan_centroids(rows: ScoringRows, queries: Float32s) -> Float32s:
     """Compare every centroid with every query: float32[routes, n]."""
     columns = np.ascontiguousarray(queries.T)
+    route_count = len(rows.is_live)
     spans = rows.centroid_spans()
     aligned = sum(len(centroids) for _, centroids in spans)
     similarities = np.empty((aligned, len(queries)), np.float32)
-    for first_id, centroids in spans:
-        _multiply(centroids, columns, similarities[first_id : first_id + len(centroids)])
-    return similarities[: len(rows.is_live)]
+    if len(spans) == 1 and len(queries) == 1:
+        least = -(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED
+        _multiply(spans[0][1][:least], columns, similarities[:least], _CENTROIDS_ALIGNED)
+    else:
+        for first_id, centroids in spans:
+            _multiply(centroids, columns, similarities[first_id : first_id + len(centroids)])
+    return similarities[:route_count]
 
 
 def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
     """Keep the largest similarity of every route, [routes, n]."""
     blocks = rows.blocks()
     route_count, query_count = len(rows.is_live), similarities.shape[1]
-    lowest = -2 if similarities.dtype == np.float32 else _INT32_MIN
-    largest = np.full((route_count, query_count), lowest, similarities.dtype)
+    largest: NDArray[Number] | None = None
     for block in blocks:
         part = similarities[block.base_slot : block.base_slot + len(block.rows)]
         if query_count == 1:
@@ -179,7 +188,11 @@ def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
                 )
         if len(block.route_ids) == route_count and len(blocks) == 1:
             return part
+        if largest is None:
+            lowest = -2 if similarities.dtype == np.float32 else _INT32_MIN
+            largest = np.full((route_count, query_count), lowest, similarities.dtype)
         largest[block.route_ids] = np.maximum(largest[block.route_ids], part)
+    assert largest is not None, "a live route without a row: this is a bug"
     return largest
 
 
@@ -189,10 +202,11 @@ def _span(rows: ScoringRows) -> int:
     return blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0
 
 
-def _multiply(left: Float32s, columns: Float32s, out: Float32s) -> None:
+def _multiply(
+    left: Float32s, columns: Float32s, out: Float32s, height: int = _ROWS_ALIGNED
+) -> None:
     """Write ``left @ columns`` to ``out``, as a stack of small products."""
     most = _PRODUCT_MAX if columns.shape[1] > 1 else _VECTOR_PRODUCT_MAX
-    height = _ROWS_ALIGNED
     while height > 1 and height * columns.size > most:
         height //= 2
     stack = left.reshape(-1, height, left.shape[1])

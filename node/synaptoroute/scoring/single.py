@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.exact import dots
+from synaptoroute.exact import FewDots
 from synaptoroute.scoring.scan import Scan
 from synaptoroute.scoring.values import Float32s, Float64s, Ranking, RouteScore, ScoringRows
 
@@ -20,7 +20,13 @@ _ROWS_MAX: Final = 32
 
 
 def rank_single(
-    rows: ScoringRows, query: Float32s, scan: Scan, upper: Float64s, error: float, limit: int
+    rows: ScoringRows,
+    query: Float32s,
+    scan: Scan,
+    upper: Float64s,
+    error: float,
+    limit: int,
+    few_dots: FewDots,
 ) -> Ranking | None:
     """Rank all routes for one query, of which every id is in use.
 
@@ -31,23 +37,26 @@ def rank_single(
         upper: Approximate scores, float64[routes].
         error: Their bound.
         limit: How many routes to list.
+        few_dots: The calling thread's own.
 
     Returns:
         None where this case needs the way of a batch.
     """
     first = int(upper.argmax())
     least = len(upper) - min(limit + 1, len(upper))
-    candidates = upper >= np.partition(upper, least)[least] - 2.0 * error
-    if upper[first] < rows.thresholds[first] + error:
+    leading = upper.copy()
+    leading.partition(least)
+    candidates = upper >= leading.item(least) - 2.0 * error
+    if upper.item(first) < rows.thresholds.item(first) + error:
         # A lower route with a lower threshold may be the best that passes.
         candidates |= upper >= rows.thresholds - error
-    route_ids = candidates.nonzero()[0]
+    route_ids = candidates.nonzero()[0].tolist()
     if len(route_ids) > _ROUTES_MAX:
         return None
-    slots, counts = _close_slots(rows, route_ids.tolist(), scan)
+    slots, counts = _close_slots(rows, route_ids, scan)
     if len(slots) > _ROWS_MAX:
         return None
-    standing = _exact_scores(rows, query, route_ids.tolist(), slots, counts)
+    standing = _exact_scores(rows, query, route_ids, slots, counts, few_dots)
     standing.sort(key=_order)
     best = next((score for score in standing if score.score >= score.threshold), None)
     winner = best or standing[0]
@@ -65,23 +74,28 @@ def _close_slots(
     counts: list[int] = []
     for route_id in route_ids:
         own = rows.slots_of(route_id)
-        values = similarities[own].tolist()
+        values = similarities.take(own).tolist()
         bar = max(values) - margin
-        close = [at for at, value in enumerate(values) if value >= bar]
-        slots += own[close].tolist()
+        close = [own.item(at) for at, value in enumerate(values) if value >= bar]
+        slots += close
         counts.append(len(close))
     return slots, counts
 
 
 def _exact_scores(
-    rows: ScoringRows, query: Float32s, route_ids: list[int], slots: list[int], counts: list[int]
+    rows: ScoringRows,
+    query: Float32s,
+    route_ids: list[int],
+    slots: list[int],
+    counts: list[int],
+    few_dots: FewDots,
 ) -> list[RouteScore]:
     """Score the routes exactly."""
     is_blend = rows.settings.aggregation == "blend"
     vectors = rows.vectors_of(np.array(slots))
     if is_blend:
         vectors = np.concatenate([vectors, rows.centroids_of(np.array(route_ids))])
-    values = dots(vectors, query).tolist()
+    values = few_dots(vectors, query.T.astype(np.float64))
     thresholds = rows.thresholds
     scores: list[RouteScore] = []
     start = 0
@@ -90,7 +104,7 @@ def _exact_scores(
         largest = max(own)
         score = (largest + values[len(slots) + place]) / 2.0 if is_blend else largest
         slot = slots[start + own.index(largest)]
-        scores.append(RouteScore(route_id, score, float(thresholds[route_id]), slot, largest))
+        scores.append(RouteScore(route_id, score, thresholds.item(route_id), slot, largest))
         start += count
     return scores
 

@@ -124,6 +124,7 @@ class BlockPlans:
     def __init__(self) -> None:
         self._blocks: list[Block | None] = []
         self._stale: set[int] = set()
+        self._present: list[Block] | None = []
 
     def mark_stale(self, slots: Slots) -> None:
         """Note which blocks must be planned again before the next query."""
@@ -133,6 +134,7 @@ class BlockPlans:
         while len(self._blocks) <= max(numbers):
             self._blocks.append(None)
         self._stale.update(numbers)
+        self._present = None
 
     @property
     def is_behind(self) -> bool:
@@ -149,11 +151,13 @@ class BlockPlans:
     def planned(
         self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
     ) -> Sequence[Block]:
-        """Blocks that hold at least one owned row, in slot order."""
-        for number in self._stale:
-            self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
-        self._stale.clear()
-        return [block for block in self._blocks if block is not None]
+        """Blocks that hold at least one owned row, in slot order; to be read at once."""
+        if self._present is None:
+            for number in self._stale:
+                self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
+            self._stale.clear()
+            self._present = [block for block in self._blocks if block is not None]
+        return self._present
 
 
 def plan_block(

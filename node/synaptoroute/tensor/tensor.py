@@ -1,7 +1,7 @@
 """The serving view of the route set: everything a query needs and nothing else.
 
-Rule 1: one thread owns it; it applies changes between batches and scores with
-the same thread, so a batch sees exactly one revision and no lock is needed.
+Rule 1: one thread at a time has it, by the scorer's turn; changes are applied between
+batches, so a batch sees exactly one revision, and no lock is needed in here.
 Rule 2: a row that a query can see is never half written: rows of a large change
 are filled while nobody owns them, and ``apply`` makes the whole change visible.
 Rule 3: what a change costs depends on what it touches, never on what is there.
@@ -38,8 +38,8 @@ class Tensor:
     """Rows, their owners, and the routes as queries see them.
 
     Invariants: a slot has one owner or none; the owners are those that the
-    records name; every route's centroid is that of its rows.  Runs on the
-    scorer thread.
+    records name; every route's centroid is that of its rows.  Runs in the
+    scorer's turn.
     """
 
     def __init__(self, dim: int, settings: Settings | None = None) -> None:
