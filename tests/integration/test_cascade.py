@@ -6,6 +6,7 @@ Method: the real encoder, a table of its frequent tokens, real routers, SQLite a
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,6 +140,31 @@ async def test_static_answers_do_not_wait_for_a_lane() -> None:
         assert sure.route == match.route
         assert len(waiting) > 100
         await asyncio.gather(*slow)
+
+
+async def test_query_that_a_write_overtakes_is_judged_where_it_is_answered() -> None:
+    """The stage is a function of text and position, whenever the encoder was done."""
+    text = "please cancel my music on the flight"
+    async with router_with() as router:
+        await router.aimport(stream(things()))
+        await switch(router)
+        await state(router, "on")
+        assert "encoder" == (await router.aquery(text, explain=True)).stage
+        scorer, go_on = router._engine.scorer, threading.Event()
+        held = scorer.call(lambda _: go_on.wait(30))
+        await until(held.running)
+        write = asyncio.ensure_future(router.aadd_utterances("music", [text]))
+        await until(lambda: len(scorer._inbox) == 1)
+        query = asyncio.ensure_future(router.aquery(text, explain=True, use_cache=False))
+        await until(lambda: len(scorer._inbox) == 2)
+        go_on.set()
+        written, overtaken = await write, await query
+        after = await router.aquery(text, explain=True)
+
+        assert (written.version, "music", "static") == (
+            overtaken.version, overtaken.route, overtaken.stage,
+        )  # fmt: skip
+        assert after == overtaken
 
 
 async def test_filtered_queries_and_long_lists_are_the_encoders() -> None:

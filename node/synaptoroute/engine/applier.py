@@ -176,8 +176,10 @@ class Applier:
                 group: list[Proposal | Heard] = [item]
                 item = self._collect(group)
                 self.is_applying = True
-                self.apply(group)
-                self.is_applying = False
+                try:
+                    self.apply(group)
+                finally:
+                    self.is_applying = False
             if isinstance(item, Nothing):
                 item = self._inbox.get()
 

@@ -137,33 +137,52 @@ class Cascade:
 
         Together they cost less, and each is answered as if it were alone.
         """
-        answers: list[Match | None] = [None] * len(queries)
+        asked = [query for query in queries if query.routes is None]
+        found = self._look_at(asked, node)
+        self._static += len(found)
+        self._deferred += sum(query.look is not None and not query.look.is_sure for query in asked)
+        return [found.get(id(query)) for query in queries]
+
+    def answer_again(self, queries: Sequence[Query], node: str) -> list[Match | None]:
+        """Judge queries once more that come back from the encoder, if the position moved.
+
+        What was visible when they were asked is not what their answer is of.  Runs in the
+        scorer's turn, when no position moves.
+        """
+        routes = self._routes if self._state == "on" else None
+        at = None if routes is None else routes.revision
+        moved = [query for query in queries if query.looked_at != at and query.routes is None]
+        for query in moved:
+            query.look, query.looked_at = None, None
+        found = self._look_at(moved, node) if moved else {}
+        self._static += len(found)
+        return [found.get(id(query)) for query in queries]
+
+    def _look_at(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
+        """Tell every query what the static stage sees, and give the answers that are sure."""
         encoder = self._encoder
-        asked = [n for n, query in enumerate(queries) if query.routes is None]
-        if self._state != "on" or encoder is None or not asked:
-            return answers
-        tokens = encoder.tokenize([queries[number].text for number in asked])
-        for number, own in zip(asked, tokens, strict=True):
-            queries[number].tokens, queries[number].tokens_of = own, encoder
-        embeddings = self._tables[encoder.fingerprint][0].embed_all(tokens)
-        limits = [queries[number].candidates for number in asked]
+        if self._state != "on" or encoder is None or not queries:
+            return {}
+        new = [query for query in queries if query.tokens_of is not encoder]
+        for query, tokens in zip(new, encoder.tokenize([each.text for each in new]), strict=True):
+            query.tokens, query.tokens_of = tokens, encoder
+        table, _ = self._tables[encoder.fingerprint]
+        embeddings = table.embed_all([query.tokens for query in queries])
+        limits = [query.candidates for query in queries]
         with self._lock:
             routes, judged = self._routes, self._calibration
             if self._state != "on" or routes is None or judged is None or judged.guard is None:
-                return answers
+                return {}
             if encoder is not self._encoder:
-                return answers
+                return {}
             version = str(routes.revision)
+            found = {}
             looks = routes.look(embeddings, judged.guard, limits)
-            for number, look in zip(asked, looks, strict=True):
-                query = queries[number]
-                query.look = look
+            for query, look in zip(queries, looks, strict=True):
+                query.look, query.looked_at = look, routes.revision
                 if look.ranking is not None:
-                    answers[number] = match_of(query, look.ranking, routes, version, node)
-            static = sum(look.is_sure for look in looks)
-            self._static += static
-            self._deferred += len(looks) - static
-        return answers
+                    found[id(query)] = match_of(query, look.ranking, routes, version, node)
+        return found
 
     def built_of(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
         """Embed the route set of a tensor that nobody changes meanwhile; see ``built``."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.mutation import Revision
 from synaptoroute.models import Candidate, Match, MatchReason
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, StaticLook
 
@@ -40,7 +41,8 @@ class Query:
         loop: That event loop.
         tokens: Its tokens, where the static stage made them.
         tokens_of: For which encoder.
-        look: What the static stage saw, where the cascade is on.
+        look: What the static stage saw, where the cascade is on,
+        looked_at: and at which place of the log.
     """
 
     text: str
@@ -54,6 +56,7 @@ class Query:
     tokens: Any = field(default=None, repr=False)
     tokens_of: Any = field(default=None, repr=False)
     look: StaticLook | None = None
+    looked_at: Revision | None = None
 
     @property
     def is_abandoned(self) -> bool:

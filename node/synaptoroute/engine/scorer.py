@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -348,9 +349,10 @@ class Scorer:
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
             version = str(self.tensor.revision)
+            sure = self.cascade.answer_again(queries, self.node) if self.cascade else repeat(None)
             return [
-                (query, match_of(query, ranking, self.tensor, version, self.node))
-                for query, ranking in zip(queries, rankings, strict=True)
+                (query, known or match_of(query, ranking, self.tensor, version, self.node))
+                for query, ranking, known in zip(queries, rankings, sure, strict=False)
             ]
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
