@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from routers import many, route, running, stream
+from routers import many, route, running, stream, until
 from synaptoroute.core.mutation import ImportChunk
 from synaptoroute.errors import ImportRejected
 from synaptoroute.models import Route
@@ -57,6 +57,8 @@ async def test_several_chunks_are_on_their_way_at_a_time(monkeypatch: pytest.Mon
         under_way += 1
         most = max(most, under_way)
         try:
+            if isinstance(mutation, ImportChunk):  # the first wait for company
+                await until(lambda: most >= STAGES_MAX)
             await stage(self, mutation, guard)
         finally:
             under_way -= 1
