@@ -198,7 +198,7 @@ def measure(options: Options) -> dict[str, Any]:
     corpus = read_corpus(options.data)
     routes = corpus.draw(10, SEED)
     texts = corpus.queries(4_096, SEED)
-    seconds, count = options.pick((4.0, 4), (1.5, 2), (0.2, 1))
+    seconds, count = options.pick((2.5, 8), (1.5, 2), (0.2, 1))
     figures: dict[str, Any] = {"rounds": count}
     with (
         tempfile.TemporaryDirectory() as folder,
