@@ -19,6 +19,7 @@ from synaptoroute.cluster.orders import Order, OrderKind
 from synaptoroute.cluster.presence import NodeSeen
 from synaptoroute.cluster.redis_log import RedisLog
 from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.generations import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
@@ -131,9 +132,7 @@ class Reconciler:
     async def stop(self) -> None:
         """Stop, and give the lease back."""
         tasks = [*self._tasks, *([self._backing] if self._backing else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*map(end_task, tasks))
         await self.tenure.release()
 
     async def _turns(self) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from synaptoroute.cluster.audits import AuditReport
 from synaptoroute.cluster.orders import ORDER_AGE_MS_MAX, Order
+from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Audit
 from synaptoroute.core.step import State
@@ -63,9 +64,7 @@ class Duties:
 
     async def close(self) -> None:
         """Give up what is under way; an order is begun again at the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*map(end_task, tuple(self._tasks)))
 
     async def count_orphans(self) -> None:
         """Count what recoveries left behind, after it may have changed.

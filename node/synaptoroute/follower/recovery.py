@@ -26,6 +26,7 @@ from synaptoroute.cluster.recoveries import (
     Survey,
 )
 from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
@@ -103,8 +104,7 @@ class Recovery:
     async def close(self) -> None:
         """Give up; another node goes on, or this one after its restart."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_task(self._task)
 
     async def _run(self) -> None:
         try:
