@@ -89,8 +89,8 @@ def measure(options: Options) -> dict[str, Any]:
     corpus = read_corpus(options.data)
     routes = corpus.draw(UTTERANCES, SEED)
     texts = corpus.queries(4_096, SEED)
-    seconds = options.pick(4.0, 1.5, 0.2)
-    count = options.pick(5, 2, 1)
+    seconds = options.pick(2.0, 1.5, 0.2)
+    count = options.pick(11, 2, 1)
     names = (OURS, OURS_OPENVINO, OURS_FLOAT32, SEMANTIC_ROUTER, ORIGINAL)
     with contenders(names, options) as running:
         for process in running.values():
