@@ -139,8 +139,10 @@ class Cascade:
         """
         asked = [query for query in queries if query.routes is None]
         found = self._look_at(asked, node)
-        self._static += len(found)
-        self._deferred += sum(query.look is not None and not query.look.is_sure for query in asked)
+        left = sum(query.look is not None and not query.look.is_sure for query in asked)
+        with self._lock:  # other loops and the scorer count as well
+            self._static += len(found)
+            self._deferred += left
         return [found.get(id(query)) for query in queries]
 
     def answer_again(self, queries: Sequence[Query], node: str) -> list[Match | None]:
@@ -154,8 +156,11 @@ class Cascade:
         moved = [query for query in queries if query.looked_at != at and query.routes is None]
         for query in moved:
             query.look, query.looked_at = None, None
-        found = self._look_at(moved, node) if moved else {}
-        self._static += len(found)
+        if not moved:
+            return [None] * len(queries)
+        found = self._look_at(moved, node)
+        with self._lock:
+            self._static += len(found)
         return [found.get(id(query)) for query in queries]
 
     def _look_at(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
