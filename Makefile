@@ -18,7 +18,7 @@ PYTHON ?=
 # What `make run` starts; `make run ONCE=1` shows its answers and exits.
 RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
 # What `make bench` runs; it rewrites BENCHMARKS.md.
-BENCH_COMMAND ?= $(BIN)/python tests/benchmarks/report.py
+BENCH_COMMAND ?= $(BIN)/python benchmarks/report.py
 # How many test processes run beside each other; 0 is none beside the first.
 WORKERS ?= 2
 # SLOW=1 adds the tests that take minutes: chaos, failpoints, the browser.
@@ -90,13 +90,15 @@ images: ## Build the images that the container tests use (needs Docker)
 deploy-test: $(VENV)/.deploy-installed ## Tests of chart, compose file, alerts and containers
 	@$(PYTEST) tests/deploy $(PYTEST_ARGS)
 
+TESTS_PATH := PYTHONPATH=tests:tests/support
+
 # Seeds of the simulation; a seed that fails prints the line that repeats it.
 SEEDS ?= 1000
 FROM ?= 0
 
 .PHONY: sim
 sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000 FROM=0)
-	@PYTHONPATH=tests $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
+	@$(TESTS_PATH) $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
 # How long the faults last, what they are drawn from, and on which server.
 MINUTES ?= 5
@@ -106,11 +108,11 @@ ROUNDS ?= 20
 
 .PHONY: chaos outage
 chaos: $(VENV)/.dev-installed ## Real processes under mixed faults (MINUTES=5 SEED=1 KIND=redis)
-	@PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(MINUTES) --seed $(SEED) --kind $(KIND) \
+	@$(TESTS_PATH) $(BIN)/python -m chaos.run --minutes $(MINUTES) --seed $(SEED) --kind $(KIND) \
 	  $(CHAOS_ARGS)
 
 outage: $(VENV)/.dev-installed ## Measure how long a loss of Redis closes writes (ROUNDS=20)
-	@PYTHONPATH=tests $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
+	@$(TESTS_PATH) $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
 
 .PHONY: bench
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md

@@ -15,14 +15,14 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from synaptoroute.core import limits
+from synaptoroute.core import validation
 from synaptoroute.core.mutation import Aggregation
 
-NAME_CHARACTERS_MAX: Final = limits.NAME_CHARACTERS_MAX
-NAME_PATTERN: Final = limits.NAME_PATTERN
-UTTERANCE_BYTES_MAX: Final = limits.UTTERANCE_BYTES_MAX
-METADATA_BYTES_MAX: Final = limits.JSON_BYTES_MAX
-JSON_DEPTH_MAX: Final = limits.JSON_DEPTH_MAX
+NAME_CHARACTERS_MAX: Final = validation.NAME_CHARACTERS_MAX
+NAME_PATTERN: Final = validation.NAME_PATTERN
+UTTERANCE_BYTES_MAX: Final = validation.UTTERANCE_BYTES_MAX
+METADATA_BYTES_MAX: Final = validation.JSON_BYTES_MAX
+JSON_DEPTH_MAX: Final = validation.JSON_DEPTH_MAX
 QUERY_BYTES_MAX: Final = 32_768
 UTTERANCES_PER_ROUTE_CALL_MAX: Final = 1_000
 QUERY_BATCH_TEXTS_MAX: Final = 1_024
@@ -343,9 +343,9 @@ class RouteSetSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     aggregation: Aggregation
-    topk: int = Field(ge=1, le=limits.TOPK_MAX)
+    topk: int = Field(ge=1, le=validation.TOPK_MAX)
     threshold: Threshold
-    capacity_slots: int = Field(ge=1, le=limits.CAPACITY_SLOTS_MAX)
+    capacity_slots: int = Field(ge=1, le=validation.CAPACITY_SLOTS_MAX)
     cascade: bool = False
 
 

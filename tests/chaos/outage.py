@@ -1,6 +1,6 @@
 """How long writes are closed when Redis restarts, is wiped, or is replaced by a replica.
 
-``PYTHONPATH=tests python -m chaos.outage`` writes ``tests/benchmarks/results/outage.json``.
+``PYTHONPATH=tests:tests/support python -m chaos.outage`` writes ``benchmarks/results/outage.json``.
 A client writes every 20 ms with a deadline; an outage lasts from the last write that was held
 by a quorum before the fault to the first one after it.  Clients query every node meanwhile.
 """

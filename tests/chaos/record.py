@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness import commit, load_average, machine, now
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 class Record:

@@ -1,4 +1,4 @@
-"""Real processes under mixed faults: ``PYTHONPATH=tests python -m chaos.run --minutes 30``.
+"""Real processes under mixed faults: ``make chaos MINUTES=30``.
 
 Three voters and an observer on a real Redis or Valkey; clients write and query all the while.
 After each fault the cluster must get well by itself, all nodes must be one to the bit, and

@@ -16,8 +16,8 @@ from house import ROOT
 from metric_names import exposition, series
 from needs import lacking, require
 from shipped import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
-from synaptoroute.cluster.keys import Keys
 from synaptoroute.config import ENV_PREFIX, NodeConfig
+from synaptoroute.sequencer.keys import Keys
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.deploy
@@ -214,7 +214,7 @@ def test_acl_allows_every_command_and_key_that_is_used() -> None:
     text = (DEPLOY / "redis/users.acl.example").read_text(encoding="utf-8")
     user = next(line for line in text.splitlines() if line.startswith("user synaptoroute"))
     allowed = {word[1:].upper() for word in user.split() if word.startswith("+")}
-    room = ROOT / "node/synaptoroute/cluster"
+    room = ROOT / "node/synaptoroute/sequencer"
     scripts = "".join(path.read_text(encoding="utf-8") for path in room.glob("*.lua"))
     called = set(re.findall(r"call\(\s*'([A-Z]+)'", scripts))
 

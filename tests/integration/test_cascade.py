@@ -17,8 +17,8 @@ from followers import joined, peers
 from routers import stream, until
 from servers import Server
 from static_tables import distilled, other_table, questions, things
+from synaptoroute.cascade import StaticTable
 from synaptoroute.config import EngineConfig
-from synaptoroute.encoder import StaticTable
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.router import calibrator as calibrator_module

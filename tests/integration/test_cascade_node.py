@@ -18,7 +18,8 @@ import pytest
 
 from node_process import NodeProcess
 from static_tables import distilled, questions, things
-from synaptoroute.encoder import DEFAULT_MODEL, load_table, save_table, table_file
+from synaptoroute.cascade import load_table, save_table, table_file
+from synaptoroute.encoder import DEFAULT_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 WAIT_SECONDS = 60.0

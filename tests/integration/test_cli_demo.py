@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from house import QUERIES, ROOT
-from synaptoroute.cli.failures import ExitCode
+from synaptoroute.cli.exit_codes import ExitCode
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from house import QUERIES, ROOT, ROUTES
 from synaptoroute.cli.app import app
-from synaptoroute.cli.failures import ExitCode
+from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.processes import NodeProcess, free_port
 from synaptoroute.cli.route_files import read_route_file
 from synaptoroute.encoder import catalogue, open_encoder

@@ -9,14 +9,14 @@ import pytest
 
 from cluster_room import FINGERPRINT, Author, opened, put
 from servers import Server
-from synaptoroute.cluster.reader import Coverage
-from synaptoroute.cluster.scripts import Head
-from synaptoroute.cluster.writer import WriteLimits
 from synaptoroute.core.codec import digest_of
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import CHAIN_START, OpenEpoch, Position, Revision
 from synaptoroute.core.replica import Replica, Source, number
 from synaptoroute.errors import Overloaded, TooLarge
+from synaptoroute.sequencer.reader import Coverage
+from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.writer import WriteLimits
 
 pytestmark = pytest.mark.integration
 

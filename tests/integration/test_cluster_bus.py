@@ -9,11 +9,11 @@ import pytest
 from cluster_room import WAIT_SECONDS, opened, put, until
 from fault_proxy import Fault, FaultProxy
 from servers import Server
-from synaptoroute.cluster.beats import Beaten
-from synaptoroute.cluster.bus import Bus, BusEvent, Missed, Received, Reconnecting, Subscribed
-from synaptoroute.cluster.wire import MESSAGE_BYTES_MAX, Announced, Beat
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.sequencer.bus_keepalive import Beaten
+from synaptoroute.sequencer.pubsub import Bus, BusEvent, Missed, Received, Reconnecting, Subscribed
+from synaptoroute.sequencer.wire import MESSAGE_BYTES_MAX, Announced, Beat
 
 pytestmark = pytest.mark.integration
 

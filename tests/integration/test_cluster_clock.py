@@ -13,10 +13,10 @@ import pytest
 from cluster_room import opened, put, report
 from conftest import StartServer
 from servers import Server
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.presence import Acked
-from synaptoroute.cluster.scripts import ALIVE_MS
 from synaptoroute.core.mutation import Position
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.presence import Acked
+from synaptoroute.sequencer.scripts import ALIVE_MS
 from wall_clock import HOUR_SECONDS, WallClock
 
 pytestmark = pytest.mark.integration

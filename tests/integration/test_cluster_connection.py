@@ -12,12 +12,12 @@ from cluster_room import opened, put
 from needs import require
 from sentinels import watching
 from servers import Server, free_port
-from synaptoroute.cluster.connection import Tls
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
 

@@ -11,17 +11,17 @@ import pytest
 
 from cluster_room import DIM, FINGERPRINT, opened, put, report
 from servers import Server
-from synaptoroute.cluster.epochs import (
+from synaptoroute.core.mutation import CHAIN_START, Position, Revision
+from synaptoroute.errors import ConfigError
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.epochs import (
     FoundingOutcome,
     TrimOutcome,
 )
-from synaptoroute.cluster.lease import Held, Taken
-from synaptoroute.cluster.reader import Coverage
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NotPlaced
-from synaptoroute.core.mutation import CHAIN_START, Position, Revision
-from synaptoroute.errors import ConfigError
+from synaptoroute.sequencer.lease import Held, Taken
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.reader import Coverage
+from synaptoroute.sequencer.scripts import Head, NotPlaced
 
 pytestmark = pytest.mark.integration
 

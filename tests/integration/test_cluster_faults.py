@@ -9,12 +9,12 @@ import pytest
 from cluster_room import FINGERPRINT, opened, put, restart
 from fault_proxy import Fault, FaultProxy
 from servers import Server
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head
-from synaptoroute.cluster.writer import WriteLimits
 from synaptoroute.core.mutation import Entry, Position, Revision
 from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.writer import WriteLimits
 
 pytestmark = pytest.mark.integration
 

@@ -6,11 +6,11 @@ import pytest
 
 from cluster_room import opened, put, report
 from servers import Server
-from synaptoroute.cluster.presence import Acked
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NoLog, NotPlaced
 from synaptoroute.core.mutation import Position
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.presence import Acked
+from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced
 
 pytestmark = pytest.mark.integration
 

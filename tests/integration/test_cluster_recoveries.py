@@ -12,13 +12,13 @@ import pytest
 
 from cluster_room import DIM, FINGERPRINT, join, opened, put, report, restart
 from servers import Server
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.recoveries import Acted, Identity, LogEntry, RecoveryOutcome, Survey
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.scripts import Head
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.recovery import Acted, Identity, LogEntry, RecoveryOutcome, Survey
+from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
 StartServer = Callable[..., Server]

@@ -11,12 +11,12 @@ import pytest
 
 from cluster_room import FINGERPRINT, join, opened, put
 from servers import Server
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NoLog
-from synaptoroute.cluster.writer import WriteLimits
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.errors import EncoderMismatch, SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.writer import WriteLimits
 
 pytestmark = pytest.mark.integration
 

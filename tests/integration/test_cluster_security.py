@@ -13,15 +13,15 @@ import pytest
 
 from cluster_room import DIM, FINGERPRINT, Author, opened, put, report, restart, until
 from servers import Server
-from synaptoroute.cluster.bus import Received, Subscribed
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.recoveries import Acted, Identity, RecoveryOutcome, Survey
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head
 from synaptoroute.core.mutation import Ballot, Entry, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.pubsub import Received, Subscribed
+from synaptoroute.sequencer.recovery import Acted, Identity, RecoveryOutcome, Survey
+from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
 

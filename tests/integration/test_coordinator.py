@@ -95,9 +95,9 @@ def test_paused_holder_stands_by_when_it_wakes(start_coordinator: StartCoordinat
 
 LATE_ACT = """
 import asyncio, sys
-from synaptoroute.cluster.redis_log import RedisLog
+from synaptoroute.sequencer.log import RedisLog
 from synaptoroute_coordinator.actions import Acts
-from synaptoroute_coordinator.lease import Tenure
+from synaptoroute_coordinator.leader_lease import Tenure
 from synaptoroute_coordinator.plan import Repair, Trim
 
 async def main():

@@ -22,7 +22,7 @@ from node_process import NodeProcess
 from servers import Server, free_port
 from synaptoroute.web.keys import key_line, make_key
 from synaptoroute_coordinator.app.app import create_app
-from synaptoroute_coordinator.app.door import LOOKED_AFTER
+from synaptoroute_coordinator.app.middleware import LOOKED_AFTER
 from synaptoroute_coordinator.app.process import make_runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
 

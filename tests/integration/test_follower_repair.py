@@ -16,9 +16,9 @@ from servers import Server
 from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.step import State
-from synaptoroute.engine import applier as applier_module
 from synaptoroute.errors import StorageUnavailable
-from synaptoroute.follower import follower as follower_module
+from synaptoroute.replication import applier as applier_module
+from synaptoroute.replication import follower as follower_module
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 BUS = "sr:{default}:bus"

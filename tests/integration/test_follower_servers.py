@@ -15,7 +15,7 @@ import pytest
 from followers import peers, route, until
 from servers import Server, free_port
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.follower import pulse as pulse_module
+from synaptoroute.replication import heartbeat as pulse_module
 from synaptoroute.router import Guard
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]

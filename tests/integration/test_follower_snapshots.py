@@ -17,14 +17,14 @@ import pytest
 from cluster_room import WAIT_SECONDS, report
 from followers import Peer, Peers, mute_log, peers, put, route, until
 from servers import Server
-from synaptoroute.cluster.epochs import Trimmed, TrimOutcome
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.peers import POSITION_HEADER, SHA_HEADER, SNAPSHOT_PATH, format_position
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
 from synaptoroute.core.replica import Source, number
-from synaptoroute.engine import Heard
-from synaptoroute.follower import Donor
+from synaptoroute.replication.applier import Heard
+from synaptoroute.replication.snapshots import Donor
+from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.peers import POSITION_HEADER, SHA_HEADER, SNAPSHOT_PATH, format_position
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]

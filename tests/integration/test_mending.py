@@ -17,8 +17,8 @@ from followers import Peers, peers, route
 from servers import Server
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import row_hash
-from synaptoroute.engine.scrub import scrub
 from synaptoroute.errors import ClusterError
+from synaptoroute.replication.scrub import scrub
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

@@ -24,11 +24,11 @@ from recoveries import (
 )
 from servers import Server
 from synaptoroute.cluster import RedisLog
-from synaptoroute.cluster.scripts import Head
 from synaptoroute.core.mutation import DeleteRoute, Position, Proposal
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.follower import recovery as recovery_module
-from synaptoroute.follower.progress import Progress
+from synaptoroute.replication import recovery as recovery_module
+from synaptoroute.replication.progress import Progress
+from synaptoroute.sequencer.scripts import Head
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

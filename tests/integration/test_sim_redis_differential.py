@@ -17,10 +17,6 @@ from servers import Server
 from sim.answers import held_of, kind_of, label_of, shown, shown_read, shown_survey
 from sim.model_server import ModelServer
 from sim.model_store import DIM, ENCODERS, FINGERPRINT
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.recoveries import Acted, Identity
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.scripts import Encoders, Head, NoLog
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import (
     Ballot,
@@ -32,6 +28,10 @@ from synaptoroute.core.mutation import (
     VoterAdd,
 )
 from synaptoroute.core.recovery import Cause, Decision, Mode, decide
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.recovery import Acted, Identity
+from synaptoroute.sequencer.scripts import Encoders, Head, NoLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 VOTERS = ("n0", "n1", "n2")

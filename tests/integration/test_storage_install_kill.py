@@ -51,8 +51,8 @@ def run_until_killed(script: str, arguments: list[str], after_seconds: float) ->
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
-        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=Path(__file__).parents[1] / "support",
+        env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
     )
     assert process.stdout is not None
     with process.stdout as output:

@@ -48,8 +48,8 @@ def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict
         [sys.executable, "-c", WRITER, str(path), synchronous],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
-        env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=Path(__file__).parents[1] / "support",
+        env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
     )
     assert process.stdout is not None
     with process.stdout as output:

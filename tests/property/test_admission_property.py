@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.admission import (
+from synaptoroute.serving.admission import (
     BATCH_SECONDS_MAX,
     OUTLIER,
     STRETCH_MAX,

@@ -10,14 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from synaptoroute.cascade import StaticTable, Utterances
+from synaptoroute.cascade.leave_one_out import OFFERED, judge
+from synaptoroute.cascade.static_routes import StaticRoutes
+from synaptoroute.cascade.static_table import DIM
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Aggregation, Revision, Settings
-from synaptoroute.encoder import StaticTable
 from synaptoroute.encoder.contract import freeze_tokens
-from synaptoroute.encoder.static_table import DIM
-from synaptoroute.scoring import QuerySpec, Ranking, RouteScore, Utterances, rank
-from synaptoroute.scoring.leave_one_out import OFFERED, judge
-from synaptoroute.scoring.static_routes import StaticRoutes
+from synaptoroute.scoring import (
+    QuerySpec,
+    Ranking,
+    RouteScore,
+    rank,
+)
 from synaptoroute.tensor import Tensor
 
 pytestmark = pytest.mark.property

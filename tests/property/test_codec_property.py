@@ -22,8 +22,8 @@ from synaptoroute.core.codec import (
     header_of,
     op_id_of,
 )
-from synaptoroute.core.kinds import READERS
 from synaptoroute.core.mutation import Proposal, Revision
+from synaptoroute.core.mutation_codec import READERS
 from synaptoroute.core.table import RouteTable
 from synaptoroute.errors import CodecError, UnknownMutation
 

@@ -12,8 +12,6 @@ from typing import Any
 from sim.model_server import ModelServer
 from sim.node import Life, Node
 from sim.world import Kinds
-from synaptoroute.cluster.recoveries import Survey
-from synaptoroute.cluster.scripts import Head
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Act,
@@ -30,6 +28,8 @@ from synaptoroute.core.recovery import (
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.snapshot import Remembered
 from synaptoroute.core.step import Source, Step
+from synaptoroute.sequencer.recovery import Survey
+from synaptoroute.sequencer.scripts import Head
 
 # --- no hash chain: places alone say whether histories agree ---------------------------------
 

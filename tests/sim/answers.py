@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from synaptoroute.cluster.recoveries import LogEntry, Survey
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.recovery import LogEntry, Survey
+from synaptoroute.sequencer.scripts import Head, NoLog
 
 
 def held_of(entry: Any) -> LogEntry:

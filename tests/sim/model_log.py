@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sim.model_store import DIM, FINGERPRINT, Store, header_of
-from synaptoroute.cluster.reader import ReadResult, _coverage
-from synaptoroute.cluster.recoveries import epoch_op_id
-from synaptoroute.cluster.refusals import Reason
-from synaptoroute.cluster.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
 from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Report
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.reader import ReadResult, _coverage
+from synaptoroute.sequencer.recovery import epoch_op_id
+from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
 
 
 class ModelLog:

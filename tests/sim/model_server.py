@@ -7,10 +7,10 @@ from typing import Any
 
 from sim.model_log import ModelLog
 from sim.model_store import header_of
-from synaptoroute.cluster.recoveries import Acted, RecoveryOutcome, Survey, epoch_op_id
-from synaptoroute.cluster.scripts import ballot_of
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Kept, Report
+from synaptoroute.sequencer.recovery import Acted, RecoveryOutcome, Survey, epoch_op_id
+from synaptoroute.sequencer.scripts import ballot_of
 
 ALIVE_MS = 5_000
 PROOFS = frozenset({Cause.REGRESSED, Cause.PROMISED, Cause.DAMAGED, Cause.FORCED})

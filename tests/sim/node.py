@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
-from synaptoroute.cluster.reader import Coverage, ReadResult
-from synaptoroute.cluster.recoveries import Acted, RecoveryOutcome, Survey
-from synaptoroute.cluster.scripts import Head, NoLog
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Act,
@@ -31,6 +28,9 @@ from synaptoroute.core.recovery import (
 )
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.step import TRANSITIONS, Source, State
+from synaptoroute.sequencer.reader import Coverage, ReadResult
+from synaptoroute.sequencer.recovery import Acted, RecoveryOutcome, Survey
+from synaptoroute.sequencer.scripts import Head, NoLog
 
 if TYPE_CHECKING:
     from sim.world import World

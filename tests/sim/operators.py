@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from sim.model_server import ModelServer
 from sim.model_store import ENCODERS
-from synaptoroute.cluster.scripts import Head, Placed
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.generations import generation_id, missing_texts, vectors_in
 from synaptoroute.core.mutation import (
@@ -23,6 +22,7 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
+from synaptoroute.sequencer.scripts import Head, Placed
 
 if TYPE_CHECKING:
     from sim.node import Node

@@ -1,4 +1,4 @@
-"""Runs schedules on all cores: ``PYTHONPATH=tests python -m sim.run --seeds 5000``.
+"""Runs schedules on all cores: ``PYTHONPATH=tests:tests/support python -m sim.run --seeds 5000``.
 
 A seed that violates prints the one command that repeats it.  With ``--ablations`` each
 mechanism is switched off in turn, and the run fails where that breaks nothing.

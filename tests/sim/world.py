@@ -19,7 +19,6 @@ from sim.model_store import Store
 from sim.node import Node
 from sim.operators import VECTORS, Operators
 from sim.server_fates import ServerFates
-from synaptoroute.cluster.scripts import Head, Placed
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
@@ -35,6 +34,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.recovery import Decision
 from synaptoroute.core.step import Source
+from synaptoroute.sequencer.scripts import Head, Placed
 
 STEP_MS = 40
 HEAL_TURNS_MAX = 4_000

@@ -16,9 +16,9 @@ import pytest
 
 from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cluster import RedisLog
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.orders import Order, OrderKind
 from synaptoroute.encoder import HashEncoder
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.node_commands import Order, OrderKind
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 

@@ -105,7 +105,7 @@ asyncio.run(main())
 
 def serve_until_killed(path: Path, kill_after_writes: int) -> list[dict[str, object]]:
     """Run the child until so many writes, or its summary, and kill it; return what it said."""
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[1] / "support"
     arguments = [str(path), str(WRITES), str(CLIENTS)]
     process = subprocess.Popen(
         [sys.executable, "-c", NODE, *arguments],

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from house import ROOT
-from synaptoroute.follower import LogState
+from synaptoroute.replication.status import LogState
 
 pytestmark = pytest.mark.tidy
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from synaptoroute.core import limits
+from synaptoroute.core import validation
 from synaptoroute.models import (
     JSON_DEPTH_MAX,
     METADATA_BYTES_MAX,
@@ -92,9 +92,9 @@ def test_door_and_core_agree_on_names(name: str) -> None:
         is_taken = False
 
     assert is_taken == (
-        len(name) <= limits.NAME_CHARACTERS_MAX and bool(limits._NAME.fullmatch(name))
+        len(name) <= validation.NAME_CHARACTERS_MAX and bool(validation._NAME.fullmatch(name))
     )
-    assert NAME_PATTERN == limits.NAME_PATTERN
+    assert NAME_PATTERN == validation.NAME_PATTERN
 
 
 def test_utterances_are_trimmed_and_repeats_dropped_with_their_vectors() -> None:
@@ -152,7 +152,7 @@ def test_longest_utterance_is_taken() -> None:
     ids=lambda fields: f"{next(iter(fields))}",
 )
 def test_malformed_route_is_refused(fields: dict[str, Any]) -> None:
-    """Each field has its limits."""
+    """Each field has its validation."""
     with pytest.raises(ValidationError):
         Route(**{"name": "a", "utterances": ["x"], **fields})
 
@@ -161,7 +161,7 @@ def test_malformed_route_is_refused(fields: dict[str, Any]) -> None:
 def test_canonical_json_is_what_every_replica_accepts(value: Any) -> None:
     """What the door writes, the core reads as canonical, and it means the same."""
     text = canonical_json(value)
-    limits._check_json(text, is_object=False)
+    validation._check_json(text, is_object=False)
 
     assert text == canonical_json(json.loads(text))
 

@@ -8,12 +8,12 @@ bucket   or a bucket of an S3-compatible store
 record   who did what, when
 """
 
-from synaptoroute_coordinator.actions.acts import Acts, Done
+from synaptoroute_coordinator.actions.audit_log import Record, Recorded
+from synaptoroute_coordinator.actions.backup_store import FolderShelf, Shelf
 from synaptoroute_coordinator.actions.backups import Backup, Backups, fetch_backup
 from synaptoroute_coordinator.actions.bucket import BucketShelf, read_credentials
+from synaptoroute_coordinator.actions.executor import Acts, Done
 from synaptoroute_coordinator.actions.nodes import NodeAnswer, Nodes
-from synaptoroute_coordinator.actions.record import Record, Recorded
-from synaptoroute_coordinator.actions.shelves import FolderShelf, Shelf
 
 __all__ = [
     "Acts",

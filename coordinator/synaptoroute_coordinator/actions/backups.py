@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.cluster.peers import Membership, PeerClient
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.scripts import Head, NoLog
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
-from synaptoroute_coordinator.actions.shelves import Shelf
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.peers import Membership, PeerClient
+from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute_coordinator.actions.backup_store import Shelf
 
 SUFFIX: Final = ".sqlite"
 MANIFEST_SUFFIX: Final = ".json"

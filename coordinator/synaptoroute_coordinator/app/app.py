@@ -17,9 +17,9 @@ from synaptoroute.version import __version__
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, shorten
 from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, MethodNotAllowed
 from synaptoroute_coordinator.app import encoders, fleet, gateway, pages, session_endpoints, voters
-from synaptoroute_coordinator.app.door import Door, visit_of
 from synaptoroute_coordinator.app.fleet import json_answer
 from synaptoroute_coordinator.app.metrics import make_registry
+from synaptoroute_coordinator.app.middleware import Door, visit_of
 from synaptoroute_coordinator.app.openapi import DESCRIPTION
 from synaptoroute_coordinator.app.runtime import Runtime
 

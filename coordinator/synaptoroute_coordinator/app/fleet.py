@@ -13,16 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from synaptoroute.cluster.orders import OrderKind
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
+from synaptoroute.sequencer.node_commands import OrderKind
 from synaptoroute_coordinator.actions import Done
 from synaptoroute_coordinator.app.documents import (
     cluster_document,
     entry_document,
     happened_document,
 )
-from synaptoroute_coordinator.app.door import actor_of
+from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
 from synaptoroute_coordinator.app.refusals import ActionFailed, NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from synaptoroute.errors import NotReady, TooLarge
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
-from synaptoroute_coordinator.app.door import actor_of
+from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
 from synaptoroute_coordinator.app.refusals import NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of

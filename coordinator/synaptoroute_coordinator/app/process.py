@@ -12,10 +12,10 @@ from typing import Final
 
 import uvicorn
 
-from synaptoroute.cluster.connection import Tls
-from synaptoroute.cluster.peers import Membership
-from synaptoroute.cluster.redis_log import RedisLog
 from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.peers import Membership
 from synaptoroute.version import __version__
 from synaptoroute.web.keys import KeyRing
 from synaptoroute.web.logs import configure_logs
@@ -32,7 +32,7 @@ from synaptoroute_coordinator.actions.nodes import read_secret
 from synaptoroute_coordinator.app.app import create_app
 from synaptoroute_coordinator.app.runtime import Runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
-from synaptoroute_coordinator.lease import Tenure
+from synaptoroute_coordinator.leader_lease import Tenure
 from synaptoroute_coordinator.reconciler import Reconciler
 
 BACKLOG_CONNECTIONS: Final = 512

@@ -13,9 +13,9 @@ from synaptoroute.errors import Overloaded
 from synaptoroute.version import __version__
 from synaptoroute.web.keys import KEY_CHARACTERS_MAX, SCOPES
 from synaptoroute.web.refusals import Unauthorized
-from synaptoroute_coordinator.app.door import visit_of
 from synaptoroute_coordinator.app.fleet import json_answer
 from synaptoroute_coordinator.app.metrics import CONTENT_TYPE, render
+from synaptoroute_coordinator.app.middleware import visit_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
 from synaptoroute_coordinator.app.runtime import runtime_of
 from synaptoroute_coordinator.app.sessions import COOKIE, cookie_of

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute_coordinator.actions import Done
-from synaptoroute_coordinator.app.door import actor_of
 from synaptoroute_coordinator.app.fleet import json_answer, node_of
 from synaptoroute_coordinator.app.gateway import ask_node, choose_node
+from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
 from synaptoroute_coordinator.app.refusals import ActionFailed
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of

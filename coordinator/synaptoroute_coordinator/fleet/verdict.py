@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from synaptoroute.cluster.audits import AuditReport
+from synaptoroute.sequencer.audits import AuditReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from synaptoroute.cluster.presence import NodeSeen
-from synaptoroute.cluster.scripts import Head, NoLog
+from synaptoroute.sequencer.presence import NodeSeen
+from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute_coordinator.fleet.telemetry import Telemetry
 from synaptoroute_coordinator.fleet.verdict import Verdict
 

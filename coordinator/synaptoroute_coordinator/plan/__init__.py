@@ -14,7 +14,7 @@ from synaptoroute_coordinator.plan.actions import (
     TakeBackup,
     Trim,
 )
-from synaptoroute_coordinator.plan.memory import Memory, OpenImport, PendingAudit
+from synaptoroute_coordinator.plan.controller_state import Memory, OpenImport, PendingAudit
 from synaptoroute_coordinator.plan.plan import plan
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from synaptoroute.cluster.orders import DONORS_MAX
+from synaptoroute.sequencer.node_commands import DONORS_MAX
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import FleetView, NodeView, Verdict
 from synaptoroute_coordinator.plan.actions import (
@@ -17,7 +17,7 @@ from synaptoroute_coordinator.plan.actions import (
     TakeBackup,
     Trim,
 )
-from synaptoroute_coordinator.plan.memory import Memory
+from synaptoroute_coordinator.plan.controller_state import Memory
 
 FIRST_AUDIT_SECONDS: Final = 5.0
 """A coordinator that has just taken over looks soon."""

@@ -14,14 +14,14 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from synaptoroute.cluster.lease import Held
-from synaptoroute.cluster.orders import Order, OrderKind
-from synaptoroute.cluster.presence import NodeSeen
-from synaptoroute.cluster.redis_log import RedisLog
-from synaptoroute.cluster.scripts import Head, NoLog
-from synaptoroute.cluster.tasks import end_task
 from synaptoroute.core.generations import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.node_commands import Order, OrderKind
+from synaptoroute.sequencer.presence import NodeSeen
+from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.tasks import end_task
 from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import (
@@ -36,7 +36,7 @@ from synaptoroute_coordinator.fleet import (
     fold,
     judge_audit,
 )
-from synaptoroute_coordinator.lease import Tenure
+from synaptoroute_coordinator.leader_lease import Tenure
 from synaptoroute_coordinator.plan import (
     AbortImport,
     Action,

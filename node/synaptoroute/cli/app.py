@@ -29,7 +29,7 @@ from synaptoroute.cli.commands import (
     status,
     up,
 )
-from synaptoroute.cli.failures import ExitCode, exit_code_of, one_line
+from synaptoroute.cli.exit_codes import ExitCode, exit_code_of, one_line
 from synaptoroute.cli.terminal import note
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__

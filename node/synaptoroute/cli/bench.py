@@ -22,7 +22,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.cli.client import CONNECT_SECONDS, load_httpx
-from synaptoroute.cli.failures import CheckFailed, NodeUnreachable
+from synaptoroute.cli.exit_codes import CheckFailed, NodeUnreachable
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from synaptoroute.cli.failures import BadUsage, NodeRefused, NodeUnreachable
+from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
 from synaptoroute.version import __version__
 
 if TYPE_CHECKING:

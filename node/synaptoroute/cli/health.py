@@ -224,7 +224,7 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, Finding]:
 def check_database(path: Path, encoder: tuple[str, int] | None) -> Finding:
     """The whole file, read only: pages, rows, digest, and whose vectors it holds."""
     from synaptoroute.cli.migration import stored_encoder
-    from synaptoroute.storage.damage import Damaged
+    from synaptoroute.storage.corruption import Damaged
     from synaptoroute.storage.loader import load
 
     if not path.exists():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.cli.failures import FileRejected
+from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.cli.plain_files import read_bytes
 
 QUERIES_BYTES_MAX: Final = 268_435_456

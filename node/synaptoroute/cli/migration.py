@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cli.failures import FileRejected
+from synaptoroute.cli.exit_codes import FileRejected
 from synaptoroute.config import cpu_limit
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import EncoderError, StorageCorrupt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synaptoroute.cli.failures import FileRejected
+from synaptoroute.cli.exit_codes import FileRejected
 
 
 def read_bytes(path: Path, bytes_max: int) -> bytes:

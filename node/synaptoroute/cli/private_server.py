@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.cli.failures import NodeUnreachable
+from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.processes import LOOPBACK, POLL_SECONDS, free_port
 
 READY_SECONDS_MAX: Final = 20.0

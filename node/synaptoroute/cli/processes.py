@@ -22,7 +22,7 @@ from typing import Final
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from synaptoroute.cli.failures import NodeUnreachable
+from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.terminal import note
 
 READY_SECONDS_MAX: Final = 60.0

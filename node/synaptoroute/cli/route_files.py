@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from synaptoroute.cli.failures import FileRejected
-from synaptoroute.cli.foreign_files import convert, kind_of
+from synaptoroute.cli.exit_codes import FileRejected
+from synaptoroute.cli.importers import convert, kind_of
 from synaptoroute.cli.plain_files import read_bytes
 from synaptoroute.errors import InvalidRoute, SynaptoRouteError
 from synaptoroute.models import Route

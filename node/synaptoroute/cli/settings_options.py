@@ -16,7 +16,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from synaptoroute.cli.failures import BadUsage
+from synaptoroute.cli.exit_codes import BadUsage
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptoroute.core.change import Change, Outcome
+from synaptoroute.core.desired_route import Rejection
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.core.target import Rejection
 
 
 def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:

@@ -26,8 +26,8 @@ from hashlib import sha256
 from typing import Any, Final
 
 from synaptoroute.core.digest import frame_digest, next_chain
-from synaptoroute.core.kinds import KIND_BY_TYPE, READERS, WRITERS, read_revision
 from synaptoroute.core.mutation import OP_ID_BYTES, Entry, Proposal
+from synaptoroute.core.mutation_codec import KIND_BY_TYPE, READERS, WRITERS, read_revision
 from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
 _MAGIC: Final = b"SR"

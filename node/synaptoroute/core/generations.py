@@ -21,9 +21,9 @@ from synaptoroute.core.change import (
     SlotWrite,
     StagedImport,
 )
+from synaptoroute.core.desired_route import Rejection
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.mutation import Revision
-from synaptoroute.core.target import Rejection
 
 _ID: Final = re.compile(r"encoder:([0-9a-f]{64}):([1-9][0-9]{0,4})")
 

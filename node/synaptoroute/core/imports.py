@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import Final
 
 from synaptoroute.core.change import Change, Outcome, StagedImport
+from synaptoroute.core.desired_route import Rejection
 from synaptoroute.core.generations import encoder_of
 from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, PutRoute, Revision
-from synaptoroute.core.target import Rejection
 
 IMPORTS_OPEN_MAX: Final = 8
 CHUNKS_MAX: Final = 100_000

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from synaptoroute.core.cascade import plan_calibration, plan_settings
 from synaptoroute.core.change import Change, Outcome, RouteRecord, SlotWrite, StagedImport
+from synaptoroute.core.desired_route import Rejection, Target, is_same, outcome, record, stale_slots
 from synaptoroute.core.digest import (
     Digest,
     chunk_hash,
@@ -23,7 +24,6 @@ from synaptoroute.core.digest import (
 )
 from synaptoroute.core.generations import encoder_of, plan_switch
 from synaptoroute.core.imports import join_chunks, plan_import, with_chunk
-from synaptoroute.core.limits import check_mutation
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
@@ -48,7 +48,7 @@ from synaptoroute.core.mutation import (
     VoterRemove,
 )
 from synaptoroute.core.slots import FreeNumbers
-from synaptoroute.core.target import Rejection, Target, is_same, outcome, record, stale_slots
+from synaptoroute.core.validation import check_mutation
 
 
 class RouteTable:

@@ -14,13 +14,6 @@ from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_model
 from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Vocabulary
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
 from synaptoroute.encoder.onnx_encoder import Encoder
-from synaptoroute.encoder.static_table import (
-    StaticTable,
-    distil,
-    load_table,
-    save_table,
-    table_file,
-)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -28,17 +21,12 @@ __all__ = [
     "EncoderStats",
     "HashEncoder",
     "ModelSummary",
-    "StaticTable",
     "TextEncoder",
     "Tokens",
     "Vocabulary",
-    "distil",
     "fetch_model",
     "list_models",
-    "load_table",
     "open_encoder",
-    "save_table",
-    "table_file",
 ]
 
 

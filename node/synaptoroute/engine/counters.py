@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from synaptoroute.batcher import BatcherCounters
-from synaptoroute.engine.applier import Applier
-from synaptoroute.engine.cascade import Cascade, CascadeStatus
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus
+from synaptoroute.replication.applier import Applier
+from synaptoroute.serving.queue import BatcherCounters
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,29 +15,29 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.admission import Admission
-from synaptoroute.batcher import Batcher
+from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.coalescer import Gathering
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.applier import Applier, Heard, check_vectors
-from synaptoroute.engine.cascade import Cascade
 from synaptoroute.engine.counters import EngineCounters, counted
-from synaptoroute.engine.encoding import Encodings, submit_utterances
-from synaptoroute.engine.gathering import Gathering
-from synaptoroute.engine.lanes import Batch, Lanes, Observer
-from synaptoroute.engine.promises import stored_promise
-from synaptoroute.engine.query import Query
-from synaptoroute.engine.scorer import Published, Scorer
-from synaptoroute.engine.states import derived_of, switched_tensor, tensor_of
-from synaptoroute.engine.unmatched import Unmatched
-from synaptoroute.engine.waiters import Waiters
+from synaptoroute.engine.tensor_builder import derived_of, switched_tensor, tensor_of
 from synaptoroute.errors import NotReady
 from synaptoroute.failpoints import failpoint
-from synaptoroute.flights import Flight
 from synaptoroute.models import Match
+from synaptoroute.replication.applier import Applier, Heard, check_vectors
+from synaptoroute.replication.ballot_store import stored_promise
+from synaptoroute.replication.pending_writes import Waiters
+from synaptoroute.serving.admission import Admission
+from synaptoroute.serving.encoder_workers import Batch, Lanes, Observer
+from synaptoroute.serving.encodings import Encodings, submit_utterances
+from synaptoroute.serving.in_flight import Flight
+from synaptoroute.serving.query import Query
+from synaptoroute.serving.queue import Batcher
+from synaptoroute.serving.scorer import Published, Scorer
+from synaptoroute.serving.unmatched import Unmatched
 from synaptoroute.storage import SQLiteStorage, Stored, collector_at_rest
 from synaptoroute.tensor import Tensor
 

@@ -20,17 +20,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from synaptoroute.cluster.tasks import end_task
+from synaptoroute.cascade import UTTERANCES_MAX, Calibration, StaticTable, Utterances, calibrate
+from synaptoroute.cascade.cascade import NAME_DIGITS, Cascade
 from synaptoroute.core.mutation import Calibrate
-from synaptoroute.encoder import StaticTable, TextEncoder
-from synaptoroute.engine import Cascade, Engine
-from synaptoroute.engine.cascade import NAME_DIGITS
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.engine import Engine
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
-from synaptoroute.follower import Follower
 from synaptoroute.models import WriteResult
-from synaptoroute.router.guard import Guard
+from synaptoroute.replication.follower import Follower
+from synaptoroute.router.write_options import Guard
 from synaptoroute.router.writes import Writer
-from synaptoroute.scoring import UTTERANCES_MAX, Calibration, Utterances, calibrate
+from synaptoroute.sequencer.tasks import end_task
 from synaptoroute.tensor import Tensor
 
 POLL_SECONDS: Final = 0.2

@@ -21,9 +21,9 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Im
 from synaptoroute.engine import Engine
 from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
-from synaptoroute.router.guard import Ack, Guard, derived_op_id
 from synaptoroute.router.results import result_of
 from synaptoroute.router.vectors import row_bytes
+from synaptoroute.router.write_options import Ack, Guard, derived_op_id
 from synaptoroute.router.writes import Writer, checked_route, put_mutation
 
 CHUNK_UTTERANCES_MAX: Final = 128

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from synaptoroute.core.mutation import Revision
 from synaptoroute.engine import Engine
 from synaptoroute.errors import NotCaughtUp
-from synaptoroute.follower import Follower
 from synaptoroute.models import RouteSetSettings, StoredRoute, WriteResult
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router import reads
+from synaptoroute.router.diagnostics import Surveys
 from synaptoroute.router.results import RoutePage, result_of
-from synaptoroute.router.surveys import Surveys
 from synaptoroute.router.writes import Writer
 
 

@@ -24,7 +24,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.engine import Engine
 from synaptoroute.errors import ProtocolError, RouteError, RouteNotFound
 from synaptoroute.models import OrphanedWrite, WriteResult
-from synaptoroute.router.guard import Guard
+from synaptoroute.router.write_options import Guard
 from synaptoroute.router.writes import Writer
 from synaptoroute.storage import Orphan
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.query import match_of
 from synaptoroute.models import Candidate, Match, Route
-from synaptoroute.router.questions import question
+from synaptoroute.router.queries import question
 from synaptoroute.scoring import Scratch, rank
+from synaptoroute.serving.query import match_of
 from synaptoroute.tensor import Tensor
 
 PREVIEW_TEXTS_MAX: Final = 200

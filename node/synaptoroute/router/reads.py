@@ -6,9 +6,10 @@ import asyncio
 import heapq
 from typing import Final
 
+from synaptoroute.cascade.cascade import CascadeStatus
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Settings
-from synaptoroute.engine import CascadeStatus, Engine
+from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
 from synaptoroute.router.results import RoutePage, stored_route

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from synaptoroute.cascade import Calibration
 from synaptoroute.core.mutation import VoterAdd, VoterRemove
 from synaptoroute.core.recovery import Decision
 from synaptoroute.errors import ConfigError
-from synaptoroute.follower import Follower
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router import orphans
 from synaptoroute.router.calibrator import calibrate_cascade
-from synaptoroute.router.guard import Guard
 from synaptoroute.router.looks import Looks
-from synaptoroute.scoring import Calibration
+from synaptoroute.router.write_options import Guard
 
 _QUORUM = Guard(ack="quorum")
 

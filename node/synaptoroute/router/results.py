@@ -7,7 +7,6 @@ from typing import Final
 
 from synaptoroute.core.change import Outcome, RouteRecord
 from synaptoroute.core.mutation import Settings
-from synaptoroute.engine.query import load_json
 from synaptoroute.errors import (
     CapacityExceeded,
     IdempotencyConflict,
@@ -20,6 +19,7 @@ from synaptoroute.errors import (
     UtteranceNotFound,
 )
 from synaptoroute.models import StoredRoute, WriteResult
+from synaptoroute.serving.query import load_json
 
 _ERROR_BY_CODE: Final[dict[str, type[RouteError]]] = {
     error.code: error

@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from synaptoroute.cluster import RedisLog
+from synaptoroute.cascade import StaticTable
+from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
     KEEP,
@@ -23,14 +24,13 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
-from synaptoroute.encoder import StaticTable, TextEncoder
-from synaptoroute.engine import Cascade, Engine, Observer
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.engine import Engine
 from synaptoroute.errors import (
     ConfigError,
     InvalidRoute,
     NotReady,
 )
-from synaptoroute.follower import Follower
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     CascadeReport,
@@ -41,11 +41,11 @@ from synaptoroute.models import (
     WriteResult,
     canonical_json,
 )
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router.calibrator import Calibrator
-from synaptoroute.router.guard import Ack, Guard
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
-from synaptoroute.router.questions import (
+from synaptoroute.router.queries import (
     answer_here,
     answered,
     ask_all,
@@ -55,12 +55,15 @@ from synaptoroute.router.questions import (
 from synaptoroute.router.reads import cascade_report
 from synaptoroute.router.repairs import Repairs
 from synaptoroute.router.status import NodeStatus, node_status
+from synaptoroute.router.write_options import Ack, Guard
 from synaptoroute.router.writes import (
     Writer,
     checked_name,
     distinct_utterances,
     is_threshold,
 )
+from synaptoroute.sequencer import RedisLog
+from synaptoroute.serving.encoder_workers import Observer
 from synaptoroute.storage import SQLiteStorage
 
 READY_POLL_SECONDS: Final = 0.02

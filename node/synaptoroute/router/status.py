@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from synaptoroute.admission import Admission
+from synaptoroute.cascade.cascade import NO_TABLE, CascadeStatus
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import CascadeStatus, Engine, EngineCounters
-from synaptoroute.engine.cascade import NO_TABLE
-from synaptoroute.follower import Follower, FollowerStatus
+from synaptoroute.engine import Engine, EngineCounters
+from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.status import FollowerStatus
+from synaptoroute.serving.admission import Admission
 
 
 @dataclass(frozen=True, slots=True)

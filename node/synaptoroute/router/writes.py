@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cluster.refusals import Reason
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Proposal, PutRoute, Revision
@@ -31,7 +30,6 @@ from synaptoroute.errors import (
     SequencerUnavailable,
     TooLarge,
 )
-from synaptoroute.follower import Follower
 from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
     UTTERANCE_BYTES_MAX,
@@ -42,9 +40,11 @@ from synaptoroute.models import (
     check_name,
     check_text,
 )
-from synaptoroute.router.guard import Ack, Guard
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router.results import result_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
+from synaptoroute.router.write_options import Ack, Guard
+from synaptoroute.sequencer.append_errors import Reason
 
 INLINE_TIMEOUT_SECONDS: Final = 60.0
 JOIN_TRIES_MAX: Final = 3

@@ -9,35 +9,15 @@ answer depends on the query and the rows; never on the load.
 
 from __future__ import annotations
 
-from synaptoroute.scoring.calibration import (
-    UTTERANCES_MAX,
-    Calibration,
-    calibrate,
-    is_superseded,
-    read_calibration,
-)
-from synaptoroute.scoring.leave_one_out import Utterances
 from synaptoroute.scoring.rank import rank
 from synaptoroute.scoring.scan import Scratch
-from synaptoroute.scoring.static_routes import StaticLook, StaticRoutes
-from synaptoroute.scoring.turn import Turn, read_turn
 from synaptoroute.scoring.values import QuerySpec, Ranking, RouteScore, ScoringRows
 
 __all__ = [
-    "UTTERANCES_MAX",
-    "Calibration",
     "QuerySpec",
     "Ranking",
     "RouteScore",
     "ScoringRows",
     "Scratch",
-    "StaticLook",
-    "StaticRoutes",
-    "Turn",
-    "Utterances",
-    "calibrate",
-    "is_superseded",
     "rank",
-    "read_calibration",
-    "read_turn",
 ]

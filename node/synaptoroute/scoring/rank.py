@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from synaptoroute.exact import dot_error
-from synaptoroute.scoring.nominees import considered, contenders, leading_scores, nominate
+from synaptoroute.scoring.candidates import considered, contenders, leading_scores, nominate
 from synaptoroute.scoring.pairs import Pairs
 from synaptoroute.scoring.scan import (
     Scan,

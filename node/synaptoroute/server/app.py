@@ -26,13 +26,13 @@ from synaptoroute.server import (
     route_endpoints,
     transfer_endpoints,
 )
-from synaptoroute.server.answers import json_answer
-from synaptoroute.server.door import Door, problem_headers, request_id_of
-from synaptoroute.server.express import Express
-from synaptoroute.server.hot_query import HotQuery
+from synaptoroute.server.fast_path import Express
 from synaptoroute.server.metrics import Metrics
+from synaptoroute.server.middleware import Door, problem_headers, request_id_of
 from synaptoroute.server.openapi import openapi_document
-from synaptoroute.server.pace import keep_pace
+from synaptoroute.server.query_handler import HotQuery
+from synaptoroute.server.read_consistency import keep_pace
+from synaptoroute.server.responses import json_answer
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.version import __version__
 from synaptoroute.web.keys import KeyRing

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.errors import ClusterError
-from synaptoroute.server.answers import json_answer, model_answer, runtime_of, version_headers
 from synaptoroute.server.openapi import READ_PROBLEMS, answer, problems
+from synaptoroute.server.responses import json_answer, model_answer, runtime_of, version_headers
 
 endpoints = APIRouter(tags=["cluster"])
 

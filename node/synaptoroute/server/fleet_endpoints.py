@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import CANDIDATES_MAX, Match
-from synaptoroute.router.trial import Labelled
-from synaptoroute.server.answers import json_answer, runtime_of, unless_gone
+from synaptoroute.router.encoder_comparison import Labelled
 from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
 from synaptoroute.server.parameters import checked, read_document
+from synaptoroute.server.responses import json_answer, runtime_of, unless_gone
 from synaptoroute.server.schemas import PreviewRequest, TrialRequest
 
 endpoints = APIRouter()

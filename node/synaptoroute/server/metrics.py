@@ -24,10 +24,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from synaptoroute.cascade.cascade import STATES as CASCADE_STATES
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
-from synaptoroute.engine import CASCADE_STATES
-from synaptoroute.follower import FollowerStatus, LogState
+from synaptoroute.replication.status import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.version import __version__
 

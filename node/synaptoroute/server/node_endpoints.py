@@ -15,13 +15,6 @@ from starlette.responses import Response
 
 from synaptoroute.errors import RouteError
 from synaptoroute.models import CascadeReport, RouteSetSettings
-from synaptoroute.server.answers import (
-    json_answer,
-    model_answer,
-    runtime_of,
-    version_headers,
-    write_answer,
-)
 from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
@@ -31,6 +24,13 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import Terms, checked, read_document
+from synaptoroute.server.responses import (
+    json_answer,
+    model_answer,
+    runtime_of,
+    version_headers,
+    write_answer,
+)
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_answers
 from synaptoroute.server.schemas import Liveness, Operation, Readiness
 from synaptoroute.version import __version__

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from synaptoroute.errors import InvalidRoute, RouteError
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.router import Guard
-from synaptoroute.server.answers import runtime_of
 from synaptoroute.server.bodies import parse_json, read_body, require_json
-from synaptoroute.server.conditions import (
+from synaptoroute.server.preconditions import (
     ACK_TIMEOUT_SECONDS_DEFAULT,
     ACK_TIMEOUT_SECONDS_MAX,
     IDEMPOTENCY_KEY_PATTERN,
@@ -21,6 +20,7 @@ from synaptoroute.server.conditions import (
     parse_guard,
     request_hash,
 )
+from synaptoroute.server.responses import runtime_of
 from synaptoroute.web.problems import field_errors, first_message
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -17,7 +17,12 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from synaptoroute.cluster.peers import (
+from synaptoroute.core.digest import BUCKET_COUNT
+from synaptoroute.errors import ProtocolError
+from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.row_repair import give_rows
+from synaptoroute.replication.snapshots import Donor
+from synaptoroute.sequencer.peers import (
     LOG_PATH,
     POSITION_HEADER,
     PROOF_HEADER,
@@ -27,11 +32,7 @@ from synaptoroute.cluster.peers import (
     format_position,
     parse_position,
 )
-from synaptoroute.core.digest import BUCKET_COUNT
-from synaptoroute.errors import ProtocolError
-from synaptoroute.follower import Donor, Follower
-from synaptoroute.follower.mending import give_rows
-from synaptoroute.server.answers import runtime_of
+from synaptoroute.server.responses import runtime_of
 from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, Unauthorized
 
 PART_BYTES: Final = 1 << 20

@@ -20,17 +20,17 @@ from typing import Any, Final, cast
 
 import uvicorn
 
-from synaptoroute.cluster import RedisLog
-from synaptoroute.cluster.connection import Tls
 from synaptoroute.config import NodeConfig, failpoint_wished, is_tracing_asked_for
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.server import interpreter
+from synaptoroute.sequencer import RedisLog
+from synaptoroute.sequencer.client import Tls
+from synaptoroute.server import gc_tuning
 from synaptoroute.server.app import create_app
-from synaptoroute.server.express import Express
-from synaptoroute.server.loading import LoadEncoder, load_encoder, load_spare, load_tables
+from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_spare, load_tables
+from synaptoroute.server.fast_path import Express
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
@@ -76,7 +76,7 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     server = NodeServer(app, config, runtime, express)
     arm(failpoint_wished())
     end_tracing = start_tracing(app)
-    interpreter.tune()
+    gc_tuning.tune()
     try:
         server.run()
     finally:
@@ -136,7 +136,7 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
             if spare is not None:
                 spare.close()
             raise
-        interpreter.settle()
+        gc_tuning.settle()
         return router, encoder
 
     return open_router

@@ -17,9 +17,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from synaptoroute.models import Match
-from synaptoroute.server.express import Express, PlainHead
-from synaptoroute.server.hot_query import PATH
-from synaptoroute.server.known_head import KnownHead, known_head
+from synaptoroute.server.fast_path import Express, PlainHead
+from synaptoroute.server.head_cache import KnownHead, known_head
+from synaptoroute.server.query_handler import PATH
 from synaptoroute.web.problems import PROBLEM_JSON, Problem
 
 URL_BYTES_MAX: Final = 8_192

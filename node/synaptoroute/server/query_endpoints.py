@@ -18,15 +18,15 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.router import answered
-from synaptoroute.server.answers import (
+from synaptoroute.server.bodies import parse_json, read_body, require_json
+from synaptoroute.server.openapi import QUERY_PROBLEMS, answer, json_body, problems
+from synaptoroute.server.responses import (
     json_answer,
     render_match,
     runtime_of,
     unless_gone,
     version_headers,
 )
-from synaptoroute.server.bodies import parse_json, read_body, require_json
-from synaptoroute.server.openapi import QUERY_PROBLEMS, answer, json_body, problems
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.server.schemas import (
     QUERY_DEADLINE_MS_MAX,

@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook
 from synaptoroute.router import Guard
-from synaptoroute.server.answers import model_answer, runtime_of, write_answer
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -22,6 +21,7 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import checked, read_document
+from synaptoroute.server.responses import model_answer, runtime_of, write_answer
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE
 from synaptoroute.server.schemas import OrphanToReplay, RecoveryRequest, VoterChange
 from synaptoroute.web.refusals import InvalidParameter

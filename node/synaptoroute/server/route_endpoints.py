@@ -14,13 +14,6 @@ from synaptoroute.core.mutation import KEEP
 from synaptoroute.errors import InvalidRoute, RouteNotFound
 from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.server.answers import (
-    model_answer,
-    runtime_of,
-    version_headers,
-    write_answer,
-)
-from synaptoroute.server.conditions import etag, is_unchanged
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -30,6 +23,13 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import RouteName, Terms, checked, read_document
+from synaptoroute.server.preconditions import etag, is_unchanged
+from synaptoroute.server.responses import (
+    model_answer,
+    runtime_of,
+    version_headers,
+    write_answer,
+)
 from synaptoroute.server.schemas import (
     RouteList,
     RoutePatch,

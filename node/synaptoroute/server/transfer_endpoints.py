@@ -17,7 +17,6 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.errors import ClusterError
 from synaptoroute.models import ImportResult, Route, StoredRoute
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.server.answers import model_answer, runtime_of, version_headers
 from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
 from synaptoroute.server.documents import (
     KIND_BY_MEDIA_TYPE,
@@ -35,6 +34,7 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import AckLevel
+from synaptoroute.server.responses import model_answer, runtime_of, version_headers
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
 from synaptoroute.web.refusals import NotAcceptable, UnsupportedMediaType
 

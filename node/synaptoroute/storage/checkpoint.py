@@ -29,7 +29,6 @@ from xxhash import xxh3_64
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
 from synaptoroute.core.snapshot import Remembered
-from synaptoroute.storage.aside import sibling, sync_folder
 from synaptoroute.storage.checkpoint_header import (
     HASH_BYTES,
     HEADER_BYTES,
@@ -41,6 +40,7 @@ from synaptoroute.storage.checkpoint_header import (
     unpack_header,
 )
 from synaptoroute.storage.outcomes import as_remembered, text_of
+from synaptoroute.storage.quarantine import sibling, sync_folder
 from synaptoroute.storage.rows import Rows, room_for
 
 SUFFIX: Final = ".checkpoint"

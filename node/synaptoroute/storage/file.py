@@ -23,7 +23,6 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import schema
-from synaptoroute.storage.aside import is_present, move_aside, sibling
 from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint
 from synaptoroute.storage.connection import (
     Synchronous,
@@ -33,11 +32,9 @@ from synaptoroute.storage.connection import (
     transaction,
     translated,
 )
-from synaptoroute.storage.damage import Damaged, finding_damage
-from synaptoroute.storage.gate import Gate
+from synaptoroute.storage.corruption import Damaged, finding_damage
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
 from synaptoroute.storage.install import drop_draft
-from synaptoroute.storage.keeper import Changes, Derive, Keeper, Pause, scrub, write_checkpoint
 from synaptoroute.storage.loader import (
     Spares,
     check_encoder,
@@ -49,6 +46,8 @@ from synaptoroute.storage.loader import (
     resume,
 )
 from synaptoroute.storage.lock import FileLock
+from synaptoroute.storage.maintenance import Changes, Derive, Keeper, Pause, scrub, write_checkpoint
+from synaptoroute.storage.quarantine import is_present, move_aside, sibling
 from synaptoroute.storage.records import (
     VECTOR_DTYPE,
     Meta,
@@ -57,6 +56,7 @@ from synaptoroute.storage.records import (
     sums_of,
     without,
 )
+from synaptoroute.storage.rw_lock import Gate
 from synaptoroute.storage.wal import is_log_damaged
 from synaptoroute.storage.writer import LogWindow, write_meta, write_node
 

@@ -20,7 +20,7 @@ from typing import Final
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import ConfigError, InvalidVector
-from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.corruption import Damaged
 from synaptoroute.storage.records import meta_row, sums_of
 from synaptoroute.storage.writer import INSERT_META
 

@@ -22,7 +22,6 @@ from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.core.snapshot import EpochRecord, Snapshot
 from synaptoroute.failpoints import failpoint
-from synaptoroute.storage.aside import sibling, sync_folder
 from synaptoroute.storage.connection import (
     BUSY_SECONDS,
     PAGE_BYTES,
@@ -30,9 +29,10 @@ from synaptoroute.storage.connection import (
     reader_uri,
     transaction,
 )
-from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.corruption import Damaged
 from synaptoroute.storage.loader import read_meta
 from synaptoroute.storage.outcomes import text_of
+from synaptoroute.storage.quarantine import sibling, sync_folder
 from synaptoroute.storage.records import Stored, epoch_row, load_epoch
 from synaptoroute.storage.schema import TABLES, create_tables
 from synaptoroute.storage.writer import (

@@ -33,7 +33,7 @@ from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.errors import EncoderMismatch
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
-from synaptoroute.storage.damage import Damaged, finding_damage
+from synaptoroute.storage.corruption import Damaged, finding_damage
 from synaptoroute.storage.outcomes import as_remembered, remembered_sum
 from synaptoroute.storage.records import Meta, Stored, checksum, load_epoch, load_settings, sums_of
 from synaptoroute.storage.rows import Rows, amend, read_rows

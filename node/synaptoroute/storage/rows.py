@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.digest import row_hash
-from synaptoroute.storage.damage import Damaged
+from synaptoroute.storage.corruption import Damaged
 from synaptoroute.storage.records import VECTOR_DTYPE
 
 ROWS_AT_ONCE: Final = 512

@@ -22,15 +22,15 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.storage import install
-from synaptoroute.storage.aside import is_present
 from synaptoroute.storage.connection import connect_reader, connect_writer, translated
-from synaptoroute.storage.damage import Damaged, finding_damage
+from synaptoroute.storage.corruption import Damaged, finding_damage
 from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
 from synaptoroute.storage.loader import check_encoder, load, read_meta
 from synaptoroute.storage.orphans import Orphan, count_orphans, drop_orphan, read_orphans
 from synaptoroute.storage.outcomes import load_outcome
+from synaptoroute.storage.quarantine import is_present
+from synaptoroute.storage.re_embedding import ReencodedFile
 from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
-from synaptoroute.storage.reencoded import ReencodedFile
 from synaptoroute.storage.writer import (
     check_order,
     drop_encoded,

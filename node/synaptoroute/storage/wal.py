@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from synaptoroute.storage.aside import sibling
+from synaptoroute.storage.quarantine import sibling
 
 _LOG_HEADER: Final = struct.Struct(">IIIIIIII")
 _FRAME_HEADER: Final = struct.Struct(">IIIIII")

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.tensor.slabs import Slabs, Slots
+from synaptoroute.tensor.chunked_array import Slabs, Slots
 
 Indexes: TypeAlias = NDArray[np.intp]
 

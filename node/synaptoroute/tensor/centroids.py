@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.exact import to_grid, tree_sum
 from synaptoroute.tensor.blocks import ROWS_ALIGNED
-from synaptoroute.tensor.slabs import Slabs, Slots
+from synaptoroute.tensor.chunked_array import Slabs, Slots
 
 _SLAB_ROUTES: Final = 4_096
 _HALVED_ROWS_MIN: Final = 16_384

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.tensor.ahead import Ahead
 from synaptoroute.tensor.blocks import FREE, Block, BlockPlans, checksum
 from synaptoroute.tensor.centroids import Centroids
-from synaptoroute.tensor.coarse import ADVANCE_ROWS, CoarseRows
-from synaptoroute.tensor.slabs import Slabs, Slots
+from synaptoroute.tensor.chunked_array import Slabs, Slots
+from synaptoroute.tensor.quantized import ADVANCE_ROWS, CoarseRows
+from synaptoroute.tensor.staged_rows import Ahead
 
 SLAB_SLOTS: Final = 65_536
 LATER_ROWS_MAX: Final = 256

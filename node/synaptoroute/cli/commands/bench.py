@@ -74,9 +74,9 @@ def bench(
 
     Asks a node, or with --routes a router in this process.
     """
-    from synaptoroute.cli.answering import open_unstarted
     from synaptoroute.cli.bench import asking_node, asking_router, measure
     from synaptoroute.cli.labelled import read_labelled
+    from synaptoroute.cli.query_backend import open_unstarted
 
     texts = list(dict.fromkeys(query.text for query in read_labelled(file)))
     counts = clients or _CLIENTS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synaptoroute.cli.failures import BadUsage
+from synaptoroute.cli.exit_codes import BadUsage
 from synaptoroute.cli.options import (
     DEFAULT_URL,
     ApiKey,
@@ -20,9 +20,9 @@ from synaptoroute.cli.options import (
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table, progress
 
 if TYPE_CHECKING:
-    from synaptoroute.cli.answering import Answering
     from synaptoroute.cli.calibration import Calibration, Ranked
     from synaptoroute.cli.labelled import LabelledQuery
+    from synaptoroute.cli.query_backend import Answering
 
 CANDIDATES = 20
 
@@ -49,10 +49,10 @@ def calibrate(
     What is not better on queries left out of the fit is not proposed. A route without
     labelled queries keeps its threshold, and no route can be switched off.
     """
-    from synaptoroute.cli.answering import NodeAnswers, open_answering
     from synaptoroute.cli.calibration import Thresholds
     from synaptoroute.cli.calibration import calibrate as fit
     from synaptoroute.cli.labelled import check_known, read_labelled
+    from synaptoroute.cli.query_backend import NodeAnswers, open_answering
 
     if apply and routes is not None:
         raise BadUsage("--apply sets the thresholds of a node: it does not go with --routes")
@@ -70,8 +70,8 @@ def calibrate(
 
 
 def _rank(answering: Answering, queries: list[LabelledQuery]) -> list[Ranked]:
-    from synaptoroute.cli.answering import ask_all
     from synaptoroute.cli.calibration import Ranked
+    from synaptoroute.cli.query_backend import ask_all
 
     return [
         Ranked(

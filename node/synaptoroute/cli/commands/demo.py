@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.failures import BadUsage, CheckFailed, NodeUnreachable
+from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.labelled import LabelledQuery, read_labelled
 from synaptoroute.cli.processes import (
     LOOPBACK,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from synaptoroute.cli.failures import CheckFailed
+from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synaptoroute.cli.failures import CheckFailed
+from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import (
     DEFAULT_URL,
     ApiKey,
@@ -50,9 +50,9 @@ def evaluate(
 
     Asks a node, or with --routes a router in this process.
     """
-    from synaptoroute.cli.answering import ask_all, open_answering
     from synaptoroute.cli.evaluation import evaluate as count
     from synaptoroute.cli.labelled import check_known, read_labelled
+    from synaptoroute.cli.query_backend import ask_all, open_answering
 
     queries = read_labelled(file)
     with open_answering(url, api_key, routes, model, precision) as answering:

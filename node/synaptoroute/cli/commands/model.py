@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from synaptoroute.cli.failures import CheckFailed
+from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson, EncoderBackend, EncoderPrecision
 from synaptoroute.cli.terminal import Cell, note, print_json, print_line, print_table, waiting
 
@@ -131,14 +131,8 @@ def prepare(
 
     Takes about a millisecond a token of the vocabulary.
     """
-    from synaptoroute.encoder import (
-        DEFAULT_MODEL,
-        distil,
-        load_table,
-        open_encoder,
-        save_table,
-        table_file,
-    )
+    from synaptoroute.cascade import distil, load_table, save_table, table_file
+    from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
     from synaptoroute.errors import ModelCorrupt
 
     with waiting("Loading the model ..."):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.failures import ExitCode
+from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import Cell, number, print_json, print_line, print_table, printable
 

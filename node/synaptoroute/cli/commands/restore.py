@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from synaptoroute.cli.failures import BadUsage, CheckFailed
+from synaptoroute.cli.exit_codes import BadUsage, CheckFailed
 from synaptoroute.cli.options import AsJson
 from synaptoroute.cli.terminal import print_json, print_line, waiting
 
@@ -79,7 +79,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         CheckFailed: It holds another position than its manifest says.
         StorageCorrupt: Its rows do not match its digest.
     """
-    from synaptoroute.follower.recovery import LINEAGE_KEY
+    from synaptoroute.replication.recovery import LINEAGE_KEY
     from synaptoroute.storage import SQLiteStorage
 
     storage = SQLiteStorage(database)

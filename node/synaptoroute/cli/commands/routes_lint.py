@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synaptoroute.cli.failures import CheckFailed
+from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson, EncoderPrecision, Model
 from synaptoroute.cli.terminal import note, print_json, print_table, progress, waiting
 

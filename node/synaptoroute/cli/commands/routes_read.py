@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from synaptoroute.cli.client import NodeClient, route_path
-from synaptoroute.cli.failures import BadUsage, FileRejected
+from synaptoroute.cli.exit_codes import BadUsage, FileRejected
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table, progress
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from synaptoroute.cli.client import NodeClient, route_path
-from synaptoroute.cli.failures import BadUsage
+from synaptoroute.cli.exit_codes import BadUsage
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 from synaptoroute.cli.terminal import print_json, print_line
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from synaptoroute.cli.failures import NodeUnreachable
+from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.errors import ConfigError, SynaptoRouteError
 
 
@@ -38,7 +38,7 @@ def serve(ctx: typer.Context) -> None:
     from synaptoroute.cli.settings_options import read_settings
 
     config = read_settings(ctx.obj)
-    from synaptoroute.server.loading import begin_loading
+    from synaptoroute.server.encoder_loading import begin_loading
 
     encoder = begin_loading(config)  # meanwhile the server is imported
     from synaptoroute.server import serve as serve_node

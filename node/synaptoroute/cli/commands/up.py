@@ -9,10 +9,10 @@ from typing import Annotated, Final
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.cluster_tour import show_tour, take_tour, tour_json
-from synaptoroute.cli.failures import BadUsage, CheckFailed, NodeUnreachable
+from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
+from synaptoroute.cli.smoke_check import show_tour, take_tour, tour_json
 from synaptoroute.cli.terminal import note, print_json, print_line, waiting
 
 DEFAULT_PORT: Final = 8080

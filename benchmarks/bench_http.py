@@ -1,0 +1,249 @@
+"""What does the HTTP door cost?  One real node process against the router in process.
+
+The node runs as ``python -m synaptoroute.server`` on the loopback; the client is a few
+lines over plain sockets with keep-alive, so that its own work is small beside the
+node's.  Node and in-process contender hold the same routes and take turns.
+
+    python benchmarks/bench_http.py --data FOLDER [--quick]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any, cast
+
+from contenders import OURS, SEMANTIC_ROUTER, contenders
+from harness import Bench, Options, quantiles, ratio, read_options, rounds, spread
+from route_texts import read_corpus
+
+CLIENTS = 64
+SEED = 0
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 30.0
+CACHED_TEXTS = 200
+_LENGTH = re.compile(rb"content-length: *(\d+)\r", re.IGNORECASE)
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection that asks queries, one at a time."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: asyncio.Future[bytes] | None = None
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        """Connect."""
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, "127.0.0.1", port)
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Gather an answer; it is whole when its body is."""
+        received = self._received = self._received + data
+        head_stop = received.find(b"\r\n\r\n")
+        if head_stop < 0 or self._answer is None:
+            return
+        body_start = head_stop + 4
+        length = _LENGTH.search(received, 0, body_start)
+        if length is None or not received.startswith(b"HTTP/1.1 200"):
+            self._answer.set_exception(RuntimeError(received.decode()))
+        elif len(received) - body_start >= int(length[1]):
+            self._received = b""
+            self._answer.set_result(received[body_start:])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what waits."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the node closed"))
+
+    async def ask(self, text: str, *, use_cache: bool) -> bytes:
+        """Send one query and read its answer."""
+        body = json.dumps({"text": text}).encode()
+        bypass = b"" if use_cache else b"cache-control: no-cache\r\n"
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(
+            b"POST /v1/query HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
+            + bypass
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        return await self._answer
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._transport.close()
+
+
+async def closed_loop(
+    port: int, texts: Sequence[str], clients: int, seconds: float, *, use_cache: bool = False
+) -> dict[str, float]:
+    """Clients that ask, wait, and ask again, each on its own connection."""
+    connections = [await Connection.open(port) for _ in range(clients)]
+    source = cycle(texts)
+    latencies: list[float] = []
+    began = time.perf_counter()
+
+    async def client(connection: Connection) -> None:
+        while (sent := time.perf_counter()) - began < seconds:
+            await connection.ask(next(source), use_cache=use_cache)
+            latencies.append((time.perf_counter() - sent) * 1_000)
+
+    await asyncio.gather(*(client(connection) for connection in connections))
+    elapsed = time.perf_counter() - began
+    for connection in connections:
+        connection.close()
+    found = quantiles(latencies)
+    return {
+        "queries_per_second": len(latencies) / elapsed,
+        "p50_ms": found["p50"],
+        "p99_ms": found["p99"],
+    }
+
+
+@contextmanager
+def node(folder: Path) -> Iterator[int]:
+    """A node process; gives its port."""
+    environment = {
+        **os.environ,
+        "SYNAPTOROUTE_PORT": "0",
+        "SYNAPTOROUTE_DATABASE": str(folder / "node.sqlite"),
+        "SYNAPTOROUTE_LOG_FORMAT": "json",
+    }
+    with (folder / "node.log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "synaptoroute.server"],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield _wait_ready(process, folder / "node.log")
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait for the port in the log and for readiness."""
+    give_up_at = time.monotonic() + START_SECONDS_MAX
+    while process.poll() is None and time.monotonic() < give_up_at:
+        for line in log.read_text().splitlines():
+            if '"listening"' in line:
+                port = int(json.loads(line)["url"].rpartition(":")[2])
+                if _is_ready(port):
+                    return port
+        time.sleep(0.05)
+    raise RuntimeError(f"the node did not start:\n{log.read_text()[-2_000:]}")
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def put_routes(port: int, routes: dict[str, list[str]]) -> None:
+    """Put the routes one by one."""
+    for name, utterances in routes.items():
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/routes/{name}",
+            data=json.dumps({"utterances": utterances}).encode(),
+            headers={"content-type": "application/json"},
+            method="PUT",
+        )
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
+
+def compare(
+    sides: dict[str, Any], count: int
+) -> tuple[dict[str, Any], dict[str, list[dict[str, float]]]]:
+    """Run the sides in rounds; figures by side, and the raw rounds."""
+    found = rounds(sides, count)
+    shown = {
+        name: {
+            key: spread([run[key] for run in runs])
+            for key in ("queries_per_second", "p50_ms", "p99_ms")
+        }
+        for name, runs in found.items()
+    }
+    return shown, found
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """All figures."""
+    corpus = read_corpus(options.data)
+    routes = corpus.draw(10, SEED)
+    texts = corpus.queries(4_096, SEED)
+    seconds, count = options.pick((2.5, 8), (1.5, 2), (0.2, 1))
+    figures: dict[str, Any] = {"rounds": count}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        node(Path(folder)) as port,
+        contenders((OURS, SEMANTIC_ROUTER), options) as running,
+    ):
+        put_routes(port, routes)
+        for process in running.values():
+            process.do("load", routes=routes)
+            process.do("closed", texts=texts, clients=8, seconds=min(0.5, seconds))
+        asyncio.run(closed_loop(port, texts, 8, min(0.5, seconds)))
+        for label, clients in (("one_client", 1), ("many_clients", CLIENTS)):
+
+            def over_http(clients: int = clients) -> dict[str, float]:
+                return asyncio.run(closed_loop(port, texts, clients, seconds))
+
+            sides: dict[str, Any] = {"http": over_http}
+            for name, process in running.items():
+                key = "in_process" if name == OURS else name
+                sides[key] = lambda process=process, clients=clients: process.do(
+                    "closed", texts=texts, clients=clients, seconds=seconds
+                )
+            shown, raw = compare(sides, count)
+            for name in raw:
+                rates = [
+                    [run["queries_per_second"] for run in raw[each]] for each in ("http", name)
+                ]
+                middles = [[run["p50_ms"] for run in raw[each]] for each in ("http", name)]
+                shown[name]["http_share_of_throughput"] = ratio(*rates)
+                shown[name]["http_share_of_p50"] = ratio(*middles)
+            figures[label] = shown
+        cached = texts[:CACHED_TEXTS]
+        asyncio.run(closed_loop(port, cached, CLIENTS, seconds, use_cache=True))
+        runs = [
+            asyncio.run(closed_loop(port, cached, CLIENTS, seconds, use_cache=True))
+            for _ in range(count)
+        ]
+        figures["cached"] = {
+            key: spread([run[key] for run in runs])
+            for key in ("queries_per_second", "p50_ms", "p99_ms")
+        }
+    return figures
+
+
+if __name__ == "__main__":
+    given = read_options(__doc__)
+    bench = Bench("http", given)
+    bench.finish(measure(given))

@@ -1,0 +1,131 @@
+"""Starts contenders in processes of their own and speaks to them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from harness import Options, rounds
+from peers.install import environment, is_installed
+from synaptoroute.encoder.bundled import bundled_recipe
+
+OURS = "synaptoroute-cluster"
+OURS_FLOAT32 = "synaptoroute-cluster, float32"
+OURS_OPENVINO = "synaptoroute-cluster, openvino"
+OURS_CASCADE = "synaptoroute-cluster, cascade"
+SEMANTIC_ROUTER = "semantic-router"
+ORIGINAL = "synaptoroute"
+FASTEMBED = "fastembed"
+STOP_SECONDS_MAX = 10.0
+_PEERS = Path(__file__).parent / "peers"
+_SCRIPTS = {
+    OURS: "cluster_peer.py",
+    OURS_FLOAT32: "cluster_peer.py",
+    OURS_OPENVINO: "cluster_peer.py",
+    OURS_CASCADE: "cluster_peer.py",
+    SEMANTIC_ROUTER: "semantic_router_peer.py",
+    ORIGINAL: "synaptoroute_peer.py",
+    FASTEMBED: "fastembed_peer.py",
+}
+
+
+_ARGUMENTS = {
+    OURS_FLOAT32: ("--precision", "float32"),
+    OURS_OPENVINO: ("--backend", "openvino"),
+}
+
+
+class ContenderFailed(RuntimeError):
+    """A contender answered an error or ended."""
+
+
+class Process:
+    """One contender."""
+
+    def __init__(self, name: str, arguments: Sequence[str] = ()) -> None:
+        self.name = name
+        own = name not in (SEMANTIC_ROUTER, ORIGINAL)
+        python = sys.executable if own else str(environment(name) / "bin" / "python")
+        recipe = bundled_recipe()
+        self._process = subprocess.Popen(
+            [
+                python,
+                str(_PEERS / _SCRIPTS[name]),
+                str(recipe.model_file),
+                str(recipe.tokenizer_file),
+                *_ARGUMENTS.get(name, ()),
+                *arguments,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def do(self, order: str, **fields: Any) -> Any:
+        """Give one order and wait for its result."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"do": order, **fields}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "the process ended"}
+        if "error" in answer:
+            raise ContenderFailed(f"{self.name} {order}: {answer['error']}")
+        return answer["result"]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@contextmanager
+def contenders(
+    names: Sequence[str], options: Options, arguments: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, Process]]:
+    """Start those that can be: peers only where they are wanted and installed.
+
+    Args:
+        names: Whom to start.
+        options: Of the benchmark.
+        arguments: More words of the command line, by name.
+    """
+    with ExitStack() as stack:
+        started = {}
+        for name in names:
+            if name in (SEMANTIC_ROUTER, ORIGINAL) and not (options.peers and is_installed(name)):
+                continue
+            if name == OURS_OPENVINO and find_spec("openvino") is None:
+                continue
+            started[name] = Process(name, (arguments or {}).get(name, ()))
+            stack.callback(started[name].close)
+        yield started
+
+
+def in_turns(
+    running: Mapping[str, Process], texts: list[str], clients: int, seconds: float, count: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Run the closed loop of every contender in turn, ``count`` times; give all its runs."""
+    return rounds(
+        {
+            name: lambda process=process: process.do(
+                "closed", texts=texts, clients=clients, seconds=seconds
+            )
+            for name, process in running.items()
+        },
+        count,
+    )

@@ -1,0 +1,114 @@
+"""This project as a contender, driven exactly as the peers are.
+
+Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
+``--synchronous full|normal`` choose storage, which is in memory otherwise;
+``--precision auto|float32|int8`` chooses the encoder's arithmetic, ``--backend
+auto|onnxruntime|openvino`` its runtime; ``--table FILE`` switches the cascade on.
+The router has its default settings; queries bypass the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+from contender import serve
+
+from synaptoroute.cascade import load_table
+from synaptoroute.config import Backend, Precision
+from synaptoroute.encoder import Encoder
+from synaptoroute.models import Route
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.storage import SQLiteStorage
+
+
+class ClusterPeer:
+    """See ``contender.Contender``."""
+
+    def __init__(
+        self,
+        database: str,
+        synchronous: str,
+        precision: Precision,
+        backend: Backend,
+        table: Path | None,
+    ) -> None:
+        self._database = database
+        self._synchronous = synchronous
+        self._encoder = Encoder(precision=precision, backend=backend)
+        self._table = None if table is None else load_table(table, self._encoder.fingerprint)
+        self._router: AdaptiveRouter | None = None
+
+    async def _started(self) -> AdaptiveRouter:
+        if self._router is None:
+            storage = SQLiteStorage(self._database, synchronous=self._synchronous)
+            tables = [self._table] if self._table else []
+            self._router = AdaptiveRouter(self._encoder, storage, cascade=tables)
+            await self._router.start()
+        return self._router
+
+    async def load(self, routes: dict[str, list[str]]) -> None:
+        router = await self._started()
+        await router.aimport(_each(routes, None), replace=True)
+        if self._table is not None:
+            await self._calibrated(router)
+
+    async def _calibrated(self, router: AdaptiveRouter) -> None:
+        settings = await router.aget_settings()
+        await router.aput_settings(settings.model_copy(update={"cascade": True}))
+        await router.acalibrate()
+
+    async def ask(self, text: str) -> str | None:
+        assert self._router is not None
+        return (await self._router.aquery(text, use_cache=False)).route
+
+    async def fill(self, routes: dict[str, list[str]], rows: np.ndarray) -> None:
+        router = await self._started()
+        await router.aimport(_each(routes, rows), replace=True)
+
+    async def add(self, name: str, utterances: list[str], rows: np.ndarray) -> float:
+        router = await self._started()
+        route = Route(name=name, utterances=utterances, vectors=rows.tolist())
+        began = time.perf_counter()
+        result = await router.aput_route(route)
+        elapsed = time.perf_counter() - began
+        assert result.status == "applied", result
+        return elapsed
+
+    def delays(self, count: int) -> list[float]:
+        assert self._router is not None
+        return [delay_ms for _, delay_ms in self._router.propagation()[-count:]]
+
+
+async def _each(routes: dict[str, list[str]], rows: np.ndarray | None) -> AsyncIterator[Route]:
+    start = 0
+    for name, texts in routes.items():
+        vectors = None if rows is None else rows[start : start + len(texts)].tolist()
+        start += len(texts)
+        yield Route(name=name, utterances=texts, vectors=vectors)
+        await asyncio.sleep(0)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model_files", nargs="*")
+    parser.add_argument("--database", default=":memory:")
+    parser.add_argument("--synchronous", default="full")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--table", type=Path)
+    options = parser.parse_args()
+    serve(
+        ClusterPeer(
+            options.database, options.synchronous, options.precision, options.backend, options.table
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The cascade: a static first stage that answers sure queries without the encoder."""
+
+from __future__ import annotations
+
+from synaptoroute.cascade.calibration import (
+    UTTERANCES_MAX,
+    Calibration,
+    calibrate,
+    is_superseded,
+    read_calibration,
+)
+from synaptoroute.cascade.lda_projection import Turn, read_turn
+from synaptoroute.cascade.leave_one_out import Utterances
+from synaptoroute.cascade.static_routes import StaticLook, StaticRoutes
+from synaptoroute.cascade.static_table import (
+    StaticTable,
+    distil,
+    load_table,
+    save_table,
+    table_file,
+)
+
+__all__ = [
+    "UTTERANCES_MAX",
+    "Calibration",
+    "StaticLook",
+    "StaticRoutes",
+    "StaticTable",
+    "Turn",
+    "Utterances",
+    "calibrate",
+    "distil",
+    "is_superseded",
+    "load_table",
+    "read_calibration",
+    "read_turn",
+    "save_table",
+    "table_file",
+]

@@ -1,0 +1,264 @@
+"""How sure must the static stage be?  Measured on the route set, never guessed.
+
+Every utterance is judged by both stages as if it were a query (``leave_one_out``).  Of
+all guards that were tried, the one that answers most is taken, of those that hold three
+promises on these judgements:
+
+1. Of the queries that it answers, ``AGREEMENT_MIN`` get the route that the encoder gives,
+   or the one they belong to.
+2. Among them the static stage is right at least as often as the encoder.
+3. Of queries that belong to no route, at most ``STRAY_SHARE_MAX`` are answered where the
+   encoder answers none.
+
+Where no guard holds them at a useful share the cascade stays off, and says why.  The turn
+that embeddings go through before they are compared is fitted here too, and travels along.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.cascade.lda_projection import fit_turn
+from synaptoroute.cascade.leave_one_out import OFFERED, Judged, Utterances, leave_one_out
+from synaptoroute.cascade.static_routes import Guard
+from synaptoroute.scoring.one_thread import on_one_thread
+
+Float64s: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+AGREEMENT_MIN: Final = 0.99
+STRAY_SHARE_MAX: Final = 0.005
+SHARE_MIN: Final = 0.05
+UTTERANCES_A_ROUTE_MIN: Final = 5.0
+UTTERANCES_MIN: Final = 200
+UTTERANCES_MAX: Final = 65_536
+"""A larger route set would take too long to judge, and too much memory."""
+
+JUDGED_MAX: Final = 4_096
+_ANSWERS_MIN: Final = 50
+_SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
+_FLOOR_SHARES: Final = tuple(step / 20 for step in range(19))
+_DIGITS: Final = 6
+_VERSION: Final = 2
+DEVIATIONS: Final = 2.0
+"""Standard deviations by which a count of disagreements is taken as greater than it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured, as every node of a cluster reads it from the log.
+
+    Attributes:
+        at: ``epoch.seq`` of the route set that was judged.
+        fingerprint: Of the encoder, its first digits.
+        table: Of the static table's checksum, its first digits.
+        routes: Routes that were judged.
+        reason: Why the cascade is off; empty where it is on.
+        guard: What makes a static answer sure; None where it is off.
+        share: Queries that the guard lets the static stage answer, of those judged.
+        agreement: Of these, how many the encoder or the utterance's own route agrees with.
+        strays: Of queries without a route, how many it answers against the encoder.
+        turn: What embeddings go through, as ``Turn.dump`` writes it; empty where it is off.
+    """
+
+    at: str
+    fingerprint: str
+    table: str
+    routes: int
+    reason: str
+    guard: Guard | None = None
+    share: float = 0.0
+    agreement: float = 0.0
+    strays: float = 0.0
+    turn: str = ""
+
+    def dump(self) -> str:
+        """Write it as canonical JSON."""
+        fields = {"version": _VERSION, **asdict(self)}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def read_calibration(text: str) -> Calibration | None:
+    """Read what ``dump`` wrote; None for what this release cannot read."""
+    try:
+        fields: dict[str, Any] = json.loads(text)
+        if fields.pop("version") != _VERSION:
+            return None
+        guard = fields.pop("guard")
+        found = Calibration(guard=None if guard is None else Guard(**guard), **fields)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return found if _is_sound(found) else None
+
+
+def is_superseded(text: str) -> bool:
+    """Whether an earlier release measured it, by another static stage."""
+    try:
+        version = json.loads(text)["version"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return isinstance(version, int) and version < _VERSION
+
+
+def _is_sound(found: Calibration) -> bool:
+    """Whether every field is of its kind: what is in the log may be of any author."""
+    texts = (found.at, found.fingerprint, found.table, found.reason, found.turn)
+    numbers = [found.share, found.agreement, found.strays]
+    if found.guard is not None:
+        numbers += asdict(found.guard).values()
+    return (
+        all(isinstance(text, str) for text in texts)
+        and re.fullmatch(r"[0-9]{1,15}\.[0-9]{1,15}", found.at) is not None
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        and isinstance(found.routes, int)
+        and found.routes > 0
+    )
+
+
+@on_one_thread()
+def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
+    """Judge a route set and choose the guard; equal inputs give equal guards.
+
+    Args:
+        given: The route set.
+        at: Its place in the log.
+        fingerprint: Of the encoder, its first digits.
+        table: Of the static table's checksum, its first digits.
+    """
+    routes = len(given.thresholds)
+
+    def off(reason: str) -> Calibration:
+        return Calibration(at, fingerprint, table, routes, reason)
+
+    if given.aggregation not in OFFERED:
+        return off("aggregation_not_offered")
+    if len(given.owners) > UTTERANCES_MAX:
+        return off("too_many_utterances")
+    judgeable = np.flatnonzero(given.counts[given.owners] > 1)
+    if routes < 3 or len(judgeable) < max(UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes):
+        return off("too_few_utterances")
+    chosen = judgeable[_spread(len(judgeable), JUDGED_MAX)]
+    ones, strays = leave_one_out(given, chosen)
+    found = _best(ones, strays, given.thresholds)
+    if found is None:
+        return off("agreement_not_reached")
+    guard, answered = found
+    agrees = _agrees(ones)
+    return Calibration(
+        at,
+        fingerprint,
+        table,
+        routes,
+        "",
+        guard,
+        share=round(float(answered.mean()), 4),
+        agreement=round(float(agrees[answered].mean()), 4),
+        strays=round(float(_strayed(strays, guard, given.thresholds).mean()), 4),
+        turn=fit_turn(given.static_rows, given.owners).dump(),
+    )
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Choose at most so many places, evenly."""
+    if count <= most:
+        return np.arange(count)
+    return np.arange(most) * count // most
+
+
+def _agrees(ones: Judged) -> Mask:
+    """Whether the static stage gives the encoder's route, or the utterance's own."""
+    return np.asarray((ones.answers == ones.encoders) | (ones.answers == ones.owners))
+
+
+def is_answered(judged: Judged, guard: Guard, thresholds: Float64s) -> Mask:
+    """Say which of these the static stage would answer."""
+    needed = np.maximum(0.0, guard.margin - guard.slope * judged.scores)
+    expected = guard.offset + guard.scale * judged.scores
+    passes = np.clip(expected, -1.0, 1.0) >= thresholds[judged.answers]
+    leads = (judged.margins > 0.0) & (judged.margins >= needed)
+    return np.asarray(leads & (judged.scores >= guard.floor) & passes)
+
+
+def _strayed(strays: Judged, guard: Guard, thresholds: Float64s) -> Mask:
+    return is_answered(strays, guard, thresholds) & (strays.encoders < 0)
+
+
+def _line(ones: Judged, strays: Judged) -> tuple[float, float]:
+    """Fit the encoder's score to the static one: scale and offset."""
+    x = np.concatenate([ones.scores, strays.scores])
+    y = np.concatenate([ones.expected, strays.expected])
+    usable = np.isfinite(x) & np.isfinite(y)
+    x, y = x[usable], y[usable]
+    spread = float(np.var(x))
+    if spread <= 0.0:
+        return 0.0, round(float(y.mean()), _DIGITS)
+    scale = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread
+    scale = round(max(scale, 0.0), _DIGITS)
+    return scale, round(float(y.mean() - scale * x.mean()), _DIGITS)
+
+
+def _best(ones: Judged, strays: Judged, thresholds: Float64s) -> tuple[Guard, Mask] | None:
+    """Choose the guard that answers most of those that hold."""
+    scale, offset = _line(ones, strays)
+    floors = sorted({0.0, *np.quantile(ones.scores, _FLOOR_SHARES).tolist()})
+    best: tuple[Guard, Mask] | None = None
+    most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(ones.owners)))
+    for slope in _SLOPES:
+        for floor in floors:
+            lenient = Guard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
+            margin = _least_margin(ones, strays, lenient, thresholds)
+            if margin is None:
+                continue
+            guard = Guard(margin, slope, lenient.floor, scale, offset)
+            answered = is_answered(ones, guard, thresholds)
+            count = int(answered.sum())
+            if count >= most and _holds(ones, strays, guard, answered, thresholds):
+                best, most = (guard, answered), count + 1
+    return best
+
+
+def _least_margin(
+    ones: Judged, strays: Judged, lenient: Guard, thresholds: Float64s
+) -> float | None:
+    """Find the least margin that holds, beside a slope and a floor; rounded up."""
+    eligible = np.flatnonzero(is_answered(ones, lenient, thresholds))
+    sums = ones.margins[eligible] + lenient.slope * ones.scores[eligible]
+    order = np.argsort(-sums, kind="stable")
+    sums, eligible = sums[order], eligible[order]
+    counts = np.arange(1, len(sums) + 1)
+    wrong = np.cumsum((~_agrees(ones)[eligible]).astype(np.int64))
+    own, answers = ones.owners[eligible], ones.answers[eligible]
+    gain = np.cumsum((answers == own).astype(np.int64) - (ones.encoders[eligible] == own))
+    wild = _strayed(strays, lenient, thresholds)
+    stray_sums = np.sort(strays.margins[wild] + lenient.slope * strays.scores[wild])
+    astray = len(stray_sums) - np.searchsorted(stray_sums, sums, "left")
+    holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
+    holds &= astray <= STRAY_SHARE_MAX * len(strays.owners)
+    last = np.flatnonzero(holds)
+    if len(last) == 0:
+        return None
+    return math.ceil(float(sums[last[-1]]) * 10**_DIGITS) / 10**_DIGITS
+
+
+def _at_most(counted: NDArray[np.int64]) -> Float64s:
+    """Bound what a count may stand for: one of many guards that were tried is a lucky one."""
+    return np.asarray(counted + DEVIATIONS * np.sqrt(counted))
+
+
+def _holds(
+    ones: Judged, strays: Judged, guard: Guard, answered: Mask, thresholds: Float64s
+) -> bool:
+    """Whether a guard, rounded as it is, keeps the promises."""
+    agreement = float(_agrees(ones)[answered].mean())
+    right = (ones.answers == ones.owners)[answered].sum()
+    encoder_right = (ones.encoders == ones.owners)[answered].sum()
+    astray = float(_strayed(strays, guard, thresholds).mean())
+    is_safe = astray <= STRAY_SHARE_MAX and bool(right >= encoder_right)
+    return agreement >= AGREEMENT_MIN and is_safe

@@ -1,0 +1,337 @@
+"""The static stage: does a static embedding say for sure which route a query belongs to?
+
+Embeddings are turned first, by the turn that was fitted to the route set (``turn``).
+Rows are int8, so a product of two is an integer below 2^24, which float32 adds without
+any error in whatever order: a decision is the same on every machine, alone or in any
+company.  Routes are compared as by ``blend``, the ``SHORTLIST_ROUTES`` whose centroids
+are nearest alone, so that a query costs the same however many utterances there are.
+
+The stage only ever says *yes*: the best route must lead the next one by the guard
+margin and reach the floor, and the encoder's score that is to be expected of it must
+reach the route's threshold.  All else is the encoder's to answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.cascade.lda_projection import Turn, rounded
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.scoring.values import Ranking, RouteScore
+
+Int8s: TypeAlias = NDArray[np.int8]
+Float32s: TypeAlias = NDArray[np.float32]
+Float64s: TypeAlias = NDArray[np.float64]
+
+SHORTLIST_ROUTES: Final = 6
+SHORTLIST_ROWS_MAX: Final = 4_096
+"""A shortlist with more utterances would hold up whoever asks; the encoder answers."""
+
+_QUERIES_A_BLOCK: Final = 10
+_TERMS_A_PRODUCT_MAX: Final = 262_144
+"""A larger product OpenBLAS shares among threads, for which whoever asks would wait."""
+
+_ROUTES_MIN: Final = 2
+_GROWTH: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What makes a static answer sure; measured by ``calibration``.
+
+    Attributes:
+        margin: Lead over the next route that is needed at a score of zero.
+        slope: What each unit of score takes off that.
+        floor: Least score.
+        scale: Encoder's score expected = ``offset + scale * score``.
+        offset: See ``scale``.
+    """
+
+    margin: float
+    slope: float
+    floor: float
+    scale: float
+    offset: float
+
+    def margin_at(self, score: float) -> float:
+        """Lead that is needed at a score, never below zero."""
+        return max(0.0, self.margin - self.slope * score)
+
+    def expected(self, score: float) -> float:
+        """Score that the encoder is expected to give."""
+        return min(1.0, max(-1.0, self.offset + self.scale * score))
+
+
+@dataclass(frozen=True, slots=True)
+class StaticLook:
+    """What the static stage saw of one query.
+
+    Attributes:
+        is_sure: Whether it answers.
+        margin: Lead of its best route; None without a second one.
+        guard_margin: Lead that was needed.
+        ranking: Its answer in the encoder's scale; None where it is not sure.
+    """
+
+    is_sure: bool
+    margin: float | None = None
+    guard_margin: float | None = None
+    ranking: Ranking | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Route:
+    """One route in slot order: its embeddings, what they are turned to, and the lengths of that."""
+
+    record: RouteRecord
+    rows: Int8s
+    turned: Float32s
+    lengths: Float64s
+
+
+class StaticRoutes:
+    """Static embeddings of all utterances at one position; one thread at a time.
+
+    Args:
+        dim: Length of an embedding.
+        settings: Of the route set.
+        revision: Place in the log.
+        turn: What embeddings go through before they are compared; None for nothing.
+    """
+
+    def __init__(
+        self, dim: int, settings: Settings, revision: Revision, turn: Turn | None = None
+    ) -> None:
+        self.settings = settings
+        self.revision = revision
+        self._dim = dim
+        self.turn = turn
+        self._centroids: Float32s = np.zeros((0, dim if turn is None else turn.dim), np.float32)
+        self._lengths: Float64s = np.zeros(0)
+        self._lowest: Float64s = np.zeros(0)
+        self._routes: dict[int, _Route] = {}
+        self._names: dict[str, RouteRecord] = {}
+
+    def turned(self, turn: Turn | None, settings: Settings, revision: Revision) -> StaticRoutes:
+        """Give the same embeddings by another turn, beside these, which nobody may change."""
+        routes = StaticRoutes(self._dim, settings, revision, turn)
+        kept = self._routes.values()
+        routes.load([each.record for each in kept], [each.rows for each in kept])
+        return routes
+
+    # --- what the making of an answer reads ---
+
+    @property
+    def routes(self) -> Mapping[str, RouteRecord]:
+        """Routes by name, read-only."""
+        return MappingProxyType(self._names)
+
+    def record_of(self, route_id: int) -> RouteRecord:
+        """The route with this number."""
+        return self._routes[route_id].record
+
+    def rows_of(self, route_id: int) -> Int8s:
+        """Embeddings of a route's utterances, int8[n, dim]."""
+        return self._routes[route_id].rows
+
+    # --- how it changes ---
+
+    def load(self, records: Iterable[RouteRecord], rows: Iterable[Int8s]) -> None:
+        """Take in routes with the embeddings of their utterances."""
+        for record, own in zip(records, rows, strict=True):
+            self._put(record, own)
+
+    def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
+        """Follow one change.
+
+        Args:
+            change: As the table enacted it.
+            at: Its place in the log.
+            written: Embedding by slot of every row that the change writes.
+        """
+        for record in change.deleted:
+            self._drop(record)
+        for record in change.before:
+            del self._names[record.name]
+        for record in change.put:
+            self._put(record, self._rows_after(record, written))
+        if change.settings is not None:
+            self.settings = change.settings
+        self.revision = at
+
+    def _rows_after(self, record: RouteRecord, written: Mapping[int, Int8s]) -> Int8s:
+        known = self._routes.get(record.route_id)
+        former = {} if known is None else dict(zip(known.record.slots, known.rows, strict=True))
+        rows = np.empty((len(record.slots), self._dim), np.int8)
+        for row, slot in zip(rows, record.slots, strict=True):
+            row[:] = written[slot] if slot in written else former[slot]
+        return rows
+
+    def _put(self, record: RouteRecord, rows: Int8s) -> None:
+        self._reserve(record.route_id + 1)
+        turned = rows if self.turn is None else self.turn.apply(rows)
+        own = _Route(record, rows, turned.astype(np.float32), lengths_of(turned))
+        self._routes[record.route_id] = own
+        self._names[record.name] = record
+        centroid = centroid_of(turned)
+        self._centroids[record.route_id] = centroid
+        self._lengths[record.route_id] = lengths_of(centroid[np.newaxis])[0]
+        self._lowest[record.route_id] = 0.0
+
+    def _drop(self, record: RouteRecord) -> None:
+        del self._routes[record.route_id], self._names[record.name]
+        self._centroids[record.route_id] = 0.0
+        self._lengths[record.route_id] = np.inf
+        self._lowest[record.route_id] = -np.inf
+
+    def _reserve(self, routes: int) -> None:
+        missing = routes - len(self._lengths)
+        if missing > 0:
+            missing = max(missing, len(self._lengths) * (_GROWTH - 1))
+            empty = np.zeros((missing, self._centroids.shape[1]), np.float32)
+            self._centroids = np.concatenate([self._centroids, empty])
+            self._lengths = np.concatenate([self._lengths, np.full(missing, np.inf)])
+            self._lowest = np.concatenate([self._lowest, np.full(missing, -np.inf)])
+
+    # --- a query ---
+
+    def look(self, embeddings: Int8s, guard: Guard, limits: Sequence[int]) -> Sequence[StaticLook]:
+        """Decide queries, each as if it were alone.
+
+        Args:
+            embeddings: int8[n, dim].
+            guard: What makes an answer sure.
+            limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
+        """
+        standings = self._standings(embeddings)
+        return [
+            self._decide(standing, guard, limit)
+            for standing, limit in zip(standings, limits, strict=True)
+        ]
+
+    def _decide(self, standing: _Standing | None, guard: Guard, limit: int) -> StaticLook:
+        if standing is None or limit > SHORTLIST_ROUTES:
+            return StaticLook(is_sure=False)
+        *_, second, best = sorted(standing.scores)
+        margin = best - second
+        needed = guard.margin_at(best)
+        if margin <= 0.0 or margin < needed or best < guard.floor:
+            return StaticLook(False, margin, needed)
+        own = standing.routes[standing.scores.index(best)].record.threshold
+        if guard.expected(best) < (self.settings.threshold if own is None else own):
+            return StaticLook(False, margin, needed)
+        ranked = [_scaled(each, guard) for each in self._ranked(standing, max(limit, _ROUTES_MIN))]
+        ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes))
+        return StaticLook(True, margin, needed, ranking)
+
+    def standing(self, embedding: Int8s) -> Sequence[RouteScore]:
+        """Score the shortlist, highest first; of equals, that of the lowest slot."""
+        (standing,) = self._standings(embedding[np.newaxis])
+        return () if standing is None else self._ranked(standing, len(standing.routes))
+
+    def _standings(self, embeddings: Int8s) -> list[_Standing | None]:
+        """Compare the shortlist of each query; None where there is nothing to, or too much."""
+        if len(self._routes) < _ROUTES_MIN:
+            return [None] * len(embeddings)
+        found: list[_Standing | None] = []
+        block = max(1, min(_QUERIES_A_BLOCK, _TERMS_A_PRODUCT_MAX // self._centroids.size))
+        for start in range(0, len(embeddings), block):
+            rows = embeddings[start : start + block]
+            rows = rows if self.turn is None else self.turn.apply(rows)
+            queries, lengths = rows.astype(np.float32), lengths_of(rows)
+            centred = (queries @ self._centroids.T) / self._lengths
+            near = shortlist(centred + self._lowest)
+            found += [
+                self._compare(query, float(length), own, chosen.nonzero()[0])
+                for query, length, own, chosen in zip(queries, lengths, centred, near, strict=True)
+            ]
+        return found
+
+    def _compare(
+        self, query: Float32s, length: float, centred: Float64s, chosen: NDArray[np.int64]
+    ) -> _Standing | None:
+        """Compare one query with the utterances of its shortlist."""
+        routes = [self._routes[number] for number in chosen.tolist()]
+        counts = [len(route.lengths) for route in routes]
+        if length == math.inf or sum(counts) > SHORTLIST_ROWS_MAX:
+            return None
+        similarities = np.concatenate([route.turned for route in routes]) @ query
+        similarities = similarities / np.concatenate([route.lengths for route in routes])
+        similarities /= length
+        starts = list(accumulate(counts[:-1], initial=0))
+        scores = (np.maximum.reduceat(similarities, starts) + centred[chosen] / length) / 2.0
+        return _Standing(routes, scores.tolist(), similarities, starts)
+
+    def _ranked(self, standing: _Standing, count: int) -> list[RouteScore]:
+        """Name the best of the shortlist."""
+        scores = standing.scores
+        order = sorted(range(len(scores)), key=lambda number: -scores[number])
+        ranked = [self._score(standing, number) for number in order[:count]]
+        ranked.sort(key=lambda score: (-score.score, score.slot))
+        return ranked
+
+    def _score(self, standing: _Standing, number: int) -> RouteScore:
+        record = standing.routes[number].record
+        start = standing.starts[number]
+        at = int(standing.similarities[start : start + len(record.slots)].argmax())
+        threshold = self.settings.threshold if record.threshold is None else record.threshold
+        return RouteScore(
+            record.route_id,
+            standing.scores[number],
+            threshold,
+            record.slots[at],
+            float(standing.similarities[start + at]),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Standing:
+    """The shortlist of one query: a score a route, a similarity a row, first row of each route."""
+
+    routes: list[_Route]
+    scores: list[float]
+    similarities: Float64s
+    starts: list[int]
+
+
+def shortlist(centred: Float64s) -> NDArray[np.bool_]:
+    """Choose the routes whose centroids are nearest, and all that tie with the last of them.
+
+    Args:
+        centred: Similarity to each centroid, float64[..., routes]; minus infinity for a
+            number without a route.
+    """
+    if centred.shape[-1] <= SHORTLIST_ROUTES:
+        return centred > -np.inf
+    least = np.partition(centred, -SHORTLIST_ROUTES, axis=-1)[..., -SHORTLIST_ROUTES]
+    chosen: NDArray[np.bool_] = (centred >= least[..., np.newaxis]) & (centred > -np.inf)
+    return chosen
+
+
+def centroid_of(rows: Int8s) -> Float32s:
+    """Give the direction of the rows' sum, rounded as they are: float32[dim] of integers."""
+    centroid: Float32s = rounded(rows.sum(axis=0, dtype=np.int64)[np.newaxis])[0]
+    return centroid
+
+
+def lengths_of(rows: Int8s | Float32s) -> Float64s:
+    """Lengths of rows of integers, float64[n]; infinite where a row is zero."""
+    whole = rows.astype(np.int64)
+    squares = np.einsum("ij,ij->i", whole, whole)
+    lengths: Float64s = np.sqrt(squares.astype(np.float64))
+    return np.where(squares > 0, lengths, np.inf)
+
+
+def _scaled(score: RouteScore, guard: Guard) -> RouteScore:
+    """Say a score as the encoder would."""
+    value = guard.expected(score.score)
+    return RouteScore(score.route_id, value, score.threshold, score.slot, score.similarity)

@@ -1,0 +1,215 @@
+"""What a mutation may carry, judged the same on every node.
+
+The door (``models``) refuses the same things earlier.  These checks stand for
+entries that did not come through it: a frame with sound checksums may carry
+anything.  Rule: they look at the mutation and the dimension alone, and use
+nothing that differs between two machines or two releases of Python, so that
+every node rejects the same entries, and what is accepted can always be hashed,
+stored and read back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from synaptoroute.core.desired_route import Rejection
+from synaptoroute.core.mutation import (
+    KEEP,
+    AddUtterances,
+    Audit,
+    Calibrate,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Settings,
+    SwitchEncoder,
+    VoterAdd,
+    VoterRemove,
+)
+
+NAME_CHARACTERS_MAX: Final = 128
+NAME_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9 _.:\-]*[A-Za-z0-9_.:\-])?$"
+IMPORT_ID_CHARACTERS_MAX: Final = 128
+AUDIT_ID_BYTES_MAX: Final = 128
+UTTERANCE_BYTES_MAX: Final = 8_192
+JSON_BYTES_MAX: Final = 16_384
+JSON_DEPTH_MAX: Final = 32
+INTEGER_DIGITS_MAX: Final = 640
+"""The lowest limit that an interpreter may be started with."""
+TOPK_MAX: Final = 100
+CALIBRATION_CHARACTERS_MAX: Final = 65_536
+CAPACITY_SLOTS_MAX: Final = 4_000_000
+VECTOR_ITEM_BYTES: Final = 4
+
+_NAME = re.compile(NAME_PATTERN)
+_NODE_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_WRITE_JSON = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
+def check_mutation(mutation: Mutation, dim: int) -> None:
+    """Refuse what the door should have refused.
+
+    Args:
+        mutation: Of any origin.
+        dim: Dimension of the vectors; 0 where it is not known.
+
+    Raises:
+        Rejection: It is malformed or over a limit.
+    """
+    match mutation:
+        case PutRoute():
+            _check_route(mutation, dim)
+        case AddUtterances(name, utterances, vectors):
+            _check_name(name)
+            _check_rows(utterances, vectors, dim)
+        case RemoveUtterances(name, utterances):
+            _check_name(name)
+            for text in utterances:
+                _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
+        case PatchRoute():
+            _check_patch(mutation)
+        case DeleteRoute(name):
+            _check_name(name)
+        case PutSettings(settings):
+            _check_settings(settings)
+        case Calibrate(calibration):
+            _check_calibration(calibration)
+        case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder():
+            _check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
+            if isinstance(mutation, ImportChunk):
+                for part in mutation.parts:
+                    _check_route(part, dim)
+        case Audit(audit_id):
+            _check_text(audit_id, AUDIT_ID_BYTES_MAX, "an audit's identity")
+        case VoterAdd(node_id) | VoterRemove(node_id):
+            if not _NODE_ID.fullmatch(node_id):
+                raise Rejection("invalid_request", "a voter's identity is malformed")
+        case OpenEpoch():
+            pass  # its place in the chain is what makes it valid, see ``replica``
+
+
+def _check_route(route: PutRoute, dim: int) -> None:
+    _check_name(route.name)
+    _check_rows(route.utterances, route.vectors, dim)
+    if route.threshold is not None:
+        _check_threshold(route.threshold, "invalid_route")
+    _check_json(route.metadata, is_object=True)
+    _check_json(route.payload, is_object=False)
+
+
+def _check_patch(patch: PatchRoute) -> None:
+    _check_name(patch.name)
+    if patch.threshold is not KEEP and patch.threshold is not None:
+        _check_threshold(patch.threshold, "invalid_route")
+    if patch.metadata is not KEEP:
+        _check_json(patch.metadata, is_object=True)
+    if patch.payload is not KEEP:
+        _check_json(patch.payload, is_object=False)
+
+
+def _check_name(name: str) -> None:
+    if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
+        raise Rejection("invalid_route", "the route's name is empty, too long or malformed")
+
+
+def _check_text(text: str, bytes_max: int, what: str) -> None:
+    """Refuse a text that is empty, too long, or that a database could not keep."""
+    if not text or "\x00" in text:
+        raise Rejection("invalid_route", f"{what} is empty or contains U+0000")
+    size_bytes = len(text) if text.isascii() else len(_encode(text, what))
+    if size_bytes > bytes_max:
+        raise Rejection("invalid_route", f"{what} is over {bytes_max} bytes")
+
+
+def _encode(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise Rejection("invalid_route", f"{what} is not valid Unicode") from error
+
+
+def _check_rows(utterances: tuple[str, ...], vectors: tuple[bytes, ...], dim: int) -> None:
+    if not utterances:
+        raise Rejection("invalid_route", "a route needs utterances")
+    for text in utterances:
+        _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
+    if len(set(utterances)) != len(utterances):
+        raise Rejection("invalid_route", "an utterance stands twice")
+    if len(vectors) != len(utterances):
+        raise Rejection("invalid_vector", "one vector an utterance is needed")
+    expected_bytes = dim * VECTOR_ITEM_BYTES if dim else len(vectors[0])
+    if expected_bytes == 0 or expected_bytes % VECTOR_ITEM_BYTES:
+        raise Rejection("invalid_vector", "a vector is not a row of float32")
+    if any(len(vector) != expected_bytes for vector in vectors):
+        raise Rejection(
+            "invalid_vector", f"a vector is not float32[{expected_bytes // VECTOR_ITEM_BYTES}]"
+        )
+
+
+def _check_threshold(threshold: float, code: str) -> None:
+    if not -1.0 <= threshold <= 1.0:  # also refuses NaN
+        raise Rejection(code, "a threshold is between -1 and 1")
+
+
+def _check_settings(settings: Settings) -> None:
+    _check_threshold(settings.threshold, "invalid_request")
+    if not 1 <= settings.topk <= TOPK_MAX:
+        raise Rejection("invalid_request", f"topk is between 1 and {TOPK_MAX}")
+    if not 1 <= settings.capacity_slots <= CAPACITY_SLOTS_MAX:
+        raise Rejection("invalid_request", f"capacity_slots is between 1 and {CAPACITY_SLOTS_MAX}")
+    if settings.calibration:
+        raise Rejection("invalid_request", "a calibration is not set but measured")
+
+
+def _check_calibration(text: str) -> None:
+    if len(text) > CALIBRATION_CHARACTERS_MAX or not text.isascii():
+        raise Rejection("invalid_request", "a calibration is too long or not ASCII")
+    _check_json(text, is_object=True, bytes_max=CALIBRATION_CHARACTERS_MAX)
+
+
+def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
+    """Refuse a text that is not canonical JSON, or not an object where one is needed."""
+    if text == "{}" or (text == "null" and not is_object):
+        return
+    what = "metadata" if is_object else "payload"
+    if len(_encode(text, what)) > bytes_max:
+        raise Rejection("invalid_route", f"{what} is over {bytes_max} bytes")
+    try:
+        is_canonical = _depth(text) <= JSON_DEPTH_MAX + 1 and text == _WRITE_JSON(
+            json.loads(text, parse_int=_integer)
+        )
+    except (ValueError, RecursionError):
+        is_canonical = False
+    if not is_canonical or (is_object and not text.startswith("{")):
+        raise Rejection("invalid_route", f"{what} is not canonical JSON")
+
+
+def _depth(text: str) -> int:
+    """Count how deep brackets are nested, before a recursive reader sees them."""
+    depth = deepest = 0
+    for character in _STRING.sub("", text):
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth -= 1
+    return deepest
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > INTEGER_DIGITS_MAX:
+        raise ValueError("an integer is too long")
+    return int(digits)

@@ -1,0 +1,1 @@
+"""Follows the log: applier, follower, catch-up, recovery, snapshots."""

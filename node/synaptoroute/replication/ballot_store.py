@@ -1,0 +1,65 @@
+"""A node's promise: durable before it binds, and it binds before anything is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from synaptoroute.core.mutation import Ballot, Position
+from synaptoroute.core.recovery import may_promise
+from synaptoroute.failpoints import failpoint
+from synaptoroute.storage import SQLiteStorage
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.applier import Applier
+
+PROMISE_KEY: Final = "promise"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a replica stands, read between two groups of entries.
+
+    Attributes:
+        position: What is durable.
+        promised: The newest ballot that binds it.
+        epoch_id: Ballot that opened its epoch; empty before the first.
+        voters: Who votes, at that position.
+    """
+
+    position: Position
+    promised: Ballot
+    epoch_id: str
+    voters: tuple[str, ...]
+
+
+def stored_promise(storage: SQLiteStorage) -> Ballot:
+    """The newest ballot that this node has promised; the lowest one if none."""
+    text = storage.meta_get(PROMISE_KEY)
+    return Ballot.parse(text) if text else Ballot()
+
+
+def standing_of(applier: Applier) -> Standing:
+    """Look where the replica stands.  Runs on the applier's thread."""
+    replica = applier.replica
+    return Standing(replica.position, replica.promised, replica.epoch_id, replica.voters)
+
+
+def promise(applier: Applier, ballot: Ballot) -> Standing | None:
+    """Promise a ballot, if it may be; None if a higher one, or its like, is promised.
+
+    From the answer on, the position grows no more in epochs below the ballot.  Runs on
+    the applier's thread.
+
+    Raises:
+        StorageUnavailable: It could not be made durable; it does not bind.
+    """
+    replica = applier.replica
+    if not may_promise(replica.promised, ballot):
+        return None
+    if replica.promised != ballot:
+        failpoint("promise.begun")
+        applier.storage.meta_set(PROMISE_KEY, str(ballot))
+        failpoint("promise.kept")
+        replica.promise(ballot)
+    return standing_of(applier)

@@ -1,0 +1,298 @@
+"""Another encoder for the cluster: one node makes its vectors, all switch at one place.
+
+An order names the encoder, which every node has loaded beside the one that serves.  One
+node encodes every text that the generation lacks and logs the vectors, so no other node
+encodes anything.  To switch, it makes up for what was written meanwhile and appends the
+entry that switches right behind the position at which it knows the generation to be
+whole: if somebody writes between the look and the entry, the entry has no place and it
+looks again.  The former encoder's vectors are kept as a generation too, so that the way
+back takes no encoding.
+
+Runs on the event loop.  Every step begins with a look at what is there, so an order that
+is carried out twice, or by another node after a crash, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
+
+from synaptoroute.core.change import Outcome
+from synaptoroute.core.generations import (
+    are_routes_imported,
+    encoder_of,
+    generation_id,
+    missing_texts,
+    vectors_in,
+)
+from synaptoroute.core.mutation import (
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    Mutation,
+    Position,
+    Proposal,
+    PutRoute,
+    SwitchEncoder,
+)
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.scripts import Encoders
+from synaptoroute.storage import SlotRow
+
+if TYPE_CHECKING:
+    from synaptoroute.replication.follower import Follower
+
+CHUNK_TEXTS_MAX: Final = 64
+ENCODE_TEXTS_MAX: Final = 16
+WRITE_SECONDS_MAX: Final = 30.0
+QUORUM_SECONDS_MAX: Final = 30.0
+SWITCH_SECONDS_MAX: Final = 120.0
+RETRY_SECONDS: Final = 0.2
+Step = Literal["idle", "generating", "keeping", "switching", "done", "failed"]
+
+ItemT = TypeVar("ItemT")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What this node does about a change of the encoder.
+
+    Attributes:
+        step: What it is at.
+        encoder: Fingerprint of the encoder that it is about.
+        done_texts: Texts that have their vector.
+        total_texts: Texts that need one.
+        detail: Why it failed.
+    """
+
+    step: Step = "idle"
+    encoder: str = ""
+    done_texts: int = 0
+    total_texts: int = 0
+    detail: str = ""
+
+
+def cut(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
+    """Cut a sequence into parts of at most ``count``."""
+    return [items[start : start + count] for start in range(0, len(items), count)]
+
+
+class Generations:
+    """One node's work on generations.
+
+    Attributes:
+        progress: What is being done.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self.progress = Progress()
+        self._follower = follower
+        self._engine = follower.engine
+
+    async def obey(self, kind: str, fingerprint: str) -> None:
+        """Carry an order out; what stands against it is kept in ``progress``."""
+        step: Step = "switching" if kind == "switch" else "generating"
+        self.progress = Progress(step, fingerprint)
+        try:
+            if kind == "drop":
+                await self.drop(fingerprint)
+            elif kind == "switch":
+                await self.switch(fingerprint)
+            else:
+                await self.generate(fingerprint)
+        except (SynaptoRouteError, TimeoutError) as error:
+            _log.error("the order to %s failed: %s", kind, error)
+            self.progress = replace(self.progress, step="failed", detail=str(error))
+            return
+        self.progress = replace(self.progress, step="done")
+
+    async def generate(self, fingerprint: str) -> None:
+        """Log the vector of every text that the generation of an encoder lacks.
+
+        Raises:
+            EncoderMismatch: This node does not have it.
+            ClusterError: The log does not take what is written.
+        """
+        encoder = self._engine.encodings.of(fingerprint).encoder
+        name = generation_id(fingerprint, encoder.dim)
+        await self._open(name)
+        while texts := await self._missing(name):
+            total = await self._count()
+            done = max(0, total - len(texts))
+            for some in cut(list(texts.items()), CHUNK_TEXTS_MAX):
+                self.progress = replace(self.progress, done_texts=done, total_texts=total)
+                vectors = await self._encode(encoder, [text for text, _ in some])
+                rows = [(route, text, v) for (text, route), v in zip(some, vectors, strict=True)]
+                await self._stage(name, rows)
+                done = min(total, done + len(some))
+        total = await self._count()
+        self.progress = replace(self.progress, done_texts=total, total_texts=total)
+
+    async def switch(self, fingerprint: str) -> None:
+        """Change the cluster to an encoder, at one place of the log.
+
+        Raises:
+            ClusterError: Others wrote all the time, or the log took nothing.
+        """
+        follower, engine = self._follower, self._engine
+        if engine.encoder.fingerprint == fingerprint:
+            return
+        dim = engine.encodings.of(fingerprint).encoder.dim
+        await self._keep()
+        give_up_at = time.monotonic() + SWITCH_SECONDS_MAX
+        while time.monotonic() < give_up_at:
+            await self.generate(fingerprint)
+            self.progress = replace(self.progress, step="switching")
+            await follower.wait_head(WRITE_SECONDS_MAX)
+            at = await self._whole_at(generation_id(fingerprint, dim))
+            if at is not None and await self._place(at, fingerprint, dim):
+                return
+            await asyncio.sleep(RETRY_SECONDS if at is None else 0)
+        raise ClusterError(
+            "the encoder could not be changed: others wrote all the time, or import routes"
+        )
+
+    async def drop(self, fingerprint: str) -> None:
+        """Forget what is staged of an encoder, or of all where none is named."""
+        for staged in await asyncio.wrap_future(self._engine.staged_imports()):
+            encoder = encoder_of(staged.begin.import_id)
+            if encoder is not None and fingerprint in ("", encoder[0]):
+                await self._write(ImportAbort(staged.begin.import_id))
+
+    # --- steps -------------------------------------------------------------------------
+
+    async def _place(self, at: Position, fingerprint: str, dim: int) -> bool:
+        """Append the entry that switches; False where somebody wrote since ``at``."""
+        engine = self._engine
+        proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
+        encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)
+        future = engine.waiters.expect(proposal.op_id)
+        try:
+            placed = await self._follower.log.switch(at, proposal, encoders)
+            if not isinstance(placed, int):
+                if placed.reason is Reason.MOVED:
+                    return False
+                raise ClusterError(f"the log did not take the change: {placed.reason.value}")
+            self._follower.wake()
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                outcome = await asyncio.wrap_future(future)
+        finally:
+            engine.waiters.forget(proposal.op_id, future)
+        if outcome.code is not None:
+            raise ClusterError(f"the change was rejected at its place: {outcome.message}")
+        return True
+
+    async def _keep(self) -> None:
+        """Stage the vectors that serve now, so that the way back takes no encoding."""
+        former = self._engine.encoder
+        name = generation_id(former.fingerprint, former.dim)
+        self.progress = replace(self.progress, step="keeping")
+        await self._open(name)
+        missing = await self._missing(name)
+        after = -1
+        while rows := await asyncio.to_thread(self._rows_after, after):
+            after = rows[-1].slot
+            parts = [
+                (missing.pop(row.utterance), row.utterance, row.vector)
+                for row in rows
+                if row.utterance in missing
+            ]
+            if parts:
+                await self._stage(name, parts)
+
+    def _rows_after(self, slot: int) -> list[SlotRow]:
+        """Read some rows of the database.  Any thread."""
+        return list(self._engine.storage.rows(slot, CHUNK_TEXTS_MAX))
+
+    async def _encode(self, encoder: TextEncoder, texts: Sequence[str]) -> list[bytes]:
+        """Encode a few texts at a time on a thread of its own: queries come first."""
+        vectors: list[bytes] = []
+        for some in cut(texts, ENCODE_TEXTS_MAX):
+            rows = await asyncio.to_thread(encoder.encode_utterances, some)
+            vectors += [row.tobytes() for row in rows.astype("<f4")]
+        return vectors
+
+    async def _open(self, name: str) -> None:
+        staged = await asyncio.wrap_future(self._engine.staged_imports())
+        if all(each.begin.import_id != name for each in staged):
+            await self._write(ImportBegin(name))
+
+    async def _stage(self, name: str, rows: Sequence[tuple[str, str, bytes]]) -> None:
+        """Log vectors: triples of route, text and vector."""
+        by_route: dict[str, dict[str, bytes]] = {}
+        for route, text, vector in rows:
+            by_route.setdefault(route, {})[text] = vector
+        parts = tuple(
+            PutRoute(route, tuple(texts), tuple(texts.values()))
+            for route, texts in sorted(by_route.items())
+        )
+        staged = await asyncio.wrap_future(self._engine.staged_imports())
+        chunks = next((s.chunks for s in staged if s.begin.import_id == name), ())
+        number = chunks[-1].number + 1 if chunks else 0
+        outcome = await self._write(ImportChunk(name, number, parts))
+        # The slowest voter sets the pace: the log must not fill up behind it.
+        await self._follower.wait_acked(
+            outcome.at, is_all=False, timeout_seconds=QUORUM_SECONDS_MAX
+        )
+
+    async def _write(self, mutation: Mutation) -> Outcome:
+        """Log a mutation and wait for its outcome here.
+
+        Raises:
+            ClusterError: It was rejected.
+        """
+        engine = self._engine
+        proposal = Proposal(os.urandom(16), mutation)
+        future = engine.waiters.expect(proposal.op_id)
+        try:
+            await self._follower.log.append([proposal], engine.encoder.fingerprint)
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                outcome = await asyncio.wrap_future(future)
+        finally:
+            engine.waiters.forget(proposal.op_id, future)
+        if outcome.code is not None:
+            raise ClusterError(f"a chunk was rejected: {outcome.message}")
+        return outcome
+
+    # --- looks, on the applier's thread --------------------------------------------------
+
+    async def _missing(self, name: str) -> dict[str, str]:
+        """Texts that a generation lacks, each with a route that has it."""
+
+        def look() -> dict[str, str]:
+            table = self._engine.applier.replica.table
+            return missing_texts(table.routes.values(), vectors_in(table.imports.get(name)))
+
+        return await asyncio.wrap_future(self._engine.settled(look))
+
+    async def _whole_at(self, name: str) -> Position | None:
+        """The position at which a generation lacks nothing; None where it lacks something."""
+
+        def look() -> Position | None:
+            replica = self._engine.applier.replica
+            imports = replica.table.imports
+            if are_routes_imported(imports):
+                return None  # it is waited for: its chunks hold the former encoder's vectors
+            known = vectors_in(imports.get(name))
+            lacks = missing_texts(replica.table.routes.values(), known)
+            return None if lacks else replica.position
+
+        return await asyncio.wrap_future(self._engine.settled(look))
+
+    async def _count(self) -> int:
+        """How many different texts there are."""
+
+        def look() -> int:
+            routes = self._engine.applier.replica.table.routes.values()
+            return len({text for route in routes for text in route.utterances})
+
+        return await asyncio.wrap_future(self._engine.settled(look))

@@ -1,0 +1,323 @@
+"""Connections to the sequencer, from one URL.
+
+The client library retries nothing: it cannot know whether a write whose answer
+was lost has happened, and on a subscription it would hide that messages were
+missed.  So each failure comes up here, sorted by the one question that matters:
+was anything sent?  Commands, catch-up and the bus have connections of their own,
+so that a large read delays no write and a slow bus no heartbeat.
+
+URLs: ``redis://``, ``rediss://`` (TLS), ``unix://``, and for Sentinel
+``redis+sentinel://host:port,host:port/service/db`` (``rediss+sentinel`` with TLS),
+where each new connection asks for the master anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import redis.exceptions
+from redis.asyncio import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+
+from synaptoroute.errors import ConfigError
+from synaptoroute.sequencer.append_errors import Reason, unavailable
+
+CONNECTIONS_MAX: Final = 8
+PASSWORD_BYTES_MAX: Final = 4_096
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+
+IO_ERRORS: Final = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.InvalidResponse,
+    OSError,
+    EOFError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the server is verified and this node shows who it is.
+
+    Attributes:
+        ca_file: Certificates to trust; None for those of the system.
+        cert_file: This node's certificate, where the server asks for one.
+        key_file: Its private key.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class PasswordFile(CredentialProvider):
+    """Credentials whose password is read anew at each connection, so that it can rotate."""
+
+    def __init__(self, path: Path, user: str | None = None) -> None:
+        self._path = path
+        self._user = user
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Read the file; a line break at its end is not part of the password."""
+        with self._path.open("rb") as file:
+            password = file.read(PASSWORD_BYTES_MAX).decode().rstrip("\r\n")
+        return (self._user, password) if self._user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Read the file without blocking the event loop."""
+        return await asyncio.to_thread(self.get_credentials)
+
+
+@dataclass(frozen=True)
+class Connector:
+    """Where the sequencer is and how to speak to it.
+
+    Attributes:
+        url: See the module; credentials in it are percent-encoded.
+        password_file: Takes the place of a password in the URL.
+        tls: Files for ``rediss://``.
+        socket_timeout_seconds: Longest wait for a connection, and for an answer.
+
+    Raises:
+        ConfigError: The URL is of no known form.
+    """
+
+    url: str = field(repr=False)
+    password_file: Path | None = None
+    tls: Tls = field(default_factory=Tls)
+    socket_timeout_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        parts = self._parts
+        if parts.scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+            raise ConfigError(
+                f"the URL of Redis begins with {parts.scheme!r}; "
+                "use redis://, rediss://, unix:// or redis+sentinel://"
+            )
+        if parts.query or parts.fragment:
+            raise ConfigError("the URL of Redis takes no query and no fragment")
+        if self.is_sentinel:
+            _ = self._sentinels, self._service
+        elif parts.scheme == "unix":
+            if not parts.path:
+                raise ConfigError("a unix:// URL needs the path of a socket")
+        else:
+            _ = self._address, self._database(parts.path)
+
+    @property
+    def _parts(self) -> SplitResult:
+        return urlsplit(self.url)
+
+    @property
+    def is_sentinel(self) -> bool:
+        """Whether the master is asked for by name."""
+        return self._parts.scheme.endswith("+sentinel")
+
+    @property
+    def label(self) -> str:
+        """The URL without credentials, for people."""
+        host = self._parts.netloc.rpartition("@")[2]
+        return f"{self._parts.scheme}://{host}{self._parts.path}"
+
+    @property
+    def _address(self) -> tuple[str, int]:
+        return _split_address(self._parts.netloc.rpartition("@")[2], _PORT)
+
+    @property
+    def _sentinels(self) -> list[tuple[str, int]]:
+        hosts = self._parts.netloc.rpartition("@")[2].split(",")
+        return [_split_address(host, _SENTINEL_PORT) for host in hosts]
+
+    @property
+    def _service(self) -> tuple[str, int]:
+        name, _, database = self._parts.path.lstrip("/").partition("/")
+        if not name:
+            raise ConfigError("a Sentinel URL names its service: /service or /service/db")
+        return name, self._database(database)
+
+    @staticmethod
+    def _database(path: str) -> int:
+        number = path.strip("/") or "0"
+        if not number.isdecimal():
+            raise ConfigError(f"{number!r} is not the number of a database")
+        return int(number)
+
+    def _options(self, timeout_seconds: float) -> dict[str, Any]:
+        """Arguments of a connection, whatever it goes to."""
+        user, _, password = self._parts.netloc.rpartition("@")[0].partition(":")
+        options: dict[str, Any] = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": timeout_seconds,
+            "socket_connect_timeout": self.socket_timeout_seconds,
+            "driver_info": None,
+            "redis_connect_func": _greet,
+        }
+        if self.password_file is not None:
+            options["credential_provider"] = PasswordFile(self.password_file, unquote(user))
+        elif password or user:
+            options |= {"username": unquote(user) or None, "password": unquote(password)}
+        if self._parts.scheme.startswith("rediss"):
+            options |= self._tls_options()
+        return options
+
+    def _tls_options(self) -> dict[str, Any]:
+        files = {
+            "ssl_ca_certs": self.tls.ca_file,
+            "ssl_certfile": self.tls.cert_file,
+            "ssl_keyfile": self.tls.key_file,
+        }
+        return {name: str(path) for name, path in files.items() if path is not None}
+
+    def link(self, *, timeout_seconds: float | None = None) -> Link:
+        """Make a set of connections that nobody else uses; nothing is opened yet.
+
+        Args:
+            timeout_seconds: Longest wait for an answer, where it is not the usual one.
+        """
+        seconds = timeout_seconds or self.socket_timeout_seconds
+        options = self._options(seconds)
+        if self.is_sentinel:
+            return self._sentinel_link(options, seconds)
+        parts = self._parts
+        if parts.scheme == "unix":
+            pool = ConnectionPool(UnixDomainSocketConnection, path=unquote(parts.path), **options)
+        else:
+            host, port = self._address
+            database = self._database(parts.path)
+            kind = SSLConnection if parts.scheme == "rediss" else Connection
+            pool = ConnectionPool(kind, host=host, port=port, db=database, **options)
+        return Link(pool, seconds)
+
+    def _sentinel_link(self, options: dict[str, Any], seconds: float) -> Link:
+        service, database = self._service
+        bare = ("retry", "socket_timeout", "socket_connect_timeout", "driver_info", "protocol")
+        bare_options = {name: options[name] for name in bare}
+        make: Any = Sentinel
+        sentinel = make(self._sentinels, sentinel_kwargs=bare_options)
+        is_tls = self._parts.scheme.startswith("rediss")
+        master = sentinel.master_for(service, db=database, ssl=is_tls, **options)
+        return Link(master.connection_pool, seconds, sentinel)
+
+
+class Link:
+    """Connections for one purpose, and what a failure on them means.
+
+    Used on the event loop that first used it.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, timeout_seconds: float, sentinel: Sentinel | None = None
+    ) -> None:
+        self._pool = pool
+        self._sentinel = sentinel
+        self._timeout_seconds = timeout_seconds
+        self._free = asyncio.Semaphore(CONNECTIONS_MAX)
+
+    async def call(self, *words: Any) -> Any:
+        """Send one command and return its answer.
+
+        Raises:
+            SequencerUnavailable: ``reason`` says which: ``unreachable`` (nothing was
+                sent), ``interrupted`` (the outcome is unknown) or ``refused`` (the
+                server said no before it did anything).
+            redis.exceptions.NoScriptError: The script is not loaded there.
+        """
+        async with self._free:
+            connection = await self.connect()
+            try:
+                async with asyncio.timeout(self._timeout_seconds):
+                    await connection.send_command(*words)
+                    return await connection.read_response()
+            except redis.exceptions.NoScriptError:
+                raise
+            except redis.exceptions.ResponseError as error:
+                raise unavailable(
+                    Reason.REFUSED, f"Redis refused the call: {error}", redis_error=str(error)
+                ) from error
+            except redis.exceptions.BusyLoadingError as error:
+                raise unavailable(Reason.REFUSED, "Redis is loading its data") from error
+            except IO_ERRORS as error:
+                await self.drop(connection)
+                raise unavailable(
+                    Reason.INTERRUPTED, f"Redis did not answer: {_say(error)}"
+                ) from error
+            except BaseException:
+                await self.drop(connection)
+                raise
+            finally:
+                await self._pool.release(connection)
+
+    async def connect(self) -> AbstractConnection:
+        """Take a connection that works; the caller releases it.
+
+        Raises:
+            SequencerUnavailable: ``unreachable``, or ``refused`` for wrong credentials.
+        """
+        try:
+            pool: Any = self._pool
+            taken: AbstractConnection = await pool.get_connection()
+            return taken
+        except (redis.exceptions.AuthenticationError, redis.exceptions.ResponseError) as error:
+            raise unavailable(
+                Reason.REFUSED, f"Redis refused the connection: {error}", redis_error=str(error)
+            ) from error
+        except IO_ERRORS as error:
+            raise unavailable(
+                Reason.UNREACHABLE, f"Redis cannot be reached: {_say(error)}"
+            ) from error
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Give a connection back that is not to be used again."""
+        await self.drop(connection)
+        await self._pool.release(connection)
+
+    @staticmethod
+    async def drop(connection: AbstractConnection) -> None:
+        """Close a connection at once, without waiting for the other side."""
+        with contextlib.suppress(*IO_ERRORS):
+            await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        with contextlib.suppress(*IO_ERRORS):
+            await self._pool.aclose()
+        if self._sentinel is not None:
+            with contextlib.suppress(*IO_ERRORS):
+                await self._sentinel.aclose()
+
+
+async def _greet(connection: AbstractConnection) -> None:
+    """Open a connection, and hear an answer before anything that matters is sent on it.
+
+    A frozen server, and a proxy without one behind it, accept connections too.
+    """
+    await connection.on_connect()
+    await connection.send_command("PING", check_health=False)
+    await connection.read_response()
+
+
+def _split_address(text: str, port: int) -> tuple[str, int]:
+    """Split ``host``, ``host:port`` or ``[v6]:port``."""
+    try:
+        parts = urlsplit(f"//{text}")
+        if not parts.hostname:
+            raise ValueError("a host is missing")
+        return parts.hostname, parts.port or port
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not the address of a server: {error}") from error
+
+
+def _say(error: BaseException) -> str:
+    """Name an error that may have no words of its own."""
+    return str(error) or type(error).__name__

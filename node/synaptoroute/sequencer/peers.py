@@ -1,0 +1,262 @@
+"""Peers: what a node takes from another when the log does not reach back far enough.
+
+A peer's op log bridges a trimmed log; a peer's snapshot replaces a state that is too
+old or that took another way.  Requests carry a short-lived proof of membership: an
+HMAC over the request and Redis' time, with a secret that the cluster's nodes share.
+What arrives is never believed for where it came from: entries must continue the
+receiver's hash chain, a snapshot must have the SHA-256 that was announced, its own
+digest, and a position whose chain the log confirms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import httpx
+
+from synaptoroute.core.mutation import Entry, Position
+from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.sequencer.signing import Keyring
+from synaptoroute.sequencer.wire import StreamEntry
+
+LOG_PATH: Final = "/peer/v1/log"
+SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
+ROWS_PATH: Final = "/peer/v1/rows"
+PROOF_HEADER: Final = "SR-Peer-Proof"
+POSITION_HEADER: Final = "SR-Position"
+SHA_HEADER: Final = "SR-SHA256"
+PROOF_AGE_MS_MAX: Final = 300_000
+SNAPSHOT_BYTES_MAX: Final = 64 << 30
+ROWS_BYTES_MAX: Final = 64 << 20
+LOG_BYTES_MAX: Final = 8 << 20
+"""Most bytes of an op log that are asked for at once."""
+_BARE: Final = Keyring("")
+_LINE_BYTES_MAX: Final = 256
+_LINE: Final = re.compile(
+    rb"(\d{1,16}) (\d{1,16}) ([0-9a-f]{40}) ([0-9a-f]{40}) (\d{1,16}) (\d{1,8})"
+)
+_CONNECT_SECONDS: Final = 2.0
+_READ_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """A snapshot that has arrived and matches its SHA-256.
+
+    Attributes:
+        path: Where it lies; the receiver deletes it.
+        position: The position that the donor says it holds.
+    """
+
+    path: Path
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLog:
+    """What a peer's op log holds after a position.
+
+    Attributes:
+        entries: Entries right after the position; none where it does not reach.
+        position: Where the peer stands.
+    """
+
+    entries: tuple[Entry, ...]
+    position: Position
+
+
+class Membership:
+    """The secret that nodes share, and the proofs made with it.
+
+    Args:
+        secret: Gives the secret, at least 16 bytes; it may become known late.
+        now_ms: Redis' clock as this node reckons it, milliseconds.
+    """
+
+    def __init__(self, secret: Callable[[], bytes], now_ms: Callable[[], int]) -> None:
+        self._secret = secret
+        self._now_ms = now_ms
+
+    def proof(self, path_and_query: str) -> str:
+        """Prove membership for one request of now."""
+        now_ms = str(self._now_ms())
+        return f"{now_ms}.{self._sign(path_and_query, now_ms)}"
+
+    def is_proof(self, path_and_query: str, proof: str) -> bool:
+        """Whether a proof is of a member and not too old."""
+        made_ms, _, signature = proof.partition(".")
+        if not (made_ms.isascii() and made_ms.isdigit() and len(made_ms) <= 16):
+            return False
+        if not hmac.compare_digest(
+            signature.encode(), self._sign(path_and_query, made_ms).encode()
+        ):
+            return False
+        return abs(self._now_ms() - int(made_ms)) <= PROOF_AGE_MS_MAX
+
+    def _sign(self, path_and_query: str, made_ms: str) -> str:
+        message = f"{made_ms}|{path_and_query}".encode()
+        return hmac.new(self._secret(), message, hashlib.sha256).hexdigest()
+
+
+class PeerClient:
+    """Fetches from one peer at a time.  Used on one event loop."""
+
+    def __init__(self, membership: Membership, verify: bool | str = True) -> None:
+        self._membership = membership
+        timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+        self._client = httpx.AsyncClient(timeout=timeout, verify=verify, trust_env=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def read_log(self, url: str, after: Position) -> PeerLog:
+        """Read what follows a position from a peer's op log, as far as it reaches.
+
+        Raises:
+            ClusterError: No answer, or a refusal.
+            ProtocolError: The answer is malformed.
+        """
+        path = f"{LOG_PATH}?epoch={after.epoch}&seq={after.seq}&chain={after.chain}"
+        body = bytearray()
+        async with self._open(url, path) as response:
+            position = parse_position(response.headers.get(POSITION_HEADER, ""))
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > 2 * LOG_BYTES_MAX:
+                    raise ProtocolError("a peer sends more of its op log than was asked for")
+        entries = await asyncio.to_thread(parse_entries, bytes(body))
+        return PeerLog(tuple(entries), position)
+
+    async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
+        """Read a peer's sums, and its rows of some buckets of slots; see ``follower.mending``.
+
+        Raises:
+            ClusterError: No answer, or a refusal.
+            ProtocolError: The answer is too long.
+        """
+        path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
+        body = bytearray()
+        async with self._open(url, path) as response:
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > ROWS_BYTES_MAX:
+                    raise ProtocolError("a peer sends more rows than were asked for")
+        return bytes(body)
+
+    async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
+        """Fetch a snapshot into a file of its own.
+
+        Raises:
+            ClusterError: No answer, a refusal, or it broke off.
+            ProtocolError: It does not match what was announced.
+        """
+        target = folder / name
+        digest = hashlib.sha256()
+        size_bytes = 0
+        try:
+            async with self._open(url, SNAPSHOT_PATH) as response:
+                position = parse_position(response.headers.get(POSITION_HEADER, ""))
+                announced = response.headers.get(SHA_HEADER, "")
+                file = await asyncio.to_thread(target.open, "wb")
+                try:
+                    async for part in response.aiter_bytes(1 << 20):
+                        size_bytes += len(part)
+                        if size_bytes > SNAPSHOT_BYTES_MAX:
+                            raise ProtocolError("a snapshot is over the limit")
+                        await asyncio.to_thread(_keep, file, digest, part)
+                finally:
+                    await asyncio.to_thread(file.close)
+            if digest.hexdigest() != announced:
+                raise ProtocolError("a snapshot does not match its SHA-256")
+        except BaseException:
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+            raise
+        return SnapshotFile(target, position)
+
+    def _open(self, url: str, path: str) -> _Response:
+        headers = {PROOF_HEADER: self._membership.proof(path)}
+        return _Response(self._client, url.rstrip("/") + path, headers)
+
+
+def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:
+    """Write a part and count it in; not on the event loop, where queries wait."""
+    digest.update(part)
+    file.write(part)
+
+
+class _Response:
+    """One streamed answer, with the client's errors made ours."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> None:
+        self._context = client.stream("GET", url, headers=headers)
+
+    async def __aenter__(self) -> httpx.Response:
+        try:
+            response = await self._context.__aenter__()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ClusterError(f"a peer does not answer: {error!r}") from error
+        if response.status_code != 200:
+            await self._context.__aexit__(None, None, None)
+            raise ClusterError(f"a peer refused with status {response.status_code}")
+        return response
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        await self._context.__aexit__(kind, error, trace)  # type: ignore[arg-type]
+        if isinstance(error, httpx.HTTPError):
+            raise ClusterError(f"a peer broke off: {error!r}") from error
+
+
+def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, frame: bytes) -> bytes:
+    """Write an entry as ``parse_entries`` reads it: a line of text and the bare frame."""
+    return f"{epoch} {seq} {prev} {chain} {time_us} {len(frame)}\n".encode() + frame
+
+
+def parse_entries(body: bytes) -> list[Entry]:
+    """Read entries of a peer's op log, verified each in itself.
+
+    Raises:
+        ProtocolError: They are malformed.
+    """
+    entries: list[Entry] = []
+    at = 0
+    while at < len(body):
+        end = body.find(b"\n", at, at + _LINE_BYTES_MAX)
+        line = _LINE.fullmatch(body[at:end]) if end >= 0 else None
+        if line is None:
+            raise ProtocolError("a peer's op log holds something else than entries")
+        size_bytes = int(line[6])
+        frame = body[end + 1 : end + 1 + size_bytes]
+        if len(frame) != size_bytes:
+            raise ProtocolError("a peer's op log is cut off")
+        at = end + 1 + size_bytes
+        held = StreamEntry(
+            int(line[1]), int(line[2]), line[3].decode(), line[4].decode(), int(line[5]), frame
+        )
+        entries.append(held.decode(_BARE))
+    return entries
+
+
+def parse_position(text: str) -> Position:
+    """Read ``epoch.seq.chain``.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
+    epoch, _, rest = text.partition(".")
+    seq, _, chain = rest.partition(".")
+    if not (epoch.isdigit() and seq.isdigit() and len(chain) == 40):
+        raise ProtocolError("a peer announced a malformed position")
+    return Position(int(epoch), int(seq), chain)
+
+
+def format_position(position: Position) -> str:
+    """Write a position as ``parse_position`` reads it."""
+    return f"{position.epoch}.{position.seq}.{position.chain}"

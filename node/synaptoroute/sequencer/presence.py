@@ -1,0 +1,242 @@
+"""Who is there and how far: heartbeats, the list of nodes, acknowledgements.
+
+Each node says every second what it is and where it stands, and hears the head of the
+log in return, so that even without Pub/Sub it is never more than about a second
+behind.  Ages are reckoned by Redis' clock alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from synaptoroute.core.mutation import Ballot, Position
+from synaptoroute.errors import ProtocolError, SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.client import Link
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.scripts import (
+    ALIVE_MS,
+    FORGET_MS,
+    Head,
+    NoLog,
+    NotPlaced,
+    Script,
+    Scripts,
+    head_of,
+    refusal_of,
+)
+
+HEARTBEAT_SECONDS: Final = 1.0
+HEARTBEAT_JITTER: Final = 0.2
+ROW_BYTES_MAX: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself.
+
+    Attributes:
+        node_id: Identity of the node, kept in its database.
+        url: Where its peers reach it.
+        role: ``voter`` or ``observer``.
+        version: Release.
+        level: Highest feature level that it understands.
+        fingerprint: Fingerprint of its encoder.
+        encoders: Fingerprints of all encoders that it has loaded, separated by commas.
+        tables: Names of the tables of the cascade that it has, separated by commas.
+        epoch: Position that it has made durable: epoch,
+        seq: sequence number,
+        chain: and hash chain.
+        digest: Digest of its state there.
+        state: State of its replica.
+        queue_count: Queries that wait.
+        lag_entries: How far it is behind the newest head that it knows.
+    """
+
+    node_id: str
+    url: str
+    role: str
+    version: str
+    level: int
+    fingerprint: str
+    epoch: int
+    seq: int
+    chain: str
+    digest: str
+    state: str
+    queue_count: int = 0
+    lag_entries: int = 0
+    encoders: str = ""
+    tables: str = ""
+
+    @property
+    def position(self) -> Position:
+        """Its position."""
+        return Position(self.epoch, self.seq, self.chain)
+
+
+_KIND_OF_FIELD: Final = {
+    each.name: int if each.type == "int" else str for each in fields(NodeReport)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A node as the others see it.
+
+    Attributes:
+        report: Its last words.
+        age_ms: How old they are, by Redis' clock.
+    """
+
+    report: NodeReport
+    age_ms: int
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it counts for ``ack=all``."""
+        return self.age_ms <= ALIVE_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """What the voters and the live nodes hold, for everybody who waits.
+
+    Attributes:
+        voters: Seq that each voter has made durable; 0 where it never reported.
+        live: The same of each live node.
+    """
+
+    voters: tuple[int, ...]
+    live: tuple[int, ...]
+
+    def voters_at(self, seq: int) -> int:
+        """Count the voters that hold an entry."""
+        return sum(held >= seq for held in self.voters)
+
+    def nodes_at(self, seq: int) -> int:
+        """Count the live nodes that hold an entry."""
+        return sum(held >= seq for held in self.live)
+
+    def is_quorum(self, seq: int) -> bool:
+        """Whether more than half of the voters hold an entry."""
+        return 2 * self.voters_at(seq) > len(self.voters)
+
+    def is_all(self, seq: int) -> bool:
+        """Whether every live node holds an entry, and there is one."""
+        return bool(self.live) and min(self.live) >= seq
+
+
+class Presence:
+    """Heartbeats and the list of nodes of one namespace."""
+
+    def __init__(self, scripts: Scripts, link: Link) -> None:
+        self._scripts = scripts
+        self._link = link
+
+    @property
+    def _keys(self) -> Keys:
+        return self._scripts.keys
+
+    async def heartbeat(
+        self, report: NodeReport, *, promise: Ballot | None = None, voters: Sequence[str] = ()
+    ) -> Head | NoLog:
+        """Say that this node lives and where it stands; hear the head of the log.
+
+        While the ballot goes on that this node has promised, this is also its report to
+        it.  Where the server refuses to write (a replica, a failing disk), the head is
+        read alone.
+
+        Args:
+            report: Its position must be durable; with a promise, read after that.
+            promise: The ballot that this node has durably promised, if any.
+            voters: Who votes at that position.
+
+        Raises:
+            SequencerUnavailable: No answer, or not even reading is allowed.
+        """
+        keys = self._keys
+        args = [report.node_id, row_of(report), report.epoch, report.seq, report.chain]
+        try:
+            answer = await self._scripts.run(
+                Script.HEARTBEAT,
+                [
+                    keys.meta,
+                    keys.nodes,
+                    keys.heartbeats,
+                    keys.positions(report.epoch),
+                    keys.reports,
+                ],
+                [*args, str(promise) if promise else "-", FORGET_MS, ",".join(voters)],
+            )
+        except SequencerUnavailable as error:
+            if error.fields.get("reason") is not Reason.REFUSED:
+                raise
+            return await self._scripts.head()
+        return head_of(answer)
+
+    async def report_position(self, node_id: str, position: Position) -> None:
+        """Say at once what a voter made durable, so that a quorum need not wait a second."""
+        key = self._keys.positions(position.epoch)
+        await self._link.call("ZADD", key, "GT", position.seq, node_id)
+
+    async def nodes(self) -> tuple[NodeSeen, ...]:
+        """List the nodes heard of in the last hour; malformed rows are left out."""
+        keys = self._keys
+        answer = await self._scripts.run(Script.NODES, [keys.nodes, keys.heartbeats], [])
+        now_ms, seen = int(answer[0]), []
+        for node_id, heard_ms, row in zip(answer[1::3], answer[2::3], answer[3::3], strict=True):
+            try:
+                report = report_of(row)
+            except ProtocolError:
+                continue
+            if report.node_id.encode() == node_id:
+                seen.append(NodeSeen(report, max(0, now_ms - int(heard_ms))))
+        return tuple(seen)
+
+    async def acked(self, epoch: int, *, alive_ms: int = ALIVE_MS) -> Acked | NotPlaced:
+        """Read what voters and live nodes hold in an epoch."""
+        keys = self._keys
+        answer = await self._scripts.run(
+            Script.ACKED, [keys.meta, keys.heartbeats, keys.positions(epoch)], [epoch, alive_ms]
+        )
+        if answer[0] != b"OK":
+            return refusal_of(answer)
+        held = [int(each) for each in answer[2:]]
+        voters = int(answer[1])
+        return Acked(tuple(held[:voters]), tuple(held[voters:]))
+
+
+def row_of(report: NodeReport) -> bytes:
+    """Write what a node says of itself.
+
+    Raises:
+        ProtocolError: It is over the limit.
+    """
+    row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":")).encode()
+    if len(row) > ROW_BYTES_MAX:
+        raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
+    return row
+
+
+def report_of(row: bytes) -> NodeReport:
+    """Read what a node says of itself; fields of a later release are ignored.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
+    if len(row) > ROW_BYTES_MAX:
+        raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
+    try:
+        said: Any = json.loads(row)
+        values = {"encoders": "", "tables": "", **said}
+        values = {name: values[name] for name in _KIND_OF_FIELD}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolError("a node's row is malformed") from error
+    for name, kind in _KIND_OF_FIELD.items():
+        if type(values[name]) is not kind:
+            raise ProtocolError(f"a node's row has a wrong {name}")
+    return NodeReport(**values)

@@ -1,0 +1,233 @@
+"""The subscription: the fast path of the log, believed only as far as it proves itself.
+
+Pub/Sub delivers at most once and a dead link makes no noise.  So the bus keeps its
+own deadline: somebody beats every second, and silence means that the connection is
+broken.  Every (re)subscription is an event, because the past is unknown then and the
+log has to be read; so is every message that was dropped because the consumer was
+slow.  The loop raises nothing and never blocks the socket on its consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import redis.exceptions
+
+from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.signing import Keyring
+from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.wire import Message, parse_message
+
+SILENCE_SECONDS_MAX: Final = 3.0
+RECONNECT_MIN_SECONDS: Final = 0.2
+RECONNECT_MAX_SECONDS: Final = 5.0
+QUEUE_EVENTS_MAX: Final = 4_096
+QUEUE_BYTES_MAX: Final = 16_777_216
+_CLOSE_SECONDS_MAX: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The channel is heard from now on: read the log, then trust what comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Messages were dropped because the consumer was slow: read the log.
+
+    Attributes:
+        count: How many events were dropped.
+    """
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnecting:
+    """The connection is gone, and a new one will be tried.
+
+    Attributes:
+        reason: What happened.
+        pause_seconds: How long it waits before it tries.
+    """
+
+    reason: str
+    pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a message carried, sound in itself and not more.
+
+    Attributes:
+        message: An entry, the announcement of one, or a beat.
+    """
+
+    message: Message
+
+
+BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | Received
+
+
+@dataclass(slots=True)
+class BusCounts:
+    """What the bus saw, for metrics.
+
+    Attributes:
+        messages: Messages that were sound.
+        malformed: Messages that were not.
+        forged: Of those, how many lacked a valid signature.
+        subscriptions: Times the channel was subscribed to.
+        dropped: Events that a slow consumer missed.
+    """
+
+    messages: int = 0
+    malformed: int = 0
+    forged: int = 0
+    subscriptions: int = 0
+    dropped: int = 0
+
+
+@dataclass
+class Bus:
+    """One subscription of one namespace.  Used on one event loop, by one consumer.
+
+    Attributes:
+        connector: How to reach the server.
+        keys: Keys of the namespace.
+        keyring: Keys of the signatures.
+        silence_seconds_max: Silence after which the connection is given up.
+        queue_events_max: Events that may wait for the consumer.
+        queue_bytes_max: Bytes of messages that may wait for the consumer.
+        counts: What was seen so far.
+    """
+
+    connector: Connector
+    keys: Keys
+    keyring: Keyring
+    silence_seconds_max: float = SILENCE_SECONDS_MAX
+    queue_events_max: int = QUEUE_EVENTS_MAX
+    queue_bytes_max: int = QUEUE_BYTES_MAX
+    counts: BusCounts = field(default_factory=BusCounts)
+    _events: deque[tuple[BusEvent, int]] = field(default_factory=deque, init=False)
+    _waiting_bytes: int = field(default=0, init=False)
+    _missed: int = field(default=0, init=False)
+    _ready: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+    _is_closed: bool = field(default=False, init=False)
+
+    def start(self) -> None:
+        """Begin to listen; runs until ``close``."""
+        if self._task is None and not self._is_closed:
+            self._task = asyncio.create_task(self._run(), name="bus")
+
+    async def close(self) -> None:
+        """Stop listening; the iteration of ``events`` ends."""
+        self._is_closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            await end_task(task)
+        self._ready.set()
+
+    async def events(self) -> AsyncIterator[BusEvent]:
+        """Hand over what happens, in order; ends when the bus is closed."""
+        while True:
+            while self._missed or self._events:
+                if self._missed:
+                    count, self._missed = self._missed, 0
+                    yield Missed(count)
+                    continue
+                event, size_bytes = self._events.popleft()
+                self._waiting_bytes -= size_bytes
+                yield event
+            if self._is_closed:
+                return
+            self._ready.clear()
+            await self._ready.wait()
+
+    async def _run(self) -> None:
+        """Listen, and begin again whatever happens."""
+        failures = 0
+        while True:
+            link = self.connector.link(timeout_seconds=self.silence_seconds_max)
+            before = self.counts.subscriptions
+            try:
+                reason = await self._listen(link)
+            except ClusterError as error:
+                reason = error.message
+            except Exception as error:  # whatever it is, a node must not lose its bus for good
+                reason = f"{type(error).__name__}: {error}"
+            finally:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS_MAX):
+                        await link.close()
+            failures = 1 if self.counts.subscriptions > before else failures + 1
+            longest = min(RECONNECT_MIN_SECONDS * 2 ** min(failures, 8), RECONNECT_MAX_SECONDS)
+            pause_seconds = random.uniform(RECONNECT_MIN_SECONDS, longest)
+            self._put(Reconnecting(reason, pause_seconds), 0)
+            await asyncio.sleep(pause_seconds)
+
+    async def _listen(self, link: Link) -> str:
+        """Subscribe and take messages until the connection fails; say why it did."""
+        connection = await link.connect()
+        try:
+            await connection.send_command("SUBSCRIBE", self.keys.bus)
+            while True:
+                async with asyncio.timeout(self.silence_seconds_max):
+                    reply = await connection.read_response(timeout=self.silence_seconds_max)
+                self._take(reply)
+        except (redis.exceptions.TimeoutError, TimeoutError):
+            return f"nothing was heard for {self.silence_seconds_max:g} s"
+        except redis.exceptions.ResponseError as error:
+            return f"Redis refused the subscription: {error}"
+        except IO_ERRORS as error:
+            return str(error) or type(error).__name__
+        finally:
+            await link.release(connection)
+
+    def _take(self, reply: Any) -> None:
+        """Sort one reply of the subscription."""
+        kind = reply[0] if isinstance(reply, list) and len(reply) == 3 else None
+        if kind == b"subscribe":
+            self.counts.subscriptions += 1
+            self._put(Subscribed(), 0)
+        elif kind == b"message" and isinstance(reply[2], bytes):
+            self._take_message(reply[2])
+        else:
+            self.counts.malformed += 1
+
+    def _take_message(self, data: bytes) -> None:
+        """Verify a message and queue what it carries."""
+        try:
+            messages = parse_message(data, self.keyring)
+        except ProtocolError as error:
+            self.counts.malformed += 1
+            self.counts.forged += bool(error.fields.get("forged"))
+            return
+        self.counts.messages += 1
+        size_bytes = len(data) // len(messages)
+        for message in messages:
+            self._put(Received(message), size_bytes)
+
+    def _put(self, event: BusEvent, size_bytes: int) -> None:
+        """Queue an event; where too many wait, drop them all and say so."""
+        if (
+            len(self._events) >= self.queue_events_max
+            or self._waiting_bytes + size_bytes > self.queue_bytes_max
+        ):
+            self._missed += len(self._events) + 1
+            self.counts.dropped += len(self._events) + 1
+            self._events.clear()
+            self._waiting_bytes = 0
+        else:
+            self._events.append((event, size_bytes))
+            self._waiting_bytes += size_bytes
+        self._ready.set()

@@ -1,0 +1,400 @@
+"""Calls of the Lua scripts, with typed answers.
+
+A script is called by its SHA-1 and loaded where the server does not know it: after
+a restart or a promotion that is normal, and it means that nothing was executed.
+Outcomes are values of the script; an error reply means that it did not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, TypeAlias
+
+import redis.exceptions
+
+from synaptoroute.core.codec import LEVEL, digest_of, header_of
+from synaptoroute.core.mutation import Ballot, Position
+from synaptoroute.core.recovery import LogView
+from synaptoroute.errors import ProtocolError
+from synaptoroute.failpoints import failpoint
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.client import Link
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
+
+ALIVE_MS: Final = 5_000
+"""A node whose last heartbeat is older is not counted as live."""
+FORGET_MS: Final = 3_600_000
+"""A node whose last heartbeat is older is not listed any more."""
+
+
+class Script(Enum):
+    """The scripts, by file name."""
+
+    ACKED = "acked"
+    APPEND = "append"
+    AUDIT = "audit"
+    BALLOT = "ballot"
+    BEAT = "beat"
+    HEAD = "head"
+    HEARTBEAT = "heartbeat"
+    LEASE = "lease"
+    NODES = "nodes"
+    OPEN = "open"
+    ORDER = "order"
+    READ = "read"
+    REFILL = "refill"
+    REOPEN = "reopen"
+    SURVEY = "survey"
+    SWITCH = "switch"
+    TRIM = "trim"
+
+
+TEXTS: Final = {
+    script: files("synaptoroute.sequencer").joinpath(f"{script.value}.lua").read_bytes()
+    for script in Script
+}
+_SHAS: Final = {
+    script: sha1(text, usedforsecurity=False).hexdigest() for script, text in TEXTS.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The header of the log, as it stood when it was read.
+
+    Attributes:
+        epoch: Life of the log.
+        seq: Place of the newest entry.
+        chain: Hash chain at it.
+        state: ``open``, ``recovering`` or ``frozen``.
+        is_same_server: Whether the log was opened on this server in this life of it.
+        role: ``master`` or ``slave``; ``unknown`` where INFO is not allowed.
+        time_us: Redis' clock.
+        floor: Place of the oldest entry that is kept.
+        floor_chain: Hash chain before it.
+        kept_bytes: Bytes of the entries that are kept.
+        lineage: Identity of the cluster.
+        epoch_id: Ballot that opened the epoch.
+        ballot: The ballot that closed the log; None while it is open.
+        is_ballot_here: Whether that ballot was begun on this server.
+        cause: Why it was begun; empty while the log is open.
+        fingerprint: Fingerprint of the encoder of the log's vectors.
+        dim: Their dimension.
+        level: Highest feature level that every node understands.
+        voters: Identities of the voters, sorted.
+    """
+
+    epoch: int
+    seq: int
+    chain: str
+    state: str
+    is_same_server: bool
+    role: str
+    time_us: int
+    floor: int
+    floor_chain: str
+    kept_bytes: int
+    lineage: str
+    epoch_id: str
+    ballot: Ballot | None
+    is_ballot_here: bool
+    cause: str
+    fingerprint: str
+    dim: int
+    level: int
+    voters: tuple[str, ...]
+
+    @property
+    def position(self) -> Position:
+        """Position of a replica that has applied everything."""
+        return Position(self.epoch, self.seq, self.chain)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether writes are taken."""
+        return self.state == "open" and self.is_same_server
+
+    @property
+    def view(self) -> LogView:
+        """What the rules of recovery look at."""
+        return LogView(
+            self.position,
+            self.epoch_id,
+            self.state,
+            self.is_same_server,
+            self.ballot,
+            self.is_ballot_here,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NoLog:
+    """The server holds no log for this namespace.
+
+    Attributes:
+        time_us: Redis' clock.
+        role: ``master``, ``slave`` or ``unknown``.
+    """
+
+    time_us: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Frames that have their places.
+
+    Attributes:
+        epoch: Epoch of the places.
+        first_seq: Place of the first frame; the others follow it.
+        last_seq: Place of the last.
+        is_announced: Whether the bus took the news; else nodes find it by polling.
+    """
+
+    epoch: int
+    first_seq: int
+    last_seq: int
+    is_announced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """A change of the encoder.
+
+    Attributes:
+        before: Fingerprint of the one whose vectors the log carries.
+        after: Fingerprint of the next one.
+        dim: Dimension of its vectors.
+    """
+
+    before: str
+    after: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """Frames that have no places: nothing was written.
+
+    Attributes:
+        reason: Why.
+        detail: What belongs to it: the log's epoch, state, fingerprint, ...
+    """
+
+    reason: Reason
+    detail: str
+
+
+_REFUSALS: Final = {
+    b"LOST": Reason.LOST,
+    b"NEWHIST": Reason.NEW_HISTORY,
+    b"CLOSED": Reason.CLOSED,
+    b"STALE": Reason.STALE,
+    b"REGRESSED": Reason.REGRESSED,
+    b"MODEL": Reason.MODEL,
+    b"LEVEL": Reason.LEVEL,
+    b"FULL": Reason.FULL,
+    b"MOVED": Reason.MOVED,
+    b"UNHELD": Reason.UNHELD,
+    b"REFUSED": Reason.REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Entries as the stream holds them.
+
+    Attributes:
+        head: The log's position when they were read.
+        floor: Place of the oldest entry that is kept.
+        state: State of the log.
+        entries: In order; not verified yet.
+        epoch_id: Ballot that opened the log's epoch.
+    """
+
+    head: Position
+    floor: int
+    state: str
+    entries: tuple[StreamEntry, ...]
+    epoch_id: str = ""
+
+
+RangeAnswer: TypeAlias = Range | NotPlaced
+
+
+class Scripts:
+    """The scripts of one namespace, on one link."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self.keys = keys
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Call a script, loading it first where the server does not know it.
+
+        Raises:
+            SequencerUnavailable: See ``Link.call``.
+        """
+        words = (_SHAS[script], len(keys), *keys, *args)
+        try:
+            return await self._link.call("EVALSHA", *words)
+        except redis.exceptions.NoScriptError:
+            await self._link.call("SCRIPT", "LOAD", TEXTS[script])
+        try:
+            return await self._link.call("EVALSHA", *words)
+        except redis.exceptions.NoScriptError as error:
+            raise ProtocolError("the server forgets a script as it is loaded") from error
+
+    async def head(self) -> Head | NoLog:
+        """Read the head of the log."""
+        return head_of(await self.run(Script.HEAD, [self.keys.meta], []))
+
+    async def append(
+        self,
+        position: Position,
+        fingerprint: str,
+        frames: Sequence[tuple[bytes, bytes]],
+        *,
+        log_bytes_max: int,
+        inline_bytes_max: int = INLINE_BYTES_MAX,
+        voters: tuple[str, str] = ("", ""),
+        epoch_id: str = "",
+    ) -> Placed | NotPlaced:
+        """Give frames consecutive places, all or none.
+
+        Args:
+            position: What the writer has applied; it must lie in the log's epoch.
+            fingerprint: Encoder of the writer's vectors.
+            frames: Each frame, bare and as it is to be stored (signed or not).
+            log_bytes_max: Limit of what the log may keep.
+            inline_bytes_max: Largest frame that travels on the bus.
+            voters: The voters before and after, joined by commas, where they change.
+            epoch_id: Ballot that opened the writer's epoch; empty for any.
+        """
+        level = str(LEVEL)
+        args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
+        args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters, epoch_id]
+        for frame, body in frames:
+            header_bytes = len(body) - len(frame) + len(header_of(frame))
+            args += [digest_of(frame), body[:header_bytes], body]
+        epoch = position.epoch
+        keys = [self.keys.meta, self.keys.log(epoch), self.keys.positions(epoch)]
+        failpoint("append.begun")
+        answer = await self.run(Script.APPEND, keys, args)
+        failpoint("append.placed")
+        if answer[0] == b"OK":
+            heard = answer[5] == b"heard"
+            return Placed(epoch, int(answer[1]), int(answer[2]), heard)
+        return refusal_of(answer)
+
+    async def switch(
+        self, at: Position, frame: bytes, body: bytes, encoders: Encoders
+    ) -> int | NotPlaced:
+        """Place the entry that changes the encoder; see ``switch.lua``.
+
+        Args:
+            at: What the writer has applied; the entry follows it or has no place.
+            frame: The entry, bare,
+            body: and as it is to be stored (signed or not).
+            encoders: From which encoder to which one.
+        """
+        header_bytes = len(body) - len(frame) + len(header_of(frame))
+        args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
+        args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body]
+        answer = await self.run(Script.SWITCH, [self.keys.meta, self.keys.log(at.epoch)], args)
+        return int(answer[1]) if answer[0] == b"OK" else refusal_of(answer)
+
+    async def read(
+        self, epoch: int, after: Position, entries_max: int, bytes_max: int
+    ) -> RangeAnswer:
+        """Read entries of an epoch's log after a position.
+
+        Raises:
+            ProtocolError: The stream holds something else than entries.
+        """
+        keys = [self.keys.meta, self.keys.log(epoch)]
+        args = [epoch, after.epoch, after.seq, entries_max, bytes_max]
+        answer = await self.run(Script.READ, keys, args)
+        if answer[0] != b"OK":
+            return refusal_of(answer)
+        return Range(
+            head=Position(epoch, int(answer[1]), text_of(answer[2])),
+            floor=int(answer[3]),
+            state=text_of(answer[4]),
+            entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
+            epoch_id=text_of(answer[6]),
+        )
+
+
+def refusal_of(answer: Sequence[bytes]) -> NotPlaced:
+    """Type an outcome that is not OK.
+
+    Raises:
+        ProtocolError: No outcome of a script of this release.
+    """
+    reason = _REFUSALS.get(answer[0])
+    if reason is None:
+        raise ProtocolError(f"an unknown outcome {answer[0]!r}")
+    return NotPlaced(reason, text_of(answer[1]) if len(answer) > 1 else "")
+
+
+def head_of(answer: Sequence[bytes]) -> Head | NoLog:
+    """Type the answer of ``head.lua`` and ``heartbeat.lua``.
+
+    Raises:
+        ProtocolError: The header is not what ``keys.META_FIELDS`` says.
+    """
+    try:
+        if answer[0] == b"LOST":
+            return NoLog(int(answer[1]), text_of(answer[2]))
+        flat = [text_of(each) for each in answer[4:]]
+        meta = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Head(
+            epoch=int(meta["epoch"]),
+            seq=int(meta["seq"]),
+            chain=meta["chain"],
+            state=meta["state"],
+            is_same_server=meta["replid"] == text_of(answer[3]),
+            role=text_of(answer[2]),
+            time_us=int(answer[1]),
+            floor=int(meta["floor"]),
+            floor_chain=meta["floor_chain"],
+            kept_bytes=int(meta["bytes"]) - int(meta["floor_bytes"]),
+            lineage=meta["lineage"],
+            epoch_id=meta["epoch_id"],
+            ballot=ballot_of(meta["rec_id"]),
+            is_ballot_here=meta["rec_replid"] == text_of(answer[3]),
+            cause=meta.get("rec_cause", ""),
+            fingerprint=meta["fingerprint"],
+            dim=int(meta["dim"]),
+            level=int(meta["level"]),
+            voters=voters_of(meta["voters"]),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise ProtocolError(f"the header of the log is malformed: {error!r}") from error
+
+
+def ballot_of(text: str) -> Ballot | None:
+    """Read the ballot of a header; None where there is none, or none that is one."""
+    try:
+        return Ballot.parse(text)
+    except ValueError:
+        return None
+
+
+def voters_of(joined: str) -> tuple[str, ...]:
+    """Split the voters of a header."""
+    return tuple(voter for voter in joined.split(",") if voter)
+
+
+def text_of(value: bytes | int) -> str:
+    """Text of an answer's part; raises ``ProtocolError`` where it is not ASCII."""
+    try:
+        return value.decode("ascii") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise ProtocolError("an answer of a script that is not ASCII") from error

@@ -1,0 +1,228 @@
+r"""Bytes on the bus and in the stream, and what they must be before they are believed.
+
+A bus message is a series of records, each a line of text and a body::
+
+    SR1 E <epoch> <seq> <chain before> <chain> <time_us> <body bytes>\n <sealed frame>
+    SR1 P <epoch> <seq> <chain before> <chain> <time_us> <body bytes>\n <sealed header>
+    SR1 B <epoch> <seq> <chain> <time_us> <state> <who beats>\n
+
+``E`` carries an entry, ``P`` announces one that is too large for the bus and is to
+be read from the log, ``B`` is a beat.  Everybody who reaches the channel can write
+to it: whatever is not exactly this raises ``ProtocolError`` and is counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from synaptoroute.core.codec import (
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    decode_proposal,
+    digest_of,
+    op_id_of,
+)
+from synaptoroute.core.digest import next_chain
+from synaptoroute.core.mutation import Entry
+from synaptoroute.errors import ProtocolError, UnknownMutation
+from synaptoroute.sequencer.signing import SEAL_BYTES, Keyring
+
+INLINE_BYTES_MAX: Final = 16_384
+MESSAGE_BYTES_MAX: Final = 131_072
+RECORDS_MAX: Final = 512
+BODY_BYTES_MAX: Final = FRAME_BYTES_MAX + SEAL_BYTES
+NUMBER_MAX: Final = 1 << 53
+"""Above it Lua's numbers are not exact."""
+
+_LINE_BYTES_MAX: Final = 256
+_NUMBER: Final = rb"(0|[1-9][0-9]{0,15})"
+_CHAIN: Final = rb"([0-9a-f]{40})"
+_ENTRY: Final = re.compile(
+    rb"SR1 ([EP]) " + rb" ".join((_NUMBER, _NUMBER, _CHAIN, _CHAIN, _NUMBER, _NUMBER))
+)
+_BEAT: Final = re.compile(
+    rb"SR1 B "
+    + rb" ".join((_NUMBER, _NUMBER, _CHAIN, _NUMBER))
+    + rb" (open|recovering|frozen) ([!-~]{1,128})"
+)
+_STREAM_ID: Final = re.compile(_NUMBER + rb"-" + _NUMBER)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An entry that is to be read from the log.
+
+    Attributes:
+        epoch: Epoch of the entry.
+        seq: Its place.
+        chain: Hash chain at it.
+        op_id: Name of the write.
+    """
+
+    epoch: int
+    seq: int
+    chain: str
+    op_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The head of the log, as somebody read it.
+
+    Attributes:
+        epoch: Life of the log.
+        seq: Place of the newest entry.
+        chain: Hash chain at it.
+        time_us: Redis' clock.
+        state: ``open``, ``recovering`` or ``frozen``.
+        source: Who beats.
+    """
+
+    epoch: int
+    seq: int
+    chain: str
+    time_us: int
+    state: str
+    source: str
+
+
+Message: TypeAlias = Entry | Announced | Beat
+
+
+def parse_message(data: bytes, keyring: Keyring) -> tuple[Message, ...]:
+    """Read a bus message.
+
+    Raises:
+        ProtocolError: It is not exactly what this module describes, or not signed as
+            the keys ask.
+    """
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise ProtocolError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, got {len(data)}")
+    messages: list[Message] = []
+    at = 0
+    while at < len(data):
+        if len(messages) == RECORDS_MAX:
+            raise ProtocolError(f"a message has at most {RECORDS_MAX} records")
+        end = data.find(b"\n", at, at + _LINE_BYTES_MAX)
+        if end < 0:
+            raise ProtocolError("a record without its line")
+        line, at = data[at:end], end + 1
+        if beat := _BEAT.fullmatch(line):
+            messages.append(_beat_of(beat))
+            continue
+        record = _ENTRY.fullmatch(line)
+        if record is None:
+            raise ProtocolError("a line that is no record")
+        body = data[at : at + int(record[7])]
+        if len(body) != int(record[7]):
+            raise ProtocolError("a record that is cut off")
+        at += len(body)
+        messages.append(_record_of(record, body, keyring))
+    if not messages:
+        raise ProtocolError("an empty message")
+    return tuple(messages)
+
+
+def _beat_of(beat: re.Match[bytes]) -> Beat:
+    epoch, seq, time_us = _numbers(beat[1], beat[2], beat[4])
+    return Beat(epoch, seq, beat[3].decode(), time_us, beat[5].decode(), beat[6].decode())
+
+
+def _record_of(record: re.Match[bytes], body: bytes, keyring: Keyring) -> Entry | Announced:
+    epoch, seq, time_us = _numbers(record[2], record[3], record[6])
+    prev_chain, chain = record[4].decode(), record[5].decode()
+    frame = keyring.open(body)
+    if record[1] == b"P":
+        if len(frame) != HEADER_BYTES:
+            raise ProtocolError("an announcement is the header of a frame")
+        return _announce(epoch, seq, prev_chain, chain, frame)
+    try:
+        return _entry(epoch, seq, prev_chain, chain, time_us, frame)
+    except UnknownMutation:
+        # The log is asked; what it holds, not what the bus says, may halt a node.
+        return _announce(epoch, seq, prev_chain, chain, frame)
+
+
+def _announce(epoch: int, seq: int, prev_chain: str, chain: str, frame: bytes) -> Announced:
+    _check_chain(epoch, seq, prev_chain, chain, frame)
+    return Announced(epoch, seq, chain, op_id_of(frame))
+
+
+def _entry(epoch: int, seq: int, prev_chain: str, chain: str, time_us: int, frame: bytes) -> Entry:
+    _check_chain(epoch, seq, prev_chain, chain, frame)
+    return Entry(epoch, seq, prev_chain, chain, time_us, frame, decode_proposal(frame))
+
+
+def _check_chain(epoch: int, seq: int, prev_chain: str, chain: str, frame: bytes) -> None:
+    if next_chain(prev_chain, epoch, seq, digest_of(frame)) != chain:
+        raise ProtocolError(f"entry {epoch}.{seq} does not match its own chain", seq=seq)
+
+
+def _numbers(*texts: bytes) -> tuple[int, ...]:
+    numbers = tuple(int(text) for text in texts)
+    if max(numbers) > NUMBER_MAX:
+        raise ProtocolError("a number above 2**53")
+    return numbers
+
+
+def beat_record(epoch: int, seq: int, chain: str, time_us: int, state: str, source: str) -> bytes:
+    """Write a beat, as ``beat.lua`` does."""
+    return f"SR1 B {epoch} {seq} {chain} {time_us} {state} {source}\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEntry:
+    """Place of an entry in the stream, and its frame, not decoded.
+
+    Attributes:
+        epoch: From the id.
+        seq: From the id.
+        prev_chain: Hash chain before it.
+        chain: Hash chain at it.
+        time_us: Redis' clock when it was appended.
+        body: Its frame, sealed.
+    """
+
+    epoch: int
+    seq: int
+    prev_chain: str
+    chain: str
+    time_us: int
+    body: bytes
+
+    def decode(self, keyring: Keyring) -> Entry:
+        """Verify the signature, the chain and the frame.
+
+        Raises:
+            UnknownMutation: Sound, but of a later release.
+            ProtocolError: Anything else that is wrong with it.
+        """
+        frame = keyring.open(self.body)
+        return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, frame)
+
+
+def parse_stream_entry(stream_id: bytes, flat: Sequence[bytes]) -> StreamEntry:
+    """Read an entry as the stream holds it; a field of a later release is ignored.
+
+    Raises:
+        ProtocolError: A field is missing or malformed.
+    """
+    place = _STREAM_ID.fullmatch(stream_id)
+    fields = dict(zip(flat[::2], flat[1::2], strict=False))
+    try:
+        prev_chain, chain, body = fields[b"p"], fields[b"c"], fields[b"f"]
+        time_text = fields[b"t"]
+    except KeyError as error:
+        raise ProtocolError(f"stream entry {stream_id!r} lacks the field {error}") from error
+    if place is None or not all(
+        re.fullmatch(pattern, text)
+        for pattern, text in ((_CHAIN, prev_chain), (_CHAIN, chain), (_NUMBER, time_text))
+    ):
+        raise ProtocolError(f"stream entry {stream_id!r} is malformed")
+    if len(body) > BODY_BYTES_MAX:
+        raise ProtocolError(f"stream entry {stream_id!r} has {len(body)} bytes")
+    epoch, seq, time_us = _numbers(place[1], place[2], time_text)
+    return StreamEntry(epoch, seq, prev_chain.decode(), chain.decode(), time_us, body)

@@ -1,0 +1,399 @@
+"""Writes: many at once, in one call; and what became of a call without an answer.
+
+While one call runs, the writes that arrive queue up, and the next call takes as many
+as fit: one round trip and one wave of bus messages for all of them.  Each caller's
+proposals keep consecutive places, because a call is atomic.
+
+An answer that does not come says nothing about the write.  Then the log is read from
+the writer's own position and searched for the write's op_id; only if it is not there,
+the same frames are sent again.  Should the first call arrive after that, its entries
+repeat op_ids, and every replica drops them alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.mutation import Position, Proposal, Revision, VoterAdd, VoterRemove
+from synaptoroute.core.voters import plan_voters
+from synaptoroute.errors import (
+    EncoderMismatch,
+    Overloaded,
+    ProtocolError,
+    SequencerUnavailable,
+    SynaptoRouteError,
+    TooLarge,
+)
+from synaptoroute.log import Appended
+from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.reader import Coverage, Reader
+from synaptoroute.sequencer.scripts import NotPlaced, Placed, Scripts
+from synaptoroute.sequencer.tasks import end_task
+
+_RETRY_MIN_SECONDS: Final = 0.05
+_RETRY_MAX_SECONDS: Final = 0.5
+_OVERLOAD_RETRY_SECONDS: Final = 0.5
+
+_MESSAGES: Final = {
+    Reason.LOST: "Redis holds no log for this namespace; writes wait for a recovery",
+    Reason.NEW_HISTORY: "Redis restarted or was promoted; writes wait until it is verified",
+    Reason.CLOSED: "the log is closed for writes",
+    Reason.STALE: "the log is at another epoch than this node",
+    Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
+    Reason.MOVED: "somebody wrote at the same time",
+    Reason.LEVEL: "not every node of the cluster understands this write yet",
+    Reason.UNHELD: "the voters changed, and a majority does not hold that change yet",
+    Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
+    Reason.REFUSED: "Redis refused the write",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLimits:
+    """Limits of the writer.
+
+    Attributes:
+        entry_bytes_max: Largest frame.
+        call_entries_max: Most entries of one call.
+        call_bytes_max: Most bytes of one call.
+        queue_entries_max: Entries that may wait.
+        queue_bytes_max: Bytes that may wait.
+        log_bytes_max: Bytes that the log may keep before writes are refused.
+        window_ms: How long a call waits for company, 0 to 2.
+        resolve_seconds: How long an unknown outcome is looked for.
+    """
+
+    entry_bytes_max: int = 262_144
+    call_entries_max: int = 128
+    call_bytes_max: int = 1_048_576
+    queue_entries_max: int = 8_192
+    queue_bytes_max: int = 33_554_432
+    log_bytes_max: int = 268_435_456
+    window_ms: float = 0.0
+    resolve_seconds: float = 3.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Proposals of one caller."""
+
+    frames: list[tuple[bytes, bytes]]
+    op_ids: list[bytes]
+    size_bytes: int
+    fingerprint: str
+    placed: asyncio.Future[Placed]
+
+
+@dataclass(slots=True)
+class WriteCounts:
+    """What the writer did, for metrics.
+
+    Attributes:
+        calls: Calls of the script.
+        entries: Entries that have their places.
+        unknown: Calls whose answer was lost.
+        found: Of those, how many had happened.
+        unannounced: Calls whose news the bus refused.
+    """
+
+    calls: int = 0
+    entries: int = 0
+    unknown: int = 0
+    found: int = 0
+    unannounced: int = 0
+
+
+@dataclass
+class Writer:
+    """Gives proposals their places.  Used on one event loop.
+
+    Attributes:
+        scripts: Where to append.
+        reader: Where to look for a write whose answer was lost.
+        position: What this node has applied now.
+        fingerprint: Encoder of this node now.
+        epoch_id: Ballot that opened this node's epoch; empty to write to any.
+        limits: See ``WriteLimits``.
+        counts: What was done so far.
+    """
+
+    scripts: Scripts
+    reader: Reader
+    position: Callable[[], Position]
+    fingerprint: Callable[[], str]
+    epoch_id: Callable[[], str] = str
+    limits: WriteLimits = field(default_factory=WriteLimits)
+    counts: WriteCounts = field(default_factory=WriteCounts)
+    _queue: deque[_Waiting] = field(default_factory=deque, init=False)
+    _queue_entries: int = field(default=0, init=False)
+    _queue_bytes: int = field(default=0, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+    _is_closed: bool = field(default=False, init=False)
+
+    async def append(
+        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+    ) -> Appended:
+        """Give the proposals consecutive places; return that of the last.
+
+        Args:
+            proposals: What to write.
+            fingerprint: Encoder of their vectors; None takes this node's of now.
+
+        Raises:
+            TooLarge: A frame, or all together, are over a limit.
+            Overloaded: Too many wait already.
+            EncoderMismatch: The log carries vectors of another encoder.
+            SequencerUnavailable: ``reason`` says why; ``outcome`` is ``unknown`` where
+                the write may have happened: then the same op_id may be sent again.
+        """
+        if self._is_closed:
+            raise unavailable(Reason.STOPPED, "this log is closed", outcome="not_taken")
+        if not proposals:
+            return Appended(at=None)
+        waiting = self._enqueue(proposals, fingerprint or self.fingerprint())
+        placed = await waiting.placed
+        return Appended(at=Revision(placed.epoch, placed.last_seq))
+
+    async def change_voters(self, proposal: Proposal, before: tuple[str, ...]) -> Appended:
+        """Give a change of the voters its place, in a call of its own.
+
+        Raises:
+            SequencerUnavailable: With reason ``unheld`` where the last change is not held
+                by a majority yet; try again.
+        """
+        assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
+        after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
+        frame = encode_proposal(proposal)
+        outcome = await self.scripts.append(
+            self.position(),
+            self.fingerprint(),
+            [(frame, self.reader.keyring.seal(frame))],
+            log_bytes_max=self.limits.log_bytes_max,
+            voters=(",".join(before), ",".join(after)),
+            epoch_id=self.epoch_id(),
+        )
+        if isinstance(outcome, Placed):
+            return Appended(at=Revision(outcome.epoch, outcome.last_seq))
+        raise _error_of(outcome, "not_taken")
+
+    async def close(self) -> None:
+        """Refuse what waits and end the call that runs."""
+        self._is_closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            await end_task(task)
+        while self._queue:
+            self._fail(self._take_one(), Reason.STOPPED, "this log was closed")
+
+    def _enqueue(self, proposals: Sequence[Proposal], fingerprint: str) -> _Waiting:
+        frames = [encode_proposal(each) for each in proposals]
+        limits = self.limits
+        size_bytes = sum(map(len, frames))
+        if max(map(len, frames)) > limits.entry_bytes_max:
+            raise TooLarge(f"an entry has at most {limits.entry_bytes_max} bytes")
+        if len(frames) > limits.call_entries_max or size_bytes > limits.call_bytes_max:
+            raise TooLarge(
+                f"one write has at most {limits.call_entries_max} entries "
+                f"and {limits.call_bytes_max} bytes"
+            )
+        if (
+            self._queue_entries + len(frames) > limits.queue_entries_max
+            or self._queue_bytes + size_bytes > limits.queue_bytes_max
+        ):
+            raise Overloaded(
+                "too many writes wait for the sequencer",
+                retry_after_seconds=_OVERLOAD_RETRY_SECONDS,
+            )
+        waiting = _Waiting(
+            [(frame, self.reader.keyring.seal(frame)) for frame in frames],
+            [each.op_id for each in proposals],
+            size_bytes,
+            fingerprint,
+            asyncio.get_running_loop().create_future(),
+        )
+        self._queue.append(waiting)
+        self._queue_entries += len(frames)
+        self._queue_bytes += size_bytes
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain(), name="log-writer")
+        return waiting
+
+    async def _drain(self) -> None:
+        """Send what waits, call by call, until nothing waits."""
+        try:
+            while self._queue:
+                if self.limits.window_ms:
+                    await asyncio.sleep(self.limits.window_ms / 1_000)
+                batch = self._take()
+                if batch:
+                    await self._send(batch)
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+
+    def _take_one(self) -> _Waiting:
+        waiting = self._queue.popleft()
+        self._queue_entries -= len(waiting.frames)
+        self._queue_bytes -= waiting.size_bytes
+        return waiting
+
+    def _take(self) -> list[_Waiting]:
+        """Take as many callers as fit one call; whoever gave up is left out."""
+        batch: list[_Waiting] = []
+        entries, size_bytes = 0, 0
+        while self._queue:
+            first = self._queue[0]
+            entries += len(first.frames)
+            size_bytes += first.size_bytes
+            over = entries > self.limits.call_entries_max or size_bytes > self.limits.call_bytes_max
+            is_other = bool(batch) and first.fingerprint != batch[0].fingerprint
+            if batch and (over or is_other):
+                break
+            waiting = self._take_one()
+            if not waiting.placed.done():
+                batch.append(waiting)
+        return batch
+
+    async def _send(self, batch: list[_Waiting]) -> None:
+        """Make one call and answer everybody in it."""
+        try:
+            placed = await self._place(batch)
+        except asyncio.CancelledError:
+            for waiting in batch:
+                self._fail(waiting, Reason.STOPPED, "this log was closed", outcome="unknown")
+            raise
+        except SynaptoRouteError as error:
+            for waiting in batch:
+                _set_error(waiting, _copy_for(error, waiting))
+            return
+        except Exception as error:  # a bug: whoever waits must hear of it, the writer lives on
+            for waiting in batch:
+                _set_error(waiting, error)
+            return
+        self.counts.entries += placed.last_seq - placed.first_seq + 1
+        seq = placed.first_seq
+        for waiting in batch:
+            last_seq = seq + len(waiting.frames) - 1
+            if not waiting.placed.done():
+                waiting.placed.set_result(Placed(placed.epoch, seq, last_seq, placed.is_announced))
+            seq = last_seq + 1
+
+    async def _place(self, batch: list[_Waiting]) -> Placed:
+        """Append a batch; where the answer is lost, find out, and send it again if absent."""
+        frames = [frame for waiting in batch for frame in waiting.frames]
+        op_ids = [op_id for waiting in batch for op_id in waiting.op_ids]
+        since = self.position()
+        give_up_at = 0.0
+        while True:
+            try:
+                self.counts.calls += 1
+                outcome = await self.scripts.append(
+                    self.position(),
+                    batch[0].fingerprint,
+                    frames,
+                    log_bytes_max=self.limits.log_bytes_max,
+                    epoch_id=self.epoch_id(),
+                )
+            except SequencerUnavailable as error:
+                reason = error.fields.get("reason")
+                if reason is not Reason.INTERRUPTED and not give_up_at:
+                    error.fields["outcome"] = "not_taken"
+                    raise
+                if not give_up_at:
+                    give_up_at = time.monotonic() + self.limits.resolve_seconds
+                if reason is Reason.INTERRUPTED:
+                    self.counts.unknown += 1
+                found = await self._find(since, op_ids, give_up_at, error)
+                if found is not None:
+                    self.counts.found += 1
+                    return found
+                continue
+            if isinstance(outcome, Placed):
+                self.counts.unannounced += not outcome.is_announced
+                return outcome
+            raise _error_of(outcome, "unknown" if give_up_at else "not_taken")
+
+    async def _find(
+        self,
+        since: Position,
+        op_ids: list[bytes],
+        give_up_at: float,
+        error: SequencerUnavailable,
+    ) -> Placed | None:
+        """Look for a batch in the log; None if it is not there.
+
+        Raises:
+            SequencerUnavailable: It could not be found out in time.
+        """
+        pause_seconds = _RETRY_MIN_SECONDS
+        while time.monotonic() < give_up_at:
+            try:
+                async with asyncio.timeout(give_up_at - time.monotonic()):
+                    return await self._search(since, op_ids)
+            except TimeoutError:
+                break
+            except (SequencerUnavailable, ProtocolError) as failed:
+                if failed.fields.get("is_final"):
+                    break
+                error = failed if isinstance(failed, SequencerUnavailable) else error
+            await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))
+            pause_seconds = min(2 * pause_seconds, _RETRY_MAX_SECONDS)
+        error.fields["outcome"] = "unknown"
+        raise error
+
+    async def _search(self, since: Position, op_ids: list[bytes]) -> Placed | None:
+        """Read the log once from a position to its head."""
+        after = since
+        while True:
+            result = await self.reader.read(after)
+            for entry in result.entries:
+                if entry.proposal.op_id == op_ids[0]:
+                    return Placed(entry.epoch, entry.seq, entry.seq + len(op_ids) - 1)
+            if result.coverage is not Coverage.WHOLE or result.error is not None:
+                raise unavailable(
+                    Reason.INTERRUPTED,
+                    "the log does not reach back to the write whose answer was lost",
+                    is_final=True,
+                )
+            if result.is_end:
+                return None
+            after = result.entries[-1].position
+
+    def _fail(
+        self, waiting: _Waiting, reason: Reason, message: str, outcome: str = "not_taken"
+    ) -> None:
+        _set_error(
+            waiting, unavailable(reason, message, outcome=outcome, op_id=waiting.op_ids[0].hex())
+        )
+
+
+def _set_error(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.placed.done():
+        waiting.placed.set_exception(error)
+
+
+def _error_of(outcome: NotPlaced, known: str) -> SynaptoRouteError:
+    """The error of an outcome that is not OK."""
+    if outcome.reason is Reason.MODEL:
+        return EncoderMismatch(
+            "the log carries vectors of another encoder than this node's",
+            expected=outcome.detail,
+            outcome=known,
+        )
+    message = _MESSAGES[outcome.reason]
+    return unavailable(outcome.reason, message, detail=outcome.detail, outcome=known)
+
+
+def _copy_for(error: SynaptoRouteError, waiting: _Waiting) -> SynaptoRouteError:
+    """Give each caller an error of its own, with its own op_id."""
+    fields = error.fields | {"op_id": waiting.op_ids[0].hex()}
+    copy = type(error)(error.message, retry_after_seconds=error.retry_after_seconds, **fields)
+    copy.__cause__ = error
+    return copy

@@ -1,0 +1,86 @@
+"""The encoder of a node, loaded while the rest of the program is still being imported.
+
+Opening the model is half a second of native code that needs no interpreter lock, and
+importing the server is a second of Python: side by side a node is ready that much
+sooner.  Source: measured in the container, docs/operations.md.
+Rule: this module imports nothing of the server, or there would be nothing left to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from synaptoroute.cascade import StaticTable, load_table, table_file
+from synaptoroute.config import Backend, NodeConfig, Precision
+from synaptoroute.encoder import TextEncoder, open_encoder
+from synaptoroute.errors import ModelCorrupt
+from synaptoroute.web.logs import server_log
+
+LoadEncoder = Callable[[], TextEncoder]
+
+
+def load_encoder(config: NodeConfig) -> TextEncoder:
+    """Open the encoder that the settings name; blocks for half a second or a download.
+
+    Raises:
+        BackendMissing: The backend is not installed.
+        ConfigError: A provider or the precision is not available.
+        ModelNotFound: No such model.
+        ModelCorrupt: A file is not the expected one.
+        EncoderError: The download failed, or the model does not work here.
+    """
+    return _open(config, config.model, config.encoder_precision, config.encoder_backend)
+
+
+def load_spare(config: NodeConfig) -> TextEncoder:
+    """Open the encoder that the cluster may change to; raises as ``load_encoder`` does."""
+    return _open(
+        config, config.next_model, config.next_encoder_precision, config.next_encoder_backend
+    )
+
+
+def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
+    """Read the tables that were prepared for these encoders; a damaged one counts as none.
+
+    What an operator prepared goes before what came with the program.
+    """
+    found = (_load_table(config, encoder.fingerprint) for encoder in encoders)
+    return [table for table in found if table is not None]
+
+
+def _load_table(config: NodeConfig, fingerprint: str) -> StaticTable | None:
+    paths = [table_file(fingerprint, config.model_cache_dir)]
+    if config.table_dir is not None:
+        paths.append(table_file(fingerprint, config.table_dir))
+    for path in paths:
+        try:
+            table = load_table(path, fingerprint)
+        except ModelCorrupt as error:
+            server_log().warning("static_table_refused", detail=str(error))
+            continue
+        if table is not None:
+            return table
+    return None
+
+
+def _open(config: NodeConfig, model: str, precision: Precision, backend: Backend) -> TextEncoder:
+    return open_encoder(
+        model,
+        precision=precision,
+        backend=backend,
+        providers=[name.strip() for name in config.providers.split(",") if name.strip()],
+        cache_dir=config.model_cache_dir,
+    )
+
+
+def begin_loading(config: NodeConfig) -> LoadEncoder:
+    """Load the encoder in a thread of its own, which ends with that.
+
+    Returns:
+        Waits for the encoder and gives it, or raises what ``load_encoder`` did.
+    """
+    loader = ThreadPoolExecutor(1, thread_name_prefix="encoder-load")
+    loading = loader.submit(load_encoder, config)
+    loader.shutdown(wait=False)
+    return loading.result

@@ -1,0 +1,1 @@
+"""Answers queries: admission, queue, encoder workers, scorer."""

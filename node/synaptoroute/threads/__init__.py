@@ -1,0 +1,1 @@
+"""What the threads of a node share: inboxes and priorities."""

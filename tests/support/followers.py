@@ -1,0 +1,224 @@
+"""Several routers of one cluster in one process, for looks that no process gives.
+
+Each can have an HTTP door of its own, so that it can help its peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from os import urandom
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from checkers import differences, dump_of
+from cluster_room import WAIT_SECONDS
+from synaptoroute.cascade import StaticTable
+from synaptoroute.cluster import RedisLog
+from synaptoroute.config import NodeConfig
+from synaptoroute.core.mutation import Position, Proposal, PutRoute
+from synaptoroute.encoder import HashEncoder, TextEncoder
+from synaptoroute.engine import Engine
+from synaptoroute.models import Route
+from synaptoroute.replication.follower import Follower
+from synaptoroute.router import AdaptiveRouter
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.server import create_app
+from synaptoroute.storage import SQLiteStorage
+
+DIM = 64
+
+
+class MuteKeys(Keys):
+    """Names whose bus nobody hears: what is appended with them is a message that was lost."""
+
+    @property
+    def bus(self) -> str:
+        return f"{self.prefix}nowhere"
+
+
+class _Door(uvicorn.Server):
+    """uvicorn inside a test's loop, without signals."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@dataclass
+class Peer:
+    """One router of a cluster and its parts."""
+
+    router: AdaptiveRouter
+    path: Path
+    url: str = ""
+
+    @property
+    def follower(self) -> Follower:
+        """What follows the log."""
+        assert self.router.follower is not None
+        return self.router.follower
+
+    @property
+    def engine(self) -> Engine:
+        """What applies it."""
+        return self.follower.engine
+
+    @property
+    def position(self) -> Position:
+        """What is visible."""
+        return self.follower.position
+
+
+@dataclass
+class Peers:
+    """The routers of one cluster."""
+
+    folder: Path
+    url: str
+    settings: dict[str, Any]
+    stack: AsyncExitStack
+    all: list[Peer] = field(default_factory=list)
+
+    def __getitem__(self, index: int) -> Peer:
+        return self.all[index]
+
+    async def add(self, name: str = "", *, door: bool = False, **changes: Any) -> Peer:
+        """Start one more router; with a door it can give to its peers."""
+        path = self.folder / f"{name or len(self.all)}.sqlite"
+        peer = await self.stack.enter_async_context(
+            joined(path, self.url, door=door, **{**self.settings, **changes})
+        )
+        self.all.append(peer)
+        return peer
+
+    async def settle(self, *peers: Peer) -> Position:
+        """Wait until the routers stand at one position."""
+        chosen = peers or tuple(self.all)
+        await until(lambda: len({peer.position for peer in chosen}) == 1)
+        return chosen[0].position
+
+    async def judge(self, *peers: Peer) -> None:
+        """All routers are one, in memory and on disk."""
+        chosen = peers or tuple(self.all)
+        await self.settle(*chosen)
+        views = {
+            peer.path.name: {
+                **await peer.router.achecksum(),
+                **await asyncio.to_thread(dump_of, peer.path),
+            }
+            for peer in chosen
+        }
+        assert [] == differences(views)
+
+
+@asynccontextmanager
+async def joined(
+    path: Path,
+    url: str,
+    *,
+    door: bool = False,
+    expect: int = 1,
+    dim: int = DIM,
+    spare_dim: int = 0,
+    encoder: TextEncoder | None = None,
+    cascade: Sequence[StaticTable] = (),
+    **settings: Any,
+) -> AsyncIterator[Peer]:
+    """A router that follows a log, stopped at the end; its encoders are named by dimension."""
+    listener = socket.create_server(("127.0.0.1", 0)) if door else None
+    own_url = f"http://127.0.0.1:{listener.getsockname()[1]}" if listener else ""
+    config = NodeConfig(
+        lanes=1, bootstrap_expect=expect, advertise_url=own_url, database=path, **settings
+    )
+    router = AdaptiveRouter(
+        encoder or HashEncoder(dim),
+        SQLiteStorage(path, synchronous="normal", on_corrupt="move_aside"),
+        log=RedisLog(url),
+        config=config,
+        cluster=config,
+        spare=HashEncoder(spare_dim) if spare_dim else None,
+        cascade=cascade,
+    )
+    await router.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(router.stop)
+        if listener is not None:
+            await stack.enter_async_context(_served(router, config, listener))
+        yield Peer(router, path, own_url)
+
+
+@asynccontextmanager
+async def _served(
+    router: AdaptiveRouter, config: NodeConfig, listener: socket.socket
+) -> AsyncIterator[None]:
+    """Serve a router that has started."""
+    app = create_app(router, config)
+    server = _Door(uvicorn.Config(app, log_config=None, lifespan="off"))
+    app.state.runtime._router = router
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    await until(lambda: server.started)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()
+
+
+@asynccontextmanager
+async def peers(
+    folder: Path, url: str, count: int = 2, *, door: bool = False, **settings: Any
+) -> AsyncIterator[Peers]:
+    """Some routers that founded a log together."""
+    async with AsyncExitStack() as stack:
+        found = Peers(folder, url, settings, stack)
+        for _ in range(count):
+            await found.add(expect=count, door=door)
+        for peer in found.all:
+            await peer.router.wait_ready(WAIT_SECONDS)
+        await until(lambda: all(peer.follower.log_state == "open" for peer in found.all))
+        yield found
+
+
+@asynccontextmanager
+async def mute_log(url: str, fingerprint: str) -> AsyncIterator[RedisLog]:
+    """A log whose writes the bus never tells of."""
+    log = RedisLog(url)
+    log.scripts.keys = MuteKeys("default")
+    head: Any = await log.head()
+    at = head.position
+    log.attach(position=lambda: at, fingerprint=lambda: fingerprint)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def put(name: str, *texts: str) -> Proposal:
+    """A proposal to put a route with real vectors."""
+    encoder = HashEncoder(DIM)
+    rows = encoder.encode_utterances(list(texts) or [name])
+    vectors = tuple(row.tobytes() for row in rows)
+    return Proposal(urandom(16), PutRoute(name, tuple(texts) or (name,), vectors))
+
+
+def route(name: str, *texts: str) -> Route:
+    """A route; its name is its only utterance where none is given."""
+    return Route(name=name, utterances=list(texts) or [name])
+
+
+async def until(fact: Any, seconds: float = WAIT_SECONDS) -> None:
+    """Wait until a function gives true."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not fact():
+                await asyncio.sleep(0.005)
+            return
+    assert fact(), "it did not come true in time"

@@ -1,0 +1,52 @@
+"""Which series a node exposes: asked of the code that makes them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from synaptoroute.config import EngineConfig
+from synaptoroute.encoder import EncoderStats, HashEncoder
+from synaptoroute.replication.status import FollowerCounts, FollowerStatus, LogState
+from synaptoroute.router.status import node_status
+from synaptoroute.server.metrics import Metrics
+
+_TYPE = re.compile(r"^# TYPE (\S+) ", re.MULTILINE)
+_SERIES = re.compile(r"^([a-z][a-z0-9_]*)[{ ]", re.MULTILINE)
+
+
+def exposition() -> str:
+    """What a member of a cluster says at /metrics, once it has answered and encoded something."""
+    encoder = HashEncoder(8)
+    follower = FollowerStatus(
+        log_state=LogState.OPEN,
+        replica_state="live",
+        detail="",
+        is_caught_up=True,
+        is_alone=False,
+        head="1.1",
+        lag_entries=0,
+        staleness_ms=10,
+        role="voter",
+        is_bus_live=True,
+        counts=FollowerCounts(),
+        orphans_count=0,
+    )
+    status = replace(node_status("ready", None, None, encoder, EngineConfig()), follower=follower)
+    encoder.close()
+    metrics = Metrics()
+    metrics.answered("POST", "/v1/query", 200, 0.01)
+    metrics.batch(1, 8, 0.01)
+    metrics.watch_answers(lambda: 0)
+    metrics.watch(lambda: (status, EncoderStats()))
+    return metrics.render().decode()
+
+
+def families(text: str) -> set[str]:
+    """Names of the metrics in such a text, as documents write them."""
+    return {name for name in _TYPE.findall(text) if not name.endswith("_created")}
+
+
+def series(text: str) -> set[str]:
+    """Names of the series in such a text, as expressions write them."""
+    return set(_SERIES.findall(text))

@@ -1,0 +1,165 @@
+"""Goal: a guard that was measured keeps its promises, and none is given where it would not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synaptoroute.cascade import (
+    Calibration,
+    Utterances,
+    calibrate,
+    is_superseded,
+    read_calibration,
+    read_turn,
+)
+from synaptoroute.cascade.calibration import (
+    AGREEMENT_MIN,
+    SHARE_MIN,
+    STRAY_SHARE_MAX,
+    is_answered,
+)
+from synaptoroute.cascade.leave_one_out import leave_one_out
+from synaptoroute.core.mutation import Calibrate
+from synaptoroute.core.validation import check_mutation
+
+pytestmark = pytest.mark.unit
+
+DIM, STATIC_DIM = 32, 64
+
+
+def route_set(routes: int = 12, each: int = 30, noise: float = 0.5, seed: int = 0) -> Utterances:
+    """Routes about their own places; the static view is the encoder's with more noise."""
+    random = np.random.default_rng(seed)
+    owners = np.repeat(np.arange(routes), each)
+    vectors = random.standard_normal((routes, DIM))[owners]
+    vectors = vectors + 0.5 * random.standard_normal(vectors.shape)
+    static_rows = vectors @ random.standard_normal((DIM, STATIC_DIM)) / np.sqrt(DIM)
+    static_rows += noise * random.standard_normal(static_rows.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Utterances(
+        vectors.astype(np.float32),
+        np.clip(np.rint(static_rows * 30), -127, 127).astype(np.int8),
+        owners,
+        np.full(routes, 0.5),
+        "blend",
+    )
+
+
+def judged(given: Utterances) -> Calibration:
+    return calibrate(given, "1.7", "f" * 16, "t" * 16)
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6, 1.0, 1.5])
+def test_guard_keeps_its_promises_on_what_it_was_measured_on(noise: float) -> None:
+    """Agreement, accuracy and strays, counted anew."""
+    given = route_set(noise=noise)
+    found = judged(given)
+    ones, strays = leave_one_out(given, np.arange(len(given.owners)))
+
+    assert "" == found.reason
+    assert found.guard is not None
+    answered = is_answered(ones, found.guard, given.thresholds)
+    agrees = (ones.answers == ones.encoders) | (ones.answers == ones.owners)
+    wild = is_answered(strays, found.guard, given.thresholds) & (strays.encoders < 0)
+
+    assert found.share == pytest.approx(answered.mean(), abs=1e-4)
+    assert answered.mean() >= SHARE_MIN
+    assert agrees[answered].mean() >= AGREEMENT_MIN
+    assert wild.mean() <= STRAY_SHARE_MAX
+    right = (ones.answers == ones.owners)[answered].sum()
+    assert right >= (ones.encoders == ones.owners)[answered].sum()
+
+
+def test_equal_route_sets_give_equal_calibrations() -> None:
+    """Bit for bit, so that it does not matter which node measures."""
+    assert judged(route_set()).dump() == judged(route_set()).dump()
+
+
+def test_cascade_is_refused_where_the_stages_do_not_agree() -> None:
+    """A static view that knows nothing of the routes."""
+    given = route_set()
+    noise = np.random.default_rng(1).integers(-90, 90, given.static_rows.shape).astype(np.int8)
+
+    found = judged(replace(given, static_rows=noise))
+
+    assert "agreement_not_reached" == found.reason
+    assert found.guard is None
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (route_set(routes=2, each=150), "too_few_utterances"),
+        (route_set(routes=12, each=4), "too_few_utterances"),
+        (route_set(routes=300, each=1), "too_few_utterances"),
+        (replace(route_set(), aggregation="topk"), "aggregation_not_offered"),
+    ],
+)
+def test_cascade_is_refused_where_nothing_can_be_measured(given: Utterances, reason: str) -> None:
+    """With the reason."""
+    assert reason == judged(given).reason
+
+
+def test_calibration_survives_the_log() -> None:
+    """As canonical JSON that the core accepts."""
+    for given in (route_set(), route_set(routes=2)):
+        found = judged(given)
+        check_mutation(Calibrate(found.dump()), 0)
+
+        assert found == read_calibration(found.dump())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 1},
+        {"version": 3},
+        {"turn": None},
+        {"at": "soon"},
+        {"at": None},
+        {"routes": 0},
+        {"routes": "many"},
+        {"share": None},
+        {"guard": {"margin": 1.0}},
+        {"guard": []},
+        {"unknown": 1},
+    ],
+)
+def test_what_this_release_cannot_read_is_no_calibration(change: dict[str, object]) -> None:
+    """Whoever wrote it."""
+    fields = {**json.loads(judged(route_set()).dump()), **change}
+
+    assert read_calibration(json.dumps(fields)) is None
+    for text in ("", "[]", "null", "{", '{"guard":1e999}'):
+        assert read_calibration(text) is None
+
+
+def test_calibration_brings_its_turn_along() -> None:
+    """One that fits the embeddings; none where the cascade stays off."""
+    found = judged(route_set())
+    turn = read_turn(found.turn, STATIC_DIM)
+
+    assert turn is not None
+    assert (STATIC_DIM, STATIC_DIM) == turn.factors.shape
+    assert "" == judged(route_set(routes=2)).turn
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"version":1}', True),
+        (judged(route_set(routes=2)).dump(), False),
+        ('{"version":3}', False),
+        ('{"version":"1"}', False),
+        ("[]", False),
+        ("{}", False),
+        ("{", False),
+    ],
+)
+def test_calibration_of_an_earlier_release_is_told_apart(text: str, expected: bool) -> None:
+    """It is measured anew; one of a later release asks for an upgrade."""
+    assert expected == is_superseded(text)

@@ -1,0 +1,220 @@
+"""Goal: the static stage says yes where it is sure, the same way whatever happened before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from synaptoroute.cascade.static_routes import (
+    SHORTLIST_ROUTES,
+    SHORTLIST_ROWS_MAX,
+    Guard,
+    StaticLook,
+    StaticRoutes,
+)
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    DeleteRoute,
+    Mutation,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.table import RouteTable
+
+pytestmark = pytest.mark.unit
+
+DIM = 16
+ROW = b"\x00" * 8
+
+
+def route(name: str, *texts: str) -> PutRoute:
+    return PutRoute(name, texts, (ROW,) * len(texts))
+
+
+class World:
+    """A table, and the place of its newest entry."""
+
+    def __init__(self) -> None:
+        self.table = RouteTable(Settings(threshold=-1.0, capacity_slots=200), dim=2)
+        self.at = Revision(1, 0)
+
+    def do(self, mutation: Mutation) -> Change:
+        self.at = Revision(1, self.at.seq + 1)
+        return self.table.apply(Proposal(self.at.seq.to_bytes(16, "big"), mutation), self.at)
+
+
+EASY = Guard(margin=0.0, slope=0.0, floor=-1.0, scale=1.0, offset=0.0)
+
+
+def embedding(text: str) -> np.ndarray:
+    """Some int8 row for a text, the same each time."""
+    seed = int.from_bytes(text.encode()[:8].ljust(8), "little")
+    return np.random.default_rng(seed).integers(-100, 100, DIM).astype(np.int8)
+
+
+def rows_of(record: RouteRecord) -> np.ndarray:
+    return np.stack([embedding(text) for text in record.utterances])
+
+
+def loaded(world: World) -> StaticRoutes:
+    routes = StaticRoutes(DIM, world.table.settings, Revision(1, 1))
+    records = tuple(world.table.routes.values())
+    routes.load(records, [rows_of(record) for record in records])
+    return routes
+
+
+def look(routes: StaticRoutes, text: str, guard: Guard, limit: int) -> StaticLook:
+    (found,) = routes.look(embedding(text)[np.newaxis], guard, [limit])
+    return found
+
+
+def brute_force(world: World, query: np.ndarray) -> list[tuple[str, float]]:
+    """Every route's ``blend`` by its definition, in float64, highest first."""
+    found = []
+    unit = query / np.linalg.norm(query.astype(float))
+    for name, record in world.table.routes.items():
+        rows = rows_of(record).astype(float)
+        cosines = rows @ unit / np.linalg.norm(rows, axis=1)
+        total = rows.sum(axis=0)
+        centroid = np.clip(np.rint(total * (254 / np.linalg.norm(total))), -127, 127)
+        found.append((name, (cosines.max() + centroid @ unit / np.linalg.norm(centroid)) / 2))
+    return sorted(found, key=lambda each: -each[1])
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    for name in "abcdefghijkl":
+        world.do(route(name, *(f"{name}{number}" for number in range(4))))
+    return world
+
+
+def test_standing_is_that_of_the_definition(world: World) -> None:
+    """For the routes of the shortlist; the leader is on it."""
+    routes = loaded(world)
+    for number in range(20):
+        query = embedding(f"query {number}")
+        expected = dict(brute_force(world, query))
+
+        standing = routes.standing(query)
+
+        assert SHORTLIST_ROUTES == len(standing)
+        for score in standing:
+            name = routes.record_of(score.route_id).name
+            assert expected[name] == pytest.approx(score.score, abs=1e-9)
+        assert sorted(-s.score for s in standing) == [-s.score for s in standing]
+
+
+def test_answer_is_the_same_whatever_happened_before(world: World) -> None:
+    """A state that was changed step by step gives what one that was loaded whole gives."""
+    routes = loaded(world)
+    steps = (
+        AddUtterances("a", ("new", "newer"), (ROW, ROW)),
+        RemoveUtterances("b", ("b1",)),
+        DeleteRoute("c"),
+        route("z", "z1", "z2"),
+        route("d", "other", "d1"),
+        PatchRoute("e", threshold=0.9),
+        DeleteRoute("z"),
+        route("y", "y1"),
+    )
+    for step in steps:
+        change = world.do(step)
+        written = {write.slot: embedding(write.utterance) for write in change.writes}
+        routes.apply(change, world.at, written)
+        fresh = loaded(world)
+
+        assert dict(fresh.routes) == dict(routes.routes)
+        for number in range(5):
+            query = embedding(f"query {number}")
+            assert list(fresh.standing(query)) == list(routes.standing(query))
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        Guard(1.5, 0.0, -1.0, 1.0, 0.0),
+        Guard(0.0, 0.0, 1.1, 1.0, 0.0),
+        Guard(0.0, 0.0, -1.0, 0.0, -1.5),
+    ],
+)
+def test_stage_is_silent_where_it_is_not_sure(guard: Guard, world: World) -> None:
+    """Below the margin, below the floor, or below the threshold in the encoder's scale."""
+    world.do(PutSettings(Settings(threshold=-0.9, capacity_slots=200)))
+    routes = loaded(world)
+
+    sure = look(routes, "a1", EASY, 1)
+    unsure = look(routes, "a1", guard, 1)
+
+    assert sure.is_sure
+    assert not unsure.is_sure
+    assert unsure.ranking is None
+    assert sure.margin == unsure.margin
+
+
+def test_own_threshold_of_a_route_holds(world: World) -> None:
+    """In the encoder's scale, which is the scale that people set it in."""
+    routes = loaded(world)
+    best = look(routes, "a1", EASY, 1).ranking
+    assert best is not None
+    assert best.best is not None
+    score = best.best.score
+    for threshold, is_sure in ((score - 0.01, True), (min(1.0, score + 0.01), False)):
+        routes.apply(world.do(PatchRoute("a", threshold=threshold)), world.at, {})
+
+        assert is_sure == look(routes, "a1", EASY, 1).is_sure
+
+
+def test_margin_that_is_needed_falls_with_the_score() -> None:
+    """Never below zero."""
+    guard = Guard(0.3, 0.5, 0.0, 1.0, 0.0)
+
+    assert 0.3 == guard.margin_at(0.0)
+    assert 0.1 == pytest.approx(guard.margin_at(0.4))
+    assert 0.0 == guard.margin_at(0.9)
+
+
+def test_more_candidates_than_the_shortlist_are_the_encoders(world: World) -> None:
+    """The stage has not compared so many."""
+    routes = loaded(world)
+
+    assert look(routes, "a1", EASY, SHORTLIST_ROUTES).is_sure
+    assert not look(routes, "a1", EASY, SHORTLIST_ROUTES + 1).is_sure
+
+
+def test_one_route_alone_has_no_margin() -> None:
+    """So nothing can be sure."""
+    world = World()
+    world.do(route("a", "a1", "a2"))
+
+    assert not look(loaded(world), "a1", EASY, 1).is_sure
+
+
+def test_shortlist_of_too_many_rows_is_the_encoders() -> None:
+    """Whoever asks is not held up."""
+    routes = StaticRoutes(DIM, Settings(threshold=-1.0), Revision(1, 1))
+    count = SHORTLIST_ROWS_MAX // 2 + 1
+    texts = [f"{number}" for number in range(2 * count)]
+    rows = np.stack([embedding(text) for text in texts])
+    records = [
+        RouteRecord(
+            number,
+            f"r{number}",
+            tuple(range(number * count, (number + 1) * count)),
+            tuple(texts[number * count : (number + 1) * count]),
+            None,
+            "{}",
+            "null",
+            Revision(1, 1),
+        )
+        for number in range(2)
+    ]
+    routes.load(records, [rows[:count], rows[count:]])
+
+    assert not look(routes, "a1", EASY, 1).is_sure

@@ -1,0 +1,172 @@
+"""Goal: one table an encoder, one embedding a text, and a file that is whole or absent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synaptoroute.cascade import StaticTable, distil, load_table, save_table, table_file
+from synaptoroute.cascade.static_table import DIM
+from synaptoroute.encoder import Encoder, HashEncoder
+from synaptoroute.errors import ConfigError, ModelCorrupt
+
+pytestmark = pytest.mark.unit
+
+FINGERPRINT = "f" * 64
+
+
+def some_table(seed: int = 0, tokens: int = 50) -> StaticTable:
+    rows = np.random.default_rng(seed).integers(-30_000, 30_000, (tokens, DIM)).astype(np.int16)
+    rows[0] = 0
+    return StaticTable(FINGERPRINT, rows)
+
+
+def test_embedding_does_not_depend_on_its_company() -> None:
+    """Alone, or with others in any order: the same bytes."""
+    table = some_table()
+    ids = np.array([3, 4, 9], np.int64)
+
+    alone = table.embed(ids)
+
+    assert alone is not None
+    assert (alone == table.embed(ids[::-1].copy())).all()
+    assert np.int8 == alone.dtype
+
+
+def test_embedding_has_the_direction_of_the_sum() -> None:
+    """Within what rounding to int8 costs."""
+    table = some_table()
+    ids = np.array([3, 4, 4, 9], np.int64)
+    exact = table.rows[ids].astype(np.float64).sum(axis=0)
+
+    embedding = table.embed(ids)
+
+    assert embedding is not None
+    cosine = embedding @ exact / np.linalg.norm(embedding.astype(float)) / np.linalg.norm(exact)
+    assert cosine > 0.999
+
+
+def test_text_of_unknown_or_special_tokens_has_no_embedding() -> None:
+    """It says nothing, so nothing may be answered to it."""
+    table = some_table()
+
+    assert table.embed(np.array([0], np.int64)) is None
+    assert table.embed(np.array([50, 10_000], np.int64)) is None
+    assert table.embed(np.array([], np.int64)) is None
+
+
+def test_tokens_beyond_the_table_are_left_out() -> None:
+    """As those of a word that the vocabulary lacks."""
+    table = some_table()
+    left, right = table.embed(np.array([5, 99])), table.embed(np.array([5]))
+
+    assert left is not None
+    assert right is not None
+    assert (left == right).all()
+
+
+def test_table_survives_the_disk(tmp_path: Path) -> None:
+    """Rows and checksum are those that were saved."""
+    table = some_table()
+    path = table_file(FINGERPRINT, tmp_path)
+
+    save_table(table, path)
+    loaded = load_table(path, FINGERPRINT)
+
+    assert loaded is not None
+    assert (table.rows == loaded.rows).all()
+    assert table.checksum == loaded.checksum
+    assert [path] == list(path.parent.iterdir())
+
+
+def test_absent_table_is_none(tmp_path: Path) -> None:
+    """A node that prepared nothing is not broken."""
+    assert load_table(table_file(FINGERPRINT, tmp_path), FINGERPRINT) is None
+
+
+@pytest.mark.parametrize("at", [0, 20, -1, -20_000])
+def test_damaged_table_is_refused(at: int, tmp_path: Path) -> None:
+    """One wrong byte in the header or in the rows."""
+    path = table_file(FINGERPRINT, tmp_path)
+    save_table(some_table(), path)
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ModelCorrupt, match="model prepare"):
+        load_table(path, FINGERPRINT)
+
+
+@pytest.mark.parametrize("size_bytes", [0, 10, 400, 20_000])
+def test_torn_table_is_refused(size_bytes: int, tmp_path: Path) -> None:
+    """A copy that was cut off."""
+    path = table_file(FINGERPRINT, tmp_path)
+    save_table(some_table(), path)
+    path.write_bytes(path.read_bytes()[:size_bytes])
+
+    with pytest.raises(ModelCorrupt):
+        load_table(path, FINGERPRINT)
+
+
+def test_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    """Under whatever name it lies."""
+    path = table_file("e" * 64, tmp_path)
+    save_table(some_table(), path)
+
+    with pytest.raises(ModelCorrupt, match="another encoder"):
+        load_table(path, "e" * 64)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_crash_while_a_table_is_written_leaves_the_old_one(step: str, tmp_path: Path) -> None:
+    """The process dies before the new one is durable, or before it has its name."""
+    path = table_file(FINGERPRINT, tmp_path)
+    save_table(some_table(1), path)
+    script = f"""
+import os, signal
+from pathlib import Path
+import numpy as np
+from synaptoroute.cascade import StaticTable, save_table
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if {step!r} == "fsync":
+    os.fsync = die
+else:
+    Path.replace = die
+save_table(StaticTable({FINGERPRINT!r}, np.ones((9, {DIM}), np.int16)), Path({str(path)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    loaded = load_table(path, FINGERPRINT)
+
+    assert -9 == done.returncode
+    assert loaded is not None
+    assert some_table(1).checksum == loaded.checksum
+
+
+def test_encoder_without_a_vocabulary_cannot_be_distilled() -> None:
+    """The encoder for tests hashes words, so it has no list of them."""
+    with pytest.raises(ConfigError, match="vocabulary"):
+        distil(HashEncoder(64))  # type: ignore[arg-type]
+
+
+def test_distilling_twice_gives_the_same_bytes() -> None:
+    """On one machine; special tokens say nothing, pieces of words do."""
+    encoder = Encoder()
+    try:
+        special = encoder.vocabulary().special
+        one, other = distil(encoder, tokens_max=1_400), distil(encoder, tokens_max=1_400)
+    finally:
+        encoder.close()
+
+    assert one.checksum == other.checksum
+    assert (1_400, DIM) == one.rows.shape
+    assert {101, 102} <= special
+    assert not one.rows[sorted(each for each in special if each < 1_400)].any()
+    assert one.rows[1_300].any()
+    assert encoder.fingerprint == one.fingerprint

@@ -1,0 +1,343 @@
+"""Goal: one proposal, one frame; what is not that frame is refused with one error."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forged import fields_of, frame_of, frame_of_fields, frame_of_text
+from synaptoroute.core.codec import (
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    decode_proposal,
+    digest_of,
+    encode_proposal,
+    header_of,
+    op_id_of,
+)
+from synaptoroute.core.mutation import (
+    KEEP,
+    AddUtterances,
+    Calibrate,
+    DeleteRoute,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.mutation_codec import DIM_MAX
+from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
+
+pytestmark = pytest.mark.unit
+
+OP_ID = bytes(range(16))
+VECTORS = (struct.pack("<2f", 1, 0), struct.pack("<2f", 0, 1))
+PUT = PutRoute("billing", ("where is my bill", "Rechnung"), VECTORS, 0.5, '{"a":1}', "[1]")
+MUTATIONS: list[Mutation] = [
+    PUT,
+    PutRoute("r", ("ü",), VECTORS[:1]),
+    DeleteRoute("billing"),
+    AddUtterances("billing", ("x",), VECTORS[:1]),
+    RemoveUtterances("billing", ("x", "y")),
+    PatchRoute("billing"),
+    PatchRoute("billing", None, "{}", "null"),
+    PatchRoute("billing", 0.25, KEEP, "1"),
+    PutSettings(Settings("topk", 5, 0.1, 10)),
+    PutSettings(Settings(cascade=True)),
+    Calibrate('{"at":"1.1"}'),
+    ImportBegin("spring", replace=True),
+    ImportChunk("spring", 3, (PUT, PutRoute("r", ("a",), VECTORS[:1]))),
+    ImportChunk("spring", 0, ()),
+    ImportCommit("spring", 4),
+    ImportAbort("spring"),
+    OpenEpoch("e1", 9, ("n1", "n2"), "f" * 64, 384),
+]
+
+
+def framed(mutation: Mutation) -> bytes:
+    """The frame of a mutation without conditions."""
+    return encode_proposal(Proposal(OP_ID, mutation))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: type(m).__name__)
+def test_every_kind_reads_back_equal(mutation: Mutation) -> None:
+    """With its conditions and its request hash."""
+    proposal = Proposal(OP_ID, mutation, b"h" * 16, Revision(1, 2), if_none_match=True)
+
+    assert proposal == decode_proposal(encode_proposal(proposal))
+    assert Proposal(OP_ID, mutation) == decode_proposal(framed(mutation))
+
+
+def test_kinds_keep_their_numbers() -> None:
+    """Logs and databases hold them."""
+    assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 23, 7, 8, 8, 9, 10, 11] == [
+        framed(m)[3] for m in MUTATIONS
+    ]
+
+
+def test_calibration_of_the_kind_before_is_still_read() -> None:
+    """Logs hold them; a release that knows no other kind halts at the new one."""
+    frame = bytearray(framed(Calibrate('{"at":"1.1"}')))
+    frame[3] = 22
+    head = bytes(frame[: HEADER_BYTES - 4])
+    frame[HEADER_BYTES - 4 : HEADER_BYTES] = struct.pack("<I", zlib.crc32(head))
+
+    assert Proposal(OP_ID, Calibrate('{"at":"1.1"}')) == decode_proposal(bytes(frame))
+
+
+def test_frame_does_not_change_between_releases() -> None:
+    """Byte for byte: an entry's chain is made of it."""
+    frame = framed(PutRoute("r", ("a",), (b"\x01\x02\x03\x04",)))
+
+    assert (
+        b'\x1f\x00\x00\x00{"name":"r","utterances":["a"]}\x01\x02\x03\x04' == (frame[HEADER_BYTES:])
+    )
+    assert "308845c1af5fedbdd2c609591df3ec5afdfaaaea498c25489724788fe4e666c7" == digest_of(frame)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (PutRoute("r", ("a",), VECTORS[:1], 1), PutRoute("r", ("a",), VECTORS[:1], 1.0)),
+        (PatchRoute("r", -0.0), PatchRoute("r", 0.0)),
+        (PutSettings(Settings(threshold=0)), PutSettings(Settings(threshold=-0.0))),
+    ],
+)
+def test_equal_proposals_have_equal_bytes(one: Mutation, other: Mutation) -> None:
+    """Also where equal numbers are written differently."""
+    assert one == other
+    assert framed(one) == framed(other)
+    assert one == decode_proposal(framed(one)).mutation
+
+
+def test_header_stands_for_the_frame() -> None:
+    """It names the write and binds the payload."""
+    frame, other = framed(PUT), framed(replace(PUT, payload="[2]"))
+
+    assert OP_ID == op_id_of(header_of(frame))
+    assert digest_of(frame) != digest_of(other)
+    assert digest_of(frame) == digest_of(header_of(frame))
+
+
+@pytest.mark.parametrize("header", [b"", framed(PUT)[: HEADER_BYTES - 1], b"\x00" * HEADER_BYTES])
+def test_op_id_of_a_damaged_header_is_not_read(header: bytes) -> None:
+    """A wrong op_id would be worse than none."""
+    with pytest.raises(CodecError):
+        op_id_of(header)
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        Proposal(b"short", DeleteRoute("r")),
+        Proposal(OP_ID, DeleteRoute("r"), request_hash=b"short"),
+        Proposal(OP_ID, DeleteRoute("r"), request_hash=b"\x00" * 16),
+        Proposal(OP_ID, DeleteRoute("\ud800")),
+        Proposal(OP_ID, PatchRoute("r", float("nan"))),
+        Proposal(OP_ID, PatchRoute("r", float("inf"))),
+        Proposal(OP_ID, PatchRoute("r", 10**400)),
+        Proposal(OP_ID, PutRoute("r", ("a",), ())),
+        Proposal(OP_ID, PutRoute("r", ("a",), (b"",))),
+        Proposal(OP_ID, PutRoute("r", ("a",), (b"123",))),
+        Proposal(OP_ID, PutRoute("r", ("a", "b"), (b"1234", b"12345678"))),
+        Proposal(OP_ID, PutRoute("r", ("a", "b"), (b"1234" * 3, b"1234"))),
+        Proposal(OP_ID, AddUtterances("r", ("a",), VECTORS)),
+        Proposal(
+            OP_ID,
+            ImportChunk(
+                "i",
+                0,
+                (PutRoute("r", ("a",), (b"1234" * 2,)), PutRoute("s", ("a",), (b"1234" * 4,))),
+            ),
+        ),
+    ],
+    ids=lambda proposal: type(proposal.mutation).__name__,
+)
+def test_malformed_proposal_is_not_written(proposal: Proposal) -> None:
+    """What would not read back equal has no frame."""
+    with pytest.raises(CodecError):
+        encode_proposal(proposal)
+
+
+def test_too_large_a_proposal_is_not_written() -> None:
+    """The limit is that of the reader, so nothing is written that nobody reads."""
+    size_bytes = len(framed(PutRoute("r", ("",), (b"1234",))))
+    largest = framed(PutRoute("r", ("x" * (FRAME_BYTES_MAX - size_bytes),), (b"1234",)))
+
+    assert FRAME_BYTES_MAX == len(largest)
+    assert largest == encode_proposal(decode_proposal(largest))
+    with pytest.raises(TooLarge):
+        framed(PutRoute("r", ("x" * (FRAME_BYTES_MAX - size_bytes + 1),), (b"1234",)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name":"r", "utterances":["a"]}',
+        '{"utterances":["a"],"name":"r"}',
+        '{"name":"r","name":"r","utterances":["a"]}',
+        '{"name":"\\u0072","utterances":["a"]}',
+        '{"name":"r","payload":"null","utterances":["a"]}',
+        '{"if_match":null,"name":"r","utterances":["a"]}',
+        '{"if_none_match":false,"name":"r","utterances":["a"]}',
+        '{"later":1,"name":"r","utterances":["a"]}',
+        '{"name":"r","threshold":null,"utterances":["a"]}',
+        '{"name":"r","threshold":0.50,"utterances":["a"]}',
+        '{"name":"r","threshold":-0.0,"utterances":["a"]}',
+        '\ufeff{"name":"r","utterances":["a"]}',
+        '{"name":"r","utterances":["a"]}\n',
+    ],
+)
+def test_same_meaning_in_other_bytes_is_refused(text: str) -> None:
+    """So every accepted frame is the one that we would write."""
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of_text(text, VECTORS[0]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"name"',
+        b"{",
+        b"\xff\xfe",
+        '{"name":"r","utterances":["a"]}'.encode("utf-16"),
+        '{"name":"r","utterances":["a"]}'.encode("utf-32"),
+        b'{"name":"r","utterances":"a"}',
+        b'{"name":"r","utterances":[1]}',
+        b'{"name":"r","utterances":{"a":1}}',
+        b'{"name":"r","utterances":1}',
+        b'{"name":1,"utterances":["a"]}',
+        b'{"name":"\\ud800","utterances":["a"]}',
+        b'{"name":"\xed\xa0\x80","utterances":["a"]}',
+        b'{"name":"r","threshold":NaN,"utterances":["a"]}',
+        b'{"name":"r","threshold":-Infinity,"utterances":["a"]}',
+        b'{"name":"r","threshold":1e999,"utterances":["a"]}',
+        b'{"name":"r","threshold":true,"utterances":["a"]}',
+        b'{"name":"r","threshold":1,"utterances":["a"]}',
+        b'{"name":"r","threshold":' + b"9" * 400 + b',"utterances":["a"]}',
+        b'{"name":"r","threshold":' + b"9" * 5_000 + b',"utterances":["a"]}',
+        b'{"metadata":{},"name":"r","utterances":["a"]}',
+        b'{"if_match":[1],"name":"r","utterances":["a"]}',
+        b'{"if_match":[1,2,3],"name":"r","utterances":["a"]}',
+        b'{"if_match":[1,-2],"name":"r","utterances":["a"]}',
+        b'{"if_match":[1,1.5],"name":"r","utterances":["a"]}',
+        b'{"if_match":["1","2"],"name":"r","utterances":["a"]}',
+        b'{"if_match":[1,true],"name":"r","utterances":["a"]}',
+        b'{"if_match":[1,18446744073709551616],"name":"r","utterances":["a"]}',
+        b'{"if_none_match":1,"name":"r","utterances":["a"]}',
+        b'{"name":' + b"[" * 100_000 + b',"utterances":["a"]}',
+    ],
+)
+def test_malformed_text_is_refused(text: bytes) -> None:
+    """Whatever JSON readers are known to let pass."""
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of_text(text, VECTORS[0]))
+
+
+@pytest.mark.parametrize("vectors", [b"", b"1", b"123", b"12345"])
+def test_vectors_that_are_not_rows_of_float32_are_refused(vectors: bytes) -> None:
+    """The bytes behind the text must be one row an utterance."""
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of_fields({"name": "r", "utterances": ["a"]}, vectors))
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [m for m in MUTATIONS if not isinstance(m, PutRoute | AddUtterances | ImportChunk)],
+    ids=lambda m: type(m).__name__,
+)
+def test_vectors_where_none_belong_are_refused(mutation: Mutation) -> None:
+    """Nothing rides along."""
+    frame = framed(mutation)
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of(frame[HEADER_BYTES:] + b"\x00" * 8, frame[3]))
+
+
+FORGED_VALUES: list[Any] = [None, True, -1, 1.5, 1 << 53, 10**400, "", [], {}, [[]], "\ud800"]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: type(m).__name__)
+def test_no_forged_field_escapes_as_another_error(mutation: Mutation) -> None:
+    """Each field of each kind, gone or with a value of each wrong sort."""
+    frame = framed(mutation)
+    fields, vectors = fields_of(frame)
+    for name in fields:
+        for value in FORGED_VALUES:
+            forged = frame_of_fields({**fields, name: value}, vectors, frame[3])
+            try:
+                decoded = decode_proposal(forged)
+            except CodecError:
+                continue
+            assert forged[HEADER_BYTES:] == encode_proposal(decoded)[HEADER_BYTES:]
+        rest = {key: value for key, value in fields.items() if key != name}
+        try:
+            decode_proposal(frame_of_fields(rest, vectors, frame[3]))
+        except CodecError:
+            continue
+
+
+def test_an_epoch_of_an_absurd_dimension_is_refused() -> None:
+    """Nobody is made to allocate for it."""
+    assert framed(OpenEpoch("e", 0, dim=DIM_MAX)) == encode_proposal(
+        decode_proposal(framed(OpenEpoch("e", 0, dim=DIM_MAX)))
+    )
+    with pytest.raises(CodecError):
+        decode_proposal(framed(OpenEpoch("e", 0, dim=DIM_MAX + 1)))
+
+
+@pytest.mark.parametrize("length", [0, 3, 5, 1 << 31])
+def test_payload_shorter_than_its_length_field_is_refused(length: int) -> None:
+    """The length is not believed."""
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of(struct.pack("<I", length)[:3]))
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of(struct.pack("<I", length) + b"{}"))
+
+
+def test_later_kind_is_told_by_its_number() -> None:
+    """The follower halts and says which release is needed."""
+    with pytest.raises(UnknownMutation) as caught:
+        decode_proposal(frame_of(b"\x00\x00\x00\x00", kind=200))
+
+    assert 200 == caught.value.fields["kind"]
+
+
+@pytest.mark.parametrize(("level", "flags"), [(2, 0), (1, 1)])
+def test_later_level_and_flags_are_not_understood(level: int, flags: int) -> None:
+    """A known kind may say more at a later level."""
+    payload = framed(PUT)[HEADER_BYTES:]
+    with pytest.raises(UnknownMutation):
+        decode_proposal(frame_of(payload, level=level, flags=flags))
+
+
+def test_damage_counts_before_novelty() -> None:
+    """A damaged frame is not taken for one of a later release."""
+    frame = bytearray(frame_of(b"\x00\x00\x00\x00", kind=200))
+    frame[-1] ^= 1
+    with pytest.raises(CodecError):
+        decode_proposal(bytes(frame))
+
+
+def test_texts_stay_readable() -> None:
+    """People can read a frame's fields in a database."""
+    fields, _ = fields_of(framed(PUT))
+
+    assert json.loads(fields["metadata"]) == {"a": 1}
+    assert b"Rechnung" in framed(PUT)

@@ -1,0 +1,91 @@
+"""A node that stops leaves what its next boot takes over."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from histories import put
+from synaptoroute.config import EngineConfig
+from synaptoroute.core.mutation import Proposal
+from synaptoroute.encoder import HashEncoder
+from synaptoroute.engine import Engine
+from synaptoroute.engine.tensor_builder import derived_of
+from synaptoroute.storage import SQLiteStorage, Stored
+
+pytestmark = pytest.mark.unit
+
+DIM = 16
+
+
+class Watched(SQLiteStorage):
+    """A storage that keeps what it found at its last opening."""
+
+    found: Stored
+
+    def open(self, **encoder) -> Stored:  # type: ignore[no-untyped-def, override]
+        self.found = super().open(**encoder)
+        return self.found
+
+
+def engine_of(path: Path) -> Engine:
+    return Engine(HashEncoder(dim=DIM), Watched(path), EngineConfig(lanes=1))
+
+
+def fill(engine: Engine) -> None:
+    mutations = [put(f"r{seed}", 4, seed, DIM) for seed in range(5)]
+    engine.propose([Proposal(os.urandom(16), mutation) for mutation in mutations])
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_boot_takes_over_the_centroids_that_were_served(tmp_path: Path, is_running: bool) -> None:
+    """Threads or not, the checkpoint asks whoever owns the tensor."""
+    engine = engine_of(tmp_path / "node.sqlite")
+    fill(engine)
+    if is_running:
+        engine.start()
+    engine.storage.checkpoint()
+    engine.stop()
+    served = engine.scorer.tensor.checksum()
+    again = engine_of(tmp_path / "node.sqlite")
+    found = again.storage.found
+    again.stop()
+
+    assert found.is_from_checkpoint
+    assert 5 * (4 * DIM + 8) == len(found.derived)
+    assert served == again.scorer.tensor.checksum()
+
+
+def test_nothing_is_derived_for_a_state_that_is_not_served(tmp_path: Path) -> None:
+    """The database may be ahead of the tensor, or hold other rows at its position."""
+    engine = engine_of(tmp_path / "node.sqlite")
+    fill(engine)
+    published = engine.published
+    before = type(published.position)()
+    given = [
+        derived_of(engine.scorer, published.position, published.digest),
+        derived_of(engine.scorer, before, published.digest),
+        derived_of(engine.scorer, published.position, "0" * 32),
+    ]
+    engine.stop()
+
+    assert [True, False, False] == [bool(each) for each in given]
+
+
+def test_owed_sums_are_paid_while_the_node_is_idle(tmp_path: Path) -> None:
+    """The scorer catches up by itself; no query has to come for that."""
+    engine = engine_of(tmp_path / "node.sqlite")
+    fill(engine)
+    engine.storage.checkpoint()
+    engine.stop()
+    again = engine_of(tmp_path / "node.sqlite")
+    again.start()
+    while len(again.read(lambda tensor: tensor._centroids.due()).result()):
+        time.sleep(0.001)
+    again.stop()
+
+    assert engine.scorer.tensor.checksum() == again.scorer.tensor.checksum()
+    assert not again.scorer.tensor.is_behind

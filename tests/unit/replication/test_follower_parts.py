@@ -1,0 +1,109 @@
+"""Goal: the follower's rules that need no server.  Method: real engines, no log."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from synaptoroute.config import ClusterConfig
+from synaptoroute.core.mutation import OpenEpoch, Position
+from synaptoroute.core.recovery import _is_beyond
+from synaptoroute.core.snapshot import EpochRecord
+from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.replication.log_bootstrap import LINEAGE_KEY, Opening, _voters_of
+from synaptoroute.replication.snapshots import PeerSecret
+from synaptoroute.replication.status import EXPLANATIONS, LogState
+
+pytestmark = pytest.mark.unit
+AT = Position(3, 10, "a" * 40)
+
+
+def head(epoch: int, seq: int, chain: str = "a" * 40, **more: Any) -> Any:
+    """As much of a head as is looked at."""
+    return SimpleNamespace(
+        epoch=epoch, seq=seq, chain=chain, lineage="ours", epoch_id="ballot", **more
+    )
+
+
+def follower(
+    *, lineage: str | None = None, epoch_id: str = "ballot", secret: Path | None = None
+) -> Any:
+    """As much of a follower as its parts look at."""
+    opened = OpenEpoch(epoch_id, 0, ("n",), "f", 4)
+    return SimpleNamespace(
+        config=ClusterConfig(peer_secret_file=secret),
+        head=None,
+        engine=SimpleNamespace(
+            storage=SimpleNamespace(meta_get={LINEAGE_KEY: lineage}.get),
+            applier=SimpleNamespace(replica=SimpleNamespace(epochs=[EpochRecord(3, opened)])),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("there", "is_beyond"),
+    [
+        (head(3, 10), False),
+        (head(3, 11, "b" * 40), False),
+        (head(3, 9), True),
+        (head(3, 10, "b" * 40), True),
+    ],
+)
+def test_position_beyond_the_log_proves_a_loss(there: Any, is_beyond: bool) -> None:
+    """More entries, or another last entry, than the log of the same epoch has."""
+    assert is_beyond is _is_beyond(AT, Position(there.epoch, there.seq, there.chain))
+
+
+@pytest.mark.parametrize(("expect", "voters"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (99, 99)])
+def test_voters_are_an_odd_number(expect: int, voters: int) -> None:
+    """An even number would need one more for a majority and survive no more losses."""
+    assert voters == _voters_of(expect)
+
+
+@pytest.mark.parametrize(
+    ("node", "at", "is_foreign"),
+    [
+        (follower(lineage="ours"), AT, False),
+        (follower(lineage="theirs"), AT, True),
+        (follower(lineage=None), AT, False),
+        (follower(lineage=None, epoch_id="another ballot"), AT, True),
+        (follower(lineage="theirs"), Position(), False),
+    ],
+)
+def test_log_of_another_cluster_is_told_by_its_identity(
+    node: Any, at: Position, is_foreign: bool
+) -> None:
+    """Numbers alone would not tell; an empty node may join any log."""
+    assert is_foreign is Opening(cast("Any", node))._is_foreign(head(3, 50), at)
+
+
+async def test_secret_of_the_peers_is_read_and_checked(tmp_path: Path) -> None:
+    """A short secret would be guessed, and an empty one ignored: both are refused."""
+    good, short = tmp_path / "good", tmp_path / "short"
+    good.write_text("s" * 40 + "\n")
+    short.write_text("\n")
+    secret = PeerSecret(follower(secret=good))
+    await asyncio.to_thread(secret.load)
+
+    assert b"s" * 40 == secret()
+    for bad in (short, tmp_path / "absent"):
+        with pytest.raises(ConfigError):
+            await asyncio.to_thread(PeerSecret(follower(secret=bad)).load)
+
+
+def test_secret_without_a_file_follows_from_the_cluster() -> None:
+    """Nodes of one cluster have one; before the cluster is known there is none."""
+    assert PeerSecret(follower(lineage="ours"))() == PeerSecret(follower(lineage="ours"))()
+    assert PeerSecret(follower(lineage="ours"))() != PeerSecret(follower(lineage="theirs"))()
+    with pytest.raises(NotReady):
+        PeerSecret(follower())()
+
+
+def test_every_state_of_the_log_has_its_words() -> None:
+    """Whatever the state, a person is told what it means; only the good one says nothing."""
+    assert set(LogState) == set(EXPLANATIONS)
+    assert [LogState.OPEN] == [state for state, words in EXPLANATIONS.items() if not words]

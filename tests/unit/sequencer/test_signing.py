@@ -1,0 +1,106 @@
+"""Goal: only holders of a valid key are believed.  Method: every wrong key and signature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synaptoroute.core.codec import HEADER_BYTES
+from synaptoroute.errors import ConfigError, ProtocolError
+from synaptoroute.sequencer.signing import SEAL_BYTES, Keyring
+
+pytestmark = pytest.mark.unit
+
+FRAME = bytes(range(HEADER_BYTES)) + b"payload"
+OLD, NEW = b"o" * 32, b"n" * 32
+
+
+def test_sealed_frame_opens_to_itself() -> None:
+    """A signature is taken off where it was put on."""
+    keyring = Keyring("ns", {"a": OLD})
+    sealed = keyring.seal(FRAME)
+
+    assert len(FRAME) + SEAL_BYTES == len(sealed)
+    assert keyring.open(sealed) == FRAME
+
+
+def test_without_keys_nothing_is_signed_or_refused() -> None:
+    """A node without keys reads signed entries too."""
+    plain = Keyring("ns")
+
+    assert plain.seal(FRAME) == FRAME
+    assert plain.open(Keyring("ns", {"a": OLD}).seal(FRAME)) == FRAME
+
+
+def test_either_of_two_keys_is_valid() -> None:
+    """The first key signs, all verify."""
+    both = Keyring("ns", {"new": NEW, "old": OLD})
+
+    assert both.open(Keyring("ns", {"old": OLD}).seal(FRAME)) == FRAME
+    assert Keyring("ns", {"new": NEW}).open(both.seal(FRAME)) == FRAME
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FRAME,
+        Keyring("ns", {"b": OLD}).seal(FRAME),
+        Keyring("ns", {"a": NEW}).seal(FRAME),
+        Keyring("other", {"a": OLD}).seal(FRAME),
+        Keyring("ns", {"a": OLD}).seal(FRAME)[:-50],
+        Keyring("ns", {"a": OLD}).seal(FRAME)[:10],
+        b"SK\xff\xff" + Keyring("ns", {"a": OLD}).seal(FRAME)[4:],
+    ],
+    ids=["unsigned", "unknown id", "other key", "other namespace", "cut", "shorter", "no text"],
+)
+def test_anything_else_is_refused(body: bytes) -> None:
+    """Unsigned, unknown, foreign or cut: refused, and marked as forged."""
+    with pytest.raises(ProtocolError) as caught:
+        Keyring("ns", {"a": OLD}).open(body)
+
+    assert caught.value.fields["forged"] is True
+
+
+@pytest.mark.parametrize("at", range(0, SEAL_BYTES + HEADER_BYTES, 7))
+def test_altered_signature_or_header_is_refused(at: int) -> None:
+    """Each byte of signature and header counts."""
+    keyring = Keyring("ns", {"a": OLD})
+    sealed = bytearray(keyring.seal(FRAME))
+    sealed[at] ^= 1
+
+    with pytest.raises(ProtocolError):
+        keyring.open(bytes(sealed))
+
+
+def test_key_file_lists_keys_in_order(tmp_path: Path) -> None:
+    """Comments and empty lines are skipped; the first key signs."""
+    path = tmp_path / "keys"
+    path.write_text(f"# rotated in May\nnew {'n' * 32}\n\nold {'o' * 32}\n")
+
+    assert [("new", NEW), ("old", OLD)] == list(Keyring.load("ns", path).keys.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "a short\n",
+        f"name-too-long {'x' * 32}\n",
+        f"a {'x' * 32}\na {'y' * 32}\n",
+        "".join(f"k{n} {'x' * 32}\n" for n in range(5)),
+    ],
+)
+def test_malformed_key_file_is_refused(tmp_path: Path, text: str) -> None:
+    """A key file that would sign nothing, or weakly, is an error at the start."""
+    path = tmp_path / "keys"
+    path.write_text(text)
+
+    with pytest.raises(ConfigError):
+        Keyring.load("ns", path)
+
+
+def test_secrets_are_not_shown() -> None:
+    """A keyring in a log line holds no secret."""
+    assert "oooo" not in repr(Keyring("ns", {"a": OLD}))

@@ -1,0 +1,159 @@
+"""Goal: only exact messages are believed.  Method: round trips, and every kind of damage."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synaptoroute.core.codec import encode_proposal, header_of
+from synaptoroute.core.mutation import CHAIN_START, DeleteRoute, Entry, Position, Proposal
+from synaptoroute.core.replica import number
+from synaptoroute.errors import ProtocolError
+from synaptoroute.sequencer.signing import Keyring
+from synaptoroute.sequencer.wire import (
+    MESSAGE_BYTES_MAX,
+    NUMBER_MAX,
+    RECORDS_MAX,
+    Announced,
+    Beat,
+    beat_record,
+    parse_message,
+    parse_stream_entry,
+)
+
+pytestmark = pytest.mark.unit
+
+PLAIN = Keyring("default")
+SIGNED = Keyring("default", {"k1": b"s" * 32})
+
+
+def entry_of(seq: int = 1, name: str = "weather") -> Entry:
+    """An entry as the sequencer would number it."""
+    op_id = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    proposal = Proposal(op_id, DeleteRoute(name))
+    return number(Position(1, seq - 1, CHAIN_START), encode_proposal(proposal), proposal, 5)
+
+
+def record(entry: Entry, kind: str = "E", keyring: Keyring = PLAIN) -> bytes:
+    """A record as the script writes it."""
+    body = keyring.seal(entry.frame)
+    if kind == "P":
+        body = body[: len(body) - len(entry.frame) + len(header_of(entry.frame))]
+    line = f"SR1 {kind} {entry.epoch} {entry.seq} {entry.prev_chain} {entry.chain} "
+    return f"{line}{entry.time_us} {len(body)}\n".encode() + body
+
+
+@pytest.mark.parametrize("keyring", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_message_gives_its_records_in_order(keyring: Keyring) -> None:
+    """Entries, announcements and beats may share a message."""
+    first, second = entry_of(1, "one"), entry_of(2, "two")
+    beat = beat_record(1, 2, second.chain, 9, "open", "node-1")
+    data = record(first, keyring=keyring) + record(second, "P", keyring) + beat
+    announced = Announced(1, 2, second.chain, second.proposal.op_id)
+
+    assert parse_message(data, keyring) == (
+        first,
+        announced,
+        Beat(1, 2, second.chain, 9, "open", "node-1"),
+    )
+
+
+@given(st.binary(max_size=400))
+def test_random_bytes_are_refused(data: bytes) -> None:
+    """Nothing that was not made as a message passes as one."""
+    with pytest.raises(ProtocolError):
+        parse_message(data, PLAIN)
+
+
+@given(st.data())
+@pytest.mark.parametrize("keyring", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_altered_byte_never_changes_what_is_believed(keyring: Keyring, data: st.DataObject) -> None:
+    """One altered byte is refused, or touches only the time, which is for people."""
+    entry = entry_of()
+    message = bytearray(record(entry, keyring=keyring))
+    at = data.draw(st.integers(0, len(message) - 1))
+    message[at] ^= data.draw(st.integers(1, 255))
+    try:
+        (parsed,) = parse_message(bytes(message), keyring)
+    except ProtocolError:
+        return
+    if isinstance(parsed, Announced):
+        assert (entry.seq, entry.chain) == (parsed.seq, parsed.chain)
+        return
+
+    assert isinstance(parsed, Entry)
+    assert (entry.position, entry.frame) == (parsed.position, parsed.frame)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x" * (MESSAGE_BYTES_MAX + 1),
+        beat_record(1, 1, CHAIN_START, 1, "open", "n") * (RECORDS_MAX + 1),
+        beat_record(1, NUMBER_MAX + 1, CHAIN_START, 1, "open", "n"),
+        beat_record(1, 1, CHAIN_START, 1, "closed", "n"),
+        beat_record(1, 1, CHAIN_START[:-1], 1, "open", "n"),
+        beat_record(1, 1, CHAIN_START, 1, "open", ""),
+        beat_record(1, 1, CHAIN_START, 1, "open", "n")[:-1],
+        record(entry_of())[:-1],
+        record(entry_of()).replace(b"SR1 E 1 1 ", b"SR1 E 1 01 "),
+        record(entry_of()).replace(b"SR1 E 1 1 ", b"SR1 E 1 2 "),
+        record(entry_of()).replace(b"SR1 E 1 1 ", b"SR1 E 2 1 "),
+        record(entry_of()).replace(b"SR1 E", b"SR1 P"),
+        record(entry_of()).replace(b"SR1 E", b"SR2 E"),
+        record(entry_of()) + b"\n",
+    ],
+)
+def test_damaged_message_is_refused(data: bytes) -> None:
+    """Each limit and each field is judged."""
+    with pytest.raises(ProtocolError):
+        parse_message(data, PLAIN)
+
+
+def stream_fields(entry: Entry) -> dict[bytes, bytes]:
+    """Fields of an entry in the stream."""
+    return {
+        b"t": str(entry.time_us).encode(),
+        b"p": entry.prev_chain.encode(),
+        b"c": entry.chain.encode(),
+        b"b": b"100",
+        b"f": entry.frame,
+    }
+
+
+def test_stream_entry_is_the_entry() -> None:
+    """A field that a later release adds is no reason to stop."""
+    entry = entry_of()
+    fields = stream_fields(entry) | {b"later": b"field"}
+    flat = [part for item in fields.items() for part in item]
+
+    assert parse_stream_entry(b"1-1", flat).decode(PLAIN) == entry
+
+
+@pytest.mark.parametrize(
+    ("stream_id", "changes"),
+    [
+        (b"1-2", {}),
+        (b"2-1", {}),
+        (b"1", {}),
+        (b"1-1", {b"c": CHAIN_START.encode()}),
+        (b"1-1", {b"p": b"f" * 40}),
+        (b"1-1", {b"t": b"now"}),
+        (b"1-1", {b"f": b""}),
+        (b"1-1", {b"f": b"f" * 3_000_000}),
+        (b"1-1", {b"f": None}),
+    ],
+)
+def test_damaged_stream_entry_is_refused(
+    stream_id: bytes, changes: dict[bytes, bytes | None]
+) -> None:
+    """An entry that contradicts its place, its chain or its frame is not handed over."""
+    fields = stream_fields(entry_of()) | changes
+    flat = [part for name, value in fields.items() if value is not None for part in (name, value)]
+
+    with pytest.raises(ProtocolError):
+        parse_stream_entry(stream_id, flat).decode(PLAIN)

@@ -1,0 +1,34 @@
+"""A process that only serves shares the interpreter in small turns."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from synaptoroute.server import gc_tuning
+
+pytestmark = pytest.mark.unit
+
+_PROGRAM = """
+import gc, sys
+from synaptoroute.server import gc_tuning
+gc_tuning.tune()
+gc_tuning.settle()
+print(sys.getswitchinterval(), *gc.get_threshold(), gc.get_freeze_count() > 1_000)
+"""
+
+
+def test_serving_process_is_tuned_and_a_library_is_not() -> None:
+    """Settings of the process change when they are asked for, and not by an import."""
+    before = (sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count())
+    words = [sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    seconds, *numbers, is_frozen = done.stdout.split()
+
+    assert gc_tuning.SWITCH_SECONDS == pytest.approx(float(seconds))
+    assert [str(gc_tuning.COLLECT_OBJECTS), *map(str, gc_tuning.COLLECT_RUNS)] == numbers
+    assert "True" == is_frozen
+    assert before == (sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count())

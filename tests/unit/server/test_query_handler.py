@@ -1,0 +1,189 @@
+"""The short ways of a query answer as the framework's way does, and only what is true now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from http_node import HttpNode, http_node, overloaded
+from http_socket import on_socket, seen
+from synaptoroute.server.response_cache import BODY_BYTES_KEPT_MAX, AnswerCache, KeptAnswer
+
+pytestmark = pytest.mark.unit
+
+HOT, FRAMED = "/v1/query", "/v1/query?consistency=local"
+JSON = {"content-type": "application/json"}
+LONG_TEXT = "x" * 40_000
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
+    """A node with two routes."""
+    async with http_node(tmp_path) as started:
+        await started.fill()
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("content", "headers"),
+    [
+        ('{"text": "I want my money back"}', JSON),
+        ('{"text": "I want my money back", "limit": 3}', JSON),
+        ('{"text": "money", "routes": ["parcel"], "explain": true}', JSON),
+        ('{"text": "I want my money back"}', {"content-type": "application/json; charset=utf-8"}),
+        ('{"text": ""}', JSON),
+        ('{"text": "a", "unknown": 1}', JSON),
+        ('{"text": 7}', JSON),
+        ('{"text": "a", "text": "b"}', JSON),
+        ('{"text": "I want my money back"}', {**JSON, "sr-deadline-ms": "5000"}),
+        ('{"text": "a"}', {**JSON, "sr-deadline-ms": "0"}),
+        ('{"text": "a"}', {**JSON, "sr-deadline-ms": "600001"}),
+        ('{"text": "a"}', {**JSON, "sr-deadline-ms": "soon"}),
+        ("[1, 2", JSON),
+        ("", JSON),
+        ('{"text": "a"}', {"content-type": "text/plain"}),
+        ('{"text": "a"}', {}),
+        ('{"text": "a"}', {**JSON, "content-encoding": "gzip"}),
+        (json.dumps({"text": LONG_TEXT}), JSON),
+        (json.dumps({"text": LONG_TEXT * 30}), JSON),
+    ],
+)
+async def test_all_ways_answer_alike(node: HttpNode, content: str, headers: dict[str, str]) -> None:
+    """Status, headers and document are the same, the first time and from what was kept."""
+    framed = await node.http.post(FRAMED, content=content, headers=headers)
+    async with on_socket(node) as socket:
+        express = [await socket.post(HOT, content=content, headers=headers) for _ in range(2)]
+    node.app.state.express._hot_query._answers = AnswerCache()
+    hot = [await node.http.post(HOT, content=content, headers=headers) for _ in range(2)]
+
+    for answer in (*express, *hot):
+        assert seen(framed) == seen(answer)
+
+
+@pytest.mark.parametrize("bypass", [{}, {"cache-control": "no-cache"}])
+@pytest.mark.parametrize("deadline", [{}, {"sr-deadline-ms": "500"}])
+async def test_all_ways_refuse_alike(
+    node: HttpNode, bypass: dict[str, str], deadline: dict[str, str]
+) -> None:
+    """An overloaded node says the same and counts the same, whichever way it is asked."""
+    asked = {"content": '{"text": "I want my money back"}', "headers": JSON | bypass | deadline}
+    with overloaded(node):
+        framed = await node.http.post(FRAMED, **asked)
+        hot = await node.http.post(HOT, **asked)
+        async with on_socket(node) as socket:
+            express = [await socket.post(HOT, **asked) for _ in range(2)]
+        counters = node.router.status().counters
+        metrics = (await node.http.get("/metrics")).text
+
+    assert (429, "overloaded") == (framed.status_code, framed.json()["code"])
+    for answer in (hot, *express):
+        assert seen(framed) == seen(answer)
+    assert (4, 4) == (counters.overloaded, counters.too_late)
+    labels = 'endpoint="/v1/query",method="POST",status="429"'
+    assert f"synaptoroute_request_count_total{{{labels}}} 4.0" in metrics
+    assert 'duration_seconds_count{endpoint="/v1/query",method="POST"} 4.0' in metrics
+
+
+async def test_kept_answer_is_given_by_an_overloaded_node(node: HttpNode) -> None:
+    """It costs nothing; what is on its way may be joined; all else is refused unread."""
+    asked = {"text": "I want my money back"}
+    async with on_socket(node) as socket:
+        before = await socket.post(HOT, json=asked)
+        with overloaded(node):
+            kept = [await way.post(HOT, json=asked) for way in (node.http, socket)]
+            torn = [
+                await way.post(HOT, content="[1, 2", headers=JSON) for way in (node.http, socket)
+            ]
+
+    assert [before.content] * 2 == [answer.content for answer in kept]
+    assert [429, 429] == [answer.status_code for answer in torn]
+
+
+@pytest.mark.parametrize(("values", "status"), [(("5000", "soon"), 200), (("soon", "5000"), 422)])
+async def test_first_of_two_headers_counts_both_ways(
+    node: HttpNode, values: tuple[str, str], status: int
+) -> None:
+    """A deadline that is sent twice means the same with and without the framework."""
+    headers = [*JSON.items(), *(("sr-deadline-ms", value) for value in values)]
+    content = '{"text": "I want my money back"}'
+    framed = await node.http.post(FRAMED, content=content, headers=headers)
+    hot = await node.http.post(HOT, content=content, headers=headers)
+
+    assert status == framed.status_code
+    assert seen(framed) == seen(hot)
+
+
+async def test_body_in_pieces_is_read_whole(node: HttpNode) -> None:
+    """A client may send byte by byte."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in b'{"text": "I want my money back"}':
+            yield bytes([byte])
+
+    whole = await node.http.post(HOT, json={"text": "I want my money back"})
+    cut = await node.http.post(HOT, content=pieces(), headers=JSON)
+
+    assert 200 == cut.status_code
+    assert whole.json() == cut.json()
+
+
+async def test_kept_answer_ends_with_the_position(node: HttpNode) -> None:
+    """After any write the question is answered anew."""
+    asked = {"text": "I want my money back"}
+    before = await node.http.post(HOT, json=asked)
+    again = await node.http.post(HOT, json=asked)
+    await node.http.delete("/v1/routes/refund")
+    after = await node.http.post(HOT, json=asked)
+
+    assert before.content == again.content
+    assert "refund" == before.json()["route"]
+    assert "refund" != after.json()["route"]
+    assert before.headers["sr-version"] != after.headers["sr-version"]
+
+
+async def test_no_cache_asks_for_the_whole_work(node: HttpNode) -> None:
+    """A measurement is not answered with what was kept; the metrics tell both apart."""
+    asked = {"text": "I want my money back"}
+    for headers in ({}, {}, {"cache-control": "no-cache"}):
+        await node.http.post(HOT, json=asked, headers=headers)
+    metrics = (await node.http.get("/metrics")).text
+
+    assert "synaptoroute_answers_cached_total 1.0" in metrics
+    assert "synaptoroute_queries_total 2.0" in metrics
+
+
+async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path) -> None:
+    """A question without a route that comes again is counted again."""
+    async with http_node(tmp_path, unmatched_kept=10) as node:
+        await node.fill()
+        for _ in range(3):
+            await node.http.post(HOT, json={"text": "xyzzy"})
+            await node.http.post(HOT, json={"text": "I want my money back"})
+        metrics = (await node.http.get("/metrics")).text
+
+    assert "synaptoroute_answers_cached_total 2.0" in metrics
+    assert "synaptoroute_queries_total 4.0" in metrics
+
+
+def test_answers_have_a_limit_in_number_and_bytes() -> None:
+    """The answers that were not asked for the longest go first; a long question never comes in."""
+    now = object()
+    answer = KeptAnswer(now, b"1.1", b"x" * 10)
+    few = AnswerCache(answers_max=2)
+    for body in (b"a", b"b"):
+        few.put(body, answer)
+    few.get(b"a", now)
+    few.put(b"c", answer)
+    small = AnswerCache(bytes_max=25)
+    for body in (b"a", b"b", b"c"):
+        small.put(body, answer)
+    small.put(b"y" * (BODY_BYTES_KEPT_MAX + 1), answer)
+
+    assert few.get(b"b", now) is None
+    assert few.get(b"a", now) is few.get(b"c", now) is answer
+    assert few.get(b"a", object()) is None
+    assert 2 == len(small)
+    assert small.get(b"a", now) is None

@@ -1,0 +1,233 @@
+"""The benchmarks run, print JSON, and judge what they measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+BENCHES = (
+    "invariance", "throughput", "accuracy", "cascade", "hot_add", "boot", "mutations", "scoring",
+    "overload", "http", "embedding", "lanes", "million", "cluster",
+)  # fmt: skip
+
+
+def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
+    """Import a module of the benchmarks as its scripts do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(name)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", BENCHES)
+def test_bench_prints_its_figures_as_json(name: str, tmp_path: Path) -> None:
+    """A tiny run on generated texts gives figures, machine, commit, command and date."""
+    target = tmp_path / "figures.json"
+    words = [sys.executable, str(FOLDER / f"bench_{name}.py"), "--tiny", "--no-peers"]
+    done = subprocess.run(
+        [*words, "--json", str(target)], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr[-2_000:]
+    printed = json.loads(done.stdout)
+    assert json.loads(target.read_text()) == printed
+    assert name == printed["bench"]
+    assert (
+        f"python benchmarks/bench_{name}.py --tiny --no-peers --json FOLDER" == (printed["command"])
+    )
+    assert {"machine", "commit", "date", "load_average", "figures"} <= set(printed)
+    assert printed["figures"]
+
+
+def test_report_runs_every_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that the report forgets would never be seen again."""
+    report = load(monkeypatch, "report")
+
+    assert set(BENCHES) == set(report.BENCHES)
+    every = (*report.BENCHES, *report.ON_REQUEST)
+    assert {f"bench_{name}.py" for name in every} <= {path.name for path in FOLDER.iterdir()}
+
+
+def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each round begins with another contender, and each runs once a round."""
+    order: list[str] = []
+    rounds = load(monkeypatch, "harness").rounds
+
+    found = rounds({name: lambda name=name: order.append(name) for name in "abc"}, 3)
+
+    assert list("abcbcacab") == order
+    assert {"a": 3, "b": 3, "c": 3} == {name: len(runs) for name, runs in found.items()}
+
+
+def test_ratio_is_that_of_medians_with_the_rounds_own_spread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One odd round moves the spread, not the ratio."""
+    ratio = load(monkeypatch, "harness").ratio
+
+    assert {"median": 2.0, "low": 0.5, "high": 9.0} == ratio([2, 1, 9], [1, 2, 1])
+
+
+def test_quantiles_are_values_that_occurred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The p99 of a hundred values is the ninety-ninth."""
+    quantiles = load(monkeypatch, "harness").quantiles
+
+    expected = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    assert expected == quantiles(range(1, 101))
+    assert {"p50": 7, "p90": 7, "p99": 7, "max": 7} == quantiles([7])
+
+
+def test_goal_without_figures_is_neither_met_nor_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark that did not run proves nothing."""
+    goals = load(monkeypatch, "goals").judge({})
+
+    assert {None} == {goal.is_met for goal in goals}
+    assert {"no data"} == {goal.verdict for goal in goals}
+
+
+def test_missed_goal_is_said_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page shows a missed goal as plainly as a met one."""
+    figures: dict[str, Any] = {
+        "invariance": {"texts": 3, "batches": 2, "max_difference": 0.25},
+        "padding": {
+            "equal_length_padding_tokens": 0,
+            "mixed_padding_share": 0.05,
+            "mixed_padding_share_worst_batch": 0.09,
+        },
+    }
+    harness = load(monkeypatch, "harness")
+    results = {
+        "invariance": {
+            "figures": figures,
+            "machine": harness.machine(),
+            "commit": "abc",
+            "command": "python bench_invariance.py",
+            "date": "2026-01-01T00:00:00+00:00",
+            "ended": "2026-01-01T00:01:00+00:00",
+            "size": "full",
+            "load_average": {"start": 0.1, "end": 0.2},
+        }
+    }
+    goals = load(monkeypatch, "goals").judge(results)
+
+    page = load(monkeypatch, "pages").page(results, goals)
+
+    assert "| batch invariance, max difference | <= 1e-05 | 0.25 | MISSED |" in page
+    assert "| padding tokens, equal lengths | <= 0 | 0 | met |" in page
+
+
+def test_losses_of_redis_stand_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make outage`` and ``make chaos`` recorded is shown, failures included."""
+    pages = load(monkeypatch, "pages")
+    loss = {
+        "p50_seconds": 0.5,
+        "p95_seconds": 0.9,
+        "goal_p95_seconds": 5.0,
+        "queries": 1_200,
+        "failed_queries": 1,
+    }
+    outage = pages._outage({"nodes": 3, "rounds": 20, "servers": {"redis": {"wipe": loss}}})
+    chaos = pages._chaos(
+        {
+            "minutes": 30,
+            "kind": "valkey",
+            "faults": {"flush": 4},
+            "sizes": {"entries": 12_000},
+            "violations": ["a write is lost"],
+        }
+    )
+
+    assert "| redis: wipe | 0.5 | 0.9 | <= 5 | 1,200 | 1 |" in outage
+    assert "| violations | 1 |" in chaos
+    assert "| entries | 12,000 |" in chaos
+
+
+def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal seeds draw equal utterances, other seeds others."""
+    corpus = load(monkeypatch, "route_texts").generated()
+
+    assert corpus.draw(5, 1) == corpus.draw(5, 1)
+    assert corpus.draw(5, 1) != corpus.draw(5, 2)
+    assert {5} == {len(texts) for texts in corpus.draw(5, 1).values()}
+
+
+def test_page_and_goals_show_what_containers_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, starts and failures have their lines, and one failure misses its goal."""
+    spread = {"median": 2.5, "low": 2.1, "high": 6.0}
+    row = {"rounds": 3, "seconds": 120.0, "requests_per_second": 50.0, "requests": 6000}
+    row |= {"writes": 600, "failures": 1, "p50_ms": 9.0, "p99_ms": 90.0, "max_ms": 900.0}
+    figures = {
+        "image_mb": {"node": 420.5, "coordinator": 185.8},
+        "compose": {"nodes": 3, "up_to_routed_query_seconds": 12.3},
+        "start_seconds": {"alone": spread, "member": spread},
+        "disturbances": {"kill -9 of a node": row},
+    }
+    text = load(monkeypatch, "pages")._deploy(figures)
+    goals = load(monkeypatch, "goals").judge({"deploy": {"figures": figures}})
+    judged = {goal.name: goal.is_met for goal in goals if goal.is_met is not None}
+
+    assert "| image node | 420.5 MB |" in text
+    assert "| kill -9 of a node | 3 | 120.0 | 50.0 | 6000 | 600 | 1 | 9 | 90 | 900 |" in text
+    assert judged == {
+        "size of the node's image": True,
+        "size of the coordinator's image": True,
+        "compose up to a routed query": True,
+        "container start to ready, empty database": True,
+        "failures through HAProxy, kill -9 of a node": False,
+    }
+
+
+FIGURES: dict[str, Any] = {
+    "overload": {
+        "deadline_ms": 500,
+        "loads": {
+            load: {
+                "offered_per_second": 100 * float(load),
+                "good_ms": {"p50": 10.0, "p99": 20.0},
+                "goodput_of_capacity": min(float(load), 1.0),
+                "late_share": 0.0,
+            }
+            for load in ("0.5", "1.0", "4.0")
+        },
+    },
+    "million": {
+        "sizes": {
+            size: {"milliseconds_a_query": {"1": {"p50": 1.0}, "16": {"p50": 0.5}}}
+            for size in ("500", "1000")
+        }
+    },
+    "lanes": {"texts_per_second": {"2": {"1": {"median": 5.0}, "16": {"median": 9.0}}}},
+}
+
+
+def test_plots_of_equal_figures_are_equal_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plot changes in version control only where its figures do."""
+    plots = load(monkeypatch, "plots")
+    results = {name: {"figures": figures} for name, figures in FIGURES.items()}
+
+    first = plots.draw(results, tmp_path / "a")
+    second = plots.draw(results, tmp_path / "b")
+
+    assert set(plots.PLOTS) == {path.stem for path in first}
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert all(b"<svg" in path.read_bytes() for path in first)
+
+
+def test_plots_need_their_figures_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run of some benchmarks draws what it has."""
+    plots = load(monkeypatch, "plots")
+
+    drawn = plots.draw({"lanes": {"figures": FIGURES["lanes"]}}, tmp_path)
+
+    assert ["lanes"] == [path.stem for path in drawn]

@@ -1,0 +1,194 @@
+"""Centroids that a boot takes over: the same bytes as if they had been computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from histories import DIM, put
+from route_sets import keep_rows, loaded, rebuilt, unit_rows
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    DeleteRoute,
+    Mutation,
+    PatchRoute,
+    Proposal,
+    RemoveUtterances,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.table import RouteTable
+from synaptoroute.tensor import Tensor
+from synaptoroute.tensor.centroids import LATER_ROUTES_MAX
+from synaptoroute.tensor.quantized import ADVANCE_ROWS
+
+pytestmark = pytest.mark.unit
+
+ROUTES = 6
+
+
+class Rebooted:
+    """A node that took over what it had derived before, and goes on."""
+
+    def __init__(self) -> None:
+        self.table = RouteTable(Settings(), DIM)
+        self.rows: dict[int, bytes] = {}
+        self.at = Revision(1, 0)
+        for seed in range(ROUTES):
+            self.plan(put(f"r{seed}", 3, seed))
+        derived = rebuilt(self.table, self.rows, DIM, self.at).derived()
+        slots = sorted(self.rows)
+        stored = b"".join(self.rows[slot] for slot in slots)
+        vectors = np.frombuffer(stored, np.float32).reshape(-1, DIM)
+        packed = np.frombuffer(derived, np.uint8)
+        routes, settings = self.table.routes.values(), self.table.settings
+        self.tensor = Tensor(DIM, settings)
+        self.tensor.load(np.array(slots), vectors, routes, settings, self.at, packed)
+
+    def plan(self, mutation: Mutation):  # type: ignore[no-untyped-def]
+        """Enact in the table and the dictionary only."""
+        self.at = Revision(1, self.at.seq + 1)
+        change = self.table.apply(Proposal(self.at.seq.to_bytes(16, "big"), mutation), self.at)
+        keep_rows(self.rows, change)
+        return change
+
+    def apply(self, mutation: Mutation) -> None:
+        """Enact everywhere."""
+        self.tensor.apply(self.plan(mutation), self.at)
+
+    def sums(self) -> str:
+        """Of what it serves, and of what a boot from the rows alone would serve."""
+        computed = rebuilt(self.table, self.rows, DIM, self.at).checksum()
+        assert computed == self.tensor.checksum()
+        return computed
+
+
+def test_taken_centroids_are_those_of_the_rows() -> None:
+    """Whoever derived them had the same rows."""
+    node = Rebooted()
+
+    assert node.sums()
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        put("new", 2, 50),
+        put("r2", 4, 60),
+        AddUtterances("r3", ("more",), put("x", 1, 70).vectors),
+        RemoveUtterances("r4", ("r4 4 utterance 1",)),
+        PatchRoute("r1", threshold=0.25),
+        DeleteRoute("r0"),
+    ],
+)
+def test_changed_route_has_the_centroid_of_its_rows(mutation: Mutation) -> None:
+    """What was owed for a route is paid before its rows change."""
+    node = Rebooted()
+    node.apply(mutation)
+    node.sums()
+    node.apply(put("r3", 3, 80))
+
+    assert node.sums()
+
+
+def test_route_that_takes_the_number_of_a_deleted_one_owes_nothing() -> None:
+    """The debt goes with the route."""
+    node = Rebooted()
+    node.apply(DeleteRoute("r0"))
+    node.apply(put("next", 2, 90))
+    node.apply(put("next", 3, 91))
+
+    assert node.sums()
+
+
+def test_what_is_owed_is_paid_when_there_is_time() -> None:
+    """Bytes first, then sums; afterwards there is nothing left, and nothing changed."""
+    node = Rebooted()
+    before = node.sums()
+    turns = 0
+    while node.tensor.is_behind:
+        node.tensor.prepare()
+        turns += 1
+
+    assert 0 < turns <= 3
+    assert before == node.sums()
+    node.apply(AddUtterances("r3", ("more",), put("x", 1, 70).vectors))
+    assert node.sums()
+
+
+def test_many_rows_are_paid_for_in_slices() -> None:
+    """A query never waits for more than one of them."""
+    count = 3 * ADVANCE_ROWS
+    rows, owners = unit_rows(count, DIM), [slot // 8 for slot in range(count)]
+    donor = loaded(rows, owners)
+    tensor = Tensor(DIM)
+    packed = np.frombuffer(donor.derived(), np.uint8)
+    routes, at = donor.routes.values(), donor.revision
+    tensor.load(np.arange(count), rows, routes, donor.settings, at, packed)
+    while tensor.coarse_spans() is None:
+        tensor.prepare()
+    turns = 0
+    while tensor.is_behind:
+        tensor.prepare()
+        turns += 1
+
+    assert 3 == turns
+    assert donor.checksum() == tensor.checksum()
+
+
+def test_derived_of_another_route_set_is_computed_instead() -> None:
+    """A wrong length is told; the centroids are then those of the rows."""
+    rows = unit_rows(12, DIM)
+    donor, other = loaded(rows, [slot // 4 for slot in range(12)]), loaded(rows, [0] * 12)
+    tensor = Tensor(DIM)
+    packed = np.frombuffer(other.derived(), np.uint8)
+    routes, at = donor.routes.values(), donor.revision
+    tensor.load(np.arange(12), rows, routes, donor.settings, at, packed)
+
+    assert donor.checksum() == tensor.checksum()
+
+
+def test_routes_of_one_utterance_are_not_worth_keeping() -> None:
+    """Their centroids are as large as their rows."""
+    assert b"" == loaded(unit_rows(3, DIM), [0, 1, 2]).derived()
+
+
+def test_what_a_write_left_for_later_is_done_before_the_next_query() -> None:
+    """Done while idle or by the query itself, it is the same."""
+    idle, busy = Rebooted(), Rebooted()
+    for node in (idle, busy):
+        while node.tensor.is_behind:
+            node.tensor.prepare()
+        for mutation in (put("new", 2, 50), AddUtterances("r3", ("m",), put("x", 1, 70).vectors)):
+            node.apply(mutation)
+    turns = 0
+    while idle.tensor.is_behind:
+        idle.tensor.prepare()
+        turns += 1
+    planned = idle.tensor.blocks()
+
+    assert 4 == turns, "bytes, centroids, one block, and nothing owed any more"
+    assert [id(each) for each in planned] == [id(each) for each in idle.tensor.blocks()]
+    for one, other in zip(idle.tensor.coarse_spans(), busy.tensor.coarse_spans(), strict=True):
+        np.testing.assert_array_equal(one[1][: len(idle.rows)], other[1][: len(idle.rows)])
+    np.testing.assert_array_equal(idle.tensor.mean_norms, busy.tensor.mean_norms)
+    assert idle.sums() == busy.sums()
+
+
+def test_writes_that_nobody_waits_for_owe_little() -> None:
+    """However many follow on each other, what is left for a query stays small."""
+    node = Rebooted()
+    for number in range(LATER_ROUTES_MAX + 9):
+        node.apply(put(f"n{number}", 1, 1_000 + number))
+
+    assert len(node.tensor._centroids._unsettled) <= LATER_ROUTES_MAX
+    assert node.sums()
+
+
+def test_pairs_to_fold_are_made_when_queries_are_scored_together() -> None:
+    """A block that is planned after a write lacks what a query alone does not look at."""
+    block = Rebooted().tensor.blocks()[0]
+
+    assert () == block._folds
+    assert 2 == len(block.folds)
+    assert block.folds is block.folds

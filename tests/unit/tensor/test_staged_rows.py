@@ -1,0 +1,130 @@
+"""Rows of a large change that are written and summed before anybody sees them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from route_sets import unit_rows
+from synaptoroute.core.change import Change
+from synaptoroute.core.mutation import (
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    PutRoute,
+    Revision,
+    Settings,
+)
+from synaptoroute.tensor.chunked_array import Slots
+from tensor_nodes import DIM, Node, arrays, put
+
+pytestmark = pytest.mark.unit
+
+SLICE = 7
+
+
+def fill(node: Node, change: Change, at: Revision) -> None:
+    """Fill a change slice by slice, as the scorer does."""
+    slots, vectors = arrays(change)
+    route_ids = np.array([write.route_id for write in change.writes], np.int64)
+    for start in range(0, len(slots), SLICE):
+        part = slice(start, start + SLICE)
+        node.tensor.fill(slots[part], vectors[part], at, route_ids[part])
+
+
+def imported(node: Node, *parts: PutRoute) -> Change:
+    """Plan an import; its begin and chunk change nothing that a query sees."""
+    for mutation in (ImportBegin("i", False), ImportChunk("i", 0, parts)):
+        node.tensor.apply(node.plan(mutation), node.at)
+    return node.plan(ImportCommit("i", 1))
+
+
+def test_nothing_is_summed_when_a_filled_import_becomes_visible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many rows it has, that step reads none of them."""
+    node = Node()
+    node.put("a", range(5))
+    change = imported(node, put("b", range(10, 40)), put("c", range(50, 59)))
+    before = node.tensor.checksum()
+    fill(node, change, node.at)
+    between = node.tensor.checksum()
+    moved: list[int] = []
+    move = node.tensor._centroids.move
+
+    def watched(ids: Slots, slots: Slots, sign: float) -> None:
+        moved.append(len(slots))
+        move(ids, slots, sign)
+
+    monkeypatch.setattr(node.tensor._centroids, "move", watched)
+    node.tensor.apply(change, node.at, filled=True)
+
+    assert before == between
+    assert [0] == moved
+    node.assert_as_rebuilt()
+
+
+def test_routes_that_were_there_are_summed_when_they_change() -> None:
+    """An import that writes old and new routes, and rows of old ones anew."""
+    node = Node()
+    node.put("a", range(5))
+    node.put("b", range(10, 13))
+    change = imported(node, put("a", range(3, 9)), put("c", range(20, 40)))
+    fill(node, change, node.at)
+    node.tensor.apply(change, node.at, filled=True)
+
+    node.assert_as_rebuilt()
+
+
+def test_a_full_tensor_sums_what_it_could_not_fill() -> None:
+    """A new route that takes slots of old ones has some of its rows ahead, not all."""
+    node = Node(Settings(capacity_slots=12))
+    node.put("a", range(9))
+    for mutation in (ImportBegin("i", True), ImportChunk("i", 0, (put("b", range(20, 30)),))):
+        node.tensor.apply(node.plan(mutation), node.at)
+    change = node.plan(ImportCommit("i", 1))
+    fill(node, change, node.at)
+    node.tensor.apply(change, node.at, filled=True)
+
+    node.assert_as_rebuilt()
+
+
+def test_small_new_route_is_summed_once() -> None:
+    """What was summed ahead is not owed as well."""
+    node = Node()
+    change = node.plan(put("a", range(4)))
+    fill(node, change, node.at)
+    node.tensor.apply(change, node.at, filled=True)
+    while node.tensor.is_behind:
+        node.tensor.prepare()
+
+    node.assert_as_rebuilt()
+
+
+def test_sums_of_a_change_that_does_not_come_next_are_void() -> None:
+    """Whether another change comes before it or instead of it."""
+    node = Node()
+    first = node.plan(put("a", range(4)))
+    first_at = node.at
+    second = node.plan(put("b", range(10, 24)))
+    fill(node, second, node.at)
+    node.tensor.apply(first, first_at, filled=True)
+    node.tensor.apply(second, node.at, filled=True)
+    node.assert_as_rebuilt()
+
+    third = node.plan(put("c", range(30, 44)))
+    fill(node, third, Revision(1, 99))
+    fill(node, third, node.at)
+    node.tensor.apply(third, node.at, filled=True)
+    node.assert_as_rebuilt()
+
+
+def test_ahead_of_an_empty_tensor() -> None:
+    """No route is live yet, and none has a place."""
+    node = Node()
+    change = imported(node, put("a", range(30)))
+    fill(node, change, node.at)
+    node.tensor.apply(change, node.at, filled=True)
+
+    assert unit_rows(1, DIM, 3)[0].tobytes() in node.rows.values()
+    node.assert_as_rebuilt()
