@@ -15,7 +15,7 @@ from followers import Peers, mute_log, peers, put, route, until
 from servers import Server
 from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
-from synaptoroute.core.step import State
+from synaptoroute.core.replica import State
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication import applier as applier_module
 from synaptoroute.replication import follower as follower_module

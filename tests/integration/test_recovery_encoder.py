@@ -17,7 +17,7 @@ from fault_proxy import Fault, FaultProxy
 from followers import Peer, Peers, mute_log, route, until
 from recoveries import assert_held, write_again, write_quorum
 from servers import Server
-from synaptoroute.core.generations import generation_id
+from synaptoroute.core.imports import generation_id
 from synaptoroute.core.mutation import Proposal, SwitchEncoder
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import EncoderMismatch

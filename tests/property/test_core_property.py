@@ -17,7 +17,7 @@ from synaptoroute.core.codec import (
 from synaptoroute.core.digest import Digest
 from synaptoroute.core.mutation import Proposal
 from synaptoroute.core.replica import Replica
-from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.table import FreeNumbers
 
 pytestmark = pytest.mark.property
 

@@ -21,8 +21,7 @@ from synaptoroute.core import replica as replica_module
 from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import DeleteRoute, Entry, Proposal
-from synaptoroute.core.replica import Ignored, Replica, Source, State
-from synaptoroute.core.step import Step
+from synaptoroute.core.replica import Ignored, Replica, Source, State, Step
 
 pytestmark = pytest.mark.property
 

@@ -25,9 +25,8 @@ from synaptoroute.core.recovery import (
     decide,
     judge,
 )
-from synaptoroute.core.replica import Replica
+from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.core.snapshot import Remembered
-from synaptoroute.core.step import Source, Step
 from synaptoroute.sequencer.recovery import Survey
 from synaptoroute.sequencer.scripts import Head
 

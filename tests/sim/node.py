@@ -26,8 +26,7 @@ from synaptoroute.core.recovery import (
     judge,
     may_promise,
 )
-from synaptoroute.core.replica import Replica
-from synaptoroute.core.step import TRANSITIONS, Source, State
+from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
 from synaptoroute.sequencer.reader import Coverage, ReadResult
 from synaptoroute.sequencer.recovery import Acted, RecoveryOutcome, Survey
 from synaptoroute.sequencer.scripts import Head, NoLog

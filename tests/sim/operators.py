@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sim.model_server import ModelServer
 from sim.model_store import ENCODERS
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.generations import generation_id, missing_texts, vectors_in
+from synaptoroute.core.imports import generation_id, missing_texts, vectors_in
 from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,

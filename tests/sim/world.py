@@ -33,7 +33,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.recovery import Decision
-from synaptoroute.core.step import Source
+from synaptoroute.core.replica import Source
 from synaptoroute.sequencer.scripts import Head, Placed
 
 STEP_MS = 40

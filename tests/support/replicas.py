@@ -27,11 +27,9 @@ from synaptoroute.core.mutation import (
     PutRoute,
     Settings,
 )
-from synaptoroute.core.replica import Replica, number
-from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.replica import Ignored, Replica, number
 from synaptoroute.core.snapshot import Snapshot
-from synaptoroute.core.step import Ignored
-from synaptoroute.core.table import RouteTable
+from synaptoroute.core.table import FreeNumbers, RouteTable
 
 SMALL = Settings(capacity_slots=CAPACITY_SLOTS)
 EMPTY = Snapshot(settings=SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from synaptoroute.core.generations import encoder_of
+from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
     Audit,
     Calibrate,

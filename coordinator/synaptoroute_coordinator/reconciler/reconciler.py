@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from synaptoroute.core.generations import encoder_of
+from synaptoroute.core.imports import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog

@@ -21,6 +21,16 @@ from synaptoroute.core.mutation import (
 OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
 
 
+class Rejection(Exception):
+    """A proposal that cannot be applied; becomes a rejected outcome."""
+
+    def __init__(self, code: str, message: str, revision: Revision | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.revision = revision
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of an entry; the same on every node.

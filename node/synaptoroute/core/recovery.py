@@ -30,7 +30,6 @@ from enum import Enum
 from typing import Final
 
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
-from synaptoroute.core.voters import is_majority
 
 REFILL_ENTRIES_MIN: Final = 1_000
 """So many entries before the base go back to the log, for nodes that are away now."""
@@ -200,6 +199,12 @@ class Decision:
             f"writes after {self.base.revision} that only {names} hold are lost for this "
             "cluster, also those that were acknowledged by a quorum"
         )
+
+
+def is_majority(present: Iterable[str], voters: Iterable[str]) -> bool:
+    """Whether more than half of the voters are present; nobody is never a majority."""
+    wanted = set(voters)
+    return 2 * len(wanted.intersection(present)) > len(wanted)
 
 
 def judge(

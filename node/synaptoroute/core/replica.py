@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import Change, Commit, Outcome
@@ -31,13 +32,85 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     Position,
     Proposal,
+    Revision,
     VoterAdd,
     VoterRemove,
 )
 from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
-from synaptoroute.core.step import TRANSITIONS, Fetch, Ignored, Source, State, Step
 from synaptoroute.core.table import RouteTable
-from synaptoroute.core.voters import plan_voters
+
+VOTERS_MAX: Final = 99
+
+
+class State(Enum):
+    """What a replica is doing."""
+
+    SYNCING = "syncing"
+    LIVE = "live"
+    CATCHING_UP = "catching_up"
+    INSTALLING = "installing"
+    DIVERGED = "diverged"
+    HALTED = "halted"
+
+
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.SYNCING: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
+    State.LIVE: frozenset({State.CATCHING_UP, State.INSTALLING, State.DIVERGED, State.HALTED}),
+    State.CATCHING_UP: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
+    State.INSTALLING: frozenset({State.SYNCING, State.DIVERGED, State.HALTED}),
+    # To syncing where a later epoch took this replica's side.
+    State.DIVERGED: frozenset({State.SYNCING, State.INSTALLING, State.HALTED}),
+    State.HALTED: frozenset({State.SYNCING, State.INSTALLING}),
+}
+
+
+class Source(Enum):
+    """Where an entry was read."""
+
+    BUS = "bus"
+    LOG = "log"
+
+
+class Ignored(Enum):
+    """Why an entry changes nothing."""
+
+    DUPLICATE = "duplicate"
+    OLD = "old"
+    OLD_EPOCH = "old_epoch"
+    PROMISED = "promised"
+    BUFFERED = "buffered"
+    NOT_FOLLOWING = "not_following"
+    FORGED = "forged"
+    UNCONFIRMED = "unconfirmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Entries that are missing.
+
+    Attributes:
+        after_seq: The last sequence number that is held.
+    """
+
+    after_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the shell shall do after one entry.
+
+    Attributes:
+        commits: To be made durable and visible, in order, in one transaction.
+        fetch: What to ask the log for.
+        ignored: Why the entry changes nothing, where it does not.
+        diverged: What the log shows that this replica's history contradicts.
+    """
+
+    commits: tuple[Commit, ...] = ()
+    fetch: Fetch | None = None
+    ignored: Ignored | None = None
+    diverged: str | None = None
+
 
 REORDER_ENTRIES_MAX: Final = 1_024
 REORDER_BYTES_MAX: Final = 4_194_304
@@ -394,4 +467,19 @@ def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -
     return Entry(epoch, seq, position.chain, chain, time_us, frame, proposal)
 
 
-__all__ = ["TRANSITIONS", "Fetch", "Ignored", "Replica", "Source", "State", "Step", "number"]
+def plan_voters(voters: tuple[str, ...], mutation: VoterAdd | VoterRemove, at: Revision) -> Change:
+    """Plan a change of the voters by one node."""
+    name = mutation.node_id
+    is_adding = isinstance(mutation, VoterAdd)
+    if is_adding == (name in voters):
+        return Change(Outcome("unchanged", at))
+    if is_adding and len(voters) >= VOTERS_MAX:
+        return _refused(at, f"a cluster has at most {VOTERS_MAX} voters")
+    if not is_adding and len(voters) == 1:
+        return _refused(at, "the last voter cannot be removed")
+    after = {*voters, name} if is_adding else set(voters) - {name}
+    return Change(Outcome("applied", at), voters=tuple(sorted(after)))
+
+
+def _refused(at: Revision, message: str) -> Change:
+    return Change(Outcome("rejected", at, code="invalid_request", message=message))

@@ -8,11 +8,19 @@ then enacts it, so a proposal that is rejected, or raises, changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import heapq
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from synaptoroute.core.cascade import plan_calibration, plan_settings
-from synaptoroute.core.change import Change, Outcome, RouteRecord, SlotWrite, StagedImport
-from synaptoroute.core.desired_route import Rejection, Target, is_same, outcome, record, stale_slots
+from synaptoroute.core.change import (
+    Change,
+    Outcome,
+    Rejection,
+    RouteRecord,
+    SlotWrite,
+    StagedImport,
+)
 from synaptoroute.core.digest import (
     Digest,
     chunk_hash,
@@ -22,8 +30,7 @@ from synaptoroute.core.digest import (
     settings_hash,
     sum_state,
 )
-from synaptoroute.core.generations import encoder_of, plan_switch
-from synaptoroute.core.imports import join_chunks, plan_import, with_chunk
+from synaptoroute.core.imports import encoder_of, join_chunks, plan_import, plan_switch, with_chunk
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
@@ -47,8 +54,174 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
-from synaptoroute.core.slots import FreeNumbers
 from synaptoroute.core.validation import check_mutation
+
+_STALE_MIN: Final = 1_024
+
+
+class FreeNumbers:
+    """The numbers 0, 1, 2, ... that are not in use.
+
+    Invariants: ``high_water`` is one above the highest number in use, and 0 where
+    none is; below it, exactly the members of ``_free`` are free.  The heap holds
+    every member of ``_free``, and may hold numbers that were claimed since: they
+    are skipped, and swept out before they outnumber the others.
+    """
+
+    __slots__ = ("_free", "_heap", "high_water")
+
+    def __init__(self) -> None:
+        self.high_water = 0
+        self._free: set[int] = set()
+        self._heap: list[int] = []
+
+    def peek(self, count: int) -> list[int]:
+        """Say which ``count`` numbers are lowest, without claiming them."""
+        lowest: list[int] = []
+        while self._heap and len(lowest) < count:
+            number = heapq.heappop(self._heap)
+            if number in self._free and (not lowest or lowest[-1] != number):
+                lowest.append(number)
+        for number in lowest:
+            heapq.heappush(self._heap, number)
+        missing = count - len(lowest)
+        return lowest + list(range(self.high_water, self.high_water + missing))
+
+    def claim(self, number: int) -> None:
+        """Put a free number in use."""
+        if number < self.high_water:
+            self._free.remove(number)
+            return
+        skipped = range(self.high_water, number)
+        self._free.update(skipped)
+        for each in skipped:
+            heapq.heappush(self._heap, each)
+        self.high_water = number + 1
+
+    def claim_all(self, used: Collection[int]) -> None:
+        """Put many numbers in use at once, each given once, where none is yet, for a boot."""
+        assert self.high_water == 0, "some numbers are in use: this is a bug"
+        self.high_water = max(used, default=-1) + 1
+        if len(used) < self.high_water:
+            self._free = set(range(self.high_water)).difference(used)
+            self._heap = sorted(self._free)
+
+    def free(self, number: int) -> None:
+        """Take a number out of use."""
+        assert 0 <= number < self.high_water, f"{number} is not in use: this is a bug"
+        assert number not in self._free, f"{number} is free already: this is a bug"
+        self._free.add(number)
+        if len(self._free) == self.high_water:
+            self._free.clear()
+            self._heap.clear()
+            self.high_water = 0
+            return
+        heapq.heappush(self._heap, number)
+        while self.high_water - 1 in self._free:
+            self.high_water -= 1
+            self._free.remove(self.high_water)
+        if len(self._heap) > 2 * len(self._free) + _STALE_MIN:
+            self._heap = sorted(self._free)
+
+
+@dataclass(slots=True)
+class Target:
+    """A route as it shall be: rows to keep, rows to add, fields."""
+
+    name: str
+    before: RouteRecord | None
+    threshold: float | None
+    metadata: str
+    payload: str
+    kept: dict[int, str] = field(default_factory=dict)
+    added: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+def stale_slots(target: Target) -> tuple[int, ...]:
+    """Slots that a target has now and shall not keep."""
+    if target.before is None:
+        return ()
+    return tuple(slot for slot in target.before.slots if slot not in target.kept)
+
+
+def is_same(target: Target) -> bool:
+    """Whether the route already is what it shall be."""
+    before = target.before
+    return (
+        before is not None
+        and not target.added
+        and len(target.kept) == len(before.slots)
+        and (before.threshold, before.metadata, before.payload)
+        == (target.threshold, target.metadata, target.payload)
+    )
+
+
+def record(target: Target, route_id: int, rows: dict[int, str], at: Revision) -> RouteRecord:
+    slots = tuple(sorted(rows))
+    return RouteRecord(
+        route_id=route_id,
+        name=target.name,
+        slots=slots,
+        utterances=tuple(rows[slot] for slot in slots),
+        threshold=target.threshold,
+        metadata=target.metadata,
+        payload=target.payload,
+        revision=at,
+    )
+
+
+def outcome(
+    wanted: list[Target], changed: list[Target], gone: tuple[RouteRecord, ...], at: Revision
+) -> Outcome:
+    """Say what came of targets and deletions."""
+    if not changed and not gone:
+        before = wanted[0].before if len(wanted) == 1 else None
+        return Outcome("unchanged", at, before.revision if before else None)
+    if len(wanted) == 1 and not gone:
+        target = wanted[0]
+        count = len(target.added) or len(stale_slots(target))
+        return Outcome("applied", at, at, count=count)
+    return Outcome("applied", at, count=sum(len(route.slots) for route in gone))
+
+
+def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:
+    """Plan new settings of the route set.
+
+    Args:
+        before: Those in force.
+        wanted: Those asked for, without a calibration.
+        high_water: One past the highest slot in use.
+        at: Place in the log.
+
+    Raises:
+        Rejection: Slots in use would be beyond the capacity.
+    """
+    is_as_measured = (wanted.aggregation, wanted.topk, wanted.threshold) == (
+        before.aggregation,
+        before.topk,
+        before.threshold,
+    )
+    if wanted.cascade and is_as_measured:
+        wanted = replace(wanted, calibration=before.calibration)
+    if wanted.capacity_slots < high_water:
+        raise Rejection(
+            "capacity_exceeded",
+            f"capacity_slots must be at least {high_water}, so that every slot in use stays",
+        )
+    return _replace(before, wanted, at)
+
+
+def plan_calibration(before: Settings, calibration: str, at: Revision) -> Change:
+    """Plan a calibration of the cascade; one that is off stays as it is."""
+    if not before.cascade:
+        return Change(Outcome("unchanged", at))
+    return _replace(before, replace(before, calibration=calibration), at)
+
+
+def _replace(before: Settings, wanted: Settings, at: Revision) -> Change:
+    if wanted == before:
+        return Change(Outcome("unchanged", at))
+    return Change(Outcome("applied", at), settings=wanted, settings_before=before)
 
 
 class RouteTable:

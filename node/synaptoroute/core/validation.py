@@ -14,7 +14,7 @@ import json
 import re
 from typing import Final
 
-from synaptoroute.core.desired_route import Rejection
+from synaptoroute.core.change import Rejection
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.generations import encoder_of
+from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
     AddUtterances,
     Entry,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.mutation import Entry, Position
-from synaptoroute.core.step import TRANSITIONS, Source, State
+from synaptoroute.core.replica import TRANSITIONS, Source, State
 from synaptoroute.errors import (
     ClusterError,
     ProtocolError,

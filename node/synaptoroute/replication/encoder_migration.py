@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from synaptoroute.core.change import Outcome
-from synaptoroute.core.generations import (
+from synaptoroute.core.imports import (
     are_routes_imported,
     encoder_of,
     generation_id,

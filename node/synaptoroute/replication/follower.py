@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Entry, Position, Revision
-from synaptoroute.core.step import Ignored, Source, State
+from synaptoroute.core.replica import Ignored, Source, State
 from synaptoroute.engine import Engine
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
 from synaptoroute.replication.applier import Heard, Received

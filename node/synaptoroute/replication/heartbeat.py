@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Position
-from synaptoroute.core.step import State
+from synaptoroute.core.replica import State
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.replication.ballot_store import Standing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.recovery import Act, Cause, judge
-from synaptoroute.core.voters import VOTERS_MAX
+from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication.recovery import LINEAGE_KEY
 from synaptoroute.replication.status import LogState

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Audit
-from synaptoroute.core.step import State
+from synaptoroute.core.replica import State
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.replication.applier import Received
 from synaptoroute.replication.encoder_migration import Generations

@@ -17,7 +17,7 @@ from tempfile import gettempdir
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.mutation import Position
-from synaptoroute.core.step import State
+from synaptoroute.core.replica import State
 from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
 from synaptoroute.replication.recovery import LINEAGE_KEY
 from synaptoroute.sequencer.peers import LOG_BYTES_MAX, Membership, dump_entry

@@ -87,7 +87,7 @@ class FollowerStatus:
 
     Attributes:
         log_state: See ``LogState``.
-        replica_state: See ``core.step.State``.
+        replica_state: See ``core.replica.State``.
         detail: What an operator should know; empty if all is well.
         is_caught_up: Whether it has reached a head that it saw after its start.
         is_alone: Whether it serves what it holds because nobody answers.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.core.change import StagedImport
-from synaptoroute.core.generations import encoder_of, missing_texts, vectors_in
+from synaptoroute.core.imports import encoder_of, missing_texts, vectors_in
 from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import QUERY_BYTES_MAX, Match, Route, check_text

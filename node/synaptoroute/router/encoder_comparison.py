@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from synaptoroute.core.change import RouteRecord
-from synaptoroute.core.generations import generation_id, missing_texts, vectors_in
+from synaptoroute.core.imports import generation_id, missing_texts, vectors_in
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine

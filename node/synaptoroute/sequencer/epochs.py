@@ -9,7 +9,7 @@ from enum import Enum
 
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.mutation import OpenEpoch, Proposal, Revision
-from synaptoroute.core.voters import VOTERS_MAX
+from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.scripts import NotPlaced, Script, Scripts, refusal_of, text_of

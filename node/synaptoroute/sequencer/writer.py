@@ -22,7 +22,7 @@ from typing import Final
 
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position, Proposal, Revision, VoterAdd, VoterRemove
-from synaptoroute.core.voters import plan_voters
+from synaptoroute.core.replica import plan_voters
 from synaptoroute.errors import (
     EncoderMismatch,
     Overloaded,

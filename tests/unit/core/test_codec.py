@@ -12,6 +12,7 @@ import pytest
 
 from forged import fields_of, frame_of, frame_of_fields, frame_of_text
 from synaptoroute.core.codec import (
+    DIM_MAX,
     FRAME_BYTES_MAX,
     HEADER_BYTES,
     decode_proposal,
@@ -39,7 +40,6 @@ from synaptoroute.core.mutation import (
     Revision,
     Settings,
 )
-from synaptoroute.core.mutation_codec import DIM_MAX
 from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 
 pytestmark = pytest.mark.unit

@@ -9,7 +9,7 @@ import pytest
 from replicas import SMALL, Shadow, fresh, log_of, proposal, put, replay, table_state
 from synaptoroute.core.change import Change
 from synaptoroute.core.codec import decode_proposal, encode_proposal
-from synaptoroute.core.generations import encoder_of, generation_id
+from synaptoroute.core.imports import encoder_of, generation_id
 from synaptoroute.core.mutation import (
     ImportAbort,
     ImportBegin,

@@ -21,10 +21,11 @@ from synaptoroute.core.recovery import (
     Waiting,
     common_seq,
     decide,
+    is_majority,
     judge,
     may_promise,
 )
-from synaptoroute.core.voters import VOTERS_MAX, is_majority, plan_voters
+from synaptoroute.core.replica import VOTERS_MAX, plan_voters
 
 pytestmark = pytest.mark.unit
 VOTERS = ("a", "b", "c")

@@ -30,8 +30,7 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
 )
-from synaptoroute.core.replica import Source, number
-from synaptoroute.core.step import Fetch, Ignored, State, Step
+from synaptoroute.core.replica import Fetch, Ignored, Source, State, Step, number
 
 pytestmark = pytest.mark.unit
 

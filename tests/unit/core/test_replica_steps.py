@@ -28,8 +28,7 @@ from synaptoroute.core.mutation import (
     DeleteRoute,
     Mutation,
 )
-from synaptoroute.core.replica import Replica, Source
-from synaptoroute.core.step import TRANSITIONS, Ignored, State
+from synaptoroute.core.replica import TRANSITIONS, Ignored, Replica, Source, State
 
 pytestmark = pytest.mark.unit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from replicas import free_numbers
-from synaptoroute.core.slots import FreeNumbers
+from synaptoroute.core.table import FreeNumbers
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from synaptoroute import models
-from synaptoroute.core.desired_route import Rejection
 from synaptoroute.core.mutation import (
     AddUtterances,
     Calibrate,
@@ -26,6 +25,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
+from synaptoroute.core.table import Rejection
 from synaptoroute.core.validation import (
     CALIBRATION_CHARACTERS_MAX,
     CAPACITY_SLOTS_MAX,
