@@ -2,16 +2,15 @@
 
 Few-shot protocol: k training texts an intent by ``default_rng(seed)``, seeds 0 to 2; the
 share of test texts whose best route is the right one, thresholds apart.  By the default
-encoder for every aggregation; by the other ones for ``blend``, where they are installed.
+encoder for every aggregation; by that in float32 for ``blend``.
 
     python benchmarks/bench_accuracy.py --data FOLDER [--quick]
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from synaptoroute.config import cpu_limit
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import AGGREGATIONS, Aggregation, Revision, Settings
 from synaptoroute.encoder import Encoder
-from synaptoroute.errors import BackendMissing
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
 
@@ -95,18 +93,11 @@ def measure(options: Options) -> dict[str, Any]:
     corpora = {name: read_corpus(options.data, name) for name in names}
     encoder = Encoder()
     found = {name: table(encoder, corpus, counts) for name, corpus in corpora.items()}
-    for label, other in others():
-        for name, corpus in corpora.items():
-            blend = table(other, corpus, counts, ("blend",))["accuracy"]["blend"]
-            found[name]["accuracy"][f"blend, {label}"] = blend
+    exact = Encoder(precision="float32")
+    for name, corpus in corpora.items():
+        blend = table(exact, corpus, counts, ("blend",))["accuracy"]["blend"]
+        found[name]["accuracy"]["blend, float32"] = blend
     return found
-
-
-def others() -> Iterator[tuple[str, Encoder]]:
-    """The same model by other arithmetic."""
-    yield "float32", Encoder(precision="float32")
-    with suppress(BackendMissing):
-        yield "OpenVINO", Encoder(backend="openvino")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from contenders import (
     ORIGINAL,
     OURS,
     OURS_FLOAT32,
-    OURS_OPENVINO,
     SEMANTIC_ROUTER,
     Process,
     contenders,
@@ -46,11 +45,6 @@ def closed(
             "p99_ms": spread(tails[name]),
             "ours_times_faster": ratio(rates[OURS], rates[name]),
             "ours_p50_share": ratio(middles[OURS], middles[name]),
-            **(
-                {"times_semantic_router": ratio(rates[name], rates[SEMANTIC_ROUTER])}
-                if SEMANTIC_ROUTER in running
-                else {}
-            ),
         }
         for name in running
     }
@@ -91,7 +85,7 @@ def measure(options: Options) -> dict[str, Any]:
     texts = corpus.queries(4_096, SEED)
     seconds = options.pick(2.0, 1.5, 0.2)
     count = options.pick(11, 2, 1)
-    names = (OURS, OURS_OPENVINO, OURS_FLOAT32, SEMANTIC_ROUTER, ORIGINAL)
+    names = (OURS, OURS_FLOAT32, SEMANTIC_ROUTER, ORIGINAL)
     with contenders(names, options) as running:
         for process in running.values():
             process.do("load", routes=routes)

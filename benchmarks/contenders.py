@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from synaptoroute.encoder.bundled import bundled_recipe
 
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"
-OURS_OPENVINO = "synaptoroute-cluster, openvino"
 OURS_CASCADE = "synaptoroute-cluster, cascade"
 SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
@@ -27,7 +25,6 @@ _PEERS = Path(__file__).parent / "peers"
 _SCRIPTS = {
     OURS: "cluster_peer.py",
     OURS_FLOAT32: "cluster_peer.py",
-    OURS_OPENVINO: "cluster_peer.py",
     OURS_CASCADE: "cluster_peer.py",
     SEMANTIC_ROUTER: "semantic_router_peer.py",
     ORIGINAL: "synaptoroute_peer.py",
@@ -37,7 +34,6 @@ _SCRIPTS = {
 
 _ARGUMENTS = {
     OURS_FLOAT32: ("--precision", "float32"),
-    OURS_OPENVINO: ("--backend", "openvino"),
 }
 
 
@@ -108,8 +104,6 @@ def contenders(
         started = {}
         for name in names:
             if name in (SEMANTIC_ROUTER, ORIGINAL) and not (options.peers and is_installed(name)):
-                continue
-            if name == OURS_OPENVINO and find_spec("openvino") is None:
                 continue
             started[name] = Process(name, (arguments or {}).get(name, ()))
             stack.callback(started[name].close)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from contenders import OURS, OURS_OPENVINO, SEMANTIC_ROUTER
+from contenders import OURS, SEMANTIC_ROUTER
 
 Results = dict[str, dict[str, Any]]
 
@@ -27,8 +27,6 @@ REASONS = {
     "accuracy gained by the cascade": "the guard is chosen on the route set alone, by leaving one "
     "utterance out; these are other texts.",
     "query p50 under 100 mutations": "encoder, applier and scorer share two cores.",
-    "the same with OpenVINO": "two busy lanes share more of the machine than its two cores "
-    "show: a text takes half again as long on each as on one alone.",
     "goodput at 4x": "thousands of refusals a second and the client take their share of two cores.",
     "goodput over HTTP": "each refusal is a request that is read, parsed and answered, on the same "
     "two cores, and so is the client's part of it.",
@@ -115,8 +113,6 @@ def _node(judges: _Judge) -> list[Goal]:
         most("padding share, mixed batches of 64", 0.1, "", "invariance", "padding",
              "mixed_padding_share_worst_batch"),
         least("queries a second at 64 clients, of semantic-router", 6, "x", *peer),
-        least("the same with OpenVINO", 10, "x", "throughput", "many_clients", OURS_OPENVINO,
-              "times_semantic_router", "median"),
         most("p50 at 1 client, of semantic-router", 0.45, "x", *single),
         *_accuracy(found),
         least("with the cascade, queries a second at 64 clients, of semantic-router", 20, "x",

@@ -21,7 +21,7 @@ def page_of_embedding(figures: dict[str, Any]) -> str:
         for clients, run in figures["fastembed_one_by_one"].items()
     ]
     text = "## Embedding alone, texts a second\n\n" + table(("", ""), rows)
-    return text + _openvino(figures.get("openvino")) + _arithmetic(figures.get("arithmetic", {}))
+    return text + _arithmetic(figures.get("arithmetic", {}))
 
 
 def page_of_lanes(figures: dict[str, Any]) -> str:
@@ -61,19 +61,6 @@ def page_of_million(figures: dict[str, Any]) -> str:
         rows.append((name, *(number(row["float16"][key]) for row in sizes.values())))
     head = ("utterances", *(f"{int(size):,}" for size in sizes))
     return "## Up to a million utterances\n\n" + table(head, rows)
-
-
-def _openvino(found: dict[str, Any] | None) -> str:
-    if not found:
-        return ""
-    cosine = found["cosine_to_float32"]
-    rows = [("all lanes, times ONNX Runtime", spread(found["times_onnxruntime"]))]
-    rows += [
-        (f"CPU time a text of ONNX Runtime's, {batch} texts a call", spread(share))
-        for batch, share in found["cpu_time_of_onnxruntime"].items()
-    ]
-    rows.append(("cosine to float32", f"mean {cosine['mean']}, least {cosine['least']}"))
-    return "\n" + table(("OpenVINO", ""), rows)
 
 
 def _arithmetic(figures: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 Arguments: the model and tokenizer are its own and ignored; ``--database PATH`` and
 ``--synchronous full|normal`` choose storage, which is in memory otherwise;
-``--precision auto|float32|int8`` chooses the encoder's arithmetic, ``--backend
-auto|onnxruntime|openvino`` its runtime; ``--table FILE`` switches the cascade on.
+``--precision auto|float32|int8`` chooses the encoder's arithmetic; ``--table FILE``
+switches the cascade on.
 The router has its default settings; queries bypass the cache.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from contender import serve
 
 from synaptoroute.cascade import load_table
-from synaptoroute.config import Backend, Precision
+from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
@@ -34,12 +34,11 @@ class ClusterPeer:
         database: str,
         synchronous: str,
         precision: Precision,
-        backend: Backend,
         table: Path | None,
     ) -> None:
         self._database = database
         self._synchronous = synchronous
-        self._encoder = Encoder(precision=precision, backend=backend)
+        self._encoder = Encoder(precision=precision)
         self._table = None if table is None else load_table(table, self._encoder.fingerprint)
         self._router: AdaptiveRouter | None = None
 
@@ -100,14 +99,9 @@ def main() -> None:
     parser.add_argument("--database", default=":memory:")
     parser.add_argument("--synchronous", default="full")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
-    serve(
-        ClusterPeer(
-            options.database, options.synchronous, options.precision, options.backend, options.table
-        )
-    )
+    serve(ClusterPeer(options.database, options.synchronous, options.precision, options.table))
 
 
 if __name__ == "__main__":

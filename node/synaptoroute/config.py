@@ -23,9 +23,6 @@ Precision = Literal["auto", "float32", "int8"]
 bundled model on the CPU, else ``float32``.
 """
 
-Backend = Literal["auto", "onnxruntime", "openvino"]
-"""Runtime of the encoder; part of the fingerprint, so ``auto`` is never the machine's choice."""
-
 
 class EngineConfig(BaseSettings):
     """How one router encodes, batches and scores; used by the library and the node.
@@ -97,13 +94,9 @@ class NodeConfig(EngineConfig, ClusterConfig):
         encoder_precision: ``int8`` multiplies in integers, the bundled model alone;
             ``auto`` is ``int8`` where that is possible, else ``float32``.  All nodes of a
             cluster must have the same.
-        encoder_backend: ``openvino`` runs the bundled model, in integers, on OpenVINO, an extra
-            that must be installed; ``auto`` is ``onnxruntime``.  All nodes of a cluster must
-            have the same.
         next_model: Second encoder, loaded beside the first, that the cluster may change to
             (see docs/coordinator.md); a database of its vectors is served with it.
         next_encoder_precision: Its precision.
-        next_encoder_backend: Its backend.
         model_cache_dir: Where downloaded models are kept, and tables of `model prepare`.
         table_dir: Folder with tables that came with the program, for encoders that have none
             in the folder above; the container image sets it.
@@ -135,10 +128,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"
-    encoder_backend: Backend = "auto"
     next_model: str = ""
     next_encoder_precision: Precision = "auto"
-    next_encoder_backend: Backend = "auto"
     model_cache_dir: Path | None = None
     table_dir: Path | None = None
     providers: str = "CPUExecutionProvider"

@@ -27,7 +27,6 @@ codes to HTTP status.
     ├── EncoderError             the model is missing, changed or broken
     │   ├── ModelNotFound
     │   ├── ModelCorrupt
-    │   ├── BackendMissing       the runtime asked for is not installed
     │   └── EncoderMismatch      another fingerprint than the stored vectors'
     ├── StorageCorrupt           the database cannot be trusted; it was moved aside
     ├── SchemaTooNew             a database written by a later release
@@ -192,12 +191,6 @@ class ModelCorrupt(EncoderError):
     """The model file is not the one that was expected."""
 
     code = "model_corrupt"
-
-
-class BackendMissing(EncoderError):
-    """The inference runtime that the settings name is not installed."""
-
-    code = "backend_missing"
 
 
 class EncoderMismatch(EncoderError):

@@ -208,7 +208,6 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, Finding]:
         encoder = open_encoder(
             config.model,
             precision=config.encoder_precision,
-            backend=config.encoder_backend,
             cache_dir=config.model_cache_dir,
         )
     except SynaptoRouteError as error:
@@ -225,7 +224,7 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> Finding:
     """The whole file, read only: pages, rows, digest, and whose vectors it holds."""
     from synaptoroute.cli.migration import stored_encoder
     from synaptoroute.storage.corruption import Damaged
-    from synaptoroute.storage.loader import load
+    from synaptoroute.storage.loader import OPENVINO_FINGERPRINT, load
 
     if not path.exists():
         return Finding("database", "ok", f"{path} will be made")
@@ -243,6 +242,13 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> Finding:
         return Finding("database", "fail", f"{error.code}: {error.message}")
     routes, slots = len(stored.snapshot.routes), len(stored.slots)
     what = f"{path}: {routes} routes, {slots} utterances at {stored.snapshot.position.revision}"
+    if encoder is not None and stored_by and stored_by[0] == OPENVINO_FINGERPRINT:
+        return Finding(
+            "database",
+            "fail",
+            f"{what}, vectors of the bundled model on OpenVINO, which this release does not have",
+            "run `synaptoroute model migrate`",
+        )
     if encoder is not None and encoder != stored_by:
         return Finding(
             "database",

@@ -40,14 +40,6 @@ EncoderPrecision = Annotated[
         help="Arithmetic of the encoder; auto is int8 for the bundled model, else float32.",
     ),
 ]
-EncoderBackend = Annotated[
-    Literal["auto", "onnxruntime", "openvino"],  # config.Backend
-    typer.Option(
-        "--backend",
-        envvar="SYNAPTOROUTE_ENCODER_BACKEND",
-        help="Runtime of the encoder; openvino must be installed, auto is onnxruntime.",
-    ),
-]
 RoutesFile = Annotated[
     Path | None,
     typer.Option(

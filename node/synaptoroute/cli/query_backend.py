@@ -17,7 +17,7 @@ from synaptoroute.cli.labelled import LabelledQuery
 from synaptoroute.cli.terminal import progress, waiting
 
 if TYPE_CHECKING:
-    from synaptoroute.config import Backend, Precision
+    from synaptoroute.config import Precision
     from synaptoroute.models import Route
     from synaptoroute.router import AdaptiveRouter
 
@@ -100,7 +100,7 @@ def open_answering(
 
 @contextmanager
 def open_unstarted(
-    routes_file: Path, model: str | None, precision: Precision, backend: Backend = "auto"
+    routes_file: Path, model: str | None, precision: Precision
 ) -> Iterator[tuple[AdaptiveRouter, Sequence[Route]]]:
     """Read a route file and load a model; the router is empty, in memory, not started."""
     from synaptoroute.cli.route_files import read_route_file
@@ -109,7 +109,7 @@ def open_unstarted(
 
     routes = read_route_file(routes_file).routes
     with waiting("Loading the model ..."):
-        encoder = open_encoder(model or DEFAULT_MODEL, precision=precision, backend=backend)
+        encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
     router = AdaptiveRouter(encoder)
     try:
         yield router, routes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from synaptoroute.config import DEFAULT_MODEL, Backend, Precision
+from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder.catalogue import ModelSummary, fetch_model, list_models
 from synaptoroute.encoder.contract import EncoderStats, TextEncoder, Tokens, Vocabulary
 from synaptoroute.encoder.hash_encoder import NAME_PATTERN, HashEncoder
@@ -34,16 +34,14 @@ def open_encoder(
     model: str = DEFAULT_MODEL,
     *,
     precision: Precision = "auto",
-    backend: Backend = "auto",
     providers: Sequence[str] = ("CPUExecutionProvider",),
     cache_dir: Path | None = None,
 ) -> TextEncoder:
     """Open an encoder by name: ``test-hash-<dim>`` for tests, else a real model.
 
-    A hash encoder has neither precision nor backend and takes any.
+    A hash encoder has no precision and takes any.
 
     Raises:
-        BackendMissing: The backend is not installed.
         ConfigError: A provider, dimension or precision is not available.
         ModelNotFound: No such model.
         ModelCorrupt: A file is not the expected one.
@@ -52,6 +50,4 @@ def open_encoder(
     hashed = NAME_PATTERN.fullmatch(model)
     if hashed:
         return HashEncoder(int(hashed[1]))
-    return Encoder(
-        model, precision=precision, backend=backend, providers=providers, cache_dir=cache_dir
-    )
+    return Encoder(model, precision=precision, providers=providers, cache_dir=cache_dir)

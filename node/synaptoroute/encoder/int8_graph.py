@@ -75,8 +75,8 @@ def int8_graph(content: bytes) -> bytes:
     """Rewrite the bundled model's graph.
 
     Inputs of the result, for n texts of t tokens in all: ``ids`` int64[t], and
-    ``positions``, ``queries``, ``keys``, ``values`` and ``mask`` of the one group, and
-    ``heads``, as ``packing.Packing`` has them.  Output: ``hidden`` float32[t, dim].
+    ``positions``, ``queries``, ``keys``, ``values``, ``mask`` and ``heads`` as
+    ``packing.Packing`` has them.  Output: ``hidden`` float32[t, dim].
 
     Raises:
         ModelCorrupt: The file is not laid out as the bundled model is.

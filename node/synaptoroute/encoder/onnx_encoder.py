@@ -13,14 +13,12 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.config import DEFAULT_MODEL, Backend, Precision
+from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder.bundled import probe_file
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, Vocabulary
 from synaptoroute.encoder.exactness import check_exactness
 from synaptoroute.encoder.int8_graph import GRAPH_VERSION
-from synaptoroute.encoder.openvino_graph import OPENVINO_GRAPH_VERSION
-from synaptoroute.encoder.openvino_session import OpenVinoSession
 from synaptoroute.encoder.packed_session import PackedSession, offers_int8
 from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, check_probe
 from synaptoroute.encoder.recipe import Recipe, fingerprint, verify_files
@@ -45,7 +43,6 @@ class Encoder:
         model: str | Path = DEFAULT_MODEL,
         *,
         precision: Precision = "auto",
-        backend: Backend = "auto",
         providers: Sequence[str] = ("CPUExecutionProvider",),
         max_tokens: int | None = None,
         query_prefix: str | None = None,
@@ -62,8 +59,6 @@ class Encoder:
                 ``tokenizer.json``.
             precision: ``int8`` multiplies in integers: several times as fast, for the
                 bundled model on the CPU alone; ``auto`` takes it wherever it is offered.
-            backend: ``openvino`` runs the bundled model, in integers, on OpenVINO, which
-                must be installed; ``auto`` is ``onnxruntime``.
             providers: ONNX Runtime execution providers, best first.
             max_tokens: Tokens kept of a text; None for the model's own choice.
             query_prefix: Text before every query; None for the model's own.
@@ -73,7 +68,6 @@ class Encoder:
             probe: Check the bundled model's numbers against its reference.
 
         Raises:
-            BackendMissing: The backend is not installed.
             ConfigError: An argument is out of range or a provider is not there.
             ModelNotFound: No such model.
             ModelCorrupt: A file is not the expected one.
@@ -85,8 +79,6 @@ class Encoder:
             )
         if precision not in get_args(Precision):
             raise ConfigError(f"precision must be auto, float32 or int8, got {precision!r}")
-        if backend not in get_args(Backend):
-            raise ConfigError(f"backend must be auto, onnxruntime or openvino, got {backend!r}")
         check_providers(providers)
         recipe = find_recipe(model, cache_dir).override(max_tokens, query_prefix, utterance_prefix)
         files = verify_files(recipe)
@@ -95,15 +87,14 @@ class Encoder:
         self._micro_batch_tokens_max = micro_batch_tokens_max
         self._micro_batch_texts_max = None if files.is_batch_invariant else 1
         self._tokenizer = TextTokenizer(recipe.tokenizer_file, recipe.max_tokens)
-        self.backend: Backend = "onnxruntime" if backend == "auto" else backend
-        arithmetic = _arithmetic(precision, self.backend, recipe, files.model_sha256, providers)
-        session = _open_graph(recipe, arithmetic, self.backend, providers)
+        arithmetic = _arithmetic(precision, recipe, files.model_sha256, providers)
+        session = _open_graph(recipe, arithmetic, providers)
         self._session: GraphSession | PackedSession | None = session
         self.name = recipe.name
         self.max_tokens = recipe.max_tokens
         self.dim = self._measure_dim(session)
         self.precision: Precision = arithmetic
-        graph = _graph_name(arithmetic, self.backend)
+        graph = _graph_name(arithmetic)
         self.fingerprint = fingerprint(recipe, files, self.dim, session.output, graph)
         if probe and recipe.name == DEFAULT_MODEL:
             check_probe(self._encode_unprefixed, probe_file(), COSINE_MIN_BY_PRECISION[arithmetic])
@@ -196,40 +187,29 @@ class Encoder:
             row[: text.count] = text.ids
         vectors = session.run(ids, counts, self._recipe.pooling)
         real = int(counts.sum())
-        padding = session.padding(real, ids.size)
+        padding = 0 if session.is_packed else ids.size - real
         self._stats.add(texts=len(tokens), tokens=real, padding_tokens=padding)
         return vectors
 
 
 def _arithmetic(
-    precision: Precision,
-    backend: Backend,
-    recipe: Recipe,
-    model_sha256: str,
-    providers: Sequence[str],
+    precision: Precision, recipe: Recipe, model_sha256: str, providers: Sequence[str]
 ) -> Precision:
     """Resolve ``auto`` by what is the same on every node of a cluster."""
-    if backend == "openvino" and precision == "float32":
-        raise ConfigError("encoder backend openvino multiplies in integers: use precision int8")
     if precision != "auto":
         return precision
-    is_offered = backend == "openvino" or offers_int8(recipe, model_sha256, providers)
-    return "int8" if is_offered else "float32"
+    return "int8" if offers_int8(recipe, model_sha256, providers) else "float32"
 
 
-def _graph_name(precision: Precision, backend: Backend) -> str | None:
+def _graph_name(precision: Precision) -> str | None:
     """What the fingerprint calls a graph that is not the file's own."""
-    if backend == "openvino":
-        return f"openvino-{precision}/{OPENVINO_GRAPH_VERSION}"
     return None if precision == "float32" else f"{precision}/{GRAPH_VERSION}"
 
 
 def _open_graph(
-    recipe: Recipe, precision: Precision, backend: Backend, providers: Sequence[str]
+    recipe: Recipe, precision: Precision, providers: Sequence[str]
 ) -> GraphSession | PackedSession:
-    """Open the graph for the precision and the runtime asked for."""
-    if backend == "openvino":
-        return OpenVinoSession(recipe, providers)
+    """Open the graph for the precision asked for."""
     if precision == "int8":
         check_exactness()
         return PackedSession(recipe, providers)

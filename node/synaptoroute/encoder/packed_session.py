@@ -35,7 +35,7 @@ class PackedSession:
     """Runs packed micro-batches; ``run`` may be called from any thread."""
 
     output = OUTPUT
-    layout = packing.Layout(HEADS)
+    is_packed = True
 
     def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
         """Rewrite the bundled model and open it.
@@ -66,21 +66,17 @@ class PackedSession:
         """Give the width of ``ids`` for a text of so many tokens."""
         return packing.width_of(tokens_count)
 
-    def padding(self, tokens_count: int, places_count: int) -> int:
-        """Say how many rows a run has beside its tokens; packed, ``ids`` costs nothing."""
-        return 0
-
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
         """Cut a batch into runs; ``texts_max`` is of no use to an invariant graph."""
-        return packing.plan(counts, tokens_max, self.layout.widths)
+        return packing.plan(counts, tokens_max)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
     ) -> NDArray[np.float32]:
         """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
-        packed = packing.pack(counts, ids.shape[1], self.layout)
+        packed = packing.pack(counts, ids.shape[1], HEADS)
         hidden = self.hidden(ids.reshape(-1)[packed.places], packed)
         return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
 
@@ -91,11 +87,12 @@ class PackedSession:
 
 def feeds(ids: NDArray[np.int64], packed: packing.Packing) -> dict[str, NDArray[Any]]:
     """Give the graph's inputs by name, in the order in which the graph declares them."""
-    inputs: dict[str, NDArray[Any]] = {"ids": ids, "positions": packed.positions}
-    for index, group in enumerate(packed.groups):
-        suffix = f"_{index}" if index else ""
-        inputs["queries" + suffix] = group.queries
-        inputs["keys" + suffix] = group.keys
-        inputs["values" + suffix] = group.values
-        inputs["mask" + suffix] = group.mask
-    return inputs | {"heads": packed.heads}
+    return {
+        "ids": ids,
+        "positions": packed.positions,
+        "queries": packed.queries,
+        "keys": packed.keys,
+        "values": packed.values,
+        "mask": packed.mask,
+        "heads": packed.heads,
+    }

@@ -29,7 +29,10 @@ class GraphSession:
 
     Attributes:
         output: Name of the output that is read.
+        is_packed: Whether rows of unequal length share a run without padding.
     """
+
+    is_packed = False
 
     def __init__(
         self,
@@ -58,10 +61,6 @@ class GraphSession:
     def width_of(self, tokens_count: int) -> int:
         """Give the width of ``ids`` for a longest text of so many tokens."""
         return tokens_count
-
-    def padding(self, tokens_count: int, places_count: int) -> int:
-        """Say how many rows a run has beside its tokens, given the size of its ``ids``."""
-        return places_count - tokens_count
 
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None

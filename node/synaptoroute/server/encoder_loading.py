@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from synaptoroute.cascade import StaticTable, load_table, table_file
-from synaptoroute.config import Backend, NodeConfig, Precision
+from synaptoroute.config import NodeConfig, Precision
 from synaptoroute.encoder import TextEncoder, open_encoder
 from synaptoroute.errors import ModelCorrupt
 from synaptoroute.web.logs import server_log
@@ -24,20 +24,17 @@ def load_encoder(config: NodeConfig) -> TextEncoder:
     """Open the encoder that the settings name; blocks for half a second or a download.
 
     Raises:
-        BackendMissing: The backend is not installed.
         ConfigError: A provider or the precision is not available.
         ModelNotFound: No such model.
         ModelCorrupt: A file is not the expected one.
         EncoderError: The download failed, or the model does not work here.
     """
-    return _open(config, config.model, config.encoder_precision, config.encoder_backend)
+    return _open(config, config.model, config.encoder_precision)
 
 
 def load_spare(config: NodeConfig) -> TextEncoder:
     """Open the encoder that the cluster may change to; raises as ``load_encoder`` does."""
-    return _open(
-        config, config.next_model, config.next_encoder_precision, config.next_encoder_backend
-    )
+    return _open(config, config.next_model, config.next_encoder_precision)
 
 
 def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
@@ -64,11 +61,10 @@ def _load_table(config: NodeConfig, fingerprint: str) -> StaticTable | None:
     return None
 
 
-def _open(config: NodeConfig, model: str, precision: Precision, backend: Backend) -> TextEncoder:
+def _open(config: NodeConfig, model: str, precision: Precision) -> TextEncoder:
     return open_encoder(
         model,
         precision=precision,
-        backend=backend,
         providers=[name.strip() for name in config.providers.split(",") if name.strip()],
         cache_dir=config.model_cache_dir,
     )

@@ -79,6 +79,13 @@ def read_node(connection: sqlite3.Connection) -> dict[str, str]:
         return facts
 
 
+OPENVINO_FINGERPRINT: Final = "757737abe2a0382244d9b24ebb6a393c37523091455a8affb3995ec97af03901"
+"""Fingerprint that the bundled model had on OpenVINO, a backend that ADR 0027 removes.
+
+Source: ``encoder.recipe.fingerprint`` of that model with the arithmetic ``openvino-int8/2``.
+"""
+
+
 def check_encoder(meta: Meta, fingerprint: str, dim: int, spares: Spares | None = None) -> None:
     """Refuse vectors of another encoder than the running one and those that stand by.
 
@@ -87,10 +94,15 @@ def check_encoder(meta: Meta, fingerprint: str, dim: int, spares: Spares | None 
     """
     known = {fingerprint: dim, **(spares or {})}
     if known.get(meta.fingerprint) != meta.dim:
+        found = f"{meta.fingerprint} with {meta.dim} dimensions"
+        advice = "to re-encode the stored utterances, or start with the former model"
+        if meta.fingerprint == OPENVINO_FINGERPRINT:
+            found += " (the bundled model on OpenVINO, a backend that this release does not have)"
+            advice = "to re-encode the stored utterances"
         raise EncoderMismatch(
-            f"the stored vectors are of encoder {meta.fingerprint} with {meta.dim} dimensions, "
+            f"the stored vectors are of encoder {found}, "
             f"the running encoder is {fingerprint} with {dim}; run `synaptoroute model migrate` "
-            "to re-encode the stored utterances, or start with the former model",
+            f"{advice}",
             stored_fingerprint=meta.fingerprint,
             stored_dim=meta.dim,
             running_fingerprint=fingerprint,

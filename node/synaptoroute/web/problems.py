@@ -65,7 +65,6 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.EncoderError.code: 500,
         errors.ModelNotFound.code: 500,
         errors.ModelCorrupt.code: 500,
-        errors.BackendMissing.code: 500,
         errors.StorageCorrupt.code: 500,
         errors.SchemaTooNew.code: 500,
         errors.ConfigError.code: 500,

@@ -34,7 +34,7 @@ from synaptoroute.encoder.int8_graph import (
 )
 from synaptoroute.encoder.onnx_wire import GraphWriter, read_graph
 from synaptoroute.encoder.packed_session import feeds
-from synaptoroute.encoder.packing import Layout, pack, width_of
+from synaptoroute.encoder.packing import pack, width_of
 from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, PROBE_TEXTS, check_probe
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
@@ -94,7 +94,7 @@ def test_masked_places_count_nothing(encoder: Encoder, content: bytes) -> None:
     """What stands beyond a text's end in attention cannot be seen in its rows."""
     session = open_session(int8_graph(content), "int8", CPU, is_final=True)
     (tokens,) = encoder.tokenize(["where is my parcel"])
-    packed = pack(np.array([tokens.count]), 16, Layout(HEADS))
+    packed = pack(np.array([tokens.count]), 16, HEADS)
     given = feeds(tokens.ids, packed)
     expected = run_session(session, "hidden", given)
 
@@ -252,9 +252,7 @@ def test_rows_lie_on_grids_of_their_own_within_seven_bits(content: bytes) -> Non
         writer._graph.output(name, np.uint8, ["t", 1_536 if "gelu" in name else 384])
     session = open_session(graph_model(writer._graph), "int8", CPU, is_final=True)
     counts = np.array([5, 16, 9])
-    given = feeds(
-        np.random.default_rng(1).integers(1_000, 30_000, 30), pack(counts, 16, Layout(HEADS))
-    )
+    given = feeds(np.random.default_rng(1).integers(1_000, 30_000, 30), pack(counts, 16, HEADS))
 
     for name in ("embedded_q", "layer3_middle_q"):
         steps = run_session(session, name, given)
@@ -278,7 +276,7 @@ def test_no_score_of_attention_is_cut(encoder: Encoder, content: bytes) -> None:
     greatest = 0.0
     for text in [*PROBE_TEXTS, *strange, *(text_of(1 + 3 * n, n) for n in range(40))]:
         (tokens,) = encoder.tokenize([text])
-        packed = pack(np.array([tokens.count]), width_of(tokens.count), Layout(HEADS))
+        packed = pack(np.array([tokens.count]), width_of(tokens.count), HEADS)
         for name in names:
             scores = run_session(session, name, feeds(tokens.ids, packed))
             greatest = max(greatest, float(np.abs(scores).max()))

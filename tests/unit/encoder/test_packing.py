@@ -7,79 +7,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.packing import WIDTH_STEP, Layout, Packing, pack, plan, width_of
+from synaptoroute.encoder.packing import WIDTH_STEP, pack, plan, width_of
 
 pytestmark = pytest.mark.unit
 
-LAYOUT = Layout(12)
 COUNTS = st.lists(st.integers(1, 512), max_size=60)
 
 
-@given(COUNTS, st.integers(1, 1_024), st.integers(1, 3))
-def test_plan_names_each_text_once_in_runs_of_few_widths(
-    counts: list[int], limit: int, widths_max: int
-) -> None:
-    """No text is lost or doubled; runs keep to both limits, and widths ascend."""
-    runs = plan(counts, limit, widths_max)
+@given(COUNTS, st.integers(1, 1_024))
+def test_plan_names_each_text_once_in_runs_of_one_width(counts: list[int], limit: int) -> None:
+    """No text is lost, doubled, or put beside another width; runs keep to the limit."""
+    runs = plan(counts, limit)
 
     assert list(range(len(counts))) == sorted(index for run in runs for index in run)
     for run in runs:
-        widths = [width_of(counts[index]) for index in run]
-        assert widths == sorted(widths)
-        assert len(set(widths)) <= widths_max
+        assert 1 == len({width_of(counts[index]) for index in run})
         assert len(run) == 1 or sum(counts[index] for index in run) <= limit
 
 
-def laid_out(packed: Packing, heads: int, part: str) -> list[int]:
-    """Follow each head of each row into attention and back: which rows of one head it meets."""
-    places = np.concatenate([getattr(group, part).reshape(-1) for group in packed.groups])
-    rows = places[packed.heads]
-    assert rows.shape == (len(packed.positions), heads)
-    return rows.tolist()
-
-
-@given(
-    st.lists(st.integers(1, 48), min_size=1, max_size=20).map(
-        lambda counts: sorted(counts, key=width_of)
-    ),
-    st.integers(1, 4),
-    st.sampled_from([(1, 1, 1), (3, 1, 1), (3, 16, 4)]),
-)
-def test_packing_and_unpacking_is_the_identity(
-    counts: list[int], heads: int, steps: tuple[int, int, int]
-) -> None:
+@given(st.lists(st.integers(1, 48), min_size=1, max_size=20), st.integers(1, 4))
+def test_packing_and_unpacking_is_the_identity(counts: list[int], heads: int) -> None:
     """A head's row laid out by text and taken back is itself, whichever part it is of."""
-    widths, rows_step, texts_step = steps
-    packed = pack(np.array(counts), 48, Layout(heads, widths, rows_step, texts_step))
-    tokens = sum(counts)
+    packed = pack(np.array(counts), 48, heads)
+    rows = np.arange(sum(counts))
+    by_head = np.stack([rows * 100 + head for head in range(heads)], axis=1)
 
-    for part, name in enumerate(("queries", "keys", "values")):
-        own = [[(row * 3 + part) * heads + head for head in range(heads)] for row in range(tokens)]
-        assert own == laid_out(packed, heads, name)[:tokens]
-    assert [n for count in counts for n in range(count)] == packed.positions[:tokens].tolist()
-    assert 0 == len(packed.positions) % rows_step
-    assert tokens == len(np.unique(packed.places))
-    assert widths == len(packed.groups)
-    assert packed.starts.tolist() == [sum(counts[:n]) for n in range(len(counts))]
+    for part, places in enumerate((packed.queries, packed.keys, packed.values)):
+        product = np.concatenate([by_head + (n == part) * 10_000 for n in range(3)], axis=1)
+        laid_out = product.reshape(-1)[places]
 
-
-@given(st.lists(st.integers(1, 48), min_size=1, max_size=20))
-def test_a_text_sees_itself_alone(counts: list[int]) -> None:
-    """Its own tokens in order, its first one beyond its end, where all is masked."""
-    counts.sort(key=width_of)
-    packed = pack(np.array(counts), 48, Layout(2, 3, 16, 4))
-    texts = list(zip(packed.starts.tolist(), counts, strict=True))
-
-    for group in packed.groups:
-        assert 0 == len(group.mask) % 4
-        width = group.mask.shape[-1]
-        own = [text for text in texts if width_of(text[1]) == width and len(group.mask)]
-        for index, (start, count) in enumerate(own):
-            places = [start + n for n in range(count)] + [start] * (width - count)
-            assert [row * 3 * 2 + 1 for row in places] == group.queries[index, 1].tolist()
-            assert [1] * count + [0] * (width - count) == group.mask[index, 0, 0].tolist()
-        assert group.mask[len(own) :].all()
-        assert not group.queries[len(own) :, 0].any()
+        assert (by_head + 10_000).tolist() == laid_out.reshape(-1)[packed.heads].tolist()
+        for text, start, count in zip(laid_out, packed.starts, counts, strict=True):
+            own = by_head[start : start + count] + 10_000
+            assert own.T.tolist() == text[:, :count].tolist()
+            assert np.array_equal(
+                np.broadcast_to(own[0][:, None], text[:, count:].shape), text[:, count:]
+            )
+    assert [n for count in counts for n in range(count)] == packed.positions.tolist()
+    assert counts == packed.mask.sum(axis=-1).reshape(-1).tolist()
+    assert len(rows) == len(np.unique(packed.places))
 
 
 @pytest.mark.parametrize(("count", "width"), [(1, 16), (16, 16), (17, 32), (512, 512)])
@@ -91,17 +57,17 @@ def test_width_is_the_next_multiple(count: int, width: int) -> None:
 
 def test_layout_of_a_short_text_alone_is_kept() -> None:
     """It is made once, equals the one made anew, and nobody can change it."""
-    kept = pack(np.array([7]), 16, LAYOUT)
-    among = pack(np.array([7, 3]), 16, LAYOUT)
+    kept = pack(np.array([7]), 16, 12)
+    among = pack(np.array([7, 3]), 16, 12)
 
-    assert kept is pack(np.array([7]), 16, LAYOUT)
-    assert kept is not pack(np.array([6]), 16, LAYOUT)
-    assert np.array_equal(among.groups[0].queries[:1], kept.groups[0].queries)
+    assert kept is pack(np.array([7]), 16, 12)
+    assert kept is not pack(np.array([6]), 16, 12)
+    assert np.array_equal(among.queries[:1], kept.queries)
     assert np.array_equal(among.heads[:7], kept.heads)
     with pytest.raises(ValueError, match="read-only"):
-        kept.groups[0].queries[0] = 0
+        kept.queries[0] = 0
 
 
 def test_nothing_to_plan() -> None:
     """No texts, no runs."""
-    assert [] == plan([], 512, 1)
+    assert [] == plan([], 512)

@@ -26,8 +26,12 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
+from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.int8_graph import OUTPUT
+from synaptoroute.encoder.recipe import fingerprint, verify_files
 from synaptoroute.errors import EncoderMismatch, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, writer
+from synaptoroute.storage.loader import OPENVINO_FINGERPRINT
 
 pytestmark = pytest.mark.unit
 
@@ -235,6 +239,28 @@ def test_another_encoder_is_refused_by_name(storage: SQLiteStorage) -> None:
     assert "b" * 64 in caught.value.message
     assert "synaptoroute model migrate" in caught.value.message
     assert 1 == stored.snapshot.position.seq
+
+
+def test_vectors_of_the_removed_backend_are_refused_by_its_name(tmp_path: Path) -> None:
+    """Nobody can start with that encoder again: the message names the one way out."""
+    storage = SQLiteStorage(tmp_path / "node.sqlite")
+    storage.open(fingerprint=OPENVINO_FINGERPRINT, dim=DIM)
+    storage.close()
+    again = SQLiteStorage(tmp_path / "node.sqlite")
+    with pytest.raises(EncoderMismatch, match=r"OpenVINO.*`synaptoroute model migrate`") as caught:
+        again.open(fingerprint=FINGERPRINT, dim=DIM)
+    again.close()
+
+    assert "former model" not in caught.value.message
+    assert OPENVINO_FINGERPRINT == caught.value.fields["stored_fingerprint"]
+
+
+def test_the_removed_backend_is_known_by_the_fingerprint_that_it_had() -> None:
+    """It was made as every other one, from the bundled model's files and the graph's name."""
+    recipe = bundled_recipe()
+    had = fingerprint(recipe, verify_files(recipe), 384, OUTPUT, "openvino-int8/2")
+
+    assert OPENVINO_FINGERPRINT == had
 
 
 def test_second_opening_is_refused_until_the_first_is_closed(

@@ -13,7 +13,6 @@ from synaptoroute.cli.options import (
     DEFAULT_URL,
     ApiKey,
     AsJson,
-    EncoderBackend,
     EncoderPrecision,
     Model,
     RoutesFile,
@@ -65,7 +64,6 @@ def bench(
     ] = False,
     model: Model = None,
     precision: EncoderPrecision = "auto",
-    backend: EncoderBackend = "auto",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -90,7 +88,7 @@ def bench(
             at_node = asking_node(url, api_key, connections=max(counts), cached=cached)
             found = asyncio.run(run(at_node))
         else:
-            with open_unstarted(routes, model, precision, backend) as (router, read):
+            with open_unstarted(routes, model, precision) as (router, read):
                 found = asyncio.run(run(asking_router(router, read, cached=cached)))
     if as_json:
         where = url if routes is None else routes.name

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from synaptoroute.cli.exit_codes import CheckFailed
-from synaptoroute.cli.options import AsJson, EncoderBackend, EncoderPrecision
+from synaptoroute.cli.options import AsJson, EncoderPrecision
 from synaptoroute.cli.terminal import Cell, note, print_json, print_line, print_table, waiting
 
 CacheDir = Annotated[
@@ -75,7 +75,6 @@ def check(
         str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
     ] = None,
     precision: EncoderPrecision = "auto",
-    backend: EncoderBackend = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,15 +86,12 @@ def check(
 
     began = time.perf_counter()
     with waiting("Loading the model ..."):
-        encoder = open_encoder(
-            name or DEFAULT_MODEL, precision=precision, backend=backend, cache_dir=cache_dir
-        )
+        encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
     loaded_ms = (time.perf_counter() - began) * 1_000
     try:
         report: dict[str, Any] = {
             "model": encoder.name,
             "precision": precision,
-            "backend": backend,
             "dim": encoder.dim,
             "max_tokens": encoder.max_tokens,
             "fingerprint": encoder.fingerprint,
@@ -122,7 +118,6 @@ def prepare(
         str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
     ] = None,
     precision: EncoderPrecision = "auto",
-    backend: EncoderBackend = "auto",
     cache_dir: CacheDir = None,
     again: Annotated[bool, typer.Option("--again", help="Also where it was done before.")] = False,
     as_json: AsJson = False,
@@ -136,9 +131,7 @@ def prepare(
     from synaptoroute.errors import ModelCorrupt
 
     with waiting("Loading the model ..."):
-        encoder = open_encoder(
-            name or DEFAULT_MODEL, precision=precision, backend=backend, cache_dir=cache_dir
-        )
+        encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
     began = time.perf_counter()
     try:
         path = table_file(encoder.fingerprint, cache_dir)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from synaptoroute.cli.commands.model import CacheDir
-from synaptoroute.cli.options import AsJson, EncoderBackend, EncoderPrecision
+from synaptoroute.cli.options import AsJson, EncoderPrecision
 from synaptoroute.cli.terminal import note, print_json, print_line, progress, waiting
 
 
@@ -25,11 +25,10 @@ def migrate(
         typer.Option(envvar="SYNAPTOROUTE_MODEL", help="The new encoder: a name or a folder."),
     ],
     precision: EncoderPrecision = "auto",
-    backend: EncoderBackend = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Re-encode all utterances of a database with another encoder, precision or backend.
+    """Re-encode all utterances of a database with another encoder or precision.
 
     The node must be stopped. The new vectors are written beside the old ones and take
     their place in one transaction at the end: a run that is killed anywhere leaves the
@@ -39,7 +38,7 @@ def migrate(
     from synaptoroute.encoder import open_encoder
 
     with waiting("Loading the model ..."):
-        encoder = open_encoder(model, precision=precision, backend=backend, cache_dir=cache_dir)
+        encoder = open_encoder(model, precision=precision, cache_dir=cache_dir)
     try:
         with progress("Re-encoding", None) as step:
             done = migrate_database(database, encoder, step)
