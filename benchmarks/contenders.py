@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ SEMANTIC_ROUTER = "semantic-router"
 ORIGINAL = "synaptoroute"
 FASTEMBED = "fastembed"
 STOP_SECONDS_MAX = 10.0
+LAST_LINES = 10
+LAST_BYTES = 4_000
 _PEERS = Path(__file__).parent / "peers"
 _SCRIPTS = {
     OURS: "cluster_peer.py",
@@ -38,7 +42,7 @@ _ARGUMENTS = {
 
 
 class ContenderFailed(RuntimeError):
-    """A contender answered an error or ended."""
+    """A contender answered an error or ended; the message says how and with what words."""
 
 
 class Process:
@@ -49,6 +53,7 @@ class Process:
         own = name not in (SEMANTIC_ROUTER, ORIGINAL)
         python = sys.executable if own else str(environment(name) / "bin" / "python")
         recipe = bundled_recipe()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close
         self._process = subprocess.Popen(
             [
                 python,
@@ -60,18 +65,24 @@ class Process:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
         )
 
     def do(self, order: str, **fields: Any) -> Any:
-        """Give one order and wait for its result."""
+        """Give one order and wait for its result.
+
+        Raises:
+            ContenderFailed: It answered an error or ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"do": order, **fields}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"error": "the process ended"}
+        line = ""
+        with suppress(BrokenPipeError):  # it ended before it read; its exit code says how
+            self._process.stdin.write(json.dumps({"do": order, **fields}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": self._how_it_ended()}
         if "error" in answer:
             raise ContenderFailed(f"{self.name} {order}: {answer['error']}")
         return answer["result"]
@@ -80,13 +91,27 @@ class Process:
         """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # an order that nobody read
+            self._process.stdin.close()
         try:
             self._process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._errors.close()
+
+    def _how_it_ended(self) -> str:
+        """Exit code and last lines of the error stream; a process that hangs is killed."""
+        try:
+            code = self._process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - LAST_BYTES))
+        lines = self._errors.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        return "\n  ".join((f"the process ended with exit code {code}", *lines))
 
 
 @contextmanager

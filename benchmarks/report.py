@@ -61,7 +61,8 @@ def run(name: str, options: Options, folder: Path) -> bool:
     print(f"{name} ...", end="", flush=True, file=sys.stderr)
     limit = SECONDS_MAX_ON_REQUEST if name in ON_REQUEST else SECONDS_MAX
     done = subprocess.run(words, stdout=subprocess.DEVNULL, timeout=limit, check=False)
-    print(f" {time.monotonic() - began:.0f} s", file=sys.stderr)
+    how = f", ended with exit code {done.returncode}" if done.returncode else ""
+    print(f" {time.monotonic() - began:.0f} s{how}", file=sys.stderr)
     return done.returncode == 0
 
 

@@ -57,6 +57,26 @@ def test_report_runs_every_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {f"bench_{name}.py" for name in every} <= {path.name for path in FOLDER.iterdir()}
 
 
+def test_contender_that_dies_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its exit code and its last words, whether it dies at its start or at an order."""
+    contenders = load(monkeypatch, "contenders")
+    at_start = tmp_path / "at_start.py"
+    at_start.write_text("import sys\nsys.stdin.close()\nsys.exit('this CPU has no such unit')\n")
+    at_order = tmp_path / "at_order.py"
+    at_order.write_text("import os\ninput()\nos.write(2, b'out of luck\\n')\nos.abort()\n")
+    expected = {at_start: ("code 1", "this CPU has no such unit"), at_order: ("code -6", "luck")}
+
+    for script, words in expected.items():
+        monkeypatch.setitem(contenders._SCRIPTS, contenders.OURS, str(script))
+        process = contenders.Process(contenders.OURS)
+        if script is at_start:
+            process._process.wait()
+        with pytest.raises(contenders.ContenderFailed) as failed:
+            process.do("load", routes={})
+        process.close()
+        assert all(word in str(failed.value) for word in words), failed.value
+
+
 def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each round begins with another contender, and each runs once a round."""
     order: list[str] = []
