@@ -19,7 +19,11 @@ from synaptoroute.cli.exit_codes import ExitCode
 
 pytestmark = pytest.mark.integration
 
-COMMAND = (sys.executable, "-c", "from synaptoroute.cli import main; main()")
+PROGRAM = "from synaptoroute.cli import main; main()"
+# A child inherits that its parent ignores Ctrl-C, and tests may run in the background.
+SIGNALS = "import signal; signal.signal(signal.SIGINT, signal.{}); "
+COMMAND = (sys.executable, "-c", SIGNALS.format("default_int_handler") + PROGRAM)
+COMMAND_IN_BACKGROUND = (sys.executable, "-c", SIGNALS.format("SIG_IGN") + PROGRAM)
 WAIT_SECONDS_MAX = 40.0
 
 
@@ -87,6 +91,25 @@ def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Si
         assert demo.wait(WAIT_SECONDS_MAX) == 0
         assert not Path(f"/proc/{node_id}").exists()
         assert "stopped" in (tmp_path / "demo.log").read_text()
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+
+
+def test_a_demo_in_the_background_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
+    """A script has its background jobs ignore SIGINT, which is for others; SIGTERM ends it."""
+    words = (*COMMAND_IN_BACKGROUND, "demo", "--port", "0", "--data", str(tmp_path))
+    with (tmp_path / "out").open("wb") as out:
+        demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
+    try:
+        wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+        demo.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            demo.wait(1.0)
+        demo.send_signal(signal.SIGTERM)
+
+        assert demo.wait(WAIT_SECONDS_MAX) == 0
     finally:
         if demo.poll() is None:
             demo.kill()
