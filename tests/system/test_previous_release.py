@@ -1,0 +1,151 @@
+"""Databases and clusters of the release before open, join and upgrade one node at a time.
+
+Real processes: the release before runs from its own sources, this one beside it, on one
+Redis.  The disk and wire formats are equal, so a node may also go back.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from node_cluster import Cluster, Member, StartCluster
+from node_process import NodeProcess
+from previous_release import previous_release, unpack_previous_release
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+ROUTES = {
+    "billing": ["I need a refund", "Where is my receipt?", "Cancel my subscription"],
+    "shipping": ["Where is my parcel?", "When does my order arrive?", "Track my package"],
+    "login": ["I forgot my password", "I cannot sign in", "Reset my account"],
+}
+QUESTIONS = [
+    "How do I get my money back?",
+    "my package is late",
+    "the password does not work",
+    "what is the weather like",
+]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources of the release before."""
+    return unpack_previous_release(tmp_path_factory.mktemp("previous"))
+
+
+@pytest.fixture(params=["test-hash-64", "all-MiniLM-L6-v2-int8"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProcess]:
+    """A node on its own, not started."""
+    process = NodeProcess(tmp_path / "node", {"model": request.param})
+    yield process
+    process.end()
+
+
+def fill(url: str) -> None:
+    """Write routes, a second version of one, a deletion and settings."""
+    with httpx.Client(base_url=url) as client:
+        for name, utterances in ROUTES.items():
+            body = {"utterances": utterances, "threshold": 0.2, "payload": {"queue": name}}
+            client.put(f"/v1/routes/{name}", json=body).raise_for_status()
+        client.put("/v1/routes/gone", json={"utterances": ["bye"]}).raise_for_status()
+        client.delete("/v1/routes/gone").raise_for_status()
+        more = {"utterances": ["Pay me back"]}
+        client.post("/v1/routes/billing/utterances", json=more).raise_for_status()
+        settings = client.get("/v1/settings").json() | {"threshold": 0.3}
+        client.put("/v1/settings", json=settings).raise_for_status()
+
+
+def seen(url: str) -> dict[str, Any]:
+    """Position, digest, routes and answers of a node; the node's own name left out."""
+    with httpx.Client(base_url=url) as client:
+        answers = []
+        for text in QUESTIONS:
+            answer = client.post("/v1/query", json={"text": text, "limit": 3})
+            answer.raise_for_status()
+            answers.append({**answer.json(), "node": None})
+        return {
+            "digest": client.get("/-/digest").json(),
+            "routes": client.get("/v1/routes").json(),
+            "export": client.get("/v1/export").text,
+            "settings": client.get("/v1/settings").json(),
+            "answers": answers,
+        }
+
+
+def test_database_of_the_previous_release_opens_unchanged(sources: Path, node: NodeProcess) -> None:
+    """After kill -9 this release shows the same state and answers, and so does a way back."""
+    with previous_release(sources):
+        node.start()
+        fill(node.url)
+        before = seen(node.url)
+        node.kill()
+
+    node.start()
+    after = seen(node.url)
+    httpx.put(f"{node.url}/v1/routes/later", json={"utterances": ["later"]}).raise_for_status()
+    later = seen(node.url)
+    node.kill()
+
+    assert before == after
+    with previous_release(sources):
+        node.start()
+        assert later == seen(node.url)
+        node.stop()
+
+
+def restart(member: Member) -> None:
+    """Stop a node as a rolling update does, and start it again."""
+    member.signal(signal.SIGTERM)
+    member.process.wait()
+    member.start()
+    member.wait_ready()
+
+
+def test_cluster_upgrades_one_node_at_a_time_and_back(
+    sources: Path, start_cluster: StartCluster
+) -> None:
+    """No query fails, no acknowledged write is lost, and every mixture of releases agrees."""
+    with previous_release(sources):
+        cluster: Cluster = start_cluster("redis", 3)
+        cluster.put(0, "kept", "one text", "another text")
+    with cluster.queries(0) as failed, cluster.writers(2):
+        for member in cluster.members[1:]:
+            restart(member)
+    assert [] == failed
+    with cluster.queries(1, 2) as failed, cluster.writers(2):
+        restart(cluster[0])
+    assert [] == failed
+    cluster.judge()
+
+    with previous_release(sources), cluster.queries(0) as failed, cluster.writers(2):
+        restart(cluster[2])
+    assert [] == failed
+    cluster.judge()
+
+
+def test_fresh_node_of_this_release_joins_a_cluster_of_the_previous(
+    sources: Path, start_cluster: StartCluster
+) -> None:
+    """A new node takes a snapshot from an old peer, and an old one from a new peer."""
+    with previous_release(sources):
+        cluster: Cluster = start_cluster("redis", 2)
+        for number in range(20):
+            cluster.put(number % 2, f"r{number}", f"text {number}", f"other {number}")
+        cluster.settle()
+    cluster.trim()
+    new = cluster.add(2)
+    new.start()
+    new.wait_ready()
+    cluster.judge()
+
+    with previous_release(sources):
+        old = cluster.add(2)
+        old.start()
+        old.wait_ready()
+    cluster.judge()
