@@ -37,7 +37,7 @@ from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import Revision
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.sequencer.writer import WriteLimits
+from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.server import gc_tuning
 
 DIM = 384

@@ -32,7 +32,7 @@ from servers import Server
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.writer import WriteLimits
+from synaptoroute.sequencer.appender import WriteLimits
 
 DIM = 384
 CHANNEL = b"sr:{default}:bus"
@@ -84,7 +84,7 @@ async def bench_appends(kind: str, url: str, concurrent: int, utterances: int) -
         await asyncio.gather(*(write(log) for _ in range(concurrent)))
         seconds = time.perf_counter() - begun
         used = await cpu_seconds(log) - used
-        calls = log.write_counts.calls
+        calls = log.append_counts.calls
     waits.sort()
     frame_bytes = len(encode_proposal(put("r", utterances=utterances, dim=DIM)))
     say(

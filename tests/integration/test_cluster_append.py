@@ -14,9 +14,9 @@ from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import CHAIN_START, OpenEpoch, Position, Revision
 from synaptoroute.core.replica import Replica, Source, number
 from synaptoroute.errors import Overloaded, TooLarge
-from synaptoroute.sequencer.reader import Coverage
+from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.writer import WriteLimits
+from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 
@@ -72,7 +72,7 @@ async def test_writes_that_come_together_share_a_call(server: Server) -> None:
     """Sixty-four concurrent writes need a handful of calls, and each its own place."""
     async with opened(server.url) as log:
         placed = await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(64)))
-        calls = log.write_counts.calls
+        calls = log.append_counts.calls
 
     assert {Revision(1, seq) for seq in range(2, 66)} == {each.at for each in placed}
     assert calls <= 3
@@ -123,7 +123,7 @@ async def test_entry_over_the_limit_is_refused_here(valkey_server: Server) -> No
     async with opened(valkey_server.url, limits=WriteLimits(entry_bytes_max=1_000)) as log:
         with pytest.raises(TooLarge):
             await log.append([put("large", text="x" * 2_000)])
-        calls = log.write_counts.calls
+        calls = log.append_counts.calls
 
     assert calls == 0
 

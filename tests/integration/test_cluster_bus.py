@@ -11,9 +11,9 @@ from fault_proxy import Fault, FaultProxy
 from servers import Server
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.sequencer.bus_keepalive import Beaten
+from synaptoroute.sequencer.pubsub import KeepaliveResult
 from synaptoroute.sequencer.pubsub import Bus, BusEvent, Missed, Received, Reconnecting, Subscribed
-from synaptoroute.sequencer.wire import MESSAGE_BYTES_MAX, Announced, Beat
+from synaptoroute.sequencer.wire import MESSAGE_BYTES_MAX, Announced, Keepalive
 
 pytestmark = pytest.mark.integration
 
@@ -70,14 +70,14 @@ async def test_beat_carries_the_head(server: Server) -> None:
         bus = log.bus()
         bus.start()
         await until(bus, is_subscribed)
-        first, second = log.beats("first"), log.beats("second")
+        first, second = log.keepalive("first"), log.keepalive("second")
         outcomes = [await first.beat(), await second.beat(), await second.beat(is_takeover=True)]
         heard = await until(bus, lambda e: isinstance(e, Received))
         beat = heard[-1].message
         head = (await log.read(Position())).head
 
-    assert [Beaten.OWN, Beaten.HELD, Beaten.FOREIGN] == outcomes
-    assert isinstance(beat, Beat)
+    assert [KeepaliveResult.OWN, KeepaliveResult.HELD, KeepaliveResult.FOREIGN] == outcomes
+    assert isinstance(beat, Keepalive)
     assert (beat.epoch, beat.seq, beat.chain) == (head.epoch, head.seq, head.chain)
     assert (beat.state, beat.source) == ("open", "first")
 
@@ -89,13 +89,13 @@ async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> N
         bus.start()
         await until(bus, is_subscribed)
         server.call("CONFIG", "SET", "min-replicas-to-write", "1")
-        outcome = await log.beats("me").beat(is_takeover=True)
+        outcome = await log.keepalive("me").beat(is_takeover=True)
         beat = (await until(bus, lambda e: isinstance(e, Received)))[-1].message
         server.call("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(SequencerUnavailable):
-            await log.beats("me").beat(is_takeover=True)
+            await log.keepalive("me").beat(is_takeover=True)
 
-    assert outcome is Beaten.FOREIGN
+    assert outcome is KeepaliveResult.FOREIGN
     assert (beat.seq, beat.source) == (1, "me")
 
 
@@ -104,16 +104,16 @@ async def test_silence_is_filled_by_another_node(valkey_server: Server) -> None:
     async with opened(valkey_server.url) as log:
         bus = log.bus()
         bus.start()
-        first, second = log.beats("first"), log.beats("second")
+        first, second = log.keepalive("first"), log.keepalive("second")
         running = asyncio.create_task(first.run())
-        await until(bus, lambda e: isinstance(e, Received) and isinstance(e.message, Beat))
+        await until(bus, lambda e: isinstance(e, Received) and isinstance(e.message, Keepalive))
         standby = asyncio.create_task(second.run())
         running.cancel()
         heard = await until(
             bus,
             lambda e: (
                 isinstance(e, Received)
-                and isinstance(e.message, Beat)
+                and isinstance(e.message, Keepalive)
                 and e.message.source == "second"
             ),
         )
@@ -128,13 +128,13 @@ async def test_one_of_many_nodes_beats(valkey_server: Server) -> None:
     async with opened(valkey_server.url) as log:
         bus = log.bus()
         bus.start()
-        nodes = [log.beats(f"n{n}") for n in range(8)]
+        nodes = [log.keepalive(f"n{n}") for n in range(8)]
         tasks = [asyncio.create_task(node.run()) for node in nodes]
         beats = 0
 
         def third_beat(event: BusEvent) -> bool:
             nonlocal beats
-            if isinstance(event, Received) and isinstance(event.message, Beat):
+            if isinstance(event, Received) and isinstance(event.message, Keepalive):
                 beats += 1
                 for node in nodes:
                     node.heard()

@@ -20,7 +20,7 @@ from synaptoroute.sequencer.epochs import (
 )
 from synaptoroute.sequencer.lease import Held, Taken
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.reader import Coverage
+from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head, NotPlaced
 
 pytestmark = pytest.mark.integration
@@ -110,7 +110,7 @@ async def test_trim_drops_what_a_majority_holds_and_no_more(server: Server) -> N
         await log.append([put("after")])
 
     assert isinstance(unheld, type(trimmed))
-    assert unheld.outcome is TrimOutcome.UNHELD
+    assert unheld.outcome is TrimOutcome.NO_QUORUM
     assert (trimmed.outcome, trimmed.entries) == (TrimOutcome.TRIMMED, 5)
     assert again.entries == 0
     assert beyond.outcome is TrimOutcome.BEYOND

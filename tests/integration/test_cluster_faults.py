@@ -14,7 +14,7 @@ from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.writer import WriteLimits
+from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ async def test_lost_answer_leaves_exactly_one_entry(server: Server) -> None:
         proxy.reset()
         proxy.set_fault(Fault.NONE)
         placed = await write
-        counts = log.write_counts
+        counts = log.append_counts
     names = [entry.proposal for entry in await entries_of(server)]
 
     assert [put("before"), put("one"), put("two")] == names
@@ -61,12 +61,12 @@ async def test_request_that_never_arrived_is_sent_again(server: Server) -> None:
         await log.append([put("before")])
         proxy.set_fault(Fault.BLACK_HOLE)
         write = asyncio.create_task(log.append([put("late")]))
-        while not log.write_counts.unknown:
+        while not log.append_counts.unknown:
             await asyncio.sleep(0.02)
         proxy.reset()
         proxy.set_fault(Fault.NONE)
         placed = await write
-        found = log.write_counts.found
+        found = log.append_counts.found
 
     assert [put("before"), put("late")] == [each.proposal for each in await entries_of(server)]
     assert placed.at == Revision(1, 3)
@@ -137,7 +137,7 @@ async def test_answers_that_are_slow_are_still_answers(server: Server) -> None:
     """Delay below the deadline changes nothing."""
     async with FaultProxy(server.port, delay_seconds=0.05) as proxy, opened(proxy.url) as log:
         await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(20)))
-        counts = log.write_counts
+        counts = log.append_counts
 
     assert 20 == len(await entries_of(server))
     assert counts.unknown == 0
@@ -170,7 +170,7 @@ async def test_epoch_that_changes_meanwhile_is_not_forgotten(server: Server) -> 
         await log.append([put("before")])
         proxy.set_fault(Fault.BLACK_HOLE)
         write = asyncio.create_task(log.append([put("late")]))
-        while not log.write_counts.unknown:
+        while not log.append_counts.unknown:
             await asyncio.sleep(0.02)
         server.call("HSET", "sr:{default}:meta", "state", "recovering")
         proxy.reset()

@@ -17,7 +17,7 @@ from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.recovery import Acted, Identity, LogEntry, RecoveryOutcome, Survey
+from synaptoroute.sequencer.epochs import RecoveryResult, ClusterIdentity, RefillEntry, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
@@ -26,7 +26,7 @@ META = "sr:{default}:meta"
 LOG = "sr:{default}:log:1"
 VOTERS = ("a", "b", "c")
 ENCODER = (FINGERPRINT, DIM)
-IDENTITY = Identity("1" * 32, *ENCODER, 1, VOTERS)
+IDENTITY = ClusterIdentity("1" * 32, *ENCODER, 1, VOTERS)
 
 
 async def entries_of(log: RedisLog) -> list[Entry]:
@@ -38,10 +38,10 @@ async def begin(
     log: RedisLog,
     cause: Cause = Cause.RESTARTED,
     seen: str = "",
-    identity: Identity = IDENTITY,
+    identity: ClusterIdentity = IDENTITY,
 ) -> Ballot:
     """Close the log with a ballot."""
-    ballot = await log.recoveries.begin(cause, above=0, seen=seen, node_id="a", identity=identity)
+    ballot = await log.epochs.begin(cause, above=0, seen=seen, node_id="a", identity=identity)
     assert isinstance(ballot, Ballot), ballot
     return ballot
 
@@ -52,24 +52,24 @@ async def answer(log: RedisLog, ballot: Ballot, **at: Position) -> None:
         await log.presence.heartbeat(report(node_id, position), promise=ballot, voters=VOTERS)
 
 
-async def survey(log: RedisLog, ballot: Ballot) -> Survey:
+async def log_check(log: RedisLog, ballot: Ballot) -> LogCheck:
     """Read the reports."""
     head = await log.head()
     assert isinstance(head, Head)
-    found = await log.recoveries.survey(head.epoch, ballot)
-    assert isinstance(found, Survey), found
+    found = await log.epochs.check_log(head.epoch, ballot)
+    assert isinstance(found, LogCheck), found
     return found
 
 
 async def decision(log: RedisLog, ballot: Ballot) -> Decision:
     """Decide upon the reports."""
-    found = await survey(log, ballot)
+    found = await log_check(log, ballot)
     decided = decide(ballot, found.reports, found.kept)
     assert isinstance(decided, Decision), decided
     return decided
 
 
-async def reopen(log: RedisLog, decided: Decision, entries: list[Entry] | None = None) -> Acted:
+async def reopen(log: RedisLog, decided: Decision, entries: list[Entry] | None = None) -> RecoveryResult:
     """Open the next epoch, with a stream that is refilled where entries are given."""
     head = await log.head()
     assert isinstance(head, Head)
@@ -80,12 +80,12 @@ async def reopen(log: RedisLog, decided: Decision, entries: list[Entry] | None =
     floor, floor_chain = decided.base.seq + 1, decided.base.chain
     if entries is not None:
         kept = [
-            LogEntry(e.epoch, e.seq, e.time_us, e.prev_chain, e.chain, e.frame) for e in entries
+            RefillEntry(e.epoch, e.seq, e.time_us, e.prev_chain, e.chain, e.frame) for e in entries
         ]
-        filled = await log.recoveries.refill(lease, held, head.ballot, kept)
-        assert Acted(RecoveryOutcome.OK) == filled
+        filled = await log.epochs.refill(lease, held, head.ballot, kept)
+        assert RecoveryResult(RecoveryOutcome.OK) == filled
         floor, floor_chain = entries[0].seq, entries[0].prev_chain
-    acted = await log.recoveries.reopen(
+    acted = await log.epochs.reopen(
         held, head, decided, encoder=ENCODER, floor=floor, floor_chain=floor_chain
     )
     await lease.release(held)
@@ -111,23 +111,23 @@ async def test_open_log_is_not_closed_without_proof(server: Server) -> None:
     """A restart that did not happen, and proof against another epoch, close nothing."""
     async with opened(server.url) as log:
         for cause, seen in ((Cause.RESTARTED, ""), (Cause.REGRESSED, "another epoch")):
-            begun = await log.recoveries.begin(
+            begun = await log.epochs.begin(
                 cause, above=0, seen=seen, node_id="a", identity=IDENTITY
             )
-            assert Acted(RecoveryOutcome.OPEN) == begun
+            assert RecoveryResult(RecoveryOutcome.OPEN) == begun
 
 
 async def test_what_an_operator_froze_stays_frozen(server: Server) -> None:
     """No ballot opens what an operator closed."""
     async with opened(server.url) as log:
         server.call("HSET", META, "state", "frozen")
-        begun = await log.recoveries.begin(
+        begun = await log.epochs.begin(
             Cause.FORCED, above=0, seen="", node_id="a", identity=IDENTITY
         )
         with pytest.raises(SequencerUnavailable) as caught:
             await log.append([put("no")])
 
-    assert Acted(RecoveryOutcome.FROZEN) == begun
+    assert RecoveryResult(RecoveryOutcome.FROZEN) == begun
     assert caught.value.fields["detail"] == "frozen"
 
 
@@ -163,7 +163,7 @@ async def test_whole_log_goes_on_as_the_next_epoch(start_server: StartServer, ki
     assert (ballot.id, 5, VOTERS) == (opening.epoch_id, opening.base_seq, opening.voters)
 
 
-async def reopen_open(log: RedisLog, decided: Decision) -> Acted:
+async def reopen_open(log: RedisLog, decided: Decision) -> RecoveryResult:
     """Repeat an opening whose answer was lost."""
     head = await log.head()
     assert isinstance(head, Head)
@@ -171,7 +171,7 @@ async def reopen_open(log: RedisLog, decided: Decision) -> Acted:
     lease = await log.lease("recovery", "a").acquire()
     assert isinstance(lease, Held)
     closed = Head(**{**{f: getattr(head, f) for f in head.__slots__}, "ballot": asked})
-    return await log.recoveries.reopen(
+    return await log.epochs.reopen(
         lease, closed, decided, encoder=ENCODER, floor=6, floor_chain=""
     )
 
@@ -184,9 +184,9 @@ async def test_report_counts_for_its_own_ballot_only(start_server: StartServer, 
         ballot = await begin(log)
         await log.presence.heartbeat(report("a", at[4]))
         await answer(log, Ballot(ballot.epoch, "another"), b=at[4])
-        none = await survey(log, ballot)
+        none = await log_check(log, ballot)
         await answer(log, ballot, c=at[1])
-        one = await survey(log, ballot)
+        one = await log_check(log, ballot)
 
     assert () == none.reports
     assert {"a", "b"} == set(none.silent)
@@ -203,7 +203,7 @@ async def test_stream_that_a_report_contradicts_is_not_kept(
         at = [entry.position for entry in await entries_of(log)]
         ballot = await begin(log)
         await answer(log, ballot, a=at[4], c=Position(1, seq, "c" * 40))
-        found = await survey(log, ballot)
+        found = await log_check(log, ballot)
 
     assert found.kept is None
     assert "node c" in found.why
@@ -229,7 +229,7 @@ async def test_torn_stream_is_not_kept(
         ballot = await begin(log)
         await answer(log, ballot, a=at[4], b=at[3])
         server.call(*damage)
-        found = await survey(log, ballot)
+        found = await log_check(log, ballot)
         decided = await decision(log, ballot)
         acted = await reopen(log, decided, entries[2:])
         head = await log.head()
@@ -254,7 +254,7 @@ async def test_unapplied_entries_are_believed_only_if_they_link(
         server.call("HSET", META, "seq", "6", "chain", "7" * 40)
         ballot = await begin(log)
         await answer(log, ballot, a=at[4], b=at[4])
-        found = await survey(log, ballot)
+        found = await log_check(log, ballot)
 
     assert "does not continue" in found.why
 
@@ -268,12 +268,12 @@ async def test_second_restart_voids_the_ballot(start_server: StartServer, kind: 
         await answer(log, old, a=at[4], b=at[4])
         decided = await decision(log, old)
         await restart(server)
-        void = await log.recoveries.survey(1, old)
+        void = await log.epochs.check_log(1, old)
         refused = await reopen(log, decided)
         new = await begin(log)
-        unreported = await survey(log, new)
+        unreported = await log_check(log, new)
 
-    assert Acted(RecoveryOutcome.RESTARTED) == void
+    assert RecoveryResult(RecoveryOutcome.RESTARTED) == void
     assert refused.outcome is RecoveryOutcome.RESTARTED
     assert new.epoch > old.epoch
     assert () == unreported.reports
@@ -308,8 +308,8 @@ async def test_runner_without_the_lease_is_fenced(start_server: StartServer, kin
         assert isinstance(held, Held)
         assert isinstance(head, Head)
         server.call("DEL", "sr:{default}:lease:recovery")
-        filled = await log.recoveries.refill(lease, held, ballot, [])
-        acted = await log.recoveries.reopen(
+        filled = await log.epochs.refill(lease, held, ballot, [])
+        acted = await log.epochs.reopen(
             held, head, decided, encoder=ENCODER, floor=1, floor_chain="0" * 40
         )
 
@@ -336,12 +336,12 @@ async def test_lost_header_is_made_of_what_a_node_knows(server: Server) -> None:
         after = await entries_of(log)
 
     assert isinstance(closed, Head)
-    assert (0, "recovering", IDENTITY.lineage) == (closed.epoch, closed.state, closed.lineage)
+    assert (0, "recovering", IDENTITY.cluster_id) == (closed.epoch, closed.state, closed.cluster_id)
     assert ("e" * 64, 2) == (closed.fingerprint, closed.dim)
     assert acted.outcome is RecoveryOutcome.OK
     assert isinstance(head, Head)
-    assert (IDENTITY.lineage, FINGERPRINT, DIM, VOTERS) == (
-        head.lineage,
+    assert (IDENTITY.cluster_id, FINGERPRINT, DIM, VOTERS) == (
+        head.cluster_id,
         head.fingerprint,
         head.dim,
         head.voters,

@@ -16,7 +16,7 @@ from synaptoroute.errors import EncoderMismatch, SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.writer import WriteLimits
+from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.pubsub import Received, Subscribed
-from synaptoroute.sequencer.recovery import Acted, Identity, RecoveryOutcome, Survey
+from synaptoroute.sequencer.epochs import RecoveryResult, ClusterIdentity, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
@@ -132,11 +132,11 @@ async def test_signature_of_another_namespace_does_not_pass(server: Server, tmp_
         opened(server.url, namespace="one", signing_keys_file=path) as one,
         opened(server.url, namespace="two", signing_keys_file=path) as two,
     ):
-        sealed = one.keyring.seal(b"S" * 200)
+        sealed = one.signing_keys.seal(b"S" * 200)
         with pytest.raises(ProtocolError):
-            two.keyring.open(sealed)
+            two.signing_keys.open(sealed)
 
-    assert one.keyring.open(sealed) == b"S" * 200
+    assert one.signing_keys.open(sealed) == b"S" * 200
 
 
 async def test_two_namespaces_on_one_server_never_meet(server: Server) -> None:
@@ -176,18 +176,18 @@ def commands_used(server: Server) -> set[str]:
     return {name for name in names if not name.startswith(("acl|", "auth", "config|"))}
 
 
-async def open_next_epoch(log: RedisLog, at: Position) -> Acted:
+async def open_next_epoch(log: RedisLog, at: Position) -> RecoveryResult:
     """Close the log after a restart, let two voters report, and refill and open it again."""
     voters = ("a", "b", "c")
-    identity = Identity("1" * 32, FINGERPRINT, DIM, 1, voters)
-    ballot = await log.recoveries.begin(
+    identity = ClusterIdentity("1" * 32, FINGERPRINT, DIM, 1, voters)
+    ballot = await log.epochs.begin(
         Cause.RESTARTED, above=0, seen="", node_id="a", identity=identity
     )
     assert isinstance(ballot, Ballot)
     for voter in voters[:2]:
         await log.presence.heartbeat(report(voter, at), promise=ballot, voters=voters)
-    found = await log.recoveries.survey(1, ballot)
-    assert isinstance(found, Survey)
+    found = await log.epochs.check_log(1, ballot)
+    assert isinstance(found, LogCheck)
     decided = decide(ballot, found.reports, found.kept)
     assert isinstance(decided, Decision)
     head = await log.head()
@@ -195,8 +195,8 @@ async def open_next_epoch(log: RedisLog, at: Position) -> Acted:
     lease = log.lease("recovery", "a")
     held = await lease.acquire()
     assert isinstance(held, Held)
-    await log.recoveries.refill(lease, held, ballot, [])
-    return await log.recoveries.reopen(
+    await log.epochs.refill(lease, held, ballot, [])
+    return await log.epochs.reopen(
         held,
         head,
         decided,
@@ -218,7 +218,7 @@ async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> 
             await log.append([put(f"r{n}") for n in range(4)])
             await until(bus, is_entry)
             at = [entry.position for entry in (await log.read(Position())).entries]
-            await log.beats("me").beat()
+            await log.keepalive("me").beat()
             lease = log.lease("trim", "me")
             held = await lease.acquire()
             assert isinstance(held, Held)
@@ -271,7 +271,7 @@ async def test_publish_that_is_forbidden_loses_no_write(server: Server) -> None:
     async with opened(url) as log:
         server.call("ACL", "SETUSER", "node", "-publish")
         placed = await log.append([put("unheard")])
-        counts = log.write_counts
+        counts = log.append_counts
         head = (await log.read(Position())).head
 
     assert placed.at == Revision(1, 2)

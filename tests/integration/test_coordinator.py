@@ -150,11 +150,11 @@ async def test_late_act_of_a_paused_holder_is_refused(valkey_server: Server) -> 
 
         assert "refused refused None\n" == said
         assert 1 == getattr(head, "floor", 0)
-        assert {} == await log.orders.orders()
+        assert {} == await log.node_commands.all_pending()
 
 
 async def floor_reached(log: RedisLog, wanted: int, at: Position) -> int:
-    """Beat for two voters until the log's floor is there, or the time is over; the floor."""
+    """Keepalive for two voters until the log's floor is there, or the time is over; the floor."""
     floor = 0
     give_up_at = time.monotonic() + 20
     while floor != wanted and time.monotonic() < give_up_at:

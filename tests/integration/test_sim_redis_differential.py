@@ -14,7 +14,7 @@ import pytest
 
 from cluster_room import report
 from servers import Server
-from sim.answers import held_of, kind_of, label_of, shown, shown_read, shown_survey
+from sim.answers import held_of, kind_of, label_of, shown, shown_read, shown_log_check
 from sim.model_server import ModelServer
 from sim.model_store import DIM, ENCODERS, FINGERPRINT
 from synaptoroute.core.codec import encode_proposal
@@ -30,7 +30,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.recovery import Cause, Decision, Mode, decide
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.recovery import Acted, Identity
+from synaptoroute.sequencer.epochs import ClusterIdentity, RecoveryResult
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -207,12 +207,12 @@ class Pair:
             seen = str(head.ballot or head.epoch_id)
         encoder = self.draw.choice(ENCODERS)
         above = max(at.epoch for at in self.nodes.values()) if self.draw.random() < 0.9 else 0
-        real = await self.log.recoveries.begin(
+        real = await self.log.epochs.begin(
             cause,
             above=above,
             seen=seen,
             node_id="n0",
-            identity=Identity("1" * 32, *encoder, 1, VOTERS),
+            identity=ClusterIdentity("1" * 32, *encoder, 1, VOTERS),
         )
         name = real.id if isinstance(real, Ballot) else "unused"
         modelled = self.model.begin(cause, above, seen, name, VOTERS, encoder)
@@ -232,17 +232,17 @@ class Pair:
         return shown(real), shown(self.model.heartbeat(name, at, ballot, voters))
 
     async def reopen(self) -> tuple[Any, Any]:
-        """Survey both, decide, and open the next epoch, kept or refilled."""
+        """LogCheck both, decide, and open the next epoch, kept or refilled."""
         head = self.model.head()
         if isinstance(head, NoLog) or head.ballot is None:
             return None, None
-        real_survey = await self.log.recoveries.survey(head.epoch, head.ballot)
-        survey = self.model.survey(head.epoch, head.ballot)
-        if isinstance(survey, Acted) or isinstance(real_survey, Acted):
-            return real_survey, survey
-        assert shown_survey(real_survey) == shown_survey(survey)
+        real_check = await self.log.epochs.check_log(head.epoch, head.ballot)
+        log_check = self.model.check_log(head.epoch, head.ballot)
+        if isinstance(log_check, RecoveryResult) or isinstance(real_check, RecoveryResult):
+            return real_check, log_check
+        assert shown_log_check(real_check) == shown_log_check(log_check)
         mode = self.draw.choice((Mode.SAFE, Mode.AVAILABLE))
-        found = decide(head.ballot, survey.reports, survey.kept, mode)
+        found = decide(head.ballot, log_check.reports, log_check.kept, mode)
         if not isinstance(found, Decision):
             return None, None
         return await self._open(head, found)
@@ -262,14 +262,14 @@ class Pair:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
             else:
                 entries = []
-            filled = await self.log.recoveries.refill(
+            filled = await self.log.epochs.refill(
                 lease, held, head.ballot, map(held_of, entries)
             )
             assert filled == self.model.refill_with(proof, head.ballot, entries, True)
         real_head = await self.log.head()
         assert isinstance(real_head, Head)
         encoder = self.draw.choice(ENCODERS)
-        real = await self.log.recoveries.reopen(
+        real = await self.log.epochs.reopen(
             held,
             replace(real_head, ballot=head.ballot),
             found,

@@ -27,7 +27,7 @@ from synaptoroute.core.recovery import (
 )
 from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.core.snapshot import Remembered
-from synaptoroute.sequencer.recovery import Survey
+from synaptoroute.sequencer.epochs import LogCheck
 from synaptoroute.sequencer.scripts import Head
 
 # --- no hash chain: places alone say whether histories agree ---------------------------------
@@ -128,11 +128,11 @@ class TrustingNode(Node):
     """Opens upon what there is."""
 
     def decide(
-        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+        self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
     ) -> Decision | Waiting:
-        found = decide(ballot, reports, survey.kept, Mode.AVAILABLE)
-        if isinstance(found, Decision) and survey.kept is not None:
-            return replace(found, base=survey.kept.position, is_kept=True, absent=())
+        found = decide(ballot, reports, log_check.kept, Mode.AVAILABLE)
+        if isinstance(found, Decision) and log_check.kept is not None:
+            return replace(found, base=log_check.kept.position, is_kept=True, absent=())
         return replace(found, absent=()) if isinstance(found, Decision) else found
 
 
@@ -241,13 +241,13 @@ class DismissiveNode(Node):
     """Lets only those win who hold themselves for voters."""
 
     def decide(
-        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+        self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
     ) -> Decision | Waiting:
         shown = tuple(
             report if report.node_id in report.voters else replace(report, position=Position())
             for report in reports
         )
-        return super().decide(ballot, shown, survey, head)
+        return super().decide(ballot, shown, log_check, head)
 
 
 # --- the header of a lost log is made of what the node that found the loss knew ------------------

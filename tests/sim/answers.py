@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.recovery import LogEntry, Survey
+from synaptoroute.sequencer.epochs import RefillEntry, LogCheck
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 
-def held_of(entry: Any) -> LogEntry:
+def held_of(entry: Any) -> RefillEntry:
     """An entry as an op log keeps it."""
-    return LogEntry(
+    return RefillEntry(
         entry.epoch, entry.seq, entry.time_us, entry.prev_chain, entry.chain, entry.frame
     )
 
@@ -33,7 +33,7 @@ def shown(head: Head | NoLog) -> Any:
     """A head without clocks and bytes."""
     if isinstance(head, NoLog):
         return "no log"
-    return replace(head, time_us=0, kept_bytes=0, lineage="", role="master")
+    return replace(head, time_us=0, kept_bytes=0, cluster_id="", role="master")
 
 
 def shown_read(result: Any) -> Any:
@@ -42,7 +42,7 @@ def shown_read(result: Any) -> Any:
     return result.coverage, result.head, result.floor, result.state, result.epoch_id, entries
 
 
-def shown_survey(survey: Survey) -> Any:
-    """A survey with its reports in order; why a stream is torn may be worded otherwise."""
-    reports = sorted(survey.reports, key=lambda each: each.node_id)
-    return reports, survey.kept, bool(survey.why), sorted(survey.silent)
+def shown_log_check(log_check: LogCheck) -> Any:
+    """A log check with its reports in order; why a stream is torn may be worded otherwise."""
+    reports = sorted(log_check.reports, key=lambda each: each.node_id)
+    return reports, log_check.kept, bool(log_check.why), sorted(log_check.silent)

@@ -16,8 +16,8 @@ from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Report
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.reader import ReadResult, _coverage
-from synaptoroute.sequencer.recovery import epoch_op_id
+from synaptoroute.sequencer.log import ReadResult, coverage_of
+from synaptoroute.sequencer.epochs import epoch_op_id
 from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
 
 
@@ -72,7 +72,7 @@ class ModelLog:
             floor=m["floor"],
             floor_chain=m["floor_chain"],
             kept_bytes=0,
-            lineage=m["lineage"],
+            cluster_id=m["lineage"],
             epoch_id=m["epoch_id"],
             ballot=ballot_of(m["rec_id"]),
             is_ballot_here=self.is_ballot_here(m["rec_replid"]),
@@ -206,11 +206,11 @@ class ModelLog:
 
     def _refuse_change(self, m: dict[str, Any], before: tuple[str, ...]) -> NotPlaced | None:
         if before != m["voters"]:
-            return NotPlaced(Reason.UNHELD, "the voters are others")
+            return NotPlaced(Reason.NO_QUORUM, "the voters are others")
         held = self.store.positions.get(m["epoch"], {})
         holding = sum(held.get(voter, 0) >= m["voters_seq"] for voter in m["voters"])
         if 2 * holding <= len(m["voters"]):
-            return NotPlaced(Reason.UNHELD, f"{holding} of {len(m['voters'])}")
+            return NotPlaced(Reason.NO_QUORUM, f"{holding} of {len(m['voters'])}")
         return None
 
     def quorum_seq(self) -> int:
@@ -232,7 +232,7 @@ class ModelLog:
         head = Position(m["epoch"], m["seq"], m["chain"])
         held: Any = tuple(entries)
         found = Range(head, m["floor"], m["state"], held, m["epoch_id"])
-        coverage = _coverage(after, found)
+        coverage = coverage_of(after, found)
         kept: list[Entry] = []
         if coverage.value == "whole":
             for seq, entry in enumerate(entries, after.seq + 1):

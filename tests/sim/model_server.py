@@ -9,7 +9,7 @@ from sim.model_log import ModelLog
 from sim.model_store import header_of
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Kept, Report
-from synaptoroute.sequencer.recovery import Acted, RecoveryOutcome, Survey, epoch_op_id
+from synaptoroute.sequencer.epochs import RecoveryResult, RecoveryOutcome, LogCheck, epoch_op_id
 from synaptoroute.sequencer.scripts import ballot_of
 
 ALIVE_MS = 5_000
@@ -19,7 +19,7 @@ PROOFS = frozenset({Cause.REGRESSED, Cause.PROMISED, Cause.DAMAGED, Cause.FORCED
 class ModelServer(ModelLog):
     """One life of one server."""
 
-    # --- ballot.lua, survey.lua, refill.lua, reopen.lua ----------------------------------------
+    # --- ballot.lua, log_check.lua, refill.lua, reopen.lua ----------------------------------------
 
     def begin(
         self,
@@ -30,7 +30,7 @@ class ModelServer(ModelLog):
         voters: tuple[str, ...],
         encoder: tuple[str, int],
         level: int = 1,
-    ) -> Ballot | Acted:
+    ) -> Ballot | RecoveryResult:
         """Close the log with a ballot, or join the one that goes on.
 
         Voters, encoder and level are for a header that was lost: as the caller knows them.
@@ -38,14 +38,14 @@ class ModelServer(ModelLog):
         m = self.store.meta
         if m is not None:
             if m["state"] == "frozen":
-                return Acted(RecoveryOutcome.FROZEN)
+                return RecoveryResult(RecoveryOutcome.FROZEN)
             going = ballot_of(m["rec_id"])
             is_here = self.is_ballot_here(m["rec_replid"])
             if m["state"] == "recovering" and is_here and going and m["rec_id"] != seen:
                 return going
             needs_proof = m["state"] == "open" and self.is_here(m["replid"])
             if needs_proof and (cause not in PROOFS or seen != m["epoch_id"]):
-                return Acted(RecoveryOutcome.OPEN)
+                return RecoveryResult(RecoveryOutcome.OPEN)
         else:
             m = self.store.meta = header_of(voters, level, encoder)
         old = ballot_of(m["rec_id"])
@@ -59,21 +59,21 @@ class ModelServer(ModelLog):
         self.store.reports.clear()
         return ballot
 
-    def survey(self, epoch: int, ballot: Ballot) -> Survey | Acted:
+    def check_log(self, epoch: int, ballot: Ballot) -> LogCheck | RecoveryResult:
         """The reports to a ballot, and whether the own stream is whole."""
         m = self.store.meta
         if m is None:
-            return Acted(RecoveryOutcome.LOST)
+            return RecoveryResult(RecoveryOutcome.LOST)
         if m["epoch"] != epoch or m["state"] != "recovering" or m["rec_id"] != str(ballot):
-            return Acted(RecoveryOutcome.SUPERSEDED, m["state"])
+            return RecoveryResult(RecoveryOutcome.SUPERSEDED, m["state"])
         if not self.is_ballot_here(m["rec_replid"]):
-            return Acted(RecoveryOutcome.RESTARTED)
+            return RecoveryResult(RecoveryOutcome.RESTARTED)
         reports = tuple(r for r in self.store.reports.values() if r.ballot == ballot)
         why = self._torn(m) or self._forked(m, reports)
         live = [n for n, at in self.store.beats.items() if at >= self.now_ms - ALIVE_MS]
         names = {report.node_id for report in reports}
         position = Position(m["epoch"], m["seq"], m["chain"])
-        return Survey(
+        return LogCheck(
             reports=reports,
             kept=None if why else Kept(position, m["voters"]),
             why=why,
@@ -117,28 +117,28 @@ class ModelServer(ModelLog):
                 return f"node {report.node_id} holds other entries"
         return ""
 
-    def _refuse_act(self, proof: tuple[str, int], ballot: Ballot) -> Acted | None:
+    def _refuse_act(self, proof: tuple[str, int], ballot: Ballot) -> RecoveryResult | None:
         m = self.store.meta
         if m is None:
-            return Acted(RecoveryOutcome.LOST)
+            return RecoveryResult(RecoveryOutcome.LOST)
         if not self.holds(proof):
-            return Acted(RecoveryOutcome.FENCED)
+            return RecoveryResult(RecoveryOutcome.FENCED)
         if m["state"] != "recovering" or m["rec_id"] != str(ballot):
-            return Acted(RecoveryOutcome.SUPERSEDED, m["state"])
+            return RecoveryResult(RecoveryOutcome.SUPERSEDED, m["state"])
         if not self.is_ballot_here(m["rec_replid"]):
-            return Acted(RecoveryOutcome.RESTARTED)
+            return RecoveryResult(RecoveryOutcome.RESTARTED)
         return None
 
     def refill_with(
         self, proof: tuple[str, int], ballot: Ballot, entries: Sequence[Entry], is_first: bool
-    ) -> Acted:
+    ) -> RecoveryResult:
         """Add entries to what becomes the next epoch's log."""
         if (refused := self._refuse_act(proof, ballot)) is not None:
             return refused
         if is_first:
             self.store.refill = []
         self.store.refill += entries
-        return Acted(RecoveryOutcome.OK)
+        return RecoveryResult(RecoveryOutcome.OK)
 
     def reopen(
         self,
@@ -148,24 +148,24 @@ class ModelServer(ModelLog):
         encoder: tuple[str, int],
         floor: int,
         floor_chain: str,
-    ) -> Acted:
+    ) -> RecoveryResult:
         """Open the next epoch upon a decision; ``encoder`` is that of its base."""
         m, base = self.store.meta, decision.base
         if m is not None and m["state"] == "open" and m["epoch_id"] == ballot.id:
-            return Acted(RecoveryOutcome.OK, m["chain"])
+            return RecoveryResult(RecoveryOutcome.OK, m["chain"])
         if (refused := self._refuse_act(proof, ballot)) is not None:
             return refused
         assert m is not None
         source = self.store.logs.get(m["epoch"], []) if decision.is_kept else self.store.refill
         if decision.is_kept:
             if (m["seq"], m["chain"]) != (base.seq, base.chain):
-                return Acted(RecoveryOutcome.TORN, "the head is not the base")
+                return RecoveryResult(RecoveryOutcome.TORN, "the head is not the base")
             floor, floor_chain = m["floor"], m["floor_chain"]
         if len(source) != base.seq - floor + 1:
-            return Acted(RecoveryOutcome.TORN, "entries are missing")
+            return RecoveryResult(RecoveryOutcome.TORN, "entries are missing")
         ends = (source[-1].chain, source[0].prev_chain) if source else (base.chain, base.chain)
         if ends != (base.chain, floor_chain):
-            return Acted(RecoveryOutcome.TORN, "the stream does not end in the base")
+            return RecoveryResult(RecoveryOutcome.TORN, "the stream does not end in the base")
         opened = decision.opening(ballot, *encoder)
         proposal = Proposal(epoch_op_id(opened), opened)
         entry = self._number(base, ballot.epoch, proposal)
@@ -194,4 +194,4 @@ class ModelServer(ModelLog):
             "voters_seq": entry.seq,
         }
         self.sent.append(entry)
-        return Acted(RecoveryOutcome.OK, entry.chain)
+        return RecoveryResult(RecoveryOutcome.OK, entry.chain)

@@ -27,8 +27,8 @@ from synaptoroute.core.recovery import (
     may_promise,
 )
 from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
-from synaptoroute.sequencer.reader import Coverage, ReadResult
-from synaptoroute.sequencer.recovery import Acted, RecoveryOutcome, Survey
+from synaptoroute.sequencer.log import Coverage, ReadResult
+from synaptoroute.sequencer.epochs import RecoveryResult, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Node:
             self._call = self._life.send(answer)
 
     def life(self) -> Life:
-        """Beat, judge, and do what follows, for good."""
+        """Keepalive, judge, and do what follows, for good."""
         while True:
             try:
                 position = self.replica.position
@@ -174,29 +174,29 @@ class Node:
             position, voters = self.replica.position, self.replica.voters
             yield lambda s: s.heartbeat(self.node_id, position, ballot, voters)
             self.answered = ballot
-        survey = yield lambda s: s.survey(head.epoch, ballot)
-        if isinstance(survey, Acted):
+        log_check = yield lambda s: s.check_log(head.epoch, ballot)
+        if isinstance(log_check, RecoveryResult):
             return
-        if all(report.node_id != self.node_id for report in survey.reports):
+        if all(report.node_id != self.node_id for report in log_check.reports):
             self.answered = None
             return
-        yield from self._conclude(head, ballot, survey)
+        yield from self._conclude(head, ballot, log_check)
 
     def decide(
-        self, ballot: Ballot, reports: tuple[Report, ...], survey: Survey, head: Head
+        self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
     ) -> Decision | Waiting:
         """The real rule; ablations replace it."""
-        kept = None if head.cause == Cause.DAMAGED.value else survey.kept
+        kept = None if head.cause == Cause.DAMAGED.value else log_check.kept
         mode = Mode.FORCED if head.cause == Cause.FORCED.value else Mode.SAFE
         return decide(ballot, reports, kept, mode)
 
-    def _conclude(self, head: Head, ballot: Ballot, survey: Survey) -> Life:
-        found = self.decide(ballot, survey.reports, survey, head)
+    def _conclude(self, head: Head, ballot: Ballot, log_check: LogCheck) -> Life:
+        found = self.decide(ballot, log_check.reports, log_check, head)
         assert self.ballot_since is not None
         waited_ms = self.world.now_ms - self.ballot_since[1]
         if isinstance(found, Waiting):
             return
-        if waited_ms < PATIENCE_MS and (survey.silent or found.absent):
+        if waited_ms < PATIENCE_MS and (log_check.silent or found.absent):
             return
         if found.is_kept or self.node_id in found.holders:
             yield from self._act(head, ballot, found)

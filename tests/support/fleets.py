@@ -26,7 +26,7 @@ def head(seq: int = 100, **changes: Any) -> Head:
         "floor": 1,
         "floor_chain": "0" * 40,
         "kept_bytes": 1_000,
-        "lineage": "l" * 32,
+        "cluster_id": "l" * 32,
         "epoch_id": "e",
         "fingerprint": "f",
         "dim": 4,

@@ -18,14 +18,14 @@ from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cluster import RedisLog
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.sequencer.lease import Held
-from synaptoroute.sequencer.node_commands import Order, OrderKind
+from synaptoroute.sequencer.node_commands import NodeCommand, CommandKind
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 SERVING, NEXT = HashEncoder(64), HashEncoder(32)
 
 
-def order(cluster: Cluster, member: Member, kind: OrderKind, encoder: str) -> None:
+def order(cluster: Cluster, member: Member, kind: CommandKind, encoder: str) -> None:
     """Leave an order for a node, as the holder of a lease."""
 
     async def give() -> None:
@@ -36,10 +36,10 @@ def order(cluster: Cluster, member: Member, kind: OrderKind, encoder: str) -> No
             assert isinstance(held, Held)
             head: Any = await log.head()
             now_ms = head.time_us // 1_000
-            said = Order(uuid.uuid4().hex, kind, "the test asks", now_ms, (), encoder)
+            said = NodeCommand(uuid.uuid4().hex, kind, "the test asks", now_ms, (), encoder)
             nodes = await log.presence.nodes()
             (node_id,) = {n.report.node_id for n in nodes if n.report.url == member.process.url}
-            assert await log.orders.give(held, node_id, said)
+            assert await log.node_commands.send(held, node_id, said)
             await lease.release(held)
         finally:
             await log.close()

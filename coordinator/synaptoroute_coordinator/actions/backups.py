@@ -184,7 +184,7 @@ def _describe(path: Path, draft: Path, position: Position, head: Head, node: str
         path.stat().st_size,
         head.fingerprint,
         head.dim,
-        head.lineage,
+        head.cluster_id,
     )
     draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
     return backup

@@ -14,11 +14,11 @@ from typing import Literal
 
 from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal, Revision
 from synaptoroute.errors import ClusterError
-from synaptoroute.sequencer.audits import AuditReport
+from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.node_commands import Order
+from synaptoroute.sequencer.node_commands import NodeCommand
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
@@ -104,19 +104,19 @@ class Acts:
             raise ClusterError("an entry got no place")
         return Done("done", f"logged at {appended.at}", appended.at.seq)
 
-    async def order(self, held: Held, node: str, order: Order) -> Done:
+    async def order(self, held: Held, node: str, order: NodeCommand) -> Done:
         """Leave an order for a node.
 
         Raises:
             SequencerUnavailable: No answer.
         """
-        if not await self._log.orders.give(held, node, order):
+        if not await self._log.node_commands.send(held, node, order):
             return Done("refused", "another coordinator holds the lease")
         return Done("done", f"was told to {order.kind}")
 
     async def repair(self, held: Held, action: Repair, now_ms: int) -> Done:
         """Tell a node to put its rows right, or to take a donor's state."""
-        order = Order(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
+        order = NodeCommand(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
         return await self.order(held, action.node, order)
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
-from synaptoroute.sequencer.node_commands import OrderKind
+from synaptoroute.sequencer.node_commands import CommandKind
 from synaptoroute_coordinator.actions import Done
 from synaptoroute_coordinator.app.documents import (
     cluster_document,
@@ -313,7 +313,7 @@ async def resync_node(request: Request, asked: NodeAction) -> Response:
     return await _order(request, asked, "resync")
 
 
-async def _order(request: Request, asked: NodeAction, kind: OrderKind) -> Response:
+async def _order(request: Request, asked: NodeAction, kind: CommandKind) -> Response:
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
     node = node_of(runtime, asked.node)

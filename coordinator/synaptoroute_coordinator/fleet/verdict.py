@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from synaptoroute.sequencer.audits import AuditReport
+from synaptoroute.sequencer.presence import AuditReport
 
 
 @dataclass(frozen=True, slots=True)

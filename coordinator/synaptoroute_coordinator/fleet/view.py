@@ -211,7 +211,7 @@ def _log_of(head: Head | NoLog | None) -> LogView:
         encoder=head.fingerprint,
         dim=head.dim,
         voters=head.voters,
-        lineage=head.lineage,
+        lineage=head.cluster_id,
         time_ms=head.time_us // 1_000,
     )
 

@@ -18,10 +18,10 @@ from synaptoroute.core.imports import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.node_commands import Order, OrderKind
+from synaptoroute.sequencer.node_commands import NodeCommand, CommandKind
 from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.client import end_task
 from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import (
@@ -168,7 +168,7 @@ class Reconciler:
             middle = (sent_at + time.monotonic()) / 2
             self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
             self._seen = await self.log.presence.nodes()
-            orders = await self.log.orders.orders()
+            orders = await self.log.node_commands.all_pending()
             self.memory.repairing = frozenset(
                 node for node, order in orders.items() if order.kind in ("resync", "mend")
             )
@@ -244,7 +244,7 @@ class Reconciler:
             )
         return await self._attempt(action, actor)
 
-    async def order_node(self, order: Order, node: str, actor: str) -> Done:
+    async def order_node(self, order: NodeCommand, node: str, actor: str) -> Done:
         """Leave an order of a person for a node.
 
         Raises:
@@ -360,10 +360,10 @@ class Reconciler:
 
 
 def new_order(
-    kind: OrderKind, reason: str, now_ms: int, donors: tuple[str, ...] = (), encoder: str = ""
-) -> Order:
+    kind: CommandKind, reason: str, now_ms: int, donors: tuple[str, ...] = (), encoder: str = ""
+) -> NodeCommand:
     """Make an order of a person."""
-    return Order(uuid.uuid4().hex, kind, reason, now_ms, donors, encoder)
+    return NodeCommand(uuid.uuid4().hex, kind, reason, now_ms, donors, encoder)
 
 
 def _name_of(action: Action) -> str:

@@ -31,7 +31,7 @@ from synaptoroute.replication.snapshots import file_beside
 from synaptoroute.replication.status import LogState
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.presence import NodeSeen
-from synaptoroute.sequencer.reader import Coverage, ReadResult
+from synaptoroute.sequencer.log import Coverage, ReadResult
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower

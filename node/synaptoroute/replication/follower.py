@@ -39,8 +39,8 @@ from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.pubsub import Missed, Reconnecting, Subscribed
 from synaptoroute.sequencer.pubsub import Received as BusReceived
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.tasks import end_task
-from synaptoroute.sequencer.wire import Announced, Beat, Message
+from synaptoroute.sequencer.client import end_task
+from synaptoroute.sequencer.wire import Announced, Keepalive, Message
 
 BEHIND_SECONDS: Final = 0.2
 """How long a head may be ahead before the log is read: the bus usually brings it."""
@@ -80,7 +80,7 @@ class Follower:
         self.duties = Duties(self)
         self._waits = Waits(self)
         self._bus = log.bus()
-        self._beats = log.beats(engine.storage.node_id)
+        self._beats = log.keepalive(engine.storage.node_id)
         self._is_bus_live = False
         self._wake = asyncio.Event()
         self._fresh_at = time.monotonic()
@@ -232,7 +232,7 @@ class Follower:
             case Announced():
                 self.counts.announced += 1
                 self._wake.set()
-            case Beat(epoch, seq, chain, state=state):
+            case Keepalive(epoch, seq, chain, state=state):
                 self._beats.heard()
                 if state != "open":
                     self.poke()

@@ -66,7 +66,7 @@ class Pulse:
         self._poke.set()
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Keepalive until cancelled."""
         while True:
             await self.beat()
             jitter = random.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)

@@ -14,7 +14,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.core.recovery import Act, Cause, judge
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
-from synaptoroute.replication.recovery import LINEAGE_KEY
+from synaptoroute.replication.recovery import CLUSTER_ID_KEY
 from synaptoroute.replication.status import LogState
 from synaptoroute.sequencer.epochs import FoundingOutcome
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -54,7 +54,7 @@ class Opening:
         if self._is_foreign(head, reported):
             follower.set_state(LogState.FOREIGN)
             return
-        await self._keep_lineage(head.lineage)
+        await self._keep_lineage(head.cluster_id)
         self._judge_log(head, reported)
 
     def _judge_log(self, head: Head, reported: Position) -> None:
@@ -113,9 +113,9 @@ class Opening:
         if reported.epoch == 0:
             return False
         engine = self._follower.engine
-        known = engine.storage.meta_get(LINEAGE_KEY)
+        known = engine.storage.meta_get(CLUSTER_ID_KEY)
         if known:
-            return known != head.lineage
+            return known != head.cluster_id
         epochs = engine.applier.replica.epochs
         own = epochs[-1] if epochs else None
         return own is not None and own.epoch == head.epoch and own.opened.epoch_id != head.epoch_id
@@ -123,10 +123,10 @@ class Opening:
     async def _keep_lineage(self, lineage: str) -> None:
         """Remember the cluster's identity, by which nodes know each other."""
         applier, storage = self._follower.engine.applier, self._follower.engine.storage
-        if not lineage or lineage == storage.meta_get(LINEAGE_KEY):
+        if not lineage or lineage == storage.meta_get(CLUSTER_ID_KEY):
             return
         with contextlib.suppress(StorageUnavailable):  # a full disk; the next heartbeat tries
-            await asyncio.wrap_future(applier.call(lambda: storage.meta_set(LINEAGE_KEY, lineage)))
+            await asyncio.wrap_future(applier.call(lambda: storage.meta_set(CLUSTER_ID_KEY, lineage)))
 
     # --- founding --------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a node does for the health of the fleet: audits and orders.
 
 At the place of an audit every node reports its digest; a deep one has it also compare
-memory and disk, row by row.  Orders are read every second: a scrub, or a resync for a
+memory and disk, row by row.  NodeCommands are read every second: a scrub, or a resync for a
 node that was found to differ from the majority.  None of it is needed to answer a
 query or to take a write, and nothing here runs if nobody asks.
 
@@ -25,9 +25,9 @@ from synaptoroute.replication.encoder_migration import Generations
 from synaptoroute.replication.row_repair import Mender
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.replication.status import LogState
-from synaptoroute.sequencer.audits import AuditReport
-from synaptoroute.sequencer.node_commands import ORDER_AGE_MS_MAX, Order
-from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.presence import AuditReport
+from synaptoroute.sequencer.node_commands import COMMAND_AGE_MS_MAX, NodeCommand
+from synaptoroute.sequencer.client import end_task
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower
@@ -143,24 +143,24 @@ class Duties:
     async def look(self) -> None:
         """Carry out the order that waits for this node, if there is one."""
         try:
-            order = await self._follower.log.orders.order_of(self._follower.node_id)
+            order = await self._follower.log.node_commands.pending(self._follower.node_id)
         except SynaptoRouteError as error:
             _log.debug("orders cannot be read: %s", error)
             return
         if order is not None:
             await self._obey(order)
 
-    async def _obey(self, order: Order) -> None:
+    async def _obey(self, order: NodeCommand) -> None:
         follower = self._follower
         try:
-            if follower.pulse.now_ms() - order.given_ms <= ORDER_AGE_MS_MAX:
+            if follower.pulse.now_ms() - order.given_ms <= COMMAND_AGE_MS_MAX:
                 _log.warning("ordered to %s: %s", order.kind, order.reason)
                 await self._carry_out(order)
-            await follower.log.orders.done(follower.node_id)
+            await follower.log.node_commands.complete(follower.node_id)
         except SynaptoRouteError as error:
             _log.warning("the order to %s failed: %s", order.kind, error)
 
-    async def _carry_out(self, order: Order) -> None:
+    async def _carry_out(self, order: NodeCommand) -> None:
         match order.kind:
             case "mend":
                 await self._mend(order)
@@ -171,14 +171,14 @@ class Duties:
             case _:
                 await self.generations.obey(order.kind, order.encoder)
 
-    async def _mend(self, order: Order) -> None:
+    async def _mend(self, order: NodeCommand) -> None:
         """Put rows right; what is more than that is left to whoever looks again."""
         try:
             await self.mender.mend(order.donors)
         except SynaptoRouteError as error:
             _log.warning("rows could not be mended, a snapshot will do it: %s", error)
 
-    async def _resync(self, order: Order) -> None:
+    async def _resync(self, order: NodeCommand) -> None:
         """Throw the state away and take a donor's snapshot; wait until it is followed again."""
         follower = self._follower
         before = follower.counts.snapshots

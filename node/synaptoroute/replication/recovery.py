@@ -33,20 +33,20 @@ from synaptoroute.failpoints import failpoint
 from synaptoroute.replication.ballot_store import Standing, promise, standing_of
 from synaptoroute.replication.status import LogState
 from synaptoroute.sequencer.lease import Held, Lease
-from synaptoroute.sequencer.recovery import (
-    Acted,
-    Identity,
-    LogEntry,
+from synaptoroute.sequencer.epochs import (
+    RecoveryResult,
+    ClusterIdentity,
+    RefillEntry,
     RecoveryOutcome,
-    Survey,
+    LogCheck,
 )
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.client import end_task
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower
 
-LINEAGE_KEY: Final = "lineage"
+CLUSTER_ID_KEY: Final = "lineage"
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
 OBSERVER_POLL_SECONDS: Final = 0.5
@@ -146,30 +146,30 @@ class Recovery:
         seen = ""
         if isinstance(head, Head):
             seen = str(head.ballot) if head.ballot else head.epoch_id
-        begun = await self._follower.log.recoveries.begin(
+        begun = await self._follower.log.epochs.begin(
             cause,
             above=max(standing.position.epoch, standing.promised.epoch),
             seen=seen,
             node_id=self._follower.node_id,
             identity=identity,
         )
-        if isinstance(begun, Acted):
+        if isinstance(begun, RecoveryResult):
             return False
         failpoint("ballot.begun")
         _log.warning("the log is closed by ballot %s: %s", begun, cause.value)
         return True
 
-    async def _identity(self, head: Head | NoLog, standing: Standing) -> Identity | None:
+    async def _identity(self, head: Head | NoLog, standing: Standing) -> ClusterIdentity | None:
         """What a lost header is made of; None for a node that never was in a cluster."""
         encoder = self._follower.engine.encoder
         if isinstance(head, Head):
-            return Identity(head.lineage, head.fingerprint, head.dim, head.level, head.voters)
-        lineage = self._follower.engine.storage.meta_get(LINEAGE_KEY)
+            return ClusterIdentity(head.cluster_id, head.fingerprint, head.dim, head.level, head.voters)
+        lineage = self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
         if not lineage:
             return None
         nodes = await self._follower.log.presence.nodes()
         levels = [LEVEL, *(seen.report.level for seen in nodes if seen.is_live)]
-        return Identity(lineage, encoder.fingerprint, encoder.dim, min(levels), standing.voters)
+        return ClusterIdentity(lineage, encoder.fingerprint, encoder.dim, min(levels), standing.voters)
 
     async def _take_part(self, head: Head) -> bool:
         """Answer the ballot, look at all answers, and act if it is this node's turn."""
@@ -180,8 +180,8 @@ class Recovery:
             self._ballots_seen += 1
         if self._answered != ballot and not await self._answer(ballot):
             return True
-        survey = await self._follower.log.recoveries.survey(head.epoch, ballot)
-        if isinstance(survey, Acted):
+        survey = await self._follower.log.epochs.check_log(head.epoch, ballot)
+        if isinstance(survey, RecoveryResult):
             return True
         if all(report.node_id != self._follower.node_id for report in survey.reports):
             self._answered = None
@@ -215,7 +215,7 @@ class Recovery:
         is_available = self._follower.config.recovery == "available"
         return Mode.AVAILABLE if is_available and waited_seconds > AVAILABLE_SECONDS else Mode.SAFE
 
-    async def _conclude(self, head: Head, ballot: Ballot, survey: Survey) -> None:
+    async def _conclude(self, head: Head, ballot: Ballot, survey: LogCheck) -> None:
         """Decide, and carry it out if this node can."""
         waited_seconds = time.monotonic() - self._since
         kept = None if head.cause == Cause.DAMAGED.value else survey.kept
@@ -276,7 +276,7 @@ class Recovery:
 
     async def _open(
         self, lease: Lease, held: Held, head: Head, ballot: Ballot, decision: Decision
-    ) -> Acted:
+    ) -> RecoveryResult:
         recoveries, base = self._follower.log.recoveries, decision.base
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
@@ -296,11 +296,11 @@ class Recovery:
         failpoint("reopen.done")
         return acted
 
-    def _read_log(self, after_seq: int, base: Position) -> list[LogEntry]:
+    def _read_log(self, after_seq: int, base: Position) -> list[RefillEntry]:
         """Read this node's op log up to the base, as far back as is wanted and held."""
         storage = self._follower.engine.storage
         after = max(after_seq, (storage.log_floor() or base.seq + 1) - 1)
-        entries: list[LogEntry] = []
+        entries: list[RefillEntry] = []
         size_bytes = 0
         while after < base.seq:
             rows = storage.read_log(after, entries_max=READ_ENTRIES, bytes_max=READ_BYTES)
@@ -308,7 +308,7 @@ class Recovery:
                 return []  # a hole: the base alone is sure
             for row in rows:
                 entries.append(
-                    LogEntry(row.epoch, row.seq, row.time_us, row.prev_chain, row.chain, row.frame)
+                    RefillEntry(row.epoch, row.seq, row.time_us, row.prev_chain, row.chain, row.frame)
                 )
                 size_bytes += len(row.frame)
             after = entries[-1].seq
@@ -327,8 +327,8 @@ class Recovery:
             head = await log.head()
             if isinstance(head, NoLog) or not head.is_open:
                 return
-            survey = await log.recoveries.survey(head.epoch, None)
-            if isinstance(survey, Acted) or not survey.why:
+            survey = await log.epochs.check_log(head.epoch, None)
+            if isinstance(survey, RecoveryResult) or not survey.why:
                 return
             _log.error("what Redis holds of the log is damaged: %s", survey.why)
             if await self._begin(Cause.DAMAGED, head, await self._standing()):
@@ -346,8 +346,8 @@ class Recovery:
         head = await log.head()
         if isinstance(head, NoLog) or head.ballot is None:
             return None
-        survey = await log.recoveries.survey(head.epoch, head.ballot)
-        if isinstance(survey, Acted):
+        survey = await log.epochs.check_log(head.epoch, head.ballot)
+        if isinstance(survey, RecoveryResult):
             return None
         return decide(head.ballot, survey.reports, survey.kept, Mode.FORCED)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import State
 from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
-from synaptoroute.replication.recovery import LINEAGE_KEY
+from synaptoroute.replication.recovery import CLUSTER_ID_KEY
 from synaptoroute.sequencer.peers import LOG_BYTES_MAX, Membership, dump_entry
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class PeerSecret:
         if self._given:
             return self._given
         head = self._follower.head
-        lineage = head.lineage if head else self._follower.engine.storage.meta_get(LINEAGE_KEY)
+        lineage = head.cluster_id if head else self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
         if not lineage:
             raise NotReady("the cluster's identity is not known yet")
         return hashlib.sha256(b"synaptoroute peer|" + lineage.encode()).digest()

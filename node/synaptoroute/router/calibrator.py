@@ -30,7 +30,7 @@ from synaptoroute.models import WriteResult
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.write_options import Guard
 from synaptoroute.router.writes import Writer
-from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.tensor import Tensor
 
 POLL_SECONDS: Final = 0.2

@@ -36,7 +36,7 @@ class Reason(StrEnum):
     """The write needs a feature level that not every node has."""
     FULL = "log_full"
     """The log is at its limit, because voters lag or nobody trims."""
-    UNHELD = "unheld"
+    NO_QUORUM = "unheld"
     """The voters change while the last change of them is not held by a majority."""
     MODEL = "model"
     """The log carries vectors of another encoder."""

@@ -106,7 +106,7 @@ class Keys:
         return f"{self.prefix}audit:{seq}"
 
     @property
-    def orders(self) -> str:
+    def node_commands(self) -> str:
         """Hash: node id -> what the node is asked to do about itself, JSON."""
         return f"{self.prefix}orders"
 

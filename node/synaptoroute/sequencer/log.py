@@ -8,31 +8,177 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Position, Proposal, VoterAdd, VoterRemove
+from synaptoroute.core.mutation import Entry, Position, Proposal, VoterAdd, VoterRemove
+from synaptoroute.errors import ProtocolError
 from synaptoroute.log import Appended
-from synaptoroute.sequencer.audits import Audits
-from synaptoroute.sequencer.bus_keepalive import Beats
-from synaptoroute.sequencer.checks import ServerFacts, check_server
-from synaptoroute.sequencer.client import Connector, Tls
+from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_server
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
-from synaptoroute.sequencer.node_commands import Orders
-from synaptoroute.sequencer.presence import Presence
-from synaptoroute.sequencer.pubsub import Bus
-from synaptoroute.sequencer.reader import (
-    READ_BYTES_MAX,
-    READ_ENTRIES_MAX,
-    Reader,
-    ReadResult,
-)
-from synaptoroute.sequencer.recovery import Recoveries
-from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, NotPlaced, Scripts
-from synaptoroute.sequencer.signing import Keyring
-from synaptoroute.sequencer.writer import WriteCounts, WriteLimits, Writer
+from synaptoroute.sequencer.node_commands import NodeCommands
+from synaptoroute.sequencer.presence import Audits, Presence
+from synaptoroute.sequencer.pubsub import BusKeepalive, Bus
+from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, NotPlaced, Range, Scripts
+from synaptoroute.sequencer.signing import SigningKeys
+from synaptoroute.sequencer.appender import Appender, AppendCounts, WriteLimits
+
+READ_BYTES_MAX: Final = 1_048_576
+READ_ENTRIES_MAX: Final = 1_024
+
+
+class Coverage(Enum):
+    """What the log can give after a position."""
+
+    WHOLE = "whole"
+    """Everything: the entries follow the position without a gap."""
+    TRIMMED = "trimmed"
+    """The next entry was dropped; see ``floor``: a peer has to help."""
+    HOLE = "hole"
+    """The next entry should be there and is not: somebody deleted from the log."""
+    BEYOND = "beyond"
+    """The position is after the head: the log lost entries, or is another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResult:
+    """Entries after a position, verified, and how complete they are.
+
+    Attributes:
+        epoch: Epoch of the log they were read from (``log_epoch`` of the replica).
+        head: Position of the newest entry when they were read.
+        floor: Place of the oldest entry that is kept.
+        state: State of the log.
+        entries: In order, without gaps, each sound in itself.
+        coverage: Whether they begin right after the position.
+        error: Why the reading stopped before an entry that is there.
+        epoch_id: Ballot that opened the log's epoch.
+    """
+
+    epoch: int
+    head: Position
+    floor: int
+    state: str
+    entries: tuple[Entry, ...]
+    coverage: Coverage
+    error: ProtocolError | None = None
+    epoch_id: str = ""
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the entries reach the head."""
+        if self.coverage is not Coverage.WHOLE or self.error is not None:
+            return False
+        return not self.entries or self.entries[-1].seq == self.head.seq
+
+
+class Reader:
+    """Reads the log of one namespace."""
+
+    def __init__(self, scripts: Scripts, signing_keys: SigningKeys) -> None:
+        self._scripts = scripts
+        self.signing_keys = signing_keys
+
+    async def read(
+        self,
+        after: Position,
+        *,
+        entries_max: int = READ_ENTRIES_MAX,
+        bytes_max: int = READ_BYTES_MAX,
+    ) -> ReadResult:
+        """Read what follows a position; at least one entry where there is one.
+
+        Args:
+            after: Only its epoch and seq are used; its epoch may be an older one.
+            entries_max: Most entries to return.
+            bytes_max: Bytes after which no further entry is added.
+
+        Raises:
+            SequencerUnavailable: No answer, or the server has no log.
+            ProtocolError: The stream holds something else than entries.
+        """
+        epoch = after.epoch or 1
+        answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
+        if isinstance(answer, NotPlaced) and answer.reason is Reason.STALE:
+            epoch = int(answer.detail)
+            answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
+        if isinstance(answer, Range):
+            return self._judge(epoch, after, answer)
+        raise unavailable(answer.reason, "the server has no log to read from", detail=answer.detail)
+
+    async def find(self, after: Position, op_id: bytes) -> Position | None:
+        """Search the log from a position to its head for a write; None if it is not there.
+
+        Raises:
+            SequencerUnavailable: No answer, or the log no longer reaches back to the position.
+            ProtocolError: See ``read``.
+        """
+        while True:
+            result = await self.read(after)
+            for entry in result.entries:
+                if entry.proposal.op_id == op_id:
+                    return entry.position
+            if result.coverage is not Coverage.WHOLE or result.error is not None:
+                raise unavailable(
+                    Reason.INTERRUPTED,
+                    "the log does not reach back to the write whose answer was lost",
+                    is_final=True,
+                )
+            if result.is_end:
+                return None
+            after = result.entries[-1].position
+
+    def _judge(self, epoch: int, after: Position, found: Range) -> ReadResult:
+        """Verify the entries and say what is missing."""
+        entries: list[Entry] = []
+        error: ProtocolError | None = None
+        coverage = coverage_of(after, found)
+        if coverage is Coverage.WHOLE:
+            expected = after.seq + 1
+            for each in found.entries:
+                if each.seq != expected:
+                    error = ProtocolError(f"entry {expected} is missing from the log", seq=expected)
+                    break
+                try:
+                    entries.append(each.decode(self.signing_keys))
+                except ProtocolError as wrong:
+                    error = wrong
+                    break
+                expected += 1
+        return ReadResult(
+            epoch=epoch,
+            head=found.head,
+            floor=found.floor,
+            state=found.state,
+            entries=tuple(entries),
+            coverage=coverage,
+            error=error,
+            epoch_id=found.epoch_id,
+        )
+
+
+def coverage_of(after: Position, found: Range) -> Coverage:
+    """Compare a position with what the log keeps."""
+    if after.seq > found.head.seq:
+        return Coverage.BEYOND
+    if after.seq == found.head.seq and not found.entries:
+        return Coverage.WHOLE
+    if after.seq + 1 < found.floor:
+        return Coverage.TRIMMED
+    if not found.entries:
+        return Coverage.HOLE
+    first = found.entries[0].seq
+    if first <= after.seq:
+        # A later epoch kept less than this position has: what it holds is another history.
+        return Coverage.BEYOND
+    return Coverage.WHOLE if first == after.seq + 1 else Coverage.HOLE
+
 
 _READ_TIMEOUT_SECONDS = 5.0
 
@@ -70,12 +216,8 @@ class RedisLog:
     ) -> None:
         self.connector = Connector(url, password_file, tls or Tls(), socket_timeout_seconds)
         self.keys = Keys(namespace)
-        self._keys_file = signing_keys_file
-        self._allow_unsigned = allow_unsigned
-        self.keyring = (
-            Keyring.load(namespace, signing_keys_file, allow_unsigned=allow_unsigned)
-            if signing_keys_file
-            else Keyring(namespace)
+        self.signing_keys = SigningKeys.load(
+            namespace, signing_keys_file, allow_unsigned=allow_unsigned
         )
         self._commands = self.connector.link()
         self._reads = self.connector.link(
@@ -84,17 +226,17 @@ class RedisLog:
         self.scripts = Scripts(self._commands, self.keys)
         self.presence = Presence(self.scripts, self._commands)
         self.audits = Audits(self.scripts, self._commands)
-        self.orders = Orders(self.scripts, self._commands)
-        self.epochs = Epochs(self.scripts, self.keyring)
-        self.recoveries = Recoveries(self.scripts, self.keyring)
-        self._reader = Reader(Scripts(self._reads, self.keys), self.keyring)
+        self.node_commands = NodeCommands(self.scripts, self._commands)
+        self.epochs = Epochs(self.scripts, self.signing_keys)
+        self._reader = Reader(Scripts(self._reads, self.keys), self.signing_keys)
         self._position: Callable[[], Position] = Position
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
         self._epoch_id: Callable[[], str] = str
-        self._writer = Writer(
+        self._appender = Appender(
             self.scripts,
-            self._reader,
+            find=self._reader.find,
+            seal=self.signing_keys.seal,
             position=lambda: self._position(),
             fingerprint=lambda: self._fingerprint(),
             epoch_id=lambda: self._epoch_id(),
@@ -124,9 +266,9 @@ class RedisLog:
         self._fingerprint = fingerprint
 
     @property
-    def write_counts(self) -> WriteCounts:
+    def append_counts(self) -> AppendCounts:
         """What the writer did so far."""
-        return self._writer.counts
+        return self._appender.counts
 
     async def append(
         self, proposals: Sequence[Proposal], fingerprint: str | None = None
@@ -134,11 +276,11 @@ class RedisLog:
         """Give the proposals consecutive places; return that of the last one.
 
         Calls that come at the same time share one round trip.  Raises as
-        ``Writer.append`` does.
+        ``Appender.append`` does.
         """
         if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
-            return await self._writer.change_voters(proposals[0], self._voters())
-        return await self._writer.append(proposals, fingerprint)
+            return await self._appender.change_voters(proposals[0], self._voters())
+        return await self._appender.append(proposals, fingerprint)
 
     async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:
         """Place the entry that changes the encoder, right behind ``at``; see ``switch.lua``.
@@ -150,7 +292,7 @@ class RedisLog:
             SequencerUnavailable: No answer; it may have happened.
         """
         frame = encode_proposal(proposal)
-        return await self.scripts.switch(at, frame, self.keyring.seal(frame), encoders)
+        return await self.scripts.switch(at, frame, self.signing_keys.seal(frame), encoders)
 
     async def read(
         self,
@@ -172,17 +314,17 @@ class RedisLog:
 
     async def check(self) -> ServerFacts:
         """Look at the server and its settings."""
-        return await check_server(self._commands, self.scripts)
+        return await check_server(self._commands, (await self.scripts.head()).role)
 
     def bus(self) -> Bus:
         """Make a subscription; it is started by its consumer and closed with the log."""
-        bus = Bus(self.connector, self.keys, self.keyring)
+        bus = Bus(self.connector, self.keys, self.signing_keys)
         self._buses.append(bus)
         return bus
 
-    def beats(self, source: str) -> Beats:
+    def keepalive(self, source: str) -> BusKeepalive:
         """Make this node's part in the beating."""
-        return Beats(self.scripts, self._commands, source)
+        return BusKeepalive(self.scripts, self._commands, source)
 
     def lease(self, name: str, owner: str, *, lease_ms: int = 5_000) -> Lease:
         """Make a lease for an owner that is unique to this process."""
@@ -194,23 +336,10 @@ class RedisLog:
         Raises:
             ConfigError: It is malformed.
         """
-        if self._keys_file is None:
-            return
-        keyring = await asyncio.to_thread(
-            Keyring.load,
-            self.keys.namespace,
-            self._keys_file,
-            allow_unsigned=self._allow_unsigned,
-        )
-        self.keyring = keyring
-        self._reader.keyring = keyring
-        self.epochs.keyring = keyring
-        self.recoveries.keyring = keyring
-        for bus in self._buses:
-            bus.keyring = keyring
+        await asyncio.to_thread(self.signing_keys.reload)
 
     async def close(self) -> None:
         """End the writes that wait and close every connection."""
-        await self._writer.close()
+        await self._appender.close()
         await asyncio.gather(*(bus.close() for bus in self._buses))
         await asyncio.gather(self._commands.close(), self._reads.close())

@@ -1,4 +1,4 @@
-"""Orders: what a node is asked to do about itself, read at its heartbeats.
+"""NodeCommands: what a node is asked to do about itself, read at its heartbeats.
 
 An order is kept until the node says that it is done, so a node that restarts in the
 middle begins again; each kind may be repeated without harm.  Only the holder of a
@@ -17,16 +17,16 @@ from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.scripts import Script, Scripts
 
-OrderKind = Literal["mend", "resync", "scrub", "generate", "switch", "drop"]
-ORDER_KINDS: Final[tuple[OrderKind, ...]] = get_args(OrderKind)
-ORDER_BYTES_MAX: Final = 16_384
+CommandKind = Literal["mend", "resync", "scrub", "generate", "switch", "drop"]
+COMMAND_KINDS: Final[tuple[CommandKind, ...]] = get_args(CommandKind)
+COMMAND_BYTES_MAX: Final = 16_384
 DONORS_MAX: Final = 64
-ORDER_AGE_MS_MAX: Final = 600_000
+COMMAND_AGE_MS_MAX: Final = 600_000
 """An older order is not obeyed any more: whoever gave it knew another fleet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class NodeCommand:
     """One order.
 
     Attributes:
@@ -42,15 +42,15 @@ class Order:
     """
 
     order_id: str
-    kind: OrderKind
+    kind: CommandKind
     reason: str
     given_ms: int
     donors: tuple[str, ...] = ()
     encoder: str = ""
 
 
-class Orders:
-    """Orders of one namespace."""
+class NodeCommands:
+    """NodeCommands of one namespace."""
 
     def __init__(self, scripts: Scripts, link: Link) -> None:
         self._scripts = scripts
@@ -60,59 +60,59 @@ class Orders:
     def _keys(self) -> Keys:
         return self._scripts.keys
 
-    async def give(self, held: Held, node_id: str, order: Order) -> bool:
+    async def send(self, held: Held, node_id: str, command: NodeCommand) -> bool:
         """Leave an order for a node; False if the lease is not ours any more.
 
         Raises:
             SequencerUnavailable: No answer.
         """
-        keys = [self._keys.lease(held.name), self._keys.orders]
-        row = json.dumps(asdict(order), sort_keys=True, separators=(",", ":"))
-        answer = await self._scripts.run(Script.ORDER, keys, [held.proof, node_id, row])
+        keys = [self._keys.lease(held.name), self._keys.node_commands]
+        row = json.dumps(asdict(command), sort_keys=True, separators=(",", ":"))
+        answer = await self._scripts.run(Script.NODE_COMMAND, keys, [held.proof, node_id, row])
         return bool(answer[0] == b"OK")
 
-    async def order_of(self, node_id: str) -> Order | None:
+    async def pending(self, node_id: str) -> NodeCommand | None:
         """Read the order that a node has not carried out yet.
 
         Raises:
             SequencerUnavailable: No answer.
             ProtocolError: It is malformed.
         """
-        row = await self._link.call("HGET", self._keys.orders, node_id)
-        return None if row is None else parse_order(row)
+        row = await self._link.call("HGET", self._keys.node_commands, node_id)
+        return None if row is None else parse_command(row)
 
-    async def orders(self) -> dict[str, Order]:
+    async def all_pending(self) -> dict[str, NodeCommand]:
         """Read every order that waits; malformed ones are left out.
 
         Raises:
             SequencerUnavailable: No answer.
         """
-        flat = await self._link.call("HGETALL", self._keys.orders)
-        found: dict[str, Order] = {}
+        flat = await self._link.call("HGETALL", self._keys.node_commands)
+        found: dict[str, NodeCommand] = {}
         for node_id, row in zip(flat[::2], flat[1::2], strict=False):
             try:
-                found[node_id.decode()] = parse_order(row)
+                found[node_id.decode()] = parse_command(row)
             except (ProtocolError, UnicodeDecodeError):
                 continue
         return found
 
-    async def done(self, node_id: str) -> None:
+    async def complete(self, node_id: str) -> None:
         """Say that a node has carried out its order, or gives it up.
 
         Raises:
             SequencerUnavailable: No answer.
         """
-        await self._link.call("HDEL", self._keys.orders, node_id)
+        await self._link.call("HDEL", self._keys.node_commands, node_id)
 
 
-def parse_order(row: bytes) -> Order:
+def parse_command(row: bytes) -> NodeCommand:
     """Read an order.
 
     Raises:
         ProtocolError: It is malformed, or of a kind of a later release.
     """
-    if len(row) > ORDER_BYTES_MAX:
-        raise ProtocolError(f"an order has at most {ORDER_BYTES_MAX} bytes")
+    if len(row) > COMMAND_BYTES_MAX:
+        raise ProtocolError(f"an order has at most {COMMAND_BYTES_MAX} bytes")
     try:
         said: Any = json.loads(row)
         kind, given_ms, donors = said["kind"], said["given_ms"], said["donors"]
@@ -120,8 +120,8 @@ def parse_order(row: bytes) -> Order:
         texts = (said["order_id"], said["reason"], encoder, *donors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProtocolError("an order is malformed") from error
-    if kind not in ORDER_KINDS or type(given_ms) is not int or len(donors) > DONORS_MAX:
+    if kind not in COMMAND_KINDS or type(given_ms) is not int or len(donors) > DONORS_MAX:
         raise ProtocolError("an order is malformed")
     if not all(isinstance(text, str) for text in texts):
         raise ProtocolError("an order is malformed")
-    return Order(said["order_id"], kind, said["reason"], given_ms, tuple(donors), encoder)
+    return NodeCommand(said["order_id"], kind, said["reason"], given_ms, tuple(donors), encoder)

@@ -23,7 +23,7 @@ import httpx
 
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import ClusterError, ProtocolError
-from synaptoroute.sequencer.signing import Keyring
+from synaptoroute.sequencer.signing import SigningKeys
 from synaptoroute.sequencer.wire import StreamEntry
 
 LOG_PATH: Final = "/peer/v1/log"
@@ -37,7 +37,7 @@ SNAPSHOT_BYTES_MAX: Final = 64 << 30
 ROWS_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 8 << 20
 """Most bytes of an op log that are asked for at once."""
-_BARE: Final = Keyring("")
+_BARE: Final = SigningKeys("")
 _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
     rb"(\d{1,16}) (\d{1,16}) ([0-9a-f]{40}) ([0-9a-f]{40}) (\d{1,16}) (\d{1,8})"

@@ -159,7 +159,7 @@ class Presence:
             SequencerUnavailable: No answer, or not even reading is allowed.
         """
         keys = self._keys
-        args = [report.node_id, row_of(report), report.epoch, report.seq, report.chain]
+        args = [report.node_id, dump_node_report(report), report.epoch, report.seq, report.chain]
         try:
             answer = await self._scripts.run(
                 Script.HEARTBEAT,
@@ -190,7 +190,7 @@ class Presence:
         now_ms, seen = int(answer[0]), []
         for node_id, heard_ms, row in zip(answer[1::3], answer[2::3], answer[3::3], strict=True):
             try:
-                report = report_of(row)
+                report = parse_node_report(row)
             except ProtocolError:
                 continue
             if report.node_id.encode() == node_id:
@@ -210,7 +210,7 @@ class Presence:
         return Acked(tuple(held[:voters]), tuple(held[voters:]))
 
 
-def row_of(report: NodeReport) -> bytes:
+def dump_node_report(report: NodeReport) -> bytes:
     """Write what a node says of itself.
 
     Raises:
@@ -222,7 +222,7 @@ def row_of(report: NodeReport) -> bytes:
     return row
 
 
-def report_of(row: bytes) -> NodeReport:
+def parse_node_report(row: bytes) -> NodeReport:
     """Read what a node says of itself; fields of a later release are ignored.
 
     Raises:
@@ -240,3 +240,90 @@ def report_of(row: bytes) -> NodeReport:
         if type(values[name]) is not kind:
             raise ProtocolError(f"a node's row has a wrong {name}")
     return NodeReport(**values)
+
+
+KEPT_MS: Final = 3_600_000
+REPORT_BYTES_MAX: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """One node's answer to an audit.
+
+    Attributes:
+        epoch: Epoch of the audit's place.
+        digest: Digest of the whole state there, 32 hexadecimal digits.
+        is_scrubbed: Whether memory and disk were compared with it, row by row.
+        rows: Rows that were compared.
+        memory_rows: Rows of the tensor that were found altered.
+        disk_rows: Rows of the database that were found altered.
+    """
+
+    epoch: int
+    digest: str
+    is_scrubbed: bool = False
+    rows: int = 0
+    memory_rows: int = 0
+    disk_rows: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the node's memory and disk are what its own digest says."""
+        return not (self.memory_rows or self.disk_rows)
+
+
+_KINDS: Final = {
+    each.name: {"int": int, "str": str, "bool": bool}[str(each.type)]
+    for each in fields(AuditReport)
+}
+
+
+class Audits:
+    """Reports of one namespace."""
+
+    def __init__(self, scripts: Scripts, link: Link) -> None:
+        self._scripts = scripts
+        self._link = link
+
+    async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
+        """Say what this node found at a place.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":"))
+        key = self._scripts.keys.audit(seq)
+        await self._scripts.run(Script.AUDIT, [key], [node_id, row, KEPT_MS])
+
+    async def reports(self, seq: int) -> dict[str, AuditReport]:
+        """Read who found what at a place; malformed reports are left out.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        flat = await self._link.call("HGETALL", self._scripts.keys.audit(seq))
+        found: dict[str, AuditReport] = {}
+        for node_id, row in zip(flat[::2], flat[1::2], strict=False):
+            try:
+                found[node_id.decode()] = parse_audit_report(row)
+            except (ProtocolError, UnicodeDecodeError):
+                continue
+        return found
+
+
+def parse_audit_report(row: bytes) -> AuditReport:
+    """Read one report; fields of a later release are ignored.
+
+    Raises:
+        ProtocolError: It is malformed.
+    """
+    if len(row) > REPORT_BYTES_MAX:
+        raise ProtocolError(f"a report has at most {REPORT_BYTES_MAX} bytes")
+    try:
+        said: Any = json.loads(row)
+        values = {name: said[name] for name in _KINDS}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ProtocolError("a report is malformed") from error
+    if any(type(values[name]) is not kind for name, kind in _KINDS.items()):
+        raise ProtocolError("a report has a field of a wrong kind")
+    return AuditReport(**values)

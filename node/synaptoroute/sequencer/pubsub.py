@@ -15,16 +15,18 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final, TypeAlias
 
 import redis.exceptions
 
-from synaptoroute.errors import ClusterError, ProtocolError
-from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link
+from synaptoroute.errors import ClusterError, ProtocolError, SequencerUnavailable
+from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link, end_task
 from synaptoroute.sequencer.keys import Keys
-from synaptoroute.sequencer.signing import Keyring
-from synaptoroute.sequencer.tasks import end_task
-from synaptoroute.sequencer.wire import Message, parse_message
+from synaptoroute.sequencer.scripts import NoLog, Script, Scripts
+from synaptoroute.sequencer.signing import SigningKeys
+from synaptoroute.sequencer.wire import Message, keepalive_record, parse_message
 
 SILENCE_SECONDS_MAX: Final = 3.0
 RECONNECT_MIN_SECONDS: Final = 0.2
@@ -103,7 +105,7 @@ class Bus:
     Attributes:
         connector: How to reach the server.
         keys: Keys of the namespace.
-        keyring: Keys of the signatures.
+        signing_keys: Keys of the signatures.
         silence_seconds_max: Silence after which the connection is given up.
         queue_events_max: Events that may wait for the consumer.
         queue_bytes_max: Bytes of messages that may wait for the consumer.
@@ -112,7 +114,7 @@ class Bus:
 
     connector: Connector
     keys: Keys
-    keyring: Keyring
+    signing_keys: SigningKeys
     silence_seconds_max: float = SILENCE_SECONDS_MAX
     queue_events_max: int = QUEUE_EVENTS_MAX
     queue_bytes_max: int = QUEUE_BYTES_MAX
@@ -207,7 +209,7 @@ class Bus:
     def _take_message(self, data: bytes) -> None:
         """Verify a message and queue what it carries."""
         try:
-            messages = parse_message(data, self.keyring)
+            messages = parse_message(data, self.signing_keys)
         except ProtocolError as error:
             self.counts.malformed += 1
             self.counts.forged += bool(error.fields.get("forged"))
@@ -231,3 +233,122 @@ class Bus:
             self._events.append((event, size_bytes))
             self._waiting_bytes += size_bytes
         self._ready.set()
+
+
+BEAT_SECONDS: Final = 1.0
+TAKEOVER_MIN_SECONDS: Final = 1.6
+TAKEOVER_MAX_SECONDS: Final = 2.6
+LEASE_MS: Final = 3_000
+LEASE_NAME: Final = "beat"
+
+
+class KeepaliveResult(Enum):
+    """What a try to beat came to."""
+
+    OWN = "own"
+    """KeepaliveResult as the holder of the lease."""
+    FOREIGN = "foreign"
+    """KeepaliveResult in the place of a holder that is silent."""
+    HELD = "held"
+    """Not beaten: another node holds the lease."""
+    LOST = "lost"
+    """Not beaten: there is no log."""
+
+
+_ANSWERS: Final = {
+    b"BEAT": KeepaliveResult.OWN,
+    b"FOREIGN": KeepaliveResult.FOREIGN,
+    b"HELD": KeepaliveResult.HELD,
+    b"LOST": KeepaliveResult.LOST,
+}
+
+
+@dataclass
+class BusKeepalive:
+    """One node's part in the beating.  Used on one event loop.
+
+    Attributes:
+        scripts: Scripts of the namespace.
+        link: For the beat of a server that refuses to run writing scripts.
+        source: Who beats; unique to the process.
+        sent: BusKeepalive that this node published.
+    """
+
+    scripts: Scripts
+    link: Link
+    source: str
+    sent: int = 0
+    _heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    def heard(self) -> None:
+        """Say that a beat arrived on the bus."""
+        self._heard.set()
+
+    async def run(self) -> None:
+        """Keepalive when it is this node's turn, until cancelled; raises nothing."""
+        is_holder, is_takeover, wait_seconds = False, False, random.uniform(0.0, BEAT_SECONDS)
+        while True:
+            self._heard.clear()
+            if is_holder:
+                await asyncio.sleep(wait_seconds)
+            elif await self._was_heard(wait_seconds):
+                wait_seconds = random.uniform(TAKEOVER_MIN_SECONDS, TAKEOVER_MAX_SECONDS)
+                continue
+            try:
+                beaten = await self.beat(is_takeover=is_takeover)
+                is_holder = beaten is KeepaliveResult.OWN
+            except (ClusterError, ProtocolError):
+                is_holder = False
+            is_takeover = not is_holder
+            wait_seconds = (
+                BEAT_SECONDS
+                if is_holder
+                else random.uniform(TAKEOVER_MIN_SECONDS, TAKEOVER_MAX_SECONDS)
+            )
+
+    async def _was_heard(self, seconds: float) -> bool:
+        """Wait for another's beat."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def beat(self, *, is_takeover: bool = False) -> KeepaliveResult:
+        """Publish the head of the log.
+
+        Args:
+            is_takeover: Keepalive although another node holds the lease, because it is silent.
+
+        Raises:
+            SequencerUnavailable: No answer, or this server is a replica.
+        """
+        keys = self.scripts.keys
+        names = [keys.meta, keys.lease(LEASE_NAME), keys.fence]
+        args = [keys.bus, self.source, LEASE_MS, int(is_takeover)]
+        try:
+            answer = await self.scripts.run(Script.KEEPALIVE, names, args)
+        except SequencerUnavailable as error:
+            if error.fields.get("reason") is not Reason.REFUSED or not is_takeover:
+                raise
+            return await self._beat_without_lease(error)
+        beaten = _ANSWERS.get(answer)
+        if beaten is None:
+            raise ProtocolError(f"an unknown outcome {answer!r}")
+        self.sent += beaten in (KeepaliveResult.OWN, KeepaliveResult.FOREIGN)
+        return beaten
+
+    async def _beat_without_lease(self, refused: SequencerUnavailable) -> KeepaliveResult:
+        """Keepalive on a master that takes no writes now: its replicas or its disk are away."""
+        head = await self.scripts.head()
+        if isinstance(head, NoLog):
+            return KeepaliveResult.LOST
+        if head.role == "slave":
+            raise refused
+        record = keepalive_record(
+            head.epoch, head.seq, head.chain, head.time_us, head.state, self.source
+        )
+        await self.link.call("PUBLISH", self.scripts.keys.bus, record)
+        self.sent += 1
+        return KeepaliveResult.FOREIGN

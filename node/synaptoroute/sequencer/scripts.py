@@ -39,17 +39,17 @@ class Script(Enum):
     APPEND = "append"
     AUDIT = "audit"
     BALLOT = "ballot"
-    BEAT = "beat"
+    KEEPALIVE = "keepalive"
     HEAD = "head"
     HEARTBEAT = "heartbeat"
     LEASE = "lease"
     NODES = "nodes"
     OPEN = "open"
-    ORDER = "order"
+    NODE_COMMAND = "node_command"
     READ = "read"
     REFILL = "refill"
     REOPEN = "reopen"
-    SURVEY = "survey"
+    LOG_CHECK = "log_check"
     SWITCH = "switch"
     TRIM = "trim"
 
@@ -78,7 +78,7 @@ class Head:
         floor: Place of the oldest entry that is kept.
         floor_chain: Hash chain before it.
         kept_bytes: Bytes of the entries that are kept.
-        lineage: Identity of the cluster.
+        cluster_id: Identity of the cluster.
         epoch_id: Ballot that opened the epoch.
         ballot: The ballot that closed the log; None while it is open.
         is_ballot_here: Whether that ballot was begun on this server.
@@ -99,7 +99,7 @@ class Head:
     floor: int
     floor_chain: str
     kept_bytes: int
-    lineage: str
+    cluster_id: str
     epoch_id: str
     ballot: Ballot | None
     is_ballot_here: bool
@@ -200,7 +200,7 @@ _REFUSALS: Final = {
     b"LEVEL": Reason.LEVEL,
     b"FULL": Reason.FULL,
     b"MOVED": Reason.MOVED,
-    b"UNHELD": Reason.UNHELD,
+    b"NO_QUORUM": Reason.NO_QUORUM,
     b"REFUSED": Reason.REFUSED,
 }
 
@@ -365,7 +365,7 @@ def head_of(answer: Sequence[bytes]) -> Head | NoLog:
             floor=int(meta["floor"]),
             floor_chain=meta["floor_chain"],
             kept_bytes=int(meta["bytes"]) - int(meta["floor_bytes"]),
-            lineage=meta["lineage"],
+            cluster_id=meta["lineage"],
             epoch_id=meta["epoch_id"],
             ballot=ballot_of(meta["rec_id"]),
             is_ballot_here=meta["rec_replid"] == text_of(answer[3]),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -35,51 +34,58 @@ SEAL_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
 _DOMAIN: Final = b"synaptoroute entry 1\x00"
 
 
-@dataclass(frozen=True)
-class Keyring:
-    """Keys of one namespace; without any, nothing is signed and nothing is refused.
+class SigningKeys:
+    """Keys of one namespace; without keys nothing is signed and nothing is refused.
 
-    Attributes:
-        namespace: Part of what is signed, so that no entry passes in another cluster.
-        keys: Secret by key id; the first one signs.
-        allow_unsigned: Accept entries without a signature, while keys are introduced.
+    Every part of the room holds the same object, so one ``reload`` reaches all of them.
     """
 
-    namespace: str
-    keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    allow_unsigned: bool = False
+    def __init__(
+        self,
+        namespace: str,
+        keys: Mapping[str, bytes] | None = None,
+        allow_unsigned: bool = False,
+        path: Path | None = None,
+    ) -> None:
+        """Use keys that are known already; see ``load`` for those of a file.
+
+        Args:
+            namespace: Part of what is signed: an entry is void in another cluster.
+            keys: Secret by key id; the first one signs, all of them verify.
+            allow_unsigned: Accept entries without a signature, while keys are introduced.
+            path: The file that ``reload`` reads again.
+        """
+        self.namespace = namespace
+        self.keys: Mapping[str, bytes] = keys or {}
+        self._allow_unsigned = allow_unsigned
+        self._path = path
 
     @classmethod
-    def load(cls, namespace: str, path: Path, *, allow_unsigned: bool = False) -> Keyring:
-        """Read a key file; blocks.
+    def load(
+        cls, namespace: str, path: Path | None, *, allow_unsigned: bool = False
+    ) -> SigningKeys:
+        """Read the key file, if there is one; blocks.
 
         Raises:
-            ConfigError: It has no key, too many, a short one, or a malformed line.
+            ConfigError: The file has no key, too many, a short one, or a malformed line.
         """
-        with path.open("rb") as file:
-            text = file.read(KEYS_FILE_BYTES_MAX).decode()
-        keys: dict[str, bytes] = {}
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            key_id, _, secret = line.strip().partition(" ")
-            if not _KEY_ID.fullmatch(key_id) or key_id in keys:
-                raise ConfigError(f"line {number} of the key file: a key id of its own is needed")
-            if len(secret.strip()) < SECRET_BYTES_MIN:
-                raise ConfigError(
-                    f"line {number} of the key file: a secret has at least "
-                    f"{SECRET_BYTES_MIN} characters"
-                )
-            keys[key_id] = secret.strip().encode()
-        if not 1 <= len(keys) <= KEYS_MAX:
-            raise ConfigError(f"a key file has 1 to {KEYS_MAX} keys, found {len(keys)}")
-        return cls(namespace, keys, allow_unsigned)
+        return cls(namespace, _read_keys(path) if path else {}, allow_unsigned, path)
+
+    def reload(self) -> None:
+        """Read the key file again; blocks.  The former keys stay if the file is malformed.
+
+        Raises:
+            ConfigError: See ``load``.
+        """
+        if self._path is not None:
+            self.keys = _read_keys(self._path)
 
     def seal(self, frame: bytes) -> bytes:
         """Put a signature before a frame, where there are keys."""
-        if not self.keys:
+        keys = self.keys
+        if not keys:
             return frame
-        key_id, secret = next(iter(self.keys.items()))
+        key_id, secret = next(iter(keys.items()))
         mac = self._sign(secret, header_of(frame))
         return _MAGIC + key_id.encode().ljust(_ID_BYTES, b"\x00") + mac + frame
 
@@ -91,12 +97,14 @@ class Keyring:
         """
         is_signed = body.startswith(_MAGIC)
         frame = body[SEAL_BYTES:] if is_signed else body
-        if not self.keys or (not is_signed and self.allow_unsigned):
+        # One look at the keys: another thread may reload them meanwhile.
+        keys = self.keys
+        if not keys or (not is_signed and self._allow_unsigned):
             return frame
         if not is_signed:
             raise ProtocolError("an entry without a signature", forged=True)
         key_id = body[len(_MAGIC) : len(_MAGIC) + _ID_BYTES].rstrip(b"\x00")
-        secret = self.keys.get(key_id.decode("ascii", errors="replace"))
+        secret = keys.get(key_id.decode("ascii", errors="replace"))
         mac = body[len(_MAGIC) + _ID_BYTES : SEAL_BYTES]
         if len(frame) < HEADER_BYTES or secret is None:
             raise ProtocolError("an entry signed with a key that is not valid", forged=True)
@@ -107,3 +115,31 @@ class Keyring:
     def _sign(self, secret: bytes, header: bytes) -> bytes:
         signed = _DOMAIN + self.namespace.encode() + b"\x00" + header
         return hmac.new(secret, signed, sha256).digest()
+
+
+def _read_keys(path: Path) -> dict[str, bytes]:
+    """Read a key file.
+
+    Raises:
+        ConfigError: See ``SigningKeys.load``.
+    """
+    with path.open("rb") as file:
+        text = file.read(KEYS_FILE_BYTES_MAX).decode()
+    keys: dict[str, bytes] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        key_id, _, secret = line.strip().partition(" ")
+        if not _KEY_ID.fullmatch(key_id) or key_id in keys:
+            raise ConfigError(
+                f"line {number} of the key file: the key id is malformed or used twice"
+            )
+        if len(secret.strip()) < SECRET_BYTES_MIN:
+            raise ConfigError(
+                f"line {number} of the key file: a secret has at least "
+                f"{SECRET_BYTES_MIN} characters"
+            )
+        keys[key_id] = secret.strip().encode()
+    if not 1 <= len(keys) <= KEYS_MAX:
+        raise ConfigError(f"a key file has 1 to {KEYS_MAX} keys, found {len(keys)}")
+    return keys

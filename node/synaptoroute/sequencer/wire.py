@@ -28,7 +28,7 @@ from synaptoroute.core.codec import (
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Entry
 from synaptoroute.errors import ProtocolError, UnknownMutation
-from synaptoroute.sequencer.signing import SEAL_BYTES, Keyring
+from synaptoroute.sequencer.signing import SEAL_BYTES, SigningKeys
 
 INLINE_BYTES_MAX: Final = 16_384
 MESSAGE_BYTES_MAX: Final = 131_072
@@ -69,7 +69,7 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Keepalive:
     """The head of the log, as somebody read it.
 
     Attributes:
@@ -89,10 +89,10 @@ class Beat:
     source: str
 
 
-Message: TypeAlias = Entry | Announced | Beat
+Message: TypeAlias = Entry | Announced | Keepalive
 
 
-def parse_message(data: bytes, keyring: Keyring) -> tuple[Message, ...]:
+def parse_message(data: bytes, signing_keys: SigningKeys) -> tuple[Message, ...]:
     """Read a bus message.
 
     Raises:
@@ -120,21 +120,21 @@ def parse_message(data: bytes, keyring: Keyring) -> tuple[Message, ...]:
         if len(body) != int(record[7]):
             raise ProtocolError("a record that is cut off")
         at += len(body)
-        messages.append(_record_of(record, body, keyring))
+        messages.append(_record_of(record, body, signing_keys))
     if not messages:
         raise ProtocolError("an empty message")
     return tuple(messages)
 
 
-def _beat_of(beat: re.Match[bytes]) -> Beat:
+def _beat_of(beat: re.Match[bytes]) -> Keepalive:
     epoch, seq, time_us = _numbers(beat[1], beat[2], beat[4])
-    return Beat(epoch, seq, beat[3].decode(), time_us, beat[5].decode(), beat[6].decode())
+    return Keepalive(epoch, seq, beat[3].decode(), time_us, beat[5].decode(), beat[6].decode())
 
 
-def _record_of(record: re.Match[bytes], body: bytes, keyring: Keyring) -> Entry | Announced:
+def _record_of(record: re.Match[bytes], body: bytes, signing_keys: SigningKeys) -> Entry | Announced:
     epoch, seq, time_us = _numbers(record[2], record[3], record[6])
     prev_chain, chain = record[4].decode(), record[5].decode()
-    frame = keyring.open(body)
+    frame = signing_keys.open(body)
     if record[1] == b"P":
         if len(frame) != HEADER_BYTES:
             raise ProtocolError("an announcement is the header of a frame")
@@ -168,7 +168,7 @@ def _numbers(*texts: bytes) -> tuple[int, ...]:
     return numbers
 
 
-def beat_record(epoch: int, seq: int, chain: str, time_us: int, state: str, source: str) -> bytes:
+def keepalive_record(epoch: int, seq: int, chain: str, time_us: int, state: str, source: str) -> bytes:
     """Write a beat, as ``beat.lua`` does."""
     return f"SR1 B {epoch} {seq} {chain} {time_us} {state} {source}\n".encode()
 
@@ -193,14 +193,14 @@ class StreamEntry:
     time_us: int
     body: bytes
 
-    def decode(self, keyring: Keyring) -> Entry:
+    def decode(self, signing_keys: SigningKeys) -> Entry:
         """Verify the signature, the chain and the frame.
 
         Raises:
             UnknownMutation: Sound, but of a later release.
             ProtocolError: Anything else that is wrong with it.
         """
-        frame = keyring.open(self.body)
+        frame = signing_keys.open(self.body)
         return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, frame)
 
 

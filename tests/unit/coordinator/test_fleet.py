@@ -6,7 +6,7 @@ import pytest
 
 from fleets import DIGEST, fleet, head, policy, seen
 from synaptoroute.errors import ProtocolError
-from synaptoroute.sequencer.audits import AuditReport, report_of
+from synaptoroute.sequencer.presence import AuditReport, parse_audit_report
 from synaptoroute.sequencer.scripts import NoLog
 from synaptoroute_coordinator.fleet import (
     Telemetry,
@@ -138,7 +138,7 @@ def test_damaged_node_without_a_sound_donor_is_not_repaired() -> None:
 def test_malformed_report_is_refused(row: bytes) -> None:
     """Whoever reaches Redis can write there."""
     with pytest.raises(ProtocolError):
-        report_of(row)
+        parse_audit_report(row)
 
 
 # --- alarms ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleets import DIGEST, fleet, head, policy, seen
-from synaptoroute.sequencer.audits import AuditReport
+from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute_coordinator.fleet import judge_audit
 from synaptoroute_coordinator.plan import (
     AbortImport,

@@ -14,7 +14,7 @@ from synaptoroute.core.mutation import OpenEpoch, Position
 from synaptoroute.core.recovery import _is_beyond
 from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.errors import ConfigError, NotReady
-from synaptoroute.replication.log_bootstrap import LINEAGE_KEY, Opening, _voters_of
+from synaptoroute.replication.log_bootstrap import CLUSTER_ID_KEY, Opening, _voters_of
 from synaptoroute.replication.snapshots import PeerSecret
 from synaptoroute.replication.status import EXPLANATIONS, LogState
 
@@ -25,7 +25,7 @@ AT = Position(3, 10, "a" * 40)
 def head(epoch: int, seq: int, chain: str = "a" * 40, **more: Any) -> Any:
     """As much of a head as is looked at."""
     return SimpleNamespace(
-        epoch=epoch, seq=seq, chain=chain, lineage="ours", epoch_id="ballot", **more
+        epoch=epoch, seq=seq, chain=chain, cluster_id="ours", epoch_id="ballot", **more
     )
 
 
@@ -38,7 +38,7 @@ def follower(
         config=ClusterConfig(peer_secret_file=secret),
         head=None,
         engine=SimpleNamespace(
-            storage=SimpleNamespace(meta_get={LINEAGE_KEY: lineage}.get),
+            storage=SimpleNamespace(meta_get={CLUSTER_ID_KEY: lineage}.get),
             applier=SimpleNamespace(replica=SimpleNamespace(epochs=[EpochRecord(3, opened)])),
         ),
     )

@@ -14,7 +14,7 @@ import pytest
 
 from synaptoroute.replication.maintenance import Duties
 from synaptoroute.replication.recovery import Recovery
-from synaptoroute.sequencer.tasks import end_task
+from synaptoroute.sequencer.client import end_task
 
 pytestmark = pytest.mark.timeout(20)
 

@@ -8,7 +8,7 @@ import pytest
 
 from synaptoroute.core.codec import HEADER_BYTES
 from synaptoroute.errors import ConfigError, ProtocolError
-from synaptoroute.sequencer.signing import SEAL_BYTES, Keyring
+from synaptoroute.sequencer.signing import SEAL_BYTES, SigningKeys
 
 pytestmark = pytest.mark.unit
 
@@ -18,46 +18,46 @@ OLD, NEW = b"o" * 32, b"n" * 32
 
 def test_sealed_frame_opens_to_itself() -> None:
     """A signature is taken off where it was put on."""
-    keyring = Keyring("ns", {"a": OLD})
-    sealed = keyring.seal(FRAME)
+    signing_keys = SigningKeys("ns", {"a": OLD})
+    sealed = signing_keys.seal(FRAME)
 
     assert len(FRAME) + SEAL_BYTES == len(sealed)
-    assert keyring.open(sealed) == FRAME
+    assert signing_keys.open(sealed) == FRAME
 
 
 def test_without_keys_nothing_is_signed_or_refused() -> None:
     """A node without keys reads signed entries too."""
-    plain = Keyring("ns")
+    plain = SigningKeys("ns")
 
     assert plain.seal(FRAME) == FRAME
-    assert plain.open(Keyring("ns", {"a": OLD}).seal(FRAME)) == FRAME
+    assert plain.open(SigningKeys("ns", {"a": OLD}).seal(FRAME)) == FRAME
 
 
 def test_either_of_two_keys_is_valid() -> None:
     """The first key signs, all verify."""
-    both = Keyring("ns", {"new": NEW, "old": OLD})
+    both = SigningKeys("ns", {"new": NEW, "old": OLD})
 
-    assert both.open(Keyring("ns", {"old": OLD}).seal(FRAME)) == FRAME
-    assert Keyring("ns", {"new": NEW}).open(both.seal(FRAME)) == FRAME
+    assert both.open(SigningKeys("ns", {"old": OLD}).seal(FRAME)) == FRAME
+    assert SigningKeys("ns", {"new": NEW}).open(both.seal(FRAME)) == FRAME
 
 
 @pytest.mark.parametrize(
     "body",
     [
         FRAME,
-        Keyring("ns", {"b": OLD}).seal(FRAME),
-        Keyring("ns", {"a": NEW}).seal(FRAME),
-        Keyring("other", {"a": OLD}).seal(FRAME),
-        Keyring("ns", {"a": OLD}).seal(FRAME)[:-50],
-        Keyring("ns", {"a": OLD}).seal(FRAME)[:10],
-        b"SK\xff\xff" + Keyring("ns", {"a": OLD}).seal(FRAME)[4:],
+        SigningKeys("ns", {"b": OLD}).seal(FRAME),
+        SigningKeys("ns", {"a": NEW}).seal(FRAME),
+        SigningKeys("other", {"a": OLD}).seal(FRAME),
+        SigningKeys("ns", {"a": OLD}).seal(FRAME)[:-50],
+        SigningKeys("ns", {"a": OLD}).seal(FRAME)[:10],
+        b"SK\xff\xff" + SigningKeys("ns", {"a": OLD}).seal(FRAME)[4:],
     ],
     ids=["unsigned", "unknown id", "other key", "other namespace", "cut", "shorter", "no text"],
 )
 def test_anything_else_is_refused(body: bytes) -> None:
     """Unsigned, unknown, foreign or cut: refused, and marked as forged."""
     with pytest.raises(ProtocolError) as caught:
-        Keyring("ns", {"a": OLD}).open(body)
+        SigningKeys("ns", {"a": OLD}).open(body)
 
     assert caught.value.fields["forged"] is True
 
@@ -65,12 +65,12 @@ def test_anything_else_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("at", range(0, SEAL_BYTES + HEADER_BYTES, 7))
 def test_altered_signature_or_header_is_refused(at: int) -> None:
     """Each byte of signature and header counts."""
-    keyring = Keyring("ns", {"a": OLD})
-    sealed = bytearray(keyring.seal(FRAME))
+    signing_keys = SigningKeys("ns", {"a": OLD})
+    sealed = bytearray(signing_keys.seal(FRAME))
     sealed[at] ^= 1
 
     with pytest.raises(ProtocolError):
-        keyring.open(bytes(sealed))
+        signing_keys.open(bytes(sealed))
 
 
 def test_key_file_lists_keys_in_order(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_key_file_lists_keys_in_order(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# rotated in May\nnew {'n' * 32}\n\nold {'o' * 32}\n")
 
-    assert [("new", NEW), ("old", OLD)] == list(Keyring.load("ns", path).keys.items())
+    assert [("new", NEW), ("old", OLD)] == list(SigningKeys.load("ns", path).keys.items())
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_malformed_key_file_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text)
 
     with pytest.raises(ConfigError):
-        Keyring.load("ns", path)
+        SigningKeys.load("ns", path)
 
 
 def test_secrets_are_not_shown() -> None:
-    """A keyring in a log line holds no secret."""
-    assert "oooo" not in repr(Keyring("ns", {"a": OLD}))
+    """A signing_keys in a log line holds no secret."""
+    assert "oooo" not in repr(SigningKeys("ns", {"a": OLD}))

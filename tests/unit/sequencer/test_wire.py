@@ -12,22 +12,22 @@ from synaptoroute.core.codec import encode_proposal, header_of
 from synaptoroute.core.mutation import CHAIN_START, DeleteRoute, Entry, Position, Proposal
 from synaptoroute.core.replica import number
 from synaptoroute.errors import ProtocolError
-from synaptoroute.sequencer.signing import Keyring
+from synaptoroute.sequencer.signing import SigningKeys
 from synaptoroute.sequencer.wire import (
     MESSAGE_BYTES_MAX,
     NUMBER_MAX,
     RECORDS_MAX,
     Announced,
-    Beat,
-    beat_record,
+    Keepalive,
+    keepalive_record,
     parse_message,
     parse_stream_entry,
 )
 
 pytestmark = pytest.mark.unit
 
-PLAIN = Keyring("default")
-SIGNED = Keyring("default", {"k1": b"s" * 32})
+PLAIN = SigningKeys("default")
+SIGNED = SigningKeys("default", {"k1": b"s" * 32})
 
 
 def entry_of(seq: int = 1, name: str = "weather") -> Entry:
@@ -37,27 +37,27 @@ def entry_of(seq: int = 1, name: str = "weather") -> Entry:
     return number(Position(1, seq - 1, CHAIN_START), encode_proposal(proposal), proposal, 5)
 
 
-def record(entry: Entry, kind: str = "E", keyring: Keyring = PLAIN) -> bytes:
+def record(entry: Entry, kind: str = "E", signing_keys: SigningKeys = PLAIN) -> bytes:
     """A record as the script writes it."""
-    body = keyring.seal(entry.frame)
+    body = signing_keys.seal(entry.frame)
     if kind == "P":
         body = body[: len(body) - len(entry.frame) + len(header_of(entry.frame))]
     line = f"SR1 {kind} {entry.epoch} {entry.seq} {entry.prev_chain} {entry.chain} "
     return f"{line}{entry.time_us} {len(body)}\n".encode() + body
 
 
-@pytest.mark.parametrize("keyring", [PLAIN, SIGNED], ids=["plain", "signed"])
-def test_message_gives_its_records_in_order(keyring: Keyring) -> None:
+@pytest.mark.parametrize("signing_keys", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_message_gives_its_records_in_order(signing_keys: SigningKeys) -> None:
     """Entries, announcements and beats may share a message."""
     first, second = entry_of(1, "one"), entry_of(2, "two")
-    beat = beat_record(1, 2, second.chain, 9, "open", "node-1")
-    data = record(first, keyring=keyring) + record(second, "P", keyring) + beat
+    beat = keepalive_record(1, 2, second.chain, 9, "open", "node-1")
+    data = record(first, signing_keys=signing_keys) + record(second, "P", signing_keys) + beat
     announced = Announced(1, 2, second.chain, second.proposal.op_id)
 
-    assert parse_message(data, keyring) == (
+    assert parse_message(data, signing_keys) == (
         first,
         announced,
-        Beat(1, 2, second.chain, 9, "open", "node-1"),
+        Keepalive(1, 2, second.chain, 9, "open", "node-1"),
     )
 
 
@@ -69,15 +69,15 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 
 @given(st.data())
-@pytest.mark.parametrize("keyring", [PLAIN, SIGNED], ids=["plain", "signed"])
-def test_altered_byte_never_changes_what_is_believed(keyring: Keyring, data: st.DataObject) -> None:
+@pytest.mark.parametrize("signing_keys", [PLAIN, SIGNED], ids=["plain", "signed"])
+def test_altered_byte_never_changes_what_is_believed(signing_keys: SigningKeys, data: st.DataObject) -> None:
     """One altered byte is refused, or touches only the time, which is for people."""
     entry = entry_of()
-    message = bytearray(record(entry, keyring=keyring))
+    message = bytearray(record(entry, signing_keys=signing_keys))
     at = data.draw(st.integers(0, len(message) - 1))
     message[at] ^= data.draw(st.integers(1, 255))
     try:
-        (parsed,) = parse_message(bytes(message), keyring)
+        (parsed,) = parse_message(bytes(message), signing_keys)
     except ProtocolError:
         return
     if isinstance(parsed, Announced):
@@ -93,12 +93,12 @@ def test_altered_byte_never_changes_what_is_believed(keyring: Keyring, data: st.
     [
         b"",
         b"x" * (MESSAGE_BYTES_MAX + 1),
-        beat_record(1, 1, CHAIN_START, 1, "open", "n") * (RECORDS_MAX + 1),
-        beat_record(1, NUMBER_MAX + 1, CHAIN_START, 1, "open", "n"),
-        beat_record(1, 1, CHAIN_START, 1, "closed", "n"),
-        beat_record(1, 1, CHAIN_START[:-1], 1, "open", "n"),
-        beat_record(1, 1, CHAIN_START, 1, "open", ""),
-        beat_record(1, 1, CHAIN_START, 1, "open", "n")[:-1],
+        keepalive_record(1, 1, CHAIN_START, 1, "open", "n") * (RECORDS_MAX + 1),
+        keepalive_record(1, NUMBER_MAX + 1, CHAIN_START, 1, "open", "n"),
+        keepalive_record(1, 1, CHAIN_START, 1, "closed", "n"),
+        keepalive_record(1, 1, CHAIN_START[:-1], 1, "open", "n"),
+        keepalive_record(1, 1, CHAIN_START, 1, "open", ""),
+        keepalive_record(1, 1, CHAIN_START, 1, "open", "n")[:-1],
         record(entry_of())[:-1],
         record(entry_of()).replace(b"SR1 E 1 1 ", b"SR1 E 1 01 "),
         record(entry_of()).replace(b"SR1 E 1 1 ", b"SR1 E 1 2 "),

@@ -79,7 +79,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         CheckFailed: It holds another position than its manifest says.
         StorageCorrupt: Its rows do not match its digest.
     """
-    from synaptoroute.replication.recovery import LINEAGE_KEY
+    from synaptoroute.replication.recovery import CLUSTER_ID_KEY
     from synaptoroute.storage import SQLiteStorage
 
     storage = SQLiteStorage(database)
@@ -91,7 +91,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
             raise CheckFailed(f"the backup stands at {snapshot.position.revision}")
         # With an empty Redis this node founds the cluster anew; the others join it empty.
         storage.keep_one_voter()
-        storage.meta_set(LINEAGE_KEY, str(manifest.get("lineage") or "") or None)
+        storage.meta_set(CLUSTER_ID_KEY, str(manifest.get("lineage") or "") or None)
         return {
             "database": str(database),
             "version": str(snapshot.position.revision),

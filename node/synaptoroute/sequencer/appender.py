@@ -16,7 +16,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,9 +33,8 @@ from synaptoroute.errors import (
 )
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import Reason, unavailable
-from synaptoroute.sequencer.reader import Coverage, Reader
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.scripts import NotPlaced, Placed, Scripts
-from synaptoroute.sequencer.tasks import end_task
 
 _RETRY_MIN_SECONDS: Final = 0.05
 _RETRY_MAX_SECONDS: Final = 0.5
@@ -49,7 +48,7 @@ _MESSAGES: Final = {
     Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
     Reason.MOVED: "somebody wrote at the same time",
     Reason.LEVEL: "not every node of the cluster understands this write yet",
-    Reason.UNHELD: "the voters changed, and a majority does not hold that change yet",
+    Reason.NO_QUORUM: "the voters changed, and a majority does not hold that change yet",
     Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
     Reason.REFUSED: "Redis refused the write",
 }
@@ -81,7 +80,7 @@ class WriteLimits:
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingAppend:
     """Proposals of one caller."""
 
     frames: list[tuple[bytes, bytes]]
@@ -92,7 +91,7 @@ class _Waiting:
 
 
 @dataclass(slots=True)
-class WriteCounts:
+class AppendCounts:
     """What the writer did, for metrics.
 
     Attributes:
@@ -111,12 +110,13 @@ class WriteCounts:
 
 
 @dataclass
-class Writer:
+class Appender:
     """Gives proposals their places.  Used on one event loop.
 
     Attributes:
         scripts: Where to append.
-        reader: Where to look for a write whose answer was lost.
+        find: Looks for an op_id in the log after a position.
+        seal: Signs a frame.
         position: What this node has applied now.
         fingerprint: Encoder of this node now.
         epoch_id: Ballot that opened this node's epoch; empty to write to any.
@@ -125,13 +125,14 @@ class Writer:
     """
 
     scripts: Scripts
-    reader: Reader
+    find: Callable[[Position, bytes], Awaitable[Position | None]]
+    seal: Callable[[bytes], bytes]
     position: Callable[[], Position]
     fingerprint: Callable[[], str]
     epoch_id: Callable[[], str] = str
     limits: WriteLimits = field(default_factory=WriteLimits)
-    counts: WriteCounts = field(default_factory=WriteCounts)
-    _queue: deque[_Waiting] = field(default_factory=deque, init=False)
+    counts: AppendCounts = field(default_factory=AppendCounts)
+    _queue: deque[_PendingAppend] = field(default_factory=deque, init=False)
     _queue_entries: int = field(default=0, init=False)
     _queue_bytes: int = field(default=0, init=False)
     _task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -174,7 +175,7 @@ class Writer:
         outcome = await self.scripts.append(
             self.position(),
             self.fingerprint(),
-            [(frame, self.reader.keyring.seal(frame))],
+            [(frame, self.seal(frame))],
             log_bytes_max=self.limits.log_bytes_max,
             voters=(",".join(before), ",".join(after)),
             epoch_id=self.epoch_id(),
@@ -192,7 +193,7 @@ class Writer:
         while self._queue:
             self._fail(self._take_one(), Reason.STOPPED, "this log was closed")
 
-    def _enqueue(self, proposals: Sequence[Proposal], fingerprint: str) -> _Waiting:
+    def _enqueue(self, proposals: Sequence[Proposal], fingerprint: str) -> _PendingAppend:
         frames = [encode_proposal(each) for each in proposals]
         limits = self.limits
         size_bytes = sum(map(len, frames))
@@ -211,8 +212,8 @@ class Writer:
                 "too many writes wait for the sequencer",
                 retry_after_seconds=_OVERLOAD_RETRY_SECONDS,
             )
-        waiting = _Waiting(
-            [(frame, self.reader.keyring.seal(frame)) for frame in frames],
+        waiting = _PendingAppend(
+            [(frame, self.seal(frame)) for frame in frames],
             [each.op_id for each in proposals],
             size_bytes,
             fingerprint,
@@ -238,15 +239,15 @@ class Writer:
             if self._task is asyncio.current_task():
                 self._task = None
 
-    def _take_one(self) -> _Waiting:
+    def _take_one(self) -> _PendingAppend:
         waiting = self._queue.popleft()
         self._queue_entries -= len(waiting.frames)
         self._queue_bytes -= waiting.size_bytes
         return waiting
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_PendingAppend]:
         """Take as many callers as fit one call; whoever gave up is left out."""
-        batch: list[_Waiting] = []
+        batch: list[_PendingAppend] = []
         entries, size_bytes = 0, 0
         while self._queue:
             first = self._queue[0]
@@ -261,7 +262,7 @@ class Writer:
                 batch.append(waiting)
         return batch
 
-    async def _send(self, batch: list[_Waiting]) -> None:
+    async def _send(self, batch: list[_PendingAppend]) -> None:
         """Make one call and answer everybody in it."""
         try:
             placed = await self._place(batch)
@@ -285,7 +286,7 @@ class Writer:
                 waiting.placed.set_result(Placed(placed.epoch, seq, last_seq, placed.is_announced))
             seq = last_seq + 1
 
-    async def _place(self, batch: list[_Waiting]) -> Placed:
+    async def _place(self, batch: list[_PendingAppend]) -> Placed:
         """Append a batch; where the answer is lost, find out, and send it again if absent."""
         frames = [frame for waiting in batch for frame in waiting.frames]
         op_ids = [op_id for waiting in batch for op_id in waiting.op_ids]
@@ -349,32 +350,19 @@ class Writer:
         raise error
 
     async def _search(self, since: Position, op_ids: list[bytes]) -> Placed | None:
-        """Read the log once from a position to its head."""
-        after = since
-        while True:
-            result = await self.reader.read(after)
-            for entry in result.entries:
-                if entry.proposal.op_id == op_ids[0]:
-                    return Placed(entry.epoch, entry.seq, entry.seq + len(op_ids) - 1)
-            if result.coverage is not Coverage.WHOLE or result.error is not None:
-                raise unavailable(
-                    Reason.INTERRUPTED,
-                    "the log does not reach back to the write whose answer was lost",
-                    is_final=True,
-                )
-            if result.is_end:
-                return None
-            after = result.entries[-1].position
+        """Find the consecutive places of a call in the log."""
+        first = await self.find(since, op_ids[0])
+        return first and Placed(first.epoch, first.seq, first.seq + len(op_ids) - 1)
 
     def _fail(
-        self, waiting: _Waiting, reason: Reason, message: str, outcome: str = "not_taken"
+        self, waiting: _PendingAppend, reason: Reason, message: str, outcome: str = "not_taken"
     ) -> None:
         _set_error(
             waiting, unavailable(reason, message, outcome=outcome, op_id=waiting.op_ids[0].hex())
         )
 
 
-def _set_error(waiting: _Waiting, error: Exception) -> None:
+def _set_error(waiting: _PendingAppend, error: Exception) -> None:
     if not waiting.placed.done():
         waiting.placed.set_exception(error)
 
@@ -391,7 +379,7 @@ def _error_of(outcome: NotPlaced, known: str) -> SynaptoRouteError:
     return unavailable(outcome.reason, message, detail=outcome.detail, outcome=known)
 
 
-def _copy_for(error: SynaptoRouteError, waiting: _Waiting) -> SynaptoRouteError:
+def _copy_for(error: SynaptoRouteError, waiting: _PendingAppend) -> SynaptoRouteError:
     """Give each caller an error of its own, with its own op_id."""
     fields = error.fields | {"op_id": waiting.op_ids[0].hex()}
     copy = type(error)(error.message, retry_after_seconds=error.retry_after_seconds, **fields)
