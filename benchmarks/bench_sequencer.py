@@ -31,8 +31,8 @@ from cluster_room import FINGERPRINT, opened, put
 from servers import Server
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position
-from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.appender import WriteLimits
+from synaptoroute.sequencer.log import RedisLog
 
 DIM = 384
 CHANNEL = b"sr:{default}:bus"

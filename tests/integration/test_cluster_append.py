@@ -14,9 +14,9 @@ from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import CHAIN_START, OpenEpoch, Position, Revision
 from synaptoroute.core.replica import Replica, Source, number
 from synaptoroute.errors import Overloaded, TooLarge
+from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 

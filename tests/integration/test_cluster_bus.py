@@ -11,8 +11,15 @@ from fault_proxy import Fault, FaultProxy
 from servers import Server
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.sequencer.pubsub import KeepaliveResult
-from synaptoroute.sequencer.pubsub import Bus, BusEvent, Missed, Received, Reconnecting, Subscribed
+from synaptoroute.sequencer.pubsub import (
+    Bus,
+    BusEvent,
+    KeepaliveResult,
+    Missed,
+    Received,
+    Reconnecting,
+    Subscribed,
+)
 from synaptoroute.sequencer.wire import MESSAGE_BYTES_MAX, Announced, Keepalive
 
 pytestmark = pytest.mark.integration

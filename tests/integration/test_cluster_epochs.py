@@ -19,8 +19,7 @@ from synaptoroute.sequencer.epochs import (
     TrimOutcome,
 )
 from synaptoroute.sequencer.lease import Held, Taken
-from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.log import Coverage
+from synaptoroute.sequencer.log import Coverage, RedisLog
 from synaptoroute.sequencer.scripts import Head, NotPlaced
 
 pytestmark = pytest.mark.integration

@@ -12,9 +12,9 @@ from servers import Server
 from synaptoroute.core.mutation import Entry, Position, Revision
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 

@@ -15,9 +15,15 @@ from servers import Server
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.sequencer.epochs import (
+    ClusterIdentity,
+    LogCheck,
+    RecoveryOutcome,
+    RecoveryResult,
+    RefillEntry,
+)
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.epochs import RecoveryResult, ClusterIdentity, RefillEntry, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
@@ -69,7 +75,9 @@ async def decision(log: RedisLog, ballot: Ballot) -> Decision:
     return decided
 
 
-async def reopen(log: RedisLog, decided: Decision, entries: list[Entry] | None = None) -> RecoveryResult:
+async def reopen(
+    log: RedisLog, decided: Decision, entries: list[Entry] | None = None
+) -> RecoveryResult:
     """Open the next epoch, with a stream that is refilled where entries are given."""
     head = await log.head()
     assert isinstance(head, Head)
@@ -171,9 +179,7 @@ async def reopen_open(log: RedisLog, decided: Decision) -> RecoveryResult:
     lease = await log.lease("recovery", "a").acquire()
     assert isinstance(lease, Held)
     closed = Head(**{**{f: getattr(head, f) for f in head.__slots__}, "ballot": asked})
-    return await log.epochs.reopen(
-        lease, closed, decided, encoder=ENCODER, floor=6, floor_chain=""
-    )
+    return await log.epochs.reopen(lease, closed, decided, encoder=ENCODER, floor=6, floor_chain="")
 
 
 async def test_report_counts_for_its_own_ballot_only(start_server: StartServer, kind: str) -> None:

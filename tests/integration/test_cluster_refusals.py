@@ -14,9 +14,9 @@ from servers import Server
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.errors import EncoderMismatch, SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.appender import WriteLimits
 
 pytestmark = pytest.mark.integration
 

@@ -17,10 +17,10 @@ from synaptoroute.core.mutation import Ballot, Entry, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.epochs import ClusterIdentity, LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.pubsub import Received, Subscribed
-from synaptoroute.sequencer.epochs import RecoveryResult, ClusterIdentity, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration

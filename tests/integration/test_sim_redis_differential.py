@@ -14,7 +14,7 @@ import pytest
 
 from cluster_room import report
 from servers import Server
-from sim.answers import held_of, kind_of, label_of, shown, shown_read, shown_log_check
+from sim.answers import held_of, kind_of, label_of, shown, shown_log_check, shown_read
 from sim.model_server import ModelServer
 from sim.model_store import DIM, ENCODERS, FINGERPRINT
 from synaptoroute.core.codec import encode_proposal
@@ -28,9 +28,9 @@ from synaptoroute.core.mutation import (
     VoterAdd,
 )
 from synaptoroute.core.recovery import Cause, Decision, Mode, decide
+from synaptoroute.sequencer.epochs import ClusterIdentity, RecoveryResult
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.epochs import ClusterIdentity, RecoveryResult
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -262,9 +262,7 @@ class Pair:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
             else:
                 entries = []
-            filled = await self.log.epochs.refill(
-                lease, held, head.ballot, map(held_of, entries)
-            )
+            filled = await self.log.epochs.refill(lease, held, head.ballot, map(held_of, entries))
             assert filled == self.model.refill_with(proof, head.ballot, entries, True)
         real_head = await self.log.head()
         assert isinstance(real_head, Head)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.epochs import RefillEntry, LogCheck
+from synaptoroute.sequencer.epochs import LogCheck, RefillEntry
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 

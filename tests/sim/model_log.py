@@ -16,8 +16,8 @@ from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Report
 from synaptoroute.sequencer.append_errors import Reason
-from synaptoroute.sequencer.log import ReadResult, coverage_of
 from synaptoroute.sequencer.epochs import epoch_op_id
+from synaptoroute.sequencer.log import ReadResult, coverage_of
 from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
 
 

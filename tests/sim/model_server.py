@@ -9,7 +9,7 @@ from sim.model_log import ModelLog
 from sim.model_store import header_of
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Kept, Report
-from synaptoroute.sequencer.epochs import RecoveryResult, RecoveryOutcome, LogCheck, epoch_op_id
+from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult, epoch_op_id
 from synaptoroute.sequencer.scripts import ballot_of
 
 ALIVE_MS = 5_000

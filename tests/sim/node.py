@@ -26,9 +26,10 @@ from synaptoroute.core.recovery import (
     judge,
     may_promise,
 )
-from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
+from synaptoroute.core.replica import Replica
+from synaptoroute.core.step import TRANSITIONS, Source, State
+from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
-from synaptoroute.sequencer.epochs import RecoveryResult, RecoveryOutcome, LogCheck
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Literal
 
 from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal, Revision
 from synaptoroute.errors import ClusterError
-from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_commands import NodeCommand
+from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 

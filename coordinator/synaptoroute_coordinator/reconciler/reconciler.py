@@ -16,12 +16,12 @@ from typing import Final
 
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.node_commands import NodeCommand, CommandKind
+from synaptoroute.sequencer.node_commands import CommandKind, NodeCommand
 from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.client import end_task
 from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import (

@@ -29,9 +29,9 @@ from synaptoroute.replication.history_check import common_seq, is_confirmed
 from synaptoroute.replication.progress import Progress
 from synaptoroute.replication.snapshots import file_beside
 from synaptoroute.replication.status import LogState
+from synaptoroute.sequencer.log import Coverage, ReadResult
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.presence import NodeSeen
-from synaptoroute.sequencer.log import Coverage, ReadResult
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower

@@ -36,10 +36,10 @@ from synaptoroute.replication.snapshots import PeerSecret, membership_of, prepar
 from synaptoroute.replication.status import EXPLANATIONS, FollowerCounts, FollowerStatus, LogState
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.pubsub import Missed, Reconnecting, Subscribed
 from synaptoroute.sequencer.pubsub import Received as BusReceived
 from synaptoroute.sequencer.scripts import Head
-from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.wire import Announced, Keepalive, Message
 
 BEHIND_SECONDS: Final = 0.2

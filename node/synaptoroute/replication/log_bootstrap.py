@@ -126,7 +126,9 @@ class Opening:
         if not lineage or lineage == storage.meta_get(CLUSTER_ID_KEY):
             return
         with contextlib.suppress(StorageUnavailable):  # a full disk; the next heartbeat tries
-            await asyncio.wrap_future(applier.call(lambda: storage.meta_set(CLUSTER_ID_KEY, lineage)))
+            await asyncio.wrap_future(
+                applier.call(lambda: storage.meta_set(CLUSTER_ID_KEY, lineage))
+            )
 
     # --- founding --------------------------------------------------------------------------
 

@@ -25,9 +25,9 @@ from synaptoroute.replication.encoder_migration import Generations
 from synaptoroute.replication.row_repair import Mender
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.replication.status import LogState
-from synaptoroute.sequencer.presence import AuditReport
-from synaptoroute.sequencer.node_commands import COMMAND_AGE_MS_MAX, NodeCommand
 from synaptoroute.sequencer.client import end_task
+from synaptoroute.sequencer.node_commands import COMMAND_AGE_MS_MAX, NodeCommand
+from synaptoroute.sequencer.presence import AuditReport
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower

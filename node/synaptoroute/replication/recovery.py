@@ -32,16 +32,16 @@ from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.replication.ballot_store import Standing, promise, standing_of
 from synaptoroute.replication.status import LogState
-from synaptoroute.sequencer.lease import Held, Lease
-from synaptoroute.sequencer.epochs import (
-    RecoveryResult,
-    ClusterIdentity,
-    RefillEntry,
-    RecoveryOutcome,
-    LogCheck,
-)
-from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.client import end_task
+from synaptoroute.sequencer.epochs import (
+    ClusterIdentity,
+    LogCheck,
+    RecoveryOutcome,
+    RecoveryResult,
+    RefillEntry,
+)
+from synaptoroute.sequencer.lease import Held, Lease
+from synaptoroute.sequencer.scripts import Head, NoLog
 
 if TYPE_CHECKING:
     from synaptoroute.replication.follower import Follower
@@ -163,13 +163,17 @@ class Recovery:
         """What a lost header is made of; None for a node that never was in a cluster."""
         encoder = self._follower.engine.encoder
         if isinstance(head, Head):
-            return ClusterIdentity(head.cluster_id, head.fingerprint, head.dim, head.level, head.voters)
+            return ClusterIdentity(
+                head.cluster_id, head.fingerprint, head.dim, head.level, head.voters
+            )
         lineage = self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
         if not lineage:
             return None
         nodes = await self._follower.log.presence.nodes()
         levels = [LEVEL, *(seen.report.level for seen in nodes if seen.is_live)]
-        return ClusterIdentity(lineage, encoder.fingerprint, encoder.dim, min(levels), standing.voters)
+        return ClusterIdentity(
+            lineage, encoder.fingerprint, encoder.dim, min(levels), standing.voters
+        )
 
     async def _take_part(self, head: Head) -> bool:
         """Answer the ballot, look at all answers, and act if it is this node's turn."""
@@ -308,7 +312,9 @@ class Recovery:
                 return []  # a hole: the base alone is sure
             for row in rows:
                 entries.append(
-                    RefillEntry(row.epoch, row.seq, row.time_us, row.prev_chain, row.chain, row.frame)
+                    RefillEntry(
+                        row.epoch, row.seq, row.time_us, row.prev_chain, row.chain, row.frame
+                    )
                 )
                 size_bytes += len(row.frame)
             after = entries[-1].seq

@@ -196,7 +196,8 @@ class PeerSecret:
         if self._given:
             return self._given
         head = self._follower.head
-        lineage = head.cluster_id if head else self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
+        stored = self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
+        lineage = head.cluster_id if head else stored
         if not lineage:
             raise NotReady("the cluster's identity is not known yet")
         return hashlib.sha256(b"synaptoroute peer|" + lineage.encode()).digest()

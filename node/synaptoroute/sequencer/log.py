@@ -18,16 +18,16 @@ from synaptoroute.core.mutation import Entry, Position, Proposal, VoterAdd, Vote
 from synaptoroute.errors import ProtocolError
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
 from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_server
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
 from synaptoroute.sequencer.node_commands import NodeCommands
 from synaptoroute.sequencer.presence import Audits, Presence
-from synaptoroute.sequencer.pubsub import BusKeepalive, Bus
+from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, NotPlaced, Range, Scripts
 from synaptoroute.sequencer.signing import SigningKeys
-from synaptoroute.sequencer.appender import Appender, AppendCounts, WriteLimits
 
 READ_BYTES_MAX: Final = 1_048_576
 READ_ENTRIES_MAX: Final = 1_024

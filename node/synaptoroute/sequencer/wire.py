@@ -131,7 +131,9 @@ def _beat_of(beat: re.Match[bytes]) -> Keepalive:
     return Keepalive(epoch, seq, beat[3].decode(), time_us, beat[5].decode(), beat[6].decode())
 
 
-def _record_of(record: re.Match[bytes], body: bytes, signing_keys: SigningKeys) -> Entry | Announced:
+def _record_of(
+    record: re.Match[bytes], body: bytes, signing_keys: SigningKeys
+) -> Entry | Announced:
     epoch, seq, time_us = _numbers(record[2], record[3], record[6])
     prev_chain, chain = record[4].decode(), record[5].decode()
     frame = signing_keys.open(body)
@@ -168,8 +170,10 @@ def _numbers(*texts: bytes) -> tuple[int, ...]:
     return numbers
 
 
-def keepalive_record(epoch: int, seq: int, chain: str, time_us: int, state: str, source: str) -> bytes:
-    """Write a beat, as ``beat.lua`` does."""
+def keepalive_record(
+    epoch: int, seq: int, chain: str, time_us: int, state: str, source: str
+) -> bytes:
+    """Write a keepalive record, as ``keepalive.lua`` does."""
     return f"SR1 B {epoch} {seq} {chain} {time_us} {state} {source}\n".encode()
 
 

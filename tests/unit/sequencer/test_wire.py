@@ -70,7 +70,9 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 @given(st.data())
 @pytest.mark.parametrize("signing_keys", [PLAIN, SIGNED], ids=["plain", "signed"])
-def test_altered_byte_never_changes_what_is_believed(signing_keys: SigningKeys, data: st.DataObject) -> None:
+def test_altered_byte_is_refused_or_changes_the_time_only(
+    signing_keys: SigningKeys, data: st.DataObject
+) -> None:
     """One altered byte is refused, or touches only the time, which is for people."""
     entry = entry_of()
     message = bytearray(record(entry, signing_keys=signing_keys))
