@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from synaptoroute.core.step import TRANSITIONS, Source, State
+
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
 from synaptoroute.core.mutation import Ballot, Entry, Position
@@ -27,7 +29,6 @@ from synaptoroute.core.recovery import (
     may_promise,
 )
 from synaptoroute.core.replica import Replica
-from synaptoroute.core.step import TRANSITIONS, Source, State
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
 from synaptoroute.sequencer.scripts import Head, NoLog
