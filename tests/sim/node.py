@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from synaptoroute.core.step import TRANSITIONS, Source, State
-
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
 from synaptoroute.core.mutation import Ballot, Entry, Position
@@ -28,7 +26,7 @@ from synaptoroute.core.recovery import (
     judge,
     may_promise,
 )
-from synaptoroute.core.replica import Replica
+from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -106,7 +104,7 @@ class Node:
             self._call = self._life.send(answer)
 
     def life(self) -> Life:
-        """Keepalive, judge, and do what follows, for good."""
+        """Send heartbeats, judge their answers, and do what follows, forever."""
         while True:
             try:
                 position = self.replica.position
