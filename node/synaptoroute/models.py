@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from synaptoroute.core import validation
 from synaptoroute.core.mutation import Aggregation
@@ -260,6 +261,8 @@ class WriteResult(BaseModel):
         revision: The route's revision afterwards; None where it has no route.
         count: Utterances added or removed, or routes imported.
         ack: Level of durability reached.
+        created: Whether the write created its route, decided by the order of the log.  Not part
+            of the HTTP body, where the status 201 says it; false for a repeated write.
     """
 
     status: Literal["applied", "unchanged", "pending"]
@@ -268,6 +271,7 @@ class WriteResult(BaseModel):
     revision: str | None = None
     count: int = 0
     ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
+    created: SkipJsonSchema[bool] = Field(default=False, exclude=True)
 
 
 class OrphanedWrite(BaseModel):

@@ -12,7 +12,7 @@ from servers import Server
 from synaptoroute.core.codec import digest_of
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import CHAIN_START, OpenEpoch, Position, Revision
-from synaptoroute.core.replica import Replica, Source, number
+from synaptoroute.core.replica import Replica, Source, make_entry
 from synaptoroute.errors import Overloaded, TooLarge
 from synaptoroute.sequencer.appender import WriteLimits
 from synaptoroute.sequencer.log import Coverage
@@ -61,7 +61,7 @@ async def test_lua_and_core_reckon_the_same_chain(server: Server) -> None:
     for entry in result.entries:
         digest = digest_of(entry.frame)
         assert next_chain(at.chain, 1, at.seq + 1, digest) == entry.chain
-        assert number(at, entry.frame, entry.proposal, entry.time_us) == entry
+        assert make_entry(at, entry.frame, entry.proposal, entry.time_us) == entry
         at = entry.position
 
     assert at == result.head

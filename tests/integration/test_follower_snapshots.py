@@ -19,7 +19,7 @@ from followers import Peer, Peers, mute_log, peers, put, route, until
 from servers import Server
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
-from synaptoroute.core.replica import Source, number
+from synaptoroute.core.replica import Source, make_entry
 from synaptoroute.replication.applier import Heard
 from synaptoroute.replication.snapshots import Donor
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
@@ -209,7 +209,7 @@ async def test_history_that_the_log_contradicts_is_left_and_its_entries_are_kept
 
 
 def _entry_after(at: Position, proposal: Proposal) -> Heard:
-    return Heard(number(at, encode_proposal(proposal), proposal, 1), Source.LOG, 0)
+    return Heard(make_entry(at, encode_proposal(proposal), proposal, 1), Source.LOG, 0)
 
 
 def _orphans(path: Path) -> list[str]:

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from replicas import EMPTY, Shadow, free_numbers, fresh, full_state, log_of, replay, table_state
 from strategies import logs
 from synaptoroute.core import replica as replica_module
-from synaptoroute.core.codec import (
-    decode_proposal,
-)
+from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.digest import Digest
-from synaptoroute.core.mutation import Proposal
+from synaptoroute.core.mutation import Proposal, PutRoute
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.table import FreeNumbers
 
@@ -64,6 +62,20 @@ def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Pr
     assert replay(replayed, rest) == replay(restored, rest)
     assert table_state(replayed.table) == table_state(restored.table)
     assert replayed.snapshot() == restored.snapshot()
+
+
+@over_logs
+@given(logs())
+def test_route_is_created_once_between_its_deletions(log: list[Proposal]) -> None:
+    """The outcome says so exactly where an applied put finds no route of its name."""
+    replica = fresh()
+    for entry in log_of(log):
+        names = set(replica.table.routes)
+        mutation = entry.proposal.mutation
+        for commit in replay(replica, [entry]):
+            is_new = isinstance(mutation, PutRoute) and mutation.name not in names
+            is_applied = commit.change.outcome.status == "applied" and not commit.is_duplicate
+            assert (is_new and is_applied) == commit.change.outcome.created
 
 
 @over_logs

@@ -196,9 +196,9 @@ class Following(RuleBasedStateMachine):
         table, snapshot = self.states[self.follower.position.chain]
         assert table == table_state(self.follower.table)
         assert snapshot == self.follower.snapshot()
-        assert len(self.follower._waiting) <= 5
-        waiting = (len(each.entry.frame) for each in self.follower._waiting.values())
-        assert sum(waiting) == self.follower._waiting_bytes
+        assert len(self.follower._buffered) <= 5
+        waiting = (len(each.entry.frame) for each in self.follower._buffered.values())
+        assert sum(waiting) == self.follower._buffered_bytes
 
     def teardown(self) -> None:
         """When faults stop, reading the log brings the follower to its head or convicts it."""

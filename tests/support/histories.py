@@ -10,7 +10,7 @@ import numpy as np
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Mutation, Proposal, PutRoute
-from synaptoroute.core.replica import Replica, Source, number
+from synaptoroute.core.replica import Replica, Source, make_entry
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.storage import SQLiteStorage, Stored
 
@@ -46,7 +46,7 @@ class History:
         for mutation in mutations:
             proposal = Proposal(op_id or uuid.uuid4().bytes, mutation, request_hash=b"r" * 16)
             frame = encode_proposal(proposal)
-            entry = number(self.replica.position, frame, proposal, 1_700_000_000_000_000)
+            entry = make_entry(self.replica.position, frame, proposal, 1_700_000_000_000_000)
             commits += self.replica.receive(entry, Source.LOG).commits
         for commit in commits:
             for slot in commit.change.freed:

@@ -27,7 +27,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
     Settings,
 )
-from synaptoroute.core.replica import Ignored, Replica, number
+from synaptoroute.core.replica import Ignored, Replica, make_entry
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.core.table import FreeNumbers, RouteTable
 
@@ -56,7 +56,7 @@ def log_of(proposals: Iterable[Proposal], after: Position | None = None) -> list
     entries: list[Entry] = []
     position = after or Position()
     for each in proposals if after else (opening(), *proposals):
-        entries.append(number(position, encode_proposal(each), each, time_us=0))
+        entries.append(make_entry(position, encode_proposal(each), each, time_us=0))
         position = entries[-1].position
     return entries
 

@@ -1,12 +1,12 @@
-"""What came of an entry, as data.
+"""The effects of one log entry, as data.
 
-A *change* holds all that one entry changes: enough for SQLite, for the tensor and
-to undo it.  All values are frozen, so they may cross threads.
+A *change* is everything that one entry changes: enough to write it to SQLite, to update
+the tensor and to undo it.  All values are frozen, so they may cross threads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.mutation import (
@@ -22,7 +22,7 @@ OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
 
 
 class Rejection(Exception):
-    """A proposal that cannot be applied; becomes a rejected outcome."""
+    """A proposal cannot be applied; the table turns it into a rejected outcome."""
 
     def __init__(self, code: str, message: str, revision: Revision | None = None) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class Rejection(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of an entry; the same on every node.
+    """The outcome of an entry; the same on every node.
 
     Attributes:
         status: ``applied``, ``unchanged`` (nothing to do) or ``rejected``.
@@ -42,6 +42,8 @@ class Outcome:
         code: Error code of a rejection (see ``synaptoroute.errors``).
         message: One sentence about a rejection.
         count: Utterances added or removed, or routes imported.
+        created: Whether the entry created its route.  Known when the entry is applied;
+            it is not stored, so it is false for an outcome that was read back or repeated.
     """
 
     status: OutcomeStatus
@@ -50,22 +52,24 @@ class Outcome:
     code: str | None = None
     message: str = ""
     count: int = 0
+    # Not compared: stored outcomes must equal the ones in memory.
+    created: bool = field(default=False, compare=False)
 
 
 class RouteRecord(NamedTuple):
     """A route as it stands after some entry.
 
-    A boot makes thousands of them, so it is a plain tuple.
+    A boot makes thousands of them, so this is a plain tuple.
 
     Attributes:
-        route_id: Small number of the route, lowest free first; row of its centroid.
+        route_id: Small number of the route, lowest free first; the row of its centroid.
         name: Name of the route.
-        slots: Its rows of the tensor, ascending.
+        slots: Its rows in the tensor, ascending.
         utterances: Texts in the order of ``slots``.
-        threshold: Own threshold, or None for the default of the settings.
+        threshold: Its own threshold, or None for the default of the settings.
         metadata: Canonical JSON object.
         payload: Canonical JSON value.
-        revision: Place of its last change; its ETag.
+        revision: Place of its last change in the log; its ETag.
     """
 
     route_id: int
@@ -86,7 +90,7 @@ class SlotWrite(NamedTuple):
         route_id: Its new owner.
         utterance: Its text.
         vector: float32[dim], little-endian bytes.
-        row_hash: Sixteen bytes over all of that (see ``digest``).
+        row_hash: 16 bytes over all of the above (see ``digest``).
     """
 
     slot: int
@@ -101,9 +105,9 @@ class StagedImport:
     """An import that is not committed yet.
 
     Attributes:
-        begin: What opened it.
-        chunks: What was staged, in order of number.
-        touched_seq: Place of its newest entry, to find abandoned imports.
+        begin: The mutation that opened it.
+        chunks: Staged chunks, in order of number.
+        touched_seq: Sequence number of its newest entry, to find abandoned imports.
         row_count: Utterances in the chunks.
     """
 
@@ -115,12 +119,12 @@ class StagedImport:
 
 @dataclass(frozen=True, slots=True)
 class EncoderChange:
-    """Whose vectors the rows hold from here on.
+    """The encoder whose vectors the rows hold from this entry on.
 
     Attributes:
-        fingerprint: The encoder's.
+        fingerprint: Fingerprint of the encoder.
         dim: Dimension of its vectors.
-        dim_before: Dimension of those before; for undo.
+        dim_before: Dimension of the vectors before; for undo.
     """
 
     fingerprint: str
@@ -130,26 +134,26 @@ class EncoderChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """All that one entry changes, as data: for SQLite, the tensor and undo.
+    """Everything that one entry changes: for SQLite, the tensor and undo.
 
     Attributes:
-        outcome: What came of the entry; only with ``applied`` is anything else set.
+        outcome: The outcome; the other fields are set only if it is ``applied``.
         writes: Rows to fill, in slot order, each slot once.  Rows that were free
-            before come with no visible owner, so they can be filled ahead.
-        freed: Slots that have no owner any more, ascending; none is in ``writes``.
+            before have no visible owner, so they can be filled ahead.
+        freed: Slots without an owner now, ascending; none of them is in ``writes``.
         put: Routes that are new or changed, in order of name.
-        deleted: Routes that are gone, as they stood, in order of name.
-        settings: New settings, where they changed.
-        staged: A chunk to keep, where one was staged.
+        deleted: Routes that are removed, as they stood, in order of name.
+        settings: New settings, if they changed.
+        staged: A chunk to keep, if one was staged.
         opened: An import that was opened.
         closed: An import, committed or aborted, whose chunks are to be dropped.
         epoch: The epoch that the entry opened.
-        voters: The voters from here on, sorted, where they changed.
-        encoder: Whose vectors all rows hold now, where that changed.
-        before: Routes of ``put`` as they stood before, those that existed; for undo.
+        voters: The new voters, sorted, if they changed.
+        encoder: The encoder of all rows from now on, if it changed.
+        before: Earlier records of the routes in ``put`` that existed; for undo.
         replaced: Slots whose owner or content changed, with their old row hash; for undo.
-        settings_before: Settings before, where they changed; for undo.
-        staged_before: The import before ``staged`` joined it; for undo.
+        settings_before: Settings before, if they changed; for undo.
+        staged_before: The import before ``staged`` was added; for undo.
     """
 
     outcome: Outcome
@@ -172,13 +176,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One entry and its change, to be made durable and then visible.
+    """An entry and its change, to be made durable and then visible.
 
     Attributes:
         entry: The entry as sequenced.
-        change: What it changes; empty for a duplicate.
+        change: Its change; empty for a duplicate.
         digest: Digest of the whole state afterwards, 32 hexadecimal digits.
-        is_duplicate: The op_id was seen before; only the position moves.
+        is_duplicate: Whether the op_id was seen before; then only the position moves.
     """
 
     entry: Entry

@@ -1,16 +1,17 @@
-"""One node's copy of the state, fed one entry at a time.
+"""One node's copy of the replicated state, fed one log entry at a time.
 
-``receive`` looks at an entry and answers with a frozen ``Step``: what to make
-durable and visible, what is missing, or why nothing is to be done.  The shell
-carries a step out in a fixed order (commit to SQLite, write the tensor, advance,
-answer) and calls ``advance``, or ``revert`` where the commit failed.
+``receive`` takes an entry and returns a frozen ``Step``: what to make durable and
+visible, what is missing, or why nothing is to be done.  The shell executes a step in a
+fixed order (commit to SQLite, write the tensor, advance, answer) and calls ``advance``,
+or ``revert`` if the commit failed.
 
-Nothing that arrives is trusted to be complete: an entry is applied only at the
-place after the last one, and only if its hash chain continues ours.  The bus may
-lose, repeat, reorder and lie, so what it says is never evidence of a fork: the
-log is asked.  A fork that the log itself shows makes the replica ``DIVERGED``.  An
-epoch is joined on the log's word alone: one that the bus made up would have the
-replica take the true log for an old one, and ignore it.
+An entry is applied only at the place after the last one, and only if its hash chain
+continues ours.  The bus may lose, repeat, reorder and forge messages, so a message is
+never evidence of a fork: the log is asked.  A fork that the log itself shows makes the
+replica ``DIVERGED``.  An epoch is joined only when it was read from the log: with a forged
+epoch from the bus, the replica would take the real log for an old one and ignore it.
+
+Source of the follower's states and transitions: etcd/raft's ``tracker``.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ VOTERS_MAX: Final = 99
 
 
 class State(Enum):
-    """What a replica is doing."""
+    """State of a replica as a follower of the log."""
 
     SYNCING = "syncing"
     LIVE = "live"
@@ -58,21 +59,21 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.LIVE: frozenset({State.CATCHING_UP, State.INSTALLING, State.DIVERGED, State.HALTED}),
     State.CATCHING_UP: frozenset({State.LIVE, State.INSTALLING, State.DIVERGED, State.HALTED}),
     State.INSTALLING: frozenset({State.SYNCING, State.DIVERGED, State.HALTED}),
-    # To syncing where a later epoch took this replica's side.
+    # To SYNCING if a later epoch continues this replica's history.
     State.DIVERGED: frozenset({State.SYNCING, State.INSTALLING, State.HALTED}),
     State.HALTED: frozenset({State.SYNCING, State.INSTALLING}),
 }
 
 
 class Source(Enum):
-    """Where an entry was read."""
+    """Where an entry was read from."""
 
     BUS = "bus"
     LOG = "log"
 
 
 class Ignored(Enum):
-    """Why an entry changes nothing."""
+    """Reason why an entry changes nothing."""
 
     DUPLICATE = "duplicate"
     OLD = "old"
@@ -86,10 +87,10 @@ class Ignored(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Entries that are missing.
+    """A request for missing entries.
 
     Attributes:
-        after_seq: The last sequence number that is held.
+        after_seq: The last sequence number that the replica has.
     """
 
     after_seq: int
@@ -97,13 +98,13 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the shell shall do after one entry.
+    """What the shell has to do after one entry.
 
     Attributes:
-        commits: To be made durable and visible, in order, in one transaction.
-        fetch: What to ask the log for.
-        ignored: Why the entry changes nothing, where it does not.
-        diverged: What the log shows that this replica's history contradicts.
+        commits: Commits to make durable and visible, in order, in one transaction.
+        fetch: Entries to ask the log for.
+        ignored: Why the entry changes nothing, if it does not.
+        diverged: How the log contradicts this replica's history, if it does.
     """
 
     commits: tuple[Commit, ...] = ()
@@ -117,20 +118,20 @@ REORDER_BYTES_MAX: Final = 4_194_304
 CHAINS_KEPT: Final = 4_096
 
 Check: TypeAlias = Callable[[Mutation], str | None]
-"""Says what is wrong with a mutation's vectors, or None; must be deterministic."""
+"""Returns what is wrong with a mutation's vectors, or None.  Must be deterministic."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """An entry that came too early, and the epoch of the log that it was read from."""
+class _Buffered:
+    """An entry that arrived too early, and the epoch of the log that it was read from."""
 
     entry: Entry
     log_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Before:
-    """What a commit that is not durable yet displaced."""
+class _Undo:
+    """State before a commit that is not durable yet."""
 
     position: Position
     epoch_count: int
@@ -139,11 +140,11 @@ class _Before:
 
 
 class Replica:
-    """The state after some prefix of the log, and what it takes to extend it.
+    """The state after a prefix of the log, and the means to extend it.
 
-    Invariants: ``position`` is that of ``table``; it never decreases inside an
-    epoch but by ``revert``; each op_id has at most one effect inside the window;
-    ``promised`` never decreases, and nothing is applied from a log below it.
+    Invariants: ``position`` is the position of ``table``; inside an epoch only ``revert``
+    decreases it.  Each op_id has at most one effect inside the idempotency window.
+    ``promised`` never decreases, and no entry of a log below it is applied.
     """
 
     def __init__(
@@ -154,22 +155,22 @@ class Replica:
         check: Check | None = None,
         digest: Digest | None = None,
     ) -> None:
-        """Restore a snapshot; ``digest`` is that of it, if known, and taken over."""
-        held = snapshot or Snapshot()
+        """Restore a snapshot; the replica takes over its ``digest``, if that is known."""
+        state = snapshot or Snapshot()
         self.table = RouteTable.restore(
-            held.settings, dim, held.routes, dict(held.row_hashes), held.imports, digest
+            state.settings, dim, state.routes, dict(state.row_hashes), state.imports, digest
         )
-        self.position = held.position
-        self.epochs = list(held.epochs)
+        self.position = state.position
+        self.epochs = list(state.epochs)
         self.state = State.SYNCING
         self._promised = Ballot()
         self._check = check
-        self._remembered = {each.op_id: each for each in held.remembered}
-        self._in_order = deque(held.remembered)
-        self._undo: list[_Before] = []
-        self._chains = {held.position.seq: held.position.chain}
-        self._waiting: dict[int, _Waiting] = {}
-        self._waiting_bytes = 0
+        self._remembered = {each.op_id: each for each in state.remembered}
+        self._in_order = deque(state.remembered)
+        self._undo: list[_Undo] = []
+        self._chains = {state.position.seq: state.position.chain}
+        self._buffered: dict[int, _Buffered] = {}
+        self._buffered_bytes = 0
 
     @property
     def digest(self) -> str:
@@ -178,21 +179,18 @@ class Replica:
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """Who votes at this position, sorted."""
+        """Voters at this position, sorted."""
         return self.epochs[-1].opened.voters if self.epochs else ()
 
     @property
     def epoch_id(self) -> str:
-        """Ballot that opened the epoch of this position; empty before the first."""
+        """Id of the ballot that opened the current epoch; empty before the first."""
         return self.epochs[-1].opened.epoch_id if self.epochs else ""
 
     @property
     def promised(self) -> Ballot:
-        """The newest ballot that binds this replica.
-
-        To join an epoch binds as much as to promise it: whoever has joined takes part
-        in no older one.
-        """
+        """The newest ballot that binds this replica."""
+        # Joining an epoch binds as much as a promise: the replica takes part in no older one.
         if not self.epochs:
             return self._promised
         joined = self.epochs[-1]
@@ -200,7 +198,7 @@ class Replica:
 
     @property
     def promised_epoch(self) -> int:
-        """Number of that ballot; logs of lower epochs are ignored."""
+        """Epoch number of that ballot; logs of lower epochs are ignored."""
         return self.promised.epoch
 
     @promised_epoch.setter
@@ -208,48 +206,66 @@ class Replica:
         self._promised = Ballot(epoch)
 
     def promise(self, ballot: Ballot) -> None:
-        """Take no entry of a log below a ballot from now on; the shell makes it durable first.
-
-        At most one ballot of each number is promised: see ``recovery.may_promise``.
-        """
+        """Refuse entries of logs below a ballot from now on."""
+        # The shell makes the promise durable before it calls this: a promise that a crash
+        # forgets could be broken.  See recovery.may_promise for the rule of one per number.
         assert ballot.epoch > self._promised.epoch or ballot == self._promised, "a second promise"
         self._promised = ballot
 
     def move_to(self, state: State) -> None:
-        """Enter a state; only along ``TRANSITIONS``."""
+        """Enter a state that ``TRANSITIONS`` allows."""
         if state is self.state:
             return
         assert state in TRANSITIONS[self.state], f"{self.state} to {state}: this is a bug"
         self.state = state
 
     def receive(self, entry: Entry, source: Source = Source.LOG, log_epoch: int = 0) -> Step:
-        """Take in one entry.
+        """Receive one entry.
 
         Args:
-            entry: As sequenced; its frame is decoded already.
-            source: Whether the log itself or the bus says so.
+            entry: The entry as sequenced, with its frame decoded.
+            source: Whether it was read from the log or from the bus.
             log_epoch: Epoch of the log it was read from; 0 takes the entry's own.
 
         Returns:
-            What to do.  An entry that fills a gap brings those that waited for it.
+            What to do.  An entry that fills a gap also applies the buffered ones after it.
         """
-        if self.state in (State.DIVERGED, State.HALTED, State.INSTALLING):
-            return Step(ignored=Ignored.NOT_FOLLOWING)
         log_epoch = log_epoch or entry.epoch
-        if log_epoch < self._promised.epoch:
-            return Step(ignored=Ignored.PROMISED)
+        if (refusal := self._refusal(log_epoch)) is not None:
+            return Step(ignored=refusal)
         if entry.seq <= self.position.seq:
             return self._receive_old(entry, source, log_epoch)
         if entry.epoch < self.position.epoch:
             return Step(ignored=Ignored.OLD_EPOCH)
         if not is_chained(entry):
-            return self._doubt(source, f"entry {entry.seq} does not match its own chain")
+            return self._contradicted(source, f"entry {entry.seq} does not match its own chain")
         if entry.seq > self.position.seq + 1:
-            return self._hold(_Waiting(entry, log_epoch))
+            return self._buffer(_Buffered(entry, log_epoch))
         return self._extend(entry, source, log_epoch)
 
+    def append(self, frame: bytes, proposal: Proposal, time_us: int) -> Step:
+        """Number a proposal and apply it: this replica is its own sequencer.
+
+        Args:
+            frame: The proposal's bytes.
+            proposal: The proposal.
+            time_us: Clock, microseconds since 1970.
+        """
+        entry = make_entry(self.position, frame, proposal, time_us)
+        if (refusal := self._refusal(entry.epoch)) is not None:
+            return Step(ignored=refusal)
+        # make_entry computed the place and the chain just now, so receive() has nothing to
+        # check here that could fail.
+        return self._extend(entry, Source.LOG, entry.epoch)
+
+    def _refusal(self, log_epoch: int) -> Ignored | None:
+        """Why entries of a log with this epoch are not taken at all, if they are not."""
+        if self.state in (State.DIVERGED, State.HALTED, State.INSTALLING):
+            return Ignored.NOT_FOLLOWING
+        return Ignored.PROMISED if log_epoch < self._promised.epoch else None
+
     def _receive_old(self, entry: Entry, source: Source, log_epoch: int) -> Step:
-        """An entry at or before our position: a repetition, or another history."""
+        """Handle an entry at or before our position: a repetition, or another history."""
         known = self._chains.get(entry.seq)
         if known == entry.chain:
             return Step(ignored=Ignored.DUPLICATE)
@@ -257,87 +273,84 @@ class Replica:
             return Step(ignored=Ignored.OLD_EPOCH)
         if known is None and entry.epoch <= self.position.epoch:
             return Step(ignored=Ignored.OLD)
-        return self._doubt(source, f"entry {entry.seq} differs from the one that was applied")
+        return self._contradicted(
+            source, f"entry {entry.seq} differs from the one that was applied"
+        )
 
-    def _doubt(self, source: Source, reason: str) -> Step:
-        """Contradiction: from the bus a reason to ask, from the log a fork."""
+    def _contradicted(self, source: Source, reason: str) -> Step:
+        """Handle a contradiction: from the bus, ask the log; from the log, it is a fork."""
         if source is Source.BUS:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.FORGED)
         self.move_to(State.DIVERGED)
         return Step(diverged=reason)
 
-    def _hold(self, waiting: _Waiting) -> Step:
-        """Keep an entry that came too early, as far as the limits allow.
-
-        Only the places next to ours are kept, so that what claims to be far ahead
-        cannot fill the room of what is about to be needed.
-        """
-        seq, size_bytes = waiting.entry.seq, len(waiting.entry.frame)
+    def _buffer(self, early: _Buffered) -> Step:
+        """Keep an entry that arrived too early, within the limits."""
+        seq, size_bytes = early.entry.seq, len(early.entry.frame)
+        # Only the places next to ours are kept: forged entries that claim to be far ahead
+        # must not use up the room for the entries that are needed next.
         if (
-            seq not in self._waiting
+            seq not in self._buffered
             and seq <= self.position.seq + REORDER_ENTRIES_MAX
-            and self._waiting_bytes + size_bytes <= REORDER_BYTES_MAX
+            and self._buffered_bytes + size_bytes <= REORDER_BYTES_MAX
         ):
-            self._waiting[seq] = waiting
-            self._waiting_bytes += size_bytes
+            self._buffered[seq] = early
+            self._buffered_bytes += size_bytes
         return Step(fetch=Fetch(self.position.seq), ignored=Ignored.BUFFERED)
 
-    def _take_waiting(self, seq: int) -> _Waiting | None:
-        """Take the entry that waits for a place, if there is one."""
-        waiting = self._waiting.pop(seq, None)
-        if waiting is not None:
-            self._waiting_bytes -= len(waiting.entry.frame)
-        return waiting
-
-    def _take_behind(self, commit: Commit) -> _Waiting | None:
-        """Take what waits for the next place; a change of the encoder ends a step."""
-        return self._take_waiting(self.position.seq + 1) if commit.change.encoder is None else None
+    def _pop_buffered(self, seq: int) -> _Buffered | None:
+        early = self._buffered.pop(seq, None)
+        if early is not None:
+            self._buffered_bytes -= len(early.entry.frame)
+        return early
 
     def _extend(self, entry: Entry, source: Source, log_epoch: int) -> Step:
-        """Apply the next entry and those that waited behind it, or, if it raises, none."""
-        doubt = self._contradiction(entry)
-        if doubt is not None:
-            return self._doubt(source, doubt)
+        """Apply the next entry and the buffered ones after it; if that raises, none of them."""
+        contradiction = self._contradiction(entry)
+        if contradiction is not None:
+            return self._contradicted(source, contradiction)
         if source is Source.BUS and entry.epoch != self.position.epoch:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.UNCONFIRMED)
-        self._take_waiting(entry.seq)
+        self._pop_buffered(entry.seq)
         epoch_min = max(log_epoch, self._promised.epoch)
         commits: list[Commit] = []
         is_behind = False
         try:
             commits.append(self._apply(entry))
-            while (waiting := self._take_behind(commits[-1])) is not None:
-                is_behind = not self._can_follow(waiting, epoch_min)
+            # A change of the encoder ends a step: the shell has to replace the tensor first.
+            while commits[-1].change.encoder is None:
+                following = self._pop_buffered(self.position.seq + 1)
+                if following is None:
+                    break
+                is_behind = not self._can_follow(following, epoch_min)
                 if is_behind:
                     break
-                commits.append(self._apply(waiting.entry))
+                commits.append(self._apply(following.entry))
         except BaseException:
             self.revert(tuple(commits))
             raise
-        fetch = Fetch(self.position.seq) if is_behind or self._waiting else None
+        fetch = Fetch(self.position.seq) if is_behind or self._buffered else None
         return Step(tuple(commits), fetch=fetch)
 
-    def _can_follow(self, waiting: _Waiting, epoch_min: int) -> bool:
-        """Whether an entry that waited may be applied now, unasked.
-
-        An older log may go on where the newer one took another way, and an epoch is
-        joined only where the log itself was read.
-        """
+    def _can_follow(self, early: _Buffered, epoch_min: int) -> bool:
+        """Whether a buffered entry may be applied now without asking the log."""
+        # An older log may continue where the newer one took another way, and an epoch is
+        # joined only if the log itself was read.
         return (
-            waiting.log_epoch >= epoch_min
-            and waiting.entry.epoch == self.position.epoch
-            and self._contradiction(waiting.entry) is None
+            early.log_epoch >= epoch_min
+            and early.entry.epoch == self.position.epoch
+            and self._contradiction(early.entry) is None
         )
 
     def _contradiction(self, entry: Entry) -> str | None:
-        """Say why an entry cannot follow our position; None if it can."""
+        """Why an entry cannot follow our position; None if it can."""
         if entry.prev_chain != self.position.chain:
             return f"entry {entry.seq} does not continue the history that was applied"
         if entry.epoch == self.position.epoch:
             return None
         opened = entry.proposal.mutation
         if not isinstance(opened, OpenEpoch) or opened.base_seq != self.position.seq:
-            return f"entry {entry.seq} is of epoch {entry.epoch}, which nothing opened"
+            return f"entry {entry.seq} is of epoch {entry.epoch}, which no entry opened"
         return None
 
     def _apply(self, entry: Entry) -> Commit:
@@ -350,7 +363,7 @@ class Replica:
         )
         count = len(self.epochs)
         record = self.epochs[-1] if count else None
-        before = _Before(self.position, count, record, self._remembered.get(proposal.op_id))
+        before = _Undo(self.position, count, record, self._remembered.get(proposal.op_id))
         self._undo.append(before)
         if known is None:
             remembered = Remembered(
@@ -368,7 +381,7 @@ class Replica:
         return Commit(entry, change, self.digest, is_duplicate=known is not None)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
-        """Let the table judge an entry; that it opens an epoch, its chain has shown."""
+        """Apply an entry to the table; its chain was checked before."""
         at = entry.position.revision
         mutation = entry.proposal.mutation
         if isinstance(mutation, OpenEpoch) and not opens:
@@ -378,23 +391,24 @@ class Replica:
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
         if isinstance(mutation, VoterAdd | VoterRemove):
-            judged = self.table.apply(entry.proposal, at)
-            return judged if judged.outcome.code else plan_voters(self.voters, mutation, at)
+            # The table checks the mutation alone; the voters belong to the epochs kept here.
+            checked = self.table.apply(entry.proposal, at)
+            return checked if checked.outcome.code else plan_voters(self.voters, mutation, at)
         return self.table.apply(entry.proposal, at)
 
     def _recall(self, op_id: bytes, seq: int) -> Remembered | None:
-        """Find an outcome inside the window, counted from ``seq``."""
+        """Find an outcome inside the idempotency window, counted from ``seq``."""
         known = self._remembered.get(op_id)
         if known is None or seq - known.seq > IDEMPOTENCY_WINDOW_ENTRIES:
             return None
         return known
 
     def outcome_of(self, op_id: bytes) -> Remembered | None:
-        """Say what came of a write, if it is inside the window."""
+        """Return the outcome of a write, if it is inside the idempotency window."""
         return self._recall(op_id, self.position.seq)
 
     def advance(self) -> None:
-        """Say that everything up to the position is durable: forget what is too old."""
+        """Confirm that everything up to the position is durable; forget what is too old."""
         self._undo.clear()
         floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
         while self._in_order and self._in_order[0].seq < floor:
@@ -405,7 +419,7 @@ class Replica:
             del self._chains[self.position.seq - len(self._chains) + 1]
 
     def revert(self, commits: tuple[Commit, ...]) -> None:
-        """Undo the newest commits since ``advance``, given oldest first: they are not durable."""
+        """Undo commits since ``advance``, oldest first: they did not become durable."""
         for commit in reversed(commits):
             assert commit.entry.position == self.position, "revert in order: this is a bug"
             assert self._undo, "what is durable cannot be reverted: this is a bug"
@@ -420,14 +434,14 @@ class Replica:
             self.position = before.position
 
     def _forget(self, newest: Remembered, before: Remembered | None) -> None:
-        """Take back that an outcome is remembered."""
+        """Undo the memory of an outcome."""
         if before is None:
             del self._remembered[newest.op_id]
         else:
             self._remembered[newest.op_id] = before
 
     def snapshot(self) -> Snapshot:
-        """The whole state, frozen, without the vectors."""
+        """Return the whole state, frozen, without the vectors."""
         table = self.table
         floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
         return Snapshot(
@@ -446,7 +460,7 @@ def _epoch_of(ballot: Ballot) -> int:
 
 
 def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
-    """Outcome of a write that was made before."""
+    """Return the outcome of a write that was applied before."""
     hashes = (known.request_hash, proposal.request_hash)
     if all(hashes) and hashes[0] != hashes[1]:
         return Outcome(
@@ -455,11 +469,13 @@ def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
             code="idempotency_conflict",
             message="the idempotency key was used before for another request",
         )
-    return known.outcome
+    # The repeat itself creates nothing.  A restarted node could not say more anyway,
+    # because ``created`` is not stored.
+    return replace(known.outcome, created=False)
 
 
-def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -> Entry:
-    """Give a proposal the place after ``position``, as a sequencer does."""
+def make_entry(position: Position, frame: bytes, proposal: Proposal, time_us: int) -> Entry:
+    """Make the entry after ``position``, as a sequencer does."""
     seq = position.seq + 1
     opens = isinstance(proposal.mutation, OpenEpoch)
     epoch = position.epoch + 1 if opens else position.epoch
@@ -469,6 +485,10 @@ def number(position: Position, frame: bytes, proposal: Proposal, time_us: int) -
 
 def plan_voters(voters: tuple[str, ...], mutation: VoterAdd | VoterRemove, at: Revision) -> Change:
     """Plan a change of the voters by one node."""
+    # One node at a time: then any majority before the change meets any majority after it.
+    # That a majority holds the last change before the next is appended is up to the
+    # sequencer (voters.lua).  Source: D. Ongaro, "bug in single-server membership changes",
+    # raft-dev, 2015.
     name = mutation.node_id
     is_adding = isinstance(mutation, VoterAdd)
     if is_adding == (name in voters):

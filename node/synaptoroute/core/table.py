@@ -1,9 +1,14 @@
-"""The replicated state: which route owns which slots.
+"""The replicated route table: which route owns which slots, and the settings.
 
-Rule 1: ``apply`` is the only way in, ``revert`` the only way back.  Rule 2:
-``apply`` looks at nothing but the table and the proposal, so equal logs give
-equal tables on every node.  Rule 3: it first plans the whole change as a value,
-then enacts it, so a proposal that is rejected, or raises, changes nothing.
+1. ``apply`` is the only way to change the table, ``revert`` the only way to undo it.
+2. ``apply`` depends on the table and the proposal alone, so equal logs give equal
+   tables on every node.
+3. It plans the whole change as a value first and enacts it afterwards, so a proposal
+   that is rejected, or raises, changes nothing.
+
+Every mutation of routes becomes a list of desired routes and deletions.  ``_rewrite``
+plans the rows of all of them in one allocation, so puts, additions and imports follow
+the same rules.
 """
 
 from __future__ import annotations
@@ -60,12 +65,13 @@ _STALE_MIN: Final = 1_024
 
 
 class FreeNumbers:
-    """The numbers 0, 1, 2, ... that are not in use.
+    """Allocates the numbers 0, 1, 2, ..., lowest free first.
 
-    Invariants: ``high_water`` is one above the highest number in use, and 0 where
-    none is; below it, exactly the members of ``_free`` are free.  The heap holds
-    every member of ``_free``, and may hold numbers that were claimed since: they
-    are skipped, and swept out before they outnumber the others.
+    The next numbers are a pure function of those in use, so a replica restored from a
+    snapshot allocates like one that replayed the whole log.
+
+    Invariants: ``high_water`` is one above the highest number in use, or 0 if none is.
+    Below it, exactly the members of ``_free`` are free.
     """
 
     __slots__ = ("_free", "_heap", "high_water")
@@ -73,10 +79,12 @@ class FreeNumbers:
     def __init__(self) -> None:
         self.high_water = 0
         self._free: set[int] = set()
+        # Holds every member of _free.  Claiming a number leaves its heap entry behind:
+        # peek() skips such entries, and free() rebuilds the heap before they outnumber the rest.
         self._heap: list[int] = []
 
     def peek(self, count: int) -> list[int]:
-        """Say which ``count`` numbers are lowest, without claiming them."""
+        """Return the ``count`` lowest free numbers without claiming them."""
         lowest: list[int] = []
         while self._heap and len(lowest) < count:
             number = heapq.heappop(self._heap)
@@ -88,7 +96,7 @@ class FreeNumbers:
         return lowest + list(range(self.high_water, self.high_water + missing))
 
     def claim(self, number: int) -> None:
-        """Put a free number in use."""
+        """Mark a free number as used."""
         if number < self.high_water:
             self._free.remove(number)
             return
@@ -99,15 +107,15 @@ class FreeNumbers:
         self.high_water = number + 1
 
     def claim_all(self, used: Collection[int]) -> None:
-        """Put many numbers in use at once, each given once, where none is yet, for a boot."""
-        assert self.high_water == 0, "some numbers are in use: this is a bug"
+        """Mark many distinct numbers as used at once; none may be in use yet.  For the boot."""
+        assert self.high_water == 0, "numbers are in use already: this is a bug"
         self.high_water = max(used, default=-1) + 1
         if len(used) < self.high_water:
             self._free = set(range(self.high_water)).difference(used)
             self._heap = sorted(self._free)
 
     def free(self, number: int) -> None:
-        """Take a number out of use."""
+        """Mark a used number as free."""
         assert 0 <= number < self.high_water, f"{number} is not in use: this is a bug"
         assert number not in self._free, f"{number} is free already: this is a bug"
         self._free.add(number)
@@ -125,8 +133,18 @@ class FreeNumbers:
 
 
 @dataclass(slots=True)
-class Target:
-    """A route as it shall be: rows to keep, rows to add, fields."""
+class DesiredRoute:
+    """A route as a mutation wants it, before its new rows have slots.
+
+    Attributes:
+        name: Name of the route.
+        before: The route as it stands, or None.
+        threshold: Wanted threshold.
+        metadata: Wanted metadata.
+        payload: Wanted payload.
+        kept: Slots that stay as they are, with their texts.
+        added: Texts and vectors that need a slot.
+    """
 
     name: str
     before: RouteRecord | None
@@ -136,51 +154,53 @@ class Target:
     kept: dict[int, str] = field(default_factory=dict)
     added: list[tuple[str, bytes]] = field(default_factory=list)
 
+    def stale_slots(self) -> tuple[int, ...]:
+        """Return the slots that the route owns now and gives up."""
+        if self.before is None:
+            return ()
+        return tuple(slot for slot in self.before.slots if slot not in self.kept)
 
-def stale_slots(target: Target) -> tuple[int, ...]:
-    """Slots that a target has now and shall not keep."""
-    if target.before is None:
-        return ()
-    return tuple(slot for slot in target.before.slots if slot not in target.kept)
+    def is_unchanged(self) -> bool:
+        """Whether the route already is what is wanted."""
+        before = self.before
+        return (
+            before is not None
+            and not self.added
+            and len(self.kept) == len(before.slots)
+            and (before.threshold, before.metadata, before.payload)
+            == (self.threshold, self.metadata, self.payload)
+        )
 
-
-def is_same(target: Target) -> bool:
-    """Whether the route already is what it shall be."""
-    before = target.before
-    return (
-        before is not None
-        and not target.added
-        and len(target.kept) == len(before.slots)
-        and (before.threshold, before.metadata, before.payload)
-        == (target.threshold, target.metadata, target.payload)
-    )
-
-
-def record(target: Target, route_id: int, rows: dict[int, str], at: Revision) -> RouteRecord:
-    slots = tuple(sorted(rows))
-    return RouteRecord(
-        route_id=route_id,
-        name=target.name,
-        slots=slots,
-        utterances=tuple(rows[slot] for slot in slots),
-        threshold=target.threshold,
-        metadata=target.metadata,
-        payload=target.payload,
-        revision=at,
-    )
+    def record(self, route_id: int, rows: dict[int, str], at: Revision) -> RouteRecord:
+        """Make the record of the route with these rows."""
+        slots = tuple(sorted(rows))
+        return RouteRecord(
+            route_id=route_id,
+            name=self.name,
+            slots=slots,
+            utterances=tuple(rows[slot] for slot in slots),
+            threshold=self.threshold,
+            metadata=self.metadata,
+            payload=self.payload,
+            revision=at,
+        )
 
 
-def outcome(
-    wanted: list[Target], changed: list[Target], gone: tuple[RouteRecord, ...], at: Revision
+def _outcome_of(
+    wanted: list[DesiredRoute],
+    changed: list[DesiredRoute],
+    gone: tuple[RouteRecord, ...],
+    at: Revision,
 ) -> Outcome:
-    """Say what came of targets and deletions."""
+    """Return the outcome of writing and deleting routes."""
     if not changed and not gone:
         before = wanted[0].before if len(wanted) == 1 else None
         return Outcome("unchanged", at, before.revision if before else None)
     if len(wanted) == 1 and not gone:
-        target = wanted[0]
-        count = len(target.added) or len(stale_slots(target))
-        return Outcome("applied", at, at, count=count)
+        route = wanted[0]
+        count = len(route.added) or len(route.stale_slots())
+        # The order of the log decides which of two concurrent puts created the route.
+        return Outcome("applied", at, at, count=count, created=route.before is None)
     return Outcome("applied", at, count=sum(len(route.slots) for route in gone))
 
 
@@ -188,14 +208,16 @@ def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revis
     """Plan new settings of the route set.
 
     Args:
-        before: Those in force.
-        wanted: Those asked for, without a calibration.
-        high_water: One past the highest slot in use.
+        before: The settings in force.
+        wanted: The settings asked for, without a calibration.
+        high_water: One above the highest slot in use.
         at: Place in the log.
 
     Raises:
-        Rejection: Slots in use would be beyond the capacity.
+        Rejection: The capacity would be below the highest slot in use.
     """
+    # A calibration is valid for the settings it was measured with: another aggregation or
+    # threshold drops it, and so does switching the cascade off.
     is_as_measured = (wanted.aggregation, wanted.topk, wanted.threshold) == (
         before.aggregation,
         before.topk,
@@ -212,7 +234,7 @@ def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revis
 
 
 def plan_calibration(before: Settings, calibration: str, at: Revision) -> Change:
-    """Plan a calibration of the cascade; one that is off stays as it is."""
+    """Plan a calibration of the cascade; it has no effect while the cascade is off."""
     if not before.cascade:
         return Change(Outcome("unchanged", at))
     return _replace(before, replace(before, calibration=calibration), at)
@@ -227,9 +249,9 @@ def _replace(before: Settings, wanted: Settings, at: Revision) -> Change:
 class RouteTable:
     """Routes and their slots, after some prefix of the log.
 
-    Invariants: every slot is free or owned by one route; the lowest free slot is
-    taken first; new slots are taken before old ones are freed, unless there are
-    too few; the digest is that of the state.
+    Invariants: every slot is free or has one owner.  The lowest free slot is taken
+    first.  New slots are taken before old ones are freed, unless there are too few.
+    ``digest`` is the digest of the state.
     """
 
     def __init__(self, settings: Settings | None = None, dim: int = 0) -> None:
@@ -254,9 +276,9 @@ class RouteTable:
         imports: tuple[StagedImport, ...],
         digest: Digest | None = None,
     ) -> RouteTable:
-        """Build the table of a snapshot; ``row_hashes`` is its own from now on.
+        """Build the table of a snapshot.
 
-        So is ``digest``, that of the snapshot; without it, it is computed.
+        The table takes over ``row_hashes`` and ``digest``.  Without a digest, it computes it.
         """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
@@ -271,51 +293,36 @@ class RouteTable:
 
     @property
     def slots_used(self) -> int:
-        """How many slots have an owner."""
+        """Number of slots that have an owner."""
         return len(self.row_hashes)
 
     def apply(self, proposal: Proposal, at: Revision) -> Change:
-        """Apply one proposal and say what changed.
+        """Apply one proposal and return what changed.
 
         Args:
             proposal: The next proposal in log order.
             at: Its place in the log.
 
         Returns:
-            The change, enacted; a rejected proposal changes nothing.
+            The change, already enacted; empty for a rejected proposal.
         """
         try:
             change = self._plan(proposal, at)
-        except Rejection as verdict:
-            outcome = Outcome(
-                "rejected", at, verdict.revision, code=verdict.code, message=verdict.message
-            )
-            return Change(outcome)
+        except Rejection as rejection:
+            code, message = rejection.code, rejection.message
+            return Change(Outcome("rejected", at, rejection.revision, code, message))
         self._enact(change)
         return change
 
-    # --- planning: nothing below this line up to `_enact` changes the table ---
+    # --- planning: nothing up to `_enact` changes the table -----------------------------------
 
     def _plan(self, proposal: Proposal, at: Revision) -> Change:
         mutation = proposal.mutation
         check_mutation(mutation, self._dim_of(mutation))
         match mutation:
-            case PutRoute(name):
-                self._check_preconditions(proposal, name)
-                return self._rewrite([self._put_target(mutation)], (), at)
-            case DeleteRoute(name):
-                self._check_preconditions(proposal, name)
-                route = self._existing(name)
-                return self._rewrite([], (route,), at)
-            case AddUtterances(name):
-                self._check_preconditions(proposal, name)
-                return self._rewrite([self._add_target(mutation)], (), at)
-            case RemoveUtterances(name):
-                self._check_preconditions(proposal, name)
-                return self._rewrite([self._remove_target(mutation)], (), at)
-            case PatchRoute(name):
-                self._check_preconditions(proposal, name)
-                return self._rewrite([self._patch_target(mutation)], (), at)
+            case PutRoute() | DeleteRoute() | AddUtterances() | RemoveUtterances() | PatchRoute():
+                self._check_preconditions(proposal, mutation.name)
+                return self._plan_route(mutation, at)
             case PutSettings(settings):
                 return plan_settings(self.settings, settings, self._slots.high_water, at)
             case Calibrate(calibration):
@@ -332,8 +339,26 @@ class RouteTable:
             case Audit() | VoterAdd() | VoterRemove():
                 return Change(Outcome("applied", at))
 
+    def _plan_route(
+        self,
+        mutation: PutRoute | DeleteRoute | AddUtterances | RemoveUtterances | PatchRoute,
+        at: Revision,
+    ) -> Change:
+        match mutation:
+            case PutRoute():
+                return self._rewrite([self._after_put(mutation)], (), at)
+            case DeleteRoute(name):
+                return self._rewrite([], (self._existing(name),), at)
+            case AddUtterances():
+                return self._rewrite([self._after_add(mutation)], (), at)
+            case RemoveUtterances():
+                return self._rewrite([self._after_remove(mutation)], (), at)
+            case PatchRoute():
+                return self._rewrite([self._after_patch(mutation)], (), at)
+
     def _dim_of(self, mutation: Mutation) -> int:
         """Dimension of the vectors that a mutation may carry."""
+        # The chunks of a generation carry vectors of the encoder that the generation names.
         if isinstance(mutation, ImportChunk) and (encoder := encoder_of(mutation.import_id)):
             return encoder[1]
         return self.dim
@@ -357,10 +382,10 @@ class RouteTable:
             raise Rejection("route_not_found", f"no route is named {name!r}")
         return route
 
-    def _put_target(self, put: PutRoute) -> Target:
-        """A whole route; rows that would be rewritten with themselves are kept."""
+    def _after_put(self, put: PutRoute) -> DesiredRoute:
+        """The route that a put asks for; rows with the same text and vector are kept."""
         before = self.routes.get(put.name)
-        target = Target(put.name, before, put.threshold, put.metadata, put.payload)
+        desired = DesiredRoute(put.name, before, put.threshold, put.metadata, put.payload)
         slot_of = dict(zip(before.utterances, before.slots, strict=True)) if before else {}
         for text, vector in zip(put.utterances, put.vectors, strict=True):
             slot = slot_of.get(text)
@@ -369,98 +394,104 @@ class RouteTable:
                 and slot is not None
                 and row_hash(slot, before.route_id, text, vector) == self.row_hashes[slot]
             ):
-                target.kept[slot] = text
+                desired.kept[slot] = text
             else:
-                target.added.append((text, vector))
-        return target
+                desired.added.append((text, vector))
+        return desired
 
-    def _same_target(self, name: str) -> Target:
+    def _as_it_stands(self, name: str) -> DesiredRoute:
         route = self._existing(name)
         kept = dict(zip(route.slots, route.utterances, strict=True))
-        return Target(name, route, route.threshold, route.metadata, route.payload, kept)
+        return DesiredRoute(name, route, route.threshold, route.metadata, route.payload, kept)
 
-    def _add_target(self, add: AddUtterances) -> Target:
-        target = self._same_target(add.name)
-        present = set(target.kept.values())
+    def _after_add(self, add: AddUtterances) -> DesiredRoute:
+        desired = self._as_it_stands(add.name)
+        present = set(desired.kept.values())
         rows = zip(add.utterances, add.vectors, strict=True)
-        target.added = [(text, vector) for text, vector in rows if text not in present]
-        return target
+        desired.added = [(text, vector) for text, vector in rows if text not in present]
+        return desired
 
-    def _remove_target(self, remove: RemoveUtterances) -> Target:
-        target = self._same_target(remove.name)
+    def _after_remove(self, remove: RemoveUtterances) -> DesiredRoute:
+        desired = self._as_it_stands(remove.name)
         gone = set(remove.utterances)
-        missing = gone - set(target.kept.values())
+        missing = gone - set(desired.kept.values())
         if missing:
             first = min(missing)
             raise Rejection(
                 "utterance_not_found", f"the route {remove.name!r} has no utterance '{first}'"
             )
-        target.kept = {slot: text for slot, text in target.kept.items() if text not in gone}
-        if not target.kept:
+        desired.kept = {slot: text for slot, text in desired.kept.items() if text not in gone}
+        if not desired.kept:
             raise Rejection(
                 "invalid_route", "the last utterance cannot be removed; delete the route"
             )
-        return target
+        return desired
 
-    def _patch_target(self, patch: PatchRoute) -> Target:
-        target = self._same_target(patch.name)
+    def _after_patch(self, patch: PatchRoute) -> DesiredRoute:
+        desired = self._as_it_stands(patch.name)
         if patch.threshold is not KEEP:
-            target.threshold = patch.threshold
+            desired.threshold = patch.threshold
         if patch.metadata is not KEEP:
-            target.metadata = patch.metadata
+            desired.metadata = patch.metadata
         if patch.payload is not KEEP:
-            target.payload = patch.payload
-        return target
+            desired.payload = patch.payload
+        return desired
 
     def _plan_commit(self, commit: ImportCommit, at: Revision, import_id: str) -> Change:
         staged = self.imports.get(import_id)
         if encoder_of(import_id) is not None:
-            raise Rejection("import_rejected", "a generation is switched to, not committed")
+            raise Rejection(
+                "import_rejected",
+                "vectors of another encoder are activated by a switch, not a commit",
+            )
         try:
             puts = join_chunks(staged, commit.chunk_count)
         except ValueError as error:
             raise Rejection("import_rejected", str(error)) from error
-        targets = [self._put_target(put) for put in puts]
+        changed = [self._after_put(put) for put in puts]
         named = {put.name for put in puts}
         gone: tuple[RouteRecord, ...] = ()
         if staged is not None and staged.begin.replace:
             gone = tuple(r for name, r in sorted(self.routes.items()) if name not in named)
-        change = self._rewrite(targets, gone, at)
+        change = self._rewrite(changed, gone, at)
         count = len(change.put) + len(change.deleted)
         return replace(change, closed=staged, outcome=Outcome("applied", at, count=count))
 
-    def _rewrite(self, wanted: list[Target], gone: tuple[RouteRecord, ...], at: Revision) -> Change:
-        """Plan the rows of all targets at once: one allocation, one change."""
-        targets = [target for target in wanted if not is_same(target)]
-        stale = {slot for target in targets for slot in stale_slots(target)}
+    def _rewrite(
+        self, wanted: list[DesiredRoute], gone: tuple[RouteRecord, ...], at: Revision
+    ) -> Change:
+        """Plan all rows in one allocation and one change."""
+        changed = [desired for desired in wanted if not desired.is_unchanged()]
+        stale = {slot for desired in changed for slot in desired.stale_slots()}
         stale.update(slot for route in gone for slot in route.slots)
-        taken = self._take(sum(len(target.added) for target in targets), sorted(stale))
+        taken = self._take(sum(len(desired.added) for desired in changed), sorted(stale))
         numbers = iter(taken)
-        new_ids = iter(self._route_ids.peek(sum(target.before is None for target in targets)))
+        new_ids = iter(self._route_ids.peek(sum(desired.before is None for desired in changed)))
         writes: list[SlotWrite] = []
         put: list[RouteRecord] = []
-        for target in targets:
-            route_id = target.before.route_id if target.before else next(new_ids)
-            rows = dict(target.kept)
-            for text, vector in target.added:
+        for desired in changed:
+            route_id = desired.before.route_id if desired.before else next(new_ids)
+            rows = dict(desired.kept)
+            for text, vector in desired.added:
                 slot = next(numbers)
                 rows[slot] = text
                 hashed = row_hash(slot, route_id, text, vector)
                 writes.append(SlotWrite(slot, route_id, text, vector, hashed))
-            put.append(record(target, route_id, rows, at))
+            put.append(desired.record(route_id, rows, at))
         deleted_slots = sorted(stale.difference(taken))
         return Change(
-            outcome=outcome(wanted, targets, gone, at),
+            outcome=_outcome_of(wanted, changed, gone, at),
             writes=tuple(sorted(writes, key=lambda write: write.slot)),
             freed=tuple(deleted_slots),
             put=tuple(put),
             deleted=gone,
-            before=tuple(target.before for target in targets if target.before is not None),
+            before=tuple(desired.before for desired in changed if desired.before is not None),
             replaced=tuple((slot, self.row_hashes[slot]) for slot in sorted(stale)),
         )
 
     def _take(self, count: int, stale: list[int]) -> list[int]:
-        """Choose slots: the lowest free ones, then, if too few, own old ones."""
+        """Choose the lowest free slots, then reuse stale ones if there are too few."""
+        # Free slots first: the scorer can fill them ahead, because no query sees them yet.
         available = self.settings.capacity_slots - self.slots_used
         if count > available + len(stale):
             raise Rejection(
@@ -470,7 +501,7 @@ class RouteTable:
         fresh = self._slots.peek(min(count, available))
         return fresh + stale[: count - len(fresh)]
 
-    # --- enacting ------------------------------------------------------------
+    # --- enacting ------------------------------------------------------------------------------
 
     def _enact(self, change: Change) -> None:
         for slot, hashed in change.replaced:
@@ -493,7 +524,8 @@ class RouteTable:
             self.dim = change.encoder.dim
 
     def revert(self, change: Change) -> None:
-        """Undo the newest change that is not undone, as if it had not been applied."""
+        """Undo the newest change."""
+        # The exact reverse order of _enact: slots are disowned before they are owned again.
         if change.encoder is not None:
             self.dim = change.encoder.dim_before
         if change.closed is not None:
@@ -560,7 +592,7 @@ class RouteTable:
         self._remove_chunk(chunk)
 
     def _add_chunk(self, chunk: ImportChunk) -> None:
-        """Add a chunk to the digest; its hash is kept, for it is over all its vectors."""
+        # The hash covers all vectors of the chunk, so it is kept for the removal.
         hashed = self._chunk_hashes[chunk.import_id, chunk.number] = chunk_hash(chunk)
         self.digest.add(hashed)
 

@@ -33,7 +33,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
     SwitchEncoder,
 )
-from synaptoroute.core.replica import Replica, Source, Step, number
+from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.core.validation import VECTOR_ITEM_BYTES
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
@@ -270,10 +270,9 @@ class Applier:
         """Give a proposal the next place; the very first founds the log."""
         if self.replica.position.epoch == 0 and not isinstance(proposal.mutation, OpenEpoch):
             self._number(Proposal(os.urandom(16), self._founding), commits)
-        entry = number(
-            self.replica.position, encode_proposal(proposal), proposal, time.time_ns() // 1_000
-        )
-        commits.extend(self.replica.receive(entry).commits)
+        now_us = time.time_ns() // 1_000
+        step = self.replica.append(encode_proposal(proposal), proposal, now_us)
+        commits.extend(step.commits)
 
     def _give_up(self, group: Sequence[Proposal | Heard], error: Exception) -> None:
         """Tell the writers of proposals that nothing was done.

@@ -67,6 +67,7 @@ def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
         version=str(outcome.at),
         revision=str(outcome.revision) if outcome.revision else None,
         count=outcome.count,
+        created=outcome.created,
     )
 
 

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.core.mutation import KEEP
-from synaptoroute.errors import InvalidRoute, RouteNotFound
+from synaptoroute.errors import InvalidRoute
 from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
-from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -148,15 +147,13 @@ async def show_route(request: Request, name: RouteName) -> Response:
 )
 async def put_route(request: Request, name: RouteName, terms: Terms) -> Response:
     """Create a route or replace all of it. The utterances are encoded here unless their
-    vectors are given. 201 if no route of this name existed when the request arrived.
+    vectors are given. 201 if the write created the route.
     """
     document = await read_document(request)
     route = checked(_ROUTE, _named(document, name))
     guard = terms.guard(document)
-    router = runtime_of(request).router
-    is_new = guard.if_match is None and not await _exists(router, name)
-    result = await router.aput_route(route, guard)
-    return write_answer(result, guard, is_new=is_new)
+    result = await runtime_of(request).router.aput_route(route, guard)
+    return write_answer(result, guard, is_new=result.created)
 
 
 @endpoints.patch(
@@ -234,11 +231,3 @@ def _named(document: Any, name: str) -> Any:
     if document.get("name", name) != name:
         raise InvalidParameter("the name in the body is not the name in the path")
     return {**document, "name": name}
-
-
-async def _exists(router: AdaptiveRouter, name: str) -> bool:
-    try:
-        await router.aget_route(name)
-    except RouteNotFound:
-        return False
-    return True

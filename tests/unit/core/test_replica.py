@@ -22,7 +22,7 @@ from replicas import (
     replay,
 )
 from synaptoroute.core import replica as replica_module
-from synaptoroute.core.codec import digest_of
+from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
     Entry,
@@ -30,7 +30,7 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
 )
-from synaptoroute.core.replica import Fetch, Ignored, Source, State, Step, number
+from synaptoroute.core.replica import Fetch, Ignored, Source, State, Step, make_entry
 
 pytestmark = pytest.mark.unit
 
@@ -103,15 +103,15 @@ def test_room_for_early_entries_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
     for entry in reversed(later[1:]):
         replica.receive(entry, Source.BUS)
 
-    assert [3, 4] == sorted(replica._waiting)
+    assert [3, 4] == sorted(replica._buffered)
 
     monkeypatch.setattr(replica_module, "REORDER_BYTES_MAX", len(later[1].frame))
     narrow, _ = at(1)
     narrow.receive(later[1], Source.BUS)
     narrow.receive(later[2], Source.BUS)
 
-    assert [3] == sorted(narrow._waiting)
-    assert len(later[1].frame) == narrow._waiting_bytes
+    assert [3] == sorted(narrow._buffered)
+    assert len(later[1].frame) == narrow._buffered_bytes
 
 
 @pytest.mark.parametrize("field", ["chain", "prev_chain", "frame", "epoch", "seq"])
@@ -249,11 +249,44 @@ def test_entry_of_an_epoch_that_nothing_opened_is_a_fork() -> None:
     assert replica.receive(entry).diverged is not None
 
 
+def test_repeated_put_creates_nothing() -> None:
+    """The repeat has the same outcome, but only the first entry created the route."""
+    replica, _ = at(2)
+    first = Proposal(op_id_of(77), put("new"))
+    written, repeated = log_of([first, first], replica.position)
+    commits = [*replay(replica, [written]), *replay(replica, [repeated])]
+
+    assert [True, False] == [commit.change.outcome.created for commit in commits]
+    assert commits[0].change.outcome == commits[1].change.outcome
+
+
+def test_appended_proposal_equals_a_received_entry() -> None:
+    """A node that is its own sequencer gets the state of one that follows a log."""
+    (own, _), (following_log, _) = at(2), at(2)
+    proposed = Proposal(op_id_of(77), put("new"))
+    frame = encode_proposal(proposed)
+    (commit,) = own.append(frame, proposed, 5).commits
+    (received,) = following_log.receive(commit.entry).commits
+
+    assert make_entry(at(2)[0].position, frame, proposed, 5) == commit.entry
+    assert commit == received
+    assert full_state(own) == full_state(following_log)
+
+
+@pytest.mark.parametrize("state", [State.DIVERGED, State.HALTED, State.INSTALLING])
+def test_replica_that_does_not_follow_appends_nothing(state: State) -> None:
+    replica, _ = at(2)
+    replica.move_to(state)
+    proposed = Proposal(op_id_of(77), put("new"))
+
+    assert Ignored.NOT_FOLLOWING is replica.append(encode_proposal(proposed), proposed, 5).ignored
+
+
 def test_epoch_cannot_be_opened_inside_itself() -> None:
     """A logged one is rejected on every node, and moves nothing but the position."""
     replica, entries = at(2)
     again = Proposal(op_id_of(77), OpenEpoch("again", base_seq=2))
-    entry = number(replica.position, b"frame", again, 0)
+    entry = make_entry(replica.position, b"frame", again, 0)
     entry = rechained(replace(entry, epoch=1))
     (commit,) = replay(replica, [entry])
 

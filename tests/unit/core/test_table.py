@@ -47,6 +47,16 @@ def test_routes_take_the_lowest_free_slots(world: World) -> None:
     assert [0, 2, 1] == [world.table.routes[name].route_id for name in "acd"]
 
 
+def test_only_the_put_of_a_new_route_creates_it(world: World) -> None:
+    assert world.do(route("a", "1")).outcome.created
+    assert not world.do(route("a", "2")).outcome.created
+    assert not world.do(AddUtterances("a", ("3",), (vector(),))).outcome.created
+    assert not world.do(DeleteRoute("a")).outcome.created
+    assert world.do(route("a", "1")).outcome.created
+    assert not world.do(route("a", "1")).outcome.created
+    assert not world.do(route("a", "5"), if_none_match=True).outcome.created
+
+
 def test_new_slots_are_taken_before_old_ones_are_freed(world: World) -> None:
     """So a rewritten row never stands where a query still sees the old one."""
     world.do(route("a", "1", "2", x=0))

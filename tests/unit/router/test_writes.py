@@ -30,6 +30,18 @@ def encoder() -> HeldEncoder:
     return HeldEncoder()
 
 
+async def test_one_of_two_concurrent_puts_creates_the_route() -> None:
+    """The log decides which one; before it there is nothing to ask."""
+    async with running() as router:
+        for number in range(20):
+            name = f"new{number}"
+            results = await asyncio.gather(
+                *(router.aput_route(route(name, f"{name} {each}")) for each in range(2))
+            )
+            assert [False, True] == sorted(result.created for result in results)
+            assert not (await router.aput_route(route(name, f"{name} again"))).created
+
+
 async def test_writer_reads_its_own_write_under_load() -> None:
     """Right after a put or a delete the answer follows it, two hundred times, under load."""
     async with running() as router:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from synaptoroute.core.codec import encode_proposal, header_of
 from synaptoroute.core.mutation import CHAIN_START, DeleteRoute, Entry, Position, Proposal
-from synaptoroute.core.replica import number
+from synaptoroute.core.replica import make_entry
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.signing import SigningKeys
 from synaptoroute.sequencer.wire import (
@@ -34,7 +34,7 @@ def entry_of(seq: int = 1, name: str = "weather") -> Entry:
     """An entry as the sequencer would number it."""
     op_id = hashlib.blake2b(name.encode(), digest_size=16).digest()
     proposal = Proposal(op_id, DeleteRoute(name))
-    return number(Position(1, seq - 1, CHAIN_START), encode_proposal(proposal), proposal, 5)
+    return make_entry(Position(1, seq - 1, CHAIN_START), encode_proposal(proposal), proposal, 5)
 
 
 def record(entry: Entry, kind: str = "E", signing_keys: SigningKeys = PLAIN) -> bytes:
