@@ -118,6 +118,11 @@ outage: $(VENV)/.dev-installed ## Measure how long a loss of Redis closes writes
 bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
 	@$(BENCH_COMMAND)
 
+.PHONY: compare
+BASE ?= HEAD~1
+compare: $(VENV)/.dev-installed ## Measure this tree against another revision, in one run (BASE=)
+	@$(BIN)/python benchmarks/compare.py --base $(BASE) --rounds $(ROUNDS)
+
 .PHONY: docs
 docs: $(VENV)/.dev-installed ## Rewrite the tables of docs/ that come from the code
 	@$(BIN)/python docs/settings_table.py
