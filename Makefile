@@ -100,6 +100,9 @@ FROM ?= 0
 sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000 FROM=0)
 	@$(TESTS_PATH) $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
+# JSON=1 makes `make trace` print one JSON object.
+JSON ?=
+
 # How long the faults last, what they are drawn from, and on which server.
 MINUTES ?= 5
 SEED ?= 1
@@ -123,10 +126,15 @@ BASE ?= HEAD~1
 compare: $(VENV)/.dev-installed ## Measure this tree against another revision, in one run (BASE=)
 	@$(BIN)/python benchmarks/compare.py --base $(BASE) --rounds $(ROUNDS)
 
+.PHONY: trace
+trace: $(VENV)/.dev-installed ## Print the calls, files and threads of one request (JSON=1: counts only)
+	@$(BIN)/python benchmarks/trace_path.py $(if $(JSON),--json)
+
 .PHONY: docs
-docs: $(VENV)/.dev-installed ## Rewrite the tables of docs/ that come from the code
+docs: $(VENV)/.dev-installed ## Rewrite the tables of documents that come from the code
 	@$(BIN)/python docs/settings_table.py
 	@$(BIN)/python docs/values_table.py
+	@$(BIN)/python benchmarks/trace_path.py --write --json
 
 .PHONY: lock
 lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
