@@ -14,16 +14,16 @@ from sim.node import Life, Node
 from sim.world import Kinds
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
-    Act,
+    Action,
+    Assessment,
     Cause,
     Decision,
-    Judgement,
     LogView,
+    MissingReports,
     Mode,
     Report,
-    Waiting,
+    assess_log,
     decide,
-    judge,
 )
 from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.core.snapshot import Remembered
@@ -59,7 +59,7 @@ class UnchainedNode(Node):
 
     replica_type = UnchainedReplica
 
-    def judge(self, view: LogView | None, position: Position) -> Judgement:
+    def judge(self, view: LogView | None, position: Position) -> Assessment:
         if view is not None and position.seq == view.position.seq:
             position = replace(position, chain=view.position.chain)
         return super().judge(view, position)
@@ -97,8 +97,8 @@ class UnboundNode(Node):
     def promise(self, ballot: Ballot) -> bool:
         return True
 
-    def judge(self, view: LogView | None, position: Position) -> Judgement:
-        return judge(view, position, Ballot(), self.epoch_id())
+    def judge(self, view: LogView | None, position: Position) -> Assessment:
+        return assess_log(view, position, Ballot(), self.epoch_id())
 
 
 # --- no safe trim: the oldest entries go by number ---------------------------------------------
@@ -129,7 +129,7 @@ class TrustingNode(Node):
 
     def decide(
         self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
-    ) -> Decision | Waiting:
+    ) -> Decision | MissingReports:
         found = decide(ballot, reports, log_check.kept, Mode.AVAILABLE)
         if isinstance(found, Decision) and log_check.kept is not None:
             return replace(found, base=log_check.kept.position, is_kept=True, absent=())
@@ -207,12 +207,12 @@ class InPlaceNode(Node):
             return True
         return super().promise(ballot)
 
-    def judge(self, view: LogView | None, position: Position) -> Judgement:
+    def judge(self, view: LogView | None, position: Position) -> Assessment:
         found = super().judge(view, position)
-        is_resumed = found.act is Act.BEGIN and found.cause is Cause.OUTBID
+        is_resumed = found.action is Action.START_BALLOT and found.cause is Cause.OUTBID
         meta = self.server.store.meta
         if is_resumed and meta is not None and meta["rec_cause"] == Cause.RESTARTED.value:
-            return Judgement(Act.ANSWER)
+            return Assessment(Action.JOIN_BALLOT)
         return found
 
     def _act(self, head: Head, ballot: Ballot, decision: Decision) -> Life:
@@ -242,7 +242,7 @@ class DismissiveNode(Node):
 
     def decide(
         self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
-    ) -> Decision | Waiting:
+    ) -> Decision | MissingReports:
         shown = tuple(
             report if report.node_id in report.voters else replace(report, position=Position())
             for report in reports

@@ -8,7 +8,7 @@ from typing import Any
 from sim.model_log import ModelLog
 from sim.model_store import header_of
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal
-from synaptoroute.core.recovery import Cause, Decision, Kept, Report
+from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult, epoch_op_id
 from synaptoroute.sequencer.scripts import ballot_of
 
@@ -75,7 +75,7 @@ class ModelServer(ModelLog):
         position = Position(m["epoch"], m["seq"], m["chain"])
         return LogCheck(
             reports=reports,
-            kept=None if why else Kept(position, m["voters"]),
+            kept=None if why else ServerHistory(position, m["voters"]),
             why=why,
             silent=tuple(name for name in live if name not in names),
         )

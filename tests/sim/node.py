@@ -14,16 +14,16 @@ from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
-    Act,
+    Action,
+    Assessment,
     Cause,
     Decision,
-    Judgement,
+    MissingReports,
     Mode,
     Report,
-    Waiting,
+    assess_log,
     common_seq,
     decide,
-    judge,
     may_promise,
 )
 from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
@@ -115,24 +115,24 @@ class Node:
 
     def _judged(self, head: Head | NoLog, position: Position) -> Life:
         view = None if isinstance(head, NoLog) else head.view
-        judgement = self.judge(view, position)
-        self.is_open = judgement.act is Act.FOLLOW
+        assessment = self.judge(view, position)
+        self.is_open = assessment.action is Action.FOLLOW
         if self.is_open:
             self.ballots_seen = 0
-        if isinstance(head, NoLog) or judgement.act is Act.BEGIN:
-            if judgement.act is Act.BEGIN:
-                yield from self._begin(judgement, head)
-        elif judgement.act is Act.ANSWER:
+        if isinstance(head, NoLog) or assessment.action is Action.START_BALLOT:
+            if assessment.action is Action.START_BALLOT:
+                yield from self._begin(assessment, head)
+        elif assessment.action is Action.JOIN_BALLOT:
             yield from self._take_part(head)
-        elif judgement.act is Act.LEAVE:
+        elif assessment.action is Action.LEAVE_EPOCH:
             self.diverged = True
             yield from self._resync()
-        elif judgement.act is Act.FOLLOW and self.is_behind(head):
+        elif assessment.action is Action.FOLLOW and self.is_behind(head):
             yield from self._catch_up()
 
-    def judge(self, view: Any, position: Position) -> Judgement:
+    def judge(self, view: Any, position: Position) -> Assessment:
         """The real rule; ablations replace it."""
-        return judge(view, position, self.replica.promised, self.epoch_id())
+        return assess_log(view, position, self.replica.promised, self.epoch_id())
 
     def is_behind(self, head: Head) -> bool:
         """Whether the head shows something to fetch."""
@@ -141,10 +141,10 @@ class Node:
 
     # --- recovery --------------------------------------------------------------------------
 
-    def _begin(self, judgement: Judgement, head: Head | NoLog) -> Life:
-        assert judgement.cause is not None
+    def _begin(self, assessment: Assessment, head: Head | NoLog) -> Life:
+        assert assessment.cause is not None
         seen = "" if isinstance(head, NoLog) else str(head.ballot or head.epoch_id)
-        yield from self._ballot(judgement.cause, seen)
+        yield from self._ballot(assessment.cause, seen)
 
     def _ballot(self, cause: Cause, seen: str) -> Life:
         above = max(self.replica.position.epoch, self.replica.promised_epoch)
@@ -184,7 +184,7 @@ class Node:
 
     def decide(
         self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
-    ) -> Decision | Waiting:
+    ) -> Decision | MissingReports:
         """The real rule; ablations replace it."""
         kept = None if head.cause == Cause.DAMAGED.value else log_check.kept
         mode = Mode.FORCED if head.cause == Cause.FORCED.value else Mode.SAFE
@@ -194,7 +194,7 @@ class Node:
         found = self.decide(ballot, log_check.reports, log_check, head)
         assert self.ballot_since is not None
         waited_ms = self.world.now_ms - self.ballot_since[1]
-        if isinstance(found, Waiting):
+        if isinstance(found, MissingReports):
             return
         if waited_ms < PATIENCE_MS and (log_check.silent or found.absent):
             return

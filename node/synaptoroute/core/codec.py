@@ -1,4 +1,4 @@
-"""Bytes of a proposal: versioned, checksummed, canonical.
+"""Binary encoding of proposals: versioned, checksummed, canonical.
 
 A frame is a fixed header and a payload::
 
@@ -6,15 +6,18 @@ A frame is a fixed header and a payload::
     op_id 16 | request hash 16 | SHA-256 of the payload 32 | CRC-32 of all before u32
     payload: length of the JSON u32 | canonical JSON | vectors, float32 little-endian
 
-The CRC guards the header, the SHA-256 the payload, so one altered byte anywhere
-is refused.  The header binds the payload by its hash, so the hash chain needs the
-header alone, and a bus message may announce an entry without carrying it.  JSON
-keeps the fields readable to later releases; vectors never pass through text.
+The CRC protects the header and the SHA-256 the payload, so every altered byte is detected.
+The header contains the payload's hash.  Therefore the hash chain needs the header alone,
+and a bus message may announce an entry without carrying it.  Fields are JSON, so that later
+releases can read them; vectors are never converted to text.
 
-Rule: one proposal, one frame.  ``decode_proposal(encode_proposal(p)) == p``, equal
-proposals have equal bytes, and a payload that says the same in other bytes, or
-more than this release understands at this level, is refused: a field that one node
-obeys and another one overlooks would part them.
+One proposal has exactly one frame: ``decode_proposal(encode_proposal(p)) == p``, and equal
+proposals have equal bytes.  A payload in other bytes, or with fields that this release does
+not know at this level, is refused: nodes that read it differently would diverge.
+
+Each kind of mutation has one writer and one reader: fields that become canonical JSON, and
+the vectors beside them.  The number of a kind is permanent, because logs and databases
+contain it: numbers are added, never changed or reused.
 """
 
 from __future__ import annotations
@@ -61,25 +64,27 @@ Fields = dict[str, Any]
 Vectors = list[bytes]
 
 COUNT_MAX: Final = (1 << 53) - 1
-"""Largest integer that JSON, Lua and SQLite all keep exactly."""
+"""Largest integer that JSON, Lua and SQLite all represent exactly."""
 DIM_MAX: Final = 65_536
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
-    """Lay out the vectors of routes, one an utterance and all of one size."""
+    """Collect the vectors of routes: one an utterance, all of one size."""
     vectors: Vectors = []
     for route in routes:
         if len(route.vectors) != len(route.utterances):
             raise ValueError("one vector an utterance is needed")
         vectors.extend(route.vectors)
-    if len({len(vector) for vector in vectors}) > 1:
+    sizes = {len(vector) for vector in vectors}
+    if len(sizes) > 1:
         raise ValueError("vectors of different sizes")
-    _split(b"".join(vectors), len(vectors))
+    if any(size % 4 or not size for size in sizes):
+        raise ValueError("a vector is not a row of float32")
     return vectors
 
 
 def _split(vectors: bytes, count: int) -> tuple[bytes, ...]:
-    """Cut the vectors' bytes into ``count`` equal rows."""
+    """Split the bytes of all vectors into ``count`` equal rows."""
     if count == 0:
         if vectors:
             raise ValueError("vectors without utterances")
@@ -109,7 +114,7 @@ def _number(value: Any) -> float | None:
 
 
 def _write_number(value: float | None) -> float | None:
-    """One text for equal numbers: 1 and 1.0, -0.0 and 0.0."""
+    # Equal numbers must have equal bytes: 1 and 1.0, -0.0 and 0.0.
     return None if value is None else float(value) + 0.0
 
 
@@ -126,7 +131,7 @@ def _flag(value: Any) -> bool:
 
 
 def read_revision(value: Any) -> Revision | None:
-    """Read the revision of a condition; None where there is none."""
+    """Read the revision of a precondition, or None."""
     if value is None:
         return None
     epoch, seq = value
@@ -204,7 +209,7 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
         "threshold": _write_number(settings.threshold),
         "capacity_slots": settings.capacity_slots,
     }
-    if settings.cascade:  # left out where it is off: the bytes that older releases know
+    if settings.cascade:  # omitted when off, as in the frames of older releases
         fields["cascade"] = True
     if settings.calibration:
         fields["calibration"] = settings.calibration
@@ -368,8 +373,9 @@ _KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
     (22, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
     (23, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
 )
-# Of two kinds of one type the later is written.  22 had at most 1,024 characters; a release
-# that knows no more would refuse a longer one where others apply it, so those are 23.
+# If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.
+# A release that knows only 22 would reject a longer calibration while other nodes apply it,
+# so longer ones have the kind 23, which such a release does not understand at all.
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}
 READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
@@ -378,7 +384,7 @@ READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
 _MAGIC: Final = b"SR"
 FORMAT: Final = 1
 LEVEL: Final = 1
-"""Feature level that this release writes; an entry of a higher one is not understood."""
+"""Feature level that this release writes; it cannot read entries of a higher level."""
 _HEAD = struct.Struct("<2sBBHHI16s16s32s")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
@@ -391,11 +397,11 @@ _WRITE_JSON = json.JSONEncoder(
 
 
 def encode_proposal(proposal: Proposal) -> bytes:
-    """Write a proposal as a frame.
+    """Encode a proposal as a frame.
 
     Raises:
-        CodecError: Malformed: an op_id or a vector of the wrong size, a text that is
-            not valid Unicode, a number that is not finite.
+        CodecError: An op_id or a vector has the wrong size, a text is not valid
+            Unicode, or a number is not finite.
         TooLarge: The frame would be over ``FRAME_BYTES_MAX``.
     """
     if len(proposal.op_id) != OP_ID_BYTES:
@@ -428,13 +434,13 @@ def encode_proposal(proposal: Proposal) -> bytes:
 
 
 def decode_proposal(frame: bytes) -> Proposal:
-    """Read a frame.
+    """Decode a frame.
 
     Raises:
-        CodecError: Truncated, altered, too long, or not a frame of this format.
-        UnknownMutation: Sound, but of a kind or level of a later release.
+        CodecError: It is truncated, altered, too long, or not a frame of this format.
+        UnknownMutation: It is valid, but of a kind or level of a later release.
     """
-    kind, op_id, request_hash, payload = _open_frame(frame)
+    kind, op_id, request_hash, payload = _unpack_frame(frame)
     try:
         text, vectors = _split_payload(payload)
         fields = json.loads(text.decode())
@@ -445,6 +451,7 @@ def decode_proposal(frame: bytes) -> Proposal:
             if_match=read_revision(fields.get("if_match")),
             if_none_match="if_none_match" in fields,
         )
+        # A second encoding of the same fields would give equal proposals different chains.
         is_canonical = _write_fields(proposal, kind)[0] == text
     except (
         ArithmeticError,
@@ -455,14 +462,14 @@ def decode_proposal(frame: bytes) -> Proposal:
         ValueError,
         struct.error,
     ) as error:
-        raise CodecError(f"a sound frame with malformed fields: {type(error).__name__}") from error
+        raise CodecError(f"a valid frame with malformed fields: {type(error).__name__}") from error
     if not is_canonical:
-        raise CodecError("a sound frame whose fields are not written canonically")
+        raise CodecError("a valid frame whose fields are not written canonically")
     return proposal
 
 
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:
-    """Write what is not in the header: canonical JSON, and the vectors beside it."""
+    """Encode what is not in the header: the canonical JSON and the vectors."""
     fields, vectors = WRITERS[kind](proposal.mutation)
     if proposal.if_match is not None:
         fields["if_match"] = list(proposal.if_match)
@@ -481,7 +488,7 @@ def _split_payload(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def header_of(frame: bytes) -> bytes:
-    """The part of a frame that stands for the whole of it."""
+    """Return the header; its hash of the payload makes it stand for the whole frame."""
     return frame[:HEADER_BYTES]
 
 
@@ -491,13 +498,13 @@ def digest_of(frame: bytes) -> str:
 
 
 def is_chained(entry: Entry) -> bool:
-    """Whether an entry's chain follows from its own fields."""
+    """Whether the chain of an entry follows from its other fields."""
     digest = digest_of(entry.frame)
     return entry.chain == next_chain(entry.prev_chain, entry.epoch, entry.seq, digest)
 
 
 def op_id_of(header: bytes) -> bytes:
-    """Read the op_id from a header without opening the frame.
+    """Read the op_id from a header without decoding the frame.
 
     Raises:
         CodecError: The header is truncated or altered.
@@ -520,7 +527,7 @@ def _check_header(header: bytes) -> tuple[Any, ...]:
     return unpacked
 
 
-def _open_frame(frame: bytes) -> tuple[int, bytes, bytes, bytes]:
+def _unpack_frame(frame: bytes) -> tuple[int, bytes, bytes, bytes]:
     """Verify a frame and split it."""
     if len(frame) > FRAME_BYTES_MAX:
         raise CodecError(f"a frame has at most {FRAME_BYTES_MAX} bytes, got {len(frame)}")

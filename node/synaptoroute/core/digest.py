@@ -1,11 +1,11 @@
-"""The sums by which two replicas compare.
+"""Digests that two replicas compare, and the hash chain of the log.
 
-The digest of a state is the sum, modulo 2**128, of one hash for each row, each
-route, each staged chunk and the settings (AdHash: Bellare and Micciancio, "A
-New Paradigm for Collision-Free Hashing", 1997).  A sum changes by one addition
-when one row changes, does not depend on order, and unlike an exclusive or is
-not cancelled by a repeated term.  Rows are also summed into 256 buckets by slot,
-so that two replicas that differ can find where.
+The digest of a state is the sum, modulo 2**128, of one hash for each row, each route, each
+staged chunk and the settings (AdHash: Bellare and Micciancio, "A New Paradigm for
+Collision-Free Hashing", 1997).  When one row changes, the sum changes by one subtraction
+and one addition.  It does not depend on the order, and unlike an exclusive or it does not
+cancel repeated terms.  Rows are also summed into 256 buckets by slot, so that two replicas
+that differ can find out where.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ _ROW = struct.Struct("<III")
 
 
 def row_hash(slot: int, route_id: int, utterance: str, vector: bytes) -> bytes:
-    """Hash one row of the tensor with its owner and its text to 16 bytes.
-
-    SHA-256, cut off: most processors compute it in hardware, and a boot hashes every
-    row, so it is faster here than BLAKE2.
-    """
+    """Hash one row of the tensor, with its owner and its text, to 16 bytes."""
+    # Truncated SHA-256: a boot hashes every row, and most processors compute SHA-256 in
+    # hardware, so it is faster here than BLAKE2.
     text = utterance.encode()
     head = _ROW.pack(slot, route_id, len(text))
     return sha256(b"".join((head, text, vector))).digest()[:_HASH_BYTES]
 
 
 def route_hash(route: RouteRecord) -> bytes:
-    """Hash what a route is beside its rows; a boot hashes every route."""
+    """Hash a route without its rows."""
     name, metadata, payload = route.name, route.metadata, route.payload
     epoch, seq = route.revision
-    # Lengths first, so that no two lists of texts run together.
+    # The lengths come first, so that different texts never give the same bytes.
     head = (
         f"route|{route.route_id}|{epoch}.{seq}|{_threshold_text(route.threshold)}"
         f"|{len(name)}|{len(metadata)}|{len(payload)}|"
@@ -61,7 +59,7 @@ def settings_hash(settings: Settings) -> bytes:
 
 
 def import_hash(begin: ImportBegin) -> bytes:
-    """Hash an import that is open."""
+    """Hash an open import."""
     return _hash_fields(b"import", begin.import_id, str(begin.replace))
 
 
@@ -82,12 +80,12 @@ def _part_hash(part: PutRoute) -> bytes:
 
 
 def _threshold_text(threshold: float | None) -> str:
-    """Write a threshold so that equal ones, 1 and 1.0, -0.0 and 0.0, have one text."""
+    # Equal thresholds must have equal texts: 1 and 1.0, -0.0 and 0.0.
     return "" if threshold is None else (float(threshold) + 0.0).hex()
 
 
 def _hash_fields(kind: bytes, *fields: str) -> bytes:
-    """Hash fields with their count and lengths, so that no two lists of fields run together."""
+    # Count and lengths are hashed too, so that different lists never give the same bytes.
     encoded = [kind, *map(str.encode, fields)]
     count = len(encoded)
     lengths = struct.pack(f"<{count + 1}I", count, *map(len, encoded))
@@ -97,8 +95,8 @@ def _hash_fields(kind: bytes, *fields: str) -> bytes:
 class Digest:
     """Running sum over a state.
 
-    Invariants: equal states have equal sums, whatever led to them; removing what
-    was added restores the sum.
+    Invariants: equal states have equal sums, whatever their history.  Removing what was
+    added restores the sum.
     """
 
     __slots__ = ("_total", "buckets")
@@ -108,11 +106,11 @@ class Digest:
         self.buckets = [0] * BUCKET_COUNT
 
     def add_row(self, slot: int, hashed: bytes) -> None:
-        """Add a row that has an owner now."""
+        """Add a row."""
         self._shift_row(slot, int.from_bytes(hashed, "little"))
 
     def remove_row(self, slot: int, hashed: bytes) -> None:
-        """Remove a row that lost its owner or its content."""
+        """Remove a row."""
         self._shift_row(slot, -int.from_bytes(hashed, "little"))
 
     def _shift_row(self, slot: int, term: int) -> None:
@@ -121,18 +119,18 @@ class Digest:
         self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
 
     def add(self, hashed: bytes) -> None:
-        """Add what is not a row: a route, a chunk, the settings."""
+        """Add the hash of a route, a chunk or the settings."""
         self._total = (self._total + int.from_bytes(hashed, "little")) & _MODULUS_MASK
 
     def add_all(self, hashes: Iterable[bytes]) -> None:
-        """Add many of them at once, for a boot."""
+        """Add many hashes at once, for a boot."""
         joined = b"".join(hashes)
         words = struct.unpack(f"<{len(joined) // 8}Q", joined)
         term = sum(words[::2]) + (sum(words[1::2]) << 64)
         self._total = (self._total + term) & _MODULUS_MASK
 
     def remove(self, hashed: bytes) -> None:
-        """Remove what is not a row."""
+        """Remove the hash of a route, a chunk or the settings."""
         self._total = (self._total - int.from_bytes(hashed, "little")) & _MODULUS_MASK
 
     def add_rows(self, rows: Iterable[tuple[int, bytes]]) -> None:
@@ -141,7 +139,7 @@ class Digest:
         for slot, hashed in rows:
             groups[slot % BUCKET_COUNT].append(hashed)
         for bucket, group in enumerate(groups):
-            # A hash is two words of 64 bits; their columns are summed without a loop of ours.
+            # A hash is two 64-bit words; sum() adds each column without a Python loop.
             words = struct.unpack(f"<{2 * len(group)}Q", b"".join(group))
             self._shift_row(bucket, sum(words[::2]) + (sum(words[1::2]) << 64))
 
@@ -161,7 +159,7 @@ def sum_state(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
 ) -> Digest:
-    """Sum a whole state, from nothing but the state."""
+    """Compute the digest of a whole state from scratch."""
     digest = Digest()
     digest.add_rows(row_hashes.items())
     add_rest(digest, settings, routes, imports)
@@ -174,7 +172,7 @@ def add_rest(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
 ) -> None:
-    """Add all of a state but its rows."""
+    """Add everything of a state except its rows."""
     digest.add(settings_hash(settings))
     digest.add_all(map(route_hash, routes))
     for staged in imports:

@@ -1,4 +1,12 @@
-"""Imports: chunks that are staged unseen and become visible all at once."""
+"""Staged imports: chunks that are invisible until all become visible at once.
+
+Two kinds of imports are staged.  An import of routes is committed.  A *generation* carries
+the vectors of another encoder for the whole route set; its identity contains the encoder's
+fingerprint and dimension.  Its chunks map texts to vectors.  A vector depends on its text
+alone, so a generation stays valid when routes change, and missing texts are staged later.
+``SwitchEncoder`` rewrites every row with the generation's vector of its text, or is
+rejected if one is missing, so queries never see vectors of two encoders.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +31,7 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Pu
 IMPORTS_OPEN_MAX: Final = 8
 CHUNKS_MAX: Final = 100_000
 GENERATION_SHARE: Final = 2
-"""A generation may hold so many times the slots: texts change while it is made."""
+"""Rows of a generation, as a multiple of the slots: texts change while it is made."""
 
 
 def plan_import(
@@ -35,7 +43,7 @@ def plan_import(
     """Plan the opening, filling or dropping of an import.
 
     Raises:
-        Rejection: Too many imports, an unknown one, or more than the tensor holds.
+        Rejection: Too many imports are open, this one is not, or the tensor is too small.
     """
     staged = imports.get(mutation.import_id)
     match mutation:
@@ -96,14 +104,14 @@ def _plan_chunk(
 
 
 def _place_of(staged: StagedImport, number: int) -> int | None:
-    """Where a chunk of this number belongs among the staged ones; None if it is there."""
+    """Index at which a chunk belongs among the staged ones; None if it is staged already."""
     place = bisect_left(staged.chunks, number, key=attrgetter("number"))
     is_there = place < len(staged.chunks) and staged.chunks[place].number == number
     return None if is_there else place
 
 
 def with_chunk(staged: StagedImport, chunk: ImportChunk, seq: int) -> StagedImport:
-    """An import with one more chunk, staged by the entry at ``seq``."""
+    """Add a chunk, staged by the entry at ``seq``, to an import."""
     place = _place_of(staged, chunk.number)
     assert place is not None, "the chunk is staged already: this is a bug"
     chunks = (*staged.chunks[:place], chunk, *staged.chunks[place:])
@@ -145,10 +153,11 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
 
 
 def _check_complete(numbers: list[int], chunk_count: int) -> None:
-    """Refuse anything but chunks 0 to ``chunk_count - 1``, whatever count is announced."""
+    """Refuse anything but chunks 0 to ``chunk_count - 1``."""
     if len(numbers) == chunk_count and numbers == list(range(chunk_count)):
         return
     staged = set(numbers)
+    # The announced count is not trusted: only as many numbers are tried as can be missing.
     first = range(min(chunk_count, len(numbers) + 3))
     missing = [number for number in first if number not in staged][:3]
     raise ValueError(
@@ -161,18 +170,18 @@ _ID: Final = re.compile(r"encoder:([0-9a-f]{64}):([1-9][0-9]{0,4})")
 
 
 def generation_id(fingerprint: str, dim: int) -> str:
-    """Name the generation of an encoder."""
+    """Import identity of the generation of an encoder."""
     return f"encoder:{fingerprint}:{dim}"
 
 
 def encoder_of(import_id: str) -> tuple[str, int] | None:
-    """Read fingerprint and dimension from a name; None for an import of routes."""
+    """Fingerprint and dimension in the identity of a generation; None for an import of routes."""
     found = _ID.fullmatch(import_id)
     return (found[1], int(found[2])) if found else None
 
 
 def vectors_in(staged: StagedImport | None) -> dict[str, bytes]:
-    """Gather the vector of every text that a generation holds; the first one counts."""
+    """Collect the vector of each text of a generation; the first one counts."""
     vectors: dict[str, bytes] = {}
     for chunk in staged.chunks if staged else ():
         for part in chunk.parts:
@@ -182,12 +191,12 @@ def vectors_in(staged: StagedImport | None) -> dict[str, bytes]:
 
 
 def are_routes_imported(imports: Iterable[str]) -> bool:
-    """Whether an import of routes is open, given the names of all imports."""
+    """Whether any of these imports is an import of routes."""
     return any(encoder_of(name) is None for name in imports)
 
 
 def missing_texts(routes: Iterable[RouteRecord], known: Mapping[str, bytes]) -> dict[str, str]:
-    """Find the texts that a generation lacks, each with a route that has it."""
+    """Find the texts without a known vector, each with a route that contains it."""
     return {text: route.name for route in routes for text in route.utterances if text not in known}
 
 
@@ -199,19 +208,19 @@ def plan_switch(
     dim: int,
     at: Revision,
 ) -> Change:
-    """Plan to give every row its vector of a generation.
+    """Plan the switch of every row to its vector in a generation.
 
     Args:
-        imports: Every import that is open.
-        import_id: Name of the generation.
-        routes: Every route.
+        imports: All open imports.
+        import_id: Identity of the generation.
+        routes: All routes.
         row_hashes: Row hash of every slot that has an owner.
-        dim: Dimension of the vectors before.
+        dim: Dimension of the current vectors.
         at: Place of the entry.
 
     Raises:
-        Rejection: It is not open, or lacks a text; or routes are being imported, whose
-            vectors would be of the former encoder.
+        Rejection: The generation is not open or lacks a text, or routes are being
+            imported, with vectors of the current encoder.
     """
     encoder, staged = encoder_of(import_id), imports.get(import_id)
     if staged is None or encoder is None:

@@ -1,10 +1,10 @@
-"""The values that travel: what is asked, and where it stands.
+"""Values of the log: mutations, proposals, entries and positions.
 
-A *mutation* is one intended change.  A *proposal* is a mutation with the
-identity and the conditions of the write that asked for it.  An *entry* is a
-proposal with its place in the log.  All are frozen; texts are Unicode without
-surrogates, vectors are raw little-endian float32 bytes, JSON is canonical text
-(sorted keys, no spaces), so that equal values have equal bytes on every node.
+A *mutation* is one intended change.  A *proposal* is a mutation with the identity and the
+preconditions of the write that asked for it.  An *entry* is a proposal with its place in
+the log.  All are frozen.  Texts are Unicode without surrogates, vectors are raw
+little-endian float32 bytes, JSON is canonical text (sorted keys, no spaces), so that equal
+values have equal bytes on every node.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 OP_ID_BYTES: Final = 16
 CHAIN_START: Final = "0" * 40
 IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536
-"""Every node forgets an op_id at the same distance in the log."""
+"""Entries after which every node forgets an op_id."""
 
 Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk"]
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
@@ -25,7 +25,7 @@ DEFAULT_CAPACITY_SLOTS: Final = 262_144
 
 
 class Keep(Enum):
-    """Says "leave this field as it is" where None already means something."""
+    """Marks a field that stays as it is, where None is a value."""
 
     KEEP = "keep"
 
@@ -47,8 +47,8 @@ class Ballot(NamedTuple):
     """One attempt to open an epoch; ordered.  Written ``epoch.id``.
 
     Attributes:
-        epoch: The number of the epoch that it would open.
-        id: What tells it from other attempts with that number, letters and digits.
+        epoch: Number of the epoch to open.
+        id: Distinguishes attempts with one number; letters and digits.
     """
 
     epoch: int = 0
@@ -59,24 +59,24 @@ class Ballot(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Ballot:
-        """Read it.
+        """Parse ``epoch.id``.
 
         Raises:
-            ValueError: It is malformed.
+            ValueError: The text is malformed.
         """
         epoch, _, name = text.partition(".")
         if not (epoch.isascii() and epoch.isdigit() and name.isascii() and name.isalnum()):
-            raise ValueError(f"{text!r} is no ballot")
+            raise ValueError(f"{text!r} is not a ballot")
         return cls(int(epoch), name)
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How much of the log a replica holds.
+    """Position of a replica in the log.
 
     Attributes:
-        epoch: Life of the log, from 1; 0 for a replica that has heard of no log.
-        seq: Sequence number of the last entry applied, 0 for none.
+        epoch: Epoch of the log, from 1; 0 for a replica that knows no log yet.
+        seq: Sequence number of the last applied entry, or 0.
         chain: Hash chain at that entry, 40 hexadecimal digits.
     """
 
@@ -86,7 +86,7 @@ class Position:
 
     @property
     def revision(self) -> Revision:
-        """The pair without the chain."""
+        """Epoch and sequence number."""
         return Revision(self.epoch, self.seq)
 
 
@@ -97,12 +97,12 @@ class Settings:
     Attributes:
         aggregation: How the scores of a route's utterances become one score.
         topk: Number of utterances averaged by the ``topk`` aggregation.
-        threshold: Least score of a route that has no threshold of its own.
+        threshold: Lowest score of a match, for routes without their own threshold.
             Chosen on CLINC150's validation texts, see docs/accuracy.md.
-        capacity_slots: Rows of the tensor.  Never lowered below what is in use.
-        cascade: Whether sure queries are answered without the encoder.
-        calibration: Canonical JSON object by which that is judged; empty before the first
-            one, and without a cascade.  Given by ``Calibrate``, never by ``PutSettings``.
+        capacity_slots: Rows of the tensor.  Never lowered below the highest slot in use.
+        cascade: Whether queries with a confident static answer skip the encoder.
+        calibration: Calibration of the cascade, a canonical JSON object; empty before the
+            first one, and without a cascade.  Set by ``Calibrate``, never by ``PutSettings``.
     """
 
     aggregation: Aggregation = "blend"
@@ -115,13 +115,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class PutRoute:
-    """Create a route or replace all of it.
+    """Create a route or replace the whole route.
 
     Attributes:
         name: Name of the route.
         utterances: Distinct texts, at least one.
         vectors: float32[dim] as little-endian bytes, one an utterance.
-        threshold: Least score at which the route matches; None for the default.
+        threshold: Lowest score at which the route matches; None for the default.
         metadata: Canonical JSON object, for people and tools.
         payload: Canonical JSON value returned with every match.
     """
@@ -143,7 +143,7 @@ class DeleteRoute:
 
 @dataclass(frozen=True, slots=True)
 class AddUtterances:
-    """Add examples to a route; those it has already are left as they are."""
+    """Add examples to a route; existing ones stay as they are."""
 
     name: str
     utterances: tuple[str, ...]
@@ -177,7 +177,7 @@ class PutSettings:
 
 @dataclass(frozen=True, slots=True)
 class Calibrate:
-    """Judge the cascade anew, from here on, on every node; nothing where it is off.
+    """Replace the calibration of the cascade; no effect while the cascade is off.
 
     Attributes:
         calibration: Canonical JSON object; opaque here.
@@ -188,11 +188,11 @@ class Calibrate:
 
 @dataclass(frozen=True, slots=True)
 class ImportBegin:
-    """Open an import: chunks are staged, invisible to queries.
+    """Open an import: its chunks are staged and invisible to queries.
 
     Attributes:
-        import_id: Identity of the import, from the client or made once.
-        replace: Remove, at commit, the routes that the import does not name.
+        import_id: Identity of the import, given by the client or generated.
+        replace: Whether the commit removes the routes that the import does not contain.
     """
 
     import_id: str
@@ -203,9 +203,9 @@ class ImportBegin:
 class ImportChunk:
     """Stage routes, or parts of routes, under a number.
 
-    Parts of one route in several chunks are joined in the order of the numbers;
-    the first part's threshold, metadata and payload count.  A number that is
-    staged already is left as it is, so that a resumed import may repeat it.
+    Parts of one route in several chunks are joined in the order of the numbers.  The
+    threshold, metadata and payload of the first part count.  A repeated number has no
+    effect, so a resumed import may send a chunk again.
     """
 
     import_id: str
@@ -215,7 +215,7 @@ class ImportChunk:
 
 @dataclass(frozen=True, slots=True)
 class ImportCommit:
-    """Make all chunks visible at once, or none.
+    """Make all chunks of an import visible at once.
 
     Attributes:
         import_id: Identity of the import.
@@ -228,19 +228,19 @@ class ImportCommit:
 
 @dataclass(frozen=True, slots=True)
 class ImportAbort:
-    """Drop what an import staged."""
+    """Drop an import and its staged chunks."""
 
     import_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
-    """First entry of an epoch: the history up to its place is settled.
+    """First entry of an epoch: it settles the history before it.
 
     Attributes:
         epoch_id: Identity of the ballot that opened the epoch.
         base_seq: The last sequence number kept from the epochs before.
-        voters: Identities of the nodes that vote on recoveries, sorted.
+        voters: Nodes that vote on recoveries, sorted.
         fingerprint: Fingerprint of the encoder whose vectors the log carries.
         dim: Dimension of those vectors.
     """
@@ -254,25 +254,25 @@ class OpenEpoch:
 
 @dataclass(frozen=True, slots=True)
 class VoterAdd:
-    """Let a node vote on recoveries, and count for a quorum, from here on."""
+    """Add a voter: the node votes on recoveries and counts for a quorum."""
 
     node_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class VoterRemove:
-    """Let a node vote no longer; the last voter cannot be removed."""
+    """Remove a voter; the last one cannot be removed."""
 
     node_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Have every node report its digest at this very place; changes nothing.
+    """Make every node report its digest at this place of the log; changes nothing.
 
     Attributes:
-        audit_id: Names the audit, for people.
-        is_deep: Nodes also compare memory and disk with the digest, row by row.
+        audit_id: Name of the audit, for people.
+        is_deep: Whether nodes also compare memory and disk with the digest, row by row.
     """
 
     audit_id: str
@@ -281,11 +281,10 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class SwitchEncoder:
-    """Give every row its vector of a generation, from here on, on every node.
+    """Switch every row to its vector in a generation.
 
     Attributes:
-        import_id: Name of the generation, which says whose vectors they are
-            (see ``generations``).
+        import_id: Identity of the generation, which contains the encoder (see ``imports``).
     """
 
     import_id: str
@@ -313,14 +312,14 @@ Mutation: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A mutation with the identity and the conditions of the write.
+    """A mutation with the identity and the preconditions of the write.
 
     Attributes:
-        op_id: 16 bytes that name the write; a second entry with it has no effect.
+        op_id: 16 bytes that identify the write; a second entry with them has no effect.
         mutation: The intended change.
-        request_hash: 16 bytes over what the client asked, so that one key with
-            two different requests is refused; empty where nobody can repeat it.
-        if_match: The route must stand at this revision.
+        request_hash: 16 bytes over the client's request, so that one key with two
+            different requests is refused; empty if no client can repeat it.
+        if_match: The route must have this revision.
         if_none_match: The route must not exist.
     """
 
@@ -336,8 +335,8 @@ class Entry:
     """A proposal at its place in the log.
 
     Attributes:
-        epoch: Life of the log.
-        seq: Place in the log, from 1, without gaps.
+        epoch: Epoch of the log.
+        seq: Sequence number, from 1, without gaps.
         prev_chain: Hash chain before this entry.
         chain: Hash chain at this entry.
         time_us: Sequencer's clock, microseconds since 1970; for people only.
@@ -355,5 +354,5 @@ class Entry:
 
     @property
     def position(self) -> Position:
-        """Position of a replica that has applied this entry."""
+        """Position of a replica after this entry."""
         return Position(self.epoch, self.seq, self.chain)

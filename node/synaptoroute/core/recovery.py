@@ -1,24 +1,24 @@
-"""Epoch changes: what survives when the sequencer lost its history, or may have.
+"""Epoch changes: which writes survive if the sequencer lost its history, or may have.
 
-Redis orders the writes; a majority of the voters decides which of them are kept.
-A *ballot* closes the log.  Every node that sees it promises it durably, takes no
-part in lower epochs from then on, and reports where it stands.  With reports from a
-majority the longest history among them wins, and the next epoch is opened upon it.
-So an entry that a majority held is in some report, and the winner's history has it.
+Redis orders the writes; a majority of the voters decides which of them are kept.  A
+*ballot* closes the log.  Every node that sees the ballot promises it durably, takes no
+part in lower epochs from then on, and reports its position.  With reports from a majority,
+the longest reported history wins and the next epoch is opened on top of it.  An entry that
+a majority held is in at least one of these reports, so the winning history contains it.
 
-Four rules bind the fields below; without any one of them a schedule exists that
-loses or doubles a write (the simulator finds it):
+Four rules make this safe.  For each of them there is a schedule that loses or doubles a
+write without it; the simulator finds it:
 
-R1  Whoever promised a ballot above the log's epoch begins a higher ballot: else it
-    would refuse the open log for ever (``judge``).
-R2  At most one ballot of each number is promised; comparing the pair would let two
-    servers open one number (``may_promise``).
+R1  A node that promised a ballot above the log's epoch starts a higher ballot: otherwise
+    it would refuse the open log for ever (``assess_log``).
+R2  At most one ballot of each number is promised: if the pair were compared, two servers
+    could open the same number (``may_promise``).
 R3  The log drops no entry that a majority of the voters does not hold (``trim.lua``).
-R4  A ballot belongs to the server that it was begun on; one that a replica inherited
-    is void (``LogView.is_ballot_here``).
+R4  A ballot belongs to the server on which it was started; a ballot that a replica
+    inherited is void (``LogView.is_ballot_here``).
 
 Pure: no clock, no randomness.  Source: Liskov and Cowling, "Viewstamped Replication
-Revisited", 2012, section 4.2, with the log's server as the place where they meet.
+Revisited", 2012, section 4.2, with the log's server as the place where the nodes meet.
 """
 
 from __future__ import annotations
@@ -32,70 +32,70 @@ from typing import Final
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
 
 REFILL_ENTRIES_MIN: Final = 1_000
-"""So many entries before the base go back to the log, for nodes that are away now."""
+"""Entries before the base that are refilled at least, for nodes that are away now."""
 REFILL_ENTRIES_MAX: Final = 10_000
 
 
-class Act(Enum):
+class Action(Enum):
     """What a node does about the log that it sees."""
 
     FOLLOW = "follow"
-    """Apply what it holds."""
-    FOUND = "found"
-    """Neither it nor the server holds anything: found a log."""
-    BEGIN = "begin"
-    """Close it with a ballot: ``Judgement.reason`` says why."""
-    ANSWER = "answer"
-    """Promise its ballot and report."""
-    LEAVE = "leave"
-    """Leave this node's own epoch: the log opened another one of that number."""
-    REST = "rest"
-    """An operator closed it."""
+    """Apply its entries."""
+    CREATE_LOG = "create_log"
+    """Create a log: neither the node nor the server has any."""
+    START_BALLOT = "start_ballot"
+    """Close the log with a ballot: ``Assessment.cause`` says why."""
+    JOIN_BALLOT = "join_ballot"
+    """Promise the log's ballot and report."""
+    LEAVE_EPOCH = "leave_epoch"
+    """Leave this node's own epoch: the log opened another one with that number."""
+    WAIT = "wait"
+    """Do nothing: an operator closed the log."""
 
 
 class Cause(Enum):
     """Why a log is closed by a ballot."""
 
     LOST = "lost"
-    """The server holds no log."""
+    """The server has no log."""
     RESTARTED = "restarted"
     """The server is not the one that the log was opened on."""
     INHERITED = "inherited"
-    """The ballot was begun on another server."""
+    """The ballot was started on another server."""
     PROMISED = "promised"
     """A node has promised a higher ballot than the log's epoch."""
     OUTBID = "outbid"
-    """A node has promised a higher ballot than the one that goes on, or nobody ends it."""
+    """A node has promised a higher ballot than the current one, or no node completes it."""
     REGRESSED = "regressed"
-    """A node holds what the log has lost."""
+    """A node holds entries that the log has lost."""
     DAMAGED = "damaged"
-    """The log does not hold what its header says."""
+    """The log does not match its header."""
     FORCED = "forced"
     """An operator asked for it."""
 
 
 class Mode(Enum):
-    """With whose reports a recovery may end."""
+    """Which reports are enough to end a recovery."""
 
     SAFE = "safe"
-    """A majority of the voters: nothing that a majority held is lost."""
+    """A majority of the voters: no entry that a majority held is lost."""
     AVAILABLE = "available"
-    """Those who are there: may lose what only the absent ones hold."""
+    """The nodes that are present: may lose entries that only absent nodes hold."""
     FORCED = "forced"
-    """Like ``AVAILABLE``, and the absent voters vote no longer."""
+    """Like ``AVAILABLE``, and the absent voters lose their vote."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogView:
-    """The log, as its server shows it.
+    """The log as its server shows it.
 
     Attributes:
         position: Its newest entry.
         epoch_id: Ballot that opened its epoch.
         state: ``open``, ``recovering`` or ``frozen``.
-        is_same_server: It was opened on this server, in this life of the server.
-        ballot: The ballot that closed it, while it is recovering.
-        is_ballot_here: That ballot was begun on this server, in this life (R4).
+        is_same_server: It was opened on this server, since the server started.
+        ballot: The ballot that closed it, while it recovers.
+        is_ballot_here: That ballot was started on this server, since the server started (R4).
     """
 
     position: Position
@@ -107,15 +107,15 @@ class LogView:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a node does, and why.
+class Assessment:
+    """What a node does about a log, and why.
 
     Attributes:
-        act: What.
-        cause: Why a ballot is begun.
+        action: What it does.
+        cause: Why it starts a ballot.
     """
 
-    act: Act
+    action: Action
     cause: Cause | None = None
 
 
@@ -124,10 +124,10 @@ class Report:
     """A node's answer to a ballot, given after its promise was durable.
 
     Attributes:
-        node_id: Who.
-        ballot: Which ballot it has promised.
-        position: What it holds; it grows no more in epochs below the ballot.
-        voters: Who votes, at that position.
+        node_id: The node.
+        ballot: The ballot that it has promised.
+        position: Its position; it no longer advances in epochs below the ballot.
+        voters: The voters at that position.
     """
 
     node_id: str
@@ -137,12 +137,12 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What the server still holds, where it is whole and contradicts no report.
+class ServerHistory:
+    """The history on the server, if it is complete and contradicts no report.
 
     Attributes:
         position: Its newest entry.
-        voters: Who votes, at that entry.
+        voters: The voters at that entry.
     """
 
     position: Position
@@ -150,12 +150,12 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """Reports are missing.
+class MissingReports:
+    """Reports are missing, so nothing can be decided yet.
 
     Attributes:
-        missing: Voters that have not answered; empty where no report tells the voters.
-        voter_count: How many there are.
+        missing: Voters that have not answered; empty if no report names the voters.
+        voter_count: Number of voters.
     """
 
     missing: tuple[str, ...]
@@ -164,17 +164,17 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the next epoch begins with.
+    """How the next epoch begins.
 
     Attributes:
         base: The last entry that is kept.
-        is_kept: The server's own stream holds all up to it.
-        holders: Nodes that stand exactly there: each can fill the log again.
-        voters: Who votes in the next epoch.
+        is_kept: Whether the server's own stream holds everything up to it.
+        holders: Nodes exactly at that position: each can fill the log again.
+        voters: The voters of the next epoch.
         absent: Voters that did not answer.
-        is_majority: Whether those who answered are a majority; else what only the
-            absent ones hold is lost.
-        refill_after_seq: The log is filled again after this place.
+        is_majority: Whether a majority answered; otherwise entries that only absent
+            nodes hold are lost.
+        refill_after_seq: The log is filled again after this sequence number.
     """
 
     base: Position
@@ -191,7 +191,7 @@ class Decision:
 
     @property
     def risk(self) -> str:
-        """Say what may be lost by it; empty if nothing that a majority held."""
+        """What the decision may lose; empty if nothing that a majority held."""
         if self.is_majority:
             return ""
         names = ", ".join(self.absent) or "the voters"
@@ -202,84 +202,79 @@ class Decision:
 
 
 def is_majority(present: Iterable[str], voters: Iterable[str]) -> bool:
-    """Whether more than half of the voters are present; nobody is never a majority."""
+    """Whether more than half of the voters are present; without voters, never."""
     wanted = set(voters)
     return 2 * len(wanted.intersection(present)) > len(wanted)
 
 
-def judge(
+def assess_log(
     view: LogView | None, position: Position, promised: Ballot, epoch_id: str = ""
-) -> Judgement:
-    """Decide what the log that is seen means for a node.
+) -> Assessment:
+    """Decide what a node does about the log that it sees.
 
     Args:
-        view: The log; None where the server holds none.
-        position: What the node held before the log was looked at.
-        promised: The newest ballot that binds it.
+        view: The log; None if the server has none.
+        position: Position of the node, read before the log.
+        promised: The newest ballot that binds the node.
         epoch_id: Ballot that opened the node's epoch; empty if unknown.
     """
     if view is None:
-        return _begin(Cause.LOST) if position.epoch else Judgement(Act.FOUND)
+        return _start_ballot(Cause.LOST) if position.epoch else Assessment(Action.CREATE_LOG)
     if view.state == "frozen":
-        return Judgement(Act.REST)
+        return Assessment(Action.WAIT)
     if view.state == "recovering":
         if view.ballot is None or not view.is_ballot_here:
-            return _begin(Cause.INHERITED)
+            return _start_ballot(Cause.INHERITED)
         may = may_promise(promised, view.ballot)
-        return Judgement(Act.ANSWER) if may else _begin(Cause.OUTBID)
+        return Assessment(Action.JOIN_BALLOT) if may else _start_ballot(Cause.OUTBID)
     if not view.is_same_server:
-        return _begin(Cause.RESTARTED)
+        return _start_ballot(Cause.RESTARTED)
     if view.position.epoch < promised.epoch:
-        return _begin(Cause.PROMISED)
+        return _start_ballot(Cause.PROMISED)
     if position.epoch == view.position.epoch:
         if epoch_id and epoch_id != view.epoch_id:
-            return Judgement(Act.LEAVE)
+            return Assessment(Action.LEAVE_EPOCH)
         if _is_beyond(position, view.position):
-            return _begin(Cause.REGRESSED)
-    return Judgement(Act.FOLLOW)
+            return _start_ballot(Cause.REGRESSED)
+    return Assessment(Action.FOLLOW)
 
 
-def _begin(cause: Cause) -> Judgement:
-    return Judgement(Act.BEGIN, cause)
+def _start_ballot(cause: Cause) -> Assessment:
+    return Assessment(Action.START_BALLOT, cause)
 
 
 def _is_beyond(position: Position, head: Position) -> bool:
-    """Whether a node of the log's epoch holds what the log does not have."""
+    """Whether a node in the log's epoch holds entries that the log does not have."""
     return position.seq > head.seq or (position.seq == head.seq and position.chain != head.chain)
 
 
 def may_promise(promised: Ballot, asked: Ballot) -> bool:
-    """Whether a ballot may be promised: a higher number, or the very same ballot (R2)."""
+    """Whether a ballot may be promised: a higher number, or the same ballot again (R2)."""
     return asked.epoch > promised.epoch or asked == promised
 
 
 def decide(
-    ballot: Ballot, reports: Iterable[Report], kept: Kept | None, mode: Mode = Mode.SAFE
-) -> Decision | Waiting:
-    """Choose the history that survives, or say whose reports are missing.
-
-    Only voters can win: what an observer alone holds was never promised to last, and a
-    node outside the quorum must not be able to bring in a history of its own.  A voter is
-    whom anybody holds for one: a node that has applied its own removal still counts for
-    the majority of those who have not, and so must what it holds.
+    ballot: Ballot, reports: Iterable[Report], kept: ServerHistory | None, mode: Mode = Mode.SAFE
+) -> Decision | MissingReports:
+    """Choose the history that survives, or return which reports are missing.
 
     Args:
-        ballot: The ballot that goes on; reports to another one do not count.
-        reports: What the nodes answered, one each.
-        kept: What the server holds, where it is whole and contradicts no report.
-        mode: Whose reports suffice.
+        ballot: The current ballot; reports to another one do not count.
+        reports: One report of each node that answered.
+        kept: The history on the server, if it is complete and contradicts no report.
+        mode: Which reports are enough.
     """
     counted = [report for report in reports if report.ballot == ballot]
     best = _best(counted, kept, mode)
     if best is None:
-        return Waiting((), 0)
+        return MissingReports((), 0)
     names = {report.node_id for report in counted}
     absent = tuple(voter for voter in best.voters if voter not in names)
     is_kept = kept is not None and _reaches(kept.position, best.position)
-    after = kept if is_kept and kept is not None else Kept(best.position, best.voters)
+    after = kept if is_kept and kept is not None else ServerHistory(best.position, best.voters)
     enough = is_majority(names, best.voters) and is_majority(names, after.voters)
     if mode is Mode.SAFE and not enough:
-        return Waiting(absent, len(best.voters))
+        return MissingReports(absent, len(best.voters))
     return Decision(
         base=after.position,
         is_kept=is_kept,
@@ -291,12 +286,13 @@ def decide(
     )
 
 
-def _best(reports: Sequence[Report], kept: Kept | None, mode: Mode) -> Report | None:
-    """The longest history that a voter reported; None where nobody may win.
-
-    Whoever is counted for any majority must be among those who may win: the two
-    majorities that meet may meet in that node alone.
-    """
+def _best(reports: Sequence[Report], kept: ServerHistory | None, mode: Mode) -> Report | None:
+    """The longest history that a voter reported; None if no node may win."""
+    # Only voters can win: an entry that only an observer holds was never promised to last,
+    # and a node outside the quorum must not bring in a history of its own.  A node that any
+    # report names as a voter is one: a node that has applied its own removal still counts
+    # for the majority of those that have not, and two majorities may overlap in that node
+    # alone.
     named = {voter for report in reports for voter in report.voters}
     if kept is not None:
         named.update(kept.voters)
@@ -305,14 +301,14 @@ def _best(reports: Sequence[Report], kept: Kept | None, mode: Mode) -> Report | 
         return _longest(voters)
     if mode is not Mode.SAFE and held:
         return _longest(held)
-    # Nobody has applied as much as the log's first entry, which names the voters.
+    # No node has applied even the first entry of the log, which names the voters.
     if kept is not None and any(report.node_id in kept.voters for report in reports):
         return Report("", Ballot(), Position(), kept.voters)
     return None
 
 
 def _longest(reports: Sequence[Report]) -> Report:
-    """The highest (epoch, seq); between chains of one place, the one that most hold."""
+    """The highest (epoch, seq); between chains at one place, the one with the most holders."""
     held = Counter(report.position for report in reports)
     return max(
         reports,
@@ -321,7 +317,7 @@ def _longest(reports: Sequence[Report]) -> Report:
 
 
 def _reaches(head: Position, best: Position) -> bool:
-    """Whether the server's own history is at least as long as the best report's."""
+    """Whether the server's history is at least as long as the best reported one."""
     return head == best or head.revision > best.revision
 
 
@@ -334,19 +330,19 @@ def _voters_after(
 
 
 def _refill_after(base: Position, reports: Iterable[Report]) -> int:
-    """Where the log must begin again, so that who is behind need not ask a peer."""
+    """Where the refilled log begins, so that nodes that are behind need no peer."""
     behind = [report.position.seq for report in reports if report.position.epoch]
     wanted = min([*behind, base.seq - REFILL_ENTRIES_MIN])
     return max(0, base.seq - REFILL_ENTRIES_MAX, wanted)
 
 
 def common_seq(start: int, own: Mapping[int, str], theirs: Iterable[tuple[int, str]]) -> int:
-    """The last place at which two histories agree that agree at ``start``.
+    """The last sequence number at which two histories agree.
 
     Args:
-        start: A place at which they agree.
-        own: Hash chain at each place of the one.
-        theirs: Places and hash chains of the other, in order from ``start + 1``.
+        start: A sequence number at which they agree.
+        own: Hash chains of one history, by sequence number.
+        theirs: Sequence numbers and hash chains of the other, in order from ``start + 1``.
     """
     common = start
     for seq, chain in theirs:

@@ -1,8 +1,8 @@
 """A replica's whole state at one position, without the vectors.
 
-A snapshot plus the entries after it gives the state that replaying the whole
-log gives.  The free slots are not in it: the lowest free slot is always taken
-first, so they follow from the owners.  The vectors travel beside it, by slot.
+A snapshot and the entries after it give the same state as a replay of the whole log.  It
+does not contain the free slots: the lowest free slot is always taken first, so they follow
+from the owners.  The vectors travel beside the snapshot, by slot.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from synaptoroute.core.mutation import OpenEpoch, Position, Settings
 
 
 class Remembered(NamedTuple):
-    """The outcome of a write, kept so that its repetition has no effect.
+    """The outcome of a write, kept so that a repeat has no effect.
 
-    A boot makes as many as the idempotency window is long, so it is a plain tuple.
+    A boot makes one for each entry of the idempotency window, so this is a plain tuple.
 
     Attributes:
-        op_id: 16 bytes that name the write.
-        seq: Where it stands in the log.
-        request_hash: What was asked under that name; empty if unknown.
-        outcome: What came of it.
+        op_id: 16 bytes that identify the write.
+        seq: Its sequence number.
+        request_hash: Hash of the client's request; empty if unknown.
+        outcome: Its outcome.
     """
 
     op_id: bytes
@@ -35,11 +35,11 @@ class Remembered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """An epoch that this history went through.
+    """An epoch in this history.
 
     Attributes:
         epoch: Its number.
-        opened: What opened it; ``voters`` follows the changes made since.
+        opened: The entry that opened it, with ``voters`` as changed since.
     """
 
     epoch: int
@@ -51,12 +51,12 @@ class Snapshot:
     """State of a replica at ``position``.
 
     Attributes:
-        position: How much of the log it holds.
+        position: Position in the log.
         settings: Settings of the route set.
-        routes: Every route, in order of name.
+        routes: All routes, in order of name.
         row_hashes: Row hash of every slot that has an owner.
         remembered: Outcomes inside the idempotency window, in order of seq.
-        imports: Imports that are open, in order of identity.
+        imports: Open imports, in order of identity.
         epochs: Epochs of this history, in order.
     """
 

@@ -1,11 +1,10 @@
-"""What a mutation may carry, judged the same on every node.
+"""Validation of mutations, with the same result on every node.
 
-The door (``models``) refuses the same things earlier.  These checks stand for
-entries that did not come through it: a frame with sound checksums may carry
-anything.  Rule: they look at the mutation and the dimension alone, and use
-nothing that differs between two machines or two releases of Python, so that
-every node rejects the same entries, and what is accepted can always be hashed,
-stored and read back.
+The door (``models``) refuses the same things earlier.  These checks are for entries that
+did not come through it: a frame with valid checksums may contain anything.  They depend on
+the mutation and the dimension alone, and on nothing that differs between machines or
+releases of Python, so that every node rejects the same entries.  Whatever they accept can
+be hashed, stored and read back.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ UTTERANCE_BYTES_MAX: Final = 8_192
 JSON_BYTES_MAX: Final = 16_384
 JSON_DEPTH_MAX: Final = 32
 INTEGER_DIGITS_MAX: Final = 640
-"""The lowest limit that an interpreter may be started with."""
+"""The lowest limit of int() with which an interpreter can be started."""
 TOPK_MAX: Final = 100
 CALIBRATION_CHARACTERS_MAX: Final = 65_536
 CAPACITY_SLOTS_MAX: Final = 4_000_000
@@ -60,11 +59,11 @@ _WRITE_JSON = json.JSONEncoder(
 
 
 def check_mutation(mutation: Mutation, dim: int) -> None:
-    """Refuse what the door should have refused.
+    """Check a mutation of any origin.
 
     Args:
-        mutation: Of any origin.
-        dim: Dimension of the vectors; 0 where it is not known.
+        mutation: The mutation.
+        dim: Dimension of the vectors; 0 if it is not known.
 
     Raises:
         Rejection: It is malformed or over a limit.
@@ -98,7 +97,7 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             if not _NODE_ID.fullmatch(node_id):
                 raise Rejection("invalid_request", "a voter's identity is malformed")
         case OpenEpoch():
-            pass  # its place in the chain is what makes it valid, see ``replica``
+            pass  # the replica checks its place in the chain
 
 
 def _check_route(route: PutRoute, dim: int) -> None:
@@ -126,7 +125,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_text(text: str, bytes_max: int, what: str) -> None:
-    """Refuse a text that is empty, too long, or that a database could not keep."""
+    """Refuse a text that is empty, too long, or that a database cannot store."""
     if not text or "\x00" in text:
         raise Rejection("invalid_route", f"{what} is empty or contains U+0000")
     size_bytes = len(text) if text.isascii() else len(_encode(text, what))
@@ -147,7 +146,7 @@ def _check_rows(utterances: tuple[str, ...], vectors: tuple[bytes, ...], dim: in
     for text in utterances:
         _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
     if len(set(utterances)) != len(utterances):
-        raise Rejection("invalid_route", "an utterance stands twice")
+        raise Rejection("invalid_route", "an utterance occurs twice")
     if len(vectors) != len(utterances):
         raise Rejection("invalid_vector", "one vector an utterance is needed")
     expected_bytes = dim * VECTOR_ITEM_BYTES if dim else len(vectors[0])
@@ -171,7 +170,7 @@ def _check_settings(settings: Settings) -> None:
     if not 1 <= settings.capacity_slots <= CAPACITY_SLOTS_MAX:
         raise Rejection("invalid_request", f"capacity_slots is between 1 and {CAPACITY_SLOTS_MAX}")
     if settings.calibration:
-        raise Rejection("invalid_request", "a calibration is not set but measured")
+        raise Rejection("invalid_request", "a calibration is measured, not set")
 
 
 def _check_calibration(text: str) -> None:
@@ -181,7 +180,7 @@ def _check_calibration(text: str) -> None:
 
 
 def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
-    """Refuse a text that is not canonical JSON, or not an object where one is needed."""
+    """Refuse a text that is not canonical JSON, or not an object if one is needed."""
     if text == "{}" or (text == "null" and not is_object):
         return
     what = "metadata" if is_object else "payload"
@@ -198,7 +197,8 @@ def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) 
 
 
 def _depth(text: str) -> int:
-    """Count how deep brackets are nested, before a recursive reader sees them."""
+    """Return how deep brackets are nested."""
+    # Counted without recursion: the depth at which json.loads fails differs between builds.
     depth = deepest = 0
     for character in _STRING.sub("", text):
         if character in "[{":
@@ -210,6 +210,7 @@ def _depth(text: str) -> int:
 
 
 def _integer(digits: str) -> int:
+    # int() refuses long texts by a limit of the interpreter, which differs between nodes.
     if len(digits) > INTEGER_DIGITS_MAX:
         raise ValueError("an integer is too long")
     return int(digits)

@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.core.mutation import Position
-from synaptoroute.core.recovery import Act, Cause, judge
+from synaptoroute.core.recovery import Action, Cause, assess_log
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication.recovery import CLUSTER_ID_KEY
@@ -63,15 +63,15 @@ class Opening:
         replica = follower.engine.applier.replica
         epochs = replica.epochs
         epoch_id = epochs[-1].opened.epoch_id if epochs else ""
-        judgement = judge(head.view, reported, replica.promised, epoch_id)
-        match judgement.act:
-            case Act.REST:
+        assessment = assess_log(head.view, reported, replica.promised, epoch_id)
+        match assessment.action:
+            case Action.WAIT:
                 follower.set_state(LogState.FROZEN)
-            case Act.BEGIN | Act.ANSWER:
-                self._recover(judgement.cause, head, reported)
+            case Action.START_BALLOT | Action.JOIN_BALLOT:
+                self._recover(assessment.cause, head, reported)
             case _ if self._lacks_encoder(head):
                 follower.set_state(LogState.MISMATCH, self.mismatch)
-            case Act.LEAVE:
+            case Action.LEAVE_EPOCH:
                 follower.accept_head(head)
                 follower.distrust(f"epoch {head.epoch} was opened by another ballot", ())
             case _:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
-    Act,
+    Action,
     Cause,
     Decision,
+    MissingReports,
     Mode,
-    Waiting,
+    assess_log,
     decide,
-    judge,
 )
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
@@ -77,7 +77,7 @@ class Recovery:
 
     def __init__(self, follower: Follower) -> None:
         self.detail = ""
-        self.found: Decision | Waiting | None = None
+        self.found: Decision | MissingReports | None = None
         self._follower = follower
         self._task: asyncio.Task[None] | None = None
         self._answered: Ballot | None = None
@@ -126,11 +126,11 @@ class Recovery:
             return False
         standing = await self._standing()
         view = None if isinstance(head, NoLog) else head.view
-        judgement = judge(view, standing.position, standing.promised, standing.epoch_id)
-        if judgement.act is Act.BEGIN:
-            assert judgement.cause is not None
-            return await self._begin(judgement.cause, head, standing)
-        if judgement.act is not Act.ANSWER or isinstance(head, NoLog):
+        assessment = assess_log(view, standing.position, standing.promised, standing.epoch_id)
+        if assessment.action is Action.START_BALLOT:
+            assert assessment.cause is not None
+            return await self._begin(assessment.cause, head, standing)
+        if assessment.action is not Action.JOIN_BALLOT or isinstance(head, NoLog):
             self._rest()
             return False
         return await self._take_part(head)
@@ -225,7 +225,7 @@ class Recovery:
         kept = None if head.cause == Cause.DAMAGED.value else survey.kept
         found = decide(ballot, survey.reports, kept, self._mode(head, waited_seconds))
         self.found = found
-        if isinstance(found, Waiting):
+        if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
             return
@@ -342,7 +342,7 @@ class Recovery:
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
 
-    async def outlook(self) -> Decision | Waiting | None:
+    async def outlook(self) -> Decision | MissingReports | None:
         """What forcing the recovery would keep and risk; None while the log is open.
 
         Raises:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal, Revision
-from synaptoroute.core.recovery import Cause, Decision, Kept, Report
+from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.failpoints import failpoint
@@ -88,7 +88,7 @@ class LogCheck:
     """
 
     reports: tuple[Report, ...]
-    kept: Kept | None
+    kept: ServerHistory | None
     why: str
     silent: tuple[str, ...]
 
@@ -325,7 +325,7 @@ class Epochs:
         reports = tuple(_report_of(*pair) for pair in zip(said[::2], said[1::2], strict=True))
         return LogCheck(
             reports=reports,
-            kept=None if why else Kept(position, voters),
+            kept=None if why else ServerHistory(position, voters),
             why=why,
             silent=tuple(text_of(each) for each in answer[5]),
         )

@@ -10,19 +10,19 @@ from synaptoroute.core.mutation import Ballot, Position, Revision, VoterAdd, Vot
 from synaptoroute.core.recovery import (
     REFILL_ENTRIES_MAX,
     REFILL_ENTRIES_MIN,
-    Act,
+    Action,
+    Assessment,
     Cause,
     Decision,
-    Judgement,
-    Kept,
     LogView,
+    MissingReports,
     Mode,
     Report,
-    Waiting,
+    ServerHistory,
+    assess_log,
     common_seq,
     decide,
     is_majority,
-    judge,
     may_promise,
 )
 from synaptoroute.core.replica import VOTERS_MAX, plan_voters
@@ -43,7 +43,9 @@ def report(node: str, position: Position, voters: tuple[str, ...] = VOTERS) -> R
     return Report(node, BALLOT, position, voters)
 
 
-def decided(*reports: Report, kept: Kept | None = None, mode: Mode = Mode.SAFE) -> Decision:
+def decided(
+    *reports: Report, kept: ServerHistory | None = None, mode: Mode = Mode.SAFE
+) -> Decision:
     """The decision upon reports."""
     found = decide(BALLOT, reports, kept, mode)
     assert isinstance(found, Decision), found
@@ -86,49 +88,64 @@ def test_ballot_is_read_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "position", "promised", "judgement"),
+    ("seen", "position", "promised", "assessment"),
     [
-        (None, at(3), Ballot(), Judgement(Act.BEGIN, Cause.LOST)),
-        (None, Position(), Ballot(), Judgement(Act.FOUND)),
-        (view(at(3)), at(3), Ballot(1, "e"), Judgement(Act.FOLLOW)),
-        (view(at(9)), at(3), Ballot(1, "e"), Judgement(Act.FOLLOW)),
-        (view(at(9, 2)), at(12), Ballot(1, "e"), Judgement(Act.FOLLOW)),
-        (view(at(3)), at(4), Ballot(1, "e"), Judgement(Act.BEGIN, Cause.REGRESSED)),
-        (view(at(3)), at(3, chain=C2), Ballot(1, "e"), Judgement(Act.BEGIN, Cause.REGRESSED)),
-        (view(at(3)), at(3), BALLOT, Judgement(Act.BEGIN, Cause.PROMISED)),
-        (view(at(3), is_same_server=False), at(3), Ballot(), Judgement(Act.BEGIN, Cause.RESTARTED)),
-        (view(at(3), "frozen"), at(9), BALLOT, Judgement(Act.REST)),
-        (view(at(3), "recovering"), at(3), Ballot(), Judgement(Act.BEGIN, Cause.INHERITED)),
+        (None, at(3), Ballot(), Assessment(Action.START_BALLOT, Cause.LOST)),
+        (None, Position(), Ballot(), Assessment(Action.CREATE_LOG)),
+        (view(at(3)), at(3), Ballot(1, "e"), Assessment(Action.FOLLOW)),
+        (view(at(9)), at(3), Ballot(1, "e"), Assessment(Action.FOLLOW)),
+        (view(at(9, 2)), at(12), Ballot(1, "e"), Assessment(Action.FOLLOW)),
+        (view(at(3)), at(4), Ballot(1, "e"), Assessment(Action.START_BALLOT, Cause.REGRESSED)),
+        (
+            view(at(3)),
+            at(3, chain=C2),
+            Ballot(1, "e"),
+            Assessment(Action.START_BALLOT, Cause.REGRESSED),
+        ),
+        (view(at(3)), at(3), BALLOT, Assessment(Action.START_BALLOT, Cause.PROMISED)),
+        (
+            view(at(3), is_same_server=False),
+            at(3),
+            Ballot(),
+            Assessment(Action.START_BALLOT, Cause.RESTARTED),
+        ),
+        (view(at(3), "frozen"), at(9), BALLOT, Assessment(Action.WAIT)),
+        (
+            view(at(3), "recovering"),
+            at(3),
+            Ballot(),
+            Assessment(Action.START_BALLOT, Cause.INHERITED),
+        ),
         (
             view(at(3), "recovering", ballot=BALLOT),
             at(3),
             Ballot(),
-            Judgement(Act.BEGIN, Cause.INHERITED),
+            Assessment(Action.START_BALLOT, Cause.INHERITED),
         ),
         (
             view(at(3), "recovering", ballot=BALLOT, is_ballot_here=True),
             at(3),
             BALLOT,
-            Judgement(Act.ANSWER),
+            Assessment(Action.JOIN_BALLOT),
         ),
         (
             view(at(3), "recovering", ballot=BALLOT, is_ballot_here=True),
             at(3),
             Ballot(5, "y"),
-            Judgement(Act.BEGIN, Cause.OUTBID),
+            Assessment(Action.START_BALLOT, Cause.OUTBID),
         ),
     ],
 )
 def test_head_is_judged(
-    seen: LogView | None, position: Position, promised: Ballot, judgement: Judgement
+    seen: LogView | None, position: Position, promised: Ballot, assessment: Assessment
 ) -> None:
     """Followed, answered, or closed with the reason."""
-    assert judgement == judge(seen, position, promised, "e")
+    assert assessment == assess_log(seen, position, promised, "e")
 
 
 def test_epoch_opened_twice_is_left_not_merged() -> None:
     """The pair of number and ballot names an epoch."""
-    assert Judgement(Act.LEAVE) == judge(view(at(3)), at(3), Ballot(1, "f"), "f")
+    assert Assessment(Action.LEAVE_EPOCH) == assess_log(view(at(3)), at(3), Ballot(1, "f"), "f")
 
 
 # --- the decision ----------------------------------------------------------------------------
@@ -152,14 +169,14 @@ def test_less_than_a_majority_waits_and_names_the_missing() -> None:
     """One of three decides nothing, however many observers there are."""
     found = decide(BALLOT, [report("a", at(9)), report("o", at(9)), report("p", at(9))], None)
 
-    assert Waiting(("b", "c"), 3) == found
+    assert MissingReports(("b", "c"), 3) == found
 
 
 def test_report_to_another_ballot_does_not_count() -> None:
     """Each ballot has its own answers."""
     stale = Report("b", Ballot(5, "y"), at(9), VOTERS)
 
-    assert Waiting(("b", "c"), 3) == decide(BALLOT, [report("a", at(9)), stale], None)
+    assert MissingReports(("b", "c"), 3) == decide(BALLOT, [report("a", at(9)), stale], None)
 
 
 def test_observer_cannot_win() -> None:
@@ -174,7 +191,7 @@ def test_removed_voter_that_is_counted_can_win() -> None:
     five, four = ("a", "b", "c", "d", "e"), ("a", "c", "d", "e")
     held = [report("d", at(1), five), report("e", at(1), five), report("b", at(4), four)]
 
-    assert Waiting(("a", "c"), 4) == decide(BALLOT, held, None)
+    assert MissingReports(("a", "c"), 4) == decide(BALLOT, held, None)
     found = decided(*held, report("c", at(2), five))
     assert (at(4), ("b",), four) == (found.base, found.holders, found.voters)
 
@@ -182,7 +199,7 @@ def test_removed_voter_that_is_counted_can_win() -> None:
 def test_removed_voter_that_only_the_server_names_can_win() -> None:
     """The majority of the server's own voters counts it, so what it holds counts, too."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
-    found = decided(*empty, report("c", at(4), ("a", "b")), kept=Kept(at(1), VOTERS))
+    found = decided(*empty, report("c", at(4), ("a", "b")), kept=ServerHistory(at(1), VOTERS))
 
     assert (at(4), False, ("a", "b")) == (found.base, found.is_kept, found.voters)
 
@@ -192,7 +209,7 @@ def test_majority_is_that_of_the_best_reports_voters() -> None:
     newest = ("a", "b", "c", "d", "e")
     short = [report("a", at(9), newest), report("b", at(4)), report("o", at(4))]
 
-    assert Waiting(("c", "d", "e"), 5) == decide(BALLOT, short, None)
+    assert MissingReports(("c", "d", "e"), 5) == decide(BALLOT, short, None)
     assert at(9) == decided(*short, report("c", at(4))).base
 
 
@@ -202,7 +219,7 @@ def test_majority_is_that_of_the_best_reports_voters() -> None:
 )
 def test_server_is_kept_where_it_reaches_the_best_report(position: Position, is_kept: bool) -> None:
     """Its own stream wins only if nothing that was reported is missing in it."""
-    found = decided(report("a", at(4)), report("b", at(3)), kept=Kept(position, VOTERS))
+    found = decided(report("a", at(4)), report("b", at(3)), kept=ServerHistory(position, VOTERS))
 
     assert is_kept is found.is_kept
     assert (position if is_kept else at(4)) == found.base
@@ -210,10 +227,10 @@ def test_server_is_kept_where_it_reaches_the_best_report(position: Position, is_
 
 def test_server_that_changed_the_voters_needs_both_majorities() -> None:
     """Entries that nobody applied may hold a change of the voters."""
-    kept = Kept(at(7), ("a", "b", "c", "d"))
+    kept = ServerHistory(at(7), ("a", "b", "c", "d"))
     two = [report("a", at(4)), report("b", at(3))]
 
-    assert isinstance(decide(BALLOT, two, kept), Waiting)
+    assert isinstance(decide(BALLOT, two, kept), MissingReports)
     assert kept.voters == decided(*two, report("c", at(3)), kept=kept).voters
 
 
@@ -221,8 +238,8 @@ def test_log_that_nobody_has_applied_is_kept_by_its_own_voters() -> None:
     """A founding that was lost half-way: the stream is whole, the nodes are empty."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
 
-    assert at(1) == decided(*empty, kept=Kept(at(1), VOTERS)).base
-    assert Waiting((), 0) == decide(BALLOT, empty, None)
+    assert at(1) == decided(*empty, kept=ServerHistory(at(1), VOTERS)).base
+    assert MissingReports((), 0) == decide(BALLOT, empty, None)
 
 
 def test_between_two_chains_of_one_place_more_holders_win() -> None:
@@ -241,7 +258,7 @@ def test_those_present_decide_where_they_are_allowed_to() -> None:
     assert (VOTERS, ("a",)) == (available.voters, forced.voters)
     assert "1.4" in available.risk
     assert "b, c" in forced.risk
-    assert Waiting((), 0) == decide(BALLOT, [report("a", Position(), ())], None, Mode.FORCED)
+    assert MissingReports((), 0) == decide(BALLOT, [report("a", Position(), ())], None, Mode.FORCED)
 
 
 def test_observer_decides_where_no_voter_is_left() -> None:
