@@ -88,13 +88,6 @@ def given_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, node.attr
 
 
-def banned_words() -> frozenset[str]:
-    """The words in bold in the glossary's last column."""
-    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
-    rows = (line.split("|") for line in text.splitlines() if line.startswith("| **"))
-    return frozenset(word for row in rows for word in re.findall(r"\*\*([\w-]+)\*\*", row[-2]))
-
-
 def test_no_file_is_longer_than_a_sitting() -> None:
     """A file has at most 700 lines, of code as of tests."""
     long = [
@@ -130,20 +123,6 @@ def test_lines_fit_in_a_hundred_columns() -> None:
     ]
 
     assert [] == wide
-
-
-def test_names_are_those_of_the_glossary() -> None:
-    """No thing is named by a word that the glossary replaces."""
-    banned = banned_words()
-    found = [
-        f"{name_of(path)}:{line} {name}"
-        for path in code()
-        for line, name in given_names(ast.parse(path.read_text(encoding="utf-8")))
-        if banned & {part for word in name.lower().split("_") for part in (word, word.rstrip("s"))}
-    ]
-
-    assert {"confidence", "cutoff", "intent"} <= banned
-    assert [] == found
 
 
 def test_names_say_what_a_thing_is() -> None:
