@@ -65,7 +65,7 @@ def serve(
         name = str(first["loc"][0]) if first["loc"] else "settings"
         typer.echo(f"{ENV_PREFIX}{name.upper()}: {first['msg']}", err=True)
         raise typer.Exit(USAGE) from None
-    from synaptoroute_coordinator.app import serve as serve_coordinator
+    from synaptoroute_coordinator.app.process import serve as serve_coordinator
 
     try:
         serve_coordinator(config)
@@ -83,17 +83,17 @@ def fetch(
 
     `synaptoroute restore` makes a node's database out of it.
     """
-    from synaptoroute_coordinator.actions import fetch_backup
-    from synaptoroute_coordinator.app.process import shelf_of
+    from synaptoroute_coordinator.actions.backups import fetch_backup
+    from synaptoroute_coordinator.app.process import open_backup_store
 
     async def bring() -> None:
-        shelf = shelf_of(CoordinatorConfig())
-        if shelf is None:
+        store = open_backup_store(CoordinatorConfig())
+        if store is None:
             raise ConfigError("no place for backups is set (backup_folder, backup_bucket)")
         try:
-            backup = await fetch_backup(shelf, name, into)
+            backup = await fetch_backup(store, name, into)
         finally:
-            await shelf.close()
+            await store.close()
         typer.echo(f"{into / backup.name}.sqlite at {backup.version}, {backup.size_bytes} bytes")
 
     try:

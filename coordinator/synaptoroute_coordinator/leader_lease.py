@@ -1,8 +1,8 @@
-"""The right to act: one coordinator holds it, the others stand by.
+"""The leader lease: one coordinator holds it and acts, the others stand by.
 
-The lease is renewed three times in its life.  Whoever could not renew it for most of
-that time no longer acts, and should it act all the same (its process was frozen between
-the look at the clock and the act), the script of the act compares the token.
+The lease is renewed three times in its life.  A holder that could not renew it for most
+of that time stops acting.  A process that is frozen between this check and its action is
+fenced: the Redis script of the action compares the token of the lease.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ SAFE_SHARE: Final = 0.75
 OWNER_CHARACTERS_MAX: Final = 100
 
 
-class Tenure:
-    """One coordinator's hold of the lease.  Used on one event loop.
+class LeaderLease:
+    """One coordinator's side of the lease.  Used on one event loop.
 
     Attributes:
-        owner: Who we are: address and a mark of this process.
-        holder: Who holds the lease, as last heard; empty for nobody.
-        taken_count: How often this process became the holder.
+        owner: Identity of this process: its address and a random suffix.
+        holder: Owner of the lease, as last heard; empty if nobody holds it.
+        acquired_count: How often this process acquired the lease.
     """
 
     def __init__(self, log: RedisLog, address: str) -> None:
         self.owner = f"{address[:OWNER_CHARACTERS_MAX]}#{uuid.uuid4().hex[:8]}"
         self.holder = ""
-        self.taken_count = 0
+        self.acquired_count = 0
         self._lease = log.lease(LEASE_NAME, self.owner, lease_ms=LEASE_MS)
         self._held: Held | None = None
         self._renewed_at = 0.0
 
     @property
     def held(self) -> Held | None:
-        """The lease, if it is surely ours for a moment yet."""
+        """The lease, if it is certain to be ours for a while."""
         age_seconds = time.monotonic() - self._renewed_at
         return self._held if age_seconds < LEASE_MS / 1_000 * SAFE_SHARE else None
 
@@ -53,17 +53,17 @@ class Tenure:
         return self.held is not None
 
     async def run(self) -> None:
-        """Take the lease when it is free and keep it, until cancelled."""
+        """Acquire and renew the lease until cancelled."""
         while True:
             with contextlib.suppress(SynaptoRouteError):
-                await self.keep()
+                await self.renew()
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def keep(self) -> None:
-        """Renew the lease, or take it where nobody holds it.
+    async def renew(self) -> None:
+        """Renew the lease, or acquire it if nobody holds it.
 
         Raises:
-            SequencerUnavailable: No answer; what is held runs out by itself.
+            SequencerUnavailable: Redis does not answer; a held lease expires by itself.
         """
         asked_at = time.monotonic()
         answer: Held | Taken | None = None
@@ -72,15 +72,16 @@ class Tenure:
         if not isinstance(answer, Held):
             self._held = None
             answer = await self._lease.acquire()
-            self.taken_count += isinstance(answer, Held)
+            self.acquired_count += isinstance(answer, Held)
         if isinstance(answer, Held):
-            # The time of the question, not of the answer: the lease runs from before it.
+            # Redis starts the lease before the answer arrives, so it is counted from the
+            # time of the request; from the answer on, it would seem to last too long.
             self._held, self._renewed_at, self.holder = answer, asked_at, self.owner
         else:
             self.holder = answer.owner
 
     async def release(self) -> None:
-        """Give the lease back, so that a standby need not wait."""
+        """Give the lease back, so that a standby need not wait for its expiry."""
         held, self._held = self._held, None
         if held is not None:
             with contextlib.suppress(SynaptoRouteError):

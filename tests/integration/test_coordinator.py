@@ -1,7 +1,7 @@
-"""Coordinator processes against a real Valkey: start, lease, fence, door, record.
+"""Coordinator processes against a real Valkey: start, lease, fencing, access, audit log.
 
-Method: real processes, frozen by SIGSTOP and killed by SIGKILL; nodes are heartbeats of
-the test's own where the coordinator only looks at them.
+Processes are frozen by SIGSTOP and killed by SIGKILL.  Nodes are heartbeats that the test
+sends itself where the coordinator only looks at them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def start_coordinator(tmp_path: Path, valkey_server: Server) -> Iterator[StartCo
         process.end()
 
 
-def test_starts_without_arrays_and_models(start_coordinator: StartCoordinator) -> None:
+def test_coordinator_runs_without_numpy_and_models(start_coordinator: StartCoordinator) -> None:
     """numpy, onnxruntime, fastembed and tokenizers are blocked in its process."""
     coordinator = start_coordinator()
     coordinator.until(lambda: coordinator.http("GET", "/readyz").status_code == 200)
@@ -56,8 +56,8 @@ def test_starts_without_arrays_and_models(start_coordinator: StartCoordinator) -
     assert 0 == coordinator.stop()
 
 
-def test_one_of_two_is_active_and_the_other_takes_over(start_coordinator: StartCoordinator) -> None:
-    """A killed holder is followed within six seconds; one that stops gives the lease back."""
+def test_standby_takes_over_from_a_dead_leader(start_coordinator: StartCoordinator) -> None:
+    """A killed leader is followed within six seconds; a stopped one releases the lease."""
     first = start_coordinator()
     first.until(lambda: first.is_active)
     second = start_coordinator()
@@ -77,8 +77,9 @@ def test_one_of_two_is_active_and_the_other_takes_over(start_coordinator: StartC
     assert FAIL_OVER_SECONDS_MAX >= third.until(lambda: third.is_active)
 
 
-def test_paused_holder_stands_by_when_it_wakes(start_coordinator: StartCoordinator) -> None:
-    """Frozen for longer than its lease, it finds another in its place and acts no more."""
+def test_leader_frozen_beyond_its_lease_stands_by_after_waking(
+    start_coordinator: StartCoordinator,
+) -> None:
     first = start_coordinator()
     first.until(lambda: first.is_active)
     second = start_coordinator()
@@ -96,29 +97,29 @@ def test_paused_holder_stands_by_when_it_wakes(start_coordinator: StartCoordinat
 LATE_ACT = """
 import asyncio, sys
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute_coordinator.actions import Acts
-from synaptoroute_coordinator.leader_lease import Tenure
+from synaptoroute_coordinator.actions.executor import Executor
+from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.plan import Repair, Trim
 
 async def main():
     log = RedisLog(sys.argv[1])
-    tenure, acts = Tenure(log, "paused"), Acts(log)
-    await tenure.keep()
-    held = tenure.held
-    acts.see(await log.head())
+    lease, executor = LeaderLease(log, "paused"), Executor(log)
+    await lease.renew()
+    held = lease.held
+    executor.update_head(await log.head())
     print("held", flush=True)
     sys.stdin.readline()          # frozen here, between the plan and the act
-    trimmed = await acts.trim(held, Trim(1, 3))
-    repaired = await acts.repair(held, Repair("a", ("b",), "late"), 0)
-    print(trimmed.outcome, repaired.outcome, tenure.held, flush=True)
+    trimmed = await executor.trim(held, Trim(1, 3))
+    repaired = await executor.repair(held, Repair("a", ("b",), "late"), 0)
+    print(trimmed.outcome, repaired.outcome, lease.held, flush=True)
     await log.close()
 
 asyncio.run(main())
 """
 
 
-async def test_late_act_of_a_paused_holder_is_refused(valkey_server: Server) -> None:
-    """The token outdates it: nothing is trimmed and no order is given."""
+async def test_late_action_of_a_frozen_leader_is_fenced(valkey_server: Server) -> None:
+    """Its lease token is outdated: nothing is trimmed and no command is sent."""
     async with opened(valkey_server.url) as log:
         for number in range(4):
             await log.append([put(f"r{number}")])
@@ -154,7 +155,7 @@ async def test_late_act_of_a_paused_holder_is_refused(valkey_server: Server) -> 
 
 
 async def floor_reached(log: RedisLog, wanted: int, at: Position) -> int:
-    """Keepalive for two voters until the log's floor is there, or the time is over; the floor."""
+    """Send heartbeats of two voters until the log has this floor or the time is over."""
     floor = 0
     give_up_at = time.monotonic() + 20
     while floor != wanted and time.monotonic() < give_up_at:
@@ -168,7 +169,7 @@ async def floor_reached(log: RedisLog, wanted: int, at: Position) -> int:
 async def test_trim_keeps_what_the_policy_and_the_voters_need(
     valkey_server: Server, start_coordinator: StartCoordinator
 ) -> None:
-    """The coordinator trims to the policy's number, and not beyond a majority."""
+    """The log is trimmed as the policy says, and never beyond a majority of the voters."""
     async with opened(valkey_server.url) as log:
         for number in range(120):
             await log.append([put(f"r{number}")])
@@ -190,7 +191,7 @@ async def test_trim_keeps_what_the_policy_and_the_voters_need(
 async def test_actions_are_logged_recorded_and_survive_a_restart(
     valkey_server: Server, start_coordinator: StartCoordinator
 ) -> None:
-    """An audit and an abort that a person asks for stand in the log and in the record."""
+    """An audit and an abort that an operator asked for are in the log and in the audit log."""
     async with opened(valkey_server.url) as log:
         await log.append([put("a")])
         coordinator = start_coordinator(audit_seconds="0", scrub_seconds="0")
@@ -213,8 +214,8 @@ async def test_actions_are_logged_recorded_and_survive_a_restart(
         assert {"anybody"} == {each["actor"] for each in actions}
 
 
-def test_keys_and_scopes_are_asked_for(tmp_path: Path, start_coordinator: StartCoordinator) -> None:
-    """No key 401, too little scope 403, both told in the events; a session stands for its key."""
+def test_keys_and_scopes_are_enforced(tmp_path: Path, start_coordinator: StartCoordinator) -> None:
+    """No key gives 401, a missing scope 403; both are events. A session stands for its key."""
     reader, admin = make_key(), make_key()
     lines = [key_line(reader, ["read"], "reader"), key_line(admin, ["admin"], "ops")]
     (tmp_path / "keys").write_text("\n".join(lines))
@@ -249,8 +250,9 @@ def test_keys_and_scopes_are_asked_for(tmp_path: Path, start_coordinator: StartC
     assert 401 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
 
 
-def test_guessing_keys_is_slowed_down(tmp_path: Path, start_coordinator: StartCoordinator) -> None:
-    """After ten tries an address waits."""
+def test_address_is_throttled_after_ten_wrong_keys(
+    tmp_path: Path, start_coordinator: StartCoordinator
+) -> None:
     (tmp_path / "keys").write_text(key_line(make_key(), ["admin"], "ops"))
     coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
     statuses = [
@@ -261,10 +263,9 @@ def test_guessing_keys_is_slowed_down(tmp_path: Path, start_coordinator: StartCo
     assert [401] * 10 + [429] == statuses
 
 
-def test_page_is_whole_and_closed_to_scripts_of_others(
+def test_page_has_all_its_files_and_a_strict_content_policy(
     start_coordinator: StartCoordinator,
 ) -> None:
-    """Every file that the page names is there, and the policy allows nothing else."""
     coordinator = start_coordinator()
     page = coordinator.http("GET", "/")
     names = [part.partition('"')[0] for part in page.text.split("/assets/")[1:]]
@@ -278,18 +279,17 @@ def test_page_is_whole_and_closed_to_scripts_of_others(
     assert 404 == coordinator.http("GET", "/assets/..%2fconfig.py").status_code
 
 
-def test_only_the_loopback_is_served_without_keys(start_coordinator: StartCoordinator) -> None:
-    """A name that another site points at the loopback is refused."""
+def test_foreign_host_header_is_refused_without_keys(start_coordinator: StartCoordinator) -> None:
+    """Another site may point a name of its own at the loopback (DNS rebinding)."""
     coordinator = start_coordinator()
     answer = coordinator.http("GET", "/v1/cluster", headers={"Host": "evil.example"})
 
     assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
 
 
-def test_every_condition_is_a_metric_and_every_problem_a_document(
+def test_alarms_are_metrics_and_errors_are_problem_documents(
     start_coordinator: StartCoordinator,
 ) -> None:
-    """Alarms can be scraped; errors are problem+json."""
     coordinator = start_coordinator()
     coordinator.until(lambda: coordinator.is_active)
     text = coordinator.http("GET", "/metrics").text

@@ -7,7 +7,7 @@ from typing import Any
 from synaptoroute.sequencer.presence import NodeReport, NodeSeen
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.fleet import FleetView, fold
+from synaptoroute_coordinator.fleet import FleetView, build_view
 
 CHAIN = "c" * 40
 DIGEST = "d" * 32
@@ -57,7 +57,7 @@ def seen(node: str, seq: int = 100, *, age_ms: int = 100, **changes: Any) -> Nod
 def fleet(*nodes: NodeSeen, at: Head | None = None, **more: Any) -> FleetView:
     """A view; three equal nodes if none is named."""
     shown = nodes or (seen("a"), seen("b"), seen("c"))
-    return fold(at or head(), shown, **{"holder": "x#1", **more})
+    return build_view(at or head(), shown, **{"holder": "x#1", **more})
 
 
 def policy(**changes: Any) -> Policy:

@@ -21,7 +21,7 @@ FILE_BYTES_MAX: Final = 16_777_216
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class AuditRecord:
     """One action.
 
     Attributes:
@@ -39,12 +39,12 @@ class Recorded:
     detail: str = ""
 
 
-class Record:
+class AuditLog:
     """The record of one coordinator; ``load`` reads what is there already and blocks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._newest: deque[Recorded] = deque(maxlen=SHOWN_MAX)
+        self._newest: deque[AuditRecord] = deque(maxlen=SHOWN_MAX)
         self._writing = asyncio.Lock()
 
     def load(self) -> None:
@@ -57,18 +57,18 @@ class Record:
             lines = file.read().splitlines()[-SHOWN_MAX:]
         for line in lines:
             try:
-                self._newest.append(Recorded(**json.loads(line)))
+                self._newest.append(AuditRecord(**json.loads(line)))
             except (ValueError, TypeError):
                 continue
 
     @property
-    def newest(self) -> list[Recorded]:
+    def newest(self) -> list[AuditRecord]:
         """The newest actions, newest first."""
         return list(reversed(self._newest))
 
     async def add(self, actor: str, action: str, outcome: str, detail: str = "") -> None:
         """Keep an action."""
-        entry = Recorded(
+        entry = AuditRecord(
             int(time.time() * 1_000), actor, action, outcome, detail[:DETAIL_CHARACTERS_MAX]
         )
         self._newest.append(entry)

@@ -6,16 +6,25 @@ A shelf keeps files by name.  ``put`` is all or nothing: a name that is listed i
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import os
 import shutil
 import uuid
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
-from synaptoroute.errors import ClusterError
+import httpx
+
+from synaptoroute.errors import ClusterError, ConfigError
 
 
-class Shelf(Protocol):
+class BackupStore(Protocol):
     """A place for files."""
 
     @property
@@ -48,7 +57,7 @@ class Shelf(Protocol):
         ...
 
 
-class FolderShelf:
+class FolderStore:
     """Files in one folder; raises OSError and, where a file is too long, ClusterError."""
 
     def __init__(self, folder: Path) -> None:
@@ -106,3 +115,262 @@ class FolderShelf:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+PART_BYTES: Final = 1 << 20
+OBJECT_BYTES_MAX: Final = 5 * (1 << 30)
+"""What one PUT may carry."""
+LIST_BYTES_MAX: Final = 4_194_304
+LIST_PAGES_MAX: Final = 100
+CALL_SECONDS: Final = 60.0
+EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
+_UNRESERVED: Final = "-_.~"
+_ALGORITHM: Final = "AWS4-HMAC-SHA256"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who signs.
+
+    Attributes:
+        key_id: Identity of the access key.
+        secret: Its secret.
+        region: Region that the signature names.
+    """
+
+    key_id: str
+    secret: str = field(repr=False)
+    region: str
+
+
+def read_credentials(path: Path, region: str) -> Credentials:
+    """Read an access key from a file: its identity and its secret, a line each.
+
+    Raises:
+        ConfigError: It cannot be read or is malformed.
+    """
+    try:
+        words = path.read_text(encoding="utf-8")[:4_096].split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the bucket's key cannot be read from {path}: {error}") from error
+    if len(words) != 2:
+        raise ConfigError(f"{path} must hold the identity of an access key and its secret")
+    return Credentials(words[0], words[1], region)
+
+
+def sign(
+    credentials: Credentials,
+    method: str,
+    url: str,
+    query: Mapping[str, str],
+    sha256: str,
+    now: datetime,
+) -> dict[str, str]:
+    """Make the headers by which a request is known as ours.
+
+    Args:
+        credentials: Who signs.
+        method: Of the request.
+        url: Without a query; its path is encoded already.
+        query: Of the request.
+        sha256: Of its body, hexadecimal.
+        now: When it is sent, UTC.
+    """
+    parts = urlsplit(url)
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    scope = f"{stamp[:8]}/{credentials.region}/s3/aws4_request"
+    headers = {"host": parts.netloc, "x-amz-content-sha256": sha256, "x-amz-date": stamp}
+    names = ";".join(sorted(headers))
+    canonical = "\n".join(
+        [
+            method,
+            parts.path,
+            encode_query(query),
+            *(f"{name}:{value}" for name, value in sorted(headers.items())),
+            "",
+            names,
+            sha256,
+        ]
+    )
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    to_sign = "\n".join([_ALGORITHM, stamp, scope, digest])
+    key = f"AWS4{credentials.secret}".encode()
+    for word in scope.split("/"):
+        key = hmac.new(key, word.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, to_sign.encode(), hashlib.sha256).hexdigest()
+    headers["authorization"] = (
+        f"{_ALGORITHM} Credential={credentials.key_id}/{scope}, "
+        f"SignedHeaders={names}, Signature={signature}"
+    )
+    return headers
+
+
+def encode_query(query: Mapping[str, str]) -> str:
+    """Write a query as the signature wants it: sorted, everything encoded."""
+    pairs = sorted((_encode(name), _encode(value)) for name, value in query.items())
+    return "&".join(f"{name}={value}" for name, value in pairs)
+
+
+def _encode(text: str) -> str:
+    return quote(text, safe=_UNRESERVED)
+
+
+class BucketStore:
+    """Files under one prefix of a bucket.
+
+    Every call raises ClusterError where the store does not answer or refuses.
+
+    Args:
+        endpoint: Address of the store.
+        place: ``bucket`` or ``bucket/prefix``.
+        credentials: Who signs.
+        scratch: A folder of this machine for what is on its way.
+    """
+
+    def __init__(self, endpoint: str, place: str, credentials: Credentials, scratch: Path) -> None:
+        bucket, _, prefix = place.strip("/").partition("/")
+        parts = urlsplit(endpoint)
+        if not bucket or parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError("a bucket needs its name and the http address of its store")
+        self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{_encode(bucket)}"
+        self._prefix = f"{prefix.strip('/')}/" if prefix else ""
+        self._credentials = credentials
+        self._scratch = scratch
+        self._client = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this machine for what is on its way."""
+        return self._scratch
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def put(self, name: str, source: Path) -> None:
+        """Keep a file under a name."""
+        size_bytes, sha256 = await asyncio.to_thread(_measure, source)
+        if size_bytes > OBJECT_BYTES_MAX:
+            raise ClusterError(f"{name} has more bytes than one object may have")
+        headers = {"content-length": str(size_bytes)}
+        await self._call("PUT", name, sha256=sha256, headers=headers, content=_parts(source))
+
+    async def names(self) -> list[str]:
+        """List what is kept under the prefix, without folders below it."""
+        found: list[str] = []
+        query = {"list-type": "2", "prefix": self._prefix, "delimiter": "/"}
+        for _ in range(LIST_PAGES_MAX):
+            answer = await self._call("GET", None, query=query)
+            keys, following = parse_list(answer.content[:LIST_BYTES_MAX])
+            found += [key.removeprefix(self._prefix) for key in keys]
+            if not following:
+                return found
+            query = {**query, "continuation-token": following}
+        raise ClusterError("the bucket holds too many objects under this prefix")
+
+    async def read(self, name: str, bytes_max: int) -> bytes:
+        """Read a small file."""
+        content = bytearray()
+        async for part in self._stream(name):
+            content += part
+            if len(content) > bytes_max:
+                raise ClusterError(f"{name} has more than {bytes_max} bytes")
+        return bytes(content)
+
+    async def fetch(self, name: str, target: Path) -> None:
+        """Bring a file to this machine."""
+        with await asyncio.to_thread(target.open, "wb") as file:
+            async for part in self._stream(name):
+                await asyncio.to_thread(file.write, part)
+
+    async def remove(self, name: str) -> None:
+        """Forget a file."""
+        await self._call("DELETE", name)
+
+    # --- calls -------------------------------------------------------------------------
+
+    def _request(
+        self,
+        method: str,
+        name: str | None,
+        *,
+        query: Mapping[str, str] | None = None,
+        sha256: str = EMPTY_SHA256,
+        headers: Mapping[str, str] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+    ) -> httpx.Request:
+        path = "" if name is None else "/" + quote(self._prefix + name, safe=_UNRESERVED + "/")
+        url, asked = self._url + path, query or {}
+        signed = sign(self._credentials, method, url, asked, sha256, datetime.now(UTC))
+        shown = f"{url}?{encode_query(asked)}" if asked else url
+        return self._client.build_request(
+            method, shown, headers={**signed, **(headers or {})}, content=content
+        )
+
+    async def _call(
+        self,
+        method: str,
+        name: str | None,
+        *,
+        query: Mapping[str, str] | None = None,
+        sha256: str = EMPTY_SHA256,
+        headers: Mapping[str, str] | None = None,
+        content: AsyncIterator[bytes] | None = None,
+    ) -> httpx.Response:
+        request = self._request(
+            method, name, query=query, sha256=sha256, headers=headers, content=content
+        )
+        try:
+            answer = await self._client.send(request)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ClusterError(f"the bucket does not answer: {error!r}") from error
+        _check(method, answer)
+        return answer
+
+    async def _stream(self, name: str) -> AsyncIterator[bytes]:
+        try:
+            answer = await self._client.send(self._request("GET", name), stream=True)
+            try:
+                _check("GET", answer)
+                async for part in answer.aiter_bytes(PART_BYTES):
+                    yield part
+            finally:
+                await answer.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise ClusterError(f"the bucket does not answer: {error!r}") from error
+
+
+def _check(method: str, answer: httpx.Response) -> None:
+    if not answer.is_success:
+        raise ClusterError(f"the bucket refuses {method}: status {answer.status_code}")
+
+
+def parse_list(document: bytes) -> tuple[list[str], str]:
+    """Read a page of a listing: its keys, and how to ask for the next one; empty for none.
+
+    Raises:
+        ClusterError: It is malformed.
+    """
+    if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
+        raise ClusterError("the bucket's listing is malformed")
+    try:
+        root = ElementTree.fromstring(document)
+    except ElementTree.ParseError as error:
+        raise ClusterError("the bucket's listing is malformed") from error
+    keys = [each.text or "" for each in root.iterfind("{*}Contents/{*}Key")]
+    following = root.findtext("{*}NextContinuationToken") or ""
+    return keys, following
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(PART_BYTES):
+            digest.update(part)
+    return path.stat().st_size, digest.hexdigest()
+
+
+async def _parts(path: Path) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(path.open, "rb") as file:
+        while part := await asyncio.to_thread(file.read, PART_BYTES):
+            yield part

@@ -23,11 +23,12 @@ from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute_coordinator.actions.backup_store import Shelf
+from synaptoroute_coordinator.actions.backup_store import BackupStore
 
 SUFFIX: Final = ".sqlite"
 MANIFEST_SUFFIX: Final = ".json"
 MANIFEST_BYTES_MAX: Final = 65_536
+NO_BACKUP_STORE: Final = "no place for backups is set (backup_folder, backup_bucket)"
 _MANIFEST: Final = re.compile(r"synaptoroute-[0-9TZ]+-[0-9.]+\.json")
 
 
@@ -64,16 +65,16 @@ class Backups:
     """Backups on one shelf.
 
     Args:
-        shelf: Where they are kept; None keeps none.
+        store: Where they are kept; None keeps none.
         log: The cluster's log.
         membership: Proof that nodes accept.
         kept: How many are kept.
     """
 
     def __init__(
-        self, shelf: Shelf | None, log: RedisLog, membership: Membership, kept: int
+        self, store: BackupStore | None, log: RedisLog, membership: Membership, kept: int
     ) -> None:
-        self._shelf = shelf
+        self._store = store
         self._log = log
         self._peers = PeerClient(membership)
         self._kept = kept
@@ -83,13 +84,13 @@ class Backups:
     @property
     def is_on(self) -> bool:
         """Whether there is a place for backups."""
-        return self._shelf is not None
+        return self._store is not None
 
     async def close(self) -> None:
         """Close the connections."""
         await self._peers.close()
-        if self._shelf is not None:
-            await self._shelf.close()
+        if self._store is not None:
+            await self._store.close()
 
     async def take(self, node: str, url: str) -> Backup:
         """Keep a snapshot of a node.
@@ -101,11 +102,11 @@ class Backups:
             ProtocolError: It does not match what was announced.
             OSError: It could not be kept.
         """
-        shelf = self._shelf
-        if shelf is None:
-            raise ConfigError("no place for backups is set (backup_folder, backup_bucket)")
+        store = self._store
+        if store is None:
+            raise ConfigError(NO_BACKUP_STORE)
         async with self._taking:
-            folder = shelf.scratch
+            folder = store.scratch
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
             part = f".part-{os.getpid()}"
             file = await self._peers.fetch_snapshot(url, folder, part)
@@ -116,12 +117,12 @@ class Backups:
                     _describe, file.path, draft, file.position, head, node
                 )
                 # The manifest last, so that half a backup is none.
-                await shelf.put(backup.name + SUFFIX, file.path)
-                await shelf.put(backup.name + MANIFEST_SUFFIX, draft)
+                await store.put(backup.name + SUFFIX, file.path)
+                await store.put(backup.name + MANIFEST_SUFFIX, draft)
             finally:
                 await asyncio.to_thread(file.path.unlink, missing_ok=True)
                 await asyncio.to_thread(draft.unlink, missing_ok=True)
-            await self._prune(shelf)
+            await self._prune(store)
             return backup
 
     async def _confirm(self, position: Position) -> Head:
@@ -148,24 +149,24 @@ class Backups:
             ClusterError: The bucket does not answer.
             OSError: The folder cannot be read.
         """
-        if self._shelf is None:
+        if self._store is None:
             return []
-        names = [name for name in await self._shelf.names() if _MANIFEST.fullmatch(name)]
+        names = [name for name in await self._store.names() if _MANIFEST.fullmatch(name)]
         known = {name: self._manifests[name] for name in names if name in self._manifests}
         for name in names:
             if name not in known:
                 try:
-                    known[name] = parse_manifest(await self._shelf.read(name, MANIFEST_BYTES_MAX))
+                    known[name] = parse_manifest(await self._store.read(name, MANIFEST_BYTES_MAX))
                 except (OSError, ClusterError):
                     continue
         self._manifests = known
         return sorted(known.values(), key=lambda backup: backup.at_ms, reverse=True)
 
-    async def _prune(self, shelf: Shelf) -> None:
+    async def _prune(self, store: BackupStore) -> None:
         """Forget the oldest backups beyond the limit."""
         for backup in (await self.list_backups())[self._kept :]:
-            await shelf.remove(backup.name + MANIFEST_SUFFIX)
-            await shelf.remove(backup.name + SUFFIX)
+            await store.remove(backup.name + MANIFEST_SUFFIX)
+            await store.remove(backup.name + SUFFIX)
 
 
 def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
@@ -202,11 +203,11 @@ def parse_manifest(document: bytes) -> Backup:
         raise ClusterError("a backup's manifest is malformed") from error
 
 
-async def fetch_backup(shelf: Shelf, name: str, folder: Path) -> Backup:
+async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
     """Bring a backup to this machine, verified by the hash that its manifest names.
 
     Args:
-        shelf: Where it is kept.
+        store: Where it is kept.
         name: Its name without suffix.
         folder: Where it goes; the manifest comes last.
 
@@ -214,12 +215,12 @@ async def fetch_backup(shelf: Shelf, name: str, folder: Path) -> Backup:
         ClusterError: It is not there, or not what its manifest says.
         OSError: It could not be written.
     """
-    manifest = await shelf.read(name + MANIFEST_SUFFIX, MANIFEST_BYTES_MAX)
+    manifest = await store.read(name + MANIFEST_SUFFIX, MANIFEST_BYTES_MAX)
     backup = parse_manifest(manifest)
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     draft = folder / f".{name}{SUFFIX}"
     try:
-        await shelf.fetch(name + SUFFIX, draft)
+        await store.fetch(name + SUFFIX, draft)
         if await asyncio.to_thread(_hash_of, draft) != backup.sha256:
             raise ClusterError(f"{name} is not what its manifest says: it was altered")
         await asyncio.to_thread(draft.replace, folder / (name + SUFFIX))

@@ -24,7 +24,7 @@ from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ActionResult:
     """What came of an action.
 
     Attributes:
@@ -38,7 +38,7 @@ class Done:
     seq: int = 0
 
 
-class Acts:
+class Executor:
     """Acts on one log.  Used on one event loop."""
 
     def __init__(self, log: RedisLog) -> None:
@@ -54,11 +54,11 @@ class Acts:
     def _fingerprint(self) -> str:
         return self._head.fingerprint if self._head else ""
 
-    def see(self, head: Head) -> None:
+    def update_head(self, head: Head) -> None:
         """Take note of the log's header, by which entries are written."""
         self._head = head
 
-    async def trim(self, held: Held, action: Trim) -> Done:
+    async def trim(self, held: Held, action: Trim) -> ActionResult:
         """Drop entries, as far as the script lets us.
 
         Raises:
@@ -66,20 +66,22 @@ class Acts:
         """
         found = await self._log.read(Position(action.epoch, action.floor - 1), entries_max=1)
         if not found.entries:
-            return Done("failed", f"there is no entry at {action.floor}")
+            return ActionResult("failed", f"there is no entry at {action.floor}")
         floor = Revision(found.entries[0].epoch, action.floor)
         answer = await self._log.epochs.trim(held, action.epoch, floor)
         if not isinstance(answer, Trimmed):
-            return Done("failed", f"{answer.reason.value} {answer.detail}".strip())
+            return ActionResult("failed", f"{answer.reason.value} {answer.detail}".strip())
         match answer.outcome:
             case TrimOutcome.TRIMMED:
-                return Done("done", f"{answer.entries} entries dropped before {answer.detail}")
+                return ActionResult(
+                    "done", f"{answer.entries} entries dropped before {answer.detail}"
+                )
             case TrimOutcome.FENCED:
-                return Done("refused", "another coordinator holds the lease")
+                return ActionResult("refused", "another coordinator holds the lease")
             case _:
-                return Done("failed", f"{answer.outcome.value} {answer.detail}".strip())
+                return ActionResult("failed", f"{answer.outcome.value} {answer.detail}".strip())
 
-    async def start_audit(self, action: StartAudit) -> Done:
+    async def start_audit(self, action: StartAudit) -> ActionResult:
         """Log an audit.
 
         Raises:
@@ -88,7 +90,7 @@ class Acts:
         audit = Audit(f"audit-{int(time.time())}", action.is_deep)
         return await self._append(Proposal(uuid.uuid4().bytes, audit))
 
-    async def abort_import(self, action: AbortImport) -> Done:
+    async def abort_import(self, action: AbortImport) -> ActionResult:
         """Log the end of an abandoned import; twice is once.
 
         Raises:
@@ -98,23 +100,23 @@ class Acts:
         op_id = hashlib.sha256(name).digest()[:16]
         return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
 
-    async def _append(self, proposal: Proposal) -> Done:
+    async def _append(self, proposal: Proposal) -> ActionResult:
         appended = await self._log.append([proposal])
         if appended.at is None:
             raise ClusterError("an entry got no place")
-        return Done("done", f"logged at {appended.at}", appended.at.seq)
+        return ActionResult("done", f"logged at {appended.at}", appended.at.seq)
 
-    async def order(self, held: Held, node: str, order: NodeCommand) -> Done:
+    async def order(self, held: Held, node: str, order: NodeCommand) -> ActionResult:
         """Leave an order for a node.
 
         Raises:
             SequencerUnavailable: No answer.
         """
         if not await self._log.node_commands.send(held, node, order):
-            return Done("refused", "another coordinator holds the lease")
-        return Done("done", f"was told to {order.kind}")
+            return ActionResult("refused", "another coordinator holds the lease")
+        return ActionResult("done", f"was told to {order.kind}")
 
-    async def repair(self, held: Held, action: Repair, now_ms: int) -> Done:
+    async def repair(self, held: Held, action: Repair, now_ms: int) -> ActionResult:
         """Tell a node to put its rows right, or to take a donor's state."""
         order = NodeCommand(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
         return await self.order(held, action.node, order)

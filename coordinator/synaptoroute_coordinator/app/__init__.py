@@ -1,16 +1,12 @@
 """The coordinator over HTTP: fleet API, dashboard, metrics.
 
-process    one process: listen, serve, stop
 app        the application
-door       what every request passes
-sessions   sessions of the dashboard
-fleet      the fleet, its events and its actions
-gateway    requests that are passed on to a node
-pages      the dashboard's files
-documents  values as JSON
-metrics    Prometheus
+runtime    what the endpoints share, and the dashboard's sessions
+fleet      endpoints of the fleet, its log and its actions
+encoders   endpoints that change the encoder of the cluster
+voters     endpoints for voters, orphaned writes and recoveries
+gateway    endpoints that forward a request to a node
+dashboard  the dashboard's files and session endpoints
+metrics    probes and Prometheus metrics
+responses  JSON documents and responses
 """
-
-from synaptoroute_coordinator.app.process import serve
-
-__all__ = ["serve"]

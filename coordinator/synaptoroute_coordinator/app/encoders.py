@@ -17,21 +17,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute_coordinator.app.fleet import done_answer, json_answer
 from synaptoroute_coordinator.app.gateway import ask_node, choose_node
 from synaptoroute_coordinator.app.middleware import actor_of
-from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
-from synaptoroute_coordinator.app.refusals import ActionFailed
+from synaptoroute_coordinator.app.responses import (
+    RESPONSES,
+    ActionFailed,
+    json_response,
+    result_response,
+)
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import FleetView, NodeView
-from synaptoroute_coordinator.plan.plan import backup_source
-from synaptoroute_coordinator.reconciler.reconciler import new_order
+from synaptoroute_coordinator.plan import choose_backup_source
+from synaptoroute_coordinator.reconciler import new_order
 
 TRIAL_TEXTS_MAX: Final = 2_000
 Fingerprint = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", description="Fingerprint of the encoder.")
 ]
-_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: ANYTHING, **PROBLEMS}
 
 endpoints = APIRouter()
 
@@ -63,10 +65,10 @@ class EncoderTrial(BaseModel):
     texts: list[LabelledText] = Field(min_length=1, max_length=TRIAL_TEXTS_MAX)
 
 
-@endpoints.get("/v1/encoders", tags=["encoders"], summary="Show the encoders", responses=_ANSWERS)
+@endpoints.get("/v1/encoders", tags=["encoders"], summary="Show the encoders", responses=RESPONSES)
 async def show_encoders(request: Request) -> Response:
     """Which encoder serves, which others every node has loaded, and what is staged of them."""
-    return json_answer(await encoders_document(runtime_of(request)))
+    return json_response(await encoders_document(runtime_of(request)))
 
 
 async def encoders_document(runtime: Runtime) -> dict[str, Any]:
@@ -74,7 +76,7 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
     reconciler = runtime.reconciler
     view = reconciler.view
     live = [node for node in view.live if node.url]
-    said = await reconciler.nodes.documents(
+    said = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/-/generations"
     )
     names: dict[str, str] = {}
@@ -115,7 +117,7 @@ def _needed(view: FleetView) -> tuple[NodeView, ...]:
 
 
 @endpoints.post(
-    "/v1/actions/encoder", tags=["actions"], summary="Change the encoder", responses=_ANSWERS
+    "/v1/actions/encoder", tags=["actions"], summary="Change the encoder", responses=RESPONSES
 )
 async def change_encoder(request: Request, asked: EncoderAction) -> Response:
     """One step at a time; the outcome is shown by `/v1/encoders`."""
@@ -131,12 +133,12 @@ async def change_encoder(request: Request, asked: EncoderAction) -> Response:
             )
     if asked.step == "switch":
         await _check_whole(runtime, asked.encoder)
-    node = backup_source(view)
+    node = choose_backup_source(view)
     if node is None:
         raise ActionFailed("no sound node could do it now")
     reason = f"an operator asked to {asked.step} an encoder"
     order = new_order(asked.step, reason, reconciler.now_ms(), encoder=asked.encoder)
-    return done_answer(await reconciler.order_node(order, node.node, actor_of(request.scope)))
+    return result_response(await reconciler.command_node(order, node.node, actor_of(request.scope)))
 
 
 async def _check_whole(runtime: Runtime, encoder: str) -> None:
@@ -156,7 +158,7 @@ async def _check_whole(runtime: Runtime, encoder: str) -> None:
     "/v1/encoders/trial",
     tags=["encoders"],
     summary="Try an encoder on labelled texts",
-    responses=_ANSWERS,
+    responses=RESPONSES,
 )
 async def try_encoder(
     request: Request,

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,27 +16,35 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute.sequencer.node_commands import CommandKind
-from synaptoroute_coordinator.actions import Done
-from synaptoroute_coordinator.app.documents import (
+from synaptoroute_coordinator.app.middleware import actor_of
+from synaptoroute_coordinator.app.responses import (
+    PROBLEMS,
+    RESPONSES,
+    ActionFailed,
+    NodeNotFound,
     cluster_document,
     entry_document,
-    happened_document,
+    event_document,
+    json_response,
+    result_response,
 )
-from synaptoroute_coordinator.app.middleware import actor_of
-from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
-from synaptoroute_coordinator.app.refusals import ActionFailed, NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.event_feed import EventFeed, FeedEvent
 from synaptoroute_coordinator.fleet import NodeView
-from synaptoroute_coordinator.plan import AbortImport, Action, StartAudit, TakeBackup, Trim
-from synaptoroute_coordinator.plan.plan import backup_source
-from synaptoroute_coordinator.reconciler import Feed, Happened
-from synaptoroute_coordinator.reconciler.reconciler import new_order
+from synaptoroute_coordinator.plan import (
+    AbortImport,
+    Action,
+    StartAudit,
+    TakeBackup,
+    Trim,
+    choose_backup_source,
+)
+from synaptoroute_coordinator.reconciler import new_order
 
 SILENCE_SECONDS: Final = 10.0
 """A stream says something at least so often, so that both sides know it lives."""
 LOG_ENTRIES_MAX: Final = 200
 UNMATCHED_MAX: Final = 1_000
-_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: ANYTHING, **PROBLEMS}
 
 endpoints = APIRouter()
 
@@ -66,32 +74,14 @@ class TrimAction(BaseModel):
     retain_entries: int = Field(default=10_000, ge=0, le=10_000_000)
 
 
-def json_answer(document: Any, status: int = 200) -> Response:
-    """An answer of one document."""
-    body = json.dumps(document, separators=(",", ":"))
-    headers = {"Cache-Control": "no-store"}
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
-
-
-def done_answer(done: Done) -> Response:
-    """The outcome of an action; one that failed is a conflict with how things stand.
-
-    Raises:
-        RouteError: It did not happen.
-    """
-    if done.outcome != "done":
-        raise ActionFailed(f"{done.outcome}: {done.detail}")
-    return json_answer({"outcome": done.outcome, "detail": done.detail, "seq": done.seq})
-
-
 # --- looking ---------------------------------------------------------------------------
 
 
-@endpoints.get("/v1/cluster", tags=["fleet"], summary="Show the fleet", responses=_ANSWERS)
+@endpoints.get("/v1/cluster", tags=["fleet"], summary="Show the fleet", responses=RESPONSES)
 async def show_cluster(request: Request) -> Response:
     """Every node with its position, lag, digest, load and encoder; the log; the alarms."""
     runtime = runtime_of(request)
-    return json_answer(cluster_document(runtime.reconciler, runtime.config))
+    return json_response(cluster_document(runtime.reconciler, runtime.config))
 
 
 @endpoints.get(
@@ -127,11 +117,11 @@ async def follow(
 
 async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str]:
     feed = runtime.reconciler.feed
-    with feed.watch() as queue:
+    with feed.subscribe() as queue:
         # A number from before a restart is larger than any that is kept: give all.
         newest = feed.newest[-1].number if feed.newest else 0
-        for happened in feed.after(after if after <= newest else 0):
-            yield _event(happened)
+        for event in feed.after(after if after <= newest else 0):
+            yield _event(event)
         shown = ""
         while True:
             view = json.dumps(cluster_document(runtime.reconciler, runtime.config))
@@ -147,7 +137,7 @@ async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str
 
 
 async def _next(
-    runtime: Runtime, feed: Feed, queue: asyncio.Queue[Happened | None]
+    runtime: Runtime, feed: EventFeed, queue: asyncio.Queue[FeedEvent | None]
 ) -> AsyncIterator[str | None]:
     """Wait for news and give the events among them; None ends the stream."""
     stopping = asyncio.ensure_future(runtime.is_stopping.wait())
@@ -156,25 +146,25 @@ async def _next(
         await asyncio.wait(
             (stopping, news), timeout=SILENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
-        if stopping.done() or not feed.is_watching(queue):
+        if stopping.done() or not feed.is_subscribed(queue):
             yield None
         elif not news.done():
             yield ": nothing new\n\n"
         else:
-            happened = news.result()
-            if happened is not None:
-                yield _event(happened)
+            event = news.result()
+            if event is not None:
+                yield _event(event)
     finally:
         stopping.cancel()
         news.cancel()
 
 
-def _event(happened: Happened) -> str:
-    document = json.dumps(happened_document(happened))
-    return f"id: {happened.number}\nevent: event\ndata: {document}\n\n"
+def _event(event: FeedEvent) -> str:
+    document = json.dumps(event_document(event))
+    return f"id: {event.number}\nevent: event\ndata: {document}\n\n"
 
 
-@endpoints.get("/v1/log", tags=["fleet"], summary="Show the newest entries", responses=_ANSWERS)
+@endpoints.get("/v1/log", tags=["fleet"], summary="Show the newest entries", responses=RESPONSES)
 async def show_log(
     request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
 ) -> Response:
@@ -182,15 +172,15 @@ async def show_log(
     reconciler = runtime_of(request).reconciler
     log = reconciler.view.log
     if not log.epoch:
-        return json_answer({"entries": []})
+        return json_response({"entries": []})
     start = max(log.floor - 1, log.seq - limit)
     found = await reconciler.log.read(Position(log.epoch, start), entries_max=limit + 1)
     entries = [entry_document(entry) for entry in found.entries]
-    return json_answer({"entries": list(reversed(entries))[:limit]})
+    return json_response({"entries": list(reversed(entries))[:limit]})
 
 
 @endpoints.get(
-    "/v1/propagation", tags=["fleet"], summary="Show how entries spread", responses=_ANSWERS
+    "/v1/propagation", tags=["fleet"], summary="Show how entries spread", responses=RESPONSES
 )
 async def show_propagation(
     request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
@@ -199,7 +189,7 @@ async def show_propagation(
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
     targets = [(node.node, node.url) for node in live]
-    found = await reconciler.nodes.documents(targets, "/-/propagation")
+    found = await reconciler.client.documents(targets, "/-/propagation")
     since = reconciler.view.log.seq - limit
     shown = [
         {
@@ -211,11 +201,11 @@ async def show_propagation(
         }
         for node in live
     ]
-    return json_answer({"head": reconciler.view.log.seq, "nodes": shown})
+    return json_response({"head": reconciler.view.log.seq, "nodes": shown})
 
 
 @endpoints.get(
-    "/v1/unmatched", tags=["fleet"], summary="Show queries that no route took", responses=_ANSWERS
+    "/v1/unmatched", tags=["fleet"], summary="Show queries that no route took", responses=RESPONSES
 )
 async def show_unmatched(
     request: Request, limit: Annotated[int, Query(ge=1, le=UNMATCHED_MAX)] = 200
@@ -223,7 +213,7 @@ async def show_unmatched(
     """The newest of all nodes; empty unless the nodes' setting `unmatched_kept` is above 0."""
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
-    said = await reconciler.nodes.documents(
+    said = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/-/unmatched"
     )
     found = [
@@ -233,10 +223,10 @@ async def show_unmatched(
     ]
     found.sort(key=lambda each: -each["at_ms"])
     is_on = any(each.get("is_on") for each in said.values())
-    return json_answer({"is_on": is_on, "queries": found[:limit]})
+    return json_response({"is_on": is_on, "queries": found[:limit]})
 
 
-@endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=_ANSWERS)
+@endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=RESPONSES)
 async def list_backups(request: Request) -> Response:
     """Newest first; empty where no place for them is set."""
     backups = runtime_of(request).reconciler.backups
@@ -244,24 +234,26 @@ async def list_backups(request: Request) -> Response:
         found = await backups.list_backups()
     except OSError as error:
         raise ClusterError(f"the backups cannot be read: {error.strerror}") from error
-    return json_answer({"is_on": backups.is_on, "backups": [asdict(backup) for backup in found]})
+    return json_response({"is_on": backups.is_on, "backups": [asdict(backup) for backup in found]})
 
 
-@endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=_ANSWERS)
+@endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=RESPONSES)
 async def list_actions(request: Request) -> Response:
     """Who did what, newest first."""
-    record = runtime_of(request).reconciler.record
-    return json_answer({"actions": [asdict(each) for each in record.newest]})
+    record = runtime_of(request).reconciler.audit_log
+    return json_response({"actions": [asdict(each) for each in record.newest]})
 
 
 # --- doing -----------------------------------------------------------------------------
 
 
 async def _do(request: Request, action: Action) -> Response:
-    return done_answer(await runtime_of(request).reconciler.order(action, actor_of(request.scope)))
+    return result_response(
+        await runtime_of(request).reconciler.execute(action, actor_of(request.scope))
+    )
 
 
-def node_of(runtime: Runtime, name: str) -> NodeView:
+def find_node(runtime: Runtime, name: str) -> NodeView:
     """Find a node by its identity or name.
 
     Raises:
@@ -273,7 +265,7 @@ def node_of(runtime: Runtime, name: str) -> NodeView:
     raise NodeNotFound("no node has this identity or name")
 
 
-@endpoints.post("/v1/actions/audit", tags=["actions"], summary="Audit now", responses=_ANSWERS)
+@endpoints.post("/v1/actions/audit", tags=["actions"], summary="Audit now", responses=RESPONSES)
 async def start_audit(
     request: Request,
     depth: Annotated[
@@ -284,7 +276,7 @@ async def start_audit(
     return await _do(request, StartAudit(is_deep=depth == "rows"))
 
 
-@endpoints.post("/v1/actions/trim", tags=["actions"], summary="Trim the log", responses=_ANSWERS)
+@endpoints.post("/v1/actions/trim", tags=["actions"], summary="Trim the log", responses=RESPONSES)
 async def trim(request: Request, asked: TrimAction) -> Response:
     """Drop old entries, never beyond what a majority of the voters holds."""
     log = runtime_of(request).reconciler.view.log
@@ -292,22 +284,24 @@ async def trim(request: Request, asked: TrimAction) -> Response:
     return await _do(request, Trim(log.epoch, floor))
 
 
-@endpoints.post("/v1/actions/backup", tags=["actions"], summary="Back up", responses=_ANSWERS)
+@endpoints.post("/v1/actions/backup", tags=["actions"], summary="Back up", responses=RESPONSES)
 async def take_backup(request: Request) -> Response:
     """Keep a verified snapshot of a sound node; the outcome is an event."""
-    node = backup_source(runtime_of(request).reconciler.view)
+    node = choose_backup_source(runtime_of(request).reconciler.view)
     if node is None:
         raise ActionFailed("no sound node can be backed up now")
     return await _do(request, TakeBackup(node.node, node.url))
 
 
-@endpoints.post("/v1/actions/scrub", tags=["actions"], summary="Scrub a node", responses=_ANSWERS)
+@endpoints.post("/v1/actions/scrub", tags=["actions"], summary="Scrub a node", responses=RESPONSES)
 async def scrub_node(request: Request, asked: NodeAction) -> Response:
     """Have one node compare its memory and disk with its digest."""
     return await _order(request, asked, "scrub")
 
 
-@endpoints.post("/v1/actions/resync", tags=["actions"], summary="Resync a node", responses=_ANSWERS)
+@endpoints.post(
+    "/v1/actions/resync", tags=["actions"], summary="Resync a node", responses=RESPONSES
+)
 async def resync_node(request: Request, asked: NodeAction) -> Response:
     """Have one node throw its state away and take another's snapshot."""
     return await _order(request, asked, "resync")
@@ -316,18 +310,18 @@ async def resync_node(request: Request, asked: NodeAction) -> Response:
 async def _order(request: Request, asked: NodeAction, kind: CommandKind) -> Response:
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
-    node = node_of(runtime, asked.node)
+    node = find_node(runtime, asked.node)
     donors = tuple(
         n.node for n in reconciler.view.live if n.node != node.node and n.health == "ok"
     )[:64]
     if kind == "resync" and not donors:
         raise ActionFailed("no sound node could give its state")
     order = new_order(kind, asked.reason, reconciler.now_ms(), donors)
-    return done_answer(await reconciler.order_node(order, node.node, actor_of(request.scope)))
+    return result_response(await reconciler.command_node(order, node.node, actor_of(request.scope)))
 
 
 @endpoints.post(
-    "/v1/actions/abort-import", tags=["actions"], summary="Abort an import", responses=_ANSWERS
+    "/v1/actions/abort-import", tags=["actions"], summary="Abort an import", responses=RESPONSES
 )
 async def abort_import(request: Request, asked: ImportAction) -> Response:
     """Drop what an import has staged."""

@@ -16,8 +16,7 @@ from starlette.responses import Response
 from synaptoroute.errors import NotReady, TooLarge
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute_coordinator.app.middleware import actor_of
-from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
-from synaptoroute_coordinator.app.refusals import NodeNotFound
+from synaptoroute_coordinator.app.responses import ANY_JSON, PROBLEMS, NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
@@ -32,14 +31,14 @@ endpoints = APIRouter(tags=["routes"])
 
 NodeName = Annotated[str, Query(description="Identity or name of the node to ask.", max_length=128)]
 RouteName = Annotated[str, Path(max_length=NAME_CHARACTERS_MAX, min_length=1, pattern=NAME_PATTERN)]
-_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: ANYTHING,
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANY_JSON,
     304: {"description": "Unchanged"},
     **PROBLEMS,
 }
 
 
-def choose_node(runtime: Runtime, wished: str = "") -> NodeView:
+def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
     """Choose a node to ask.
 
     Raises:
@@ -47,18 +46,18 @@ def choose_node(runtime: Runtime, wished: str = "") -> NodeView:
         NodeNotFound: Nobody has that name.
     """
     view = runtime.reconciler.view
-    if wished and all(wished not in (node.node, node.name) for node in view.nodes):
+    if requested and all(requested not in (node.node, node.name) for node in view.nodes):
         raise NodeNotFound("no node has this identity or name")
     live = [node for node in view.live if node.url]
-    if wished:
-        live = [node for node in live if wished in (node.node, node.name)]
+    if requested:
+        live = [node for node in live if requested in (node.node, node.name)]
     ready = [node for node in live if node.telemetry is None or node.telemetry.is_ready]
     if not (ready or live):
         raise NotReady("no such node is live", retry_after_seconds=1.0)
     return min(ready or live, key=lambda node: (node.lag_entries, node.queue_requests, node.name))
 
 
-async def pass_on(request: Request, wished: str = "") -> Response:
+async def forward(request: Request, requested: str = "") -> Response:
     """Pass a request on to a node.
 
     Raises:
@@ -67,7 +66,7 @@ async def pass_on(request: Request, wished: str = "") -> Response:
         ClusterError: The node does not answer.
     """
     runtime = runtime_of(request)
-    node = choose_node(runtime, wished)
+    node = choose_node(runtime, requested)
     body = await read_body(request)
     headers = {name: request.headers[name] for name in _SENT if name in request.headers}
     query = "&".join(
@@ -86,7 +85,7 @@ async def pass_on(request: Request, wished: str = "") -> Response:
     if request.method in _WRITES or request.url.path.endswith("/utterances"):
         outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {request.url.path}"
-        await runtime.reconciler.record.add(
+        await runtime.reconciler.audit_log.add(
             actor_of(request.scope), action, outcome, f"{answer.status_code} from {node.name}"
         )
     return answer
@@ -108,7 +107,7 @@ async def ask_node(
         ClusterError: The node does not answer.
     """
     given = {"content-type": "application/json"} if headers is None and body else headers
-    answer = await runtime.reconciler.nodes.ask(
+    answer = await runtime.reconciler.client.ask(
         node.url, method, path, query=query, body=body, headers=given
     )
     kept = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
@@ -129,55 +128,55 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-@endpoints.get("/v1/routes", summary="List routes", responses=_ANSWERS)
+@endpoints.get("/v1/routes", summary="List routes", responses=_RESPONSES)
 async def list_routes(request: Request, node: NodeName = "") -> Response:
     """As the node answers: `after`, `limit`."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.get("/v1/routes/{name}", summary="Show a route", responses=_ANSWERS)
+@endpoints.get("/v1/routes/{name}", summary="Show a route", responses=_RESPONSES)
 async def show_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
     """As the node answers."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.put("/v1/routes/{name}", summary="Create or replace a route", responses=_ANSWERS)
+@endpoints.put("/v1/routes/{name}", summary="Create or replace a route", responses=_RESPONSES)
 async def put_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
     """Through one node to all: the answer has the write's place in the order."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.patch("/v1/routes/{name}", summary="Change fields of a route", responses=_ANSWERS)
+@endpoints.patch("/v1/routes/{name}", summary="Change fields of a route", responses=_RESPONSES)
 async def patch_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
     """Through one node to all."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.delete("/v1/routes/{name}", summary="Delete a route", responses=_ANSWERS)
+@endpoints.delete("/v1/routes/{name}", summary="Delete a route", responses=_RESPONSES)
 async def delete_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
     """Through one node to all."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.get("/v1/settings", summary="Show the settings of the route set", responses=_ANSWERS)
+@endpoints.get("/v1/settings", summary="Show the settings of the route set", responses=_RESPONSES)
 async def show_settings(request: Request, node: NodeName = "") -> Response:
     """As the node answers."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.get("/v1/conflicts", summary="List near-duplicate utterances", responses=_ANSWERS)
+@endpoints.get("/v1/conflicts", summary="List near-duplicate utterances", responses=_RESPONSES)
 async def list_conflicts(request: Request, node: NodeName = "") -> Response:
     """As the node answers: `similarity_min`, `limit`."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.post("/v1/query", summary="Route one text", responses=_ANSWERS)
+@endpoints.post("/v1/query", summary="Route one text", responses=_RESPONSES)
 async def query(request: Request, node: NodeName = "") -> Response:
     """As the node answers; `explain` shows why."""
-    return await pass_on(request, node)
+    return await forward(request, node)
 
 
-@endpoints.post("/v1/preview", summary="Try a change of a route", responses=_ANSWERS)
+@endpoints.post("/v1/preview", summary="Try a change of a route", responses=_RESPONSES)
 async def preview(request: Request, node: NodeName = "") -> Response:
     """Where texts would go; nothing is changed."""
-    return await pass_on(request, node)
+    return await forward(request, node)

@@ -1,48 +1,88 @@
-"""Metrics of the coordinator, prefix ``synaptoroute_fleet_``; alarms' conditions are here."""
+"""Probes and Prometheus metrics of the coordinator, prefix ``synaptoroute_fleet_``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
+from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
 
-from synaptoroute_coordinator.fleet.alarms import CODES
+from synaptoroute_coordinator.alarms import CODES
+from synaptoroute_coordinator.app.responses import PROBLEMS, RESPONSES, json_response
+from synaptoroute_coordinator.app.runtime import runtime_of
 from synaptoroute_coordinator.reconciler import Reconciler
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
+endpoints = APIRouter(tags=["probes"])
+
+
+@endpoints.get("/livez", summary="Whether the process works", responses=RESPONSES)
+async def show_live(request: Request) -> Response:
+    """Answers as long as the event loop runs."""
+    return json_response({"status": "live"})
+
+
+@endpoints.get("/readyz", summary="Whether the log answers", responses=RESPONSES)
+async def show_ready(request: Request) -> Response:
+    """503 while the log does not answer. A standby is ready too."""
+    reconciler = runtime_of(request).reconciler
+    is_ready = reconciler.view.log.state != "away"
+    state = "active" if reconciler.lease.is_active else "standby"
+    document = {"status": "ready" if is_ready else "not_ready", "state": state}
+    return json_response(document, 200 if is_ready else 503)
+
+
+@endpoints.get(
+    "/metrics",
+    summary="Metrics",
+    responses={
+        200: {
+            "description": "Prometheus text format",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **PROBLEMS,
+    },
+)
+async def show_metrics(request: Request) -> Response:
+    """Metrics of the fleet, prefix `synaptoroute_fleet_`, including every alarm."""
+    body = generate_latest(request.app.state.registry)
+    return Response(body, headers={"Content-Type": CONTENT_TYPE})
+
 
 class FleetCollector(Collector):
-    """Reads the view at the moment of a scrape."""
+    """Reads the fleet view at the moment of a scrape."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand."""
+        """Describe nothing: the metrics are known only once they are collected."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give every figure."""
+        """Yield every metric."""
         reconciler = self._reconciler
         view = reconciler.view
         alarms = {alarm.code for alarm in reconciler.alarms}
         family = GaugeMetricFamily(
-            "synaptoroute_fleet_alarm", "1 for a condition that holds.", labels=("alarm",)
+            "synaptoroute_fleet_alarm", "1 while the alarm is raised.", labels=("alarm",)
         )
         for code in CODES:
             family.add_metric([code], int(code in alarms))
         yield family
         for name, meaning, value in (
-            ("active", "1 if this coordinator holds the lease.", reconciler.tenure.is_active),
+            ("active", "1 if this coordinator holds the lease.", reconciler.lease.is_active),
             ("lease_held", "1 if any coordinator holds the lease.", bool(view.holder)),
-            ("log_open", "1 if the log takes writes.", view.log.state == "open"),
+            ("log_open", "1 if the log accepts writes.", view.log.state == "open"),
             ("epoch", "Epoch of the log.", view.log.epoch),
-            ("head_seq", "Place of the newest entry.", view.log.seq),
-            ("floor_seq", "Place of the oldest entry that is kept.", view.log.floor),
+            ("head_seq", "Sequence number of the newest entry.", view.log.seq),
+            ("floor_seq", "Sequence number of the oldest entry kept.", view.log.floor),
             ("log_bytes", "Bytes of the entries that are kept.", view.log.kept_bytes),
             ("log_bytes_max", "Bytes that may be kept.", reconciler.policy.log_bytes_max),
             ("nodes", "Nodes heard of in the last hour.", len(view.nodes)),
@@ -50,10 +90,10 @@ class FleetCollector(Collector):
             ("voters", "Voters.", len(view.log.voters)),
             ("missing_voters", "Voters that are not live.", len(view.missing_voters)),
             ("level", "Feature level in force.", view.log.level),
-            ("level_possible", "Level that every live node understands.", view.level_possible),
+            ("level_possible", "Level that every live node supports.", view.level_possible),
         ):
             yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=float(value))
-        yield from self._of_nodes()
+        yield from self._collect_nodes()
         actions = CounterMetricFamily(
             "synaptoroute_fleet_actions", "Actions of this process.", labels=("action", "outcome")
         )
@@ -61,30 +101,29 @@ class FleetCollector(Collector):
             actions.add_metric([action, outcome], count)
         yield actions
 
-    def _of_nodes(self) -> Iterator[Metric]:
+    def _collect_nodes(self) -> Iterator[Metric]:
         lag = GaugeMetricFamily(
-            "synaptoroute_fleet_node_lag_entries", "How far a node is behind.", labels=("node",)
+            "synaptoroute_fleet_node_lag_entries",
+            "Entries that a node is behind the log.",
+            labels=("node",),
         )
         live = GaugeMetricFamily(
             "synaptoroute_fleet_node_live", "1 if a node counts as live.", labels=("node",)
         )
-        agrees = GaugeMetricFamily(
-            "synaptoroute_fleet_node_sound", "0 for a node that differs.", labels=("node",)
+        sound = GaugeMetricFamily(
+            "synaptoroute_fleet_node_sound",
+            "0 for a node that differs from the majority or is damaged.",
+            labels=("node",),
         )
         for node in self._reconciler.view.nodes:
             lag.add_metric([node.name], node.lag_entries)
             live.add_metric([node.name], int(node.is_live))
-            agrees.add_metric([node.name], int(node.digest_state not in ("differs", "unsound")))
-        yield from (lag, live, agrees)
+            sound.add_metric([node.name], int(node.digest_state not in ("differs", "unsound")))
+        yield from (lag, live, sound)
 
 
 def make_registry(reconciler: Reconciler) -> CollectorRegistry:
-    """Make the registry of one coordinator."""
+    """Make the metrics registry of one coordinator."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FleetCollector(reconciler))
     return registry
-
-
-def render(registry: CollectorRegistry) -> bytes:
-    """All metrics as text."""
-    return generate_latest(registry)

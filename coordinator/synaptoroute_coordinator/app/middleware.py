@@ -21,10 +21,9 @@ from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web import keys
 from synaptoroute.web.problems import PROBLEM_JSON, Problem, internal_problem, problem_of
 from synaptoroute.web.refusals import Forbidden, Unauthorized
-from synaptoroute_coordinator.app import refusals
-from synaptoroute_coordinator.app.runtime import Runtime
-from synaptoroute_coordinator.app.sessions import cookie_of
-from synaptoroute_coordinator.fleet import Event
+from synaptoroute_coordinator.alarms import Event
+from synaptoroute_coordinator.app import responses
+from synaptoroute_coordinator.app.runtime import Runtime, cookie_of
 from synaptoroute_coordinator.reconciler import NotActive
 
 OPEN: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
@@ -36,8 +35,8 @@ _READING_POSTS: Final = frozenset(
 )
 BODY_BYTES_MAX: Final = 8_388_608
 _OWN_STATUSES: Final = {
-    refusals.ActionFailed.code: 409,
-    refusals.NodeNotFound.code: 404,
+    responses.ActionFailed.code: 409,
+    responses.NodeNotFound.code: 404,
     NotActive.code: 409,
 }
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -19,20 +19,19 @@ from synaptoroute.sequencer.peers import Membership
 from synaptoroute.version import __version__
 from synaptoroute.web.keys import KeyRing
 from synaptoroute.web.logs import configure_logs
-from synaptoroute_coordinator.actions import (
-    Backups,
-    BucketShelf,
-    FolderShelf,
-    Nodes,
-    Record,
-    Shelf,
+from synaptoroute_coordinator.actions.audit_log import AuditLog
+from synaptoroute_coordinator.actions.backup_store import (
+    BackupStore,
+    BucketStore,
+    FolderStore,
     read_credentials,
 )
-from synaptoroute_coordinator.actions.nodes import read_secret
+from synaptoroute_coordinator.actions.backups import Backups
+from synaptoroute_coordinator.actions.fleet_client import FleetClient, read_secret
 from synaptoroute_coordinator.app.app import create_app
 from synaptoroute_coordinator.app.runtime import Runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
-from synaptoroute_coordinator.leader_lease import Tenure
+from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.reconciler import Reconciler
 
 BACKLOG_CONNECTIONS: Final = 512
@@ -97,7 +96,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     node_key = read_secret(config.node_key_file, "API key for the nodes")
     secret = read_secret(config.peer_secret_file, "peers' secret").encode()
     address = config.url or f"http://{config.host}:{config.port}"
-    tenure = Tenure(log, address)
+    lease = LeaderLease(log, address)
 
     def peer_secret() -> bytes:
         from hashlib import sha256
@@ -113,30 +112,30 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     reconciler = Reconciler(
         log,
         config,
-        tenure,
-        Nodes(node_key),
-        Backups(shelf_of(config), log, membership, config.backups_kept),
-        Record(config.folder / RECORD_NAME),
+        lease,
+        FleetClient(node_key),
+        Backups(open_backup_store(config), log, membership, config.backups_kept),
+        AuditLog(config.folder / RECORD_NAME),
     )
     keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys)
 
 
-def shelf_of(config: CoordinatorConfig) -> Shelf | None:
+def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:
     """Find where backups are kept; reads the bucket's key and therefore blocks.
 
     Raises:
         ConfigError: The settings contradict each other, or the key cannot be read.
     """
     if not config.backup_bucket:
-        return FolderShelf(config.backup_folder) if config.backup_folder else None
+        return FolderStore(config.backup_folder) if config.backup_folder else None
     if config.backup_folder is not None:
         raise ConfigError("backups go to a folder or to a bucket, not to both")
     if config.backup_key_file is None:
         raise ConfigError("a bucket needs its access key (backup_key_file)")
     credentials = read_credentials(config.backup_key_file, config.backup_region)
     scratch = config.folder / "backups"
-    return BucketShelf(config.backup_endpoint, config.backup_bucket, credentials, scratch)
+    return BucketStore(config.backup_endpoint, config.backup_bucket, credentials, scratch)
 
 
 class CoordinatorServer(uvicorn.Server):

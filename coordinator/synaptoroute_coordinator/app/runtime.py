@@ -1,33 +1,46 @@
-"""What the endpoints of one coordinator share."""
+"""What the endpoints of one coordinator share: settings, reconciler, keys and sessions.
+
+A session replaces the API key in the dashboard: the key is sent once, and a random cookie
+stands for it afterwards.  Sessions are kept in memory and end with the process.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
+import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from starlette.requests import Request
 
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.keys import ApiKey, KeyRing
 from synaptoroute.web.logs import ServerLog
-from synaptoroute_coordinator.app.sessions import Sessions
 from synaptoroute_coordinator.config import CoordinatorConfig
 from synaptoroute_coordinator.reconciler import Reconciler
 
-KEYS_LOOK_SECONDS: Final = 1.0
+KEYS_RELOAD_SECONDS: Final = 1.0
 LOGGER_NAME: Final = "synaptoroute.coordinator"
+
+COOKIE: Final = "sr_session"
+COOKIE_CHARACTERS_MAX: Final = 128
+SESSIONS_MAX: Final = 10_000
+ATTEMPTS_MAX: Final = 10
+ATTEMPTS_SECONDS: Final = 60.0
+ADDRESSES_MAX: Final = 10_000
 
 
 class Runtime:
-    """One coordinator behind its door.
+    """One coordinator, as its endpoints see it.
 
     Attributes:
         config: Its settings.
-        reconciler: Its loop.
-        keys: API keys; None serves everybody.
+        reconciler: Its control loop.
+        keys: API keys; None allows everybody.
         sessions: Sessions of the dashboard.
-        is_stopping: Set when the process ends; streams end then.
+        is_stopping: Set when the process stops; event streams end then.
     """
 
     def __init__(
@@ -39,38 +52,111 @@ class Runtime:
         self.sessions = Sessions(config.session_seconds)
         self.is_stopping = asyncio.Event()
         self.log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
-        self._watching: asyncio.Task[None] | None = None
+        self._keys_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the record and begin to observe."""
-        await asyncio.to_thread(self.reconciler.record.load)
+        """Load the audit log and start the reconciler."""
+        await asyncio.to_thread(self.reconciler.audit_log.load)
         self.reconciler.start()
         if self.keys is not None:
-            self._watching = asyncio.create_task(self._watch_keys(self.keys), name="keys")
+            self._keys_task = asyncio.create_task(self._reload_keys(self.keys), name="keys")
 
     async def stop(self) -> None:
-        """Stop, give the lease back, close every connection."""
+        """Stop the reconciler, release the lease, close every connection."""
         self.is_stopping.set()
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        if self._keys_task is not None:
+            self._keys_task.cancel()
+            await asyncio.gather(self._keys_task, return_exceptions=True)
         await self.reconciler.stop()
-        await self.reconciler.nodes.close()
+        await self.reconciler.client.close()
         await self.reconciler.backups.close()
         await self.reconciler.log.close()
 
-    async def _watch_keys(self, keys: KeyRing) -> None:
-        """Read the file of API keys when it changes; a broken one leaves the old in force."""
+    async def _reload_keys(self, keys: KeyRing) -> None:
+        """Reload the file of API keys when it changes."""
         while True:
-            await asyncio.sleep(KEYS_LOOK_SECONDS)
+            await asyncio.sleep(KEYS_RELOAD_SECONDS)
             try:
                 if await asyncio.to_thread(keys.reload):
                     self.log.info("api_keys_read", keys=len(keys))
             except SynaptoRouteError as error:
+                # A malformed file must not lock everybody out: the previous keys stay valid.
                 self.log.error("api_keys_refused", code=error.code, detail=error.message)
 
 
 def runtime_of(request: Request) -> Runtime:
-    """The coordinator that a request came to."""
+    """Return the runtime that serves a request."""
     runtime: Runtime = request.app.state.runtime
     return runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session.
+
+    Attributes:
+        key: The API key that opened it.
+        ends_at: When it ends, on the monotonic clock.
+    """
+
+    key: ApiKey
+    ends_at: float
+
+
+class Sessions:
+    """The sessions of one process.  Used on one event loop."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._sessions: dict[str, Session] = {}
+        self._attempts: dict[str, tuple[int, float]] = {}
+
+    def open(self, key: ApiKey) -> str:
+        """Open a session and return the value of its cookie."""
+        now = time.monotonic()
+        if len(self._sessions) >= SESSIONS_MAX:
+            self._sessions = {c: s for c, s in self._sessions.items() if s.ends_at > now}
+        # Still full: the oldest sessions go, so that nobody can lock others out.
+        while len(self._sessions) >= SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
+        cookie = secrets.token_urlsafe(32)
+        self._sessions[cookie] = Session(key, now + self.seconds)
+        return cookie
+
+    def find(self, cookie: str) -> ApiKey | None:
+        """Return the API key of a session that has not ended."""
+        session = self._sessions.get(cookie)
+        if session is None:
+            return None
+        if session.ends_at <= time.monotonic():
+            del self._sessions[cookie]
+            return None
+        return session.key
+
+    def close(self, cookie: str) -> None:
+        """Close a session."""
+        self._sessions.pop(cookie, None)
+
+    def allow_attempt(self, address: str) -> bool:
+        """Count an attempt to open a session; return False after too many of them."""
+        now = time.monotonic()
+        if len(self._attempts) >= ADDRESSES_MAX:
+            self._attempts.clear()
+        count, since = self._attempts.get(address, (0, now))
+        if now - since > ATTEMPTS_SECONDS:
+            count, since = 0, now
+        self._attempts[address] = (count + 1, since)
+        return count < ATTEMPTS_MAX
+
+    def reset_attempts(self, address: str) -> None:
+        """Forget the attempts of an address that sent a valid key."""
+        self._attempts.pop(address, None)
+
+
+def cookie_of(header: bytes) -> str:
+    """Find the session cookie in a Cookie header; empty if it is absent."""
+    for part in header.decode("latin-1").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value[:COOKIE_CHARACTERS_MAX]
+    return ""

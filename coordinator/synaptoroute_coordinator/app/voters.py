@@ -14,19 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute_coordinator.actions import Done
-from synaptoroute_coordinator.app.fleet import json_answer, node_of
+from synaptoroute_coordinator.actions.executor import ActionResult
+from synaptoroute_coordinator.app.fleet import find_node
 from synaptoroute_coordinator.app.gateway import ask_node, choose_node
 from synaptoroute_coordinator.app.middleware import actor_of
-from synaptoroute_coordinator.app.openapi import ANYTHING, PROBLEMS
-from synaptoroute_coordinator.app.refusals import ActionFailed
+from synaptoroute_coordinator.app.responses import ANY_JSON, PROBLEMS, ActionFailed, json_response
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
 ORPHANS_MAX: Final = 1_000
-_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: ANYTHING,
-    202: {**ANYTHING, "description": "Not decided yet"},
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANY_JSON,
+    202: {**ANY_JSON, "description": "Not decided yet"},
     **PROBLEMS,
 }
 
@@ -60,14 +59,14 @@ class RecoveryAction(BaseModel):
 
 
 @endpoints.post(
-    "/v1/actions/voter", tags=["actions"], summary="Change the voters", responses=_ANSWERS
+    "/v1/actions/voter", tags=["actions"], summary="Change the voters", responses=_RESPONSES
 )
 async def change_voter(request: Request, asked: VoterAction) -> Response:
     """One node at a time; the next change is taken once a majority holds this one."""
     runtime = runtime_of(request)
     # A voter that is gone for good is known to the log alone.
     voters = runtime.reconciler.view.log.voters
-    identity = asked.node if asked.node in voters else node_of(runtime, asked.node).node
+    identity = asked.node if asked.node in voters else find_node(runtime, asked.node).node
     action = "make a voter" if asked.vote else "unmake a voter"
     body = {"node": identity, "vote": asked.vote}
     chosen = choose_node(runtime)
@@ -78,13 +77,13 @@ async def change_voter(request: Request, asked: VoterAction) -> Response:
     "/v1/orphans",
     tags=["fleet"],
     summary="List writes that recoveries left behind",
-    responses=_ANSWERS,
+    responses=_RESPONSES,
 )
 async def list_orphans(request: Request) -> Response:
     """They were taken by a server that lost, and no majority held them."""
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
-    said = await reconciler.nodes.documents(
+    said = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/v1/cluster/orphans"
     )
     found = [
@@ -92,21 +91,21 @@ async def list_orphans(request: Request) -> Response:
         for node in live
         for each in said.get(node.node, {}).get("orphans", [])
     ]
-    return json_answer({"orphans": found[:ORPHANS_MAX]})
+    return json_response({"orphans": found[:ORPHANS_MAX]})
 
 
 @endpoints.post(
-    "/v1/actions/orphan", tags=["actions"], summary="Make a lost write again", responses=_ANSWERS
+    "/v1/actions/orphan", tags=["actions"], summary="Make a lost write again", responses=_RESPONSES
 )
 async def replay_orphan(request: Request, asked: OrphanAction) -> Response:
     """With its identity and its conditions: made elsewhere meanwhile, it has no second effect."""
-    chosen = node_of(runtime_of(request), asked.node)
+    chosen = find_node(runtime_of(request), asked.node)
     body, path = {"op_id": asked.op_id}, "/v1/cluster/orphans"
     return await _pass_on(request, chosen, path, body, "replay", asked.op_id)
 
 
 @endpoints.post(
-    "/v1/actions/recover", tags=["actions"], summary="Force a recovery", responses=_ANSWERS
+    "/v1/actions/recover", tags=["actions"], summary="Force a recovery", responses=_RESPONSES
 )
 async def recover(request: Request, asked: RecoveryAction) -> Response:
     """For a log that stays closed because voters are gone for good; may lose what only they
@@ -128,6 +127,6 @@ async def _pass_on(
     if action:
         is_done = answer.status_code < 300
         detail = f"{about} {answer.status_code} from {node.name}".strip()
-        done = Done("done" if is_done else "failed", detail)
-        await runtime.reconciler.tell(actor_of(request.scope), action, done)
+        done = ActionResult("done" if is_done else "failed", detail)
+        await runtime.reconciler.record_result(actor_of(request.scope), action, done)
     return answer

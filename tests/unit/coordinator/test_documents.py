@@ -1,4 +1,4 @@
-"""docs/coordinator.md against the code, and the small parts of the coordinator's door."""
+"""docs/coordinator.md against the code; scopes, sessions and the event feed."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from pathlib import Path
 import pytest
 
 from synaptoroute.web.keys import ApiKey
+from synaptoroute_coordinator.alarms import CODES, Event
 from synaptoroute_coordinator.app.middleware import scope_needed
-from synaptoroute_coordinator.app.sessions import Sessions, cookie_of
+from synaptoroute_coordinator.app.runtime import Sessions, cookie_of
 from synaptoroute_coordinator.config import ENV_PREFIX, CoordinatorConfig
-from synaptoroute_coordinator.fleet.alarms import CODES
-from synaptoroute_coordinator.fleet.events import Event
-from synaptoroute_coordinator.reconciler.feed import QUEUE_MAX, Feed
+from synaptoroute_coordinator.event_feed import QUEUE_MAX, EventFeed
 
 pytestmark = pytest.mark.unit
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "coordinator.md").read_text(encoding="utf-8")
 
 
-def test_every_setting_stands_in_the_guide() -> None:
-    """Each variable, and none that is not there."""
+def test_guide_lists_every_setting() -> None:
+    """No setting is missing, and none is listed that does not exist."""
     written = set(re.findall(rf"^\| `{ENV_PREFIX}(\w+)` \|", GUIDE, re.MULTILINE))
 
     assert {name.upper() for name in CoordinatorConfig.model_fields} == written
 
 
-def test_every_alarm_stands_in_the_guide() -> None:
-    """Each code has its line."""
+def test_guide_lists_every_alarm() -> None:
     assert set(CODES) <= set(re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE))
 
 
@@ -45,13 +43,12 @@ def test_every_alarm_stands_in_the_guide() -> None:
         ("POST", "/v1/unknown", "write"),
     ],
 )
-def test_scopes(method: str, path: str, scope: str | None) -> None:
-    """What is not known to be harmless needs more."""
+def test_scope_of_each_endpoint(method: str, path: str, scope: str | None) -> None:
+    """An unknown endpoint needs the scope of a write."""
     assert scope == scope_needed(method, path)
 
 
-def test_session_ends() -> None:
-    """By itself, and when it is closed."""
+def test_session_ends_when_it_expires_or_is_closed() -> None:
     key = ApiKey("ops", b"", frozenset({"admin"}))
     short, long = Sessions(0.0), Sessions(60.0)
     cookie = long.open(key)
@@ -65,12 +62,11 @@ def test_session_ends() -> None:
     assert "abc" == cookie_of(b"a=b; sr_session=abc; c=d")
 
 
-async def test_watcher_that_does_not_read_loses_its_queue() -> None:
-    """The coordinator's memory is not its watchers'."""
-    feed = Feed()
-    with feed.watch() as queue:
+async def test_subscriber_that_does_not_read_is_dropped() -> None:
+    feed = EventFeed()
+    with feed.subscribe() as queue:
         for number in range(QUEUE_MAX + 1):
             feed.add(Event("a", "info", str(number)))
 
-        assert not feed.is_watching(queue)
+        assert not feed.is_subscribed(queue)
     assert ["255", "256"] == [each.event.message for each in feed.after(QUEUE_MAX - 1)]

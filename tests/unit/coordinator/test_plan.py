@@ -1,4 +1,4 @@
-"""The plan: view + policy + memory -> actions."""
+"""The plan: fleet view + policy + controller controller_state -> actions."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import pytest
 
 from fleets import DIGEST, fleet, head, policy, seen
 from synaptoroute.sequencer.presence import AuditReport
-from synaptoroute_coordinator.fleet import judge_audit
+from synaptoroute_coordinator.fleet import evaluate_audit
 from synaptoroute_coordinator.plan import (
     AbortImport,
-    Judge,
-    Memory,
+    CompleteAudit,
+    ControllerState,
     OpenImport,
     PendingAudit,
     Repair,
     StartAudit,
     TakeBackup,
     Trim,
-    plan,
+    plan_actions,
 )
 
 pytestmark = pytest.mark.unit
@@ -26,78 +26,81 @@ OTHER = "e" * 32
 NOW = 1_000.0
 
 
-def memory(**changes: object) -> Memory:
-    """The memory of a coordinator that has been active for long."""
-    return Memory(0.0, **changes)  # type: ignore[arg-type]
+def controller_state(**changes: object) -> ControllerState:
+    """Return the controller_state of a coordinator that has been active for a long time."""
+    return ControllerState(0.0, **changes)  # type: ignore[arg-type]
 
 
 SMALL_LOG = policy(retain_entries=1_000)
 
 
-def test_healthy_fleet_needs_nothing() -> None:
-    """No action without a reason."""
-    assert () == plan(fleet(), policy(), memory(), NOW)
+def test_healthy_fleet_needs_no_action() -> None:
+    assert () == plan_actions(fleet(), policy(), controller_state(), NOW)
 
 
-@pytest.mark.parametrize("state", ["recovering", "frozen"])
-def test_closed_log_is_left_alone(state: str) -> None:
-    """While a recovery is going on nobody may take entries away."""
-    view = fleet(at=head(50_000, state=state))
+@pytest.mark.parametrize("log_state", ["recovering", "frozen"])
+def test_no_action_while_the_log_is_closed(log_state: str) -> None:
+    """Nothing may be trimmed during a recovery."""
+    view = fleet(voters_at=head(50_000, state=log_state))
 
-    assert () == plan(view, policy(retain_entries=10, audit_seconds=1), memory(), NOW)
+    assert () == plan_actions(
+        view, policy(retain_entries=10, audit_seconds=1), controller_state(), NOW
+    )
 
 
 # --- trim ------------------------------------------------------------------------------
 
 
-def at(*seqs: int) -> object:
-    """Voters a, b and c at these places, head at the largest."""
+def voters_at(*seqs: int) -> object:
+    """Return a fleet of the voters a, b and c voters_at these sequence numbers."""
     nodes = [seen(name, seq) for name, seq in zip("abc", seqs, strict=False)]
-    return fleet(*nodes, at=head(max(seqs)))
+    return fleet(*nodes, voters_at=head(max(seqs)))
 
 
 def test_newest_entries_are_kept() -> None:
-    """The policy's number of entries stays."""
-    actions = plan(at(9_000, 9_000, 9_000), SMALL_LOG, memory(), NOW)
+    """The policy says how many of the newest entries stay."""
+    actions = plan_actions(voters_at(9_000, 9_000, 9_000), SMALL_LOG, controller_state(), NOW)
 
     assert (Trim(1, 8_001),) == actions
 
 
 def test_trim_waits_for_live_nodes_while_there_is_room() -> None:
-    """A node that is behind need not ask a peer for what the log could still hold."""
-    actions = plan(at(9_000, 9_000, 500), SMALL_LOG, memory(), NOW)
+    """A node that is behind can still read from the log and need not ask a peer."""
+    actions = plan_actions(voters_at(9_000, 9_000, 500), SMALL_LOG, controller_state(), NOW)
 
     assert (Trim(1, 501),) == actions
 
 
-def test_trim_goes_to_a_majority_and_no_further_when_room_is_scarce() -> None:
+def test_full_log_is_trimmed_up_to_what_a_majority_holds() -> None:
     """Two of three voters hold 7,000: the floor is the entry after it."""
     view = fleet(
-        seen("a", 9_000), seen("b", 7_000), seen("c", 10), at=head(9_000, kept_bytes=200_000_000)
+        seen("a", 9_000),
+        seen("b", 7_000),
+        seen("c", 10),
+        voters_at=head(9_000, kept_bytes=200_000_000),
     )
-    actions = plan(view, policy(retain_entries=100), memory(), NOW)
+    actions = plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
     assert (Trim(1, 7_001),) == actions
 
 
 def test_nothing_is_trimmed_without_a_majority() -> None:
-    """Voters that were never heard hold nothing."""
-    view = fleet(seen("a", 9_000), at=head(9_000, kept_bytes=200_000_000))
+    """A voter without a heartbeat counts as holding nothing."""
+    view = fleet(seen("a", 9_000), voters_at=head(9_000, kept_bytes=200_000_000))
 
-    assert () == plan(view, policy(retain_entries=100), memory(), NOW)
+    assert () == plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
 
 def test_observers_do_not_count_for_the_majority() -> None:
-    """Only voters decide what survives."""
     nodes = [seen("a", 9_000), *(seen(f"o{n}", 9_000) for n in range(5))]
-    view = fleet(*nodes, at=head(9_000, kept_bytes=200_000_000))
+    view = fleet(*nodes, voters_at=head(9_000, kept_bytes=200_000_000))
 
-    assert () == plan(view, policy(retain_entries=100), memory(), NOW)
+    assert () == plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
 
-def test_small_trims_are_not_worth_it() -> None:
-    """One call for a handful of entries would be made at every turn."""
-    actions = plan(at(1_020, 1_020, 1_020), SMALL_LOG, memory(), NOW)
+def test_small_trim_is_skipped() -> None:
+    """Otherwise every turn would trim a handful of entries."""
+    actions = plan_actions(voters_at(1_020, 1_020, 1_020), SMALL_LOG, controller_state(), NOW)
 
     assert () == actions
 
@@ -105,139 +108,146 @@ def test_small_trims_are_not_worth_it() -> None:
 # --- audits ----------------------------------------------------------------------------
 
 
-def test_audits_are_due_time_and_again() -> None:
-    """Never before: at once; afterwards when the time is over."""
+def test_audit_is_due_at_once_and_then_periodically() -> None:
     asked = policy(audit_seconds=60)
 
-    assert (StartAudit(False),) == plan(fleet(), asked, memory(), NOW)
-    assert () == plan(fleet(), asked, memory(audit_seconds=NOW - 59), NOW)
-    assert (StartAudit(False),) == plan(fleet(), asked, memory(audit_seconds=NOW - 60), NOW)
+    assert (StartAudit(False),) == plan_actions(fleet(), asked, controller_state(), NOW)
+    assert () == plan_actions(fleet(), asked, controller_state(audit_seconds=NOW - 59), NOW)
+    assert (StartAudit(False),) == plan_actions(
+        fleet(), asked, controller_state(audit_seconds=NOW - 60), NOW
+    )
 
 
-def test_scrub_takes_the_place_of_an_audit() -> None:
+def test_scrub_replaces_an_audit() -> None:
     """A deep audit compares digests as well."""
     asked = policy(audit_seconds=60, scrub_seconds=3_600)
 
-    assert (StartAudit(True),) == plan(fleet(), asked, memory(), NOW)
+    assert (StartAudit(True),) == plan_actions(fleet(), asked, controller_state(), NOW)
 
 
-def test_new_holder_looks_around_first() -> None:
-    """A takeover is no reason for a storm."""
-    assert () == plan(fleet(), policy(audit_seconds=60), Memory(NOW - 1), NOW)
+def test_new_leader_waits_before_the_first_audit() -> None:
+    assert () == plan_actions(fleet(), policy(audit_seconds=60), ControllerState(NOW - 1), NOW)
 
 
-def test_reports_are_waited_for_and_not_for_ever() -> None:
-    """All have reported, or the time is over; a node that died meanwhile is not waited for."""
+def test_audit_completes_with_all_reports_or_at_the_timeout() -> None:
+    """A node that died meanwhile is not waited for."""
     pending = PendingAudit(7, False, NOW - 2, ("a", "b", "c"))
     asked = policy(audit_seconds=60, audit_wait_seconds=10)
     two_live = fleet(seen("a"), seen("b"), seen("c", age_ms=9_000))
 
-    assert () == plan(fleet(), asked, memory(pending=pending, reported=2), NOW)
-    assert (Judge(False),) == plan(fleet(), asked, memory(pending=pending, reported=3), NOW)
-    assert (Judge(False),) == plan(two_live, asked, memory(pending=pending, reported=2), NOW)
-    assert (Judge(True),) == plan(fleet(), asked, memory(pending=pending), NOW + 10)
+    assert () == plan_actions(fleet(), asked, controller_state(pending=pending, reported=2), NOW)
+    assert (CompleteAudit(False),) == plan_actions(
+        fleet(), asked, controller_state(pending=pending, reported=3), NOW
+    )
+    assert (CompleteAudit(False),) == plan_actions(
+        two_live, asked, controller_state(pending=pending, reported=2), NOW
+    )
+    assert (CompleteAudit(True),) == plan_actions(
+        fleet(), asked, controller_state(pending=pending), NOW + 10
+    )
 
 
 def wrong_c(**report: object) -> object:
-    """An audit that found c wrong."""
+    """Return the verdict of an audit that found c wrong."""
     reports = {name: AuditReport(1, DIGEST) for name in "ab"}
     reports["c"] = AuditReport(**({"epoch": 1, "digest": OTHER} | report))  # type: ignore[arg-type]
-    return judge_audit(90, reports, "abc")
+    return evaluate_audit(90, reports, "abc")
 
 
-def test_minority_is_told_to_take_the_majority_s_state() -> None:
-    """Donors are those that agree, and nobody else."""
-    (action,) = plan(fleet(), policy(), memory(verdict=wrong_c()), NOW)
+def test_minority_is_repaired_from_the_majority() -> None:
+    """The donors are the nodes that agree."""
+    (action,) = plan_actions(fleet(), policy(), controller_state(verdict=wrong_c()), NOW)
 
     assert isinstance(action, Repair)
     assert ("c", ("a", "b")) == (action.node, action.donors)
 
 
-def test_repair_is_ordered_once() -> None:
-    """A node that is at it is left alone; so is one that is gone, and one that is not to be."""
-    found = memory(verdict=wrong_c(), repairing=frozenset("c"))
+def test_no_second_repair_while_one_is_pending() -> None:
+    """Nodes that are gone are not repaired, and none is if the policy forbids it."""
+    found = controller_state(verdict=wrong_c(), repairing=frozenset("c"))
     gone = fleet(seen("a"), seen("b"), seen("c", age_ms=9_000))
 
-    assert () == plan(fleet(), policy(), found, NOW)
-    assert () == plan(gone, policy(), memory(verdict=wrong_c()), NOW)
-    assert () == plan(fleet(), policy(is_repair_on=False), memory(verdict=wrong_c()), NOW)
+    assert () == plan_actions(fleet(), policy(), found, NOW)
+    assert () == plan_actions(gone, policy(), controller_state(verdict=wrong_c()), NOW)
+    assert () == plan_actions(
+        fleet(), policy(is_repair_on=False), controller_state(verdict=wrong_c()), NOW
+    )
 
 
-def test_one_finding_gives_one_order_and_a_second_look() -> None:
-    """Once the node has resynced somebody looks again, and only a new finding repairs again."""
-    held = memory(verdict=wrong_c())
-    held.note_repair(90, "c")
-    held.repairing = frozenset()
+def test_repair_is_followed_by_another_audit() -> None:
+    """Only a new finding leads to another repair."""
+    controller = controller_state(verdict=wrong_c())
+    controller.record_repair(90, "c")
+    controller.repairing = frozenset()
 
-    assert (StartAudit(False),) == plan(fleet(), policy(), held, NOW)
+    assert (StartAudit(False),) == plan_actions(fleet(), policy(), controller, NOW)
 
-    held.note_verdict(judge_audit(95, {name: AuditReport(1, DIGEST) for name in "abc"}, "abc"))
+    controller.record_verdict(
+        evaluate_audit(95, {name: AuditReport(1, DIGEST) for name in "abc"}, "abc")
+    )
 
-    assert () == plan(fleet(), policy(), held, NOW)
-
-
-def test_node_that_repairs_do_not_help_is_left_to_a_person() -> None:
-    """Three in a row, then the alarm stands."""
-    held = memory(verdict=wrong_c(), repair_counts={"c": 3})
-
-    assert () == plan(fleet(), policy(), held, NOW)
+    assert () == plan_actions(fleet(), policy(), controller, NOW)
 
 
-def test_damaged_and_differing_node_is_told_once() -> None:
-    """Two audits that name the same node give one order."""
-    held = memory(verdict=wrong_c(), deep_verdict=wrong_c())
+def test_node_is_not_repaired_more_than_three_times_in_a_row() -> None:
+    """The alarm stays for an operator."""
+    controller = controller_state(verdict=wrong_c(), repair_counts={"c": 3})
 
-    assert 1 == len(plan(fleet(), policy(), held, NOW))
+    assert () == plan_actions(fleet(), policy(), controller, NOW)
 
 
-def test_mended_damage_is_forgotten() -> None:
-    """A shallow audit cannot see damage, so a node must have resynced to be cleared."""
-    held = memory()
+def test_node_named_by_two_verdicts_is_repaired_once() -> None:
+    controller = controller_state(verdict=wrong_c(), deep_verdict=wrong_c())
+
+    assert 1 == len(plan_actions(fleet(), policy(), controller, NOW))
+
+
+def test_repaired_damage_is_cleared() -> None:
+    """A shallow audit cannot see damage, so the node must have resynced first."""
+    controller = controller_state()
     reports = {name: AuditReport(1, DIGEST, True, 5) for name in "ab"}
     reports["c"] = AuditReport(1, DIGEST, True, 5, memory_rows=1)
-    held.note_verdict(judge_audit(80, reports, "abc", is_deep=True))
-    held.repairing = frozenset("c")
+    controller.record_verdict(evaluate_audit(80, reports, "abc", is_deep=True))
+    controller.repairing = frozenset("c")
     equal = {name: AuditReport(1, DIGEST) for name in "abc"}
-    held.note_verdict(judge_audit(90, equal, "abc"))
+    controller.record_verdict(evaluate_audit(90, equal, "abc"))
 
-    assert held.deep_verdict is not None
+    assert controller.deep_verdict is not None
 
-    held.repairing = frozenset()
-    held.note_verdict(judge_audit(91, equal, "abc"))
+    controller.repairing = frozenset()
+    controller.record_verdict(evaluate_audit(91, equal, "abc"))
 
-    assert held.deep_verdict is None
+    assert controller.deep_verdict is None
 
 
 # --- imports and backups ---------------------------------------------------------------
 
 
-def test_import_without_a_chunk_for_long_is_aborted() -> None:
-    """The clock of an import starts anew with every chunk."""
-    held = memory()
-    held.note_imports([OpenImport("i", 5)], NOW)
+def test_idle_import_is_aborted() -> None:
+    """Every chunk restarts the timeout of its import."""
+    controller = controller_state()
+    controller.record_imports([OpenImport("i", 5)], NOW)
     asked = policy(import_idle_seconds=900)
 
-    assert () == plan(fleet(), asked, held, NOW + 899)
-    assert (AbortImport("i", 5),) == plan(fleet(), asked, held, NOW + 900)
+    assert () == plan_actions(fleet(), asked, controller, NOW + 899)
+    assert (AbortImport("i", 5),) == plan_actions(fleet(), asked, controller, NOW + 900)
 
-    held.note_imports([OpenImport("i", 9)], NOW + 899)
+    controller.record_imports([OpenImport("i", 9)], NOW + 899)
 
-    assert () == plan(fleet(), asked, held, NOW + 900)
+    assert () == plan_actions(fleet(), asked, controller, NOW + 900)
 
 
-def test_backup_is_taken_of_a_sound_node() -> None:
-    """The one with the least to do, and never one that differs."""
+def test_backup_source_is_sound_and_least_busy() -> None:
     view = fleet(seen("a", digest=OTHER), seen("b", queue_count=9), seen("c"))
-    (action,) = plan(view, policy(backup_seconds=60), memory(), NOW)
+    (action,) = plan_actions(view, policy(backup_seconds=60), controller_state(), NOW)
 
     assert TakeBackup("c", "http://c") == action
 
 
-def test_missing_voters_are_counted_from_when_they_were_last_seen() -> None:
-    """A short absence is none."""
-    held = memory()
-    held.note_voters(fleet(), NOW)
-    held.note_voters(fleet(seen("a"), seen("b"), seen("c", age_ms=9_000)), NOW + 100)
+def test_voter_is_missing_after_a_long_silence_only() -> None:
+    controller = controller_state()
+    controller.record_voters(fleet(), NOW)
+    controller.record_voters(fleet(seen("a"), seen("b"), seen("c", age_ms=9_000)), NOW + 100)
 
-    assert () == held.missing_voters(NOW + 100, 300)
-    assert ("c",) == held.missing_voters(NOW + 300, 301 - 1)
+    assert () == controller.missing_voters(NOW + 100, 300)
+    assert ("c",) == controller.missing_voters(NOW + 300, 301 - 1)

@@ -1,9 +1,12 @@
-"""Values of the coordinator as JSON documents."""
+"""Responses of the fleet API: JSON documents, errors, and their OpenAPI descriptions."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
+
+from starlette.responses import Response
 
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
@@ -18,9 +21,73 @@ from synaptoroute.core.mutation import (
     PutSettings,
     SwitchEncoder,
 )
+from synaptoroute.errors import RouteError
+from synaptoroute.web.problems import PROBLEM_JSON, status_phrase
+from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.fleet import FleetView, NodeView, Verdict
-from synaptoroute_coordinator.reconciler import Happened, Reconciler
+from synaptoroute_coordinator.event_feed import FeedEvent
+from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
+from synaptoroute_coordinator.reconciler import Reconciler
+
+
+class ActionFailed(RouteError):
+    """The action is not possible in the current state."""
+
+    code = "action_failed"
+
+
+class NodeNotFound(RouteError):
+    """No node has this identity or name."""
+
+    code = "node_not_found"
+
+
+ANY_JSON: Final[dict[str, Any]] = {
+    "description": "The response",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+_PROBLEM: Final = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "instance"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "instance": {"type": "string"},
+    },
+}
+
+
+def _problem_response(status: int) -> dict[str, Any]:
+    """Describe one error response."""
+    return {"description": status_phrase(status), "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
+
+
+PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    status: _problem_response(status)
+    for status in (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 503, 504)
+}
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {200: ANY_JSON, **PROBLEMS}
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    """Make a JSON response that no cache may keep."""
+    body = json.dumps(document, separators=(",", ":"))
+    headers = {"Cache-Control": "no-store"}
+    return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def result_response(result: ActionResult) -> Response:
+    """Make the response to an action.
+
+    Raises:
+        ActionFailed: The action was refused or failed.
+    """
+    if result.outcome != "done":
+        raise ActionFailed(f"{result.outcome}: {result.detail}")
+    return json_response({"outcome": result.outcome, "detail": result.detail, "seq": result.seq})
 
 
 def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
@@ -48,11 +115,11 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
             "lineage": log.lineage,
         },
         "coordinator": {
-            "owner": reconciler.tenure.owner,
+            "owner": reconciler.lease.owner,
             "holder": view.holder,
-            "is_active": reconciler.tenure.is_active,
+            "is_active": reconciler.lease.is_active,
         },
-        "digest": digest_of(view),
+        "digest": digest_document(view),
         "audit": _verdict(view.verdict, names),
         "scrub": _verdict(view.deep_verdict, names),
         "alarms": [asdict(alarm) for alarm in reconciler.alarms],
@@ -60,7 +127,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
     }
 
 
-def digest_of(view: FleetView) -> dict[str, Any]:
+def digest_document(view: FleetView) -> dict[str, Any]:
     """One line about agreement."""
     live = view.live
     agreeing = [node for node in live if node.digest_state in ("agrees", "alone")]
@@ -73,7 +140,7 @@ def digest_of(view: FleetView) -> dict[str, Any]:
     }
 
 
-def _verdict(verdict: Verdict | None, names: dict[str, str]) -> dict[str, Any] | None:
+def _verdict(verdict: AuditVerdict | None, names: dict[str, str]) -> dict[str, Any] | None:
     if verdict is None:
         return None
     document = asdict(verdict)
@@ -85,7 +152,7 @@ def _verdict(verdict: Verdict | None, names: dict[str, str]) -> dict[str, Any] |
 
 def _node(node: NodeView) -> dict[str, Any]:
     """One node, with the names that a node's own list has, and more."""
-    figures = node.telemetry
+    fetch_telemetry = node.telemetry
     return {
         "node": node.node,
         "name": node.name,
@@ -105,19 +172,19 @@ def _node(node: NodeView) -> dict[str, Any]:
         "age_ms": node.age_ms,
         "is_live": node.is_live,
         "is_repairing": node.is_repairing,
-        "is_ready": bool(figures and figures.is_ready),
-        "queries_per_second": figures.queries_per_second if figures else None,
-        "p50_ms": figures.p50_ms if figures else None,
-        "p99_ms": figures.p99_ms if figures else None,
-        "routes": figures.routes if figures else None,
-        "slots_used": figures.slots_used if figures else None,
-        "capacity_slots": figures.capacity_slots if figures else None,
+        "is_ready": bool(fetch_telemetry and fetch_telemetry.is_ready),
+        "queries_per_second": fetch_telemetry.queries_per_second if fetch_telemetry else None,
+        "p50_ms": fetch_telemetry.p50_ms if fetch_telemetry else None,
+        "p99_ms": fetch_telemetry.p99_ms if fetch_telemetry else None,
+        "routes": fetch_telemetry.routes if fetch_telemetry else None,
+        "slots_used": fetch_telemetry.slots_used if fetch_telemetry else None,
+        "capacity_slots": fetch_telemetry.capacity_slots if fetch_telemetry else None,
     }
 
 
-def happened_document(happened: Happened) -> dict[str, Any]:
+def event_document(event: FeedEvent) -> dict[str, Any]:
     """An event."""
-    return {"number": happened.number, "at_ms": happened.at_ms, **asdict(happened.event)}
+    return {"number": event.number, "at_ms": event.at_ms, **asdict(event.event)}
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from synaptoroute.sequencer.presence import NodeSeen
+from synaptoroute.sequencer.presence import AuditReport, NodeSeen
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute_coordinator.fleet.telemetry import Telemetry
-from synaptoroute_coordinator.fleet.verdict import Verdict
 
 DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]
 Health = Literal["ok", "warn", "bad"]
@@ -131,8 +130,8 @@ class FleetView:
     log: LogView
     nodes: tuple[NodeView, ...] = ()
     holder: str = ""
-    verdict: Verdict | None = None
-    deep_verdict: Verdict | None = field(default=None)
+    verdict: AuditVerdict | None = None
+    deep_verdict: AuditVerdict | None = field(default=None)
 
     @property
     def live(self) -> tuple[NodeView, ...]:
@@ -158,15 +157,15 @@ class FleetView:
         return tuple(voter for voter in self.log.voters if voter not in live)
 
 
-def fold(
+def build_view(
     head: Head | NoLog | None,
     seen: Sequence[NodeSeen],
     *,
     telemetry: Mapping[str, Telemetry] | None = None,
     repairing: frozenset[str] = frozenset(),
     holder: str = "",
-    verdict: Verdict | None = None,
-    deep_verdict: Verdict | None = None,
+    verdict: AuditVerdict | None = None,
+    deep_verdict: AuditVerdict | None = None,
 ) -> FleetView:
     """Fold heartbeats and figures into one view.
 
@@ -180,9 +179,9 @@ def fold(
         deep_verdict: The newest audit that compared memory and disk.
     """
     log = _log_of(head)
-    figures = telemetry or {}
+    fetch_telemetry = telemetry or {}
     states = _digest_states(seen, verdict, deep_verdict)
-    nodes = [_node_of(each, log, states, figures, repairing) for each in seen]
+    nodes = [_node_of(each, log, states, fetch_telemetry, repairing) for each in seen]
     nodes.sort(key=lambda node: (_natural(node.name), node.node))
     return FleetView(log, tuple(nodes), holder, verdict, deep_verdict)
 
@@ -220,11 +219,11 @@ def _node_of(
     seen: NodeSeen,
     log: LogView,
     states: Mapping[str, DigestState],
-    figures: Mapping[str, Telemetry],
+    fetch_telemetry: Mapping[str, Telemetry],
     repairing: frozenset[str],
 ) -> NodeView:
     report = seen.report
-    known = figures.get(report.node_id)
+    known = fetch_telemetry.get(report.node_id)
     return NodeView(
         node=report.node_id,
         name=(known.name if known else "") or report.node_id[:NAME_CHARACTERS],
@@ -251,7 +250,7 @@ def _node_of(
 
 
 def _digest_states(
-    seen: Sequence[NodeSeen], verdict: Verdict | None, deep_verdict: Verdict | None
+    seen: Sequence[NodeSeen], verdict: AuditVerdict | None, deep_verdict: AuditVerdict | None
 ) -> dict[str, DigestState]:
     """Compare nodes that stand at one place; what an audit found stands until the next."""
     at = [(each.report.position, each.report.digest) for each in seen if each.is_live]
@@ -276,3 +275,176 @@ def _digest_states(
             state = "agrees"
         states[report.node_id] = state
     return states
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerdict:
+    """The outcome of one audit.
+
+    Attributes:
+        seq: Its place in the log.
+        is_deep: Whether memory and disk were compared as well.
+        digest: Digest of the majority; empty without one.
+        agreeing: Nodes that have it and are sound.
+        differing: Nodes that have another one.
+        unsound: Nodes whose memory or disk does not match their own digest.
+        silent: Live nodes that did not report.
+    """
+
+    seq: int
+    is_deep: bool
+    digest: str
+    agreeing: tuple[str, ...]
+    differing: tuple[str, ...]
+    unsound: tuple[str, ...]
+    silent: tuple[str, ...]
+
+    @property
+    def has_majority(self) -> bool:
+        """Whether more than half of the reports say the same."""
+        return bool(self.digest)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every node that reported agrees and is sound."""
+        return not (self.differing or self.unsound) and self.has_majority
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """Nodes that should take another's state, where it is known whose."""
+        if not (self.has_majority and self.agreeing):
+            return ()
+        return tuple(sorted({*self.differing, *self.unsound}))
+
+
+def evaluate_audit(
+    seq: int, reports: Mapping[str, AuditReport], live: Iterable[str], *, is_deep: bool = False
+) -> AuditVerdict:
+    """Compare what nodes reported at one place.
+
+    Args:
+        seq: The place.
+        reports: Node id -> report.
+        live: Nodes that were expected to report.
+        is_deep: Whether the audit asked for memory and disk.
+    """
+    counts = Counter((report.epoch, report.digest) for report in reports.values())
+    (majority, count) = counts.most_common(1)[0] if counts else ((0, ""), 0)
+    has_majority = count * 2 > len(reports)
+    unsound = tuple(sorted(node for node, report in reports.items() if not report.is_sound))
+    differing = tuple(
+        sorted(
+            node
+            for node, report in reports.items()
+            if not has_majority or (report.epoch, report.digest) != majority
+        )
+    )
+    agreeing = tuple(sorted(reports.keys() - set(differing) - set(unsound)))
+    silent = tuple(sorted(set(live) - reports.keys()))
+    digest = majority[1] if has_majority else ""
+    return AuditVerdict(seq, is_deep, digest, agreeing, differing, unsound, silent)
+
+
+METRICS_BYTES_MAX: Final = 4_194_304
+_LINE: Final = re.compile(r"^(synaptoroute_\w+)(?:\{([^}]*)\})? ([0-9.eE+\-]+|\+Inf|NaN)$", re.M)
+_LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_DURATION: Final = "synaptoroute_request_duration_seconds_bucket"
+_ENDPOINTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A node's metrics at one moment.
+
+    Attributes:
+        at_seconds: When, on the coordinator's monotonic clock.
+        queries: Queries that it took since its start.
+        buckets: Answers to queries by upper bound of their duration in seconds.
+        is_ready: Whether it takes queries.
+        values: Plain gauges by name without their prefix.
+    """
+
+    at_seconds: float
+    queries: float = 0.0
+    buckets: Mapping[float, float] = field(default_factory=dict)
+    is_ready: bool = False
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """A node's figures.
+
+    Attributes:
+        name: How the node signs its answers.
+        is_ready: Whether it takes queries.
+        queries_per_second: Rate since the look before.
+        p50_ms: Median time to answer a query since then; None without queries.
+        p99_ms: The time that one in a hundred exceeded.
+        routes: Routes that it serves.
+        slots_used: Slots that have an owner.
+        capacity_slots: Slots of its tensor.
+    """
+
+    name: str = ""
+    is_ready: bool = False
+    queries_per_second: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    routes: int = 0
+    slots_used: int = 0
+    capacity_slots: int = 0
+
+
+def parse_sample(text: str, at_seconds: float) -> Sample:
+    """Read Prometheus' text format as far as it matters here."""
+    queries = 0.0
+    buckets: dict[float, float] = {}
+    values: dict[str, float] = {}
+    for name, labels, number in _LINE.findall(text[:METRICS_BYTES_MAX]):
+        if name == "synaptoroute_queries_total":
+            queries = float(number)
+        elif name == _DURATION:
+            label = dict(_LABEL.findall(labels))
+            if label.get("endpoint") in _ENDPOINTS:
+                bound = float(label.get("le", "inf").replace("+Inf", "inf"))
+                buckets[bound] = buckets.get(bound, 0.0) + float(number)
+        elif not labels:
+            values[name.removeprefix("synaptoroute_")] = float(number)
+    return Sample(at_seconds, queries, buckets, values.get("ready") == 1.0, values)
+
+
+def telemetry_of(name: str, before: Sample | None, now: Sample) -> Telemetry:
+    """Make a node's figures of two looks; a restart of the node in between starts anew."""
+    if before is None or before.queries > now.queries:
+        before = Sample(now.at_seconds)
+    seconds = now.at_seconds - before.at_seconds
+    rate = (now.queries - before.queries) / seconds if seconds > 0 else 0.0
+    counts = {bound: count - before.buckets.get(bound, 0.0) for bound, count in now.buckets.items()}
+    return Telemetry(
+        name=name,
+        is_ready=now.is_ready,
+        queries_per_second=round(rate, 2),
+        p50_ms=quantile_ms(counts, 0.5),
+        p99_ms=quantile_ms(counts, 0.99),
+        routes=int(now.values.get("routes", 0)),
+        slots_used=int(now.values.get("slots_used", 0)),
+        capacity_slots=int(now.values.get("capacity_slots", 0)),
+    )
+
+
+def quantile_ms(buckets: Mapping[float, float], share: float) -> float | None:
+    """Estimate a quantile from cumulative buckets; None where nothing was counted."""
+    total = max(buckets.values(), default=0.0)
+    if total <= 0:
+        return None
+    wanted, below, floor = share * total, 0.0, 0.0
+    for bound in sorted(buckets):
+        count = buckets[bound]
+        if count >= wanted:
+            if bound == float("inf"):
+                return round(floor * 1_000, 3)
+            part = (wanted - below) / (count - below) if count > below else 1.0
+            return round((floor + (bound - floor) * part) * 1_000, 3)
+        below, floor = count, bound
+    return round(floor * 1_000, 3)

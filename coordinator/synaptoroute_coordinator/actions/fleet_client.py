@@ -18,15 +18,15 @@ import httpx
 from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute_coordinator.fleet import Sample, Telemetry, parse_sample, telemetry_of
 
-AT_ONCE_MAX: Final = 32
-LOOK_SECONDS: Final = 2.0
-ASK_SECONDS: Final = 30.0
-ANSWER_BYTES_MAX: Final = 33_554_432
+CONCURRENT_REQUESTS_MAX: Final = 32
+SCRAPE_SECONDS: Final = 2.0
+REQUEST_SECONDS: Final = 30.0
+RESPONSE_BYTES_MAX: Final = 33_554_432
 SECRET_CHARACTERS_MAX: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class NodeAnswer:
+class NodeResponse:
     """What a node answered.
 
     Attributes:
@@ -40,7 +40,7 @@ class NodeAnswer:
     body: bytes
 
 
-class Nodes:
+class FleetClient:
     """Client of all nodes.  Used on one event loop.
 
     Args:
@@ -52,31 +52,35 @@ class Nodes:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.AsyncClient(
             headers=headers,
-            timeout=httpx.Timeout(ASK_SECONDS, connect=LOOK_SECONDS),
+            timeout=httpx.Timeout(REQUEST_SECONDS, connect=SCRAPE_SECONDS),
             verify=verify,
             trust_env=False,
         )
-        self._room = asyncio.Semaphore(AT_ONCE_MAX)
+        self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS_MAX)
         self._samples: dict[str, Sample] = {}
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def figures(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
+    async def fetch_telemetry(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
         """Look at the metrics of nodes; those that do not answer are left out.
 
         Args:
             urls: Node id -> address.
         """
-        found = await asyncio.gather(*(self._look(node, url) for node, url in urls.items()))
+        found = await asyncio.gather(*(self._scrape(node, url) for node, url in urls.items()))
         self._samples = {node: sample for node, sample, _ in found if sample is not None}
-        return {node: figures for node, _, figures in found if figures is not None}
+        return {
+            node: fetch_telemetry
+            for node, _, fetch_telemetry in found
+            if fetch_telemetry is not None
+        }
 
-    async def _look(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
+    async def _scrape(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
         try:
-            async with self._room:
-                answer = await self._client.get(f"{url}/metrics", timeout=LOOK_SECONDS)
+            async with self._slots:
+                answer = await self._client.get(f"{url}/metrics", timeout=SCRAPE_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL):
             return node, None, None
         if answer.status_code != 200:
@@ -94,8 +98,8 @@ class Nodes:
         query: str = "",
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
-        timeout_seconds: float = ASK_SECONDS,
-    ) -> NodeAnswer:
+        timeout_seconds: float = REQUEST_SECONDS,
+    ) -> NodeResponse:
         """Send one request to a node and take its whole answer.
 
         Raises:
@@ -104,7 +108,7 @@ class Nodes:
         target = f"{url}{path}" + (f"?{query}" if query else "")
         try:
             async with (
-                self._room,
+                self._slots,
                 self._client.stream(
                     method, target, content=body, headers=headers, timeout=timeout_seconds
                 ) as answer,
@@ -112,10 +116,10 @@ class Nodes:
                 content = bytearray()
                 async for part in answer.aiter_bytes():
                     content += part
-                    if len(content) > ANSWER_BYTES_MAX:
+                    if len(content) > RESPONSE_BYTES_MAX:
                         raise ClusterError("a node's answer is too long")
                 shown = {name.lower(): value for name, value in answer.headers.items()}
-                return NodeAnswer(answer.status_code, shown, bytes(content))
+                return NodeResponse(answer.status_code, shown, bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ClusterError(f"the node at {url} does not answer: {error!r}") from error
 
@@ -125,7 +129,7 @@ class Nodes:
         Raises:
             ClusterError: No answer.
         """
-        answer = await self.ask(url, "GET", path, timeout_seconds=LOOK_SECONDS * 2)
+        answer = await self.ask(url, "GET", path, timeout_seconds=SCRAPE_SECONDS * 2)
         if answer.status != 200:
             return None
         try:

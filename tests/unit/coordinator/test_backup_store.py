@@ -1,4 +1,4 @@
-"""Goal: requests to a bucket are signed as its protocol says, and listings are read with care."""
+"""Bucket requests are signed as Signature Version 4 demands, and listings are parsed safely."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from synaptoroute.errors import ClusterError, ConfigError
-from synaptoroute_coordinator.actions.bucket import (
+from synaptoroute_coordinator.actions.backup_store import (
     EMPTY_SHA256,
-    BucketShelf,
+    BucketStore,
     Credentials,
     encode_query,
     parse_list,
@@ -38,20 +38,19 @@ EXAMPLE_TIME = datetime(2013, 5, 24, tzinfo=UTC)
         ),
     ],
 )
-def test_signature_is_that_of_the_documentation(query: dict[str, str], signature: str) -> None:
-    """Same request, same key, same second: same signature."""
+def test_signature_matches_the_documentation(query: dict[str, str], signature: str) -> None:
+    """The same request, key and time give the documented signature."""
     headers = sign(EXAMPLE, "GET", EXAMPLE_URL, query, EMPTY_SHA256, EXAMPLE_TIME)
 
     assert headers["authorization"].endswith(f"Signature={signature}")
 
 
 def test_query_is_sorted_and_encoded() -> None:
-    """A slash and a space are encoded; so is what separates."""
     assert "a=1&b=x%2Fy%20z%26" == encode_query({"b": "x/y z&", "a": "1"})
 
 
-def test_listing_names_its_keys_and_the_next_page() -> None:
-    """With or without the protocol's namespace."""
+def test_listing_gives_keys_and_continuation_token() -> None:
+    """With or without the XML namespace."""
     page = (
         b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         b"<Contents><Key>p/a.json</Key></Contents><Contents><Key>p/b</Key></Contents>"
@@ -64,7 +63,7 @@ def test_listing_names_its_keys_and_the_next_page() -> None:
 
 @pytest.mark.parametrize("page", [b"", b"<a>", b'<!DOCTYPE x [<!ENTITY y "z">]><x>&y;</x>'])
 def test_malformed_listing_is_refused(page: bytes) -> None:
-    """Neither half a document nor one that defines entities."""
+    """Documents that define entities are refused too."""
     with pytest.raises(ClusterError):
         parse_list(page)
 
@@ -73,21 +72,20 @@ def test_malformed_listing_is_refused(page: bytes) -> None:
     ("endpoint", "place"),
     [("", "b"), ("ftp://host", "b"), ("http://", "b"), ("http://host", ""), ("http://host", "/")],
 )
-def test_place_that_cannot_be_reached_is_refused(endpoint: str, place: str, tmp_path: Path) -> None:
+def test_invalid_bucket_address_is_refused(endpoint: str, place: str, tmp_path: Path) -> None:
     """At the start, not at the first backup."""
     with pytest.raises(ConfigError):
-        BucketShelf(endpoint, place, EXAMPLE, tmp_path)
+        BucketStore(endpoint, place, EXAMPLE, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "one", "one two three"])
 def test_key_file_holds_two_words(text: str, tmp_path: Path) -> None:
-    """An identity and a secret."""
+    """An access key id and its secret."""
     path = tmp_path / "key"
     path.write_text(text)
     with pytest.raises(ConfigError):
         read_credentials(path, "us-east-1")
 
 
-def test_secret_is_not_shown() -> None:
-    """Neither in a log nor in a traceback."""
+def test_secret_is_not_in_the_repr() -> None:
     assert EXAMPLE.secret not in repr(EXAMPLE)

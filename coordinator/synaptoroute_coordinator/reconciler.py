@@ -22,41 +22,34 @@ from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_commands import CommandKind, NodeCommand
 from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute_coordinator.actions import Acts, Backups, Done, Nodes, Record
+from synaptoroute_coordinator.actions.audit_log import AuditLog
+from synaptoroute_coordinator.actions.backups import Backups
+from synaptoroute_coordinator.actions.executor import ActionResult, Executor
+from synaptoroute_coordinator.actions.fleet_client import FleetClient
+from synaptoroute_coordinator.alarms import Alarm, Event, Tone, find_alarms, find_changes
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.fleet import (
-    Alarm,
-    Event,
-    FleetView,
-    LogView,
-    Telemetry,
-    Tone,
-    alarms_of,
-    changes,
-    fold,
-    judge_audit,
-)
-from synaptoroute_coordinator.leader_lease import Tenure
+from synaptoroute_coordinator.event_feed import EventFeed
+from synaptoroute_coordinator.fleet import FleetView, LogView, Telemetry, build_view, evaluate_audit
+from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.plan import (
     AbortImport,
     Action,
-    Judge,
-    Memory,
+    CompleteAudit,
+    ControllerState,
     OpenImport,
     PendingAudit,
     Repair,
     StartAudit,
     TakeBackup,
     Trim,
-    plan,
+    plan_actions,
 )
-from synaptoroute_coordinator.reconciler.feed import Feed
 
 OBSERVE_SECONDS: Final = 0.5
-FIGURES_SECONDS: Final = 2.0
+TELEMETRY_SECONDS: Final = 2.0
 IMPORTS_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
-OWN: Final = "coordinator"
+SELF: Final = "coordinator"
 
 _log = logging.getLogger(__name__)
 
@@ -82,45 +75,45 @@ class Reconciler:
         self,
         log: RedisLog,
         policy: Policy,
-        tenure: Tenure,
-        nodes: Nodes,
+        lease: LeaderLease,
+        client: FleetClient,
         backups: Backups,
-        record: Record,
+        audit_log: AuditLog,
     ) -> None:
         self.log = log
         self.policy = policy
-        self.tenure = tenure
-        self.nodes = nodes
+        self.lease = lease
+        self.client = client
         self.backups = backups
-        self.record = record
+        self.audit_log = audit_log
         self.view = FleetView(LogView("away"))
         self.alarms: tuple[Alarm, ...] = ()
-        self.memory = Memory(time.monotonic())
-        self.feed = Feed()
+        self.state = ControllerState(time.monotonic())
+        self.feed = EventFeed()
         self.counts: dict[tuple[str, str], int] = {}
         self.backup_error = ""
-        self._acts = Acts(log)
-        self._figures: dict[str, Telemetry] = {}
-        self._seen: tuple[NodeSeen, ...] = ()
-        self._before: FleetView | None = None
-        self._tenures = 0
+        self._executor = Executor(log)
+        self._telemetry: dict[str, Telemetry] = {}
+        self._nodes_seen: tuple[NodeSeen, ...] = ()
+        self._previous_view: FleetView | None = None
+        self._acquired_count = 0
         self._clock_offset_ms = time.time() * 1_000 - time.monotonic() * 1_000
         self._tasks: list[asyncio.Task[None]] = []
-        self._backing: asyncio.Task[None] | None = None
+        self._backup_task: asyncio.Task[None] | None = None
 
     # --- life ------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to observe; returns at once."""
         for name, run in (
-            ("lease", self.tenure.run),
-            ("turns", self._turns),
-            ("figures", self._look_at_figures),
-            ("imports", self._look_at_imports),
+            ("lease", self.lease.run),
+            ("turns", self._reconcile_loop),
+            ("figures", self._telemetry_loop),
+            ("imports", self._imports_loop),
         ):
-            self._tasks.append(asyncio.create_task(self._last(name, run), name=name))
+            self._tasks.append(asyncio.create_task(self._run_forever(name, run), name=name))
 
-    async def _last(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _run_forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a loop for good: a mistake in it costs one turn, never the whole of it."""
         while True:
             try:
@@ -131,33 +124,33 @@ class Reconciler:
 
     async def stop(self) -> None:
         """Stop, and give the lease back."""
-        tasks = [*self._tasks, *([self._backing] if self._backing else [])]
+        tasks = [*self._tasks, *([self._backup_task] if self._backup_task else [])]
         await asyncio.gather(*map(end_task, tasks))
-        await self.tenure.release()
+        await self.lease.release()
 
-    async def _turns(self) -> None:
+    async def _reconcile_loop(self) -> None:
         while True:
             try:
-                await self.turn()
+                await self.reconcile()
             except SynaptoRouteError as error:
                 _log.warning("a turn failed: %s", error)
             await asyncio.sleep(OBSERVE_SECONDS)
 
     # --- observe ---------------------------------------------------------------------
 
-    async def turn(self) -> None:
+    async def reconcile(self) -> None:
         """Observe, and as holder of the lease plan and act."""
         await self.observe()
-        held = self.tenure.held
+        held = self.lease.held
         if held is None:
             return
-        if self._tenures != self.tenure.taken_count:
-            self._tenures = self.tenure.taken_count
-            self.memory = Memory(time.monotonic())
+        if self._acquired_count != self.lease.acquired_count:
+            self._acquired_count = self.lease.acquired_count
+            self.state = ControllerState(time.monotonic())
         now_seconds = time.monotonic()
-        self.memory.note_voters(self.view, now_seconds)
-        for action in plan(self.view, self.policy, self.memory, now_seconds):
-            await self._attempt(action, OWN)
+        self.state.record_voters(self.view, now_seconds)
+        for action in plan_actions(self.view, self.policy, self.state, now_seconds):
+            await self._execute(action, SELF)
 
     async def observe(self) -> None:
         """Look at the log and at the nodes; without an answer what was seen stands."""
@@ -167,149 +160,149 @@ class Reconciler:
             head = await self.log.head()
             middle = (sent_at + time.monotonic()) / 2
             self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
-            self._seen = await self.log.presence.nodes()
+            self._nodes_seen = await self.log.presence.nodes()
             orders = await self.log.node_commands.all_pending()
-            self.memory.repairing = frozenset(
+            self.state.repairing = frozenset(
                 node for node, order in orders.items() if order.kind in ("resync", "mend")
             )
-            if self.memory.pending is not None:
-                reports = await self._acts.reports(self.memory.pending.seq)
-                is_deep = self.memory.pending.is_deep
-                self.memory.reported = sum(r.is_scrubbed or not is_deep for r in reports.values())
+            if self.state.pending is not None:
+                reports = await self._executor.reports(self.state.pending.seq)
+                is_deep = self.state.pending.is_deep
+                self.state.reported = sum(r.is_scrubbed or not is_deep for r in reports.values())
         except ClusterError as error:
             _log.debug("the log does not answer: %s", error)
         if isinstance(head, Head):
-            self._acts.see(head)
-        self._fold(head)
+            self._executor.update_head(head)
+        self._update_view(head)
 
-    def _fold(self, head: Head | NoLog | None) -> None:
+    def _update_view(self, head: Head | NoLog | None) -> None:
         """Make the view, and say what changed."""
-        self.view = fold(
+        self.view = build_view(
             head,
-            self._seen,
-            telemetry=self._figures,
-            repairing=self.memory.repairing,
-            holder=self.tenure.holder,
-            verdict=self.memory.verdict,
-            deep_verdict=self.memory.deep_verdict,
+            self._nodes_seen,
+            telemetry=self._telemetry,
+            repairing=self.state.repairing,
+            holder=self.lease.holder,
+            verdict=self.state.verdict,
+            deep_verdict=self.state.deep_verdict,
         )
-        missing = self.memory.missing_voters(time.monotonic(), self.policy.voter_missing_seconds)
-        alarms = alarms_of(
+        missing = self.state.missing_voters(time.monotonic(), self.policy.voter_missing_seconds)
+        alarms = find_alarms(
             self.view, self.policy, missing_voters=missing, backup_error=self.backup_error
         )
-        for event in changes(self._before, self.view, self.alarms, alarms):
+        for event in find_changes(self._previous_view, self.view, self.alarms, alarms):
             self.feed.add(event)
-        self._before, self.alarms = self.view, alarms
-        self.feed.renew()
+        self._previous_view, self.alarms = self.view, alarms
+        self.feed.notify_view()
 
     def now_ms(self) -> int:
         """Redis' clock as this process reckons it."""
         return int(time.monotonic() * 1_000 + self._clock_offset_ms)
 
-    async def _look_at_figures(self) -> None:
+    async def _telemetry_loop(self) -> None:
         while True:
             urls = {node.node: node.url for node in self.view.live if node.url}
-            self._figures = {**self._figures, **await self.nodes.figures(urls)}
+            self._telemetry = {**self._telemetry, **await self.client.fetch_telemetry(urls)}
             known = {node.node for node in self.view.nodes}
-            self._figures = {node: f for node, f in self._figures.items() if node in known}
-            await asyncio.sleep(FIGURES_SECONDS)
+            self._telemetry = {node: f for node, f in self._telemetry.items() if node in known}
+            await asyncio.sleep(TELEMETRY_SECONDS)
 
-    async def _look_at_imports(self) -> None:
+    async def _imports_loop(self) -> None:
         """Ask one node for the imports that are open: the state is the same on all."""
         while True:
             source = next((node for node in self.view.live if node.health == "ok"), None)
-            if source is not None and self.tenure.is_active:
+            if source is not None and self.lease.is_active:
                 with contextlib.suppress(ClusterError, KeyError, TypeError):
-                    found = await self.nodes.document(source.url, "/-/imports")
+                    found = await self.client.document(source.url, "/-/imports")
                     imports = [
                         OpenImport(str(each["import_id"]), int(each["touched_seq"]))
                         for each in (found or {}).get("imports", [])
                         if encoder_of(str(each["import_id"])) is None
                     ]
-                    self.memory.note_imports(imports, time.monotonic())
+                    self.state.record_imports(imports, time.monotonic())
             await asyncio.sleep(min(IMPORTS_SECONDS, self.policy.import_idle_seconds / 3))
 
     # --- act -------------------------------------------------------------------------
 
-    async def order(self, action: Action, actor: str) -> Done:
+    async def execute(self, action: Action, actor: str) -> ActionResult:
         """Do what a person asks for, now.
 
         Raises:
             NotActive: Another coordinator holds the lease.
         """
-        if self.tenure.held is None:
-            holder = self.tenure.holder.partition("#")[0]
+        if self.lease.held is None:
+            holder = self.lease.holder.partition("#")[0]
             raise NotActive(
                 f"the active coordinator is {holder or 'not known yet'}", retry_after_seconds=2.0
             )
-        return await self._attempt(action, actor)
+        return await self._execute(action, actor)
 
-    async def order_node(self, order: NodeCommand, node: str, actor: str) -> Done:
+    async def command_node(self, order: NodeCommand, node: str, actor: str) -> ActionResult:
         """Leave an order of a person for a node.
 
         Raises:
             NotActive: Another coordinator holds the lease.
             SequencerUnavailable: No answer.
         """
-        held = self.tenure.held
+        held = self.lease.held
         if held is None:
             raise NotActive("another coordinator is active", retry_after_seconds=2.0)
-        done = await self._acts.order(held, node, order)
-        named = Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
-        await self.tell(actor, order.kind, named)
+        done = await self._executor.order(held, node, order)
+        named = ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
+        await self.record_result(actor, order.kind, named)
         return named
 
-    async def _attempt(self, action: Action, actor: str) -> Done:
+    async def _execute(self, action: Action, actor: str) -> ActionResult:
         """Carry an action out; a failure is an outcome."""
-        held = self.tenure.held
+        held = self.lease.held
         if held is None:
-            return Done("refused", "the lease ran out")
+            return ActionResult("refused", "the lease ran out")
         try:
-            done = await self._carry_out(held, action)
+            done = await self._dispatch(held, action)
         except (SynaptoRouteError, OSError) as error:
-            done = Done("failed", str(error))
-        if not isinstance(action, Judge):
-            await self.tell(actor, _name_of(action), done)
+            done = ActionResult("failed", str(error))
+        if not isinstance(action, CompleteAudit):
+            await self.record_result(actor, _name_of(action), done)
         return done
 
-    async def _carry_out(self, held: Held, action: Action) -> Done:
+    async def _dispatch(self, held: Held, action: Action) -> ActionResult:
         now_seconds = time.monotonic()
         match action:
             case Trim():
-                return await self._acts.trim(held, action)
+                return await self._executor.trim(held, action)
             case StartAudit(is_deep):
-                self.memory.audit_seconds = now_seconds
+                self.state.audit_seconds = now_seconds
                 if is_deep:
-                    self.memory.scrub_seconds = now_seconds
+                    self.state.scrub_seconds = now_seconds
                 live = tuple(node.node for node in self.view.live)
-                done = await self._acts.start_audit(action)
-                self.memory.reported = 0
-                self.memory.pending = PendingAudit(done.seq, is_deep, now_seconds, live)
+                done = await self._executor.start_audit(action)
+                self.state.reported = 0
+                self.state.pending = PendingAudit(done.seq, is_deep, now_seconds, live)
                 return done
-            case Judge():
-                return await self._judge()
+            case CompleteAudit():
+                return await self._complete_audit()
             case Repair(node):
-                done = await self._acts.repair(held, action, self.now_ms())
+                done = await self._executor.repair(held, action, self.now_ms())
                 if done.outcome == "done":
-                    self.memory.note_repair(action.audit_seq, node)
-                return Done(done.outcome, f"{self._names((node,))[0]} {done.detail}")
+                    self.state.record_repair(action.audit_seq, node)
+                return ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
             case AbortImport(import_id, touched_seq):
-                self.memory.imports.pop(OpenImport(import_id, touched_seq), None)
-                return await self._acts.abort_import(action)
+                self.state.imports.pop(OpenImport(import_id, touched_seq), None)
+                return await self._executor.abort_import(action)
             case TakeBackup(node, url):
-                self.memory.backup_seconds = now_seconds
-                return self._begin_backup(node, url)
+                self.state.backup_seconds = now_seconds
+                return self._start_backup(node, url)
 
-    async def _judge(self) -> Done:
+    async def _complete_audit(self) -> ActionResult:
         """Compare what was reported to the pending audit."""
-        pending = self.memory.pending
+        pending = self.state.pending
         assert pending is not None, "no audit is pending: this is a bug"
-        reports = await self._acts.reports(pending.seq)
+        reports = await self._executor.reports(pending.seq)
         live = {node.node for node in self.view.live}
         expected = [node for node in pending.live if node in live]
-        verdict = judge_audit(pending.seq, reports, expected, is_deep=pending.is_deep)
-        before = self.memory.verdict
-        self.memory.note_verdict(verdict)
+        verdict = evaluate_audit(pending.seq, reports, expected, is_deep=pending.is_deep)
+        before = self.state.verdict
+        self.state.record_verdict(verdict)
         if not verdict.is_sound and verdict.agreeing + verdict.differing + verdict.unsound:
             wrong = ", ".join(self._names((*verdict.differing, *verdict.unsound)))
             self.feed.add(Event("audit", "bad", f"the audit at {verdict.seq} found {wrong} wrong"))
@@ -317,44 +310,48 @@ class Reconciler:
             depth = " in memory and on disk" if verdict.is_deep else ""
             message = f"the audit at {verdict.seq}: {len(verdict.agreeing)} nodes agree{depth}"
             self.feed.add(Event("audit", "good", message))
-        return Done("done", f"{len(verdict.agreeing)} agree", verdict.seq)
+        return ActionResult("done", f"{len(verdict.agreeing)} agree", verdict.seq)
 
     def _names(self, nodes: tuple[str, ...]) -> list[str]:
         names = {node.node: node.name for node in self.view.nodes}
         return [names.get(node, node) for node in dict.fromkeys(nodes)]
 
-    def _begin_backup(self, node: str, url: str) -> Done:
+    def _start_backup(self, node: str, url: str) -> ActionResult:
         """Take a backup in a task of its own: the lease and the turns go on."""
-        if self._backing is not None and not self._backing.done():
-            return Done("failed", "a backup is being taken already")
+        if self._backup_task is not None and not self._backup_task.done():
+            return ActionResult("failed", "a backup is being taken already")
         if not self.backups.is_on:
-            return Done("failed", "no place for backups is set (backup_folder, backup_bucket)")
-        self._backing = asyncio.create_task(self._back_up(node, url), name="backup")
-        return Done("done", "the backup has begun")
+            return ActionResult(
+                "failed", "no place for backups is set (backup_folder, backup_bucket)"
+            )
+        self._backup_task = asyncio.create_task(self._run_backup(node, url), name="backup")
+        return ActionResult("done", "the backup has begun")
 
-    async def _back_up(self, node: str, url: str) -> None:
+    async def _run_backup(self, node: str, url: str) -> None:
         try:
             backup = await self.backups.take(node, url)
         except (SynaptoRouteError, OSError) as error:
             self.backup_error = str(error)
-            await self.tell(OWN, "backup", Done("failed", str(error)))
+            await self.record_result(SELF, "backup", ActionResult("failed", str(error)))
             return
         self.backup_error = ""
         self.feed.add(Event("backup", "good", f"backup {backup.name} was taken"))
-        await self.tell(OWN, "backup", Done("done", f"{backup.name}, {backup.size_bytes} bytes"))
+        await self.record_result(
+            SELF, "backup", ActionResult("done", f"{backup.name}, {backup.size_bytes} bytes")
+        )
 
-    async def tell(self, actor: str, action: str, done: Done) -> None:
+    async def record_result(self, actor: str, action: str, done: ActionResult) -> None:
         """Record what came of an action."""
         key = (action, done.outcome)
         self.counts[key] = self.counts.get(key, 0) + 1
         if done.outcome != "done":
             _log.warning("%s by %s: %s: %s", action, actor, done.outcome, done.detail)
-        if actor == OWN and action in ("audit", "scrub") and done.outcome == "done":
+        if actor == SELF and action in ("audit", "scrub") and done.outcome == "done":
             return  # every minute: the events tell what it found
-        await self.record.add(actor, action, done.outcome, done.detail)
+        await self.audit_log.add(actor, action, done.outcome, done.detail)
         if action == "repair" and done.outcome == "done":
             self.feed.add(Event("repair", "warn", f"repair: {done.detail}"))
-        elif actor != OWN:
+        elif actor != SELF:
             tone: Tone = "info" if done.outcome == "done" else "warn"
             self.feed.add(Event("action", tone, f"{actor}: {action}: {done.detail}"))
 
@@ -372,7 +369,7 @@ def _name_of(action: Action) -> str:
             return "trim"
         case StartAudit(is_deep):
             return "scrub" if is_deep else "audit"
-        case Judge():
+        case CompleteAudit():
             return "judge"
         case Repair():
             return "repair"
