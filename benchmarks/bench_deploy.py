@@ -21,8 +21,7 @@ from typing import Any
 from harness import ROOT, Bench, add_options, rounded, spread, to_options
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from composed import Composed
-from containers import IMAGES, Stack
+from containers import IMAGES, Composed, Stack
 from disturbances import DISTURBANCES, NODES, disturb
 
 PARTS = ("sizes", "starts", "compose", "disturbances")

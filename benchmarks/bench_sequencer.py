@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from cluster_room import FINGERPRINT, opened, put
+from redis_logs import FINGERPRINT, opened, put
 from servers import Server
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position

@@ -30,8 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests/support"), str(Path(__file__).parent)]
 
 import synaptoroute  # noqa: E402
-from http_node import http_node  # noqa: E402
-from http_socket import Wire, on_socket, request  # noqa: E402
+from http_node import (  # noqa: E402
+    Wire,
+    http_node,
+    on_socket,
+    request,
+)
 from synaptoroute.encoder import Encoder  # noqa: E402
 from tables import table  # noqa: E402
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from needs import require, require_valkey
 from servers import Server
-from threads import left_running
+from watchdogs import left_running
 
 TESTS = Path(__file__).parent
 FOLDERS = frozenset(

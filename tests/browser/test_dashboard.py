@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from dashboard_fleet import Fleet, ask, put, wait_ready
-from node_process import NodeProcess
+from processes import NodeProcess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from dashboard_fleet import Fleet, put
-from house import ROOT
-from second_model import second_model
+from encoders import second_model
+from repository import ROOT
 from synaptoroute.server.documents import load_routes_file
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]

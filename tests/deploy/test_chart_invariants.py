@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charts import CHART, CI_VALUES, environment, named, pick, pods, render
-from house import ROOT
+from repository import ROOT
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 from synaptoroute_coordinator.config import ENV_PREFIX as COORDINATOR_PREFIX
 from synaptoroute_coordinator.config import CoordinatorConfig

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import CHART, HELMS, refusal, run_helm
-from house import ROOT
+from charts import CHART, HELMS, merged, refusal, rules, run_helm, together
 from needs import lacking
-from schema_rules import merged, rules, together
+from repository import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
 import values_table

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from composed import Composed
-from containers import IMAGES, require_images, wait_until
+from containers import IMAGES, Composed, assert_contained, require_images, wait_until
 from needs import require
-from privileges import assert_contained
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 

@@ -13,12 +13,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from containers import IMAGES, Stack, require_images, wait_until
+from containers import IMAGES, Stack, assert_contained, require_images, wait_until
 from disturbances import DISTURBANCES, NODES, Disturbance, Load, disturb
-from privileges import assert_contained
-from shipped import alerts, dashboard_expressions
-from static_tables import texts_about, things
-from watching import ask, query, start_prometheus, without_limit
+from encoders import texts_about, things
+from monitoring import alerts, ask, dashboard_expressions, query, start_prometheus, without_limit
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from charts import pick, render
-from house import ROOT
 from metric_names import exposition, series
+from monitoring import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
 from needs import lacking, require
-from shipped import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
+from repository import ROOT
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute_coordinator.config import CoordinatorConfig

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from encoders import distilled, other_table, questions, things
 from followers import joined, peers
 from routers import stream, until
 from servers import Server
-from static_tables import distilled, other_table, questions, things
 from synaptoroute.cascade import StaticTable
 from synaptoroute.config import EngineConfig
 from synaptoroute.models import Match, Route

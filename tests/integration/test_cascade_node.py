@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from node_process import NodeProcess
-from static_tables import distilled, questions, things
+from encoders import distilled, questions, things
+from processes import NodeProcess
 from synaptoroute.cascade import load_table, save_table, table_file
 from synaptoroute.encoder import DEFAULT_MODEL
 

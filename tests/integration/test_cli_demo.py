@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from house import QUERIES, ROOT
+from repository import QUERIES, ROOT
 from synaptoroute.cli.exit_codes import ExitCode
 
 pytestmark = pytest.mark.integration

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from house import QUERIES, ROOT, ROUTES
+from repository import QUERIES, ROOT, ROUTES
 from synaptoroute.cli.app import app
 from synaptoroute.cli.exit_codes import ExitCode
 from synaptoroute.cli.processes import NodeProcess, free_port

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from cluster_room import FINGERPRINT, Author, opened, put
+from redis_logs import FINGERPRINT, Author, opened, put
 from servers import Server
 from synaptoroute.core.codec import digest_of
 from synaptoroute.core.digest import next_chain

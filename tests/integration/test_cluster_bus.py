@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from cluster_room import WAIT_SECONDS, opened, put, until
 from fault_proxy import Fault, FaultProxy
+from redis_logs import WAIT_SECONDS, opened, put, until
 from servers import Server
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import SequencerUnavailable

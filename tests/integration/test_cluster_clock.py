@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import opened, put, report
 from conftest import StartServer
+from redis_logs import opened, put, report
 from servers import Server
 from synaptoroute.core.mutation import Position
 from synaptoroute.sequencer.lease import Held

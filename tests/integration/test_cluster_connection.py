@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import opened, put
 from needs import require
-from sentinels import watching
-from servers import Server, free_port
+from redis_logs import opened, put
+from servers import Server, free_port, watching
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from cluster_room import DIM, FINGERPRINT, opened, put, report
+from redis_logs import DIM, FINGERPRINT, opened, put, report
 from servers import Server
 from synaptoroute.core.mutation import CHAIN_START, Position, Revision
 from synaptoroute.errors import ConfigError

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from cluster_room import FINGERPRINT, opened, put, restart
 from fault_proxy import Fault, FaultProxy
+from redis_logs import FINGERPRINT, opened, put, restart
 from servers import Server
 from synaptoroute.core.mutation import Entry, Position, Revision
 from synaptoroute.errors import SequencerUnavailable

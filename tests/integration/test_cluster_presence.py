@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_room import opened, put, report
+from redis_logs import opened, put, report
 from servers import Server
 from synaptoroute.core.mutation import Position
 from synaptoroute.sequencer.append_errors import Reason

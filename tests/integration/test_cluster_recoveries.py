@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster_room import DIM, FINGERPRINT, join, opened, put, report, restart
+from redis_logs import DIM, FINGERPRINT, join, opened, put, report, restart
 from servers import Server
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide

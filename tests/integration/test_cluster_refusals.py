@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from cluster_room import FINGERPRINT, join, opened, put
+from redis_logs import FINGERPRINT, join, opened, put
 from servers import Server
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.errors import EncoderMismatch, SequencerUnavailable

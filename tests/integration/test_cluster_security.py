@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import DIM, FINGERPRINT, Author, opened, put, report, restart, until
+from redis_logs import DIM, FINGERPRINT, Author, opened, put, report, restart, until
 from servers import Server
 from synaptoroute.core.mutation import Ballot, Entry, Position, Revision
 from synaptoroute.core.recovery import Cause, Decision, decide

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import join, opened, put, report
-from coordinator_process import CoordinatorProcess
+from processes import CoordinatorProcess
+from redis_logs import join, opened, put, report
 from servers import Server
 from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import Audit, ImportAbort, Position

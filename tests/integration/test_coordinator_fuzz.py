@@ -15,10 +15,9 @@ import pytest
 import schemathesis
 from schemathesis import GenerationMode
 
-from coordinator_process import CoordinatorProcess
 from fuzzing import MODES, fuzz
 from needs import require_valkey
-from node_process import NodeProcess
+from processes import CoordinatorProcess, NodeProcess
 from servers import Server, free_port
 from synaptoroute.web.keys import key_line, make_key
 from synaptoroute_coordinator.app.app import create_app

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster_room import WAIT_SECONDS, report
 from followers import Peer, Peers, mute_log, peers, put, route, until
+from redis_logs import WAIT_SECONDS, report
 from servers import Server
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal

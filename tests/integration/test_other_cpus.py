@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from house import SOURCE_ROOTS
 from needs import require
+from repository import SOURCE_ROOTS
 from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder
 

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from fault_proxy import Fault, FaultProxy
-from followers import Peers, route, until
-from recoveries import (
+from followers import (
     META,
+    Peers,
     assert_held,
     exchangeable,
     lead_to,
     numbered,
+    route,
     stored,
+    until,
     voters_with_routes,
     write_again,
     write_quorum,

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from fault_proxy import Fault, FaultProxy
-from followers import Peer, Peers, mute_log, route, until
-from recoveries import assert_held, write_again, write_quorum
+from followers import Peer, Peers, assert_held, mute_log, route, until, write_again, write_quorum
 from servers import Server
 from synaptoroute.core.imports import generation_id
 from synaptoroute.core.mutation import Proposal, SwitchEncoder

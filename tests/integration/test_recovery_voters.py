@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from followers import peers, route, until
-from recoveries import (
+from followers import (
     META,
     assert_held,
     leave_one,
     numbered,
+    peers,
+    route,
+    until,
     voters_with_routes,
     write_again,
     write_quorum,

@@ -15,7 +15,7 @@ import schemathesis
 from schemathesis import GenerationMode
 
 from fuzzing import MODES, fuzz
-from node_process import NodeProcess
+from processes import NodeProcess
 from synaptoroute.config import NodeConfig
 from synaptoroute.server import create_app
 

@@ -18,7 +18,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from node_process import NodeProcess
+from processes import NodeProcess
 from synaptoroute.web.keys import key_line, make_key
 
 pytestmark = pytest.mark.integration

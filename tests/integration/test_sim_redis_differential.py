@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster_room import report
+from redis_logs import report
 from servers import Server
 from sim.answers import held_of, kind_of, label_of, shown, shown_log_check, shown_read
 from sim.model_server import ModelServer

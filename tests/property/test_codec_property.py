@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forged import fields_of, frame_of, frame_of_fields
-from replicas import EMPTY, Shadow, fresh, log_of, replay
+from replicas import EMPTY, Shadow, fields_of, frame_of, frame_of_fields, fresh, log_of, replay
 from strategies import EPOCH_OPENINGS, MUTATIONS, NAMES, proposals
 from synaptoroute.core.codec import (
     FRAME_BYTES_MAX,

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from house import ROOT
 from needs import lacking
+from repository import ROOT
 from servers import ServerFailed as BucketFailed
 from servers import free_port
 

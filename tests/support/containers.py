@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -16,13 +17,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any
 
 import httpx
 import pytest
 
-from house import ROOT
-from needs import lacking
+from needs import lacking, require
+from repository import ROOT
+from servers import free_port
 
 IMAGES = {
     name: os.environ.get(f"{name.upper()}_IMAGE", f"synaptoroute-{name}:test")
@@ -348,3 +351,166 @@ class Stack:
             if volume.name.startswith(f"{self._name}-"):
                 volume.remove(force=True)
         self._client.close()
+
+
+UP_SECONDS_MAX = 300
+ROUTED_SECONDS_MAX = 180.0
+QUESTION = "I want my money back"
+
+
+@dataclass
+class Composed:
+    """One `docker-compose up`; ends with everything that it made.
+
+    Attributes:
+        name: The project's name, which all it makes carries.
+        door: URL of HAProxy, for clients.
+        fleet_door: URL of HAProxy, for operators.
+    """
+
+    name: str = field(default_factory=lambda: f"sr{uuid.uuid4().hex[:8]}")
+    door: str = ""
+    fleet_door: str = ""
+    _environment: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Composed:
+        ports = {"PORT": str(free_port()), "FLEET_PORT": str(free_port())}
+        images = {f"{name.upper()}_IMAGE": image for name, image in IMAGES.items()}
+        self._environment = {**os.environ, **images, **ports}
+        self.door = f"http://127.0.0.1:{ports['PORT']}"
+        self.fleet_door = f"http://127.0.0.1:{ports['FLEET_PORT']}"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.run("down", "--volumes", "--timeout", "5")
+
+    def run(self, *words: str) -> str:
+        """Run the tool; gives what it prints, raises with what it says."""
+        command = [str(require("docker-compose")), "--project-name", self.name, *words]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=UP_SECONDS_MAX,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(done.stdout + done.stderr)
+        return done.stdout
+
+    def up(self, *words: str) -> float:
+        """Bring it up; give the seconds until a query through the door was routed."""
+        began = time.monotonic()
+        self.run("up", "--detach", "--no-build", *words)
+        wait_until(
+            "a query through the door is routed",
+            lambda: self.route() is not None,
+            ROUTED_SECONDS_MAX,
+        )
+        return time.monotonic() - began
+
+    def route(self) -> str | None:
+        """Where the door routes a question of the example routes; None for nowhere."""
+        try:
+            answer = httpx.post(f"{self.door}/v1/query", json={"text": QUESTION}, timeout=10.0)
+        except httpx.HTTPError:
+            return None
+        found: str | None = answer.json()["route"] if answer.is_success else None
+        return found
+
+    def live_count(self) -> int:
+        """How many nodes the cluster counts as live."""
+        try:
+            answer = httpx.get(f"{self.door}/v1/cluster", timeout=10.0)
+        except httpx.HTTPError:
+            return 0
+        nodes = answer.json().get("nodes", []) if answer.is_success else []
+        return sum(1 for each in nodes if each["is_live"])
+
+    def containers(self) -> list[Any]:
+        """Every container that it made."""
+        import docker
+
+        client = docker.from_env()
+        try:
+            found = {"label": f"com.docker.compose.project={self.name}"}
+            return list(client.containers.list(all=True, filters=found))
+        finally:
+            client.close()
+
+
+_LOOK = r"""
+echo user $(id -u)
+echo group $(id -g)
+grep -E '^(CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp):' /proc/self/status | tr -d :
+for place in / /usr /etc /opt /bin; do
+  if touch $place/written-by-a-test 2>/dev/null; then echo written $place; fi
+done
+grep -E '^[^ ]+ / ' /proc/mounts | tail -n 1 | cut -d' ' -f4 | cut -d, -f1 | sed 's/^/root /'
+"""
+
+
+@dataclass(frozen=True)
+class Privileges:
+    """What was found.
+
+    Attributes:
+        user: Number of the user that the first process runs as.
+        group: Number of its group.
+        capabilities: Every set of the kernel's that is not empty, by its name.
+        root: How the root is mounted: ``ro`` or ``rw``.
+        written: Places outside its volumes where a file could be made.
+        may_gain: Whether a program may have more rights than who starts it.
+        is_filtered: Whether system calls are filtered.
+    """
+
+    user: int
+    group: int
+    capabilities: dict[str, str]
+    root: str
+    written: tuple[str, ...]
+    may_gain: bool
+    is_filtered: bool
+
+
+def look(container: Any) -> Privileges:
+    """Look from inside."""
+    code, out = container.exec_run(["sh", "-c", _LOOK])
+    assert code == 0, out
+    pairs = [line.split() for line in out.decode().splitlines()]
+    told = {name: value for name, value in pairs if name != "written"}
+    sets = {name: value for name, value in told.items() if name.startswith("Cap")}
+    assert len(sets) == 5, out
+    return Privileges(
+        user=int(told["user"]),
+        group=int(told["group"]),
+        capabilities={name: value for name, value in sets.items() if int(value, 16)},
+        root=told["root"],
+        written=tuple(value for name, value in pairs if name == "written"),
+        may_gain=told["NoNewPrivs"] != "1",
+        is_filtered=told["Seccomp"] == "2",
+    )
+
+
+def assert_contained(container: Any) -> Privileges:
+    """Not root, nothing to write on, no capability, nothing to gain, system calls filtered.
+
+    The user is asked of a new process in the container and of the engine: a number in both.
+    """
+    found = look(container)
+
+    assert 0 < found.user, container.name
+    assert {} == found.capabilities, container.name
+    assert "ro" == found.root, container.name
+    assert () == found.written, container.name
+    assert not found.may_gain, container.name
+    assert found.is_filtered, container.name
+    assert container.attrs["Config"]["User"].partition(":")[0].isdecimal(), container.name
+    return found

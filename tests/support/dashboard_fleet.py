@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx
 
-from coordinator_process import CoordinatorProcess
 from needs import require_valkey
-from node_process import NodeProcess
+from processes import CoordinatorProcess, NodeProcess
 from servers import Server, free_port
 
 NAMES = {"node-0", "node-1", "node-2"}

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from containers import Stack, wait_until
-from house import ROOT
+from repository import ROOT
 
 sys.path.insert(0, str(ROOT / "deploy"))
 from load import Load

@@ -1,15 +1,26 @@
-"""Histories for storage tests: real proposals through the real replica."""
+"""Histories and databases for storage tests: real proposals through the real replica."""
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Mutation, Proposal, PutRoute
+from synaptoroute.core.mutation import (
+    DeleteRoute,
+    ImportBegin,
+    ImportChunk,
+    Mutation,
+    OpenEpoch,
+    Proposal,
+    PutRoute,
+)
 from synaptoroute.core.replica import Replica, Source, make_entry
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.storage import SQLiteStorage, Stored
@@ -73,3 +84,46 @@ def commit_all(storage: SQLiteStorage, groups: Sequence[list[Commit]]) -> None:
     """Commit groups in order."""
     for group in groups:
         storage.commit(group)
+
+
+# Another encoder than that of the histories.
+NEXT = "b" * 64
+NEXT_DIM = 12
+
+
+def opened(path: Path, fingerprint: str = FINGERPRINT, dim: int = DIM) -> SQLiteStorage:
+    """A database that is open; whoever asked closes it."""
+    storage = SQLiteStorage(path)
+    storage.open(fingerprint=fingerprint, dim=dim)
+    return storage
+
+
+def boot(path: Path) -> Stored:
+    """Open and close, and say what was found."""
+    storage = SQLiteStorage(path)
+    stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
+    storage.close()
+    return stored
+
+
+def commit(path: Path, history: History, *mutations: Mutation) -> None:
+    """Go on with a database without touching its checkpoint."""
+    storage = opened(path)
+    storage.commit(history.write(*mutations))
+    storage.close()
+
+
+def rot(path: Path) -> None:
+    """Change a vector on the disk as no writer would."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE slot SET vector = zeroblob(32) WHERE slot = 7")
+        raw.commit()
+
+
+def rich_history(storage: SQLiteStorage) -> History:
+    """A state that uses every table."""
+    history = History()
+    storage.commit(history.write(OpenEpoch("e1", 0, ("n1",), FINGERPRINT, DIM)))
+    storage.commit(history.write(put("a", 30), put("b", 5, 1), DeleteRoute("b"), put("c", 2, 2)))
+    storage.commit(history.write(ImportBegin("i"), ImportChunk("i", 0, (put("d", 2, 3),))))
+    return history

@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import httpx
 
 from checkers import History, Version, Write, dump_of, op_log_of, violations
-from fault_proxy import Fault, FaultProxy
-from network import Network
+from fault_proxy import Fault, FaultProxy, Network
 from servers import Server
 from synaptoroute.cli.processes import NodeProcess, free_port
 from synaptoroute.cluster import RedisLog

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from house import ROOT
+from repository import ROOT
 
 REVISION = "25dde48"
 """The last commit of the release before."""

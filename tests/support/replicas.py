@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 from strategies import CAPACITY_SLOTS, DIM
 from synaptoroute.core.change import Change, Commit
-from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.codec import HEADER_BYTES, encode_proposal
 from synaptoroute.core.digest import (
     BUCKET_COUNT,
     chunk_hash,
@@ -25,6 +28,7 @@ from synaptoroute.core.mutation import (
     Position,
     Proposal,
     PutRoute,
+    Revision,
     Settings,
 )
 from synaptoroute.core.replica import Ignored, Replica, make_entry
@@ -192,3 +196,83 @@ def ignored(replica: Replica, entry: Entry, *args: Any) -> Ignored | None:
     assert () == step.commits
     assert before == full_state(replica)
     return step.ignored
+
+
+def vector(x: float = 0) -> bytes:
+    """A row of two dimensions."""
+    return struct.pack("<2f", x, 1)
+
+
+def route(name: str, *texts: str, x: float = 0, **fields: Any) -> PutRoute:
+    """A whole route whose rows are alike."""
+    return PutRoute(name, texts, (vector(x),) * len(texts), **fields)
+
+
+class World:
+    """A table, its seq, and the rows that its changes left in a database."""
+
+    def __init__(self, capacity_slots: int = 12) -> None:
+        self.table = RouteTable(Settings(capacity_slots=capacity_slots), dim=2)
+        self.shadow = Shadow()
+        self.seq = 0
+
+    def do(self, mutation: Mutation, **conditions: Any) -> Change:
+        """Apply one mutation; a rejected or unchanged one must change nothing."""
+        self.seq += 1
+        before = table_state(self.table)
+        change = self.table.apply(proposal(mutation, self.seq, **conditions), self.at)
+        self.shadow.carry_out(change)
+        self.shadow.check(self.table)
+        if change.outcome.status != "applied":
+            assert before == table_state(self.table)
+            assert Change(change.outcome) == change
+        return change
+
+    @property
+    def at(self) -> Revision:
+        """Place of the newest mutation."""
+        return Revision(1, self.seq)
+
+    def code(self, mutation: Mutation, **conditions: Any) -> str | None:
+        """Code of the rejection."""
+        return self.do(mutation, **conditions).outcome.code
+
+    def slots(self, name: str) -> tuple[int, ...]:
+        """Slots of a route."""
+        return self.table.routes[name].slots
+
+
+def frame_of(payload: bytes, kind: int = 1, level: int = 1, flags: int = 0) -> bytes:
+    """A sound header before any payload."""
+    head = struct.pack(
+        "<2sBBHHI16s16s32s",
+        b"SR",
+        1,
+        kind,
+        level,
+        flags,
+        len(payload),
+        b"\x01" * 16,
+        b"\x00" * 16,
+        sha256(payload).digest(),
+    )
+    return head + struct.pack("<I", zlib.crc32(head)) + payload
+
+
+def frame_of_text(text: str | bytes, vectors: bytes = b"", kind: int = 1) -> bytes:
+    """A sound frame around any text where JSON belongs."""
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return frame_of(struct.pack("<I", len(raw)) + raw + vectors, kind)
+
+
+def frame_of_fields(fields: Any, vectors: bytes = b"", kind: int = 1) -> bytes:
+    """A sound frame around any fields, written as ours are."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return frame_of_text(text, vectors, kind)
+
+
+def fields_of(frame: bytes) -> tuple[Any, bytes]:
+    """Fields and vectors of a frame of ours."""
+    payload = frame[HEADER_BYTES:]
+    (size,) = struct.unpack_from("<I", payload)
+    return json.loads(payload[4 : 4 + size]), payload[4 + size :]

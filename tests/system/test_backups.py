@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bucket_server import KEY_ID, SECRET, BucketServer
-from coordinator_process import CoordinatorProcess
 from node_cluster import Cluster, StartCluster, cluster_on
+from processes import CoordinatorProcess
 from servers import Server
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator_process import CoordinatorProcess
 from node_cluster import StartCluster
+from processes import CoordinatorProcess
 
 AWAY_SECONDS = float(os.environ.get("SYNAPTOROUTE_AWAY_SECONDS", "12"))
 LOG_BYTES_MAX = 268_435_456

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from coordinator_process import CoordinatorProcess
 from node_cluster import Cluster, StartCluster, until
+from processes import CoordinatorProcess
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 

@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from coordinator_process import CoordinatorProcess
+from encoders import second_model
 from node_cluster import Cluster, StartCluster, until
-from second_model import second_model
+from processes import CoordinatorProcess
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from node_cluster import Cluster, Member, StartCluster
-from node_process import NodeProcess
 from previous_release import previous_release, unpack_previous_release
+from processes import NodeProcess
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 

@@ -17,8 +17,7 @@ from chaos.clients import Clients, revision_of
 from chaos.judge import Judge
 from chaos.storm import make_server
 from node_cluster import Cluster, cluster_on, until
-from sentinels import Sentinels, watching
-from servers import Server, free_port
+from servers import Sentinels, Server, free_port, watching
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 CALM_SECONDS = 2.0

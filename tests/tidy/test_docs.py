@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from house import ROOT, files, name_of
+from repository import ROOT, files, name_of
 from synaptoroute.config import NodeConfig
 
 pytestmark = pytest.mark.tidy

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from house import ROOT
+from repository import ROOT
 from synaptoroute.core.mutation import AGGREGATIONS
 from synaptoroute.models import QUERY_BYTES_MAX, Route, check_text
 

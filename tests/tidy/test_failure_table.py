@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from house import ROOT
+from repository import ROOT
 from synaptoroute.replication.status import LogState
 
 pytestmark = pytest.mark.tidy

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from house import ROOT
 from metric_names import exposition, families
+from repository import ROOT
 from synaptoroute.config import NodeConfig
 from synaptoroute_coordinator.config import CoordinatorConfig
 

@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import yaml
 
-from house import ROOT, files, name_of
+from repository import ROOT, files, name_of
 
 pytestmark = pytest.mark.tidy
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from house import ROOT, python_files
+from repository import ROOT, python_files
 
 pytestmark = pytest.mark.tidy
 

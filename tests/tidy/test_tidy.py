@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from house import ROOT, SOURCE_ROOTS, files, name_of, python_files, texts
+from repository import ROOT, SOURCE_ROOTS, files, name_of, python_files, texts
 
 pytestmark = pytest.mark.tidy
 

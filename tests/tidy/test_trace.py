@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from house import ROOT
+from repository import ROOT
 
 pytestmark = pytest.mark.tidy
 

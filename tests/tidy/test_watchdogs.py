@@ -11,7 +11,7 @@ from blockbuster import BlockingError
 
 import needs
 from synaptoroute import config
-from threads import left_running
+from watchdogs import left_running
 
 pytestmark = pytest.mark.tidy
 

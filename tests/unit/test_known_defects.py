@@ -16,7 +16,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from house import ROOT, python_files
+from repository import ROOT, python_files
 from routers import HeldEncoder, route, running, until
 from synaptoroute.cli.calibration import Ranked, Thresholds, calibrate
 from synaptoroute.core.change import Commit

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from house import ROOT
+from repository import ROOT
 from synaptoroute.encoder import Encoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleets import DIGEST, fleet, head, policy, seen
+from fleet_views import DIGEST, fleet, head, policy, seen
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.presence import AuditReport, parse_audit_report
 from synaptoroute.sequencer.scripts import NoLog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fleets import DIGEST, fleet, head, policy, seen
+from fleet_views import DIGEST, fleet, head, policy, seen
 from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute_coordinator.fleet import evaluate_audit
 from synaptoroute_coordinator.plan import (

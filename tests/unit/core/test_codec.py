@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from forged import fields_of, frame_of, frame_of_fields, frame_of_text
+from replicas import fields_of, frame_of, frame_of_fields, frame_of_text
 from synaptoroute.core.codec import (
     DIM_MAX,
     FRAME_BYTES_MAX,

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from replicas import proposal, table_state
-from route_tables import World, route, vector
+from replicas import World, proposal, route, table_state, vector
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.mutation import (
     AddUtterances,

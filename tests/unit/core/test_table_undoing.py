@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from replicas import SMALL, proposal, table_state
-from route_tables import World, route, vector
+from replicas import SMALL, World, proposal, route, table_state, vector
 from synaptoroute.core.mutation import (
     AddUtterances,
     DeleteRoute,

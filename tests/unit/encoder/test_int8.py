@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drawn_texts import text_of
+from encoders import text_of
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import (
     Encoder,

@@ -11,8 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from http_node import HttpNode, http_node, logged, overloaded
-from http_socket import Wire, on_socket, request
+from http_node import HttpNode, Wire, http_node, logged, on_socket, overloaded, request
 from routers import HeldEncoder
 from synaptoroute.errors import Overloaded
 from synaptoroute.web.keys import key_line, make_key

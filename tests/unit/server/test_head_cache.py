@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from http_node import HttpNode, http_node, overloaded
-from http_socket import Wire, on_socket, request
+from http_node import HttpNode, Wire, http_node, on_socket, overloaded, request
 
 pytestmark = pytest.mark.unit
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from http_node import HttpNode, http_node, overloaded
-from http_socket import on_socket, seen
+from http_node import HttpNode, http_node, on_socket, overloaded, seen
 from synaptoroute.server.response_cache import BODY_BYTES_KEPT_MAX, AnswerCache, KeptAnswer
 
 pytestmark = pytest.mark.unit

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from databases import boot, commit, opened, rot
-from histories import DIM, FINGERPRINT, History, assert_holds, put
+from histories import DIM, FINGERPRINT, History, assert_holds, boot, commit, opened, put, rot
 from synaptoroute.core.mutation import (
     DeleteRoute,
     ImportBegin,

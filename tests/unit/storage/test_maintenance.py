@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from databases import boot, commit, opened, rot
-from histories import DIM, FINGERPRINT, History, assert_holds, put
+from histories import DIM, FINGERPRINT, History, assert_holds, boot, commit, opened, put, rot
 from synaptoroute.storage import SQLiteStorage, maintenance
 from synaptoroute.storage.checkpoint import checkpoint_of
 from synaptoroute.storage.maintenance import Changes, Keeper

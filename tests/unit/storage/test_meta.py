@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from databases import opened
-from histories import DIM, FINGERPRINT, History, assert_holds, put
+from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
 from synaptoroute.core.mutation import Calibrate, Position, PutSettings, Settings
 from synaptoroute.storage.connection import PAGE_BYTES, connect_writer, transaction
 from synaptoroute.storage.loader import read_meta

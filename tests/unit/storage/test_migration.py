@@ -9,8 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from databases import NEXT, NEXT_DIM, opened, rich_history
-from histories import DIM, FINGERPRINT, History, assert_holds, held_vectors, put, vector
+from histories import (
+    DIM,
+    FINGERPRINT,
+    NEXT,
+    NEXT_DIM,
+    History,
+    assert_holds,
+    held_vectors,
+    opened,
+    put,
+    rich_history,
+    vector,
+)
 from synaptoroute.core.mutation import DeleteRoute
 from synaptoroute.errors import ConfigError, InvalidVector, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from databases import opened
-from histories import DIM, FINGERPRINT, History, assert_holds, put
+from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
 from synaptoroute.errors import SchemaTooNew, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, schema
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from databases import NEXT, opened, rich_history
-from histories import DIM, FINGERPRINT, History, assert_holds, put
+from histories import DIM, FINGERPRINT, NEXT, History, assert_holds, opened, put, rich_history
 from synaptoroute.errors import EncoderMismatch, StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, install
 

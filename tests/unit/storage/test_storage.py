@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from databases import opened
-from histories import DIM, FINGERPRINT, History, assert_holds, put, vector
+from histories import DIM, FINGERPRINT, History, assert_holds, opened, put, vector
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.mutation import (
     AddUtterances,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from route_sets import unit_rows
+from route_sets import DIM, Node, arrays, put, unit_rows
 from synaptoroute.core.change import Change
 from synaptoroute.core.mutation import (
     ImportBegin,
@@ -16,7 +16,6 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.tensor.chunked_array import Slots
-from tensor_nodes import DIM, Node, arrays, put
 
 pytestmark = pytest.mark.unit
 

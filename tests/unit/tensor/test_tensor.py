@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from naive_scoring import naive_centroid
-from route_sets import START, loaded, record, unit_rows
+from route_sets import DIM, START, Node, arrays, loaded, put, record, row, unit_rows
 from synaptoroute.core.mutation import (
     AddUtterances,
     DeleteRoute,
@@ -22,7 +22,6 @@ from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.blocks import BLOCK_SLOTS, order_by_route, plan_folds, runs_by_route
 from synaptoroute.tensor.quantized import ADVANCE_ROWS
-from tensor_nodes import DIM, Node, arrays, put, row
 
 pytestmark = pytest.mark.unit
 

@@ -1,4 +1,4 @@
-"""Where the house keeps its files: what the tidy tests look at, and the examples."""
+"""The files of this repository."""
 
 from __future__ import annotations
 

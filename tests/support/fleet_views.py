@@ -1,4 +1,4 @@
-"""What tests of the coordinator share: views made of few words."""
+"""Views of a fleet for tests of the coordinator."""
 
 from __future__ import annotations
 

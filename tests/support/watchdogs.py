@@ -1,4 +1,4 @@
-"""Threads that outlive the test that started them: they would act inside the next one."""
+"""Finds threads that outlive the test that started them."""
 
 from __future__ import annotations
 

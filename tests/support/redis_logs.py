@@ -1,4 +1,4 @@
-"""What the tests of the room ``cluster`` share: proposals, a founded log, a replica beside it."""
+"""A founded log on a real server, with proposals and reports for it."""
 
 from __future__ import annotations
 

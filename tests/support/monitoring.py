@@ -1,4 +1,4 @@
-"""A real Prometheus beside a cluster of containers, with the configuration that is shipped."""
+"""The shipped alerts and dashboard, and a real Prometheus beside a cluster of containers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ import re
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from containers import Plan, Stack
-from house import ROOT
 from needs import require
+from repository import ROOT
+
+DEPLOY = ROOT / "deploy"
+ALERTS = DEPLOY / "prometheus/alerts.yml"
+DASHBOARD = DEPLOY / "grafana/dashboards/synaptoroute.json"
+
+
+def alerts() -> list[dict[str, Any]]:
+    """Every rule of the shipped file."""
+    rules = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
+def dashboard_expressions() -> list[str]:
+    """What the panels of the dashboard ask."""
+    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
 
 _URL = "http://127.0.0.1:9090/api/v1/"
 _VARIABLES = {"$cluster": ".*", "$__rate_interval": "30s"}
