@@ -32,7 +32,7 @@ MAY_BLOCK = (
         "synaptoroute/router/router.py",
         {"_engine", "add_route", "add_utterances", "delete_route", "query", "close"},
     ),
-    ("synaptoroute/storage/file.py", {"__init__"}),
+    ("synaptoroute/storage/sqlite.py", {"__init__"}),
     ("synaptoroute/encoder/onnx_encoder.py", {"__init__"}),
 )
 

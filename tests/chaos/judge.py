@@ -18,7 +18,7 @@ from sim.checks import convergence, durability, once, order, sessions
 from sim.checks.prefix import PrefixCheck
 from sim.history import History
 from synaptoroute.core.mutation import Position, Revision
-from synaptoroute.storage.outcomes import load_outcome
+from synaptoroute.storage.records import load_outcome
 
 OVERLAP_ENTRIES = 200
 """So many entries before the last checkpoint are compared again."""

@@ -116,7 +116,7 @@ async def diverge(found: Peers, slot: int) -> None:
         table._disown(slot, row.row_hash)
         table._own(slot, hashed)
         write = SlotWrite(slot, row.route_id, row.utterance, vector, hashed)
-        engine.adopt(engine.storage.mend([write], table.digest.hex()))
+        engine.adopt(engine.storage.repair_rows([write], table.digest.hex()))
 
     await asyncio.wrap_future(engine.settled(alter))
     found[0].follower.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from synaptoroute.storage.checkpoint import checkpoint_of
 
 pytestmark = pytest.mark.integration
 
+SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = 30
 CHECKPOINTS = """
 import sys
@@ -51,8 +53,8 @@ def run_until_killed(script: str, arguments: list[str], after_seconds: float) ->
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1] / "support",
-        env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        cwd=SUPPORT,
+        env={"PYTHONPATH": os.pathsep.join((str(SUPPORT), os.environ.get("PYTHONPATH", "")))},
     )
     assert process.stdout is not None
     with process.stdout as output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from synaptoroute.storage import SQLiteStorage, Stored
 
 pytestmark = pytest.mark.integration
 
+SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = 25
 WRITER = """
 import sys
@@ -48,8 +50,8 @@ def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict
         [sys.executable, "-c", WRITER, str(path), synchronous],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1] / "support",
-        env={"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        cwd=SUPPORT,
+        env={"PYTHONPATH": os.pathsep.join((str(SUPPORT), os.environ.get("PYTHONPATH", "")))},
     )
     assert process.stdout is not None
     with process.stdout as output:

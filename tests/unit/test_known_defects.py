@@ -72,13 +72,12 @@ async def test_d14_failed_write_leaves_no_transaction_for_the_next_to_commit(
     storage = SQLiteStorage(path)
     async with running(storage=storage) as router:
         await router.aput_route(route("kept"))
-        assert storage._writer is not None
-        (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
-        storage._writer.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = storage._opened().writer.execute("PRAGMA page_count").fetchone()
+        storage._opened().writer.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StorageUnavailable):
             await router.aput_route(route("half", *(f"words {n}" for n in range(900))))
-        in_transaction = storage._writer.in_transaction
-        storage._writer.execute(f"PRAGMA max_page_count = {1 << 30}")
+        in_transaction = storage._opened().writer.in_transaction
+        storage._opened().writer.execute(f"PRAGMA max_page_count = {1 << 30}")
         await router.aput_route(route("next"))
     async with running(path) as again:
         names = [each.name for each in (await again.alist_routes()).routes]

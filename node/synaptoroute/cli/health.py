@@ -223,7 +223,7 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, Finding]:
 def check_database(path: Path, encoder: tuple[str, int] | None) -> Finding:
     """The whole file, read only: pages, rows, digest, and whose vectors it holds."""
     from synaptoroute.cli.migration import stored_encoder
-    from synaptoroute.storage.corruption import Damaged
+    from synaptoroute.storage.corruption import CorruptFile
     from synaptoroute.storage.loader import OPENVINO_FINGERPRINT, load
 
     if not path.exists():
@@ -231,11 +231,11 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> Finding:
     try:
         stored = load(path)
         stored_by = stored_encoder(path)
-    except Damaged as damage:
+    except CorruptFile as corrupt:
         return Finding(
             "database",
             "fail",
-            f"{path} is damaged: {damage.reason}",
+            f"{path} is damaged: {corrupt.reason}",
             "restore a copy; a node that opens it moves it aside",
         )
     except SynaptoRouteError as error:

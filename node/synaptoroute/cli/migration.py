@@ -76,12 +76,12 @@ def migrate_database(
         former, dim = stored_encoder(path)
         if (former, dim) == (encoder.fingerprint, encoder.dim):
             return Migration(former, former, len(before.slots))
-        begun = storage.begin_generation(encoder.fingerprint, encoder.dim)
+        begun = storage.re_embedding.begin(encoder.fingerprint, encoder.dim)
         step(begun.done_slots)
         for rows in _encoded(storage, encoder):
-            storage.put_encoded(rows)
+            storage.re_embedding.put(rows)
             step(len(rows))
-        _compare(before, storage.finish_generation())
+        _compare(before, storage.re_embedding.finish())
     finally:
         storage.close()
     _read_back(path, encoder)
@@ -98,7 +98,7 @@ def stored_encoder(path: Path) -> tuple[str, int]:
 def _encoded(storage: SQLiteStorage, encoder: TextEncoder) -> Iterator[list[tuple[int, bytes]]]:
     """Give what is still to be done, a transaction's worth at a time."""
     with _lanes(encoder) as encode:
-        while rows := storage.unencoded(ROWS_AT_ONCE):
+        while rows := storage.re_embedding.missing(ROWS_AT_ONCE):
             vectors = encode([text for _, text in rows])
             yield [
                 (slot, vector.tobytes()) for (slot, _), vector in zip(rows, vectors, strict=True)

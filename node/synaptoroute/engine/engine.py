@@ -38,7 +38,7 @@ from synaptoroute.serving.query import Query
 from synaptoroute.serving.queue import Batcher
 from synaptoroute.serving.scorer import Published, Scorer
 from synaptoroute.serving.unmatched import Unmatched
-from synaptoroute.storage import SQLiteStorage, Stored, collector_at_rest
+from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
 
 ResultT = TypeVar("ResultT")
@@ -88,8 +88,10 @@ class Engine:
     def _boot(self, encoder: TextEncoder, node_name: str) -> tuple[Applier, Scorer]:
         """Read the database into a replica and a tensor, with whichever encoder it is of."""
         fingerprint, spares = encoder.fingerprint, self.encodings.known
-        with collector_at_rest():
-            stored = self.storage.open(fingerprint=fingerprint, dim=encoder.dim, spares=spares)
+        with gc_paused():
+            stored = self.storage.open(
+                fingerprint=fingerprint, dim=encoder.dim, standby_encoders=spares
+            )
             try:
                 return self._wire(stored, node_name)
             except BaseException:
@@ -139,7 +141,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the threads."""
-        self.storage.keep()
+        self.storage.start_maintenance()
         self.scorer.start()
         self.applier.start()
         self._lanes.start()

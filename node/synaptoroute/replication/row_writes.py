@@ -36,7 +36,7 @@ def mend(engine: Engine, rows: Sequence[SlotWrite], at: Position, digest: str) -
             if replica.position != at:
                 raise NotReady("the state changed while rows were compared")
             _check(table, rows, digest)
-        stored = engine.storage.mend(rows, replica.digest if is_own else digest)
+        stored = engine.storage.repair_rows(rows, replica.digest if is_own else digest)
         engine.adopt(stored)
 
     return engine.applier.call(task)

@@ -1,13 +1,13 @@
-"""The checkpoint: verified rows beside the database, in the shape a boot wants them.
+"""The checkpoint: a copy of verified rows beside the database that makes a boot fast.
 
-It is a cache and never a truth.  A row in it counts only where the database's digest,
-or the row hash in the database, says that this is the row; so it may be of any
-position, even of another history, and rows of different positions may stand side by
-side.  Whatever is torn, flipped, cut or foreign makes it no checkpoint at all.
+It is a cache.  A row of it is used only where the digest or the row hash in the database
+confirms it.  The checkpoint may therefore be of any position, even of another history,
+and its rows may be of different positions.  A file with any defect is ignored.
 
-The file: a header in the first page, float32[n, dim] from the second page on, then what
-the node derived from these rows, then the columns.  The header is written last, under a
-draft's name that only becomes the checkpoint's once all of it is on the disk.
+Layout: a header in the first page, float32[n, dim] from the second page on, then bytes
+that the node derived from these rows, then the columns.  The file is written as a draft
+and renamed once all of it is on the disk.  Sections are summed with XXH3, which is as fast
+as memory (https://xxhash.com), the header with CRC-32.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -25,36 +27,38 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
 from synaptoroute.core.snapshot import Remembered
-from synaptoroute.storage.checkpoint_header import (
-    HASH_BYTES,
-    HEADER_BYTES,
-    NUMBER_BYTES,
-    PAGE_BYTES,
-    Header,
-    encoder_of,
-    sum_of,
-    unpack_header,
-)
-from synaptoroute.storage.outcomes import as_remembered, text_of
-from synaptoroute.storage.quarantine import sibling, sync_folder
-from synaptoroute.storage.rows import Rows, room_for
+from synaptoroute.storage.connection import sibling, sync
+from synaptoroute.storage.records import VECTOR_DTYPE, as_remembered, outcome_text
+from synaptoroute.storage.rows import Rows, allocate_vectors
 
+FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".checkpoint"
 _DRAFT_SUFFIX: Final = ".checkpoint-draft"
+_PAGE_BYTES: Final = 4_096
+_HASH_BYTES: Final = 16
+_NUMBER_BYTES: Final = 8
+_MAGIC: Final = b"SRoute\r\n"
+_HEADER: Final = struct.Struct("<8sIIQQQQQQQQQQQ40s32s")
+_SUM: Final = struct.Struct("<I")
+_HEADER_BYTES: Final = _HEADER.size + _SUM.size
+_COUNT_MAX: Final = 1 << 40
 _SLOT_DTYPE: Final = np.dtype("<i8")
-_HASH_DTYPE: Final = np.dtype(f"V{HASH_BYTES}")
+_HASH_DTYPE: Final = np.dtype(f"V{_HASH_BYTES}")
 _OP_ID_DTYPE: Final = np.dtype(f"V{OP_ID_BYTES}")
 _TEXTS_END: Final = "\0"
-"""Between utterances, none of which can hold it (see ``core.limits``)."""
+"""Separates utterances, none of which can hold it (see ``core.validation``)."""
+
+section_sum = xxh3_64_intdigest
+"""Checksum of a section."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a sound file holds.
+    """The content of a sound file.
 
     Attributes:
         rows: Rows as they stood in the database when they were copied.
@@ -67,10 +71,93 @@ class Checkpoint:
     position: Position
 
 
-class CheckpointReader:
-    """Reads a checkpoint; the vectors come in on a thread of their own meanwhile.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first page: sizes and checksums of the sections."""
 
-    Invariants: after ``close`` the thread is gone and nothing holds the file.
+    dim: int
+    row_count: int
+    derived_bytes: int
+    text_bytes: int
+    outcome_count: int
+    request_hash_bytes: int
+    outcome_bytes: int
+    vectors_sum: int
+    derived_sum: int
+    columns_sum: int
+    position: Position
+    encoder: bytes
+
+    @property
+    def vector_bytes(self) -> int:
+        """Length of the first section."""
+        return self.row_count * self.dim * VECTOR_DTYPE.itemsize
+
+    @property
+    def column_bytes(self) -> int:
+        """Length of the third section."""
+        of_rows = (2 * _NUMBER_BYTES + _HASH_BYTES) * self.row_count
+        of_outcomes = (_NUMBER_BYTES + OP_ID_BYTES + 1) * self.outcome_count
+        texts = self.text_bytes + self.request_hash_bytes + self.outcome_bytes
+        return of_rows + of_outcomes + texts
+
+    @property
+    def columns_at(self) -> int:
+        """Offset of the third section."""
+        return _PAGE_BYTES + self.vector_bytes + self.derived_bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """Length of the file."""
+        return self.columns_at + self.column_bytes
+
+    def pack(self) -> bytes:
+        """The header's bytes, with their own checksum."""
+        packed = _HEADER.pack(
+            _MAGIC,
+            FORMAT_VERSION,
+            self.dim,
+            self.row_count,
+            self.derived_bytes,
+            self.text_bytes,
+            self.outcome_count,
+            self.request_hash_bytes,
+            self.outcome_bytes,
+            self.vectors_sum,
+            self.derived_sum,
+            self.columns_sum,
+            self.position.epoch,
+            self.position.seq,
+            self.position.chain.encode(),
+            self.encoder,
+        )
+        return packed + _SUM.pack(zlib.crc32(packed))
+
+
+def unpack_header(content: bytes) -> Header | None:
+    """Read a header; None if it is not of this format."""
+    packed, total = content[: _HEADER.size], content[_HEADER.size :]
+    if len(total) != _SUM.size or _SUM.unpack(total) != (zlib.crc32(packed),):
+        return None
+    fields: tuple[Any, ...] = _HEADER.unpack(packed)
+    magic, version, dim, *counts = fields[:9]
+    if (magic, version) != (_MAGIC, FORMAT_VERSION) or max(dim, *counts) > _COUNT_MAX:
+        return None
+    *sums, epoch, seq, chain, encoder = fields[9:]
+    position = Position(epoch, seq, chain.decode("ascii"))
+    values: list[Any] = [dim, *counts, *sums, position, encoder]
+    return Header(*values)
+
+
+def encoder_of(fingerprint: str) -> bytes:
+    """The encoder's fingerprint at a fixed length."""
+    return sha256(fingerprint.encode()).digest()
+
+
+class CheckpointReader:
+    """Reads a checkpoint; a thread of its own reads the vectors meanwhile.
+
+    Invariants: after ``__exit__`` the thread has ended and the file is closed.
     """
 
     def __init__(self, path: Path, fingerprint: str, dim: int) -> None:
@@ -89,7 +176,7 @@ class CheckpointReader:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             self._header = self._read_header()
         if self._header is not None:
-            self._vectors = room_for(self._header.row_count, self._dim)
+            self._vectors = allocate_vectors(self._header.row_count, self._dim)
             self._derived = np.empty(self._header.derived_bytes, np.uint8)
             self._thread = threading.Thread(
                 target=self._read_vectors, name="storage-checkpoint-read", daemon=True
@@ -109,28 +196,29 @@ class CheckpointReader:
             os.close(self._descriptor)
 
     def _read_header(self) -> Header | None:
-        header = unpack_header(os.pread(self._descriptor, HEADER_BYTES, 0))
+        header = unpack_header(os.pread(self._descriptor, _HEADER_BYTES, 0))
         if header is None or (header.dim, header.encoder) != (self._dim, self._encoder):
             return None
         is_whole = os.fstat(self._descriptor).st_size == header.file_bytes
         return header if is_whole else None
 
     def _read_vectors(self) -> None:
-        """Read and sum the vectors in few long calls, none of which holds up Python."""
+        """Read and sum the vectors."""
         header = self._header
         assert header is not None
         assert self._vectors is not None
         vectors = self._vectors.reshape(-1).view(np.uint8)
+        # Few long calls: each releases the GIL, so the columns are parsed meanwhile.
         with suppress(OSError):
             self._is_sound = (
-                self._read(vectors, PAGE_BYTES)
-                and self._read(self._derived, PAGE_BYTES + header.vector_bytes)
-                and sum_of(vectors.data) == header.vectors_sum
-                and sum_of(self._derived.data) == header.derived_sum
+                self._read(vectors, _PAGE_BYTES)
+                and self._read(self._derived, _PAGE_BYTES + header.vector_bytes)
+                and section_sum(vectors.data) == header.vectors_sum
+                and section_sum(self._derived.data) == header.derived_sum
             )
 
     def _read(self, into: NDArray[np.uint8], at: int) -> bool:
-        """Fill all of ``into`` from a place of the file on, if there is so much."""
+        """Fill all of ``into`` from an offset; False if the file ends before."""
         done = 0
         while done < len(into):
             read = os.preadv(self._descriptor, [into[done:].data], at + done)
@@ -140,42 +228,42 @@ class CheckpointReader:
         return True
 
     def read_columns(self) -> Checkpoint | None:
-        """Read the columns; None where there is no sound checkpoint.
+        """Read the columns; None if there is no sound checkpoint.
 
-        The vectors of the rows may not be looked at before ``is_sound`` said so.
+        The vectors of the rows are not complete before ``is_sound`` returns True.
         """
         header, vectors = self._header, self._vectors
         if header is None or vectors is None:
             return None
         with suppress(OSError, ValueError, struct.error):
             columns = os.pread(self._descriptor, header.column_bytes, header.columns_at)
-            if sum_of(columns) == header.columns_sum:
+            if section_sum(columns) == header.columns_sum:
                 return _unpack_columns(header, columns, vectors)
         return None
 
     def is_sound(self) -> bool:
-        """Wait for the vectors and say whether they are those that were written."""
+        """Wait for the vectors and return whether they match their checksum."""
         if self._thread is not None:
             self._thread.join()
         return self._is_sound
 
     @property
     def derived(self) -> NDArray[np.uint8] | None:
-        """What was derived from exactly the rows at ``position``; only if ``is_sound``."""
+        """Bytes derived from exactly the rows at ``position``; only if ``is_sound``."""
         return self._derived if len(self._derived) else None
 
 
 def _unpack_columns(
     header: Header, columns: bytes, vectors: NDArray[np.float32]
 ) -> Checkpoint | None:
-    """Cut the third section into its columns."""
+    """Split the third section into its columns."""
     rows, outcomes = header.row_count, header.outcome_count
     sizes_bytes = (
-        NUMBER_BYTES * rows,
-        NUMBER_BYTES * rows,
-        HASH_BYTES * rows,
+        _NUMBER_BYTES * rows,
+        _NUMBER_BYTES * rows,
+        _HASH_BYTES * rows,
         header.text_bytes,
-        NUMBER_BYTES * outcomes,
+        _NUMBER_BYTES * outcomes,
         OP_ID_BYTES * outcomes,
         outcomes,
         header.request_hash_bytes,
@@ -207,15 +295,16 @@ def _unpack_columns(
 
 
 def _cut(joined: bytes, lengths: bytes) -> list[bytes]:
-    """Undo a join of byte strings; nearly always all are of one length."""
-    if lengths.count(HASH_BYTES) == len(lengths):
+    """Undo a join of byte strings."""
+    # Nearly always all have the same length: then no Python loop is needed.
+    if lengths.count(_HASH_BYTES) == len(lengths):
         return [*np.frombuffer(joined, _HASH_DTYPE).tolist()]
     bounds = accumulate(lengths, initial=0)
     return [joined[start:stop] for start, stop in pairwise(bounds)]
 
 
 class CheckpointWriter:
-    """Writes a checkpoint row by row; until ``finish`` the former one stays in place."""
+    """Writes a checkpoint row by row; the former one stays in place until ``finish``."""
 
     def __init__(self, path: Path, fingerprint: str, dim: int) -> None:
         self._path = checkpoint_of(path)
@@ -225,7 +314,7 @@ class CheckpointWriter:
         self._rows: list[tuple[int, int, str, bytes]] = []
         self._vectors_sum = xxh3_64()
         self._file = self._draft.open("wb")
-        self._file.write(bytes(PAGE_BYTES))
+        self._file.write(bytes(_PAGE_BYTES))
 
     def add(self, part: Sequence[Any], vectors: NDArray[np.float32]) -> None:
         """Add verified rows, slots ascending: tuples of the columns of ``slot``."""
@@ -242,17 +331,17 @@ class CheckpointWriter:
         Args:
             remembered: Outcomes inside the idempotency window, in order of seq.
             position: Where they end.
-            derived: What the node derived from the rows at this position, if it did.
+            derived: Bytes that the node derived from the rows at this position.
 
         Raises:
-            OSError: The former checkpoint, if any, is still the one.
+            OSError: The former checkpoint, if any, is still in place.
         """
         slots, route_ids, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         )
         utterances = _TEXTS_END.join(texts).encode()
         request_hashes = b"".join(each.request_hash for each in remembered)
-        outcomes = "\n".join(map(text_of, remembered)).encode()
+        outcomes = "\n".join(map(outcome_text, remembered)).encode()
         columns = b"".join(
             (
                 np.array(slots, _SLOT_DTYPE).tobytes(),
@@ -275,8 +364,8 @@ class CheckpointWriter:
             request_hash_bytes=len(request_hashes),
             outcome_bytes=len(outcomes),
             vectors_sum=self._vectors_sum.intdigest(),
-            derived_sum=sum_of(derived),
-            columns_sum=sum_of(columns),
+            derived_sum=section_sum(derived),
+            columns_sum=section_sum(columns),
             position=position,
             encoder=self._encoder,
         )
@@ -285,7 +374,9 @@ class CheckpointWriter:
         self._put_in_place(header)
 
     def _put_in_place(self, header: Header) -> None:
-        """Sync what was written, then the header, then the name."""
+        """Sync the sections, then the header, then the name."""
+        # The header counts as the commit mark: written before the sections are on the
+        # disk, it could describe bytes that a power failure lost.
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.seek(0)
@@ -294,21 +385,21 @@ class CheckpointWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._draft.rename(self._path)
-        sync_folder(self._path.parent)
+        sync(self._path.parent)
 
     def close(self) -> None:
-        """Drop the draft, if it was not finished."""
+        """Remove the draft, if it was not finished."""
         self._file.close()
         self._draft.unlink(missing_ok=True)
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The checkpoint of a database."""
+    """Path of the checkpoint of a database."""
     return sibling(path, SUFFIX)
 
 
 def drop_checkpoint(path: Path) -> None:
-    """Remove the checkpoint of a database, if it can be removed, and a draft."""
+    """Remove the checkpoint of a database and its draft, if possible."""
     for suffix in (SUFFIX, _DRAFT_SUFFIX):
         with suppress(OSError):
             sibling(path, suffix).unlink()

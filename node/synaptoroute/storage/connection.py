@@ -1,15 +1,20 @@
-"""Connections to the database, and what their errors mean.
+"""Connections to the database, its locks, and the translation of their errors.
 
-Rule 1: exactly one connection writes, and the same one checkpoints; SQLite before
-3.51.3 may corrupt a file whose write-ahead log is reset while another connection
-checkpoints (https://sqlite.org/wal.html#walresetbug).  Rule 2: readers open the file
-read-only, so rule 1 does not rest on good behaviour.  Rule 3: no transaction outlives
-the call that began it, whatever happens in between.
+SQLite before 3.51.3 may corrupt a file whose write-ahead log is reset while another
+connection checkpoints (https://sqlite.org/wal.html#walresetbug).  Therefore exactly one
+connection writes, the same one checkpoints, and all others open the file read-only.
+
+Two locks guard the file: ``FileLock`` keeps a second process out, ``ReadWriteLock`` keeps
+the readers of this process away while another file takes the database's place.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +28,7 @@ PAGE_BYTES: Final = 16_384
 WAL_AUTOCHECKPOINT_PAGES: Final = 1_000
 WAL_KEPT_BYTES: Final = 67_108_864
 BUSY_SECONDS: Final = 5.0
+EXCLUSIVE_SECONDS_MAX: Final = 30.0
 
 _PRIMARY_CODE_MASK: Final = 0xFF
 _REASONS: Final = {
@@ -35,7 +41,7 @@ _REASONS: Final = {
     sqlite3.SQLITE_CORRUPT: "corrupt",
     sqlite3.SQLITE_NOTADB: "corrupt",
 }
-_SAYINGS: Final = {
+_MESSAGES: Final = {
     "disk_full": "the disk is full",
     "read_only": "the file or its folder is read-only",
     "permission": "the file cannot be opened",
@@ -43,6 +49,9 @@ _SAYINGS: Final = {
     "corrupt": "the database is damaged; a restart checks it and moves it aside",
     "io": "the disk failed",
 }
+
+
+# --- connections ---
 
 
 def connect_writer(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
@@ -60,18 +69,17 @@ def connect_writer(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
         # Overwrite deleted texts where that costs no extra write.
         connection.execute("PRAGMA secure_delete = FAST")
-        _try_to_write(connection)
+        _check_writable(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _try_to_write(connection: sqlite3.Connection) -> None:
-    """Let a file that can only be read say so now, not at the first commit.
-
-    SQLite quietly opens such a file for reading, and even begins transactions on it.
-    """
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """Fail now, not at the first commit, if the file can only be read."""
+    # SQLite opens a read-only file without an error and even begins transactions on it;
+    # only an actual write is refused.
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -85,7 +93,7 @@ def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection
 
     Args:
         path: The database.
-        immutable: Nobody changes the file while it is open; a log beside it is ignored.
+        immutable: No process changes the file while it is open; its WAL is ignored.
     """
     connection = _connect(path, "ro&immutable=1" if immutable else "ro")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -93,19 +101,33 @@ def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection
     return connection
 
 
-def roll_back(path: Path) -> None:
-    """Undo a change of the journal mode that a crash cut short; readers cannot.
+def connect_draft(draft: Path) -> sqlite3.Connection:
+    """Open a file that is discarded unless it is completed: no journal, no sync."""
+    connection = sqlite3.connect(
+        f"{draft.absolute().as_uri()}?mode=rwc",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_SECONDS,
+    )
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def reader_uri(path: Path, *, immutable: bool = False) -> str:
+    """URI of a read-only file, for ATTACH."""
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+
+
+def roll_back_journal(path: Path) -> None:
+    """Undo a change of the journal mode that a crash interrupted; readers cannot.
 
     Raises:
         sqlite3.Error: The file cannot be read or written.
     """
     with closing(_connect(path, "rw")) as connection:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-
-
-def reader_uri(path: Path) -> str:
-    """Name a file that nobody changes, for ATTACH."""
-    return f"{path.absolute().as_uri()}?mode=ro&immutable=1"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -123,18 +145,46 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Make what is inside durable as a whole, or undo it as a whole."""
-    connection.execute("BEGIN IMMEDIATE")
+def transaction(connection: sqlite3.Connection, doing: str | None = None) -> Iterator[None]:
+    """Run a transaction: all of it becomes durable, or nothing.
+
+    Args:
+        connection: The connection that writes.
+        doing: Translate errors to "cannot ``doing``"; None passes them through.
+
+    Raises:
+        StorageUnavailable: SQLite or the file system failed, and ``doing`` is given.
+    """
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
-    except BaseException:
-        # SQLite ends the transaction even where the rollback itself reports an error.
+    except BaseException as error:
+        # A failed COMMIT may leave the transaction open.  SQLite ends it even where the
+        # rollback itself reports an error.
         with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        if doing is not None and isinstance(error, (sqlite3.Error, OSError)):
+            raise unavailable(doing, error) from error
         raise
+
+
+def sync(path: Path) -> None:
+    """Make the bytes of a file durable, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sibling(path: Path, suffix: str) -> Path:
+    """A file beside the database, such as its WAL."""
+    return path.with_name(path.name + suffix)
+
+
+# --- errors ---
 
 
 @contextmanager
@@ -142,33 +192,130 @@ def translated(doing: str) -> Iterator[None]:
     """Turn errors of SQLite and of the file system into ``StorageUnavailable``."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise unavailable(doing, reason_of(error), error) from error
-    except OSError as error:
-        raise unavailable(doing, _reason_of_os(error), error) from error
+    except (sqlite3.Error, OSError) as error:
+        raise unavailable(doing, error) from error
 
 
-def reason_of(error: sqlite3.Error) -> str:
-    """Sort an error of SQLite: disk_full, read_only, permission, busy, corrupt or io."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return _REASONS.get(code & _PRIMARY_CODE_MASK, "io") if code is not None else "io"
+def unavailable(doing: str, error: sqlite3.Error | OSError) -> StorageUnavailable:
+    """Build the error with its reason as a field and a sentence for a person."""
+    reason = _reason_of(error)
+    message = _MESSAGES.get(reason, "the storage failed")
+    return StorageUnavailable(
+        f"cannot {doing}: {message} ({error})", retry_after_seconds=5.0, reason=reason
+    )
 
 
-def _reason_of_os(error: OSError) -> str:
+def _reason_of(error: sqlite3.Error | OSError) -> str:
     match error:
+        case sqlite3.Error():
+            code = getattr(error, "sqlite_errorcode", None)
+            return "io" if code is None else _REASONS.get(code & _PRIMARY_CODE_MASK, "io")
         case PermissionError():
             return "permission"
-        case OSError(errno=28):
+        case OSError(errno=errno.ENOSPC):
             return "disk_full"
-        case OSError(errno=30):
+        case OSError(errno=errno.EROFS):
             return "read_only"
         case _:
             return "io"
 
 
-def unavailable(doing: str, reason: str, error: Exception) -> StorageUnavailable:
-    """Build the error with its reason as a field and a sentence for a person."""
-    saying = _SAYINGS.get(reason, "the storage failed")
-    return StorageUnavailable(
-        f"cannot {doing}: {saying} ({error})", retry_after_seconds=5.0, reason=reason
-    )
+# --- locks ---
+
+
+class FileLock:
+    """Exclusive ``flock`` on a file beside the database, against a second process.
+
+    The kernel releases it when the process ends, however it ends, so no lock is stale.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, without waiting.
+
+        Raises:
+            StorageUnavailable: Another process holds it (reason ``locked``), or the lock
+                file cannot be made.
+        """
+        assert self._descriptor is None, "the lock is held already: this is a bug"
+        with translated(f"open the lock file {self.path.name}"):
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def _lock(self, descriptor: int) -> None:
+        with translated(f"lock {self.path.name}"):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                raise StorageUnavailable(
+                    f"another process{f' ({holder})' if holder else ''} has the database open: "
+                    f"{self.path.name} is locked",
+                    reason="locked",
+                ) from error
+        # The process id is only for the message above, so a full disk does not matter.
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        # The lock file stays: if it were removed, a process that still waits for the
+        # removed file and one that makes a new file would both believe to hold the lock.
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class ReadWriteLock:
+    """Many readers of the file, or one thread that replaces it.
+
+    SQLite finds WAL and index by the name of the database.  A connection that outlives
+    the file it opened could take the next file's WAL for its own, so none may be open
+    while the file is replaced.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._reader_count = 0
+        self._is_exclusive = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Read the file.
+
+        Raises:
+            StorageUnavailable: The file is being replaced for too long.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._is_exclusive, EXCLUSIVE_SECONDS_MAX):
+                raise StorageUnavailable("the database is being replaced", reason="busy")
+            self._reader_count += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reader_count -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def exclusive(self, wait_seconds_max: float) -> Iterator[bool]:
+        """Keep new readers out; yields whether the present ones finished in time."""
+        with self._changed:
+            assert not self._is_exclusive, "the lock is held already: this is a bug"
+            self._is_exclusive = True
+            is_free = self._changed.wait_for(lambda: self._reader_count == 0, wait_seconds_max)
+        try:
+            yield is_free
+        finally:
+            with self._changed:
+                self._is_exclusive = False
+                self._changed.notify_all()

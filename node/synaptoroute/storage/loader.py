@@ -1,8 +1,8 @@
-"""A whole state out of the file, with proof that it is what was put in.
+"""Loads a whole state from the file and verifies all of it.
 
-Nothing is believed: SQLite checks its pages on a connection of its own, in parallel;
-every row's hash is recomputed from its bytes and the digest from the hashes; what the
-digest does not cover has a checksum; the position must be that of the op log's end.
+SQLite checks its pages on a second connection, in parallel.  The hash of every row is
+recomputed from its bytes, and the digest of the state from the hashes.  What the digest
+does not cover has a checksum.  The op log must end at the position.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from synaptoroute.core.change import RouteRecord, StagedImport
 from synaptoroute.core.codec import decode_proposal
@@ -33,66 +33,74 @@ from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.errors import EncoderMismatch
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
-from synaptoroute.storage.corruption import Damaged, finding_damage
-from synaptoroute.storage.outcomes import as_remembered, remembered_sum
-from synaptoroute.storage.records import Meta, Stored, checksum, load_epoch, load_settings, sums_of
-from synaptoroute.storage.rows import Rows, amend, read_rows
+from synaptoroute.storage.corruption import CorruptFile, corruption_detected
+from synaptoroute.storage.records import (
+    Meta,
+    Stored,
+    as_remembered,
+    checksum,
+    load_epoch,
+    load_settings,
+    remembered_sum,
+    state_digest,
+)
+from synaptoroute.storage.rows import Rows, read_rows, update_rows
 
 _CHAIN_DIGITS: Final = len(CHAIN_START)
 
+OPENVINO_FINGERPRINT: Final = "757737abe2a0382244d9b24ebb6a393c37523091455a8affb3995ec97af03901"
+"""Fingerprint of the bundled model on OpenVINO, a backend that ADR 0027 removes.
 
-Spares = Mapping[str, int]
-"""Encoders that stand by: dimension by fingerprint."""
+Source: ``encoder.recipe.fingerprint`` of that model with the arithmetic ``openvino-int8/2``.
+"""
+
+StandbyEncoders: TypeAlias = Mapping[str, int]
+"""Other encoders whose vectors the file may hold: dimension by fingerprint."""
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """Read where the state stands.
 
     Raises:
-        Damaged: There is no such row, or it does not match its checksum.
+        CorruptFile: There is no such row, or it does not match its checksum.
     """
-    with finding_damage():
+    with corruption_detected():
         rows = connection.execute("SELECT * FROM meta").fetchall()
         if len(rows) != 1:
-            raise Damaged(f"the database has {len(rows)} positions")
+            raise CorruptFile(f"the database has {len(rows)} positions")
         _, epoch, seq, chain, digest, fingerprint, dim, settings, total = rows[0]
         if checksum(epoch, seq, chain, digest, fingerprint, dim, settings) != total:
-            raise Damaged("the position does not match its checksum")
+            raise CorruptFile("the position does not match its checksum")
         position = Position(epoch, seq, chain)
         return Meta(position, digest, fingerprint, dim, load_settings(settings))
 
 
-def read_node(connection: sqlite3.Connection) -> dict[str, str]:
-    """Read the facts that belong to this node.
+def read_facts(connection: sqlite3.Connection) -> dict[str, str]:
+    """Read the facts of this node.
 
     Raises:
-        Damaged: A fact does not match its checksum, or the node has no identity.
+        CorruptFile: A fact does not match its checksum, or the node has no identity.
     """
-    with finding_damage():
+    with corruption_detected():
         facts = {}
         for key, value, total in connection.execute("SELECT key, value, sum FROM node"):
             if checksum(key, value) != total:
-                raise Damaged(f"the fact {key!r} does not match its checksum")
+                raise CorruptFile(f"the fact {key!r} does not match its checksum")
             facts[key] = value
         if "node_id" not in facts:
-            raise Damaged("the node has no identity")
+            raise CorruptFile("the node has no identity")
         return facts
 
 
-OPENVINO_FINGERPRINT: Final = "757737abe2a0382244d9b24ebb6a393c37523091455a8affb3995ec97af03901"
-"""Fingerprint that the bundled model had on OpenVINO, a backend that ADR 0027 removes.
-
-Source: ``encoder.recipe.fingerprint`` of that model with the arithmetic ``openvino-int8/2``.
-"""
-
-
-def check_encoder(meta: Meta, fingerprint: str, dim: int, spares: Spares | None = None) -> None:
-    """Refuse vectors of another encoder than the running one and those that stand by.
+def check_encoder(
+    meta: Meta, fingerprint: str, dim: int, standby_encoders: StandbyEncoders | None = None
+) -> None:
+    """Refuse vectors of an encoder that is neither running nor standing by.
 
     Raises:
         EncoderMismatch: The stored vectors are of another encoder or dimension.
     """
-    known = {fingerprint: dim, **(spares or {})}
+    known = {fingerprint: dim, **(standby_encoders or {})}
     if known.get(meta.fingerprint) != meta.dim:
         found = f"{meta.fingerprint} with {meta.dim} dimensions"
         advice = "to re-encode the stored utterances, or start with the former model"
@@ -111,8 +119,9 @@ def check_encoder(meta: Meta, fingerprint: str, dim: int, spares: Spares | None 
 
 
 @contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """Keep Python's collector from walking over a state that only grows, again and again."""
+def gc_paused() -> Iterator[None]:
+    """Pause the garbage collector while a state is loaded."""
+    # Loading only allocates: each collection would walk the growing state and free nothing.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -126,21 +135,24 @@ def load(path: Path, *, immutable: bool = False) -> Stored:
     """Read and verify the whole state; the page check runs on a second thread.
 
     Args:
-        path: The database; nobody may write to it meanwhile.
-        immutable: It is a single file that nobody has open, such as a peer's snapshot.
+        path: The database; nothing may write to it meanwhile.
+        immutable: It is a single file that no process has open, such as a peer's snapshot.
 
     Raises:
-        Damaged: Anything at all does not fit.
+        CorruptFile: Anything does not match.
         StorageUnavailable: The file cannot be read.
     """
     check = _PageCheck(path, immutable)
     check.start()
     try:
-        with finding_damage(), closing(connect_reader(path, immutable=immutable)) as connection:
+        with (
+            corruption_detected(),
+            closing(connect_reader(path, immutable=immutable)) as connection,
+        ):
             connection.execute("BEGIN")
             stored = _load_state(connection)
-    except Damaged:
-        # The pages know better what is wrong than the first row that does not fit.
+    except CorruptFile:
+        # The page check names the cause better than the first row that does not match.
         check.join()
         raise
     finally:
@@ -150,10 +162,10 @@ def load(path: Path, *, immutable: bool = False) -> Stored:
 
 
 def check_pages(path: Path) -> None:
-    """Let SQLite check the file's structure.
+    """Let SQLite check the structure of the file.
 
     Raises:
-        Damaged: It found something.
+        CorruptFile: It found something.
     """
     check = _PageCheck(path, immutable=False)
     check.run()
@@ -161,7 +173,7 @@ def check_pages(path: Path) -> None:
 
 
 class _PageCheck(threading.Thread):
-    """SQLite's own check of the file's structure."""
+    """SQLite's check of the structure of the file, on a thread of its own."""
 
     def __init__(self, path: Path, immutable: bool) -> None:
         super().__init__(name="storage-check", daemon=True)
@@ -171,7 +183,7 @@ class _PageCheck(threading.Thread):
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Check; what goes wrong is kept for the thread that waits."""
+        """Check, and keep the result for ``raise_found``."""
         try:
             with closing(connect_reader(self._path, immutable=self._immutable)) as connection:
                 rows = connection.execute("PRAGMA quick_check(3)").fetchall()
@@ -180,22 +192,22 @@ class _PageCheck(threading.Thread):
             self._error = error
 
     def raise_found(self, position: Position | None) -> None:
-        """Raise what the check found, in the thread of the caller."""
-        with finding_damage(position):
+        """Raise what the check found, on the caller's thread."""
+        with corruption_detected(position):
             if self._error is not None:
                 raise self._error
         if self._found:
-            raise Damaged("; ".join(self._found), position)
+            raise CorruptFile("; ".join(self._found), position)
 
 
-def resume(path: Path, fingerprint: str, dim: int) -> Stored | None:
-    """Read the state with the rows of the checkpoint, as far as the database names them.
+def load_from_checkpoint(path: Path, fingerprint: str, dim: int) -> Stored | None:
+    """Load the state with rows of the checkpoint instead of those of the database.
 
-    The digest over them must be the one that the last commit stored.  What this does
-    not look at, the pages that hold vectors and texts, is left to ``scrub``.
+    The digest over them must be the one that the last commit stored.  The pages that
+    hold vectors and texts are not read: ``scrub`` verifies them later.
 
     Returns:
-        None where the checkpoint does not help; then ``load`` says what is there.
+        The state; None if the checkpoint does not help, and ``load`` has to be used.
     """
     with (
         CheckpointReader(path, fingerprint, dim) as reader,
@@ -205,10 +217,10 @@ def resume(path: Path, fingerprint: str, dim: int) -> Stored | None:
         if checkpoint is None:
             return None
         try:
-            with finding_damage():
+            with corruption_detected():
                 connection.execute("BEGIN")
-                stored = _resume(connection, reader, checkpoint)
-        except Damaged:
+                stored = _join_checkpoint(connection, reader, checkpoint)
+        except CorruptFile:
             return None
         if stored is None or not reader.is_sound():
             return None
@@ -217,17 +229,19 @@ def resume(path: Path, fingerprint: str, dim: int) -> Stored | None:
         return replace(stored, is_from_checkpoint=True, derived=derived)
 
 
-def _resume(
+def _join_checkpoint(
     connection: sqlite3.Connection, reader: CheckpointReader, checkpoint: Checkpoint
 ) -> Stored | None:
     meta = read_meta(connection)
     remembered = _remembered_since(connection, meta.position, checkpoint)
     if checkpoint.position == meta.position:
-        with suppress(Damaged):  # the walk began before writes that it ended after
+        # The walk that wrote the checkpoint may have begun before writes that it ended
+        # after: its rows then are of several positions and may not even match the routes.
+        with suppress(CorruptFile):
             stored = _assemble(connection, meta, checkpoint.rows, remembered)
             if stored.digest == meta.digest:
                 return stored
-    rows = amend(connection, checkpoint.rows, meta.dim) if reader.is_sound() else None
+    rows = update_rows(connection, checkpoint.rows, meta.dim) if reader.is_sound() else None
     if rows is None:
         return None
     stored = _assemble(connection, meta, rows, remembered)
@@ -237,7 +251,7 @@ def _resume(
 def _remembered_since(
     connection: sqlite3.Connection, position: Position, checkpoint: Checkpoint
 ) -> list[Remembered]:
-    """Outcomes of the checkpoint and those after it, where its history is ours."""
+    """Outcomes of the checkpoint and those after it, if its history is that of the file."""
     at = checkpoint.position
     known = connection.execute("SELECT epoch, chain FROM oplog WHERE seq = ?", (at.seq,)).fetchone()
     if at != position and known != (at.epoch, at.chain):
@@ -250,13 +264,13 @@ def _remembered_since(
 
 def _load_state(connection: sqlite3.Connection) -> Stored:
     meta = read_meta(connection)
-    with finding_damage(meta.position):
+    with corruption_detected(meta.position):
         rows = read_rows(connection, meta.dim, meta.settings.capacity_slots)
         remembered = read_remembered(connection, meta.position.seq)
         stored = _assemble(connection, meta, rows, remembered)
-        check_log(connection)
+        check_op_log(connection)
     if stored.digest != meta.digest:
-        raise Damaged(
+        raise CorruptFile(
             f"the state has digest {stored.digest}, stored is {meta.digest}", meta.position
         )
     return stored
@@ -265,7 +279,7 @@ def _load_state(connection: sqlite3.Connection) -> Stored:
 def _assemble(
     connection: sqlite3.Connection, meta: Meta, rows: Rows, remembered: list[Remembered]
 ) -> Stored:
-    """Join rows with the rest of the database, and sum all of it."""
+    """Join rows with the rest of the database and compute the digest."""
     snapshot = Snapshot(
         position=meta.position,
         settings=meta.settings,
@@ -277,7 +291,7 @@ def _assemble(
     )
     _check_position(connection, snapshot)
     _check_slots(snapshot)
-    sums = sums_of(snapshot, rows.slots)
+    sums = state_digest(snapshot, rows.slots)
     return Stored(snapshot, sums.hex(), rows.slots, rows.vectors, sums)
 
 
@@ -296,17 +310,17 @@ def _read_routes(
     ]
     if len(routes) != len(owned):
         missing = sorted(owned.keys() - {route.route_id for route in routes})
-        raise Damaged(f"slots belong to routes that do not exist: {missing[:3]}")
+        raise CorruptFile(f"slots belong to routes that do not exist: {missing[:3]}")
     return tuple(sorted(routes, key=attrgetter("name")))
 
 
 def read_remembered(
     connection: sqlite3.Connection, seq: int, after_seq: int = -1
 ) -> list[Remembered]:
-    """Read the outcomes of the window that ends at ``seq``, or those after a place of it.
+    """Read the outcomes of the window that ends at ``seq``, or those after ``after_seq``.
 
     Raises:
-        Damaged: An outcome does not match its checksum, or is newer than ``seq``.
+        CorruptFile: An outcome does not match its checksum, or is newer than ``seq``.
     """
     first = max(seq - IDEMPOTENCY_WINDOW_ENTRIES, after_seq + 1)
     rows = connection.execute(
@@ -318,9 +332,9 @@ def read_remembered(
     seqs, op_ids, request_hashes, texts, totals = zip(*rows, strict=True)
     computed = tuple(map(remembered_sum, seqs, op_ids, request_hashes, texts))
     if computed != totals:
-        raise Damaged("an outcome does not match its checksum")
+        raise CorruptFile("an outcome does not match its checksum")
     if seqs[-1] > seq:
-        raise Damaged("an outcome is newer than the position")
+        raise CorruptFile("an outcome is newer than the position")
     return as_remembered(op_ids, seqs, request_hashes, texts)
 
 
@@ -330,7 +344,7 @@ def _read_imports(connection: sqlite3.Connection) -> tuple[StagedImport, ...]:
     for (frame,) in cursor:
         chunk = decode_proposal(frame).mutation
         if not isinstance(chunk, ImportChunk):
-            raise Damaged("what is staged is not a chunk of an import")
+            raise CorruptFile("a staged entry is not a chunk of an import")
         chunks.setdefault(chunk.import_id, []).append(chunk)
     imports = []
     cursor = connection.execute(
@@ -338,14 +352,14 @@ def _read_imports(connection: sqlite3.Connection) -> tuple[StagedImport, ...]:
     )
     for import_id, is_replace, touched_seq, total in cursor:
         if checksum(import_id, is_replace, touched_seq) != total:
-            raise Damaged(f"the import {import_id!r} does not match its checksum")
+            raise CorruptFile(f"the import {import_id!r} does not match its checksum")
         held = tuple(chunks.pop(import_id, ()))
         rows = sum(row_count_of(chunk) for chunk in held)
         imports.append(
             StagedImport(ImportBegin(import_id, bool(is_replace)), held, touched_seq, rows)
         )
     if chunks:
-        raise Damaged("chunks are staged for an import that is not open")
+        raise CorruptFile("chunks are staged for an import that is not open")
     return tuple(sorted(imports, key=lambda staged: staged.begin.import_id))
 
 
@@ -353,7 +367,7 @@ def _read_epochs(connection: sqlite3.Connection) -> tuple[EpochRecord, ...]:
     epochs = []
     for *fields, total in connection.execute("SELECT * FROM epoch ORDER BY epoch"):
         if checksum(*fields) != total:
-            raise Damaged(f"epoch {fields[0]} does not match its checksum")
+            raise CorruptFile(f"epoch {fields[0]} does not match its checksum")
         epochs.append(load_epoch(*fields))
     return tuple(epochs)
 
@@ -361,30 +375,30 @@ def _read_epochs(connection: sqlite3.Connection) -> tuple[EpochRecord, ...]:
 def _check_position(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
     position = snapshot.position
     if position.seq < 0 or position.epoch < 0 or len(position.chain) != _CHAIN_DIGITS:
-        raise Damaged("the position is out of range")
+        raise CorruptFile("the position is out of range")
     if snapshot.epochs and snapshot.epochs[-1].epoch > position.epoch:
-        raise Damaged("an epoch is newer than the position")
+        raise CorruptFile("an epoch is newer than the position")
     last = connection.execute(
         "SELECT epoch, seq, chain FROM oplog ORDER BY seq DESC LIMIT 1"
     ).fetchone()
     if last is not None and last != (position.epoch, position.seq, position.chain):
-        raise Damaged("the op log does not end at the position")
+        raise CorruptFile("the op log does not end at the position")
 
 
-def check_log(connection: sqlite3.Connection) -> None:
-    """Check that the op log has no gaps, which takes a look at all of it.
+def check_op_log(connection: sqlite3.Connection) -> None:
+    """Check that the op log has no gaps; reads all of it.
 
     Raises:
-        Damaged: It has.
+        CorruptFile: It has gaps.
     """
     count, first, last = connection.execute(
         "SELECT count(*), min(seq), max(seq) FROM oplog"
     ).fetchone()
     if count and count != last - first + 1:
-        raise Damaged("the op log has gaps")
+        raise CorruptFile("the op log has gaps")
 
 
 def _check_slots(snapshot: Snapshot) -> None:
     highest = max(snapshot.row_hashes, default=-1)
     if highest >= snapshot.settings.capacity_slots:
-        raise Damaged(f"slot {highest} is beyond the capacity")
+        raise CorruptFile(f"slot {highest} is beyond the capacity")

@@ -1,9 +1,9 @@
-"""What is done about the file in the background: checkpoint and scrub are one walk.
+"""Background maintenance of the database: checkpoints and scrubs.
 
-The walk reads rows a thousand at a time in short read transactions and recomputes each
-row's hash.  A checkpoint is what it copies on the way.  A scrub copies nothing, but also
-lets SQLite check its pages and looks for gaps in the op log: after a boot from a
-checkpoint it makes up for what the boot did not look at.
+Both walk over the rows, a thousand at a time in short read transactions, and recompute
+the hash of each.  A checkpoint copies the rows.  A scrub copies nothing, but also lets
+SQLite check its pages and looks for gaps in the op log: it verifies what a boot from a
+checkpoint did not read.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.storage.checkpoint import CheckpointWriter
 from synaptoroute.storage.connection import connect_reader, translated
-from synaptoroute.storage.corruption import Damaged, finding_damage
-from synaptoroute.storage.loader import check_log, check_pages, read_meta, read_remembered
-from synaptoroute.storage.rows import read_after, verified
+from synaptoroute.storage.corruption import CorruptFile, corruption_detected
+from synaptoroute.storage.loader import check_op_log, check_pages, read_meta, read_remembered
+from synaptoroute.storage.rows import read_after, verify_rows
 
 CHECKPOINT_ROWS_MIN: Final = 4_096
-"""Fewer rows and outcomes are read as fast without one."""
+"""Fewer rows and outcomes are read as fast without a checkpoint."""
 WALK_ROWS: Final = 1_024
 PAUSE_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 5.0
 INTERVAL_SECONDS: Final = 600.0
 CHANGED_SHIFT: Final = 4
-"""A sixteenth of the rows, once changed, does not wait for the interval."""
+"""Once a sixteenth of the rows changed, a checkpoint does not wait for the interval."""
 
-Pause = Callable[[], None]
-"""Called after each part of a walk; rests, or raises ``Interrupted``."""
+Pause: TypeAlias = Callable[[], None]
+"""Called after each part of a walk; sleeps, or raises ``Interrupted``."""
+Derive: TypeAlias = Callable[[Position, str], bytes]
+"""Returns bytes derived from the rows at a position and digest, or none if it has others."""
 
 
 class Interrupted(Exception):
@@ -43,8 +45,11 @@ class Interrupted(Exception):
 
 
 @dataclass(slots=True)
-class Changes:
-    """How much changed since the checkpoint; counts, not measures."""
+class ChangeCounter:
+    """How many rows there are, and how many changed since the checkpoint.
+
+    Commits count without a lock while a checkpoint subtracts: an estimate is enough.
+    """
 
     rows: int = 0
     rows_changed: int = 0
@@ -58,11 +63,11 @@ class Changes:
 
     @property
     def is_stale(self) -> bool:
-        """Whether a checkpoint would help the next boot."""
+        """Whether a new checkpoint would make the next boot faster."""
         return self.rows >= CHECKPOINT_ROWS_MIN and self.rows_changed > 0
 
     def is_due(self, written_at: float) -> bool:
-        """Whether it is time for one: the node is idle, and enough or old enough changed."""
+        """Whether to write a checkpoint: the node is idle and changed enough, or long ago."""
         now = time.monotonic()
         if not self.is_stale or now - self.newest_at < POLL_SECONDS:
             return False
@@ -70,32 +75,28 @@ class Changes:
         return is_much or now - written_at > INTERVAL_SECONDS
 
 
-Derive = Callable[[Position, str], bytes]
-"""Gives what the node derives from the rows of a state, or nothing if it has another."""
-
-
 def write_checkpoint(path: Path, pause: Pause | None = None, derive: Derive | None = None) -> None:
     """Copy every row, verified, and the outcomes into a checkpoint.  Any thread.
-
-    Rows may change meanwhile; see ``checkpoint`` for why that does no harm.
 
     Args:
         path: The database.
         pause: Called after each part.
-        derive: Given the position and the digest with which the walk ended.
+        derive: Called with the position and the digest at the end of the walk.
 
     Raises:
-        Damaged: A row of the database is not what was written.
+        CorruptFile: A row of the database is not what was written.
         StorageUnavailable: It could not be read, or the checkpoint not be written.
     """
     with (
         translated("write a checkpoint"),
-        finding_damage(),
+        corruption_detected(),
         closing(connect_reader(path)) as reader,
     ):
         meta = read_meta(reader)
         writer = CheckpointWriter(path, meta.fingerprint, meta.dim)
         try:
+            # Many short transactions, because one long one would keep the WAL from being
+            # reset.  Rows may change in between: the boot checks every row anyway.
             _walk(reader, meta.dim, pause, writer)
             reader.execute("BEGIN")
             meta = read_meta(reader)
@@ -107,25 +108,25 @@ def write_checkpoint(path: Path, pause: Pause | None = None, derive: Derive | No
 
 
 def scrub(path: Path, pause: Pause | None = None) -> None:
-    """Verify all of the file that a boot from a checkpoint does not look at.  Any thread.
+    """Verify all of the file that a boot from a checkpoint does not read.  Any thread.
 
     Raises:
-        Damaged: The file is not what was written.
+        CorruptFile: The file is not what was written.
         StorageUnavailable: It could not be read.
     """
     check_pages(path)
-    with finding_damage(), closing(connect_reader(path)) as reader:
+    with corruption_detected(), closing(connect_reader(path)) as reader:
         _walk(reader, read_meta(reader).dim, pause, None)
-        check_log(reader)
+        check_op_log(reader)
 
 
 def _walk(
     reader: sqlite3.Connection, dim: int, pause: Pause | None, writer: CheckpointWriter | None
 ) -> None:
-    """Verify rows in slot order, and give them to a checkpoint."""
+    """Verify rows in slot order, and add them to a checkpoint."""
     slot = -1
     while part := read_after(reader, slot, WALK_ROWS):
-        vectors = verified(part, dim)
+        vectors = verify_rows(part, dim)
         if writer is not None:
             writer.add(part, vectors)
         slot = part[-1][0]
@@ -133,46 +134,46 @@ def _walk(
             pause()
 
 
-class Keeper(threading.Thread):
-    """Scrubs once after a boot from a checkpoint, then keeps the checkpoint fresh."""
+class MaintenanceThread(threading.Thread):
+    """Scrubs once after a boot from a checkpoint, then writes checkpoints when due."""
 
     def __init__(
         self,
-        changes: Changes,
+        changes: ChangeCounter,
         *,
         needs_scrub: bool,
         scrub: Callable[[Pause], None],
-        write: Callable[[Pause], None],
+        checkpoint: Callable[[Pause], None],
     ) -> None:
-        super().__init__(name="storage-keeper", daemon=True)
+        super().__init__(name="storage-maintenance", daemon=True)
         self.needs_scrub = needs_scrub
         self._changes = changes
         self._scrub = scrub
-        self._write = write
+        self._checkpoint = checkpoint
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Look every few seconds whether something is due."""
+        """Check every few seconds whether something is due."""
         written_at = time.monotonic()
         while not self._stopped.wait(POLL_SECONDS):
             try:
                 if self.needs_scrub:
-                    self._scrub(self._rest)
+                    self._scrub(self._pause)
                     self.needs_scrub = False
                 elif self._changes.is_due(written_at):
                     written_at = time.monotonic()
-                    self._write(self._rest)
-            except (Interrupted, Damaged):
+                    self._checkpoint(self._pause)
+            except (Interrupted, CorruptFile):
                 return
             except StorageUnavailable:
                 continue  # a full disk costs the checkpoint, never the node
 
-    def _rest(self) -> None:
+    def _pause(self) -> None:
         if self._stopped.wait(PAUSE_SECONDS):
             raise Interrupted
 
     def stop(self) -> None:
-        """End the thread, with what it does."""
+        """End the thread, and the walk it is in."""
         self._stopped.set()
         if self.is_alive():
             self.join()

@@ -1,106 +1,193 @@
-"""A database whose vectors can be replaced by another encoder's, row by row.
+"""Replaces all vectors of a database by those of another encoder.
 
-The new vectors stand beside the old ones until all are there; the swap is one
-transaction.  Everything runs on the writing thread.
+The new vectors wait in ``slot_next`` beside the old ones, written in transactions of a
+few hundred, so the work may be killed anywhere and continues where it was.  One
+transaction swaps them in.  It keeps the position, so it is for a node without a cluster: a
+cluster changes its encoder through its log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from synaptoroute.errors import ConfigError, StorageUnavailable
-from synaptoroute.storage import generation as generations
+from synaptoroute.core.digest import row_hash
+from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.errors import ConfigError, InvalidVector, StorageUnavailable
 from synaptoroute.storage.connection import translated
-from synaptoroute.storage.corruption import Damaged
-from synaptoroute.storage.file import DatabaseFile
-from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT, Generation
+from synaptoroute.storage.corruption import CorruptFile
+from synaptoroute.storage.database import NEXT_DIM, NEXT_FINGERPRINT, Database
 from synaptoroute.storage.loader import load
-from synaptoroute.storage.records import Stored
-from synaptoroute.storage.writer import write_node
+from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, meta_row, state_digest
+from synaptoroute.storage.rows import ROWS_AT_ONCE
+from synaptoroute.storage.writer import INSERT_META, write_fact
 
 
-class ReencodedFile(DatabaseFile):
-    """The change of the encoder that a database was written with."""
+@dataclass(frozen=True, slots=True)
+class ReEmbeddingProgress:
+    """How far the vectors of another encoder are written.
 
-    def pending_generation(self) -> Generation | None:
-        """Say how far a change of the encoder has come.  Runs on the writing thread."""
-        self._opened()
-        assert self._writer is not None
-        fingerprint = self._node.get(NEXT_FINGERPRINT)
-        if fingerprint is None:
+    Attributes:
+        fingerprint: The other encoder's.
+        dim: Dimension of its vectors.
+        done_slots: Slots that have their new vector.
+        total_slots: Slots that need one.
+    """
+
+    fingerprint: str
+    dim: int
+    done_slots: int
+    total_slots: int
+
+
+class ReEmbedding:
+    """The change of the encoder of one open database.  Runs on the writing thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pending(self) -> ReEmbeddingProgress | None:
+        """Return how far a change of the encoder has come; None if there is none."""
+        writer, facts = self._database.writer, self._database.facts
+        if NEXT_FINGERPRINT not in facts:
             return None
-        with translated("count re-encoded rows"):
-            done_slots, total_slots = generations.count_slots(self._writer)
-        return Generation(fingerprint, int(self._node[NEXT_DIM]), done_slots, total_slots)
+        with translated("count re-embedded rows"):
+            (done,) = writer.execute("SELECT count(*) FROM slot_next").fetchone()
+            (total,) = writer.execute("SELECT count(*) FROM slot").fetchone()
+        return ReEmbeddingProgress(facts[NEXT_FINGERPRINT], int(facts[NEXT_DIM]), done, total)
 
-    def begin_generation(self, fingerprint: str, dim: int) -> Generation:
-        """Begin to replace all vectors, or go on where a former run ended.
+    def begin(self, fingerprint: str, dim: int) -> ReEmbeddingProgress:
+        """Begin to replace all vectors, or continue where a former run ended.
 
-        A pending generation of a third encoder is dropped.
+        Pending vectors of a third encoder are dropped.
 
         Raises:
             ConfigError: The stored vectors are this encoder's already.
         """
-        meta = self._opened()
-        if (meta.fingerprint, meta.dim) == (fingerprint, dim):
+        database = self._database
+        if (database.meta.fingerprint, database.meta.dim) == (fingerprint, dim):
             raise ConfigError(f"the stored vectors are of encoder {fingerprint} already")
         wanted = {NEXT_FINGERPRINT: fingerprint, NEXT_DIM: str(dim)}
-        if any(self._node.get(key) != value for key, value in wanted.items()):
-            with self._writing("begin a change of the encoder") as writer:
+        if any(database.facts.get(key) != value for key, value in wanted.items()):
+            with database.writing("begin a change of the encoder") as writer:
                 writer.execute("DELETE FROM slot_next")
                 for key, value in wanted.items():
-                    write_node(writer, key, value)
-            self._node = {**self._node, **wanted}
-        return self._pending()
+                    write_fact(writer, key, value)
+            database.facts = {**database.facts, **wanted}
+        return self._required()
 
-    def unencoded(self, rows_max: int) -> list[tuple[int, str]]:
-        """Read the lowest slots that still need their new vector, with their texts."""
-        self._pending()
-        assert self._writer is not None
-        with translated("read rows to re-encode"):
-            return generations.read_unencoded(self._writer, rows_max)
+    def missing(self, rows_max: int) -> list[tuple[int, str]]:
+        """Read the lowest slots that need their new vector, with their texts."""
+        self._required()
+        with translated("read rows to re-embed"):
+            return _read_missing(self._database.writer, rows_max)
 
-    def put_encoded(self, rows: Sequence[tuple[int, bytes]]) -> None:
+    def put(self, rows: Sequence[tuple[int, bytes]]) -> None:
         """Keep new vectors: pairs of slot and float32[dim] bytes, all or none.
 
         Raises:
             InvalidVector: A vector has another dimension than the new encoder's.
             ConfigError: A slot has no owner.
         """
-        pending = self._pending()
-        with self._writing("keep re-encoded rows") as writer:
-            generations.write_encoded(writer, rows, pending.dim)
+        vector_bytes = self._required().dim * VECTOR_DTYPE.itemsize
+        with self._database.writing("keep re-embedded rows") as writer:
+            for slot, vector in rows:
+                if len(vector) != vector_bytes:
+                    raise InvalidVector(
+                        f"the vector of slot {slot} has {len(vector)} bytes, not {vector_bytes}"
+                    )
+                _write_next(writer, slot, vector)
 
-    def finish_generation(self) -> Stored:
+    def finish(self) -> Stored:
         """Swap all vectors at once and read the state back, verified.
 
         Afterwards the op log is empty and open imports are dropped: both held vectors
         of the former encoder.
 
         Raises:
-            ConfigError: Rows are missing; nothing changed.
+            ConfigError: Vectors are missing; nothing changed.
             StorageUnavailable: Nothing changed; with reason ``corrupt`` the new vectors
                 were damaged and have to be made again.
         """
-        pending = self._pending()
-        meta = self._opened()
+        pending, database = self._required(), self._database
         try:
-            snapshot = load(self.path).snapshot
-            with self._writing("swap the vectors") as writer:
-                snapshot, digest = generations.swap(writer, snapshot, pending)
-        except Damaged as damage:
-            with self._writing("drop damaged vectors") as writer:
+            snapshot = load(database.path).snapshot
+            with database.writing("swap the vectors") as writer:
+                meta = _swap(writer, snapshot, pending)
+        except CorruptFile as corrupt:
+            with database.writing("drop damaged vectors") as writer:
                 writer.execute("DELETE FROM slot_next")
             raise StorageUnavailable(
-                f"the vectors have to be made again: {damage.reason}", reason="corrupt"
-            ) from damage
-        after = replace(meta, digest=digest, fingerprint=pending.fingerprint, dim=pending.dim)
-        self._settle(after, pending.total_slots)
-        return load(self.path)
+                f"the vectors have to be made again: {corrupt.reason}", reason="corrupt"
+            ) from corrupt
+        database.set_state(meta, pending.total_slots)
+        return load(database.path)
 
-    def _pending(self) -> Generation:
-        pending = self.pending_generation()
+    def _required(self) -> ReEmbeddingProgress:
+        pending = self.pending()
         if pending is None:
             raise ConfigError("no change of the encoder was begun")
         return pending
+
+
+def _read_missing(connection: sqlite3.Connection, rows_max: int) -> list[tuple[int, str]]:
+    return connection.execute(
+        "SELECT slot, utterance FROM slot"
+        " WHERE slot NOT IN (SELECT slot FROM slot_next) ORDER BY slot LIMIT ?",
+        (rows_max,),
+    ).fetchall()
+
+
+def _write_next(connection: sqlite3.Connection, slot: int, vector: bytes) -> None:
+    owner = connection.execute(
+        "SELECT route_id, utterance FROM slot WHERE slot = ?", (slot,)
+    ).fetchone()
+    if owner is None:
+        raise ConfigError(f"slot {slot} has no owner, so it cannot be re-embedded")
+    route_id, utterance = owner
+    connection.execute(
+        "INSERT OR REPLACE INTO slot_next VALUES (?, ?, ?)",
+        (slot, vector, row_hash(slot, route_id, utterance, vector)),
+    )
+
+
+def _swap(connection: sqlite3.Connection, snapshot: Snapshot, pending: ReEmbeddingProgress) -> Meta:
+    """Replace the old vectors by the new, inside the caller's transaction.
+
+    Raises:
+        ConfigError: Slots have no new vector.
+        CorruptFile: A new vector changed on the disk since it was written.
+    """
+    if _read_missing(connection, 1) or pending.done_slots != pending.total_slots:
+        raise ConfigError(
+            f"{pending.total_slots - pending.done_slots} utterances are not re-encoded yet"
+        )
+    row_hashes = dict(_verified_hashes(connection))
+    connection.execute(
+        "UPDATE slot SET vector = n.vector, row_hash = n.row_hash"
+        " FROM slot_next AS n WHERE n.slot = slot.slot"
+    )
+    # Op log and staged imports hold vectors of the old encoder: kept, a peer or a commit
+    # would bring one back.
+    for table in ("slot_next", "oplog", "staging", "import_open"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("DELETE FROM node WHERE key IN (?, ?)", (NEXT_FINGERPRINT, NEXT_DIM))
+    swapped = replace(snapshot, row_hashes=row_hashes, imports=())
+    digest = state_digest(swapped).hex()
+    meta = Meta(swapped.position, digest, pending.fingerprint, pending.dim, swapped.settings)
+    connection.execute(INSERT_META, meta_row(meta))
+    return meta
+
+
+def _verified_hashes(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    """Recompute the hash of every new row."""
+    cursor = connection.execute(
+        "SELECT s.slot, s.route_id, s.utterance, n.vector, n.row_hash"
+        " FROM slot AS s JOIN slot_next AS n ON n.slot = s.slot ORDER BY s.slot"
+    )
+    while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        for slot, route_id, utterance, vector, stored in rows:
+            if row_hash(slot, route_id, utterance, vector) != stored:
+                raise CorruptFile(f"the new vector of slot {slot} does not match its hash")
+            yield slot, stored

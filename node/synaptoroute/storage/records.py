@@ -1,28 +1,36 @@
-"""The values of this room, and the text form of values that have no columns.
+"""The values of this package, and the columns and text form they are stored in.
 
 Small values are stored as JSON arrays in the order of their fields.  Rows that the
-state's digest does not cover carry a checksum of their own: a database page has none.
+digest of the state does not cover carry a checksum of their own, because the pages of an
+SQLite database have none.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Outcome
+from synaptoroute.core.change import Outcome, RouteRecord
 from synaptoroute.core.digest import BUCKET_COUNT, Digest, add_rest
-from synaptoroute.core.mutation import OpenEpoch, Position, Settings
-from synaptoroute.core.snapshot import EpochRecord, Snapshot
+from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
+from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
 HASH_WORDS: Final = 4
+_OUTCOME_FIELD: Final = 3
+_write_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+# --- values ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,13 @@ class Stored:
         snapshot: The state without the vectors.
         digest: Digest of that state, recomputed from its bytes, 32 hexadecimal digits.
         slots: int64[n], the slots that have an owner, ascending.
-        vectors: float32[n, dim]; row i belongs to ``slots[i]``.  Behind it is zeroed
-            room, so that a tensor may take the memory over.
+        vectors: float32[n, dim]; row i belongs to ``slots[i]``.  Zeroed memory follows
+            the last row, so that a tensor can use the array without a copy.
         sums: The digest with its buckets; a replica may take it over.
         is_new: The file was made by this call.
-        moved_aside: Where a damaged file of this name was put, if there was one.
-        is_from_checkpoint: Pages of the database that hold rows were not looked at.
-        derived: What a node once derived from exactly these rows, where that was kept.
+        moved_aside: Where a corrupt database of this name was moved, if there was one.
+        is_from_checkpoint: The database pages that hold rows were not read.
+        derived: Bytes a node derived from exactly these rows, if the checkpoint has them.
     """
 
     snapshot: Snapshot
@@ -55,7 +63,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One entry as the op log keeps it.
+    """One entry of the op log.
 
     Attributes:
         seq: Place in the log.
@@ -65,7 +73,7 @@ class LogRow:
         chain: Hash chain at the entry.
         time_us: Sequencer's clock, microseconds since 1970.
         frame: The proposal's bytes as sequenced.
-        outcome: What came of it here.
+        outcome: Outcome of the write on this node.
         digest: Digest of the state afterwards.
     """
 
@@ -92,6 +100,25 @@ class SlotRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """One entry that the winning history does not have, kept for an operator.
+
+    Attributes:
+        op_id: 16 bytes that name the write.
+        epoch: Life of the log in which it was placed.
+        seq: Its place there.
+        frame: The proposal's bytes.
+        moved_at_us: When it became an orphan, microseconds since 1970.
+    """
+
+    op_id: bytes
+    epoch: int
+    seq: int
+    frame: bytes
+    moved_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Meta:
     """The row of ``meta``, checked against its checksum."""
 
@@ -102,14 +129,28 @@ class Meta:
     settings: Settings
 
 
+# --- columns ---
+
+
 def checksum(*fields: object) -> int:
     """CRC-32 of a row's columns: integers, texts, bytes and floats."""
     return zlib.crc32(repr(fields).encode())
 
 
+def meta_row(meta: Meta) -> tuple[object, ...]:
+    """Columns of ``meta`` after ``only``, with their checksum; every commit writes them."""
+    at = meta.position
+    text, end_of_sum = _settings_columns(meta.settings)
+    fields = (at.epoch, at.seq, at.chain, meta.digest, meta.fingerprint, meta.dim)
+    # The same sum as ``checksum(*fields, text)``.  Settings with a calibration are long, so
+    # their part of the sum's input is cached; CRC-32 can be continued.
+    head = f"{repr(fields).removesuffix(')')}, "
+    return (*fields, text, zlib.crc32(end_of_sum, zlib.crc32(head.encode())))
+
+
 @lru_cache(maxsize=1)
-def dump_settings(settings: Settings) -> str:
-    """Write the settings of the route set as a JSON array."""
+def _settings_columns(settings: Settings) -> tuple[str, bytes]:
+    """Settings as a JSON array, and the bytes that ``checksum`` reads of them."""
     fields: list[object] = [
         settings.aggregation,
         settings.topk,
@@ -118,7 +159,8 @@ def dump_settings(settings: Settings) -> str:
     ]
     if settings.cascade or settings.calibration:
         fields += [settings.cascade, settings.calibration]
-    return json.dumps(fields, separators=(",", ":"))
+    text = json.dumps(fields, separators=(",", ":"))
+    return text, f"{text!r})".encode()
 
 
 def load_settings(text: str) -> Settings:
@@ -126,20 +168,24 @@ def load_settings(text: str) -> Settings:
     return Settings(*json.loads(text))
 
 
-def meta_row(
-    position: Position, digest: str, fingerprint: str, dim: int, settings: Settings
-) -> tuple[object, ...]:
-    """Columns of ``meta`` after ``only``, with their checksum; every commit writes them."""
-    text = dump_settings(settings)
-    fields = (position.epoch, position.seq, position.chain, digest, fingerprint, dim)
-    head = f"{repr(fields).removesuffix(')')}, "
-    return (*fields, text, zlib.crc32(_end_of_sum(text), zlib.crc32(head.encode())))
+def route_row(route: RouteRecord) -> tuple[object, ...]:
+    """Columns of ``route``."""
+    at = route.revision
+    return (
+        route.route_id,
+        route.name,
+        route.threshold,
+        route.metadata,
+        route.payload,
+        at.epoch,
+        at.seq,
+    )
 
 
-@lru_cache(maxsize=1)
-def _end_of_sum(text: str) -> bytes:
-    """What ``checksum`` reads of the settings, the last column of a row."""
-    return f"{text!r})".encode()
+def import_row(import_id: str, is_replace: bool, touched_seq: int) -> tuple[object, ...]:
+    """Columns of ``import_open``."""
+    fields = (import_id, int(is_replace), touched_seq)
+    return (*fields, checksum(*fields))
 
 
 def epoch_row(record: EpochRecord) -> tuple[object, ...]:
@@ -166,8 +212,101 @@ def load_epoch(
     )
 
 
-def sums_of(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Digest:
-    """Sum a state, from nothing but the state; ``slots`` are those of its row hashes."""
+def remembered_row(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> tuple[object, ...]:
+    """Columns of ``remembered``."""
+    return (seq, op_id, request_hash, outcome, remembered_sum(seq, op_id, request_hash, outcome))
+
+
+def remembered_sum(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> int:
+    """Checksum of a row of ``remembered``; faster than ``checksum``, for a boot reads many."""
+    return zlib.crc32(b"%d|%b|%b|%b" % (seq, op_id, request_hash, outcome.encode()))
+
+
+# --- outcomes ---
+
+
+class StoredOutcome(Remembered):
+    """A remembered write whose outcome is still text.
+
+    A boot reads as many outcomes as the idempotency window is long and nearly none of
+    them is used again, so an outcome is parsed only when it is asked for.
+    """
+
+    __slots__ = ()
+
+    @property
+    def outcome(self) -> Outcome:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The outcome, parsed."""
+        return load_outcome(self.text)
+
+    @property
+    def text(self) -> str:
+        """The outcome as it is stored."""
+        return str(tuple.__getitem__(self, _OUTCOME_FIELD))
+
+    def _parsed(self) -> tuple[bytes, int, bytes, Outcome]:
+        return self.op_id, self.seq, self.request_hash, self.outcome
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, StoredOutcome):
+            return tuple.__eq__(self, other) or self._parsed() == other._parsed()
+        return isinstance(other, tuple) and self._parsed() == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._parsed())
+
+
+def as_remembered(
+    op_ids: Iterable[bytes],
+    seqs: Iterable[int],
+    request_hashes: Iterable[bytes],
+    texts: Iterable[str],
+) -> list[Remembered]:
+    """Make many remembered writes from their columns."""
+    columns = zip(op_ids, seqs, request_hashes, texts, strict=True)
+    return list(map(tuple.__new__, repeat(StoredOutcome), columns))
+
+
+def outcome_text(remembered: Remembered) -> str:
+    """The outcome's text form, without parsing one that was read as text."""
+    if isinstance(remembered, StoredOutcome):
+        return remembered.text
+    return dump_outcome(remembered.outcome)
+
+
+def dump_outcome(outcome: Outcome) -> str:
+    """Write an outcome as a JSON array."""
+    fields = (
+        outcome.status,
+        *outcome.at,
+        outcome.revision,
+        outcome.code,
+        outcome.message,
+        outcome.count,
+    )
+    return _write_json(fields)
+
+
+def load_outcome(text: str) -> Outcome:
+    """Read an outcome."""
+    status, epoch, seq, revision, code, message, count = json.loads(text)
+    held = None if revision is None else Revision(*revision)
+    return Outcome(status, Revision(epoch, seq), held, code, message, count)
+
+
+# --- digests ---
+
+
+def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Digest:
+    """Compute the digest of a state from the state alone.
+
+    Args:
+        snapshot: The state.
+        slots: int64[n], the keys of its row hashes, where the caller has them.
+    """
     digest = Digest()
     hashes = snapshot.row_hashes
     if slots is None:
@@ -178,11 +317,9 @@ def sums_of(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Diges
 
 
 def _bucket_sums(slots: NDArray[np.int64], row_hashes: bytes) -> list[int]:
-    """Sum joined row hashes by bucket, as ``Digest.add_rows`` does, but as arrays.
-
-    The hashes are added in words of 32 bits: float64 adds two million of those exactly.
-    """
-    # Slots are spread over the buckets, so no bucket adds more than 2^21 of them.
+    """Sum joined row hashes by bucket, as ``Digest.add_rows`` does, but as arrays."""
+    # ``bincount`` adds in float64, which is exact up to 2^53: words of 32 bits, of which
+    # no bucket adds more than 2^21, because slots are spread evenly over the buckets.
     assert int(slots.max(initial=0)) < BUCKET_COUNT << 21, "more than a float64 adds exactly"
     buckets = slots & (BUCKET_COUNT - 1)
     words = np.frombuffer(row_hashes, "<u4").reshape(-1, HASH_WORDS)
@@ -192,13 +329,3 @@ def _bucket_sums(slots: NDArray[np.int64], row_hashes: bytes) -> list[int]:
         for bucket, term in enumerate(column.tolist()):
             sums[bucket] += int(term) << (32 * place)
     return sums
-
-
-def without(facts: dict[str, str], *keys: str) -> dict[str, str]:
-    """Facts but those of some keys."""
-    return {key: value for key, value in facts.items() if key not in keys}
-
-
-def condemned(reason: str) -> str:
-    """What is said of a file that turned out to be damaged while it was in use."""
-    return f"the database is damaged: {reason}; a restart moves it aside"

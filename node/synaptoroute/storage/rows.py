@@ -1,4 +1,4 @@
-"""The rows of the tensor, read column by column and verified row by row."""
+"""The rows of the tensor: read into columns and verified row by row."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.core.digest import row_hash
-from synaptoroute.storage.corruption import Damaged
+from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.records import VECTOR_DTYPE
 
 ROWS_AT_ONCE: Final = 512
-ROOM_SLOTS: Final = 65_536
-"""Room behind vectors is zeroed up to a multiple of this: see ``Tensor.load``."""
+SPARE_SLOTS: Final = 65_536
+"""Arrays of vectors are allocated in multiples of this: see ``Tensor.load``."""
 _COLUMNS: Final = "slot, route_id, utterance, vector, row_hash"
 
 
@@ -30,7 +30,7 @@ class Rows:
         route_ids: int64[n], their owners.
         utterances: Their texts.
         row_hashes: Their hashes.
-        vectors: float32[n, dim], with room behind them.
+        vectors: float32[n, dim], with zeroed memory behind them.
     """
 
     slots: NDArray[np.int64]
@@ -55,32 +55,30 @@ class Rows:
         return dict(zip(route_ids[firsts].tolist(), parts, strict=True))
 
 
-def room_for(rows: int, dim: int) -> NDArray[np.float32]:
-    """Zeroed float32[rows, dim] at the start of an array of whole slabs.
-
-    The system gives memory to rows only as they are written.
-    """
-    mapped = max(1, -(-rows // ROOM_SLOTS)) * ROOM_SLOTS
-    return np.zeros((mapped, dim), VECTOR_DTYPE)[:rows]
+def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
+    """Allocate zeroed float32[rows, dim] at the start of an array with spare rows."""
+    # The system gives memory to the spare rows only when they are written.
+    allocated = max(1, -(-rows // SPARE_SLOTS)) * SPARE_SLOTS
+    return np.zeros((allocated, dim), VECTOR_DTYPE)[:rows]
 
 
 def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
     """Read the whole table ``slot``, a few hundred rows at a time.
 
     Raises:
-        Damaged: A row does not match its hash, or is beyond the capacity.
+        CorruptFile: A row does not match its hash, or is beyond the capacity.
     """
     (highest,) = connection.execute("SELECT max(slot) FROM slot").fetchone()
     if highest is not None and not 0 <= highest < slots_max:
-        raise Damaged(f"slot {highest} is beyond the capacity")
-    vectors = room_for(0 if highest is None else highest + 1, dim)
+        raise CorruptFile(f"slot {highest} is beyond the capacity")
+    vectors = allocate_vectors(0 if highest is None else highest + 1, dim)
     slots: list[int] = []
     route_ids: list[int] = []
     utterances: list[str] = []
     row_hashes: list[bytes] = []
     cursor = connection.execute(f"SELECT {_COLUMNS} FROM slot ORDER BY slot")
     while part := cursor.fetchmany(ROWS_AT_ONCE):
-        vectors[len(slots) : len(slots) + len(part)] = verified(part, dim)
+        vectors[len(slots) : len(slots) + len(part)] = verify_rows(part, dim)
         slots += [row[0] for row in part]
         route_ids += [row[1] for row in part]
         utterances += [row[2] for row in part]
@@ -94,14 +92,14 @@ def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
     )
 
 
-def amend(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
-    """Make known rows those of the database, by the row hashes that it holds.
+def update_rows(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
+    """Bring known rows up to date with the row hashes of the database.
 
     Returns:
-        The rows; None where so few of them are known that reading all is no slower.
+        The rows; None if so few of them are known that reading all is no slower.
 
     Raises:
-        Damaged: A row that is not known does not match its hash.
+        CorruptFile: A row that is not known does not match its hash.
     """
     pairs = connection.execute("SELECT slot, row_hash FROM slot ORDER BY slot").fetchall()
     if not pairs:
@@ -124,7 +122,7 @@ def amend(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
     for start in range(0, len(new), ROWS_AT_ONCE):
         at = new[start : start + ROWS_AT_ONCE]
         part = [_read_one(connection, pairs[each][0]) for each in at]
-        rows.vectors[at] = verified(part, dim)
+        rows.vectors[at] = verify_rows(part, dim)
         rows.route_ids[at] = [row[1] for row in part]
         for each, row in zip(at, part, strict=True):
             rows.utterances[each] = row[2]
@@ -134,24 +132,22 @@ def amend(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows | None:
 def _rearranged(
     vectors: NDArray[np.float32], places: NDArray[np.int64], dim: int
 ) -> NDArray[np.float32]:
-    """Put vectors at new places; -1 stands for one that is not known yet.
-
-    Where all that are known stand right already, nothing is copied.
-    """
-    room = vectors.base
+    """Move vectors to new places; -1 stands for one that is not known yet."""
+    whole = vectors.base
     own = np.arange(len(places))
     is_in_place = bool(((places == own) | (places == -1)).all())
-    if is_in_place and isinstance(room, np.ndarray) and len(places) <= len(room):
-        room[len(places) : len(vectors)] = 0.0
-        return room[: len(places)]
-    moved = room_for(len(places), dim)
+    # The common case of appended rows: nothing is copied, the spare rows are used.
+    if is_in_place and isinstance(whole, np.ndarray) and len(places) <= len(whole):
+        whole[len(places) : len(vectors)] = 0.0
+        return whole[: len(places)]
+    moved = allocate_vectors(len(places), dim)
     is_known = places >= 0
     moved[is_known] = vectors[places[is_known]]
     return moved
 
 
 def read_after(connection: sqlite3.Connection, slot: int, rows_max: int) -> list[Any]:
-    """Read rows behind a slot, unverified: tuples in the order of the table's columns."""
+    """Read rows after a slot, unverified: tuples in the order of the table's columns."""
     return connection.execute(
         f"SELECT {_COLUMNS} FROM slot WHERE slot > ? ORDER BY slot LIMIT ?", (slot, rows_max)
     ).fetchall()
@@ -161,15 +157,15 @@ def _read_one(connection: sqlite3.Connection, slot: int) -> Any:
     return connection.execute(f"SELECT {_COLUMNS} FROM slot WHERE slot = ?", (slot,)).fetchone()
 
 
-def verified(part: list[Any], dim: int) -> NDArray[np.float32]:
+def verify_rows(part: list[Any], dim: int) -> NDArray[np.float32]:
     """Check rows against their hashes and join their vectors: float32[n, dim].
 
     Raises:
-        Damaged: A row does not match its hash, or is no row.
+        CorruptFile: A row does not match its hash, or is no row.
     """
     computed = list(starmap(row_hash, (row[:4] for row in part)))
     if computed != [row[4] for row in part]:
         wrong = next(row[0] for row, each in zip(part, computed, strict=True) if each != row[4])
-        raise Damaged(f"slot {wrong} does not match its hash")
+        raise CorruptFile(f"slot {wrong} does not match its hash")
     joined = b"".join([row[3] for row in part])
     return np.frombuffer(joined, VECTOR_DTYPE).reshape(len(part), dim)

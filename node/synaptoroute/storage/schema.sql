@@ -41,7 +41,7 @@ CREATE TABLE slot (
     row_hash      BLOB    NOT NULL
 ) STRICT;
 
--- Re-encoded rows that wait beside the old ones (see generation.py).
+-- Re-encoded rows that wait beside the old ones (see re_embedding.py).
 CREATE TABLE slot_next (
     slot          INTEGER PRIMARY KEY,
     vector        BLOB    NOT NULL,

@@ -1,66 +1,221 @@
-"""The node's database as the rest of the node sees it.
+"""The durable state of a node, as the rest of the node sees it.
 
-Threads: the methods that write belong to one thread at a time (the caller's before
-``start``, the applier's afterwards); ``read_log``, ``rows``, ``snapshot_to`` and
-``meta_get`` may be called from any.  Rows, log, outcomes, position and digest of an
-entry become durable in one transaction, so a node that dies anywhere wakes up at some
-position with exactly the state of that position.
+Threads: methods that write belong to one thread at a time (the caller's before ``start``,
+the applier's afterwards); those marked "Any thread" may be called from any.  Rows, log,
+outcomes, position and digest of an entry become durable in one transaction, so a node
+that dies at any moment restarts at some position with exactly the state of that position.
 """
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from synaptoroute.core.change import Change, Commit, SlotWrite
+from synaptoroute.core.change import Commit, SlotWrite
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
-from synaptoroute.failpoints import failpoint
-from synaptoroute.storage import install
-from synaptoroute.storage.connection import connect_reader, connect_writer, translated
-from synaptoroute.storage.corruption import Damaged, finding_damage
-from synaptoroute.storage.generation import NEXT_DIM, NEXT_FINGERPRINT
-from synaptoroute.storage.loader import check_encoder, load, read_meta
-from synaptoroute.storage.orphans import Orphan, count_orphans, drop_orphan, read_orphans
-from synaptoroute.storage.outcomes import load_outcome
-from synaptoroute.storage.quarantine import is_present
-from synaptoroute.storage.re_embedding import ReencodedFile
-from synaptoroute.storage.records import LogRow, Meta, SlotRow, Stored, sums_of, without
-from synaptoroute.storage.writer import (
-    check_order,
-    drop_encoded,
-    rewrite_rows,
-    write_changes,
-    write_entries,
-    write_imports,
-    write_meta,
-    write_node,
+from synaptoroute.storage import maintenance
+from synaptoroute.storage.checkpoint import drop_checkpoint
+from synaptoroute.storage.connection import FileLock, Synchronous, sibling, translated
+from synaptoroute.storage.corruption import CorruptFile, corruption_message, quarantine
+from synaptoroute.storage.database import NODE_ID, Database, open_database
+from synaptoroute.storage.loader import StandbyEncoders, gc_paused, load
+from synaptoroute.storage.maintenance import Derive, MaintenanceThread, Pause
+from synaptoroute.storage.re_embedding import ReEmbedding
+from synaptoroute.storage.records import LogRow, Orphan, SlotRow, Stored, load_outcome
+from synaptoroute.storage.rows import ROWS_AT_ONCE
+from synaptoroute.storage.snapshots import (
+    drop_incoming,
+    export_snapshot,
+    install_snapshot,
+    replace_state,
+    set_sole_voter,
 )
+from synaptoroute.storage.writer import REPLACE_SLOT, LogWindow, meta_after, write_meta
 
-ROWS_AT_ONCE: Final = 512
-READERS_SECONDS_MAX: Final = 5.0
-"""How long those who read may hold up a new file."""
+OPLOG_ENTRIES_MAX: Final = 10_000
+OPLOG_BYTES_MAX: Final = 67_108_864
+ORPHANS_MAX: Final = 10_000
+"""Orphans read at once; an op log holds no more entries."""
+_EPHEMERAL: Final = ":memory:"
 
 
-class SQLiteStorage(ReencodedFile):
+class SQLiteStorage:
     """A route set on disk: rows, routes, log and outcomes at one position.
 
-    Invariants: ``position`` is that of the file; no transaction is open between two
-    calls; nobody else writes to the file while it is open.
+    Invariants: ``position`` is that of the file; no other process writes to the file
+    while it is open: the lock is held from before the first read until after the last
+    write.
+
+    Args:
+        path: The database; its folder is made.  ``:memory:`` keeps everything in a
+            temporary folder that ``close`` removes.
+        synchronous: ``full`` survives a power failure, ``normal`` may lose the newest
+            entries to one (never to a crash of the process).  ``:memory:`` does not wait
+            for the disk at all.
+        oplog_entries_max: Entries kept for peers.
+        oplog_bytes_max: Bytes of their frames.
+        on_corrupt: ``raise`` after a corrupt file was moved aside, or start empty.
+
+    Raises:
+        StorageUnavailable: The folder cannot be made.
     """
 
-    # --- entries ---
+    sqlite_version: Final = sqlite3.sqlite_version
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: Literal["full", "normal"] = "full",
+        oplog_entries_max: int = OPLOG_ENTRIES_MAX,
+        oplog_bytes_max: int = OPLOG_BYTES_MAX,
+        on_corrupt: Literal["raise", "move_aside"] = "raise",
+    ) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._is_ephemeral = str(path) == _EPHEMERAL
+        self._synchronous: Synchronous = "off" if self._is_ephemeral else synchronous
+        self._on_corrupt = on_corrupt
+        self._log = LogWindow(oplog_entries_max, oplog_bytes_max)
+        self._standby_encoders: StandbyEncoders = {}
+        self._database: Database | None = None
+        self._thread: MaintenanceThread | None = None
+        self.derive: Derive | None = None
+        self._set_path(Path(path))
+
+    def _set_path(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(sibling(path, ".lock"))
+        if not self._is_ephemeral:
+            with translated(f"make the folder of {path.name}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _opened(self) -> Database:
+        database = self._database
+        if database is None or not database.is_open:
+            raise StorageUnavailable("the storage is closed", reason="closed")
+        return database
+
+    @property
+    def node_id(self) -> str:
+        """Identity of the node, 32 hexadecimal digits; as old as the file."""
+        assert self._database is not None, "the storage was never open: this is a bug"
+        return self._database.facts[NODE_ID]
+
+    @property
+    def position(self) -> Position:
+        """Position that is durable.  Any thread."""
+        return self._opened().meta.position
+
+    @property
+    def digest(self) -> str:
+        """Digest of the state that is durable.  Any thread."""
+        return self._opened().meta.digest
 
     @property
     def encoder(self) -> tuple[str, int]:
-        """Whose vectors the file holds: fingerprint and dimension.  Any thread."""
-        meta = self._opened()
+        """Encoder of the stored vectors: fingerprint and dimension.  Any thread."""
+        meta = self._opened().meta
         return meta.fingerprint, meta.dim
+
+    @property
+    def corruption(self) -> str | None:
+        """Corruption found while the file was in use.  Any thread."""
+        return self._database.corruption if self._database is not None else None
+
+    @property
+    def re_embedding(self) -> ReEmbedding:
+        """The change of the encoder of this database.  Runs on the writing thread."""
+        return ReEmbedding(self._opened())
+
+    # --- opening and closing ---
+
+    def open(
+        self, *, fingerprint: str, dim: int, standby_encoders: StandbyEncoders | None = None
+    ) -> Stored:
+        """Make or migrate the file, verify all of it and take it over for writing.
+
+        Args:
+            fingerprint: The running encoder's; a new file remembers it.
+            dim: Dimension of its vectors.
+            standby_encoders: Other encoders whose vectors it may hold.
+
+        Raises:
+            EncoderMismatch: The stored vectors are another encoder's.
+            SchemaTooNew: A later release wrote the file.
+            StorageCorrupt: The file was corrupt and has been moved aside.
+            StorageUnavailable: It cannot be read or written, or is open elsewhere.
+        """
+        self._standby_encoders = standby_encoders or {}
+        return self._open((fingerprint, dim))
+
+    def open_stored(self) -> Stored:
+        """Open a file with whatever encoder it was made with; for tools, not for nodes.
+
+        Raises:
+            StorageUnavailable: As ``open``, or there is no database.
+        """
+        return self._open(None)
+
+    def _open(self, encoder: tuple[str, int] | None) -> Stored:
+        assert self._database is None or not self._database.is_open, (
+            "the storage is open already: this is a bug"
+        )
+        if self._is_ephemeral:
+            with translated("make a temporary folder"):
+                self._folder = tempfile.TemporaryDirectory(prefix="synaptoroute-")
+            self._set_path(Path(self._folder.name) / "ephemeral.sqlite")
+        self._lock.acquire()
+        try:
+            drop_incoming(self.path)
+            with gc_paused():
+                return self._open_or_quarantine(encoder)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_or_quarantine(self, encoder: tuple[str, int] | None) -> Stored:
+        source = (self.path, self._synchronous, self._log, encoder, self._standby_encoders)
+        try:
+            self._database, stored = open_database(*source)
+        except CorruptFile as corrupt:
+            moved_aside = quarantine(self.path, corrupt.position)
+            if self._on_corrupt == "raise":
+                raise StorageCorrupt(
+                    f"the database cannot be trusted: {corrupt.reason};"
+                    f" it was moved to {moved_aside}",
+                    path=str(moved_aside),
+                    reason=corrupt.reason,
+                ) from corrupt
+        else:
+            return stored
+        self._database, stored = open_database(*source)
+        return replace(stored, moved_aside=moved_aside)
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing.  Runs on the writing thread.
+
+        A node with background maintenance leaves a fresh checkpoint for its next boot.
+        """
+        database = self._database
+        had_maintenance = self._stop_maintenance()
+        if database is not None:
+            if had_maintenance and database.changes.is_stale and database.corruption is None:
+                with suppress(StorageUnavailable):
+                    self.checkpoint()
+            database.close()
+        # The lock goes last: a process that gets it may open the file at once.
+        self._lock.release()
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
+
+    # --- entries ---
 
     def commit(self, commits: Sequence[Commit]) -> None:
         """Make a group of entries durable, all or none.  Runs on the writing thread.
@@ -75,43 +230,14 @@ class SQLiteStorage(ReencodedFile):
         """
         if not commits:
             return
-        meta = self._opened()
-        check_order(meta.position, commits)
-        changes = [commit.change for commit in commits]
-        settings = next(
-            (each.settings for each in reversed(changes) if each.settings is not None),
-            meta.settings,
-        )
-        last = commits[-1]
-        switched = next((each.encoder for each in reversed(changes) if each.encoder), None)
-        vectors = switched or meta
-        after = Meta(last.entry.position, last.digest, vectors.fingerprint, vectors.dim, settings)
+        database = self._opened()
+        before, after = database.meta, meta_after(database.meta, commits)
+        if (before.fingerprint, before.dim) == (after.fingerprint, after.dim):
+            database.commit(commits, after)
+            return
         # A walk over the rows would meet vectors of two sizes.
-        was_kept = switched is not None and self._stop_keeper()
-        try:
-            self._commit(commits, changes, after)
-        finally:
-            if was_kept:
-                self.keep()
-
-    def _commit(self, commits: Sequence[Commit], changes: Sequence[Change], after: Meta) -> None:
-        """Write a group of entries in one transaction."""
-        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
-        with self._writing("commit entries") as writer:
-            floor = self._known_log(writer).floor_after(sizes)
-            write_changes(writer, changes)
-            if NEXT_FINGERPRINT in self._node:
-                drop_encoded(writer, changes)
-            for commit in commits:
-                write_imports(writer, commit)
-            write_entries(writer, commits, floor)
-            write_meta(writer, after)
-            failpoint("commit.begun")
-        self._log.extend(sizes, floor)
-        self._meta = after
-        written = sum(len(change.writes) for change in changes)
-        freed = sum(len(change.freed) for change in changes)
-        self._changes.add(written - freed, len(commits) + written + freed)
+        with self._maintenance_paused():
+            database.commit(commits, after)
 
     def read_log(self, after_seq: int, *, entries_max: int, bytes_max: int) -> list[LogRow]:
         """Read entries for a peer.  Any thread.
@@ -122,12 +248,12 @@ class SQLiteStorage(ReencodedFile):
             bytes_max: At most so many bytes of frames, but always one entry.
 
         Returns:
-            Consecutive entries from ``after_seq + 1``; none where the op log does not
-            reach back that far or does not go on.
+            Consecutive entries from ``after_seq + 1``; none if the op log does not reach
+            back that far or ends before.
         """
         found: list[LogRow] = []
         size_bytes = 0
-        with self._reading("read the op log") as reader:
+        with self._opened().reading("read the op log") as reader:
             cursor = reader.execute(
                 "SELECT seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest"
                 " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -137,44 +263,26 @@ class SQLiteStorage(ReencodedFile):
                 size_bytes += len(frame)
                 if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                came_of = load_outcome(outcome)
+                parsed = load_outcome(outcome)
                 found.append(
-                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, came_of, digest)
+                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, parsed, digest)
                 )
         return found
 
     def log_floor(self) -> int | None:
-        """Place of the oldest entry of the op log; None where it is empty.  Any thread."""
-        with self._reading("read the op log") as reader:
+        """Seq of the oldest entry of the op log; None if it is empty.  Any thread."""
+        with self._opened().reading("read the op log") as reader:
             (floor,) = reader.execute("SELECT min(seq) FROM oplog").fetchone()
             return None if floor is None else int(floor)
-
-    def orphans(self) -> list[Orphan]:
-        """Entries that a history which won does not have.  Any thread."""
-        with self._reading("read orphans") as reader:
-            return read_orphans(reader)
-
-    def orphan_count(self) -> int:
-        """How many writes they are.  Any thread."""
-        with self._reading("count orphans") as reader:
-            return count_orphans(reader)
-
-    def drop_orphan(self, op_id: bytes) -> None:
-        """Forget one.  Runs on the writing thread.
-
-        Raises:
-            StorageUnavailable: It is still there.
-        """
-        with self._writing("forget an orphan") as writer:
-            drop_orphan(writer, op_id)
 
     def rows(self, after_slot: int = -1, rows_max: int | None = None) -> Iterator[SlotRow]:
         """Read the tensor's rows as the file holds them, in slot order.  Any thread.
 
-        All rows of one call are of one position.  While the iteration lasts the
-        write-ahead log cannot be reset, so a slow reader takes ``rows_max`` at a time.
+        All rows of one call are of one position.
         """
-        with self._reading("read rows") as reader:
+        # While the iteration lasts the WAL cannot be reset and the file not be replaced,
+        # so a slow reader should take ``rows_max`` at a time.
+        with self._opened().reading("read rows") as reader:
             cursor = reader.execute(
                 "SELECT slot, route_id, utterance, vector, row_hash FROM slot"
                 " WHERE slot > ? ORDER BY slot LIMIT ?",
@@ -183,6 +291,48 @@ class SQLiteStorage(ReencodedFile):
             while part := cursor.fetchmany(ROWS_AT_ONCE):
                 for row in part:
                     yield SlotRow(*row)
+
+    # --- orphans: entries of a history that lost, kept for an operator ---
+
+    def orphans(self) -> list[Orphan]:
+        """Read the orphans, oldest first, each write once.  Any thread."""
+        with self._opened().reading("read orphans") as reader:
+            cursor = reader.execute(
+                "SELECT op_id, epoch, seq, frame, moved_at_us FROM orphan WHERE orphan_id IN"
+                " (SELECT min(orphan_id) FROM orphan GROUP BY op_id) ORDER BY orphan_id LIMIT ?",
+                (ORPHANS_MAX,),
+            )
+            return [Orphan(*row) for row in cursor]
+
+    def orphan_count(self) -> int:
+        """Count the orphaned writes.  Any thread."""
+        with self._opened().reading("count orphans") as reader:
+            (count,) = reader.execute("SELECT count(DISTINCT op_id) FROM orphan").fetchone()
+            return int(count)
+
+    def drop_orphan(self, op_id: bytes) -> None:
+        """Delete an orphaned write.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It is still there.
+        """
+        with self._opened().writing("delete an orphan") as writer:
+            writer.execute("DELETE FROM orphan WHERE op_id = ?", (op_id,))
+
+    # --- facts of this node ---
+
+    def meta_get(self, key: str) -> str | None:
+        """Read a fact that was set.  Any thread."""
+        return self._database.facts.get(key) if self._database is not None else None
+
+    def meta_set(self, key: str, value: str | None) -> None:
+        """Make a fact of this node durable; None removes it.  Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: It is not durable.
+        """
+        assert key != NODE_ID, "a node keeps its identity: this is a bug"
+        self._opened().set_fact(key, value)
 
     # --- whole states ---
 
@@ -195,11 +345,11 @@ class SQLiteStorage(ReencodedFile):
         Raises:
             StorageUnavailable: Disk full, or the target's folder cannot be written.
         """
-        self._opened()
-        if self.damage is not None:
-            raise StorageUnavailable("a damaged database is not given away", reason="corrupt")
-        with self._gate.entered(), translated("write a snapshot"):
-            return install.copy_out(self.path, target)
+        database = self._opened()
+        if database.corruption is not None:
+            raise StorageUnavailable("no snapshot of a damaged database", reason="corrupt")
+        with database.lock.shared(), translated("write a snapshot"):
+            return export_snapshot(self.path, target)
 
     def install(
         self, source: Path, *, orphans_after_seq: int | None = None, now_us: int = 0
@@ -207,7 +357,7 @@ class SQLiteStorage(ReencodedFile):
         """Verify a snapshot file and take over its state.  Runs on the writing thread.
 
         Args:
-            source: A file of ``snapshot_to``, of a peer; nobody may change it meanwhile.
+            source: A file of ``snapshot_to``, of a peer.
             orphans_after_seq: Keep own entries after this place as orphans.
             now_us: Wall clock for them, microseconds since 1970.
 
@@ -216,100 +366,26 @@ class SQLiteStorage(ReencodedFile):
             EncoderMismatch: Its vectors are another encoder's.
             StorageUnavailable: It could not be read or copied; nothing changed.
         """
-        own = self._opened()
-        was_kept = self._stop_keeper()
-        draft = install.draft_of(self.path)
-        try:
-            stored, meta = self._verify(source, draft)
-            check_encoder(meta, own.fingerprint, own.dim, self._spares)
-            with translated("prepare a snapshot"):
-                facts = without(self._node, NEXT_FINGERPRINT, NEXT_DIM)
-                install.bring_own(draft, self.path, orphans_after_seq, now_us, facts)
-            if not self._put_in_place(draft, meta, len(stored.slots)):
-                self._copy_in(draft, orphans_after_seq, now_us, meta, len(stored.slots))
-        except Damaged as damage:
-            raise StorageCorrupt(
-                f"the snapshot cannot be trusted: {damage.reason}", source=str(source)
-            ) from damage
-        finally:
-            install.drop_draft(self.path)
-            if was_kept and self._writer is not None:
-                self.keep()
-        return stored
-
-    def _verify(self, source: Path, draft: Path) -> tuple[Stored, Meta]:
-        """Copy a snapshot beside the database and verify the copy."""
-        if not is_present(source):
-            raise Damaged("there is no snapshot")
-        assert self._writer is not None
-        with translated("copy a snapshot"):
-            shutil.copyfile(source, draft)
-        with finding_damage():
-            install.check_schema(self._writer, draft)
-            with closing(connect_reader(draft, immutable=True)) as reader:
-                meta = read_meta(reader)
-        return load(draft, immutable=True), meta
-
-    def _put_in_place(self, draft: Path, meta: Meta, row_count: int) -> bool:
-        """Exchange the file, if nobody else has it open; the writer is a new one then."""
-        with self._gate.shut(READERS_SECONDS_MAX) as is_empty:
-            writer = self._writer
-            assert writer is not None
-            try:
-                with translated("put a snapshot in place"):
-                    is_placed = is_empty and install.put_in_place(writer, draft, self.path)
-            finally:
-                writer.close()
-                self._writer = self._connect_again()
-        if is_placed:
-            self._settle(meta, row_count)
-            self.damage = None
-        return is_placed
-
-    def _connect_again(self) -> sqlite3.Connection:
-        """Open the writer anew; if that fails the storage is closed."""
-        try:
-            with translated(f"open {self.path.name} for writing"):
-                return connect_writer(self.path, self._synchronous)
-        except StorageUnavailable:
-            self._writer = None
-            raise
-
-    def _copy_in(
-        self, draft: Path, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int
-    ) -> None:
-        """Replace the rows in one transaction: slower, but others may have the file open."""
-        assert self._writer is not None
-        with (
-            translated("open a snapshot"),
-            install.attached(self._writer, draft),
-            self._replacing(orphans_after_seq, now_us, meta, row_count) as writer,
-        ):
-            install.copy_in(writer)
+        database = self._opened()
+        with self._maintenance_paused():
+            return install_snapshot(
+                database, source, self._standby_encoders, orphans_after_seq, now_us
+            )
 
     def replace_all(
         self, stored: Stored, *, orphans_after_seq: int | None = None, now_us: int = 0
     ) -> None:
-        """Replace the state by a value, keeping what is this node's own.
+        """Replace the state by a value, keeping what belongs to this node.
 
         The op log is empty afterwards.  Runs on the writing thread.
 
         Raises:
             StorageUnavailable: Nothing changed.
         """
-        own = self._opened()
-        snapshot = stored.snapshot
-        meta = replace(
-            own,
-            position=snapshot.position,
-            digest=sums_of(snapshot).hex(),
-            settings=snapshot.settings,
-        )
-        with self._replacing(orphans_after_seq, now_us, meta, len(stored.slots)) as writer:
-            install.write_state(writer, stored)
+        replace_state(self._opened(), stored, orphans_after_seq, now_us)
 
-    def mend(self, rows: Sequence[SlotWrite], digest: str) -> Stored:
-        """Write rows of owned slots again, then read all back, verified.
+    def repair_rows(self, rows: Sequence[SlotWrite], digest: str) -> Stored:
+        """Write rows of owned slots again, then read everything back, verified.
 
         Runs on the writing thread.
 
@@ -317,38 +393,95 @@ class SQLiteStorage(ReencodedFile):
             StorageUnavailable: It was not written; or, with reason ``corrupt``, more than
                 these rows is damaged.
         """
-        meta = self._opened()
-        self.damage = None
-        was_kept = self._stop_keeper()
-        try:
-            with self._writing("mend rows") as writer:
-                rewrite_rows(writer, rows)
-                write_meta(writer, replace(meta, digest=digest))
-            self._meta = replace(meta, digest=digest)
-            with self._condemning():
+        database = self._opened()
+        database.corruption = None
+        with self._maintenance_paused():
+            meta = replace(database.meta, digest=digest)
+            with database.writing("repair rows") as writer:
+                writer.executemany(REPLACE_SLOT, rows)
+                write_meta(writer, meta)
+            database.meta = meta
+            with self._corruption_recorded(database):
                 return load(self.path)
-        finally:
-            if was_kept:
-                self.keep()
 
-    def keep_one_voter(self) -> None:
-        """Let this node alone decide what survives: the voters of a restored state are gone.
+    def set_sole_voter(self) -> None:
+        """Make this node the only voter: those of a restored state do not exist.
 
         Runs on the writing thread.
         """
-        with self._writing("keep one voter") as writer:
-            install.keep_one_voter(writer, self.node_id)
+        with self._opened().writing("set the sole voter") as writer:
+            set_sole_voter(writer, self.node_id)
+
+    # --- maintenance in the background ---
+
+    def start_maintenance(self) -> None:
+        """Scrub and checkpoint on a thread of its own, until ``close``.
+
+        Raises:
+            StorageUnavailable: The storage is closed.
+        """
+        database = self._opened()
+        if self._is_ephemeral or self._thread is not None:
+            return
+        self._thread = MaintenanceThread(
+            database.changes,
+            needs_scrub=database.needs_scrub,
+            scrub=self.scrub,
+            checkpoint=self.checkpoint,
+        )
+        self._thread.start()
+
+    def _stop_maintenance(self) -> bool:
+        """Stop the thread; returns whether there was one."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
+        return thread is not None
 
     @contextmanager
-    def _replacing(
-        self, orphans_after_seq: int | None, now_us: int, meta: Meta, row_count: int
-    ) -> Iterator[sqlite3.Connection]:
-        """Replace the state in one transaction and mirror the new one."""
-        with self._writing("replace the state") as writer:
-            if orphans_after_seq is not None:
-                install.move_to_orphans(writer, orphans_after_seq, now_us)
-            yield writer
-            for key in (NEXT_FINGERPRINT, NEXT_DIM):
-                write_node(writer, key, None)
-            write_meta(writer, meta)
-        self._settle(meta, row_count)
+    def _maintenance_paused(self) -> Iterator[None]:
+        """Let no walk over the rows run meanwhile."""
+        was_running = self._stop_maintenance()
+        try:
+            yield
+        finally:
+            if was_running and self._database is not None and self._database.is_open:
+                self.start_maintenance()
+
+    def checkpoint(self, pause: Pause | None = None) -> None:
+        """Write a checkpoint: the next boot is several times as fast.  Any thread.
+
+        Raises:
+            StorageUnavailable: It could not be written; the former one, if any, is kept.
+        """
+        database = self._opened()
+        # What changes during the walk counts for the next checkpoint.
+        changed = database.changes.rows_changed
+        with database.lock.shared(), self._corruption_recorded(database):
+            maintenance.write_checkpoint(self.path, pause, self.derive)
+        database.changes.rows_changed -= changed
+
+    def scrub(self, pause: Pause | None = None) -> None:
+        """Verify all of the file, as a boot without a checkpoint does.  Any thread.
+
+        Raises:
+            StorageUnavailable: It is corrupt (reason ``corrupt``) and from now on neither
+                written to nor given away, or it could not be read.
+        """
+        database = self._opened()
+        with database.lock.shared(), self._corruption_recorded(database):
+            maintenance.scrub(self.path, pause)
+        database.needs_scrub = False
+
+    @contextmanager
+    def _corruption_recorded(self, database: Database) -> Iterator[None]:
+        """Record corruption, so that nothing more is written to the file."""
+        try:
+            yield
+        except CorruptFile as corrupt:
+            database.corruption = corrupt.reason
+            # Without a checkpoint the next boot reads every row, and quarantines the file.
+            drop_checkpoint(self.path)
+            raise StorageUnavailable(corruption_message(corrupt.reason), reason="corrupt") from (
+                corrupt
+            )

@@ -1,7 +1,7 @@
-"""Entries into the file: one group of commits is one transaction.
+"""Writes entries: a group of commits becomes one transaction.
 
-The commits of a group are folded first, so that a row that changes twice is written
-once; the op log and the outcomes keep every entry.
+The changes of a group are merged first, so that a row that changes twice is written
+once.  The op log and the outcomes keep every entry.
 """
 
 from __future__ import annotations
@@ -15,20 +15,24 @@ from typing import Final
 from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
 from synaptoroute.core.snapshot import EpochRecord
-from synaptoroute.storage.outcomes import dump_outcome, remembered_sum
 from synaptoroute.storage.records import (
     Meta,
     checksum,
+    dump_outcome,
     epoch_row,
+    import_row,
     load_epoch,
     meta_row,
+    remembered_row,
+    route_row,
 )
 
 TRIM_SLACK_SHIFT: Final = 5
-"""Old rows go once a thirty-second part too many is there, not one by one."""
+"""Old entries are deleted once a thirty-second part too many is there, not one by one."""
 FORGET_SLACK_ENTRIES: Final = IDEMPOTENCY_WINDOW_ENTRIES >> TRIM_SLACK_SHIFT
 
 INSERT_SLOT: Final = "INSERT INTO slot VALUES (?, ?, ?, ?, ?)"
+REPLACE_SLOT: Final = "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)"
 INSERT_ROUTE: Final = "INSERT INTO route VALUES (?, ?, ?, ?, ?, ?, ?)"
 INSERT_META: Final = "INSERT OR REPLACE INTO meta VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPDATE_META: Final = (
@@ -44,126 +48,149 @@ _INSERT_LOG: Final = "INSERT INTO oplog VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class LogWindow:
-    """Which entries the op log holds, and which are too many.
+    """The seqs and sizes of the op log's entries, and which of them are too many.
 
-    Invariants: it mirrors what is committed; ``extend`` follows a commit.
+    Invariants: it mirrors what is committed, so ``extend`` follows a commit.
     """
 
     def __init__(self, entries_max: int, bytes_max: int) -> None:
+        self.is_loaded = False
         self._entries_max = entries_max
         self._bytes_max = bytes_max
         self._sizes: deque[tuple[int, int]] = deque()
         self._bytes = 0
-        self._is_known = False
 
-    @property
-    def is_known(self) -> bool:
-        """Whether it mirrors a file."""
-        return self._is_known
-
-    def forget(self) -> None:
-        """Mirror no file any more."""
-        self._is_known = False
+    def unload(self) -> None:
+        """Forget the entries; the file holds others now."""
+        self.is_loaded = False
         self._sizes.clear()
 
-    def reset(self, sizes: Iterable[tuple[int, int]]) -> None:
+    def load(self, sizes: Iterable[tuple[int, int]]) -> None:
         """Take over what the file holds: pairs of seq and frame bytes, ascending."""
-        self._is_known = True
+        self.is_loaded = True
         self._sizes = deque(sizes)
         self._bytes = sum(size_bytes for _, size_bytes in self._sizes)
 
     def floor_after(self, added: Sequence[tuple[int, int]]) -> int | None:
-        """Say below which seq entries are too many once ``added`` is there, if any are."""
-        entry_count = len(self._sizes) + len(added)
-        size_bytes = self._bytes + sum(size for _, size in added)
-        if not self._is_over(entry_count, size_bytes, slack_shift=TRIM_SLACK_SHIFT):
+        """Return the seq below which entries are too many once ``added`` is there."""
+        entries, size_bytes = len(self._sizes) + len(added), self._bytes
+        for _, size in added:
+            size_bytes += size
+        entries_max, bytes_max = self._entries_max, self._bytes_max
+        if entries <= entries_max + (
+            entries_max >> TRIM_SLACK_SHIFT
+        ) and size_bytes <= bytes_max + (bytes_max >> TRIM_SLACK_SHIFT):
             return None
         for seq, size in (*self._sizes, *added):
-            if not self._is_over(entry_count, size_bytes) or entry_count == 1:
+            # The newest entry stays, however large it is.
+            if (entries <= entries_max and size_bytes <= bytes_max) or entries == 1:
                 return seq
-            entry_count -= 1
+            entries -= 1
             size_bytes -= size
         return None
-
-    def _is_over(self, entry_count: int, size_bytes: int, slack_shift: int = 63) -> bool:
-        return entry_count > self._entries_max + (
-            self._entries_max >> slack_shift
-        ) or size_bytes > self._bytes_max + (self._bytes_max >> slack_shift)
 
     def extend(self, added: Sequence[tuple[int, int]], floor: int | None) -> None:
         """Follow a commit."""
         self._sizes.extend(added)
-        self._bytes += sum(size for _, size in added)
+        for _, size in added:
+            self._bytes += size
         while floor is not None and self._sizes and self._sizes[0][0] < floor:
             self._bytes -= self._sizes.popleft()[1]
 
 
-def check_order(position: Position, commits: Sequence[Commit]) -> None:
-    """A hole in the log would be for ever: refuse it as a programmer's error."""
-    seq, chain = position.seq, position.chain
+def meta_after(meta: Meta, commits: Sequence[Commit]) -> Meta:
+    """Return the row of ``meta`` after a group of commits, which must follow it."""
+    seq, chain = meta.position.seq, meta.position.chain
+    fingerprint, dim, settings = meta.fingerprint, meta.dim, meta.settings
     for commit in commits:
-        entry = commit.entry
+        entry, change = commit.entry, commit.change
+        # A gap in the op log could never be closed again.
         assert (entry.seq, entry.prev_chain) == (seq + 1, chain), (
             f"entry {entry.seq} does not follow {seq}: this is a bug"
         )
         seq, chain = entry.seq, entry.chain
+        if change.settings is not None:
+            settings = change.settings
+        if change.encoder:
+            fingerprint, dim = change.encoder.fingerprint, change.encoder.dim
+    last = commits[-1]
+    position = Position(last.entry.epoch, seq, chain)
+    return Meta(position, last.digest, fingerprint, dim, settings)
 
 
-def write_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """Write the rows and routes that a group of changes leaves behind."""
+def write_group(
+    connection: sqlite3.Connection,
+    commits: Sequence[Commit],
+    meta: Meta,
+    floor: int | None,
+    *,
+    is_re_embedding: bool,
+) -> None:
+    """Write a group of entries, inside the caller's transaction.
+
+    Args:
+        connection: The writer.
+        commits: The group, in order.
+        meta: Where the state stands afterwards.
+        floor: Delete entries of the op log before this seq.
+        is_re_embedding: New vectors for some rows may wait in ``slot_next``.
+    """
+    changes = [commit.change for commit in commits]
+    slots = _write_rows(connection, changes)
+    if is_re_embedding:
+        # A new vector of the former text must never be swapped in.
+        connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
+    for commit in commits:
+        change = commit.change
+        if change.opened or change.staged or change.closed:
+            _write_import(connection, commit)
+        if change.epoch is not None:
+            row = epoch_row(EpochRecord(commit.entry.epoch, change.epoch))
+            connection.execute(INSERT_EPOCH, row)
+        if change.voters is not None:
+            _write_voters(connection, commit.entry.epoch, change.voters)
+    _write_log(connection, commits)
+    if floor is not None:
+        connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
+    first, last = commits[0].entry.seq, commits[-1].entry.seq
+    if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
+        oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
+        connection.execute("DELETE FROM remembered WHERE seq < ?", (oldest,))
+    write_meta(connection, meta)
+
+
+def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[int]:
+    """Write the rows and routes that a group leaves behind; returns the changed slots."""
     slots: dict[int, SlotWrite | None] = {}
     routes: dict[int, RouteRecord | None] = {}
     for change in changes:
-        slots.update(dict.fromkeys(change.freed))
-        slots.update((write.slot, write) for write in change.writes)
-        routes.update((route.route_id, None) for route in change.deleted)
-        routes.update((route.route_id, route) for route in change.put)
-    # Out with the old first: a name may have moved from one number to another.  Slots come
-    # from generators: a loop that stays inside sqlite3 lets no other thread run for long.
+        for slot in change.freed:
+            slots[slot] = None
+        for write in change.writes:
+            slots[write.slot] = write
+        for route in change.deleted:
+            routes[route.route_id] = None
+        for route in change.put:
+            routes[route.route_id] = route
+    # All old routes are deleted first: a name may have moved from one number to another,
+    # and names are unique.
     connection.executemany("DELETE FROM route WHERE route_id = ?", [(each,) for each in routes])
     connection.executemany(
         INSERT_ROUTE, [route_row(each) for each in routes.values() if each is not None]
     )
+    # Generators, not lists: sqlite3 then returns to Python between two rows, where other
+    # threads get their turn.
     connection.executemany(
         "DELETE FROM slot WHERE slot = ?", ((each,) for each, write in slots.items() if not write)
     )
+    changed = sorted(slots)
     connection.executemany(
-        "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
-        (each for each in map(slots.__getitem__, sorted(slots)) if each is not None),
+        REPLACE_SLOT, (each for each in map(slots.__getitem__, changed) if each is not None)
     )
+    return changed
 
 
-def rewrite_rows(connection: sqlite3.Connection, rows: Sequence[SlotWrite]) -> None:
-    """Write rows again whose content was altered."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)",
-        rows,
-    )
-
-
-def drop_encoded(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """Forget re-encoded vectors of rows that changed since."""
-    touched = {slot for change in changes for slot in change.freed}
-    touched.update(write.slot for change in changes for write in change.writes)
-    connection.executemany(
-        "DELETE FROM slot_next WHERE slot = ?", [(slot,) for slot in sorted(touched)]
-    )
-
-
-def route_row(route: RouteRecord) -> tuple[object, ...]:
-    """Columns of ``route``."""
-    return (
-        route.route_id,
-        route.name,
-        route.threshold,
-        route.metadata,
-        route.payload,
-        route.revision.epoch,
-        route.revision.seq,
-    )
-
-
-def write_imports(connection: sqlite3.Connection, commit: Commit) -> None:
+def _write_import(connection: sqlite3.Connection, commit: Commit) -> None:
     """Open, fill or drop an import."""
     change, seq = commit.change, commit.entry.seq
     if change.opened is not None:
@@ -186,96 +213,52 @@ def write_imports(connection: sqlite3.Connection, commit: Commit) -> None:
         connection.execute("DELETE FROM import_open WHERE import_id = ?", (import_id,))
 
 
-def import_row(import_id: str, is_replace: bool, touched_seq: int) -> tuple[object, ...]:
-    """Columns of ``import_open``."""
-    fields = (import_id, int(is_replace), touched_seq)
-    return (*fields, checksum(*fields))
-
-
-def remembered_row(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> tuple[object, ...]:
-    """Columns of ``remembered``."""
-    fields = (seq, op_id, request_hash, outcome)
-    return (*fields, remembered_sum(*fields))
-
-
-def write_entries(
-    connection: sqlite3.Connection, commits: Sequence[Commit], floor: int | None
-) -> None:
-    """Write op log, outcomes and epochs, and drop what is older than their windows."""
-    outcomes = [dump_outcome(commit.change.outcome) for commit in commits]
-    pairs = list(zip(commits, outcomes, strict=True))
-    connection.executemany(_INSERT_LOG, [_log_row(*pair) for pair in pairs])
-    connection.executemany(
-        INSERT_REMEMBERED,
-        [
-            remembered_row(
-                commit.entry.seq,
-                commit.entry.proposal.op_id,
-                commit.entry.proposal.request_hash,
-                outcome,
-            )
-            for commit, outcome in pairs
-            if not commit.is_duplicate
-        ],
-    )
-    connection.executemany(
-        INSERT_EPOCH,
-        [
-            epoch_row(EpochRecord(commit.entry.epoch, commit.change.epoch))
-            for commit in commits
-            if commit.change.epoch is not None
-        ],
-    )
-    _write_voters(connection, commits)
-    if floor is not None:
-        connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
-    first, last = commits[0].entry.seq, commits[-1].entry.seq
-    if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
-        oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
-        connection.execute("DELETE FROM remembered WHERE seq < ?", (oldest,))
-
-
-def _write_voters(connection: sqlite3.Connection, commits: Sequence[Commit]) -> None:
-    """Note changes of the voters in the row of their epoch."""
+def _write_log(connection: sqlite3.Connection, commits: Sequence[Commit]) -> None:
+    """Write op log and outcomes; a duplicate keeps its first outcome."""
+    log_rows = []
+    remembered_rows = []
     for commit in commits:
-        if commit.change.voters is None:
-            continue
-        *fields, _ = connection.execute(
-            "SELECT * FROM epoch WHERE epoch = ?", (commit.entry.epoch,)
-        ).fetchone()
-        record = load_epoch(*fields)
-        opened = replace(record.opened, voters=commit.change.voters)
-        connection.execute(_REPLACE_EPOCH, epoch_row(EpochRecord(record.epoch, opened)))
+        entry, outcome = commit.entry, dump_outcome(commit.change.outcome)
+        op_id = entry.proposal.op_id
+        log_rows.append(
+            (
+                entry.seq,
+                entry.epoch,
+                op_id,
+                entry.prev_chain,
+                entry.chain,
+                entry.time_us,
+                entry.frame,
+                outcome,
+                commit.digest,
+            )
+        )
+        if not commit.is_duplicate:
+            request_hash = entry.proposal.request_hash
+            remembered_rows.append(remembered_row(entry.seq, op_id, request_hash, outcome))
+    connection.executemany(_INSERT_LOG, log_rows)
+    connection.executemany(INSERT_REMEMBERED, remembered_rows)
 
 
-def _log_row(commit: Commit, outcome: str) -> tuple[object, ...]:
-    entry = commit.entry
-    return (
-        entry.seq,
-        entry.epoch,
-        entry.proposal.op_id,
-        entry.prev_chain,
-        entry.chain,
-        entry.time_us,
-        entry.frame,
-        outcome,
-        commit.digest,
-    )
+def _write_voters(connection: sqlite3.Connection, epoch: int, voters: tuple[str, ...]) -> None:
+    """Update the voters in the row of their epoch."""
+    *fields, _ = connection.execute("SELECT * FROM epoch WHERE epoch = ?", (epoch,)).fetchone()
+    record = load_epoch(*fields)
+    opened = replace(record.opened, voters=voters)
+    connection.execute(_REPLACE_EPOCH, epoch_row(EpochRecord(record.epoch, opened)))
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Write where the state stands now.
-
-    As an update SQLite leaves alone pages that do not change, such as those of a long
-    calibration, where the row is as long as before.
-    """
-    row = meta_row(meta.position, meta.digest, meta.fingerprint, meta.dim, meta.settings)
+    """Write where the state stands."""
+    # An UPDATE, not a REPLACE: SQLite then leaves alone pages that do not change, such as
+    # those of a long calibration.
+    row = meta_row(meta)
     if connection.execute(_UPDATE_META, row).rowcount == 0:
         connection.execute(INSERT_META, row)
 
 
-def write_node(connection: sqlite3.Connection, key: str, value: str | None) -> None:
-    """Write a fact of this node, or remove it."""
+def write_fact(connection: sqlite3.Connection, key: str, value: str | None) -> None:
+    """Write a fact of this node; None removes it."""
     if value is None:
         connection.execute("DELETE FROM node WHERE key = ?", (key,))
         return

@@ -64,12 +64,11 @@ async def test_first_write_that_fails_does_not_found_the_log(tmp_path: Path) -> 
     """If the very first write cannot be durable, the next one starts from nothing."""
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     async with running(storage=storage) as router:
-        assert storage._writer is not None
-        storage._writer.execute("PRAGMA query_only = ON")
+        storage._opened().writer.execute("PRAGMA query_only = ON")
         with pytest.raises(StorageUnavailable):
             await router.aput_route(route("a"))
         failed = await router.achecksum()
-        storage._writer.execute("PRAGMA query_only = OFF")
+        storage._opened().writer.execute("PRAGMA query_only = OFF")
         await router.aput_route(route("a"))
         await assert_memory_is_disk(router, storage)
 
@@ -98,12 +97,11 @@ async def test_storage_fault_costs_writes_and_nothing_else(tmp_path: Path, fault
     async with running(storage=storage) as router:
         await router.aput_route(route("a"))
         before = await router.achecksum()
-        assert storage._writer is not None
-        (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
+        (pages,) = storage._opened().writer.execute("PRAGMA page_count").fetchone()
         if fault == "disk_full":
-            storage._writer.execute(f"PRAGMA max_page_count = {pages}")
+            storage._opened().writer.execute(f"PRAGMA max_page_count = {pages}")
         else:
-            storage._writer.execute("PRAGMA query_only = ON")
+            storage._opened().writer.execute("PRAGMA query_only = ON")
         large = [route(f"r{n}", *(f"words {n} {u}" for u in range(500))) for n in range(4)]
         errors = await asyncio.gather(
             *(router.aput_route(each) for each in large), return_exceptions=True
@@ -111,8 +109,8 @@ async def test_storage_fault_costs_writes_and_nothing_else(tmp_path: Path, fault
         during = await router.achecksum()
         answers = await asyncio.gather(*(router.aquery("a") for _ in range(20)))
         status = router.status()
-        storage._writer.execute("PRAGMA query_only = OFF")
-        storage._writer.execute(f"PRAGMA max_page_count = {1 << 30}")
+        storage._opened().writer.execute("PRAGMA query_only = OFF")
+        storage._opened().writer.execute(f"PRAGMA max_page_count = {1 << 30}")
         await asyncio.gather(*(router.aput_route(each) for each in large))
         healed = router.status()
         await assert_memory_is_disk(router, storage)
@@ -163,8 +161,7 @@ async def test_errors_reach_each_writer_as_their_own(tmp_path: Path) -> None:
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     async with running(storage=storage) as router:
         await router.aput_route(route("a"))
-        assert storage._writer is not None
-        storage._writer.execute("PRAGMA query_only = ON")
+        storage._opened().writer.execute("PRAGMA query_only = ON")
         errors = await asyncio.gather(
             *(router.adelete_route("a") for _ in range(5)), return_exceptions=True
         )

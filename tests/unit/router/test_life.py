@@ -32,11 +32,11 @@ class SlowStorage(SQLiteStorage):
         self.is_opening = threading.Event()
 
     def open(
-        self, *, fingerprint: str, dim: int, spares: Mapping[str, int] | None = None
+        self, *, fingerprint: str, dim: int, standby_encoders: Mapping[str, int] | None = None
     ) -> Stored:
         self.is_opening.set()
         assert self.may_open.wait(WAIT_SECONDS)
-        return super().open(fingerprint=fingerprint, dim=dim, spares=spares)
+        return super().open(fingerprint=fingerprint, dim=dim, standby_encoders=standby_encoders)
 
 
 async def assert_not_locked(path: Path) -> None:

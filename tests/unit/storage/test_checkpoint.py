@@ -26,7 +26,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.engine.tensor_builder import tensor_of
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
-from synaptoroute.storage import SQLiteStorage, Stored, checkpoint_header
+from synaptoroute.storage import SQLiteStorage, Stored, checkpoint
 from synaptoroute.storage.checkpoint import checkpoint_of
 from synaptoroute.storage.maintenance import write_checkpoint
 from synaptoroute.tensor import Tensor
@@ -131,12 +131,12 @@ def test_longer_file_is_no_checkpoint(path: Path, history: History) -> None:
     assert not boot(path).is_from_checkpoint
 
 
-@pytest.mark.parametrize("version", [1, checkpoint_header.FORMAT_VERSION + 1])
+@pytest.mark.parametrize("version", [1, checkpoint.FORMAT_VERSION + 1])
 def test_other_format_is_no_checkpoint(path: Path, history: History, version: int) -> None:
     """A sound header of another version, with a right checksum, is not read."""
     content = bytearray(checkpoint_of(path).read_bytes())
     struct.pack_into("<I", content, 8, version)
-    header_bytes = checkpoint_header._HEADER.size
+    header_bytes = checkpoint._HEADER.size
     struct.pack_into("<I", content, header_bytes, zlib.crc32(content[:header_bytes]))
     checkpoint_of(path).write_bytes(content)
     stored = boot(path)
@@ -361,7 +361,7 @@ def test_scrub_of_a_sound_file_changes_nothing(path: Path, history: History) -> 
     storage.commit(history.write(put("later")))
     storage.close()
 
-    assert storage.damage is None
+    assert storage.corruption is None
     assert_holds(boot(path), history)
 
 

@@ -10,7 +10,7 @@ import pytest
 from histories import DIM, FINGERPRINT, History, assert_holds, boot, commit, opened, put, rot
 from synaptoroute.storage import SQLiteStorage, maintenance
 from synaptoroute.storage.checkpoint import checkpoint_of
-from synaptoroute.storage.maintenance import Changes, Keeper
+from synaptoroute.storage.maintenance import ChangeCounter, MaintenanceThread
 
 pytestmark = pytest.mark.unit
 
@@ -34,7 +34,7 @@ def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> 
     history = History()
     storage = opened(path)
     storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
-    storage.keep()
+    storage.start_maintenance()
     for _ in range(2_000):
         if checkpoint_of(path).exists():
             break
@@ -43,15 +43,15 @@ def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> 
     rot(path)
     again = SQLiteStorage(path)
     stored = again.open(fingerprint=FINGERPRINT, dim=DIM)
-    again.keep()
+    again.start_maintenance()
     for _ in range(2_000):
-        if again.damage is not None:
+        if again.corruption is not None:
             break
         threading.Event().wait(0.01)
     again.close()
 
     assert stored.is_from_checkpoint
-    assert "slot 7 does not match its hash" == again.damage
+    assert "slot 7 does not match its hash" == again.corruption
     assert not checkpoint_of(path).exists()
 
 
@@ -61,7 +61,7 @@ def test_kept_node_leaves_a_fresh_checkpoint(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(maintenance, "POLL_SECONDS", 60.0)
     history = History()
     storage = opened(path)
-    storage.keep()
+    storage.start_maintenance()
     storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
     storage.close()
     stored = boot(path)
@@ -75,7 +75,7 @@ def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
     history = History()
     commit(path, history, put("a", 5))
     storage = opened(path)
-    storage.keep()
+    storage.start_maintenance()
     storage.commit(history.write(put("b", 5, 1)))
     storage.close()
 
@@ -86,7 +86,7 @@ def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> N
     """Much change at the first idle moment, little change once in a while."""
     now = 1_000.0
     monkeypatch.setattr("synaptoroute.storage.maintenance.time.monotonic", lambda: now)
-    changes = Changes(rows=16_000)
+    changes = ChangeCounter(rows=16_000)
     changes.add(0, 2_000)
     busy = changes.is_due(written_at=0.0)
     now += 10.0
@@ -109,7 +109,9 @@ def test_keeper_that_is_stopped_leaves_its_walk(monkeypatch: pytest.MonkeyPatch)
         while True:
             pause()
 
-    watcher = Keeper(Changes(), needs_scrub=True, scrub=endless, write=endless)
+    watcher = MaintenanceThread(
+        ChangeCounter(), needs_scrub=True, scrub=endless, checkpoint=endless
+    )
     watcher.start()
     has_begun.wait(10.0)
     watcher.stop()

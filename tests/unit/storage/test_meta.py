@@ -26,7 +26,8 @@ LONG = '{"turn":"' + "x" * 60_000 + '"}'
 def test_checksum_covers_every_column(seq: int, calibration: str, cascade: bool) -> None:
     """The sum is that of the whole row, though the settings' part of it is kept."""
     settings = Settings(cascade=cascade, calibration=calibration)
-    *fields, total = meta_row(Position(1, seq, "c"), "d'\"", "f", DIM, settings)
+    meta = Meta(Position(1, seq, "c"), "d'\"", "f", DIM, settings)
+    *fields, total = meta_row(meta)
 
     assert checksum(*fields) == total
 

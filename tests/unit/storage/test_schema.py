@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,10 +11,15 @@ from pathlib import Path
 import pytest
 
 from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
+from synaptoroute.core.mutation import Settings
+from synaptoroute.encoder.hash_encoder import HashEncoder
 from synaptoroute.errors import SchemaTooNew, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, schema
 
 pytestmark = pytest.mark.unit
+
+PREVIOUS_RELEASE = Path(__file__).parent / "data" / "previous_release.sqlite.gz"
+"""Written by commit 25dde48 with the hash encoder of 16 dimensions."""
 
 
 @pytest.fixture
@@ -99,3 +105,38 @@ def test_database_of_another_program_is_left_alone(path: Path) -> None:
 
     assert "foreign" == caught.value.fields["reason"]
     assert before == path.read_bytes()
+
+
+def test_database_of_the_previous_release_opens_unchanged(path: Path) -> None:
+    """Opening changes no byte; the next entry is committed and read back."""
+    content = gzip.decompress(PREVIOUS_RELEASE.read_bytes())
+    path.write_bytes(content)
+    encoder = HashEncoder(16)
+    with closing(SQLiteStorage(path)) as storage:
+        stored = storage.open(fingerprint=encoder.fingerprint, dim=encoder.dim)
+        kept = [row.outcome.status for row in storage.read_log(0, entries_max=9, bytes_max=9_999)]
+    after = path.read_bytes()
+    history = History(stored.snapshot, dim=16)
+    with closing(opened(path, encoder.fingerprint, encoder.dim)) as storage:
+        storage.commit(history.write(put("new", 3, dim=16)))
+        storage.close()
+        again = storage.open(fingerprint=encoder.fingerprint, dim=encoder.dim)
+    texts = {route.name: route.utterances for route in stored.snapshot.routes}
+    thresholds = {route.name: route.threshold for route in stored.snapshot.routes}
+
+    assert content == after
+    assert (1, 7) == (stored.snapshot.position.epoch, stored.snapshot.position.seq)
+    assert ["applied"] * 7 == kept
+    assert {
+        "billing": ("pay the invoice", "where is my bill"),
+        "weather": ("will it rain", "wie wird das Wetter ☂", "is it sunny"),
+    } == texts
+    assert {"billing": 0.6, "weather": None} == thresholds
+    assert Settings("topk", 2, 0.3, 1_000) == stored.snapshot.settings
+    vectors = dict(zip(stored.slots.tolist(), stored.vectors, strict=True))
+    for route in stored.snapshot.routes:
+        for slot, vector in zip(
+            route.slots, encoder.encode_utterances(route.utterances), strict=True
+        ):
+            assert vector.tobytes() == vectors[slot].tobytes()
+    assert history.replica.snapshot() == again.snapshot

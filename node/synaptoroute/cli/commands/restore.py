@@ -90,7 +90,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         if str(snapshot.position.revision) != manifest["version"]:
             raise CheckFailed(f"the backup stands at {snapshot.position.revision}")
         # With an empty Redis this node founds the cluster anew; the others join it empty.
-        storage.keep_one_voter()
+        storage.set_sole_voter()
         storage.meta_set(CLUSTER_ID_KEY, str(manifest.get("lineage") or "") or None)
         return {
             "database": str(database),

@@ -13,7 +13,7 @@ import pytest
 
 from histories import DIM, FINGERPRINT, NEXT, History, assert_holds, opened, put, rich_history
 from synaptoroute.errors import EncoderMismatch, StorageCorrupt, StorageUnavailable
-from synaptoroute.storage import SQLiteStorage, install
+from synaptoroute.storage import SQLiteStorage, snapshots
 
 pytestmark = pytest.mark.unit
 
@@ -269,7 +269,7 @@ def test_snapshot_carries_the_newest_entries_only(
     donor: SQLiteStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new node needs no long op log; those a little behind it need a short one."""
-    monkeypatch.setattr(install, "TAIL_ENTRIES_MAX", 2)
+    monkeypatch.setattr(snapshots, "TAIL_ENTRIES_MAX", 2)
     rich_history(donor)
     donor.snapshot_to(tmp_path / "snapshot.sqlite")
     last = donor.position.seq

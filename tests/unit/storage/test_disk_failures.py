@@ -25,8 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 def limit_pages(storage: SQLiteStorage, extra: int | None) -> None:
     """Let the file grow by so many pages and no more."""
-    connection = storage._writer
-    assert connection is not None
+    connection = storage._opened().writer
     (count,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {1 << 30 if extra is None else count + extra}")
 
@@ -59,8 +58,7 @@ def test_full_disk_loses_nothing_and_heals(path: Path) -> None:
         with pytest.raises(StorageUnavailable) as caught:
             storage.commit(group)
         reasons.add(caught.value.fields["reason"])
-        assert storage._writer is not None
-        assert not storage._writer.in_transaction
+        assert not storage._opened().writer.in_transaction
     rows = list(storage.rows())
     after = (storage.position, storage.digest)
     limit_pages(storage, None)
@@ -81,12 +79,11 @@ def test_file_that_becomes_read_only_is_reported_and_heals(path: Path) -> None:
     storage = SQLiteStorage(path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
     group = history.write(put("first"))
-    assert storage._writer is not None
-    storage._writer.execute("PRAGMA query_only = ON")
+    storage._opened().writer.execute("PRAGMA query_only = ON")
     with pytest.raises(StorageUnavailable) as caught:
         storage.commit(group)
-    in_transaction = storage._writer.in_transaction
-    storage._writer.execute("PRAGMA query_only = OFF")
+    in_transaction = storage._opened().writer.in_transaction
+    storage._opened().writer.execute("PRAGMA query_only = OFF")
     storage.commit(group)
     storage.close()
 

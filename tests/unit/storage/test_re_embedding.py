@@ -39,23 +39,23 @@ def encode_some(storage: SQLiteStorage, rows_max: int) -> int:
     """Re-encode rows as a migration does; the vector follows from the text."""
     rows = [
         (slot, vector(len(text) * 1_000 + slot, NEXT_DIM))
-        for slot, text in storage.unencoded(rows_max)
+        for slot, text in storage.re_embedding.missing(rows_max)
     ]
-    storage.put_encoded(rows)
+    storage.re_embedding.put(rows)
     return len(rows)
 
 
 def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
     """Closed after each chunk, the migration loses nothing and swaps everything at once."""
     history = rich_history(storage)
-    assert 32 == storage.begin_generation(NEXT, NEXT_DIM).total_slots
+    assert 32 == storage.re_embedding.begin(NEXT, NEXT_DIM).total_slots
     done = []
     while encode_some(storage, 10):
         storage.close()
         storage.open(fingerprint=FINGERPRINT, dim=DIM)
-        pending = storage.begin_generation(NEXT, NEXT_DIM)
+        pending = storage.re_embedding.begin(NEXT, NEXT_DIM)
         done.append(pending.done_slots)
-    swapped = storage.finish_generation()
+    swapped = storage.re_embedding.finish()
     storage.close()
     stored = storage.open(fingerprint=NEXT, dim=NEXT_DIM)
     texts = {
@@ -73,7 +73,7 @@ def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
     assert np.array_equal(swapped.vectors, stored.vectors)
     assert history.replica.position == stored.snapshot.position
     assert () == stored.snapshot.imports
-    assert storage.pending_generation() is None
+    assert storage.re_embedding.pending() is None
     assert [] == storage.read_log(0, entries_max=10, bytes_max=1 << 20)
 
 
@@ -81,14 +81,14 @@ def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteSto
     """A vector of a former text is never swapped in."""
     history = History()
     storage.commit(history.write(put("a", 4), put("b", 4, 1)))
-    storage.begin_generation(NEXT, NEXT_DIM)
+    storage.re_embedding.begin(NEXT, NEXT_DIM)
     encode_some(storage, 100)
     storage.commit(history.write(DeleteRoute("a"), put("c", 2, 2)))
     with pytest.raises(ConfigError, match="not re-encoded"):
-        storage.finish_generation()
-    again = [slot for slot, _ in storage.unencoded(100)]
+        storage.re_embedding.finish()
+    again = [slot for slot, _ in storage.re_embedding.missing(100)]
     encode_some(storage, 100)
-    swapped = storage.finish_generation()
+    swapped = storage.re_embedding.finish()
 
     assert sorted(history.replica.table.routes["c"].slots) == again
     assert {"b", "c"} == {route.name for route in swapped.snapshot.routes}
@@ -97,9 +97,9 @@ def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteSto
 def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
     """Vectors of an encoder that was given up are dropped."""
     rich_history(storage)
-    storage.begin_generation(NEXT, NEXT_DIM)
+    storage.re_embedding.begin(NEXT, NEXT_DIM)
     encode_some(storage, 10)
-    other = storage.begin_generation("c" * 64, NEXT_DIM)
+    other = storage.re_embedding.begin("c" * 64, NEXT_DIM)
 
     assert ("c" * 64, 0) == (other.fingerprint, other.done_slots)
 
@@ -107,13 +107,12 @@ def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
 def test_damaged_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
     """New vectors are verified before the swap; the old ones stay in place."""
     history = rich_history(storage)
-    storage.begin_generation(NEXT, NEXT_DIM)
+    storage.re_embedding.begin(NEXT, NEXT_DIM)
     encode_some(storage, 100)
-    assert storage._writer is not None
-    storage._writer.execute("UPDATE slot_next SET vector = zeroblob(48) WHERE slot = 4")
+    storage._opened().writer.execute("UPDATE slot_next SET vector = zeroblob(48) WHERE slot = 4")
     with pytest.raises(StorageUnavailable) as caught:
-        storage.finish_generation()
-    pending = storage.pending_generation()
+        storage.re_embedding.finish()
+    pending = storage.re_embedding.pending()
     storage.close()
 
     assert "corrupt" == caught.value.fields["reason"]
@@ -126,15 +125,15 @@ def test_migration_refuses_what_makes_no_sense(storage: SQLiteStorage) -> None:
     """Wrong dimensions, unknown slots and a migration to itself are errors."""
     storage.commit(History().write(put("a")))
     with pytest.raises(ConfigError, match="already"):
-        storage.begin_generation(FINGERPRINT, DIM)
+        storage.re_embedding.begin(FINGERPRINT, DIM)
     with pytest.raises(ConfigError, match="begun"):
-        storage.finish_generation()
-    storage.begin_generation(NEXT, NEXT_DIM)
+        storage.re_embedding.finish()
+    storage.re_embedding.begin(NEXT, NEXT_DIM)
     with pytest.raises(InvalidVector):
-        storage.put_encoded([(0, vector(1, DIM))])
+        storage.re_embedding.put([(0, vector(1, DIM))])
     with pytest.raises(ConfigError, match="no owner"):
-        storage.put_encoded([(0, vector(1, NEXT_DIM)), (99, vector(1, NEXT_DIM))])
-    pending = storage.pending_generation()
+        storage.re_embedding.put([(0, vector(1, NEXT_DIM)), (99, vector(1, NEXT_DIM))])
+    pending = storage.re_embedding.pending()
 
     assert pending is not None
     assert 0 == pending.done_slots

@@ -1,0 +1,285 @@
+"""One database file: opened and verified, then held with its writing connection.
+
+Until a state is verified the file is only read, so that corruption is quarantined exactly
+as it was found.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from synaptoroute.core.change import Commit
+from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.errors import StorageUnavailable
+from synaptoroute.failpoints import failpoint
+from synaptoroute.storage import schema
+from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint
+from synaptoroute.storage.connection import (
+    ReadWriteLock,
+    Synchronous,
+    connect_reader,
+    connect_writer,
+    roll_back_journal,
+    sibling,
+    transaction,
+    translated,
+)
+from synaptoroute.storage.corruption import (
+    CorruptFile,
+    corruption_detected,
+    corruption_message,
+    is_present,
+    is_wal_corrupt,
+)
+from synaptoroute.storage.loader import (
+    StandbyEncoders,
+    check_encoder,
+    check_pages,
+    load,
+    load_from_checkpoint,
+    read_facts,
+    read_meta,
+)
+from synaptoroute.storage.maintenance import ChangeCounter
+from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, state_digest
+from synaptoroute.storage.writer import LogWindow, write_fact, write_group, write_meta
+
+NODE_ID: Final = "node_id"
+NEXT_FINGERPRINT: Final = "next_fingerprint"
+"""Fact of the node: the encoder whose vectors wait in ``slot_next``."""
+NEXT_DIM: Final = "next_dim"
+
+
+class Database:
+    """An open database file: the connection that writes, and what memory mirrors of it.
+
+    Invariants: no transaction is open between two calls; ``meta``, ``facts`` and the log
+    window change only after the transaction that changed the file.
+
+    Attributes:
+        meta: Position, digest, encoder and settings that are durable.  Any thread.
+        facts: Facts of this node by key; replaced, never changed.  Any thread.
+        changes: What changed since the checkpoint.
+        lock: Readers hold it shared; a file that takes this one's place exclusively.
+        needs_scrub: A boot from a checkpoint left pages unread.
+        corruption: Why the file may no longer be written to or given away.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        synchronous: Synchronous,
+        log: LogWindow,
+        meta: Meta,
+        facts: dict[str, str],
+    ) -> None:
+        self.path = path
+        self.meta = meta
+        self.facts = facts
+        self.changes = ChangeCounter()
+        self.lock = ReadWriteLock()
+        self.needs_scrub = False
+        self.corruption: str | None = None
+        self._synchronous: Synchronous = synchronous
+        self._log = log
+        # The sizes of the op log are read with the first commit, not at boot.
+        self._log.unload()
+        self._writer: sqlite3.Connection | None = None
+        self._connect()
+
+    def _connect(self) -> None:
+        with translated(f"open {self.path.name} for writing"):
+            self._writer = connect_writer(self.path, self._synchronous)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection that writes."""
+        return self._writer is not None
+
+    @property
+    def writer(self) -> sqlite3.Connection:
+        """The connection that writes; for the writing thread only.
+
+        Raises:
+            StorageUnavailable: The database is closed.
+        """
+        if self._writer is None:
+            raise StorageUnavailable("the storage is closed", reason="closed")
+        return self._writer
+
+    @contextmanager
+    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """Run one transaction of the writer.
+
+        Raises:
+            StorageUnavailable: Nothing of it is durable.
+        """
+        if self.corruption is not None:
+            raise StorageUnavailable(corruption_message(self.corruption), reason="corrupt")
+        writer = self.writer
+        with transaction(writer, doing):
+            yield writer
+
+    @contextmanager
+    def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
+        """Run one read transaction on a connection of its own.  Any thread."""
+        with self.lock.shared(), translated(doing), closing(connect_reader(self.path)) as reader:
+            reader.execute("BEGIN")
+            yield reader
+
+    def commit(self, commits: Sequence[Commit], meta: Meta) -> None:
+        """Make a group of entries durable, all or none; ``meta`` is the state afterwards."""
+        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
+        log = self._log
+        with self.writing("commit entries") as writer:
+            if not log.is_loaded:
+                log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
+            floor = log.floor_after(sizes)
+            is_re_embedding = NEXT_FINGERPRINT in self.facts
+            write_group(writer, commits, meta, floor, is_re_embedding=is_re_embedding)
+            failpoint("commit.begun")
+        log.extend(sizes, floor)
+        self.meta = meta
+        written = freed = 0
+        for commit in commits:
+            written += len(commit.change.writes)
+            freed += len(commit.change.freed)
+        self.changes.add(written - freed, len(commits) + written + freed)
+
+    def set_fact(self, key: str, value: str | None) -> None:
+        """Make a fact of this node durable; None removes it."""
+        with self.writing("write a fact") as writer:
+            write_fact(writer, key, value)
+        facts = {name: held for name, held in self.facts.items() if name != key}
+        self.facts = facts if value is None else {**facts, key: value}
+
+    def set_state(self, meta: Meta, row_count: int) -> None:
+        """Mirror a state that replaced the former one as a whole."""
+        self.meta, self.facts = meta, self.lasting_facts()
+        self._log.unload()
+        self.changes.rows_changed = self.changes.rows = row_count
+
+    def lasting_facts(self) -> dict[str, str]:
+        """Facts of this node, without those of a re-embedding."""
+        ending = (NEXT_FINGERPRINT, NEXT_DIM)
+        return {key: value for key, value in self.facts.items() if key not in ending}
+
+    def reconnect(self) -> None:
+        """Open the writer anew; if that fails the database is closed."""
+        # Other threads ask for the position meanwhile: the old connection stays visible
+        # until the new one is there.
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            self._connect()
+        except StorageUnavailable:
+            self._writer = None
+            raise
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+
+def open_database(
+    path: Path,
+    synchronous: Synchronous,
+    log: LogWindow,
+    encoder: tuple[str, int] | None,
+    standby_encoders: StandbyEncoders,
+) -> tuple[Database, Stored]:
+    """Make or migrate the file, verify all of it and take it over for writing.
+
+    Args:
+        path: The database; the caller holds its lock.
+        synchronous: SQLite's setting.
+        log: The window of the op log to use.
+        encoder: Fingerprint and dimension of the running one; None accepts any, and makes
+            no file.
+        standby_encoders: Others whose vectors the file may hold.
+
+    Raises:
+        CorruptFile: The content cannot be what was written.
+        EncoderMismatch: The stored vectors are another encoder's.
+        SchemaTooNew: A later release wrote the file.
+        StorageUnavailable: It cannot be read or written.
+    """
+    if is_present(path) and sibling(path, "-journal").exists():
+        with corruption_detected():
+            roll_back_journal(path)
+    is_blank = not is_present(path) or _is_blank(path)
+    # With ``normal`` a power failure may cut off several transactions: no corruption.
+    if synchronous == "full" and is_wal_corrupt(path):
+        raise CorruptFile("the write-ahead log lost transactions that were durable")
+    if is_blank:
+        if encoder is None:
+            raise StorageUnavailable(f"there is no database {path}", reason="absent")
+        return _create(path, synchronous, log, *encoder)
+    _migrate(path, synchronous)
+    with corruption_detected(), closing(connect_reader(path)) as reader:
+        meta = read_meta(reader)
+        facts = read_facts(reader)
+    if encoder is not None:
+        check_encoder(meta, *encoder, standby_encoders)
+    stored = _load_checkpoint(path, meta) or load(path)
+    database = Database(path, synchronous, log, meta, facts)
+    changes = database.changes
+    changes.rows = len(stored.slots) + len(stored.snapshot.remembered)
+    changes.rows_changed = 0 if stored.is_from_checkpoint else changes.rows
+    database.needs_scrub = stored.is_from_checkpoint
+    return database, stored
+
+
+def _is_blank(path: Path) -> bool:
+    """Whether a crash came between the first page of the file and its tables."""
+    with corruption_detected(), closing(connect_reader(path)) as reader:
+        return schema.is_empty(reader) or schema.stored_version(reader) < 0
+
+
+def _migrate(path: Path, synchronous: Synchronous) -> None:
+    """Move an older file to this release's schema, once its pages are checked."""
+    with corruption_detected(), closing(connect_reader(path)) as reader:
+        if schema.stored_version(reader) == schema.SCHEMA_VERSION:
+            return
+    check_pages(path)
+    doing = translated("migrate the database")
+    with doing, closing(connect_writer(path, synchronous)) as writer:
+        schema.migrate(writer)
+
+
+def _load_checkpoint(path: Path, meta: Meta) -> Stored | None:
+    """Load the state from the checkpoint; a useless one is removed, for it costs time."""
+    if not checkpoint_of(path).exists():
+        return None
+    stored = load_from_checkpoint(path, meta.fingerprint, meta.dim)
+    if stored is None:
+        drop_checkpoint(path)
+    return stored
+
+
+def _create(
+    path: Path, synchronous: Synchronous, log: LogWindow, fingerprint: str, dim: int
+) -> tuple[Database, Stored]:
+    snapshot = Snapshot()
+    sums = state_digest(snapshot)
+    meta = Meta(snapshot.position, sums.hex(), fingerprint, dim, snapshot.settings)
+    facts = {NODE_ID: uuid.uuid4().hex}
+    doing = translated(f"make the database {path.name}")
+    with doing, closing(connect_writer(path, synchronous)) as writer:
+        with transaction(writer):
+            schema.create_tables(writer)
+            write_meta(writer, meta)
+            write_fact(writer, NODE_ID, facts[NODE_ID])
+        schema.migrate(writer)
+    empty = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=VECTOR_DTYPE)
+    stored = Stored(snapshot, meta.digest, *empty, sums, is_new=True)
+    return Database(path, synchronous, log, meta, facts), stored
