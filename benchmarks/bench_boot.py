@@ -36,7 +36,7 @@ booted = time.perf_counter()
 resident = next(
     int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS:")
 )
-engine.scorer.tensor.blocks()
+engine.scorer.tensor.view()
 planned = time.perf_counter()
 slots = engine.published.slots_used
 digest = engine.published.digest

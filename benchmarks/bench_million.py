@@ -3,7 +3,7 @@
 Vectors are generated, clouds of ten a route, as in ``bench_scoring``; each size runs in a
 process of its own, so that its memory is its own.  A query is scored by the product's own
 ``rank`` alone, in batches of 16 and of 64.  Growth: new routes are applied one by one past
-the end of a slab, where the tensor takes new memory; rows are never moved, so no such step,
+the end of a chunk, where the tensor takes new memory; rows are never moved, so no such step,
 and no query after it, may take longer than any other.
 
 ``float16`` says what rows of half the size would do to answers: the largest difference of a
@@ -34,7 +34,7 @@ from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
-from synaptoroute.tensor.tensor import SLAB_SLOTS
+from synaptoroute.tensor.tensor import CHUNK_SLOTS
 
 BATCHES = (1, 16, 64)
 SPREAD_OF_ROUTE = 0.8
@@ -60,11 +60,11 @@ def resident_mib() -> float:
 
 def filled(rows: Rows) -> Tensor:
     """A tensor of these rows, ready for scans of bytes."""
-    settings = Settings(capacity_slots=len(rows) + 2 * SLAB_SLOTS)
+    settings = Settings(capacity_slots=len(rows) + 2 * CHUNK_SLOTS)
     tensor = Tensor(DIM, settings)
     records = [record_of(number) for number in range(len(rows) // ROWS_PER_ROUTE)]
     tensor.load(np.arange(len(rows)), rows, records, settings, Revision(1, len(records)))
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
     return tensor
 
@@ -88,10 +88,10 @@ def score_ms(tensor: Tensor, scratch: Scratch, queries: Rows, batch: int) -> lis
 
 
 def grow(tensor: Tensor, scratch: Scratch, rows: Rows, steps: int) -> dict[str, Any]:
-    """Add routes one by one across the end of a slab, a query after each."""
+    """Add routes one by one across the end of a chunk, a query after each."""
     start = tensor.high_water_slots
     # So that half of the steps are past the end of what is mapped.
-    before_end = -start % SLAB_SLOTS - steps * ROWS_PER_ROUTE // 2
+    before_end = -start % CHUNK_SLOTS - steps * ROWS_PER_ROUTE // 2
     first = (start + max(before_end, 0)) // ROWS_PER_ROUTE + 1
     applying, asking = [], []
     for number in range(first, first + steps):
@@ -163,7 +163,7 @@ def measure(options: Options) -> dict[str, Any]:
         words += ["--repeats", str(repeats), "--steps", str(steps)]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         found[str(count)] = json.loads(done.stdout)
-    return {"dim": DIM, "slab_slots": SLAB_SLOTS, "sizes": found}
+    return {"dim": DIM, "slab_slots": CHUNK_SLOTS, "sizes": found}
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def filled(rows: Rows) -> Tensor:
     ]
     tensor = Tensor(DIM, settings)
     tensor.load(np.arange(len(rows)), rows, records, settings, Revision(1, 1))
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
     return tensor
 

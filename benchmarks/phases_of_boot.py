@@ -93,7 +93,7 @@ def boot(path: Path, dim: int) -> tuple[dict[str, float], Stored]:
     replica = Replica(stored.snapshot, dim=dim, digest=stored.sums)
     marks.append(time.perf_counter())
     tensor = tensor_of(stored, dim)
-    tensor.blocks()
+    tensor.view()
     marks.append(time.perf_counter())
     rank(tensor, stored.vectors[:1], [QuerySpec()], Scratch())
     marks.append(time.perf_counter())
@@ -173,7 +173,7 @@ def installs(donor: Path, folder: Path, dim: int, runs: int) -> dict[str, Any]:
         stored = taker.install(folder / "install-snapshot")
         marks.append(time.perf_counter())
         Replica(stored.snapshot, dim=dim, digest=stored.sums)
-        tensor_of(stored, dim).blocks()
+        tensor_of(stored, dim).view()
         marks.append(time.perf_counter())
         taker.close()
         install, adopt = (np.diff(marks) * 1e3).tolist()
@@ -215,7 +215,7 @@ def flip(commit: Commit, dim: int) -> dict[str, float]:
         vectors = as_rows([write.vector for write in part], dim)
         fills.append(timed(lambda s=slots, v=vectors: tensor.fill(s, v, at)))  # type: ignore[misc]
     applied = timed(lambda: tensor.apply(commit.change, at, filled=True))
-    blocks = timed(tensor.blocks)
+    blocks = timed(tensor.view)
     return {"fill_ms_max": max(fills), "flip_ms": applied + blocks}
 
 

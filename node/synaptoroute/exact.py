@@ -38,7 +38,7 @@ _USUAL_PEAK: Final = 6.0
 
 _SMALLEST: Final = 2.0**-60
 
-_HALVINGS_MAX: Final = 64
+_SHAPES_MAX: Final = 64
 """Shapes whose memory is kept."""
 
 _UNIT_MAX: Final = 1.02
@@ -77,46 +77,44 @@ def dots(left: Float32s, right: Float32s) -> Float64s:
 
 
 class FewDots:
-    """``dots`` with one vector, for a handful of rows again and again.
+    """``dots`` with one vector, for a handful of rows; belongs to one thread.
 
-    What such a call costs is not arithmetic but finding out what memory it is about,
-    so that is kept; one thread's own.
+    Most of the cost of such a call is not arithmetic but making arrays, so the arrays are
+    kept by shape.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], _Halving] = {}
+        self._kept: dict[tuple[int, ...], _Halving] = {}
 
     def __call__(self, left: Float32s, right: Float64s) -> list[float]:
         """Multiply float32[n, dim] with float64[dim, 1] that was float32."""
         halving = self._kept.get(left.shape)
         if halving is None:
-            if len(self._kept) >= _HALVINGS_MAX:
+            if len(self._kept) >= _SHAPES_MAX:
                 self._kept.clear()
-            halving = self._kept[left.shape] = _Halving(*left.shape)
-        return halving.add_up(left.T, right)
-
-
-class _Halving:
-    """Memory for float64[width, n], and its halves, as ``_halve`` adds them."""
-
-    def __init__(self, count: int, width: int) -> None:
-        self._terms = np.zeros((max(1, width), count))
-        flat = self._terms.reshape(-1)
-        self._sums = flat[:count]
-        self._halves: list[tuple[Float64s, Float64s]] = []
-        while width > 1:
-            half = (width + 1) // 2
-            rest = flat[half * count : width * count]
-            self._halves.append((flat[: (width - half) * count], rest))
-            width = half
-
-    def add_up(self, left: Float32s, right: Float64s) -> list[float]:
-        """Multiply float32[width, n] with float64[width, 1] and add along the width."""
-        np.multiply(left, right, self._terms[: len(left)])
-        for head, rest in self._halves:
+            halving = self._kept[left.shape] = _plan_halving(*left.shape)
+        terms, sums, halves = halving
+        np.multiply(left.T, right, terms[: left.shape[1]])
+        for head, rest in halves:
             np.add(head, rest, head)
-        sums: list[float] = self._sums.tolist()
-        return sums
+        found: list[float] = sums.tolist()
+        return found
+
+
+_Halving: TypeAlias = tuple[Float64s, Float64s, list[tuple[Float64s, Float64s]]]
+
+
+def _plan_halving(count: int, width: int) -> _Halving:
+    """Make float64[width, count], its sums, and the halves in the order ``_halve`` adds them."""
+    terms = np.zeros((max(1, width), count))
+    flat = terms.reshape(-1)
+    sums = flat[:count]
+    halves: list[tuple[Float64s, Float64s]] = []
+    while width > 1:
+        half = (width + 1) // 2
+        halves.append((flat[: (width - half) * count], flat[half * count : width * count]))
+        width = half
+    return terms, sums, halves
 
 
 def _halve(terms: Float64s) -> Float64s:

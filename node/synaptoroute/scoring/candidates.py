@@ -1,70 +1,62 @@
-"""Nomination: which routes could decide an answer, given an error bound.
+"""Candidates: the routes and utterances that could decide a query.
 
-``upper`` holds approximate scores, each within ``error`` of the exact one.  The
-nominees of a query include the ``limit`` best, the best that passes, and the
-best beside it, whatever the exact scores turn out to be.
+A scan gives approximate scores, each within ``error`` of the exact one.  The candidates of
+a query include its ``limit`` best routes, the best route that passes its threshold, and the
+runner-up, whatever the exact scores turn out to be.  ``Pairs`` lays them out flat for a
+whole batch, so that every step is one call of numpy for all pairs of a query and a route.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from synaptoroute.exact import dots
+from synaptoroute.scoring.scan import Scan
 from synaptoroute.scoring.values import (
+    Float32s,
     Float64s,
     Indexes,
     Mask,
     Numbers,
     QuerySpec,
-    ScoringRows,
 )
+from synaptoroute.tensor import TensorView
+
+_GATHERED_ROWS: Final = 512
+"""Rows copied together at a time; the copies stay in the CPU cache."""
 
 _LEAST: Final = -1e300
 """Below every score, above -inf."""
 
 
-def considered(rows: ScoringRows, specs: Sequence[QuerySpec]) -> tuple[Mask | None, list[int]]:
-    """Say which routes each query is about: bool[n, routes], None for all; and how many."""
-    is_live = rows.is_live
-    live_count = int(np.count_nonzero(is_live))
-    if all(spec.routes is None for spec in specs):
-        mask = None if live_count == len(is_live) else is_live[np.newaxis]
-        return mask, [live_count] * len(specs)
-    mask = np.repeat(is_live[np.newaxis], len(specs), axis=0)
-    for row, spec in zip(mask, specs, strict=True):
-        if spec.routes is not None:
-            ids = np.fromiter(spec.routes, np.int64, len(spec.routes))
-            chosen = np.zeros_like(row)
-            chosen[ids[(ids >= 0) & (ids < len(row))]] = True
-            row &= chosen
-    return mask, mask.sum(axis=1).tolist()
-
-
-def nominate(
+def select_candidates(
     upper: Float64s, thresholds: Float64s, error: Float64s, specs: Sequence[QuerySpec]
 ) -> tuple[Indexes, Indexes]:
     """Choose the routes to score exactly.
 
     Args:
-        upper: float64[n, routes], -inf for routes out of question.
+        upper: Approximate scores, float64[n, routes]; -inf for routes not considered.
         thresholds: float64[n or 1, routes].
-        error: float64[n], bound of each query's error.
+        error: Bound of each query's error, float64[n].
         specs: What each query asks for.
 
     Returns:
         Queries, ascending, and columns of ``upper``, ascending for one query.
     """
     every = np.arange(len(upper))
+    # Two scores that are each off by ``error`` may swap places within twice that.
     leads_at = leading_scores(upper, specs)[:, 0] - 2.0 * error
     first = upper.argmax(axis=1)
     bar = thresholds[every % len(thresholds), first] + error
     if (upper[every, first] >= bar).all():
-        # The highest surely passes, so what passes and could beat it leads as well.
+        # The highest surely passes, so a route that passes and could beat it leads as well.
         queries, columns = (upper >= np.maximum(leads_at, _LEAST)[:, np.newaxis]).nonzero()
         return queries, columns
-    # One pass over everything; what is left is little, unless a route is very lenient.
+    # One pass over everything; it leaves few routes, unless one has a very low threshold.
     cut = np.maximum(np.minimum(leads_at, thresholds.min(axis=1) - error), _LEAST)
     queries, columns = (upper >= cut[:, np.newaxis]).nonzero()
     scores, own_error = upper[queries, columns], error[queries]
@@ -76,10 +68,10 @@ def nominate(
     return queries[chosen], columns[chosen]
 
 
-def contenders(
+def may_lead_or_pass(
     upper: Float64s, thresholds: Float64s, error: Float64s, least: Float64s, best: Float64s
 ) -> Mask:
-    """Keep what may stand among the leading scores, or pass and beat the best.
+    """Keep routes that may be among the leading ones, or pass and beat the best.
 
     Args:
         upper: float64[n, routes].
@@ -97,7 +89,7 @@ def contenders(
 def leading_scores(upper: Float64s, specs: Sequence[QuerySpec]) -> Float64s:
     """Find the score of each query's last leading route: float64[n, 1].
 
-    Leading are ``limit`` routes, and one more to be the runner-up.
+    The leading routes are ``limit`` routes and one more, which may be the runner-up.
     """
     route_count = upper.shape[1]
     counts = [min(spec.limit + 1, route_count) for spec in specs]
@@ -109,3 +101,130 @@ def leading_scores(upper: Float64s, specs: Sequence[QuerySpec]) -> Float64s:
     places: Numbers = most - np.array(counts)
     least: Float64s = leading[np.arange(len(specs)), places]
     return least[:, np.newaxis]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of a query and a route, and the utterances of that route, laid out flat.
+
+    ``starts`` cuts the flat arrays into the parts of the pairs, in order of pair; each part
+    is in order of slot.
+
+    Attributes:
+        queries: Query of each pair, ascending.
+        route_ids: Route of each pair, ascending for one query.
+        starts: Where each pair's utterances start.
+        pair_of: Pair of each utterance.
+        slots: Slot of each utterance.
+    """
+
+    queries: Indexes
+    route_ids: Indexes
+    starts: Indexes
+    pair_of: Indexes
+    slots: Numbers
+
+    @classmethod
+    def of(cls, view: TensorView, queries: Indexes, route_ids: Indexes) -> Pairs:
+        """Lay out pairs, ascending by query, then by route."""
+        parts = [view.slots_of[route_id] for route_id in route_ids.tolist()]
+        if not parts:
+            nothing = np.zeros(0, np.intp)
+            return cls(queries, route_ids, nothing, nothing, nothing)
+        lengths = np.array([len(part) for part in parts])
+        pair_of = np.arange(len(parts)).repeat(lengths)
+        return cls(queries, route_ids, lengths.cumsum() - lengths, pair_of, np.concatenate(parts))
+
+    def keep(self, chosen: Mask) -> Pairs:
+        """Drop utterances; every pair must keep one."""
+        pair_of = self.pair_of[chosen]
+        starts = pair_of.searchsorted(np.arange(len(self.queries)))
+        return Pairs(self.queries, self.route_ids, starts, pair_of, self.slots[chosen])
+
+    def choose(self, chosen: Mask, utterances: Mask) -> Pairs:
+        """Drop pairs, and utterances of the others; every pair that stays must keep one."""
+        stays = utterances & chosen[self.pair_of]
+        pair_of = (chosen.cumsum() - 1)[self.pair_of[stays]]
+        queries = self.queries[chosen]
+        starts = pair_of.searchsorted(np.arange(len(queries)))
+        return Pairs(queries, self.route_ids[chosen], starts, pair_of, self.slots[stays])
+
+    def firsts(self, query_count: int) -> Indexes:
+        """Find where the pairs of each query start: intp[query_count]."""
+        return self.queries.searchsorted(np.arange(query_count))
+
+    def similarities(self, scan: Scan) -> Float64s:
+        """Read the utterances' cosine similarities off a scan: float64[utterances]."""
+        if len(scan.sizes) == 1:
+            return scan.similarities.reshape(-1)[self.slots] * scan.sizes
+        query_of = self.queries[self.pair_of]
+        return scan.similarities[self.slots, query_of] * scan.sizes[query_of]
+
+    def approximate(self, view: TensorView, queries: Float32s) -> Float64s:
+        """Compare the utterances with their queries in float32, without a scan."""
+        values = np.empty(len(self.slots))
+        for start in range(0, len(values), _GATHERED_ROWS):
+            part = slice(start, start + _GATHERED_ROWS)
+            vectors = view.rows.read(self.slots[part])
+            asked = queries[self.queries[self.pair_of[part]]]
+            values[part] = np.einsum("ij,ij->i", vectors, asked)
+        return values
+
+    def exact(
+        self, view: TensorView, queries: Float32s, *, with_centroids: bool
+    ) -> tuple[Float64s, Float64s]:
+        """Compare utterances, and the pairs' centroids if asked, with their queries exactly.
+
+        Returns:
+            float64[utterances], and float64[pairs] or nothing.
+        """
+        count = len(self.slots)
+        query_of = self.queries[self.pair_of]
+        if with_centroids:
+            query_of = np.concatenate([query_of, self.queries])
+        values = np.empty(len(query_of))
+        for start in range(0, len(values), _GATHERED_ROWS):
+            stop = min(start + _GATHERED_ROWS, len(values))
+            parts = []
+            if start < count:
+                parts.append(view.rows.read(self.slots[start:stop]))
+            if stop > count:
+                parts.append(
+                    view.centroids.read(self.route_ids[max(0, start - count) : stop - count])
+                )
+            vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            asked = queries if len(queries) == 1 else queries[query_of[start:stop]]
+            values[start:stop] = dots(vectors, asked)
+        return values[:count], values[count:]
+
+    def kth_largest(self, values: Float64s, k: int) -> Float64s:
+        """The k-th largest value of each pair, the smallest where it has fewer."""
+        if k == 1:
+            return np.maximum.reduceat(values, self.starts) if len(values) else values
+        ranked = values[np.lexsort((-values, self.pair_of))]
+        return ranked[self.starts + np.minimum(k, self._lengths()) - 1]
+
+    def mean_of_largest(self, values: Float64s, k: int) -> Float64s:
+        """The mean of each pair's k largest values, of all where it has fewer.
+
+        Added from the largest down, so that it depends on the values alone.
+        """
+        if k == 1:
+            return self.kth_largest(values, 1)
+        ranked = np.append(values[np.lexsort((-values, self.pair_of))], 0.0)
+        counts = np.minimum(k, self._lengths())
+        total = np.zeros(len(counts))
+        for place in range(int(counts.max(initial=0))):
+            has_place = place < counts
+            total += np.where(has_place, ranked[np.where(has_place, self.starts + place, -1)], 0.0)
+        return total / counts
+
+    def best_utterances(self, values: Float64s) -> tuple[Numbers, Float64s]:
+        """The slot of each pair's largest value, the lowest of equals, and the value."""
+        if len(values) == len(self.queries):
+            return self.slots, values
+        first = np.lexsort((-values, self.pair_of))[self.starts]
+        return self.slots[first], values[first]
+
+    def _lengths(self) -> Indexes:
+        return np.diff(self.starts, append=len(self.slots))

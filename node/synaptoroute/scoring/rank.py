@@ -1,4 +1,9 @@
-"""From a batch of queries to one ranking each: scan, nominate, score exactly, decide."""
+"""From a batch of queries to one ranking each: scan, select candidates, score them exactly.
+
+A call of numpy costs about a microsecond whatever it does, and a lone query is made of
+little else.  A handful of candidates of a lone query is therefore scored in plain Python
+(``_rank_lone``): the same arithmetic as for a batch, so the same bits.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.exact import dot_error
-from synaptoroute.scoring.candidates import considered, contenders, leading_scores, nominate
-from synaptoroute.scoring.pairs import Pairs
+from synaptoroute.exact import FewDots, dot_error
+from synaptoroute.scoring.candidates import (
+    Pairs,
+    leading_scores,
+    may_lead_or_pass,
+    select_candidates,
+)
 from synaptoroute.scoring.scan import (
     Scan,
     Scratch,
@@ -20,7 +29,6 @@ from synaptoroute.scoring.scan import (
     scan_centroids,
     scan_rows,
 )
-from synaptoroute.scoring.single import rank_single
 from synaptoroute.scoring.values import (
     Float32s,
     Float64s,
@@ -29,34 +37,38 @@ from synaptoroute.scoring.values import (
     QuerySpec,
     Ranking,
     RouteScore,
-    ScoringRows,
 )
+from synaptoroute.tensor import Tensor, TensorView
 
-_SCANNED: Final = ("blend", "max", "topk")
-_CENTRED: Final = ("blend", "mean", "centroid")
-_CLOSE_ROWS_MAX: Final = 512
-"""Utterances a query that bytes may leave; of more, float32 leaves fewer for less."""
+_WITH_UTTERANCES: Final = ("blend", "max", "topk")
+_WITH_CENTROIDS: Final = ("blend", "mean", "centroid")
+_BYTES_ROWS_MAX: Final = 512
+"""Utterances a query that a scan of bytes may leave; of more, float32 leaves fewer for less."""
 
 _ROUNDED_UP: Final = 1.0 + 2.0**-12
 """Makes a length that float32 added up, of thousands of components, no shorter than it is."""
 
 _REFINE_ROWS: Final = 32
-_REFINE_ROWS_A_QUERY: Final = 4
+_REFINE_ROWS_PER_QUERY: Final = 4
 """Utterances that are scored exactly at once; of more, float32 drops most first."""
+
+_LONE_ROUTES_MAX: Final = 8
+_LONE_ROWS_MAX: Final = 32
+"""Candidates of a lone query that plain Python scores; more are scored as a batch."""
 
 
 def rank(
-    rows: ScoringRows,
+    tensor: Tensor,
     queries: Float32s,
     specs: Sequence[QuerySpec],
     scratch: Scratch | None = None,
 ) -> list[Ranking]:
     """Rank the routes for each query.
 
-    Equal queries get equal rankings, bit for bit, in any batch and any place of it.
+    Equal queries get equal rankings, bit for bit, in any batch and at any place in it.
 
     Args:
-        rows: The tensor; must not change meanwhile.
+        tensor: The routes; must not change meanwhile.
         queries: float32[n, dim], finite, unit length.
         specs: n of them.
         scratch: Memory kept from batch to batch; belongs to the calling thread.
@@ -64,24 +76,10 @@ def rank(
     Returns:
         One ranking a query, in order.
     """
-    assert queries.shape == (len(specs), rows.dim), "one vector and one spec a query"
-    lengths = _lengths(queries)
-    if not np.count_nonzero(rows.is_live):
-        return [Ranking() for _ in specs]
-    scratch = scratch or Scratch()
+    view = tensor.view()
+    assert queries.shape == (len(specs), view.dim), "one vector and one spec a query"
+    # A length goes into error bounds, so it must never be too small.
     if len(specs) == 1:
-        return _rank_part(rows, queries, lengths, specs, scratch)
-    rankings: list[Ranking] = []
-    step = queries_per_scan(rows)
-    for start in range(0, len(specs), step):
-        part = slice(start, start + step)
-        rankings += _rank_part(rows, queries[part], lengths[part], specs[part], scratch)
-    return rankings
-
-
-def _lengths(queries: Float32s) -> Float64s:
-    """Lengths of queries, float64[n], never too small by what is left out of an error."""
-    if len(queries) == 1:
         lengths = np.array([math.sqrt(float(queries[0].dot(queries[0])) * _ROUNDED_UP)])
         are_finite = math.isfinite(lengths[0])
     else:
@@ -89,64 +87,83 @@ def _lengths(queries: Float32s) -> Float64s:
         lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
         are_finite = bool(np.isfinite(lengths).all())
     assert are_finite, "an encoder gave a vector that is not finite"
-    return lengths
+    if not view.live_count:
+        return [Ranking() for _ in specs]
+    scratch = scratch or Scratch()
+    if len(specs) == 1:
+        return _rank_batch(view, queries, lengths, specs, scratch)
+    rankings: list[Ranking] = []
+    step = queries_per_scan(view)
+    for start in range(0, len(specs), step):
+        part = slice(start, start + step)
+        rankings += _rank_batch(view, queries[part], lengths[part], specs[part], scratch)
+    return rankings
 
 
-def _rank_part(
-    rows: ScoringRows,
+def _rank_batch(
+    view: TensorView,
     queries: Float32s,
     lengths: Float64s,
     specs: Sequence[QuerySpec],
     scratch: Scratch,
 ) -> list[Ranking]:
     """Rank queries that fit one scan."""
-    allowed, route_counts = considered(rows, specs)
-    centroid_error = dot_error(rows.dim) * np.maximum(1.0, lengths)
-    centroids = scan_centroids(rows, queries).T if rows.settings.aggregation in _CENTRED else None
-    if rows.settings.aggregation not in _SCANNED:
+    allowed, route_counts = _allowed_routes(view, specs)
+    error = dot_error(view.dim) * np.maximum(1.0, lengths)
+    aggregation = view.settings.aggregation
+    centroids = scan_centroids(view, queries).T if aggregation in _WITH_CENTROIDS else None
+    if aggregation not in _WITH_UTTERANCES:
         assert centroids is not None
-        pairs = _close_to_centroids(rows, queries, centroids, centroid_error, allowed, specs)
-        return _decide(rows, queries, specs, pairs, route_counts)
-    scan = scan_bytes(rows, queries, lengths, scratch)
+        pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs)
+        return _decide(view, queries, specs, pairs, route_counts)
+    is_lone = len(specs) == 1 and allowed is None and aggregation != "topk"
+    scan = None
+    if view.slot_stop >= scratch.bytes_rows_min:
+        scan = scan_bytes(view, queries, lengths, scratch)
     if scan is not None:
-        upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
-        if ranking := _alone(rows, queries, scan, upper, error, allowed, specs, scratch):
+        upper, upper_error = _upper_scores(scan, centroids, error, allowed)
+        if is_lone and (
+            ranking := _rank_lone(view, queries, scan, upper, upper_error, specs[0], scratch)
+        ):
             return [ranking]
-        pairs = _close(rows, scan, upper, error, specs)
-        scratch.judge(was_useful=len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs))
-        if len(pairs.slots) <= _CLOSE_ROWS_MAX * len(specs):
-            if len(pairs.slots) > _REFINE_ROWS + _REFINE_ROWS_A_QUERY * len(specs):
-                pairs = _refine(rows, queries, pairs, centroids, centroid_error, specs)
-            return _decide(rows, queries, specs, pairs, route_counts)
-    scan = scan_rows(rows, queries, lengths, scratch)
-    upper, error = _upper_scores(scan, centroids, centroid_error, allowed)
-    if ranking := _alone(rows, queries, scan, upper, error, allowed, specs, scratch):
+        pairs = _candidates(view, scan, upper, upper_error, specs)
+        were_useful = len(pairs.slots) <= _BYTES_ROWS_MAX * len(specs)
+        scratch.report_bytes(were_useful=were_useful)
+        if were_useful:
+            if len(pairs.slots) > _REFINE_ROWS + _REFINE_ROWS_PER_QUERY * len(specs):
+                pairs = _refine(view, queries, pairs, centroids, error, specs)
+            return _decide(view, queries, specs, pairs, route_counts)
+    scan = scan_rows(view, queries, error, scratch)
+    upper, upper_error = _upper_scores(scan, centroids, error, allowed)
+    if is_lone and (
+        ranking := _rank_lone(view, queries, scan, upper, upper_error, specs[0], scratch)
+    ):
         return [ranking]
-    return _decide(rows, queries, specs, _close(rows, scan, upper, error, specs), route_counts)
+    pairs = _candidates(view, scan, upper, upper_error, specs)
+    return _decide(view, queries, specs, pairs, route_counts)
 
 
-def _alone(
-    rows: ScoringRows,
-    queries: Float32s,
-    scan: Scan,
-    upper: Float64s,
-    error: Float64s,
-    allowed: Mask | None,
-    specs: Sequence[QuerySpec],
-    scratch: Scratch,
-) -> Ranking | None:
-    """Answer a query that is alone and asks for nothing special, if that is easy."""
-    if len(specs) > 1 or allowed is not None or rows.settings.aggregation == "topk":
-        return None
-    return rank_single(
-        rows, queries, scan, upper[0], float(error[0]), specs[0].limit, scratch.few_dots
-    )
+def _allowed_routes(
+    view: TensorView, specs: Sequence[QuerySpec]
+) -> tuple[Mask | None, Sequence[int]]:
+    """Say which routes each query considers: bool[n, routes], None for all; and how many."""
+    if not [spec for spec in specs if spec.routes is not None]:
+        mask = None if view.live_count == len(view.is_live) else view.is_live[np.newaxis]
+        return mask, [view.live_count] * len(specs)
+    mask = np.repeat(view.is_live[np.newaxis], len(specs), axis=0)
+    for row, spec in zip(mask, specs, strict=True):
+        if spec.routes is not None:
+            ids = np.fromiter(spec.routes, np.int64, len(spec.routes))
+            chosen = np.zeros_like(row)
+            chosen[ids[(ids >= 0) & (ids < len(row))]] = True
+            row &= chosen
+    return mask, mask.sum(axis=1).tolist()
 
 
 def _upper_scores(
     scan: Scan, centroids: Float32s | None, centroid_error: Float64s, allowed: Mask | None
 ) -> tuple[Float64s, Float64s]:
-    """Approximate all scores, float64[n, routes], of ``topk`` bound them; and their error."""
+    """Approximate all scores, float64[n, routes], and their error; ``topk`` is only bounded."""
     upper = np.multiply(scan.largest.T, scan.sizes[:, np.newaxis], order="C")
     error = scan.error
     if centroids is not None:
@@ -158,29 +175,156 @@ def _upper_scores(
     return upper, error
 
 
-def _close(
-    rows: ScoringRows, scan: Scan, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+# --- a lone query ---
+
+
+def _rank_lone(
+    view: TensorView,
+    query: Float32s,
+    scan: Scan,
+    upper_scores: Float64s,
+    upper_error: Float64s,
+    spec: QuerySpec,
+    scratch: Scratch,
+) -> Ranking | None:
+    """Rank all routes for one query, where every id is in use.
+
+    Args:
+        view: The routes; their aggregation is ``blend`` or ``max``.
+        query: float32[1, dim].
+        scan: Of this query.
+        upper_scores: Approximate scores, float64[1, routes].
+        upper_error: Their error, float64[1].
+        spec: What the query asks for, without a filter.
+        scratch: The calling thread's own.
+
+    Returns:
+        None where there are too many candidates.
+    """
+    upper, error = upper_scores[0], upper_error.item(0)
+    first = int(upper.argmax())
+    least = len(upper) - min(spec.limit + 1, len(upper))
+    leading = upper.copy()
+    leading.partition(least)
+    is_candidate = upper >= leading.item(least) - 2.0 * error
+    if upper.item(first) < view.thresholds.item(first) + error:
+        # A lower route with a lower threshold may be the best that passes.
+        is_candidate |= upper >= view.thresholds - error
+    route_ids = is_candidate.nonzero()[0].tolist()
+    if len(route_ids) > _LONE_ROUTES_MAX:
+        return None
+    slots, counts = _lone_utterances(view, route_ids, scan)
+    if len(slots) > _LONE_ROWS_MAX:
+        return None
+    scores = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots)
+    best = None
+    for score in scores:
+        if score.score >= score.threshold:
+            best = score
+            break
+    winner = best or scores[0]
+    second = 1 if winner is scores[0] else 0
+    runner_up = scores[second] if second < len(scores) else None
+    return Ranking(best, tuple(scores[: spec.limit]), runner_up, len(upper))
+
+
+def _lone_utterances(
+    view: TensorView, route_ids: list[int], scan: Scan
+) -> tuple[list[int], list[int]]:
+    """Find utterances that may be the most similar of their route; and how many a route has."""
+    similarities = scan.similarities.reshape(-1)
+    margin = 2.0 * float(scan.error[0]) / float(scan.sizes[0])
+    slots: list[int] = []
+    counts: list[int] = []
+    for route_id in route_ids:
+        own = view.slots_of[route_id]
+        values = similarities.take(own).tolist()
+        bar = max(values) - margin
+        close = [own.item(at) for at, value in enumerate(values) if value >= bar]
+        slots += close
+        counts.append(len(close))
+    return slots, counts
+
+
+def _lone_scores(
+    view: TensorView,
+    query: Float32s,
+    route_ids: list[int],
+    slots: list[int],
+    counts: list[int],
+    few_dots: FewDots,
+) -> list[RouteScore]:
+    """Score the routes exactly; highest first, of equals that of the lowest slot."""
+    is_blend = view.settings.aggregation == "blend"
+    vectors = view.rows.read(np.array(slots))
+    if is_blend:
+        vectors = np.concatenate([vectors, view.centroids.read(np.array(route_ids))])
+    values = few_dots(vectors, query.T.astype(np.float64))
+    scores: list[tuple[float, int, RouteScore]] = []
+    start = 0
+    for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
+        own = values[start : start + count]
+        largest = max(own)
+        score = (largest + values[len(slots) + place]) / 2.0 if is_blend else largest
+        slot = slots[start + own.index(largest)]
+        threshold = view.thresholds.item(route_id)
+        # No two routes share a slot, so the tuples differ before they reach the score.
+        scores.append((-score, slot, RouteScore(route_id, score, threshold, slot, largest)))
+        start += count
+    scores.sort()
+    return [score for _, _, score in scores]
+
+
+# --- a batch ---
+
+
+def _candidates(
+    view: TensorView, scan: Scan, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
 ) -> Pairs:
     """Find the routes and utterances that a scan leaves to be scored exactly."""
     depth = 1
-    if rows.settings.aggregation == "topk":
-        upper = _tighten(rows, scan, upper, error, specs)
-        depth = rows.settings.topk
-    nominees = _nominees(rows, upper, error, specs)
-    return _keep_close(nominees, nominees.similarities(scan), scan.error, depth)
+    if view.settings.aggregation == "topk":
+        upper = _tighten(view, scan, upper, error, specs)
+        depth = view.settings.topk
+    pairs = Pairs.of(view, *select_candidates(upper, view.thresholds[np.newaxis], error, specs))
+    return _keep_close(pairs, pairs.similarities(scan), scan.error, depth)
+
+
+def _candidates_by_centroid(
+    view: TensorView,
+    queries: Float32s,
+    centroids: Float32s,
+    error: Float64s,
+    allowed: Mask | None,
+    specs: Sequence[QuerySpec],
+) -> Pairs:
+    """Find the routes and utterances to score exactly where the centroids decide."""
+    upper = centroids.astype(np.float64)
+    if view.settings.aggregation == "mean":
+        upper *= view.mean_norms
+    if allowed is not None:
+        upper = np.where(allowed, upper, -np.inf)
+    pairs = Pairs.of(view, *select_candidates(upper, view.thresholds[np.newaxis], error, specs))
+    return _keep_close(pairs, pairs.approximate(view, queries), error, 1)
+
+
+def _keep_close(pairs: Pairs, approximate: Float64s, error: Float64s, depth: int) -> Pairs:
+    """Drop the utterances that cannot be among the ``depth`` best of their pair."""
+    bars = pairs.kth_largest(approximate, depth) - 2.0 * error[pairs.queries]
+    return pairs.keep(approximate >= bars[pairs.pair_of])
 
 
 def _refine(
-    rows: ScoringRows,
+    view: TensorView,
     queries: Float32s,
     pairs: Pairs,
     centroids: Float32s | None,
     error: Float64s,
     specs: Sequence[QuerySpec],
 ) -> Pairs:
-    """Drop what bytes had to leave, by comparing in float32 what they left."""
-    values = pairs.approximate(rows, queries)
-    depth = rows.settings.topk if rows.settings.aggregation == "topk" else 1
+    """Drop candidates that bytes could not exclude, by comparing them in float32."""
+    values = pairs.approximate(view, queries)
+    depth = view.settings.topk if view.settings.aggregation == "topk" else 1
     scores = pairs.mean_of_largest(values, depth)
     if centroids is not None:
         scores += centroids[pairs.queries, pairs.route_ids]
@@ -190,117 +334,82 @@ def _refine(
     upper = np.full((len(specs), int(places.max()) + 1), -np.inf)
     thresholds = np.zeros(upper.shape)
     upper[pairs.queries, places] = scores
-    thresholds[pairs.queries, places] = rows.thresholds[pairs.route_ids]
-    queries_left, places_left = nominate(upper, thresholds, error, specs)
+    thresholds[pairs.queries, places] = view.thresholds[pairs.route_ids]
+    queries_left, places_left = select_candidates(upper, thresholds, error, specs)
     chosen = np.zeros(len(pairs.queries), np.bool_)
     chosen[firsts[queries_left] + places_left] = True
     bars = pairs.kth_largest(values, depth) - 2.0 * error[pairs.queries]
     return pairs.choose(chosen, values >= bars[pairs.pair_of])
 
 
-def _close_to_centroids(
-    rows: ScoringRows,
-    queries: Float32s,
-    centroids: Float32s,
-    centroid_error: Float64s,
-    allowed: Mask | None,
-    specs: Sequence[QuerySpec],
-) -> Pairs:
-    """Find what is left to be scored exactly where the centroids decide."""
-    upper = centroids.astype(np.float64)
-    if rows.settings.aggregation == "mean":
-        upper *= rows.mean_norms
-    if allowed is not None:
-        upper = np.where(allowed, upper, -np.inf)
-    nominees = _nominees(rows, upper, centroid_error, specs)
-    return _keep_close(nominees, nominees.approximate(rows, queries), centroid_error, 1)
-
-
-def _nominees(
-    rows: ScoringRows, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
-) -> Pairs:
-    """Lay out the routes that could decide, by scores within ``error`` of the truth."""
-    return Pairs.of(rows, *nominate(upper, rows.thresholds[np.newaxis], error, specs))
-
-
-def _keep_close(nominees: Pairs, approximate: Float64s, error: Float64s, depth: int) -> Pairs:
-    """Drop the utterances that cannot be among the ``depth`` best of their pair."""
-    bars = nominees.kth_largest(approximate, depth) - 2.0 * error[nominees.queries]
-    return nominees.keep(approximate >= bars[nominees.pair_of])
-
-
 def _tighten(
-    rows: ScoringRows,
-    scan: Scan,
-    bound: Float64s,
-    error: Float64s,
-    specs: Sequence[QuerySpec],
+    view: TensorView, scan: Scan, bound: Float64s, error: Float64s, specs: Sequence[QuerySpec]
 ) -> Float64s:
     """Replace upper bounds of ``topk`` by approximate scores, where they can matter."""
-    first = _topk(rows, scan, bound, bound >= leading_scores(bound, specs))
+    first = _topk(view, scan, bound, bound >= leading_scores(bound, specs))
     least = np.where(first > -np.inf, first, np.inf).min(axis=1, keepdims=True)
     margin = error[:, np.newaxis]
-    passing = np.where(first >= rows.thresholds + margin, first, -np.inf)
+    passing = np.where(first >= view.thresholds + margin, first, -np.inf)
     best = passing.max(axis=1, keepdims=True)
-    matter = contenders(bound, rows.thresholds, margin, least, best)
-    return _topk(rows, scan, bound, matter)
+    matter = may_lead_or_pass(bound, view.thresholds, margin, least, best)
+    return _topk(view, scan, bound, matter)
 
 
-def _topk(rows: ScoringRows, scan: Scan, bound: Float64s, chosen: Mask) -> Float64s:
+def _topk(view: TensorView, scan: Scan, bound: Float64s, chosen: Mask) -> Float64s:
     """Approximate ``topk`` scores of chosen routes; -inf for all others."""
-    pairs = Pairs.of(rows, *(chosen & (bound > -np.inf)).nonzero())
+    pairs = Pairs.of(view, *(chosen & (bound > -np.inf)).nonzero())
     scores = np.full(bound.shape, -np.inf)
-    means = pairs.mean_of_largest(pairs.similarities(scan), rows.settings.topk)
+    means = pairs.mean_of_largest(pairs.similarities(scan), view.settings.topk)
     scores[pairs.queries, pairs.route_ids] = means
     return scores
 
 
 def _decide(
-    rows: ScoringRows,
+    view: TensorView,
     queries: Float32s,
     specs: Sequence[QuerySpec],
     pairs: Pairs,
     route_counts: Sequence[int],
 ) -> list[Ranking]:
     """Score the pairs exactly and read the rankings off them."""
-    slots, similarities, scores = _exact_scores(rows, queries, pairs)
+    slots, similarities, scores = _exact_scores(view, queries, pairs)
     order = np.lexsort((slots, -scores, pairs.queries))
     route_ids = pairs.route_ids[order]
-    standing = _Standing(
+    ordered = _OrderedScores(
         route_ids.tolist(),
         scores[order].tolist(),
-        rows.thresholds[route_ids].tolist(),
+        view.thresholds[route_ids].tolist(),
         slots[order].tolist(),
         similarities[order].tolist(),
     )
     bounds = pairs.queries.searchsorted(np.arange(len(specs) + 1)).tolist()
     return [
-        standing.ranking(bounds[index], bounds[index + 1], spec.limit, route_counts[index])
+        ordered.ranking(bounds[index], bounds[index + 1], spec.limit, route_counts[index])
         for index, spec in enumerate(specs)
     ]
 
 
 def _exact_scores(
-    rows: ScoringRows, queries: Float32s, pairs: Pairs
+    view: TensorView, queries: Float32s, pairs: Pairs
 ) -> tuple[Numbers, Float64s, Float64s]:
-    """The best slot, its similarity and the aggregated score of each pair."""
-    aggregation = rows.settings.aggregation
-    values, centroid = pairs.exact(rows, queries, with_centroids=aggregation in _CENTRED)
+    """Compute the best slot, its similarity and the aggregated score of each pair."""
+    aggregation = view.settings.aggregation
+    values, centroid = pairs.exact(view, queries, with_centroids=aggregation in _WITH_CENTROIDS)
     slots, largest = pairs.best_utterances(values)
     if aggregation == "max":
         return slots, largest, largest
     if aggregation == "topk":
-        return slots, largest, pairs.mean_of_largest(values, rows.settings.topk)
+        return slots, largest, pairs.mean_of_largest(values, view.settings.topk)
     if aggregation == "centroid":
         return slots, largest, centroid
     if aggregation == "mean":
-        return slots, largest, centroid * rows.mean_norms[pairs.route_ids]
+        return slots, largest, centroid * view.mean_norms[pairs.route_ids]
     return slots, largest, (largest + centroid) / 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """All nominees of a batch, query by query, each query's highest first."""
+class _OrderedScores:
+    """All candidates of a batch, query by query, each query's highest first."""
 
     route_ids: list[int]
     scores: list[float]
@@ -309,7 +418,7 @@ class _Standing:
     similarities: list[float]
 
     def ranking(self, start: int, stop: int, limit: int, route_count: int) -> Ranking:
-        """Read one query's ranking off its nominees, ``start`` to ``stop - 1``."""
+        """Read one query's ranking off its candidates, ``start`` to ``stop - 1``."""
         if start == stop:
             return Ranking(route_count=route_count)
         passed = (at for at in range(start, stop) if self.scores[at] >= self.thresholds[at])
@@ -325,7 +434,7 @@ class _Standing:
         )
 
     def _listed(self, at: int, start: int, top: tuple[RouteScore, ...]) -> RouteScore:
-        """The score at a place, the same object as in the list if it is there."""
+        """Return the score at a place, the same object as in the list if it is there."""
         return top[at - start] if at - start < len(top) else self._at(at)
 
     def _at(self, at: int) -> RouteScore:

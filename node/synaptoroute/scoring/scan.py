@@ -1,12 +1,13 @@
-"""The scan: similarities of a batch with every row, folded by route.
+"""The scan: similarities of a batch with every row, and the largest of every route.
 
-Of bytes where there is an integer product and rows are many: three to five times as
-fast, and a quarter of the memory to walk through.  Of float32 elsewhere.  Either says how far it
-may be from the truth, and may differ in its last bits from batch to batch.
+It compares bytes where there is an integer product and many rows: three to five times as
+fast, with a quarter of the memory to read.  Elsewhere it compares float32.  Both state how
+far a result may be from the exact one, and both may differ in their last bits from batch
+to batch.
 
-The float32 products are cut into stacks of small ones: below a million
-multiplications OpenBLAS multiplies without first copying the rows (four times faster
-for two queries, on AVX-512) and never starts threads; for one query it must be less.
+The float32 products are cut into stacks of small ones: below a million multiplications
+OpenBLAS multiplies without first copying the rows (four times faster for two queries, on
+AVX-512) and never starts threads; for one query the limit is lower.
 """
 
 from __future__ import annotations
@@ -17,40 +18,35 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.exact import FewDots, byte_error, byte_steps, dot_error, to_digits
-from synaptoroute.scoring.values import (
-    Float32s,
-    Float64s,
-    Int32s,
-    IntegerProduct,
-    ScoringRows,
-)
+from synaptoroute.exact import FewDots, byte_error, byte_steps, to_digits
+from synaptoroute.scoring.values import Float32s, Float64s, Int32s, IntegerProduct
+from synaptoroute.tensor import TensorView
+from synaptoroute.tensor.blocks import ROWS_ALIGNED
 
 SCORES_BYTES_MAX: Final = 64 * 1_048_576
 """Most memory that the similarities of one batch may take."""
 
 BYTES_ROWS_MIN: Final = 4_096
-"""With fewer rows, what bytes save is less than what deciding between more routes costs."""
+"""With fewer rows, what bytes save is less than the cost of the further candidates."""
 
 QUERIES_PER_SCAN_MAX: Final = 64
 _PRODUCT_MAX: Final = 1_000_000
 _VECTOR_PRODUCT_MAX: Final = 9_000
-_ROWS_ALIGNED: Final = 128
 _CENTROIDS_ALIGNED: Final = 16
 _INT32_MIN: Final = -(2**31)
-_RESTS_MAX: Final = 1_024
+_SKIPS_MAX: Final = 1_024
 Number = TypeVar("Number", np.float32, np.int32)
 
 
 class Scratch:
-    """What is kept from batch to batch; one thread's own.
+    """Memory that is kept from batch to batch; belongs to one thread.
 
     Attributes:
         few_dots: Multiplies a handful of rows with one query.
 
     Args:
-        integer_product: Lets scans be of bytes.
-        bytes_rows_min: From how many rows on they are.
+        integer_product: Allows scans of bytes.
+        bytes_rows_min: Fewer rows are scanned in float32.
     """
 
     def __init__(
@@ -62,8 +58,8 @@ class Scratch:
         self.few_dots = FewDots()
         self._floats = np.empty(0, np.float32)
         self._product = integer_product
-        self._rests_left = 0
-        self._rests_next = 1
+        self._skips_left = 0
+        self._skips_next = 1
 
     def take(self, rows: int, columns: int) -> Float32s:
         """Lend float32[rows, columns] of undefined content, until the next call."""
@@ -77,24 +73,24 @@ class Scratch:
         return self.take(rows, columns).view(np.int32)
 
     def integer_product(self) -> IntegerProduct | None:
-        """The product of bytes, unless it is given a rest."""
-        if self._rests_left:
-            self._rests_left -= 1
+        """Return the product of bytes; None where this scan shall skip it."""
+        if self._skips_left:
+            self._skips_left -= 1
             return None
         return self._product
 
-    def judge(self, *, was_useful: bool) -> None:
-        """Rest from bytes for twice as many scans each time that one was in vain."""
-        if was_useful:
-            self._rests_next = 1
+    def report_bytes(self, *, were_useful: bool) -> None:
+        """Back off from bytes: skip twice as many scans each time they were of no use."""
+        if were_useful:
+            self._skips_next = 1
         else:
-            self._rests_left = self._rests_next
-            self._rests_next = min(2 * self._rests_next, _RESTS_MAX)
+            self._skips_left = self._skips_next
+            self._skips_next = min(2 * self._skips_next, _SKIPS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a scan found, in steps whose size is each query's own.
+    """The result of a scan, in steps whose size each query has for itself.
 
     Attributes:
         similarities: By slot, [slots, n]; undefined for free slots.
@@ -109,74 +105,81 @@ class Scan:
     error: Float64s
 
 
-def queries_per_scan(rows: ScoringRows) -> int:
+def queries_per_scan(view: TensorView) -> int:
     """How many queries fit the memory limit, at least one."""
-    span_bytes = _span(rows) * np.dtype(np.float32).itemsize
-    return max(1, min(QUERIES_PER_SCAN_MAX, SCORES_BYTES_MAX // max(1, span_bytes)))
+    row_bytes = view.slot_stop * np.dtype(np.float32).itemsize
+    return max(1, min(QUERIES_PER_SCAN_MAX, SCORES_BYTES_MAX // max(1, row_bytes)))
 
 
-def scan_rows(rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch) -> Scan:
+def scan_rows(view: TensorView, queries: Float32s, error: Float64s, scratch: Scratch) -> Scan:
     """Compare every row with every query in float32.
 
     Args:
-        rows: What there is.
+        view: The rows.
+        queries: float32[n, dim].
+        error: Bound of each query's products, float64[n].
+        scratch: Memory for the similarities.
+    """
+    columns = np.ascontiguousarray(queries.T)
+    similarities = scratch.take(view.slot_stop, len(queries))
+    for block in view.blocks:
+        stop = block.base_slot + len(block.rows)
+        _multiply(block.rows, columns, similarities[block.base_slot : stop])
+    return Scan(similarities, _fold(view, similarities), np.ones(len(queries)), error)
+
+
+def scan_bytes(
+    view: TensorView, queries: Float32s, lengths: Float64s, scratch: Scratch
+) -> Scan | None:
+    """Compare every row with every query in bytes; None if that is not possible now.
+
+    Args:
+        view: The rows.
         queries: float32[n, dim].
         lengths: Of the queries, float64[n].
         scratch: Memory for the similarities.
     """
-    columns = np.ascontiguousarray(queries.T)
-    similarities = scratch.take(_span(rows), len(queries))
-    for block in rows.blocks():
-        stop = block.base_slot + len(block.rows)
-        _multiply(block.rows, columns, similarities[block.base_slot : stop])
-    error = dot_error(rows.dim) * np.maximum(1.0, lengths)
-    return Scan(similarities, _fold(rows, similarities), np.ones(len(queries)), error)
-
-
-def scan_bytes(
-    rows: ScoringRows, queries: Float32s, lengths: Float64s, scratch: Scratch
-) -> Scan | None:
-    """Compare every row with every query in bytes; None if that is not possible now."""
-    if _span(rows) < scratch.bytes_rows_min:
-        return None
     product = scratch.integer_product()
-    spans = rows.coarse_spans() if product is not None else None
     if product is None:
         return None
+    spans = view.quantized.spans(view.slot_stop)
     if spans is None:
-        rows.prepare()
+        # Rows of a boot are rounded while the node is idle.  Under constant load it never
+        # is, so each query that would have used the bytes rounds some.
+        view.quantized.advance()
         return None
     digits, sizes, lost = to_digits(queries, product.digit_max)
-    similarities = scratch.take_integers(_span(rows), len(queries))
+    similarities = scratch.take_integers(view.slot_stop, len(queries))
     for first_slot, span in spans:
         product(span, digits, similarities[first_slot : first_slot + len(span)])
-    sizes /= byte_steps(rows.dim)
-    error = byte_error(rows.coarse_lost_max, lengths, lost)
-    return Scan(similarities, _fold(rows, similarities), sizes, error)
+    sizes /= byte_steps(view.dim)
+    # Rows that were rounded by ``spans`` may have raised ``lost_max``: read it afterwards.
+    error = byte_error(view.quantized.lost_max, lengths, lost)
+    return Scan(similarities, _fold(view, similarities), sizes, error)
 
 
-def scan_centroids(rows: ScoringRows, queries: Float32s) -> Float32s:
+def scan_centroids(view: TensorView, queries: Float32s) -> Float32s:
     """Compare every centroid with every query: float32[routes, n]."""
     columns = np.ascontiguousarray(queries.T)
-    route_count = len(rows.is_live)
-    spans = rows.centroid_spans()
-    aligned = sum(len(centroids) for _, centroids in spans)
-    similarities = np.empty((aligned, len(queries)), np.float32)
+    route_count = len(view.is_live)
+    spans = view.centroid_spans
+    first_id, last = spans[-1]
+    similarities = np.empty((first_id + len(last), len(queries)), np.float32)
     if len(spans) == 1 and len(queries) == 1:
-        least = -(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED
-        _multiply(spans[0][1][:least], columns, similarities[:least], _CENTROIDS_ALIGNED)
+        # A lone query pays for every row of zeros behind the last route.
+        rows = -(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED
+        _multiply(last[:rows], columns, similarities[:rows], _CENTROIDS_ALIGNED)
     else:
         for first_id, centroids in spans:
             _multiply(centroids, columns, similarities[first_id : first_id + len(centroids)])
     return similarities[:route_count]
 
 
-def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
+def _fold(view: TensorView, similarities: NDArray[Number]) -> NDArray[Number]:
     """Keep the largest similarity of every route, [routes, n]."""
-    blocks = rows.blocks()
-    route_count, query_count = len(rows.is_live), similarities.shape[1]
+    route_count, query_count = len(view.is_live), similarities.shape[1]
     largest: NDArray[Number] | None = None
-    for block in blocks:
+    for block in view.blocks:
         part = similarities[block.base_slot : block.base_slot + len(block.rows)]
         if query_count == 1:
             by_route = part.reshape(-1).take(block.order, mode="clip")
@@ -186,7 +189,7 @@ def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
                 part = np.maximum(
                     part.take(left, axis=0, mode="clip"), part.take(right, axis=0, mode="clip")
                 )
-        if len(block.route_ids) == route_count and len(blocks) == 1:
+        if len(block.route_ids) == route_count and len(view.blocks) == 1:
             return part
         if largest is None:
             lowest = -2 if similarities.dtype == np.float32 else _INT32_MIN
@@ -196,15 +199,7 @@ def _fold(rows: ScoringRows, similarities: NDArray[Number]) -> NDArray[Number]:
     return largest
 
 
-def _span(rows: ScoringRows) -> int:
-    """Rows of the similarities: up to the end of the last block."""
-    blocks = rows.blocks()
-    return blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0
-
-
-def _multiply(
-    left: Float32s, columns: Float32s, out: Float32s, height: int = _ROWS_ALIGNED
-) -> None:
+def _multiply(left: Float32s, columns: Float32s, out: Float32s, height: int = ROWS_ALIGNED) -> None:
     """Write ``left @ columns`` to ``out``, as a stack of small products."""
     most = _PRODUCT_MAX if columns.shape[1] > 1 else _VECTOR_PRODUCT_MAX
     while height > 1 and height * columns.size > most:

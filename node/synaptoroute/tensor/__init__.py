@@ -1,7 +1,7 @@
-"""The tensor: every route's vectors, preallocated, and all a query needs beside them."""
+"""The tensor: every route's vectors, preallocated, and what a query reads beside them."""
 
 from __future__ import annotations
 
-from synaptoroute.tensor.tensor import Tensor
+from synaptoroute.tensor.tensor import Tensor, TensorView
 
-__all__ = ["Tensor"]
+__all__ = ["Tensor", "TensorView"]

@@ -1,11 +1,11 @@
-"""How the rows of a few thousand slots are brought together by route.
+"""Blocks: the rows of a few thousand slots, grouped by route.
 
-The best utterance of every route is found by folding: the rows of a block are
-taken in pairs of one route, the larger of each pair is kept, and so on until one
-row a route is left.  The pairs depend on the owners only.  They are kept per
-block and made again only for blocks whose owners changed, so that a hot add
-costs the same beside five hundred utterances as beside a million.  A query that is
-scored alone needs no pairs, so they are made when queries are first scored together.
+The best utterance of every route is found by folding: the rows of a block are taken in
+pairs of one route, the larger of each pair is kept, until one row a route is left.  The
+pairs depend on the owners only.  They are kept a block and computed again only for blocks
+whose owners changed, so a hot add costs the same beside five hundred utterances as beside
+a million.  A query that is scored alone needs no pairs; they are computed when queries
+are first scored together.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.tensor.chunked_array import Slabs, Slots
+from synaptoroute.tensor.rows import ChunkedArray, Slots
 
 Indexes: TypeAlias = NDArray[np.intp]
 
 BLOCK_SLOTS: Final = 4_096
 ROWS_ALIGNED: Final = 128
-"""Rows of a block are offered in multiples of this, for the scan's small products."""
+"""``Block.rows`` holds a multiple of this, for the small products of a scan."""
 
 FREE: Final = -1
 _RADIX_ROUTES_MAX: Final = 65_535
@@ -37,10 +37,10 @@ class Block:
     Attributes:
         base_slot: First slot.
         rows: View of the tensor, float32[n, dim], n a multiple of ``ROWS_ALIGNED``;
-            free slots among them hold finite numbers that no fold takes.
+            free slots among them hold finite numbers that no fold reads.
         order: Owned indexes of ``rows`` by route, then by slot.
         starts: Where each route of ``route_ids`` starts in ``order``.
-        route_ids: Routes of what the last level of ``folds`` leaves, ascending.
+        route_ids: Routes of the block, ascending.
         slot_stop: One past the last owned slot.
     """
 
@@ -56,41 +56,37 @@ class Block:
     def folds(self) -> tuple[tuple[Indexes, Indexes], ...]:
         """Pairs of row indexes, level by level.
 
-        The first level indexes ``rows``, each further one what the level before left.
+        The first level indexes ``rows``, each further level the result of the one before.
         """
         self._folds = self._folds or plan_folds(self.order, self.starts)
         return self._folds
 
 
-def order_by_route(owners: NDArray[np.int32], route_ids_max: int) -> Indexes:
-    """List the owned indexes of a block by route, then by slot."""
-    owned_count = int(np.count_nonzero(owners != FREE))
-    if route_ids_max < _RADIX_ROUTES_MAX:  # 16 bits are sorted by radix; free is 65,535: last
-        return np.argsort(owners.astype(np.uint16), kind="stable")[:owned_count]
-    return np.argsort(owners.view(np.uint32), kind="stable")[:owned_count]
-
-
-def runs_by_route(
-    owners: NDArray[np.int32], route_ids_max: int
+def group_by_route(
+    owners: NDArray[np.int32], route_id_max: int
 ) -> tuple[Indexes, Indexes, Indexes]:
-    """Bring the rows of one block together by route.
+    """Group the owned rows of a block by route.
 
     Args:
         owners: int32[n], route of each slot of the block, ``FREE`` for none.
-        route_ids_max: No route id is above this.
+        route_id_max: No route id is above this.
 
     Returns:
-        Owned indexes by route, then by slot; where each route starts among them; and
-        the routes, ascending.
+        Owned indexes by route, then by slot; where each route starts among them; and the
+        routes, ascending.
     """
-    order = order_by_route(owners, route_ids_max)
+    owned_count = int(np.count_nonzero(owners != FREE))
+    # Numpy sorts 16 bits by radix, in linear time.  As unsigned, ``FREE`` is the largest
+    # number, so free slots come last and are cut off.
+    dtype = np.uint16 if route_id_max < _RADIX_ROUTES_MAX else np.uint32
+    order = np.argsort(owners.astype(dtype), kind="stable")[:owned_count]
     by_route = owners[order]
     starts = np.flatnonzero(np.diff(by_route, prepend=FREE - 1))
     return order, starts, by_route[starts].astype(np.intp)
 
 
 def plan_folds(order: Indexes, starts: Indexes) -> tuple[tuple[Indexes, Indexes], ...]:
-    """Plan how the rows of one block fold into one row a route.
+    """Compute the pairs that fold the rows of a block into one row a route.
 
     Args:
         order: Indexes of rows, those of a route beside each other.
@@ -108,7 +104,7 @@ def plan_folds(order: Indexes, starts: Indexes) -> tuple[tuple[Indexes, Indexes]
 
 
 def _halve(starts: Indexes, lengths: Indexes) -> tuple[Indexes, Indexes, Indexes, Indexes]:
-    """Pair the first half of every run with its second; the odd one with itself or another."""
+    """Pair the first half of every run with its second; an odd last row with any other."""
     halves = (lengths + 1) // 2
     next_starts = np.cumsum(halves) - halves
     run = np.repeat(np.arange(len(starts)), halves)
@@ -118,52 +114,56 @@ def _halve(starts: Indexes, lengths: Indexes) -> tuple[Indexes, Indexes, Indexes
     return left, right, next_starts, halves
 
 
-class BlockPlans:
-    """The blocks of a tensor, each planned again once its owners changed."""
+class BlockIndex:
+    """The blocks of a tensor; a block is built again once its owners changed.
+
+    Attributes:
+        stale: Numbers of the blocks to build.
+    """
 
     def __init__(self) -> None:
+        self.stale: set[int] = set()
         self._blocks: list[Block | None] = []
-        self._stale: set[int] = set()
         self._present: list[Block] | None = []
 
     def mark_stale(self, slots: Slots) -> None:
-        """Note which blocks must be planned again before the next query."""
+        """Build the blocks of these slots again before the next query."""
         if len(slots) == 0:
             return
-        numbers = set((slots // BLOCK_SLOTS).tolist())
-        while len(self._blocks) <= max(numbers):
-            self._blocks.append(None)
-        self._stale.update(numbers)
+        self.stale.update((slots // BLOCK_SLOTS).tolist())
         self._present = None
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether a block must be planned again."""
-        return bool(self._stale)
-
-    def plan_one(
-        self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+    def build_one(
+        self, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
     ) -> None:
-        """Plan one of those blocks now, so that no query has to."""
-        number = self._stale.pop()
-        self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
+        """Build one stale block."""
+        number = self.stale.pop()
+        while len(self._blocks) <= number:
+            self._blocks.append(None)
+        self._blocks[number] = build_block(number, owners, rows, route_id_max)
 
-    def planned(
-        self, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+    def present(
+        self, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
     ) -> Sequence[Block]:
-        """Blocks that hold at least one owned row, in slot order; to be read at once."""
+        """Blocks with at least one owned row, in slot order; builds the stale ones."""
         if self._present is None:
-            for number in self._stale:
-                self._blocks[number] = plan_block(number, owners, rows, route_ids_max)
-            self._stale.clear()
+            while self.stale:
+                self.build_one(owners, rows, route_id_max)
             self._present = [block for block in self._blocks if block is not None]
         return self._present
 
 
-def plan_block(
-    number: int, owners: NDArray[np.int32], rows: Slabs[np.float32], route_ids_max: int
+def build_block(
+    number: int, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
 ) -> Block | None:
-    """Plan one block from its owners; None when all of it is free."""
+    """Group the rows of a block by route; None if all of its slots are free.
+
+    Args:
+        number: Of the block.
+        owners: int32[slots], route of each slot of the tensor, ``FREE`` for none.
+        rows: All rows.
+        route_id_max: No route id is above this.
+    """
     base = number * BLOCK_SLOTS
     own = owners[base : base + BLOCK_SLOTS]
     owned = np.flatnonzero(own != FREE)
@@ -171,9 +171,8 @@ def plan_block(
         return None
     stop = int(owned[-1]) + 1
     aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
-    order, starts, route_ids = runs_by_route(own[:stop], route_ids_max)
-    span = rows.span(base, base + aligned)
-    return Block(base, span, order, starts, route_ids, base + stop)
+    order, starts, route_ids = group_by_route(own[:stop], route_id_max)
+    return Block(base, rows.span(base, base + aligned), order, starts, route_ids, base + stop)
 
 
 def checksum(

@@ -1,13 +1,14 @@
-"""What is derived from a route's rows: its centroid, kept exact at any history.
+"""Centroids of the routes, exact after any history, and the rows of a change to come.
 
-The sum of a route's rows is held on the grid of ``synaptoroute.exact``, where
-adding and subtracting rows is free of rounding: the sum, and so the centroid, is
-that of the rows the route has now, on every node, after any replay or snapshot.
+The sum of a route's rows is held on the grid of ``synaptoroute.exact``.  There float64
+adds and subtracts rows without rounding, so the sum, and with it the centroid, depends
+only on the rows that the route has now: it is the same on every node, after any replay
+or snapshot.
 
-Not all is computed at once.  A boot may take centroids over that were packed when the
-same rows were served: their sums are owed until a route changes or there is time.  So
-are those of a new route with few rows.  Centroids follow their sums before anybody
-reads them.
+Two kinds of work are deferred.  A boot may take over centroids that were packed when the
+same rows were served: the sums of those routes are computed before a route changes, or
+while the node is idle.  So are the sums of new routes with few rows.  Centroids of changed
+routes are computed before the next query reads them.
 """
 
 from __future__ import annotations
@@ -19,190 +20,159 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.mutation import Revision
 from synaptoroute.exact import to_grid, tree_sum
-from synaptoroute.tensor.blocks import ROWS_ALIGNED
-from synaptoroute.tensor.chunked_array import Slabs, Slots
+from synaptoroute.tensor.rows import CACHED_ROWS, ChunkedArray, Slots
 
-_SLAB_ROUTES: Final = 4_096
-_HALVED_ROWS_MIN: Final = 16_384
-_SUM_ROWS: Final = 256
-"""Rows summed at once; their float64 copy stays in the processor's cache."""
-LATER_ROUTES_MAX: Final = 256
-"""Centroids that may wait until a write was answered."""
+DEFERRED_ROUTES_MAX: Final = 256
+"""Centroids that may be out of date until the next query."""
+
+_CHUNK_ROUTES: Final = 4_096
+_THREADED_ROWS_MIN: Final = 16_384
+"""From so many rows on, a second thread takes half of a sum."""
 
 
 class Centroids:
     """Sums, unit centroids and mean lengths, by route id.
 
-    Invariants: a route id that is not in use has a zero centroid; ``mean_norms``
-    is the length of the mean of the route's rows, between 0 and about 1; where the sum
-    of any route is due, ``has_due`` is true.
+    Invariants: a route id that is not in use has a zero centroid.  After ``flush``,
+    ``units`` and ``mean_norms`` are those of the routes' rows.
+
+    Attributes:
+        units: Centroids of unit length, float32[routes, dim].
+        mean_norms: Length of the mean of each route's rows, between 0 and about 1.
+        has_deferred: Whether a centroid is out of date.
+        has_deferred_sums: Whether a sum has not been computed yet.
     """
 
-    def __init__(self, rows: Slabs[np.float32], slots_of: Mapping[int, Slots]) -> None:
-        dim = rows.dim
+    def __init__(self, rows: ChunkedArray[np.float32], slots_of: Mapping[int, Slots]) -> None:
+        self.units: ChunkedArray[np.float32] = ChunkedArray(rows.dim, _CHUNK_ROUTES, np.float32)
+        self.mean_norms = np.zeros(0)
+        self.has_deferred = False
+        self.has_deferred_sums = False
         self._rows = rows
         self._slots_of = slots_of
-        self._unsettled: set[int] = set()
-        self._sums: Slabs[np.float64] = Slabs(dim, _SLAB_ROUTES, np.float64)
-        self._units: Slabs[np.float32] = Slabs(dim, _SLAB_ROUTES, np.float32)
-        self._is_due = np.zeros(_SLAB_ROUTES, np.bool_)
-        self.has_due = False
-        self._mean_norms = np.zeros(_SLAB_ROUTES)
-
-    @property
-    def rows_mapped(self) -> int:
-        """Route ids that have a place."""
-        return self._units.rows_mapped
+        self._sums: ChunkedArray[np.float64] = ChunkedArray(rows.dim, _CHUNK_ROUTES, np.float64)
+        self._is_sum_deferred = np.zeros(0, np.bool_)
+        self._deferred: set[int] = set()
 
     def reserve(self, routes: int) -> None:
         """Make room for route ids below ``routes``."""
         self._sums.reserve(routes)
-        self._units.reserve(routes)
-        missing = self._units.rows_mapped - len(self._mean_norms)
+        self.units.reserve(routes)
+        missing = self.units.capacity_rows - len(self.mean_norms)
         if missing > 0:
-            self._mean_norms = np.concatenate([self._mean_norms, np.zeros(missing)])
-            self._is_due = np.concatenate([self._is_due, np.zeros(missing, np.bool_)])
+            self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
+            more = np.zeros(missing, np.bool_)
+            self._is_sum_deferred = np.concatenate([self._is_sum_deferred, more])
 
-    @property
-    def mean_norms(self) -> NDArray[np.float64]:
-        """Length of the mean of each route's rows, by route id."""
-        self.catch_up()
-        return self._mean_norms
+    def add_rows(self, route_ids: Slots, slots: Slots, sign: float = 1.0) -> None:
+        """Add the rows at ``slots`` to the sums of their routes; subtract with ``sign`` -1.
 
-    def move(self, route_ids: Slots, slots: Slots, sign: float) -> None:
-        """Add (``sign`` 1) or take away (-1) the rows at ``slots``, each of its route.
-
-        Routes that move equally many rows are summed together: a sum over an axis of
-        fixed length runs at the speed of memory, one over runs of any length does not.
+        Routes with equally many rows are summed together: a sum over an axis of fixed
+        length runs at the speed of memory, one over runs of any length does not.
         """
         if len(route_ids) == 0:
             return
-        if bool((route_ids == route_ids[0]).all()):  # what a write of one route moves
-            self._move_alike(route_ids[:1], slots[np.newaxis], sign)
+        if bool((route_ids == route_ids[0]).all()):  # a write of one route
+            self._add_equal(route_ids[:1], slots[np.newaxis], sign)
             return
         by_route = np.argsort(route_ids, kind="stable")
         owners = route_ids[by_route]
         firsts = np.flatnonzero(np.diff(owners, prepend=-1))
         counts = np.diff(firsts, append=len(owners))
         by_count = np.argsort(counts, kind="stable")
-        for alike in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
-            places = firsts[alike, np.newaxis] + np.arange(int(counts[alike[0]]))
-            alike_slots = slots[by_route[places]]
-            self._move_halves(owners[firsts[alike]], alike_slots, sign)
+        for group in np.split(by_count, np.flatnonzero(np.diff(counts[by_count])) + 1):
+            places = firsts[group, np.newaxis] + np.arange(int(counts[group[0]]))
+            self._add_on_threads(owners[firsts[group]], slots[by_route[places]], sign)
 
-    def _move_halves(self, route_ids: Slots, slots: Slots, sign: float) -> None:
-        """Move int64[routes, n] slots; many are shared with a second thread.
-
-        The halves touch different routes, and sums are exact, so it changes nothing.
-        """
-        if slots.size < _HALVED_ROWS_MIN:
-            self._move_alike(route_ids, slots, sign)
+    def _add_on_threads(self, route_ids: Slots, slots: Slots, sign: float) -> None:
+        """Add int64[routes, n] slots; a second thread takes half of many rows."""
+        if slots.size < _THREADED_ROWS_MIN:
+            self._add_equal(route_ids, slots, sign)
             return
+        # The halves touch different routes, and sums are exact: no order of the threads
+        # can change a bit of the result.
         half = len(route_ids) // 2
         with ThreadPoolExecutor(1, "tensor-sums") as pool:
-            other = pool.submit(self._move_alike, route_ids[half:], slots[half:], sign)
-            self._move_alike(route_ids[:half], slots[:half], sign)
+            other = pool.submit(self._add_equal, route_ids[half:], slots[half:], sign)
+            self._add_equal(route_ids[:half], slots[:half], sign)
             other.result()
 
-    def _move_alike(self, route_ids: Slots, slots: Slots, sign: float) -> None:
-        """Move int64[routes, n] slots, n of each route."""
+    def _add_equal(self, route_ids: Slots, slots: Slots, sign: float) -> None:
+        """Add int64[routes, n] slots, n of each route."""
         count = slots.shape[1]
-        routes_at_once = max(1, _SUM_ROWS // count)
-        for start in range(0, len(route_ids), routes_at_once):
-            part = slots[start : start + routes_at_once]
-            touched = route_ids[start : start + routes_at_once]
+        routes_per_step = max(1, CACHED_ROWS // count)
+        for start in range(0, len(route_ids), routes_per_step):
+            part = slots[start : start + routes_per_step]
+            touched = route_ids[start : start + routes_per_step]
             sums = self._sums.read(touched)
-            for first in range(0, count, _SUM_ROWS):
-                chosen = part[:, first : first + _SUM_ROWS]
-                grid = to_grid(self._rows.look(chosen.reshape(-1)))
+            for first in range(0, count, CACHED_ROWS):
+                chosen = part[:, first : first + CACHED_ROWS]
+                grid = to_grid(self._rows.peek(chosen.reshape(-1)))
                 grid = grid.reshape(*chosen.shape, self._rows.dim)
                 sums += sign * grid.sum(axis=1)
             self._sums.write(touched, sums)
 
     def clear(self, route_ids: Slots) -> None:
-        """Forget routes that are gone."""
+        """Forget deleted routes."""
         if len(route_ids) == 0:
             return
         self._sums.write(route_ids, np.zeros((len(route_ids), self._sums.dim)))
-        self._is_due[route_ids] = False
-        self._unsettled.difference_update(route_ids.tolist())
-        self.settle(route_ids, np.ones(len(route_ids)))
+        # A new route may get the id: nothing deferred may outlive the old one.
+        self._is_sum_deferred[route_ids] = False
+        self._deferred.difference_update(route_ids.tolist())
+        self.normalize(route_ids, np.ones(len(route_ids)))
 
-    def settle(self, route_ids: Slots, row_counts: NDArray[np.float64]) -> None:
-        """Make the centroids follow their sums again."""
-        for start in range(0, len(route_ids), _SUM_ROWS):
-            chosen = route_ids[start : start + _SUM_ROWS]
+    def normalize(self, route_ids: Slots, row_counts: NDArray[np.float64]) -> None:
+        """Compute centroids and mean lengths from the sums."""
+        for start in range(0, len(route_ids), CACHED_ROWS):
+            chosen = route_ids[start : start + CACHED_ROWS]
             sums = self._sums.read(chosen)
             norms = np.sqrt(tree_sum(sums * sums))
             sums /= np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
-            self._units.write(chosen, sums.astype(np.float32))
-            self._mean_norms[chosen] = norms / row_counts[start : start + _SUM_ROWS]
+            self.units.write(chosen, sums.astype(np.float32))
+            self.mean_norms[chosen] = norms / row_counts[start : start + CACHED_ROWS]
 
-    def settle_later(self, route_ids: Iterable[int]) -> None:
-        """Note routes whose centroids follow their rows again before anybody looks."""
-        self._unsettled.update(route_ids)
-        if len(self._unsettled) > LATER_ROUTES_MAX:
-            self.catch_up()
+    def defer(self, route_ids: list[int]) -> None:
+        """Compute the centroids of changed routes later, by ``flush``."""
+        self._deferred.update(route_ids)
+        self.has_deferred = bool(self._deferred)
+        if len(self._deferred) > DEFERRED_ROUTES_MAX:
+            self.flush()
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether such routes were noted."""
-        return bool(self._unsettled)
-
-    def catch_up(self) -> None:
-        """Make the centroids of these routes follow their rows."""
-        if self._unsettled:
-            route_ids = sorted(self._unsettled)
-            self._unsettled.clear()
-            self.pay(route_ids)
+    def flush(self) -> None:
+        """Compute the centroids that ``defer`` was given."""
+        if self._deferred:
+            route_ids = sorted(self._deferred)
+            self._deferred.clear()
+            if self.has_deferred_sums:
+                self.flush_sums(route_ids)
+                self.has_deferred_sums = bool(self._is_sum_deferred.any())
             counts = [float(len(self._slots_of[route_id])) for route_id in route_ids]
-            self.settle(np.array(route_ids, np.int64), np.array(counts))
+            self.normalize(np.array(route_ids, np.int64), np.array(counts))
+        self.has_deferred = False
 
-    def pack(self, route_ids: Slots) -> bytes:
-        """Centroids and mean lengths as bytes, for ``take``."""
-        self.catch_up()
-        units = self._units.read(route_ids).astype("<f4", copy=False)
-        return units.tobytes() + self._mean_norms[route_ids].astype("<f8", copy=False).tobytes()
+    def defer_sums(self, route_ids: Slots) -> None:
+        """Sum all rows of these new routes later, by ``flush_sums``."""
+        self._is_sum_deferred[route_ids] = self.has_deferred_sums = True
 
-    def take(self, route_ids: Slots, packed: NDArray[np.uint8]) -> bool:
-        """Take over what was packed of these routes, with these rows; their sums are due.
+    def flush_some_sums(self, rows_max: int) -> None:
+        """Compute the next deferred sums, of about ``rows_max`` rows."""
+        deferred = np.flatnonzero(self._is_sum_deferred)
+        self.flush_sums(deferred[:rows_max].tolist(), rows_max)
+        self.has_deferred_sums = bool(self._is_sum_deferred.any())
 
-        Returns:
-            Whether it is of so many routes; if not, nothing changed.
-        """
-        units_bytes = len(route_ids) * self._units.dim * np.dtype("<f4").itemsize
-        if len(packed) != units_bytes + len(route_ids) * np.dtype("<f8").itemsize:
-            return False
-        self._units.write(route_ids, packed[:units_bytes].view("<f4").reshape(len(route_ids), -1))
-        self._mean_norms[route_ids] = packed[units_bytes:].view("<f8")
-        self._is_due[route_ids] = self.has_due = True
-        return True
+    def flush_sums(self, route_ids: Iterable[int], rows_max: int | None = None) -> None:
+        """Compute the deferred sums among these routes, before their rows change.
 
-    def owe(self, route_ids: Slots) -> None:
-        """Note routes that are new: the sums of all their rows are due."""
-        self._is_due[route_ids] = self.has_due = True
-
-    def due(self) -> Slots:
-        """Routes whose sums are due, ascending."""
-        return np.flatnonzero(self._is_due)
-
-    def pay_some(self, rows_max: int) -> None:
-        """Pay for the next routes, about so many rows."""
-        due = self.due()
-        self.pay(due[:rows_max].tolist(), rows_max)
-        self.has_due = bool(self._is_due.any())
-
-    def pay(self, route_ids: Iterable[int], rows_max: int | None = None) -> None:
-        """Sum the rows of those routes whose sums are due, before they change.
-
-        With ``rows_max`` it ends once so many are summed.
+        Stops once ``rows_max`` rows are summed, if that is given.
         """
         owners: list[int] = []
         parts: list[Slots] = []
         rows = 0
         for route_id in route_ids:
-            if not self._is_due[route_id]:
+            if not self._is_sum_deferred[route_id]:
                 continue
             owners.append(route_id)
             parts.append(self._slots_of[route_id])
@@ -211,22 +181,94 @@ class Centroids:
                 break
         if owners:
             ids = np.repeat(np.array(owners, np.int64), [len(part) for part in parts])
-            self.move(ids, np.concatenate(parts), 1.0)
-            self._is_due[owners] = False
+            self.add_rows(ids, np.concatenate(parts))
+            self._is_sum_deferred[owners] = False
 
-    def read(self, route_ids: Slots) -> NDArray[np.float32]:
-        """Copy centroids out, float32[n, dim]."""
-        self.catch_up()
-        return self._units.read(route_ids)
+    def pack(self, route_ids: Slots) -> bytes:
+        """Return centroids and mean lengths as bytes, for ``unpack``."""
+        self.flush()
+        units = self.units.read(route_ids).astype("<f4", copy=False)
+        return units.tobytes() + self.mean_norms[route_ids].astype("<f8", copy=False).tobytes()
 
-    def spans(self, routes: int) -> list[tuple[int, NDArray[np.float32]]]:
-        """View the centroids of route ids below ``routes``, with the first id of each view.
+    def unpack(self, route_ids: Slots, packed: NDArray[np.uint8]) -> bool:
+        """Take over what was packed for the same routes and rows; their sums are deferred.
 
-        The views hold a multiple of ``ROWS_ALIGNED`` rows; those beyond are zero.
+        Returns:
+            Whether the length fits so many routes; if not, nothing changed.
         """
-        self.catch_up()
-        aligned = -(-routes // ROWS_ALIGNED) * ROWS_ALIGNED
-        return [
-            (start, self._units.span(start, min(start + _SLAB_ROUTES, aligned)))
-            for start in range(0, aligned, _SLAB_ROUTES)
-        ]
+        units_bytes = len(route_ids) * self.units.dim * np.dtype("<f4").itemsize
+        if len(packed) != units_bytes + len(route_ids) * np.dtype("<f8").itemsize:
+            return False
+        units = packed[:units_bytes].view("<f4").reshape(len(route_ids), self.units.dim)
+        self.units.write(route_ids, units)
+        self.mean_norms[route_ids] = packed[units_bytes:].view("<f8")
+        self.defer_sums(route_ids)
+        return True
+
+
+class StagedRows:
+    """Which rows of a large change are written and summed before it becomes visible.
+
+    The rows are written where no route owns them, and added to the sums of routes that no
+    query can see yet.  Then one short step makes the change visible, however large it is.
+    Invariants: staged rows belong to the change at ``revision``, None if there is none;
+    the routes they are summed for are not live.
+    """
+
+    def __init__(self, centroids: Centroids, capacity_rows: int) -> None:
+        self.revision: Revision | None = None
+        self._centroids = centroids
+        self._is_written = np.zeros(capacity_rows, np.bool_)
+        self._is_summed = np.zeros(capacity_rows, np.bool_)
+        self._routes: set[int] = set()
+
+    def reserve(self, capacity_rows: int) -> None:
+        """Grow with the rows."""
+        missing = np.zeros(capacity_rows - len(self._is_written), np.bool_)
+        self._is_written = np.concatenate([self._is_written, missing])
+        self._is_summed = np.concatenate([self._is_summed, missing])
+
+    def begin(self, at: Revision) -> None:
+        """Stage the change at ``at``; rows staged for another change are dropped."""
+        if self.revision != at:
+            self._drop_sums()
+            self._is_written[:] = False
+            self.revision = at
+
+    def mark_written(self, slots: Slots) -> None:
+        """Note that rows were written."""
+        self._is_written[slots] = True
+
+    def add_sums(self, route_ids: Slots, slots: Slots, is_live: NDArray[np.bool_]) -> None:
+        """Add written rows to the sums of those routes that are not live yet."""
+        within = np.minimum(route_ids, len(is_live) - 1)
+        is_new = (route_ids >= len(is_live)) | ~is_live[within] if len(is_live) else route_ids >= 0
+        route_ids, slots = route_ids[is_new], slots[is_new]
+        if len(slots):
+            self._centroids.reserve(int(route_ids.max()) + 1)
+            self._centroids.add_rows(route_ids, slots)
+            self._is_summed[slots] = True
+            self._routes.update(route_ids.tolist())
+
+    def take(self, slots: Slots, at: Revision) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Say which rows of the change at ``at`` are written, and which are summed.
+
+        The rows at ``slots`` are no longer staged: this change overwrites them.
+        """
+        if self.revision != at:
+            # Another change came first.  It may create the routes that were summed.
+            self._drop_sums()
+        written, summed = self._is_written[slots], self._is_summed[slots]
+        self._is_written[slots] = self._is_summed[slots] = False
+        if self.revision != at:
+            written[:] = False
+        else:
+            self._routes.clear()
+            self.revision = None
+        return written, summed
+
+    def _drop_sums(self) -> None:
+        if self._routes:
+            self._centroids.clear(np.array(sorted(self._routes), np.int64))
+            self._routes.clear()
+            self._is_summed[:] = False

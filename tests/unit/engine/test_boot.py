@@ -83,7 +83,7 @@ def test_owed_sums_are_paid_while_the_node_is_idle(tmp_path: Path) -> None:
     engine.stop()
     again = engine_of(tmp_path / "node.sqlite")
     again.start()
-    while len(again.read(lambda tensor: tensor._centroids.due()).result()):
+    while again.read(lambda tensor: tensor._centroids.has_deferred_sums).result():
         time.sleep(0.001)
     again.stop()
 

@@ -59,7 +59,7 @@ def answers(
     tensor: Tensor, queries: Rows, specs: Sequence[QuerySpec], kept: Scratch | None = None
 ) -> list[Ranking]:
     """Rank a batch, its rows rounded beforehand."""
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
     return rank(tensor, queries, specs, kept or scratch())
 
@@ -349,7 +349,7 @@ def test_rows_that_are_not_rounded_yet_are_scanned_in_float32() -> None:
     kept = byte_scratch()
     found = [rank(tensor, query, [QuerySpec(3)], kept) for _ in range(4)]
 
-    assert tensor.coarse_spans() is not None
+    assert tensor.view().quantized.is_ready
     assert found[1:] == found[:1] * 3
     assert [expected(tensor, query[0], QuerySpec(3))] == found[0]
 
@@ -376,7 +376,7 @@ def test_few_rows_are_scanned_in_float32() -> None:
     for _ in range(4):
         rank(tensor, near(rows[:1], 4), [QuerySpec()], Scratch(integer_product()))
 
-    assert tensor.coarse_spans() is None
+    assert not tensor.view().quantized.is_ready
 
 
 def test_a_batch_after_a_lone_query_takes_the_same_memory() -> None:

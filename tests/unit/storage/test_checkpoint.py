@@ -373,4 +373,4 @@ def test_vectors_have_room_that_a_tensor_takes_over(path: Path, history: History
     at = snapshot.position.revision
     tensor.load(stored.slots, stored.vectors, snapshot.routes, snapshot.settings, at)
 
-    assert np.shares_memory(stored.vectors, tensor.blocks()[0].rows)
+    assert np.shares_memory(stored.vectors, tensor.view().blocks[0].rows)

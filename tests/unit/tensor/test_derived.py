@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from histories import DIM, put
 from route_sets import keep_rows, loaded, rebuilt, unit_rows
@@ -19,8 +22,8 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.table import RouteTable
 from synaptoroute.tensor import Tensor
-from synaptoroute.tensor.centroids import LATER_ROUTES_MAX
-from synaptoroute.tensor.quantized import ADVANCE_ROWS
+from synaptoroute.tensor.centroids import DEFERRED_ROUTES_MAX
+from synaptoroute.tensor.rows import ADVANCE_ROWS
 
 pytestmark = pytest.mark.unit
 
@@ -125,7 +128,7 @@ def test_many_rows_are_paid_for_in_slices() -> None:
     packed = np.frombuffer(donor.derived(), np.uint8)
     routes, at = donor.routes.values(), donor.revision
     tensor.load(np.arange(count), rows, routes, donor.settings, at, packed)
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
     turns = 0
     while tensor.is_behind:
@@ -165,29 +168,37 @@ def test_what_a_write_left_for_later_is_done_before_the_next_query() -> None:
     while idle.tensor.is_behind:
         idle.tensor.prepare()
         turns += 1
-    planned = idle.tensor.blocks()
+    planned = idle.tensor.view().blocks
 
-    assert 4 == turns, "bytes, centroids, one block, and nothing owed any more"
-    assert [id(each) for each in planned] == [id(each) for each in idle.tensor.blocks()]
-    for one, other in zip(idle.tensor.coarse_spans(), busy.tensor.coarse_spans(), strict=True):
+    assert 1 == turns, "bytes, centroids and the block in one step"
+    assert [id(each) for each in planned] == [id(each) for each in idle.tensor.view().blocks]
+    for one, other in zip(quantized_spans(idle.tensor), quantized_spans(busy.tensor), strict=True):
         np.testing.assert_array_equal(one[1][: len(idle.rows)], other[1][: len(idle.rows)])
-    np.testing.assert_array_equal(idle.tensor.mean_norms, busy.tensor.mean_norms)
+    np.testing.assert_array_equal(idle.tensor.view().mean_norms, busy.tensor.view().mean_norms)
     assert idle.sums() == busy.sums()
+
+
+def quantized_spans(tensor: Tensor) -> Sequence[tuple[int, NDArray[np.uint8]]]:
+    """All rows as bytes."""
+    view = tensor.view()
+    spans = view.quantized.spans(view.slot_stop)
+    assert spans is not None
+    return spans
 
 
 def test_writes_that_nobody_waits_for_owe_little() -> None:
     """However many follow on each other, what is left for a query stays small."""
     node = Rebooted()
-    for number in range(LATER_ROUTES_MAX + 9):
+    for number in range(DEFERRED_ROUTES_MAX + 9):
         node.apply(put(f"n{number}", 1, 1_000 + number))
 
-    assert len(node.tensor._centroids._unsettled) <= LATER_ROUTES_MAX
+    assert len(node.tensor._centroids._deferred) <= DEFERRED_ROUTES_MAX
     assert node.sums()
 
 
 def test_pairs_to_fold_are_made_when_queries_are_scored_together() -> None:
     """A block that is planned after a write lacks what a query alone does not look at."""
-    block = Rebooted().tensor.blocks()[0]
+    block = Rebooted().tensor.view().blocks[0]
 
     assert () == block._folds
     assert 2 == len(block.folds)

@@ -15,7 +15,7 @@ from synaptoroute.core.mutation import (
     Revision,
     Settings,
 )
-from synaptoroute.tensor.chunked_array import Slots
+from synaptoroute.tensor.rows import Slots
 
 pytestmark = pytest.mark.unit
 
@@ -48,18 +48,18 @@ def test_nothing_is_summed_when_a_filled_import_becomes_visible(
     before = node.tensor.checksum()
     fill(node, change, node.at)
     between = node.tensor.checksum()
-    moved: list[int] = []
-    move = node.tensor._centroids.move
+    summed: list[int] = []
+    add_rows = node.tensor._centroids.add_rows
 
-    def watched(ids: Slots, slots: Slots, sign: float) -> None:
-        moved.append(len(slots))
-        move(ids, slots, sign)
+    def watched(ids: Slots, slots: Slots, sign: float = 1.0) -> None:
+        summed.append(len(slots))
+        add_rows(ids, slots, sign)
 
-    monkeypatch.setattr(node.tensor._centroids, "move", watched)
+    monkeypatch.setattr(node.tensor._centroids, "add_rows", watched)
     node.tensor.apply(change, node.at, filled=True)
 
     assert before == between
-    assert [0] == moved
+    assert [0] == summed
     node.assert_as_rebuilt()
 
 

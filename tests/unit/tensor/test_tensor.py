@@ -20,8 +20,8 @@ from synaptoroute.core.mutation import (
 from synaptoroute.core.table import RouteTable
 from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
-from synaptoroute.tensor.blocks import BLOCK_SLOTS, order_by_route, plan_folds, runs_by_route
-from synaptoroute.tensor.quantized import ADVANCE_ROWS
+from synaptoroute.tensor.blocks import BLOCK_SLOTS, group_by_route, plan_folds
+from synaptoroute.tensor.rows import ADVANCE_ROWS
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ def test_empty_tensor_has_no_blocks() -> None:
     """Nothing is scanned where nothing is owned."""
     tensor = Tensor(DIM)
 
-    assert [] == tensor.blocks()
+    assert [] == tensor.view().blocks
     assert (0, 0) == (tensor.slots_used, tensor.high_water_slots)
 
 
@@ -79,7 +79,7 @@ def test_deleted_route_id_goes_to_the_next_route() -> None:
     node.put("new", range(10, 12))
 
     assert "new" == node.tensor.record_of(0).name
-    assert [True] == node.tensor.is_live.tolist()
+    assert [True] == node.tensor.view().is_live.tolist()
     node.assert_as_rebuilt()
 
 
@@ -99,8 +99,8 @@ def test_centroid_is_that_of_the_rows() -> None:
     node.put("a", range(5))
     unit, mean_length = naive_centroid([row(seed) for seed in range(5)])
 
-    np.testing.assert_array_equal(unit, node.tensor.centroids_of(np.array([0]))[0])
-    assert mean_length == node.tensor.mean_norms[0]
+    np.testing.assert_array_equal(unit, node.tensor.view().centroids.read(np.array([0]))[0])
+    assert mean_length == node.tensor.view().mean_norms[0]
 
 
 def test_opposite_rows_have_a_zero_centroid() -> None:
@@ -108,8 +108,8 @@ def test_opposite_rows_have_a_zero_centroid() -> None:
     vector = row(1)
     tensor = loaded(np.stack([vector, -vector]), [0, 0])
 
-    np.testing.assert_array_equal(np.zeros(DIM), tensor.centroids_of(np.array([0]))[0])
-    assert 0.0 == tensor.mean_norms[0]
+    np.testing.assert_array_equal(np.zeros(DIM), tensor.view().centroids.read(np.array([0]))[0])
+    assert 0.0 == tensor.view().mean_norms[0]
 
 
 def test_patch_changes_the_threshold_only() -> None:
@@ -118,11 +118,11 @@ def test_patch_changes_the_threshold_only() -> None:
     node.put("a", range(3))
     before = node.tensor.checksum()
     node.apply(PatchRoute("a", threshold=0.75))
-    own = float(node.tensor.thresholds[0])
+    own = float(node.tensor.view().thresholds[0])
     node.apply(PatchRoute("a", threshold=None))
 
     assert 0.75 == own
-    assert 0.25 == node.tensor.thresholds[0]
+    assert 0.25 == node.tensor.view().thresholds[0]
     assert before == node.tensor.checksum()
 
 
@@ -134,18 +134,18 @@ def test_new_default_threshold_leaves_own_thresholds() -> None:
     node.apply(PatchRoute("a", threshold=0.75))
     node.apply(PutSettings(Settings(threshold=0.5)))
 
-    assert [0.75, 0.5] == node.tensor.thresholds.tolist()
+    assert [0.75, 0.5] == node.tensor.view().thresholds.tolist()
 
 
 def test_raised_capacity_takes_further_routes_and_moves_nothing() -> None:
     """Growth copies no row."""
     node = Node(Settings(capacity_slots=2))
     node.put("a", range(2))
-    address = node.tensor.blocks()[0].rows.ctypes.data
+    address = node.tensor.view().blocks[0].rows.ctypes.data
     node.apply(PutSettings(Settings(capacity_slots=100_000)))
     node.put("b", range(5, 9))
 
-    assert address == node.tensor.blocks()[0].rows.ctypes.data
+    assert address == node.tensor.view().blocks[0].rows.ctypes.data
     node.assert_as_rebuilt()
 
 
@@ -221,7 +221,7 @@ def test_rows_in_several_slabs_are_read_and_written() -> None:
     np.testing.assert_array_equal(rows, tensor.vectors_of(slots))
     np.testing.assert_array_equal(rows[::-1], tensor.vectors_of(slots[::-1]))
     assert 131_073 == tensor.high_water_slots
-    assert [61_440, 65_536, 131_072] == [block.base_slot for block in tensor.blocks()]
+    assert [61_440, 65_536, 131_072] == [block.base_slot for block in tensor.view().blocks]
 
 
 def test_freed_slots_leave_the_folds() -> None:
@@ -235,12 +235,12 @@ def test_freed_slots_leave_the_folds() -> None:
 
     assert [*range(6), *range(8, 20)] == after_removal
     assert [*range(6), *range(8, 10), *range(15, 20)] == folded_slots(node.tensor)
-    assert [0, 1, 3] == node.tensor.blocks()[0].route_ids.tolist()
+    assert [0, 1, 3] == node.tensor.view().blocks[0].route_ids.tolist()
 
 
 def folded_slots(tensor: Tensor) -> list[int]:
     """Slots that the first level of the folds reads."""
-    left, right = tensor.blocks()[0].folds[0]
+    left, right = tensor.view().blocks[0].folds[0]
     return sorted({*left.tolist(), *right.tolist()})
 
 
@@ -248,13 +248,13 @@ def test_hot_add_plans_only_the_blocks_it_touches() -> None:
     """What was planned for other blocks is the very same object afterwards."""
     rows = unit_rows(3 * BLOCK_SLOTS, DIM)
     tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
-    before = tensor.blocks()
+    before = tensor.view().blocks
     table = RouteTable.restore(
         Settings(), DIM, tuple(tensor.routes.values()), hashes(len(rows)), ()
     )
     at = Revision(1, 2)
     tensor.apply(table.apply(Proposal(b"a" * 16, put("new", range(3))), at), at)
-    after = tensor.blocks()
+    after = tensor.view().blocks
 
     assert before[0] is after[0]
     assert before[2] is after[2]
@@ -265,12 +265,12 @@ def hashes(count: int) -> dict[int, bytes]:
     return {slot: bytes(16) for slot in range(count)}
 
 
-@pytest.mark.parametrize("route_ids_max", [9, 70_000])
-def test_order_by_route_skips_free_slots(route_ids_max: int) -> None:
+@pytest.mark.parametrize("route_id_max", [9, 70_000])
+def test_grouping_by_route_skips_free_slots(route_id_max: int) -> None:
     """Both ways of sorting list owned slots by route, then by slot."""
     owners = np.array([3, -1, 0, 3, -1, 0, 9], np.int32)
 
-    assert [2, 5, 0, 3, 6] == order_by_route(owners, route_ids_max).tolist()
+    assert [2, 5, 0, 3, 6] == group_by_route(owners, route_id_max)[0].tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -279,7 +279,7 @@ def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
     random = np.random.default_rng(seed)
     owners = random.integers(-1, 6, 50).astype(np.int32)
     values = random.standard_normal((50, 3))
-    order, starts, route_ids = runs_by_route(owners, 6)
+    order, starts, route_ids = group_by_route(owners, 6)
     folds = plan_folds(order, starts)
     part = values
     for left, right in folds:
@@ -291,11 +291,12 @@ def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
     np.testing.assert_array_equal(np.maximum.reduceat(values[order], starts, axis=0), part)
 
 
-def assert_coarse_rows_are_the_rows(tensor: Tensor) -> None:
+def assert_quantized_rows_match_rows(tensor: Tensor) -> None:
     """Every row is there as it is rounded, and none lost more than is said."""
-    spans = tensor.coarse_spans()
+    quantized = tensor.view().quantized
+    spans = quantized.spans(tensor.view().slot_stop)
     assert spans is not None
-    for block in tensor.blocks():
+    for block in tensor.view().blocks:
         owned = block.rows[block.order]
         rounded = np.empty(owned.shape, np.uint8)
         lost = to_bytes(owned, rounded)
@@ -303,7 +304,7 @@ def assert_coarse_rows_are_the_rows(tensor: Tensor) -> None:
             (each for each in spans if each[0] <= block.base_slot), key=lambda each: each[0]
         )
 
-        assert lost.max() <= tensor.coarse_lost_max
+        assert lost.max() <= quantized.lost_max
         np.testing.assert_array_equal(rounded, span[block.base_slot - first_slot :][block.order])
 
 
@@ -316,21 +317,21 @@ def test_coarse_rows_follow_every_change() -> None:
     node.tensor.apply(change, node.at, filled=True)
     node.put("a", range(20, 29))
 
-    assert_coarse_rows_are_the_rows(node.tensor)
+    assert_quantized_rows_match_rows(node.tensor)
 
 
 def test_rows_of_a_boot_are_rounded_later_in_slices() -> None:
     """A boot does not wait; until all are rounded there are no coarse rows at all."""
     rows = unit_rows(2 * ADVANCE_ROWS + 100, DIM)
     tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
-    tensor.blocks()
+    tensor.view()
     turns = 0
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
         turns += 1
 
     assert 3 == turns
-    assert_coarse_rows_are_the_rows(tensor)
+    assert_quantized_rows_match_rows(tensor)
 
 
 def test_boot_over_a_boot_rounds_again() -> None:
@@ -339,7 +340,7 @@ def test_boot_over_a_boot_rounds_again() -> None:
     tensor.prepare()
     rows = unit_rows(ADVANCE_ROWS + 1, DIM, 5)
     tensor.load(np.arange(len(rows)), rows, [record(0, range(len(rows)))], Settings(), START)
-    while tensor.coarse_spans() is None:
+    while not tensor.view().quantized.is_ready:
         tensor.prepare()
 
-    assert_coarse_rows_are_the_rows(tensor)
+    assert_quantized_rows_match_rows(tensor)

@@ -1,0 +1,224 @@
+"""Rows of numbers that grow without being moved, and the same rows rounded to bytes.
+
+``ChunkedArray`` cuts a [rows, dim] array into chunks.  A new chunk is zeroed memory that
+the system maps page by page as rows are written, so growth copies nothing and stalls no
+query.  ``QuantizedRows`` holds a byte a component for the first pass of a scan: a quarter
+of the memory, and products of whole numbers; see ``synaptoroute.exact``.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.exact import to_bytes
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Slots: TypeAlias = NDArray[np.int64]
+
+CACHED_ROWS: Final = 256
+"""Rows converted in one step; their float64 copies stay in the CPU cache."""
+
+ADVANCE_ROWS: Final = 2_048
+"""Rows of deferred work done between two batches; some milliseconds."""
+
+_DEFERRED_WRITES_MAX: Final = 64
+"""Writes whose rows may wait to be rounded."""
+
+_Part: TypeAlias = tuple[int, "Slots | slice", "Slots | slice"]
+
+
+class ChunkedArray(Generic[Scalar]):
+    """A growing [rows, dim] array in chunks of ``chunk_rows`` rows.
+
+    Invariants: a row never moves; a row that was never written is zero.
+
+    Attributes:
+        capacity_rows: Rows that have memory.
+    """
+
+    def __init__(self, dim: int, chunk_rows: int, dtype: type[Scalar]) -> None:
+        assert chunk_rows & (chunk_rows - 1) == 0, "a chunk holds a power of two of rows"
+        self.dim = dim
+        self.chunk_rows = chunk_rows
+        self.capacity_rows = 0
+        self._shift = chunk_rows.bit_length() - 1
+        self._dtype = dtype
+        self._chunks: list[NDArray[Scalar]] = []
+
+    def reserve(self, rows: int) -> None:
+        """Allocate memory for at least ``rows`` rows."""
+        while self.capacity_rows < rows:
+            self._chunks.append(np.zeros((self.chunk_rows, self.dim), self._dtype))
+            self.capacity_rows += self.chunk_rows
+
+    def adopt(self, rows: NDArray[Scalar]) -> bool:
+        """Use the memory of ``rows`` without copying it, if it is laid out as chunks are.
+
+        The rows must be the start of an array that has zeroed room for whole chunks.
+        This object owns that array afterwards.
+
+        Returns:
+            Whether the memory was taken; if not, nothing changed.
+        """
+        room = rows.base
+        if (
+            self._chunks
+            or not isinstance(room, np.ndarray)
+            or room.dtype != self._dtype
+            or room.shape[1:] != (self.dim,)
+            or len(room) % self.chunk_rows
+            or not (room.flags.c_contiguous and room.flags.writeable)
+            or room.ctypes.data != rows.ctypes.data
+        ):
+            return False
+        starts = range(0, len(room), self.chunk_rows)
+        self._chunks = [room[start : start + self.chunk_rows] for start in starts]
+        self.capacity_rows = len(room)
+        return True
+
+    def span(self, start: int, stop: int) -> NDArray[Scalar]:
+        """View rows ``start`` to ``stop - 1``, which lie in one chunk."""
+        chunk, offset = divmod(start, self.chunk_rows)
+        view: NDArray[Scalar] = self._chunks[chunk][offset : offset + stop - start]
+        return view
+
+    def spans(self, stop: int) -> list[tuple[int, NDArray[Scalar]]]:
+        """View rows 0 to ``stop - 1`` chunk by chunk, each with the number of its first row."""
+        size = self.chunk_rows
+        starts = range(0, stop, size)
+        return [(start, self._chunks[start // size][: stop - start]) for start in starts]
+
+    def peek(self, slots: Slots) -> NDArray[Scalar]:
+        """Return rows to be read at once: a view if they are consecutive, else a copy."""
+        parts = self._parts(slots)
+        if len(parts) == 1 and isinstance(parts[0][1], slice):
+            view: NDArray[Scalar] = self._chunks[parts[0][0]][parts[0][1]]
+            return view
+        return self.read(slots)
+
+    def read(self, slots: Slots) -> NDArray[Scalar]:
+        """Copy rows out, [len(slots), dim]."""
+        if len(self._chunks) == 1:
+            return self._chunks[0].take(slots, axis=0)
+        rows = np.empty((len(slots), self.dim), self._dtype)
+        for chunk, within, places in self._parts(slots):
+            rows[places] = self._chunks[chunk][within]
+        return rows
+
+    def write(self, slots: Slots, rows: NDArray[Scalar]) -> None:
+        """Copy rows in; each slot at most once."""
+        top = int(slots.max(initial=-1))
+        if top >= self.capacity_rows:
+            self.reserve(top + 1)
+        for chunk, within, places in self._parts(slots):
+            self._chunks[chunk][within] = rows[places]
+
+    def _parts(self, slots: Slots) -> list[_Part]:
+        """Split slots by chunk: the chunk, the rows in it, their places in ``slots``.
+
+        Consecutive slots, which is what a boot writes, become slices: numpy copies those
+        at the speed of memory.
+        """
+        if len(slots) == 0:
+            return []
+        low, high = int(slots[0]), int(slots[-1])
+        # n values that rise by n - 1 in total, each above the one before, are consecutive.
+        is_run = high - low == len(slots) - 1 and bool((slots[1:] > slots[:-1]).all())
+        if not is_run:
+            low, high = int(slots.min()), int(slots.max())
+        first, last = low >> self._shift, high >> self._shift
+        if first == last:
+            base = first << self._shift
+            within = slice(low - base, high + 1 - base) if is_run else slots - base
+            return [(first, within, slice(None))]
+        parts: list[_Part] = []
+        if is_run:
+            for chunk in range(first, last + 1):
+                base = chunk << self._shift
+                start, stop = max(low, base), min(high + 1, base + self.chunk_rows)
+                places = slice(start - low, stop - low)
+                parts.append((chunk, slice(start - base, stop - base), places))
+            return parts
+        chunk_of = slots >> self._shift
+        for chunk in np.unique(chunk_of).tolist():
+            chosen = np.flatnonzero(chunk_of == chunk)
+            parts.append((chunk, slots[chosen] - (chunk << self._shift), chosen))
+        return parts
+
+
+class QuantizedRows:
+    """Every row rounded to bytes, once ``is_ready``.
+
+    Large writes are rounded when they are made, small ones right after.  Rows of a boot
+    are rounded a few thousand at a time between batches, because a boot must not wait.
+    Invariants: no row lost more than ``lost_max``; ``lost_max`` never falls.
+
+    Attributes:
+        lost_max: Greatest length that a row lost by rounding.
+        has_deferred: Whether written rows are not rounded yet; ``spans`` does that first.
+        is_ready: Whether all rows of the last boot are rounded.
+    """
+
+    def __init__(self, rows: ChunkedArray[np.float32]) -> None:
+        self.lost_max = 0.0
+        self.has_deferred = False
+        self.is_ready = True
+        self._rows = rows
+        self._bytes: ChunkedArray[np.uint8] = ChunkedArray(rows.dim, rows.chunk_rows, np.uint8)
+        self._pending_start = 0
+        self._pending_stop = 0
+        self._deferred: list[Slots] = []
+
+    def defer_all(self, stop: int) -> None:
+        """Round rows 0 to ``stop - 1`` later, by ``advance``."""
+        self._pending_start = 0
+        self._pending_stop = max(stop, self._pending_stop)
+        self.is_ready = self._pending_stop == 0
+
+    def advance(self) -> None:
+        """Round the next ``ADVANCE_ROWS`` rows of a boot."""
+        start = self._pending_start
+        stop = min(start + ADVANCE_ROWS, self._pending_stop)
+        for first in range(start, stop, CACHED_ROWS):
+            slots = np.arange(first, min(first + CACHED_ROWS, stop))
+            self.write(slots, self._rows.peek(slots))
+        self._pending_start = stop
+        self.is_ready = stop == self._pending_stop
+
+    def defer(self, slots: Slots) -> None:
+        """Round a few rows that were written later, by ``flush``."""
+        self._deferred.append(slots)
+        self.has_deferred = True
+        if len(self._deferred) >= _DEFERRED_WRITES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        """Round the rows that ``defer`` was given."""
+        if self._deferred:
+            slots = np.unique(np.concatenate(self._deferred))
+            self._deferred.clear()
+            self.has_deferred = False
+            self.write(slots, self._rows.peek(slots))
+
+    def write(self, slots: Slots, vectors: NDArray[np.float32]) -> None:
+        """Round float32[n, dim] now; very many rows are left to ``advance``."""
+        if len(slots) > ADVANCE_ROWS:
+            self.defer_all(int(slots.max()) + 1)
+            return
+        for first in range(0, len(slots), CACHED_ROWS):
+            part = vectors[first : first + CACHED_ROWS]
+            rounded = np.empty(part.shape, np.uint8)
+            self.lost_max = max(self.lost_max, float(to_bytes(part, rounded).max()))
+            self._bytes.write(slots[first : first + CACHED_ROWS], rounded)
+
+    def spans(self, stop: int) -> list[tuple[int, NDArray[np.uint8]]] | None:
+        """View rows 0 to ``stop - 1`` with the first slot of each view; None if not ready."""
+        if not self.is_ready:
+            return None
+        if self.has_deferred:
+            self.flush()
+        self._bytes.reserve(stop)
+        return self._bytes.spans(stop)
