@@ -127,7 +127,7 @@ compare: $(VENV)/.dev-installed ## Measure this tree against another revision, i
 	@$(BIN)/python benchmarks/compare.py --base $(BASE) --rounds $(ROUNDS)
 
 .PHONY: trace
-trace: $(VENV)/.dev-installed ## Print the calls, files and threads of one request (JSON=1: counts only)
+trace: $(VENV)/.dev-installed ## Count calls, files and threads of a request (JSON=1)
 	@$(BIN)/python benchmarks/trace_path.py $(if $(JSON),--json)
 
 .PHONY: docs

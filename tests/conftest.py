@@ -1,7 +1,7 @@
-"""What every test of this project gets: markers by folder, servers, and three watchdogs.
+"""Shared by all tests: markers by folder, servers, and three checks.
 
-A blocking call of our code inside an event loop fails the test, a thread that outlives
-its test fails it, and a tool that is missing fails it where ``REQUIRE_ALL=1``.
+A test fails if code of the project blocks an event loop, if a thread outlives the test, or,
+with ``REQUIRE_ALL=1``, if a tool is missing.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ settings.load_profile(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the one marker that is not a folder."""
+    """Register the marker `may_block`."""
     config.addinivalue_line(
-        "markers", "may_block: the test's own code calls ours where it blocks an event loop"
+        "markers", "may_block: code of the project may block the event loop in this test"
     )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test the marker of its folder."""
+    """Mark every test with the name of its folder."""
     for item in items:
         if TESTS in item.path.parents:
             folder = item.path.relative_to(TESTS).parts[0]
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def blocking_calls() -> BlockBuster:
-    """The blocking calls that are watched: those with a frame of ours on the stack."""
+    """Watch for blocking calls with a frame of the project on the stack."""
     watched = BlockBuster(["synaptoroute", "synaptoroute_coordinator"])
     for function in watched.functions.values():
         for file_name, functions in MAY_BLOCK:
@@ -81,7 +81,7 @@ def blocking_calls() -> BlockBuster:
 def _loop_is_not_blocked(
     request: pytest.FixtureRequest, blocking_calls: BlockBuster
 ) -> Iterator[None]:
-    """Fail a test in which our code blocks an event loop."""
+    """Fail a test in which code of the project blocks an event loop."""
     if request.node.get_closest_marker("may_block"):
         yield
         return
@@ -94,13 +94,13 @@ def _loop_is_not_blocked(
 
 @pytest.fixture(autouse=True)
 def _threads_are_counted(request: pytest.FixtureRequest) -> None:
-    """Note the threads that live before the test; fixtures of wider scope are up by now."""
+    """Remember the threads that run before the test; wider fixtures have started by now."""
     request.node.stash[_THREADS_BEFORE] = set(threading.enumerate())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose threads live on after its fixtures and its loop are gone."""
+    """Fail a test whose threads still run after its fixtures and its loop have ended."""
     result = yield
     before = item.stash.get(_THREADS_BEFORE, None)
     if before is not None and (left := left_running(before)):
@@ -113,7 +113,7 @@ StartServer = Callable[..., Server]
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Start servers that end with the test: ``start_server("redis", appendonly="yes")``.
+    """Start servers that stop with the test: ``start_server("redis", appendonly="yes")``.
 
     The first argument is ``redis`` (the machine's) or ``valkey`` (the wheel's); the others
     are settings of the server, with ``_`` for ``-``.
@@ -146,5 +146,5 @@ def valkey_server(start_server: StartServer) -> Server:
 
 @pytest.fixture(params=["redis", "valkey"])
 def server(request: pytest.FixtureRequest, start_server: StartServer) -> Server:
-    """A running server of each kind: the test runs once with either."""
+    """A running server; the test runs once with Redis and once with Valkey."""
     return start_server(request.param)

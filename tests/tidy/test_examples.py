@@ -1,4 +1,4 @@
-"""The examples that users start from are valid and worth starting from."""
+"""The example routes and queries are valid."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ QUERIES_MIN = 30
 
 
 def routes() -> list[Route]:
-    """The routes of the example file, checked as the API checks them."""
+    """Return the routes of the example file, validated as the API does."""
     document = yaml.safe_load((ROOT / "examples/routes.yaml").read_text(encoding="utf-8"))
     return [Route.model_validate(route) for route in document["routes"]]
 
 
 def queries() -> list[tuple[str, str]]:
-    """The example queries with the route each belongs to."""
+    """Return the example queries with their expected routes."""
     lines = (ROOT / "examples/queries.txt").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return [(query, expected) for query, expected in pairs]
 
 
-def test_route_file_has_a_version_and_known_keys() -> None:
-    """The file says which format it is in."""
+def test_example_route_file_has_a_version_and_known_keys() -> None:
+    """The file names its format."""
     document = yaml.safe_load((ROOT / "examples/routes.yaml").read_text(encoding="utf-8"))
 
     assert document["version"] == 1
@@ -40,7 +40,7 @@ def test_route_file_has_a_version_and_known_keys() -> None:
     assert document.get("settings", {}).get("aggregation", "blend") in AGGREGATIONS
 
 
-def test_example_routes_are_a_route_set() -> None:
+def test_example_routes_are_complete() -> None:
     """Enough routes, each with enough utterances, under distinct names."""
     names = [route.name for route in routes()]
 
@@ -51,15 +51,15 @@ def test_example_routes_are_a_route_set() -> None:
     assert all(route.metadata and route.payload for route in routes())
 
 
-def test_no_utterance_belongs_to_two_routes() -> None:
-    """A text in two routes would be a tie that nobody meant."""
+def test_no_example_utterance_belongs_to_two_routes() -> None:
+    """The same text in two routes would score the same for both."""
     counts = Counter(text.casefold() for route in routes() for text in route.utterances)
 
     assert [] == [text for text, count in counts.items() if count > 1]
 
 
-def test_example_queries_belong_to_example_routes() -> None:
-    """Every query names a route of the file, or none, and every route has a query."""
+def test_every_example_query_names_an_example_route() -> None:
+    """A query names one route of the file, or none; every route has a query."""
     names = {route.name for route in routes()}
     expected = Counter(route for _, route in queries())
 
@@ -68,8 +68,8 @@ def test_example_queries_belong_to_example_routes() -> None:
     assert expected["-"] >= 5
 
 
-def test_example_queries_are_held_out() -> None:
-    """No query is an utterance, so a right answer is not a look-up."""
+def test_no_example_query_is_an_utterance() -> None:
+    """A query that is an utterance would show nothing."""
     known = {text.casefold() for route in routes() for text in route.utterances}
     texts = [check_text(query, QUERY_BYTES_MAX) for query, _ in queries()]
 

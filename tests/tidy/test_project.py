@@ -19,12 +19,12 @@ _LISTED = re.compile(r'^\s*"([A-Za-z0-9][\w.-]*)[^"]*",?\s*(?:#\s*(\S.*))?$')
 
 
 def pins(name: str) -> dict[str, str]:
-    """Package to version of a locked requirements file."""
+    """Return the version of each package in a lock file."""
     return dict(_PIN.findall((ROOT / "requirements" / name).read_text(encoding="utf-8")))
 
 
-def test_every_dependency_says_what_it_is_for() -> None:
-    """A line of `dependencies` without a reason is a line that nobody can judge."""
+def test_every_dependency_has_a_reason() -> None:
+    """Each line of `dependencies` has a comment that says what the package is for."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = text.partition("\ndependencies = [\n")[2].partition("\n]")[0]
     listed = [match.groups() for line in block.splitlines() if (match := _LISTED.match(line))]
@@ -36,7 +36,7 @@ def test_every_dependency_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("name", ["run.txt", "dev.txt"])
 def test_lock_has_a_hash_for_every_pin(name: str) -> None:
-    """What is installed is what was compiled, byte for byte."""
+    """Installed packages are verified byte for byte."""
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     blocks = re.split(r"\n(?=[A-Za-z0-9])", text)
     unhashed = [block.split("==")[0] for block in blocks if "--hash=sha256:" not in block]
@@ -45,8 +45,8 @@ def test_lock_has_a_hash_for_every_pin(name: str) -> None:
     assert [] == unhashed
 
 
-def test_lock_names_no_place() -> None:
-    """A lock says what, never where from."""
+def test_lock_names_no_package_index() -> None:
+    """A lock file names packages and versions, not where they come from."""
     found = [
         f"{path.name}: {line}"
         for path in (ROOT / "requirements").glob("*.txt")
@@ -57,15 +57,15 @@ def test_lock_names_no_place() -> None:
     assert [] == found
 
 
-def test_what_is_tested_is_what_runs() -> None:
-    """Each pin of run.txt is also in dev.txt, so the tests run on what users get."""
+def test_run_lock_is_part_of_the_dev_lock() -> None:
+    """Tests run with the versions that users install."""
     run, dev = pins("run.txt"), pins("dev.txt")
 
     assert run == {name: dev.get(name) for name in run}
 
 
 def test_lock_holds_every_dependency() -> None:
-    """A dependency that is not in the lock was added without `make lock`."""
+    """`make lock` adds new dependencies to the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
     names = {re.split(r"[\[<>=!~; ]", line)[0].lower().replace("_", "-") for line in wanted}
@@ -78,8 +78,8 @@ def test_lock_holds_every_dependency() -> None:
     assert set() == (names | developers) - pins("dev.txt").keys()
 
 
-def test_configuration_files_can_be_read() -> None:
-    """TOML and YAML parse; templates of the chart are rendered by their own tests."""
+def test_configuration_files_parse() -> None:
+    """Templates of the chart are rendered by their own tests."""
     for path in files():
         text = path.read_bytes()
         if path.suffix == ".toml":
@@ -88,8 +88,8 @@ def test_configuration_files_can_be_read() -> None:
             assert list(yaml.safe_load_all(text)), name_of(path)
 
 
-def test_workflow_only_calls_the_script() -> None:
-    """Continuous integration can be run anywhere, because the workflow holds none of it."""
+def test_workflow_only_calls_ci_run() -> None:
+    """Continuous integration runs the same on a laptop."""
     text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     jobs = yaml.safe_load(text)["jobs"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
@@ -97,8 +97,8 @@ def test_workflow_only_calls_the_script() -> None:
     assert [".ci/run"] == commands
 
 
-def test_workflow_covers_every_python_that_is_promised() -> None:
-    """The matrix is the list of the classifiers."""
+def test_workflow_covers_every_supported_python() -> None:
+    """The matrix lists the versions of the classifiers."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     promised = re.findall(r"Python :: (3\.\d+)", text)
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
@@ -106,8 +106,8 @@ def test_workflow_covers_every_python_that_is_promised() -> None:
     assert promised == workflow["jobs"]["run"]["strategy"]["matrix"]["python"]
 
 
-def test_scripts_can_be_executed() -> None:
-    """What begins with a shebang has its executable bit."""
+def test_scripts_are_executable() -> None:
+    """Files with a shebang have the executable bit."""
     stuck = [
         name_of(path)
         for path in files()

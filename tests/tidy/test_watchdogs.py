@@ -1,4 +1,4 @@
-"""The watchdogs of conftest bite: without this they could be asleep and all be green."""
+"""The checks in conftest.py detect what they are for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watchdogs import left_running
 pytestmark = pytest.mark.tidy
 
 
-async def test_file_read_by_our_code_in_a_loop_is_caught(tmp_path: Path) -> None:
+async def test_blocking_read_in_the_event_loop_fails(tmp_path: Path) -> None:
     """Our code may not read a file inside an event loop."""
     (tmp_path / "cpu.max").write_text("150000 100000")
 
@@ -24,16 +24,16 @@ async def test_file_read_by_our_code_in_a_loop_is_caught(tmp_path: Path) -> None
         config._cgroup_quota_cpus(tmp_path)
 
 
-async def test_blocking_call_of_the_test_itself_is_not_judged(tmp_path: Path) -> None:
-    """Tests look at files and processes as they like."""
+async def test_blocking_call_in_test_code_is_allowed(tmp_path: Path) -> None:
+    """Only code of the project is watched."""
     (tmp_path / "file").write_text("text")
     time.sleep(0)
 
     assert (tmp_path / "file").read_text() == "text"
 
 
-def test_outside_a_loop_our_code_may_block(tmp_path: Path) -> None:
-    """A thread of its own may read files."""
+def test_blocking_call_outside_the_event_loop_is_allowed(tmp_path: Path) -> None:
+    """Other threads may read files."""
     (tmp_path / "cpu.max").write_text("150000 100000")
 
     assert config._cgroup_quota_cpus(tmp_path) == 1.5
@@ -41,14 +41,14 @@ def test_outside_a_loop_our_code_may_block(tmp_path: Path) -> None:
 
 @pytest.mark.may_block
 async def test_marked_test_may_block(tmp_path: Path) -> None:
-    """The marker opts one test out."""
+    """The marker `may_block` allows it for one test."""
     (tmp_path / "cpu.max").write_text("max 100000")
 
     assert config._cgroup_quota_cpus(tmp_path) is None
 
 
-def test_thread_that_lives_on_is_named() -> None:
-    """A thread that waits for ever is found."""
+def test_leaked_thread_is_reported() -> None:
+    """A thread that outlives its test fails the test."""
     before, stop = set(threading.enumerate()), threading.Event()
     thread = threading.Thread(target=stop.wait, name="left-behind")
     thread.start()
@@ -60,7 +60,7 @@ def test_thread_that_lives_on_is_named() -> None:
     assert left_running(before, grace_seconds=0) == []
 
 
-def test_missing_tool_skips_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_skips_without_require_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without REQUIRE_ALL a test that lacks its tool is skipped."""
     monkeypatch.delenv("REQUIRE_ALL", raising=False)
 
@@ -68,7 +68,7 @@ def test_missing_tool_skips_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None
         needs.require("no-such-program")
 
 
-def test_missing_tool_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_fails_with_require_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """With REQUIRE_ALL=1 nothing is skipped for a missing tool."""
     monkeypatch.setenv("REQUIRE_ALL", "1")
 

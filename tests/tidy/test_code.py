@@ -1,6 +1,6 @@
-"""The style of the house, where a machine can judge it.
+"""Rules of style that a machine can check.
 
-Every test collects all offenders before it fails, so that one run names them all.
+Every test collects all violations before it fails, so that one run names them all.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ pytestmark = pytest.mark.tidy
 FILE_LINES_MAX = 700
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
-BANNED_SUFFIXES = (
-    "Manager", "Helper", "Util", "Utils", "Handler", "Service", "Processor", "Data", "Info",
-    "Base", "Abstract",
-)  # fmt: skip
+BANNED_SUFFIXES = ("Manager", "Helper", "Util", "Utils")
 BANNED_MODULES = frozenset({"utils", "util", "common", "misc", "helpers", "helper"})
-# Rooms that may read the wall clock; the rest gets times as values.
+# Rooms that may read the wall clock; the others receive times as arguments.
 CLOCK_ROOMS = frozenset(
     [
         "cli",
@@ -41,26 +38,26 @@ CLOCK_ROOMS = frozenset(
     ]
 )
 UNIT_FOLDERS = {"synaptoroute_coordinator": "coordinator"}
-# Without logic of their own; the tests of others run through them.
+# Rooms without logic of their own; tests of other rooms cover them.
 UNTESTED_ROOMS = frozenset({"__init__", "version", "cluster", "errors", "failpoints", "threads"})
-# Rooms whose whole purpose is to speak to a terminal.
+# Programs for the terminal.
 PRINTING = ("node/synaptoroute/cli", "coordinator/synaptoroute_coordinator/cli", "benchmarks")
-# A bracket around one letter keeps these patterns from finding themselves.
+# A bracket around one letter keeps these patterns from matching themselves.
 MARKS = re.compile(r"\b(?:TO[D]O|FIX[M]E|X[X]X)\b")
 MACHINE_PATHS = re.compile(r"(?<![\w.}])/(?:[w]ork|[r]oot|[h]ome|opt/[p]ypi)/[\w.]")
 HOSTS = re.compile(
     r"pypi[.]org|pythonhosted[.]org|npmjs[.]org|deb[.]debian[.]org|\b[i]ndex-url\b|\b[f]ind-links\b"
 )
-SPOKEN_OF = re.compile(r"[.]{2}/[s]hared|\b[s]hared/data\b|\b[i]ssue #?\d+\b", re.IGNORECASE)
+OUTSIDE_NAMES = re.compile(r"[.]{2}/[s]hared|\b[s]hared/data\b|\b[i]ssue #?\d+\b", re.IGNORECASE)
 
 
 def code() -> tuple[Path, ...]:
-    """The code that ships."""
+    """Return the files of node/ and coordinator/."""
     return python_files(*SOURCE_ROOTS)
 
 
 def room(path: Path) -> str:
-    """The room of the node that a file belongs to, or the coordinator's package."""
+    """Return the room of a file of the node, or the coordinator's package."""
     parts = path.relative_to(ROOT).parts
     if parts[0] == "coordinator":
         return parts[1]
@@ -74,22 +71,8 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
-def given_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Names that a module gives to its own things, with their lines."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield node.lineno, node.name
-            case ast.arg():
-                yield node.lineno, node.arg
-            case ast.Name(ctx=ast.Store()):
-                yield node.lineno, node.id
-            case ast.Attribute(ctx=ast.Store()):
-                yield node.lineno, node.attr
-
-
-def test_no_file_is_longer_than_a_sitting() -> None:
-    """A file has at most 700 lines, of code as of tests."""
+def test_files_have_at_most_700_lines() -> None:
+    """The limit holds for code and for tests."""
     long = [
         f"{name_of(path)}: {count} lines"
         for path in python_files()
@@ -99,8 +82,8 @@ def test_no_file_is_longer_than_a_sitting() -> None:
     assert [] == long
 
 
-def test_no_function_needs_scrolling() -> None:
-    """A function has at most 70 lines."""
+def test_functions_have_at_most_70_lines() -> None:
+    """Decorators do not count."""
     long = [
         f"{name_of(path)}:{function.lineno} {function.name}: {count} lines"
         for path in python_files()
@@ -111,7 +94,7 @@ def test_no_function_needs_scrolling() -> None:
     assert [] == long
 
 
-def test_lines_fit_in_a_hundred_columns() -> None:
+def test_lines_have_at_most_100_columns() -> None:
     """Python, scripts and SQL keep to 100 columns."""
     kinds = {".py", ".sql", ".lua", ".sh", ""}
     wide = [
@@ -125,8 +108,8 @@ def test_lines_fit_in_a_hundred_columns() -> None:
     assert [] == wide
 
 
-def test_names_say_what_a_thing_is() -> None:
-    """No class is a Manager and no module is called utils."""
+def test_no_class_is_a_manager_and_no_module_is_called_utils() -> None:
+    """Such names do not say what a thing is."""
     classes = [
         f"{name_of(path)}:{node.lineno} {node.name}"
         for path in code()
@@ -139,8 +122,8 @@ def test_names_say_what_a_thing_is() -> None:
     assert [] == modules
 
 
-def test_nothing_is_left_for_later() -> None:
-    """No committed text holds a mark of unfinished work."""
+def test_no_marks_of_unfinished_work() -> None:
+    """Unfinished work is not committed."""
     left = [
         f"{name_of(path)}:{number}"
         for path, text in texts()
@@ -152,8 +135,8 @@ def test_nothing_is_left_for_later() -> None:
     assert [] == left
 
 
-def test_only_the_command_line_prints() -> None:
-    """Code that ships writes to a log or returns a value."""
+def test_only_the_command_line_and_benchmarks_print() -> None:
+    """Library code logs or returns a value."""
     printing = [
         f"{name_of(path)}:{node.lineno}"
         for path in python_files()
@@ -167,8 +150,8 @@ def test_only_the_command_line_prints() -> None:
     assert [] == printing
 
 
-def test_only_the_shell_reads_the_wall_clock() -> None:
-    """Tensor, scoring, encoder, batcher and the values get times as values."""
+def test_pure_rooms_do_not_read_the_wall_clock() -> None:
+    """They receive times as arguments."""
     reading = [
         f"{name_of(path)}:{node.lineno}"
         for path in code()
@@ -184,7 +167,7 @@ def test_only_the_shell_reads_the_wall_clock() -> None:
 
 
 def test_only_config_reads_the_environment() -> None:
-    """Settings are read once and passed down; setting a variable for a library is no reading."""
+    """Settings are read once and passed down."""
     reading = [
         f"{name_of(path)}:{node.lineno}"
         for path in code()
@@ -209,13 +192,13 @@ def _reads_environment(node: ast.expr) -> bool:
 
 
 def test_source_roots_are_not_packages() -> None:
-    """node/ and coordinator/ hold packages and are none, so editable installs stay plain."""
+    """node/ and coordinator/ contain packages but are not packages themselves."""
     assert [] == [name_of(root) for root in SOURCE_ROOTS if (root / "__init__.py").exists()]
     assert (ROOT / "node/synaptoroute/py.typed").exists()
 
 
-def test_every_module_opens_with_what_it_owns() -> None:
-    """A module without a docstring has no stated purpose."""
+def test_every_module_has_a_docstring() -> None:
+    """A module says what it contains."""
     silent = [
         name_of(path)
         for path in code()
@@ -239,8 +222,8 @@ def test_every_room_has_unit_tests() -> None:
     assert [] == untested
 
 
-def test_no_text_names_a_machine() -> None:
-    """Nothing committed depends on where somebody's files lie."""
+def test_no_file_contains_a_machine_path() -> None:
+    """No committed file depends on the paths of one machine."""
     found = [
         f"{name_of(path)}:{number}"
         for path, text in texts()
@@ -252,7 +235,7 @@ def test_no_text_names_a_machine() -> None:
 
 
 def test_no_text_names_a_package_index() -> None:
-    """Where packages come from is the business of the machine that installs them."""
+    """The package index is configured on the machine that installs."""
     found = [
         f"{name_of(path)}:{number}"
         for path, text in texts()
@@ -263,15 +246,15 @@ def test_no_text_names_a_package_index() -> None:
     assert [] == found
 
 
-def test_code_speaks_of_the_project_alone() -> None:
-    """Code that ships names no folder beside the repository and no number of an issue."""
+def test_code_names_no_outside_folder_and_no_issue_number() -> None:
+    """Code and comments are understood from the repository alone."""
     found = [
         f"{name_of(path)}:{number}"
         for path in files()
         if path.suffix in {".py", ".sql", ".lua"}
         and any(root in path.parents for root in SOURCE_ROOTS)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if SPOKEN_OF.search(line)
+        if OUTSIDE_NAMES.search(line)
     ]
 
     assert [] == found

