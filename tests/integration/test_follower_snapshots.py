@@ -20,7 +20,7 @@ from servers import Server
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
 from synaptoroute.core.replica import Source, make_entry
-from synaptoroute.replication.applier import Heard
+from synaptoroute.ports import IncomingEntry
 from synaptoroute.replication.snapshots import Donor
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
@@ -196,7 +196,7 @@ async def test_history_that_the_log_contradicts_is_left_and_its_entries_are_kept
         await until(lambda: lone.follower.log_state == "open")
         at = await found.settle()
         entry = _entry_after(at, put("orphaned"))
-        lone.engine.hear([entry])
+        lone.engine.deliver([entry])
         await until(lambda: lone.position.seq == at.seq + 1)
         async with mute_log(valkey_server.url, lone.engine.encoder.fingerprint) as log:
             await log.append([put("true"), put("truer")])
@@ -208,8 +208,8 @@ async def test_history_that_the_log_contradicts_is_left_and_its_entries_are_kept
         await until(lambda: lone.router.status().is_ready)
 
 
-def _entry_after(at: Position, proposal: Proposal) -> Heard:
-    return Heard(make_entry(at, encode_proposal(proposal), proposal, 1), Source.LOG, 0)
+def _entry_after(at: Position, proposal: Proposal) -> IncomingEntry:
+    return IncomingEntry(make_entry(at, encode_proposal(proposal), proposal, 1), Source.LOG, 0)
 
 
 def _orphans(path: Path) -> list[str]:

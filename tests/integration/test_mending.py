@@ -18,6 +18,7 @@ from servers import Server
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import row_hash
 from synaptoroute.errors import ClusterError
+from synaptoroute.ports import AppliedState
 from synaptoroute.replication.scrub import scrub
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -108,17 +109,17 @@ async def diverge(found: Peers, slot: int) -> None:
     """Have one node hold another vector, everywhere and in its digest, as if it had always."""
     engine = found[0].engine
 
-    def alter() -> None:
-        table = engine.applier.replica.table
-        (row,) = [each for each in engine.storage.rows() if each.slot == slot]
+    def alter(state: AppliedState) -> None:
+        table = state.replica.table
+        (row,) = [each for each in state.storage.rows() if each.slot == slot]
         vector = row.vector[4:] + row.vector[:4]
         hashed = row_hash(slot, row.route_id, row.utterance, vector)
         table._disown(slot, row.row_hash)
         table._own(slot, hashed)
         write = SlotWrite(slot, row.route_id, row.utterance, vector, hashed)
-        engine.adopt(engine.storage.repair_rows([write], table.digest.hex()))
+        engine.adopt(state.storage.repair_rows([write], table.digest.hex()))
 
-    await asyncio.wrap_future(engine.settled(alter))
+    await asyncio.wrap_future(engine.run_on_applier(alter))
     found[0].follower.wake()
 
 

@@ -72,7 +72,9 @@ class Peer:
     @property
     def engine(self) -> Engine:
         """What applies it."""
-        return self.follower.engine
+        engine = self.follower.engine
+        assert isinstance(engine, Engine)
+        return engine
 
     @property
     def position(self) -> Position:

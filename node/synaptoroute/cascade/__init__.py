@@ -11,7 +11,7 @@ from synaptoroute.cascade.calibration import (
 )
 from synaptoroute.cascade.lda_projection import Turn, read_turn
 from synaptoroute.cascade.leave_one_out import Utterances
-from synaptoroute.cascade.static_routes import StaticLook, StaticRoutes
+from synaptoroute.cascade.static_routes import StaticRoutes
 from synaptoroute.cascade.static_table import (
     StaticTable,
     distil,
@@ -23,7 +23,6 @@ from synaptoroute.cascade.static_table import (
 __all__ = [
     "UTTERANCES_MAX",
     "Calibration",
-    "StaticLook",
     "StaticRoutes",
     "StaticTable",
     "Turn",

@@ -27,6 +27,7 @@ from synaptoroute.cascade.lda_projection import Turn, rounded
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.scoring.values import Ranking, RouteScore
+from synaptoroute.serving.query import StaticLook
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -69,23 +70,6 @@ class Guard:
     def expected(self, score: float) -> float:
         """Score that the encoder is expected to give."""
         return min(1.0, max(-1.0, self.offset + self.scale * score))
-
-
-@dataclass(frozen=True, slots=True)
-class StaticLook:
-    """What the static stage saw of one query.
-
-    Attributes:
-        is_sure: Whether it answers.
-        margin: Lead of its best route; None without a second one.
-        guard_margin: Lead that was needed.
-        ranking: Its answer in the encoder's scale; None where it is not sure.
-    """
-
-    is_sure: bool
-    margin: float | None = None
-    guard_margin: float | None = None
-    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

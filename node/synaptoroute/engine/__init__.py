@@ -1,6 +1,5 @@
 """Composes the serving and the replication plane of one node."""
 
-from synaptoroute.engine.counters import EngineCounters
 from synaptoroute.engine.engine import Engine
 
-__all__ = ["Engine", "EngineCounters"]
+__all__ = ["Engine"]

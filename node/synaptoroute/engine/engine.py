@@ -1,4 +1,4 @@
-"""The engine: lanes, applier and scorer as one whole.
+"""Composes the serving and the replication plane of one node, and implements ``EnginePort``.
 
 Before ``start`` the caller's thread runs the same code inline, as in release 0.2.
 """
@@ -15,28 +15,36 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.cascade import Cascade
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus
 from synaptoroute.cascade.coalescer import Gathering
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.counters import EngineCounters, counted
 from synaptoroute.engine.tensor_builder import derived_of, switched_tensor, tensor_of
 from synaptoroute.errors import NotReady
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
-from synaptoroute.replication.applier import Applier, Heard, check_vectors
+from synaptoroute.ports import (
+    AppliedState,
+    EngineCounters,
+    EngineObserver,
+    EngineStatus,
+    IncomingEntry,
+    Published,
+    ReceivedEntry,
+    ReplicaStatus,
+)
+from synaptoroute.replication.applier import Applier, check_vectors
 from synaptoroute.replication.ballot_store import stored_promise
 from synaptoroute.replication.pending_writes import Waiters
-from synaptoroute.serving.admission import Admission
 from synaptoroute.serving.encoder_workers import Batch, Lanes, Observer
 from synaptoroute.serving.encodings import Encodings, submit_utterances
 from synaptoroute.serving.in_flight import Flight
 from synaptoroute.serving.query import Query
 from synaptoroute.serving.queue import Batcher
-from synaptoroute.serving.scorer import Published, Scorer
+from synaptoroute.serving.scorer import Scorer
 from synaptoroute.serving.unmatched import Unmatched
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
@@ -45,7 +53,10 @@ ResultT = TypeVar("ResultT")
 
 
 class Engine:
-    """Owner of the threads; every state behind it has exactly one of them."""
+    """Owns the threads of one node.
+
+    Invariant: each mutable state behind it belongs to exactly one thread.
+    """
 
     def __init__(
         self,
@@ -56,26 +67,24 @@ class Engine:
         spare: TextEncoder | None = None,
         cascade: Cascade | None = None,
     ) -> None:
-        self.encodings = Encodings(
+        self.encoders = Encodings(
             [encoder, *([spare] if spare else [])], config.embedding_cache_rows
         )
         self.storage = storage
-        self.cascade = cascade
-        self.lane_count = config.lanes or cpu_limit()
-        self.waiters = Waiters()
-        self.moved_aside: str | None = None
-        self.running_imports: set[str] = set()
+        self._cascade = cascade
+        self._config = config
+        self._waiters = Waiters()
+        self._observers: tuple[EngineObserver, ...] = ()
+        self._moved_aside: str | None = None
         self._batcher = Batcher(
-            lanes=self.lane_count,
+            lanes=config.lanes or cpu_limit(),
             queue_requests_max=config.queue_requests_max,
             write_texts_max=config.write_texts_max,
             batch_window_ms=config.batch_window_ms,
         )
-        self.applier, self.scorer = self._boot(encoder, config.node_name)
-        self.scorer.unmatched = Unmatched(config.unmatched_kept)
-        self.applier.nice = config.lanes_nice
+        self.applier, self.scorer = self._boot(encoder)
         self._lanes = Lanes(
-            self.encodings.of(self.encoder.fingerprint),
+            self.encoders.of(self.encoder.fingerprint),
             self._batcher,
             self.scorer.deliver,
             batch_tokens_max=config.batch_tokens_max,
@@ -85,59 +94,85 @@ class Engine:
         self._gathering = Gathering(cascade, self._queue, self.scorer)
         self._is_started = self._is_stopped = False
 
-    def _boot(self, encoder: TextEncoder, node_name: str) -> tuple[Applier, Scorer]:
-        """Read the database into a replica and a tensor, with whichever encoder it is of."""
-        fingerprint, spares = encoder.fingerprint, self.encodings.known
+    def _boot(self, encoder: TextEncoder) -> tuple[Applier, Scorer]:
+        """Read the database into a replica and a tensor, with the encoder that it belongs to."""
+        fingerprint, spares = encoder.fingerprint, self.encoders.known
         with gc_paused():
             stored = self.storage.open(
                 fingerprint=fingerprint, dim=encoder.dim, standby_encoders=spares
             )
             try:
-                return self._wire(stored, node_name)
+                return self._compose(stored)
             except BaseException:
                 self.storage.close()
                 raise
 
-    def _wire(self, stored: Stored, node_name: str) -> tuple[Applier, Scorer]:
-        """Give the state that was read to its owners."""
-        fingerprint, dim = self.storage.encoder
-        self.moved_aside = str(stored.moved_aside) if stored.moved_aside else None
-        snapshot = stored.snapshot
+    def _compose(self, stored: Stored) -> tuple[Applier, Scorer]:
+        """Build the owners of the state that was read."""
+        config, storage = self._config, self.storage
+        fingerprint, dim = storage.encoder
+        self._moved_aside = str(stored.moved_aside) if stored.moved_aside else None
         tensor = tensor_of(stored, dim)
-        replica = Replica(snapshot, dim=dim, check=check_vectors, digest=stored.sums)
-        replica.promise(stored_promise(self.storage))
-        encoder = self.encodings.of(fingerprint).encoder
-        at, digest = replica.position, replica.digest
-        scorer = Scorer(tensor, encoder, self._batcher, self.waiters, at, digest)
-        scorer.node = node_name or self.storage.node_id
-        scorer.cascade = self.cascade
-        self.storage.derive = partial(derived_of, scorer)
-        if self.cascade is not None:
-            self.cascade.install(self.cascade.built_of(tensor, encoder), encoder, tensor.settings)
-        node_id = self.storage.node_id
-        founding = OpenEpoch(node_id, 0, (node_id,), fingerprint, dim)
-        applier = Applier(replica, self.storage, scorer.show, self.waiters.fail, founding)
-        applier.knows = self.encodings.known.__contains__
-        applier.on_switched = self._switch
-        scorer.is_applying = lambda: applier.is_applying
+        replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
+        replica.promise(stored_promise(storage))
+        encoder = self.encoders.find(fingerprint)
+        if self._cascade is not None:
+            built = self._cascade.built_of(tensor, encoder)
+            self._cascade.install(built, encoder, tensor.settings)
+        scorer = Scorer(
+            tensor,
+            encoder,
+            self._batcher,
+            replica.position,
+            replica.digest,
+            node=config.node_name or storage.node_id,
+            unmatched=Unmatched(config.unmatched_kept),
+            first_stage=self._cascade,
+            resolve_writers=self._waiters.resolve,
+            on_visible=self._report_visible,
+            # The applier is built below; the scorer asks only when its thread runs.
+            is_applying=lambda: self.applier.is_applying,
+        )
+        storage.derive = partial(derived_of, scorer)
+        founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim)
+        applier = Applier(
+            replica,
+            storage,
+            scorer.show,
+            self._waiters.fail,
+            founding,
+            knows=self.encoders.known.__contains__,
+            switch=self._switch,
+            on_received=self._report_received,
+            on_failed=self._report_failed,
+            nice=config.lanes_nice,
+        )
         return applier, scorer
+
+    # --- observers -----------------------------------------------------------------
+
+    def subscribe(self, observer: EngineObserver) -> None:
+        """Report to an observer from now on."""
+        self._observers = (*self._observers, observer)
+
+    def _report_received(self, received: Sequence[ReceivedEntry]) -> None:
+        for observer in self._observers:
+            observer.on_received(received)
+
+    def _report_failed(self, error: Exception) -> None:
+        for observer in self._observers:
+            observer.on_failed(error)
+
+    def _report_visible(self, position: Position) -> None:
+        for observer in self._observers:
+            observer.on_visible(position)
 
     # --- life --------------------------------------------------------------------
 
     @property
-    def encoder(self) -> TextEncoder:
-        """The encoder that serves; changes where the cluster changes it.  Any thread."""
-        return self.scorer.encoder
-
-    @property
     def is_started(self) -> bool:
-        """Whether the threads turn."""
+        """Whether the threads run."""
         return self._is_started
-
-    @property
-    def are_threads_alive(self) -> bool:
-        """Whether every thread that was started still turns."""
-        return self._lanes.are_alive and self.applier.is_alive and self.scorer.is_alive
 
     def start(self) -> None:
         """Start the threads."""
@@ -156,7 +191,7 @@ class Engine:
         self.applier.stop()
         self.scorer.stop()
         self._is_started = False
-        self.waiters.fail_all(NotReady("the router was stopped before the write was applied"))
+        self._waiters.fail_all(NotReady("the router was stopped before the write was applied"))
         self.storage.close()
 
     def _check_open(self) -> None:
@@ -170,7 +205,7 @@ class Engine:
 
         The cascade may answer without the queue, so where there is one nobody is refused here.
         """
-        if self.cascade is None:
+        if self._cascade is None:
             self._batcher.check_queue(texts, share, deadline_seconds)
 
     def submit(self, query: Query) -> None:
@@ -192,6 +227,22 @@ class Engine:
         if queries:
             asked, seconds = [(each.text, each) for each in queries], queries[0].deadline_seconds
             self._batcher.submit_all(asked, queries[0].use_cache, deadline_seconds=seconds)
+
+    @property
+    def has_first_stage(self) -> bool:
+        """Whether sure queries may be answered without the encoder."""
+        return self._cascade is not None
+
+    def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
+        """Answer on the caller's thread what the cascade is sure of; None for the rest."""
+        if self._cascade is None:
+            return [None] * len(queries)
+        return self._cascade.answer(queries, self.scorer.node)
+
+    @property
+    def unmatched(self) -> Unmatched:
+        """The newest queries that no route took."""
+        return self.scorer.unmatched
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         """Encode and score on the caller's thread, before ``start``.
@@ -247,18 +298,34 @@ class Engine:
             self.applier.apply(list(proposals))
             self.scorer.drain()
 
-    def hear(self, heard: Sequence[Heard]) -> None:
+    def deliver(self, entries: Sequence[IncomingEntry]) -> None:
         """Take in entries of a log, in order.
 
         Raises:
             NotReady: The engine has stopped.
         """
         if self._is_started:
-            self.applier.hear(heard)
+            self.applier.deliver(entries)
         else:
             self._check_open()
-            self.applier.apply(list(heard))
+            self.applier.apply(list(entries))
             self.scorer.drain()
+
+    def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
+        """Wait for a write to be visible; register before it is sent."""
+        return self._waiters.expect(op_id)
+
+    def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
+        """Stop waiting for a write."""
+        self._waiters.forget(op_id, future)
+
+    def expect_version(self, seq: int) -> Future[None]:
+        """Wait until an entry is visible; check the position afterwards."""
+        return self.scorer.versions.expect(seq)
+
+    def forget_version(self, future: Future[None]) -> None:
+        """Stop waiting for a version."""
+        self.scorer.versions.forget(future)
 
     # --- looking ---------------------------------------------------------------------
 
@@ -273,62 +340,115 @@ class Engine:
             self.scorer.drain()
         return future
 
-    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
-        """Find the outcome of a write inside the idempotency window."""
+    def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
+        """Run a function on the applier's thread, between two groups of entries.
 
-        def task() -> Outcome | None:
-            known = self.applier.replica.outcome_of(op_id)
-            return known.outcome if known else None
-
-        return self._call_applier(task)
-
-    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
-        """Look at the imports that are open."""
-        return self._call_applier(lambda: tuple(self.applier.replica.table.imports.values()))
-
-    def settled(self, task: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run a function on the applier's thread, between two groups.
-
-        What it reads there of replica, storage and, by ``read``, of the tensor is of one
-        position; writes wait meanwhile, so it must be short.
+        What it reads of the replica, the database and, by ``read``, of the tensor is of
+        one position.  Writes wait meanwhile, so it must be short.
 
         Raises:
             NotReady: The engine has stopped.
         """
-        return self._call_applier(task)
 
-    def _call_applier(self, task: Callable[[], ResultT]) -> Future[ResultT]:
-        """Run a function where the replica is at home, between two groups."""
+        def run() -> ResultT:
+            return task(AppliedState(self.applier.replica, self.storage))
+
         if self._is_started:
-            return self.applier.call(task)
+            return self.applier.call(run)
         self._check_open()
         future: Future[ResultT] = Future()
-        future.set_result(task())
+        future.set_result(run())
         return future
+
+    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
+        """Find the outcome of a write inside the idempotency window."""
+
+        def task(state: AppliedState) -> Outcome | None:
+            known = state.replica.outcome_of(op_id)
+            return known.outcome if known else None
+
+        return self.run_on_applier(task)
+
+    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
+        """List the open imports."""
+        return self.run_on_applier(lambda state: tuple(state.replica.table.imports.values()))
+
+    # --- status ----------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """Identity of this node."""
+        return self.storage.node_id
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder that serves now; any thread."""
+        return self.scorer.encoder
+
+    @property
+    def database(self) -> SQLiteStorage:
+        """The database, to be read from any thread."""
+        return self.storage
 
     @property
     def published(self) -> Published:
-        """What is visible now."""
+        """The state that queries see."""
         return self.scorer.published
 
     @property
-    def queue_requests(self) -> int:
-        """Queries on their way."""
-        return self._batcher.queue_requests
+    def backlog_entries(self) -> int:
+        """Entries that wait to be applied."""
+        return self.applier.backlog_entries
 
     @property
-    def admission(self) -> Admission:
-        """What the door expects."""
-        return self._batcher.admission
+    def delays(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of seq and microseconds from the sequencer's clock to visible here."""
+        return tuple(self.scorer.delays)
 
     @property
-    def counters(self) -> EngineCounters:
-        """Totals since the start."""
-        return counted(self._batcher.counters, self.encodings.counts, self.cascade, self.applier)
+    def replica_status(self) -> ReplicaStatus:
+        """The replica as of now; any thread."""
+        replica = self.applier.replica
+        # The applier may change the replica between two reads here.  Copying the list is one
+        # step of the interpreter, so voters and epoch id always come from the same epoch.
+        return ReplicaStatus(replica.state, replica.promised, tuple(replica.epochs))
+
+    def status(self) -> EngineStatus:
+        """Describe the engine without blocking."""
+        queue, cascade = self._batcher, self._cascade
+        stage = cascade.status if cascade else CascadeStatus()
+        hits, misses = self.encoders.counts
+        counters = EngineCounters(
+            queries=queue.counters.requests + stage.static,
+            shared=queue.counters.shared,
+            cache_hits=hits,
+            cache_misses=misses,
+            overloaded=queue.counters.overloaded,
+            too_late=queue.counters.too_late,
+            abandoned=queue.counters.abandoned,
+            entries=self.applier.commit_count,
+            static=stage.static,
+            deferred=stage.deferred,
+        )
+        is_alive = self._lanes.are_alive and self.applier.is_alive and self.scorer.is_alive
+        return EngineStatus(
+            node=self.scorer.node,
+            are_threads_alive=is_alive,
+            queue_requests=queue.queue_requests,
+            backlog_entries=self.applier.backlog_entries,
+            lanes=queue.lanes,
+            storage_state=self.applier.storage_state,
+            moved_aside=self._moved_aside,
+            counters=counters,
+            admission=queue.admission,
+            tables=tuple(cascade.table_names) if cascade else (),
+        )
 
     # --- whole states ------------------------------------------------------------------
 
-    def install(self, source: Path, *, orphans_after_seq: int | None = None) -> Future[Position]:
+    def install_snapshot(
+        self, source: Path, *, orphans_after_seq: int | None = None
+    ) -> Future[Position]:
         """Take over a peer's snapshot file: database, replica and tensor.
 
         The tensor is built beside the one that serves, and exchanged between two
@@ -383,8 +503,8 @@ class Engine:
         commits: Sequence[Commit] = (),
     ) -> Future[None]:
         """Exchange tensor and encoder together, between two batches."""
-        encoding = self.encodings.of(fingerprint)
-        routes = self.cascade.built_of(tensor, encoding.encoder) if self.cascade else None
+        encoding = self.encoders.of(fingerprint)
+        routes = self._cascade.built_of(tensor, encoding.encoder) if self._cascade else None
 
         def exchange(_: Tensor) -> None:
             self._lanes.encoding = encoding
@@ -392,7 +512,3 @@ class Engine:
             self.scorer.tell(commits)
 
         return self.scorer.call(exchange)
-
-    def watch(self, on_visible: Callable[[Position], None]) -> None:
-        """Be told on the scorer's thread of every position that became visible."""
-        self.scorer.on_visible = on_visible

@@ -10,8 +10,7 @@ from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.table import RouteTable
 from synaptoroute.errors import NotReady
-from synaptoroute.replication.applier import as_rows
-from synaptoroute.serving.scorer import Scorer
+from synaptoroute.serving.scorer import Scorer, as_rows
 from synaptoroute.storage import Stored
 from synaptoroute.tensor import Tensor
 

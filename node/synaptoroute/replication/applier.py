@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
     AddUtterances,
-    Entry,
     ImportChunk,
     Mutation,
     OpenEpoch,
@@ -33,10 +31,11 @@ from synaptoroute.core.mutation import (
     PutRoute,
     SwitchEncoder,
 )
-from synaptoroute.core.replica import Replica, Source, Step
+from synaptoroute.core.replica import Replica
 from synaptoroute.core.validation import VECTOR_ITEM_BYTES
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
+from synaptoroute.ports import IncomingEntry, ReceivedEntry
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.threads.inbox import Inbox, refuse
 from synaptoroute.threads.priority import give_way
@@ -50,25 +49,8 @@ class Nothing:
     """The inbox is empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """An entry of a log, and where it was read."""
-
-    entry: Entry
-    source: Source
-    log_epoch: int
-
-
 Task: TypeAlias = Callable[[], Any]
-_Item: TypeAlias = "Proposal | Heard | tuple[Task, Future[Any]] | Nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What came of a heard entry, for the follower."""
-
-    heard: Heard
-    step: Step
+_Item: TypeAlias = "Proposal | IncomingEntry | tuple[Task, Future[Any]] | Nothing"
 
 
 class Applier:
@@ -81,20 +63,26 @@ class Applier:
         publish: Callable[[Sequence[Commit]], None],
         refuse: Callable[[bytes, Exception], None],
         founding: OpenEpoch,
+        *,
+        knows: Callable[[str], bool],
+        switch: Callable[[Commit], None],
+        on_received: Callable[[Sequence[ReceivedEntry]], None],
+        on_failed: Callable[[Exception], None],
+        nice: int = 0,
     ) -> None:
         self.replica = replica
         self.storage = storage
         self.storage_state = "ok"
-        self.on_received: Callable[[Sequence[Received]], None] | None = None
-        self.on_failed: Callable[[Exception], None] | None = None
-        self.on_switched: Callable[[Commit], None] | None = None
-        self.knows: Callable[[str], bool] = lambda _: True
-        self.nice = 0
         self.commit_count = 0
         self.is_applying = False
         self._publish = publish
         self._refuse = refuse
         self._founding = founding
+        self._knows = knows
+        self._switch = switch
+        self._on_received = on_received
+        self._on_failed = on_failed
+        self._nice = nice
         self._inbox: Inbox[_Item] = Inbox()
         self._thread: threading.Thread | None = None
 
@@ -115,13 +103,13 @@ class Applier:
         self._check_room(len(proposals))
         self._inbox.put_all(proposals)
 
-    def hear(self, heard: Sequence[Heard]) -> None:
+    def deliver(self, entries: Sequence[IncomingEntry]) -> None:
         """Hand over entries of a log, in the order in which they were read.
 
         Raises:
             NotReady: The applier has stopped.
         """
-        self._inbox.put_all(heard)
+        self._inbox.put_all(entries)
 
     def call(self, task: Task) -> Future[Any]:
         """Run a function on the applier's thread, between two groups.
@@ -158,7 +146,7 @@ class Applier:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        give_way(self.nice)
+        give_way(self._nice)
         try:
             self._serve()
         finally:
@@ -173,7 +161,7 @@ class Applier:
                 _fulfil(*item)
                 item = Nothing()
             elif not isinstance(item, Nothing):
-                group: list[Proposal | Heard] = [item]
+                group: list[Proposal | IncomingEntry] = [item]
                 item = self._collect(group)
                 self.is_applying = True
                 try:
@@ -183,7 +171,7 @@ class Applier:
             if isinstance(item, Nothing):
                 item = self._inbox.get()
 
-    def _collect(self, group: list[Proposal | Heard]) -> _Item | None:
+    def _collect(self, group: list[Proposal | IncomingEntry]) -> _Item | None:
         """Add what waits to the group; return the first item that is not an entry."""
         while len(group) < GROUP_ENTRIES_MAX:
             try:
@@ -195,7 +183,7 @@ class Applier:
             group.append(item)
         return Nothing()
 
-    def apply(self, group: Sequence[Proposal | Heard]) -> None:
+    def apply(self, group: Sequence[Proposal | IncomingEntry]) -> None:
         """Receive, commit and publish a group; if it fails, what is sound of it.
 
         A storage that fails fails all of them; any other error is one entry's own, so
@@ -212,10 +200,10 @@ class Applier:
             if own_error is not None:
                 self._give_up([each], own_error)
 
-    def _try(self, group: Sequence[Proposal | Heard]) -> Exception | None:
+    def _try(self, group: Sequence[Proposal | IncomingEntry]) -> Exception | None:
         """Make a group durable and visible, or say why nothing of it is."""
         commits: list[Commit] = []
-        received: list[Received] = []
+        received: list[ReceivedEntry] = []
         try:
             for each in group:
                 if isinstance(each, Proposal):
@@ -224,7 +212,7 @@ class Applier:
                     self._check_known(each.entry.proposal.mutation)
                     step = self.replica.receive(each.entry, each.source, each.log_epoch)
                     commits.extend(step.commits)
-                    received.append(Received(each, step))
+                    received.append(ReceivedEntry(each, step))
                 if commits and commits[-1].change.encoder is not None:
                     self._finish(commits)
                     commits = []
@@ -232,8 +220,8 @@ class Applier:
         except Exception as error:
             self.replica.revert(tuple(commits))
             return error
-        if received and self.on_received is not None:
-            self.on_received(received)
+        if received:
+            self._on_received(received)
         return None
 
     def _finish(self, commits: list[Commit]) -> None:
@@ -246,11 +234,11 @@ class Applier:
         self.storage_state = "ok"
         self.replica.advance()
         self.commit_count += len(commits)
-        if commits[-1].change.encoder is None or self.on_switched is None:
+        if commits[-1].change.encoder is None:
             self._publish(commits)
         else:
             self._publish(commits[:-1])
-            self.on_switched(commits[-1])
+            self._switch(commits[-1])
 
     def _check_known(self, mutation: Mutation) -> None:
         """Stand still before a change to an encoder that this node does not have.
@@ -259,7 +247,7 @@ class Applier:
             EncoderMismatch: It is not here.
         """
         encoder = encoder_of(mutation.import_id) if isinstance(mutation, SwitchEncoder) else None
-        if encoder is not None and not self.knows(encoder[0]):
+        if encoder is not None and not self._knows(encoder[0]):
             raise EncoderMismatch(
                 f"the cluster changes to the encoder {encoder[0][:12]}, which this node does "
                 "not have: set next_model to it and restart the node",
@@ -274,7 +262,7 @@ class Applier:
         step = self.replica.append(encode_proposal(proposal), proposal, now_us)
         commits.extend(step.commits)
 
-    def _give_up(self, group: Sequence[Proposal | Heard], error: Exception) -> None:
+    def _give_up(self, group: Sequence[Proposal | IncomingEntry], error: Exception) -> None:
         """Tell the writers of proposals that nothing was done.
 
         An entry of a shared log keeps its place there, so its writer goes on waiting:
@@ -285,8 +273,7 @@ class Applier:
         for each in group:
             if isinstance(each, Proposal):
                 self._refuse(each.op_id, error)
-        if self.on_failed is not None:
-            self.on_failed(error)
+        self._on_failed(error)
 
 
 def _fulfil(task: Task, future: Future[Any]) -> None:
@@ -321,8 +308,3 @@ def _wrong(vectors: tuple[bytes, ...]) -> str | None:
     if not np.isfinite(np.frombuffer(b"".join(vectors), dtype="<f4")).all():
         return "a vector holds a value that is not finite"
     return None
-
-
-def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
-    """Join vectors' bytes to float32[n, dim]."""
-    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import may_promise
 from synaptoroute.failpoints import failpoint
+from synaptoroute.ports import AppliedState
 from synaptoroute.storage import SQLiteStorage
-
-if TYPE_CHECKING:
-    from synaptoroute.replication.applier import Applier
 
 PROMISE_KEY: Final = "promise"
 
@@ -39,13 +37,13 @@ def stored_promise(storage: SQLiteStorage) -> Ballot:
     return Ballot.parse(text) if text else Ballot()
 
 
-def standing_of(applier: Applier) -> Standing:
+def standing_of(state: AppliedState) -> Standing:
     """Look where the replica stands.  Runs on the applier's thread."""
-    replica = applier.replica
+    replica = state.replica
     return Standing(replica.position, replica.promised, replica.epoch_id, replica.voters)
 
 
-def promise(applier: Applier, ballot: Ballot) -> Standing | None:
+def promise(state: AppliedState, ballot: Ballot) -> Standing | None:
     """Promise a ballot, if it may be; None if a higher one, or its like, is promised.
 
     From the answer on, the position grows no more in epochs below the ballot.  Runs on
@@ -54,12 +52,12 @@ def promise(applier: Applier, ballot: Ballot) -> Standing | None:
     Raises:
         StorageUnavailable: It could not be made durable; it does not bind.
     """
-    replica = applier.replica
+    replica = state.replica
     if not may_promise(replica.promised, ballot):
         return None
     if replica.promised != ballot:
         failpoint("promise.begun")
-        applier.storage.meta_set(PROMISE_KEY, str(ballot))
+        state.storage.meta_set(PROMISE_KEY, str(ballot))
         failpoint("promise.kept")
         replica.promise(ballot)
-    return standing_of(applier)
+    return standing_of(state)

@@ -33,7 +33,7 @@ class Waits:
             VersionLost: It belongs to a write that a later epoch left behind.
         """
         deadline = time.monotonic() + timeout_seconds
-        versions = self._follower.engine.scorer.versions
+        engine = self._follower.engine
         while not self._has(version):
             self._follower.wake()
             left_seconds = deadline - time.monotonic()
@@ -44,14 +44,14 @@ class Waits:
                     retry_after_seconds=1.0,
                     version=str(at),
                 )
-            future = versions.expect(version.seq)
+            future = engine.expect_version(version.seq)
             try:
                 if not self._has(version):  # it may have come before it was expected
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(left_seconds):
                             await asyncio.wrap_future(future)
             finally:
-                versions.forget(future)
+                engine.forget_version(future)
 
     def _has(self, version: Revision) -> bool:
         """Whether a version is visible here."""
@@ -60,7 +60,7 @@ class Waits:
             return version.seq <= position.seq
         if version.epoch > position.epoch:
             return False
-        epochs = self._follower.engine.applier.replica.epochs
+        epochs = self._follower.engine.replica_status.epochs
         later = [each for each in epochs if each.epoch > version.epoch]
         if later and version.seq > later[0].opened.base_seq:
             raise VersionLost(

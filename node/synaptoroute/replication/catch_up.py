@@ -24,7 +24,7 @@ from synaptoroute.errors import (
     StorageCorrupt,
     UnknownMutation,
 )
-from synaptoroute.replication.applier import Heard
+from synaptoroute.ports import AppliedState, IncomingEntry
 from synaptoroute.replication.history_check import common_seq, is_confirmed
 from synaptoroute.replication.progress import Progress
 from synaptoroute.replication.snapshots import file_beside
@@ -106,7 +106,7 @@ class CatchUp:
         follower = self._follower
         if follower.log_state in _CLOSED:
             return Progress.BLOCKED
-        if self._engine.applier.replica.state is State.HALTED:
+        if self._engine.replica_status.state is State.HALTED:
             await self._set_state(State.SYNCING)  # perhaps the disk has room again
         while True:
             position = await self._applied()
@@ -133,7 +133,7 @@ class CatchUp:
 
     def _is_another_log(self, position: Position, result: ReadResult) -> bool:
         """Whether somebody opened this node's epoch anew: the next heartbeat judges that log."""
-        epoch_id = self._engine.applier.replica.epoch_id
+        epoch_id = self._engine.replica_status.epoch_id
         return result.epoch == position.epoch and bool(epoch_id) and result.epoch_id != epoch_id
 
     def _is_far(self, position: Position, result: ReadResult) -> bool:
@@ -186,7 +186,9 @@ class CatchUp:
         """Apply entries that follow the position."""
         if result.entries:
             await self._set_state(State.CATCHING_UP)
-            self._engine.hear([Heard(e, Source.LOG, result.epoch) for e in result.entries])
+            self._engine.deliver(
+                [IncomingEntry(e, Source.LOG, result.epoch) for e in result.entries]
+            )
             self._follower.counts.catch_ups_log += 1
         after = await self._applied()
         if self.diverged is not None:
@@ -194,7 +196,7 @@ class CatchUp:
         if self._follower.log_state in _CLOSED:
             return Progress.BLOCKED  # closed meanwhile: what was read is not to be applied
         if result.entries and after.seq <= position.seq:
-            storage = self._engine.applier.storage_state
+            storage = self._engine.status().storage_state
             return await self._halt(f"entry {position.seq + 1} was not applied ({storage})")
         if result.error is not None:
             if not isinstance(result.error, UnknownMutation):
@@ -215,23 +217,20 @@ class CatchUp:
 
     async def _applied(self) -> Position:
         """Position after everything that was handed over before."""
-        applier = self._engine.applier
-        position: Position = await asyncio.wrap_future(
-            applier.call(lambda: applier.replica.position)
+        return await asyncio.wrap_future(
+            self._engine.run_on_applier(lambda held: held.replica.position)
         )
-        return position
 
     async def _set_state(self, state: State) -> None:
         """Move the replica to a state, where a way leads there."""
-        applier = self._engine.applier
-        if applier.replica.state is state:
+        if self._engine.replica_status.state is state:
             return
 
-        def move() -> None:
-            if state in TRANSITIONS[applier.replica.state]:
-                applier.replica.move_to(state)
+        def move(held: AppliedState) -> None:
+            if state in TRANSITIONS[held.replica.state]:
+                held.replica.move_to(state)
 
-        await asyncio.wrap_future(applier.call(move))
+        await asyncio.wrap_future(self._engine.run_on_applier(move))
 
     # --- peers ---------------------------------------------------------------------------
 
@@ -276,7 +275,7 @@ class CatchUp:
 
     async def _believe(self, position: Position, entries: Sequence[Entry]) -> bool:
         """Apply a peer's entries; the replica checks that they continue its history."""
-        self._engine.hear([Heard(e, Source.BUS, 0) for e in entries])
+        self._engine.deliver([IncomingEntry(e, Source.BUS, 0) for e in entries])
         if (await self._applied()).seq <= position.seq:
             return False
         self._follower.counts.catch_ups_peer += 1
@@ -315,7 +314,7 @@ class CatchUp:
             self.diverged = None
             return True
         await self._set_state(State.DIVERGED)
-        own_log = self._engine.storage
+        own_log = self._engine.database
         common = await common_seq(self._follower.log, own_log, position)
         donors = await self._donors(Position(0, 0))
         if not await self._from_snapshots(position, donors, orphans_after_seq=common):
@@ -354,7 +353,7 @@ class CatchUp:
         if orphans_after_seq is None and not is_ahead:
             self.last_error = "a snapshot is older than what it should replace"
             return False
-        if file.position.epoch < self._engine.applier.replica.promised_epoch:
+        if file.position.epoch < self._engine.replica_status.promised_epoch:
             self.last_error = "a snapshot is of an epoch that this node has left for good"
             return False
         if not await is_confirmed(self._follower.log, file.position):
@@ -363,7 +362,7 @@ class CatchUp:
         await self._set_state(State.INSTALLING)
         try:
             installed = await asyncio.wrap_future(
-                self._engine.install(file.path, orphans_after_seq=orphans_after_seq)
+                self._engine.install_snapshot(file.path, orphans_after_seq=orphans_after_seq)
             )
         except BaseException:
             # A history that is known to be wrong is not followed meanwhile.

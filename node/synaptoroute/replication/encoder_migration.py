@@ -42,6 +42,7 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.ports import AppliedState
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.scripts import Encoders
 from synaptoroute.storage import SlotRow
@@ -122,7 +123,7 @@ class Generations:
             EncoderMismatch: This node does not have it.
             ClusterError: The log does not take what is written.
         """
-        encoder = self._engine.encodings.of(fingerprint).encoder
+        encoder = self._engine.encoders.find(fingerprint)
         name = generation_id(fingerprint, encoder.dim)
         await self._open(name)
         while texts := await self._missing(name):
@@ -146,7 +147,7 @@ class Generations:
         follower, engine = self._follower, self._engine
         if engine.encoder.fingerprint == fingerprint:
             return
-        dim = engine.encodings.of(fingerprint).encoder.dim
+        dim = engine.encoders.find(fingerprint).dim
         await self._keep()
         give_up_at = time.monotonic() + SWITCH_SECONDS_MAX
         while time.monotonic() < give_up_at:
@@ -175,7 +176,7 @@ class Generations:
         engine = self._engine
         proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
         encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)
-        future = engine.waiters.expect(proposal.op_id)
+        future = engine.expect_outcome(proposal.op_id)
         try:
             placed = await self._follower.log.switch(at, proposal, encoders)
             if not isinstance(placed, int):
@@ -186,7 +187,7 @@ class Generations:
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 outcome = await asyncio.wrap_future(future)
         finally:
-            engine.waiters.forget(proposal.op_id, future)
+            engine.forget_outcome(proposal.op_id, future)
         if outcome.code is not None:
             raise ClusterError(f"the change was rejected at its place: {outcome.message}")
         return True
@@ -211,7 +212,7 @@ class Generations:
 
     def _rows_after(self, slot: int) -> list[SlotRow]:
         """Read some rows of the database.  Any thread."""
-        return list(self._engine.storage.rows(slot, CHUNK_TEXTS_MAX))
+        return list(self._engine.database.rows(slot, CHUNK_TEXTS_MAX))
 
     async def _encode(self, encoder: TextEncoder, texts: Sequence[str]) -> list[bytes]:
         """Encode a few texts at a time on a thread of its own: queries come first."""
@@ -252,13 +253,13 @@ class Generations:
         """
         engine = self._engine
         proposal = Proposal(os.urandom(16), mutation)
-        future = engine.waiters.expect(proposal.op_id)
+        future = engine.expect_outcome(proposal.op_id)
         try:
             await self._follower.log.append([proposal], engine.encoder.fingerprint)
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 outcome = await asyncio.wrap_future(future)
         finally:
-            engine.waiters.forget(proposal.op_id, future)
+            engine.forget_outcome(proposal.op_id, future)
         if outcome.code is not None:
             raise ClusterError(f"a chunk was rejected: {outcome.message}")
         return outcome
@@ -268,17 +269,17 @@ class Generations:
     async def _missing(self, name: str) -> dict[str, str]:
         """Texts that a generation lacks, each with a route that has it."""
 
-        def look() -> dict[str, str]:
-            table = self._engine.applier.replica.table
+        def look(state: AppliedState) -> dict[str, str]:
+            table = state.replica.table
             return missing_texts(table.routes.values(), vectors_in(table.imports.get(name)))
 
-        return await asyncio.wrap_future(self._engine.settled(look))
+        return await asyncio.wrap_future(self._engine.run_on_applier(look))
 
     async def _whole_at(self, name: str) -> Position | None:
         """The position at which a generation lacks nothing; None where it lacks something."""
 
-        def look() -> Position | None:
-            replica = self._engine.applier.replica
+        def look(state: AppliedState) -> Position | None:
+            replica = state.replica
             imports = replica.table.imports
             if are_routes_imported(imports):
                 return None  # it is waited for: its chunks hold the former encoder's vectors
@@ -286,13 +287,13 @@ class Generations:
             lacks = missing_texts(replica.table.routes.values(), known)
             return None if lacks else replica.position
 
-        return await asyncio.wrap_future(self._engine.settled(look))
+        return await asyncio.wrap_future(self._engine.run_on_applier(look))
 
     async def _count(self) -> int:
         """How many different texts there are."""
 
-        def look() -> int:
-            routes = self._engine.applier.replica.table.routes.values()
+        def look(state: AppliedState) -> int:
+            routes = state.replica.table.routes.values()
             return len({text for route in routes for text in route.utterances})
 
-        return await asyncio.wrap_future(self._engine.settled(look))
+        return await asyncio.wrap_future(self._engine.run_on_applier(look))

@@ -22,9 +22,8 @@ from typing import Any, Final
 from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Entry, Position, Revision
 from synaptoroute.core.replica import Ignored, Source, State
-from synaptoroute.engine import Engine
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
-from synaptoroute.replication.applier import Heard, Received
+from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
 from synaptoroute.replication.barriers import Waits
 from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.heartbeat import Pulse
@@ -62,7 +61,7 @@ class Follower:
     is applied before a first head was judged.
     """
 
-    def __init__(self, engine: Engine, log: RedisLog, config: ClusterConfig) -> None:
+    def __init__(self, engine: EnginePort, log: RedisLog, config: ClusterConfig) -> None:
         self.engine = engine
         self.log = log
         self.config = config
@@ -80,7 +79,7 @@ class Follower:
         self.duties = Duties(self)
         self._waits = Waits(self)
         self._bus = log.bus()
-        self._beats = log.keepalive(engine.storage.node_id)
+        self._beats = log.keepalive(engine.node_id)
         self._is_bus_live = False
         self._wake = asyncio.Event()
         self._fresh_at = time.monotonic()
@@ -97,14 +96,12 @@ class Follower:
         """
         await asyncio.to_thread(prepare, self, self._secret)
         engine = self.engine
-        engine.applier.on_received = self._on_received
-        engine.applier.on_failed = self._on_failed
-        engine.watch(self._on_visible)
+        engine.subscribe(self)
         self.log.attach(
             position=lambda: engine.published.position,
             fingerprint=lambda: engine.encoder.fingerprint,
-            voters=lambda: engine.applier.replica.voters,
-            epoch_id=lambda: engine.applier.replica.epoch_id,
+            voters=lambda: engine.replica_status.voters,
+            epoch_id=lambda: engine.replica_status.epoch_id,
         )
         self._bus.start()
         for name, run in (
@@ -142,7 +139,7 @@ class Follower:
     @property
     def node_id(self) -> str:
         """Identity of this node, kept in its database."""
-        return self.engine.storage.node_id
+        return self.engine.node_id
 
     @property
     def position(self) -> Position:
@@ -156,7 +153,7 @@ class Follower:
 
     # --- what the engine's threads say -----------------------------------------------
 
-    def _on_received(self, received: Sequence[Received]) -> None:
+    def on_received(self, received: Sequence[ReceivedEntry]) -> None:
         """Note what the replica misses.  Runs on the applier's thread."""
         for audit in self.duties.audits_in(received):
             self._call(self.duties.audit, audit)
@@ -167,11 +164,11 @@ class Follower:
             elif step.fetch is not None:
                 self._call(self._note_gap, step.ignored)
 
-    def _on_failed(self, error: Exception) -> None:
+    def on_failed(self, error: Exception) -> None:
         """Note that entries could not be applied.  Runs on the applier's thread."""
         self._call(self._note_halt, error)
 
-    def _on_visible(self, _position: Position) -> None:
+    def on_visible(self, position: Position) -> None:
         """Note a new position.  Runs on the scorer's thread."""
         self._call(self.pulse.moved.set)
 
@@ -226,7 +223,7 @@ class Follower:
                 if self.log_state is not LogState.OPEN:
                     self.poke()  # somebody writes, so the log is open again
                 if self._may_hear():
-                    self.engine.hear([Heard(message, Source.BUS, 0)])
+                    self.engine.deliver([IncomingEntry(message, Source.BUS, 0)])
                 else:
                     self._wake.set()
             case Announced():
@@ -242,7 +239,7 @@ class Follower:
         """Whether what the bus brings may be the log's, and can be taken in."""
         if self.log_state in _UNHEARD or (self.log_state is LogState.AWAY and self.head is None):
             return False
-        return self.engine.applier.backlog_entries < BACKLOG_ENTRIES_MAX
+        return self.engine.backlog_entries < BACKLOG_ENTRIES_MAX
 
     def compare(self, head: Position) -> None:
         """Compare a head that somebody read with what is visible here."""
@@ -364,7 +361,7 @@ class Follower:
 
     def reasons(self) -> tuple[str, ...]:
         """Say why this node may not take queries."""
-        state = self.engine.applier.replica.state
+        state = self.engine.replica_status.state
         if self.opening.mismatch:
             return (self.opening.mismatch,)
         if state in (State.DIVERGED, State.INSTALLING):
@@ -382,7 +379,7 @@ class Follower:
         head = self.head
         return FollowerStatus(
             log_state=self.log_state,
-            replica_state=self.engine.applier.replica.state.value,
+            replica_state=self.engine.replica_status.state.value,
             detail=self.catch_up.trouble or self.detail,
             is_caught_up=self.is_caught_up,
             is_alone=self.is_alone,

@@ -101,6 +101,7 @@ class Pulse:
     def _report(self, position: Position) -> NodeReport:
         follower = self._follower
         engine = follower.engine
+        status = engine.status()
         return NodeReport(
             node_id=follower.node_id,
             url=follower.config.advertise_url,
@@ -112,11 +113,11 @@ class Pulse:
             seq=position.seq,
             chain=position.chain,
             digest=engine.published.digest,
-            state=engine.applier.replica.state.value,
-            queue_count=engine.queue_requests,
+            state=engine.replica_status.state.value,
+            queue_count=status.queue_requests,
             lag_entries=follower.lag_entries,
-            encoders=",".join(sorted(engine.encodings.known)),
-            tables=",".join(engine.cascade.table_names if engine.cascade else ()),
+            encoders=",".join(sorted(engine.encoders.known)),
+            tables=",".join(status.tables),
         )
 
     def note_followed(self) -> None:
@@ -142,7 +143,7 @@ class Pulse:
         while True:
             await self.moved.wait()
             self.moved.clear()
-            is_diverged = follower.engine.applier.replica.state is State.DIVERGED
+            is_diverged = follower.engine.replica_status.state is State.DIVERGED
             if follower.role != "voter" or follower.log_state is not LogState.OPEN or is_diverged:
                 continue
             try:

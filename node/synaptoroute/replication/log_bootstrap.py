@@ -60,7 +60,7 @@ class Opening:
     def _judge_log(self, head: Head, reported: Position) -> None:
         """Decide what the log of this node's own cluster means."""
         follower = self._follower
-        replica = follower.engine.applier.replica
+        replica = follower.engine.replica_status
         epochs = replica.epochs
         epoch_id = epochs[-1].opened.epoch_id if epochs else ""
         assessment = assess_log(head.view, reported, replica.promised, epoch_id)
@@ -85,7 +85,7 @@ class Opening:
         """
         engine = self._follower.engine
         # An encoder that stands by will do: the entry that changes to it is on its way here.
-        if engine.encodings.known.get(head.fingerprint) == head.dim:
+        if engine.encoders.known.get(head.fingerprint) == head.dim:
             self.mismatch = ""
         else:
             self.mismatch = (
@@ -113,21 +113,21 @@ class Opening:
         if reported.epoch == 0:
             return False
         engine = self._follower.engine
-        known = engine.storage.meta_get(CLUSTER_ID_KEY)
+        known = engine.database.meta_get(CLUSTER_ID_KEY)
         if known:
             return known != head.cluster_id
-        epochs = engine.applier.replica.epochs
+        epochs = engine.replica_status.epochs
         own = epochs[-1] if epochs else None
         return own is not None and own.epoch == head.epoch and own.opened.epoch_id != head.epoch_id
 
     async def _keep_lineage(self, lineage: str) -> None:
         """Remember the cluster's identity, by which nodes know each other."""
-        applier, storage = self._follower.engine.applier, self._follower.engine.storage
-        if not lineage or lineage == storage.meta_get(CLUSTER_ID_KEY):
+        engine = self._follower.engine
+        if not lineage or lineage == engine.database.meta_get(CLUSTER_ID_KEY):
             return
         with contextlib.suppress(StorageUnavailable):  # a full disk; the next heartbeat tries
             await asyncio.wrap_future(
-                applier.call(lambda: storage.meta_set(CLUSTER_ID_KEY, lineage))
+                engine.run_on_applier(lambda state: state.storage.meta_set(CLUSTER_ID_KEY, lineage))
             )
 
     # --- founding --------------------------------------------------------------------------

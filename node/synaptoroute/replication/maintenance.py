@@ -20,7 +20,7 @@ from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Audit
 from synaptoroute.core.replica import State
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.replication.applier import Received
+from synaptoroute.ports import ReceivedEntry
 from synaptoroute.replication.encoder_migration import Generations
 from synaptoroute.replication.row_repair import Mender
 from synaptoroute.replication.scrub import Scrub, scrub
@@ -72,13 +72,13 @@ class Duties:
         Raises:
             StorageUnavailable: It cannot be read.
         """
-        storage = self._follower.engine.storage
+        storage = self._follower.engine.database
         self.orphans_count = await asyncio.to_thread(storage.orphan_count)
 
     # --- audits ------------------------------------------------------------------------
 
     @staticmethod
-    def audits_in(received: Sequence[Received]) -> list[Commit]:
+    def audits_in(received: Sequence[ReceivedEntry]) -> list[Commit]:
         """Find the audits among what was applied.  Runs on the applier's thread."""
         return [
             commit
@@ -187,7 +187,7 @@ class Duties:
             async with asyncio.timeout(RESYNC_SECONDS_MAX):
                 while not (  # noqa: ASYNC110 - the replica's state is another thread's
                     follower.counts.snapshots > before
-                    and follower.engine.applier.replica.state is State.LIVE
+                    and follower.engine.replica_status.state is State.LIVE
                 ):
                     await asyncio.sleep(RESYNC_POLL_SECONDS)
         except TimeoutError:

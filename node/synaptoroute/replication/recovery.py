@@ -166,7 +166,7 @@ class Recovery:
             return ClusterIdentity(
                 head.cluster_id, head.fingerprint, head.dim, head.level, head.voters
             )
-        lineage = self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
+        lineage = self._follower.engine.database.meta_get(CLUSTER_ID_KEY)
         if not lineage:
             return None
         nodes = await self._follower.log.presence.nodes()
@@ -195,9 +195,8 @@ class Recovery:
 
     async def _answer(self, ballot: Ballot) -> bool:
         """Promise a ballot durably, then report; False if it may not be promised."""
-        applier = self._follower.engine.applier
-        standing: Standing | None = await asyncio.wrap_future(
-            applier.call(lambda: promise(applier, ballot))
+        standing = await asyncio.wrap_future(
+            self._follower.engine.run_on_applier(lambda state: promise(state, ballot))
         )
         if standing is None:
             return False
@@ -207,9 +206,7 @@ class Recovery:
         return True
 
     async def _standing(self) -> Standing:
-        applier = self._follower.engine.applier
-        standing: Standing = await asyncio.wrap_future(applier.call(lambda: standing_of(applier)))
-        return standing
+        return await asyncio.wrap_future(self._follower.engine.run_on_applier(standing_of))
 
     # --- deciding ------------------------------------------------------------------------
 
@@ -286,7 +283,7 @@ class Recovery:
         encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
             # This node stands at the base.  The header may be older, newer, or a guess.
-            encoder = self._follower.engine.storage.encoder
+            encoder = self._follower.engine.database.encoder
             entries = await asyncio.to_thread(self._read_log, decision.refill_after_seq, base)
             if entries:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
@@ -302,7 +299,7 @@ class Recovery:
 
     def _read_log(self, after_seq: int, base: Position) -> list[RefillEntry]:
         """Read this node's op log up to the base, as far back as is wanted and held."""
-        storage = self._follower.engine.storage
+        storage = self._follower.engine.database
         after = max(after_seq, (storage.log_floor() or base.seq + 1) - 1)
         entries: list[RefillEntry] = []
         size_bytes = 0

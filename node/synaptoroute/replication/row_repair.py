@@ -25,6 +25,7 @@ from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import BUCKET_COUNT, row_hash
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.ports import AppliedState
 from synaptoroute.replication.row_writes import mend
 from synaptoroute.replication.scrub import find_damage
 from synaptoroute.sequencer.peers import PeerClient
@@ -118,7 +119,7 @@ class Mender:
         return self.last
 
     async def _own_sums(self) -> Sums:
-        return await asyncio.wrap_future(self._engine.settled(lambda: sums_of(self._follower)))
+        return await asyncio.wrap_future(self._engine.run_on_applier(sums_of))
 
     async def _differing(self, donors: Sequence[str]) -> tuple[Position, str, list[SlotWrite]]:
         """Fetch the rows by which this node differs, and the digest that they lead to."""
@@ -156,9 +157,9 @@ class Mender:
         return [known[donor] for donor in donors if known.get(donor)]
 
 
-def sums_of(follower: Follower) -> Sums:
+def sums_of(state: AppliedState) -> Sums:
     """Take this node's sums.  Runs on the applier's thread."""
-    replica = follower.engine.applier.replica
+    replica = state.replica
     buckets = tuple(f"{total:032x}" for total in replica.table.digest.buckets)
     return Sums(replica.position, replica.digest, buckets)
 
@@ -169,7 +170,7 @@ async def give_rows(follower: Follower, buckets: Iterable[int]) -> bytes:
     Raises:
         ClusterError: They are too many.
     """
-    sums = await asyncio.wrap_future(follower.engine.settled(lambda: sums_of(follower)))
+    sums = await asyncio.wrap_future(follower.engine.run_on_applier(sums_of))
     wanted = frozenset(buckets)
     rows = await asyncio.to_thread(_read_rows, follower, wanted) if wanted else []
     position = sums.position
@@ -184,7 +185,7 @@ async def give_rows(follower: Follower, buckets: Iterable[int]) -> bytes:
 
 def _read_rows(follower: Follower, wanted: frozenset[int]) -> list[list[object]]:
     found: list[list[object]] = []
-    for row in follower.engine.storage.rows():
+    for row in follower.engine.database.rows():
         if row.slot % BUCKET_COUNT in wanted:
             vector = base64.b64encode(row.vector).decode()
             found.append([row.slot, row.route_id, row.utterance, vector])

@@ -14,11 +14,11 @@ from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import sum_state
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.table import RouteTable
-from synaptoroute.engine.engine import Engine
 from synaptoroute.errors import ClusterError, NotReady
+from synaptoroute.ports import AppliedState, EnginePort
 
 
-def mend(engine: Engine, rows: Sequence[SlotWrite], at: Position, digest: str) -> Future[None]:
+def mend(engine: EnginePort, rows: Sequence[SlotWrite], at: Position, digest: str) -> Future[None]:
     """Write rows again and serve what the database then holds; queries go on meanwhile.
 
     Args:
@@ -28,18 +28,18 @@ def mend(engine: Engine, rows: Sequence[SlotWrite], at: Position, digest: str) -
         digest: That of the state with these rows.
     """
 
-    def task() -> None:
-        replica = engine.applier.replica
+    def task(state: AppliedState) -> None:
+        replica = state.replica
         table = replica.table
         is_own = all(table.row_hashes.get(row.slot) == row.row_hash for row in rows)
         if not is_own:
             if replica.position != at:
                 raise NotReady("the state changed while rows were compared")
             _check(table, rows, digest)
-        stored = engine.storage.repair_rows(rows, replica.digest if is_own else digest)
+        stored = state.storage.repair_rows(rows, replica.digest if is_own else digest)
         engine.adopt(stored)
 
-    return engine.applier.call(task)
+    return engine.run_on_applier(task)
 
 
 def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from synaptoroute.core.change import SlotWrite
 from synaptoroute.core.digest import row_hash, sum_state
-from synaptoroute.engine.engine import Engine
+from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.tensor import Tensor
 
 PART_SLOTS: Final = 256
@@ -77,7 +77,7 @@ class Damage:
     sound_rows: tuple[SlotWrite, ...]
 
 
-async def find_damage(engine: Engine) -> Damage:
+async def find_damage(engine: EnginePort) -> Damage:
     """Find every row that is damaged, and what memory has for those of the disk.
 
     Raises:
@@ -88,7 +88,7 @@ async def find_damage(engine: Engine) -> Damage:
     memory: list[int] = []
     disk: list[int] = []
     while True:
-        part = await asyncio.wrap_future(engine.settled(partial(_compare, engine, start)))
+        part = await asyncio.wrap_future(engine.run_on_applier(partial(_compare, engine, start)))
         memory += part.memory
         disk += part.disk
         if part.is_last:
@@ -106,7 +106,7 @@ def _rows_of(slots: list[int], tensor: Tensor) -> tuple[SlotWrite, ...]:
     return tuple(SlotWrite(*row, row_hash(*row)) for row in rows)
 
 
-async def scrub(engine: Engine) -> Scrub:
+async def scrub(engine: EnginePort) -> Scrub:
     """Compare memory and disk with the digest, row by row.
 
     Raises:
@@ -118,7 +118,7 @@ async def scrub(engine: Engine) -> Scrub:
     memory: list[int] = []
     disk: list[int] = []
     while True:
-        part = await asyncio.wrap_future(engine.settled(partial(_compare, engine, start)))
+        part = await asyncio.wrap_future(engine.run_on_applier(partial(_compare, engine, start)))
         rows += part.rows
         memory += part.memory
         disk += part.disk
@@ -126,7 +126,7 @@ async def scrub(engine: Engine) -> Scrub:
             break
         start += PART_SLOTS
         await asyncio.sleep(PAUSE_SECONDS)
-    is_right = await asyncio.wrap_future(engine.settled(partial(_is_digest_right, engine)))
+    is_right = await asyncio.wrap_future(engine.run_on_applier(_is_digest_right))
     return Scrub(
         rows,
         tuple(memory[:SLOTS_NAMED_MAX]),
@@ -138,14 +138,14 @@ async def scrub(engine: Engine) -> Scrub:
     )
 
 
-def _compare(engine: Engine, start: int) -> _Part:
+def _compare(engine: EnginePort, start: int, state: AppliedState) -> _Part:
     """Compare the slots from ``start``.  Runs on the applier's thread, between groups."""
     stop = start + PART_SLOTS
-    expected = engine.applier.replica.table.row_hashes
+    expected = state.replica.table.row_hashes
     slots = {slot for slot in range(start, stop) if slot in expected}
     in_memory = engine.read(lambda tensor: _hashes(tensor.rows_between(start, stop))).result()
     on_disk: dict[int, bytes] = {}
-    for row in engine.storage.rows(start - 1, PART_SLOTS):
+    for row in state.storage.rows(start - 1, PART_SLOTS):
         if row.slot >= stop:
             break
         hashed = row_hash(row.slot, row.route_id, row.utterance, row.vector)
@@ -168,8 +168,8 @@ def _differing(
     return tuple(slot for slot in sorted(slots) if found.get(slot) != expected.get(slot))
 
 
-def _is_digest_right(engine: Engine) -> bool:
-    table = engine.applier.replica.table
+def _is_digest_right(state: AppliedState) -> bool:
+    table = state.replica.table
     routes = tuple(table.routes.values())
     summed = sum_state(table.settings, table.row_hashes, routes, tuple(table.imports.values()))
     return summed.hex() == table.digest.hex()

@@ -65,7 +65,7 @@ class Donor:
         return self._follower.position
 
     def _check_may_give(self) -> None:
-        state = self._follower.engine.applier.replica.state
+        state = self._follower.engine.replica_status.state
         if state not in _DONORS:
             raise NotReady(f"a replica that is {state.value} gives nothing")
 
@@ -83,7 +83,7 @@ class Donor:
             return await asyncio.to_thread(self._read_log, after)
 
     def _read_log(self, after: Position) -> bytes:
-        storage = self._follower.engine.storage
+        storage = self._follower.engine.database
         rows = storage.read_log(
             max(0, after.seq - 1), entries_max=LOG_ENTRIES_MAX, bytes_max=LOG_BYTES_MAX
         )
@@ -132,7 +132,7 @@ class Donor:
             self._snapshots.release()
 
     def _write_snapshot(self, path: Path) -> SnapshotGift:
-        position = self._follower.engine.storage.snapshot_to(path)
+        position = self._follower.engine.database.snapshot_to(path)
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while part := file.read(PART_BYTES):
@@ -147,7 +147,7 @@ def file_beside(follower: Follower, kind: str) -> Path:
 
 def folder_of(follower: Follower) -> Path:
     """Where the database lies; the system's folder for one in memory."""
-    path = str(follower.engine.storage.path)
+    path = str(follower.engine.database.path)
     return Path(gettempdir()) if path == ":memory:" else Path(path).parent
 
 
@@ -158,7 +158,7 @@ def prepare(follower: Follower, secret: PeerSecret) -> None:
         ConfigError: The secret cannot be used.
     """
     secret.load()
-    follower.duties.orphans_count = follower.engine.storage.orphan_count()
+    follower.duties.orphans_count = follower.engine.database.orphan_count()
     for kind in ("give", "install"):
         for path in folder_of(follower).glob(f"*.{kind}-{follower.node_id}-*"):
             path.unlink(missing_ok=True)
@@ -196,7 +196,7 @@ class PeerSecret:
         if self._given:
             return self._given
         head = self._follower.head
-        stored = self._follower.engine.storage.meta_get(CLUSTER_ID_KEY)
+        stored = self._follower.engine.database.meta_get(CLUSTER_ID_KEY)
         lineage = head.cluster_id if head else stored
         if not lineage:
             raise NotReady("the cluster's identity is not known yet")

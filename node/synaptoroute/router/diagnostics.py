@@ -13,9 +13,9 @@ from typing import Final
 
 from synaptoroute.core.change import StagedImport
 from synaptoroute.core.imports import encoder_of, missing_texts, vectors_in
-from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import QUERY_BYTES_MAX, Match, Route, check_text
+from synaptoroute.ports import AppliedState
 from synaptoroute.replication.encoder_migration import Progress
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.scrub import Scrub, scrub
@@ -29,6 +29,7 @@ from synaptoroute.router.encoder_comparison import (
 )
 from synaptoroute.router.preview import PREVIEW_TEXTS_MAX, Previewed, judge, score_alone
 from synaptoroute.router.writes import Writer, checked_route
+from synaptoroute.serving.query import QueryEngine
 from synaptoroute.serving.unmatched import UnmatchedQuery
 
 _AT_ONCE_MAX: Final = 2
@@ -92,7 +93,7 @@ class Surveys:
 
     _room = asyncio.Semaphore(_AT_ONCE_MAX)
 
-    def __init__(self, engine: Engine, writer: Writer, follower: Follower | None) -> None:
+    def __init__(self, engine: QueryEngine, writer: Writer, follower: Follower | None) -> None:
         self._engine = engine
         self._writer = writer
         self._follower = follower
@@ -170,8 +171,8 @@ class Surveys:
         """Say how far changes of the encoder have come, as this node sees it."""
         engine = self._engine
 
-        def look() -> tuple[StagedGeneration, ...]:
-            table = engine.applier.replica.table
+        def look(state: AppliedState) -> tuple[StagedGeneration, ...]:
+            table = state.replica.table
             routes = tuple(table.routes.values())
             found = []
             for name, staged in table.imports.items():
@@ -181,13 +182,13 @@ class Surveys:
                     found.append(StagedGeneration(*encoder, staged.row_count, lacking))
             return tuple(found)
 
-        staged = await asyncio.wrap_future(engine.settled(look))
+        staged = await asyncio.wrap_future(engine.run_on_applier(look))
         progress = self._follower.duties.generations.progress if self._follower else Progress()
-        return Generations(engine.encoder.fingerprint, engine.encodings.names, staged, progress)
+        return Generations(engine.encoder.fingerprint, engine.encoders.names, staged, progress)
 
     def unmatched(self) -> tuple[bool, list[UnmatchedQuery]]:
         """Whether queries without a route are kept, and the newest of them."""
-        kept = self._engine.scorer.unmatched
+        kept = self._engine.unmatched
         return kept.is_on, kept.newest
 
     async def open_imports(self) -> tuple[StagedImport, ...]:

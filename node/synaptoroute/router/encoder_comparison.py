@@ -17,9 +17,9 @@ from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.imports import generation_id, missing_texts, vectors_in
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine
 from synaptoroute.errors import NotReady
 from synaptoroute.models import Match
+from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.router.preview import Standing
 from synaptoroute.router.queries import question
 from synaptoroute.scoring import Scratch, rank
@@ -89,7 +89,7 @@ class _Whole:
 
 
 async def try_encoder(
-    engine: Engine, fingerprint: str, cases: Sequence[Labelled], now: Sequence[Match]
+    engine: EnginePort, fingerprint: str, cases: Sequence[Labelled], now: Sequence[Match]
 ) -> Trial:
     """Compare the encoder that stands by with the one that serves.
 
@@ -103,18 +103,18 @@ async def try_encoder(
         EncoderMismatch: This node does not have it.
         NotReady: Its generation is not whole.
     """
-    encoder = engine.encodings.of(fingerprint).encoder
+    encoder = engine.encoders.find(fingerprint)
     name = generation_id(fingerprint, encoder.dim)
 
-    def look() -> _Whole:
-        table = engine.applier.replica.table
+    def look(state: AppliedState) -> _Whole:
+        table = state.replica.table
         vectors = vectors_in(table.imports.get(name))
         routes = tuple(table.routes.values())
         if missing_texts(routes, vectors):
             raise NotReady("not every utterance has its vector of this encoder yet")
         return _Whole(routes, table.settings, vectors)
 
-    whole = await asyncio.wrap_future(engine.settled(look))
+    whole = await asyncio.wrap_future(engine.run_on_applier(look))
     texts = [case.text for case in cases]
     best = await asyncio.to_thread(_score, encoder, whole, texts)
     return _judge(fingerprint, cases, now, best)

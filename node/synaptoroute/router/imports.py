@@ -18,9 +18,9 @@ from typing import Any, Final, TypeVar
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, ImportCommit, PutRoute
-from synaptoroute.engine import Engine
 from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
+from synaptoroute.ports import EnginePort
 from synaptoroute.router.results import result_of
 from synaptoroute.router.vectors import row_bytes
 from synaptoroute.router.write_options import Ack, Guard, derived_op_id
@@ -111,8 +111,9 @@ class _Stages:
 class Importer:
     """Runs one import at a time through a writer."""
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
+    def __init__(self, engine: EnginePort, writer: Writer, running: set[str]) -> None:
         self._engine = engine
+        self._running = running  # runs of this router, shared by all its importers
         self._writer = writer
         # One encoder from the first chunk to the commit: if the cluster changes it, the import
         # is refused and can be repeated.
@@ -142,7 +143,7 @@ class Importer:
             return _import_result(result_of(outcome, commit_id), identity, utterances)
         guard = Guard(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
         run_id = f"{identity}{RUN_MARK}{uuid.uuid4().hex}"
-        self._engine.running_imports.add(run_id)
+        self._running.add(run_id)
         try:
             await self._begin(identity, ImportBegin(run_id, replace), guard)
             chunk_count, utterances = await self._stage_all(run_id, routes, guard)
@@ -158,7 +159,7 @@ class Importer:
                 await self._drop(run_id, guard)
             raise
         finally:
-            self._engine.running_imports.discard(run_id)
+            self._running.discard(run_id)
         return _import_result(result, identity, utterances)
 
     async def _place(self, identity: str) -> tuple[bytes, Outcome | None]:
@@ -192,8 +193,7 @@ class Importer:
 
     async def _drop_abandoned(self, staged: Sequence[StagedImport], guard: Guard) -> None:
         """Make room where too many imports were given up half-way and nobody else looks."""
-        running = self._engine.running_imports
-        idle = [each for each in staged if each.begin.import_id not in running]
+        idle = [each for each in staged if each.begin.import_id not in self._running]
         if idle:
             stalest = min(idle, key=lambda each: each.touched_seq)
             await self._drop(stalest.begin.import_id, guard)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from synaptoroute.engine import Engine
 from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.serving.query import QueryEngine
 
 ResultT = TypeVar("ResultT")
 
@@ -28,14 +28,14 @@ class Life:
     its threads turn only in ``ready`` and ``draining``.
     """
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def __init__(self, make: Callable[[], QueryEngine]) -> None:
         self.state = "new"
-        self.engine: Engine | None = None
+        self.engine: QueryEngine | None = None
         self._make = make
-        self._opening: Future[Engine] | None = None
+        self._opening: Future[QueryEngine] | None = None
         self._closing: Future[None] | None = None
 
-    def opened(self) -> Engine:
+    def opened(self) -> QueryEngine:
         """The engine; before ``start`` the first use opens it on the caller's thread.
 
         Raises:
@@ -47,7 +47,7 @@ class Life:
             raise NotReady(f"the router is {self.state}", retry_after_seconds=1.0)
         return self.engine
 
-    def _open(self) -> Engine:
+    def _open(self) -> QueryEngine:
         if self.engine is None:
             self.engine = self._make()
         return self.engine
@@ -99,7 +99,7 @@ class Life:
         self._close()
 
 
-def _stop_opened(opening: Future[Engine]) -> None:
+def _stop_opened(opening: Future[QueryEngine]) -> None:
     """Close what was opened for a start that did not come to its end."""
     if opening.exception() is None:
         opening.result().stop()

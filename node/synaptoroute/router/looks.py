@@ -6,7 +6,6 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from synaptoroute.core.mutation import Revision
-from synaptoroute.engine import Engine
 from synaptoroute.errors import NotCaughtUp
 from synaptoroute.models import RouteSetSettings, StoredRoute, WriteResult
 from synaptoroute.replication.follower import Follower
@@ -14,6 +13,7 @@ from synaptoroute.router import reads
 from synaptoroute.router.diagnostics import Surveys
 from synaptoroute.router.results import RoutePage, result_of
 from synaptoroute.router.writes import Writer
+from synaptoroute.serving.query import QueryEngine
 
 
 class Looks(ABC):
@@ -27,7 +27,7 @@ class Looks(ABC):
 
     @property
     @abstractmethod
-    def _engine(self) -> Engine:
+    def _engine(self) -> QueryEngine:
         """The engine that is looked at."""
 
     @property
@@ -119,5 +119,5 @@ class Looks(ABC):
     def propagation(self) -> list[tuple[int, float]]:
         """Pairs of seq and milliseconds from the log to visible here, newest last."""
         offset_ms = self.follower.clock_lead_ms if self.follower else 0.0
-        delays = tuple(self._engine.scorer.delays)
+        delays = self._engine.delays
         return [(seq, round(delay_us / 1_000 - offset_ms, 3)) for seq, delay_us in delays]

@@ -21,9 +21,9 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
 )
-from synaptoroute.engine import Engine
 from synaptoroute.errors import ProtocolError, RouteError, RouteNotFound
 from synaptoroute.models import OrphanedWrite, WriteResult
+from synaptoroute.ports import EnginePort
 from synaptoroute.router.write_options import Guard
 from synaptoroute.router.writes import Writer
 from synaptoroute.storage import Orphan
@@ -31,17 +31,17 @@ from synaptoroute.storage import Orphan
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
 
 
-async def list_orphans(engine: Engine) -> list[OrphanedWrite]:
+async def list_orphans(engine: EnginePort) -> list[OrphanedWrite]:
     """List them in the order in which they were put aside.
 
     Raises:
         StorageUnavailable: They cannot be read.
     """
-    orphans = await asyncio.to_thread(engine.storage.orphans)
+    orphans = await asyncio.to_thread(engine.database.orphans)
     return [shown for each in orphans if (shown := _shown(each)) is not None]
 
 
-async def replay_orphan(engine: Engine, writer: Writer, op_id: bytes) -> WriteResult:
+async def replay_orphan(engine: EnginePort, writer: Writer, op_id: bytes) -> WriteResult:
     """Make one of them again, and forget it once it is decided.
 
     Raises:
@@ -49,7 +49,7 @@ async def replay_orphan(engine: Engine, writer: Writer, op_id: bytes) -> WriteRe
         RouteError: It is refused now; it is forgotten, too.
         SequencerUnavailable: It is kept.
     """
-    orphans = await asyncio.to_thread(engine.storage.orphans)
+    orphans = await asyncio.to_thread(engine.database.orphans)
     found = next((each for each in orphans if each.op_id == op_id), None)
     proposal = _proposal(found) if found else None
     if proposal is None or not _is_replayable(proposal.mutation):
@@ -70,9 +70,8 @@ async def replay_orphan(engine: Engine, writer: Writer, op_id: bytes) -> WriteRe
     return result
 
 
-async def _forget(engine: Engine, op_id: bytes) -> None:
-    applier, storage = engine.applier, engine.storage
-    await asyncio.wrap_future(applier.call(lambda: storage.drop_orphan(op_id)))
+async def _forget(engine: EnginePort, op_id: bytes) -> None:
+    await asyncio.wrap_future(engine.run_on_applier(lambda state: state.storage.drop_orphan(op_id)))
 
 
 def _proposal(orphan: Orphan) -> Proposal | None:

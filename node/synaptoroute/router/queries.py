@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from synaptoroute.config import EngineConfig
-from synaptoroute.engine import Engine
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery, TooLarge
 from synaptoroute.models import (
     CANDIDATES_MAX,
@@ -21,7 +20,7 @@ from synaptoroute.models import (
     check_text,
     route_names,
 )
-from synaptoroute.serving.query import Query
+from synaptoroute.serving.query import Query, QueryEngine
 
 STATIC_QUERIES_A_TURN: Final = 32
 """A batch of sure queries lets others have their turn after so many."""
@@ -63,21 +62,16 @@ def deadline_seconds(deadline_ms: int | None, config: EngineConfig) -> float:
     return (deadline_ms or config.query_deadline_ms) / 1_000
 
 
-def answer_here(engine: Engine, queries: Sequence[Query]) -> list[Match]:
+def answer_here(engine: QueryEngine, queries: Sequence[Query]) -> list[Match]:
     """Answer on the caller's thread, before ``start``."""
-    found = _sure(engine, queries)
+    found = engine.answer_sure(queries)
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(engine.answer_now(left) if left else ())
     return [match or next(rest) for match in found]
 
 
-def _sure(engine: Engine, queries: Sequence[Query]) -> list[Match | None]:
-    cascade = engine.cascade
-    return [None] * len(queries) if cascade is None else cascade.answer(queries, engine.scorer.node)
-
-
 def begin(
-    engine: Engine,
+    engine: QueryEngine,
     config: EngineConfig,
     text: str,
     *,
@@ -118,7 +112,7 @@ async def answered(begun: Match | asyncio.Future[Match]) -> Match:
 
 
 async def ask_all(
-    engine: Engine,
+    engine: QueryEngine,
     config: EngineConfig,
     texts: Sequence[str],
     *,
@@ -145,23 +139,23 @@ async def ask_all(
     queries = [question(text, limit, routes, explain, use_cache) for text in texts]
     if not engine.is_started:
         return answer_here(engine, queries)
-    if engine.cascade is None:
+    if not engine.has_first_stage:
         return await _submit_all(engine, queries, seconds)
     return await _in_stages(engine, queries, seconds)
 
 
-async def _in_stages(engine: Engine, queries: Sequence[Query], seconds: float) -> list[Match]:
+async def _in_stages(engine: QueryEngine, queries: Sequence[Query], seconds: float) -> list[Match]:
     """Answer what the static stage is sure of, then the rest."""
     found: list[Match | None] = []
     for start in range(0, len(queries), STATIC_QUERIES_A_TURN):
-        found += _sure(engine, queries[start : start + STATIC_QUERIES_A_TURN])
+        found += engine.answer_sure(queries[start : start + STATIC_QUERIES_A_TURN])
         await asyncio.sleep(0)
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(await _submit_all(engine, left, seconds))
     return [match or next(rest) for match in found]
 
 
-async def _submit_all(engine: Engine, queries: Sequence[Query], seconds: float) -> list[Match]:
+async def _submit_all(engine: QueryEngine, queries: Sequence[Query], seconds: float) -> list[Match]:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
     for query, future in zip(queries, futures, strict=True):

@@ -9,16 +9,16 @@ from typing import Final
 from synaptoroute.cascade.cascade import CascadeStatus
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Settings
-from synaptoroute.engine import Engine
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
+from synaptoroute.ports import EnginePort
 from synaptoroute.router.results import RoutePage, stored_route
 from synaptoroute.tensor import Tensor
 
 PAGE_ROUTES_MAX: Final = 1_000
 
 
-async def get_route(engine: Engine, name: str) -> StoredRoute:
+async def get_route(engine: EnginePort, name: str) -> StoredRoute:
     """Show one route.
 
     Raises:
@@ -34,7 +34,7 @@ async def get_route(engine: Engine, name: str) -> StoredRoute:
     return stored_route(record, settings)
 
 
-async def list_routes(engine: Engine, after: str, limit: int) -> RoutePage:
+async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
     """Show up to ``limit`` routes whose names follow ``after``, in order of name.
 
     Raises:
@@ -53,7 +53,7 @@ async def list_routes(engine: Engine, after: str, limit: int) -> RoutePage:
     return RoutePage(shown, shown[-1].name if has_more else None, version)
 
 
-async def get_settings(engine: Engine) -> RouteSetSettings:
+async def get_settings(engine: EnginePort) -> RouteSetSettings:
     """Show the settings of the route set."""
     settings = await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings))
     return RouteSetSettings(
@@ -85,7 +85,7 @@ def cascade_report(status: CascadeStatus) -> CascadeReport:
     return report.model_copy(update=measured)
 
 
-async def checksum(engine: Engine) -> dict[str, str]:
+async def checksum(engine: EnginePort) -> dict[str, str]:
     """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
 
     def look(tensor: Tensor) -> tuple[str, str, str]:

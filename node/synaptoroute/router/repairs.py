@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from synaptoroute.cascade import Calibration
+from synaptoroute.cascade.calibrator import calibrate_cascade
+from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.core.mutation import VoterAdd, VoterRemove
 from synaptoroute.core.recovery import Decision
 from synaptoroute.errors import ConfigError
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import orphans
-from synaptoroute.router.calibrator import calibrate_cascade
 from synaptoroute.router.looks import Looks
 from synaptoroute.router.write_options import Guard
 
@@ -18,6 +19,8 @@ _QUORUM = Guard(ack="quorum")
 
 class Repairs(Looks):
     """What a router does for the operators of its cluster."""
+
+    _cascade: Cascade | None
 
     def _member(self) -> Follower:
         """How this router follows its log.
@@ -80,7 +83,9 @@ class Repairs(Looks):
             ConfigError: This node has no table of the encoder that serves.
             ClusterError: The log did not take it.
         """
-        return await calibrate_cascade(self._engine, self._writer)
+        return await calibrate_cascade(
+            self._engine, self._cascade, lambda change: self._writer.write(change, Guard())
+        )
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

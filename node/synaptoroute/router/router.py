@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from synaptoroute.cascade import StaticTable
+from synaptoroute.cascade.calibrator import Calibrator
 from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
@@ -42,7 +43,6 @@ from synaptoroute.models import (
     canonical_json,
 )
 from synaptoroute.replication.follower import Follower
-from synaptoroute.router.calibrator import Calibrator
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.life import Life
 from synaptoroute.router.queries import (
@@ -64,6 +64,7 @@ from synaptoroute.router.writes import (
 )
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
+from synaptoroute.serving.query import QueryEngine
 from synaptoroute.storage import SQLiteStorage
 
 READY_POLL_SECONDS: Final = 0.02
@@ -109,6 +110,7 @@ class AdaptiveRouter(Repairs):
         self.follower: Follower | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calibrator: Calibrator | None = None
+        self._running_imports: set[str] = set()
         self._life = Life(self._make_engine)
 
     # --- life ----------------------------------------------------------------------
@@ -128,7 +130,7 @@ class AdaptiveRouter(Repairs):
         return engine
 
     @property
-    def _engine(self) -> Engine:
+    def _engine(self) -> QueryEngine:
         """The engine; before ``start`` the first use reads the database."""
         return self._life.opened()
 
@@ -152,8 +154,16 @@ class AdaptiveRouter(Repairs):
             self.follower = Follower(self._engine, self._log, self._cluster or ClusterConfig())
             await self.follower.start()
         if self._cascade is not None and self._calibrator is None:
-            self._calibrator = Calibrator(self.acalibrate, self._cascade, self.follower)
+            self._calibrator = Calibrator(
+                self.acalibrate, self._cascade, self._live_tables if self.follower else None
+            )
             self._calibrator.start()
+
+    async def _live_tables(self) -> set[str]:
+        """Names of the static tables that live nodes have."""
+        assert isinstance(self._log, RedisLog)
+        nodes = await self._log.presence.nodes()
+        return {name for seen in nodes if seen.is_live for name in seen.report.tables.split(",")}
 
     async def wait_ready(self, timeout_seconds: float = 30.0) -> None:
         """Wait until the router may take queries.
@@ -365,7 +375,7 @@ class AdaptiveRouter(Repairs):
         Raises:
             ImportRejected: It cannot be committed; nothing became visible.
         """
-        importer = Importer(self._engine, self._writer)
+        importer = Importer(self._engine, self._writer, self._running_imports)
         return await importer.run(routes, replace=replace, import_id=import_id, ack=ack)
 
     def add_route(self, route: Route) -> WriteResult:
@@ -397,5 +407,10 @@ class AdaptiveRouter(Repairs):
     def status(self) -> NodeStatus:
         """Show how the node is; never blocks."""
         return node_status(
-            self._life.state, self._life.engine, self.follower, self._encoder, self._config
+            self._life.state,
+            self._life.engine,
+            self.follower,
+            self._cascade,
+            self._encoder,
+            self._config,
         )

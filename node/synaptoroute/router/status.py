@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from synaptoroute.cascade.cascade import NO_TABLE, CascadeStatus
+from synaptoroute.cascade.cascade import NO_TABLE, Cascade, CascadeStatus
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine, EngineCounters
+from synaptoroute.ports import Admission, EngineCounters, EngineStatus
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.status import FollowerStatus
-from synaptoroute.serving.admission import Admission
+from synaptoroute.serving.query import QueryEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +72,20 @@ class NodeStatus:
 
 def node_status(
     state: str,
-    engine: Engine | None,
+    engine: QueryEngine | None,
     follower: Follower | None,
+    cascade: Cascade | None,
     encoder: TextEncoder,
     config: EngineConfig,
 ) -> NodeStatus:
     """Gather a node's status without blocking."""
-    reasons = _reasons(state, engine, follower)
+    status = engine.status() if engine else None
+    reasons = _reasons(state, status, follower)
     published = engine.published if engine else None
     encoder = engine.encoder if engine else encoder
     position = published.position if published else None
     return NodeStatus(
-        node=engine.scorer.node if engine else config.node_name,
+        node=status.node if status else config.node_name,
         state=state,
         is_ready=not reasons,
         reasons=reasons,
@@ -92,37 +94,37 @@ def node_status(
         digest=published.digest if published else "",
         routes=published.routes_count if published else 0,
         slots_used=published.slots_used if published else 0,
-        capacity_slots=published.capacity_slots if published else 0,
-        queue_requests=engine.queue_requests if engine else 0,
+        capacity_slots=published.settings.capacity_slots if published else 0,
+        queue_requests=status.queue_requests if status else 0,
         queue_requests_max=config.queue_requests_max,
-        backlog_entries=engine.applier.backlog_entries if engine else 0,
-        lanes=engine.lane_count if engine else config.lanes,
+        backlog_entries=status.backlog_entries if status else 0,
+        lanes=status.lanes if status else config.lanes,
         model=encoder.name,
         fingerprint=encoder.fingerprint,
         dim=encoder.dim,
-        database=str(engine.storage.path) if engine else "",
-        storage_state=engine.applier.storage_state if engine else "ok",
-        moved_aside=engine.moved_aside if engine else None,
-        counters=engine.counters if engine else EngineCounters(),
-        admission=engine.admission if engine else Admission(),
+        database=str(engine.database.path) if engine else "",
+        storage_state=status.storage_state if status else "ok",
+        moved_aside=status.moved_aside if status else None,
+        counters=status.counters if status else EngineCounters(),
+        admission=status.admission if status else Admission(),
         follower=follower.status() if follower else None,
-        cascade=_cascade(engine),
+        cascade=_cascade(engine, cascade),
     )
 
 
-def _cascade(engine: Engine | None) -> CascadeStatus:
+def _cascade(engine: QueryEngine | None, cascade: Cascade | None) -> CascadeStatus:
     if engine is None:
         return CascadeStatus()
-    if engine.cascade is not None:
-        return engine.cascade.status
-    is_wanted = engine.scorer.tensor.settings.cascade
+    if cascade is not None:
+        return cascade.status
+    is_wanted = engine.published.settings.cascade
     return CascadeStatus("no_table", NO_TABLE) if is_wanted else CascadeStatus()
 
 
-def _reasons(state: str, engine: Engine | None, follower: Follower | None) -> tuple[str, ...]:
+def _reasons(state: str, status: EngineStatus | None, follower: Follower | None) -> tuple[str, ...]:
     """Say why a node may not take queries."""
     if state != "ready":
         return (f"the router is {state}",)
-    if engine is None or not engine.are_threads_alive:
+    if status is None or not status.are_threads_alive:
         return ("a thread of the engine has ended",)
     return follower.reasons() if follower else ()

@@ -22,7 +22,6 @@ from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Keep, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine
 from synaptoroute.errors import (
     EncoderMismatch,
     InvalidRoute,
@@ -40,6 +39,7 @@ from synaptoroute.models import (
     check_name,
     check_text,
 )
+from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.results import result_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
@@ -59,7 +59,7 @@ FIELDS_BYTES_MAX: Final = 1_024
 class Writer:
     """Encodes, proposes and waits."""
 
-    def __init__(self, engine: Engine, log: Log, follower: Follower | None = None) -> None:
+    def __init__(self, engine: EnginePort, log: Log, follower: Follower | None = None) -> None:
         self._engine = engine
         self._log = log
         self._follower = follower
@@ -137,7 +137,7 @@ class Writer:
         check_size(proposal)
         if self._follower is not None:
             self._follower.check_may_write()
-        future = self._engine.waiters.expect(proposal.op_id)
+        future = self._engine.expect_outcome(proposal.op_id)
         deadline = time.monotonic() + guard.ack_timeout_seconds
         appended = Appended(at=None)
         try:
@@ -150,7 +150,7 @@ class Writer:
         except TimeoutError:
             return pending(proposal.op_id, appended.at, "accepted")
         finally:
-            self._engine.waiters.forget(proposal.op_id, future)
+            self._engine.forget_outcome(proposal.op_id, future)
         result = result_of(outcome, proposal.op_id)
         return await self._await_ack(result, outcome, guard, deadline)
 
@@ -230,14 +230,14 @@ class Writer:
         """Propose to the engine and wait on this thread; only without a shared log."""
         proposal = guard.propose(mutation)
         check_size(proposal)
-        future: Future[Outcome] = self._engine.waiters.expect(proposal.op_id)
+        future: Future[Outcome] = self._engine.expect_outcome(proposal.op_id)
         try:
             self._engine.propose([proposal])
             outcome = future.result(INLINE_TIMEOUT_SECONDS)
         except FutureTimeoutError:
             return pending(proposal.op_id, None, "accepted")
         finally:
-            self._engine.waiters.forget(proposal.op_id, future)
+            self._engine.forget_outcome(proposal.op_id, future)
         return result_of(outcome, proposal.op_id)
 
     def _encode_now(self, route: Route) -> NDArray[np.float32]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.errors import Overloaded
+from synaptoroute.ports import Admission
 
 CHARACTERS_MAX: Final = 2_048
 """Of a text: encoders cut off what is longer."""
@@ -39,21 +39,6 @@ RETRY_AFTER_SECONDS_MAX: Final = 30.0
 _RATE_MEMORY: Final = 0.9
 _TOKENS_OF_A_CHARACTER: Final = 0.25
 _TOKENS_OF_A_CHARACTER_MAX: Final = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What the door expects of the work that is on its way.
-
-    Attributes:
-        wait_seconds: Until all of it is answered.
-        batch_seconds: Fitted fixed price of a batch.
-        token_seconds: Fitted price of a token.
-    """
-
-    wait_seconds: float = 0.0
-    batch_seconds: float = 0.0
-    token_seconds: float = 0.0
 
 
 def characters_of(text: str) -> int:

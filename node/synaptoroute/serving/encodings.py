@@ -52,6 +52,10 @@ class Encodings:
         """Name by fingerprint, for people."""
         return {name: each.encoder.name for name, each in self._encodings.items()}
 
+    def find(self, fingerprint: str) -> TextEncoder:
+        """Find an encoder; see ``of``."""
+        return self.of(fingerprint).encoder
+
     def of(self, fingerprint: str) -> Encoding:
         """Find an encoding.
 

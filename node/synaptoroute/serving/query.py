@@ -6,25 +6,37 @@ import asyncio
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from synaptoroute.cascade import StaticLook
-from synaptoroute.core.change import RouteRecord
-from synaptoroute.core.mutation import Revision
+from synaptoroute.core.change import Change, RouteRecord
+from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.models import Candidate, Match, MatchReason
+from synaptoroute.ports import EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
+from synaptoroute.serving.unmatched import Unmatched
+from synaptoroute.tensor import Tensor
 
 EXPLAIN_CANDIDATES = 5
 
 
-class Answered(Protocol):
-    """Where an answer goes; an ``asyncio.Future`` or its inline stand-in."""
+@dataclass(frozen=True, slots=True)
+class StaticLook:
+    """What the static stage saw of one query.
 
-    def done(self) -> bool:
-        """Whether the answer is there or nobody wants it."""
-        ...
+    Attributes:
+        is_sure: Whether it answers.
+        margin: Lead of its best route; None without a second one.
+        guard_margin: Lead that was needed.
+        ranking: Its answer in the encoder's scale; None where it is not sure.
+    """
+
+    is_sure: bool
+    margin: float | None = None
+    guard_margin: float | None = None
+    ranking: Ranking | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -145,3 +157,102 @@ def load_json(text: str) -> Any:
     if text == "null":
         return None
     return {} if text == "{}" else json.loads(text)
+
+
+class FirstStage(Protocol):
+    """A stage that answers sure queries without the encoder; the cascade implements it.
+
+    It follows the same changes as the tensor, so that both answer at one position.
+    """
+
+    @property
+    def is_on(self) -> bool:
+        """Whether some queries may be answered here."""
+        ...
+
+    def answer_again(self, queries: Sequence[Query], node: str) -> Sequence[Match | None]:
+        """Evaluate queries that come back from the encoder, if the position moved meanwhile."""
+        ...
+
+    def is_rebuilt_by(self, change: Change) -> bool:
+        """Whether a change requires the whole route set to be embedded again."""
+        ...
+
+    def rebuilt(
+        self,
+        encoder: TextEncoder,
+        settings: Settings,
+        records: Iterable[RouteRecord],
+        revision: Revision,
+    ) -> Any:
+        """Prepare the state for a change that ``is_rebuilt_by`` names; any thread."""
+        ...
+
+    def embed(self, change: Change, encoder: TextEncoder) -> Mapping[int, Any]:
+        """Embed the rows that a change writes, before it becomes visible; any thread."""
+        ...
+
+    def install(self, routes: Any, encoder: TextEncoder, settings: Settings) -> None:
+        """Replace the whole state.  Runs on the scorer's thread."""
+        ...
+
+    def follow(
+        self, change: Change, at: Revision, written: Mapping[int, Any], tensor: Tensor, built: Any
+    ) -> None:
+        """Apply one change, in the step in which it becomes visible."""
+        ...
+
+
+class QueryEngine(EnginePort, Protocol):
+    """What the router uses of the engine: ``EnginePort`` and the query path."""
+
+    @property
+    def has_first_stage(self) -> bool:
+        """Whether sure queries may be answered without the encoder."""
+        ...
+
+    @property
+    def unmatched(self) -> Unmatched:
+        """The newest queries that no route took."""
+        ...
+
+    def start(self) -> None:
+        """Start the threads."""
+        ...
+
+    def stop(self) -> None:
+        """Answer what was accepted, end the threads, close the database."""
+        ...
+
+    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
+        """Refuse queries that would be refused whatever their texts are.
+
+        Raises:
+            Overloaded: The queue is full, or the predicted wait over the deadline.
+        """
+        ...
+
+    def submit(self, query: Query) -> None:
+        """Answer or queue a query; its future is resolved on its event loop.
+
+        Raises:
+            Overloaded: The queue is full, or the predicted wait over the deadline.
+            NotReady: The engine is stopping.
+        """
+        ...
+
+    def submit_all(self, queries: Sequence[Query]) -> None:
+        """Queue several queries, all or none; see ``submit``."""
+        ...
+
+    def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
+        """Answer on the caller's thread what the first stage is sure of; None for the rest."""
+        ...
+
+    def answer_now(self, queries: Sequence[Query]) -> list[Match]:
+        """Encode and score on the caller's thread, before ``start``.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        ...

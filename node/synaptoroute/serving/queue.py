@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.errors import NotReady, Overloaded
+from synaptoroute.ports import Admission
 from synaptoroute.serving.admission import (
-    Admission,
     Forecast,
     LandingRate,
     is_late,

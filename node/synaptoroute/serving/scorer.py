@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import repeat
@@ -23,8 +23,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade import StaticRoutes
-from synaptoroute.cascade.cascade import Cascade, Written
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
@@ -32,11 +30,10 @@ from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
-from synaptoroute.replication.applier import as_rows
-from synaptoroute.replication.pending_writes import Waiters
+from synaptoroute.ports import Published
 from synaptoroute.scoring import Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
-from synaptoroute.serving.query import Query, match_of
+from synaptoroute.serving.query import FirstStage, Query, match_of
 from synaptoroute.serving.queue import Batcher
 from synaptoroute.serving.unmatched import Unmatched
 from synaptoroute.serving.version_waiters import VersionWaiters
@@ -50,17 +47,6 @@ IDLE_SECONDS: Final = 0.002
 DELAYS_KEPT: Final = 2_048
 """Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What is visible, for status; replaced as a whole."""
-
-    position: Position
-    digest: str
-    routes_count: int
-    slots_used: int
-    capacity_slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +66,8 @@ class _Show:
 
     commits: tuple[Commit, ...]
     filled: bool
-    static_rows: tuple[Written, ...] = ()
-    built: StaticRoutes | None = None
+    static_rows: tuple[Mapping[int, Any], ...] = ()
+    built: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,22 +87,28 @@ class Scorer:
         tensor: Tensor,
         encoder: TextEncoder,
         batcher: Batcher,
-        waiters: Waiters,
         position: Position,
         digest: str,
+        *,
+        node: str = "",
+        unmatched: Unmatched | None = None,
+        first_stage: FirstStage | None = None,
+        resolve_writers: Callable[[Sequence[Commit]], None] = lambda commits: None,
+        on_visible: Callable[[Position], None] = lambda position: None,
+        is_applying: Callable[[], bool] = lambda: False,
     ) -> None:
         self.tensor = tensor
-        self.node = ""
+        self.node = node
         self.versions = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
-        self.on_visible: Callable[[Position], None] | None = None
-        self.is_applying: Callable[[], bool] = lambda: False
         self.encoder = encoder
-        self.unmatched = Unmatched()
-        self.cascade: Cascade | None = None
+        self.unmatched = unmatched or Unmatched()
+        self._first_stage = first_stage
+        self._resolve_writers = resolve_writers
+        self._on_visible = on_visible
+        self._is_applying = is_applying
         self._scratch = Scratch(integer_product())
         self._batcher = batcher
-        self._waiters = waiters
         self._inbox: Inbox[_Item] = Inbox()
         self._turn = threading.Lock()  # held by whoever reads or writes the tensor
         self._thread: threading.Thread | None = None
@@ -143,7 +135,7 @@ class Scorer:
         """
         small: list[Commit] = []
         for commit in commits:
-            if self.cascade is not None and self.cascade.is_rebuilt_by(commit.change):
+            if self._first_stage is not None and self._first_stage.is_rebuilt_by(commit.change):
                 self._put_shown(small, filled=False)
                 self._put_shown([commit], filled=False, built=self._built_for(commit))
                 small = []
@@ -161,22 +153,22 @@ class Scorer:
         if small:
             self._put_shown(small, filled=False)
 
-    def _put_shown(
-        self, commits: Sequence[Commit], *, filled: bool, built: StaticRoutes | None = None
-    ) -> None:
+    def _put_shown(self, commits: Sequence[Commit], *, filled: bool, built: Any = None) -> None:
         """Hand over commits, with what the cascade can prepare on this thread."""
-        static_rows: tuple[Written, ...] = ()
-        if self.cascade is not None:
-            static_rows = tuple(self.cascade.embed(each.change, self.encoder) for each in commits)
+        static_rows: tuple[Mapping[int, Any], ...] = ()
+        if self._first_stage is not None:
+            static_rows = tuple(
+                self._first_stage.embed(each.change, self.encoder) for each in commits
+            )
         self._inbox.put(_Show(tuple(commits), filled, static_rows, built))
 
-    def _built_for(self, commit: Commit) -> StaticRoutes | None:
+    def _built_for(self, commit: Commit) -> Any:
         """Embed or turn the route set for a change, here rather than between batches."""
-        settings, cascade = commit.change.settings, self.cascade
-        if not self.is_alive or cascade is None or settings is None:
+        settings, first_stage = commit.change.settings, self._first_stage
+        if not self.is_alive or first_stage is None or settings is None:
             return None
         records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
-        return cascade.rebuilt(self.encoder, settings, records, commit.entry.position.revision)
+        return first_stage.rebuilt(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
         """Run a function on the tensor, between two batches.
@@ -229,7 +221,7 @@ class Scorer:
             try:
                 return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
-                if not self.is_applying():
+                if not self._is_applying():
                     with self._turn:
                         self.tensor.prepare()
         return self._inbox.get()
@@ -260,9 +252,9 @@ class Scorer:
         for index, commit in enumerate(commits):
             at = commit.entry.position.revision
             self.tensor.apply(commit.change, at, filled=shown.filled)
-            if self.cascade is not None:
+            if self._first_stage is not None:
                 written = shown.static_rows[index] if shown.static_rows else {}
-                self.cascade.follow(commit.change, at, written, self.tensor, shown.built)
+                self._first_stage.follow(commit.change, at, written, self.tensor, shown.built)
             failpoint("tensor.begun")
         last = commits[-1]
         self.published = self._publication(last.entry.position, last.digest)
@@ -273,7 +265,7 @@ class Scorer:
         """Answer the writers of what is visible now.  Runs on the scorer's thread."""
         visible_us = time.time_ns() // 1_000
         self.delays.extend((c.entry.seq, visible_us - c.entry.time_us) for c in commits)
-        self._waiters.resolve(commits)
+        self._resolve_writers(commits)
 
     def adopt(
         self,
@@ -281,7 +273,7 @@ class Scorer:
         position: Position,
         digest: str,
         encoder: TextEncoder,
-        routes: StaticRoutes | None = None,
+        routes: Any = None,
     ) -> None:
         """Serve another tensor from now on, maybe of another encoder.
 
@@ -289,16 +281,15 @@ class Scorer:
         """
         self.tensor = tensor
         self.encoder = encoder
-        if self.cascade is not None:
-            self.cascade.install(routes, encoder, tensor.settings)
+        if self._first_stage is not None:
+            self._first_stage.install(routes, encoder, tensor.settings)
         self.published = self._publication(position, digest)
         self._announce(position)
 
     def _announce(self, position: Position) -> None:
         """Tell those who wait for a version that it is visible."""
         self.versions.reach(position.seq)
-        if self.on_visible is not None:
-            self.on_visible(position)
+        self._on_visible(position)
 
     def _publication(self, position: Position, digest: str) -> Published:
         tensor = self.tensor
@@ -307,7 +298,7 @@ class Scorer:
             digest,
             len(tensor.routes),
             tensor.slots_used,
-            tensor.settings.capacity_slots,
+            tensor.settings,
         )
 
     def _answer(self, batch: Batch) -> None:
@@ -317,7 +308,11 @@ class Scorer:
             return
         answers = self.score(batch)
         if self.unmatched.is_on:
-            self.unmatched.note(answers)
+            self.unmatched.note(
+                (query.text, answer)
+                for query, answer in answers
+                if query.routes is None and isinstance(answer, Match)
+            )
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop
@@ -350,7 +345,11 @@ class Scorer:
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
             version = str(self.tensor.revision)
-            sure = self.cascade.answer_again(queries, self.node) if self.cascade else repeat(None)
+            sure = (
+                self._first_stage.answer_again(queries, self.node)
+                if self._first_stage
+                else repeat(None)
+            )
             return [
                 (query, known or match_of(query, ranking, self.tensor, version, self.node))
                 for query, ranking, known in zip(queries, rankings, sure, strict=False)
@@ -387,6 +386,11 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
         route_ids = np.fromiter((write.route_id for write in part), np.int64, len(part))
         vectors = as_rows([write.vector for write in part], dim)
         yield _Fill(slots, route_ids, vectors, at, threading.Event())
+
+
+def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Join the bytes of vectors to float32[n, dim]."""
+    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)
 
 
 def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from synaptoroute.models import Match
-from synaptoroute.serving.query import Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,11 @@ class Unmatched:
         """What is kept, newest first."""
         return list(reversed(self._newest.copy()))
 
-    def note(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
-        """Keep those of a batch that no route took; a filter's misses are not among them."""
+    def note(self, answers: Iterable[tuple[str, Match]]) -> None:
+        """Keep the texts of a batch that no route took."""
         at_ms = time.time_ns() // 1_000_000
-        for query, match in answers:
-            if isinstance(match, Match) and match.route is None and query.routes is None:
+        for text, match in answers:
+            if match.route is None:
                 self._newest.append(
-                    UnmatchedQuery(query.text, at_ms, match.utterance, match.score, match.threshold)
+                    UnmatchedQuery(text, at_ms, match.utterance, match.score, match.threshold)
                 )

@@ -10,10 +10,12 @@ from typing import Any, cast
 import pytest
 
 from synaptoroute.config import ClusterConfig
-from synaptoroute.core.mutation import OpenEpoch, Position
+from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
 from synaptoroute.core.recovery import _is_beyond
+from synaptoroute.core.replica import State
 from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.ports import ReplicaStatus
 from synaptoroute.replication.log_bootstrap import CLUSTER_ID_KEY, Opening, _voters_of
 from synaptoroute.replication.snapshots import PeerSecret
 from synaptoroute.replication.status import EXPLANATIONS, LogState
@@ -38,8 +40,8 @@ def follower(
         config=ClusterConfig(peer_secret_file=secret),
         head=None,
         engine=SimpleNamespace(
-            storage=SimpleNamespace(meta_get={CLUSTER_ID_KEY: lineage}.get),
-            applier=SimpleNamespace(replica=SimpleNamespace(epochs=[EpochRecord(3, opened)])),
+            database=SimpleNamespace(meta_get={CLUSTER_ID_KEY: lineage}.get),
+            replica_status=ReplicaStatus(State.LIVE, Ballot(), (EpochRecord(3, opened),)),
         ),
     )
 

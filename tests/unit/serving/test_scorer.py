@@ -9,7 +9,6 @@ import pytest
 from route_sets import START
 from synaptoroute.core.mutation import Position
 from synaptoroute.encoder import HashEncoder
-from synaptoroute.replication.pending_writes import Waiters
 from synaptoroute.serving.queue import Batcher
 from synaptoroute.serving.scorer import Scorer
 from synaptoroute.tensor import Tensor
@@ -43,13 +42,14 @@ def test_what_was_left_for_later_waits_for_writes_on_their_way() -> None:
     events: list[str] = []
     tensor = Behind(events)
     batcher = Batcher(lanes=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
-    scorer = Scorer(tensor, HashEncoder(DIM), batcher, Waiters(), Position(*START), "0" * 32)
 
     def is_applying() -> bool:
         events.append("asked")
         return len(events) < 4
 
-    scorer.is_applying = is_applying
+    scorer = Scorer(
+        tensor, HashEncoder(DIM), batcher, Position(*START), "0" * 32, is_applying=is_applying
+    )
     scorer.start()
     assert tensor.done.wait(10.0)
     scorer.stop()

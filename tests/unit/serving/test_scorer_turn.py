@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from routers import WAIT_SECONDS, HeldEncoder, route, running
+from synaptoroute.engine import Engine
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.scoring import Ranking, rank
 from synaptoroute.serving import scorer as scorer_module
@@ -111,7 +112,7 @@ async def test_lone_queries_beside_writes_see_one_position(tmp_path: Path) -> No
 
 def _scorer_of(router: AdaptiveRouter) -> scorer_module.Scorer:
     engine = router._life.engine
-    assert engine is not None
+    assert isinstance(engine, Engine)
     return engine.scorer
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 import numpy as np
@@ -24,12 +24,9 @@ from synaptoroute.cascade import UTTERANCES_MAX, Calibration, StaticTable, Utter
 from synaptoroute.cascade.cascade import NAME_DIGITS, Cascade
 from synaptoroute.core.mutation import Calibrate
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine import Engine
 from synaptoroute.errors import ClusterError, ConfigError, ProtocolError, SynaptoRouteError
 from synaptoroute.models import WriteResult
-from synaptoroute.replication.follower import Follower
-from synaptoroute.router.write_options import Guard
-from synaptoroute.router.writes import Writer
+from synaptoroute.ports import EnginePort
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.tensor import Tensor
 
@@ -52,19 +49,19 @@ class Calibrator:
     Args:
         calibrate_now: Measures and tells the cluster.
         cascade: Knows whether that is wanted.
-        follower: Knows the other nodes; None for a router on its own.
+        live_tables: Asks for the tables of the live nodes; None for a router on its own.
     """
 
     def __init__(
         self,
         calibrate_now: Callable[[], Awaitable[Any]],
         cascade: Cascade,
-        follower: Follower | None,
+        live_tables: Callable[[], Awaitable[Collection[str]]] | None,
     ) -> None:
         self._calibrate = calibrate_now
         self._cascade = cascade
-        self._follower = follower
-        self._spread_seconds = SPREAD_SECONDS if follower else 0.0
+        self._live_tables = live_tables
+        self._spread_seconds = SPREAD_SECONDS if live_tables else 0.0
         self._looked_at = 0.0
         self._missed_since: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -100,31 +97,34 @@ class Calibrator:
         if not wanted or self._cascade.is_being_judged:
             self._missed_since = None
             return ""
-        if self._follower is None:
+        if self._live_tables is None:
             return wanted
         if now - self._looked_at < LOOK_SECONDS:
             return ""
         self._looked_at = now
         try:
-            nodes = await self._follower.log.presence.nodes()
+            tables = await self._live_tables()
         except (ClusterError, ProtocolError):  # nobody knows who is there
             self._missed_since = None
             return ""
-        if any(seen.is_live and wanted in seen.report.tables.split(",") for seen in nodes):
+        if wanted in tables:
             self._missed_since = None
             return ""
         self._missed_since = self._missed_since or now
         return wanted if now - self._missed_since >= ABANDONED_SECONDS else ""
 
 
-async def calibrate_cascade(engine: Engine, writer: Writer) -> tuple[Calibration, WriteResult]:
-    """Judge the route set that is visible now, and write what was measured into the log.
+async def calibrate_cascade(
+    engine: EnginePort,
+    cascade: Cascade | None,
+    write: Callable[[Calibrate], Awaitable[WriteResult]],
+) -> tuple[Calibration, WriteResult]:
+    """Measure on the route set that is visible now, and write the result to the log.
 
     Raises:
         ConfigError: This node has no table of the encoder that serves.
         ClusterError: The log did not take it.
     """
-    cascade = engine.cascade
     seen = await asyncio.wrap_future(engine.read(_look))
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:
@@ -133,7 +133,7 @@ async def calibrate_cascade(engine: Engine, writer: Writer) -> tuple[Calibration
     cascade.is_being_judged = True
     try:
         measured = await asyncio.to_thread(_measure, seen, engine.encoder, *found)
-        return measured, await writer.write(Calibrate(measured.dump()), Guard())
+        return measured, await write(Calibrate(measured.dump()))
     finally:
         cascade.is_being_judged = False
 

@@ -1,0 +1,358 @@
+"""The values and protocols between the two planes of a node and those who use them.
+
+The serving plane answers queries, the replication plane follows the log.  Neither imports
+the other.  ``Engine`` composes both; everything above it and the follower beside it use it
+through ``EnginePort`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.change import Outcome, StagedImport
+from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Settings
+from synaptoroute.core.replica import Replica, Source, State, Step
+from synaptoroute.core.snapshot import EpochRecord
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.storage import SQLiteStorage, Stored
+from synaptoroute.tensor import Tensor
+
+ResultT = TypeVar("ResultT")
+
+# --- values --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingEntry:
+    """An entry of a log, and where it was read."""
+
+    entry: Entry
+    source: Source
+    log_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEntry:
+    """An incoming entry and what the replica did with it."""
+
+    incoming: IncomingEntry
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The state that queries see; replaced as a whole."""
+
+    position: Position
+    digest: str
+    routes_count: int
+    slots_used: int
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """The replica at one moment.
+
+    Attributes:
+        state: Whether it follows the log.
+        promised: The newest ballot that binds it.
+        epochs: The epochs of its history, oldest first.
+    """
+
+    state: State
+    promised: Ballot
+    epochs: tuple[EpochRecord, ...]
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Identities of the voters, sorted."""
+        return self.epochs[-1].opened.voters if self.epochs else ()
+
+    @property
+    def epoch_id(self) -> str:
+        """Ballot that opened the newest epoch; empty before the first."""
+        return self.epochs[-1].opened.epoch_id if self.epochs else ""
+
+    @property
+    def promised_epoch(self) -> int:
+        """Number of the promised ballot; logs of lower epochs are ignored."""
+        return self.promised.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What admission control expects of the queued work.
+
+    Attributes:
+        wait_seconds: Until all of it is answered.
+        batch_seconds: Fitted fixed cost of a batch.
+        token_seconds: Fitted cost of a token.
+    """
+
+    wait_seconds: float = 0.0
+    batch_seconds: float = 0.0
+    token_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCounters:
+    """Totals since the start.
+
+    Attributes:
+        queries: Queries submitted.
+        shared: Queries that shared the encoding of an equal text in flight.
+        cache_hits: Embeddings found in the cache.
+        cache_misses: Embeddings that had to be computed.
+        overloaded: Queries and writes refused by admission control.
+        too_late: Queries among them whose predicted wait exceeded their deadline.
+        abandoned: Texts dropped because their callers had gone.
+        entries: Entries applied.
+        static: Queries answered by the first stage; included in ``queries``.
+        deferred: Queries that the first stage left to the encoder.
+    """
+
+    queries: int = 0
+    shared: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    overloaded: int = 0
+    too_late: int = 0
+    abandoned: int = 0
+    entries: int = 0
+    static: int = 0
+    deferred: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """The engine at one moment.
+
+    Attributes:
+        node: Name of the node.
+        are_threads_alive: Whether every thread that was started still runs.
+        queue_requests: Queries in the queue or being answered.
+        backlog_entries: Entries that wait to be applied.
+        lanes: Encoder workers.
+        storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
+        moved_aside: Where a corrupt database was moved at the start, if one was.
+        counters: Totals since the start.
+        admission: What admission control expects of the queued work.
+        tables: Names of the first stage's static tables on this node.
+    """
+
+    node: str
+    are_threads_alive: bool
+    queue_requests: int
+    backlog_entries: int
+    lanes: int
+    storage_state: str
+    moved_aside: str | None
+    counters: EngineCounters
+    admission: Admission
+    tables: tuple[str, ...]
+
+
+# --- protocols -----------------------------------------------------------------------------
+
+
+class EngineObserver(Protocol):
+    """Receives what the engine's threads report; every method must be quick."""
+
+    def on_received(self, received: Sequence[ReceivedEntry]) -> None:
+        """Entries were taken in.  Runs on the applier's thread."""
+        ...
+
+    def on_failed(self, error: Exception) -> None:
+        """Entries could not be applied.  Runs on the applier's thread."""
+        ...
+
+    def on_visible(self, position: Position) -> None:
+        """A new position is visible to queries.  Runs on the scorer's thread."""
+        ...
+
+
+class Encoders(Protocol):
+    """The encoders of one node; any thread."""
+
+    @property
+    def known(self) -> Mapping[str, int]:
+        """Dimension by fingerprint."""
+        ...
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Display name by fingerprint."""
+        ...
+
+    def find(self, fingerprint: str) -> TextEncoder:
+        """Find an encoder.
+
+        Raises:
+            EncoderMismatch: This node does not have it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedState:
+    """What a task on the applier's thread may read and write."""
+
+    replica: Replica
+    storage: SQLiteStorage
+
+
+class EnginePort(Protocol):
+    """What the router and the follower use of the engine."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the threads run."""
+        ...
+
+    @property
+    def node_id(self) -> str:
+        """Identity of this node."""
+        ...
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The encoder that serves now."""
+        ...
+
+    @property
+    def encoders(self) -> Encoders:
+        """All encoders of this node."""
+        ...
+
+    @property
+    def database(self) -> SQLiteStorage:
+        """The database, to be read from any thread; writes go through ``run_on_applier``."""
+        ...
+
+    @property
+    def published(self) -> Published:
+        """The state that queries see."""
+        ...
+
+    @property
+    def replica_status(self) -> ReplicaStatus:
+        """The replica as of now."""
+        ...
+
+    @property
+    def backlog_entries(self) -> int:
+        """Entries that wait to be applied."""
+        ...
+
+    @property
+    def delays(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of seq and microseconds from the sequencer's clock to visible here."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """Describe the engine without blocking."""
+        ...
+
+    def subscribe(self, observer: EngineObserver) -> None:
+        """Report to an observer from now on."""
+        ...
+
+    # --- entries and writes ---
+
+    def deliver(self, entries: Sequence[IncomingEntry]) -> None:
+        """Take in entries of a log, in order.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        ...
+
+    def propose(self, proposals: Sequence[Proposal]) -> None:
+        """Number, apply and publish proposals of a node that is its own log.
+
+        Raises:
+            Overloaded: Too many writes wait.
+            NotReady: The engine has stopped.
+        """
+        ...
+
+    def encode_utterances(
+        self, texts: Sequence[str], encoder: TextEncoder | None = None
+    ) -> list[Future[NDArray[np.float32]]]:
+        """Encode utterances behind the queries; one future a job.
+
+        Raises:
+            Overloaded: Too many utterances wait.
+            NotReady: The engine is stopping.
+        """
+        ...
+
+    def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
+        """Wait for a write to be visible; register before it is sent."""
+        ...
+
+    def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
+        """Stop waiting for a write."""
+        ...
+
+    def expect_version(self, seq: int) -> Future[None]:
+        """Wait until an entry is visible; check the position afterwards."""
+        ...
+
+    def forget_version(self, future: Future[None]) -> None:
+        """Stop waiting for a version."""
+        ...
+
+    # --- reads ---
+
+    def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
+        """Run a function on the tensor between two batches, at one position.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        ...
+
+    def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
+        """Run a function between two groups of entries.
+
+        What it reads of the replica, the database and, by ``read``, of the tensor is of
+        one position.  Writes wait meanwhile, so it must be short.
+
+        Raises:
+            NotReady: The engine has stopped.
+        """
+        ...
+
+    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
+        """Find the outcome of a write inside the idempotency window."""
+        ...
+
+    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
+        """List the open imports."""
+        ...
+
+    # --- whole states ---
+
+    def install_snapshot(
+        self, source: Path, *, orphans_after_seq: int | None = None
+    ) -> Future[Position]:
+        """Replace database, replica and tensor by a peer's snapshot file.
+
+        Args:
+            source: The file; nobody may change it meanwhile.
+            orphans_after_seq: Keep own entries after this place as orphans.
+        """
+        ...
+
+    def adopt(self, stored: Stored) -> None:
+        """Replace replica and tensor by what the database holds.  Runs on the applier's thread."""
+        ...
