@@ -18,10 +18,10 @@ from followers import joined, peers
 from routers import stream, until
 from servers import Server
 from synaptoroute.cascade import StaticTable
+from synaptoroute.cascade import calibrator as calibrator_module
 from synaptoroute.config import EngineConfig
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter
-from synaptoroute.router import calibrator as calibrator_module
 from synaptoroute.storage import SQLiteStorage
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
