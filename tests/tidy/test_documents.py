@@ -251,7 +251,7 @@ def test_tests_named_in_documents_exist(path: str) -> None:
 
 def test_every_log_state_is_documented() -> None:
     """The table of states is complete."""
-    text = section("docs/operations.md", "How the log stands, and what an operator does")
+    text = section("docs/operations.md", "States of the log")
     states = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
 
     assert sorted(state.value for state in LogState) == sorted(states)
