@@ -1,13 +1,13 @@
-"""Arithmetic whose result no machine, batch or order of work can change.
+"""Arithmetic with results that no machine, batch or order of work can change.
 
-A float32 product is exact in float64, so only sums can differ.  ``dots`` adds
-along one fixed tree; it depends on the two vectors and on nothing else.
-``to_grid`` rounds components to multiples of 2^-30: float64 adds and subtracts
-up to 2^22 of those without any error, so a running sum over rows equals the sum
-recomputed from them, bit for bit, whatever came and went in between.
-``to_bytes`` and ``to_digits`` round vectors so coarsely that their products are
-sums of small integers, which are exact, and measure what each vector lost: by
-Cauchy and Schwarz no product can be further from the truth than that.
+A product of float32 numbers is exact in float64, so only sums can differ.  ``dots`` adds
+along one fixed tree; the result depends on the two vectors and on nothing else.
+``to_grid`` rounds components to multiples of 2^-30.  float64 adds and subtracts up to 2^22
+of those without any error, so a running sum over rows equals the sum computed anew from
+the rows that are left, bit for bit.
+``to_bytes`` and ``to_digits`` round vectors so coarsely that their products are sums of
+small integers, which are exact.  They also measure how much each vector lost: by
+Cauchy-Schwarz, no product can be further from the exact one than that.
 
 Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 3.
 """
@@ -27,10 +27,10 @@ Digits: TypeAlias = NDArray[np.int8]
 
 GRID: Final = 2.0**-30
 GRID_ROWS_MAX: Final = 1 << 22
-"""Unit rows that a sum may hold before float64 could round it."""
+"""Most unit rows that float64 sums without rounding."""
 
 BYTE_ZERO: Final = 128
-"""The byte that stands for a component of zero."""
+"""The byte of a component of zero."""
 
 _BYTE_REACH: Final = 127
 _USUAL_PEAK: Final = 6.0
@@ -39,13 +39,14 @@ _USUAL_PEAK: Final = 6.0
 _SMALLEST: Final = 2.0**-60
 
 _SHAPES_MAX: Final = 64
-"""Shapes whose memory is kept."""
+"""Shapes whose arrays are kept."""
 
 _UNIT_MAX: Final = 1.02
-"""No row is longer: unit within rounding."""
+"""Greatest length of a row; rows are unit only within rounding."""
 
+# A float64 near 1.5 * 2^52 * GRID has no bits below GRID: adding this number rounds to the
+# nearest multiple of GRID, and subtracting it is exact.
 _SHIFT: Final = 1.5 * 2.0**52 * GRID
-"""Adding and subtracting it leaves the nearest multiple of ``GRID``."""
 
 
 def to_grid(vectors: Float32s) -> Float64s:
@@ -122,6 +123,8 @@ def _halve(terms: Float64s) -> Float64s:
 
     Overwrites ``terms``.  A half is one run of memory, so few rows cost few calls.
     """
+    # The tree depends on ``width`` alone.  ``np.sum`` would add in an order that depends on
+    # the shape and on the instruction set.
     width, count = terms.shape
     flat = terms.reshape(-1)
     while width > 1:
@@ -133,7 +136,7 @@ def _halve(terms: Float64s) -> Float64s:
 
 
 def dot_error(dim: int) -> float:
-    """Bound |BLAS - exact| for unit vectors, whatever order BLAS adds in.
+    """Bound |BLAS - exact| for unit vectors, in whatever order BLAS adds.
 
     Higham's gamma_n for float32 with n = ``dim``, 2 % for rows that are unit only
     within rounding, and four roundings for what is computed from the product.
@@ -143,7 +146,7 @@ def dot_error(dim: int) -> float:
 
 
 def byte_steps(dim: int) -> float:
-    """How many steps of a byte one unit of a row's component takes."""
+    """Steps of a byte per unit of a row's component."""
     return _BYTE_REACH / min(1.0, _USUAL_PEAK / math.sqrt(dim))
 
 
@@ -155,18 +158,20 @@ def to_bytes(vectors: Float32s, out: Bytes) -> Float64s:
         out: uint8[n, dim], written.
 
     Returns:
-        Length of what each row lost, float64[n], never too small.
+        Length that each row lost, float64[n], never too small.
     """
     steps = np.float32(byte_steps(vectors.shape[1]))
     scaled = vectors * steps
     scaled += np.float32(BYTE_ZERO + 0.5)
+    # Components beyond ``_USUAL_PEAK`` are cut off; ``lost`` counts what that costs.  Bytes
+    # start at 1, so that subtracting ``BYTE_ZERO`` stays within -127 to 127.
     np.clip(scaled, 1.0, 255.0, out=scaled)
     np.copyto(out, scaled, casting="unsafe")
     np.subtract(out, np.float32(BYTE_ZERO), out=scaled)
     scaled /= steps
     scaled -= vectors
     lost: Float64s = np.sqrt(np.einsum("ij,ij->i", scaled, scaled), dtype=np.float64)
-    # Each component is off by three float32 roundings of numbers up to one at most.
+    # The loss itself is computed in float32: three roundings of numbers up to one, a component.
     lost *= 1.0 + 2.0**-12
     lost += 2.0**-22 * math.sqrt(vectors.shape[1])
     return lost
@@ -180,10 +185,11 @@ def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Floa
         digit_max: Greatest integer to use, at most 127.
 
     Returns:
-        int8[dim, n]; the size of a step, float64[n]; and the length of what each
-        query lost, float64[n].
+        int8[dim, n]; the size of a step, float64[n]; and the length that each query
+        lost, float64[n].
     """
     exact = queries.astype(np.float64)
+    # ``_SMALLEST`` keeps a query of zeros from dividing by zero.
     sizes = np.abs(exact).max(axis=1, initial=_SMALLEST)
     sizes /= digit_max
     digits = exact / sizes[:, np.newaxis]
@@ -198,6 +204,7 @@ def to_digits(queries: Float32s, digit_max: int) -> tuple[Digits, Float64s, Floa
 def byte_error(lost_max: float, lengths: Float64s, query_lost: Float64s) -> Float64s:
     """Bound |integer product in steps - exact| for rows that lost ``lost_max`` at most.
 
-    x q - x' q' = (x - x') q + x' (q - q'), and |x'| is at most |x| + |x - x'|.
+    x q - x' q' = (x - x') q + x' (q - q'), and |x'| is at most |x| + |x - x'|.  The last
+    term covers the rounding of this bound itself.
     """
     return lost_max * lengths + (_UNIT_MAX + lost_max) * query_lost + 2.0**-40

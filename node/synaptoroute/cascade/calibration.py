@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from synaptoroute.cascade.lda_projection import fit_turn
 from synaptoroute.cascade.leave_one_out import OFFERED, Judged, Utterances, leave_one_out
 from synaptoroute.cascade.static_routes import Guard
-from synaptoroute.scoring.one_thread import on_one_thread
+from synaptoroute.scoring.blas_threads import single_blas_thread
 
 Float64s: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -122,7 +122,7 @@ def _is_sound(found: Calibration) -> bool:
     )
 
 
-@on_one_thread()
+@single_blas_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
     """Judge a route set and choose the guard; equal inputs give equal guards.
 

@@ -1,8 +1,9 @@
-"""Linear algebra on the caller's thread alone, where others need the cores.
+"""Linear algebra on one thread, for tasks that run beside other work.
 
-OpenBLAS shares a decomposition among threads that meet a thousand times and spin meanwhile.
-Beside lanes that encode, each meeting waits for the scheduler: fitting a turn took 1.7 s of
-two cores instead of 0.04 s of one.  A numpy with another library is left as it is.
+OpenBLAS splits a decomposition among threads that synchronize a thousand times and spin
+meanwhile.  Beside encoder workers, each synchronization waits for the scheduler: one
+decomposition took 1.7 s of two cores instead of 0.04 s of one.  A numpy with another
+library is left as it is.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _EXTENSION: Final = "numpy._core._multiarray_umath"
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Keep numpy's products and decompositions to one thread meanwhile, process-wide."""
+def single_blas_thread() -> Iterator[None]:
+    """Limit numpy's products and decompositions to one thread, in the whole process."""
     functions = blas_functions()
     if functions is None:
         yield
@@ -41,12 +42,13 @@ def on_one_thread() -> Iterator[None]:
 
 @cache
 def blas_functions() -> tuple[Any, Any] | None:
-    """Find how numpy's OpenBLAS tells and takes its count of threads; None without one."""
+    """Find the getter and the setter of OpenBLAS's thread count; None without OpenBLAS."""
     found = find_spec(_EXTENSION)
     if found is None or found.origin is None:
         return None
     try:
-        library = ctypes.CDLL(found.origin)  # a look-up goes on to what it is linked with
+        # A symbol is also looked up in the libraries that the extension is linked with.
+        library = ctypes.CDLL(found.origin)
     except OSError:
         return None
     for count, use in _NAMES:
