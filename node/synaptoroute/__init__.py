@@ -1,6 +1,6 @@
-"""SynaptoRoute: a semantic router whose every node holds the same tensor.
+"""SynaptoRoute: a distributed semantic router; every node holds all routes in memory.
 
-The names below load on first use, so that importing the package does not load
+The public names are imported on first use, so that importing the package does not load
 the encoder.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["AdaptiveRouter", "Encoder", "Match", "Route", "SQLiteStorage", "__ve
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
+    """Import a public name on first use."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

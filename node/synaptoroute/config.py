@@ -1,7 +1,7 @@
-"""Settings of one process: read once at its start, frozen, passed down.
+"""Settings of a process: read once at its start, frozen, passed as arguments.
 
-No other module reads the environment.  Every field has its unit in its name, a
-default, a limit, and a line in docs/operations.md (a test compares the two).
+No other module reads the environment.  Every field has its unit in its name, a default,
+limits, and a line in docs/operations.md, which is generated from the docstrings here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2-int8"
 ENV_PREFIX = "SYNAPTOROUTE_"
 
 Precision = Literal["auto", "float32", "int8"]
-"""Arithmetic of the encoder's products; what ``auto`` means is part of the fingerprint.
+"""Arithmetic of the encoder's matrix products; part of the encoder's fingerprint.
 
-``auto`` follows from the model and the providers, never from the machine: ``int8`` for the
-bundled model on the CPU, else ``float32``.
+``auto`` depends on the model and the providers, never on the machine, so that all nodes
+choose alike: ``int8`` for the bundled model on the CPU, else ``float32``.
 """
 
 
@@ -28,18 +28,18 @@ class EngineConfig(BaseSettings):
     """How one router encodes, batches and scores; used by the library and the node.
 
     Attributes:
-        lanes: Threads that encode; 0 takes the CPU limit of the container.
-        lanes_nice: By how much lanes and the applier give way to the event loop, the scorer
-            and all other threads of the machine, as with ``nice``; on Linux only.
-        batch_tokens_max: Token budget of what a lane takes at once.
-        batch_window_ms: How long a lane waits for company; 0 never waits.
-        queue_requests_max: Queries that may wait; one more is refused.
-        write_texts_max: Utterances that may wait to be encoded for writes.
-        query_deadline_ms: Longest a query may take before it is given up.
-        embedding_cache_rows: Embeddings kept by exact token sequence; 0 for none.
-        unmatched_kept: Newest queries without a route that are kept in memory, to be shown
-            to operators; 0 keeps none, for they are what people wrote.
-        node_name: How this node signs its answers; empty takes the stored identity.
+        lanes: Encoder threads; 0 for as many as the container's CPU limit.
+        lanes_nice: Niceness of the encoder threads and of the thread that applies writes,
+            so that other threads run first; Linux only.
+        batch_tokens_max: Most tokens of one encoder batch.
+        batch_window_ms: How long an encoder thread waits for further queries; 0 never waits.
+        queue_requests_max: Queries that may wait in the queue; further ones are refused.
+        write_texts_max: Utterances of writes that may wait to be encoded.
+        query_deadline_ms: Longest a query may take before it fails.
+        embedding_cache_rows: Cached embeddings, by exact token sequence; 0 for no cache.
+        unmatched_kept: How many of the newest queries that matched no route are kept in
+            memory, for operators to read; 0 keeps none, as they contain text of users.
+        node_name: Name of this node in its answers; empty for its stored identity.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -60,18 +60,19 @@ class ClusterConfig(BaseSettings):
     """How one router takes part in a cluster; used by the library and the node.
 
     Attributes:
-        advertise_url: Address at which other nodes reach this one; empty for a node
-            that only takes, such as a router inside another program.
-        bootstrap_expect: Empty nodes that must be there before a new log is founded.
-        recovery: ``safe``: after a loss in Redis writes stay closed until a majority of the
-            voters has answered; ``available``: after 10 s those who are there suffice, which
-            may lose writes that a quorum had acknowledged.
-        staleness_seconds_max: A node cut off from Redis goes unready after this long
-            if it knows that a peer is ahead of it.
-        alone_seconds: After this long without Redis and peers, a node that holds a
-            verified state becomes ready with it.
-        peer_secret_file: Secret by which nodes know each other; none derives it from
-            the identity of the cluster, which only those who read its Redis know.
+        advertise_url: Address at which other nodes reach this one; empty for a node that
+            serves no peers, such as a router inside another program.
+        bootstrap_expect: How many empty nodes must be present before they create a new log.
+        recovery: What happens after Redis lost data.  ``safe``: writes stay closed until a
+            majority of the voters has answered.  ``available``: after 10 s the voters that
+            are present suffice, which may lose writes that a quorum had acknowledged.
+        staleness_seconds_max: After this long without Redis, a node becomes unready if it
+            knows that a peer is ahead of it.
+        alone_seconds: After this long without Redis and peers, a node becomes ready with
+            the verified state that it holds.
+        peer_secret_file: File of the secret that authenticates nodes to each other; without
+            one, the secret is derived from the cluster's identity, which anyone who can
+            read its Redis knows.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -88,39 +89,39 @@ class NodeConfig(EngineConfig, ClusterConfig):
     """Everything one node process needs.
 
     Attributes:
-        host: Address the HTTP server listens on.
-        port: Its TCP port.
+        host: Address that the HTTP server listens on.
+        port: TCP port of the HTTP server.
         model: Bundled name, fastembed name, or path of a local ONNX folder.
-        encoder_precision: ``int8`` multiplies in integers, the bundled model alone;
-            ``auto`` is ``int8`` where that is possible, else ``float32``.  All nodes of a
-            cluster must have the same.
-        next_model: Second encoder, loaded beside the first, that the cluster may change to
-            (see docs/coordinator.md); a database of its vectors is served with it.
-        next_encoder_precision: Its precision.
-        model_cache_dir: Where downloaded models are kept, and tables of `model prepare`.
-        table_dir: Folder with tables that came with the program, for encoders that have none
-            in the folder above; the container image sets it.
+        encoder_precision: ``int8`` multiplies in integers, for the bundled model only;
+            ``auto`` is ``int8`` if possible, else ``float32``.  Must be the same on all
+            nodes of a cluster.
+        next_model: Second encoder, loaded beside the first, that the cluster may migrate to
+            (see docs/coordinator.md); a database with its vectors is served with it.
+        next_encoder_precision: Precision of the second encoder.
+        model_cache_dir: Folder of downloaded models and of tables made by `model prepare`.
+        table_dir: Folder of tables that came with the program, for encoders without one in
+            the model cache; the container image sets it.
         providers: ONNX Runtime execution providers, comma-separated.
         database: Path of the SQLite file.
-        sqlite_synchronous: ``full`` survives power loss, ``normal`` a process kill.
-        routes_file: Route file applied at the first start of an empty database.
-        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` a line.
+        sqlite_synchronous: ``full`` survives a power loss, ``normal`` a process kill.
+        routes_file: Route file that is applied when an empty database is first started.
+        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` per line.
         insecure: Serve a public address without API keys.
-        body_bytes_max: Largest request body except imports.
-        import_bytes_max: Largest import body.
-        shutdown_seconds: How long requests in flight may take after a stop signal.
+        body_bytes_max: Largest request body, except for imports.
+        import_bytes_max: Largest body of an import.
+        shutdown_seconds: How long running requests may take after a stop signal.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
         log_queries: Write query texts to the log at debug level.
-        redis_url: Address of the sequencer; none for a node on its own.
-        redis_password_file: File that holds its password.
-        redis_ca_file: Certificate authority of a ``rediss://`` server.
-        redis_cert_file: Client certificate for it.
-        redis_key_file: Key of that certificate.
-        signing_keys_file: Keys by which entries are signed; none signs nothing.
-        allow_unsigned: Accept entries without a signature while keys are introduced.
-        namespace: Name of the cluster's log on that server.
-        front_port: Second port, shared with other processes of this host; 0 for none.
+        redis_url: Address of the Redis server that orders writes; none for a standalone node.
+        redis_password_file: File of the Redis password.
+        redis_ca_file: File of the certificate authority of a ``rediss://`` server.
+        redis_cert_file: File of the client certificate for Redis.
+        redis_key_file: File of the client certificate's key.
+        signing_keys_file: File of the keys that sign entries; without it nothing is signed.
+        allow_unsigned: Accept unsigned entries, while signing is being introduced.
+        namespace: Name of the cluster's log on the Redis server.
+        front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
     lanes_nice: int = Field(default=4, ge=0, le=19)
@@ -155,19 +156,19 @@ class NodeConfig(EngineConfig, ClusterConfig):
     front_port: int = Field(default=0, ge=0, le=65_535)
 
 
-def is_tracing_asked_for() -> bool:
-    """Whether the environment names where traces go, in OpenTelemetry's own variables."""
+def is_tracing_enabled() -> bool:
+    """Whether OpenTelemetry's environment variables name an endpoint for traces."""
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return any(os.environ.get(name) for name in names)
 
 
-def failpoint_wished() -> str:
-    """The step at which a test wants this process to die; empty for none: ``failpoints``."""
+def requested_failpoint() -> str:
+    """Step at which a test wants this process to crash, for ``failpoints``; empty for none."""
     return os.environ.get(f"{ENV_PREFIX}FAILPOINT", "")
 
 
 def cpu_limit() -> int:
-    """Say how many CPUs this process may use, from the cgroup before the host.
+    """Return how many CPUs this process may use: the cgroup's quota before the host's count.
 
     Source: cgroup v2 ``cpu.max`` and v1 ``cpu.cfs_quota_us``; then the affinity mask.
     """
@@ -178,12 +179,12 @@ def cpu_limit() -> int:
 
 
 def _cgroup_quota_cpus(root: Path) -> float | None:
-    """Read the CPU quota in CPUs; None where there is none."""
+    """Read the cgroup's CPU quota, in CPUs; None if there is none."""
     try:
         quota, period = (root / "cpu.max").read_text().split()[:2]
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
-        pass
+        pass  # not cgroup v2
     try:
         v1 = root / "cpu"
         quota_us = int((v1 / "cpu.cfs_quota_us").read_text())

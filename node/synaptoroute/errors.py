@@ -1,39 +1,38 @@
-"""Every error the project raises on purpose.
+"""Every error that the project raises on purpose.
 
-The type says who can mend it, ``code`` is stable and machine-readable, and the
-fields say what a person needs to act.  One table in ``web/problems.py`` maps
-codes to HTTP status.
+The type says who can fix it, ``code`` is stable and machine-readable, and the fields hold
+what an operator needs to act.  ``web/problems.py`` maps codes to HTTP status.
 
     SynaptoRouteError
-    ├── RouteError               the caller's fault: change the request
+    ├── RouteError               the request is wrong: change it
     │   ├── InvalidRoute         name, utterances, threshold, metadata or payload
     │   ├── InvalidQuery         text, limit or filter of a query
     │   ├── InvalidVector        wrong dimension, not finite, not of unit length
     │   ├── TooLarge             a limit on a size, a count or a length
     │   ├── RouteNotFound
     │   ├── UtteranceNotFound
-    │   ├── PreconditionFailed   If-Match or If-None-Match, judged at apply time
-    │   ├── IdempotencyConflict  one key, two different requests
+    │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
+    │   ├── IdempotencyConflict  one key for two different requests
     │   ├── CapacityExceeded     the tensor has no room for the utterances
-    │   └── ImportRejected       an import that cannot be committed as it stands
-    ├── ClusterError             the world's fault: the same request may succeed later
+    │   └── ImportRejected       an import cannot be committed
+    ├── ClusterError             the same request may succeed later
     │   ├── Overloaded           the queue is full or the deadline cannot be met
     │   ├── DeadlineExceeded     the caller's deadline passed before an answer
     │   ├── NotReady             starting, catching up, draining or stopped
     │   ├── NotCaughtUp          behind the version that the caller asked for
     │   ├── VersionLost          the version belongs to an orphaned write
-    │   ├── SequencerUnavailable no order for writes: Redis away, closed or full
-    │   └── StorageUnavailable   disk full, read-only or failing: queries go on
+    │   ├── SequencerUnavailable writes cannot be ordered: Redis is down, closed or full
+    │   └── StorageUnavailable   disk full, read-only or failing; queries still work
     ├── EncoderError             the model is missing, changed or broken
     │   ├── ModelNotFound
     │   ├── ModelCorrupt
-    │   └── EncoderMismatch      another fingerprint than the stored vectors'
-    ├── StorageCorrupt           the database cannot be trusted; it was moved aside
+    │   └── EncoderMismatch      its fingerprint differs from that of the stored vectors
+    ├── StorageCorrupt           the database is damaged and was moved aside
     ├── SchemaTooNew             a database written by a later release
     ├── ConfigError              settings that contradict each other
-    └── ProtocolError            bytes that are not what they claim to be
+    └── ProtocolError            malformed bytes
         ├── CodecError       truncated, altered, or not a frame
-        └── UnknownMutation  sound, but of a kind that a later release introduced
+        └── UnknownMutation  well-formed, of a kind that a later release added
 """
 
 from __future__ import annotations
@@ -42,12 +41,13 @@ from typing import ClassVar
 
 
 class SynaptoRouteError(Exception):
-    """Root of the tree.
+    """Base class of all errors.
 
     Attributes:
         code: Stable, machine-readable name of the error.
-        message: One sentence for a person.
-        retry_after_seconds: When trying again may help; None where it cannot.
+        message: One sentence for the reader.
+        retry_after_seconds: When a retry may succeed; None if it cannot.
+        fields: Further details by name.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -62,7 +62,7 @@ class SynaptoRouteError(Exception):
 
 
 class RouteError(SynaptoRouteError):
-    """The caller's fault: change the request."""
+    """The request is wrong: the caller must change it."""
 
     code = "invalid_request"
 
@@ -104,7 +104,7 @@ class UtteranceNotFound(RouteError):
 
 
 class PreconditionFailed(RouteError):
-    """If-Match or If-None-Match did not hold at the write's place in the order."""
+    """If-Match or If-None-Match did not hold when the write was applied."""
 
     code = "precondition_failed"
 
@@ -122,13 +122,13 @@ class CapacityExceeded(RouteError):
 
 
 class ImportRejected(RouteError):
-    """An import cannot be committed as it stands."""
+    """An import cannot be committed."""
 
     code = "import_rejected"
 
 
 class ClusterError(SynaptoRouteError):
-    """The world's fault: the same request may succeed later."""
+    """The same request may succeed later."""
 
     code = "unavailable"
 
@@ -140,7 +140,7 @@ class Overloaded(ClusterError):
 
 
 class DeadlineExceeded(ClusterError):
-    """The caller's deadline passed before an answer was there."""
+    """The caller's deadline passed before there was an answer."""
 
     code = "deadline_exceeded"
 
@@ -152,25 +152,25 @@ class NotReady(ClusterError):
 
 
 class NotCaughtUp(ClusterError):
-    """The node is still behind the version that the caller asked for."""
+    """The node is behind the version that the caller asked for."""
 
     code = "not_caught_up"
 
 
 class VersionLost(ClusterError):
-    """The version belongs to a write that a later epoch orphaned."""
+    """The version belongs to a write that a later epoch dropped."""
 
     code = "version_lost"
 
 
 class SequencerUnavailable(ClusterError):
-    """Writes have no order now: Redis is away, closed or full."""
+    """Writes cannot be ordered now: Redis is down, closed or full."""
 
     code = "sequencer_unavailable"
 
 
 class StorageUnavailable(ClusterError):
-    """The disk is full, read-only or failing; queries go on."""
+    """The disk is full, read-only or failing; queries still work."""
 
     code = "storage_unavailable"
 
@@ -182,25 +182,25 @@ class EncoderError(SynaptoRouteError):
 
 
 class ModelNotFound(EncoderError):
-    """No model of this name or at this path."""
+    """There is no model of this name or at this path."""
 
     code = "model_not_found"
 
 
 class ModelCorrupt(EncoderError):
-    """The model file is not the one that was expected."""
+    """The model file is not the expected one."""
 
     code = "model_corrupt"
 
 
 class EncoderMismatch(EncoderError):
-    """The encoder's fingerprint is not that of the stored vectors."""
+    """The encoder's fingerprint differs from that of the stored vectors."""
 
     code = "encoder_mismatch"
 
 
 class StorageCorrupt(SynaptoRouteError):
-    """The database cannot be trusted; the file was moved aside, not deleted."""
+    """The database is damaged; the file was moved aside, not deleted."""
 
     code = "storage_corrupt"
 
@@ -218,7 +218,7 @@ class ConfigError(SynaptoRouteError):
 
 
 class ProtocolError(SynaptoRouteError):
-    """Bytes are not what they claim to be."""
+    """Bytes are malformed."""
 
     code = "protocol_error"
 
@@ -230,6 +230,6 @@ class CodecError(ProtocolError):
 
 
 class UnknownMutation(ProtocolError):
-    """A sound frame of a kind that this release does not know."""
+    """A well-formed frame of a kind that this release does not know."""
 
     code = "unknown_mutation"

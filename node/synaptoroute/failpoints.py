@@ -1,8 +1,8 @@
-"""Steps at which a test can have the process die as a crash does.
+"""Failpoints: named steps at which a test can crash the process.
 
-Off unless ``SYNAPTOROUTE_FAILPOINT`` names a step: ``promise.kept``, or ``commit.begun:3`` for the
-third time it is reached.  The process kills itself there, so nothing is said goodbye to.
-A step costs a comparison with None while none is armed.
+They are off unless ``SYNAPTOROUTE_FAILPOINT`` names a step: ``promise.kept``, or
+``commit.begun:3`` for the third time it is reached.  There the process kills itself with
+SIGKILL, so no cleanup runs.  While no failpoint is armed, a step costs one comparison.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from typing import Final
 from synaptoroute.errors import ConfigError
 
 FAILPOINTS: Final = (
-    "append.begun",  # a write is about to be given its place
-    "append.placed",  # it has its place, and nobody was told
-    "apply.received",  # the replica took entries in, nothing is durable
+    "append.begun",  # a write is about to get its place in the log
+    "append.placed",  # it has its place, and its writer is not answered
+    "apply.received",  # the replica accepted entries, nothing is durable
     "commit.begun",  # their rows are written, the transaction is open
     "commit.done",  # they are durable, nothing is visible
     "tensor.begun",  # some of a change is visible
-    "position.told",  # a voter told what it made durable
+    "position.told",  # a voter reported what is durable
     "promise.begun",  # a ballot is about to be promised
-    "promise.kept",  # the promise is durable, nobody was told
-    "promise.told",  # it was told
+    "promise.kept",  # the promise is durable, and not reported
+    "promise.told",  # it was reported
     "ballot.begun",  # this node closed the log
     "lease.taken",  # this node is about to open the next epoch
-    "refill.some",  # a part of the next log is there
-    "refill.done",  # all of it is
-    "reopen.done",  # the epoch is open, nobody was told
-    "install.fetched",  # a peer's snapshot is here
-    "install.drafted",  # it holds what belongs to this node
+    "refill.some",  # a part of the next log is written
+    "refill.done",  # all of it is written
+    "reopen.done",  # the epoch is open, and not announced
+    "install.fetched",  # a peer's snapshot is downloaded
+    "install.drafted",  # it holds this node's own data
     "install.renamed",  # it is the database
-    "install.stored",  # it is read, the old tensor serves
-    "snapshot.written",  # a snapshot for a peer stands beside its place
+    "install.stored",  # it is loaded, and the old tensor still serves
+    "snapshot.written",  # a snapshot for a peer is written, not yet renamed
 )
-"""Every step, in the order in which they are reached."""
+"""All steps, in the order in which they are reached."""
 
 
 class Failpoint:
-    """Which step is named, and how often it may be passed yet."""
+    """An armed step, and how often it may still be passed."""
 
-    def __init__(self, wished: str) -> None:
-        """Read a name, with its count after a colon.
+    def __init__(self, requested: str) -> None:
+        """Parse a name, with an optional count after a colon.
 
         Raises:
-            ConfigError: No step has this name, or the count is none.
+            ConfigError: No step has this name, or the count is not a number.
         """
-        self.name, _, count = wished.partition(":")
+        self.name, _, count = requested.partition(":")
         if self.name not in FAILPOINTS:
-            raise ConfigError(f"no step of this name: {self.name!r}")
+            raise ConfigError(f"unknown failpoint: {self.name!r}")
         if count and not count.isdigit():
-            raise ConfigError(f"not a count: {count!r}")
+            raise ConfigError(f"the count of a failpoint must be a number, got {count!r}")
         self._left = int(count or 1)
         self._lock = threading.Lock()
 
@@ -68,17 +68,18 @@ class Failpoint:
 _armed: Failpoint | None = None
 
 
-def arm(wished: str) -> None:
-    """Have the process die at a step; empty for none.
+def arm(requested: str) -> None:
+    """Crash the process at a step; at none if empty.
 
     Raises:
-        ConfigError: No step has this name, or the count is none.
+        ConfigError: No step has this name, or the count is not a number.
     """
     global _armed
-    _armed = Failpoint(wished) if wished else None
+    _armed = Failpoint(requested) if requested else None
 
 
 def failpoint(name: str) -> None:
-    """Die here, if this step is armed."""
+    """Crash here if this step is armed."""
     if _armed is not None and not _armed.passes(name):
+        # Not an exception and not SIGTERM: handlers and ``finally`` blocks must not run.
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""The log: where a write gets its place in the order.
+"""The log: it gives every write its place in the order.
 
-A log takes proposals and, sooner or later, hands every entry, in order, to the
-router that follows it.  ``LocalLog`` is the log of a node without Redis: its
-entries are numbered by the engine at the moment they are applied, so the only
-copy of the order is the node's own database.  ``cluster.RedisLog`` is the log
-of a cluster.  Both walk the same path: what a node applies is what it hears.
+A log accepts proposals and later delivers every entry, in order, to the router that
+follows it.  ``LocalLog`` is the log of a node without Redis: the engine numbers the entries
+when it applies them, so the only copy of the order is the node's own database.
+``cluster.RedisLog`` is the log of a cluster.  With either, a node applies only entries that
+the log delivered, never a write that it merely sent.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from synaptoroute.core.mutation import Proposal, Revision
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """A proposal's place in the log, where the log knows it at once."""
+    """A proposal's place in the log; None if the log does not know it yet."""
 
     at: Revision | None
 
 
 class Log(Protocol):
-    """What a router needs of any log."""
+    """Interface of every log."""
 
     @property
     def is_local(self) -> bool:
@@ -34,21 +34,21 @@ class Log(Protocol):
     async def append(
         self, proposals: Sequence[Proposal], fingerprint: str | None = None
     ) -> Appended:
-        """Give the proposals consecutive places in the log.
+        """Append the proposals at consecutive places.
 
         Args:
             proposals: What to write.
-            fingerprint: Encoder of their vectors; None takes this node's of now.
+            fingerprint: Encoder of their vectors; None for this node's current one.
 
         Raises:
-            SequencerUnavailable: Not taken, or the outcome is unknown (the
-                error's fields say which).
+            SequencerUnavailable: The proposals were not accepted, or the outcome is
+                unknown; the error's fields say which.
         """
         ...
 
 
 class LocalLog:
-    """The log of a node without Redis; the engine numbers what it is given."""
+    """The log of a node without Redis; the engine numbers the entries."""
 
     is_local = True
 
@@ -56,7 +56,7 @@ class LocalLog:
         self._deliver: Callable[[Sequence[Proposal]], None] | None = None
 
     def attach(self, deliver: Callable[[Sequence[Proposal]], None]) -> None:
-        """Connect the engine that numbers the proposals."""
+        """Set the function that takes the proposals: the engine's."""
         self._deliver = deliver
 
     async def append(

@@ -1,8 +1,7 @@
-"""The public values: a route as a person gives it, an answer as they get it.
+"""The public data types: routes, query results, write results and settings.
 
-Everything that enters is checked here once, with limits that carry their unit,
-so that nothing behind this door needs to doubt a name, a text or a vector.
-pydantic stays at this door; the rooms behind pass the frozen values of ``core``.
+Input is validated here once, against limits whose names carry their unit.  Code behind
+the HTTP layer passes the frozen values of ``core``, which do not use pydantic.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _NAME = re.compile(NAME_PATTERN)
 
 
 def check_text(text: str, bytes_max: int) -> str:
-    """Refuse what no encoder, database or log could carry; trim white space.
+    """Trim white space, and reject text that an encoder, a database or the log cannot carry.
 
     Raises:
         ValueError: Empty, too long, or not valid Unicode.
@@ -54,7 +53,7 @@ def check_text(text: str, bytes_max: int) -> str:
 
 
 def check_name(name: str) -> str:
-    """Check a route's name: 1 to 128 of ``A-Z a-z 0-9 _ . : -`` and inner spaces."""
+    """Check a route name: 1 to 128 of ``A-Z a-z 0-9 _ . : -`` and inner spaces."""
     if len(name) > NAME_CHARACTERS_MAX or not _NAME.fullmatch(name):
         raise ValueError(
             "must be 1 to 128 letters, digits, '_', '.', ':', '-' or inner spaces, "
@@ -83,13 +82,13 @@ def canonical_json(value: Any, bytes_max: int = METADATA_BYTES_MAX) -> str:
 
 
 def _check_depth(value: Any, depth_left: int) -> None:
-    """Refuse nesting that a recursive reader elsewhere could not follow."""
+    """Reject nesting that a recursive parser elsewhere could not handle."""
     if depth_left < 0:
         raise ValueError(f"must not be nested deeper than {JSON_DEPTH_MAX}")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ValueError("must have only strings as keys")
+                raise ValueError("must have strings as keys")
             _check_depth(inner, depth_left - 1)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -121,11 +120,11 @@ class Route(BaseModel):
     Attributes:
         name: Unique name.
         utterances: Example texts; trimmed, repeats dropped, order kept.
-        threshold: Least score at which the route matches; None for the default.
-        metadata: JSON object for people and tools; not used for routing.
+        threshold: Lowest score at which the route matches; None for the default.
+        metadata: JSON object for your own use; it does not affect routing.
         payload: JSON value returned with every match, such as a tool's schema.
-        vectors: Optional float32[n, dim] of unit length, one an utterance; the
-            router encodes the utterances itself where they are absent.
+        vectors: Optional float32[n, dim] of unit length, one per utterance.  Without them
+            the router encodes the utterances.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -143,9 +142,11 @@ class Route(BaseModel):
             raise ValueError(
                 f"vectors: {len(self.vectors)} given for {len(self.utterances)} utterances"
             )
+        # Of repeated utterances the first is kept, with its vector.
         kept = {text: index for index, text in reversed(list(enumerate(self.utterances)))}
         indexes = sorted(kept.values())
         if len(indexes) != len(self.utterances):
+            # A plain assignment would mark the field as set by the caller.
             object.__setattr__(self, "utterances", [self.utterances[i] for i in indexes])
             if self.vectors is not None:
                 object.__setattr__(self, "vectors", [self.vectors[i] for i in indexes])
@@ -155,13 +156,13 @@ class Route(BaseModel):
 
 
 class StoredRoute(BaseModel):
-    """A route as the node holds it.
+    """A route as the node stores it.
 
     Attributes:
         name: Unique name.
         utterances: Its example texts.
-        threshold: Own threshold, or None.
-        effective_threshold: The threshold that queries are held against.
+        threshold: Its own threshold, or None.
+        effective_threshold: The threshold in use: its own or the default.
         metadata: As given.
         payload: As given.
         revision: ``epoch.seq`` of the last change; also the ETag.
@@ -177,15 +178,15 @@ class StoredRoute(BaseModel):
 
 
 class Candidate(BaseModel):
-    """One route's standing for a query.
+    """One route's score for a query.
 
     Attributes:
         route: Name of the route.
         score: Aggregated score, about -1 to 1.
-        threshold: What the score is held against.
+        threshold: The route's effective threshold.
         passed: Whether the score reaches the threshold.
-        utterance: The most similar example of the route.
-        similarity: Cosine similarity of that example.
+        utterance: The most similar utterance of the route.
+        similarity: Cosine similarity of that utterance.
     """
 
     route: str
@@ -201,26 +202,26 @@ MatchReason = Literal["matched", "below_threshold", "no_routes", "filter_empty"]
 
 
 class Match(BaseModel):
-    """The answer to a query; false in a condition when no route matched.
+    """The result of a query; false in a condition if no route matched.
 
     Attributes:
         route: Name of the best route whose score reaches its threshold, or None.
-        score: Score of that route; of the best route where none matched.
-        threshold: What that score was held against; None without any route.
-        utterance: The most similar example of that route.
-        similarity: Cosine similarity of that example.
+        score: Score of that route; of the best route if none matched.
+        threshold: Effective threshold of that route; None without any route.
+        utterance: The most similar utterance of that route.
+        similarity: Cosine similarity of that utterance.
         margin: Score minus the best score of any other route; None if there is none.
         runner_up: Name of that other route.
         reason: ``matched``, ``below_threshold``, ``no_routes`` or ``filter_empty``.
         payload: The matched route's payload.
         metadata: The matched route's metadata.
-        candidates: Best routes first, where ``limit`` or ``explain`` asked for them.
+        candidates: Best routes first, if ``limit`` or ``explain`` asked for them.
         version: ``epoch.seq`` at which the answer was computed.
         node: Identity of the node that answered.
-        stage: ``static`` or ``encoder``: which stage of the cascade answered; only with
-            ``explain``, and where the cascade is on.
-        static_margin: Lead of the static stage's best route, in its own scores.
-        guard_margin: Lead that would have been enough.
+        stage: Which stage of the cascade answered, ``static`` or ``encoder``; only with
+            ``explain``, and only if the cascade is on.
+        static_margin: Margin of the static stage's best route, in that stage's scores.
+        guard_margin: Margin that the static stage needs to answer.
     """
 
     route: str | None
@@ -242,7 +243,7 @@ class Match(BaseModel):
 
     @property
     def name(self) -> str | None:
-        """The matched route's name; the name this field had in release 0.2."""
+        """The matched route's name, as release 0.2 called this field."""
         return self.route
 
     def __bool__(self) -> bool:
@@ -251,14 +252,14 @@ class Match(BaseModel):
 
 
 class WriteResult(BaseModel):
-    """What came of a write.
+    """The result of a write.
 
     Attributes:
-        status: ``applied``, ``unchanged``, or ``pending`` where the level of
-            durability that was asked for was not reached in time.
+        status: ``applied``, ``unchanged``, or ``pending`` if the requested level of
+            durability was not reached in time.
         op_id: Identity of the write, 32 hexadecimal digits.
         version: ``epoch.seq`` of the write; send it as ``SR-Min-Version``.
-        revision: The route's revision afterwards; None where it has no route.
+        revision: The route's revision afterwards; None if there is no route.
         count: Utterances added or removed, or routes imported.
         ack: Level of durability reached.
         created: Whether the write created its route, decided by the order of the log.  Not part
@@ -275,14 +276,14 @@ class WriteResult(BaseModel):
 
 
 class OrphanedWrite(BaseModel):
-    """A write that a recovery left behind on one node.
+    """A write that a recovery dropped from the log and that one node still had.
 
     Attributes:
         op_id: Identity of the write, 32 hexadecimal digits.
-        version: ``epoch.seq`` that it had.
-        kind: What it asked for, such as ``PutRoute``.
-        route: The route that it was about; None for one about all of them.
-        moved_at_ms: When it was put aside, milliseconds since 1970.
+        version: Its ``epoch.seq``.
+        kind: Kind of the write, such as ``PutRoute``.
+        route: The route that it changed; None if it concerned all routes.
+        moved_at_ms: When it was set aside, in milliseconds since 1970.
     """
 
     op_id: str
@@ -293,15 +294,15 @@ class OrphanedWrite(BaseModel):
 
 
 class RecoveryOutlook(BaseModel):
-    """How a recovery stands, and what forcing it may cost.
+    """The state of a recovery, and what forcing it may lose.
 
     Attributes:
-        log_state: How the log stands.
-        detail: What is waited for; empty if nothing.
+        log_state: State of the log.
+        detail: What the recovery waits for; empty if nothing.
         is_needed: Whether the log is closed.
         base: ``epoch.seq`` of the last entry that would be kept; empty if unknown.
         missing: Voters that have not answered.
-        risk: What may be lost by forcing it; empty if nothing that a majority held.
+        risk: What a forced recovery may lose; empty if nothing that a majority held.
     """
 
     log_state: str
@@ -313,15 +314,15 @@ class RecoveryOutlook(BaseModel):
 
 
 class ImportResult(BaseModel):
-    """What came of an import.
+    """The result of an import.
 
     Attributes:
-        status: ``applied`` or ``unchanged``.
-        import_id: Identity of the import; the same one resumes it.
+        status: ``applied``, ``unchanged``, or ``pending`` as for a write.
+        import_id: Identity of the import; repeat it to resume the import.
         op_id: Identity of its commit.
         version: ``epoch.seq`` of its commit.
         routes: Routes created, changed or removed.
-        utterances: Utterances that the import carried.
+        utterances: Utterances in the import.
     """
 
     status: Literal["applied", "unchanged", "pending"]
@@ -339,9 +340,9 @@ class RouteSetSettings(BaseModel):
         aggregation: ``blend``, ``max``, ``mean``, ``centroid`` or ``topk``.
         topk: Utterances averaged by ``topk``.
         threshold: Default threshold.
-        capacity_slots: Rows of the tensor.
-        cascade: Whether sure queries are answered without the encoder, where a node has
-            prepared that and the calibration allows it.
+        capacity_slots: Utterances that the tensor can hold.
+        cascade: Whether the static stage may answer clear queries without the encoder, on
+            nodes that have its table and a calibration that allows it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -354,22 +355,23 @@ class RouteSetSettings(BaseModel):
 
 
 class CascadeReport(BaseModel):
-    """How the cascade stands on one node.
+    """The state of the cascade on one node.
 
     Attributes:
         state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
-        reason: Why it is not on; empty where it is, or was not asked for.
+        reason: Why it is not on; empty if it is on, or off by the settings.
         static: Queries answered by the static stage since the start.
-        deferred: Queries that it left to the encoder while it was on.
-        changed_share: Routes that differ from those that were judged, of these.
-        at: ``epoch.seq`` of the route set that was judged; None before the first time.
+        deferred: Queries that the static stage left to the encoder while it was on.
+        changed_share: Share of the calibrated routes that have changed since.
+        at: ``epoch.seq`` of the calibrated route set; None before the first calibration.
         table: First digits of the static table's checksum.
-        guard_margin: Lead over the next route that is needed at a score of zero.
-        slope: What each unit of score takes off that.
-        floor: Least score, by the static stage.
-        share: Queries that the static stage would answer, of those judged.
-        agreement: Of these, how many the encoder or the utterance's own route agrees with.
-        strays: Of queries without a route, how many it would answer against the encoder.
+        guard_margin: Margin over the next route that a score of zero needs.
+        slope: By how much each unit of score lowers that margin.
+        floor: Lowest score of the static stage that may answer.
+        share: Share of the calibration queries that the static stage would answer.
+        agreement: Share of these answers that the encoder, or the utterance's own route,
+            agrees with.
+        strays: Share of out-of-scope queries that it would answer against the encoder.
     """
 
     state: str
@@ -388,7 +390,7 @@ class CascadeReport(BaseModel):
 
 
 def route_names(names: Sequence[str]) -> frozenset[str]:
-    """Check a query's filter and make it a set."""
+    """Check the names of a query's filter and return them as a set."""
     if len(names) > FILTER_ROUTES_MAX:
         raise ValueError(f"must name at most {FILTER_ROUTES_MAX} routes")
     return frozenset(check_name(name) for name in names)

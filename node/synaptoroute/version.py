@@ -1,3 +1,3 @@
-"""The one place that holds the version of the distribution."""
+"""The version of the distribution."""
 
 __version__ = "1.0.0.dev0"

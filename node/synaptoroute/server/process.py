@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import uvicorn
 
-from synaptoroute.config import NodeConfig, failpoint_wished, is_tracing_asked_for
+from synaptoroute.config import NodeConfig, is_tracing_enabled, requested_failpoint
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ConfigError
 from synaptoroute.failpoints import arm
@@ -72,9 +72,9 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     )
     runtime: Runtime = app.state.runtime
     # What is traced is told by the application's own layers, so every request passes them.
-    express = None if is_tracing_asked_for() else app.state.express
+    express = None if is_tracing_enabled() else app.state.express
     server = NodeServer(app, config, runtime, express)
-    arm(failpoint_wished())
+    arm(requested_failpoint())
     end_tracing = start_tracing(app)
     gc_tuning.tune()
     try:

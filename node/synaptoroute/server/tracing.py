@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from synaptoroute.config import is_tracing_asked_for
+from synaptoroute.config import is_tracing_enabled
 from synaptoroute.version import __version__
 from synaptoroute.web.logs import server_log
 
@@ -25,7 +25,7 @@ def start_tracing(app: FastAPI) -> Callable[[], None]:
 
     Without the packages the node serves as well, and says so once in its log.
     """
-    if not is_tracing_asked_for():
+    if not is_tracing_enabled():
         return _nothing
     try:
         trace = import_module("opentelemetry.sdk.trace")
