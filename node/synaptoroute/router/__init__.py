@@ -1,9 +1,8 @@
-"""The library's face; see ``AdaptiveRouter``."""
+"""The public class of the library; see ``AdaptiveRouter``."""
 
 from synaptoroute.router.queries import answered
-from synaptoroute.router.results import RoutePage
+from synaptoroute.router.reads import NodeStatus, RoutePage
 from synaptoroute.router.router import AdaptiveRouter
-from synaptoroute.router.status import NodeStatus
-from synaptoroute.router.write_options import Ack, Guard
+from synaptoroute.router.writes import Ack, WriteOptions
 
-__all__ = ["Ack", "AdaptiveRouter", "Guard", "NodeStatus", "RoutePage", "answered"]
+__all__ = ["Ack", "AdaptiveRouter", "NodeStatus", "RoutePage", "WriteOptions", "answered"]

@@ -1,9 +1,9 @@
-"""Imports: any number of routes, visible all at once or not at all.
+"""Imports: any number of routes that become visible together or not at all.
 
-The routes are encoded and staged in chunks while they arrive, so an import is never
-held whole, and queries go on between chunks.  An import that carries the client's
-identity can be repeated: what it staged before is not encoded again, and once it is
-committed a repetition gets the same answer.
+Routes are encoded and staged in chunks while they arrive, so an import is never held in
+memory as a whole, and queries are answered between chunks.  An import with the client's
+identity can be repeated: texts that an earlier run staged are not encoded again, and after
+the commit a repeat gets the same answer.
 """
 
 from __future__ import annotations
@@ -21,30 +21,36 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Im
 from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
-from synaptoroute.router.results import result_of
-from synaptoroute.router.vectors import row_bytes
-from synaptoroute.router.write_options import Ack, Guard, derived_op_id
-from synaptoroute.router.writes import Writer, checked_route, put_mutation
+from synaptoroute.router.writes import (
+    Ack,
+    WriteOptions,
+    Writer,
+    checked_route,
+    derived_op_id,
+    put_mutation,
+    result_of,
+    row_bytes,
+)
 
 CHUNK_UTTERANCES_MAX: Final = 128
 CHUNK_TEXT_BYTES_MAX: Final = 65_536
 CHUNK_BYTES_MAX: Final = 229_376
-"""Texts, vectors, metadata and payloads together; far below what a frame may hold."""
+"""Texts, vectors, metadata and payloads together; far below the limit of a frame."""
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
 CHUNK_TIMEOUT_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.05
 ATTEMPTS_MAX: Final = 16
 STAGES_MAX: Final = 4
-"""Chunks of one import on their way at a time: nodes take several in one transaction."""
-RUN_MARK: Final = "/"
-"""Between an import's identity and that of one run of it; no identity holds it."""
+"""Chunks of one import in flight: nodes apply several in one transaction."""
+RUN_SEPARATOR: Final = "/"
+"""Between the identity of an import and of one run; no identity contains it."""
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(slots=True)
-class _Gathered:
-    """Routes gathered to be encoded together."""
+class _EncoderBatch:
+    """Routes that are encoded together."""
 
     routes: list[Route] = field(default_factory=list)
     utterances: int = 0
@@ -61,11 +67,11 @@ class _Gathered:
 
 
 @dataclass(slots=True)
-class _Stages:
-    """Chunks of one run on their way into the log, ``STAGES_MAX`` at a time.
+class _ChunkSender:
+    """Sends the chunks of one run to the log, ``STAGES_MAX`` at a time.
 
-    Each chunk has its number, so it does not matter in which order they arrive.  What does
-    not fill a chunk waits for more.
+    Chunks are numbered, so they may arrive in any order.  Parts that do not fill a chunk
+    wait for more.
     """
 
     stage: Callable[[ImportChunk], Coroutine[Any, Any, None]]
@@ -76,27 +82,29 @@ class _Stages:
     running: deque[asyncio.Task[None]] = field(default_factory=deque)
 
     async def add(self, parts: list[PutRoute]) -> None:
-        """Stage what fills chunks."""
+        """Send all full chunks."""
         self.utterances += sum(len(part.utterances) for part in parts)
         *full, self.waiting = _pieces(self.waiting + parts)
         for piece in full:
-            await self._begin(piece)
+            await self._send(piece)
 
     async def finish(self) -> tuple[int, int]:
-        """Stage the rest and wait for all; return the numbers of chunks and of utterances."""
+        """Send the rest and wait; return the numbers of chunks and utterances."""
         if self.waiting:
-            await self._begin(self.waiting)
+            await self._send(self.waiting)
         while self.running:
             await self._end_one()
         return self.count, self.utterances
 
     async def cancel(self) -> None:
-        """Let nothing run on: whoever drops the import comes after its last chunk."""
+        """End all tasks."""
+        # A chunk that arrives after the abort of its import would only be rejected, but one
+        # that is still being sent could delay the abort.
         for task in self.running:
             task.cancel()
         await asyncio.gather(*self.running, return_exceptions=True)
 
-    async def _begin(self, piece: list[PutRoute]) -> None:
+    async def _send(self, piece: list[PutRoute]) -> None:
         while len(self.running) >= STAGES_MAX:
             await self._end_one()
         chunk = ImportChunk(self.run_id, self.count, tuple(piece))
@@ -109,14 +117,20 @@ class _Stages:
 
 
 class Importer:
-    """Runs one import at a time through a writer."""
+    """Runs one import through a writer.
+
+    Args:
+        engine: The engine.
+        writer: Writes the chunks.
+        running: Runs of this router, shared by all its importers.
+    """
 
     def __init__(self, engine: EnginePort, writer: Writer, running: set[str]) -> None:
         self._engine = engine
-        self._running = running  # runs of this router, shared by all its importers
+        self._running = running
         self._writer = writer
-        # One encoder from the first chunk to the commit: if the cluster changes it, the import
-        # is refused and can be repeated.
+        # One encoder from the first chunk to the commit: if the cluster switches to another,
+        # the import is rejected and can be repeated.
         self._encoder = engine.encoder
         self._known: dict[str, bytes] = {}
 
@@ -128,46 +142,44 @@ class Importer:
         import_id: str | None,
         ack: Ack,
     ) -> ImportResult:
-        """Stage every route, then commit.
+        """Stage all routes, then commit.
 
         Raises:
             ImportRejected: It cannot be committed; nothing became visible.
             RouteError: A route is malformed; nothing became visible.
         """
         identity = check_import_id(import_id)
-        commit_id, outcome = await self._place(identity)
+        commit_id, outcome = await self._find_commit(identity)
         if outcome is not None:
             utterances = 0
             async for route in routes:
                 utterances += len(route.utterances)
             return _import_result(result_of(outcome, commit_id), identity, utterances)
-        guard = Guard(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
-        run_id = f"{identity}{RUN_MARK}{uuid.uuid4().hex}"
+        options = WriteOptions(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
+        run_id = f"{identity}{RUN_SEPARATOR}{uuid.uuid4().hex}"
         self._running.add(run_id)
         try:
-            await self._begin(identity, ImportBegin(run_id, replace), guard)
-            chunk_count, utterances = await self._stage_all(run_id, routes, guard)
-            result = await self._patiently(
+            await self._begin(identity, ImportBegin(run_id, replace), options)
+            chunk_count, utterances = await self._stage_all(run_id, routes, options)
+            result = await self._retry_overloaded(
                 lambda: self._writer.write(
                     ImportCommit(run_id, chunk_count),
-                    Guard(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
+                    WriteOptions(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
                     self._encoder.fingerprint,
                 )
             )
         except BaseException:
             if import_id is None:
-                await self._drop(run_id, guard)
+                await self._drop(run_id, options)
             raise
         finally:
             self._running.discard(run_id)
         return _import_result(result, identity, utterances)
 
-    async def _place(self, identity: str) -> tuple[bytes, Outcome | None]:
-        """Name the commit; with its outcome, if this import was committed before.
-
-        A commit that was rejected gets another name, so that what was in its way can
-        be mended and the import repeated.
-        """
+    async def _find_commit(self, identity: str) -> tuple[bytes, Outcome | None]:
+        """Return the op_id of the commit, and its outcome if it was committed before."""
+        # A rejected commit keeps its outcome under its op_id.  The next attempt gets another
+        # op_id, so that the import can be repeated once the cause is removed.
         for attempt in range(ATTEMPTS_MAX):
             commit_id = derived_op_id("import-commit", identity, str(attempt))
             outcome = await asyncio.wrap_future(self._engine.look_up(commit_id))
@@ -175,48 +187,46 @@ class Importer:
                 return commit_id, outcome
         raise ImportRejected(f"the import {identity!r} was rejected {ATTEMPTS_MAX} times")
 
-    async def _begin(self, identity: str, begin: ImportBegin, guard: Guard) -> None:
-        """Open this run of the import; what former runs encoded is kept, the rest dropped.
-
-        Each run stages for itself: the routes may have changed since the last one, and
-        chunks of two runs must never be mixed.
-        """
+    async def _begin(self, identity: str, begin: ImportBegin, options: WriteOptions) -> None:
+        """Open this run of the import and drop earlier runs, except for their vectors."""
+        # Each run stages all its chunks: the routes may have changed since the last run, and
+        # chunks of two runs must not be mixed.
         staged = await asyncio.wrap_future(self._engine.staged_imports())
-        former = [s for s in staged if s.begin.import_id.startswith(f"{identity}{RUN_MARK}")]
-        for each in former:
+        earlier = [s for s in staged if s.begin.import_id.startswith(f"{identity}{RUN_SEPARATOR}")]
+        for each in earlier:
             for part in (part for chunk in each.chunks for part in chunk.parts):
                 self._known.update(zip(part.utterances, part.vectors, strict=True))
-            await self._drop(each.begin.import_id, guard)
-        if self._writer.is_alone and len(staged) - len(former) >= IMPORTS_OPEN_MAX:
-            await self._drop_abandoned(staged, guard)
-        await self._stage(begin, guard)
+            await self._drop(each.begin.import_id, options)
+        if self._writer.is_alone and len(staged) - len(earlier) >= IMPORTS_OPEN_MAX:
+            await self._drop_abandoned(staged, options)
+        await self._stage(begin, options)
 
-    async def _drop_abandoned(self, staged: Sequence[StagedImport], guard: Guard) -> None:
-        """Make room where too many imports were given up half-way and nobody else looks."""
+    async def _drop_abandoned(self, staged: Sequence[StagedImport], options: WriteOptions) -> None:
+        """Drop the stalest open import: without a cluster, no coordinator does that."""
         idle = [each for each in staged if each.begin.import_id not in self._running]
         if idle:
             stalest = min(idle, key=lambda each: each.touched_seq)
-            await self._drop(stalest.begin.import_id, guard)
+            await self._drop(stalest.begin.import_id, options)
 
     async def _stage_all(
-        self, run_id: str, routes: AsyncIterator[Route], guard: Guard
+        self, run_id: str, routes: AsyncIterator[Route], options: WriteOptions
     ) -> tuple[int, int]:
-        """Stage the routes; return the numbers of chunks and of utterances."""
-        stages = _Stages(lambda chunk: self._stage(chunk, guard), run_id)
+        """Stage the routes; return the numbers of chunks and utterances."""
+        sender = _ChunkSender(lambda chunk: self._stage(chunk, options), run_id)
         try:
-            gathered = _Gathered()
+            batch = _EncoderBatch()
             async for route in routes:
-                gathered.add(checked_route(route))
-                if gathered.is_full:
-                    await stages.add(await self._parts_of(gathered.routes))
-                    gathered = _Gathered()
-            await stages.add(await self._parts_of(gathered.routes))
-            return await stages.finish()
+                batch.add(checked_route(route))
+                if batch.is_full:
+                    await sender.add(await self._parts_of(batch.routes))
+                    batch = _EncoderBatch()
+            await sender.add(await self._parts_of(batch.routes))
+            return await sender.finish()
         finally:
-            await stages.cancel()
+            await sender.cancel()
 
     async def _parts_of(self, routes: list[Route]) -> list[PutRoute]:
-        """Encode what was gathered."""
+        """Encode a batch of routes."""
         bare = [route for route in routes if route.vectors is None]
         vector_of = await self._encode([text for route in bare for text in route.utterances])
         parts = []
@@ -231,17 +241,17 @@ class Importer:
         return parts
 
     async def _encode(self, texts: list[str]) -> dict[str, bytes]:
-        """Encode each text once, and none that a former run encoded."""
+        """Encode each text once, except those that an earlier run encoded."""
         vector_of = {text: self._known[text] for text in texts if text in self._known}
         fresh = [text for text in dict.fromkeys(texts) if text not in vector_of]
         if fresh:
-            rows = await self._patiently(lambda: self._writer.encode(fresh, None, self._encoder))
+            rows = await self._retry_overloaded(lambda: self._writer.encode(fresh, None, self._encoder))
             vector_of.update(zip(fresh, row_bytes(rows), strict=True))
         return vector_of
 
-    async def _stage(self, mutation: ImportBegin | ImportChunk, guard: Guard) -> None:
-        result = await self._patiently(
-            lambda: self._writer.write(mutation, guard, self._encoder.fingerprint)
+    async def _stage(self, mutation: ImportBegin | ImportChunk, options: WriteOptions) -> None:
+        result = await self._retry_overloaded(
+            lambda: self._writer.write(mutation, options, self._encoder.fingerprint)
         )
         if result.status == "pending":
             raise ImportRejected(
@@ -249,8 +259,8 @@ class Importer:
                 import_id=mutation.import_id,
             )
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Wait where the queue is full: an import is in no hurry, and half of it is no use.
+    async def _retry_overloaded(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        """Retry while the queue is full: an import can wait.
 
         Raises:
             Overloaded: The queue was full for ``CHUNK_TIMEOUT_SECONDS``.
@@ -265,12 +275,12 @@ class Importer:
             await asyncio.sleep(RETRY_SECONDS)
             waited_seconds += RETRY_SECONDS
 
-    async def _drop(self, run_id: str, guard: Guard) -> None:
-        """Drop what a failed import staged."""
+    async def _drop(self, run_id: str, options: WriteOptions) -> None:
+        """Drop the chunks of a failed run."""
         try:
-            await self._writer.write(ImportAbort(run_id), guard)
+            await self._writer.write(ImportAbort(run_id), options)
         except SynaptoRouteError:
-            return  # it is not open, or will be dropped as abandoned
+            return  # it is not open, or the coordinator drops it later as abandoned
 
 
 def _import_result(result: WriteResult, identity: str, utterances: int) -> ImportResult:
@@ -285,7 +295,7 @@ def _import_result(result: WriteResult, identity: str, utterances: int) -> Impor
 
 
 def _pieces(parts: list[PutRoute]) -> list[list[PutRoute]]:
-    """Cut routes so that no chunk is over the limits; a route may span chunks."""
+    """Split routes into chunks within the limits; a route may span chunks."""
     pieces: list[list[PutRoute]] = [[]]
     room = CHUNK_UTTERANCES_MAX
     bytes_left = CHUNK_BYTES_MAX
@@ -311,7 +321,7 @@ def _pieces(parts: list[PutRoute]) -> list[list[PutRoute]]:
 
 
 def _cut(part: PutRoute, start: int, end: int) -> PutRoute:
-    """Take some of a route's rows."""
+    """Take some rows of a route."""
     return PutRoute(
         part.name,
         part.utterances[start:end],
@@ -323,10 +333,11 @@ def _cut(part: PutRoute, start: int, end: int) -> PutRoute:
 
 
 def check_import_id(import_id: str | None) -> str:
-    """Check the client's identity of an import, or make one.
+    """Check the identity of an import, or generate one.
 
     Raises:
-        ImportRejected: Empty, too long, or not letters, digits and ``_.:-``.
+        ImportRejected: It is empty, too long, or has other characters than letters,
+            digits and ``_.:-``.
     """
     if import_id is None:
         return uuid.uuid4().hex

@@ -1,7 +1,8 @@
-"""Queries at the door, and on their way to an answer.
+"""Validation of queries, and their way to an answer.
 
-A query that the cascade's static stage is sure of is answered on the event loop where it
-is asked, past lanes and queue, together with those that came in the same turn.
+This is the one place that validates a query's text.  A query that the cascade's first stage
+is sure of is answered on the event loop, past the queue and the encoder workers, together
+with those that arrived in the same turn of the loop.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ from synaptoroute.models import (
 )
 from synaptoroute.serving.query import Query, QueryEngine
 
-STATIC_QUERIES_A_TURN: Final = 32
-"""A batch of sure queries lets others have their turn after so many."""
+FIRST_STAGE_QUERIES_MAX: Final = 32
+"""Queries of a batch that the first stage answers before it yields to the event loop."""
 
 
-def question(
-    text: str, limit: int, routes: Sequence[str] | None, explain: bool, use_cache: bool
+def make_query(
+    text: str,
+    limit: int = 1,
+    routes: Sequence[str] | None = None,
+    explain: bool = False,
+    use_cache: bool = True,
 ) -> Query:
-    """Check what a caller asks.
+    """Validate a query.
 
     Raises:
         InvalidQuery: The text, the limit or the filter is malformed.
@@ -51,26 +56,7 @@ def question(
     return Query(checked, limit, names, explain, use_cache)
 
 
-def deadline_seconds(deadline_ms: int | None, config: EngineConfig) -> float:
-    """Say how long an answer may take.
-
-    Raises:
-        InvalidQuery: Less than a millisecond.
-    """
-    if deadline_ms is not None and deadline_ms < 1:
-        raise InvalidQuery(f"deadline_ms must be at least 1, got {deadline_ms}")
-    return (deadline_ms or config.query_deadline_ms) / 1_000
-
-
-def answer_here(engine: QueryEngine, queries: Sequence[Query]) -> list[Match]:
-    """Answer on the caller's thread, before ``start``."""
-    found = engine.answer_sure(queries)
-    left = [query for query, match in zip(queries, found, strict=True) if match is None]
-    rest = iter(engine.answer_now(left) if left else ())
-    return [match or next(rest) for match in found]
-
-
-def begin(
+def begin_query(
     engine: QueryEngine,
     config: EngineConfig,
     text: str,
@@ -81,37 +67,63 @@ def begin(
     deadline_ms: int | None = None,
     use_cache: bool = True,
 ) -> Match | asyncio.Future[Match]:
-    """Have one query answered: by the static stage at once, or in the lanes.
+    """Start a query: the first stage answers at once, or the query is queued.
 
-    The future ends in time by itself; to cancel it takes the query out of the queue.
+    The future fails by itself at the deadline.  Cancelling it takes the query out of the
+    queue.
 
     Raises:
         InvalidQuery, Overloaded, NotReady: See ``AdaptiveRouter.aquery``.
     """
-    seconds = deadline_seconds(deadline_ms, config)
-    if engine.is_started:
-        engine.check_queue((text,), use_cache, seconds)
-    query = question(text, limit, routes, explain, use_cache)
+    seconds = _deadline_seconds(deadline_ms, config)
+    try:
+        query = make_query(text, limit, routes, explain, use_cache)
+    except InvalidQuery:
+        # Overload is reported first: otherwise a client would learn that its query is
+        # malformed only after it has retried.  A valid query is admitted by submit().
+        if engine.is_started:
+            engine.check_queue((text,), use_cache, seconds)
+        raise
     if not engine.is_started:
-        return answer_here(engine, [query])[0]
+        return answer_on_this_thread(engine, [query])[0]
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Match] = loop.create_future()
     query.future, query.loop, query.deadline_seconds = future, loop, seconds
     engine.submit(query)
-    handle = loop.call_later(seconds, expire, [future], seconds)
+    handle = loop.call_later(seconds, _expire, [future], seconds)
     future.add_done_callback(lambda _: handle.cancel())
     return future
 
 
+def _deadline_seconds(deadline_ms: int | None, config: EngineConfig) -> float:
+    """Time in which a query must be answered.
+
+    Raises:
+        InvalidQuery: Less than a millisecond.
+    """
+    if deadline_ms is not None and deadline_ms < 1:
+        raise InvalidQuery(f"deadline_ms must be at least 1, got {deadline_ms}")
+    return (deadline_ms or config.query_deadline_ms) / 1_000
+
+
 async def answered(begun: Match | asyncio.Future[Match]) -> Match:
-    """Wait for an answer; who has it at once gives way to the others of the event loop."""
+    """Wait for the answer of a query that was started."""
     if isinstance(begun, Match):
+        # Yield once: a client that sends sure queries in a row must not starve the loop.
         await asyncio.sleep(0)
         return begun
     return await begun
 
 
-async def ask_all(
+def answer_on_this_thread(engine: QueryEngine, queries: Sequence[Query]) -> list[Match]:
+    """Answer on the caller's thread, before ``start``."""
+    found = engine.answer_sure(queries)
+    left = [query for query, match in zip(queries, found, strict=True) if match is None]
+    rest = iter(engine.answer_now(left) if left else ())
+    return [match or next(rest) for match in found]
+
+
+async def query_batch(
     engine: QueryEngine,
     config: EngineConfig,
     texts: Sequence[str],
@@ -122,46 +134,44 @@ async def ask_all(
     deadline_ms: int | None,
     use_cache: bool,
 ) -> list[Match]:
-    """Answer several queries, all or none; see ``begin``.
+    """Answer several queries, all or none; see ``begin_query``.
 
     Raises:
-        TooLarge: More texts than the queue could ever hold.
+        TooLarge: There are more texts than the queue can hold.
     """
     if isinstance(texts, str):
         raise InvalidQuery("texts must be a list of strings")
     if len(texts) > QUERY_BATCH_TEXTS_MAX:
         raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
-    seconds = deadline_seconds(deadline_ms, config)
+    seconds = _deadline_seconds(deadline_ms, config)
     if engine.is_started:
         if len(texts) > config.queue_requests_max:
             raise TooLarge(f"the queue holds {config.queue_requests_max} queries at most")
+        # Before a thousand texts are validated: under overload that work would be wasted.
         engine.check_queue(texts, use_cache, seconds)
-    queries = [question(text, limit, routes, explain, use_cache) for text in texts]
+    queries = [make_query(text, limit, routes, explain, use_cache) for text in texts]
     if not engine.is_started:
-        return answer_here(engine, queries)
+        return answer_on_this_thread(engine, queries)
     if not engine.has_first_stage:
         return await _submit_all(engine, queries, seconds)
-    return await _in_stages(engine, queries, seconds)
-
-
-async def _in_stages(engine: QueryEngine, queries: Sequence[Query], seconds: float) -> list[Match]:
-    """Answer what the static stage is sure of, then the rest."""
     found: list[Match | None] = []
-    for start in range(0, len(queries), STATIC_QUERIES_A_TURN):
-        found += engine.answer_sure(queries[start : start + STATIC_QUERIES_A_TURN])
+    for start in range(0, len(queries), FIRST_STAGE_QUERIES_MAX):
+        found += engine.answer_sure(queries[start : start + FIRST_STAGE_QUERIES_MAX])
         await asyncio.sleep(0)
     left = [query for query, match in zip(queries, found, strict=True) if match is None]
     rest = iter(await _submit_all(engine, left, seconds))
     return [match or next(rest) for match in found]
 
 
-async def _submit_all(engine: QueryEngine, queries: Sequence[Query], seconds: float) -> list[Match]:
+async def _submit_all(
+    engine: QueryEngine, queries: Sequence[Query], seconds: float
+) -> list[Match]:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
     for query, future in zip(queries, futures, strict=True):
         query.future, query.loop, query.deadline_seconds = future, loop, seconds
     engine.submit_all(queries)
-    handle = loop.call_later(seconds, expire, futures, seconds)
+    handle = loop.call_later(seconds, _expire, futures, seconds)
     try:
         return await asyncio.gather(*futures)
     finally:
@@ -170,8 +180,8 @@ async def _submit_all(engine: QueryEngine, queries: Sequence[Query], seconds: fl
             future.cancel()
 
 
-def expire(futures: Sequence[asyncio.Future[Match]], seconds: float) -> None:
-    """Give up on answers.  Runs on the event loop."""
+def _expire(futures: Sequence[asyncio.Future[Match]], seconds: float) -> None:
+    """Fail the answers that are not there at the deadline.  Runs on the event loop."""
     for future in futures:
         if not future.done():
             future.set_exception(DeadlineExceeded(f"no answer within {seconds:g} s"))

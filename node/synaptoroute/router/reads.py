@@ -1,41 +1,125 @@
-"""Looking at the route set: every answer is of one position."""
+"""Reads of the route set and of the node's status.
+
+Every read of the route set shows one position of the log: it runs between two batches on
+the thread that owns the tensor.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+from dataclasses import dataclass, field
 from typing import Final
 
-from synaptoroute.cascade.cascade import CascadeStatus
+from synaptoroute.cascade.cascade import NO_TABLE, Cascade, CascadeStatus
+from synaptoroute.config import EngineConfig
 from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Settings
+from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
-from synaptoroute.ports import EnginePort
-from synaptoroute.router.results import RoutePage, stored_route
+from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
+from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.status import FollowerStatus
+from synaptoroute.serving.query import QueryEngine, load_json
 from synaptoroute.tensor import Tensor
 
 PAGE_ROUTES_MAX: Final = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class RoutePage:
+    """Some routes, in order of name.
+
+    Attributes:
+        routes: The routes.
+        next_after: Name to continue after; None at the end.
+        version: ``epoch.seq`` of the route set that was read.
+    """
+
+    routes: list[StoredRoute]
+    next_after: str | None
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Status of a node.
+
+    Attributes:
+        node: Identity of the node.
+        state: ``new``, ``starting``, ``ready``, ``draining``, ``stopped`` or ``failed``.
+        is_ready: Whether it may take queries.
+        reasons: Why it may not.
+        version: ``epoch.seq`` that is visible.
+        chain: Hash chain at that position.
+        digest: Digest of the state at that position.
+        routes: Number of routes.
+        slots_used: Slots that have an owner.
+        capacity_slots: All slots.
+        queue_requests: Queries in the queue or being answered.
+        queue_requests_max: Limit of ``queue_requests``.
+        backlog_entries: Entries that wait to be applied.
+        lanes: Encoder workers.
+        model: Name of the encoder.
+        fingerprint: Fingerprint of the encoder.
+        dim: Dimension of its vectors.
+        database: Path of the SQLite file.
+        storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
+        moved_aside: Where a corrupt database was moved at the start, if one was.
+        counters: Totals since the start.
+        admission: What admission control expects of the queued work.
+        follower: How it follows the log of a cluster; None for a node on its own.
+        cascade: Status of the cascade.
+    """
+
+    node: str
+    state: str
+    is_ready: bool
+    reasons: tuple[str, ...]
+    version: str
+    chain: str
+    digest: str
+    routes: int
+    slots_used: int
+    capacity_slots: int
+    queue_requests: int
+    queue_requests_max: int
+    backlog_entries: int
+    lanes: int
+    model: str
+    fingerprint: str
+    dim: int
+    database: str
+    storage_state: str
+    moved_aside: str | None
+    counters: EngineCounters
+    admission: Admission
+    follower: FollowerStatus | None = None
+    cascade: CascadeStatus = field(default_factory=CascadeStatus)
+
+
+# --- the route set -------------------------------------------------------------------------
+
+
 async def get_route(engine: EnginePort, name: str) -> StoredRoute:
-    """Show one route.
+    """Read one route.
 
     Raises:
         RouteNotFound: No route has this name.
     """
 
-    def look(tensor: Tensor) -> tuple[RouteRecord | None, Settings]:
+    def read(tensor: Tensor) -> tuple[RouteRecord | None, Settings]:
         return tensor.routes.get(name), tensor.settings
 
-    record, settings = await asyncio.wrap_future(engine.read(look))
+    record, settings = await asyncio.wrap_future(engine.read(read))
     if record is None:
         raise RouteNotFound(f"no route is named {name!r}")
-    return stored_route(record, settings)
+    return _stored_route(record, settings)
 
 
 async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
-    """Show up to ``limit`` routes whose names follow ``after``, in order of name.
+    """Read up to ``limit`` routes whose names follow ``after``, in order of name.
 
     Raises:
         InvalidQuery: The limit is not 1 to ``PAGE_ROUTES_MAX``.
@@ -43,18 +127,31 @@ async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
     if not 1 <= limit <= PAGE_ROUTES_MAX:
         raise InvalidQuery(f"limit must be 1 to {PAGE_ROUTES_MAX}")
 
-    def look(tensor: Tensor) -> tuple[list[RouteRecord], Settings, str]:
+    def read(tensor: Tensor) -> tuple[list[RouteRecord], Settings, str]:
         names = heapq.nsmallest(limit + 1, (n for n in tensor.routes if n > after))
         return [tensor.routes[name] for name in names], tensor.settings, str(tensor.revision)
 
-    records, settings, version = await asyncio.wrap_future(engine.read(look))
-    shown = [stored_route(record, settings) for record in records[:limit]]
+    records, settings, version = await asyncio.wrap_future(engine.read(read))
+    shown = [_stored_route(record, settings) for record in records[:limit]]
     has_more = len(records) > limit
     return RoutePage(shown, shown[-1].name if has_more else None, version)
 
 
+def _stored_route(record: RouteRecord, settings: Settings) -> StoredRoute:
+    own = record.threshold
+    return StoredRoute(
+        name=record.name,
+        utterances=list(record.utterances),
+        threshold=own,
+        effective_threshold=settings.threshold if own is None else own,
+        metadata=load_json(record.metadata),
+        payload=load_json(record.payload),
+        revision=str(record.revision),
+    )
+
+
 async def get_settings(engine: EnginePort) -> RouteSetSettings:
-    """Show the settings of the route set."""
+    """Read the settings of the route set."""
     settings = await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings))
     return RouteSetSettings(
         aggregation=settings.aggregation,
@@ -65,8 +162,22 @@ async def get_settings(engine: EnginePort) -> RouteSetSettings:
     )
 
 
+async def get_checksum(engine: EnginePort) -> dict[str, str]:
+    """Read what two nodes compare: version, digest and the tensor's SHA-256."""
+
+    def read(tensor: Tensor) -> tuple[str, str, str]:
+        # The digest is read here, on the thread that publishes it: it belongs to this tensor.
+        return tensor.checksum(), str(tensor.revision), engine.published.digest
+
+    tensor_sha256, version, digest = await asyncio.wrap_future(engine.read(read))
+    return {"version": version, "digest": digest, "tensor_sha256": tensor_sha256}
+
+
+# --- the node ------------------------------------------------------------------------------
+
+
 def cascade_report(status: CascadeStatus) -> CascadeReport:
-    """Show how the cascade stands here, and by which numbers it judges."""
+    """Describe the status and the calibration of the cascade."""
     report = CascadeReport(
         state=status.state,
         reason=status.reason,
@@ -74,22 +185,76 @@ def cascade_report(status: CascadeStatus) -> CascadeReport:
         deferred=status.deferred,
         changed_share=round(status.changed_share, 4),
     )
-    judged = status.calibration
-    if judged is None:
+    calibration = status.calibration
+    if calibration is None:
         return report
-    measured: dict[str, object] = {"at": judged.at, "table": judged.table}
-    if judged.guard is not None:
-        guard = judged.guard
+    measured: dict[str, object] = {"at": calibration.at, "table": calibration.table}
+    if (guard := calibration.guard) is not None:
         measured |= {"guard_margin": guard.margin, "slope": guard.slope, "floor": guard.floor}
-        measured |= {"share": judged.share, "agreement": judged.agreement, "strays": judged.strays}
+        measured |= {
+            "share": calibration.share,
+            "agreement": calibration.agreement,
+            "strays": calibration.strays,
+        }
     return report.model_copy(update=measured)
 
 
-async def checksum(engine: EnginePort) -> dict[str, str]:
-    """Show by what two nodes compare: version, digest and the tensor's SHA-256."""
+def node_status(
+    state: str,
+    engine: QueryEngine | None,
+    follower: Follower | None,
+    cascade: Cascade | None,
+    encoder: TextEncoder,
+    config: EngineConfig,
+) -> NodeStatus:
+    """Collect the status of a node without blocking."""
+    status = engine.status() if engine else None
+    reasons = _not_ready_reasons(state, status, follower)
+    published = engine.published if engine else None
+    encoder = engine.encoder if engine else encoder
+    position = published.position if published else None
+    return NodeStatus(
+        node=status.node if status else config.node_name,
+        state=state,
+        is_ready=not reasons,
+        reasons=reasons,
+        version=str(position.revision) if position else "0.0",
+        chain=position.chain if position else "",
+        digest=published.digest if published else "",
+        routes=published.routes_count if published else 0,
+        slots_used=published.slots_used if published else 0,
+        capacity_slots=published.settings.capacity_slots if published else 0,
+        queue_requests=status.queue_requests if status else 0,
+        queue_requests_max=config.queue_requests_max,
+        backlog_entries=status.backlog_entries if status else 0,
+        lanes=status.lanes if status else config.lanes,
+        model=encoder.name,
+        fingerprint=encoder.fingerprint,
+        dim=encoder.dim,
+        database=str(engine.database.path) if engine else "",
+        storage_state=status.storage_state if status else "ok",
+        moved_aside=status.moved_aside if status else None,
+        counters=status.counters if status else EngineCounters(),
+        admission=status.admission if status else Admission(),
+        follower=follower.status() if follower else None,
+        cascade=_cascade_status(engine, cascade),
+    )
 
-    def look(tensor: Tensor) -> tuple[str, str, str]:
-        return tensor.checksum(), str(tensor.revision), engine.published.digest
 
-    tensor_sha256, version, digest = await asyncio.wrap_future(engine.read(look))
-    return {"version": version, "digest": digest, "tensor_sha256": tensor_sha256}
+def _cascade_status(engine: QueryEngine | None, cascade: Cascade | None) -> CascadeStatus:
+    if engine is None:
+        return CascadeStatus()
+    if cascade is not None:
+        return cascade.status
+    is_wanted = engine.published.settings.cascade
+    return CascadeStatus("no_table", NO_TABLE) if is_wanted else CascadeStatus()
+
+
+def _not_ready_reasons(
+    state: str, status: EngineStatus | None, follower: Follower | None
+) -> tuple[str, ...]:
+    if state != "ready":
+        return (f"the router is {state}",)
+    if status is None or not status.are_threads_alive:
+        return ("a thread of the engine has ended",)
+    return follower.reasons() if follower else ()

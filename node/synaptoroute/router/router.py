@@ -1,8 +1,8 @@
-"""AdaptiveRouter: the library's face.
+"""AdaptiveRouter: the public class of the library.
 
-It wires encoder, engine, storage and log and keeps no state of its own.  The
-synchronous names are those of release 0.2; the coroutines beside them begin with
-``a``.  Before ``start`` everything runs on the caller's thread.
+It composes encoder, engine, storage and log and keeps no state of its own.  The synchronous
+methods are those of release 0.2; the coroutines beside them begin with ``a``.  Before
+``start`` everything runs on the caller's thread.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from synaptoroute.cascade import StaticTable
-from synaptoroute.cascade.calibrator import Calibrator
+from synaptoroute.cascade import Calibration, StaticTable
+from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
 from synaptoroute.cascade.cascade import Cascade
 from synaptoroute.config import ClusterConfig, EngineConfig
 from synaptoroute.core.mutation import (
@@ -23,44 +23,47 @@ from synaptoroute.core.mutation import (
     PatchRoute,
     PutSettings,
     RemoveUtterances,
+    Revision,
     Settings,
 )
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
-from synaptoroute.errors import (
-    ConfigError,
-    InvalidRoute,
-    NotReady,
-)
+from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     CascadeReport,
     ImportResult,
     Match,
+    OrphanedWrite,
+    RecoveryOutlook,
     Route,
     RouteSetSettings,
+    StoredRoute,
     WriteResult,
     canonical_json,
 )
 from synaptoroute.replication.follower import Follower
+from synaptoroute.router import reads
+from synaptoroute.router.admin import ClusterAdmin
+from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.imports import Importer
-from synaptoroute.router.life import Life
+from synaptoroute.router.lifecycle import Lifecycle
 from synaptoroute.router.queries import (
-    answer_here,
+    answer_on_this_thread,
     answered,
-    ask_all,
-    begin,
-    question,
+    begin_query,
+    make_query,
+    query_batch,
 )
-from synaptoroute.router.reads import cascade_report
-from synaptoroute.router.repairs import Repairs
-from synaptoroute.router.status import NodeStatus, node_status
-from synaptoroute.router.write_options import Ack, Guard
+from synaptoroute.router.reads import NodeStatus, RoutePage
 from synaptoroute.router.writes import (
+    Ack,
+    WriteOptions,
     Writer,
     checked_name,
     distinct_utterances,
     is_threshold,
+    result_of,
 )
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
@@ -68,23 +71,28 @@ from synaptoroute.serving.query import QueryEngine
 from synaptoroute.storage import SQLiteStorage
 
 READY_POLL_SECONDS: Final = 0.02
-_NO_GUARD = Guard()
+_DEFAULTS: Final = WriteOptions()
+_QUORUM: Final = WriteOptions(ack="quorum")
 
 
-class AdaptiveRouter(Repairs):
+class AdaptiveRouter:
     """Routes texts to named routes, and changes the routes while it runs.
 
     Args:
         encoder: Turns texts into vectors.
         storage: The database; None keeps everything in memory only.
-        log: Where writes get their order; None for a router on its own, a
-            ``cluster.RedisLog`` for a member of a cluster.
+        log: Orders the writes; None for a router on its own, a ``cluster.RedisLog`` for
+            a member of a cluster.
         config: How to encode, batch and score.
         cluster: How to take part in the cluster.
         observer: Receives measurements of the encoding.
-        spare: Second encoder, to which a cluster may change while it serves.
-        cascade: Tables that were distilled from these encoders; with one, and where the
-            settings of the route set ask for it, sure queries need no encoder.
+        spare: Second encoder, to which a cluster can switch while it serves.
+        cascade: Tables distilled from these encoders.  With one, and if the settings of
+            the route set ask for it, sure queries need no encoder.
+
+    Attributes:
+        follower: Follows the log of a cluster; None for a router on its own.
+        spare: The second encoder, if any.
     """
 
     def __init__(
@@ -111,12 +119,14 @@ class AdaptiveRouter(Repairs):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calibrator: Calibrator | None = None
         self._running_imports: set[str] = set()
-        self._life = Life(self._make_engine)
+        self._lifecycle = Lifecycle(self._make_engine)
+        # Returns the engine; before `start` the first call reads the database.
+        self._engine = self._lifecycle.opened
 
-    # --- life ----------------------------------------------------------------------
+    # --- lifecycle ---------------------------------------------------------------------
 
-    def _make_engine(self) -> Engine:
-        """Read the database."""
+    def _make_engine(self) -> QueryEngine:
+        """Build the engine; this reads the database."""
         engine = Engine(
             self._encoder,
             self._storage,
@@ -129,14 +139,8 @@ class AdaptiveRouter(Repairs):
             self._log.attach(engine.propose)
         return engine
 
-    @property
-    def _engine(self) -> QueryEngine:
-        """The engine; before ``start`` the first use reads the database."""
-        return self._life.opened()
-
-    @property
     def _writer(self) -> Writer:
-        return Writer(self._engine, self._log, self.follower)
+        return Writer(self._engine(), self._log, self.follower)
 
     async def start(self) -> None:
         """Read the database and start the threads; with a shared log, begin to follow it.
@@ -145,13 +149,13 @@ class AdaptiveRouter(Repairs):
         see ``status`` and ``wait_ready``.
 
         Raises:
-            EncoderMismatch: The database holds another encoder's vectors.
+            EncoderMismatch: The database holds vectors of another encoder.
             StorageUnavailable: The database cannot be opened.
         """
         self._loop = asyncio.get_running_loop()
-        await self._life.start()
+        await self._lifecycle.start()
         if isinstance(self._log, RedisLog) and self.follower is None:
-            self.follower = Follower(self._engine, self._log, self._cluster or ClusterConfig())
+            self.follower = Follower(self._engine(), self._log, self._cluster or ClusterConfig())
             await self.follower.start()
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
@@ -169,7 +173,7 @@ class AdaptiveRouter(Repairs):
         """Wait until the router may take queries.
 
         Raises:
-            NotReady: It may not, in time; the message says why.
+            NotReady: It is not ready in time; the message gives the reasons.
         """
         deadline = time.monotonic() + timeout_seconds
         while not (status := self.status()).is_ready:
@@ -178,12 +182,12 @@ class AdaptiveRouter(Repairs):
             await asyncio.sleep(READY_POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Refuse newcomers, answer what was accepted, close the database."""
+        """Refuse new requests, answer the accepted ones, close the database."""
         if self._calibrator is not None:
             await self._calibrator.stop()
         if self.follower is not None:
             await self.follower.stop()
-        await self._life.stop()
+        await self._lifecycle.stop()
 
     def close(self) -> None:
         """Close a router that was never started, without an event loop.
@@ -191,9 +195,9 @@ class AdaptiveRouter(Repairs):
         Raises:
             ConfigError: It was started; await ``stop``.
         """
-        self._life.close()
+        self._lifecycle.close()
 
-    # --- queries -------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------
 
     async def aquery(
         self,
@@ -205,24 +209,24 @@ class AdaptiveRouter(Repairs):
         deadline_ms: int | None = None,
         use_cache: bool = True,
     ) -> Match:
-        """Say which route a text belongs to.
+        """Find the route that a text belongs to.
 
         Args:
             text: The query, 1 to 32,768 bytes of UTF-8.
-            limit: Report that many candidates, 1 to 100; one reports none.
+            limit: Number of candidates to report, 1 to 100; 1 reports none.
             routes: Choose among these routes only.
             explain: Report at least five candidates.
             deadline_ms: Give up after that many milliseconds, at least 1.
-            use_cache: False encodes the text anew, to measure.
+            use_cache: False encodes the text again, for measurements.
 
         Returns:
-            The match; false in a condition when no route passes.
+            The match; false in a condition if no route matches.
 
         Raises:
             InvalidQuery: The arguments are malformed.
-            Overloaded: The queue is full, or the answer would come too late; whoever is
-                refused for what waits already is refused before the arguments are looked at.
-            DeadlineExceeded: No answer in time.
+            Overloaded: The queue is full, or the answer would come too late.  Overload
+                is reported before malformed arguments.
+            DeadlineExceeded: There is no answer in time.
             NotReady: The router is stopping.
         """
         return await answered(
@@ -237,8 +241,8 @@ class AdaptiveRouter(Repairs):
         )
 
     def begin_query(self, text: str, **options: Any) -> Match | asyncio.Future[Match]:
-        """Begin to answer, on the event loop; arguments and errors are those of ``aquery``."""
-        return begin(self._engine, self._config, text, **options)
+        """Start a query on the event loop; arguments and errors are those of ``aquery``."""
+        return begin_query(self._engine(), self._config, text, **options)
 
     async def aquery_batch(
         self,
@@ -250,13 +254,13 @@ class AdaptiveRouter(Repairs):
         deadline_ms: int | None = None,
         use_cache: bool = True,
     ) -> list[Match]:
-        """Answer up to 1,024 queries, in order and all or none; see ``aquery``.
+        """Answer up to 1,024 queries, in order, all or none; see ``aquery``.
 
         Raises:
-            TooLarge: More texts than the queue could ever hold.
+            TooLarge: There are more texts than the queue can hold.
         """
-        return await ask_all(
-            self._engine,
+        return await query_batch(
+            self._engine(),
             self._config,
             texts,
             limit=limit,
@@ -275,20 +279,21 @@ class AdaptiveRouter(Repairs):
         explain: bool = False,
     ) -> Match:
         """Answer on the caller's thread; on the event loop's thread use ``aquery``."""
-        engine = self._engine
+        engine = self._engine()
         if not engine.is_started:
-            return answer_here(engine, [question(text, limit, routes, explain, True)])[0]
+            return answer_on_this_thread(engine, [make_query(text, limit, routes, explain)])[0]
         asked = self.aquery(text, limit=limit, routes=routes, explain=explain)
         return asyncio.run_coroutine_threadsafe(asked, self._other_loop(asked)).result()
 
     def _other_loop(self, coroutine: Any) -> asyncio.AbstractEventLoop:
-        """The router's event loop, if this is not its own thread."""
+        """Return the router's event loop if it runs on another thread."""
         assert self._loop is not None
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
             running = None
         if running is self._loop:
+            # Waiting here for the result would block the loop that has to compute it.
             coroutine.close()
             raise ConfigError("on the event loop's thread, await the coroutine instead")
         if not self._loop.is_running():
@@ -296,11 +301,31 @@ class AdaptiveRouter(Repairs):
             raise NotReady("the event loop on which the router was started has ended")
         return self._loop
 
-    # --- writes --------------------------------------------------------------------
+    def check_queue(self, deadline_ms: int) -> None:
+        """Refuse a query, before it is parsed, if every query would be refused now.
 
-    async def aput_route(self, route: Route, guard: Guard = _NO_GUARD) -> WriteResult:
-        """Create a route or replace all of it."""
-        return await self._writer.put(route, guard)
+        Raises:
+            Overloaded: The queue is full, or the answer would come too late.
+            NotReady: The router is not open.
+        """
+        engine = self._engine()
+        if engine.is_started:
+            engine.check_queue((None,), False, deadline_ms / 1_000)
+
+    # --- writes ------------------------------------------------------------------------
+
+    async def aput_route(
+        self, route: Route, options: WriteOptions = _DEFAULTS, *, is_checked: bool = False
+    ) -> WriteResult:
+        """Create a route or replace the whole route.
+
+        Args:
+            route: The route.
+            options: Identity, preconditions and durability.
+            is_checked: Whether the route was validated just now and has not been changed
+                since; then it is not validated again.
+        """
+        return await self._writer().put(route, options, is_checked)
 
     async def apatch_route(
         self,
@@ -309,7 +334,7 @@ class AdaptiveRouter(Repairs):
         threshold: float | Keep | None = KEEP,
         metadata: dict[str, Any] | Keep = KEEP,
         payload: Any = KEEP,
-        guard: Guard = _NO_GUARD,
+        options: WriteOptions = _DEFAULTS,
     ) -> WriteResult:
         """Change a route's fields without touching its utterances."""
         if not is_threshold(threshold):
@@ -325,36 +350,36 @@ class AdaptiveRouter(Repairs):
             )
         except ValueError as error:
             raise InvalidRoute(str(error)) from error
-        return await self._writer.write(patch, guard)
+        return await self._writer().write(patch, options)
 
-    async def adelete_route(self, name: str, guard: Guard = _NO_GUARD) -> WriteResult:
+    async def adelete_route(self, name: str, options: WriteOptions = _DEFAULTS) -> WriteResult:
         """Remove a route and free its slots."""
-        return await self._writer.write(DeleteRoute(checked_name(name)), guard)
+        return await self._writer().write(DeleteRoute(checked_name(name)), options)
 
     async def aadd_utterances(
         self,
         name: str,
         utterances: Sequence[str],
         vectors: Sequence[Sequence[float]] | None = None,
-        guard: Guard = _NO_GUARD,
+        options: WriteOptions = _DEFAULTS,
     ) -> WriteResult:
-        """Add examples to a route; those it has already are left as they are."""
-        return await self._writer.add(name, utterances, vectors, guard)
+        """Add examples to a route; existing ones stay as they are."""
+        return await self._writer().add(name, utterances, vectors, options)
 
     async def aremove_utterances(
-        self, name: str, utterances: Sequence[str], guard: Guard = _NO_GUARD
+        self, name: str, utterances: Sequence[str], options: WriteOptions = _DEFAULTS
     ) -> WriteResult:
         """Remove examples from a route; the last one cannot be removed."""
         texts, _ = distinct_utterances(utterances, None)
         mutation = RemoveUtterances(checked_name(name), tuple(texts))
-        return await self._writer.write(mutation, guard)
+        return await self._writer().write(mutation, options)
 
     async def aput_settings(
-        self, settings: RouteSetSettings, guard: Guard = _NO_GUARD
+        self, settings: RouteSetSettings, options: WriteOptions = _DEFAULTS
     ) -> WriteResult:
         """Replace the settings of the route set, on every node at one position."""
         mutation = PutSettings(Settings(**settings.model_dump()))
-        return await self._writer.write(mutation, guard)
+        return await self._writer().write(mutation, options)
 
     async def aimport(
         self,
@@ -364,53 +389,187 @@ class AdaptiveRouter(Repairs):
         import_id: str | None = None,
         ack: Ack = "applied",
     ) -> ImportResult:
-        """Put any number of routes, visible all at once or not at all.
+        """Put any number of routes, which become visible together or not at all.
 
         Args:
             routes: The routes; several with one name are joined.
-            replace: Remove the routes that the import does not name.
+            replace: Remove the routes that the import does not contain.
             import_id: Identity by which an interrupted import is resumed.
             ack: Level of durability to wait for.
 
         Raises:
             ImportRejected: It cannot be committed; nothing became visible.
         """
-        importer = Importer(self._engine, self._writer, self._running_imports)
+        importer = Importer(self._engine(), self._writer(), self._running_imports)
         return await importer.run(routes, replace=replace, import_id=import_id, ack=ack)
+
+    async def aoutcome(self, op_id: bytes) -> WriteResult | None:
+        """Find the outcome of a write inside the idempotency window.
+
+        Raises:
+            RouteError: It was rejected.
+        """
+        outcome = await asyncio.wrap_future(self._engine().look_up(op_id))
+        return None if outcome is None else result_of(outcome, op_id)
 
     def add_route(self, route: Route) -> WriteResult:
         """Create or replace a route on the caller's thread, before or after ``start``."""
         self._check_local()
-        return self._writer.put_now(route, _NO_GUARD)
+        return self._writer().put_now(route, _DEFAULTS)
 
     def add_utterances(self, name: str, utterances: Sequence[str]) -> WriteResult:
         """Add examples to a route on the caller's thread."""
         self._check_local()
-        return self._writer.add_now(name, utterances, _NO_GUARD)
+        return self._writer().add_now(name, utterances, _DEFAULTS)
 
     def delete_route(self, name: str) -> WriteResult:
         """Remove a route on the caller's thread."""
         self._check_local()
-        return self._writer.write_now(DeleteRoute(checked_name(name)), _NO_GUARD)
+        return self._writer().write_now(DeleteRoute(checked_name(name)), _DEFAULTS)
 
     def _check_local(self) -> None:
-        """Synchronous writes need a log that does not live on an event loop."""
+        # A shared log lives on the event loop; a synchronous caller cannot wait for it.
         if not self._log.is_local:
             raise ConfigError("with a shared log, await the coroutines that begin with 'a'")
 
-    # --- looking -------------------------------------------------------------------
+    # --- reads -------------------------------------------------------------------------
 
-    def cascade(self) -> CascadeReport:
-        """Show how the cascade stands on this node; never blocks."""
-        return cascade_report(self.status().cascade)
+    async def await_version(self, version: Revision, timeout_seconds: float = 2.0) -> None:
+        """Wait until a version is visible here, to read one's own write on another node.
+
+        Raises:
+            NotCaughtUp: It is not visible in time.
+            VersionLost: It belongs to a write that a later epoch left behind.
+        """
+        if self.follower is not None:
+            await self.follower.wait_version(version, timeout_seconds)
+            return
+        current = self._engine().published.position.revision
+        if version > current:
+            raise NotCaughtUp(f"this node stands at {current}")
+
+    async def await_head(self, timeout_seconds: float = 2.0) -> None:
+        """Wait until everything is visible that is in the log now.
+
+        Raises:
+            SequencerUnavailable: The log does not answer.
+            NotCaughtUp: It is not visible in time.
+        """
+        if self.follower is not None:
+            await self.follower.wait_head(timeout_seconds)
+
+    async def aget_route(self, name: str) -> StoredRoute:
+        """Read one route.
+
+        Raises:
+            RouteNotFound: No route has this name.
+        """
+        return await reads.get_route(self._engine(), name)
+
+    async def alist_routes(self, *, after: str = "", limit: int = 100) -> RoutePage:
+        """Read up to ``limit`` routes whose names follow ``after``, in order of name."""
+        return await reads.list_routes(self._engine(), after, limit)
+
+    async def aget_settings(self) -> RouteSetSettings:
+        """Read the settings of the route set."""
+        return await reads.get_settings(self._engine())
+
+    async def achecksum(self) -> dict[str, str]:
+        """Read what two nodes compare: version, digest and the tensor's SHA-256."""
+        return await reads.get_checksum(self._engine())
+
+    @property
+    def visible(self) -> object:
+        """Identity of the state that queries see: another object after every change."""
+        return self._engine().published
+
+    @property
+    def visible_version(self) -> str:
+        """Version of that state, ``epoch.seq``."""
+        return str(self._engine().published.position.revision)
 
     def status(self) -> NodeStatus:
-        """Show how the node is; never blocks."""
-        return node_status(
-            self._life.state,
-            self._life.engine,
+        """Describe the node; never blocks."""
+        return reads.node_status(
+            self._lifecycle.state,
+            self._lifecycle.engine,
             self.follower,
             self._cascade,
             self._encoder,
             self._config,
         )
+
+    def cascade(self) -> CascadeReport:
+        """Describe the cascade on this node; never blocks."""
+        return reads.cascade_report(self.status().cascade)
+
+    def propagation(self) -> list[tuple[int, float]]:
+        """Pairs of seq and milliseconds from the log to visible here, newest last."""
+        offset_ms = self.follower.clock_lead_ms if self.follower else 0.0
+        delays = self._engine().delays
+        return [(seq, round(delay_us / 1_000 - offset_ms, 3)) for seq, delay_us in delays]
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Previews, conflicts, scrubs and comparisons of encoders."""
+        return Diagnostics(self._engine(), self._writer(), self.follower)
+
+    # --- the cluster -------------------------------------------------------------------
+
+    def _admin(self) -> ClusterAdmin:
+        return ClusterAdmin(self._engine(), self._writer(), self.follower)
+
+    async def arecovery(self) -> RecoveryOutlook:
+        """Describe the state of a recovery, and what forcing it may lose.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().recovery()
+
+    async def aforce_recovery(self) -> RecoveryOutlook:
+        """Open the log with the nodes that are present; return what that may have lost.
+
+        The absent voters lose their vote.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().force_recovery()
+
+    async def achange_voter(
+        self, node_id: str, *, is_adding: bool, options: WriteOptions = _QUORUM
+    ) -> WriteResult:
+        """Give one node a vote on recoveries, or take it away.
+
+        Raises:
+            SequencerUnavailable: With reason ``unheld`` if a majority does not hold the
+                last change yet.
+        """
+        return await self._admin().change_voter(node_id, is_adding, options)
+
+    async def acalibrate(self) -> tuple[Calibration, WriteResult]:
+        """Calibrate the cascade on the current routes, on every node at one position.
+
+        This also happens by itself when the cascade is switched on and when routes change.
+
+        Raises:
+            ConfigError: This node has no table of the encoder that serves.
+            ClusterError: The log did not take it.
+        """
+        writer = self._writer()
+        return await calibrate_cascade(
+            self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
+        )
+
+    async def aorphans(self) -> list[OrphanedWrite]:
+        """List the writes that recoveries left behind on this node."""
+        return await self._admin().orphans()
+
+    async def areplay_orphan(self, op_id: bytes) -> WriteResult:
+        """Replay an orphaned write, with its identity and its preconditions.
+
+        Raises:
+            RouteNotFound: This node has no such write.
+        """
+        return await self._admin().replay_orphan(op_id)

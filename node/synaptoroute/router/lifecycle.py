@@ -1,10 +1,10 @@
-"""The life of a router's engine: opened once, closed once, whoever asks and when.
+"""Lifecycle of a router's engine: opened once, closed once, from any caller.
 
     new -> starting -> ready -> draining -> stopped
 
-``failed`` stands for a database that could not be opened.  Opening and closing take
-disk time, so each runs on a thread of its own; a caller that is cancelled meanwhile
-leaves nothing open and nothing locked behind.
+``failed`` means that the database could not be opened.  Opening and closing wait for the
+disk, so each runs on its own thread.  A caller that is cancelled meanwhile leaves nothing
+open and nothing locked.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from synaptoroute.serving.query import QueryEngine
 ResultT = TypeVar("ResultT")
 
 
-class Life:
-    """One engine and the state it is in.
+class Lifecycle:
+    """An engine and its state.
 
-    Invariants: the engine is made at most once and stopped at most once at a time;
-    its threads turn only in ``ready`` and ``draining``.
+    Invariants: the engine is made at most once, and is never stopped twice at a time.  Its
+    threads run only in ``ready`` and ``draining``.
     """
 
     def __init__(self, make: Callable[[], QueryEngine]) -> None:
@@ -36,7 +36,7 @@ class Life:
         self._closing: Future[None] | None = None
 
     def opened(self) -> QueryEngine:
-        """The engine; before ``start`` the first use opens it on the caller's thread.
+        """Return the engine; before ``start`` the first use opens it on the caller's thread.
 
         Raises:
             NotReady: It is being opened, or is closed.
@@ -59,13 +59,15 @@ class Life:
         if self.state != "new":
             raise NotReady(f"the router is {self.state}; a router starts once")
         self.state = "starting"
-        self._opening = _in_thread(self._open, "synaptoroute-open")
+        self._opening = _run_in_thread(self._open, "synaptoroute-open")
         try:
             engine = await asyncio.wrap_future(self._opening)
             if self.state != "starting":
                 raise NotReady("the router was stopped while it started")
             engine.start()
         except BaseException:
+            # The thread cannot be cancelled: if this caller is, the thread still opens the
+            # database some time later, and only its callback can close it then.
             if self.state == "starting":
                 self.state = "failed"
                 self._opening.add_done_callback(_stop_opened)
@@ -73,13 +75,14 @@ class Life:
         self.state = "ready"
 
     async def stop(self) -> None:
-        """Drain and close; every caller returns when it is done."""
+        """Drain and close; every caller returns when that is done."""
         if self._closing is None:
             self.state = "draining"
-            self._closing = _in_thread(self._close, "synaptoroute-close")
+            self._closing = _run_in_thread(self._close, "synaptoroute-close")
         await asyncio.wrap_future(self._closing)
 
     def _close(self) -> None:
+        # A start may still be opening the database; closing before it would leave it open.
         if self._opening is not None:
             wait([self._opening])
         try:
@@ -92,7 +95,7 @@ class Life:
         """Close an engine that was never started, on the caller's thread.
 
         Raises:
-            ConfigError: Its threads turn; ``stop`` drains them.
+            ConfigError: Its threads run; ``stop`` drains them.
         """
         if self.state in ("starting", "ready", "draining"):
             raise ConfigError("a router that was started is closed by awaiting stop()")
@@ -100,20 +103,20 @@ class Life:
 
 
 def _stop_opened(opening: Future[QueryEngine]) -> None:
-    """Close what was opened for a start that did not come to its end."""
+    """Close an engine that was opened for a start that failed."""
     if opening.exception() is None:
         opening.result().stop()
 
 
-def _in_thread(task: Callable[[], ResultT], name: str) -> Future[ResultT]:
-    """Run a task to its end on a thread of its own; nobody can cancel it."""
+def _run_in_thread(task: Callable[[], ResultT], name: str) -> Future[ResultT]:
+    """Run a task to its end on its own thread; the future cannot be cancelled."""
     future: Future[ResultT] = Future()
     future.set_running_or_notify_cancel()
 
     def run() -> None:
         try:
             result = task()
-        except BaseException as error:  # whoever waits gets it
+        except BaseException as error:  # the waiting caller gets it
             future.set_exception(error)
         else:
             future.set_result(result)

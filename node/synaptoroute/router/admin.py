@@ -1,0 +1,157 @@
+"""Operations on a cluster: recoveries, voters, and writes that a recovery left behind.
+
+Such an orphaned write is replayed as the same write, with the same op_id and the same
+preconditions, at a new place of the log.  If it was applied elsewhere meanwhile, the replay
+has no second effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from synaptoroute.core.codec import decode_proposal
+from synaptoroute.core.mutation import (
+    AddUtterances,
+    DeleteRoute,
+    Mutation,
+    PatchRoute,
+    Proposal,
+    PutRoute,
+    PutSettings,
+    RemoveUtterances,
+    Revision,
+    VoterAdd,
+    VoterRemove,
+)
+from synaptoroute.core.recovery import Decision
+from synaptoroute.errors import ConfigError, ProtocolError, RouteError, RouteNotFound
+from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
+from synaptoroute.ports import EnginePort
+from synaptoroute.replication.follower import Follower
+from synaptoroute.router.writes import Writer, WriteOptions
+from synaptoroute.storage import Orphan
+
+_NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
+
+
+class ClusterAdmin:
+    """The operations of one node's router."""
+
+    def __init__(self, engine: EnginePort, writer: Writer, follower: Follower | None) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._follower = follower
+
+    def _member(self) -> Follower:
+        """Return how this router follows the log of its cluster.
+
+        Raises:
+            ConfigError: It is on its own.
+        """
+        if self._follower is None:
+            raise ConfigError("this router is on its own and belongs to no cluster")
+        return self._follower
+
+    async def recovery(self) -> RecoveryOutlook:
+        """See ``AdaptiveRouter.arecovery``."""
+        follower = self._member()
+        found = await follower.recovery.outlook()
+        status = follower.status()
+        outlook = RecoveryOutlook(
+            log_state=status.log_state.value, detail=status.detail, is_needed=found is not None
+        )
+        if isinstance(found, Decision):
+            kept = {"base": str(found.base.revision), "missing": list(found.absent)}
+            outlook = outlook.model_copy(update={**kept, "risk": found.risk})
+        return outlook
+
+    async def force_recovery(self) -> RecoveryOutlook:
+        """See ``AdaptiveRouter.aforce_recovery``."""
+        before = await self.recovery()
+        await self._member().recovery.force()
+        return before
+
+    async def change_voter(
+        self, node_id: str, is_adding: bool, options: WriteOptions
+    ) -> WriteResult:
+        """See ``AdaptiveRouter.achange_voter``."""
+        self._member()
+        mutation = VoterAdd(node_id) if is_adding else VoterRemove(node_id)
+        return await self._writer.write(mutation, options)
+
+    async def orphans(self) -> list[OrphanedWrite]:
+        """List the orphaned writes in the order in which they were put aside.
+
+        Raises:
+            StorageUnavailable: They cannot be read.
+        """
+        orphans = await asyncio.to_thread(self._engine.database.orphans)
+        return [shown for each in orphans if (shown := _shown(each)) is not None]
+
+    async def replay_orphan(self, op_id: bytes) -> WriteResult:
+        """Replay an orphaned write, and forget it once it is decided.
+
+        Raises:
+            RouteNotFound: This node has no such write.
+            RouteError: It is rejected now; it is forgotten, too.
+            SequencerUnavailable: The log did not take it; it is kept.
+        """
+        try:
+            return await self._replay(op_id)
+        finally:
+            if self._follower is not None:
+                await self._follower.duties.count_orphans()
+
+    async def _replay(self, op_id: bytes) -> WriteResult:
+        orphans = await asyncio.to_thread(self._engine.database.orphans)
+        found = next((each for each in orphans if each.op_id == op_id), None)
+        proposal = _proposal_of(found) if found else None
+        if proposal is None or not _is_replayable(proposal.mutation):
+            raise RouteNotFound("this node has no orphaned write with this identity")
+        options = WriteOptions(
+            op_id=op_id,
+            request_hash=proposal.request_hash,
+            if_match=proposal.if_match,
+            if_none_match=proposal.if_none_match,
+        )
+        try:
+            result = await self._writer.write(proposal.mutation, options)
+        except RouteError:
+            await self._forget(op_id)
+            raise
+        if result.status != "pending":
+            await self._forget(op_id)
+        return result
+
+    async def _forget(self, op_id: bytes) -> None:
+        # On the applier's thread: it owns the database's write connection.
+        forgotten = self._engine.run_on_applier(lambda state: state.storage.drop_orphan(op_id))
+        await asyncio.wrap_future(forgotten)
+
+
+def _proposal_of(orphan: Orphan) -> Proposal | None:
+    """Decode the write, if this release can read it."""
+    try:
+        return decode_proposal(orphan.frame)
+    except ProtocolError:
+        return None
+
+
+def _is_replayable(mutation: Mutation) -> bool:
+    return isinstance(mutation, (*_NAMED, PutSettings))
+
+
+def _shown(orphan: Orphan) -> OrphanedWrite | None:
+    """Describe an orphaned write; None for one that no client made."""
+    proposal = _proposal_of(orphan)
+    if proposal is None or not _is_replayable(proposal.mutation):
+        return None
+    mutation = proposal.mutation
+    return OrphanedWrite(
+        op_id=orphan.op_id.hex(),
+        version=str(Revision(orphan.epoch, orphan.seq)),
+        kind=type(mutation).__name__,
+        route=mutation.name if isinstance(mutation, _NAMED) else None,
+        moved_at_ms=orphan.moved_at_us // 1_000,
+    )
