@@ -28,9 +28,10 @@ _THREADS_BEFORE = pytest.StashKey[set[threading.Thread]]()
 # The synchronous names of the library run in their caller's thread by contract; a program
 # may call them inside a coroutine before start(), as the first release's quick start does.
 MAY_BLOCK = (
+    ("synaptoroute/router/lifecycle.py", {"opened"}),
     (
         "synaptoroute/router/router.py",
-        {"_engine", "add_route", "add_utterances", "delete_route", "query", "close"},
+        {"add_route", "add_utterances", "delete_route", "query", "close"},
     ),
     ("synaptoroute/storage/sqlite.py", {"__init__"}),
     ("synaptoroute/encoder/onnx_encoder.py", {"__init__"}),

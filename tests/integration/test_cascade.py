@@ -150,7 +150,7 @@ async def test_query_that_a_write_overtakes_is_judged_where_it_is_answered() -> 
         await switch(router)
         await state(router, "on")
         assert "encoder" == (await router.aquery(text, explain=True)).stage
-        scorer, go_on = router._engine.scorer, threading.Event()
+        scorer, go_on = router._engine().scorer, threading.Event()
         held = scorer.call(lambda _: go_on.wait(30))
         await until(held.running)
         write = asyncio.ensure_future(router.aadd_utterances("music", [text]))

@@ -16,7 +16,7 @@ from followers import peers, route, until
 from servers import Server, free_port
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.replication import heartbeat as pulse_module
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 DAY_SECONDS = 86_400
@@ -70,7 +70,7 @@ async def test_clock_of_a_node_decides_nothing(
     ahead = SimpleNamespace(time=lambda: time.time() + DAY_SECONDS, monotonic=time.monotonic)
     monkeypatch.setattr(pulse_module, "time", ahead)
     async with peers(tmp_path, valkey_server.url) as found:
-        written = await found[0].router.aput_route(route("now"), Guard(ack="all"))
+        written = await found[0].router.aput_route(route("now"), WriteOptions(ack="all"))
         seen = await found[0].follower.log.presence.nodes()
         one, other = (peer.follower for peer in found.all)
         proof = one.membership.proof("/peer/v1/log")

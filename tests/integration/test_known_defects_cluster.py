@@ -22,7 +22,7 @@ from synaptoroute.errors import (
     RouteNotFound,
     SequencerUnavailable,
 )
-from synaptoroute.router import AdaptiveRouter, Guard
+from synaptoroute.router import AdaptiveRouter, WriteOptions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 
@@ -187,7 +187,9 @@ async def test_d10_nobody_hears_of_a_write_that_its_node_loses(
         await found[0].router.aput_route(route("known"))
         await asyncio.to_thread(valkey_server.pause)
         with pytest.raises(SequencerUnavailable):
-            await found[0].router.aput_route(route("known", "changed"), Guard(op_id=b"k" * 16))
+            await found[0].router.aput_route(
+                route("known", "changed"), WriteOptions(op_id=b"k" * 16)
+            )
         texts = (await found[0].router.aget_route("known")).utterances
         await asyncio.to_thread(valkey_server.resume)
         await until(lambda: found[1].follower.log_state == "open")

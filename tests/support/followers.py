@@ -31,7 +31,7 @@ from synaptoroute.engine import Engine
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Route
 from synaptoroute.replication.follower import Follower
-from synaptoroute.router import AdaptiveRouter, Guard
+from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.server import create_app
 from synaptoroute.storage import SQLiteStorage
@@ -230,7 +230,7 @@ async def until(fact: Any, seconds: float = WAIT_SECONDS) -> None:
     assert fact(), "it did not come true in time"
 
 
-QUORUM = Guard(ack="quorum", ack_timeout_seconds=10)
+QUORUM = WriteOptions(ack="quorum", ack_timeout_seconds=10)
 WRITE_SECONDS_MAX = 30.0
 META = "sr:{default}:meta"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import EncoderStats, HashEncoder
 from synaptoroute.replication.status import FollowerCounts, FollowerStatus, LogState
-from synaptoroute.router.status import node_status
+from synaptoroute.router.reads import node_status
 from synaptoroute.server.metrics import Metrics
 
 _TYPE = re.compile(r"^# TYPE (\S+) ", re.MULTILINE)
@@ -32,7 +32,9 @@ def exposition() -> str:
         counts=FollowerCounts(),
         orphans_count=0,
     )
-    status = replace(node_status("ready", None, None, encoder, EngineConfig()), follower=follower)
+    status = replace(
+        node_status("ready", None, None, None, encoder, EngineConfig()), follower=follower
+    )
     encoder.close()
     metrics = Metrics()
     metrics.answered("POST", "/v1/query", 200, 0.01)

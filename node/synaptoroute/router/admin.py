@@ -29,7 +29,7 @@ from synaptoroute.errors import ConfigError, ProtocolError, RouteError, RouteNot
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
-from synaptoroute.router.writes import Writer, WriteOptions
+from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.storage import Orphan
 
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)

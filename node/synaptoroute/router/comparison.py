@@ -159,9 +159,7 @@ def preview_route(
 
 
 def _candidate(candidate: Candidate) -> RoutedText:
-    return RoutedText(
-        candidate.route, candidate.score, candidate.threshold, candidate.utterance
-    )
+    return RoutedText(candidate.route, candidate.score, candidate.threshold, candidate.utterance)
 
 
 def _best(routed: Sequence[RoutedText]) -> RoutedText:
@@ -319,9 +317,7 @@ def _compare(
     )
 
 
-def _best_threshold(
-    cases: Sequence[LabelledText], best: Sequence[RoutedText]
-) -> tuple[float, int]:
+def _best_threshold(cases: Sequence[LabelledText], best: Sequence[RoutedText]) -> tuple[float, int]:
     """Find the default threshold that is right most often; the lowest of equal ones."""
     pairs = zip(cases, best, strict=True)
     scored = [(each.score or 0.0, case.route, each.route) for case, each in pairs]

@@ -156,6 +156,9 @@ class Importer:
                 utterances += len(route.utterances)
             return _import_result(result_of(outcome, commit_id), identity, utterances)
         options = WriteOptions(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
+        commit_options = WriteOptions(
+            commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS
+        )
         run_id = f"{identity}{RUN_SEPARATOR}{uuid.uuid4().hex}"
         self._running.add(run_id)
         try:
@@ -163,9 +166,7 @@ class Importer:
             chunk_count, utterances = await self._stage_all(run_id, routes, options)
             result = await self._retry_overloaded(
                 lambda: self._writer.write(
-                    ImportCommit(run_id, chunk_count),
-                    WriteOptions(op_id=commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS),
-                    self._encoder.fingerprint,
+                    ImportCommit(run_id, chunk_count), commit_options, self._encoder.fingerprint
                 )
             )
         except BaseException:
@@ -245,7 +246,9 @@ class Importer:
         vector_of = {text: self._known[text] for text in texts if text in self._known}
         fresh = [text for text in dict.fromkeys(texts) if text not in vector_of]
         if fresh:
-            rows = await self._retry_overloaded(lambda: self._writer.encode(fresh, None, self._encoder))
+            rows = await self._retry_overloaded(
+                lambda: self._writer.encode(fresh, None, self._encoder)
+            )
             vector_of.update(zip(fresh, row_bytes(rows), strict=True))
         return vector_of
 

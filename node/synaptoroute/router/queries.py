@@ -163,9 +163,7 @@ async def query_batch(
     return [match or next(rest) for match in found]
 
 
-async def _submit_all(
-    engine: QueryEngine, queries: Sequence[Query], seconds: float
-) -> list[Match]:
+async def _submit_all(engine: QueryEngine, queries: Sequence[Query], seconds: float) -> list[Match]:
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[Match]] = [loop.create_future() for _ in queries]
     for query, future in zip(queries, futures, strict=True):

@@ -436,16 +436,10 @@ def check_size(proposal: Proposal) -> None:
     Raises:
         TooLarge: It has more than ``FRAME_BYTES_MAX``.
     """
-    mutation = proposal.mutation
-    if isinstance(mutation, PutRoute | AddUtterances):
-        # An upper bound is cheap.  Only a write near the limit is encoded here and later again.
-        texts = [mutation.name, *mutation.utterances]
-        if isinstance(mutation, PutRoute):
-            texts += (mutation.metadata, mutation.payload)
-        bytes_max = FIELDS_BYTES_MAX + sum(map(len, mutation.vectors))
-        bytes_max += CHARACTER_BYTES_MAX * sum(map(len, texts)) + SEPARATOR_BYTES_MAX * len(texts)
-        if bytes_max <= FRAME_BYTES_MAX:
-            return
+    # The bound is cheap.  Only a write near the limit is encoded here and once more later.
+    bound = _frame_bytes_bound(proposal.mutation)
+    if bound is not None and bound <= FRAME_BYTES_MAX:
+        return
     size_bytes = len(encode_proposal(proposal))
     if size_bytes > FRAME_BYTES_MAX:
         raise TooLarge(
@@ -453,6 +447,18 @@ def check_size(proposal: Proposal) -> None:
             "use an import, which is cut into chunks",
             bytes_max=FRAME_BYTES_MAX,
         )
+
+
+def _frame_bytes_bound(mutation: Mutation) -> int | None:
+    """Return an upper bound of the frame's size for a mutation with rows."""
+    if not isinstance(mutation, PutRoute | AddUtterances):
+        return None
+    texts = [mutation.name, *mutation.utterances]
+    if isinstance(mutation, PutRoute):
+        texts += (mutation.metadata, mutation.payload)
+    characters = sum(map(len, texts))
+    bound = FIELDS_BYTES_MAX + sum(map(len, mutation.vectors))
+    return bound + CHARACTER_BYTES_MAX * characters + SEPARATOR_BYTES_MAX * len(texts)
 
 
 # --- vectors -------------------------------------------------------------------------------

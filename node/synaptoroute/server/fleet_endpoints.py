@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import CANDIDATES_MAX, Match
-from synaptoroute.router.encoder_comparison import Labelled
+from synaptoroute.router.comparison import LabelledText
 from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
 from synaptoroute.server.parameters import checked, read_document
 from synaptoroute.server.responses import json_answer, runtime_of, unless_gone
@@ -55,7 +55,7 @@ async def preview(request: Request) -> Response:
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts, limit=CANDIDATES_MAX, explain=True)
 
-    work = router.surveys.preview(asked.name, asked.route, asked.texts, ask_all)
+    work = router.diagnostics.preview(asked.name, asked.route, asked.texts, ask_all)
     found = await unless_gone(request, work)
     shown = [{**dataclasses.asdict(each), "is_changed": each.is_changed} for each in found]
     return json_answer(json.dumps({"texts": shown}))
@@ -73,7 +73,7 @@ async def list_conflicts(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
     """A query that means what both utterances say goes to either route by a hair."""
-    work = runtime_of(request).router.surveys.conflicts(similarity_min, limit)
+    work = runtime_of(request).router.diagnostics.conflicts(similarity_min, limit)
     found = await unless_gone(request, work)
     return json_answer(json.dumps(dataclasses.asdict(found)))
 
@@ -86,7 +86,7 @@ async def list_conflicts(
 )
 async def scrub(request: Request) -> Response:
     """Finds bits that flipped in memory or on disk, which the digest alone cannot see."""
-    found = await runtime_of(request).router.surveys.scrub()
+    found = await runtime_of(request).router.diagnostics.scrub()
     shown = {**dataclasses.asdict(found), "is_sound": found.is_sound}
     return json_answer(json.dumps(shown))
 
@@ -99,7 +99,7 @@ async def scrub(request: Request) -> Response:
 )
 async def show_generations(request: Request) -> Response:
     """A generation is the vectors of another encoder; the cluster changes to it as a whole."""
-    found = await runtime_of(request).router.surveys.generations()
+    found = await runtime_of(request).router.diagnostics.encoders()
     return json_answer(json.dumps(dataclasses.asdict(found)))
 
 
@@ -121,8 +121,8 @@ async def try_encoder(request: Request) -> Response:
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts)
 
-    cases = [Labelled(each.text, each.route) for each in asked.texts]
-    work = router.surveys.try_encoder(asked.encoder, cases, ask_all)
+    cases = [LabelledText(each.text, each.route) for each in asked.texts]
+    work = router.diagnostics.compare_encoders(asked.encoder, cases, ask_all)
     found = await unless_gone(request, work)
     return json_answer(json.dumps(dataclasses.asdict(found)))
 
@@ -135,7 +135,7 @@ async def try_encoder(request: Request) -> Response:
 )
 async def list_unmatched(request: Request) -> Response:
     """Empty unless the setting `unmatched_kept` says how many are kept."""
-    is_on, found = runtime_of(request).router.surveys.unmatched()
+    is_on, found = runtime_of(request).router.diagnostics.unmatched()
     queries = [dataclasses.asdict(each) for each in found]
     return json_answer(json.dumps({"is_on": is_on, "queries": queries}))
 
@@ -148,7 +148,7 @@ async def list_unmatched(request: Request) -> Response:
 )
 async def list_imports(request: Request) -> Response:
     """Each with the place of its newest entry, by which an abandoned one is known."""
-    found = await runtime_of(request).router.surveys.open_imports()
+    found = await runtime_of(request).router.diagnostics.open_imports()
     shown = [
         {
             "import_id": each.begin.import_id,

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from synaptoroute.errors import InvalidRoute, RouteError
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.preconditions import (
     ACK_TIMEOUT_SECONDS_DEFAULT,
@@ -93,7 +93,7 @@ class WriteTerms:
         self._ack: Ack = ack
         self._ack_timeout_seconds = ack_timeout
 
-    def guard(self, document: Any = None) -> Guard:
+    def guard(self, document: Any = None) -> WriteOptions:
         """Make the guard of a write whose body said ``document``.
 
         Raises:

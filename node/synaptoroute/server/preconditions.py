@@ -1,4 +1,4 @@
-"""What a write's headers ask for, as the router's ``Guard``.
+"""What a write's headers ask for, as the router's ``WriteOptions``.
 
 Source: RFC 9110 section 13 (conditional requests) and the IETF draft on the
 Idempotency-Key header.  Conditions are judged at the write's place in the order,
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
 from synaptoroute.errors import PreconditionFailed
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 from synaptoroute.web.refusals import InvalidParameter
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
@@ -105,14 +105,14 @@ def parse_guard(
     asked: bytes,
     ack: Ack = "applied",
     ack_timeout_seconds: float = ACK_TIMEOUT_SECONDS_DEFAULT,
-) -> Guard:
+) -> WriteOptions:
     """Gather a write's identity and conditions from its headers and parameters.
 
     Raises:
         InvalidParameter, PreconditionFailed: A header that cannot be followed.
     """
     op_id = parse_op_id(headers.get("idempotency-key"), namespace)
-    return Guard(
+    return WriteOptions(
         op_id=op_id,
         request_hash=asked if op_id is not None else b"",
         if_match=parse_if_match(headers.get("if-match")),

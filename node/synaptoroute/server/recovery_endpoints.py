@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -46,7 +46,7 @@ _ORPHAN: Final = {
 _RECOVERY: Final = TypeAdapter(RecoveryRequest)
 _REPLAY: Final = TypeAdapter(OrphanToReplay)
 _VOTER: Final = TypeAdapter(VoterChange)
-_QUORUM: Final = Guard(ack="quorum")
+_QUORUM: Final = WriteOptions(ack="quorum")
 
 
 class Orphans(BaseModel):
@@ -136,4 +136,4 @@ async def replay_orphan(request: Request) -> Response:
     """
     asked = checked(_REPLAY, await read_document(request), InvalidParameter)
     result = await runtime_of(request).router.areplay_orphan(uuid.UUID(asked.op_id).bytes)
-    return write_answer(result, Guard())
+    return write_answer(result, WriteOptions())

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.models import Match, WriteResult
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 from synaptoroute.server.preconditions import etag, reached
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.refusals import ClientGone
@@ -59,7 +59,7 @@ def version_headers(version: str, revision: str | None = None) -> dict[str, str]
     return headers
 
 
-def write_answer(result: WriteResult, guard: Guard, *, is_new: bool = False) -> Response:
+def write_answer(result: WriteResult, guard: WriteOptions, *, is_new: bool = False) -> Response:
     """The answer to a write: 201 for a new route, 202 while ``ack`` is not reached, else 200."""
     headers = version_headers(result.version, result.revision)
     headers["SR-Op-Id"] = result.op_id

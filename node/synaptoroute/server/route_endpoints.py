@@ -152,7 +152,7 @@ async def put_route(request: Request, name: RouteName, terms: Terms) -> Response
     document = await read_document(request)
     route = checked(_ROUTE, _named(document, name))
     guard = terms.guard(document)
-    result = await runtime_of(request).router.aput_route(route, guard)
+    result = await runtime_of(request).router.aput_route(route, guard, is_checked=True)
     return write_answer(result, guard, is_new=result.created)
 
 
@@ -175,7 +175,7 @@ async def patch_route(request: Request, name: RouteName, terms: Terms) -> Respon
         threshold=patch.threshold if "threshold" in given else KEEP,
         metadata=patch.metadata if "metadata" in given else KEEP,
         payload=patch.payload if "payload" in given else KEEP,
-        guard=guard,
+        options=guard,
     )
     return write_answer(result, guard)
 

@@ -33,7 +33,7 @@ from synaptoroute.models import (
     canonical_json,
     check_text,
 )
-from synaptoroute.router.encoder_comparison import TRIAL_TEXTS_MAX
+from synaptoroute.router.comparison import COMPARED_TEXTS_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
 PREVIEW_TEXTS_MAX: Final = 200
@@ -306,4 +306,4 @@ class TrialRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     encoder: str = Field(pattern=r"^[0-9a-f]{64}$", description="Fingerprint of the encoder.")
-    texts: list[LabelledText] = Field(min_length=1, max_length=TRIAL_TEXTS_MAX)
+    texts: list[LabelledText] = Field(min_length=1, max_length=COMPARED_TEXTS_MAX)

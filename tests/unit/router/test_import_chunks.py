@@ -37,9 +37,9 @@ async def test_chunks_fill_up_whatever_the_size_of_the_routes() -> None:
     """What is left of one chunk begins the next: the log carries as few as it can."""
     async with running() as router:
         await router.aput_route(route("first", "opens the log"))
-        before = router._engine.applier.commit_count
+        before = router._engine().applier.commit_count
         await router.aimport(stream(many(40, 50)))
-        entries = router._engine.applier.commit_count - before
+        entries = router._engine().applier.commit_count - before
         stored = await router.aget_route("r0039")
 
     begin_and_commit = 2
@@ -52,14 +52,14 @@ async def test_several_chunks_are_on_their_way_at_a_time(monkeypatch: pytest.Mon
     under_way = most = 0
     stage = Importer._stage
 
-    async def counted(self: Importer, mutation: Any, guard: Any) -> None:
+    async def counted(self: Importer, mutation: Any, options: Any) -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         try:
             if isinstance(mutation, ImportChunk):  # the first wait for company
                 await until(lambda: most >= STAGES_MAX)
-            await stage(self, mutation, guard)
+            await stage(self, mutation, options)
         finally:
             under_way -= 1
 
@@ -76,7 +76,7 @@ async def test_failed_chunk_stops_those_beside_it(monkeypatch: pytest.MonkeyPatc
     begun: list[int] = []
     ended: list[int] = []
 
-    async def held(self: Importer, mutation: Any, guard: Any) -> None:
+    async def held(self: Importer, mutation: Any, options: Any) -> None:
         if not isinstance(mutation, ImportChunk):
             return
         begun.append(mutation.number)

@@ -33,7 +33,7 @@ async def names(router: AdaptiveRouter) -> list[str]:
 
 
 async def open_imports(router: AdaptiveRouter) -> int:
-    staged = await asyncio.wrap_future(router._engine.staged_imports())
+    staged = await asyncio.wrap_future(router._engine().staged_imports())
     return len(staged)
 
 
@@ -317,7 +317,7 @@ async def test_query_waits_for_a_slice_of_a_large_import_at_most(
     async with running() as router:
 
         def watched(tensor: Tensor, *rows: Any) -> None:
-            waiting.append(len(router._engine.scorer._inbox))
+            waiting.append(len(router._engine().scorer._inbox))
             fill(tensor, *rows)
 
         monkeypatch.setattr(Tensor, "fill", watched)

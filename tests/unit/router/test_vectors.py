@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.errors import InvalidVector, TooLarge
-from synaptoroute.router import vectors, writes
-from synaptoroute.router.vectors import checked_rows
-from synaptoroute.router.writes import check_size
+from synaptoroute.router import writes
+from synaptoroute.router.writes import check_size, checked_rows
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +30,7 @@ TEXTS = st.lists(
 )
 def test_lists_become_the_rows_that_numpy_makes(given_rows: list[list[float]]) -> None:
     """The short way of lists gives the bits of the long one, whatever the numbers are."""
-    found = vectors._float64s(given_rows, 3)
+    found = writes._float64s(given_rows, 3)
 
     np.testing.assert_array_equal(np.asarray(given_rows, dtype=np.float64), found)
 
@@ -54,25 +53,23 @@ def test_sequences_of_every_kind_are_rows() -> None:
 
 
 @given(TEXTS, st.text(st.characters(codec="utf-8"), max_size=60), st.booleans())
-def test_what_is_surely_short_is_never_too_long(
+def test_frame_is_never_longer_than_its_bound(
     texts: list[str], metadata: str, is_put: bool
 ) -> None:
-    """The bound holds for every text: the frame itself is no longer."""
     utterances, rows = tuple(texts), (b"v" * 8,) * len(texts)
     mutation: Mutation = AddUtterances("a", utterances, rows)
     if is_put:
         mutation = PutRoute("a", utterances, rows, 0.1, metadata, metadata)
     proposal = Proposal(OP_ID, mutation, OP_ID, Revision(2**53, 2**53), if_none_match=True)
     size_bytes = len(encode_proposal(proposal))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(writes, "FRAME_BYTES_MAX", size_bytes - 1)
-        is_short = writes._is_surely_short(mutation)
+    bound = writes._frame_bytes_bound(mutation)
 
-    assert not is_short
+    assert bound is not None
+    assert bound >= size_bytes
 
 
 def test_write_that_is_too_long_is_refused_at_the_door() -> None:
-    """What may be too long is written to see how long it is."""
+    """A write above the bound is encoded to find out its exact size."""
     count = FRAME_BYTES_MAX // 2_048
     mutation = PutRoute("a", tuple(map(str, range(count))), (b"v" * 2_048,) * count)
 

@@ -20,7 +20,7 @@ from synaptoroute.errors import (
     UtteranceNotFound,
 )
 from synaptoroute.models import Route, WriteResult
-from synaptoroute.router import Guard
+from synaptoroute.router import WriteOptions
 
 pytestmark = pytest.mark.unit
 
@@ -190,13 +190,13 @@ async def test_conditions_are_judged_at_the_writes_place() -> None:
     async with running() as router:
         first = await router.aput_route(route("a"))
         assert first.revision is not None
-        guard = Guard(if_match=revision(first.revision))
+        options = WriteOptions(if_match=revision(first.revision))
         results = await asyncio.gather(
-            *(router.aput_route(route("a", f"words {n}"), guard) for n in range(20)),
+            *(router.aput_route(route("a", f"words {n}"), options) for n in range(20)),
             return_exceptions=True,
         )
         created = await asyncio.gather(
-            *(router.aput_route(route("b"), Guard(if_none_match=True)) for _ in range(20)),
+            *(router.aput_route(route("b"), WriteOptions(if_none_match=True)) for _ in range(20)),
             return_exceptions=True,
         )
         current = (await router.aget_route("a")).revision
@@ -209,15 +209,17 @@ async def test_conditions_are_judged_at_the_writes_place() -> None:
 
 async def test_repeated_write_has_one_effect() -> None:
     """An op_id that comes again, even at the same moment, gets the first answer."""
-    guard = Guard(op_id=b"o" * 16, request_hash=b"h" * 16)
+    options = WriteOptions(op_id=b"o" * 16, request_hash=b"h" * 16)
     async with running() as router:
-        answers = await asyncio.gather(*(router.aput_route(route("a"), guard) for _ in range(5)))
+        answers = await asyncio.gather(*(router.aput_route(route("a"), options) for _ in range(5)))
         await router.adelete_route("a")
-        again = await router.aput_route(route("a"), guard)
+        again = await router.aput_route(route("a"), options)
         known = await router.aoutcome(b"o" * 16)
         unknown = await router.aoutcome(b"u" * 16)
         with pytest.raises(IdempotencyConflict):
-            await router.aput_route(route("b"), Guard(op_id=b"o" * 16, request_hash=b"x" * 16))
+            await router.aput_route(
+                route("b"), WriteOptions(op_id=b"o" * 16, request_hash=b"x" * 16)
+            )
         with pytest.raises(RouteNotFound):
             await router.aget_route("a")
 
@@ -231,7 +233,7 @@ def test_malformed_identity_is_a_programmers_error() -> None:
     """An op_id of another length can be neither sent nor remembered."""
     for wrong in ({"op_id": b"short"}, {"request_hash": b"short"}):
         with pytest.raises(ValueError, match="16 bytes"):
-            Guard(**wrong)  # type: ignore[arg-type]
+            WriteOptions(**wrong)  # type: ignore[arg-type]
 
 
 async def test_large_write_is_admitted_whole_or_not_at_all(encoder: HeldEncoder) -> None:
@@ -325,11 +327,14 @@ async def test_waiting_writers_are_forgotten_when_they_give_up() -> None:
     """A writer that does not wait gets ``pending``, and leaves nothing behind."""
     async with running() as router:
         results = await asyncio.gather(
-            *(router.aput_route(route(f"r{n}"), Guard(ack_timeout_seconds=0.0)) for n in range(50))
+            *(
+                router.aput_route(route(f"r{n}"), WriteOptions(ack_timeout_seconds=0.0))
+                for n in range(50)
+            )
         )
         await router.adelete_route("r0")
         outcomes = [await router.aoutcome(bytes.fromhex(each.op_id)) for each in results]
-        waiting = len(router._engine._waiters)
+        waiting = len(router._engine()._waiters)
 
     assert {"pending"} >= {each.status for each in results} - {"applied"}
     assert all(outcome is not None for outcome in outcomes)

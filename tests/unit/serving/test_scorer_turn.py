@@ -111,7 +111,7 @@ async def test_lone_queries_beside_writes_see_one_position(tmp_path: Path) -> No
 
 
 def _scorer_of(router: AdaptiveRouter) -> scorer_module.Scorer:
-    engine = router._life.engine
+    engine = router._lifecycle.engine
     assert isinstance(engine, Engine)
     return engine.scorer
 

@@ -17,7 +17,7 @@ async def test_nothing_is_kept_by_itself(tmp_path: Path) -> None:
         await router.aput_route(route("a"))
         await router.aquery("nothing of the kind")
 
-        assert (False, []) == router.surveys.unmatched()
+        assert (False, []) == router.diagnostics.unmatched()
 
 
 async def test_newest_are_kept_with_what_came_nearest(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ async def test_newest_are_kept_with_what_came_nearest(tmp_path: Path) -> None:
         for text in ("first of all", "second of all", "third of all", "one text"):
             await router.aquery(text)
         await router.aquery("filtered", routes=["unknown"])
-        is_on, found = router.surveys.unmatched()
+        is_on, found = router.diagnostics.unmatched()
 
         assert is_on
         assert ["third of all", "second of all"] == [each.text for each in found]
