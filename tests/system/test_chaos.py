@@ -31,6 +31,7 @@ def test_cluster_outlives_trouble(
     assert outcome.figures["writes held by a quorum"] > 0
 
 
+@pytest.mark.accept
 @pytest.mark.timeout(480)
 def test_cluster_with_the_real_encoder_outlives_trouble(tmp_path: Path) -> None:
     """The bundled model instead of the cheap one: the same promises, and the same bits."""

@@ -16,7 +16,7 @@ import pytest
 from node_cluster import StartCluster
 from processes import CoordinatorProcess
 
-AWAY_SECONDS = float(os.environ.get("SYNAPTOROUTE_AWAY_SECONDS", "12"))
+AWAY_SECONDS = float(os.environ.get("SYNAPTOROUTE_AWAY_SECONDS", "6"))
 LOG_BYTES_MAX = 268_435_456
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(120 + AWAY_SECONDS)]
@@ -38,7 +38,7 @@ def test_queries_and_writes_go_on_without_a_coordinator(
             coordinator.wait()
             began = len(history.writes)
             away_until = time.monotonic() + AWAY_SECONDS
-            time.sleep(AWAY_SECONDS / 3)
+            time.sleep(AWAY_SECONDS / 2)
             written = len(history.writes) - began
             time.sleep(max(0.0, away_until - time.monotonic()))
         cluster[2].kill()

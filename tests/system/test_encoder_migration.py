@@ -22,7 +22,7 @@ from encoders import second_model
 from node_cluster import Cluster, StartCluster, until
 from processes import CoordinatorProcess
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.system, pytest.mark.accept, pytest.mark.timeout(420)]
 
 ROUTES = {
     "refunds": ["I want my money back", "When will I get my refund?", "Please refund the fee"],

@@ -50,7 +50,7 @@ class Watched:
         return is_master and self.sentinels.master_port == self.replica.port
 
 
-@pytest.fixture(params=["redis", "valkey"])
+@pytest.fixture(params=["redis", pytest.param("valkey", marks=pytest.mark.accept)])
 def watched(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watched]:
     """Servers of each kind under Sentinels of that kind."""
     with ExitStack() as stack:
