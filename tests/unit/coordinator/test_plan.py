@@ -41,7 +41,7 @@ def test_healthy_fleet_needs_no_action() -> None:
 @pytest.mark.parametrize("log_state", ["recovering", "frozen"])
 def test_no_action_while_the_log_is_closed(log_state: str) -> None:
     """Nothing may be trimmed during a recovery."""
-    view = fleet(voters_at=head(50_000, state=log_state))
+    view = fleet(at=head(50_000, state=log_state))
 
     assert () == plan_actions(
         view, policy(retain_entries=10, audit_seconds=1), controller_state(), NOW
@@ -52,9 +52,9 @@ def test_no_action_while_the_log_is_closed(log_state: str) -> None:
 
 
 def voters_at(*seqs: int) -> object:
-    """Return a fleet of the voters a, b and c voters_at these sequence numbers."""
+    """Return a fleet of the voters a, b and c at these sequence numbers."""
     nodes = [seen(name, seq) for name, seq in zip("abc", seqs, strict=False)]
-    return fleet(*nodes, voters_at=head(max(seqs)))
+    return fleet(*nodes, at=head(max(seqs)))
 
 
 def test_newest_entries_are_kept() -> None:
@@ -77,7 +77,7 @@ def test_full_log_is_trimmed_up_to_what_a_majority_holds() -> None:
         seen("a", 9_000),
         seen("b", 7_000),
         seen("c", 10),
-        voters_at=head(9_000, kept_bytes=200_000_000),
+        at=head(9_000, kept_bytes=200_000_000),
     )
     actions = plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
@@ -86,14 +86,14 @@ def test_full_log_is_trimmed_up_to_what_a_majority_holds() -> None:
 
 def test_nothing_is_trimmed_without_a_majority() -> None:
     """A voter without a heartbeat counts as holding nothing."""
-    view = fleet(seen("a", 9_000), voters_at=head(9_000, kept_bytes=200_000_000))
+    view = fleet(seen("a", 9_000), at=head(9_000, kept_bytes=200_000_000))
 
     assert () == plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
 
 def test_observers_do_not_count_for_the_majority() -> None:
     nodes = [seen("a", 9_000), *(seen(f"o{n}", 9_000) for n in range(5))]
-    view = fleet(*nodes, voters_at=head(9_000, kept_bytes=200_000_000))
+    view = fleet(*nodes, at=head(9_000, kept_bytes=200_000_000))
 
     assert () == plan_actions(view, policy(retain_entries=100), controller_state(), NOW)
 
