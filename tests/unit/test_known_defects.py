@@ -18,7 +18,7 @@ import pytest
 
 from repository import ROOT, python_files
 from routers import HeldEncoder, route, running, until
-from synaptoroute.cli.calibration import Ranked, Thresholds, calibrate
+from synaptoroute.cli.commands.calibrate import RankedQuery, Thresholds, fit_thresholds
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import AddUtterances, Proposal, PutRoute, Revision
 from synaptoroute.core.table import RouteTable
@@ -335,10 +335,10 @@ async def test_d27_large_write_stalls_no_query() -> None:
 
 def test_d28_fitting_thresholds_switches_no_route_off() -> None:
     """A route without labelled queries keeps its threshold, and others can be fitted alone."""
-    queries = [Ranked("a", (("a", 0.5), ("b", 0.3))) for _ in range(20)]
-    queries += [Ranked(None, (("a", 0.2), ("c", 0.15))) for _ in range(20)]
+    queries = [RankedQuery("a", (("a", 0.5), ("b", 0.3))) for _ in range(20)]
+    queries += [RankedQuery(None, (("a", 0.2), ("c", 0.15))) for _ in range(20)]
     before = Thresholds(0.9, {"b": 0.35, "c": 0.4})
-    after = calibrate(queries, ["a", "b", "c"], before).after
+    after = fit_thresholds(queries, ["a", "b", "c"], before).after
 
     assert (0.35, 0.4) == (after.of("b"), after.of("c"))
     assert after.of("a") <= 0.5

@@ -1,8 +1,8 @@
 """The ``synaptoroute`` command.
 
-``app`` names the commands, ``commands/`` holds one file each, ``failures`` says how
-they end.  Nothing here loads the encoder, the HTTP client or the settings before a
-command needs them: a command that only talks to a node starts fast.
+``app`` is the command tree, ``commands/`` holds the commands, ``exit_codes`` defines how
+they end.  Commands import the encoder, the HTTP client and the settings only when they
+need them, so that a command that only talks to a node starts fast.
 """
 
 from __future__ import annotations

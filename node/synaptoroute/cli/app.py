@@ -1,4 +1,4 @@
-"""Which commands there are, and what surrounds each of them."""
+"""The command tree, and the handling of errors around every command."""
 
 from __future__ import annotations
 
@@ -16,17 +16,11 @@ from synaptoroute.cli.commands import (
     demo,
     doctor,
     evaluate,
-    keys,
     model,
-    model_migrate,
     query,
     restore,
-    routes_import,
-    routes_lint,
-    routes_read,
-    routes_write,
+    routes,
     serve,
-    status,
     up,
 )
 from synaptoroute.cli.exit_codes import ExitCode, exit_code_of, one_line
@@ -35,19 +29,19 @@ from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
 
 _EPILOG: Final = (
-    "Exit codes: 0 done, 1 the answer is no, 2 wrong usage or file, "
-    "3 no node answers or starts, 4 the node refused, 130 interrupted."
+    "Exit codes: 0 success, 1 negative result, 2 wrong usage or file, "
+    "3 node unreachable or not started, 4 refused by the node, 130 interrupted."
 )
 
 
 class RootGroup(TyperGroup):
-    """Turns errors of any command into one line and an exit code."""
+    """Turns the error of any command into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe shows here, not at the end of the process
+            sys.stdout.flush()  # report a closed pipe here, not when the process exits
             return result
         except SynaptoRouteError as error:
             if ctx.params.get("debug"):
@@ -58,7 +52,8 @@ class RootGroup(TyperGroup):
             note("synaptoroute: interrupted")
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader has what it wanted; nothing may be written at the end either.
+            # The reader closed the pipe.  Python flushes stdout once more at exit, which must
+            # not fail again, so it goes to the null device.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(ExitCode.DONE) from None
 
@@ -66,11 +61,11 @@ class RootGroup(TyperGroup):
 app = typer.Typer(
     name="synaptoroute",
     cls=RootGroup,
-    help="Route texts to named routes, and look after the nodes that do.",
+    help="Route texts to named routes, and operate the nodes that do it.",
     epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: no option's name is cut off in a narrow window
+    rich_markup_mode=None,  # plain help: option names are never cut off in a narrow window
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -83,7 +78,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error arose.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -91,7 +86,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Route texts to named routes, and look after the nodes that do."""
+    """Route texts to named routes, and operate the nodes that do it."""
 
 
 def _group(name: str, about: str) -> typer.Typer:
@@ -106,39 +101,39 @@ app.command("up")(up.up)
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("query")(query.query)
 
-_routes = _group("routes", "Look at routes and change them.")
-_routes.command("list")(routes_read.list_routes)
-_routes.command("show")(routes_read.show)
-_routes.command("export")(routes_read.export)
-_routes.command("put")(routes_write.put)
-_routes.command("rm")(routes_write.rm)
-_routes.command("import")(routes_import.import_)
-_routes.command("lint")(routes_lint.lint)
+_routes = _group("routes", "Read and change routes.")
+_routes.command("list")(routes.list_routes)
+_routes.command("show")(routes.show)
+_routes.command("export")(routes.export)
+_routes.command("put")(routes.put)
+_routes.command("rm")(routes.rm)
+_routes.command("import")(routes.import_)
+_routes.command("lint")(routes.lint)
 
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("bench")(bench.bench)
 
-_model = _group("model", "Look after encoders.")
+_model = _group("model", "Manage encoders.")
 _model.command("list")(model.list_)
 _model.command("fetch")(model.fetch)
 _model.command("check")(model.check)
 _model.command("prepare")(model.prepare)
-_model.command("migrate")(model_migrate.migrate)
+_model.command("migrate")(model.migrate)
 
-app.command("status")(status.status)
+app.command("status")(cluster.status)
 app.command("doctor")(doctor.doctor)
 app.command("restore")(restore.restore)
 
-_cluster = _group("cluster", "Look after a cluster that lost something.")
+_cluster = _group("cluster", "Recover a cluster after a loss.")
 _cluster.command("recover")(cluster.recover)
 _cluster.command("voter")(cluster.voter)
 _orphans = typer.Typer(
-    help="Writes that a recovery left behind.", no_args_is_help=True, rich_markup_mode=None
+    help="Writes left behind by a recovery.", no_args_is_help=True, rich_markup_mode=None
 )
 _cluster.add_typer(_orphans, name="orphans")
 _orphans.command("list")(cluster.list_orphans)
 _orphans.command("replay")(cluster.replay)
 
 _keys = _group("keys", "Make API keys.")
-_keys.command("new")(keys.new)
+_keys.command("new")(serve.new_key)

@@ -1,9 +1,8 @@
 """The HTTP client of the command line.
 
-Rule 1: a read is tried again; a write is tried again only under an Idempotency-Key,
-which every write here gets.  Rule 2: ``Retry-After`` is honoured, within one limit
-on the whole wait.  Rule 3: the HTTP library is loaded with the first request, not
-with the command line.
+Rule 1: reads are retried; writes are retried because each has an Idempotency-Key.
+Rule 2: ``Retry-After`` is honoured, within a limit on the total wait.  Rule 3: the HTTP
+library is loaded with the first request, not at the start of the command line.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
-TRIES_MAX: Final = 5
+ATTEMPTS_MAX: Final = 5
 WAIT_SECONDS_MAX: Final = 30.0
-"""Waits between the tries of one request, all together."""
+"""Total wait between the attempts of one request."""
 FIRST_WAIT_SECONDS: Final = 0.1
 PAGE_ROUTES: Final = 100
 PROBLEM_BYTES_MAX: Final = 65_536
 
 Body = bytes | Callable[[], Iterable[bytes]]
-"""What is sent: bytes, or what makes a stream, anew for each try."""
+"""Request body: bytes, or a function that makes a new stream for each attempt."""
 
 
 def load_httpx() -> None:
-    """Import httpx without its own command line, which takes longer than the rest of it."""
+    """Import httpx without its command line, which takes longer to import than the rest."""
     if "httpx" not in sys.modules:
-        sys.modules["httpx._main"] = None  # type: ignore[assignment]  # makes its import fail
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]  # the import fails
         try:
             import httpx  # noqa: F401
         finally:
@@ -48,18 +47,18 @@ def load_httpx() -> None:
 
 
 class NodeClient:
-    """Talks to one node; used on one thread.
+    """HTTP client of one node; used on one thread.
 
     Raises (all requests):
-        NodeUnreachable: Nothing answers, after as many tries as are safe.
-        NodeRefused: The node answered with a problem.
+        NodeUnreachable: No answer after all attempts.
+        NodeRefused: The node answered with a problem document.
     """
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """Prepare a client; nothing is sent yet.
+        """Make a client; nothing is sent yet.
 
         Raises:
-            BadUsage: The address is not one.
+            BadUsage: The address is invalid.
         """
         if not url.startswith(("http://", "https://")):
             raise BadUsage(f"the address must start with http:// or https://, got {url!r}")
@@ -77,7 +76,7 @@ class NodeClient:
                 timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
             )
         except (httpx.InvalidURL, UnicodeError) as error:
-            raise BadUsage(f"not an address: {url!r} ({error})") from error
+            raise BadUsage(f"invalid address: {url!r} ({error})") from error
 
     def __enter__(self) -> NodeClient:
         return self
@@ -86,11 +85,11 @@ class NodeClient:
         self._http.close()
 
     def get(self, path: str, **parameters: str | int) -> Any:
-        """Read a JSON document."""
+        """Get a JSON document."""
         return self._send("GET", path, parameters=parameters).json()
 
     def post(self, path: str, document: Any) -> Any:
-        """Ask something that changes nothing, such as a query."""
+        """Post a request that changes nothing, such as a query."""
         return self._send("POST", path, body=_json(document), content_type=_JSON).json()
 
     def write(
@@ -102,7 +101,7 @@ class NodeClient:
         headers: Mapping[str, str] | None = None,
         **parameters: str | int,
     ) -> Any:
-        """Change something, at most once however often it is sent."""
+        """Send a change, which takes effect once even if it is sent several times."""
         return self._send(
             method,
             path,
@@ -113,7 +112,7 @@ class NodeClient:
         ).json()
 
     def upload(self, path: str, body: Body, content_type: str, **parameters: str | int) -> Any:
-        """Send a stream that changes something."""
+        """Upload a stream that changes something."""
         return self._send(
             "POST",
             path,
@@ -125,7 +124,7 @@ class NodeClient:
 
     @contextmanager
     def download(self, path: str, media_type: str) -> Iterator[Iterator[bytes]]:
-        """Receive a stream of a media type; not tried again once it has begun."""
+        """Download a stream; it is not retried once it has started."""
         import httpx
 
         try:
@@ -136,7 +135,7 @@ class NodeClient:
             raise self._unreachable(error) from error
 
     def routes(self) -> Iterator[dict[str, Any]]:
-        """Give all routes in order of name, page by page."""
+        """Yield all routes in order of name, page by page."""
         parameters: dict[str, str | int] = {"limit": PAGE_ROUTES}
         while True:
             page = self.get("/v1/routes", **parameters)
@@ -155,11 +154,11 @@ class NodeClient:
         content_type: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send one request, again where that is safe and of use."""
+        """Send one request, with retries."""
         import httpx
 
         all_headers = {**(headers or {}), **({"Content-Type": content_type} if body else {})}
-        waits = Waits()
+        retries = RetryWaits()
         while True:
             try:
                 answer: httpx.Response = self._http.request(
@@ -172,16 +171,16 @@ class NodeClient:
                 self._check(answer)
                 return answer
             except httpx.TransportError as error:
-                # A connection that nobody accepts stays refused: that is an answer, too.
-                if isinstance(error, httpx.ConnectError) or not waits.take(None):
+                # Nobody listens at the address: another attempt would be refused as well.
+                if isinstance(error, httpx.ConnectError) or not retries.wait(None):
                     raise self._unreachable(error) from error
             except NodeRefused as refusal:
                 may_pass = refusal.status in (429, 503)
-                if not may_pass or not waits.take(refusal.retry_after_seconds):
+                if not may_pass or not retries.wait(refusal.retry_after_seconds):
                     raise
 
     def _check(self, answer: httpx.Response) -> None:
-        """Turn a problem into its error."""
+        """Raise the error of a problem document."""
         if answer.is_success:
             return
         try:
@@ -189,7 +188,7 @@ class NodeClient:
             code, detail = str(problem["code"]), str(problem["detail"])
         except (ValueError, KeyError, TypeError):
             problem, code = {}, "not_a_node"
-            detail = f"{self.url} answered {answer.status_code}, and not as a node does"
+            detail = f"{self.url} answered {answer.status_code}, but it is not a node"
         raise NodeRefused(
             detail,
             code=code,
@@ -202,37 +201,37 @@ class NodeClient:
         why = str(error) or type(error).__name__
         return NodeUnreachable(
             f"no node answers at {self.url}: {why}; start one with `synaptoroute serve` "
-            "or name another with --url"
+            "or give another address with --url"
         )
 
 
-class Waits:
-    """The waits between the tries of one request."""
+class RetryWaits:
+    """The waits between the attempts of one request."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
-        self._taken_count = 0
-        self._taken_seconds = 0.0
+        self._waits_count = 0
+        self._waited_seconds = 0.0
 
-    def take(self, wished_seconds: float | None) -> bool:
-        """Wait before another try; False where there may be none.
+    def wait(self, requested_seconds: float | None) -> bool:
+        """Wait before another attempt; return False if there may be none.
 
         Args:
-            wished_seconds: What the node asked for; None doubles the wait before.
+            requested_seconds: Wait that the node asked for; None doubles the last wait.
         """
-        doubled = FIRST_WAIT_SECONDS * 2**self._taken_count * random.uniform(0.5, 1.0)
-        seconds = doubled if wished_seconds is None else wished_seconds
-        is_over = self._taken_seconds + seconds > WAIT_SECONDS_MAX
-        if is_over or self._taken_count + 1 >= TRIES_MAX:
+        doubled = FIRST_WAIT_SECONDS * 2**self._waits_count * random.uniform(0.5, 1.0)
+        seconds = doubled if requested_seconds is None else requested_seconds
+        is_exhausted = self._waited_seconds + seconds > WAIT_SECONDS_MAX
+        if is_exhausted or self._waits_count + 1 >= ATTEMPTS_MAX:
             return False
-        self._taken_count += 1
-        self._taken_seconds += seconds
+        self._waits_count += 1
+        self._waited_seconds += seconds
         self._sleep(seconds)
         return True
 
 
 def route_path(name: str) -> str:
-    """The path of one route."""
+    """Return the path of one route."""
     return f"/v1/routes/{quote(name, safe='')}"
 
 

@@ -1,13 +1,13 @@
-"""How a command ends: its exit code, and one line about what went wrong.
+"""Exit codes, and the errors that lead to them.
 
-    0    done; the answer is yes
-    1    the answer is no: nothing matched, a check failed, a limit was missed
+    0    success
+    1    negative result: nothing matched, a check failed, a limit was missed
     2    the command line, a file or a setting is wrong
     3    the node cannot be reached or did not start
     4    the node refused the request; its error code is printed
     130  interrupted with Ctrl-C
 
-Rule: a command raises; only the root command turns that into a line and a code.
+Rule: commands raise errors; only the root command turns them into a line and a code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from synaptoroute.errors import ConfigError, RouteError, SynaptoRouteError
 
 
 class ExitCode(IntEnum):
-    """What the shell gets."""
+    """Exit code of the process."""
 
     DONE = 0
     NO = 1
@@ -29,31 +29,31 @@ class ExitCode(IntEnum):
 
 
 class FileRejected(RouteError):
-    """A file that was given cannot be read as what it should be."""
+    """An input file is unreadable or invalid."""
 
     code = "invalid_file"
 
 
 class BadUsage(ConfigError):
-    """Options that do not go together, or a value that no option takes."""
+    """Options that cannot be combined, or an invalid value."""
 
     code = "usage"
 
 
 class CheckFailed(SynaptoRouteError):
-    """The command did its work and the answer is no."""
+    """The command did its work and the result is negative."""
 
     code = "check_failed"
 
 
 class NodeUnreachable(SynaptoRouteError):
-    """No node answers at the address, or it did not start."""
+    """No node answers at the address, or the node did not start."""
 
     code = "node_unreachable"
 
 
 class NodeRefused(SynaptoRouteError):
-    """A node answered with a problem; ``code`` is the problem's, not the class's.
+    """A node answered with a problem document; ``refused_code`` is its code.
 
     Attributes:
         status: HTTP status of the answer.
@@ -74,7 +74,7 @@ class NodeRefused(SynaptoRouteError):
 
 
 def exit_code_of(error: SynaptoRouteError) -> ExitCode:
-    """Sort an error by who can mend it."""
+    """Return the exit code of an error."""
     match error:
         case NodeRefused():
             return ExitCode.REFUSED
@@ -87,9 +87,9 @@ def exit_code_of(error: SynaptoRouteError) -> ExitCode:
 
 
 def one_line(error: SynaptoRouteError) -> str:
-    """Say what went wrong: the stable code, then a sentence."""
+    """Format an error as one line: the stable code, then a sentence."""
     code = error.refused_code if isinstance(error, NodeRefused) else error.code
-    sentence = " ".join(error.message.split())
+    message = " ".join(error.message.split())
     wait = error.retry_after_seconds
     again = f" (try again in {wait:g} s)" if wait is not None else ""
-    return f"{code}: {sentence}{again}"
+    return f"{code}: {message}{again}"

@@ -1,12 +1,12 @@
-"""What is wrong with a set of routes, found without a node.
+"""Checks of a set of routes that need no node.
 
-Each utterance is scored against all routes twice: as it is, and as if it were not
-there (leave one out), which is how a new query with its meaning would fare.  Scores
-are those of the default aggregation, ``blend``: the mean of the best utterance's
-similarity and the similarity to the route's centroid.
+Each utterance is scored against all routes twice: with itself, and without itself (leave
+one out), as a new query with the same meaning would be.  Scores are those of the default
+aggregation, ``blend``: the mean of the similarity to the best utterance and the similarity
+to the centroid of the route.
 
-Errors are what cannot be meant: one text in two routes, a route that nothing can
-reach.  Warnings are what a person should look at.
+Errors are certain mistakes: one text in two routes, or an unreachable route.  Warnings are
+worth a look.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from synaptoroute.models import Route
 
 UTTERANCES_MIN: Final = 5
-"""Fewer examples than this make a route's centroid a matter of luck."""
+"""With fewer examples the centroid of a route depends on chance."""
 NEAR_DUPLICATE_MIN: Final = 0.95
 NEARER_MARGIN: Final = 0.05
-"""Another route's score must be higher by this before it is worth a look."""
+"""The score of another route must be higher by this to be reported."""
 FINDINGS_PER_PAIR_MAX: Final = 3
-_ROWS_AT_ONCE: Final = 256
+_ROWS_PER_BLOCK: Final = 256
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
@@ -35,12 +35,12 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One mistake.
 
     Attributes:
         level: ``error`` or ``warning``.
         code: Stable name of the rule.
-        route: The route it is about; empty for the file.
+        route: The route concerned; empty for the file.
         message: One sentence.
     """
 
@@ -51,14 +51,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How utterances fare against all routes.
+class UtteranceScores:
+    """Scores of utterances against all routes.
 
     Attributes:
         owners: int64[n], index of each utterance's route.
-        own: float64[n], score of its own route with the utterance in it.
-        without: float64[n], the same without it; NaN where it is the only one.
-        other: float64[n], best score of another route; -inf where there is none.
+        own: float64[n], score of its own route, with the utterance in it.
+        without: float64[n], the same without it; NaN if it is the only utterance.
+        other: float64[n], best score of another route; -inf if there is none.
         other_route: int64[n], index of that route.
     """
 
@@ -70,7 +70,7 @@ class Standing:
 
 
 def check_texts(routes: Sequence[Route]) -> Iterator[Finding]:
-    """Find what needs no encoder: counts, names, one text in two routes."""
+    """Find mistakes without an encoder: counts, names, one text in two routes."""
     for route in routes:
         count = len(route.utterances)
         if count < UTTERANCES_MIN:
@@ -90,7 +90,7 @@ def _check_names(routes: Sequence[Route]) -> Iterator[Finding]:
         other = first.setdefault(route.name.casefold(), route.name)
         if other != route.name:
             yield Finding(
-                "warning", "similar-name", route.name, f"differs from {other!r} by case alone"
+                "warning", "similar-name", route.name, f"differs from {other!r} only by case"
             )
 
 
@@ -101,30 +101,33 @@ def _check_same_texts(routes: Sequence[Route]) -> Iterator[Finding]:
             other = first.setdefault(" ".join(text.casefold().split()), route.name)
             if other != route.name:
                 yield Finding(
-                    "error", "same-utterance", route.name, f"{text!r} is also one of {other!r}"
+                    "error",
+                    "same-utterance",
+                    route.name,
+                    f"{text!r} is also an utterance of {other!r}",
                 )
 
 
 def check_vectors(
     routes: Sequence[Route], vectors: Float32s, default_threshold: float
 ) -> Iterator[Finding]:
-    """Find what the encoder sees.
+    """Find mistakes in the vectors of the utterances.
 
     Args:
         routes: The routes.
         vectors: float32[n, dim], unit rows, of all utterances in order.
         default_threshold: For routes without one of their own.
     """
-    standing = score_utterances(vectors, [len(route.utterances) for route in routes])
-    yield from _check_near_duplicates(routes, vectors, standing.owners)
+    scores = score_utterances(vectors, [len(route.utterances) for route in routes])
+    yield from _check_near_duplicates(routes, vectors, scores.owners)
     thresholds = np.array(
         [default_threshold if route.threshold is None else route.threshold for route in routes]
     )
-    yield from _check_nearer_elsewhere(routes, standing, thresholds)
-    yield from _check_reach(routes, standing, thresholds)
+    yield from _check_nearer_elsewhere(routes, scores, thresholds)
+    yield from _check_reach(routes, scores, thresholds)
 
 
-def score_utterances(vectors: Float32s, counts: Sequence[int]) -> Standing:
+def score_utterances(vectors: Float32s, counts: Sequence[int]) -> UtteranceScores:
     """Score every utterance against every route, with and without itself.
 
     Args:
@@ -137,8 +140,8 @@ def score_utterances(vectors: Float32s, counts: Sequence[int]) -> Standing:
     centroids = _unit(sums)
     own, without, other = (np.empty(len(vectors)) for _ in range(3))
     other_route = np.zeros(len(vectors), dtype=np.int64)
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        part = slice(start, min(start + _ROWS_AT_ONCE, len(vectors)))
+    for start in range(0, len(vectors), _ROWS_PER_BLOCK):
+        part = slice(start, min(start + _ROWS_PER_BLOCK, len(vectors)))
         rows, owner = vectors[part], owners[part]
         line = np.arange(len(rows))
         similarities = (rows @ vectors.T).astype(np.float64)
@@ -151,7 +154,7 @@ def score_utterances(vectors: Float32s, counts: Sequence[int]) -> Standing:
         scores[line, owner] = -np.inf
         other_route[part] = scores.argmax(axis=1)
         other[part] = scores[line, other_route[part]]
-    return Standing(owners, own, without, other, other_route)
+    return UtteranceScores(owners, own, without, other, other_route)
 
 
 def _check_near_duplicates(
@@ -159,8 +162,8 @@ def _check_near_duplicates(
 ) -> Iterator[Finding]:
     texts = [text for route in routes for text in route.utterances]
     shown: dict[tuple[int, int], int] = {}
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        similarities = vectors[start : start + _ROWS_AT_ONCE] @ vectors.T
+    for start in range(0, len(vectors), _ROWS_PER_BLOCK):
+        similarities = vectors[start : start + _ROWS_PER_BLOCK] @ vectors.T
         for row, column in zip(*np.nonzero(similarities >= NEAR_DUPLICATE_MIN), strict=True):
             left, right = start + int(row), int(column)
             pair = (int(owners[left]), int(owners[right]))
@@ -179,52 +182,52 @@ def _check_near_duplicates(
 
 
 def _check_nearer_elsewhere(
-    routes: Sequence[Route], standing: Standing, thresholds: Float64s
+    routes: Sequence[Route], scores: UtteranceScores, thresholds: Float64s
 ) -> Iterator[Finding]:
-    """Utterances that another route would take, were they not examples of their own."""
+    """Find utterances that would match another route if they were queries."""
     texts = [text for route in routes for text in route.utterances]
-    is_taken = (standing.other >= thresholds[standing.other_route]) & (
-        standing.other > standing.without + NEARER_MARGIN
+    is_taken = (scores.other >= thresholds[scores.other_route]) & (
+        scores.other > scores.without + NEARER_MARGIN
     )
     for index in np.flatnonzero(is_taken).tolist():
-        other = routes[int(standing.other_route[index])].name
+        other = routes[int(scores.other_route[index])].name
         yield Finding(
             "warning",
             "nearer-elsewhere",
-            routes[int(standing.owners[index])].name,
+            routes[int(scores.owners[index])].name,
             f"{texts[index]!r} is nearer to {other!r} "
-            f"({standing.other[index]:.3f} against {standing.without[index]:.3f})",
+            f"({scores.other[index]:.3f} against {scores.without[index]:.3f})",
         )
 
 
 def _check_reach(
-    routes: Sequence[Route], standing: Standing, thresholds: Float64s
+    routes: Sequence[Route], scores: UtteranceScores, thresholds: Float64s
 ) -> Iterator[Finding]:
     for index, route in enumerate(routes):
         threshold = float(thresholds[index])
-        mine = standing.owners == index
-        other = standing.other[mine]
-        if not ((standing.own[mine] >= threshold) & (standing.own[mine] >= other)).any():
+        mine = scores.owners == index
+        other = scores.other[mine]
+        if not ((scores.own[mine] >= threshold) & (scores.own[mine] >= other)).any():
             yield Finding(
                 "error",
                 "unreachable",
                 route.name,
-                f"not even its own utterances reach it: the best scores "
-                f"{standing.own[mine].max():.3f}, the threshold is {threshold:g}",
+                f"none of its own utterances reaches it: the best scores "
+                f"{scores.own[mine].max():.3f}, the threshold is {threshold:g}",
             )
             continue
-        without = standing.without[mine]
+        without = scores.without[mine]
         if mine.sum() > 1 and not ((without >= threshold) & (without >= other)).any():
             yield Finding(
                 "warning",
                 "hardly-reachable",
                 route.name,
-                "each of its utterances would miss it if it were not one of them: "
+                "none of its utterances would reach it as a query: "
                 f"the best scores {np.nanmax(without):.3f}, the threshold is {threshold:g}",
             )
 
 
 def _unit(rows: Float64s) -> Float64s:
-    """Scale rows to unit length; a row of zeros stays one."""
+    """Scale rows to unit length; a row of zeros stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

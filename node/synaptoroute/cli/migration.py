@@ -1,8 +1,8 @@
-"""Another encoder for an existing database, step by step.
+"""Re-encoding of an existing database with another encoder.
 
-Storage keeps the new vectors beside the old ones and swaps them in one transaction;
-this module encodes, checks every vector before it is kept, and reads the database
-back afterwards.  It may be killed anywhere and started again.
+Storage keeps the new vectors beside the old ones and swaps them in one transaction.
+This module encodes, checks every vector before it is stored, and reads the database back
+afterwards.  It may be killed at any point and started again.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.loader import read_meta
 
-ROWS_AT_ONCE: Final = 256
-"""Utterances of one transaction: what a killed run repeats at most."""
+ROWS_PER_TRANSACTION: Final = 256
+"""Utterances per transaction, which is the most that a killed run repeats."""
 TEXTS_PER_THREAD: Final = 32
 LENGTH_ERROR_MAX: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
-        former_fingerprint: Of the encoder that the vectors were of.
-        fingerprint: Of the encoder they are of now.
+        former_fingerprint: Fingerprint of the former encoder.
+        fingerprint: Fingerprint of the new encoder.
         total_slots: Utterances in the database.
-        resumed_slots: Those of them that a former run had re-encoded.
+        resumed_slots: Utterances that an earlier run had re-encoded.
     """
 
     former_fingerprint: str
@@ -49,27 +49,27 @@ class Migration:
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether the database held this encoder's vectors before."""
+        """Whether the database already held vectors of this encoder."""
         return self.former_fingerprint == self.fingerprint
 
 
 def migrate_database(
     path: Path, encoder: TextEncoder, step: Callable[[int], None] = lambda _: None
 ) -> Migration:
-    """Re-encode every utterance of a database, then swap.
+    """Re-encode every utterance of a database, then swap the vectors.
 
     Args:
         path: The database; no node may have it open.
         encoder: The new encoder.
-        step: Called with the number of utterances that were re-encoded.
+        step: Called with the number of utterances just re-encoded.
 
     Raises:
-        FileRejected: There is no such file.
+        FileRejected: The file does not exist.
         StorageUnavailable: A node has it open, or the disk fails; nothing changed.
-        EncoderError: The encoder gives vectors that cannot be used.
+        EncoderError: The encoder returns invalid vectors.
     """
     if not path.is_file():
-        raise FileRejected(f"{path} is not a file: nothing to migrate")
+        raise FileRejected(f"{path} is not a file")
     storage = SQLiteStorage(path)
     try:
         before = storage.open_stored()
@@ -89,16 +89,16 @@ def migrate_database(
 
 
 def stored_encoder(path: Path) -> tuple[str, int]:
-    """Read whose vectors a sound database holds: fingerprint and dimension."""
+    """Read the encoder of a sound database: fingerprint and dimension."""
     with closing(connect_reader(path)) as reader:
         meta = read_meta(reader)
     return meta.fingerprint, meta.dim
 
 
 def _encoded(storage: SQLiteStorage, encoder: TextEncoder) -> Iterator[list[tuple[int, bytes]]]:
-    """Give what is still to be done, a transaction's worth at a time."""
-    with _lanes(encoder) as encode:
-        while rows := storage.re_embedding.missing(ROWS_AT_ONCE):
+    """Yield the vectors still missing, one transaction at a time."""
+    with _encode_threads(encoder) as encode:
+        while rows := storage.re_embedding.missing(ROWS_PER_TRANSACTION):
             vectors = encode([text for _, text in rows])
             yield [
                 (slot, vector.tobytes()) for (slot, _), vector in zip(rows, vectors, strict=True)
@@ -106,10 +106,10 @@ def _encoded(storage: SQLiteStorage, encoder: TextEncoder) -> Iterator[list[tupl
 
 
 @contextmanager
-def _lanes(
+def _encode_threads(
     encoder: TextEncoder,
 ) -> Iterator[Callable[[list[str]], NDArray[np.float32]]]:
-    """Encode on as many threads as the container has CPUs; checks every vector."""
+    """Encode on as many threads as there are CPUs, and check every vector."""
     with ThreadPoolExecutor(cpu_limit(), thread_name_prefix="migrate") as threads:
 
         def encode(
@@ -120,20 +120,20 @@ def _lanes(
             vectors = np.concatenate(list(threads.map(encoder.encode_utterances, parts)))
             lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
             if not bool((np.abs(lengths - 1.0) <= LENGTH_ERROR_MAX).all()):
-                raise EncoderError(f"{encoder.name} gave a vector that is not of unit length")
+                raise EncoderError(f"{encoder.name} returned a vector that is not of unit length")
             return np.ascontiguousarray(vectors, dtype="<f4")
 
         yield encode
 
 
 def _compare(before: Stored, after: Stored) -> None:
-    """Only vectors may have changed: every route keeps its slots, texts and revision."""
+    """Check that only vectors have changed: routes keep their slots, texts and revisions."""
     if before.snapshot.routes != after.snapshot.routes:
-        raise StorageCorrupt("the routes differ after the change of the encoder: this is a bug")
+        raise StorageCorrupt("the routes changed during the migration: this is a bug")
 
 
 def _read_back(path: Path, encoder: TextEncoder) -> None:
-    """Open the database as a node with the new encoder would."""
+    """Open the database as a node with the new encoder does."""
     storage = SQLiteStorage(path)
     try:
         storage.open(fingerprint=encoder.fingerprint, dim=encoder.dim)

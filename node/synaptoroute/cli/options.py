@@ -19,17 +19,17 @@ ApiKey = Annotated[
         "--api-key",
         envvar="SYNAPTOROUTE_API_KEY",
         show_default=False,
-        help="Key of the node; the variable keeps it out of the process list.",
+        help="API key of the node; the variable keeps it out of the process list.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         envvar="SYNAPTOROUTE_MODEL",
         show_default="the bundled model",
-        help="Encoder for work without a node: a name or a folder.",
+        help="Encoder for commands without a node: a name or a folder.",
     ),
 ]
 EncoderPrecision = Annotated[
@@ -47,6 +47,6 @@ RoutesFile = Annotated[
         exists=True,
         dir_okay=False,
         show_default=False,
-        help="Work without a node, on the routes of this file.",
+        help="Use the routes of this file, without a node.",
     ),
 ]

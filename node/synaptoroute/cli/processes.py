@@ -1,9 +1,9 @@
-"""Node processes that the command line starts: ready before use, gone afterwards.
+"""Processes that the command line starts and stops.
 
-Rule 1: a process is ended by its own id: SIGTERM first, SIGKILL for one that does
-not obey in time.  Rule 2: it runs in a process group of its own, so that Ctrl-C
-reaches the parent alone and nodes drain in the parent's order.  Rule 3: a child
-whose parent is killed is stopped by the kernel (see ``child``).
+Rule 1: a process is stopped by its id, with SIGTERM first and SIGKILL after a timeout.
+Rule 2: each process has a process group of its own, so that Ctrl-C reaches only the
+parent, which stops the nodes in its own order.  Rule 3: the kernel stops a child whose
+parent is killed (see ``child``).
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ PORT_TRIES_MAX: Final = 5
 LOG_TAIL_BYTES: Final = 2_000
 LOOPBACK: Final = "127.0.0.1"
 
-# The loopback is never behind a proxy, whatever the environment says.
+# No proxy: the variable http_proxy must not redirect requests to the loopback.
 _open = build_opener(ProxyHandler({})).open
 
 
 def free_port() -> int:
-    """Name a TCP port of the loopback that nobody listens on now."""
+    """Return a TCP port of the loopback that is free now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def is_port_free(port: int, host: str = LOOPBACK) -> bool:
-    """Whether a server could listen on the port now."""
+    """Whether a server could listen on this port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -54,20 +54,20 @@ def is_port_free(port: int, host: str = LOOPBACK) -> bool:
     return True
 
 
-def choose_port(wished: int | None, usual: int) -> int:
-    """Take the wished port; without a wish, the usual one or any that is free.
+def choose_port(requested: int | None, default: int) -> int:
+    """Return the requested port, or without one the default or a free port.
 
     Raises:
-        NodeUnreachable: The wished port is in use.
+        NodeUnreachable: The requested port is in use.
     """
-    if wished == 0:
+    if requested == 0:
         return free_port()
-    if is_port_free(wished or usual):
-        return wished or usual
-    if wished is not None:
-        raise NodeUnreachable(f"port {wished} is in use: choose another with --port")
+    if is_port_free(requested or default):
+        return requested or default
+    if requested is not None:
+        raise NodeUnreachable(f"port {requested} is in use: choose another with --port")
     port = free_port()
-    note(f"port {usual} is in use: taking {port}")
+    note(f"port {default} is in use; using {port}")
     return port
 
 
@@ -77,9 +77,9 @@ class NodeProcess:
 
     Attributes:
         port: Its TCP port.
-        settings: Settings of the node by field name, beside host and port.
-        log_file: Where its standard output and error go; appended to.
-        arguments: Words after ``python -m synaptoroute.cli.child PID``.
+        settings: Settings of the node by field name, besides host and port.
+        log_file: File that its output is appended to.
+        arguments: Arguments after ``python -m synaptoroute.cli.child PID``.
     """
 
     port: int
@@ -102,19 +102,19 @@ class NodeProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """How the process ended; None while it runs."""
+        """Exit code; None while the process runs."""
         return None if self._process is None else self._process.poll()
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process; ``wait_ready`` says when it can be used."""
-        assert not self.is_running, "the node runs already: this is a bug"
-        chosen = {"host": LOOPBACK, "port": str(self.port), **self.settings}
-        environment = {**os.environ, **{_variable(name): value for name, value in chosen.items()}}
+        """Start the process; call ``wait_ready`` before using it."""
+        assert not self.is_running, "the node is already running: this is a bug"
+        settings = {"host": LOOPBACK, "port": str(self.port), **self.settings}
+        environment = {**os.environ, **{_variable(name): value for name, value in settings.items()}}
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid())]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._is_asked = False
@@ -129,15 +129,15 @@ class NodeProcess:
             )
 
     def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
-        """Return when the node takes queries.
+        """Wait until the node is ready.
 
         Raises:
-            NodeUnreachable: It ended, or was not ready in time; quotes its log.
+            NodeUnreachable: It exited, or was not ready in time; quotes its log.
         """
-        give_up_at = time.monotonic() + seconds_max
-        while time.monotonic() < give_up_at:
+        deadline = time.monotonic() + seconds_max
+        while time.monotonic() < deadline:
             if not self.is_running:
-                raise self._failed(f"ended with exit code {self.exit_code}")
+                raise self._failed(f"exited with code {self.exit_code}")
             if self.is_ready():
                 return
             time.sleep(POLL_SECONDS)
@@ -174,8 +174,8 @@ class NodeProcess:
 
     def _failed(self, how: str) -> NodeUnreachable:
         tail = self._log_tail()
-        said = f"; its log says: {tail}" if tail else ""
-        return NodeUnreachable(f"the node on port {self.port} {how}{said} ({self.log_file})")
+        suffix = f"; last log line: {tail}" if tail else ""
+        return NodeUnreachable(f"the node on port {self.port} {how}{suffix} ({self.log_file})")
 
     def _log_tail(self) -> str:
         with suppress(OSError), self.log_file.open("rb") as log:
@@ -187,7 +187,7 @@ class NodeProcess:
 
 
 class StopSignal:
-    """Raises KeyboardInterrupt on SIGTERM as Ctrl-C does, so that children are stopped."""
+    """Turns SIGTERM into KeyboardInterrupt, so that children are stopped as on Ctrl-C."""
 
     def __enter__(self) -> StopSignal:
         self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -198,14 +198,14 @@ class StopSignal:
 
 
 def stop_all(nodes: Sequence[NodeProcess], seconds_max: float = STOP_SECONDS_MAX) -> None:
-    """Stop nodes together: all are asked first, then each is waited for."""
+    """Stop nodes in parallel: signal all of them, then wait for each."""
     for node in nodes:
         node.terminate()
-    give_up_at = time.monotonic() + seconds_max
+    deadline = time.monotonic() + seconds_max
     for node in nodes:
         if node.exit_code is None and not node.is_running:
-            continue  # it never started
-        node.stop(max(0.0, give_up_at - time.monotonic()))
+            continue  # never started
+        node.stop(max(0.0, deadline - time.monotonic()))
 
 
 def _variable(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Where the commands that ask many queries get their answers: a node, or a route file.
+"""Where commands that ask many queries get their answers: from a node or from a route file.
 
-Both answer with the documents of the HTTP API, so that the commands need not know.
+Both backends answer with the documents of the HTTP API.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.evaluation import Answer
-from synaptoroute.cli.labelled import LabelledQuery
+from synaptoroute.cli.query_files import LabelledQuery
 from synaptoroute.cli.terminal import progress, waiting
 
 if TYPE_CHECKING:
@@ -24,43 +24,71 @@ if TYPE_CHECKING:
 RouteDocuments = list[dict[str, Any]]
 
 
-class Answering(Protocol):
-    """Something that routes texts."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One labelled query and its answer.
 
-    def ask(self, text: str, limit: int = 1) -> dict[str, Any]:
-        """Route one text: a match as the HTTP API gives it."""
+    Attributes:
+        text: The query.
+        expected: The right route, or None.
+        given: The route that matched, or None.
+        score: Score of that route; of the best one if none matched.
+        runner_up: Name of the next best route.
+        margin: Score minus the score of the runner-up.
+        latency_ms: Time from the request to the answer.
+    """
+
+    text: str
+    expected: str | None
+    given: str | None
+    score: float | None = None
+    runner_up: str | None = None
+    margin: float | None = None
+    latency_ms: float = 0.0
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the right route matched."""
+        return self.expected == self.given
+
+
+class QueryBackend(Protocol):
+    """Routes texts."""
+
+    def query(self, text: str, limit: int = 1) -> dict[str, Any]:
+        """Route one text; return the match as the HTTP API gives it."""
         ...
 
     def routes(self) -> RouteDocuments:
-        """Give all routes, with ``name``, ``threshold`` and ``effective_threshold``."""
+        """Return all routes, with ``name``, ``threshold`` and ``effective_threshold``."""
         ...
 
     def default_threshold(self) -> float:
-        """Give the threshold of routes without one of their own."""
+        """Return the threshold of routes without one of their own."""
         ...
 
 
-class NodeAnswers:
+class NodeBackend:
     """Asks a node."""
 
     def __init__(self, client: NodeClient) -> None:
         self.client = client
 
-    def ask(self, text: str, limit: int = 1) -> dict[str, Any]:
+    def query(self, text: str, limit: int = 1) -> dict[str, Any]:
         """Route one text."""
         match: dict[str, Any] = self.client.post("/v1/query", {"text": text, "limit": limit})
         return match
 
     def routes(self) -> RouteDocuments:
-        """Give all routes."""
+        """Return all routes."""
         return list(self.client.routes())
 
     def default_threshold(self) -> float:
-        """Give the default threshold."""
+        """Return the default threshold."""
         return float(self.client.get("/v1/settings")["threshold"])
 
 
-class FileAnswers:
+class FileBackend:
     """Asks a router in this process, on the routes of a file."""
 
     def __init__(self, router: AdaptiveRouter, routes: RouteDocuments, default: float) -> None:
@@ -68,41 +96,41 @@ class FileAnswers:
         self._routes = routes
         self._default = default
 
-    def ask(self, text: str, limit: int = 1) -> dict[str, Any]:
+    def query(self, text: str, limit: int = 1) -> dict[str, Any]:
         """Route one text."""
         return self._router.query(text, limit=limit).model_dump()
 
     def routes(self) -> RouteDocuments:
-        """Give all routes."""
+        """Return all routes."""
         return self._routes
 
     def default_threshold(self) -> float:
-        """Give the default threshold."""
+        """Return the default threshold."""
         return self._default
 
 
 @contextmanager
-def open_answering(
+def open_backend(
     url: str,
     api_key: str | None,
     routes_file: Path | None,
     model: str | None,
     precision: Precision = "auto",
-) -> Iterator[Answering]:
-    """Answer from a file where one is given, else from the node at ``url``."""
+) -> Iterator[QueryBackend]:
+    """Answer from a route file if one is given, else from the node at ``url``."""
     if routes_file is None:
         with NodeClient(url, api_key) as client:
-            yield NodeAnswers(client)
+            yield NodeBackend(client)
     else:
-        with open_router(routes_file, model, precision) as answering:
-            yield answering
+        with open_file_backend(routes_file, model, precision) as backend:
+            yield backend
 
 
 @contextmanager
-def open_unstarted(
+def open_empty_router(
     routes_file: Path, model: str | None, precision: Precision
 ) -> Iterator[tuple[AdaptiveRouter, Sequence[Route]]]:
-    """Read a route file and load a model; the router is empty, in memory, not started."""
+    """Read a route file and load a model; the router is empty, in memory and not started."""
     from synaptoroute.cli.route_files import read_route_file
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
     from synaptoroute.router import AdaptiveRouter
@@ -119,14 +147,14 @@ def open_unstarted(
 
 
 @contextmanager
-def open_router(
+def open_file_backend(
     routes_file: Path, model: str | None, precision: Precision = "auto"
-) -> Iterator[FileAnswers]:
-    """Load a model and the routes of a file into a router that lives in memory."""
+) -> Iterator[FileBackend]:
+    """Load a model and the routes of a file into a router in memory."""
     from synaptoroute.core.mutation import Settings
 
     default = Settings().threshold
-    with open_unstarted(routes_file, model, precision) as (router, routes):
+    with open_empty_router(routes_file, model, precision) as (router, routes):
         with progress("Encoding routes", len(routes)) as step:
             for route in routes:
                 router.add_route(route)
@@ -139,28 +167,26 @@ def open_router(
             }
             for route in routes
         ]
-        yield FileAnswers(router, documents, default)
+        yield FileBackend(router, documents, default)
 
 
 def ask_all(
-    answering: Answering, queries: Sequence[LabelledQuery], limit: int = 1
+    backend: QueryBackend, queries: Sequence[LabelledQuery], limit: int = 1
 ) -> Iterator[tuple[Answer, dict[str, Any]]]:
-    """Ask one query after another, with a progress bar; measures each."""
+    """Ask one query after another, with a progress bar; yield each answer and its match."""
     with progress("Asking", len(queries)) as step:
         for query in queries:
-            began = time.perf_counter()
-            match = answering.ask(query.text, limit)
-            yield _answer(query, match, (time.perf_counter() - began) * 1_000), match
+            started = time.perf_counter()
+            match = backend.query(query.text, limit)
+            latency_ms = (time.perf_counter() - started) * 1_000
+            answer = Answer(
+                text=query.text,
+                expected=query.route,
+                given=match["route"],
+                score=match["score"],
+                runner_up=match["runner_up"],
+                margin=match["margin"],
+                latency_ms=latency_ms,
+            )
+            yield answer, match
             step(1)
-
-
-def _answer(query: LabelledQuery, match: dict[str, Any], latency_ms: float) -> Answer:
-    return Answer(
-        text=query.text,
-        expected=query.route,
-        given=match["route"],
-        score=match["score"],
-        runner_up=match["runner_up"],
-        margin=match["margin"],
-        latency_ms=latency_ms,
-    )

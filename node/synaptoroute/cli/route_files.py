@@ -1,20 +1,20 @@
-"""Route files: ours in YAML, JSON and NDJSON, and those of other routers.
+"""Route files: our own in YAML, JSON and NDJSON, and those of other routers.
 
-The values are read and checked by the same code as the node's own imports, so what
-passes here passes there.  A file may carry ``version: 1`` beside ``routes``.
+Routes are parsed and validated by the same code as the imports of a node, so a file that
+passes here passes there.  A file may have ``version: 1`` beside ``routes``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.importers import convert, kind_of
-from synaptoroute.cli.plain_files import read_bytes
+from synaptoroute.cli.importers import convert, detect_format
+from synaptoroute.cli.query_files import read_bytes
 from synaptoroute.errors import InvalidRoute, SynaptoRouteError
 from synaptoroute.models import Route
 from synaptoroute.server.documents import KIND_BY_SUFFIX, parse_yaml, read_route
@@ -27,11 +27,11 @@ _OWN_KEYS: Final = frozenset({"routes", "version"})
 
 @dataclass(frozen=True, slots=True)
 class RouteFile:
-    """What a route file holds.
+    """The content of a route file.
 
     Attributes:
         routes: The routes, in the order of the file.
-        notes: What a person should know of the conversion; empty for our own files.
+        notes: What the conversion changed; empty for our own files.
     """
 
     routes: tuple[Route, ...]
@@ -39,14 +39,14 @@ class RouteFile:
 
 
 def read_route_file(path: Path) -> RouteFile:
-    """Read and check a route file.
+    """Read and validate a route file.
 
     Raises:
-        FileRejected: It cannot be read, or something in it is wrong; names the place.
+        FileRejected: The file is unreadable or invalid; names the place.
     """
     try:
         items, notes = _items(path)
-        return RouteFile(tuple(_checked(items)), tuple(notes))
+        return RouteFile(tuple(_validate_all(items)), tuple(notes))
     except SynaptoRouteError as error:
         if isinstance(error, FileRejected):
             raise
@@ -54,7 +54,7 @@ def read_route_file(path: Path) -> RouteFile:
 
 
 def inspect_route_file(path: Path) -> tuple[list[Route], list[str]]:
-    """Read what can be read and say everything that is wrong, not only the first.
+    """Read the valid routes and list every error, not only the first.
 
     Raises:
         FileRejected: The file as a whole cannot be read.
@@ -66,18 +66,18 @@ def inspect_route_file(path: Path) -> tuple[list[Route], list[str]]:
     except SynaptoRouteError as error:
         raise FileRejected(f"{path}: {error.message}") from error
     routes: list[Route] = []
-    wrong: list[str] = []
+    errors: list[str] = []
     place_by_name: dict[str, str] = {}
     for place, item in items:
         try:
-            routes.append(_check(item, place, place_by_name))
+            routes.append(_validate(item, place, place_by_name))
         except InvalidRoute as error:
-            wrong.append(error.message)
-    return routes, wrong
+            errors.append(error.message)
+    return routes, errors
 
 
 def _items(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Read the routes of a file as (place, document), not checked yet."""
+    """Read the routes of a file as (place, document), not validated yet."""
     body = read_bytes(path, FILE_BYTES_MAX)
     kind = KIND_BY_SUFFIX.get(path.suffix.lower())
     if kind is None:
@@ -87,38 +87,38 @@ def _items(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
         return [(f"line {at}", parse_json(line)) for at, line in lines if line.strip()], []
     document = parse_yaml(body) if kind == "yaml" else parse_json(body)
     notes: list[str] = []
-    if foreign := kind_of(document):
+    if foreign := detect_format(document):
         document, notes = convert(document, foreign)
-    return [(f"routes[{index}]", item) for index, item in enumerate(_listed(document))], notes
+    return [(f"routes[{index}]", item) for index, item in enumerate(_route_list(document))], notes
 
 
-def _listed(document: Any) -> list[Any]:
-    """Find the list of routes in a document."""
+def _route_list(document: Any) -> list[Any]:
+    """Return the list of routes in a document."""
     if isinstance(document, dict):
         unknown = sorted(str(key)[:40] for key in document if key not in _OWN_KEYS)
         if unknown:
             raise InvalidRoute(f"unknown key {unknown[0]!r} beside `routes`")
         if document.get("version", FILE_VERSION) != FILE_VERSION:
             raise InvalidRoute(
-                f"the file's version is not {FILE_VERSION}: a later release wrote it"
+                f"the file's version is not {FILE_VERSION}: it needs a later release"
             )
         document = document.get("routes")
     if not isinstance(document, list):
-        raise InvalidRoute("the file must be a list of routes, or an object of `routes`")
+        raise InvalidRoute("the file must be a list of routes, or an object with `routes`")
     return document
 
 
-def _checked(items: Sequence[tuple[str, Any]]) -> Iterator[Route]:
-    """Check each route and that there is one."""
+def _validate_all(items: Sequence[tuple[str, Any]]) -> Iterator[Route]:
+    """Validate each route, and that there is at least one."""
     place_by_name: dict[str, str] = {}
     for place, item in items:
-        yield _check(item, place, place_by_name)
+        yield _validate(item, place, place_by_name)
     if not place_by_name:
-        raise InvalidRoute("the file holds no route")
+        raise InvalidRoute("the file has no routes")
 
 
-def _check(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
-    """Check one route; two of one name are a mistake that must not pass silently."""
+def _validate(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
+    """Validate one route.  A name that occurs twice is an error."""
     try:
         route = read_route(item)
     except InvalidRoute as error:
@@ -127,12 +127,12 @@ def _check(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
         raise InvalidRoute(f"{place}{named}: {error.message}") from None
     first = place_by_name.setdefault(route.name, place)
     if first != place:
-        raise InvalidRoute(f"{place}: the route {route.name!r} is given in {first} already")
+        raise InvalidRoute(f"{place}: the route {route.name!r} is already defined in {first}")
     return route
 
 
-def plain(route: Route) -> dict[str, Any]:
-    """A route as a file has it: without what is absent."""
+def plain_route(route: Route) -> dict[str, Any]:
+    """Make the document of a route for a file, without absent fields."""
     document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}
     if route.threshold is not None:
         document["threshold"] = route.threshold
@@ -146,6 +146,75 @@ def plain(route: Route) -> dict[str, Any]:
 
 
 def ndjson_line(route: Route) -> bytes:
-    """A route as one line of NDJSON."""
-    text = json.dumps(plain(route), ensure_ascii=False, separators=(",", ":"))
+    """Make one line of NDJSON."""
+    text = json.dumps(plain_route(route), ensure_ascii=False, separators=(",", ":"))
     return text.encode() + b"\n"
+
+
+# --- comparing -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDiff:
+    """What an import would change.
+
+    Attributes:
+        created: Names of new routes.
+        changed: (name, what changes) of changed routes.
+        unchanged: Names of routes that stay the same.
+        removed: Names of routes that would be removed.
+    """
+
+    created: tuple[str, ...] = ()
+    changed: tuple[tuple[str, str], ...] = ()
+    unchanged: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the import would change nothing."""
+        return not (self.created or self.changed or self.removed)
+
+
+def compare(
+    present: Iterable[Mapping[str, Any]], wanted: Iterable[Mapping[str, Any]], *, replace: bool
+) -> RouteDiff:
+    """Compare the routes of a node with the routes of a file.
+
+    Args:
+        present: Routes of the node.
+        wanted: Routes of the file.
+        replace: Whether routes that are not in the file are removed.
+    """
+    old, new = ({route["name"]: route for route in side} for side in (present, wanted))
+    created, changed, unchanged = [], [], []
+    for name in sorted(new):
+        if name not in old:
+            created.append(name)
+        elif what := _describe_changes(old[name], new[name]):
+            changed.append((name, what))
+        else:
+            unchanged.append(name)
+    removed = sorted(old.keys() - new.keys()) if replace else []
+    return RouteDiff(tuple(created), tuple(changed), tuple(unchanged), tuple(removed))
+
+
+def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Describe how two versions of a route differ; empty if they do not."""
+    parts = []
+    before, after = set(old["utterances"]), set(new["utterances"])
+    if before != after:
+        parts.append(f"utterances +{len(after - before)} −{len(before - after)}")
+    elif list(old["utterances"]) != list(new["utterances"]):
+        parts.append("order of utterances")
+    if old.get("threshold") != new.get("threshold"):
+        parts.append(f"threshold {_threshold_text(old)} → {_threshold_text(new)}")
+    parts += [
+        key for key in ("metadata", "payload") if (old.get(key) or None) != (new.get(key) or None)
+    ]
+    return ", ".join(parts)
+
+
+def _threshold_text(route: Mapping[str, Any]) -> str:
+    threshold = route.get("threshold")
+    return "default" if threshold is None else f"{threshold:g}"

@@ -1,4 +1,4 @@
-"""Showing that a cluster is one: a write through one node, answers from all of them."""
+"""A smoke check of a cluster: write through one node, compare the answers of all."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NEW_QUERY: Final = "our coffee maker is broken again"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeView:
-    """One node, as it says of itself.
+class NodeState:
+    """The state of one node, as it reports it.
 
     Attributes:
         name: Its name.
@@ -34,8 +34,8 @@ class NodeView:
         version: Its position.
         digest: Digest of its state there.
         tensor_sha256: SHA-256 of its tensor.
-        lag_entries: How far it says it is behind.
-        answer: The route it gives for the query of the tour.
+        lag_entries: Entries it is behind the log.
+        answer: The route it returns for the query of the check.
     """
 
     name: str
@@ -48,27 +48,27 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
-class Tour:
-    """What a tour found.
+class SmokeCheck:
+    """The result of the check.
 
     Attributes:
         nodes: Every node.
-        front_answer: The route that the front door gives.
-        propagation_ms: Of each write, the time from the log to the last node.
-        is_one: Whether nothing differs.
+        front_answer: The route returned through the front port.
+        propagation_ms: For each write, the time from the log to the last node.
+        is_consistent: Whether all nodes agree.
     """
 
-    nodes: tuple[NodeView, ...]
+    nodes: tuple[NodeState, ...]
     front_answer: str | None
     propagation_ms: tuple[float, ...]
-    is_one: bool
+    is_consistent: bool
 
 
-def take_tour(cluster: LocalCluster) -> Tour:
-    """Write through one node, then compare all of them.
+def run_check(cluster: LocalCluster) -> SmokeCheck:
+    """Write through one node, then compare all nodes.
 
     Raises:
-        CheckFailed: The nodes do not come to one position in time.
+        CheckFailed: The nodes do not reach one position in time.
     """
     clients = [NodeClient(node.url) for node in cluster.nodes]
     try:
@@ -77,22 +77,22 @@ def take_tour(cluster: LocalCluster) -> Tour:
             f"/v1/routes/{NEW_ROUTE}?ack=all",
             {"name": NEW_ROUTE, "utterances": list(NEW_UTTERANCES)},
         )
-        propagation_ms = _measure(clients)
-        _settle(clients)
+        propagation_ms = _measure_propagation(clients)
+        _wait_equal(clients)
         pairs = zip(clients, cluster.nodes, strict=True)
-        nodes = tuple(_look(client, node.url) for client, node in pairs)
+        nodes = tuple(_read_state(client, node.url) for client, node in pairs)
         with NodeClient(cluster.front_url) as front:
             front_answer = front.post("/v1/query", {"text": NEW_QUERY})["route"]
     finally:
         for client in clients:
             client.__exit__()
     same = {(node.version, node.digest, node.tensor_sha256, node.answer) for node in nodes}
-    is_one = len(same) == 1 and front_answer == NEW_ROUTE == nodes[0].answer
-    return Tour(nodes, front_answer, propagation_ms, is_one)
+    is_consistent = len(same) == 1 and front_answer == NEW_ROUTE == nodes[0].answer
+    return SmokeCheck(nodes, front_answer, propagation_ms, is_consistent)
 
 
-def _measure(clients: Sequence[NodeClient]) -> tuple[float, ...]:
-    """Patch a route many times, through each node in turn; take each write's slowest node."""
+def _measure_propagation(clients: Sequence[NodeClient]) -> tuple[float, ...]:
+    """Patch a route many times, through each node in turn; return each write's slowest node."""
     seqs: list[int] = []
     with progress("Writing", PROPAGATION_WRITES) as step:
         for index in range(PROPAGATION_WRITES):
@@ -103,31 +103,31 @@ def _measure(clients: Sequence[NodeClient]) -> tuple[float, ...]:
             )
             seqs.append(int(written["version"].partition(".")[2]))
             step(1)
-    _settle(clients)
+    _wait_equal(clients)
     delays: list[dict[int, float]] = [
         {int(seq): ms for seq, ms in client.get("/-/propagation")["entries"]} for client in clients
     ]
     return tuple(max(node[seq] for node in delays) for seq in seqs if all(seq in d for d in delays))
 
 
-def _settle(clients: Sequence[NodeClient]) -> None:
-    """Wait until every node stands at one position."""
+def _wait_equal(clients: Sequence[NodeClient]) -> None:
+    """Wait until every node is at one position."""
     versions: set[str] = set()
-    give_up_at = time.monotonic() + SETTLE_SECONDS_MAX
-    while time.monotonic() < give_up_at:
+    deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    while time.monotonic() < deadline:
         versions = {client.get("/-/digest")["version"] for client in clients}
         if len(versions) == 1:
             return
         time.sleep(0.05)
-    raise CheckFailed(f"the nodes stand at different positions: {', '.join(sorted(versions))}")
+    raise CheckFailed(f"the nodes are at different positions: {', '.join(sorted(versions))}")
 
 
-def _look(client: NodeClient, url: str) -> NodeView:
+def _read_state(client: NodeClient, url: str) -> NodeState:
     digest = client.get("/-/digest")
     router = client.get("/-/state")["router"]
     follower = router["follower"] or {}
     match = client.post("/v1/query", {"text": NEW_QUERY})
-    return NodeView(
+    return NodeState(
         name=str(router["node"]),
         url=url,
         version=str(digest["version"]),
@@ -139,13 +139,13 @@ def _look(client: NodeClient, url: str) -> NodeView:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies."""
+    """Return the value below which a share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def show_tour(tour: Tour, cluster: LocalCluster) -> None:
-    """Print what a tour found."""
+def show_check(check: SmokeCheck, cluster: LocalCluster) -> None:
+    """Print the result."""
     print_table(
         ("node", "address", "position", "digest", "tensor", "lag", "answers"),
         [
@@ -158,31 +158,31 @@ def show_tour(tour: Tour, cluster: LocalCluster) -> None:
                 str(node.lag_entries),
                 (node.answer or "no route", "ok" if node.answer == NEW_ROUTE else "fail"),
             )
-            for node in tour.nodes
+            for node in check.nodes
         ],
         right=("lag",),
     )
-    print_line(f"asked     {NEW_QUERY!r}, of a route that was added through one node")
-    print_line(f"front     {cluster.front_url} answers {tour.front_answer}")
-    p50, p99 = percentile(tour.propagation_ms, 0.5), percentile(tour.propagation_ms, 0.99)
+    print_line(f"query     {NEW_QUERY!r}, for a route that was written through one node")
+    print_line(f"front     {cluster.front_url} answers {check.front_answer}")
+    p50, p99 = percentile(check.propagation_ms, 0.5), percentile(check.propagation_ms, 0.99)
     print_line(
-        f"log to visible on all {len(tour.nodes)} nodes: p50 {number(p50)} ms, "
-        f"p99 {number(p99)} ms over {len(tour.propagation_ms)} writes"
+        f"log to visible on all {len(check.nodes)} nodes: p50 {number(p50)} ms, "
+        f"p99 {number(p99)} ms over {len(check.propagation_ms)} writes"
     )
 
 
-def tour_json(tour: Tour, cluster: LocalCluster) -> dict[str, Any]:
-    """What a tour found, for machines."""
+def check_json(check: SmokeCheck, cluster: LocalCluster) -> dict[str, Any]:
+    """Return the result as JSON."""
     return {
-        "is_one": tour.is_one,
+        "is_one": check.is_consistent,
         "front_url": cluster.front_url,
-        "front_answer": tour.front_answer,
+        "front_answer": check.front_answer,
         "nodes": [
-            {name: getattr(node, name) for name in NodeView.__slots__} for node in tour.nodes
+            {name: getattr(node, name) for name in NodeState.__slots__} for node in check.nodes
         ],
         "propagation_ms": {
-            "writes": len(tour.propagation_ms),
-            "p50": percentile(tour.propagation_ms, 0.5),
-            "p99": percentile(tour.propagation_ms, 0.99),
+            "writes": len(check.propagation_ms),
+            "p50": percentile(check.propagation_ms, 0.5),
+            "p99": percentile(check.propagation_ms, 0.99),
         },
     }

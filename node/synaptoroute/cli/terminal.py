@@ -1,8 +1,8 @@
-"""What people see: tables on standard output, progress on standard error.
+"""Output for people: tables on standard output, progress on standard error.
 
 Rule 1: results go to standard output, everything else to standard error.
-Rule 2: progress bars are drawn only where standard error is a terminal.
-Rule 3: what comes from outside is printed as text, never as markup or control codes.
+Rule 2: progress bars are drawn only if standard error is a terminal.
+Rule 3: external text is printed as text, never as markup or control codes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_COLUMNS: Final = 160
-"""Width of a table where the output is no terminal."""
+"""Width of a table if the output is not a terminal."""
 CELL_CHARACTERS_MAX: Final = 200
 
 STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red", "no": "dim"}
@@ -27,7 +27,7 @@ Cell = str | tuple[str, str]
 
 
 def printable(text: str) -> str:
-    """Make a text safe for a terminal: control characters become spaces."""
+    """Make a text safe for a terminal: replace control characters by spaces."""
     safe = "".join(" " if unicodedata.category(mark) in {"Cc", "Cf"} else mark for mark in text)
     return safe if len(safe) <= CELL_CHARACTERS_MAX else safe[: CELL_CHARACTERS_MAX - 1] + "…"
 
@@ -60,7 +60,7 @@ def print_table(
     Args:
         columns: Headings.
         rows: One cell a column.
-        title: A line above it.
+        title: A line above the table.
         right: Headings of columns that are aligned to the right.
     """
     from rich import box
@@ -79,7 +79,7 @@ def print_table(
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Make a console that is wide enough where its output is no terminal."""
+    """Make a console that is wide enough if its output is not a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -89,11 +89,11 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error; yields a function that takes a step's size.
+    """Show a progress bar on standard error; yield a function that advances it.
 
     Args:
-        label: What is being done.
-        total: Steps in all; None where nobody knows.
+        label: Text before the bar.
+        total: Number of steps; None if unknown.
     """
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -119,7 +119,7 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
-    """Show that something is under way, on standard error."""
+    """Show a spinner on standard error."""
     if not sys.stderr.isatty():
         yield
         return
@@ -135,5 +135,5 @@ def _cell(cell: Cell) -> Any:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a score, or a dash where there is none."""
+    """Format a score, or a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"

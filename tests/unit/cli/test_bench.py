@@ -1,4 +1,4 @@
-"""The load of ``synaptoroute bench`` counts what it says it counts."""
+"""The loads of ``synaptoroute bench`` measure what they claim to measure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from synaptoroute.cli import bench
+from synaptoroute.cli.commands import bench
 from synaptoroute.cli.exit_codes import CheckFailed
 
 pytestmark = pytest.mark.unit
 
 
 async def test_closed_loop_keeps_every_client_busy_and_no_more() -> None:
-    """As many queries are in flight as there are clients, and every text gets its turn."""
+    """As many queries are in flight as there are clients, and all texts are used."""
     in_flight, most, asked = 0, 0, set()
 
     async def ask(text: str) -> None:
@@ -35,7 +35,7 @@ async def test_closed_loop_keeps_every_client_busy_and_no_more() -> None:
 
 
 async def test_open_loop_counts_from_the_time_a_query_was_due() -> None:
-    """A router that stalls once makes every query late that was due meanwhile."""
+    """A router that stalls once delays every query that was due meanwhile."""
     is_first = True
 
     async def ask(text: str) -> None:
@@ -52,8 +52,8 @@ async def test_open_loop_counts_from_the_time_a_query_was_due() -> None:
     assert found.latency_ms["p50"] > 50.0
 
 
-async def test_errors_are_counted_by_code_and_are_no_answers() -> None:
-    """A refusal is neither an answer nor the end of the run."""
+async def test_errors_are_counted_by_code() -> None:
+    """An error is neither an answer nor the end of the run."""
     codes = iter(["overloaded", None] * 10_000)
 
     async def ask(text: str) -> str | None:
@@ -65,9 +65,7 @@ async def test_errors_are_counted_by_code_and_are_no_answers() -> None:
     assert abs(found.errors["overloaded"] - found.answers) <= 1
 
 
-async def test_run_without_one_answer_fails() -> None:
-    """Figures of nothing are not shown."""
-
+async def test_run_without_any_answer_fails() -> None:
     async def ask(text: str) -> str | None:
         return "ConnectError"
 

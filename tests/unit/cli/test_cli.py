@@ -1,4 +1,4 @@
-"""Goal: the command line ends as documented, starts fast, and is documented whole."""
+"""The command line has the documented exit codes, starts fast, and is fully documented."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEAVY = ("numpy", "onnxruntime", "tokenizers", "fastembed", "pydantic_settings",
 
 
 def commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every command by its full name."""
+    """Yield every command with its full name."""
     group = typer.main.get_command(app) if group is None else group
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -45,7 +45,6 @@ def commands(group: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 def test_version_is_printed() -> None:
-    """--version prints the version and ends with 0."""
     result = CliRunner().invoke(app, ["--version"])
 
     assert result.exit_code == ExitCode.DONE
@@ -64,18 +63,17 @@ def test_version_is_printed() -> None:
     ],
 )
 def test_each_kind_of_error_has_its_exit_code(error: SynaptoRouteError, code: ExitCode) -> None:
-    """Who can mend it decides the code."""
     assert code == exit_code_of(error)
 
 
-def test_a_refusal_shows_the_code_of_the_node_on_one_line() -> None:
-    """The stable code comes first, line ends in the sentence do not break the line."""
+def test_refusal_is_one_line_with_the_code_of_the_node() -> None:
+    """The code comes first; line breaks in the message are removed."""
     refusal = NodeRefused("full\nnow", code="overloaded", status=429, retry_after_seconds=2.0)
 
     assert one_line(refusal) == "overloaded: full now (try again in 2 s)"
 
 
-def test_an_error_is_one_line_without_a_traceback() -> None:
+def test_error_is_one_line_without_a_traceback() -> None:
     """A closed port gives one line on standard error and exit code 3."""
     result = CliRunner().invoke(app, ["query", "hello", "--url", "http://127.0.0.1:9"])
 
@@ -85,8 +83,7 @@ def test_an_error_is_one_line_without_a_traceback() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_debug_raises_the_error_itself() -> None:
-    """--debug shows where an error arose."""
+def test_debug_raises_the_original_error() -> None:
     result = CliRunner().invoke(app, ["--debug", "query", "hello", "--url", "http://127.0.0.1:9"])
 
     assert isinstance(result.exception, NodeUnreachable)
@@ -110,15 +107,15 @@ def test_debug_raises_the_error_itself() -> None:
         ["no-such-command"],
     ],
 )
-def test_wrong_usage_ends_with_two(words: list[str]) -> None:
-    """What no command can do anything with is refused before a node is asked."""
+def test_wrong_usage_exits_with_two(words: list[str]) -> None:
+    """Invalid input is refused before a node is asked."""
     result = CliRunner().invoke(app, words)
 
     assert result.exit_code == ExitCode.USAGE
     assert "Traceback" not in result.output
 
 
-def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C inside a command is not an error of the command."""
 
     def interrupt(*_: object) -> None:
@@ -130,8 +127,7 @@ def test_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == ExitCode.INTERRUPTED
 
 
-def test_help_of_a_command_loads_no_encoder_and_no_http_library() -> None:
-    """A command that only talks to a node starts without what it does not need."""
+def test_help_loads_no_encoder_and_no_http_library() -> None:
     program = (
         "import sys\n"
         "sys.argv = ['synaptoroute', 'query', '--help']\n"
@@ -146,8 +142,7 @@ def test_help_of_a_command_loads_no_encoder_and_no_http_library() -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
-def test_a_query_loads_no_encoder() -> None:
-    """Even a command that sends a request does without arrays and models."""
+def test_query_loads_no_encoder() -> None:
     program = (
         "import sys\n"
         "sys.argv = ['synaptoroute', 'query', 'x', '--url', 'http://127.0.0.1:9']\n"
@@ -163,7 +158,7 @@ def test_a_query_loads_no_encoder() -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     """`synaptoroute ... | head -1` ends quietly."""
     shell = f"{sys.executable} -c 'from synaptoroute.cli import main; main()' model list | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
@@ -172,14 +167,13 @@ def test_a_closed_pipe_is_no_error() -> None:
 
 
 def test_completion_can_be_shown() -> None:
-    """The shell completion of Typer is there."""
     names = {option for param in typer.main.get_command(app).params for option in param.opts}
 
     assert {"--install-completion", "--show-completion"} <= names
 
 
-def test_every_command_has_json_for_machines() -> None:
-    """--json is everywhere, but where the output is a file or a server."""
+def test_every_command_has_a_json_option() -> None:
+    """Except those whose output is a file or a server."""
     without = {
         name
         for name, command in commands()
@@ -190,7 +184,7 @@ def test_every_command_has_json_for_machines() -> None:
 
 
 def test_every_command_is_documented_with_an_example() -> None:
-    """docs/cli.md has a section and an example for each command, and for no other."""
+    """docs/cli.md has a section and an example for every command, and for no other."""
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = dict(
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -202,7 +196,7 @@ def test_every_command_is_documented_with_an_example() -> None:
 
 
 def test_every_option_is_documented() -> None:
-    """Each option of a command stands in its section, and no option stands there that is not."""
+    """The section of a command names all its options and no others."""
     text = DOCUMENT.read_text(encoding="utf-8")
     sections = dict(
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
@@ -223,7 +217,6 @@ def test_every_option_is_documented() -> None:
 
 
 def test_exit_codes_are_documented() -> None:
-    """Each exit code has a row in docs/cli.md."""
     text = DOCUMENT.read_text(encoding="utf-8")
 
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)} == {

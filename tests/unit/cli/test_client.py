@@ -1,4 +1,4 @@
-"""Goal: a write is sent again only in safety, and waits are those that the node asks for."""
+"""The client retries only where it is safe, and waits as long as the node asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from synaptoroute.cli.client import TRIES_MAX, WAIT_SECONDS_MAX, NodeClient, Waits, route_path
+from synaptoroute.cli.client import (
+    ATTEMPTS_MAX,
+    WAIT_SECONDS_MAX,
+    NodeClient,
+    RetryWaits,
+    route_path,
+)
 from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
 
 pytestmark = pytest.mark.unit
@@ -18,15 +24,15 @@ Answer = tuple[int, dict[str, str], bytes]
 PROBLEM = b'{"code": "overloaded", "detail": "the queue is full"}'
 
 
-class Script:
-    """A server that gives prepared answers and keeps what it was asked."""
+class ScriptedServer:
+    """A server that gives prepared answers and records the requests."""
 
     def __init__(self) -> None:
         self.answers: list[Answer | None] = []
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
 
 
-def _endpoint(script: Script) -> type[BaseHTTPRequestHandler]:
+def _endpoint(script: ScriptedServer) -> type[BaseHTTPRequestHandler]:
     class Endpoint(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -54,14 +60,14 @@ def _endpoint(script: Script) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.fixture
-def script() -> Script:
-    return Script()
+def script() -> ScriptedServer:
+    return ScriptedServer()
 
 
 @pytest.fixture
-def client(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeClient]:
+def client(script: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeClient]:
     """A client of the prepared server that waits without sleeping."""
-    monkeypatch.setattr("synaptoroute.cli.client.Waits", lambda: Waits(lambda _: None))
+    monkeypatch.setattr("synaptoroute.cli.client.RetryWaits", lambda: RetryWaits(lambda _: None))
     server = HTTPServer(("127.0.0.1", 0), _endpoint(script))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -74,16 +80,18 @@ def client(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[NodeClie
         server.server_close()
 
 
-def test_a_full_node_is_asked_again(client: NodeClient, script: Script) -> None:
-    """429 with Retry-After is no answer yet."""
+def test_overloaded_node_is_retried(client: NodeClient, script: ScriptedServer) -> None:
+    """A 429 with Retry-After is retried."""
     script.answers = [(429, {"Retry-After": "1"}, PROBLEM), (200, {}, b'{"route": "a"}')]
 
     assert client.post("/v1/query", {"text": "x"}) == {"route": "a"}
     assert len(script.asked) == 2
 
 
-def test_a_repeated_write_has_one_idempotency_key(client: NodeClient, script: Script) -> None:
-    """A connection that breaks leaves the outcome open; the same key settles it."""
+def test_retried_write_keeps_its_idempotency_key(
+    client: NodeClient, script: ScriptedServer
+) -> None:
+    """A broken connection leaves the outcome open; the same key makes the retry safe."""
     script.answers = [None, (200, {}, b"{}")]
     client.write("PUT", route_path("a b/c"), {"utterances": ["x"]})
     keys = {headers["Idempotency-Key"] for _, _, headers, _ in script.asked}
@@ -93,8 +101,7 @@ def test_a_repeated_write_has_one_idempotency_key(client: NodeClient, script: Sc
     assert script.asked[0][1] == "/v1/routes/a%20b%2Fc"
 
 
-def test_two_writes_have_two_keys(client: NodeClient, script: Script) -> None:
-    """A key names one write."""
+def test_two_writes_have_two_idempotency_keys(client: NodeClient, script: ScriptedServer) -> None:
     script.answers = [(200, {}, b"{}"), (200, {}, b"{}")]
     client.write("DELETE", "/v1/routes/a")
     client.write("DELETE", "/v1/routes/a")
@@ -102,8 +109,8 @@ def test_two_writes_have_two_keys(client: NodeClient, script: Script) -> None:
     assert len({headers["Idempotency-Key"] for _, _, headers, _ in script.asked}) == 2
 
 
-def test_a_stream_is_made_anew_for_each_try(client: NodeClient, script: Script) -> None:
-    """The second try of an import sends all of it."""
+def test_stream_is_made_again_for_each_attempt(client: NodeClient, script: ScriptedServer) -> None:
+    """The second attempt of an import sends all of it."""
     script.answers = [(503, {}, PROBLEM), (200, {}, b"{}")]
     client.upload("/v1/import", b"one\ntwo\n", "application/x-ndjson", replace="true")
 
@@ -111,8 +118,7 @@ def test_a_stream_is_made_anew_for_each_try(client: NodeClient, script: Script) 
     assert script.asked[0][1] == "/v1/import?replace=true"
 
 
-def test_a_refusal_is_final(client: NodeClient, script: Script) -> None:
-    """What the caller has to change is not sent again."""
+def test_refusal_is_not_retried(client: NodeClient, script: ScriptedServer) -> None:
     script.answers = [(404, {}, b'{"code": "route_not_found", "detail": "none"}')]
     with pytest.raises(NodeRefused) as caught:
         client.get("/v1/routes/x")
@@ -121,17 +127,16 @@ def test_a_refusal_is_final(client: NodeClient, script: Script) -> None:
     assert len(script.asked) == 1
 
 
-def test_a_node_that_stays_full_is_given_up(client: NodeClient, script: Script) -> None:
-    """There is a last try."""
-    script.answers = [(429, {"Retry-After": "1"}, PROBLEM)] * (TRIES_MAX + 1)
+def test_retries_are_limited(client: NodeClient, script: ScriptedServer) -> None:
+    script.answers = [(429, {"Retry-After": "1"}, PROBLEM)] * (ATTEMPTS_MAX + 1)
     with pytest.raises(NodeRefused):
         client.get("/v1/routes")
 
-    assert len(script.asked) == TRIES_MAX
+    assert len(script.asked) == ATTEMPTS_MAX
 
 
-def test_another_server_is_told_from_a_node(client: NodeClient, script: Script) -> None:
-    """A page of HTML is no problem document."""
+def test_answer_of_another_server_is_recognised(client: NodeClient, script: ScriptedServer) -> None:
+    """A page of HTML is not a problem document."""
     script.answers = [(500, {}, b"<html>")]
     with pytest.raises(NodeRefused) as caught:
         client.get("/")
@@ -139,8 +144,7 @@ def test_another_server_is_told_from_a_node(client: NodeClient, script: Script) 
     assert caught.value.refused_code == "not_a_node"
 
 
-def test_pages_are_followed(client: NodeClient, script: Script) -> None:
-    """All routes come, whatever the size of a page."""
+def test_routes_are_read_page_by_page(client: NodeClient, script: ScriptedServer) -> None:
     script.answers = [
         (200, {}, b'{"routes": [{"name": "a"}], "next_after": "a b"}'),
         (200, {}, b'{"routes": [{"name": "c"}], "next_after": null}'),
@@ -150,22 +154,19 @@ def test_pages_are_followed(client: NodeClient, script: Script) -> None:
     assert script.asked[1][1].endswith("after=a%20b") or script.asked[1][1].endswith("after=a+b")
 
 
-def test_the_key_is_sent_as_a_bearer(client: NodeClient, script: Script) -> None:
-    """The API key goes into the header that nodes read."""
+def test_api_key_is_sent_as_a_bearer_token(client: NodeClient, script: ScriptedServer) -> None:
     script.answers = [(200, {}, b"{}")]
     client.get("/-/state")
 
     assert script.asked[0][2]["Authorization"] == "Bearer sr_key"
 
 
-def test_a_refused_connection_is_not_tried_again() -> None:
-    """Nobody listens: waiting would only hide it."""
+def test_refused_connection_is_not_retried() -> None:
     with NodeClient("http://127.0.0.1:9") as client, pytest.raises(NodeUnreachable):
         client.get("/")
 
 
-def test_an_address_needs_a_scheme() -> None:
-    """A host alone is not guessed at."""
+def test_address_needs_a_scheme() -> None:
     with pytest.raises(BadUsage):
         NodeClient("127.0.0.1:8080")
 
@@ -174,22 +175,20 @@ def _record(slept: list[float]) -> Callable[[float], None]:
     return slept.append
 
 
-def test_waits_honour_the_node_and_end() -> None:
-    """What the node asks for is waited, within the limit on all waits."""
+def test_waits_honour_retry_after_within_the_limit() -> None:
     slept: list[float] = []
-    waits = Waits(_record(slept))
+    waits = RetryWaits(_record(slept))
 
-    assert waits.take(2.0)
+    assert waits.wait(2.0)
     assert slept == [2.0]
-    assert not waits.take(WAIT_SECONDS_MAX)
+    assert not waits.wait(WAIT_SECONDS_MAX)
 
 
-def test_waits_double_where_nobody_says() -> None:
-    """Each wait is longer than half of twice the one before could be."""
+def test_waits_double_without_retry_after() -> None:
     slept: list[float] = []
-    waits = Waits(_record(slept))
-    while waits.take(None):
+    waits = RetryWaits(_record(slept))
+    while waits.wait(None):
         pass
 
-    assert len(slept) == TRIES_MAX - 1
+    assert len(slept) == ATTEMPTS_MAX - 1
     assert slept[-1] > slept[0]

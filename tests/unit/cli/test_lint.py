@@ -1,4 +1,4 @@
-"""Goal: each rule finds what it is for and nothing else; scores equal a naive computation."""
+"""Each rule finds what it should and nothing else; scores equal a naive computation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_scores_equal_a_naive_computation() -> None:
 
 
 def test_sound_routes_have_no_findings() -> None:
-    """Two groups far apart."""
+    """Two groups of utterances far apart."""
     routes = [route("a"), route("b")]
     vectors = np.stack([*around(1, 0, 0), *around(0, 1, 0)])
 
@@ -86,7 +86,7 @@ def test_sound_routes_have_no_findings() -> None:
 
 
 def test_one_text_in_two_routes_is_an_error() -> None:
-    """Case and white space do not make two texts of one."""
+    """Case and white space are ignored."""
     routes = [
         Route(name="a", utterances=["Refund me", *map(str, range(4))]),
         Route(name="b", utterances=["refund  ME", *map(str, range(10, 14))]),
@@ -97,21 +97,19 @@ def test_one_text_in_two_routes_is_an_error() -> None:
 
 
 def test_few_utterances_are_a_warning() -> None:
-    """One below the least number is reported, the least number is not."""
+    """One below the minimum is reported, the minimum is not."""
     found = list(check_texts([route("few", UTTERANCES_MIN - 1), route("enough")]))
 
     assert rules(found) == {("few-utterances", "few")}
 
 
 def test_names_that_differ_by_case_are_a_warning() -> None:
-    """People will confuse them."""
     assert ("similar-name", "Refund") in rules(
         list(check_texts([route("refund"), route("Refund")]))
     )
 
 
-def test_near_duplicates_between_routes_are_a_warning_and_within_one_are_not() -> None:
-    """The same direction twice in one route is fine, in two routes it is not."""
+def test_near_duplicates_are_a_warning_between_routes_only() -> None:
     routes = [route("a"), route("b")]
     left, right = around(1, 0, 0), around(0, 1, 0)
     left[1] = left[0]
@@ -123,8 +121,7 @@ def test_near_duplicates_between_routes_are_a_warning_and_within_one_are_not() -
     )
 
 
-def test_an_utterance_among_those_of_another_route_is_found() -> None:
-    """It would be routed there, were it not an example of its own route."""
+def test_utterance_nearer_to_another_route_is_found() -> None:
     routes = [route("a"), route("b")]
     left, right = around(1, 0, 0), around(0, 1, 0)
     left[0] = unit(0.25, 1, 0.1)
@@ -134,16 +131,16 @@ def test_an_utterance_among_those_of_another_route_is_found() -> None:
     assert "'a 0'" in next(f.message for f in found if f.code == "nearer-elsewhere")
 
 
-def test_a_route_above_any_score_is_unreachable() -> None:
-    """A threshold that not even its own utterances reach is an error."""
+def test_route_above_any_score_is_unreachable() -> None:
+    """None of its own utterances reaches its threshold."""
     routes = [route("a", threshold=1.0), route("b")]
     found = list(check_vectors(routes, np.stack([*around(1, 0, 0), *around(0, 1, 0)]), THRESHOLD))
 
     assert [("error", "unreachable", "a")] == [(f.level, f.code, f.route) for f in found]
 
 
-def test_a_route_of_strangers_is_hardly_reachable() -> None:
-    """Utterances that have nothing in common reach the route only as themselves."""
+def test_route_of_unrelated_utterances_is_hardly_reachable() -> None:
+    """They reach the route only as its own utterances."""
     routes = [route("a", 3), route("b")]
     strangers = [unit(1, 0, 0, 0, 0), unit(0, 1, 0, 0, 0), unit(0, 0, 1, 0, 0)]
     found = list(check_vectors(routes, np.stack([*strangers, *around(0, 0, 0, 1, 0)]), THRESHOLD))
@@ -151,6 +148,5 @@ def test_a_route_of_strangers_is_hardly_reachable() -> None:
     assert rules(found) == {("hardly-reachable", "a")}
 
 
-def test_a_single_route_with_a_single_utterance_is_judged() -> None:
-    """Nothing to compare with is no error."""
+def test_single_utterance_is_checked() -> None:
     assert list(check_vectors([route("a", 1)], np.stack([unit(1, 0)]), THRESHOLD)) == []

@@ -1,4 +1,4 @@
-"""Goal: a change of the encoder loses nothing, wherever it is interrupted."""
+"""A change of the encoder loses nothing, wherever it is interrupted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ask(path: Path, encoder: HashEncoder, text: str) -> str | None:
 
 
 def test_all_utterances_get_vectors_of_the_new_encoder(database: Path) -> None:
-    """Afterwards a node with the new encoder answers, and one with the old is refused."""
+    """A node with the new encoder then answers, and one with the old is refused."""
     done = migrate_database(database, NEW)
 
     assert done == Migration(OLD.fingerprint, NEW.fingerprint, 2 * (ROUTE_COUNT - 1))
@@ -56,8 +56,7 @@ def test_all_utterances_get_vectors_of_the_new_encoder(database: Path) -> None:
         ask(database, OLD, "word5 one")
 
 
-def test_the_same_encoder_changes_nothing(database: Path) -> None:
-    """A second run finds nothing to do."""
+def test_same_encoder_changes_nothing(database: Path) -> None:
     before = database.read_bytes()
     done = migrate_database(database, OLD)
 
@@ -65,11 +64,9 @@ def test_the_same_encoder_changes_nothing(database: Path) -> None:
     assert before == database.read_bytes()
 
 
-def test_a_run_goes_on_where_the_last_one_ended(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was written is not encoded again, and the old encoder serves meanwhile."""
-    monkeypatch.setattr(migration, "ROWS_AT_ONCE", 4)
+def test_interrupted_run_is_resumed(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stored vectors are not encoded again, and the old encoder serves meanwhile."""
+    monkeypatch.setattr(migration, "ROWS_PER_TRANSACTION", 4)
     steps: list[int] = []
 
     def stop_at_second(count: int) -> None:
@@ -94,18 +91,16 @@ class Broken(HashEncoder):
         return np.zeros((4, self.dim), dtype=np.float32)
 
 
-def test_vectors_that_cannot_be_used_are_refused(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is swapped in."""
-    monkeypatch.setattr(migration, "ROWS_AT_ONCE", 4)
+def test_invalid_vectors_are_refused(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is swapped."""
+    monkeypatch.setattr(migration, "ROWS_PER_TRANSACTION", 4)
     with pytest.raises(EncoderError, match="unit length"):
         migrate_database(database, Broken(256))
 
     assert stored_encoder(database) == (OLD.fingerprint, OLD.dim)
 
 
-def test_a_database_in_use_is_left_alone(database: Path) -> None:
+def test_database_in_use_is_refused(database: Path) -> None:
     """The node must be stopped first."""
     storage = SQLiteStorage(database)
     storage.open(fingerprint=OLD.fingerprint, dim=OLD.dim)
@@ -116,7 +111,7 @@ def test_a_database_in_use_is_left_alone(database: Path) -> None:
         storage.close()
 
 
-def test_an_absent_database_is_not_made(tmp_path: Path) -> None:
+def test_missing_database_is_not_created(tmp_path: Path) -> None:
     """A misspelt path is an error."""
     with pytest.raises(FileRejected):
         migrate_database(tmp_path / "absent.sqlite", NEW)

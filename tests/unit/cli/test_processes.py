@@ -1,4 +1,4 @@
-"""Goal: no process outlives the command that started it."""
+"""No process outlives the command that started it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def wait_for(fact: object) -> bool:
     return False
 
 
-def test_a_free_port_is_free() -> None:
-    """And one that somebody listens on is not."""
+def test_free_port_is_free() -> None:
+    """A port with a listener is not."""
     port = free_port()
 
     assert is_port_free(port)
@@ -51,8 +51,8 @@ def test_a_free_port_is_free() -> None:
         assert not is_port_free(port)
 
 
-def test_a_node_that_does_not_start_says_why(tmp_path: Path) -> None:
-    """The last error of its log is in the message."""
+def test_failed_start_quotes_the_log(tmp_path: Path) -> None:
+    """The last error of the log is in the message."""
     node = NodeProcess(free_port(), {"port": "70000"}, tmp_path / "node.log")
     node.start()
     with pytest.raises(NodeUnreachable, match="SYNAPTOROUTE_PORT"):
@@ -61,8 +61,7 @@ def test_a_node_that_does_not_start_says_why(tmp_path: Path) -> None:
     assert node.exit_code == 2
 
 
-def test_a_stubborn_node_is_killed(tmp_path: Path) -> None:
-    """SIGTERM first, SIGKILL for one that does not obey."""
+def test_node_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     node = NodeProcess(free_port(), {}, tmp_path / "node.log")
     program = (
         "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -75,8 +74,8 @@ def test_a_stubborn_node_is_killed(tmp_path: Path) -> None:
     assert node.stop(0.2) == -signal.SIGKILL
 
 
-def test_nodes_stop_together_and_those_that_never_started_do_not_matter(tmp_path: Path) -> None:
-    """All are asked before the first is waited for."""
+def test_nodes_are_stopped_in_parallel(tmp_path: Path) -> None:
+    """All are signalled before the first is waited for; those never started are skipped."""
     nodes = [NodeProcess(free_port(), {}, tmp_path / f"{index}.log") for index in range(3)]
     for node in nodes[:2]:
         node._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -86,7 +85,7 @@ def test_nodes_stop_together_and_those_that_never_started_do_not_matter(tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of the end")
-def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
+def test_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     """A parent that is killed cannot stop its children; the kernel does."""
     written = tmp_path / "child"
     child = (
@@ -107,8 +106,8 @@ def test_a_child_ends_with_a_killed_parent(tmp_path: Path) -> None:
     assert wait_for(lambda: not is_alive(child_id))
 
 
-def test_a_child_of_another_parent_does_not_begin() -> None:
-    """The parent ended before the child could ask to follow it."""
+def test_child_of_an_ended_parent_does_not_start() -> None:
+    """The parent ended before the child could ask for its signal."""
     command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getppid()), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 

@@ -1,4 +1,4 @@
-"""Goal: what passes here passes at the node, and other routers' files are read faithfully."""
+"""Files that pass here pass at a node, and files of other routers are converted faithfully."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import pytest
 import yaml
 
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.importers import kind_of
-from synaptoroute.cli.route_diff import RouteDiff, compare
-from synaptoroute.cli.route_files import inspect_route_file, ndjson_line, plain, read_route_file
+from synaptoroute.cli.importers import detect_format
+from synaptoroute.cli.route_files import (
+    RouteDiff,
+    compare,
+    inspect_route_file,
+    ndjson_line,
+    plain_route,
+    read_route_file,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -80,22 +86,20 @@ def write(folder: Path, name: str, document: Any) -> Path:
 
 @pytest.mark.parametrize("name", ["r.yaml", "r.json", "r.ndjson", "r.jsonl"])
 def test_every_format_gives_the_same_routes(tmp_path: Path, name: str) -> None:
-    """A list of routes reads alike in each format, and comes out as it went in."""
     routes = read_route_file(write(tmp_path, name, [ROUTE, BARE])).routes
 
-    assert [ROUTE, BARE] == [plain(route) for route in routes]
+    assert [ROUTE, BARE] == [plain_route(route) for route in routes]
 
 
-def test_the_examples_are_sound() -> None:
-    """The file of the quick start has 12 routes or more with 8 utterances or more each."""
+def test_example_routes_are_complete() -> None:
+    """The file of the quick start has at least 12 routes with at least 8 utterances each."""
     routes = read_route_file(Path(__file__).parents[3] / "examples" / "routes.yaml").routes
 
     assert len(routes) >= 12
     assert min(len(route.utterances) for route in routes) >= 8
 
 
-def test_a_line_of_ndjson_reads_back(tmp_path: Path) -> None:
-    """What import sends is what the file said, unicode and all."""
+def test_ndjson_line_reads_back(tmp_path: Path) -> None:
     path = write(tmp_path, "r.json", {"routes": [{**ROUTE, "utterances": ["ünï\u2028code 🚀"]}]})
     (route,) = read_route_file(path).routes
     again = tmp_path / "again.ndjson"
@@ -105,11 +109,11 @@ def test_a_line_of_ndjson_reads_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("r.txt", "[]", "must end in"),
         ("r.yaml", "routes: 7", "must be a list"),
-        ("r.yaml", "routes: []", "holds no route"),
+        ("r.yaml", "routes: []", "has no routes"),
         ("r.yaml", "routes: []\nrotues: []", "unknown key 'rotues'"),
         ("r.yaml", "version: 2\nroutes: []", "later release"),
         ("r.yaml", "a: &x [1]\nroutes: *x", "anchors"),
@@ -120,22 +124,20 @@ def test_a_line_of_ndjson_reads_back(tmp_path: Path) -> None:
         (
             "r.json",
             '[{"name": "a", "utterances": ["x"]}, {"name": "a", "utterances": ["y"]}]',
-            "given in routes[0] already",
+            "already defined in routes[0]",
         ),
     ],
 )
-def test_a_wrong_file_names_the_place(tmp_path: Path, name: str, content: str, said: str) -> None:
-    """Each mistake is refused with a sentence that leads to it."""
+def test_error_names_the_place(tmp_path: Path, name: str, content: str, expected: str) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     with pytest.raises(FileRejected) as caught:
         read_route_file(path)
 
-    assert said in caught.value.message
+    assert expected in caught.value.message
 
 
-def test_an_inspection_lists_every_mistake(tmp_path: Path) -> None:
-    """Lint shows all that is wrong, not only the first."""
+def test_inspection_lists_every_mistake(tmp_path: Path) -> None:
     path = write(tmp_path, "r.json", [{"name": "-bad", "utterances": ["x"]}, BARE, {"name": "c"}])
     routes, wrong = inspect_route_file(path)
 
@@ -144,11 +146,11 @@ def test_an_inspection_lists_every_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sr.json", "sr.yaml"])
-def test_a_file_of_semantic_router_is_converted(tmp_path: Path, name: str) -> None:
-    """Schemas become the payload; thresholds of another encoder are kept, not applied."""
+def test_semantic_router_file_is_converted(tmp_path: Path, name: str) -> None:
+    """Schemas become the payload; thresholds of another encoder become metadata."""
     content = read_route_file(write(tmp_path, name, SEMANTIC_ROUTER))
 
-    assert [plain(route) for route in content.routes] == [
+    assert [plain_route(route) for route in content.routes] == [
         {
             "name": "small talk_",
             "utterances": ["how's the weather", "lovely day"],
@@ -165,33 +167,33 @@ def test_a_file_of_semantic_router_is_converted(tmp_path: Path, name: str) -> No
     assert any(note.startswith("1 thresholds belong to another encoder") for note in content.notes)
 
 
-def test_a_file_of_redisvl_is_converted(tmp_path: Path) -> None:
-    """References become utterances, the distance is kept as metadata."""
+def test_redisvl_file_is_converted(tmp_path: Path) -> None:
+    """References become utterances; the distance threshold becomes metadata."""
     (route,) = read_route_file(write(tmp_path, "rvl.yaml", REDISVL)).routes
 
-    assert plain(route) == {
+    assert plain_route(route) == {
         "name": "greeting",
         "utterances": ["hello", "hi"],
         "metadata": {"type": "greeting", "distance_threshold": 0.3},
     }
 
 
-def test_our_own_files_are_not_taken_for_another_router() -> None:
-    """A threshold of ours is applied."""
-    assert kind_of({"routes": [ROUTE, BARE]}) is None
-    assert kind_of([ROUTE]) is None
-    assert kind_of(7) is None
+def test_own_file_is_not_taken_for_a_foreign_one() -> None:
+    """Its thresholds are applied."""
+    assert detect_format({"routes": [ROUTE, BARE]}) is None
+    assert detect_format([ROUTE]) is None
+    assert detect_format(7) is None
 
 
-def test_an_unknown_key_of_another_router_is_refused(tmp_path: Path) -> None:
-    """What cannot be carried over is not dropped in silence."""
+def test_unknown_key_of_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    """What cannot be converted is not dropped silently."""
     document = {**SEMANTIC_ROUTER, "routes": [{**BARE, "score_threshold": 1, "vibe": 2}]}
-    with pytest.raises(FileRejected, match="no 'vibe'"):
+    with pytest.raises(FileRejected, match="no key 'vibe'"):
         read_route_file(write(tmp_path, "sr.json", document))
 
 
-def test_a_diff_says_what_changes() -> None:
-    """Created, changed, unchanged and, with replace, removed."""
+def test_diff_lists_all_changes() -> None:
+    """Created, changed, unchanged and, with replace, removed routes."""
     changed = {**ROUTE, "utterances": ["Refund me", "Give it back"], "threshold": None}
     present = [
         {**ROUTE, "payload": None},
@@ -208,14 +210,13 @@ def test_a_diff_says_what_changes() -> None:
     )
 
 
-def test_a_diff_without_replace_removes_nothing() -> None:
-    """Routes that the file does not name stay."""
+def test_diff_without_replace_removes_nothing() -> None:
     assert compare([BARE], [BARE], replace=True).is_empty
     assert compare([BARE, ROUTE], [BARE], replace=False).is_empty
 
 
-def test_the_order_of_utterances_is_a_change() -> None:
-    """The order decides slots and ties, so it is shown."""
+def test_order_of_utterances_is_a_change() -> None:
+    """The order decides slots and ties."""
     reordered = {**ROUTE, "utterances": ROUTE["utterances"][::-1]}  # type: ignore[index]
 
     assert compare([ROUTE], [reordered], replace=False).changed == (

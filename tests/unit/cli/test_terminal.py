@@ -1,4 +1,4 @@
-"""Goal: what comes from outside cannot act on the terminal or change what is shown."""
+"""External text cannot act on the terminal or change the output."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ def test_control_codes_become_spaces() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    """One utterance does not fill the screen."""
     assert printable("x" * 1_000) == "x" * (CELL_CHARACTERS_MAX - 1) + "…"
 
 
 def test_markup_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """Square brackets are no instructions."""
+    """Square brackets are not interpreted."""
     print_table(("a", "b"), [("[bold]x[/]", ("[red]", "ok"))], right=("b",))
     shown = capsys.readouterr().out
 
@@ -41,27 +40,24 @@ def test_markup_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_keeps_unicode(capsys: pytest.CaptureFixture[str]) -> None:
-    """Machines read it, people can too."""
     print_json({"ü": "🚀"})
 
     assert capsys.readouterr().out == '{\n  "ü": "🚀"\n}\n'
 
 
 def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log file gets no bars."""
     with progress("Working", 3) as step:
         step(3)
 
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_missing_number_is_a_dash() -> None:
-    """None is not zero."""
+def test_missing_number_is_a_dash() -> None:
     assert (number(None), number(0.12345)) == ("–", "0.123")
 
 
-def test_a_new_key_opens_what_its_line_says() -> None:
-    """The line that is printed is one that a node reads, and holds the key's hash only."""
+def test_new_key_matches_its_line() -> None:
+    """A node can read the printed line, which holds only the hash of the key."""
     result = CliRunner().invoke(
         app, ["keys", "new", "--name", "ops", "--scopes", "read,write", "--json"]
     )

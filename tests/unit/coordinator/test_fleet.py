@@ -24,7 +24,7 @@ OTHER = "e" * 32
 
 
 def alarm_codes(view: object, **more: object) -> set[str]:
-    """Return the alarm_codes of the alarms of a view."""
+    """Return the codes of the alarms of a view."""
     return {alarm.code for alarm in find_alarms(view, policy(), **more)}  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The plan: fleet view + policy + controller controller_state -> actions."""
+"""The plan: fleet view + policy + controller state -> actions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOW = 1_000.0
 
 
 def controller_state(**changes: object) -> ControllerState:
-    """Return the controller_state of a coordinator that has been active for a long time."""
+    """Return the state of a coordinator that has been active for a long time."""
     return ControllerState(0.0, **changes)  # type: ignore[arg-type]
 
 

@@ -1,46 +1,163 @@
-"""``synaptoroute cluster``: what an operator does after a loss."""
+"""``synaptoroute status`` and ``cluster``: the state of a node, and recovery after a loss."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 import typer
 
 from synaptoroute.cli.client import NodeClient
-from synaptoroute.cli.exit_codes import CheckFailed
+from synaptoroute.cli.exit_codes import CheckFailed, ExitCode, NodeUnreachable
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
-from synaptoroute.cli.terminal import Cell, note, print_json, print_line, print_table
+from synaptoroute.cli.terminal import Cell, console, note, print_json, print_line, print_table
+
+CLUSTER_COLUMNS: Final = (
+    "node", "state", "role", "version", "behind", "digest", "queue", "q/s", "release",
+)  # fmt: skip
+_STATUS_KEYS: Final = (
+    "node", "version", "digest", "routes", "slots_used", "capacity_slots", "queue_requests",
+    "queue_requests_max", "backlog_entries", "lanes", "model", "dim", "database", "storage_state",
+)  # fmt: skip
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until Ctrl-C.")] = False,
+    every_seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600.0, help="How often, with --watch.")
+    ] = 1.0,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    cluster: Annotated[
+        bool,
+        typer.Option("--cluster", help="Show every node, as a node or a coordinator sees them."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show readiness, position, load and storage of a node.
+
+    Exits with 1 when the node is not ready, or with --cluster when a node is silent or
+    the log accepts no writes.
+    """
+    path, show = ("/v1/cluster", _show_cluster) if cluster else ("/-/state", _show_node)
+    with NodeClient(url, api_key) as client:
+        if watch:
+            _watch(client, path, show, every_seconds, as_json)
+            return
+        state = client.get(path)
+        show(url, state, as_json)
+    if not (is_healthy(state) if cluster else state["state"] == "ready"):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _watch(
+    client: NodeClient,
+    path: str,
+    show: Callable[[str, dict[str, Any], bool], None],
+    every_seconds: float,
+    as_json: bool,
+) -> None:
+    while True:
+        try:
+            state = client.get(path)
+        except NodeUnreachable as error:
+            note(error.message)  # the node may come back
+        else:
+            if not as_json:
+                console().clear()
+            show(client.url, state, as_json)
+        time.sleep(every_seconds)
+
+
+def _show_node(url: str, state: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(state)
+        return
+    print_table((url, ""), status_rows(state))
+
+
+def is_healthy(cluster: dict[str, Any]) -> bool:
+    """Whether every node is live and the log accepts writes."""
+    nodes = cluster["nodes"]
+    return cluster["log_state"] == "open" and all(node["is_live"] for node in nodes)
+
+
+def _show_cluster(url: str, cluster: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(cluster)
+        return
+    detail = f": {cluster['detail']}" if cluster["detail"] else ""
+    print_line(f"{url}  log {cluster['log_state']} at {cluster['head'] or '-'}{detail}")
+    print_table(CLUSTER_COLUMNS, [node_row(node) for node in cluster["nodes"]])
+
+
+def node_row(node: dict[str, Any]) -> tuple[Cell, ...]:
+    """Make the row of one node; a coordinator reports more of it than another node does."""
+    is_good = node.get("health", "ok" if node["state"] == "live" else "warn") == "ok"
+    state = node["state"] if node["is_live"] else f"silent {node['age_ms'] // 1_000} s"
+    rate = node.get("queries_per_second")
+    return (
+        node.get("name") or node["node"][:8],
+        (state, "ok" if is_good and node["is_live"] else "warn"),
+        node["role"],
+        node["version"],
+        str(node["lag_entries"]),
+        f"{node['digest'][:8]} {node.get('digest_state', '')}".strip(),
+        str(node["queue_requests"]),
+        "-" if rate is None else f"{rate:.1f}",
+        node["release"],
+    )
+
+
+def status_rows(state: dict[str, Any]) -> list[tuple[Cell, ...]]:
+    """Make the rows of one node's state; counters that are not zero come last."""
+    is_ready = state["state"] == "ready"
+    reasons = f" ({', '.join(state['reasons'])})" if state["reasons"] else ""
+    rows: list[tuple[Cell, ...]] = [
+        ("state", (state["state"] + reasons, "ok" if is_ready else "warn")),
+        ("release", str(state["release"])),
+        ("uptime", f"{state['uptime_seconds']:.0f} s"),
+    ]
+    router = state["router"] or {}
+    rows += [(key.replace("_", " "), str(router[key])) for key in _STATUS_KEYS if key in router]
+    counters = router.get("counters") or {}
+    rows += [(key.replace("_", " "), f"{value:,}") for key, value in counters.items() if value]
+    return rows
+
+
+# --- after a loss ----------------------------------------------------------------------
 
 
 def recover(
     force: Annotated[
         bool,
-        typer.Option("--force", help="Open the log with the nodes that are there, at that risk."),
+        typer.Option("--force", help="Open the log with the nodes present, at the risk shown."),
     ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a recovery stands and what may be lost by forcing it; with --force, do it.
+    """Show the state of a recovery and what forcing it may lose; with --force, force it.
 
-    Ends with 1 while the log is closed and nothing was forced.
+    Exits with 1 while the log is closed and nothing was forced.
     """
     with NodeClient(url, api_key) as client:
         outlook = client.post("/v1/cluster/recover", {"force": force})
     if as_json:
         print_json(outlook)
     else:
-        print_table(("recovery", ""), rows_of(outlook))
+        print_table(("recovery", ""), recovery_rows(outlook))
     if force:
         if outlook["is_needed"] and not as_json:
-            note("Forced: the log opens with the nodes that are there.")
+            note("Forced: the log opens with the nodes that are present.")
         return
     if outlook["is_needed"]:
         raise CheckFailed("the log is closed; --force opens it at the risk shown")
 
 
-def rows_of(outlook: dict[str, Any]) -> list[tuple[Cell, ...]]:
-    """What an operator should know before forcing."""
+def recovery_rows(outlook: dict[str, Any]) -> list[tuple[Cell, ...]]:
+    """Make the rows that an operator should read before forcing a recovery."""
     risk = outlook["risk"] or "nothing that a majority held"
     rows: list[tuple[Cell, ...]] = [
         ("log", (outlook["log_state"], "ok" if not outlook["is_needed"] else "warn")),
@@ -49,7 +166,7 @@ def rows_of(outlook: dict[str, Any]) -> list[tuple[Cell, ...]]:
     if outlook["is_needed"]:
         rows += [
             ("kept up to", outlook["base"]),
-            ("voters that are missing", ", ".join(outlook["missing"])),
+            ("missing voters", ", ".join(outlook["missing"])),
             ("may be lost", (risk, "warn" if outlook["risk"] else "ok")),
         ]
     return rows
@@ -59,12 +176,12 @@ def voter(
     node: Annotated[
         str, typer.Argument(help="Identity of the node, as `status --cluster --json` shows it.")
     ],
-    remove: Annotated[bool, typer.Option("--remove", help="Let it vote no longer.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the node's vote.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let one node vote on recoveries, or no longer; one at a time."""
+    """Give one node a vote on recoveries, or remove it; one node at a time."""
     with NodeClient(url, api_key) as client:
         result = client.write("POST", "/v1/cluster/voters", {"node": node, "vote": not remove})
     if as_json:
@@ -74,14 +191,14 @@ def voter(
 
 
 def list_orphans(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
-    """List the writes that recoveries left behind on this node."""
+    """List the writes on this node that recoveries left behind."""
     with NodeClient(url, api_key) as client:
-        found = client.get("/v1/cluster/orphans")["orphans"]
+        orphans = client.get("/v1/cluster/orphans")["orphans"]
     if as_json:
-        print_json(found)
+        print_json(orphans)
         return
     rows: list[tuple[Cell, ...]] = [
-        (each["op_id"], each["version"], each["kind"], each["route"] or "") for each in found
+        (each["op_id"], each["version"], each["kind"], each["route"] or "") for each in orphans
     ]
     print_table(("op_id", "version", "kind", "route"), rows)
 
@@ -92,7 +209,7 @@ def replay(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make writes again that were left behind, in the order given."""
+    """Repeat writes that a recovery left behind, in the given order."""
     with NodeClient(url, api_key) as client:
         for each in op_id:
             result = client.write("POST", "/v1/cluster/orphans", {"op_id": each})

@@ -1,4 +1,4 @@
-"""``synaptoroute demo``: a node on example routes, some answers, and its addresses."""
+"""``synaptoroute demo``: start a node with example routes and show some answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 
 from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
-from synaptoroute.cli.labelled import LabelledQuery, read_labelled
 from synaptoroute.cli.processes import (
     LOOPBACK,
     NodeProcess,
     StopSignal,
     choose_port,
 )
+from synaptoroute.cli.query_files import LabelledQuery, read_labelled
 from synaptoroute.cli.terminal import (
     Cell,
     note,
@@ -30,12 +30,12 @@ from synaptoroute.cli.terminal import (
 DEFAULT_PORT: Final = 8080
 QUERIES_SHOWN: Final = 12
 EXAMPLE_ACCURACY_MIN: Final = 0.7
-"""Below this share of right answers on the examples, something is broken."""
+"""Below this share of right answers, the node does not work correctly."""
 
 
 def demo(
     once: Annotated[
-        bool, typer.Option("--once", help="Show the answers and exit; 1 if something is wrong.")
+        bool, typer.Option("--once", help="Show the answers and exit; 1 if too many are wrong.")
     ] = False,
     port: Annotated[
         int | None,
@@ -44,21 +44,21 @@ def demo(
         ),
     ] = None,
     data: Annotated[Path, typer.Option(help="Folder of the database and the log.")] = Path("data"),
-    routes: Annotated[Path, typer.Option(help="Routes to start with.")] = Path(
-        "examples/routes.yaml"
-    ),
-    queries: Annotated[Path, typer.Option(help="Labelled queries to show.")] = Path(
+    routes: Annotated[Path, typer.Option(help="Initial routes.")] = Path("examples/routes.yaml"),
+    queries: Annotated[Path, typer.Option(help="Labelled queries to ask.")] = Path(
         "examples/queries.txt"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Start a node on the bundled model and example routes, and show what it answers.
+    """Start a node with the bundled model and example routes, and show its answers.
 
-    Serves until Ctrl-C.
+    Runs until Ctrl-C.
     """
     for file in (routes, queries):
         if not file.is_file():
-            raise BadUsage(f"there is no {file}: run this in the project's folder, or name a file")
+            raise BadUsage(
+                f"{file} does not exist: run this in the project folder, or give another file"
+            )
     labelled = read_labelled(queries)
     node = NodeProcess(
         port=choose_port(port, DEFAULT_PORT),
@@ -74,7 +74,7 @@ def demo(
             node.start()
             with waiting("Starting a node ..."):
                 node.wait_ready()
-            _tour(node, labelled, as_json)
+            _ask_examples(node, labelled, as_json)
             if not once:
                 _serve(node)
         finally:
@@ -82,17 +82,17 @@ def demo(
                 node.stop()
 
 
-def _tour(node: NodeProcess, labelled: list[LabelledQuery], as_json: bool) -> None:
-    """Ask every example, show some, and judge the whole.
+def _ask_examples(node: NodeProcess, labelled: list[LabelledQuery], as_json: bool) -> None:
+    """Ask every example query, show some answers, and check the accuracy.
 
     Raises:
-        CheckFailed: The answers are not those of a router that works.
+        CheckFailed: Too many answers are wrong.
     """
     with NodeClient(node.url) as client:
         route_count = sum(1 for _ in client.routes())
-        began = time.perf_counter()
+        started = time.perf_counter()
         matches = [client.post("/v1/query", {"text": each.text}) for each in labelled]
-        each_ms = (time.perf_counter() - began) * 1_000 / len(labelled)
+        each_ms = (time.perf_counter() - started) * 1_000 / len(labelled)
     right = sum(match["route"] == each.route for each, match in zip(labelled, matches, strict=True))
     if as_json:
         print_json(
@@ -139,16 +139,16 @@ def _row(each: LabelledQuery, match: dict[str, Any]) -> tuple[Cell, ...]:
 
 
 def _serve(node: NodeProcess) -> None:
-    """Wait for Ctrl-C, or for the node to end by itself.
+    """Wait for Ctrl-C, or for the node to exit.
 
     Raises:
-        NodeUnreachable: It ended by itself.
+        NodeUnreachable: The node exited by itself.
     """
-    note(f"Serving on http://{LOOPBACK}:{node.port}. Ctrl-C stops.")
+    note(f"Serving on http://{LOOPBACK}:{node.port}. Press Ctrl-C to stop.")
     try:
         code = node.wait()
     except KeyboardInterrupt:
         note("Stopping ...")
         node.stop()
         return
-    raise NodeUnreachable(f"the node ended by itself with exit code {code}: see {node.log_file}")
+    raise NodeUnreachable(f"the node exited with code {code}: see {node.log_file}")

@@ -1,43 +1,304 @@
-"""``synaptoroute doctor``: would a node work here?"""
+"""``synaptoroute doctor``: checks of this machine and of the settings of a node.
+
+Each check is one function, and none changes anything.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import unquote, urlsplit
 
+from synaptoroute.cli.commands.serve import read_settings
 from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson
+from synaptoroute.cli.processes import is_port_free
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
+from synaptoroute.errors import SynaptoRouteError
 
 if TYPE_CHECKING:
-    from synaptoroute.cli.health import Finding
+    from synaptoroute.config import NodeConfig
+
+State = Literal["ok", "warn", "fail"]
+
+PACKAGES: Final = ("onnxruntime", "tokenizers", "numpy", "fastembed", "redis", "fastapi")
+DISK_BYTES_MIN: Final = 1_000_000_000
+DISK_BYTES_WARN: Final = 5_000_000_000
+REDIS_SECONDS_MAX: Final = 3.0
+REDIS_REPLY_BYTES: Final = 256
+_VECTOR_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "asimd", "asimddp")
 
 
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine and the settings that a node would start with.
 
-    Changes nothing. Ends with 1 when something would not work.
+    Changes nothing. Exits with 1 when something would not work.
     """
-    from synaptoroute.cli.health import examine
-    from synaptoroute.cli.settings_options import read_settings
-
-    with waiting("Looking ..."):
-        findings = list(examine(read_settings({})))
-    _show(findings, as_json)
-    failed = [finding.name for finding in findings if finding.state == "fail"]
+    with waiting("Checking ..."):
+        results = list(run_checks(read_settings({})))
+    _show(results, as_json)
+    failed = [result.name for result in results if result.state == "fail"]
     if failed:
         raise CheckFailed(f"a node would not work here: {', '.join(failed)}")
     note("a node would work here")
 
 
-def _show(findings: list[Finding], as_json: bool) -> None:
+def _show(results: list[CheckResult], as_json: bool) -> None:
     if as_json:
-        print_json([asdict(finding) for finding in findings])
+        print_json([asdict(result) for result in results])
         return
     print_table(
         ("check", "state", "found", "what to do"),
         (
-            (finding.name, (finding.state, finding.state), finding.what, finding.advice)
-            for finding in findings
+            (result.name, (result.state, result.state), result.what, result.advice)
+            for result in results
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one check.
+
+    Attributes:
+        name: What was checked.
+        state: ``ok``, ``warn`` or ``fail``.
+        what: What was found.
+        advice: What to do; empty if nothing is to be done.
+    """
+
+    name: str
+    state: State
+    what: str
+    advice: str = ""
+
+
+def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
+    """Run every check, quick ones first."""
+    yield check_python()
+    yield check_packages()
+    yield check_sqlite()
+    yield check_cpu()
+    yield check_cpu_flags()
+    yield check_disk(config.database)
+    yield check_port(config.host, config.port)
+    if config.redis_url is not None:
+        yield check_redis(config.redis_url.get_secret_value())
+    fingerprint, result = check_encoder(config)
+    yield result
+    yield check_database(config.database, fingerprint)
+
+
+def check_python() -> CheckResult:
+    """Check the Python interpreter."""
+    what = f"{platform.python_implementation()} {platform.python_version()} on {sys.platform}"
+    return CheckResult("python", "ok", what)
+
+
+def check_packages() -> CheckResult:
+    """Check the required packages."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found, absent = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            absent.append(name)
+    if absent:
+        return CheckResult(
+            "packages", "fail", f"{', '.join(absent)} missing", "reinstall synaptoroute-cluster"
+        )
+    return CheckResult("packages", "ok", ", ".join(found))
+
+
+def check_sqlite() -> CheckResult:
+    """Check the SQLite library of this Python."""
+    from synaptoroute.storage import SQLiteStorage
+
+    release = SQLiteStorage.sqlite_version
+    if tuple(map(int, release.split("."))) < (3, 37, 0):
+        return CheckResult("sqlite", "fail", release, "STRICT tables need SQLite 3.37 or later")
+    return CheckResult("sqlite", "ok", release)
+
+
+def check_cpu() -> CheckResult:
+    """Check how many CPUs this process may use."""
+    from synaptoroute.config import cpu_limit
+
+    limit, present = cpu_limit(), os.cpu_count() or 1
+    what = f"{limit} of {present} CPUs"
+    if limit < 2:
+        return CheckResult("cpu limit", "warn", what, "encoding and scoring share one CPU")
+    return CheckResult("cpu limit", "ok", what)
+
+
+def check_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> CheckResult:
+    """Check for the vector instructions that make encoding fast."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return CheckResult("cpu flags", "ok", f"{platform.machine()}, not checked on this system")
+    flags = {
+        word
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+        for word in line.partition(":")[2].split()
+    }
+    found = [flag for flag in _VECTOR_FLAGS if flag in flags]
+    if not found:
+        return CheckResult(
+            "cpu flags",
+            "warn",
+            "neither AVX2 nor NEON",
+            "encoding will be several times slower than on a CPU of the last ten years",
+        )
+    return CheckResult("cpu flags", "ok", " ".join(found))
+
+
+def check_disk(database: Path) -> CheckResult:
+    """Check the free space for the database."""
+    folder = database.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return CheckResult(
+            "disk", "fail", f"{folder} cannot be written", "choose another --database"
+        )
+    free = shutil.disk_usage(folder).free
+    what = f"{free / 1e9:.1f} GB free at {folder}"
+    if free < DISK_BYTES_MIN:
+        return CheckResult("disk", "fail", what, "writes stop when the disk is full")
+    if free < DISK_BYTES_WARN:
+        return CheckResult("disk", "warn", what, "free some space before the disk is full")
+    return CheckResult("disk", "ok", what)
+
+
+def check_port(host: str, port: int) -> CheckResult:
+    """Check the port that a node would listen on."""
+    if port and not is_port_free(port, host):
+        return CheckResult(
+            "port",
+            "warn",
+            f"{host}:{port} is in use",
+            "unless this is your node, choose another SYNAPTOROUTE_PORT",
+        )
+    return CheckResult("port", "ok", f"{host}:{port} is free")
+
+
+def check_redis(url: str) -> CheckResult:
+    """Check that Redis answers and accepts the password."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 6379
+    where = f"{host}:{port}"
+    if parts.scheme == "rediss":
+        return _check_tls_port(host, port)
+    try:
+        with socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection:
+            if parts.password:
+                words = [word for word in (parts.username, parts.password) if word]
+                said = _call(connection, "AUTH", *map(unquote, words))
+                if not said.startswith("+OK"):
+                    return CheckResult(
+                        "redis", "fail", f"{where} refuses the password", "check the URL"
+                    )
+            said = _call(connection, "PING")
+    except OSError as error:
+        return CheckResult(
+            "redis",
+            "fail",
+            f"{where} does not answer: {error}",
+            "start Redis, or correct SYNAPTOROUTE_REDIS_URL",
+        )
+    if said.startswith("+PONG"):
+        return CheckResult("redis", "ok", f"{where} answers")
+    return CheckResult(
+        "redis", "fail", f"{where} says {said.strip()!r}", "check the password in the URL"
+    )
+
+
+def _check_tls_port(host: str, port: int) -> CheckResult:
+    """Check only the connection: certificates are checked by the node itself."""
+    try:
+        socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX).close()
+    except OSError as error:
+        return CheckResult(
+            "redis", "fail", f"{host}:{port}: {error}", "start Redis, or correct the URL"
+        )
+    return CheckResult("redis", "ok", f"{host}:{port} accepts connections (TLS not tried)")
+
+
+def _call(connection: socket.socket, *words: str) -> str:
+    """Send one command and return the raw reply."""
+    parts = [word.encode() for word in words]
+    request = b"*%d\r\n" % len(parts) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(part), part) for part in parts
+    )
+    connection.sendall(request)
+    return connection.recv(REDIS_REPLY_BYTES).decode(errors="replace")
+
+
+def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResult]:
+    """Check that the encoder loads; the bundled one is checked by reference vectors."""
+    from synaptoroute.encoder import open_encoder
+
+    try:
+        encoder = open_encoder(
+            config.model,
+            precision=config.encoder_precision,
+            cache_dir=config.model_cache_dir,
+        )
+    except SynaptoRouteError as error:
+        advice = "see `synaptoroute model list`; the bundled model needs no network"
+        return None, CheckResult("encoder", "fail", f"{error.code}: {error.message}", advice)
+    try:
+        what = f"{encoder.name}, {encoder.dim} dimensions, loads and computes"
+        return (encoder.fingerprint, encoder.dim), CheckResult("encoder", "ok", what)
+    finally:
+        encoder.close()
+
+
+def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:
+    """Check the whole database, read only: pages, rows, digest and encoder."""
+    from synaptoroute.cli.migration import stored_encoder
+    from synaptoroute.storage.corruption import CorruptFile
+    from synaptoroute.storage.loader import OPENVINO_FINGERPRINT, load
+
+    if not path.exists():
+        return CheckResult("database", "ok", f"{path} will be created")
+    try:
+        stored = load(path)
+        stored_by = stored_encoder(path)
+    except CorruptFile as corrupt:
+        return CheckResult(
+            "database",
+            "fail",
+            f"{path} is damaged: {corrupt.reason}",
+            "restore a backup; a node that opens this file moves it aside",
+        )
+    except SynaptoRouteError as error:
+        return CheckResult("database", "fail", f"{error.code}: {error.message}")
+    routes, slots = len(stored.snapshot.routes), len(stored.slots)
+    what = f"{path}: {routes} routes, {slots} utterances at {stored.snapshot.position.revision}"
+    if encoder is not None and stored_by and stored_by[0] == OPENVINO_FINGERPRINT:
+        return CheckResult(
+            "database",
+            "fail",
+            f"{what}, vectors of the bundled model on OpenVINO, which this release does not have",
+            "run `synaptoroute model migrate`",
+        )
+    if encoder is not None and encoder != stored_by:
+        return CheckResult(
+            "database",
+            "fail",
+            f"{what}, vectors of another encoder",
+            "run `synaptoroute model migrate`, or start with the former model",
+        )
+    return CheckResult("database", "ok", what)

@@ -1,10 +1,13 @@
-"""``synaptoroute evaluate``: how well are labelled queries routed?"""
+"""``synaptoroute evaluate``: how well labelled queries are routed."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,13 +21,12 @@ from synaptoroute.cli.options import (
     RoutesFile,
     Url,
 )
+from synaptoroute.cli.query_backend import Answer, ask_all, open_backend
+from synaptoroute.cli.query_files import NO_ROUTE, check_known, read_labelled
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table
 
-if TYPE_CHECKING:
-    from synaptoroute.cli.evaluation import Answer, Evaluation
-
-CONFUSIONS_SHOWN = 15
-WRONG_SHOWN = 20
+CONFUSIONS_SHOWN: Final = 15
+WRONG_SHOWN: Final = 20
 
 
 def evaluate(
@@ -37,7 +39,7 @@ def evaluate(
     routes: RoutesFile = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, show_default=False, help="End with 1 below this share."),
+        typer.Option(min=0.0, max=1.0, show_default=False, help="Exit with 1 below this accuracy."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every wrong answer.")] = False,
     model: Model = None,
@@ -46,57 +48,53 @@ def evaluate(
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Route labelled queries and show what went wrong.
+    """Route labelled queries and show the wrong answers.
 
     Asks a node, or with --routes a router in this process.
     """
-    from synaptoroute.cli.evaluation import evaluate as count
-    from synaptoroute.cli.labelled import check_known, read_labelled
-    from synaptoroute.cli.query_backend import ask_all, open_answering
-
     queries = read_labelled(file)
-    with open_answering(url, api_key, routes, model, precision) as answering:
-        names = frozenset(route["name"] for route in answering.routes())
+    with open_backend(url, api_key, routes, model, precision) as backend:
+        names = frozenset(route["name"] for route in backend.routes())
         check_known(queries, names, file)
-        answers = [answer for answer, _ in ask_all(answering, queries)]
-    figures = count(answers)
+        answers = [answer for answer, _ in ask_all(backend, queries)]
+    result = count_answers(answers)
     wrong = [answer for answer in answers if not answer.is_correct]
     if as_json:
-        print_json(_document(figures, wrong))
+        print_json(_document(result, wrong))
     else:
-        _show(figures, wrong if show_all else wrong[:WRONG_SHOWN])
+        _show(result, wrong if show_all else wrong[:WRONG_SHOWN])
         if len(wrong) > WRONG_SHOWN and not show_all:
-            note(f"{len(wrong) - WRONG_SHOWN} more wrong answers: --all")
-    if min_accuracy is not None and figures.accuracy < min_accuracy:
-        raise CheckFailed(f"accuracy {figures.accuracy:.4f} is below {min_accuracy:g}")
+            note(f"{len(wrong) - WRONG_SHOWN} more wrong answers; --all shows them")
+    if min_accuracy is not None and result.accuracy < min_accuracy:
+        raise CheckFailed(f"accuracy {result.accuracy:.4f} is below {min_accuracy:g}")
 
 
-def _document(figures: Evaluation, wrong: list[Answer]) -> dict[str, Any]:
-    document = asdict(figures)
-    document["accuracy"] = figures.accuracy
+def _document(result: Evaluation, wrong: list[Answer]) -> dict[str, Any]:
+    document = asdict(result)
+    document["accuracy"] = result.accuracy
     document["confusions"] = [
         {"expected": expected, "given": given, "count": times}
-        for expected, given, times in figures.confusions
+        for expected, given, times in result.confusions
     ]
     document["wrong"] = [asdict(answer) for answer in wrong]
     return document
 
 
-def _show(figures: Evaluation, wrong: list[Answer]) -> None:
+def _show(result: Evaluation, wrong: list[Answer]) -> None:
     print_table(
         ("route", "queries", "precision", "recall"),
         (
             (each.route, str(each.count), number(each.precision), number(each.recall))
-            for each in figures.routes
+            for each in result.routes
         ),
         right=("queries", "precision", "recall"),
     )
-    if figures.confusions:
+    if result.confusions:
         print_table(
             ("expected", "given", "times"),
             (
                 (expected, (given, "fail"), str(times))
-                for expected, given, times in figures.confusions[:CONFUSIONS_SHOWN]
+                for expected, given, times in result.confusions[:CONFUSIONS_SHOWN]
             ),
             title="Confusions",
             right=("times",),
@@ -116,17 +114,127 @@ def _show(figures: Evaluation, wrong: list[Answer]) -> None:
             title="Wrong answers",
             right=("score", "margin"),
         )
-    for line in summary(figures):
+    for line in summary(result):
         print_line(line)
 
 
-def summary(figures: Evaluation) -> list[str]:
-    """The figures that matter most, one a line."""
-    latency = ", ".join(f"{name} {value:.1f} ms" for name, value in figures.latency_ms.items())
+def summary(result: Evaluation) -> list[str]:
+    """Return the most important figures, one per line."""
+    latency = ", ".join(f"{name} {value:.1f} ms" for name, value in result.latency_ms.items())
     return [
-        f"accuracy       {figures.accuracy:.4f} ({figures.correct_count} of {figures.count})",
-        f"in scope       {figures.in_scope_correct_count} of {figures.in_scope_count} right, "
-        f"{figures.false_rejects} rejected",
-        f"out of scope   {figures.false_accepts} of {figures.out_of_scope_count} accepted wrongly",
+        f"accuracy       {result.accuracy:.4f} ({result.correct_count} of {result.count})",
+        f"in scope       {result.in_scope_correct_count} of {result.in_scope_count} right, "
+        f"{result.false_rejects} rejected",
+        f"out of scope   {result.false_accepts} of {result.out_of_scope_count} accepted wrongly",
         f"latency        {latency}",
     ]
+
+
+# --- counting --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RouteScore:
+    """Precision and recall of one route.
+
+    Attributes:
+        route: Its name; ``-`` stands for no route.
+        count: Queries that belong to it.
+        precision: Share of its matches that are right; None without matches.
+        recall: Share of its queries that it matched; None without queries.
+    """
+
+    route: str
+    count: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The result of one run.
+
+    Attributes:
+        count: Queries.
+        correct_count: Queries with the right answer.
+        in_scope_count: Queries that belong to a route.
+        in_scope_correct_count: In-scope queries with the right answer.
+        false_rejects: In-scope queries that matched no route.
+        out_of_scope_count: Queries that belong to no route.
+        false_accepts: Out-of-scope queries that matched a route.
+        routes: Precision and recall by route, in order of name.
+        confusions: (expected, given, count), most frequent first.
+        latency_ms: Percentiles by name: ``p50``, ``p95``, ``p99``.
+    """
+
+    count: int
+    correct_count: int
+    in_scope_count: int
+    in_scope_correct_count: int
+    false_rejects: int
+    out_of_scope_count: int
+    false_accepts: int
+    routes: tuple[RouteScore, ...]
+    confusions: tuple[tuple[str, str, int], ...]
+    latency_ms: dict[str, float]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.correct_count / self.count
+
+
+def count_answers(answers: Sequence[Answer]) -> Evaluation:
+    """Count right and wrong answers; there must be at least one answer."""
+    in_scope = [answer for answer in answers if answer.expected is not None]
+    out_of_scope = [answer for answer in answers if answer.expected is None]
+    wrong = Counter(
+        (_name(answer.expected), _name(answer.given)) for answer in answers if not answer.is_correct
+    )
+    return Evaluation(
+        count=len(answers),
+        correct_count=sum(answer.is_correct for answer in answers),
+        in_scope_count=len(in_scope),
+        in_scope_correct_count=sum(answer.is_correct for answer in in_scope),
+        false_rejects=sum(answer.given is None for answer in in_scope),
+        out_of_scope_count=len(out_of_scope),
+        false_accepts=sum(answer.given is not None for answer in out_of_scope),
+        routes=_route_scores(answers),
+        confusions=tuple(
+            (expected, given, count)
+            for (expected, given), count in sorted(
+                wrong.items(), key=lambda item: (-item[1], item[0])
+            )
+        ),
+        latency_ms=_percentiles([answer.latency_ms for answer in answers]),
+    )
+
+
+def _route_scores(answers: Sequence[Answer]) -> tuple[RouteScore, ...]:
+    expected = Counter(_name(answer.expected) for answer in answers)
+    given = Counter(_name(answer.given) for answer in answers)
+    right = Counter(_name(answer.expected) for answer in answers if answer.is_correct)
+    return tuple(
+        RouteScore(
+            name,
+            expected[name],
+            _share(right[name], given[name]),
+            _share(right[name], expected[name]),
+        )
+        for name in sorted(expected | given)
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return nearest-rank percentiles."""
+    ordered = sorted(values)
+    ranks = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+    return {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in ranks.items()}
+
+
+def _name(route: str | None) -> str:
+    return NO_ROUTE if route is None else route

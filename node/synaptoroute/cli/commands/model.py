@@ -1,16 +1,25 @@
-"""``synaptoroute model list``, ``fetch``, ``check`` and ``prepare``: encoders on this machine."""
+"""``synaptoroute model``: encoders on this machine, and another one for a database."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson, EncoderPrecision
-from synaptoroute.cli.terminal import Cell, note, print_json, print_line, print_table, waiting
+from synaptoroute.cli.terminal import (
+    Cell,
+    note,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+    waiting,
+)
 
 CacheDir = Annotated[
     Path | None,
@@ -18,11 +27,14 @@ CacheDir = Annotated[
         "--cache-dir",
         envvar="SYNAPTOROUTE_MODEL_CACHE_DIR",
         show_default=False,
-        help="Where downloaded models are kept.",
+        help="Folder of downloaded models.",
     ),
 ]
-INVARIANCE_MAX = 1e-5
-_TEXTS = (
+ModelName = Annotated[
+    str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
+]
+INVARIANCE_MAX: Final = 1e-5
+_TEXTS: Final = (
     "refund",
     "Where is my parcel?",
     "I was charged twice for one order and nobody answers my letters, what can I do about it?",
@@ -33,8 +45,6 @@ _TEXTS = (
 
 def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """List the models that can be used by name; folders can be used by path."""
-    from dataclasses import asdict
-
     from synaptoroute.encoder import list_models
 
     models = list_models(cache_dir)
@@ -62,7 +72,7 @@ def fetch(
     """Download a model once, so that nodes start without a network."""
     from synaptoroute.encoder import fetch_model
 
-    with waiting(f"Fetching {name} ..."):
+    with waiting(f"Downloading {name} ..."):
         folder = fetch_model(name, cache_dir)
     if as_json:
         print_json({"model": name, "folder": str(folder)})
@@ -71,23 +81,21 @@ def fetch(
 
 
 def check(
-    name: Annotated[
-        str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
-    ] = None,
+    name: ModelName = None,
     precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Load a model and test it: files, reference vectors, independence of the batch.
 
-    Ends with 1 when it is not fit for use.
+    Exits with 1 when the model cannot be used.
     """
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     with waiting("Loading the model ..."):
         encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
-    loaded_ms = (time.perf_counter() - began) * 1_000
+    load_ms = (time.perf_counter() - started) * 1_000
     try:
         report: dict[str, Any] = {
             "model": encoder.name,
@@ -95,36 +103,52 @@ def check(
             "dim": encoder.dim,
             "max_tokens": encoder.max_tokens,
             "fingerprint": encoder.fingerprint,
-            "load_ms": round(loaded_ms, 1),
+            "load_ms": round(load_ms, 1),
             "encode_ms": round(_encode_ms(encoder), 2),
             "batch_difference": _batch_difference(encoder),
         }
     finally:
         encoder.close()
-    if as_json:
-        print_json(report)
-    else:
-        print_table(("model check", ""), ((key, str(value)) for key, value in report.items()))
+    _show_report("model check", report, as_json)
     if not report["batch_difference"] < INVARIANCE_MAX:
         raise CheckFailed(
-            f"a text's vector depends on its batch: by {report['batch_difference']:.2e}, "
-            f"at most {INVARIANCE_MAX:g} is allowed"
+            f"the vector of a text depends on its batch: it differs by "
+            f"{report['batch_difference']:.2e}, at most {INVARIANCE_MAX:g} is allowed"
         )
-    note("fit for use")
+    note("the model can be used")
+
+
+def _encode_ms(encoder: Any) -> float:
+    """Return the median time to encode one short text alone."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        encoder.encode(["Where is my parcel?"])
+        times.append((time.perf_counter() - started) * 1_000)
+    return sorted(times)[2]
+
+
+def _batch_difference(encoder: Any) -> float:
+    """Return the largest difference between texts encoded together and alone."""
+    import numpy as np
+
+    together = encoder.encode(_TEXTS)
+    alone = np.concatenate([encoder.encode([text]) for text in _TEXTS])
+    return float(np.abs(together - alone).max())
 
 
 def prepare(
-    name: Annotated[
-        str | None, typer.Argument(show_default="the bundled model", help="A name or a folder.")
-    ] = None,
+    name: ModelName = None,
     precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,
-    again: Annotated[bool, typer.Option("--again", help="Also where it was done before.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Distil again even if a table exists.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Distil the table for the cascade from a model; needs no network.
+    """Distil the cascade's table from a model; needs no network.
 
-    Takes about a millisecond a token of the vocabulary.
+    Takes about a millisecond for each token of the vocabulary.
     """
     from synaptoroute.cascade import distil, load_table, save_table, table_file
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
@@ -132,17 +156,17 @@ def prepare(
 
     with waiting("Loading the model ..."):
         encoder = open_encoder(name or DEFAULT_MODEL, precision=precision, cache_dir=cache_dir)
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
         path = table_file(encoder.fingerprint, cache_dir)
         try:
             table = None if again else load_table(path, encoder.fingerprint)
         except ModelCorrupt:
-            table = None  # that is what this command repairs
+            table = None  # a damaged table is made again
         is_new = table is None
         if table is None:
             with waiting("Distilling ..."):
-                table = distil(encoder)  # type: ignore[arg-type]  # says itself who cannot
+                table = distil(encoder)  # type: ignore[arg-type]  # refuses other encoders itself
             save_table(table, path)
     finally:
         encoder.close()
@@ -152,30 +176,58 @@ def prepare(
         "table": table.checksum,
         "tokens": len(table.rows),
         "size_bytes": path.stat().st_size,
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - started, 1),
         "is_new": is_new,
         "file": str(path),
     }
+    _show_report("model prepare", report, as_json)
+
+
+def _show_report(title: str, report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        print_table(("model prepare", ""), ((key, str(value)) for key, value in report.items()))
+        print_table((title, ""), ((key, str(value)) for key, value in report.items()))
 
 
-def _encode_ms(encoder: Any) -> float:
-    """Median time of one short text, alone."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        encoder.encode(["Where is my parcel?"])
-        times.append((time.perf_counter() - began) * 1_000)
-    return sorted(times)[2]
+def migrate(
+    database: Annotated[
+        Path,
+        typer.Option(
+            envvar="SYNAPTOROUTE_DATABASE", dir_okay=False, help="The node's SQLite file."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(envvar="SYNAPTOROUTE_MODEL", help="The new encoder: a name or a folder."),
+    ],
+    precision: EncoderPrecision = "auto",
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Re-encode all utterances of a database with another encoder or precision.
 
+    The node must be stopped. The new vectors are written beside the old ones and replace
+    them in one transaction at the end. A run that is killed leaves the database as it was,
+    and the next run continues from there.
+    """
+    from synaptoroute.cli.migration import migrate_database
+    from synaptoroute.encoder import open_encoder
 
-def _batch_difference(encoder: Any) -> float:
-    """Largest difference between texts encoded together and alone."""
-    import numpy as np
-
-    together = encoder.encode(_TEXTS)
-    alone = np.concatenate([encoder.encode([text]) for text in _TEXTS])
-    return float(np.abs(together - alone).max())
+    with waiting("Loading the model ..."):
+        encoder = open_encoder(model, precision=precision, cache_dir=cache_dir)
+    try:
+        with progress("Re-encoding", None) as step:
+            done = migrate_database(database, encoder, step)
+    finally:
+        encoder.close()
+    if as_json:
+        print_json(asdict(done))
+        return
+    if done.is_unchanged:
+        note(f"{database} already holds vectors of {encoder.name}")
+        return
+    if done.resumed_slots:
+        note(f"{done.resumed_slots} utterances were re-encoded by an earlier run")
+    print_line(f"{done.total_slots} utterances now have vectors of {encoder.name}")
+    print_line(f"from {done.former_fingerprint[:16]} to {done.fingerprint[:16]}")

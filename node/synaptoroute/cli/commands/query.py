@@ -1,4 +1,4 @@
-"""``synaptoroute query``: which route does this text belong to?"""
+"""``synaptoroute query``: route texts and show the candidates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from synaptoroute.cli.terminal import Cell, number, print_json, print_line, prin
 
 
 def query(
-    text: Annotated[list[str], typer.Argument(help="Texts to route, one an argument.")],
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Best routes to list.")] = 3,
+    text: Annotated[list[str], typer.Argument(help="Texts to route.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Number of candidates.")] = 3,
     routes: Annotated[
         str | None,
-        typer.Option(show_default=False, help="Choose among these only: names with commas."),
+        typer.Option(show_default=False, help="Only these routes: names separated by commas."),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Also show why, and what the route returns.")
+        bool, typer.Option("--explain", help="Also show the reason and the data of the route.")
     ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -28,7 +28,7 @@ def query(
 ) -> None:
     """Route texts and show the candidates.
 
-    Ends with 1 when a text belongs to no route.
+    Exits with 1 when a text matches no route.
     """
     options: dict[str, Any] = {"limit": limit, "explain": explain}
     if routes is not None:
@@ -45,10 +45,10 @@ def query(
 
 
 def _show(text: str, match: dict[str, Any], explain: bool) -> None:
-    """Print one answer."""
+    """Print one match."""
     route = match["route"] or f"no route ({match['reason']})"
     print_line(f"{printable(text)}  →  {route}")
-    candidates = match.get("candidates") or [_only(match)]
+    candidates = match.get("candidates") or [_single_candidate(match)]
     if match["threshold"] is not None:
         print_table(
             ("route", "score", "threshold", "passed", "nearest utterance", "similarity"),
@@ -62,8 +62,8 @@ def _show(text: str, match: dict[str, Any], explain: bool) -> None:
         print_line()
 
 
-def _only(match: dict[str, Any]) -> dict[str, Any]:
-    """The candidate of a match that lists none."""
+def _single_candidate(match: dict[str, Any]) -> dict[str, Any]:
+    """Make the candidate of a match without a list of candidates."""
     passed = match["route"] is not None
     return {**match, "route": match["route"] or "–", "passed": passed}
 

@@ -1,4 +1,4 @@
-"""``synaptoroute restore``: a database out of a backup."""
+"""``synaptoroute restore``: make a database from a backup."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ _PART_BYTES: Final = 1 << 20
 
 
 def restore(
-    backup: Annotated[Path, typer.Argument(help="The backup's .sqlite or .json file.")],
-    database: Annotated[Path, typer.Option(help="Where the node's database is made.")],
+    backup: Annotated[Path, typer.Argument(help="The .sqlite or .json file of the backup.")],
+    database: Annotated[Path, typer.Option(help="Database to create.")],
     as_json: AsJson = False,
 ) -> None:
-    """Make a node's database out of a backup, verified row by row.
+    """Make a node's database from a backup, verified row by row.
 
-    The file that is there already is never overwritten. A node that starts with it
-    serves it on its own, or fills an empty Redis from it: then it is the only voter, and
-    the other nodes join with empty databases.
+    An existing file is never overwritten. A node that starts with the database serves it
+    alone, or fills an empty Redis from it: then it is the only voter, and the other nodes
+    join with empty databases.
     """
     file, manifest = read_manifest(backup)
     if database.exists():
-        raise BadUsage(f"{database} exists: move it away first")
+        raise BadUsage(f"{database} already exists: move it away first")
     with waiting("Restoring ..."):
         if sha256_of(file) != manifest["sha256"]:
-            raise CheckFailed(f"{file} is not what its manifest says: it was altered")
-        shown = install(file, manifest, database)
+            raise CheckFailed(f"{file} does not match its manifest: it was altered")
+        result = install(file, manifest, database)
     if as_json:
-        print_json(shown)
+        print_json(result)
     else:
-        print_line(f"{shown['routes']} routes at {shown['version']}, digest {shown['digest']}")
+        print_line(f"{result['routes']} routes at {result['version']}, digest {result['digest']}")
 
 
 def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
-    """Find a backup's file and what is said of it.
+    """Find the file and the manifest of a backup.
 
     Raises:
         BadUsage: One of the two is missing or malformed.
     """
-    file, described = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
+    file, manifest_file = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
     if not backup.name.endswith((".sqlite", ".json")):
         file = backup.with_name(backup.name + ".sqlite")
-        described = backup.with_name(backup.name + ".json")
+        manifest_file = backup.with_name(backup.name + ".json")
     try:
-        with described.open("rb") as opened:
+        with manifest_file.open("rb") as opened:
             manifest: Any = json.loads(opened.read(MANIFEST_BYTES_MAX))
         needed = {"sha256": str, "encoder": str, "dim": int, "version": str}
-        is_whole = all(type(manifest[name]) is kind for name, kind in needed.items())
+        is_complete = all(type(manifest[name]) is kind for name, kind in needed.items())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadUsage(f"{described} is not the manifest of a backup: {error}") from error
-    if not is_whole or not file.is_file():
-        raise BadUsage(f"{backup} is not a whole backup")
+        raise BadUsage(f"{manifest_file} is not the manifest of a backup: {error}") from error
+    if not is_complete or not file.is_file():
+        raise BadUsage(f"{backup} is not a complete backup")
     return file, manifest
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(_PART_BYTES):
@@ -73,10 +73,10 @@ def sha256_of(path: Path) -> str:
 
 
 def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, Any]:
-    """Take a snapshot over into a new database, verified.
+    """Install a snapshot into a new database, verified.
 
     Raises:
-        CheckFailed: It holds another position than its manifest says.
+        CheckFailed: Its position is not that of the manifest.
         StorageCorrupt: Its rows do not match its digest.
     """
     from synaptoroute.replication.recovery import CLUSTER_ID_KEY
@@ -88,8 +88,11 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         stored = storage.install(file)
         snapshot = stored.snapshot
         if str(snapshot.position.revision) != manifest["version"]:
-            raise CheckFailed(f"the backup stands at {snapshot.position.revision}")
-        # With an empty Redis this node founds the cluster anew; the others join it empty.
+            raise CheckFailed(
+                f"the backup is at {snapshot.position.revision}, not at its manifest's position"
+            )
+        # With an empty Redis this node starts the cluster anew, so it must be the only
+        # voter: votes of nodes that are gone would keep a recovery waiting for ever.
         storage.set_sole_voter()
         storage.meta_set(CLUSTER_ID_KEY, str(manifest.get("lineage") or "") or None)
         return {

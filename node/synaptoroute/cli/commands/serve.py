@@ -1,46 +1,60 @@
-"""``synaptoroute serve``: one node."""
+"""``synaptoroute serve`` and ``keys new``: one node and the API keys it accepts.
+
+The options of ``serve`` are made from ``NodeConfig``, so that no setting lacks its option.
+Loading the settings takes longer than a whole command that only talks to a node, so the
+options are made when ``serve`` is run or asked for help, and not before.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
 
-from synaptoroute.cli.exit_codes import NodeUnreachable
+from synaptoroute.cli.exit_codes import BadUsage, NodeUnreachable
+from synaptoroute.cli.options import AsJson
+from synaptoroute.cli.terminal import note, print_json, print_line
 from synaptoroute.errors import ConfigError, SynaptoRouteError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from synaptoroute.config import NodeConfig
+
+_ATTRIBUTE: Final = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 class ServeCommand(TyperCommand):
-    """A command that has one option for each setting of a node."""
+    """A command with one option for each setting of a node."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Give the options; the first call makes those of the settings."""
+        """Return the options; the first call makes those of the settings."""
         if not any(param.name == "database" for param in self.params):
-            from synaptoroute.cli.settings_options import setting_parameters
-
             self.params = [*self.params, *setting_parameters()]
         return super().get_params(ctx)
 
     def invoke(self, ctx: Any) -> Any:
-        """Pass the settings that were given on as one value."""
+        """Pass the settings that were given as one value."""
         ctx.obj = {name: value for name, value in ctx.params.items() if value is not None}
         ctx.params.clear()
         return super().invoke(ctx)
 
 
 def serve(ctx: typer.Context) -> None:
-    """Serve one node until it is told to stop.
+    """Serve one node until it is stopped.
 
     Every setting is an option and an environment variable; the option wins.
     SIGTERM and Ctrl-C drain: requests in flight are answered, then the process ends.
     """
-    from synaptoroute.cli.settings_options import read_settings
-
     config = read_settings(ctx.obj)
     from synaptoroute.server.encoder_loading import begin_loading
 
-    encoder = begin_loading(config)  # meanwhile the server is imported
+    # The model loads on another thread while the server is imported below.
+    encoder = begin_loading(config)
     from synaptoroute.server import serve as serve_node
 
     try:
@@ -49,3 +63,111 @@ def serve(ctx: typer.Context) -> None:
         raise
     except SynaptoRouteError as error:
         raise NodeUnreachable(f"the node did not start: {error.code}: {error.message}") from error
+
+
+# --- settings as options ---------------------------------------------------------------
+
+
+def setting_parameters() -> list[Any]:
+    """Make one option for each setting, without a default: absent means not given."""
+    from synaptoroute.config import NodeConfig
+
+    def settings() -> None:
+        """Carries the options; never called."""
+
+    meanings = _read_meanings()
+    parameters = [
+        _parameter(name, field, meanings[name]) for name, field in NodeConfig.model_fields.items()
+    ]
+    settings.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    settings.__annotations__ = {each.name: each.annotation for each in parameters}
+    carrier = typer.Typer(add_completion=False)
+    carrier.command()(settings)
+    return [option for option in typer.main.get_command(carrier).params if option.name != "help"]
+
+
+def read_settings(given: Mapping[str, Any]) -> NodeConfig:
+    """Read the settings from the environment and the given options, which win.
+
+    Raises:
+        BadUsage: A value is invalid; names the option and the variable.
+    """
+    from pydantic import ValidationError
+
+    from synaptoroute.config import ENV_PREFIX, NodeConfig
+
+    try:
+        return NodeConfig(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadUsage(
+            f"{_option(name)} ({ENV_PREFIX}{name.upper()}): {reason[:1].lower()}{reason[1:]}"
+        ) from None
+
+
+def _parameter(name: str, field: FieldInfo, meaning: str) -> inspect.Parameter:
+    """Make one option: a flag, a choice or a text; ``NodeConfig`` validates the value."""
+    from synaptoroute.config import ENV_PREFIX
+
+    default = "" if field.default in (None, "") else f"; default: {field.default}"
+    help_text = f"{meaning}  [env: {ENV_PREFIX}{name.upper()}{default}]"
+    is_choice = get_origin(field.annotation) is Literal
+    metavar = "|".join(get_args(field.annotation)) if is_choice else None
+    kind = bool | None if field.annotation is bool else str | None
+    declared = [_option(name)]
+    if field.annotation is bool:
+        declared = [f"{_option(name)}/--no-{_option(name)[2:]}"]
+    option = typer.Option(*declared, help=help_text, show_default=False, metavar=metavar)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _read_meanings() -> dict[str, str]:
+    """Read what the docstrings of the settings say about each field."""
+    from synaptoroute.config import NodeConfig
+
+    found = dict.fromkeys(NodeConfig.model_fields, "")
+    for settings in reversed(NodeConfig.__mro__):
+        if not settings.__module__.startswith("synaptoroute."):
+            continue
+        attributes = inspect.cleandoc(settings.__doc__ or "").partition("Attributes:")[2]
+        for name, text in _ATTRIBUTE.findall(attributes):
+            found[name] = " ".join(text.split()).replace("``", "")
+    return found
+
+
+# --- API keys --------------------------------------------------------------------------
+
+
+def new_key(
+    name: Annotated[str, typer.Option(help="Name of the key's owner, shown in the node's log.")],
+    scopes: Annotated[
+        str, typer.Option(help="read, write, admin: one or several, separated by commas.")
+    ] = "read",
+    as_json: AsJson = False,
+) -> None:
+    """Make an API key and its line for the node's key file.
+
+    The key is shown once; the file holds only its hash.
+    """
+    from synaptoroute.web.keys import key_line, make_key
+
+    key = make_key()
+    line = key_line(key, [scope.strip() for scope in scopes.split(",")], name)
+    if as_json:
+        print_json({"key": key, "line": line})
+        return
+    note("The key, shown only now (clients send it as: Authorization: Bearer KEY):")
+    print_line(key)
+    note("The line for the file that SYNAPTOROUTE_API_KEYS_FILE names:")
+    print_line(line)

@@ -1,4 +1,4 @@
-"""``synaptoroute up``: a whole cluster on this machine, shown to be one."""
+"""``synaptoroute up``: start a cluster on this machine and check that its nodes agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
-from synaptoroute.cli.smoke_check import show_tour, take_tour, tour_json
+from synaptoroute.cli.smoke_check import check_json, run_check, show_check
 from synaptoroute.cli.terminal import note, print_json, print_line, waiting
 
 DEFAULT_PORT: Final = 8080
@@ -21,9 +21,9 @@ WATCH_SECONDS: Final = 0.5
 
 
 def up(
-    nodes: Annotated[int, typer.Option(min=1, max=NODES_MAX, help="How many nodes.")] = 3,
+    nodes: Annotated[int, typer.Option(min=1, max=NODES_MAX, help="Number of nodes.")] = 3,
     once: Annotated[
-        bool, typer.Option("--once", help="Show that it works and exit; 1 if anything differs.")
+        bool, typer.Option("--once", help="Check the cluster and exit; 1 if the nodes differ.")
     ] = False,
     port: Annotated[
         int | None,
@@ -34,26 +34,26 @@ def up(
     data: Annotated[Path, typer.Option(help="Folder of databases and logs.")] = Path(
         "data/cluster"
     ),
-    routes: Annotated[Path, typer.Option(help="Routes to start with.")] = Path(
-        "examples/routes.yaml"
-    ),
+    routes: Annotated[Path, typer.Option(help="Initial routes.")] = Path("examples/routes.yaml"),
     redis_url: Annotated[
         str | None,
-        typer.Option(help="An outside Redis or Valkey; without it a private Valkey is started."),
+        typer.Option(help="Existing Redis or Valkey; without it a private Valkey is started."),
     ] = None,
     namespace: Annotated[str, typer.Option(help="Name of the log on that server.")] = "local",
     model: Annotated[str, typer.Option(help="Encoder of every node.")] = "all-MiniLM-L6-v2-int8",
     coordinator: Annotated[
-        bool, typer.Option(help="A coordinator with its dashboard beside the nodes.")
+        bool, typer.Option(help="Start a coordinator with its dashboard, too.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Start a cluster on this machine, write through one node, and compare all of them.
+    """Start a cluster on this machine, write through one node, and compare all nodes.
 
-    Serves until Ctrl-C.
+    Runs until Ctrl-C.
     """
     if not routes.is_file():
-        raise BadUsage(f"there is no {routes}: run this in the project's folder, or name a file")
+        raise BadUsage(
+            f"{routes} does not exist: run this in the project folder, or give another file"
+        )
     cluster = LocalCluster(
         count=nodes,
         folder=data,
@@ -69,12 +69,12 @@ def up(
                 cluster.start()
                 cluster.wait_ready()
             _load_routes(cluster, routes)
-            tour = take_tour(cluster)
+            check = run_check(cluster)
             if as_json:
-                print_json(tour_json(tour, cluster))
+                print_json(check_json(check, cluster))
             else:
-                show_tour(tour, cluster)
-            if not tour.is_one:
+                show_check(check, cluster)
+            if not check.is_consistent:
                 raise CheckFailed("the nodes differ")
             if not once:
                 _serve(cluster)
@@ -83,7 +83,7 @@ def up(
 
 
 def _load_routes(cluster: LocalCluster, routes: Path) -> None:
-    """Put the example routes into a cluster that holds none."""
+    """Import the initial routes into a cluster without routes."""
     from synaptoroute.cli.route_files import ndjson_line, read_route_file
 
     with NodeClient(cluster.nodes[0].url) as client:
@@ -93,10 +93,10 @@ def _load_routes(cluster: LocalCluster, routes: Path) -> None:
 
 
 def _serve(cluster: LocalCluster) -> None:
-    """Wait for Ctrl-C, or for a node to end by itself.
+    """Wait for Ctrl-C, or for a node to exit.
 
     Raises:
-        NodeUnreachable: A node ended by itself.
+        NodeUnreachable: A node exited by itself.
     """
     url = cluster.front_url
     print_line(f"query     curl -s {url}/v1/query -H 'Content-Type: application/json' \\")
@@ -107,14 +107,14 @@ def _serve(cluster: LocalCluster) -> None:
         print_line(f"dashboard {cluster.coordinator.url}  log {cluster.coordinator.log_file}")
     for node in cluster.nodes:
         print_line(f"{node.settings['node_name']:<9} {node.url}  log {node.log_file}")
-    note(f"Serving on {url}. Ctrl-C stops.")
+    note(f"Serving on {url}. Press Ctrl-C to stop.")
     try:
         while True:
             time.sleep(WATCH_SECONDS)
             for node in cluster.nodes:
                 if not node.is_running:
                     raise NodeUnreachable(
-                        f"{node.settings['node_name']} ended by itself with exit code "
+                        f"{node.settings['node_name']} exited with code "
                         f"{node.exit_code}: see {node.log_file}"
                     )
     except KeyboardInterrupt:

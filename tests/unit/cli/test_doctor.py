@@ -1,4 +1,4 @@
-"""Goal: doctor finds what would not work and changes nothing."""
+"""doctor finds what would not work, and changes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from servers import Server
 from synaptoroute.cli.app import app
-from synaptoroute.cli.health import (
+from synaptoroute.cli.commands.doctor import (
     check_cpu_flags,
     check_database,
     check_disk,
@@ -42,8 +42,7 @@ def database(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_sound_database_is_ok_and_untouched(database: Path) -> None:
-    """The check only reads."""
+def test_sound_database_is_ok_and_unchanged(database: Path) -> None:
     before = hashlib.sha256(database.read_bytes()).hexdigest()
     finding = check_database(database, OURS)
 
@@ -59,8 +58,8 @@ def test_vectors_of_another_encoder_are_found(database: Path) -> None:
     assert "migrate" in finding.advice
 
 
-def test_a_damaged_database_is_found_and_left_where_it_is(database: Path) -> None:
-    """Doctor tells; only a node moves it aside."""
+def test_damaged_database_is_reported_and_not_moved(database: Path) -> None:
+    """Only a node moves it aside."""
     content = bytearray(database.read_bytes())
     place = content.find(b"two")
     content[place : place + 3] = b"owt"
@@ -70,14 +69,14 @@ def test_a_damaged_database_is_found_and_left_where_it_is(database: Path) -> Non
     assert bytes(content) == database.read_bytes()
 
 
-def test_no_database_is_no_failure(tmp_path: Path) -> None:
-    """The first start makes it."""
+def test_missing_database_is_ok(tmp_path: Path) -> None:
+    """The first start creates it."""
     assert check_database(tmp_path / "new.sqlite", OURS).state == "ok"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_in_use_is_told() -> None:
-    """It may be a node of one's own, so it is no failure."""
+def test_port_in_use_is_a_warning() -> None:
+    """It may be a node of the same user."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -87,13 +86,11 @@ def test_a_port_in_use_is_told() -> None:
     assert check_port("127.0.0.1", free_port()).state == "ok"
 
 
-def test_a_folder_that_will_be_made_is_judged_by_its_parent(tmp_path: Path) -> None:
-    """The disk is that of the nearest folder that exists."""
+def test_disk_of_a_missing_folder_is_that_of_its_parent(tmp_path: Path) -> None:
     assert str(tmp_path) in check_disk(tmp_path / "a" / "b" / "node.sqlite").what
 
 
-def test_a_cpu_without_vector_instructions_is_told(tmp_path: Path) -> None:
-    """It works, but slowly."""
+def test_cpu_without_vector_instructions_is_a_warning(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("flags\t\t: fpu sse sse2\n", encoding="utf-8")
     assert check_cpu_flags(info).state == "warn"
@@ -102,7 +99,7 @@ def test_a_cpu_without_vector_instructions_is_told(tmp_path: Path) -> None:
     assert check_cpu_flags(info).what == "avx2"
 
 
-def test_redis_is_asked_with_its_password(start_server: Callable[..., Server]) -> None:
+def test_redis_is_checked_with_its_password(start_server: Callable[..., Server]) -> None:
     """The right password, a wrong one, none, and no server."""
     server = start_server("valkey", requirepass="secret")
 
@@ -112,8 +109,8 @@ def test_redis_is_asked_with_its_password(start_server: Callable[..., Server]) -
     assert check_redis(f"redis://127.0.0.1:{free_port()}/0").state == "fail"
 
 
-def test_doctor_ends_with_one_where_something_fails(tmp_path: Path) -> None:
-    """And says what, as JSON too."""
+def test_doctor_exits_with_one_when_a_check_fails(tmp_path: Path) -> None:
+    """The failure is in the message and in the JSON output."""
     environment = {
         "SYNAPTOROUTE_MODEL": str(tmp_path / "absent"),
         "SYNAPTOROUTE_DATABASE": str(tmp_path / "x.sqlite"),

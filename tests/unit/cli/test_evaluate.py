@@ -1,4 +1,4 @@
-"""Goal: labelled files are read exactly, and the figures are those of the definitions."""
+"""Labelled queries are read exactly, and the evaluation follows the definitions."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from synaptoroute.cli.evaluation import Answer, RouteFigures, evaluate
+from synaptoroute.cli.commands.evaluate import RouteScore, count_answers
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.labelled import LabelledQuery, check_known, read_labelled
+from synaptoroute.cli.query_backend import Answer
+from synaptoroute.cli.query_files import LabelledQuery, check_known, read_labelled
 
 pytestmark = pytest.mark.unit
 
 
-def test_text_files_hold_a_query_and_its_route(tmp_path: Path) -> None:
-    """Comments and empty lines are skipped; a dash is no route; a text may hold tabs."""
+def test_text_file_is_read(tmp_path: Path) -> None:
+    """Comments and empty lines are skipped; a dash is no route; a text may contain tabs."""
     path = tmp_path / "q.txt"
     path.write_text("# note\n\nwhere is it\torder\r\na\tb\torder\nhello \t - \n", encoding="utf-8")
 
@@ -25,7 +26,7 @@ def test_text_files_hold_a_query_and_its_route(tmp_path: Path) -> None:
     ]
 
 
-def test_json_files_hold_objects(tmp_path: Path) -> None:
+def test_json_lines_file_is_read(tmp_path: Path) -> None:
     """Null is no route, and so is a dash."""
     path = tmp_path / "q.jsonl"
     path.write_text(
@@ -37,26 +38,26 @@ def test_json_files_hold_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("q.txt", "one\ta\nno label\n", "line 2"),
         ("q.txt", "\ta\n", "line 1"),
-        ("q.txt", "# nothing\n", "holds no query"),
+        ("q.txt", "# nothing\n", "has no queries"),
         ("q.jsonl", '{"text": 1, "route": "a"}', "line 1"),
         ("q.jsonl", '{"text": "a"}', "line 1"),
         ("q.jsonl", "[1]", "line 1"),
         ("q.txt", "\ufffe".encode("utf-16").decode("latin-1"), "line 1"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, name: str, content: str, said: str) -> None:
-    """A query that cannot be read is not skipped: the figures would be of other queries."""
+def test_error_names_the_wrong_line(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    """An unreadable query is not skipped: the result would be that of other queries."""
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(FileRejected, match=said):
+    with pytest.raises(FileRejected, match=expected):
         read_labelled(path)
 
 
-def test_labels_that_no_route_has_are_refused() -> None:
+def test_unknown_labels_are_refused() -> None:
     """They would count as errors of the router."""
     queries = [LabelledQuery("a", "x"), LabelledQuery("b", "typo"), LabelledQuery("c", None)]
     with pytest.raises(FileRejected, match="'typo'"):
@@ -68,9 +69,9 @@ def answers(*pairs: tuple[str | None, str | None]) -> list[Answer]:
     return [Answer("t", one, two, latency_ms=i) for i, (one, two) in enumerate(pairs, start=1)]
 
 
-def test_figures_follow_the_definitions() -> None:
-    """Precision over what was given, recall over what was expected."""
-    found = evaluate(
+def test_evaluation_follows_the_definitions() -> None:
+    """Precision is a share of the matches, recall a share of the labels."""
+    found = count_answers(
         answers(
             ("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("b", None), (None, None), (None, "a")
         )
@@ -80,30 +81,28 @@ def test_figures_follow_the_definitions() -> None:
     assert (found.in_scope_correct_count, found.in_scope_count, found.false_rejects) == (3, 5, 1)
     assert (found.false_accepts, found.out_of_scope_count) == (1, 2)
     assert found.routes == (
-        RouteFigures("-", 2, 1 / 2, 1 / 2),
-        RouteFigures("a", 3, 2 / 3, 2 / 3),
-        RouteFigures("b", 2, 1 / 2, 1 / 2),
+        RouteScore("-", 2, 1 / 2, 1 / 2),
+        RouteScore("a", 3, 2 / 3, 2 / 3),
+        RouteScore("b", 2, 1 / 2, 1 / 2),
     )
     assert found.confusions == (("-", "a", 1), ("a", "b", 1), ("b", "-", 1))
 
 
-def test_a_route_that_was_never_given_has_no_precision() -> None:
-    """A share of nothing is not zero."""
-    (figures, given) = evaluate(answers(("a", "b"))).routes
+def test_route_without_matches_has_no_precision() -> None:
+    (figures, given) = count_answers(answers(("a", "b"))).routes
 
     assert (figures.precision, figures.recall) == (None, 0.0)
     assert (given.precision, given.recall) == (0.0, None)
 
 
 def test_frequent_confusions_come_first() -> None:
-    """The list is read from the top."""
-    found = evaluate(answers(("a", "b"), ("c", "a"), ("c", "a")))
+    found = count_answers(answers(("a", "b"), ("c", "a"), ("c", "a")))
 
     assert found.confusions == (("c", "a", 2), ("a", "b", 1))
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
     """Of 1 to 100 ms, the 95th percentile is 95 ms."""
-    found = evaluate(answers(*[("a", "a")] * 100))
+    found = count_answers(answers(*[("a", "a")] * 100))
 
     assert found.latency_ms == {"p50": 50, "p95": 95, "p99": 99}

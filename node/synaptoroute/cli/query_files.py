@@ -1,7 +1,7 @@
-"""Files of labelled queries: a text and the route it belongs to, or none.
+"""Files of labelled queries: texts, each with the route it belongs to, or none.
 
-One query a line, ``text<TAB>route``; ``-`` stands for no route; ``#`` starts a
-comment line.  Files that end in ``.jsonl`` or ``.ndjson`` hold objects of ``text``
+One query per line, ``text<TAB>route``; ``-`` stands for no route; ``#`` starts a
+comment line.  Files that end in ``.jsonl`` or ``.ndjson`` hold objects with ``text``
 and ``route``, where null stands for no route.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.plain_files import read_bytes
 
 QUERIES_BYTES_MAX: Final = 268_435_456
 NO_ROUTE: Final = "-"
@@ -23,7 +22,7 @@ _JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
-    """One query and its right answer.
+    """One query and its right route.
 
     Attributes:
         text: The query.
@@ -38,7 +37,7 @@ def read_labelled(path: Path) -> list[LabelledQuery]:
     """Read a file of labelled queries.
 
     Raises:
-        FileRejected: It cannot be read, holds none, or a line is malformed.
+        FileRejected: The file is unreadable or empty, or a line is malformed.
     """
     try:
         text = read_bytes(path, QUERIES_BYTES_MAX).decode("utf-8-sig")
@@ -49,23 +48,23 @@ def read_labelled(path: Path) -> list[LabelledQuery]:
     for number, line in _lines(text):
         query = read(line)
         if query is None:
-            raise FileRejected(f"{path}: line {number} is not a query and its route")
+            raise FileRejected(f"{path}: line {number} is not a query with its route")
         queries.append(query)
     if not queries:
-        raise FileRejected(f"{path} holds no query")
+        raise FileRejected(f"{path} has no queries")
     return queries
 
 
 def check_known(queries: Sequence[LabelledQuery], names: frozenset[str], path: Path) -> None:
-    """Refuse labels that no route has: they would count as errors of the router.
+    """Refuse labels that are no routes: they would count as errors of the router.
 
     Raises:
-        FileRejected: Names the first few of them.
+        FileRejected: Names the first few unknown labels.
     """
     unknown = sorted({query.route for query in queries if query.route} - names)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        raise FileRejected(f"{path}: no route is called {', '.join(map(repr, unknown[:3]))}{more}")
+        raise FileRejected(f"{path}: unknown routes: {', '.join(map(repr, unknown[:3]))}{more}")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -90,3 +89,19 @@ def _json_line(line: str) -> LabelledQuery | None:
     if not isinstance(text, str) or not text.strip() or not isinstance(route, str | None):
         return None
     return LabelledQuery(text.strip(), None if route in (None, "", NO_ROUTE) else route)
+
+
+def read_bytes(path: Path, bytes_max: int) -> bytes:
+    """Read a file of limited size.
+
+    Raises:
+        FileRejected: The file is unreadable or too large.
+    """
+    try:
+        with path.open("rb") as file:
+            body = file.read(bytes_max + 1)
+    except OSError as error:
+        raise FileRejected(f"{path} cannot be read: {error.strerror}") from error
+    if len(body) > bytes_max:
+        raise FileRejected(f"{path} has more than {bytes_max} bytes")
+    return body

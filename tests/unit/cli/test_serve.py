@@ -1,4 +1,4 @@
-"""Goal: every setting is an option, and the settings judge what was given."""
+"""Every setting is an option, and the settings validate the values."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import pytest
 from typer.testing import CliRunner
 
 from synaptoroute.cli.app import app
+from synaptoroute.cli.commands.serve import read_settings, setting_parameters
 from synaptoroute.cli.exit_codes import BadUsage
-from synaptoroute.cli.settings_options import read_settings, setting_parameters
 from synaptoroute.config import NodeConfig
 
 pytestmark = pytest.mark.unit
 
 
 def test_every_setting_is_an_option() -> None:
-    """None is missing, none is invented."""
     assert set(NodeConfig.model_fields) == {param.name for param in setting_parameters()}
 
 
 def test_help_names_the_variable_and_the_default() -> None:
-    """What a setting is called in the environment stands beside its option."""
     shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
 
     for name in NodeConfig.model_fields:
@@ -30,8 +28,8 @@ def test_help_names_the_variable_and_the_default() -> None:
     assert "default: 8080" in shown
 
 
-def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what is not given comes from the environment."""
+def test_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings without an option come from the environment."""
     monkeypatch.setenv("SYNAPTOROUTE_PORT", "1111")
     monkeypatch.setenv("SYNAPTOROUTE_LANES", "3")
     config = read_settings({"port": "2222", "database": "x.sqlite"})
@@ -40,7 +38,7 @@ def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_options_reach_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command passes on exactly what was given, switches in both directions too."""
+    """Only the given options are passed, flags in both directions."""
     served: list[NodeConfig] = []
 
     def keep(config: NodeConfig, *, encoder: object) -> None:
@@ -59,16 +57,15 @@ def test_options_reach_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         ({"port": "70000"}, "--port (SYNAPTOROUTE_PORT): "),
         ({"batch_tokens_max": "1"}, "--batch-tokens-max (SYNAPTOROUTE_BATCH_TOKENS_MAX): "),
         ({"log_level": "loud"}, "--log-level (SYNAPTOROUTE_LOG_LEVEL): "),
     ],
 )
-def test_a_wrong_value_names_option_and_variable(given: dict[str, str], said: str) -> None:
-    """Whichever of the two was used, it is found."""
+def test_invalid_value_names_option_and_variable(given: dict[str, str], expected: str) -> None:
     with pytest.raises(BadUsage) as caught:
         read_settings(given)
 
-    assert caught.value.message.startswith(said)
+    assert caught.value.message.startswith(expected)

@@ -1,0 +1,446 @@
+"""``synaptoroute routes``: read, write, import, export and lint routes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from synaptoroute.cli.client import NodeClient, route_path
+from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, FileRejected
+from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, EncoderPrecision, Model, Url
+from synaptoroute.cli.terminal import (
+    Cell,
+    note,
+    number,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from synaptoroute.cli.lint import Finding
+    from synaptoroute.cli.route_files import RouteDiff
+    from synaptoroute.config import Precision
+    from synaptoroute.models import Route
+
+FORMATS: Final = {
+    "ndjson": "application/x-ndjson",
+    "json": "application/json",
+    "yaml": "application/yaml",
+}
+_FORMAT_BY_SUFFIX: Final = {
+    ".jsonl": "ndjson",
+    ".yml": "yaml",
+    **{f".{name}": name for name in FORMATS},
+}
+_CHUNK_BYTES: Final = 65_536
+_TEXTS_PER_BATCH: Final = 64
+
+IfMatch = Annotated[
+    str | None,
+    typer.Option(show_default=False, help="Only if the route is at this revision."),
+]
+
+
+# --- reading ---------------------------------------------------------------------------
+
+
+def list_routes(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the routes of a node."""
+    with NodeClient(url, api_key) as client:
+        routes = list(client.routes())
+    if as_json:
+        print_json(routes)
+        return
+    print_table(
+        ("route", "utterances", "threshold", "revision"),
+        (
+            (
+                route["name"],
+                str(len(route["utterances"])),
+                number(route["effective_threshold"])
+                + (" default" if route["threshold"] is None else " own    "),
+                route["revision"],
+            )
+            for route in routes
+        ),
+        right=("utterances", "threshold", "revision"),
+    )
+    note(f"{len(routes)} routes, {sum(len(route['utterances']) for route in routes)} utterances")
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name of the route.")],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one route with its utterances."""
+    with NodeClient(url, api_key) as client:
+        route = client.get(route_path(name))
+    if as_json:
+        print_json(route)
+        return
+    kind = "default" if route["threshold"] is None else "own"
+    print_line(route["name"])
+    print_line(f"  revision   {route['revision']}")
+    print_line(f"  threshold  {number(route['effective_threshold'])} ({kind})")
+    for key in ("metadata", "payload"):
+        if route[key]:
+            print_line(f"  {key:<10} {json.dumps(route[key], ensure_ascii=False)}")
+    print_table(("utterance",), ((text,) for text in route["utterances"]))
+
+
+def export(
+    file: Annotated[
+        Path | None,
+        typer.Argument(show_default=False, help="File to write; standard output if absent."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", show_default=False, help="ndjson, json or yaml; else by suffix."),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Export all routes as a file that `routes import` reads.
+
+    The file appears complete or not at all.
+    """
+    media_type = FORMATS[_format(file, format_)]
+    with NodeClient(url, api_key) as client, client.download("/v1/export", media_type) as chunks:
+        if file is None:
+            for chunk in chunks:
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            return
+        part_file = file.with_name(f".{file.name}.{os.getpid()}.part")
+        try:
+            with part_file.open("wb") as output, progress("Exporting, bytes", None) as step:
+                for chunk in chunks:
+                    output.write(chunk)
+                    step(len(chunk))
+            part_file.replace(file)
+        except OSError as error:
+            raise FileRejected(f"{file} cannot be written: {error.strerror}") from error
+        finally:
+            part_file.unlink(missing_ok=True)
+
+
+def _format(file: Path | None, requested: str | None) -> str:
+    """Choose the format by the option, else by the suffix."""
+    if requested is None:
+        return _FORMAT_BY_SUFFIX.get(file.suffix.lower(), "ndjson") if file else "ndjson"
+    if requested not in FORMATS:
+        raise BadUsage(f"--format must be one of {', '.join(FORMATS)}, got {requested!r}")
+    return requested
+
+
+# --- writing ---------------------------------------------------------------------------
+
+
+def put(
+    name: Annotated[
+        str | None,
+        typer.Argument(show_default=False, help="Name of the route, unless a file is given."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", dir_okay=False, show_default=False, help="Routes to put."),
+    ] = None,
+    utterance: Annotated[
+        list[str] | None,
+        typer.Option("--utterance", "-u", show_default=False, help="An example; may be repeated."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=-1.0, max=1.0, show_default="the default one", help="Its threshold."),
+    ] = None,
+    payload: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="JSON returned with every match."),
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option(show_default=False, help="JSON object with any information.")
+    ] = None,
+    if_match: IfMatch = None,
+    if_new: Annotated[
+        bool, typer.Option("--if-new", help="Only if no route has this name yet.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create or replace a route, from options or from a file."""
+    if (file is None) == (name is None):
+        raise BadUsage("give either a name with -u or --file")
+    if file is not None:
+        if utterance or payload or metadata or threshold is not None:
+            raise BadUsage("--file defines whole routes: other options cannot be used with it")
+        from synaptoroute.cli.route_files import plain_route, read_route_file
+
+        routes = [plain_route(route) for route in read_route_file(file).routes]
+    else:
+        assert name is not None
+        routes = [_from_options(name, utterance or [], threshold, payload, metadata)]
+    if len(routes) > 1 and if_match is not None:
+        raise BadUsage("--if-match needs a single route")
+    headers = _precondition_headers(if_match, if_new)
+    with NodeClient(url, api_key) as client:
+        results = [
+            client.write("PUT", route_path(route["name"]), route, headers=headers)
+            for route in routes
+        ]
+    if as_json:
+        print_json(results if file is not None else results[0])
+        return
+    for route, result in zip(routes, results, strict=True):
+        print_line(f"{route['name']}: {result['status']} at {result['version']}")
+
+
+def rm(
+    name: Annotated[list[str], typer.Argument(help="Names of routes.")],
+    if_match: IfMatch = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove routes."""
+    if len(name) > 1 and if_match is not None:
+        raise BadUsage("--if-match needs a single route")
+    headers = _precondition_headers(if_match, False)
+    results = []
+    with NodeClient(url, api_key) as client:
+        for each in name:
+            results.append(client.write("DELETE", route_path(each), headers=headers))
+            if not as_json:
+                print_line(f"{each}: removed at {results[-1]['version']}")
+    if as_json:
+        print_json(results)
+
+
+def _precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
+    """Make the HTTP headers of the preconditions."""
+    headers = {}
+    if if_match is not None:
+        headers["If-Match"] = f'"{if_match.strip(chr(34))}"'
+    if if_new:
+        headers["If-None-Match"] = "*"
+    return headers
+
+
+def _from_options(
+    name: str,
+    utterances: list[str],
+    threshold: float | None,
+    payload: str | None,
+    metadata: str | None,
+) -> dict[str, Any]:
+    """Build a route; the node validates it."""
+    if not utterances:
+        raise BadUsage("give at least one example with -u")
+    route: dict[str, Any] = {"name": name, "utterances": utterances}
+    if threshold is not None:
+        route["threshold"] = threshold
+    for key, text in (("payload", payload), ("metadata", metadata)):
+        if text is not None:
+            route[key] = _json_option(key, text)
+    return route
+
+
+def _json_option(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadUsage(f"--{key} is not JSON: {error}") from error
+
+
+# --- importing -------------------------------------------------------------------------
+
+
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            help="YAML, JSON or NDJSON; files of semantic-router and RedisVL are recognised.",
+        ),
+    ],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove routes that are not in the file.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would change.")
+    ] = False,
+    import_id: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Continue an interrupted import."),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import routes from a file: all become visible at once, or none."""
+    from synaptoroute.cli.route_files import read_route_file
+
+    content = read_route_file(file)
+    for text in content.notes:
+        note(f"{file.name}: {text}")
+    with NodeClient(url, api_key) as client:
+        if dry_run:
+            _show_diff(_diff(client, content.routes, replace), as_json)
+            return
+        result = _upload(client, content.routes, replace, import_id)
+    if as_json:
+        print_json(result)
+    else:
+        at = result["version"] or "a version not known yet: see `routes list`"
+        print_line(
+            f"imported {len(content.routes)} routes, {result['utterances']} utterances at {at}: "
+            f"{result['routes']} routes changed"
+        )
+
+
+def _upload(
+    client: NodeClient, routes: Sequence[Route], replace: bool, import_id: str | None
+) -> Any:
+    """Stream the routes; the progress bar counts the routes sent."""
+    parameters = {"import_id": import_id or uuid.uuid4().hex}
+    if replace:
+        parameters["replace"] = "true"
+    with progress("Importing", len(routes)) as step:
+        return client.upload(
+            "/v1/import",
+            lambda: _chunks(routes, step),
+            "application/x-ndjson",
+            **parameters,
+        )
+
+
+def _chunks(routes: Iterable[Route], step: Callable[[int], None]) -> Iterator[bytes]:
+    """Pack lines into chunks, so that not every small route costs a packet."""
+    from synaptoroute.cli.route_files import ndjson_line
+
+    chunk = bytearray()
+    for route in routes:
+        chunk += ndjson_line(route)
+        step(1)
+        if len(chunk) >= _CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)
+
+
+def _diff(client: NodeClient, routes: Sequence[Route], replace: bool) -> RouteDiff:
+    from synaptoroute.cli.route_files import compare, plain_route
+
+    return compare(client.routes(), (plain_route(route) for route in routes), replace=replace)
+
+
+def _show_diff(diff: RouteDiff, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "created": diff.created,
+                "changed": [{"route": name, "what": what} for name, what in diff.changed],
+                "unchanged": diff.unchanged,
+                "removed": diff.removed,
+            }
+        )
+        return
+    rows: list[tuple[Cell, ...]] = [(("create", "ok"), name, "") for name in diff.created]
+    rows += [(("change", "warn"), name, what) for name, what in diff.changed]
+    rows += [(("remove", "fail"), name, "") for name in diff.removed]
+    if rows:
+        print_table(("change", "route", "what"), rows)
+    print_line(
+        f"would create {len(diff.created)}, change {len(diff.changed)}, "
+        f"remove {len(diff.removed)}, leave {len(diff.unchanged)}"
+    )
+
+
+# --- linting ---------------------------------------------------------------------------
+
+
+def lint(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The route file.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings, too.")] = False,
+    model: Model = None,
+    precision: EncoderPrecision = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find mistakes in a route file, without a node.
+
+    Finds near-duplicates between routes, utterances that are nearer to another route,
+    unreachable routes, too few utterances, and broken limits. Exits with 1 on errors.
+    """
+    from synaptoroute.cli.lint import Finding, check_texts
+    from synaptoroute.cli.route_files import inspect_route_file
+
+    routes, errors_found = inspect_route_file(file)
+    findings = [Finding("error", "invalid-route", "", message) for message in errors_found]
+    if not routes and not errors_found:
+        findings.append(Finding("error", "no-routes", "", "the file has no routes"))
+    findings += check_texts(routes)
+    if routes:
+        findings += _check_vectors(routes, model, precision)
+    findings.sort(key=lambda finding: (finding.level != "error", finding.route, finding.code))
+    errors = sum(finding.level == "error" for finding in findings)
+    _show_findings(findings, as_json)
+    summary = f"{len(routes)} routes: {errors} errors, {len(findings) - errors} warnings"
+    if errors or (strict and findings):
+        raise CheckFailed(summary)
+    note(summary)
+
+
+def _check_vectors(routes: list[Route], model: str | None, precision: Precision) -> list[Finding]:
+    """Encode all utterances and check their vectors."""
+    import numpy as np
+
+    from synaptoroute.cli.lint import check_vectors
+    from synaptoroute.core.mutation import Settings
+    from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
+
+    texts = [text for route in routes for text in route.utterances]
+    with waiting("Loading the model ..."):
+        encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
+    parts = []
+    try:
+        with progress("Encoding", len(texts)) as step:
+            for start in range(0, len(texts), _TEXTS_PER_BATCH):
+                part = texts[start : start + _TEXTS_PER_BATCH]
+                parts.append(encoder.encode_utterances(part))
+                step(len(part))
+    finally:
+        encoder.close()
+    return list(check_vectors(routes, np.concatenate(parts), Settings().threshold))
+
+
+def _show_findings(findings: list[Finding], as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    elif findings:
+        print_table(
+            ("level", "rule", "route", "what"),
+            (
+                (
+                    (finding.level, "fail" if finding.level == "error" else "warn"),
+                    finding.code,
+                    finding.route,
+                    finding.message,
+                )
+                for finding in findings
+            ),
+        )
