@@ -1,8 +1,8 @@
-"""Goal: any history, any query, the reference's answer.
+"""Rankings after any history equal those of the reference.
 
-Method: random mutations through the real table; its changes go to a tensor, at
-once or filled ahead in slices; rows come from a small pool with duplicates and
-vectors that differ in one last bit, so that ties and near-ties are common.
+Random mutations go through the real table; a tensor applies its changes, at once or
+filled in slices before.  Rows come from a small pool with duplicates and vectors that
+differ in one last bit, so that ties and near-ties are common.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CAPACITY_SLOTS = 14
 
 
 def vector_pool() -> NDArray[np.float32]:
-    """Unit vectors: some plain, some nudged by one bit, one turned around."""
+    """Unit vectors: some plain, some changed by one bit, one reversed."""
     plain = unit_rows(5, DIM, 1)
     nudged = plain[:3].copy()
     nudged[:, 0] = np.nextafter(nudged[:, 0], np.float32(0))
@@ -106,7 +106,7 @@ SPECS = st.builds(
 
 @st.composite
 def query_vectors(draw: st.DrawFn) -> NDArray[np.float32]:
-    """A pool vector itself, or the middle between two of them."""
+    """A vector of the pool, or the middle between two of them."""
     left, right = POOL[draw(st.integers(0, 8))], POOL[draw(st.integers(0, 7))]
     middle = left + right
     length = float(np.linalg.norm(middle))
@@ -126,7 +126,7 @@ class Node:
     at: Revision = field(default_factory=lambda: Revision(1, 0))
 
     def apply(self, mutation: Mutation, fill_rows: int | None) -> None:
-        """Apply in table and tensor; fill ahead in slices of ``fill_rows``."""
+        """Apply to table and tensor, filled before in slices of ``fill_rows`` if given."""
         self.at = Revision(1, self.at.seq + 1)
         op_id = self.at.seq.to_bytes(16, "big")
         change = self.table.apply(Proposal(op_id, mutation), self.at)
@@ -150,10 +150,10 @@ class Node:
         return {slot: np.frombuffer(row, np.float32) for slot, row in self.rows.items()}
 
 
-def assert_answers_are_the_references(
+def assert_rankings_equal_the_reference(
     node: Node, queries: list[tuple[NDArray[np.float32], QuerySpec]], scratch: Scratch
 ) -> None:
-    """Every query of the batch is answered as the reference does, bit for bit."""
+    """Every ranking of the batch equals the reference, bit for bit."""
     routes = list(node.table.routes.values())
     batch = np.stack([query for query, _ in queries])
     found = rank(node.tensor, batch, [spec for _, spec in queries], scratch)
@@ -169,19 +169,19 @@ SCRATCHES = st.booleans().map(
 
 @settings(max_examples=150)
 @given(SETTINGS, STEPS, QUERIES, st.sampled_from((None, 1, 3)), SCRATCHES)
-def test_any_history_is_answered_as_the_reference_does(
+def test_rankings_equal_the_reference_after_any_history(
     start: Settings,
     steps: list[list[Mutation]],
     queries: list[tuple[NDArray[np.float32], QuerySpec]],
     fill_rows: int | None,
     scratch: Scratch,
 ) -> None:
-    """After every mutation: the reference's rankings, and the bytes of a fresh boot."""
+    """After every mutation: the rankings of the reference, and the bytes of a fresh boot."""
     node = Node(RouteTable(start, DIM), Tensor(DIM, start))
     for step in steps:
         for mutation in step:
             node.apply(mutation, fill_rows)
-        assert_answers_are_the_references(node, queries, scratch)
+        assert_rankings_equal_the_reference(node, queries, scratch)
         booted = rebuilt(node.table, node.rows, DIM, node.at)
 
         assert booted.checksum() == node.tensor.checksum()
@@ -196,7 +196,7 @@ def test_any_history_is_answered_as_the_reference_does(
     st.integers(0, 2**31),
     SCRATCHES,
 )
-def test_nothing_but_ties_is_answered_as_the_reference_does(
+def test_rankings_of_ties_equal_the_reference(
     route_set: Settings,
     owners: list[int],
     queries: list[tuple[NDArray[np.float32], QuerySpec]],

@@ -1,4 +1,4 @@
-"""Settings: from the environment, within limits, frozen; and how many CPUs there are."""
+"""Settings from the environment, and the CPU limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each field is a variable with the project's prefix; arguments go before it."""
+    """Arguments take precedence over variables."""
     monkeypatch.setenv("SYNAPTOROUTE_LANES", "3")
     monkeypatch.setenv("SYNAPTOROUTE_BATCH_WINDOW_MS", "2.5")
     monkeypatch.setenv("LANES", "9")
@@ -25,8 +25,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert 3 == NodeConfig().lanes
 
 
-def test_settings_do_not_change() -> None:
-    """One frozen value a process."""
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         EngineConfig().lanes = 2
 
@@ -50,10 +49,9 @@ def test_settings_do_not_change() -> None:
         ("SQLITE_SYNCHRONOUS", "off"),
     ],
 )
-def test_setting_out_of_range_is_refused(
+def test_setting_out_of_range_is_rejected(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
-    """A process does not start with a setting that it would have to bend."""
     monkeypatch.setenv(f"SYNAPTOROUTE_{name}", value)
     with pytest.raises(ValidationError):
         NodeConfig()
@@ -72,10 +70,10 @@ def test_setting_out_of_range_is_refused(
     ],
     ids=str,
 )
-def test_quota_of_the_container_is_read(
+def test_cpu_quota_of_the_container_is_read(
     tmp_path: Path, files: dict[str, str], quota: float | None
 ) -> None:
-    """Both versions of cgroups are read; without a quota there is none."""
+    """From cgroups v1 and v2; without a quota there is None."""
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -87,10 +85,10 @@ def test_quota_of_the_container_is_read(
 @pytest.mark.parametrize(
     ("quota", "expected"), [(None, 8), (0.5, 1), (1.0, 1), (2.9, 2), (64.0, 8)]
 )
-def test_lanes_follow_the_quota_not_the_host(
+def test_cpu_limit_follows_the_quota_not_the_host(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int
 ) -> None:
-    """A container with half a CPU on a large host gets one lane."""
+    """A container with half a CPU on a large host gets one."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr(config, "_cgroup_quota_cpus", lambda _: quota)
 

@@ -1,4 +1,4 @@
-"""Arithmetic that no machine, batch or order of work can change."""
+"""Exact arithmetic: results that no machine, batch or order of work can change."""
 
 from __future__ import annotations
 
@@ -27,15 +27,13 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 8, 384, 385])
 def test_tree_sum_adds_by_halving(width: int) -> None:
-    """The order of additions is the one that is documented."""
     terms = np.random.default_rng(0).standard_normal((4, width))
     expected = [add_by_halving(row.tolist()) for row in terms]
 
     assert expected == tree_sum(terms.copy()).tolist()
 
 
-def test_dot_is_the_same_in_any_company() -> None:
-    """A row's dot product does not depend on the rows beside it."""
+def test_dot_does_not_depend_on_other_rows() -> None:
     left, right = unit_rows(50, 384, 1), unit_rows(50, 384, 2)
     alone = [naive_dot(x, y) for x, y in zip(left, right, strict=True)]
 
@@ -43,8 +41,8 @@ def test_dot_is_the_same_in_any_company() -> None:
     assert alone[::-3] == dots(left[::-3], right[::-3]).tolist()
 
 
-def test_few_dots_are_the_same_dots() -> None:
-    """Kept memory changes no bit, whatever was in it, and more shapes than are kept do not."""
+def test_few_dots_equal_dots() -> None:
+    """Reused arrays change no bit, nor do more shapes than are kept."""
     few_dots = FewDots()
     for seed, dim in enumerate((1, 2, 3, 5, 100, 384, 1)):
         query = unit_rows(1, dim, seed)
@@ -56,7 +54,7 @@ def test_few_dots_are_the_same_dots() -> None:
 
 
 def test_float32_products_stay_within_the_bound() -> None:
-    """BLAS in any batch size is inside the proven error, which is small."""
+    """BLAS is within the proven error, which is small, in any batch size."""
     rows, queries = unit_rows(500, 384, 3), unit_rows(16, 384, 4)
     exact = dots(np.repeat(rows, 16, axis=0), np.tile(queries, (500, 1))).reshape(500, 16)
     bound = dot_error(384)
@@ -66,8 +64,8 @@ def test_float32_products_stay_within_the_bound() -> None:
         assert np.abs(rows @ queries[:batch].T - exact[:, :batch]).max() < bound
 
 
-def test_grid_sums_do_not_depend_on_order_or_detours() -> None:
-    """Adding and taking away again leaves the exact sum."""
+def test_grid_sums_do_not_depend_on_history() -> None:
+    """Rows that are added and subtracted again leave the exact sum."""
     rows = to_grid(unit_rows(300, 16, 5))
     total = rows.sum(axis=0)
     detour = np.zeros(16)
@@ -82,8 +80,7 @@ def test_grid_sums_do_not_depend_on_order_or_detours() -> None:
     assert [math.fsum(column) for column in rows.T] == total.tolist()
 
 
-def test_grid_is_finer_than_what_a_score_shows() -> None:
-    """Rounding to the grid moves a component by half a step at most."""
+def test_grid_moves_a_component_by_half_a_step_at_most() -> None:
     rows = unit_rows(100, 16, 6)
 
     assert np.abs(to_grid(rows) - rows).max() <= GRID / 2
@@ -92,7 +89,6 @@ def test_grid_is_finer_than_what_a_score_shows() -> None:
 @pytest.mark.parametrize("dim", [1, 5, 384, 1_024])
 @pytest.mark.parametrize("digit_max", [63, 127])
 def test_byte_products_stay_within_the_bound(dim: int, digit_max: int) -> None:
-    """Rounded rows times rounded queries are as near to the truth as is claimed."""
     rows, queries = unit_rows(300, dim, 3), unit_rows(8, dim, 4)
     rows[0] = np.eye(1, dim)  # components that do not fit are cut off
     rows[1], queries[0] = -rows[0], rows[0]
@@ -110,8 +106,8 @@ def test_byte_products_stay_within_the_bound(dim: int, digit_max: int) -> None:
         assert (np.abs(found[row] - exact[row]) <= bound).all()
 
 
-def test_bytes_lose_little_of_a_usual_row() -> None:
-    """The bound is small enough to leave few routes: about a hundredth."""
+def test_bytes_lose_little_of_a_typical_row() -> None:
+    """About a hundredth: little enough to leave few candidates."""
     rows = unit_rows(500, 384, 3)
     lost = to_bytes(rows, np.empty(rows.shape, np.uint8))
     _, _, query_lost = to_digits(rows, 127)
@@ -120,13 +116,12 @@ def test_bytes_lose_little_of_a_usual_row() -> None:
     assert query_lost.max() < 0.015
 
 
-def test_what_a_row_lost_is_never_told_too_small() -> None:
-    """Not even by the rounding of the measurement itself."""
+def test_reported_loss_is_never_too_small() -> None:
+    """The rounding of the measurement itself is included."""
     rows = unit_rows(2_000, 384, 8)
     rounded = np.empty(rows.shape, np.uint8)
     lost = to_bytes(rows, rounded)
     steps = byte_steps(384)
-    # The steps that are used are those of float32.
     back = (rounded.astype(np.float64) - 128.0) / steps
     truth = np.linalg.norm(back - rows.astype(np.float64), axis=1)
 

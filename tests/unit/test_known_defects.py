@@ -1,4 +1,4 @@
-"""Defects that routers of this kind have had, one test each; docs/known-defects.md lists them."""
+"""Defects of earlier semantic routers, one test each; docs/known-defects.md lists them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def count_rows(path: Path) -> int:
 
 
 async def test_d12_graceful_stop_keeps_every_acknowledged_write(tmp_path: Path) -> None:
-    """Three hundred acknowledged writes and a stop leave three hundred rows."""
     path = tmp_path / "node.sqlite"
     async with running(path) as router:
         await asyncio.gather(*(router.aput_route(route(f"r{n}")) for n in range(300)))
@@ -46,8 +45,8 @@ async def test_d12_graceful_stop_keeps_every_acknowledged_write(tmp_path: Path) 
     assert 300 == count_rows(path)
 
 
-async def test_d13_no_stored_utterance_breaks_or_shifts_at_the_next_boot(tmp_path: Path) -> None:
-    """Every way in checks and trims, so that texts and vectors still belong together."""
+async def test_d13_stored_utterances_survive_the_next_boot(tmp_path: Path) -> None:
+    """Every write path checks and trims, so texts keep their own vectors."""
     path = tmp_path / "node.sqlite"
     async with running(path) as router:
         await router.aput_route(route("a", "refund", " refund ", "receipt"))
@@ -64,10 +63,10 @@ async def test_d13_no_stored_utterance_breaks_or_shifts_at_the_next_boot(tmp_pat
     assert all(each.similarity == pytest.approx(1.0) for each in answers)
 
 
-async def test_d14_failed_write_leaves_no_transaction_for_the_next_to_commit(
+async def test_d14_failed_write_leaves_no_open_transaction(
     tmp_path: Path,
 ) -> None:
-    """A write that fails half-way is undone; the next one commits itself alone."""
+    """The next write commits itself alone."""
     path = tmp_path / "node.sqlite"
     storage = SQLiteStorage(path)
     async with running(storage=storage) as router:
@@ -87,7 +86,7 @@ async def test_d14_failed_write_leaves_no_transaction_for_the_next_to_commit(
 
 
 class FailsOnce(SQLiteStorage):
-    """Real storage of which one commit in the middle fails."""
+    """Real storage whose second commit fails."""
 
     commits_left = 2  # a group holds at most 128 entries, so 250 take two at least
 
@@ -99,8 +98,8 @@ class FailsOnce(SQLiteStorage):
         super().commit([each for each in commits if isinstance(each, Commit)])
 
 
-async def test_d15_storage_error_is_told_and_drops_nothing_else(tmp_path: Path) -> None:
-    """Of 250 writes each is either told that it failed or is on disk."""
+async def test_d15_storage_error_is_reported_and_drops_nothing_else(tmp_path: Path) -> None:
+    """Each of 250 writes is either reported as failed or is on disk."""
     path = tmp_path / "node.sqlite"
     async with running(storage=FailsOnce(path)) as router:
         results = await asyncio.gather(
@@ -113,8 +112,8 @@ async def test_d15_storage_error_is_told_and_drops_nothing_else(tmp_path: Path) 
     assert 250 - len(told) + 1 == count_rows(path)
 
 
-async def test_d16_vectors_of_another_encoder_of_equal_length_are_refused(tmp_path: Path) -> None:
-    """An encoder is known by its fingerprint, not by the length of its vectors."""
+async def test_d16_vectors_of_another_encoder_are_rejected(tmp_path: Path) -> None:
+    """The fingerprint identifies an encoder, not the length of its vectors."""
     path = tmp_path / "node.sqlite"
     async with running(path) as router:
         await router.aput_route(route("a"))
@@ -126,8 +125,8 @@ async def test_d16_vectors_of_another_encoder_of_equal_length_are_refused(tmp_pa
     await swapped.stop()
 
 
-async def test_d17_threads_that_write_one_route_leave_memory_and_disk_alike() -> None:
-    """In memory-only mode too, what is visible last is what is stored last."""
+async def test_d17_concurrent_writes_leave_memory_and_disk_equal() -> None:
+    """Also with a database in memory."""
     storage = SQLiteStorage(":memory:")
     async with running(storage=storage) as router:
 
@@ -150,7 +149,7 @@ async def test_d17_threads_that_write_one_route_leave_memory_and_disk_alike() ->
     assert len(digest) == 32
 
 
-async def test_d18_slots_are_used_again() -> None:
+async def test_d18_slots_are_reused() -> None:
     """Updates of one route never fill the tensor: the newest utterance always matches."""
     async with running() as router:
         settings = await router.aget_settings()
@@ -166,8 +165,8 @@ async def test_d18_slots_are_used_again() -> None:
     assert 1 == slots_used
 
 
-def test_d19_synchronous_use_needs_no_loop_and_piles_nothing_up() -> None:
-    """A program without an event loop may rewrite its routes for ever."""
+def test_d19_synchronous_use_needs_no_event_loop() -> None:
+    """Repeated rewrites accumulate nothing."""
     router = AdaptiveRouter(HashEncoder())
     for number in range(300):
         router.add_route(route(f"r{number % 7}", *(f"w{number} u{u}" for u in range(5))))
@@ -179,8 +178,8 @@ def test_d19_synchronous_use_needs_no_loop_and_piles_nothing_up() -> None:
     assert (7, 35, 0) == (status.routes, status.slots_used, status.backlog_entries)
 
 
-async def test_d20_many_near_vectors_of_a_strict_route_hide_nobody() -> None:
-    """Ranks are of routes, not of vectors: a lenient route behind five strict vectors wins."""
+async def test_d20_many_near_vectors_of_a_route_hide_no_other_route() -> None:
+    """Routes are ranked, not vectors."""
     base = np.zeros(64)
     base[0] = 1.0
 
@@ -207,8 +206,8 @@ async def test_d20_many_near_vectors_of_a_strict_route_hide_nobody() -> None:
     assert "lenient" == answer.route
 
 
-async def test_d21_answer_follows_the_write_at_once() -> None:
-    """Right after a put the route wins; right after its deletion the next best does."""
+async def test_d21_query_sees_the_write_before_it() -> None:
+    """After a put the route wins; after its deletion the next best does."""
     async with running() as router:
         await router.aput_route(route("next", "reset the router", threshold=-1.0))
         seen = []
@@ -222,8 +221,8 @@ async def test_d21_answer_follows_the_write_at_once() -> None:
     assert {("best", "next")} == set(seen)
 
 
-async def test_d22_answers_are_exact_after_any_number_of_deletions() -> None:
-    """Freed rows never cost an answer: the best vector is found, not an approximation."""
+async def test_d22_answers_are_exact_after_deletions() -> None:
+    """The best vector is found, not an approximation."""
     encoder = HashEncoder()
     async with running(encoder=encoder) as router:
         settings = await router.aget_settings()
@@ -242,8 +241,7 @@ async def test_d22_answers_are_exact_after_any_number_of_deletions() -> None:
     assert np.allclose(scores.max(axis=1), [each.similarity or 0.0 for each in answers], atol=1e-6)
 
 
-def test_d23_adding_an_utterance_costs_the_same_among_any_number_of_routes() -> None:
-    """The steps taken to add one utterance do not depend on how many routes there are."""
+def test_d23_cost_of_an_utterance_does_not_depend_on_the_route_count() -> None:
 
     def steps(routes_count: int) -> int:
         table = RouteTable(dim=1)
@@ -268,8 +266,7 @@ def test_d23_adding_an_utterance_costs_the_same_among_any_number_of_routes() -> 
     assert steps(4) == steps(2_000)
 
 
-async def test_d24_batch_window_gathers() -> None:
-    """The window that can be set is the window that is kept."""
+async def test_d24_batch_window_is_honoured() -> None:
     encoder = HeldEncoder()
     async with running(encoder=encoder, lanes=1, batch_window_ms=150) as router:
         first = asyncio.create_task(router.aquery("one"))
@@ -279,8 +276,8 @@ async def test_d24_batch_window_gathers() -> None:
     assert [2] == [len(batch) for batch in encoder.batches]
 
 
-async def test_d25_queue_behind_the_queue_does_not_grow() -> None:
-    """What is over the limit is refused, and what is refused is never worked on."""
+async def test_d25_queue_limit_bounds_all_waiting_work() -> None:
+    """A query beyond the limit is refused and costs no work."""
     encoder = HeldEncoder()
     async with running(encoder=encoder, lanes=1, queue_requests_max=100) as router:
         encoder.hold()
@@ -296,8 +293,8 @@ async def test_d25_queue_behind_the_queue_does_not_grow() -> None:
     assert 1_900 == refused
 
 
-async def test_d26_every_way_of_asking_gives_the_same_answer() -> None:
-    """Inline, awaited, batched and from another thread: one decision, one margin."""
+async def test_d26_all_query_methods_give_the_same_answer() -> None:
+    """Inline, awaited, batched and from another thread."""
     router = AdaptiveRouter(HashEncoder())
     for name in ("reset my password", "reset my router", "send my receipt"):
         router.add_route(route(name.replace(" ", "-"), name, threshold=-1.0))
@@ -314,7 +311,7 @@ async def test_d26_every_way_of_asking_gives_the_same_answer() -> None:
 
 
 async def test_d27_large_write_stalls_no_query() -> None:
-    """While one lane encodes a large write, the other answers; nobody gets a live object."""
+    """One lane encodes a large write while the other answers."""
     encoder = HeldEncoder()
     async with running(encoder=encoder, lanes=2) as router:
         await router.aput_route(route("a", "known words"))
@@ -333,8 +330,8 @@ async def test_d27_large_write_stalls_no_query() -> None:
     assert all(isinstance(each, Match) and each.score is not None for each in answers)
 
 
-def test_d28_fitting_thresholds_switches_no_route_off() -> None:
-    """A route without labelled queries keeps its threshold, and others can be fitted alone."""
+def test_d28_calibration_disables_no_route() -> None:
+    """A route without labelled queries keeps its threshold."""
     queries = [RankedQuery("a", (("a", 0.5), ("b", 0.3))) for _ in range(20)]
     queries += [RankedQuery(None, (("a", 0.2), ("c", 0.15))) for _ in range(20)]
     before = Thresholds(0.9, {"b": 0.35, "c": 0.4})
@@ -344,8 +341,7 @@ def test_d28_fitting_thresholds_switches_no_route_off() -> None:
     assert after.of("a") <= 0.5
 
 
-def test_d29_everything_that_is_imported_is_declared() -> None:
-    """No feature waits with a NameError for a package that nobody asked for."""
+def test_d29_every_imported_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     listed = [
         *project["dependencies"],

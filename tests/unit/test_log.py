@@ -17,8 +17,8 @@ def proposals(count: int) -> list[Proposal]:
     return [Proposal(bytes([n]) * 16, DeleteRoute(f"r{n}")) for n in range(count)]
 
 
-async def test_local_log_hands_on_in_order_and_numbers_nothing() -> None:
-    """What is appended arrives at the engine, which gives it its place when it applies it."""
+async def test_local_log_passes_proposals_on_in_order() -> None:
+    """It numbers nothing: the engine does when it applies them."""
     arrived: list[Proposal] = []
     log = LocalLog()
     log.attach(arrived.extend)
@@ -29,8 +29,7 @@ async def test_local_log_hands_on_in_order_and_numbers_nothing() -> None:
     assert log.is_local
 
 
-async def test_refusal_reaches_the_writer() -> None:
-    """A full engine refuses through the log."""
+async def test_error_of_the_engine_reaches_the_writer() -> None:
 
     def refuse(_: Sequence[Proposal]) -> None:
         raise Overloaded("full")
@@ -41,8 +40,7 @@ async def test_refusal_reaches_the_writer() -> None:
         await log.append(proposals(1))
 
 
-def test_local_log_is_a_log() -> None:
-    """It stands where any log stands."""
+def test_local_log_implements_log() -> None:
     log: Log = LocalLog()
 
     assert log.is_local

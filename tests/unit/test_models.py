@@ -1,4 +1,4 @@
-"""What enters by the door: trimmed, limited, and never doubted again."""
+"""Validation of the public types."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def nested(depth: int) -> Any:
 @pytest.mark.parametrize(
     "name", ["a", "A-1", "billing refunds", "ns:team.route_1", "0", "x" * NAME_CHARACTERS_MAX, "a-"]
 )
-def test_plain_names_are_taken(name: str) -> None:
-    """Letters, digits, inner spaces and four marks make a name."""
+def test_valid_names_are_accepted(name: str) -> None:
+    """Letters, digits, inner spaces and four marks."""
     assert name == Route(name=name, utterances=["x"]).name
 
 
@@ -74,8 +74,8 @@ def test_plain_names_are_taken(name: str) -> None:
         "\ud800",
     ],
 )
-def test_other_names_are_refused(name: str) -> None:
-    """What would need quoting in a path, a log or a terminal is no name."""
+def test_invalid_names_are_rejected(name: str) -> None:
+    """A name needs no quoting in a path, a log or a terminal."""
     with pytest.raises(ValidationError):
         Route(name=name, utterances=["x"])
     with pytest.raises(ValueError, match="1 to 128"):
@@ -83,22 +83,20 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 @given(st.text(max_size=140))
-def test_door_and_core_agree_on_names(name: str) -> None:
-    """A name that the door takes is taken by every replica, and the other way round."""
-    is_taken = True
+def test_models_and_core_accept_the_same_names(name: str) -> None:
+    is_accepted = True
     try:
         check_name(name)
     except ValueError:
-        is_taken = False
+        is_accepted = False
 
-    assert is_taken == (
+    assert is_accepted == (
         len(name) <= validation.NAME_CHARACTERS_MAX and bool(validation._NAME.fullmatch(name))
     )
     assert NAME_PATTERN == validation.NAME_PATTERN
 
 
 def test_utterances_are_trimmed_and_repeats_dropped_with_their_vectors() -> None:
-    """White space never makes a second utterance, and vectors stay with their texts."""
     route = Route(
         name="a",
         utterances=["refund ", "receipt", " refund", "\treceipt\n", "money"],
@@ -112,16 +110,16 @@ def test_utterances_are_trimmed_and_repeats_dropped_with_their_vectors() -> None
 @pytest.mark.parametrize(
     "text", ["", " ", "\n\t", "a\x00", "\ud800", "é" * (UTTERANCE_BYTES_MAX // 2 + 1)]
 )
-def test_malformed_utterance_is_refused(text: str) -> None:
-    """Empty, too long, U+0000 or half a surrogate pair: no encoder or database would take it."""
+def test_malformed_utterance_is_rejected(text: str) -> None:
+    """Empty, too long, U+0000 or half a surrogate pair."""
     with pytest.raises(ValidationError):
         Route(name="a", utterances=["fine", text])
     with pytest.raises(ValueError, match="must"):
         check_text(text, UTTERANCE_BYTES_MAX)
 
 
-def test_longest_utterance_is_taken() -> None:
-    """The limit itself is inside; it counts bytes, not characters."""
+def test_longest_utterance_is_accepted() -> None:
+    """The limit counts bytes, not characters, and is inclusive."""
     longest = "é" * (UTTERANCE_BYTES_MAX // 2)
 
     assert longest == check_text(f" {longest} ", UTTERANCE_BYTES_MAX)
@@ -151,28 +149,25 @@ def test_longest_utterance_is_taken() -> None:
     ],
     ids=lambda fields: f"{next(iter(fields))}",
 )
-def test_malformed_route_is_refused(fields: dict[str, Any]) -> None:
-    """Each field has its validation."""
+def test_malformed_route_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Route(**{"name": "a", "utterances": ["x"], **fields})
 
 
 @given(JSON)
-def test_canonical_json_is_what_every_replica_accepts(value: Any) -> None:
-    """What the door writes, the core reads as canonical, and it means the same."""
+def test_canonical_json_is_accepted_by_the_core(value: Any) -> None:
     text = canonical_json(value)
     validation._check_json(text, is_object=False)
 
     assert text == canonical_json(json.loads(text))
 
 
-def test_canonical_json_does_not_depend_on_order() -> None:
-    """Equal objects have equal bytes."""
+def test_canonical_json_does_not_depend_on_key_order() -> None:
     assert '{"a":[1,"é"],"b":null}' == canonical_json({"b": None, "a": [1, "é"]})
 
 
-def test_deepest_json_is_taken() -> None:
-    """The limit of depth itself is inside; a cycle is beyond any."""
+def test_deepest_json_is_accepted() -> None:
+    """The limit of depth is inclusive; a cycle is rejected."""
     cycle: list[Any] = []
     cycle.append(cycle)
     with pytest.raises(ValueError, match="deeper"):
@@ -184,7 +179,7 @@ def test_deepest_json_is_taken() -> None:
 
 
 def test_match_is_true_only_with_a_route() -> None:
-    """A match is used in a condition, and by the field name of release 0.2."""
+    """``name`` is the field name of release 0.2."""
     hit = Match(route="a", reason="matched", version="1.1")
     miss = Match(route=None, score=0.9, reason="below_threshold", version="1.1")
 
@@ -193,8 +188,7 @@ def test_match_is_true_only_with_a_route() -> None:
     assert ("a", None) == (hit.name, miss.name)
 
 
-def test_vectors_are_not_shown_where_there_are_none() -> None:
-    """A dumped route without vectors has no such field."""
+def test_dumped_route_without_vectors_has_no_such_field() -> None:
     assert "vectors" not in Route(name="a", utterances=["x"]).model_dump()
 
 
@@ -211,8 +205,7 @@ def test_vectors_are_not_shown_where_there_are_none() -> None:
     ],
     ids=str,
 )
-def test_malformed_settings_are_refused(fields: dict[str, Any]) -> None:
-    """Settings that no replica would take do not enter."""
+def test_malformed_settings_are_rejected(fields: dict[str, Any]) -> None:
     sound = {"aggregation": "max", "topk": 3, "threshold": 0.5, "capacity_slots": 10}
     with pytest.raises(ValidationError):
         RouteSetSettings(**{**sound, **fields})
@@ -220,8 +213,7 @@ def test_malformed_settings_are_refused(fields: dict[str, Any]) -> None:
     assert 3 == RouteSetSettings(**sound).topk  # type: ignore[arg-type]
 
 
-def test_filter_is_a_set_of_names() -> None:
-    """Repeats count once; a malformed or endless filter is refused."""
+def test_filter_is_a_set_of_valid_names() -> None:
     with pytest.raises(ValueError, match="at most"):
         route_names(["a"] * 1_001)
     with pytest.raises(ValueError, match="letters"):

@@ -1,4 +1,4 @@
-"""The program that people copy first: release 0.2's, and the one in README.md."""
+"""The quick start: that of release 0.2, and that of README.md."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from synaptoroute.storage import SQLiteStorage
 pytestmark = pytest.mark.unit
 
 
-async def test_program_of_release_0_2_runs_call_by_call(
+async def test_quick_start_of_release_0_2_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A route that is added before start is found by what it means."""
+    """A route that is added before ``start`` matches by meaning."""
     monkeypatch.chdir(tmp_path)
     encoder = Encoder(providers=["CPUExecutionProvider"])
     storage = SQLiteStorage("data/memory.sqlite")
@@ -48,8 +48,8 @@ async def test_program_of_release_0_2_runs_call_by_call(
     assert result.score == kept.score
 
 
-def test_program_in_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
-    """The first Python block of README.md is executed, character by character."""
+def test_quick_start_of_the_readme_runs(tmp_path: Path) -> None:
+    """The first Python block of README.md is executed as it is."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     if not text.strip():
         pytest.skip("README.md is empty")

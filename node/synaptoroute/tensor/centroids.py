@@ -58,13 +58,14 @@ class Centroids:
 
     def reserve(self, routes: int) -> None:
         """Make room for route ids below ``routes``."""
+        if routes <= self.units.capacity_rows:
+            return
         self._sums.reserve(routes)
         self.units.reserve(routes)
         missing = self.units.capacity_rows - len(self.mean_norms)
-        if missing > 0:
-            self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
-            more = np.zeros(missing, np.bool_)
-            self._is_sum_deferred = np.concatenate([self._is_sum_deferred, more])
+        self.mean_norms = np.concatenate([self.mean_norms, np.zeros(missing)])
+        more = np.zeros(missing, np.bool_)
+        self._is_sum_deferred = np.concatenate([self._is_sum_deferred, more])
 
     def add_rows(self, route_ids: Slots, slots: Slots, sign: float = 1.0) -> None:
         """Add the rows at ``slots`` to the sums of their routes; subtract with ``sign`` -1.

@@ -28,25 +28,25 @@ Rows = NDArray[np.float32]
 
 
 def expected(tensor: Tensor, query: Rows, spec: QuerySpec) -> Ranking:
-    """What the reference answers."""
+    """Rank one query with the reference implementation."""
     routes = list(tensor.routes.values())
     return naive_rank(rows_by_slot(tensor), routes, tensor.settings, query, spec)
 
 
 @pytest.fixture(autouse=True, params=["bytes", "float32"])
 def scans_are_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test scans in bytes once, and once in float32."""
+    """Run every test twice: scans of bytes, scans of float32."""
     if request.param == "bytes":
         monkeypatch.setattr(request.module, "scratch", byte_scratch)
 
 
 def byte_scratch() -> Scratch:
-    """Memory for scans of bytes."""
+    """Scratch memory that scans bytes, however few the rows."""
     return Scratch(integer_product(), bytes_rows_min=0)
 
 
 def scratch() -> Scratch:
-    """Memory for scans of the kind that the test is about."""
+    """Scratch memory of the kind under test."""
     return Scratch()
 
 
@@ -58,20 +58,20 @@ def ask(tensor: Tensor, query: Rows, spec: QuerySpec | None = None) -> Ranking:
 def answers(
     tensor: Tensor, queries: Rows, specs: Sequence[QuerySpec], kept: Scratch | None = None
 ) -> list[Ranking]:
-    """Rank a batch, its rows rounded beforehand."""
+    """Rank a batch after all rows are quantized."""
     while not tensor.view().quantized.is_ready:
         tensor.prepare()
     return rank(tensor, queries, specs, kept or scratch())
 
 
 def near(rows: Rows, seed: int, noise: float = 0.7) -> Rows:
-    """Queries near some rows."""
+    """Unit queries near some rows."""
     moved = rows + noise * unit_rows(len(rows), rows.shape[1], seed)
     return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
 
 def nudged(row: Rows, count: int) -> Rows:
-    """Copies of a row that differ in single last bits, so that float32 cannot rank them."""
+    """Copies of a row that differ in single last bits, so that float32 cannot order them."""
     rows = np.repeat(row[np.newaxis], count, axis=0)
     for index in range(1, count):
         rows[index, index] = np.nextafter(rows[index, index], np.float32(np.sign(index % 2 - 0.5)))
@@ -96,8 +96,8 @@ def test_ranking_equals_the_reference(aggregation: Aggregation) -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_answer_does_not_depend_on_the_batch(aggregation: Aggregation) -> None:
-    """Alone, in 2 to 64, at any place: equal rankings, bit for bit, near-ties included."""
+def test_ranking_does_not_depend_on_the_batch(aggregation: Aggregation) -> None:
+    """Alone, in batches of 2 to 64, at any place: equal bit for bit, near-ties included."""
     rows = np.concatenate([unit_rows(4_200, DIM), nudged(unit_rows(1, DIM, 9)[0], 40)])
     owners = [slot % 150 for slot in range(4_200)] + [150 + index // 2 for index in range(40)]
     tensor = loaded(rows, owners, Settings(aggregation=aggregation, threshold=0.4))
@@ -115,8 +115,8 @@ def test_answer_does_not_depend_on_the_batch(aggregation: Aggregation) -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_scores_one_bit_apart_are_ranked_by_their_exact_values(aggregation: Aggregation) -> None:
-    """float32 products cannot tell these routes apart; the reference can."""
+def test_scores_one_bit_apart_are_ranked_exactly(aggregation: Aggregation) -> None:
+    """float32 products cannot distinguish these routes; the reference can."""
     rows = nudged(unit_rows(1, DIM, 11)[0], 30)
     tensor = loaded(rows, list(range(30)), Settings(aggregation=aggregation, threshold=-1.0))
     for query in near(rows[:5], 12, 0.3):
@@ -127,8 +127,8 @@ def test_scores_one_bit_apart_are_ranked_by_their_exact_values(aggregation: Aggr
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_utterances_one_bit_apart_are_told_by_their_exact_values(aggregation: Aggregation) -> None:
-    """The matched utterance of a route of near-copies is the truly most similar one."""
+def test_utterances_one_bit_apart_are_ranked_exactly(aggregation: Aggregation) -> None:
+    """The matched utterance is the most similar one, also among near-copies."""
     rows = nudged(unit_rows(1, DIM, 13)[0], 40)
     settings = Settings(aggregation=aggregation, topk=5, threshold=-1.0)
     tensor = loaded(rows, [slot % 2 for slot in range(40)], settings)
@@ -139,8 +139,8 @@ def test_utterances_one_bit_apart_are_told_by_their_exact_values(aggregation: Ag
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_equal_scores_stand_in_order_of_slots(aggregation: Aggregation) -> None:
-    """The same texts in several routes: the lowest slot wins, whatever the route's number."""
+def test_equal_scores_are_ordered_by_slot(aggregation: Aggregation) -> None:
+    """Several routes hold the same texts: the lowest slot wins, whatever the route id."""
     rows = np.repeat(unit_rows(1, DIM, 3), 12, axis=0)
     owners = [5, 5, 5, 2, 2, 2, 0, 0, 0, 4, 4, 4]
     tensor = loaded(rows, owners, Settings(aggregation=aggregation, threshold=-1.0))
@@ -152,8 +152,8 @@ def test_equal_scores_stand_in_order_of_slots(aggregation: Aggregation) -> None:
     assert ranking.runner_up == ranking.top[1]
 
 
-def test_a_score_equal_to_its_threshold_passes() -> None:
-    """The bound belongs to the route; one last bit above it does not."""
+def test_score_equal_to_its_threshold_passes() -> None:
+    """A threshold one bit above the score fails."""
     rows = unit_rows(20, DIM)
     query = near(rows[:1], 4)[0]
     score = ask(loaded(rows, list(range(20))), query).top[0].score
@@ -163,8 +163,8 @@ def test_a_score_equal_to_its_threshold_passes() -> None:
     assert ask(loaded(rows, list(range(20)), Settings(threshold=above)), query).best is None
 
 
-def test_a_lenient_route_is_found_behind_strict_ones() -> None:
-    """The best that passes wins; the higher ones that fail stay in the list."""
+def test_passing_route_wins_over_higher_routes_that_fail() -> None:
+    """The higher routes stay in the list."""
     rows = unit_rows(40, DIM)
     query = near(rows[:1], 4, 0.5)[0]
     routes = [record(0, range(5), 0.999)]
@@ -181,8 +181,7 @@ def test_a_lenient_route_is_found_behind_strict_ones() -> None:
     assert expected(tensor, query, QuerySpec(3)) == ranking
 
 
-def test_runner_up_is_the_second_when_nothing_passes() -> None:
-    """Below every threshold there is no best, but the order is still told."""
+def test_runner_up_is_the_second_if_no_route_passes() -> None:
     rows = unit_rows(10, DIM)
     ranking = ask(loaded(rows, list(range(10)), Settings(threshold=1.0)), near(rows[:1], 4)[0])
 
@@ -193,8 +192,8 @@ def test_runner_up_is_the_second_when_nothing_passes() -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_filter_hides_all_other_routes(aggregation: Aggregation) -> None:
-    """As if only those existed; unknown numbers are nobody."""
+def test_filter_excludes_all_other_routes(aggregation: Aggregation) -> None:
+    """Unknown route ids in a filter are ignored."""
     rows = unit_rows(60, DIM)
     settings = Settings(aggregation=aggregation, threshold=-1.0)
     tensor = loaded(rows, [slot % 6 for slot in range(60)], settings)
@@ -208,7 +207,7 @@ def test_filter_hides_all_other_routes(aggregation: Aggregation) -> None:
 
 
 def test_filtered_and_unfiltered_queries_share_a_batch() -> None:
-    """One query's filter and limit do not touch its neighbours."""
+    """The filter and limit of a query do not affect the others."""
     rows = unit_rows(60, DIM)
     tensor = loaded(rows, [slot % 6 for slot in range(60)])
     queries = near(rows[:4], 4)
@@ -226,7 +225,6 @@ def test_filtered_and_unfiltered_queries_share_a_batch() -> None:
 
 
 def test_empty_tensor_ranks_nothing() -> None:
-    """No route, no score, no error."""
     query = unit_rows(2, DIM)
 
     assert [Ranking(), Ranking()] == answers(Tensor(DIM), query, [QuerySpec(), QuerySpec(5)])
@@ -235,8 +233,8 @@ def test_empty_tensor_ranks_nothing() -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_one_route_of_one_utterance(aggregation: Aggregation) -> None:
-    """It is best, alone, and its score is its similarity."""
+def test_single_route_of_one_utterance(aggregation: Aggregation) -> None:
+    """Its score is its similarity, and there is no runner-up."""
     rows = unit_rows(1, DIM)
     tensor = loaded(rows, [0], Settings(aggregation=aggregation, threshold=0.1))
     ranking = ask(tensor, rows[0], QuerySpec(5))
@@ -246,8 +244,8 @@ def test_one_route_of_one_utterance(aggregation: Aggregation) -> None:
     assert 1.0 == pytest.approx(ranking.top[0].score, abs=1e-6)
 
 
-def test_free_slots_never_answer() -> None:
-    """A row without an owner may equal the query; it is nobody's."""
+def test_free_slots_never_match() -> None:
+    """A row without an owner may equal the query."""
     rows = unit_rows(50, DIM)
     owners = [-1 if slot % 3 == 0 else slot % 2 for slot in range(50)]
     tensor = loaded(rows, owners)
@@ -267,8 +265,8 @@ def test_free_slots_never_answer() -> None:
         ("blend", 0.4 + 0.25 / 0.51),
     ],
 )
-def test_aggregations_mean_what_they_say(aggregation: Aggregation, score: float) -> None:
-    """By hand: similarities 0.8, 0.6 and 0.1, and a mean vector 0.51 long."""
+def test_aggregations_give_values_computed_by_hand(aggregation: Aggregation, score: float) -> None:
+    """Similarities 0.8, 0.6 and 0.1, and a mean vector of length 0.51."""
     rows = by_hand(np.array([0.8, 0.6, 0.1]), 0.51)
     settings = Settings(aggregation=aggregation, topk=2, threshold=-1.0)
     query = np.eye(1, 8, dtype=np.float32)[0]
@@ -279,11 +277,11 @@ def test_aggregations_mean_what_they_say(aggregation: Aggregation, score: float)
 
 
 def by_hand(similarities: NDArray[np.float64], mean_length: float) -> Rows:
-    """Unit rows of given first components whose mean has a given length."""
+    """Unit rows with given first components whose mean has a given length."""
     rows = np.zeros((3, 8))
     rows[:, 0] = similarities
     rows[:, 1] = np.sqrt(mean_length**2 - similarities.mean() ** 2)
-    # What is missing to unit length points in directions that add up to nothing.
+    # The rest, up to unit length, points in directions that add up to zero.
     rows[:, 2:4] = closed_triangle(np.sqrt(1.0 - (rows**2).sum(axis=1)))
     return rows.astype(np.float32)
 
@@ -298,10 +296,10 @@ def closed_triangle(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_a_small_memory_limit_changes_no_answer(
+def test_small_memory_limit_changes_no_ranking(
     aggregation: Aggregation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scans of one query each give what one scan of all gives."""
+    """Scans of one query each give the result of one scan of all."""
     rows = unit_rows(300, DIM)
     tensor = loaded(rows, [slot % 20 for slot in range(300)], Settings(aggregation=aggregation))
     queries, specs = near(rows[:9], 4), [QuerySpec(2)] * 9
@@ -311,8 +309,7 @@ def test_a_small_memory_limit_changes_no_answer(
     assert together == answers(tensor, queries, specs)
 
 
-def test_topk_larger_than_a_route_takes_all_of_it() -> None:
-    """Fewer utterances than k: their mean."""
+def test_topk_larger_than_a_route_averages_all_of_it() -> None:
     rows = unit_rows(30, DIM)
     settings = Settings(aggregation="topk", topk=100, threshold=-1.0)
     tensor = loaded(rows, [slot % 9 for slot in range(30)], settings)
@@ -321,7 +318,7 @@ def test_topk_larger_than_a_route_takes_all_of_it() -> None:
     assert expected(tensor, query, QuerySpec(9)) == ask(tensor, query, QuerySpec(9))
 
 
-def test_many_utterances_of_one_strict_route_hide_nobody() -> None:
+def test_many_utterances_of_a_route_hide_no_other_route() -> None:
     """Limits count routes, not utterances."""
     rows = np.concatenate([nudged(unit_rows(1, DIM)[0], 50), unit_rows(1, DIM, 8)])
     routes = [record(0, range(50), 0.99999), record(1, [50], -0.5)]
@@ -333,16 +330,16 @@ def test_many_utterances_of_one_strict_route_hide_nobody() -> None:
     assert (1, [0, 1]) == (ranking.best.route_id, names(ranking.top))
 
 
-def test_a_vector_that_is_not_finite_is_a_bug() -> None:
-    """NaN cannot be ranked, so it must not come this far."""
+def test_vector_that_is_not_finite_is_rejected() -> None:
+    """NaN cannot be ranked; the encoder must not return it."""
     tensor = loaded(unit_rows(2, DIM), [0, 1])
 
     with pytest.raises(AssertionError, match="not finite"):
         ask(tensor, np.full(DIM, np.nan, np.float32))
 
 
-def test_rows_that_are_not_rounded_yet_are_scanned_in_float32() -> None:
-    """Right after a boot the answers are the same; queries bring the rounding on."""
+def test_rows_not_quantized_yet_are_scanned_in_float32() -> None:
+    """Right after a boot the rankings are the same, and each query quantizes some rows."""
     rows = unit_rows(3_000, DIM)
     tensor = loaded(rows, [slot % 50 for slot in range(3_000)])
     query = near(rows[:1], 4)
@@ -354,8 +351,8 @@ def test_rows_that_are_not_rounded_yet_are_scanned_in_float32() -> None:
     assert [expected(tensor, query[0], QuerySpec(3))] == found[0]
 
 
-def test_bytes_rest_where_they_leave_too_much() -> None:
-    """A thousand near-copies: float32 takes over, for longer each time, and then bytes again."""
+def test_byte_scans_back_off_if_they_leave_too_many_candidates() -> None:
+    """With a thousand near-copies float32 takes over, longer each time, then bytes again."""
     same = nudged(unit_rows(1, DIM)[0], 350)
     rows = np.concatenate([same, same, same])
     tensor = loaded(rows, [slot % 500 for slot in range(len(rows))])
@@ -363,14 +360,14 @@ def test_bytes_rest_where_they_leave_too_much() -> None:
     kept = byte_scratch()
     for _ in range(3):
         answers(tensor, near(rows[:1], 4), [QuerySpec()], kept)
-    resting = [kept.integer_product() is None for _ in range(4)]
+    skipped = [kept.integer_product() is None for _ in range(4)]
     answers(other, near(rows[:1], 4), [QuerySpec()], kept)
 
-    assert [True, False] == [resting[0], resting[-1]]
+    assert [True, False] == [skipped[0], skipped[-1]]
 
 
 def test_few_rows_are_scanned_in_float32() -> None:
-    """Bytes are left alone, and rounded rows are not waited for."""
+    """Such a scan does not wait for quantized rows."""
     rows = unit_rows(3_000, DIM)
     tensor = loaded(rows, [slot % 50 for slot in range(3_000)])
     for _ in range(4):
@@ -379,8 +376,8 @@ def test_few_rows_are_scanned_in_float32() -> None:
     assert not tensor.view().quantized.is_ready
 
 
-def test_a_batch_after_a_lone_query_takes_the_same_memory() -> None:
-    """Scratch memory is lent again and again, for any shape and both kinds of numbers."""
+def test_scratch_memory_is_reused_for_any_shape() -> None:
+    """Of floats and of integers."""
     rows = unit_rows(300, DIM)
     tensor = loaded(rows, [slot % 20 for slot in range(300)])
     queries = near(rows[:40], 4)

@@ -1,4 +1,4 @@
-"""Rows of a large change that are written and summed before anybody sees them."""
+"""Rows of a large change that are written and summed before it is visible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def imported(node: Node, *parts: PutRoute) -> Change:
     return node.plan(ImportCommit("i", 1))
 
 
-def test_nothing_is_summed_when_a_filled_import_becomes_visible(
+def test_apply_of_a_filled_import_sums_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many rows it has, that step reads none of them."""
@@ -63,8 +63,8 @@ def test_nothing_is_summed_when_a_filled_import_becomes_visible(
     node.assert_as_rebuilt()
 
 
-def test_routes_that_were_there_are_summed_when_they_change() -> None:
-    """An import that writes old and new routes, and rows of old ones anew."""
+def test_existing_routes_are_summed_when_they_change() -> None:
+    """The import writes old and new routes, and rows of old ones anew."""
     node = Node()
     node.put("a", range(5))
     node.put("b", range(10, 13))
@@ -75,8 +75,8 @@ def test_routes_that_were_there_are_summed_when_they_change() -> None:
     node.assert_as_rebuilt()
 
 
-def test_a_full_tensor_sums_what_it_could_not_fill() -> None:
-    """A new route that takes slots of old ones has some of its rows ahead, not all."""
+def test_full_tensor_sums_rows_that_it_could_not_fill() -> None:
+    """A new route that takes slots of old ones has only some of its rows staged."""
     node = Node(Settings(capacity_slots=12))
     node.put("a", range(9))
     for mutation in (ImportBegin("i", True), ImportChunk("i", 0, (put("b", range(20, 30)),))):
@@ -88,8 +88,8 @@ def test_a_full_tensor_sums_what_it_could_not_fill() -> None:
     node.assert_as_rebuilt()
 
 
-def test_small_new_route_is_summed_once() -> None:
-    """What was summed ahead is not owed as well."""
+def test_small_staged_route_is_summed_once() -> None:
+    """Staged sums are not deferred as well."""
     node = Node()
     change = node.plan(put("a", range(4)))
     fill(node, change, node.at)
@@ -100,8 +100,8 @@ def test_small_new_route_is_summed_once() -> None:
     node.assert_as_rebuilt()
 
 
-def test_sums_of_a_change_that_does_not_come_next_are_void() -> None:
-    """Whether another change comes before it or instead of it."""
+def test_staged_sums_are_dropped_if_another_change_comes_first() -> None:
+    """Whether it comes before the staged change or instead of it."""
     node = Node()
     first = node.plan(put("a", range(4)))
     first_at = node.at
@@ -118,7 +118,7 @@ def test_sums_of_a_change_that_does_not_come_next_are_void() -> None:
     node.assert_as_rebuilt()
 
 
-def test_ahead_of_an_empty_tensor() -> None:
+def test_rows_are_staged_in_an_empty_tensor() -> None:
     """No route is live yet, and none has a place."""
     node = Node()
     change = imported(node, put("a", range(30)))

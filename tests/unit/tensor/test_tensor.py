@@ -1,4 +1,4 @@
-"""The tensor: rows, owners and what is derived, against what the table says."""
+"""The tensor against the route table: rows, owners and derived data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.unit
 
 
 def test_empty_tensor_has_no_blocks() -> None:
-    """Nothing is scanned where nothing is owned."""
     tensor = Tensor(DIM)
 
     assert [] == tensor.view().blocks
@@ -35,7 +34,6 @@ def test_empty_tensor_has_no_blocks() -> None:
 
 
 def test_put_route_is_visible_with_rows_texts_and_revision() -> None:
-    """What the table enacted is what the tensor serves."""
     node = Node()
     node.put("a", range(3))
 
@@ -71,8 +69,8 @@ def test_slots_and_route_ids_are_reused() -> None:
     node.assert_as_rebuilt()
 
 
-def test_deleted_route_id_goes_to_the_next_route() -> None:
-    """The new route has its own centroid, nothing of the old one's."""
+def test_id_of_a_deleted_route_is_reused() -> None:
+    """The new route has its own centroid, with nothing of the old one."""
     node = Node()
     node.put("old", range(3))
     node.apply(DeleteRoute("old"))
@@ -83,8 +81,8 @@ def test_deleted_route_id_goes_to_the_next_route() -> None:
     node.assert_as_rebuilt()
 
 
-def test_full_capacity_replaces_a_route_in_its_own_slots() -> None:
-    """Rows with a visible owner are overwritten when no other slot is left."""
+def test_route_is_replaced_in_its_own_slots_at_full_capacity() -> None:
+    """Rows with a visible owner are overwritten if no other slot is left."""
     node = Node(Settings(capacity_slots=3))
     node.put("a", range(3))
     node.put("a", range(7, 10))
@@ -94,7 +92,7 @@ def test_full_capacity_replaces_a_route_in_its_own_slots() -> None:
 
 
 def test_centroid_is_that_of_the_rows() -> None:
-    """Unit length, and the same as summing in integers."""
+    """Unit length, and equal to a sum of integers."""
     node = Node()
     node.put("a", range(5))
     unit, mean_length = naive_centroid([row(seed) for seed in range(5)])
@@ -113,7 +111,7 @@ def test_opposite_rows_have_a_zero_centroid() -> None:
 
 
 def test_patch_changes_the_threshold_only() -> None:
-    """An own threshold replaces the default and goes back to it."""
+    """A threshold of its own replaces the default, and can be removed again."""
     node = Node(Settings(threshold=0.25))
     node.put("a", range(3))
     before = node.tensor.checksum()
@@ -126,8 +124,7 @@ def test_patch_changes_the_threshold_only() -> None:
     assert before == node.tensor.checksum()
 
 
-def test_new_default_threshold_leaves_own_thresholds() -> None:
-    """Settings reach exactly the routes that rely on them."""
+def test_new_default_threshold_applies_to_routes_without_their_own() -> None:
     node = Node(Settings(threshold=0.25))
     node.put("a", range(3))
     node.put("b", range(3, 5))
@@ -137,8 +134,7 @@ def test_new_default_threshold_leaves_own_thresholds() -> None:
     assert [0.75, 0.5] == node.tensor.view().thresholds.tolist()
 
 
-def test_raised_capacity_takes_further_routes_and_moves_nothing() -> None:
-    """Growth copies no row."""
+def test_raised_capacity_moves_no_row() -> None:
     node = Node(Settings(capacity_slots=2))
     node.put("a", range(2))
     address = node.tensor.view().blocks[0].rows.ctypes.data
@@ -150,7 +146,6 @@ def test_raised_capacity_takes_further_routes_and_moves_nothing() -> None:
 
 
 def test_filled_rows_are_invisible_until_apply() -> None:
-    """Rows ahead of their change have no owner."""
     node = Node()
     node.put("a", range(3))
     before = node.tensor.checksum()
@@ -165,8 +160,8 @@ def test_filled_rows_are_invisible_until_apply() -> None:
     node.assert_as_rebuilt()
 
 
-def test_fill_leaves_visible_rows_to_apply() -> None:
-    """A full tensor overwrites own rows, but only when the change becomes visible."""
+def test_fill_does_not_touch_visible_rows() -> None:
+    """A full tensor overwrites them when the change becomes visible."""
     node = Node(Settings(capacity_slots=4))
     node.put("a", range(3))
     before = node.tensor.checksum()
@@ -179,8 +174,8 @@ def test_fill_leaves_visible_rows_to_apply() -> None:
     node.assert_as_rebuilt()
 
 
-def test_fill_of_a_later_change_does_not_spoil_the_next() -> None:
-    """Rows filled for another place are written again."""
+def test_fill_of_a_later_change_does_not_affect_the_next() -> None:
+    """Rows that were filled for another change are written again."""
     node = Node()
     first = node.plan(put("a", range(4)))
     first_at = node.at
@@ -198,7 +193,6 @@ def test_fill_of_a_later_change_does_not_spoil_the_next() -> None:
 
 
 def test_load_replaces_everything() -> None:
-    """A resync leaves nothing of the state before."""
     node = Node()
     node.put("a", range(5))
     other = Node()
@@ -211,8 +205,8 @@ def test_load_replaces_everything() -> None:
     assert other.tensor.checksum() == node.tensor.checksum()
 
 
-def test_rows_in_several_slabs_are_read_and_written() -> None:
-    """Slots on both sides of a slab's border keep their own rows."""
+def test_rows_in_several_chunks_are_read_and_written() -> None:
+    """Slots on both sides of a chunk's border keep their own rows."""
     slots = np.array([65_534, 65_535, 65_536, 131_072], np.int64)
     rows = unit_rows(4, DIM)
     tensor = Tensor(DIM)
@@ -224,8 +218,7 @@ def test_rows_in_several_slabs_are_read_and_written() -> None:
     assert [61_440, 65_536, 131_072] == [block.base_slot for block in tensor.view().blocks]
 
 
-def test_freed_slots_leave_the_folds() -> None:
-    """What the scan looks at are the owned slots, no more and no fewer."""
+def test_folds_read_owned_slots_only() -> None:
     node = Node()
     for number in range(4):
         node.put(f"r{number}", range(number * 10, number * 10 + 5))
@@ -244,8 +237,8 @@ def folded_slots(tensor: Tensor) -> list[int]:
     return sorted({*left.tolist(), *right.tolist()})
 
 
-def test_hot_add_plans_only_the_blocks_it_touches() -> None:
-    """What was planned for other blocks is the very same object afterwards."""
+def test_hot_add_builds_only_the_blocks_it_touches() -> None:
+    """The other blocks are the same objects afterwards."""
     rows = unit_rows(3 * BLOCK_SLOTS, DIM)
     tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
     before = tensor.view().blocks
@@ -267,7 +260,7 @@ def hashes(count: int) -> dict[int, bytes]:
 
 @pytest.mark.parametrize("route_id_max", [9, 70_000])
 def test_grouping_by_route_skips_free_slots(route_id_max: int) -> None:
-    """Both ways of sorting list owned slots by route, then by slot."""
+    """Both sorts list owned slots by route, then by slot."""
     owners = np.array([3, -1, 0, 3, -1, 0, 9], np.int32)
 
     assert [2, 5, 0, 3, 6] == group_by_route(owners, route_id_max)[0].tolist()
@@ -275,7 +268,6 @@ def test_grouping_by_route_skips_free_slots(route_id_max: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
-    """Folding equals taking each route's maximum."""
     random = np.random.default_rng(seed)
     owners = random.integers(-1, 6, 50).astype(np.int32)
     values = random.standard_normal((50, 3))
@@ -292,7 +284,7 @@ def test_folds_leave_the_maximum_of_every_route(seed: int) -> None:
 
 
 def assert_quantized_rows_match_rows(tensor: Tensor) -> None:
-    """Every row is there as it is rounded, and none lost more than is said."""
+    """Every row is rounded, and none lost more than ``lost_max``."""
     quantized = tensor.view().quantized
     spans = quantized.spans(tensor.view().slot_stop)
     assert spans is not None
@@ -308,8 +300,8 @@ def assert_quantized_rows_match_rows(tensor: Tensor) -> None:
         np.testing.assert_array_equal(rounded, span[block.base_slot - first_slot :][block.order])
 
 
-def test_coarse_rows_follow_every_change() -> None:
-    """Rows that are put, filled ahead, replaced and freed are rounded with the change."""
+def test_quantized_rows_follow_every_change() -> None:
+    """Rows that are put, filled, replaced and freed."""
     node = Node()
     node.put("a", range(5))
     change = node.plan(put("b", range(10, 15)))
@@ -320,21 +312,21 @@ def test_coarse_rows_follow_every_change() -> None:
     assert_quantized_rows_match_rows(node.tensor)
 
 
-def test_rows_of_a_boot_are_rounded_later_in_slices() -> None:
-    """A boot does not wait; until all are rounded there are no coarse rows at all."""
+def test_rows_of_a_boot_are_quantized_later_in_slices() -> None:
+    """Until all are rounded there are no spans."""
     rows = unit_rows(2 * ADVANCE_ROWS + 100, DIM)
     tensor = loaded(rows, [slot % 7 for slot in range(len(rows))])
     tensor.view()
-    turns = 0
+    steps = 0
     while not tensor.view().quantized.is_ready:
         tensor.prepare()
-        turns += 1
+        steps += 1
 
-    assert 3 == turns
+    assert 3 == steps
     assert_quantized_rows_match_rows(tensor)
 
 
-def test_boot_over_a_boot_rounds_again() -> None:
+def test_second_boot_quantizes_again() -> None:
     """A resync during the rounding leaves no row of the state before."""
     tensor = loaded(unit_rows(ADVANCE_ROWS + 100, DIM), [0] * (ADVANCE_ROWS + 100))
     tensor.prepare()

@@ -1,4 +1,4 @@
-"""Centroids that a boot takes over: the same bytes as if they had been computed."""
+"""Deferred work, and derived data that a boot takes over: the bytes never differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROUTES = 6
 
 
 class Rebooted:
-    """A node that took over what it had derived before, and goes on."""
+    """A node that booted with derived data and goes on."""
 
     def __init__(self) -> None:
         self.table = RouteTable(Settings(), DIM)
@@ -59,18 +59,17 @@ class Rebooted:
         """Enact everywhere."""
         self.tensor.apply(self.plan(mutation), self.at)
 
-    def sums(self) -> str:
-        """Of what it serves, and of what a boot from the rows alone would serve."""
+    def checksum(self) -> str:
+        """Return the tensor's checksum, equal to that of a boot from the rows alone."""
         computed = rebuilt(self.table, self.rows, DIM, self.at).checksum()
         assert computed == self.tensor.checksum()
         return computed
 
 
-def test_taken_centroids_are_those_of_the_rows() -> None:
-    """Whoever derived them had the same rows."""
+def test_unpacked_centroids_are_those_of_the_rows() -> None:
     node = Rebooted()
 
-    assert node.sums()
+    assert node.checksum()
 
 
 @pytest.mark.parametrize(
@@ -85,42 +84,42 @@ def test_taken_centroids_are_those_of_the_rows() -> None:
     ],
 )
 def test_changed_route_has_the_centroid_of_its_rows(mutation: Mutation) -> None:
-    """What was owed for a route is paid before its rows change."""
+    """Its deferred sum is computed before its rows change."""
     node = Rebooted()
     node.apply(mutation)
-    node.sums()
+    node.checksum()
     node.apply(put("r3", 3, 80))
 
-    assert node.sums()
+    assert node.checksum()
 
 
-def test_route_that_takes_the_number_of_a_deleted_one_owes_nothing() -> None:
-    """The debt goes with the route."""
+def test_reused_route_id_has_no_deferred_sum() -> None:
+    """It ends with the deleted route."""
     node = Rebooted()
     node.apply(DeleteRoute("r0"))
     node.apply(put("next", 2, 90))
     node.apply(put("next", 3, 91))
 
-    assert node.sums()
+    assert node.checksum()
 
 
-def test_what_is_owed_is_paid_when_there_is_time() -> None:
-    """Bytes first, then sums; afterwards there is nothing left, and nothing changed."""
+def test_deferred_sums_are_computed_by_prepare() -> None:
+    """Bytes first, then sums; nothing is left afterwards, and no result changed."""
     node = Rebooted()
-    before = node.sums()
-    turns = 0
+    before = node.checksum()
+    steps = 0
     while node.tensor.is_behind:
         node.tensor.prepare()
-        turns += 1
+        steps += 1
 
-    assert 0 < turns <= 3
-    assert before == node.sums()
+    assert 0 < steps <= 3
+    assert before == node.checksum()
     node.apply(AddUtterances("r3", ("more",), put("x", 1, 70).vectors))
-    assert node.sums()
+    assert node.checksum()
 
 
-def test_many_rows_are_paid_for_in_slices() -> None:
-    """A query never waits for more than one of them."""
+def test_many_deferred_sums_are_computed_in_slices() -> None:
+    """A query waits for one of them at most."""
     count = 3 * ADVANCE_ROWS
     rows, owners = unit_rows(count, DIM), [slot // 8 for slot in range(count)]
     donor = loaded(rows, owners)
@@ -130,17 +129,17 @@ def test_many_rows_are_paid_for_in_slices() -> None:
     tensor.load(np.arange(count), rows, routes, donor.settings, at, packed)
     while not tensor.view().quantized.is_ready:
         tensor.prepare()
-    turns = 0
+    steps = 0
     while tensor.is_behind:
         tensor.prepare()
-        turns += 1
+        steps += 1
 
-    assert 3 == turns
+    assert 3 == steps
     assert donor.checksum() == tensor.checksum()
 
 
-def test_derived_of_another_route_set_is_computed_instead() -> None:
-    """A wrong length is told; the centroids are then those of the rows."""
+def test_derived_data_of_another_route_set_is_rejected() -> None:
+    """Its length differs; the centroids are then computed from the rows."""
     rows = unit_rows(12, DIM)
     donor, other = loaded(rows, [slot // 4 for slot in range(12)]), loaded(rows, [0] * 12)
     tensor = Tensor(DIM)
@@ -151,31 +150,30 @@ def test_derived_of_another_route_set_is_computed_instead() -> None:
     assert donor.checksum() == tensor.checksum()
 
 
-def test_routes_of_one_utterance_are_not_worth_keeping() -> None:
-    """Their centroids are as large as their rows."""
+def test_derived_data_as_large_as_the_rows_is_not_kept() -> None:
+    """Such as the centroids of routes with one utterance."""
     assert b"" == loaded(unit_rows(3, DIM), [0, 1, 2]).derived()
 
 
-def test_what_a_write_left_for_later_is_done_before_the_next_query() -> None:
-    """Done while idle or by the query itself, it is the same."""
+def test_deferred_work_gives_the_same_result_while_idle_or_by_a_query() -> None:
     idle, busy = Rebooted(), Rebooted()
     for node in (idle, busy):
         while node.tensor.is_behind:
             node.tensor.prepare()
         for mutation in (put("new", 2, 50), AddUtterances("r3", ("m",), put("x", 1, 70).vectors)):
             node.apply(mutation)
-    turns = 0
+    steps = 0
     while idle.tensor.is_behind:
         idle.tensor.prepare()
-        turns += 1
+        steps += 1
     planned = idle.tensor.view().blocks
 
-    assert 1 == turns, "bytes, centroids and the block in one step"
+    assert 1 == steps, "bytes, centroids and the block in one step"
     assert [id(each) for each in planned] == [id(each) for each in idle.tensor.view().blocks]
     for one, other in zip(quantized_spans(idle.tensor), quantized_spans(busy.tensor), strict=True):
         np.testing.assert_array_equal(one[1][: len(idle.rows)], other[1][: len(idle.rows)])
     np.testing.assert_array_equal(idle.tensor.view().mean_norms, busy.tensor.view().mean_norms)
-    assert idle.sums() == busy.sums()
+    assert idle.checksum() == busy.checksum()
 
 
 def quantized_spans(tensor: Tensor) -> Sequence[tuple[int, NDArray[np.uint8]]]:
@@ -186,18 +184,18 @@ def quantized_spans(tensor: Tensor) -> Sequence[tuple[int, NDArray[np.uint8]]]:
     return spans
 
 
-def test_writes_that_nobody_waits_for_owe_little() -> None:
-    """However many follow on each other, what is left for a query stays small."""
+def test_deferred_centroids_are_limited() -> None:
+    """However many writes follow on each other."""
     node = Rebooted()
     for number in range(DEFERRED_ROUTES_MAX + 9):
         node.apply(put(f"n{number}", 1, 1_000 + number))
 
     assert len(node.tensor._centroids._deferred) <= DEFERRED_ROUTES_MAX
-    assert node.sums()
+    assert node.checksum()
 
 
-def test_pairs_to_fold_are_made_when_queries_are_scored_together() -> None:
-    """A block that is planned after a write lacks what a query alone does not look at."""
+def test_folds_are_computed_for_the_first_batch() -> None:
+    """A lone query does not need them."""
     block = Rebooted().tensor.view().blocks[0]
 
     assert () == block._folds
