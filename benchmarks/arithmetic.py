@@ -18,11 +18,10 @@ import numpy as np
 
 from harness import rounded, rounds
 from synaptoroute.encoder import Encoder
-from synaptoroute.encoder.bundled_weights import LAYERS
 from synaptoroute.encoder.contract import freeze_tokens
-from synaptoroute.encoder.int8_graph import RUNTIME_DOMAIN, graph_model
-from synaptoroute.encoder.onnx_wire import GraphWriter
 from synaptoroute.encoder.session import open_session
+from synaptoroute.encoder_graph.int8_graph import LAYERS, RUNTIME_DOMAIN, graph_model
+from synaptoroute.encoder_graph.onnx_file import GraphWriter
 
 SHAPES = ((384, 1_152), (384, 384), (384, 1_536), (1_536, 384))
 """Depth and width of a layer's products."""

@@ -1,7 +1,7 @@
-"""Texts to vectors.
+"""Encoders: texts to vectors.
 
-Start at ``contract``; ``onnx_encoder`` is the real one.  The ONNX runtime, the
-tokenizer library and fastembed are loaded when a model is, not by an import.
+``contract`` is the interface, ``onnx_encoder`` the implementation for real models.  ONNX
+Runtime, the tokenizer library and fastembed are loaded with a model, not by an import.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def open_encoder(
 ) -> TextEncoder:
     """Open an encoder by name: ``test-hash-<dim>`` for tests, else a real model.
 
-    A hash encoder has no precision and takes any.
+    A hash encoder has no precision and accepts any.
 
     Raises:
         ConfigError: A provider, dimension or precision is not available.

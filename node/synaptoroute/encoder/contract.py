@@ -1,8 +1,8 @@
-"""What the engine needs of any encoder, and the values that cross the room's door.
+"""The interface of every encoder, and its values.
 
-Rule 1: an embedding depends on its own text alone, never on its batch-mates.
-Rule 2: ``tokenize`` and ``encode_tokens`` may run on any number of threads at once.
-Rule 3: the engine plans with token counts, so tokens are made before vectors.
+An embedding depends on its own text alone, never on the other texts of a batch.
+``tokenize`` and ``encode_tokens`` may run on any number of threads at once.  They are two
+steps because the queue plans batches by token counts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One text as the model sees it.
+    """The token ids of one text.
 
     Attributes:
         ids: int64[count], special tokens included; read-only.
         key: The exact token ids as bytes: two texts with equal keys have equal
             embeddings under one fingerprint.
-        count: Tokens that the text costs.
+        count: Number of tokens.
     """
 
     ids: NDArray[np.int64]
@@ -38,9 +38,9 @@ class EncoderStats:
 
     Attributes:
         texts: Texts encoded.
-        tokens: Tokens encoded, padding apart.
-        padding_tokens: Tokens computed in vain, to fill up a micro-batch.
-        truncated_texts: Texts that lost their tail to ``max_tokens``.
+        tokens: Tokens encoded, without padding.
+        padding_tokens: Tokens that padded a micro-batch.
+        truncated_texts: Texts cut to ``max_tokens``.
     """
 
     texts: int = 0
@@ -51,13 +51,13 @@ class EncoderStats:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The tokens of an encoder, most frequent first, as word-piece vocabularies are.
+    """The token ids of an encoder, most frequent first, as in word-piece vocabularies.
 
     Attributes:
         count: Token ids are below it.
-        before: Ids that stand before the tokens of every text.
-        after: Ids that stand behind them.
-        special: Ids that mean no piece of a text.
+        before: Ids before the tokens of every text.
+        after: Ids after them.
+        special: Ids that stand for no piece of a text.
     """
 
     count: int
@@ -71,7 +71,7 @@ class TextEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the model, for people."""
+        """Name of the model."""
         ...
 
     @property
@@ -81,7 +81,7 @@ class TextEncoder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Tokens a text may have, special tokens included; the rest is cut off."""
+        """Tokens kept of a text, special tokens included."""
         ...
 
     @property
@@ -98,7 +98,7 @@ class TextEncoder(Protocol):
         ...
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
-        """Give float32[n, dim] of unit rows, in the order of ``tokens``."""
+        """Encode to float32[n, dim] of unit rows, in the order of ``tokens``."""
         ...
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -110,7 +110,7 @@ class TextEncoder(Protocol):
         ...
 
     def stats(self) -> EncoderStats:
-        """Give the totals so far."""
+        """Totals so far."""
         ...
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class TextEncoder(Protocol):
 
 
 class StatsCounter:
-    """Adds up ``EncoderStats`` from several threads."""
+    """Sums ``EncoderStats`` of several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -139,13 +139,13 @@ class StatsCounter:
             )
 
     def read(self) -> EncoderStats:
-        """Give the totals so far."""
+        """Totals so far."""
         with self._lock:
             return self._stats
 
 
 def freeze_tokens(ids: Sequence[int]) -> Tokens:
-    """Make the value of a text's token ids; the key is little-endian on every machine."""
+    """Make ``Tokens`` of token ids; the key is little-endian on every machine."""
     array = np.array(ids, dtype=np.int64)
     array.setflags(write=False)
     return Tokens(ids=array, key=array.astype("<i8").tobytes(), count=len(array))

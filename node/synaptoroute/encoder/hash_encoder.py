@@ -1,8 +1,8 @@
-"""A bag of hashed words: an encoder that loads nothing and knows nothing.
+"""An encoder without a model: a bag of hashed words.
 
-It exists for tests and for processes that must have an encoder at once.  Texts
-that share words are near each other, synonyms are not: never route real queries
-with it.  Integer sums and BLAKE2b make its vectors equal on every machine.
+It is for tests, and for processes that need an encoder at once.  Texts that share words
+are near each other, synonyms are not: never route real queries with it.  Integer sums and
+BLAKE2b make its vectors equal on every machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class HashEncoder:
     """Implements ``TextEncoder`` without a model; for tests only."""
 
     def __init__(self, dim: int = DIM_DEFAULT) -> None:
-        """Make one of ``dim`` dimensions, a multiple of 8 up to 512."""
+        """Make an encoder of ``dim`` dimensions, a multiple of 8 up to 512."""
         if dim % 8 or not 8 <= dim <= DIM_MAX:
             raise ConfigError(f"dim must be a multiple of 8 from 8 to {DIM_MAX}, got {dim}")
         self.dim = dim
@@ -54,7 +54,7 @@ class HashEncoder:
         return self.tokenize(texts)
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
-        """Add up the words' signs: float32[n, dim], unit rows."""
+        """Sum the signs of the words: float32[n, dim], unit rows."""
         if self._is_closed:
             raise EncoderError(f"the encoder {self.name} is closed")
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
@@ -72,7 +72,7 @@ class HashEncoder:
         return self.encode_tokens(self.tokenize_utterances(texts))
 
     def stats(self) -> EncoderStats:
-        """Give the totals so far."""
+        """Totals so far."""
         return self._stats.read()
 
     def close(self) -> None:

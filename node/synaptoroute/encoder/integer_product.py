@@ -1,16 +1,16 @@
-"""Products of bytes, for the scan of scoring; here because the runtime's room is this.
+"""Matrix products of bytes for scoring, computed by ONNX Runtime.
 
-numpy has no integer product that is faster than one of floats; the runtime has
-(VNNI or AMX on x86, dot products on ARM).  Rule: whole numbers have no rounding,
-so the product is exact or it is wrong.  Processors without VNNI add pairs of
-products in 16 bits, which overflow at the extremes: there fewer digits are used,
-and where even those come out wrong there is no integer product at all.
+numpy has no integer product that is faster than one of floats; the runtime has one (VNNI
+or AMX on x86, dot products on ARM).  Integers have no rounding, so a product is exact or
+wrong.  CPUs without VNNI add pairs of products in 16 bits, which overflow at the extremes.
+There fewer digits are used; if even those give wrong products there is no integer product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ _ZERO: Final = 128
 _DIGITS_MAX: Final = (127, 63)
 """63 cannot overflow: twice 255 x 63 is below 2^15."""
 
-_UINT8, _INT8, _INT32 = 2, 3, 6  # element types of ONNX
+GRAPH_FILE: Final = "integer_product.onnx"
 _LOG_ERRORS_ONLY: Final = 3
 
 
@@ -33,7 +33,7 @@ class IntegerProduct:
     """Multiplies bytes with digits, exactly; one thread at a time.
 
     Attributes:
-        digit_max: Greatest digit that may be given.
+        digit_max: Greatest digit that is multiplied exactly.
     """
 
     def __init__(self, session: Any, digit_max: int) -> None:
@@ -62,7 +62,7 @@ class IntegerProduct:
         self._run(self._binding)
 
     def _bind(self, name: str, array: Array, bind: Callable[..., None]) -> None:
-        """Give the runtime the array's memory, unless it has it already."""
+        """Bind the memory of an array, unless it is bound already."""
         place = array.__array_interface__["data"][0], array.shape
         if self._bound.get(name) != place:
             bind(name, "cpu", 0, array.dtype.type, array.shape, place[0])
@@ -70,7 +70,7 @@ class IntegerProduct:
 
 
 def integer_product() -> IntegerProduct | None:
-    """Open the product, for one thread; None where this machine has none that is exact."""
+    """Open the product, for one thread; None if this machine has none that is exact."""
     for digit_max in _DIGITS_MAX:
         product = IntegerProduct(_session(), digit_max)
         if _is_exact(product):
@@ -79,7 +79,7 @@ def integer_product() -> IntegerProduct | None:
 
 
 def _is_exact(product: IntegerProduct) -> bool:
-    """Try the extremes, where narrow sums overflow, at widths with different kernels."""
+    """Multiply the extremes, where narrow sums overflow, in shapes of different kernels."""
     for dim in (33, 128, 384):
         for columns_count in (1, 2, 16, 33):
             signs = np.where(np.arange(dim * columns_count) % 3 == 0, -1, 1)
@@ -97,7 +97,7 @@ def _is_exact(product: IntegerProduct) -> bool:
 
 @cache
 def _session() -> Any:
-    """The runtime's session; any number of products share it."""
+    """The session of the runtime; all products share it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -105,34 +105,5 @@ def _session() -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(_graph(), options, providers=["CPUExecutionProvider"])
-
-
-def _graph() -> bytes:
-    """The model file: one MatMulInteger, as ONNX's protocol buffers have it."""
-    node = b"".join(_field(1, name) for name in (b"rows", b"columns", b"zero"))
-    node += _field(2, b"products") + _field(4, b"MatMulInteger")
-    graph = _field(1, node) + _field(2, b"product")
-    graph += _field(11, _value(b"rows", _UINT8, b"n", b"dim"))
-    graph += _field(11, _value(b"columns", _INT8, b"dim", b"m"))
-    graph += _field(11, _value(b"zero", _UINT8))
-    graph += _field(12, _value(b"products", _INT32, b"n", b"m"))
-    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 13))
-
-
-def _value(name: bytes, element: int, *axes: bytes) -> bytes:
-    """Declare an input or output."""
-    shape = b"".join(_field(1, _field(2, axis)) for axis in axes)
-    return _field(1, name) + _field(2, _field(1, _number(1, element) + _field(2, shape)))
-
-
-def _field(tag: int, content: bytes) -> bytes:
-    """A field of bytes, less than 128 or 16,384 of them."""
-    size = len(content)
-    length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
-    return bytes([tag << 3 | 2]) + length + content
-
-
-def _number(tag: int, value: int) -> bytes:
-    """A field of a small number."""
-    return bytes([tag << 3, value])
+    graph = (Path(__file__).parent / "data" / GRAPH_FILE).read_bytes()
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,9 +1,9 @@
-"""A model in a folder: find its files and read how it wants to be used.
+"""A model in a folder: its files and its configuration.
 
-What the folder says of itself counts in this order: ``synaptoroute.json`` (ours),
+Configuration is read in this order: ``synaptoroute.json`` (ours),
 ``1_Pooling/config.json`` and ``sentence_bert_config.json`` (sentence-transformers),
-``tokenizer_config.json`` and ``config.json`` (transformers).  Nothing is guessed
-about prefixes: a folder without ``synaptoroute.json`` has none.
+``tokenizer_config.json`` and ``config.json`` (transformers).  Prefixes are not guessed: a
+folder without ``synaptoroute.json`` has none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GRAPHS: Final = (
 )
 _CONFIG_BYTES_MAX: Final = 1 << 20
 _POSITIONS_DEFAULT: Final = 512
-# These count positions from the padding id on, so two of them are never used.
+# These models count positions from the padding id on, so two positions are never used.
 _OFFSET_POSITIONS: Final = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet"})
 _POOLING_MODES: Final[Mapping[str, Pooling]] = {
     "pooling_mode_mean_tokens": "mean",
@@ -71,7 +71,7 @@ def local_recipe(folder: Path) -> Recipe:
 
 
 def positions_of(folder: Path) -> int:
-    """Say how many tokens the graph in a folder can tell apart."""
+    """Number of positions of the graph in a folder."""
     config = read_config(folder / "config.json")
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 3:
@@ -80,7 +80,7 @@ def positions_of(folder: Path) -> int:
 
 
 def trained_tokens(folder: Path) -> int:
-    """Say how many tokens of a text the model in a folder keeps where nobody chose."""
+    """Tokens of a text that the model in a folder was trained on."""
     trained = read_config(folder / "sentence_bert_config.json").get("max_seq_length")
     if isinstance(trained, int) and trained >= 3:
         return trained
@@ -118,13 +118,13 @@ def _own_settings(folder: Path) -> dict[str, Any]:
     return own
 
 
-def _find_graph(folder: Path, wished: str | None) -> Path:
-    """Find the ONNX file: the wished one, a usual name, or the only one there is."""
-    names = (wished,) if wished else _GRAPHS
+def _find_graph(folder: Path, named: str | None) -> Path:
+    """Find the ONNX file: the named one, one of a usual name, or the only one."""
+    names = (named,) if named else _GRAPHS
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    others = [] if wished else sorted(folder.glob("*.onnx"))
+    others = [] if named else sorted(folder.glob("*.onnx"))
     if len(others) != 1:
         raise ModelNotFound(
             f"{folder} has no {' or '.join(names)}"
@@ -142,7 +142,7 @@ def _check_pooling(name: str) -> Pooling:
 
 
 def _pooling_of(folder: Path) -> Pooling:
-    """Read sentence-transformers' pooling; a folder that says nothing means ``mean``."""
+    """Read the pooling of sentence-transformers; the default is ``mean``."""
     config = read_config(folder / "1_Pooling" / "config.json")
     modes = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
     if not modes:

@@ -1,7 +1,7 @@
-"""The real encoder: a tokenizer, a graph, and micro-batches between them.
+"""The encoder for real models: a tokenizer, a graph, and micro-batches.
 
-Source: the rules of batch invariance and padding come from measurements on this
-model; ``synaptoroute.encoder.micro_batches`` and ``session`` state them.
+The rules of batch invariance and padding come from measurements on the bundled model; they
+are stated in ``session`` and ``packed_session``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from synaptoroute.config import DEFAULT_MODEL, Precision
 from synaptoroute.encoder.bundled import probe_file
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, Vocabulary
-from synaptoroute.encoder.exactness import check_exactness
-from synaptoroute.encoder.int8_graph import GRAPH_VERSION
-from synaptoroute.encoder.packed_session import PackedSession, offers_int8
-from synaptoroute.encoder.probe import COSINE_MIN_BY_PRECISION, check_probe
+from synaptoroute.encoder.packed_session import GRAPH_VERSION, PackedSession, offers_int8
 from synaptoroute.encoder.recipe import Recipe, fingerprint, verify_files
+from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
 from synaptoroute.encoder.session import GraphSession, check_providers
 from synaptoroute.encoder.tokenizer import TextTokenizer
 from synaptoroute.errors import ConfigError, EncoderError
@@ -58,17 +56,17 @@ class Encoder:
                 (downloaded once), or a folder with an ONNX graph and its
                 ``tokenizer.json``.
             precision: ``int8`` multiplies in integers: several times as fast, for the
-                bundled model on the CPU alone; ``auto`` takes it wherever it is offered.
+                bundled model on the CPU alone; ``auto`` takes it where it is available.
             providers: ONNX Runtime execution providers, best first.
             max_tokens: Tokens kept of a text; None for the model's own choice.
             query_prefix: Text before every query; None for the model's own.
             utterance_prefix: Text before every utterance; None for the model's own.
-            cache_dir: Where downloads are kept; None for fastembed's own place.
+            cache_dir: Folder of downloads; None for fastembed's default.
             micro_batch_tokens_max: Tokens of one run of the graph.
-            probe: Check the bundled model's numbers against its reference.
+            probe: Compare the bundled model's vectors with its reference.
 
         Raises:
-            ConfigError: An argument is out of range or a provider is not there.
+            ConfigError: An argument is out of range or a provider is not available.
             ModelNotFound: No such model.
             ModelCorrupt: A file is not the expected one.
             EncoderError: The download failed, or the model does not work here.
@@ -98,15 +96,15 @@ class Encoder:
         self.fingerprint = fingerprint(recipe, files, self.dim, session.output, graph)
         if probe and recipe.name == DEFAULT_MODEL:
             check_probe(self._encode_unprefixed, probe_file(), COSINE_MIN_BY_PRECISION[arithmetic])
-        self._stats = StatsCounter()  # what came before was not the user's
+        self._stats = StatsCounter()  # do not count the texts of the checks above
 
     @property
     def is_batch_invariant(self) -> bool:
-        """Whether the graph itself is; where not, texts run one by one to make up for it."""
+        """Whether the graph itself is; if not, texts run one by one."""
         return self._micro_batch_texts_max is None
 
     def vocabulary(self) -> Vocabulary:
-        """Say which tokens there are."""
+        """Tokens of the model."""
         return self._tokenizer.vocabulary()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
@@ -148,15 +146,15 @@ class Encoder:
         return self.encode_tokens(self.tokenize_utterances(texts))
 
     def stats(self) -> EncoderStats:
-        """Give the totals since the encoder was opened."""
+        """Totals since the encoder was opened."""
         return self._stats.read()
 
     def close(self) -> None:
-        """Let go of the session; runs under way finish."""
+        """Drop the session; running calls finish."""
         self._session = None
 
     def _measure_dim(self, session: GraphSession | PackedSession) -> int:
-        """Run two texts of different length; a width that follows the length is no vector."""
+        """Run two texts of different length: the width of a vector must not depend on it."""
         widths = {
             self._run(session, self._tokenizer.tokenize([text])[0]).shape[1]
             for text in ("warm", "warm up the model")
@@ -179,7 +177,7 @@ class Encoder:
     def _run(
         self, session: GraphSession | PackedSession, tokens: Sequence[Tokens]
     ) -> NDArray[np.float32]:
-        """Encode one micro-batch and count what it cost."""
+        """Encode one micro-batch and count its tokens."""
         counts = np.array([text.count for text in tokens], dtype=np.int64)
         width = session.width_of(int(counts.max()))
         ids = np.full((len(tokens), width), self._tokenizer.pad_id, dtype=np.int64)
@@ -195,21 +193,23 @@ class Encoder:
 def _arithmetic(
     precision: Precision, recipe: Recipe, model_sha256: str, providers: Sequence[str]
 ) -> Precision:
-    """Resolve ``auto`` by what is the same on every node of a cluster."""
+    """Resolve ``auto``."""
+    # Only by model and configuration, which all nodes of a cluster share, never by what this
+    # CPU can do: nodes would otherwise have encoders of different fingerprints.
     if precision != "auto":
         return precision
     return "int8" if offers_int8(recipe, model_sha256, providers) else "float32"
 
 
 def _graph_name(precision: Precision) -> str | None:
-    """What the fingerprint calls a graph that is not the file's own."""
+    """Name of the graph in the fingerprint; None for the model file's own."""
     return None if precision == "float32" else f"{precision}/{GRAPH_VERSION}"
 
 
 def _open_graph(
     recipe: Recipe, precision: Precision, providers: Sequence[str]
 ) -> GraphSession | PackedSession:
-    """Open the graph for the precision asked for."""
+    """Open the graph for a precision."""
     if precision == "int8":
         check_exactness()
         return PackedSession(recipe, providers)

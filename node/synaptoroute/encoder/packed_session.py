@@ -1,32 +1,51 @@
-"""The packed int8 graph: one session that all lanes share.
+"""The packed int8 graph of the bundled model: assembled, laid out and run.
 
-The graph is written in memory from the model's verified file whenever it is
-opened: that takes a moment, needs no package, no cache and no network, and
-leaves nothing on disk that could go stale.
+The package ``encoder_graph`` authors the graph.  The result ships as package data without
+the large tensors, which are copied from the verified model file when the graph is opened.
+
+The graph multiplies the tokens of all texts of a run end to end, so texts of any length
+share a product without padding.  Only attention lays them out by text.  Its width for a
+text is the text's own length rounded up to ``WIDTH_STEP``, never that of another text: the
+shape of a text's arithmetic, and so its bits, do not depend on the batch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder import packing
-from synaptoroute.encoder.bundled import MODEL_OUTPUT, MODEL_SHA256
-from synaptoroute.encoder.bundled_weights import HEADS
-from synaptoroute.encoder.int8_graph import OUTPUT, int8_graph
+from synaptoroute.encoder.bundled import DATA, MODEL_OUTPUT, MODEL_SHA256
 from synaptoroute.encoder.recipe import Pooling, Recipe
 from synaptoroute.encoder.session import normalise, open_session, run_session
-from synaptoroute.errors import ConfigError
+from synaptoroute.errors import ConfigError, ModelCorrupt
 
-_CPU = "CPUExecutionProvider"
+GRAPH_VERSION: Final = 2
+"""Part of the fingerprint: raise it when the graph gives other numbers."""
+GRAPH_PARTS: Final = "int8_graph.json"
+GRAPH_INLINE: Final = "int8_graph.bin"
+OUTPUT: Final = "hidden"
+HEADS: Final = 12
+
+STEPS: Final = 127
+"""Activations are rounded to integers from 0 to this."""
+MIDDLE: Final = 64
+"""Zero on a grid that is symmetric about zero."""
+
+WIDTH_STEP: Final = 16
+CACHED_WIDTH_MAX: Final = 64
+_CPU: Final = "CPUExecutionProvider"
 
 
 def offers_int8(recipe: Recipe, model_sha256: str, providers: Sequence[str]) -> bool:
-    """Whether the graph of this model can be written anew, for this use of it."""
+    """Whether there is an int8 graph for this model and this use of it."""
     is_model = model_sha256 == MODEL_SHA256 and recipe.output in (None, MODEL_OUTPUT)
     return is_model and recipe.pooling == "mean" and list(providers) == [_CPU]
 
@@ -38,55 +57,129 @@ class PackedSession:
     is_packed = True
 
     def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
-        """Rewrite the bundled model and open it.
+        """Open the graph of the bundled model.
 
         Raises:
             ConfigError: Another model or use of it, or a provider other than the CPU's.
+            ModelCorrupt: The shipped parts of the graph cannot be read.
         """
-        content = self.read_model(recipe, providers)
-        self._session = open_session(
-            int8_graph(content), f"{recipe.model_file.name} as int8", providers, is_final=True
-        )
-
-    @staticmethod
-    def read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
-        """Read the bundled model; refuse any other, as ``__init__`` says."""
-        if list(providers) != [_CPU]:
-            raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
-        content = recipe.model_file.read_bytes()
-        if not offers_int8(recipe, hashlib.sha256(content).hexdigest(), providers):
-            raise ConfigError(
-                "precision int8 is made for the bundled model, pooled by the mean; "
-                "use float32 for any other",
-                file=recipe.model_file.name,
-            )
-        return content
+        graph = assemble_graph(_read_model(recipe, providers), DATA)
+        name = f"{recipe.model_file.name} as int8"
+        # Fusions would change the rounding of activations, and with it the vectors.
+        self._session = open_session(graph, name, providers, is_final=True)
 
     def width_of(self, tokens_count: int) -> int:
-        """Give the width of ``ids`` for a text of so many tokens."""
-        return packing.width_of(tokens_count)
+        """Width of ``ids`` for a text of so many tokens."""
+        return width_of(tokens_count)
 
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
-        """Cut a batch into runs; ``texts_max`` is of no use to an invariant graph."""
-        return packing.plan(counts, tokens_max)
+        """Split a batch into runs; an invariant graph needs no ``texts_max``."""
+        return plan(counts, tokens_max)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
     ) -> NDArray[np.float32]:
         """Encode one micro-batch; see ``GraphSession.run``.  Pools by the mean."""
-        packed = packing.pack(counts, ids.shape[1], HEADS)
-        hidden = self.hidden(ids.reshape(-1)[packed.places], packed)
+        packed = pack(counts, ids.shape[1], HEADS)
+        rows = ids.reshape(-1)[packed.places]
+        hidden = run_session(self._session, OUTPUT, feeds(rows, packed)).astype(np.float64)
+        # ``reduceat`` adds the rows of each text in order, whatever follows them.
         return normalise(np.add.reduceat(hidden, packed.starts, axis=0) / counts[:, None])
 
-    def hidden(self, ids: NDArray[np.int64], packed: packing.Packing) -> NDArray[np.float64]:
-        """Run the graph: int64[t] to float64[t, dim], a row for each token."""
-        return run_session(self._session, OUTPUT, feeds(ids, packed)).astype(np.float64)
+
+# --- assembling the graph ---
 
 
-def feeds(ids: NDArray[np.int64], packed: packing.Packing) -> dict[str, NDArray[Any]]:
-    """Give the graph's inputs by name, in the order in which the graph declares them."""
+def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
+    """Read the bundled model; refuse any other, as ``PackedSession`` says."""
+    if list(providers) != [_CPU]:
+        raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
+    content = recipe.model_file.read_bytes()
+    # The parts are cut by offset: only the exact file has the right bytes there.
+    if not offers_int8(recipe, hashlib.sha256(content).hexdigest(), providers):
+        raise ConfigError(
+            "precision int8 is made for the bundled model, pooled by the mean; "
+            "use float32 for any other",
+            file=recipe.model_file.name,
+        )
+    return content
+
+
+def assemble_graph(model: bytes, folder: Path) -> bytes:
+    """Join the shipped parts of the int8 graph with tensors of the model file.
+
+    Args:
+        model: The bundled model's file.
+        folder: Where ``encoder_graph.build`` wrote the parts.
+    """
+    try:
+        parts = json.loads((folder / GRAPH_PARTS).read_bytes())
+        inline = memoryview((folder / GRAPH_INLINE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelCorrupt(f"{GRAPH_PARTS} cannot be read: {error}", file=GRAPH_PARTS) from error
+    joined: list[memoryview | NDArray[Any]] = []
+    used = 0
+    for kind, *numbers in parts:
+        if kind == "inline":
+            (size,) = numbers
+            joined.append(inline[used : used + size])
+            used += size
+        elif kind == "copy":
+            start, size = numbers
+            joined.append(memoryview(model)[start : start + size])
+        elif kind == "columns":
+            rows, width, *starts = numbers
+            blocks = [_tensor(model, np.int8, start, rows, width) for start in starts]
+            joined.append(np.concatenate(blocks, axis=1))
+        else:
+            rows, width, steps_at, scales_at, added_at = numbers
+            steps = _tensor(model, np.int8, steps_at, rows, width).astype(np.float32)
+            scales = _tensor(model, np.float32, scales_at, rows, 1)
+            joined.append(steps * scales + _tensor(model, np.float32, added_at, 1, width))
+    return b"".join(joined)
+
+
+def _tensor(model: bytes, dtype: type, start: int, rows: int, width: int) -> NDArray[Any]:
+    flat = np.frombuffer(model, np.dtype(dtype).newbyteorder("<"), rows * width, start)
+    return flat.reshape(rows, width)
+
+
+# --- packing ---
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How t rows fill the n * width places of attention, and its heads those rows.
+
+    A product gives each row the queries of all heads, then the keys, then the values:
+    seen as rows of one head, it is row ``(row * 3 + part) * heads + head``.
+
+    Attributes:
+        positions: int64[t], place of each row in its own text.
+        places: int64[t], place of each row in n * width.
+        starts: int64[n], first row of each text.
+        queries: int32[n, heads, width], row of one head at each place; a place beyond
+            the text's end repeats the text's own first row, and is masked.
+        keys: int32[n, heads, width], the same of the keys.
+        values: int32[n, heads, width], the same of the values.
+        heads: int32[t, heads], place of each head of a row in n * heads * width.
+        mask: float32[n, 1, 1, width], 1 at a token, 0 beyond the text's end.
+    """
+
+    positions: NDArray[np.int64]
+    places: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    queries: NDArray[np.int32]
+    keys: NDArray[np.int32]
+    values: NDArray[np.int32]
+    heads: NDArray[np.int32]
+    mask: NDArray[np.float32]
+
+
+def feeds(ids: NDArray[np.int64], packed: Packing) -> dict[str, NDArray[Any]]:
+    """Inputs of the graph by name, in the order in which it declares them."""
     return {
         "ids": ids,
         "positions": packed.positions,
@@ -96,3 +189,67 @@ def feeds(ids: NDArray[np.int64], packed: packing.Packing) -> dict[str, NDArray[
         "mask": packed.mask,
         "heads": packed.heads,
     }
+
+
+def width_of(count: int) -> int:
+    """Width of attention for a text of ``count`` tokens."""
+    return -(-count // WIDTH_STEP) * WIDTH_STEP
+
+
+def plan(counts: Sequence[int], tokens_max: int) -> list[list[int]]:
+    """Split a batch into runs: texts of one width, at most ``tokens_max`` tokens.
+
+    Returns:
+        Indexes into ``counts``, each exactly once; a longer text runs alone.
+    """
+    runs: list[list[int]] = []
+    size = 0
+    for index in sorted(range(len(counts)), key=lambda index: (width_of(counts[index]), index)):
+        count = counts[index]
+        fits = runs and size + count <= tokens_max
+        # One width a run: a text must not be laid out wider for a longer neighbour.
+        if fits and width_of(counts[runs[-1][-1]]) == width_of(count):
+            runs[-1].append(index)
+            size += count
+        else:
+            runs.append([index])
+            size = count
+    return runs
+
+
+def pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:
+    """Lay out texts of ``counts`` tokens, none of which is longer than ``width``."""
+    if len(counts) == 1 and width <= CACHED_WIDTH_MAX:
+        return _pack_one(int(counts[0]), width, heads_count)
+    return _pack(counts, width, heads_count)
+
+
+@lru_cache(CACHED_WIDTH_MAX)
+def _pack_one(count: int, width: int, heads_count: int) -> Packing:
+    """Cached layout of one short text: computing it is a thirtieth of such a run."""
+    packed = _pack(np.array([count]), width, heads_count)
+    for field in fields(packed):
+        getattr(packed, field.name).flags.writeable = False
+    return packed
+
+
+def _pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:
+    places = np.arange(width)
+    is_real = places < counts[:, None]
+    starts = np.cumsum(counts) - counts
+    rows = starts[:, None] + np.where(is_real, places, 0)
+    heads = np.arange(heads_count)
+    queries = (rows[:, None] * (3 * heads_count) + heads[:, None]).astype(np.int32)
+    flat = np.flatnonzero(is_real)
+    texts, positions = np.divmod(flat, width)
+    firsts = texts * (heads_count * width) + positions
+    return Packing(
+        positions=positions,
+        places=flat,
+        starts=starts,
+        queries=queries,
+        keys=queries + np.int32(heads_count),
+        values=queries + np.int32(2 * heads_count),
+        heads=(firsts[:, None] + heads * width).astype(np.int32),
+        mask=is_real[:, None, None].astype(np.float32),
+    )

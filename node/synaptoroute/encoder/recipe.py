@@ -1,8 +1,8 @@
-"""Everything that turns a text into a vector, and its fingerprint.
+"""Recipes: all that turns a text into a vector, and the fingerprint of it.
 
-Two nodes may share vectors exactly when their fingerprints are equal.  The
-version of ONNX Runtime is not part of it: vectors are shipped, and a query
-bears the last bits of another runtime.
+Two nodes may share vectors exactly if their fingerprints are equal.  The version of ONNX
+Runtime is not part of it: utterances travel as vectors, and a query tolerates the last
+bits of another runtime.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PREPROCESSING_VERSION: Final = 1
 """Raise it when tokenization, pooling or normalisation change their results."""
 
 TOKENS_MAX_DEFAULT: Final = 512
-"""A long context is offered, never assumed: attention costs its square."""
+"""A longer context must be asked for: attention costs its square."""
 
 Pooling = Literal["mean", "cls", "last", "none"]
 POOLINGS: Final[tuple[Pooling, ...]] = ("mean", "cls", "last", "none")
 
-# Activations quantised by the range of the whole batch: the graph then gives a
-# text another vector in other company.
+# Operators that quantise activations by the range of the whole batch: with them the vector
+# of a text depends on the other texts.
 _BATCH_QUANTIZED: Final = b"DynamicQuantize"
 
 
@@ -39,15 +39,15 @@ class Recipe:
         name: Name of the model.
         model_file: The ONNX graph.
         tokenizer_file: The ``tokenizer.json`` that belongs to it.
-        pooling: How token rows become one row; ``none`` where the graph does it.
+        pooling: How token rows become one row; ``none`` if the graph does it.
         max_tokens: Tokens of a text, special tokens included.
-        positions_max: Tokens that the graph can tell apart.
+        positions_max: Positions that the graph has.
         output: Name of the graph's output; None takes ``sentence_embedding``,
-            else ``last_hidden_state``, else the first of real numbers.
+            else ``last_hidden_state``, else the first output of floats.
         query_prefix: Text put before every query.
         utterance_prefix: Text put before every utterance.
         constant_inputs: Scalar inputs of the graph and their values.
-        model_sha256: What the graph's file must hash to; None accepts any.
+        model_sha256: Required digest of the graph's file; None accepts any.
         tokenizer_sha256: The same for the tokenizer.
     """
 
@@ -67,21 +67,21 @@ class Recipe:
     def override(
         self, max_tokens: int | None, query_prefix: str | None, utterance_prefix: str | None
     ) -> Recipe:
-        """Put the caller's wishes over the model's own.
+        """Replace values of the model by those of the caller.
 
         Raises:
             ConfigError: ``max_tokens`` is below 3 or beyond the model's positions.
         """
-        wished = self.max_tokens if max_tokens is None else max_tokens
-        if not 3 <= wished <= self.positions_max:
+        chosen = self.max_tokens if max_tokens is None else max_tokens
+        if not 3 <= chosen <= self.positions_max:
             raise ConfigError(
                 f"max_tokens must be between 3 and {self.positions_max} for {self.name}, "
-                f"got {wished}",
-                max_tokens=wished,
+                f"got {chosen}",
+                max_tokens=chosen,
             )
         return replace(
             self,
-            max_tokens=wished,
+            max_tokens=chosen,
             query_prefix=self.query_prefix if query_prefix is None else query_prefix,
             utterance_prefix=(
                 self.utterance_prefix if utterance_prefix is None else utterance_prefix
@@ -91,12 +91,12 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFiles:
-    """What the files of a recipe hash to.
+    """Digests of the files of a recipe.
 
     Attributes:
         model_sha256: One digest over the graph and its external weights.
         tokenizer_sha256: Digest of the tokenizer.
-        is_batch_invariant: False where the graph quantises activations by the
+        is_batch_invariant: False if the graph quantises activations by the
             range of a whole batch; such texts must run one by one.
     """
 
@@ -106,7 +106,7 @@ class VerifiedFiles:
 
 
 def verify_files(recipe: Recipe) -> VerifiedFiles:
-    """Hash a recipe's files and compare them with what it expects.
+    """Hash the files of a recipe and compare them with its digests.
 
     Raises:
         ModelNotFound: A file is absent or unreadable.
@@ -130,10 +130,10 @@ def fingerprint(
 
     Args:
         recipe: The model and how it is used.
-        files: What its files hash to.
+        files: Digests of its files.
         dim: Length of a vector.
-        output: Output that is read.
-        arithmetic: How the graph was rewritten; None for the file's own.
+        output: Name of the output that is read.
+        arithmetic: Name of another graph than the file's own.
     """
     identity: dict[str, object] = {
         "model": files.model_sha256,

@@ -1,8 +1,14 @@
-"""The ONNX graph: one session that all lanes share.
+"""The graph of a model as ONNX Runtime runs it, and the micro-batches it runs.
 
-Rule 1: one thread inside a run; parallelism is the lanes'.  Rule 2: no spinning,
-so that an idle lane costs nothing.  Rule 3: every row is pooled and normalised
-by itself, so that its bits cannot depend on the rows beside it.
+All encoder workers share one session.  A run uses one thread, because the workers are the
+parallelism, and does not spin, so an idle worker costs nothing.  Every row is pooled and
+normalised by itself, so its bits do not depend on the other rows.
+
+Micro-batches: a run has a fixed cost, about that of ``RUN_COST_TOKENS`` tokens, and then a
+cost per token, padding included.  Texts sorted by length are split into the contiguous
+runs of least total cost, by dynamic programming over the split points.  Texts of equal
+length then share a run without padding, and texts of similar length only where padding is
+cheaper than another run.  No run is padded by more than ``PADDING_SHARE_MAX``.
 """
 
 from __future__ import annotations
@@ -14,7 +20,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder import micro_batches
 from synaptoroute.encoder.recipe import Pooling
 from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
@@ -22,6 +27,8 @@ _TEXT_INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"
 _USUAL_OUTPUTS: Final = ("sentence_embedding", "last_hidden_state", "token_embeddings")
 _REAL_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 _LOG_ERRORS_ONLY: Final = 3
+RUN_COST_TOKENS: Final = 8
+PADDING_SHARE_MAX: Final = 0.09
 
 
 class GraphSession:
@@ -59,14 +66,14 @@ class GraphSession:
         self.output = _choose_output(outputs, output)
 
     def width_of(self, tokens_count: int) -> int:
-        """Give the width of ``ids`` for a longest text of so many tokens."""
+        """Width of ``ids`` for a longest text of so many tokens."""
         return tokens_count
 
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
-        """Cut a batch into runs; see ``micro_batches.plan``."""
-        return micro_batches.plan(counts, tokens_max, texts_max)
+        """Split a batch into runs; see ``plan``."""
+        return plan(counts, tokens_max, texts_max)
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
@@ -74,7 +81,7 @@ class GraphSession:
         """Encode one micro-batch.
 
         Args:
-            ids: int64[n, length], filled up on the right.
+            ids: int64[n, length], padded on the right.
             counts: int64[n], tokens of each row that are real.
             pooling: How token rows become one row.
 
@@ -82,7 +89,7 @@ class GraphSession:
             float32[n, dim], unit rows.
 
         Raises:
-            EncoderError: The runtime failed or gave no usable numbers.
+            EncoderError: The runtime failed or returned unusable numbers.
         """
         feeds: dict[str, NDArray[np.int64]] = {"input_ids": ids, **self._constants}
         if "attention_mask" in self._inputs:
@@ -93,7 +100,7 @@ class GraphSession:
 
 
 def check_providers(providers: Sequence[str]) -> None:
-    """Refuse execution providers that this runtime does not have.
+    """Refuse execution providers that the runtime does not have.
 
     Raises:
         ConfigError: A name is unknown, or none is given.
@@ -125,13 +132,13 @@ def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) ->
 def open_session(
     model: str | bytes, name: str, providers: Sequence[str], *, is_final: bool = False
 ) -> Any:
-    """Open an ``InferenceSession`` that leaves parallelism to the lanes.
+    """Open an ``InferenceSession`` that runs on the caller's thread.
 
     Args:
         model: Path of a graph, or the graph itself.
-        name: What to call it in an error.
+        name: Name of the graph in an error.
         providers: Execution providers, best first.
-        is_final: Run the operators as they are written; fuse nothing.
+        is_final: Run the operators as written; fuse nothing.
 
     Raises:
         ModelCorrupt: The runtime cannot load it.
@@ -156,28 +163,28 @@ def open_session(
         raise ModelCorrupt(f"{name} cannot be loaded: {error}", file=name) from error
 
 
-def _choose_output(declared: Mapping[str, str], wished: str | None) -> str:
-    """Pick the output to read: the wished one, a usual name, or the first of real numbers.
+def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
+    """Choose the output to read: the requested one, a usual name, or the first of floats.
 
     Args:
         declared: Names of the graph's outputs and their types, in its order.
-        wished: The one the recipe names, if it does.
+        requested: The one the recipe names, if it does.
     """
     real = [name for name, kind in declared.items() if kind in _REAL_TYPES]
-    names = _USUAL_OUTPUTS if wished is None else (wished,)
+    names = _USUAL_OUTPUTS if requested is None else (requested,)
     for name in names:
         if name in real:
             return name
-    if wished is not None or not real:
+    if requested is not None or not real:
         raise EncoderError(
-            f"the graph has no output {wished or 'of real numbers'}, only {', '.join(declared)}",
+            f"the graph has no output {requested or 'of real numbers'}, only {', '.join(declared)}",
             outputs=list(declared),
         )
     return real[0]
 
 
 def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float64]:
-    """Make one row of each text's token rows, row by row."""
+    """Make one row of the token rows of each text."""
     if hidden.ndim == 2:  # the graph has pooled already
         return hidden.astype(np.float64)
     if hidden.ndim != 3 or pooling == "none":
@@ -188,6 +195,8 @@ def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> 
         return hidden[:, 0].astype(np.float64)
     if pooling == "last":
         return hidden[np.arange(len(hidden)), counts - 1].astype(np.float64)
+    # Row by row: a sum over the padded batch would add in another order, and so give other
+    # bits, for another width.
     sums = [
         row[:count].sum(axis=0, dtype=np.float64) for row, count in zip(hidden, counts, strict=True)
     ]
@@ -195,9 +204,55 @@ def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> 
 
 
 def normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scale rows to unit length; numbers that cannot be are the runtime's fault."""
+    """Scale rows to unit length; raises EncoderError for rows that have none."""
     norms = np.sqrt((rows * rows).sum(axis=1))
     if not np.isfinite(norms).all() or not (norms > 0).all():
-        raise EncoderError("the model gave a vector that is zero or not finite")
+        raise EncoderError("the model returned a vector that is zero or not finite")
     unit: NDArray[np.float32] = (rows / norms[:, None]).astype(np.float32)
     return unit
+
+
+# --- micro-batches ---
+
+
+def plan(counts: Sequence[int], tokens_max: int, texts_max: int | None = None) -> list[list[int]]:
+    """Split a batch into micro-batches.
+
+    Args:
+        counts: Tokens of each text.
+        tokens_max: Tokens of one micro-batch, padding included; a longer text
+            runs alone.
+        texts_max: Texts of one micro-batch; None for no limit but the tokens.
+
+    Returns:
+        Indexes into ``counts``, each exactly once, lengths ascending.
+    """
+    order = sorted(range(len(counts)), key=lambda index: (counts[index], index))
+    lengths = [counts[index] for index in order]
+    starts = _cheapest_starts(lengths, tokens_max, texts_max or len(lengths))
+    runs: list[list[int]] = []
+    end = len(order)
+    while end:
+        runs.append(order[starts[end] : end])
+        end = starts[end]
+    return runs[::-1]
+
+
+def _cheapest_starts(lengths: Sequence[int], tokens_max: int, texts_max: int) -> list[int]:
+    """For each end: where the last run of the cheapest split of the texts before it starts."""
+    costs = [0] * (len(lengths) + 1)
+    starts = [0] * (len(lengths) + 1)
+    for end in range(1, len(lengths) + 1):
+        longest = lengths[end - 1]
+        costs[end] = costs[end - 1] + RUN_COST_TOKENS + longest
+        starts[end] = end - 1
+        padding = 0
+        for start in range(end - 2, max(-1, end - 1 - texts_max), -1):
+            padding += longest - lengths[start]
+            size = (end - start) * longest
+            if size > tokens_max or padding > PADDING_SHARE_MAX * size:
+                break
+            cost = costs[start] + RUN_COST_TOKENS + size
+            if cost < costs[end]:
+                costs[end], starts[end] = cost, start
+    return starts

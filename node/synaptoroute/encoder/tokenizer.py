@@ -1,8 +1,8 @@
 """Texts to token ids, with the model's own tokenizer.
 
-``tokenizer.json`` may order fixed padding and its own truncation (MiniLM's pads
-every text to 128 tokens, eleven times the work of a short query); both are
-replaced here.  Padding is the micro-batches' affair.
+``tokenizer.json`` may ask for fixed padding and its own truncation (MiniLM's pads every
+text to 128 tokens, eleven times the work of a short query).  Both are replaced here;
+micro-batches pad.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ class TextTokenizer:
     """The tokenizer of one model; its methods may run on any thread.
 
     Attributes:
-        pad_id: The token id that fills up a micro-batch.
+        pad_id: Token id that pads a micro-batch.
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
-        # The lanes are the only parallelism; the library reads this when it loads.
+        # The encoder workers are the only parallelism.  The library reads this variable
+        # when it is imported, so it is set before.
         os.environ.setdefault(_PARALLELISM, "false")
         from tokenizers import Tokenizer
 
@@ -45,7 +46,7 @@ class TextTokenizer:
         )
 
     def vocabulary(self) -> Vocabulary:
-        """Say which tokens there are and what stands around every text."""
+        """Tokens of the model, and those that surround every text."""
         tokenizer = self._tokenizer
         empty, one = tokenizer.encode("").ids, tokenizer.encode("a").ids
         head = 0
@@ -64,7 +65,7 @@ class TextTokenizer:
         )
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
-        """Tokenize texts; also say how many of them lost their tail.
+        """Tokenize texts; also returns how many of them were truncated.
 
         Raises:
             InvalidQuery: A text is not valid Unicode.

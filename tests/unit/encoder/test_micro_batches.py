@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.micro_batches import PADDING_SHARE_MAX, RUN_COST_TOKENS, plan
+from synaptoroute.encoder.session import PADDING_SHARE_MAX, RUN_COST_TOKENS, plan
 
 pytestmark = pytest.mark.unit
 

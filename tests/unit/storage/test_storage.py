@@ -26,7 +26,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.encoder.bundled import bundled_recipe
-from synaptoroute.encoder.int8_graph import OUTPUT
+from synaptoroute.encoder.packed_session import OUTPUT
 from synaptoroute.encoder.recipe import fingerprint, verify_files
 from synaptoroute.errors import EncoderMismatch, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, writer

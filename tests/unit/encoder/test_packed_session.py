@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.packing import WIDTH_STEP, pack, plan, width_of
+from synaptoroute.encoder.packed_session import WIDTH_STEP, pack, plan, width_of
 
 pytestmark = pytest.mark.unit
 

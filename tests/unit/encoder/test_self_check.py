@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from synaptoroute.encoder import Encoder
+from synaptoroute.encoder import Encoder, self_check
 from synaptoroute.encoder.bundled import probe_file
-from synaptoroute.encoder.probe import COSINE_MIN, PROBE_TEXTS, check_probe
+from synaptoroute.encoder.self_check import COSINE_MIN, PROBE_TEXTS, check_probe
 from synaptoroute.errors import EncoderError, ModelCorrupt
 
 pytestmark = pytest.mark.unit
@@ -80,3 +81,23 @@ def test_reference_of_another_model_is_corrupt(tmp_path: Path) -> None:
 
     with pytest.raises(ModelCorrupt):
         check_probe(lambda texts: reference(), tmp_path / "probe.npz")
+
+
+def test_this_cpu_multiplies_exactly() -> None:
+    """The extremes come out right on the machine of this test."""
+    self_check.check_exactness()
+
+
+def test_saturating_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product whose pairs saturate at 15 bits is refused, not served."""
+
+    def saturate(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+        rows = feeds["rows"].astype(np.int64)
+        parts = rows[:, :, None] * self_check.extreme_weights(rows.shape[1])[None]
+        pairs = parts[:, ::2] + parts[:, 1::2]
+        return np.clip(pairs, -16_384, 16_383).sum(axis=1)
+
+    monkeypatch.setattr(self_check, "run_session", saturate)
+
+    with pytest.raises(EncoderError, match="multiplies bytes wrongly"):
+        self_check.check_exactness()

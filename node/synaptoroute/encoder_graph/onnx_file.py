@@ -1,10 +1,9 @@
-"""As much of the ONNX file format as the int8 graph needs, read and written.
+"""Reads and writes the part of the ONNX file format that the graphs here need.
 
-An ONNX file is a protocol buffer: fields of a number, a wire type and a value,
-nested by length.  The numbers below never change once published (that is the
-format's own promise), so a hundred lines spare a node the ``onnx`` package, its
-18 MB and its import at start-up.  Only tensors with raw data are read; the
-operators of a graph are never interpreted, only their names and ends.
+An ONNX file is a protocol buffer: fields of a number, a wire type and a value, nested by
+length.  The numbers below never change once published (the format promises that), so a
+hundred lines replace the ``onnx`` package of 18 MB.  Only tensors with raw data are read.
+Operators are not interpreted: only their names, inputs and outputs are read.
 
 Source: ``onnx.proto`` of ONNX (messages ModelProto, GraphProto, NodeProto,
 AttributeProto, TensorProto, ValueInfoProto) and the protocol buffers encoding.
@@ -44,7 +43,7 @@ _CODES: Final[Mapping[np.dtype[Any], int]] = {dtype: code for code, dtype in _DT
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator of a graph: what it is, what it takes, what it gives."""
+    """One operator of a graph, with its inputs and outputs."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -53,7 +52,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """What a graph file holds: its operators in order, its tensors by name."""
+    """Operators of a graph in order, and its tensors by name."""
 
     nodes: tuple[Node, ...]
     tensors: Mapping[str, NDArray[np.generic]]
@@ -63,7 +62,7 @@ def read_graph(content: bytes) -> Graph:
     """Read operators and tensors of a model; the tensors are views of ``content``.
 
     Raises:
-        ModelCorrupt: It is no model, or a tensor is kept in a form not read here.
+        ModelCorrupt: It is no model, or a tensor has a form that is not read here.
     """
     try:
         model = dict(_fields(memoryview(content)))
@@ -87,7 +86,7 @@ class GraphWriter:
         self._parts: list[bytes] = [_text(_GRAPH_NAME, "graph")]
 
     def tensor(self, name: str, values: NDArray[np.generic]) -> str:
-        """Add a constant; give its name back."""
+        """Add a constant; returns its name."""
         shape = b"".join(_number(_TENSOR_SHAPE, size) for size in values.shape)
         kind = _number(_TENSOR_TYPE, _CODES[values.dtype.newbyteorder("<")])
         raw = _nested(_TENSOR_RAW, np.ascontiguousarray(values).tobytes())
@@ -102,7 +101,7 @@ class GraphWriter:
         domain: str = "",
         **attributes: AttributeValue,
     ) -> None:
-        """Add an operator; an empty input name stands for one left out."""
+        """Add an operator; an empty input name stands for an omitted input."""
         parts = [_text(_NODE_INPUT, name) for name in inputs]
         parts += [_text(_NODE_OUTPUT, name) for name in outputs]
         parts += [_text(_NODE_OPERATOR, operator), _text(_NODE_DOMAIN, domain)]
@@ -118,7 +117,7 @@ class GraphWriter:
         self._parts.append(_nested(_GRAPH_OUTPUT, _declaration(name, dtype, axes)))
 
     def model(self, ir_version: int, opsets: Mapping[str, int]) -> bytes:
-        """Give the whole model; ``opsets`` says which version of each domain."""
+        """Serialize the model; ``opsets`` holds the version of each domain."""
         parts = [_number(_MODEL_IR_VERSION, ir_version)]
         for domain, version in opsets.items():
             parts.append(_nested(_MODEL_OPSET, _text(1, domain) + _number(2, version)))
@@ -127,7 +126,7 @@ class GraphWriter:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Walk over the fields of one message."""
+    """Iterate over the fields of one message."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -147,7 +146,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, the low ones first; say where it ends."""
+    """Read a number of seven bits a byte, low bits first; returns it and its end."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -162,7 +161,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise TypeError("a number where a message belongs")
+        raise TypeError("a number instead of a message")
     return value
 
 
@@ -193,7 +192,7 @@ def _tensor(data: memoryview) -> tuple[str, NDArray[np.generic]]:
         elif number == _TENSOR_RAW:
             raw = _bytes(value)
     dtype = _DTYPES.get(code)
-    if dtype is None:  # kinds that this project has no use for, such as truth values
+    if dtype is None:  # types that no graph here uses, such as booleans
         return name, np.empty(0, dtype=np.uint8)
     return name, np.frombuffer(raw, dtype=dtype).reshape(shape)
 
