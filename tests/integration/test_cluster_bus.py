@@ -15,8 +15,8 @@ from synaptoroute.sequencer.pubsub import (
     Bus,
     BusEvent,
     KeepaliveResult,
+    MessageReceived,
     Missed,
-    Received,
     Reconnecting,
     Subscribed,
 )
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 def is_entry(event: BusEvent) -> bool:
     """Whether an event carries an entry."""
-    return isinstance(event, Received) and isinstance(event.message, Entry)
+    return isinstance(event, MessageReceived) and isinstance(event.message, Entry)
 
 
 def is_subscribed(event: BusEvent) -> bool:
@@ -79,7 +79,7 @@ async def test_beat_carries_the_head(server: Server) -> None:
         await until(bus, is_subscribed)
         first, second = log.keepalive("first"), log.keepalive("second")
         outcomes = [await first.beat(), await second.beat(), await second.beat(is_takeover=True)]
-        heard = await until(bus, lambda e: isinstance(e, Received))
+        heard = await until(bus, lambda e: isinstance(e, MessageReceived))
         beat = heard[-1].message
         head = (await log.read(Position())).head
 
@@ -97,7 +97,7 @@ async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> N
         await until(bus, is_subscribed)
         server.call("CONFIG", "SET", "min-replicas-to-write", "1")
         outcome = await log.keepalive("me").beat(is_takeover=True)
-        beat = (await until(bus, lambda e: isinstance(e, Received)))[-1].message
+        beat = (await until(bus, lambda e: isinstance(e, MessageReceived)))[-1].message
         server.call("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(SequencerUnavailable):
             await log.keepalive("me").beat(is_takeover=True)
@@ -113,13 +113,15 @@ async def test_silence_is_filled_by_another_node(valkey_server: Server) -> None:
         bus.start()
         first, second = log.keepalive("first"), log.keepalive("second")
         running = asyncio.create_task(first.run())
-        await until(bus, lambda e: isinstance(e, Received) and isinstance(e.message, Keepalive))
+        await until(
+            bus, lambda e: isinstance(e, MessageReceived) and isinstance(e.message, Keepalive)
+        )
         standby = asyncio.create_task(second.run())
         running.cancel()
         heard = await until(
             bus,
             lambda e: (
-                isinstance(e, Received)
+                isinstance(e, MessageReceived)
                 and isinstance(e.message, Keepalive)
                 and e.message.source == "second"
             ),
@@ -141,10 +143,10 @@ async def test_one_of_many_nodes_beats(valkey_server: Server) -> None:
 
         def third_beat(event: BusEvent) -> bool:
             nonlocal beats
-            if isinstance(event, Received) and isinstance(event.message, Keepalive):
+            if isinstance(event, MessageReceived) and isinstance(event.message, Keepalive):
                 beats += 1
                 for node in nodes:
-                    node.heard()
+                    node.note_received()
             return beats == 4
 
         await until(bus, third_beat)

@@ -13,14 +13,14 @@ from redis_logs import DIM, FINGERPRINT, opened, put, report
 from servers import Server
 from synaptoroute.core.mutation import CHAIN_START, Position, Revision
 from synaptoroute.errors import ConfigError
-from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.epochs import (
     FoundingOutcome,
     TrimOutcome,
 )
 from synaptoroute.sequencer.lease import Held, Taken
 from synaptoroute.sequencer.log import Coverage, RedisLog
-from synaptoroute.sequencer.scripts import Head, NotPlaced
+from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
 

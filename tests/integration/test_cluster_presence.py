@@ -7,10 +7,10 @@ import pytest
 from redis_logs import opened, put, report
 from servers import Server
 from synaptoroute.core.mutation import Position
-from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.presence import Acked
-from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced
+from synaptoroute.sequencer.scripts import Head, NoLog
 
 pytestmark = pytest.mark.integration
 

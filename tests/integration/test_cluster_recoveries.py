@@ -212,7 +212,7 @@ async def test_stream_that_a_report_contradicts_is_not_kept(
         found = await log_check(log, ballot)
 
     assert found.kept is None
-    assert "node c" in found.why
+    assert "node c" in found.damage
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ async def test_torn_stream_is_not_kept(
         after = (await log.read(at[1])).entries
 
     assert found.kept is None
-    assert words in found.why
+    assert words in found.damage
     assert acted.outcome is RecoveryOutcome.OK
     assert isinstance(head, Head)
     assert (3, at[1].chain, 6) == (head.floor, head.floor_chain, head.seq)
@@ -262,7 +262,7 @@ async def test_unapplied_entries_are_believed_only_if_they_link(
         await answer(log, ballot, a=at[4], b=at[4])
         found = await log_check(log, ballot)
 
-    assert "does not continue" in found.why
+    assert "does not continue" in found.damage
 
 
 async def test_second_restart_voids_the_ballot(start_server: StartServer, kind: str) -> None:

@@ -20,7 +20,7 @@ from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.epochs import ClusterIdentity, LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.pubsub import Received, Subscribed
+from synaptoroute.sequencer.pubsub import MessageReceived, Subscribed
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = pytest.mark.integration
@@ -48,7 +48,7 @@ def keys_file(tmp_path: Path, *lines: str) -> Path:
 
 def is_entry(event: object) -> bool:
     """Whether a bus event carries an entry."""
-    return isinstance(event, Received) and isinstance(event.message, Entry)
+    return isinstance(event, MessageReceived) and isinstance(event.message, Entry)
 
 
 async def test_signed_entries_travel_both_ways(server: Server, tmp_path: Path) -> None:

@@ -45,4 +45,4 @@ def shown_read(result: Any) -> Any:
 def shown_log_check(log_check: LogCheck) -> Any:
     """A log check with its reports in order; why a stream is torn may be worded otherwise."""
     reports = sorted(log_check.reports, key=lambda each: each.node_id)
-    return reports, log_check.kept, bool(log_check.why), sorted(log_check.silent)
+    return reports, log_check.kept, bool(log_check.damage), sorted(log_check.silent)

@@ -15,10 +15,10 @@ from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Report
-from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.epochs import epoch_op_id
 from synaptoroute.sequencer.log import ReadResult, coverage_of
-from synaptoroute.sequencer.scripts import Head, NoLog, NotPlaced, Placed, Range, ballot_of
+from synaptoroute.sequencer.scripts import Head, NoLog, Placed, Range, ballot_of
 
 
 class ModelLog:

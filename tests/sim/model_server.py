@@ -76,7 +76,7 @@ class ModelServer(ModelLog):
         return LogCheck(
             reports=reports,
             kept=None if why else ServerHistory(position, m["voters"]),
-            why=why,
+            damage=why,
             silent=tuple(name for name in live if name not in names),
         )
 

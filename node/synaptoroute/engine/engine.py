@@ -38,7 +38,7 @@ from synaptoroute.ports import (
 )
 from synaptoroute.replication.applier import Applier, check_vectors
 from synaptoroute.replication.ballot_store import stored_promise
-from synaptoroute.replication.pending_writes import Waiters
+from synaptoroute.replication.pending_writes import PendingWrites
 from synaptoroute.serving.encoder_workers import Batch, Lanes, Observer
 from synaptoroute.serving.encodings import Encodings, submit_utterances
 from synaptoroute.serving.in_flight import Flight
@@ -73,7 +73,7 @@ class Engine:
         self.storage = storage
         self._cascade = cascade
         self._config = config
-        self._waiters = Waiters()
+        self._pending_writes = PendingWrites()
         self._observers: tuple[EngineObserver, ...] = ()
         self._moved_aside: str | None = None
         self._batcher = Batcher(
@@ -128,7 +128,7 @@ class Engine:
             node=config.node_name or storage.node_id,
             unmatched=Unmatched(config.unmatched_kept),
             first_stage=self._cascade,
-            resolve_writers=self._waiters.resolve,
+            resolve_writers=self._pending_writes.resolve,
             on_visible=self._report_visible,
             # The applier is built below; the scorer asks only when its thread runs.
             is_applying=lambda: self.applier.is_applying,
@@ -138,11 +138,11 @@ class Engine:
         applier = Applier(
             replica,
             storage,
-            scorer.show,
-            self._waiters.fail,
-            founding,
-            knows=self.encoders.known.__contains__,
-            switch=self._switch,
+            founding=founding,
+            publish=scorer.show,
+            switch_encoder=self._switch,
+            fail_write=self._pending_writes.fail,
+            has_encoder=self.encoders.known.__contains__,
             on_received=self._report_received,
             on_failed=self._report_failed,
             nice=config.lanes_nice,
@@ -191,7 +191,7 @@ class Engine:
         self.applier.stop()
         self.scorer.stop()
         self._is_started = False
-        self._waiters.fail_all(NotReady("the router was stopped before the write was applied"))
+        self._pending_writes.fail_all(NotReady("the router was stopped before the write was applied"))
         self.storage.close()
 
     def _check_open(self) -> None:
@@ -313,11 +313,11 @@ class Engine:
 
     def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
         """Wait for a write to be visible; register before it is sent."""
-        return self._waiters.expect(op_id)
+        return self._pending_writes.expect(op_id)
 
     def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
         """Stop waiting for a write."""
-        self._waiters.forget(op_id, future)
+        self._pending_writes.forget(op_id, future)
 
     def expect_version(self, seq: int) -> Future[None]:
         """Wait until an entry is visible; check the position afterwards."""
@@ -349,15 +349,11 @@ class Engine:
         Raises:
             NotReady: The engine has stopped.
         """
-
-        def run() -> ResultT:
-            return task(AppliedState(self.applier.replica, self.storage))
-
         if self._is_started:
-            return self.applier.call(run)
+            return self.applier.run(task)
         self._check_open()
         future: Future[ResultT] = Future()
-        future.set_result(run())
+        future.set_result(task(self.applier.state))
         return future
 
     def look_up(self, op_id: bytes) -> Future[Outcome | None]:
@@ -459,7 +455,7 @@ class Engine:
             orphans_after_seq: Keep own entries after this place as orphans.
         """
 
-        def task() -> Position:
+        def task(_: AppliedState) -> Position:
             now_us = time.time_ns() // 1_000
             failpoint("install.fetched")
             stored = self.storage.install(
@@ -469,7 +465,7 @@ class Engine:
             self.adopt(stored)
             return self.applier.replica.position
 
-        return self.applier.call(task)
+        return self.applier.run(task)
 
     def adopt(self, stored: Stored) -> None:
         """Exchange the replica and the tensor.  Runs on the applier's thread."""

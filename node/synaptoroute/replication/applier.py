@@ -1,9 +1,12 @@
-"""The applier: the one thread that owns the replica and the database's writer.
+"""The applier: the one thread that owns the replica and the writing side of the database.
 
-It takes what has arrived, gives each entry to the replica, commits all changes of
-a group in one transaction, and only then passes them on to be made visible.  When
-the commit fails, the replica is reverted and nothing was visible: a full disk
-costs writes, never answers, and never agreement between memory and disk.
+It takes a group of entries, applies each to the replica, commits all changes of the group in
+one transaction, and only then hands them on to be made visible.  If the commit fails, the
+replica is reverted and nothing was visible: a full disk costs writes, but never answers, and
+memory and disk never disagree.
+
+The order is fixed: commit, tensor, ``advance``, answer.  Group commit is the usual technique
+of databases: one fsync pays for all entries that arrived during the previous one.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import encode_proposal
@@ -35,7 +39,7 @@ from synaptoroute.core.replica import Replica
 from synaptoroute.core.validation import VECTOR_ITEM_BYTES
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
-from synaptoroute.ports import IncomingEntry, ReceivedEntry
+from synaptoroute.ports import AppliedState, IncomingEntry, ReceivedEntry
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.threads.inbox import Inbox, refuse
 from synaptoroute.threads.priority import give_way
@@ -43,50 +47,75 @@ from synaptoroute.threads.priority import give_way
 GROUP_ENTRIES_MAX: Final = 128
 INBOX_ENTRIES_MAX: Final = 16_384
 
+ResultT = TypeVar("ResultT")
+
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """The inbox is empty."""
+class _Task:
+    run: Callable[[AppliedState], Any]
+    future: Future[Any]
 
 
-Task: TypeAlias = Callable[[], Any]
-_Item: TypeAlias = "Proposal | IncomingEntry | tuple[Task, Future[Any]] | Nothing"
+_Item: TypeAlias = "Proposal | IncomingEntry | _Task"
+_EMPTY: Final = object()
 
 
 class Applier:
-    """Owner of the replica and of the storage's writing side."""
+    """Owner of the replica and of the storage's writing side.
+
+    Attributes:
+        replica: The replicated state; only the applier's thread changes it.
+        storage: The database; only the applier's thread writes to it.
+        storage_state: ``ok``, or why the last commit failed.
+        commit_count: Entries applied since the start.
+        is_applying: Whether a group is being applied now.
+    """
 
     def __init__(
         self,
         replica: Replica,
         storage: SQLiteStorage,
-        publish: Callable[[Sequence[Commit]], None],
-        refuse: Callable[[bytes, Exception], None],
-        founding: OpenEpoch,
         *,
-        knows: Callable[[str], bool],
-        switch: Callable[[Commit], None],
+        founding: OpenEpoch,
+        publish: Callable[[Sequence[Commit]], None],
+        switch_encoder: Callable[[Commit], None],
+        fail_write: Callable[[bytes, Exception], None],
+        has_encoder: Callable[[str], bool],
         on_received: Callable[[Sequence[ReceivedEntry]], None],
         on_failed: Callable[[Exception], None],
         nice: int = 0,
     ) -> None:
+        """Create the applier; ``start`` starts its thread.
+
+        Args:
+            replica: The state that the database holds.
+            storage: The database.
+            founding: First entry of a log that this node sequences itself.
+            publish: Makes durable commits visible.
+            switch_encoder: Makes a durable change of the encoder visible.
+            fail_write: Fails the writers of a proposal that was not taken.
+            has_encoder: Whether an encoder is loaded, by fingerprint.
+            on_received: Told what the replica did with incoming entries.
+            on_failed: Told that entries could not be applied.
+            nice: Priority of the thread.
+        """
         self.replica = replica
         self.storage = storage
         self.storage_state = "ok"
         self.commit_count = 0
         self.is_applying = False
-        self._publish = publish
-        self._refuse = refuse
         self._founding = founding
-        self._knows = knows
-        self._switch = switch
+        self._publish = publish
+        self._switch_encoder = switch_encoder
+        self._fail_write = fail_write
+        self._has_encoder = has_encoder
+        self._nice = nice
         self._on_received = on_received
         self._on_failed = on_failed
-        self._nice = nice
         self._inbox: Inbox[_Item] = Inbox()
         self._thread: threading.Thread | None = None
 
-    # --- from any thread -------------------------------------------------------
+    # --- any thread ---------------------------------------------------------------
 
     @property
     def backlog_entries(self) -> int:
@@ -94,47 +123,49 @@ class Applier:
         return len(self._inbox)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
-        """Hand over proposals that this node numbers itself.
+        """Queue proposals that this node numbers itself.
 
         Raises:
-            Overloaded: ``INBOX_ENTRIES_MAX`` entries wait.
+            Overloaded: More than ``INBOX_ENTRIES_MAX`` entries would wait.
             NotReady: The applier has stopped.
         """
-        self._check_room(len(proposals))
+        waiting = len(self._inbox)
+        if waiting + len(proposals) > INBOX_ENTRIES_MAX:
+            raise Overloaded(f"{waiting} writes wait to be applied", retry_after_seconds=1.0)
         self._inbox.put_all(proposals)
 
     def deliver(self, entries: Sequence[IncomingEntry]) -> None:
-        """Hand over entries of a log, in the order in which they were read.
+        """Queue entries of a shared log, in the order in which they were read.
 
         Raises:
             NotReady: The applier has stopped.
         """
         self._inbox.put_all(entries)
 
-    def call(self, task: Task) -> Future[Any]:
+    def run(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         """Run a function on the applier's thread, between two groups.
 
         Raises:
             NotReady: The applier has stopped.
         """
-        future: Future[Any] = Future()
-        self._inbox.put((task, future))
+        future: Future[ResultT] = Future()
+        self._inbox.put(_Task(task, future))
         return future
 
-    def _check_room(self, count: int) -> None:
-        waiting = len(self._inbox)
-        if waiting + count > INBOX_ENTRIES_MAX:
-            raise Overloaded(f"{waiting} writes wait to be applied", retry_after_seconds=1.0)
+    @property
+    def state(self) -> AppliedState:
+        """What a task uses.  Only for the applier's thread, or before ``start``."""
+        return AppliedState(self.replica, self.storage)
 
-    # --- the thread --------------------------------------------------------------
+    # --- the thread ---------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread; until then the caller's thread does its work."""
+        """Start the thread; until then the caller's thread applies."""
         self._thread = threading.Thread(target=self._run, name="synaptoroute-applier", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Apply what has been handed over, then end the thread."""
+        """Apply what is queued, then end the thread."""
         self._inbox.close()
         if self._thread is not None:
             self._thread.join()
@@ -142,7 +173,7 @@ class Applier:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread turns."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
@@ -150,87 +181,90 @@ class Applier:
         try:
             self._serve()
         finally:
+            # If the thread dies of a bug, callers that wait for a task must not wait forever.
             for item in self._inbox.close_and_drop():
-                if isinstance(item, tuple):
-                    refuse(item[1])
+                if isinstance(item, _Task):
+                    refuse(item.future)
 
     def _serve(self) -> None:
-        item = self._inbox.get()
+        item: _Item | object | None = _EMPTY
         while item is not None:
-            if isinstance(item, tuple):
-                _fulfil(*item)
-                item = Nothing()
-            elif not isinstance(item, Nothing):
-                group: list[Proposal | IncomingEntry] = [item]
-                item = self._collect(group)
+            item = self._inbox.get()
+            group: list[Proposal | IncomingEntry] = []
+            # Take what waits already.  A task ends the group, because it has to see its result;
+            # so does the end of the inbox.
+            while isinstance(item, Proposal | IncomingEntry):
+                group.append(item)
+                try:
+                    item = self._inbox.get_nowait() if len(group) < GROUP_ENTRIES_MAX else _EMPTY
+                except queue.Empty:
+                    item = _EMPTY
+            if group:
+                # The scorer postpones background work while this flag is set.
                 self.is_applying = True
                 try:
                     self.apply(group)
                 finally:
                     self.is_applying = False
-            if isinstance(item, Nothing):
-                item = self._inbox.get()
-
-    def _collect(self, group: list[Proposal | IncomingEntry]) -> _Item | None:
-        """Add what waits to the group; return the first item that is not an entry."""
-        while len(group) < GROUP_ENTRIES_MAX:
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
-                return Nothing()
-            if item is None or isinstance(item, tuple | Nothing):
-                return item
-            group.append(item)
-        return Nothing()
+            if isinstance(item, _Task):
+                _fulfil(item, self.state)
 
     def apply(self, group: Sequence[Proposal | IncomingEntry]) -> None:
-        """Receive, commit and publish a group; if it fails, what is sound of it.
+        """Apply, commit and publish a group.  Runs on the applier's thread.
 
-        A storage that fails fails all of them; any other error is one entry's own, so
-        each is tried alone.  Runs on the applier's thread.
+        A storage that fails would fail every entry.  Any other error belongs to one entry, so
+        each is tried alone then.
         """
-        error = self._try(group)
+        error = self._apply_all(group)
         if error is None:
             return
         if isinstance(error, StorageUnavailable) or len(group) == 1:
-            self._give_up(group, error)
+            self._reject(group, error)
             return
         for each in group:
-            own_error = self._try([each])
+            own_error = self._apply_all([each])
             if own_error is not None:
-                self._give_up([each], own_error)
+                self._reject([each], own_error)
 
-    def _try(self, group: Sequence[Proposal | IncomingEntry]) -> Exception | None:
-        """Make a group durable and visible, or say why nothing of it is."""
+    def _apply_all(self, group: Sequence[Proposal | IncomingEntry]) -> Exception | None:
+        """Make a group durable and visible; on an error return it, with nothing applied."""
         commits: list[Commit] = []
         received: list[ReceivedEntry] = []
         try:
             for each in group:
                 if isinstance(each, Proposal):
-                    self._number(each, commits)
+                    if self.replica.position.epoch == 0:
+                        self._found_log(each, commits)
+                    step = self.replica.append(encode_proposal(each), each, time.time_ns() // 1_000)
                 else:
-                    self._check_known(each.entry.proposal.mutation)
+                    mutation = each.entry.proposal.mutation
+                    if isinstance(mutation, SwitchEncoder):
+                        self._check_encoder(mutation)
                     step = self.replica.receive(each.entry, each.source, each.log_epoch)
-                    commits.extend(step.commits)
                     received.append(ReceivedEntry(each, step))
+                commits.extend(step.commits)
+                # A change of the encoder is committed alone: what follows it is of another
+                # dimension, so it needs the new tensor.
                 if commits and commits[-1].change.encoder is not None:
-                    self._finish(commits)
+                    self._commit(commits)
                     commits = []
-            self._finish(commits)
+            if commits:
+                self._commit(commits)
         except Exception as error:
+            # Only what ``advance`` has not confirmed is reverted; a committed encoder change of
+            # this group stays.
             self.replica.revert(tuple(commits))
             return error
         if received:
             self._on_received(received)
         return None
 
-    def _finish(self, commits: list[Commit]) -> None:
-        """Make commits durable, then visible; a change of the encoder is the last of them."""
-        if not commits:
-            return
+    def _commit(self, commits: list[Commit]) -> None:
+        """Make commits durable, then visible; only the last may change the encoder."""
         failpoint("apply.received")
         self.storage.commit(commits)
         failpoint("commit.done")
+        # From here on the entries are durable: nothing below may fail and revert them.
         self.storage_state = "ok"
         self.replica.advance()
         self.commit_count += len(commits)
@@ -238,73 +272,78 @@ class Applier:
             self._publish(commits)
         else:
             self._publish(commits[:-1])
-            self._switch(commits[-1])
+            self._switch_encoder(commits[-1])
 
-    def _check_known(self, mutation: Mutation) -> None:
-        """Stand still before a change to an encoder that this node does not have.
+    def _found_log(self, proposal: Proposal, commits: list[Commit]) -> None:
+        """Put the founding entry before the first proposal of a node that is its own log."""
+        if not isinstance(proposal.mutation, OpenEpoch):
+            founding = Proposal(os.urandom(16), self._founding)
+            now_us = time.time_ns() // 1_000
+            commits.extend(self.replica.append(encode_proposal(founding), founding, now_us).commits)
+
+    def _check_encoder(self, mutation: SwitchEncoder) -> None:
+        """Refuse a change to an encoder that this node has not loaded.
+
+        The entry is not skipped: the node halts in front of it, since it could not encode a
+        query for the rows that follow.
 
         Raises:
-            EncoderMismatch: It is not here.
+            EncoderMismatch: The encoder is not loaded.
         """
-        encoder = encoder_of(mutation.import_id) if isinstance(mutation, SwitchEncoder) else None
-        if encoder is not None and not self._knows(encoder[0]):
+        encoder = encoder_of(mutation.import_id)
+        if encoder is not None and not self._has_encoder(encoder[0]):
             raise EncoderMismatch(
                 f"the cluster changes to the encoder {encoder[0][:12]}, which this node does "
                 "not have: set next_model to it and restart the node",
                 expected=encoder[0],
             )
 
-    def _number(self, proposal: Proposal, commits: list[Commit]) -> None:
-        """Give a proposal the next place; the very first founds the log."""
-        if self.replica.position.epoch == 0 and not isinstance(proposal.mutation, OpenEpoch):
-            self._number(Proposal(os.urandom(16), self._founding), commits)
-        now_us = time.time_ns() // 1_000
-        step = self.replica.append(encode_proposal(proposal), proposal, now_us)
-        commits.extend(step.commits)
-
-    def _give_up(self, group: Sequence[Proposal | IncomingEntry], error: Exception) -> None:
-        """Tell the writers of proposals that nothing was done.
-
-        An entry of a shared log keeps its place there, so its writer goes on waiting:
-        it will be applied later.
-        """
+    def _reject(self, group: Sequence[Proposal | IncomingEntry], error: Exception) -> None:
+        """Report that a group was not applied."""
         if isinstance(error, StorageUnavailable):
             self.storage_state = str(error.fields.get("reason", "failing"))
         for each in group:
+            # An entry of a shared log keeps its place there and is applied later, so its
+            # writer goes on waiting.  A proposal has no place: its writer is told.
             if isinstance(each, Proposal):
-                self._refuse(each.op_id, error)
+                self._fail_write(each.op_id, error)
         self._on_failed(error)
 
 
-def _fulfil(task: Task, future: Future[Any]) -> None:
-    """Run a task and keep its result or its error; skip it if nobody waits any more."""
-    if not future.set_running_or_notify_cancel():
+def _fulfil(task: _Task, state: AppliedState) -> None:
+    """Run a task and keep its result or its error; skip it if its caller gave up."""
+    if not task.future.set_running_or_notify_cancel():
         return
     try:
-        result = task()
-    except BaseException as error:  # whoever asked gets it
-        future.set_exception(error)
+        result = task.run(state)
+    except BaseException as error:
+        task.future.set_exception(error)
     else:
-        future.set_result(result)
+        task.future.set_result(result)
 
 
 def check_vectors(mutation: Mutation) -> str | None:
-    """Keep vectors that are not numbers out of every replica.
+    """Return what is wrong with a mutation's vectors, or None.
 
-    Finiteness is exact, so every node judges alike.  The norm is judged at the
-    door only: a sum of squares may differ in its last bit between machines.  The
-    dimension is the table's to judge.
+    Every node must judge alike, or their states would differ.  Finiteness is exact.  The norm
+    is only checked where a write enters the node, because the last bit of a sum of squares
+    differs between CPUs.  The table checks the dimension.
     """
     if isinstance(mutation, PutRoute | AddUtterances):
-        return _wrong(mutation.vectors)
+        return _vectors_error(mutation.vectors)
     if isinstance(mutation, ImportChunk):
-        return _wrong(tuple(v for part in mutation.parts for v in part.vectors))
+        return _vectors_error(tuple(v for part in mutation.parts for v in part.vectors))
     return None
 
 
-def _wrong(vectors: tuple[bytes, ...]) -> str | None:
+def _vectors_error(vectors: tuple[bytes, ...]) -> str | None:
     if any(len(vector) % VECTOR_ITEM_BYTES for vector in vectors):
         return "a vector is not a row of float32"
     if not np.isfinite(np.frombuffer(b"".join(vectors), dtype="<f4")).all():
         return "a vector holds a value that is not finite"
     return None
+
+
+def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
+    """Join vectors' bytes to float32[n, dim]."""
+    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)

@@ -1,4 +1,9 @@
-"""A node's promise: durable before it binds, and it binds before anything is said of it."""
+"""The node's promise to a ballot, as in Paxos: durable before it is told.
+
+A node that promised a ballot applies no entry of an older epoch any more.  If it told the
+promise first and crashed before the promise was on disk, it could come back, apply such an
+entry, and the majority that the recovery counted would not exist.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,22 @@ from typing import Final
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import may_promise
+from synaptoroute.core.replica import Replica
 from synaptoroute.failpoints import failpoint
-from synaptoroute.ports import AppliedState
 from synaptoroute.storage import SQLiteStorage
 
 PROMISE_KEY: Final = "promise"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a replica stands, read between two groups of entries.
+class VoterState:
+    """What a node reports to a ballot, read between two groups of entries.
 
     Attributes:
-        position: What is durable.
-        promised: The newest ballot that binds it.
-        epoch_id: Ballot that opened its epoch; empty before the first.
-        voters: Who votes, at that position.
+        position: The durable position.
+        promised: The newest promised ballot.
+        epoch_id: The ballot that opened the current epoch; empty before the first epoch.
+        voters: The voters at that position.
     """
 
     position: Position
@@ -32,32 +37,32 @@ class Standing:
 
 
 def stored_promise(storage: SQLiteStorage) -> Ballot:
-    """The newest ballot that this node has promised; the lowest one if none."""
+    """Read the newest promise from disk; the lowest ballot if there is none."""
     text = storage.meta_get(PROMISE_KEY)
     return Ballot.parse(text) if text else Ballot()
 
 
-def standing_of(state: AppliedState) -> Standing:
-    """Look where the replica stands.  Runs on the applier's thread."""
-    replica = state.replica
-    return Standing(replica.position, replica.promised, replica.epoch_id, replica.voters)
+def voter_state(replica: Replica) -> VoterState:
+    """Read the state that a ballot asks for.  Runs on the applier's thread."""
+    return VoterState(replica.position, replica.promised, replica.epoch_id, replica.voters)
 
 
-def promise(state: AppliedState, ballot: Ballot) -> Standing | None:
-    """Promise a ballot, if it may be; None if a higher one, or its like, is promised.
+def promise(replica: Replica, storage: SQLiteStorage, ballot: Ballot) -> VoterState | None:
+    """Promise a ballot; None if this or a higher epoch is promised to another ballot.
 
-    From the answer on, the position grows no more in epochs below the ballot.  Runs on
-    the applier's thread.
+    From then on the position cannot grow in epochs below the ballot.  Runs on the applier's
+    thread.
 
     Raises:
-        StorageUnavailable: It could not be made durable; it does not bind.
+        StorageUnavailable: The promise is not durable, so it does not bind.
     """
-    replica = state.replica
     if not may_promise(replica.promised, ballot):
         return None
     if replica.promised != ballot:
         failpoint("promise.begun")
-        state.storage.meta_set(PROMISE_KEY, str(ballot))
+        # Disk first: the replica must never enforce, and the node never tell, a promise that a
+        # crash would undo.
+        storage.meta_set(PROMISE_KEY, str(ballot))
         failpoint("promise.kept")
         replica.promise(ballot)
-    return standing_of(state)
+    return voter_state(replica)

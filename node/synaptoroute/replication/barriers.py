@@ -1,66 +1,67 @@
-"""Readers that wait for a version, and writers that wait for others to hold an entry."""
+"""Barriers: readers wait for a version, writers wait until other nodes hold an entry."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
-from synaptoroute.sequencer.scripts import NoLog, NotPlaced
-
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.session import Session
+from synaptoroute.sequencer.append_errors import NotPlaced
+from synaptoroute.sequencer.scripts import NoLog
 
 ACK_POLL_SECONDS: Final = 0.008
 ACK_RETRY_SECONDS: Final = 0.25
-"""Between two tries where Redis does not answer."""
+"""Pause after a call that Redis did not answer."""
 
 
-class Waits:
-    """Waiting on behalf of one node's clients.  Runs on the event loop."""
+class Barriers:
+    """Waits on behalf of one node's clients.  Runs on the event loop."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
 
-    async def version(self, version: Revision, timeout_seconds: float) -> None:
+    async def wait_version(self, version: Revision, timeout_seconds: float) -> None:
         """Wait until a version is visible here.
 
         Raises:
-            NotCaughtUp: It is not, in time.
-            VersionLost: It belongs to a write that a later epoch left behind.
+            NotCaughtUp: It is not visible in time.
+            VersionLost: The version belongs to a write that a later epoch left behind.
         """
         deadline = time.monotonic() + timeout_seconds
-        engine = self._follower.engine
-        while not self._has(version):
-            self._follower.wake()
+        while not self._is_visible(version):
+            self._session.catch_up_wanted.set()
             left_seconds = deadline - time.monotonic()
             if left_seconds <= 0:
-                at = self._follower.position.revision
+                at = self._session.position.revision
                 raise NotCaughtUp(
                     f"this node is at {at}, not yet at {version}",
                     retry_after_seconds=1.0,
                     version=str(at),
                 )
-            future = engine.expect_version(version.seq)
+            future = self._engine.expect_version(version.seq)
             try:
-                if not self._has(version):  # it may have come before it was expected
+                # The version may have become visible between the check and ``expect_version``.
+                if not self._is_visible(version):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(left_seconds):
                             await asyncio.wrap_future(future)
             finally:
-                engine.forget_version(future)
+                self._engine.forget_version(future)
 
-    def _has(self, version: Revision) -> bool:
-        """Whether a version is visible here."""
-        position = self._follower.position
+    def _is_visible(self, version: Revision) -> bool:
+        position = self._session.position
         if version.epoch == position.epoch:
             return version.seq <= position.seq
         if version.epoch > position.epoch:
             return False
-        epochs = self._follower.engine.replica_status.epochs
+        # An epoch keeps a prefix of the one before it.  A version beyond that prefix belongs to
+        # a write that no node holds any more, so it would never become visible.
+        epochs = self._engine.replica_status.epochs
         later = [each for each in epochs if each.epoch > version.epoch]
         if later and version.seq > later[0].opened.base_seq:
             raise VersionLost(
@@ -69,33 +70,36 @@ class Waits:
             )
         return version.seq <= position.seq
 
-    async def head(self, timeout_seconds: float) -> None:
+    async def wait_head(self, timeout_seconds: float) -> None:
         """Wait until everything is visible that the log holds now.
 
         Raises:
             SequencerUnavailable: The log does not answer.
-            NotCaughtUp: Not in time.
+            NotCaughtUp: It is not visible in time.
         """
-        head = await self._follower.log.head()
+        head = await self._session.log.head()
         if isinstance(head, NoLog):
             raise NotCaughtUp("there is no log to compare with", retry_after_seconds=2.0)
-        await self.version(head.position.revision, timeout_seconds)
+        await self.wait_version(head.position.revision, timeout_seconds)
 
-    async def acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
-        """Wait until a quorum of the voters, or every live node, holds an entry.
+    async def wait_acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
+        """Wait until a majority of the voters, or every live node, holds an entry.
 
-        An epoch that was opened meanwhile counts its own positions, from its base on.
+        Returns:
+            False if they do not hold it in time.
 
         Raises:
-            VersionLost: The epoch left the entry behind.
+            VersionLost: A later epoch left the entry behind.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
             pause_seconds = ACK_POLL_SECONDS
-            self._has(at)
-            epoch = max(at.epoch, self._follower.position.epoch)
+            self._is_visible(at)  # raises VersionLost
+            # Positions are kept for each epoch.  If a later epoch was opened meanwhile, its
+            # positions count, because it continues with this entry.
+            epoch = max(at.epoch, self._session.position.epoch)
             try:
-                acked = await self._follower.log.presence.acked(epoch)
+                acked = await self._session.log.presence.acked(epoch)
                 if not isinstance(acked, NotPlaced) and (
                     acked.is_quorum(at.seq) and (not is_all or acked.is_all(at.seq))
                 ):

@@ -1,8 +1,10 @@
-"""Catching up: from the log, else from a peer's op log, else from a peer's snapshot.
+"""Catch-up: from the log, else from a peer's op log, else from a peer's snapshot.
 
-One method decides what is missing, in that order.  A snapshot is installed only at a
-position whose hash chain the log confirms, so a peer that lies or is lost itself
-costs time and nothing else.
+``run`` decides what is missing and tries the sources in that order.  A snapshot is installed
+only if the log confirms the hash chain at its position, so a peer that lies, or that is itself
+lost, costs time and nothing else.
+
+Runs on the event loop, in one task.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from enum import Enum
+from typing import Final
 
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.core.replica import TRANSITIONS, Source, State
@@ -24,68 +27,91 @@ from synaptoroute.errors import (
     StorageCorrupt,
     UnknownMutation,
 )
-from synaptoroute.ports import AppliedState, IncomingEntry
-from synaptoroute.replication.history_check import common_seq, is_confirmed
-from synaptoroute.replication.progress import Progress
-from synaptoroute.replication.snapshots import file_beside
+from synaptoroute.ports import AppliedState, DatabaseReader, IncomingEntry
+from synaptoroute.replication.recovery import Recovery
+from synaptoroute.replication.session import Session
+from synaptoroute.replication.snapshots import temporary_file
 from synaptoroute.replication.status import LogState
-from synaptoroute.sequencer.log import Coverage, ReadResult
+from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.presence import NodeSeen
-
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
+from synaptoroute.sequencer.scripts import NoLog
 
 PEERS_ASKED_MAX: Final = 3
+SPREAD_SECONDS: Final = 0.2
+"""Nodes that miss the same entries do not all ask at one moment."""
+SNAPSHOT_PAUSE_SECONDS: Final = 30.0
+"""Time between two tries to take a snapshot instead of a long log."""
+FAR_ENTRIES: Final = 2_000
+FAR_BYTES: Final = 16 << 20
+"""A node farther behind asks for a snapshot first: installing rows is faster than replaying."""
+COMPARED_ENTRIES: Final = 1_024
 _CLOSED: Final = frozenset(
     {LogState.MISMATCH, LogState.REGRESSED, LogState.FOREIGN, LogState.RECOVERING}
 )
-SPREAD_SECONDS: Final = 0.2
-"""Nodes that miss the same entries do not all ask at the same moment."""
-LEAP_PAUSE_SECONDS: Final = 30.0
-FAR_ENTRIES: Final = 2_000
-FAR_BYTES: Final = 16 << 20
-"""A node that is farther behind asks for a snapshot first: rows are quicker than history."""
 
 _log = logging.getLogger(__name__)
 
 
+class CatchUpResult(Enum):
+    """Whether there is more to do, and whether it can be done now."""
+
+    AT_HEAD = "at_head"
+    MOVED = "moved"
+    BLOCKED = "blocked"
+
+
 class CatchUp:
-    """Brings one node to the head of the log.  Runs in one task.
+    """Brings one node to the head of the log.
 
     Attributes:
-        diverged: What the log contradicts of this node's history, if anything.
-        halted: Why an entry could not be applied, if one could not.
-        last_error: What stood against the last try.
+        diverged: How the log contradicts this node's history; None if it does not.
+        halted: Why the next entry cannot be applied; None if it can.
+        last_error: Why the last try failed.
         is_too_stale: Whether peers have been ahead for too long.
     """
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, session: Session, peers: PeerClient, recovery: Recovery) -> None:
         self.diverged: str | None = None
         self.halted: str | None = None
         self.last_error = ""
         self.is_too_stale = False
-        self._follower = follower
-        self._engine = follower.engine
-        self._peers = PeerClient(follower.membership)
-        self._known: tuple[NodeSeen, ...] = ()
+        self._session = session
+        self._engine = session.engine
+        self._peers = peers
+        self._recovery = recovery
+        self._known_nodes: tuple[NodeSeen, ...] = ()
         self._behind_since: float | None = None
-        self.trusted: frozenset[str] = frozenset()
+        self._donors_allowed: frozenset[str] = frozenset()
         self._halted_since = 0.0
-        self._leap_at = 0.0
+        self._snapshot_tried_until = 0.0
 
-    def halt(self, reason: str) -> None:
+    # --- trouble ----------------------------------------------------------------------
+
+    def note_fork(self, reason: str) -> None:
+        """Note that this node's history is not the log's."""
+        self._session.counts.forks += 1
+        self.diverged = reason
+        _log.error("this node's history is not the log's: %s", reason)
+        self._session.catch_up_wanted.set()
+
+    def require_resync(self, reason: str, donors: Sequence[str] = ()) -> None:
+        """Replace this node's state by a snapshot of one of the donors; any donor if none given."""
+        self._donors_allowed = frozenset(donors)
+        self.note_fork(reason)
+
+    def note_halt(self, reason: str) -> None:
         """Note that the next entry cannot be applied."""
         if self.halted is None:
             self._halted_since = time.monotonic()
-            self._follower.counts.halts += 1
+            self._session.counts.halts += 1
             _log.error("the replica halts: %s", reason)
         self.halted = reason
 
     @property
     def is_halted_too_long(self) -> bool:
-        """Whether an entry has stood in the way for so long that answers are too old."""
-        limit = self._follower.config.staleness_seconds_max
+        """Whether the node has been halted for so long that its answers are too old."""
+        limit = self._session.config.staleness_seconds_max
         return self.halted is not None and time.monotonic() - self._halted_since > limit
 
     @property
@@ -93,173 +119,170 @@ class CatchUp:
         """What an operator should know; empty if all is well."""
         if self.diverged:
             return f"diverged: {self.diverged}"
-        if self.halted:
-            return f"halted: {self.halted}"
-        return ""
+        return f"halted: {self.halted}" if self.halted else ""
 
-    async def close(self) -> None:
-        """Close the connections to peers."""
-        await self._peers.close()
+    # --- the log ----------------------------------------------------------------------
 
-    async def run(self) -> Progress:
-        """Fetch what is missing until the head is reached or something stands against it."""
-        follower = self._follower
-        if follower.log_state in _CLOSED:
-            return Progress.BLOCKED
+    async def run(self) -> CatchUpResult:
+        """Fetch what is missing until the head is reached or an obstacle remains."""
+        session = self._session
+        if session.log_state in _CLOSED:
+            return CatchUpResult.BLOCKED
         if self._engine.replica_status.state is State.HALTED:
-            await self._set_state(State.SYNCING)  # perhaps the disk has room again
+            await self._set_state(State.SYNCING)  # the disk may have room again
         while True:
             position = await self._applied()
-            if follower.log_state is LogState.LOST:
+            if session.log_state is LogState.LOST:
                 return await self._without_log(position)
             if self.diverged is not None:
                 if not await self._resync(position):
-                    return Progress.BLOCKED
+                    return CatchUpResult.BLOCKED
                 continue
             try:
-                result = await follower.log.read(position)
+                result = await session.log.read(position)
             except SequencerUnavailable as error:
                 self.last_error = error.message
                 return await self._without_log(position)
-            self._is_in_reach()
-            if self._is_another_log(position, result):
-                follower.poke()
-                return Progress.BLOCKED
-            if self._is_far(position, result) and await self._leap(position):
+            self._note_in_reach()
+            if self._is_other_log(position, result):
+                session.heartbeat_wanted.set()
+                return CatchUpResult.BLOCKED
+            if self._is_far(position, result) and await self._skip_ahead(position):
                 continue
-            progress = await self._take(position, result)
-            if progress is not Progress.MOVED:
-                return progress
+            outcome = await self._take(position, result)
+            if outcome is not CatchUpResult.MOVED:
+                return outcome
 
-    def _is_another_log(self, position: Position, result: ReadResult) -> bool:
-        """Whether somebody opened this node's epoch anew: the next heartbeat judges that log."""
+    def _is_other_log(self, position: Position, result: ReadResult) -> bool:
+        """Whether another ballot opened this node's epoch: the next heartbeat judges that log."""
         epoch_id = self._engine.replica_status.epoch_id
         return result.epoch == position.epoch and bool(epoch_id) and result.epoch_id != epoch_id
 
     def _is_far(self, position: Position, result: ReadResult) -> bool:
-        """Whether a snapshot is worth asking for before the log is read to its end."""
-        if result.coverage is not Coverage.WHOLE or time.monotonic() < self._leap_at:
+        """Whether to try a snapshot before the log is read to its end."""
+        if result.coverage is not Coverage.WHOLE or time.monotonic() < self._snapshot_tried_until:
             return False
-        head = self._follower.head
+        head = self._session.head
         kept_bytes = head.kept_bytes if head else 0
         is_new = position.seq == 0 and kept_bytes > FAR_BYTES
         return is_new or result.head.seq - position.seq > FAR_ENTRIES
 
-    async def _leap(self, position: Position) -> bool:
-        """Take a snapshot of a peer that is near the head; the log has the rest."""
-        self._leap_at = time.monotonic() + LEAP_PAUSE_SECONDS
+    async def _skip_ahead(self, position: Position) -> bool:
+        """Install a snapshot of a peer near the head; the log has the rest."""
+        self._snapshot_tried_until = time.monotonic() + SNAPSHOT_PAUSE_SECONDS
         near = Position(position.epoch, position.seq + FAR_ENTRIES // 2)
-        donors = [seen for seen in await self._donors(near) if seen.is_live]
+        donors = [seen for seen in await self._find_donors(near) if seen.is_live]
         return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
-    async def _take(self, position: Position, result: ReadResult) -> Progress:
-        """Apply what the log gave, or find what it could not give."""
+    async def _take(self, position: Position, result: ReadResult) -> CatchUpResult:
+        """Apply what the log returned, or get from peers what it no longer has."""
         match result.coverage:
             case Coverage.WHOLE:
                 return await self._extend(position, result)
             case Coverage.TRIMMED | Coverage.HOLE:
-                self._follower.counts.gaps += 1
+                self._session.counts.gaps += 1
                 if result.coverage is Coverage.HOLE:
                     if await self._is_left_behind(position, result):
-                        return Progress.MOVED
-                    self._follower.recovery.suspect_damage()
+                        return CatchUpResult.MOVED
+                    self._recovery.suspect_damage()
                 found = await self._from_peers(position)
-                return Progress.MOVED if found else Progress.BLOCKED
+                return CatchUpResult.MOVED if found else CatchUpResult.BLOCKED
             case Coverage.BEYOND if result.epoch > position.epoch:
                 self.diverged = (
                     f"this node holds entries up to {position.revision} that epoch "
                     f"{result.epoch} left behind"
                 )
-                return Progress.MOVED
+                return CatchUpResult.MOVED
             case Coverage.BEYOND:
-                self._follower.set_state(LogState.REGRESSED)
-                return Progress.BLOCKED
+                self._session.set_log_state(LogState.REGRESSED)
+                return CatchUpResult.BLOCKED
 
     async def _is_left_behind(self, position: Position, result: ReadResult) -> bool:
-        """Whether a later epoch has other entries at this node's place, and not just a hole."""
-        if result.epoch <= position.epoch or await is_confirmed(self._follower.log, position):
+        """Whether a later epoch has another history at this position, not just a hole."""
+        if result.epoch <= position.epoch or await is_confirmed(self._session.log, position):
             return False
         self.diverged = f"epoch {result.epoch} does not hold {position.revision} of this node"
         return True
 
-    async def _extend(self, position: Position, result: ReadResult) -> Progress:
+    async def _extend(self, position: Position, result: ReadResult) -> CatchUpResult:
         """Apply entries that follow the position."""
+        session = self._session
         if result.entries:
             await self._set_state(State.CATCHING_UP)
             self._engine.deliver(
                 [IncomingEntry(e, Source.LOG, result.epoch) for e in result.entries]
             )
-            self._follower.counts.catch_ups_log += 1
+            session.counts.catch_ups_log += 1
         after = await self._applied()
+        # The applier reports a fork and a failed commit by callbacks that were scheduled on
+        # this loop before the future of ``_applied`` was resolved, so they have run by now.
         if self.diverged is not None:
-            return Progress.MOVED
-        if self._follower.log_state in _CLOSED:
-            return Progress.BLOCKED  # closed meanwhile: what was read is not to be applied
+            return CatchUpResult.MOVED
+        if session.log_state in _CLOSED:
+            return CatchUpResult.BLOCKED  # closed meanwhile: what was read may not be applied
         if result.entries and after.seq <= position.seq:
-            storage = self._engine.status().storage_state
-            return await self._halt(f"entry {position.seq + 1} was not applied ({storage})")
+            storage_state = self._engine.status().storage_state
+            return await self._halt(f"entry {position.seq + 1} was not applied ({storage_state})")
         if result.error is not None:
             if not isinstance(result.error, UnknownMutation):
-                self._follower.set_state(LogState.DAMAGED, str(result.error))
-                self._follower.recovery.suspect_damage()
+                session.set_log_state(LogState.DAMAGED, str(result.error))
+                self._recovery.suspect_damage()
             return await self._halt(str(result.error))
         self.halted = None
         if result.is_end and after.seq >= result.head.seq:
             await self._set_state(State.LIVE)
-            return Progress.AT_HEAD
-        return Progress.MOVED
+            return CatchUpResult.AT_HEAD
+        return CatchUpResult.MOVED
 
-    async def _halt(self, reason: str) -> Progress:
-        """Stand still before an entry that cannot be read or applied: it is never skipped."""
-        self.halt(self.halted or reason)
+    async def _halt(self, reason: str) -> CatchUpResult:
+        """Stop before an entry that cannot be read or applied: it is never skipped."""
+        self.note_halt(self.halted or reason)
         await self._set_state(State.HALTED)
-        return Progress.BLOCKED
+        return CatchUpResult.BLOCKED
 
     async def _applied(self) -> Position:
-        """Position after everything that was handed over before."""
-        return await asyncio.wrap_future(
-            self._engine.run_on_applier(lambda held: held.replica.position)
-        )
+        """Position after everything that was delivered before this call."""
+        return await self._session.on_applier(lambda state: state.replica.position)
 
     async def _set_state(self, state: State) -> None:
-        """Move the replica to a state, where a way leads there."""
+        """Move the replica to a state, if there is a transition to it."""
         if self._engine.replica_status.state is state:
             return
 
-        def move(held: AppliedState) -> None:
-            if state in TRANSITIONS[held.replica.state]:
-                held.replica.move_to(state)
+        def move(at: AppliedState) -> None:
+            if state in TRANSITIONS[at.replica.state]:
+                at.replica.move_to(state)
 
-        await asyncio.wrap_future(self._engine.run_on_applier(move))
+        await self._session.on_applier(move)
 
-    # --- peers ---------------------------------------------------------------------------
+    # --- peers ------------------------------------------------------------------------
 
-    async def _donors(self, after: Position) -> list[NodeSeen]:
-        """Peers that may have what follows a position, in random order."""
-        with contextlib.suppress(ClusterError):  # then those that were known before
-            self._known = await self._follower.log.presence.nodes()
+    async def _find_donors(self, after: Position) -> list[NodeSeen]:
+        """Peers that may have what follows a position: live ones first, else random order."""
+        with contextlib.suppress(ClusterError):  # then use those that were known before
+            self._known_nodes = await self._session.log.presence.nodes()
         donors = [
             seen
-            for seen in self._known
+            for seen in self._known_nodes
             if seen.report.url
-            and seen.report.node_id != self._follower.node_id
+            and seen.report.node_id != self._session.node_id
             and (seen.report.epoch, seen.report.seq) >= (after.epoch, after.seq)
-            and (not self.trusted or seen.report.node_id in self.trusted)
+            and (not self._donors_allowed or seen.report.node_id in self._donors_allowed)
         ]
         random.shuffle(donors)
         donors.sort(key=lambda seen: not seen.is_live)
         return donors[:PEERS_ASKED_MAX]
 
     async def _from_peers(self, position: Position) -> bool:
-        """Bridge a hole by a peer's op log, else by a peer's snapshot."""
+        """Bridge a gap by a peer's op log, else by a peer's snapshot."""
         await asyncio.sleep(random.uniform(0.0, SPREAD_SECONDS))
-        donors = await self._donors(position)
+        donors = await self._find_donors(position)
         if await self._from_op_logs(position, donors):
             return True
         return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
     async def _from_op_logs(self, position: Position, donors: Sequence[NodeSeen]) -> bool:
-        """Apply what a peer's op log holds after a position; whether it moved."""
+        """Apply what a peer's op log holds after a position; whether the position moved."""
         is_ahead = False
         for donor in donors:
             try:
@@ -268,59 +291,59 @@ class CatchUp:
                 self.last_error = str(error)
                 continue
             is_ahead |= (found.position.epoch, found.position.seq) > (position.epoch, position.seq)
-            if found.entries and await self._believe(position, found.entries):
+            if found.entries and await self._apply_from_peer(position, found.entries):
                 return True
-        self._judge_staleness(is_ahead)
+        self._note_staleness(is_ahead)
         return False
 
-    async def _believe(self, position: Position, entries: Sequence[Entry]) -> bool:
-        """Apply a peer's entries; the replica checks that they continue its history."""
+    async def _apply_from_peer(self, position: Position, entries: Sequence[Entry]) -> bool:
+        # ``Source.BUS``: a peer is no authority.  The replica applies entries that continue its
+        # own hash chain, but never takes a peer's word for a fork or a new epoch.
         self._engine.deliver([IncomingEntry(e, Source.BUS, 0) for e in entries])
         if (await self._applied()).seq <= position.seq:
             return False
-        self._follower.counts.catch_ups_peer += 1
+        self._session.counts.catch_ups_peer += 1
         return True
 
-    async def _without_log(self, position: Position) -> Progress:
-        """Redis is away: take from peers what they have, and notice when they are ahead."""
-        if position.seq and await self._from_op_logs(position, await self._donors(position)):
-            self._is_in_reach()
-        return Progress.BLOCKED
+    async def _without_log(self, position: Position) -> CatchUpResult:
+        """Redis is away: take what peers have, and notice if they stay ahead."""
+        if position.seq and await self._from_op_logs(position, await self._find_donors(position)):
+            self._note_in_reach()
+        return CatchUpResult.BLOCKED
 
-    def _is_in_reach(self) -> None:
+    def _note_in_reach(self) -> None:
         self._behind_since = None
         self.is_too_stale = False
 
-    def _judge_staleness(self, is_ahead: bool) -> None:
-        """A node that knows itself behind for too long must not take queries."""
+    def _note_staleness(self, is_ahead: bool) -> None:
+        """A node that has known for too long that it is behind must not answer queries."""
         if not is_ahead:
-            self._is_in_reach()
+            self._note_in_reach()
             return
         now = time.monotonic()
         self._behind_since = self._behind_since or now
-        limit = self._follower.config.staleness_seconds_max
-        self.is_too_stale = now - self._behind_since > limit
+        self.is_too_stale = now - self._behind_since > self._session.config.staleness_seconds_max
 
-    # --- snapshots -------------------------------------------------------------------------
+    # --- snapshots --------------------------------------------------------------------
 
     async def _resync(self, position: Position) -> bool:
-        """Leave a history that the log contradicts; own entries beyond it are kept aside.
+        """Leave a history that the log contradicts; own entries beyond it become orphans.
 
-        A later epoch may have taken this node's side since: then there is nothing to leave.
-        A state that is doubted at its own place is replaced all the same.
+        A later epoch may have continued this node's history meanwhile; then nothing is to be
+        left.  A state that an operator had replaced is replaced in any case.
         """
-        if not self.trusted and await is_confirmed(self._follower.log, position):
+        log = self._session.log
+        if not self._donors_allowed and await is_confirmed(log, position):
             await self._set_state(State.SYNCING)
             self.diverged = None
             return True
         await self._set_state(State.DIVERGED)
-        own_log = self._engine.database
-        common = await common_seq(self._follower.log, own_log, position)
-        donors = await self._donors(Position(0, 0))
+        common = await common_seq(log, self._engine.database, position)
+        donors = await self._find_donors(Position(0, 0))
         if not await self._from_snapshots(position, donors, orphans_after_seq=common):
             return False
         self.diverged = None
-        self.trusted = frozenset()
+        self._donors_allowed = frozenset()
         return True
 
     async def _from_snapshots(
@@ -328,7 +351,7 @@ class CatchUp:
     ) -> bool:
         """Install the first snapshot that the log confirms."""
         for donor in donors:
-            target = file_beside(self._follower, "install")
+            target = temporary_file(self._engine, "install")
             try:
                 file = await self._peers.fetch_snapshot(
                     donor.report.url, target.parent, target.name
@@ -348,15 +371,16 @@ class CatchUp:
     async def _install(
         self, position: Position, file: SnapshotFile, orphans_after_seq: int | None
     ) -> bool:
-        """Install a snapshot, if it is ahead and the log knows its position."""
+        """Install a snapshot, if it is ahead and the log has its position."""
         is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
         if orphans_after_seq is None and not is_ahead:
             self.last_error = "a snapshot is older than what it should replace"
             return False
         if file.position.epoch < self._engine.replica_status.promised_epoch:
+            # The promise says that this node takes nothing from that epoch any more.
             self.last_error = "a snapshot is of an epoch that this node has left for good"
             return False
-        if not await is_confirmed(self._follower.log, file.position):
+        if not await is_confirmed(self._session.log, file.position):
             self.last_error = f"the log does not confirm a snapshot at {file.position.revision}"
             return False
         await self._set_state(State.INSTALLING)
@@ -365,12 +389,58 @@ class CatchUp:
                 self._engine.install_snapshot(file.path, orphans_after_seq=orphans_after_seq)
             )
         except BaseException:
-            # A history that is known to be wrong is not followed meanwhile.
+            # Also on cancellation: no replica may stay in ``INSTALLING``.  A history known to be
+            # wrong is not followed again either.
             await self._set_state(State.SYNCING if self.diverged is None else State.DIVERGED)
             raise
         if installed != file.position:
             self.diverged = f"a snapshot announced as {file.position} held {installed}"
             return False
-        self._follower.counts.snapshots += 1
-        await self._follower.duties.count_orphans()
+        self._session.counts.snapshots += 1
+        await self._session.count_orphans()
         return True
+
+
+# --- comparing histories ------------------------------------------------------------------
+
+
+async def is_confirmed(log: RedisLog, position: Position) -> bool:
+    """Whether the log has this position in its history, as far back as it reaches.
+
+    Raises:
+        SequencerUnavailable: Redis does not answer.
+    """
+    head = await log.head()
+    if isinstance(head, NoLog) or not 0 < position.seq <= head.seq:
+        return False
+    if position.seq == head.seq:
+        known: str | None = head.chain
+    elif position.seq == head.floor - 1:
+        known = head.floor_chain
+    else:
+        found = await log.read(Position(position.epoch, position.seq - 1), entries_max=1)
+        known = found.entries[0].chain if found.entries else None
+    return position.chain == known
+
+
+async def common_seq(log: RedisLog, database: DatabaseReader, position: Position) -> int:
+    """The last sequence number at which a node's op log and the log agree."""
+    start = max(0, position.seq - COMPARED_ENTRIES)
+    own = await asyncio.to_thread(
+        database.read_log, start, entries_max=COMPARED_ENTRIES, bytes_max=1 << 30
+    )
+    if not own:
+        return start
+    common = Position(own[0].epoch, start, own[0].prev_chain)
+    chains = {row.seq: row.chain for row in own}
+    while True:
+        try:
+            theirs = await log.read(common)
+        except (ClusterError, ProtocolError):
+            return common.seq
+        for entry in theirs.entries:
+            if chains.get(entry.seq) != entry.chain:
+                return common.seq
+            common = entry.position
+        if theirs.is_end or not theirs.entries:
+            return common.seq

@@ -1,15 +1,14 @@
-"""Another encoder for the cluster: one node makes its vectors, all switch at one place.
+"""Encoder migration: one node computes the new vectors, and all nodes switch at one entry.
 
-An order names the encoder, which every node has loaded beside the one that serves.  One
-node encodes every text that the generation lacks and logs the vectors, so no other node
-encodes anything.  To switch, it makes up for what was written meanwhile and appends the
-entry that switches right behind the position at which it knows the generation to be
-whole: if somebody writes between the look and the entry, the entry has no place and it
-looks again.  The former encoder's vectors are kept as a generation too, so that the way
-back takes no encoding.
+Every node has loaded the new encoder beside the one that serves.  One node encodes each text
+that lacks a vector and logs the vectors, so no other node encodes anything.  To switch, it
+completes what was written meanwhile and appends the switching entry directly behind the
+position at which it knows the vectors to be complete.  If somebody writes in between, the
+entry is refused and the node looks again.  The former encoder's vectors are staged too, so the
+way back needs no encoding.
 
-Runs on the event loop.  Every step begins with a look at what is there, so an order that
-is carried out twice, or by another node after a crash, goes on where it was.
+Every step begins with a look at what is there.  So a command that is executed twice, or by
+another node after a crash, continues where the first one stopped.  Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.imports import (
@@ -43,12 +42,11 @@ from synaptoroute.core.mutation import (
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.ports import AppliedState
+from synaptoroute.replication.barriers import Barriers
+from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.scripts import Encoders
 from synaptoroute.storage import SlotRow
-
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
 
 CHUNK_TEXTS_MAX: Final = 64
 ENCODE_TEXTS_MAX: Final = 16
@@ -56,7 +54,7 @@ WRITE_SECONDS_MAX: Final = 30.0
 QUORUM_SECONDS_MAX: Final = 30.0
 SWITCH_SECONDS_MAX: Final = 120.0
 RETRY_SECONDS: Final = 0.2
-Step = Literal["idle", "generating", "keeping", "switching", "done", "failed"]
+MigrationStep = Literal["idle", "generating", "keeping", "switching", "done", "failed"]
 
 ItemT = TypeVar("ItemT")
 
@@ -64,45 +62,46 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What this node does about a change of the encoder.
+class MigrationProgress:
+    """How far this node has come with a change of the encoder.
 
     Attributes:
-        step: What it is at.
-        encoder: Fingerprint of the encoder that it is about.
+        step: The current step.
+        encoder: Fingerprint of the new encoder.
         done_texts: Texts that have their vector.
         total_texts: Texts that need one.
         detail: Why it failed.
     """
 
-    step: Step = "idle"
+    step: MigrationStep = "idle"
     encoder: str = ""
     done_texts: int = 0
     total_texts: int = 0
     detail: str = ""
 
 
-def cut(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
-    """Cut a sequence into parts of at most ``count``."""
+def split(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
+    """Split a sequence into parts of at most ``count`` items."""
     return [items[start : start + count] for start in range(0, len(items), count)]
 
 
-class Generations:
-    """One node's work on generations.
+class EncoderMigration:
+    """One node's work on a change of the encoder.
 
     Attributes:
         progress: What is being done.
     """
 
-    def __init__(self, follower: Follower) -> None:
-        self.progress = Progress()
-        self._follower = follower
-        self._engine = follower.engine
+    def __init__(self, session: Session, barriers: Barriers) -> None:
+        self.progress = MigrationProgress()
+        self._session = session
+        self._engine = session.engine
+        self._barriers = barriers
 
-    async def obey(self, kind: str, fingerprint: str) -> None:
-        """Carry an order out; what stands against it is kept in ``progress``."""
-        step: Step = "switching" if kind == "switch" else "generating"
-        self.progress = Progress(step, fingerprint)
+    async def execute(self, kind: str, fingerprint: str) -> None:
+        """Execute a command; an error is kept in ``progress``."""
+        step: MigrationStep = "switching" if kind == "switch" else "generating"
+        self.progress = MigrationProgress(step, fingerprint)
         try:
             if kind == "drop":
                 await self.drop(fingerprint)
@@ -117,25 +116,26 @@ class Generations:
         self.progress = replace(self.progress, step="done")
 
     async def generate(self, fingerprint: str) -> None:
-        """Log the vector of every text that the generation of an encoder lacks.
+        """Log the vector of every text that an encoder's staged vectors lack.
 
         Raises:
-            EncoderMismatch: This node does not have it.
+            EncoderMismatch: This node does not have the encoder.
             ClusterError: The log does not take what is written.
         """
         encoder = self._engine.encoders.find(fingerprint)
         name = generation_id(fingerprint, encoder.dim)
         await self._open(name)
+        # Texts may be added while this runs, so it repeats until none is missing.
         while texts := await self._missing(name):
-            total = await self._count()
+            total = await self._count_texts()
             done = max(0, total - len(texts))
-            for some in cut(list(texts.items()), CHUNK_TEXTS_MAX):
+            for part in split(list(texts.items()), CHUNK_TEXTS_MAX):
                 self.progress = replace(self.progress, done_texts=done, total_texts=total)
-                vectors = await self._encode(encoder, [text for text, _ in some])
-                rows = [(route, text, v) for (text, route), v in zip(some, vectors, strict=True)]
+                vectors = await self._encode(encoder, [text for text, _ in part])
+                rows = [(route, text, v) for (text, route), v in zip(part, vectors, strict=True)]
                 await self._stage(name, rows)
-                done = min(total, done + len(some))
-        total = await self._count()
+                done = min(total, done + len(part))
+        total = await self._count_texts()
         self.progress = replace(self.progress, done_texts=total, total_texts=total)
 
     async def switch(self, fingerprint: str) -> None:
@@ -144,18 +144,17 @@ class Generations:
         Raises:
             ClusterError: Others wrote all the time, or the log took nothing.
         """
-        follower, engine = self._follower, self._engine
-        if engine.encoder.fingerprint == fingerprint:
+        if self._engine.encoder.fingerprint == fingerprint:
             return
-        dim = engine.encoders.find(fingerprint).dim
-        await self._keep()
+        dim = self._engine.encoders.find(fingerprint).dim
+        await self._keep_current()
         give_up_at = time.monotonic() + SWITCH_SECONDS_MAX
         while time.monotonic() < give_up_at:
             await self.generate(fingerprint)
             self.progress = replace(self.progress, step="switching")
-            await follower.wait_head(WRITE_SECONDS_MAX)
-            at = await self._whole_at(generation_id(fingerprint, dim))
-            if at is not None and await self._place(at, fingerprint, dim):
+            await self._barriers.wait_head(WRITE_SECONDS_MAX)
+            at = await self._complete_at(generation_id(fingerprint, dim))
+            if at is not None and await self._append_switch(at, fingerprint, dim):
                 return
             await asyncio.sleep(RETRY_SECONDS if at is None else 0)
         raise ClusterError(
@@ -163,27 +162,29 @@ class Generations:
         )
 
     async def drop(self, fingerprint: str) -> None:
-        """Forget what is staged of an encoder, or of all where none is named."""
+        """Drop the staged vectors of an encoder, or of all encoders if none is named."""
         for staged in await asyncio.wrap_future(self._engine.staged_imports()):
             encoder = encoder_of(staged.begin.import_id)
             if encoder is not None and fingerprint in ("", encoder[0]):
                 await self._write(ImportAbort(staged.begin.import_id))
 
-    # --- steps -------------------------------------------------------------------------
+    # --- steps ------------------------------------------------------------------------
 
-    async def _place(self, at: Position, fingerprint: str, dim: int) -> bool:
-        """Append the entry that switches; False where somebody wrote since ``at``."""
+    async def _append_switch(self, at: Position, fingerprint: str, dim: int) -> bool:
+        """Append the switching entry; False if somebody wrote since ``at``."""
         engine = self._engine
         proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
         encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)
         future = engine.expect_outcome(proposal.op_id)
         try:
-            placed = await self._follower.log.switch(at, proposal, encoders)
+            # Compare-and-append: the script refuses the entry unless it follows ``at``, where
+            # the vectors were seen to be complete.
+            placed = await self._session.log.switch(at, proposal, encoders)
             if not isinstance(placed, int):
                 if placed.reason is Reason.MOVED:
                     return False
                 raise ClusterError(f"the log did not take the change: {placed.reason.value}")
-            self._follower.wake()
+            self._session.catch_up_wanted.set()
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 outcome = await asyncio.wrap_future(future)
         finally:
@@ -192,8 +193,8 @@ class Generations:
             raise ClusterError(f"the change was rejected at its place: {outcome.message}")
         return True
 
-    async def _keep(self) -> None:
-        """Stage the vectors that serve now, so that the way back takes no encoding."""
+    async def _keep_current(self) -> None:
+        """Stage the vectors that serve now, so that the way back needs no encoding."""
         former = self._engine.encoder
         name = generation_id(former.fingerprint, former.dim)
         self.progress = replace(self.progress, step="keeping")
@@ -211,14 +212,13 @@ class Generations:
                 await self._stage(name, parts)
 
     def _rows_after(self, slot: int) -> list[SlotRow]:
-        """Read some rows of the database.  Any thread."""
         return list(self._engine.database.rows(slot, CHUNK_TEXTS_MAX))
 
     async def _encode(self, encoder: TextEncoder, texts: Sequence[str]) -> list[bytes]:
-        """Encode a few texts at a time on a thread of its own: queries come first."""
+        """Encode a few texts at a time, on a thread of its own, so that queries come first."""
         vectors: list[bytes] = []
-        for some in cut(texts, ENCODE_TEXTS_MAX):
-            rows = await asyncio.to_thread(encoder.encode_utterances, some)
+        for part in split(texts, ENCODE_TEXTS_MAX):
+            rows = await asyncio.to_thread(encoder.encode_utterances, part)
             vectors += [row.tobytes() for row in rows.astype("<f4")]
         return vectors
 
@@ -228,7 +228,7 @@ class Generations:
             await self._write(ImportBegin(name))
 
     async def _stage(self, name: str, rows: Sequence[tuple[str, str, bytes]]) -> None:
-        """Log vectors: triples of route, text and vector."""
+        """Log vectors, as triples of route, text and vector."""
         by_route: dict[str, dict[str, bytes]] = {}
         for route, text, vector in rows:
             by_route.setdefault(route, {})[text] = vector
@@ -240,8 +240,8 @@ class Generations:
         chunks = next((s.chunks for s in staged if s.begin.import_id == name), ())
         number = chunks[-1].number + 1 if chunks else 0
         outcome = await self._write(ImportChunk(name, number, parts))
-        # The slowest voter sets the pace: the log must not fill up behind it.
-        await self._follower.wait_acked(
+        # Backpressure: the slowest voter of a majority sets the pace, or the log would fill up.
+        await self._barriers.wait_acked(
             outcome.at, is_all=False, timeout_seconds=QUORUM_SECONDS_MAX
         )
 
@@ -255,7 +255,7 @@ class Generations:
         proposal = Proposal(os.urandom(16), mutation)
         future = engine.expect_outcome(proposal.op_id)
         try:
-            await self._follower.log.append([proposal], engine.encoder.fingerprint)
+            await self._session.log.append([proposal], engine.encoder.fingerprint)
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 outcome = await asyncio.wrap_future(future)
         finally:
@@ -264,36 +264,35 @@ class Generations:
             raise ClusterError(f"a chunk was rejected: {outcome.message}")
         return outcome
 
-    # --- looks, on the applier's thread --------------------------------------------------
+    # --- looks at the replica -----------------------------------------------------------
 
     async def _missing(self, name: str) -> dict[str, str]:
-        """Texts that a generation lacks, each with a route that has it."""
+        """Texts that staged vectors lack, each with a route that has it."""
 
         def look(state: AppliedState) -> dict[str, str]:
             table = state.replica.table
             return missing_texts(table.routes.values(), vectors_in(table.imports.get(name)))
 
-        return await asyncio.wrap_future(self._engine.run_on_applier(look))
+        return await self._session.on_applier(look)
 
-    async def _whole_at(self, name: str) -> Position | None:
-        """The position at which a generation lacks nothing; None where it lacks something."""
+    async def _complete_at(self, name: str) -> Position | None:
+        """The position at which staged vectors lack nothing; None if they lack something."""
 
         def look(state: AppliedState) -> Position | None:
-            replica = state.replica
-            imports = replica.table.imports
-            if are_routes_imported(imports):
-                return None  # it is waited for: its chunks hold the former encoder's vectors
-            known = vectors_in(imports.get(name))
-            lacks = missing_texts(replica.table.routes.values(), known)
-            return None if lacks else replica.position
+            table = state.replica.table
+            # Chunks of an open import of routes hold the former encoder's vectors, so the
+            # switch has to wait for it.
+            if are_routes_imported(table.imports):
+                return None
+            known = vectors_in(table.imports.get(name))
+            lacks = missing_texts(table.routes.values(), known)
+            return None if lacks else state.replica.position
 
-        return await asyncio.wrap_future(self._engine.run_on_applier(look))
+        return await self._session.on_applier(look)
 
-    async def _count(self) -> int:
-        """How many different texts there are."""
-
+    async def _count_texts(self) -> int:
         def look(state: AppliedState) -> int:
             routes = state.replica.table.routes.values()
             return len({text for route in routes for text in route.utterances})
 
-        return await asyncio.wrap_future(self._engine.run_on_applier(look))
+        return await self._session.on_applier(look)

@@ -1,8 +1,8 @@
-"""Writers that wait for their own entry to come round.
+"""Writers that wait until their own entry is applied.
 
-A write is not done when it is sent but when its entry has been applied here, so
-its author waits for its op_id.  Threads: registered on the event loop, resolved by
-the applier and the scorer; every step is one dictionary operation.
+A write is complete when its entry is applied on this node, not when it is sent.  So a
+writer waits for its op_id.  Writers register on the event loop; the scorer resolves them
+and the applier fails them, each on its own thread.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from synaptoroute.core.change import Commit, Outcome
 from synaptoroute.errors import SynaptoRouteError
 
 
-class Waiters:
-    """Futures by op_id; several writers may wait for one."""
+class PendingWrites:
+    """Futures by op_id; several writers may wait for the same op_id."""
 
     def __init__(self) -> None:
         self._futures: dict[bytes, list[Future[Outcome]]] = {}
@@ -27,9 +27,11 @@ class Waiters:
         return len(self._futures)
 
     def expect(self, op_id: bytes) -> Future[Outcome]:
-        """Wait for a write; register before it is sent."""
+        """Register a writer.  Call this before the write is sent, or its entry may be missed."""
         future: Future[Outcome] = Future()
-        future.set_running_or_notify_cancel()  # so that only this class ends it
+        # A running future cannot be cancelled, so only this class ever ends it: without this
+        # line a caller's cancellation could race with ``set_result``.
+        future.set_running_or_notify_cancel()
         with self._lock:
             self._futures.setdefault(op_id, []).append(future)
         return future
@@ -45,27 +47,29 @@ class Waiters:
 
     def resolve(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are durable and visible."""
-        for commit in commits:
-            for future in self._pop(commit.entry.proposal.op_id):
-                future.set_result(commit.change.outcome)
+        # Most entries of a cluster are written on other nodes.  Reading a dictionary is atomic,
+        # and a writer registers before it sends, so the lock is only needed for a hit.
+        waiting = [each for each in commits if each.entry.proposal.op_id in self._futures]
+        if not waiting:
+            return
+        with self._lock:
+            found = [(self._futures.pop(e.entry.proposal.op_id, ()), e.change) for e in waiting]
+        for futures, change in found:
+            for future in futures:
+                future.set_result(change.outcome)
 
     def fail(self, op_id: bytes, error: Exception) -> None:
-        """Answer the writers of a write that was not taken, each with an error of its own."""
-        for future in self._pop(op_id):
+        """Fail the writers of a write that was not taken, each with its own copy of the error."""
+        with self._lock:
+            futures = self._futures.pop(op_id, [])
+        for future in futures:
+            # One exception raised in two tasks would collect both tracebacks.
             own = copy.copy(error) if isinstance(error, SynaptoRouteError) else error
             if own is not error:
                 own.__cause__ = error
             future.set_exception(own)
 
     def fail_all(self, error: Exception) -> None:
-        """Answer everyone, because the engine stops."""
-        with self._lock:
-            op_ids = list(self._futures)
-        for op_id in op_ids:
+        """Fail every writer, because the engine stops."""
+        for op_id in list(self._futures):
             self.fail(op_id, error)
-
-    def _pop(self, op_id: bytes) -> list[Future[Outcome]]:
-        if op_id not in self._futures:
-            return []
-        with self._lock:
-            return self._futures.pop(op_id, [])

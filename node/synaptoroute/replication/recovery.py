@@ -1,11 +1,12 @@
-"""Carrying out an epoch change: what ``core.recovery`` decides, done step by step.
+"""Executes an epoch change: what ``core.recovery`` decides, step by step.
 
-Every node does the same: it promises the ballot durably, reports, and looks at the
-reports of all.  Whoever can carry the decision out, because it holds what is to be kept
-or the server does, takes the lease and opens the next epoch.  So no node is needed but a
-majority of the voters, and a node that dies in the middle is replaced by a higher ballot.
+Every node does the same: it promises the ballot durably, reports its position, and reads the
+reports of all.  A node that can execute the decision, because it or the server holds the
+history to keep, takes the lease and opens the next epoch.  So only a majority of the voters
+is needed, and a node that dies halfway is replaced by a higher ballot.
 
-Nothing here is needed to answer a query.  Runs on the event loop.
+The promise and the majority are those of single-decree Paxos (Lamport, "Paxos Made Simple",
+2001).  Nothing here is needed to answer a query.  Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Position
@@ -30,7 +31,9 @@ from synaptoroute.core.recovery import (
 )
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
-from synaptoroute.replication.ballot_store import Standing, promise, standing_of
+from synaptoroute.replication.ballot_store import VoterState, promise, voter_state
+from synaptoroute.replication.heartbeat import node_report
+from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
 from synaptoroute.replication.status import LogState
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.epochs import (
@@ -43,23 +46,19 @@ from synaptoroute.sequencer.epochs import (
 from synaptoroute.sequencer.lease import Held, Lease
 from synaptoroute.sequencer.scripts import Head, NoLog
 
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
-
-CLUSTER_ID_KEY: Final = "lineage"
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
 OBSERVER_POLL_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 1.0
-"""How long nodes that are silent are waited for once a majority has answered."""
+"""How long silent nodes are waited for once a majority has answered."""
 FORCED_PATIENCE_SECONDS: Final = 3.0
 STUCK_SECONDS: Final = 5.0
-"""After this long without the node that should act, a higher ballot is begun."""
+"""After this time without the node that should act, a higher ballot is begun."""
 STUCK_DOUBLINGS_MAX: Final = 4
-"""Each ballot in a row gets twice the time, so that slow nodes end one at last."""
+"""Each ballot in a row gets twice the time, so that slow nodes finish one eventually."""
 AVAILABLE_SECONDS: Final = 10.0
 """How long ``recovery=available`` waits for a majority."""
-SUSPECT_SECONDS: Final = 5.0
+CHECK_INTERVAL_SECONDS: Final = 5.0
 READ_ENTRIES: Final = 512
 READ_BYTES: Final = 4_194_304
 REFILL_BYTES_MAX: Final = 67_108_864
@@ -71,86 +70,85 @@ class Recovery:
     """One node's part in epoch changes.
 
     Attributes:
-        detail: What is waited for; empty while nothing is.
-        found: The newest decision or want of one, for operators.
+        detail: What the recovery waits for; empty if there is none.
     """
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, session: Session) -> None:
         self.detail = ""
-        self.found: Decision | MissingReports | None = None
-        self._follower = follower
+        self._session = session
+        self._epochs = session.log.epochs
         self._task: asyncio.Task[None] | None = None
         self._answered: Ballot | None = None
         self._ballot: Ballot | None = None
-        self._since = 0.0
+        self._ballot_since = 0.0
         self._ballots_seen = 0
-        self._suspected_at = -SUSPECT_SECONDS
+        self._checked_at = -CHECK_INTERVAL_SECONDS
 
-    # --- life ------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        """Take part, in a task of its own, until the log is open."""
+    def start(self) -> None:
+        """Take part in a task of its own, until the log is open."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="recovery")
 
     def suspect_damage(self) -> None:
-        """Have the server checked: is its stream what its header says?"""
-        if time.monotonic() - self._suspected_at < SUSPECT_SECONDS:
+        """Have the log on the server checked against its header."""
+        if time.monotonic() - self._checked_at < CHECK_INTERVAL_SECONDS:
             return
         if self._task is None or self._task.done():
-            self._suspected_at = time.monotonic()
+            self._checked_at = time.monotonic()
             self._task = asyncio.create_task(self._check_damage(), name="recovery-check")
 
     async def close(self) -> None:
-        """Give up; another node goes on, or this one after its restart."""
+        """Stop; another node continues, or this one after its restart."""
         if self._task is not None:
             await end_task(self._task)
 
     async def _run(self) -> None:
         try:
-            while await self._turn():
-                is_voter = self._follower.node_id in (await self._standing()).voters
+            while await self._step():
+                is_voter = self._session.node_id in (await self._voter_state()).voters
                 seconds = VOTER_POLL_SECONDS if is_voter else OBSERVER_POLL_SECONDS
                 await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
         except SynaptoRouteError as error:
             self.detail = str(error)
             _log.warning("the recovery pauses: %s", error)
-        self._follower.poke()
+        self._session.heartbeat_wanted.set()
 
-    # --- one turn ----------------------------------------------------------------------
-
-    async def _turn(self) -> bool:
-        """Look at the log and do the next step; whether there is another one."""
-        head = await self._follower.log.head()
+    async def _step(self) -> bool:
+        """Read the head and do the next step; whether there is another one."""
+        head = await self._session.log.head()
         if head.role == "slave":
             return False
-        standing = await self._standing()
+        state = await self._voter_state()
         view = None if isinstance(head, NoLog) else head.view
-        assessment = assess_log(view, standing.position, standing.promised, standing.epoch_id)
+        assessment = assess_log(view, state.position, state.promised, state.epoch_id)
         if assessment.action is Action.START_BALLOT:
             assert assessment.cause is not None
-            return await self._begin(assessment.cause, head, standing)
+            return await self._begin(assessment.cause, head, state)
         if assessment.action is not Action.JOIN_BALLOT or isinstance(head, NoLog):
-            self._rest()
+            self.detail, self._ballot, self._ballots_seen = "", None, 0
             return False
         return await self._take_part(head)
 
-    def _rest(self) -> None:
-        self.detail, self.found, self._ballot, self._ballots_seen = "", None, None, 0
+    async def _voter_state(self) -> VoterState:
+        return await self._session.on_applier(lambda state: voter_state(state.replica))
 
-    async def _begin(self, cause: Cause, head: Head | NoLog, standing: Standing) -> bool:
-        """Close the log with a ballot, or join the one that goes on."""
-        identity = await self._identity(head, standing)
+    # --- the ballot -------------------------------------------------------------------
+
+    async def _begin(self, cause: Cause, head: Head | NoLog, state: VoterState) -> bool:
+        """Close the log with a ballot, or join the current one."""
+        identity = await self._identity(head, state)
         if identity is None:
             return False
         seen = ""
         if isinstance(head, Head):
             seen = str(head.ballot) if head.ballot else head.epoch_id
-        begun = await self._follower.log.epochs.begin(
+        begun = await self._epochs.begin(
             cause,
-            above=max(standing.position.epoch, standing.promised.epoch),
+            # Above every epoch this node applied or promised: a server that lost its log could
+            # give the same number twice.
+            above=max(state.position.epoch, state.promised.epoch),
             seen=seen,
-            node_id=self._follower.node_id,
+            node_id=self._session.node_id,
             identity=identity,
         )
         if isinstance(begun, RecoveryResult):
@@ -159,111 +157,114 @@ class Recovery:
         _log.warning("the log is closed by ballot %s: %s", begun, cause.value)
         return True
 
-    async def _identity(self, head: Head | NoLog, standing: Standing) -> ClusterIdentity | None:
-        """What a lost header is made of; None for a node that never was in a cluster."""
-        encoder = self._follower.engine.encoder
+    async def _identity(self, head: Head | NoLog, state: VoterState) -> ClusterIdentity | None:
+        """Values for a lost header; None if this node never was in a cluster."""
         if isinstance(head, Head):
             return ClusterIdentity(
                 head.cluster_id, head.fingerprint, head.dim, head.level, head.voters
             )
-        lineage = self._follower.engine.database.meta_get(CLUSTER_ID_KEY)
-        if not lineage:
+        cluster_id = self._session.engine.database.meta_get(CLUSTER_ID_KEY)
+        if not cluster_id:
             return None
-        nodes = await self._follower.log.presence.nodes()
+        nodes = await self._session.log.presence.nodes()
         levels = [LEVEL, *(seen.report.level for seen in nodes if seen.is_live)]
+        encoder = self._session.engine.encoder
         return ClusterIdentity(
-            lineage, encoder.fingerprint, encoder.dim, min(levels), standing.voters
+            cluster_id, encoder.fingerprint, encoder.dim, min(levels), state.voters
         )
 
     async def _take_part(self, head: Head) -> bool:
-        """Answer the ballot, look at all answers, and act if it is this node's turn."""
+        """Answer the ballot, read all answers, and act if this node can; whether to go on."""
         ballot = head.ballot
-        assert ballot is not None
+        assert ballot is not None, "a closed log has a ballot: this is a bug"
         if self._ballot != ballot:
-            self._ballot, self._since = ballot, time.monotonic()
+            self._ballot, self._ballot_since = ballot, time.monotonic()
             self._ballots_seen += 1
         if self._answered != ballot and not await self._answer(ballot):
             return True
-        survey = await self._follower.log.epochs.check_log(head.epoch, ballot)
-        if isinstance(survey, RecoveryResult):
+        check = await self._epochs.check_log(head.epoch, ballot)
+        if isinstance(check, RecoveryResult):
             return True
-        if all(report.node_id != self._follower.node_id for report in survey.reports):
+        if all(report.node_id != self._session.node_id for report in check.reports):
+            # A server that restarted or failed over may have lost the report: send it again.
             self._answered = None
             return True
-        await self._conclude(head, ballot, survey)
+        await self._conclude(head, ballot, check)
         return True
 
     async def _answer(self, ballot: Ballot) -> bool:
         """Promise a ballot durably, then report; False if it may not be promised."""
-        standing = await asyncio.wrap_future(
-            self._follower.engine.run_on_applier(lambda state: promise(state, ballot))
-        )
-        if standing is None:
+        state = await self._session.on_applier(lambda at: promise(at.replica, at.storage, ballot))
+        if state is None:
             return False
-        await self._follower.pulse.report_to(ballot, standing)
+        # The position was read after the promise on the applier's thread, so no entry of an
+        # older epoch can follow it.
+        await self._session.log.presence.heartbeat(
+            node_report(self._session, state.position), promise=ballot, voters=state.voters
+        )
         self._answered = ballot
         failpoint("promise.told")
         return True
 
-    async def _standing(self) -> Standing:
-        return await asyncio.wrap_future(self._follower.engine.run_on_applier(standing_of))
-
-    # --- deciding ------------------------------------------------------------------------
+    # --- the decision -----------------------------------------------------------------
 
     def _mode(self, head: Head, waited_seconds: float) -> Mode:
         if head.cause == Cause.FORCED.value:
             return Mode.FORCED
-        is_available = self._follower.config.recovery == "available"
+        is_available = self._session.config.recovery == "available"
         return Mode.AVAILABLE if is_available and waited_seconds > AVAILABLE_SECONDS else Mode.SAFE
 
-    async def _conclude(self, head: Head, ballot: Ballot, survey: LogCheck) -> None:
-        """Decide, and carry it out if this node can."""
-        waited_seconds = time.monotonic() - self._since
-        kept = None if head.cause == Cause.DAMAGED.value else survey.kept
-        found = decide(ballot, survey.reports, kept, self._mode(head, waited_seconds))
-        self.found = found
+    async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
+        """Decide, and execute the decision if this node can."""
+        waited_seconds = time.monotonic() - self._ballot_since
+        kept = None if head.cause == Cause.DAMAGED.value else check.kept
+        found = decide(ballot, check.reports, kept, self._mode(head, waited_seconds))
         if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
             return
+        # A majority is enough for safety.  The patience is for writes that only a slower node
+        # holds: with its report they are kept, without it they are left behind.
         is_sure = head.cause != Cause.FORCED.value
         patience_seconds = PATIENCE_SECONDS if is_sure else FORCED_PATIENCE_SECONDS
-        if waited_seconds < patience_seconds and (survey.silent or found.absent):
-            self._wait(f"waiting for nodes: {', '.join((*survey.silent, *found.absent))}")
+        if waited_seconds < patience_seconds and (check.silent or found.absent):
+            self._wait(f"waiting for nodes: {', '.join((*check.silent, *found.absent))}")
             return
-        if found.is_kept or self._follower.node_id in found.holders:
-            await self._act(head, ballot, found)
+        if found.is_kept or self._session.node_id in found.holders:
+            await self._execute(head, ballot, found)
         elif waited_seconds > STUCK_SECONDS * 2 ** min(self._ballots_seen, STUCK_DOUBLINGS_MAX):
             await self._outbid(head)
         else:
             self._wait(f"waiting for {', '.join(found.holders)} to open epoch {ballot.epoch}")
 
     async def _outbid(self, head: Head) -> None:
-        """Replace a ballot that nobody ends; whoever holds the lease is still at work."""
-        lease = self._follower.log.lease(RECOVERY_LEASE, self._follower.node_id)
+        """Replace a ballot that no node completes."""
+        lease = self._session.log.lease(RECOVERY_LEASE, self._session.node_id)
         held = await lease.acquire()
-        if isinstance(held, Held):
-            await self._begin(Cause.OUTBID, head, await self._standing())
+        if isinstance(held, Held):  # else its holder is still at work
+            await self._begin(Cause.OUTBID, head, await self._voter_state())
             await lease.release(held)
 
     def _wait(self, detail: str) -> None:
         self.detail = detail
-        self._follower.set_state(LogState.RECOVERING, detail)
+        self._session.set_log_state(LogState.RECOVERING, detail)
 
-    async def _act(self, head: Head, ballot: Ballot, decision: Decision) -> None:
+    async def _execute(self, head: Head, ballot: Ballot, decision: Decision) -> None:
         """Open the next epoch under the lease."""
-        lease = self._follower.log.lease(RECOVERY_LEASE, self._follower.node_id)
+        lease = self._session.log.lease(RECOVERY_LEASE, self._session.node_id)
         held = await lease.acquire()
         if not isinstance(held, Held):
             return
         failpoint("lease.taken")
+        # The lease only avoids double work.  It may run out at any time, so every script
+        # compares its token and the ballot: safety does not depend on it.
         try:
-            acted = await self._open(lease, held, head, ballot, decision)
+            result = await self._open(lease, held, head, ballot, decision)
         finally:
-            with contextlib.suppress(ClusterError):  # it runs out by itself
+            with contextlib.suppress(ClusterError):  # it expires by itself
                 await lease.release(held)
-        if acted.outcome is RecoveryOutcome.OK:
-            self._follower.counts.reopenings += 1
+        if result.outcome is RecoveryOutcome.OK:
+            self._session.counts.reopenings += 1
             _log.warning(
                 "epoch %s is open upon %s, %s; %s",
                 ballot.epoch,
@@ -272,41 +273,46 @@ class Recovery:
                 decision.risk or "nothing that a majority held is lost",
             )
         else:
-            self.detail = f"epoch {ballot.epoch} could not be opened: {acted.outcome.value}"
-            _log.warning("%s %s", self.detail, acted.detail)
+            self.detail = f"epoch {ballot.epoch} could not be opened: {result.outcome.value}"
+            _log.warning("%s %s", self.detail, result.detail)
 
     async def _open(
         self, lease: Lease, held: Held, head: Head, ballot: Ballot, decision: Decision
     ) -> RecoveryResult:
-        recoveries, base = self._follower.log.recoveries, decision.base
+        """Refill the log if Redis does not hold the base, and open it."""
+        base = decision.base
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
-            # This node stands at the base.  The header may be older, newer, or a guess.
-            encoder = self._follower.engine.database.encoder
+            # This node's database stands at the base, so it knows the encoder of the vectors.
+            # The header may be older or newer than the base, or made up after a loss.
+            encoder = self._session.engine.database.encoder
             entries = await asyncio.to_thread(self._read_log, decision.refill_after_seq, base)
             if entries:
                 floor, floor_chain = entries[0].seq, entries[0].prev_chain
-            filled = await recoveries.refill(lease, held, ballot, entries)
+            filled = await self._epochs.refill(lease, held, ballot, entries)
             if filled.outcome is not RecoveryOutcome.OK:
                 return filled
             failpoint("refill.done")
-        acted = await recoveries.reopen(
+        result = await self._epochs.reopen(
             held, head, decision, encoder=encoder, floor=floor, floor_chain=floor_chain
         )
         failpoint("reopen.done")
-        return acted
+        return result
 
     def _read_log(self, after_seq: int, base: Position) -> list[RefillEntry]:
-        """Read this node's op log up to the base, as far back as is wanted and held."""
-        storage = self._follower.engine.database
-        after = max(after_seq, (storage.log_floor() or base.seq + 1) - 1)
+        """Read this node's op log up to the base, as far back as wanted and available.
+
+        Blocks; runs on a thread of its own.
+        """
+        database = self._session.engine.database
+        after = max(after_seq, (database.log_floor() or base.seq + 1) - 1)
         entries: list[RefillEntry] = []
         size_bytes = 0
         while after < base.seq:
-            rows = storage.read_log(after, entries_max=READ_ENTRIES, bytes_max=READ_BYTES)
+            rows = database.read_log(after, entries_max=READ_ENTRIES, bytes_max=READ_BYTES)
             if not rows:
-                return []  # a hole: the base alone is sure
+                return []  # a hole: open the epoch with the base alone
             for row in rows:
                 entries.append(
                     RefillEntry(
@@ -315,59 +321,58 @@ class Recovery:
                 )
                 size_bytes += len(row.frame)
             after = entries[-1].seq
+        # Redis need not hold more than this: nodes farther behind take a snapshot.
         skipped = 0
         while size_bytes > REFILL_BYTES_MAX:
             size_bytes -= len(entries[skipped].frame)
             skipped += 1
         return entries[skipped:]
 
-    # --- suspicion, operators --------------------------------------------------------------
+    # --- damage, operators ------------------------------------------------------------
 
     async def _check_damage(self) -> None:
-        """Close an open log whose stream is not what its header says."""
-        log = self._follower.log
+        """Close an open log whose stream contradicts its header."""
+        log = self._session.log
         try:
             head = await log.head()
             if isinstance(head, NoLog) or not head.is_open:
                 return
-            survey = await log.epochs.check_log(head.epoch, None)
-            if isinstance(survey, RecoveryResult) or not survey.why:
+            check = await self._epochs.check_log(head.epoch, None)
+            if isinstance(check, RecoveryResult) or not check.damage:
                 return
-            _log.error("what Redis holds of the log is damaged: %s", survey.why)
-            if await self._begin(Cause.DAMAGED, head, await self._standing()):
+            _log.error("what Redis holds of the log is damaged: %s", check.damage)
+            if await self._begin(Cause.DAMAGED, head, await self._voter_state()):
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
 
     async def outlook(self) -> Decision | MissingReports | None:
-        """What forcing the recovery would keep and risk; None while the log is open.
+        """Show what forcing the recovery would keep and risk; None if the log is open.
 
         Raises:
             SequencerUnavailable: Redis does not answer.
         """
-        log = self._follower.log
-        head = await log.head()
+        head = await self._session.log.head()
         if isinstance(head, NoLog) or head.ballot is None:
             return None
-        survey = await log.epochs.check_log(head.epoch, head.ballot)
-        if isinstance(survey, RecoveryResult):
+        check = await self._epochs.check_log(head.epoch, head.ballot)
+        if isinstance(check, RecoveryResult):
             return None
-        return decide(head.ballot, survey.reports, survey.kept, Mode.FORCED)
+        return decide(head.ballot, check.reports, check.kept, Mode.FORCED)
 
     async def force(self) -> None:
-        """Let those decide who are there; the absent voters vote no longer.
+        """Let the nodes that are present decide; absent voters lose their vote.
 
-        Call it after an operator saw what may be lost.
+        Call it only after an operator has seen what may be lost.
 
         Raises:
             SequencerUnavailable: Redis does not answer.
         """
-        follower = self._follower
-        head = await follower.log.head()
+        head = await self._session.log.head()
         cause = Cause.FORCED
         if isinstance(head, Head) and head.is_open:
-            if follower.log_state is not LogState.DAMAGED:
+            if self._session.log_state is not LogState.DAMAGED:
                 return
             cause = Cause.DAMAGED
-        await self._begin(cause, head, await self._standing())
-        self.wake()
+        await self._begin(cause, head, await self._voter_state())
+        self.start()

@@ -1,13 +1,13 @@
-"""Rows that are not what they should be, put right without a whole snapshot.
+"""Row repair: puts damaged or differing rows right without a whole snapshot.
 
-A row that is damaged on the disk is written again from memory, one that is damaged in
-memory is read again from the disk.  Rows by which this node differs from the majority are
-found by comparing sums over buckets of slots with one of the majority, at one position, and
-only those rows are fetched.  Everything is checked before a byte is written: every row
-against its own hash, the state that would come of it against the digest that the donor has.
+A row that is damaged on disk is written again from memory; one that is damaged in memory is
+read again from disk.  Rows by which this node differs from the majority are found like in a
+Merkle tree of depth one: sums over buckets of slots are compared with a donor's at one
+position, and only the rows of the buckets that differ are fetched.
 
-Whatever does not fit is left to a snapshot: more than a part of the rows, another owner of a
-slot, routes or settings that differ.  Runs on the event loop.
+Everything is checked before a byte is written: each row against its own hash, and the state
+that would result against the donor's digest.  Whatever does not fit is left to a snapshot: too
+many rows, another owner of a slot, different routes or settings.  Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from struct import error as StructError
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from synaptoroute.core.change import SlotWrite
-from synaptoroute.core.digest import BUCKET_COUNT, row_hash
+from synaptoroute.core.digest import BUCKET_COUNT, row_hash, sum_state
 from synaptoroute.core.mutation import Position
+from synaptoroute.core.table import RouteTable
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
-from synaptoroute.ports import AppliedState
-from synaptoroute.replication.row_writes import mend
+from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.scrub import find_damage
+from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.peers import PeerClient
 
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
-
 ROWS_MAX: Final = 4_096
-"""More rows than that come as quickly with a snapshot."""
+"""More rows than that arrive as fast in a snapshot."""
 TRIES_MAX: Final = 10
 TRY_SECONDS: Final = 0.3
 
@@ -42,11 +40,11 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class StateSums:
     """What two nodes compare.
 
     Attributes:
-        position: Where the sums are of.
+        position: Position of the sums.
         digest: Digest of the whole state there.
         buckets: Sum over the rows of each bucket of slots, hexadecimal.
     """
@@ -57,8 +55,8 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
-    """What a mending did.
+class RepairResult:
+    """Rows that a repair replaced.
 
     Attributes:
         rows_from_memory: Rows of the database that were written again.
@@ -71,26 +69,28 @@ class Mended:
     rows_from_peer: int = 0
 
 
-class Mender:
-    """One node's mending.
+class RowRepair:
+    """Repairs the rows of one node.
 
     Attributes:
-        last: What the newest one did; None before the first.
+        last: Result of the newest repair; None before the first.
     """
 
-    def __init__(self, follower: Follower) -> None:
-        self.last: Mended | None = None
-        self._follower = follower
-        self._engine = follower.engine
+    def __init__(self, session: Session, peers: PeerClient) -> None:
+        self.last: RepairResult | None = None
+        self._session = session
+        self._engine = session.engine
+        self._peers = peers
 
-    async def mend(self, donors: Sequence[str]) -> Mended:
+    async def repair(self, donors: Sequence[str]) -> RepairResult:
         """Put right what is wrong, as far as it is rows.
 
         Args:
             donors: Identities of nodes of the majority.
 
         Raises:
-            ClusterError: It is not, or no donor can be compared with: take a snapshot.
+            ClusterError: It is more than rows, or no donor can be compared with: take a
+                snapshot instead.
             StorageUnavailable: The database cannot be written.
         """
         for _ in range(TRIES_MAX):
@@ -100,44 +100,43 @@ class Mender:
                 await asyncio.sleep(TRY_SECONDS)  # somebody wrote meanwhile
         raise ClusterError("others wrote all the time: rows could not be compared")
 
-    async def _try(self, donors: Sequence[str]) -> Mended:
+    async def _try(self, donors: Sequence[str]) -> RepairResult:
         damage = await find_damage(self._engine)
         in_both = set(damage.memory) & set(damage.disk)
         if in_both:
             raise ClusterError(f"{len(in_both)} rows are damaged in memory and on disk")
         if damage.memory or damage.disk:
-            own = await self._own_sums()
+            own = await _own_sums(self._engine)
             at, digest, rows = own.position, own.digest, list(damage.sound_rows)
         else:
-            at, digest, rows = await self._differing(donors)
+            at, digest, rows = await self._fetch_differing(donors)
         if rows or damage.memory:
-            await asyncio.wrap_future(mend(self._engine, rows, at, digest))
-            self._follower.wake()
+            await self._session.on_applier(
+                lambda state: _rewrite(self._engine, state, rows, at, digest)
+            )
+            self._session.catch_up_wanted.set()
         fetched = 0 if damage.memory or damage.disk else len(rows)
-        self.last = Mended(len(damage.disk), len(damage.memory), fetched)
-        _log.warning("mended: %s", self.last)
+        self.last = RepairResult(len(damage.disk), len(damage.memory), fetched)
+        _log.warning("repaired rows: %s", self.last)
         return self.last
 
-    async def _own_sums(self) -> Sums:
-        return await asyncio.wrap_future(self._engine.run_on_applier(sums_of))
-
-    async def _differing(self, donors: Sequence[str]) -> tuple[Position, str, list[SlotWrite]]:
+    async def _fetch_differing(
+        self, donors: Sequence[str]
+    ) -> tuple[Position, str, list[SlotWrite]]:
         """Fetch the rows by which this node differs, and the digest that they lead to."""
-        peers = PeerClient(self._follower.membership)
-        try:
-            for url in await self._urls(donors):
-                try:
-                    return await self._compare(peers, url)
-                except (ClusterError, ProtocolError) as error:
-                    _log.info("cannot be mended from %s: %s", url, error)
-        finally:
-            await peers.close()
-        raise ClusterError("no donor holds rows that mend this node")
+        seen = await self._session.log.presence.nodes()
+        urls = {each.report.node_id: each.report.url for each in seen if each.is_live}
+        for url in [urls[donor] for donor in donors if urls.get(donor)]:
+            try:
+                return await self._compare(url)
+            except (ClusterError, ProtocolError) as error:
+                _log.info("rows cannot be repaired from %s: %s", url, error)
+        raise ClusterError("no donor holds rows that repair this node")
 
-    async def _compare(self, peers: PeerClient, url: str) -> tuple[Position, str, list[SlotWrite]]:
+    async def _compare(self, url: str) -> tuple[Position, str, list[SlotWrite]]:
         for _ in range(TRIES_MAX):
-            theirs, _ = parse_rows(await peers.read_rows(url, ()))
-            own = await self._own_sums()
+            theirs, _ = parse_rows(await self._peers.read_rows(url, ()))
+            own = await _own_sums(self._engine)
             if theirs.position == own.position:
                 break
             await asyncio.sleep(TRY_SECONDS)
@@ -148,34 +147,84 @@ class Mender:
             raise ClusterError("what differs is not a row")
         if not differing:
             return own.position, own.digest, []
-        theirs, rows = parse_rows(await peers.read_rows(url, differing))
+        theirs, rows = parse_rows(await self._peers.read_rows(url, differing))
         return theirs.position, theirs.digest, rows
 
-    async def _urls(self, donors: Sequence[str]) -> list[str]:
-        seen = await self._follower.log.presence.nodes()
-        known = {each.report.node_id: each.report.url for each in seen if each.is_live}
-        return [known[donor] for donor in donors if known.get(donor)]
+
+# --- writing --------------------------------------------------------------------------------
 
 
-def sums_of(state: AppliedState) -> Sums:
-    """Take this node's sums.  Runs on the applier's thread."""
+def _rewrite(
+    engine: EnginePort, state: AppliedState, rows: Sequence[SlotWrite], at: Position, digest: str
+) -> None:
+    """Write rows again and serve what the database then holds.  Runs on the applier's thread.
+
+    Args:
+        engine: Serves the repaired state; queries continue meanwhile.
+        state: The state to repair.
+        rows: Rows of slots that belong to the same owner already.
+        at: The position at which they were compared.
+        digest: Digest of the state with these rows.
+
+    Raises:
+        NotReady: The state has changed since the comparison.
+        ClusterError: The rows do not lead to the digest.
+    """
+    table = state.replica.table
+    is_own = all(table.row_hashes.get(row.slot) == row.row_hash for row in rows)
+    if not is_own:
+        # Rows of a peer are only valid for the position at which they were compared.
+        if state.replica.position != at:
+            raise NotReady("the state changed while rows were compared")
+        _check(table, rows, digest)
+    # ``repair_rows`` reads the database back and verifies it as at a start, so what is served from now
+    # on is what is on disk.
+    engine.adopt(state.storage.repair_rows(rows, state.replica.digest if is_own else digest))
+
+
+def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
+    """Refuse rows that do not turn this state into the donor's.
+
+    Raises:
+        ClusterError: They do not.
+    """
+    owners = {
+        slot: (route.route_id, text)
+        for route in table.routes.values()
+        for slot, text in zip(route.slots, route.utterances, strict=True)
+    }
+    if any(owners.get(row.slot) != (row.route_id, row.utterance) for row in rows):
+        raise ClusterError("a row has another owner")
+    hashes = dict(table.row_hashes) | {row.slot: row.row_hash for row in rows}
+    imports = tuple(table.imports.values())
+    if sum_state(table.settings, hashes, table.routes.values(), imports).hex() != digest:
+        raise ClusterError("the rows do not lead to the donor's digest")
+
+
+# --- serving --------------------------------------------------------------------------------
+
+
+async def _own_sums(engine: EnginePort) -> StateSums:
+    return await asyncio.wrap_future(engine.run_on_applier(_sums))
+
+
+def _sums(state: AppliedState) -> StateSums:
     replica = state.replica
     buckets = tuple(f"{total:032x}" for total in replica.table.digest.buckets)
-    return Sums(replica.position, replica.digest, buckets)
+    return StateSums(replica.position, replica.digest, buckets)
 
 
-async def give_rows(follower: Follower, buckets: Iterable[int]) -> bytes:
+async def dump_rows(engine: EnginePort, buckets: Iterable[int]) -> bytes:
     """Write this node's sums, and its rows of some buckets, for a peer.
 
     Raises:
-        ClusterError: They are too many.
+        ClusterError: There are too many rows.
     """
-    sums = await asyncio.wrap_future(follower.engine.run_on_applier(sums_of))
+    sums = await _own_sums(engine)
     wanted = frozenset(buckets)
-    rows = await asyncio.to_thread(_read_rows, follower, wanted) if wanted else []
-    position = sums.position
+    rows = await asyncio.to_thread(_read_rows, engine, wanted) if wanted else []
     document = {
-        "position": [position.epoch, position.seq, position.chain],
+        "position": [sums.position.epoch, sums.position.seq, sums.position.chain],
         "digest": sums.digest,
         "buckets": sums.buckets,
         "rows": rows,
@@ -183,30 +232,33 @@ async def give_rows(follower: Follower, buckets: Iterable[int]) -> bytes:
     return await asyncio.to_thread(lambda: json.dumps(document).encode())
 
 
-def _read_rows(follower: Follower, wanted: frozenset[int]) -> list[list[object]]:
+def _read_rows(engine: EnginePort, wanted: frozenset[int]) -> list[list[object]]:
+    # The rows may be newer than the sums.  The receiver finds out: they would not lead to the
+    # digest, and it tries again.
     found: list[list[object]] = []
-    for row in follower.engine.database.rows():
+    for row in engine.database.rows():
         if row.slot % BUCKET_COUNT in wanted:
             vector = base64.b64encode(row.vector).decode()
             found.append([row.slot, row.route_id, row.utterance, vector])
             if len(found) > ROWS_MAX:
-                raise ClusterError("more rows differ than are mended one by one")
+                raise ClusterError("more rows differ than are repaired one by one")
     return found
 
 
-def parse_rows(document: bytes) -> tuple[Sums, list[SlotWrite]]:
-    """Read what a donor sent; each row gets the hash of what it holds.
+def parse_rows(document: bytes) -> tuple[StateSums, list[SlotWrite]]:
+    """Read what a donor sent; the hash of each row is computed here.
 
     Raises:
         ProtocolError: It is malformed.
     """
     try:
-        said: Any = json.loads(document)
-        epoch, seq, chain = said["position"]
-        buckets = tuple(str(total) for total in said["buckets"])
-        sums = Sums(Position(int(epoch), int(seq), str(chain)), str(said["digest"]), buckets)
+        parsed: Any = json.loads(document)
+        epoch, seq, chain = parsed["position"]
+        buckets = tuple(str(total) for total in parsed["buckets"])
+        position = Position(int(epoch), int(seq), str(chain))
+        sums = StateSums(position, str(parsed["digest"]), buckets)
         rows = []
-        for slot, route_id, utterance, encoded in said["rows"][: ROWS_MAX + 1]:
+        for slot, route_id, utterance, encoded in parsed["rows"][: ROWS_MAX + 1]:
             vector = base64.b64decode(encoded, validate=True)
             hashed = row_hash(slot, route_id, utterance, vector)
             rows.append(SlotWrite(slot, route_id, utterance, vector, hashed))

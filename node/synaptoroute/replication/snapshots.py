@@ -1,7 +1,7 @@
-"""What a node gives to its peers: its op log and its snapshot.
+"""What a node serves to its peers: its op log and its snapshot; and the peers' secret.
 
-Giving never delays queries or the applier: the op log is read and the snapshot is
-written by connections of their own, and only a few peers are served at a time.
+Serving delays neither queries nor the applier: the op log is read, and the snapshot is
+written, on connections of their own, and only a few peers are served at a time.
 """
 
 from __future__ import annotations
@@ -14,32 +14,30 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import State
 from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
-from synaptoroute.replication.recovery import CLUSTER_ID_KEY
-from synaptoroute.sequencer.peers import LOG_BYTES_MAX, Membership, dump_entry
-
-if TYPE_CHECKING:
-    from synaptoroute.replication.follower import Follower
+from synaptoroute.ports import EnginePort
+from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
+from synaptoroute.sequencer.peers import LOG_BYTES_MAX, dump_entry
 
 SNAPSHOTS_AT_ONCE_MAX: Final = 2
 LOGS_AT_ONCE_MAX: Final = 4
 LOG_ENTRIES_MAX: Final = 4_096
 SECRET_BYTES_MIN: Final = 16
 PART_BYTES: Final = 1 << 20
-_DONORS: Final = frozenset({State.LIVE, State.CATCHING_UP, State.SYNCING})
+_SERVING: Final = frozenset({State.LIVE, State.CATCHING_UP, State.SYNCING})
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotGift:
+class SnapshotDownload:
     """A snapshot file that is ready to be sent.
 
     Attributes:
-        path: The file; deleted when the gift is over.
-        position: The position it holds.
+        path: The file; deleted after the download.
+        position: The position of its state.
         sha256: Its SHA-256, hexadecimal.
         size_bytes: Its size.
     """
@@ -50,42 +48,44 @@ class SnapshotGift:
     size_bytes: int
 
 
-class Donor:
-    """Serves peers from this node's storage."""
+class SnapshotServer:
+    """Serves op log and snapshots of this node to its peers.  Runs on the event loop."""
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
         self._logs = asyncio.Semaphore(LOGS_AT_ONCE_MAX)
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def position(self) -> Position:
-        """Where this node stands."""
-        return self._follower.position
+        """The position of this node."""
+        return self._session.position
 
-    def _check_may_give(self) -> None:
-        state = self._follower.engine.replica_status.state
-        if state not in _DONORS:
+    def _check_may_serve(self) -> None:
+        state = self._engine.replica_status.state
+        if state not in _SERVING:
             raise NotReady(f"a replica that is {state.value} gives nothing")
 
-    async def log(self, after: Position) -> bytes:
-        """Give the entries after a position; empty where the op log does not reach it.
+    async def read_log(self, after: Position) -> bytes:
+        """Return the entries after a position; nothing if the op log does not reach it.
 
         Raises:
             RouteError: The position is not of this node's history.
             Overloaded: Enough peers are being served.
         """
-        self._check_may_give()
+        self._check_may_serve()
         if self._logs.locked():
             raise Overloaded("enough peers are being served", retry_after_seconds=1.0)
         async with self._logs:
             return await asyncio.to_thread(self._read_log, after)
 
     def _read_log(self, after: Position) -> bytes:
-        storage = self._follower.engine.database
-        rows = storage.read_log(
-            max(0, after.seq - 1), entries_max=LOG_ENTRIES_MAX, bytes_max=LOG_BYTES_MAX
+        rows = list(
+            self._engine.database.read_log(
+                max(0, after.seq - 1), entries_max=LOG_ENTRIES_MAX, bytes_max=LOG_BYTES_MAX
+            )
         )
         if rows and rows[0].seq == after.seq:
             if rows[0].chain != after.chain:
@@ -98,111 +98,104 @@ class Donor:
         )
 
     @contextlib.asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[SnapshotGift]:
-        """Write a snapshot and lend it; deleted afterwards.
+    async def snapshot(self) -> AsyncIterator[SnapshotDownload]:
+        """Write a snapshot for one download; it is deleted afterwards.
 
         Raises:
             Overloaded: Enough peers are being served.
             StorageUnavailable: It could not be written.
         """
-        self._check_may_give()
+        self._check_may_serve()
         if self._snapshots.locked():
             raise Overloaded("enough peers are being served", retry_after_seconds=2.0)
         await self._snapshots.acquire()
-        path = file_beside(self._follower, "give")
+        path = temporary_file(self._engine, "give")
         writing = asyncio.ensure_future(asyncio.to_thread(self._write_snapshot, path))
         try:
             yield await asyncio.shield(writing)
         finally:
+            # In a task of its own and shielded: the peer may hang up while the snapshot is being
+            # written, and a thread cannot be stopped.  Its file is deleted when it is complete,
+            # and only then is the place free again.
             ending = asyncio.create_task(self._end(writing, path), name="snapshot-end")
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
             await asyncio.shield(ending)
 
-    async def _end(self, writing: asyncio.Future[SnapshotGift], path: Path) -> None:
-        """Delete a gift and give its place back, also where its receiver went away early.
-
-        A thread cannot be stopped: what it writes is deleted when it has written it.
-        """
+    async def _end(self, writing: asyncio.Future[SnapshotDownload], path: Path) -> None:
         try:
             await asyncio.wait([writing])
-            writing.exception()
+            writing.exception()  # retrieved, so that asyncio does not log it
             await asyncio.to_thread(path.unlink, missing_ok=True)
         finally:
             self._snapshots.release()
 
-    def _write_snapshot(self, path: Path) -> SnapshotGift:
-        position = self._follower.engine.database.snapshot_to(path)
+    def _write_snapshot(self, path: Path) -> SnapshotDownload:
+        position = self._engine.database.snapshot_to(path)
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while part := file.read(PART_BYTES):
                 digest.update(part)
-        return SnapshotGift(path, position, digest.hexdigest(), path.stat().st_size)
+        return SnapshotDownload(path, position, digest.hexdigest(), path.stat().st_size)
 
 
-def file_beside(follower: Follower, kind: str) -> Path:
-    """Name a file of this node's own, beside its database."""
-    return folder_of(follower) / f".{kind}-{follower.node_id}-{uuid.uuid4().hex}"
+# --- files beside the database --------------------------------------------------------------
 
 
-def folder_of(follower: Follower) -> Path:
-    """Where the database lies; the system's folder for one in memory."""
-    path = str(follower.engine.database.path)
-    return Path(gettempdir()) if path == ":memory:" else Path(path).parent
+def temporary_file(engine: EnginePort, kind: str) -> Path:
+    """Name a file of this node, in the folder of its database."""
+    return _folder(engine) / f".{kind}-{engine.node_id}-{uuid.uuid4().hex}"
 
 
-def prepare(follower: Follower, secret: PeerSecret) -> None:
-    """Read the peers' secret and delete what a killed process left half written; blocks.
-
-    Raises:
-        ConfigError: The secret cannot be used.
-    """
-    secret.load()
-    follower.duties.orphans_count = follower.engine.database.orphan_count()
+def delete_leftovers(engine: EnginePort) -> None:
+    """Delete files that a killed process left incomplete; blocks."""
     for kind in ("give", "install"):
-        for path in folder_of(follower).glob(f"*.{kind}-{follower.node_id}-*"):
+        for path in _folder(engine).glob(f"*.{kind}-{engine.node_id}-*"):
             path.unlink(missing_ok=True)
 
 
-class PeerSecret:
-    """The secret by which nodes know each other: from a file, else from the cluster itself."""
+def _folder(engine: EnginePort) -> Path:
+    path = str(engine.database.path)
+    return Path(gettempdir()) if path == ":memory:" else Path(path).parent
 
-    def __init__(self, follower: Follower) -> None:
-        self._follower = follower
-        self._given = b""
+
+# --- the peers' secret ----------------------------------------------------------------------
+
+
+class PeerSecret:
+    """The secret by which nodes know each other: from a file, else derived from the cluster."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._secret = b""
 
     def load(self) -> None:
-        """Read the file, where one is named; blocks.
+        """Read the file, if one is configured; blocks.
 
         Raises:
-            ConfigError: It cannot be read, or holds less than ``SECRET_BYTES_MIN``.
+            ConfigError: It cannot be read, or has less than ``SECRET_BYTES_MIN``.
         """
-        path = self._follower.config.peer_secret_file
+        path = self._session.config.peer_secret_file
         if path is None:
             return
         try:
-            self._given = path.read_bytes().strip()
+            self._secret = path.read_bytes().strip()
         except OSError as error:
             raise ConfigError(f"the peers' secret cannot be read: {error}") from error
-        if len(self._given) < SECRET_BYTES_MIN:
+        if len(self._secret) < SECRET_BYTES_MIN:
             raise ConfigError(f"the peers' secret needs {SECRET_BYTES_MIN} bytes or more: {path}")
 
     def __call__(self) -> bytes:
-        """Give the secret.
+        """Return the secret.
 
         Raises:
-            NotReady: It follows from the cluster's identity, which is not known yet.
+            NotReady: It is derived from the cluster's identity, which is not known yet.
         """
-        if self._given:
-            return self._given
-        head = self._follower.head
-        stored = self._follower.engine.database.meta_get(CLUSTER_ID_KEY)
-        lineage = head.cluster_id if head else stored
-        if not lineage:
+        if self._secret:
+            return self._secret
+        head = self._session.head
+        stored = self._session.engine.database.meta_get(CLUSTER_ID_KEY)
+        cluster_id = head.cluster_id if head else stored
+        if not cluster_id:
             raise NotReady("the cluster's identity is not known yet")
-        return hashlib.sha256(b"synaptoroute peer|" + lineage.encode()).digest()
-
-
-def membership_of(follower: Follower, secret: PeerSecret) -> Membership:
-    """Make the proofs by which this node and its peers know each other."""
-    return Membership(secret, lambda: follower.pulse.now_ms())
+        return hashlib.sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()

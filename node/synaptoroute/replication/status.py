@@ -1,4 +1,4 @@
-"""What a follower knows of the log and of itself, as frozen values and counters."""
+"""What a node knows about the log and about itself: states, counters and a status value."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from enum import StrEnum
 
 
 class LogState(StrEnum):
-    """How the log stands, as this node sees it."""
+    """State of the log, as this node sees it."""
 
     UNKNOWN = "unknown"
-    """It has not been reached yet."""
+    """Not reached since the start."""
     OPEN = "open"
-    """Writes are taken."""
+    """Writes are accepted."""
     AWAY = "away"
-    """Redis does not answer; queries go on."""
+    """Redis does not answer; queries continue."""
     RECOVERING = "recovering"
-    """Redis restarted; the nodes are proving that nothing was lost."""
+    """Redis restarted; the nodes verify that nothing was lost."""
     FOUNDING = "founding"
-    """There is no log yet; other nodes are waited for."""
+    """There is no log yet; the expected nodes are not all there."""
     FROZEN = "frozen"
     """An operator closed the log."""
     MISMATCH = "mismatch"
@@ -30,7 +30,7 @@ class LogState(StrEnum):
     REGRESSED = "regressed"
     """Redis has lost entries that this node holds."""
     DAMAGED = "damaged"
-    """What Redis holds contradicts itself."""
+    """The log in Redis contradicts itself."""
 
 
 EXPLANATIONS = {
@@ -50,21 +50,21 @@ EXPLANATIONS = {
 
 @dataclass(slots=True)
 class FollowerCounts:
-    """Totals since the start; written on the event loop only.
+    """Totals since the start; only the event loop writes them.
 
     Attributes:
-        bus_entries: Entries heard on the bus.
+        bus_entries: Entries received on the bus.
         announced: Entries announced on the bus, to be read from the log.
-        gaps: Times an entry came before an earlier one.
+        gaps: Times an entry arrived before an earlier one.
         tail_losses: Times the head showed entries that the bus had not brought.
         catch_ups_log: Catch-ups from the log.
         catch_ups_peer: Catch-ups from a peer's op log.
-        snapshots: Snapshots of peers that were installed.
+        snapshots: Peers' snapshots that were installed.
         forks: Times the log contradicted what had been applied.
         halts: Times an entry could not be applied.
-        reopenings: Times this node reopened the log after a restart of Redis.
-        bus_reconnects: Times the subscription was made anew.
-        faults: Times a part of the follower failed unexpectedly and began again.
+        reopenings: Times this node opened an epoch after a recovery.
+        bus_reconnects: Times the bus reconnected.
+        faults: Times a task of the follower failed unexpectedly and was restarted.
     """
 
     bus_entries: int = 0
@@ -89,11 +89,11 @@ class FollowerStatus:
         log_state: See ``LogState``.
         replica_state: See ``core.replica.State``.
         detail: What an operator should know; empty if all is well.
-        is_caught_up: Whether it has reached a head that it saw after its start.
-        is_alone: Whether it serves what it holds because nobody answers.
-        head: ``epoch.seq`` of the newest head that it knows; empty for none.
-        lag_entries: How far it is behind that head.
-        staleness_ms: How long ago it last knew that it was not behind.
+        is_caught_up: Whether the node has reached a head that it saw after its start.
+        is_alone: Whether it serves its stored state because there is no log to follow.
+        head: ``epoch.seq`` of the newest known head; empty if there is none.
+        lag_entries: Entries between this node and that head.
+        staleness_ms: Time since the node last knew that it was not behind.
         role: ``voter`` or ``observer``.
         is_bus_live: Whether the subscription is up.
         orphans_count: Writes that recoveries left behind on this node.

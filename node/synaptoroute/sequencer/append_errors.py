@@ -1,31 +1,38 @@
 """Why a write has no place in the log, as names that a program can tell apart.
 
-Every one of them travels as ``SequencerUnavailable.fields["reason"]``.
+Each name travels as ``SequencerUnavailable.fields["reason"]`` and is part of the API.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from synaptoroute.errors import SequencerUnavailable
+from synaptoroute.errors import (
+    EncoderMismatch,
+    ProtocolError,
+    SequencerUnavailable,
+    SynaptoRouteError,
+)
 
 RETRY_AFTER_SECONDS: Final = 2.0
 
 
 class Reason(StrEnum):
-    """What stands between a write and its place in the order."""
+    """Why a write has no place in the order of the log."""
 
     UNREACHABLE = "unreachable"
     """No connection: nothing was sent."""
     INTERRUPTED = "interrupted"
-    """Sent, and no answer came: the outcome is unknown."""
+    """Sent, but no answer came: the outcome is unknown."""
     REFUSED = "refused"
-    """The server refused before running: out of memory, a replica, no rights."""
+    """The server refused before it did anything: out of memory, a replica, no permission."""
     LOST = "lost"
     """The server has no log."""
     NEW_HISTORY = "new_history"
-    """The server is not the one that the log was opened on."""
+    """The server is not the one on which the log was opened."""
     CLOSED = "closed"
     """A recovery is going on, or an operator froze the log."""
     STALE = "stale_epoch"
@@ -35,9 +42,9 @@ class Reason(StrEnum):
     LEVEL = "level"
     """The write needs a feature level that not every node has."""
     FULL = "log_full"
-    """The log is at its limit, because voters lag or nobody trims."""
+    """The log is at its limit, because voters lag or nothing trims it."""
     NO_QUORUM = "unheld"
-    """The voters change while the last change of them is not held by a majority."""
+    """The voters change while no majority holds the last change of them."""
     MODEL = "model"
     """The log carries vectors of another encoder."""
     MOVED = "moved"
@@ -46,8 +53,90 @@ class Reason(StrEnum):
     """This log was closed by its owner."""
 
 
+_REASON_OF_OUTCOME: Final = {
+    b"LOST": Reason.LOST,
+    b"NEWHIST": Reason.NEW_HISTORY,
+    b"CLOSED": Reason.CLOSED,
+    b"STALE": Reason.STALE,
+    b"REGRESSED": Reason.REGRESSED,
+    b"MODEL": Reason.MODEL,
+    b"LEVEL": Reason.LEVEL,
+    b"FULL": Reason.FULL,
+    b"MOVED": Reason.MOVED,
+    b"UNHELD": Reason.NO_QUORUM,
+    b"REFUSED": Reason.REFUSED,
+}
+
+_MESSAGES: Final = {
+    Reason.LOST: "Redis holds no log for this namespace; writes wait for a recovery",
+    Reason.NEW_HISTORY: "Redis restarted or was promoted; writes wait until it is verified",
+    Reason.CLOSED: "the log is closed for writes",
+    Reason.STALE: "the log is at another epoch than this node",
+    Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
+    Reason.MOVED: "somebody wrote at the same time",
+    Reason.LEVEL: "not every node of the cluster understands this write yet",
+    Reason.NO_QUORUM: "the voters changed, and a majority does not hold that change yet",
+    Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
+    Reason.REFUSED: "Redis refused the write",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """A script's answer that nothing was written.
+
+    Attributes:
+        reason: Why.
+        detail: The value that belongs to it: the log's epoch, state, fingerprint, ...
+    """
+
+    reason: Reason
+    detail: str
+
+
+def not_placed(answer: Sequence[bytes]) -> NotPlaced:
+    """Type a script's outcome that is not OK.
+
+    Raises:
+        ProtocolError: It is no outcome of a script of this release.
+    """
+    reason = _REASON_OF_OUTCOME.get(answer[0])
+    if reason is None:
+        raise ProtocolError(f"an unknown outcome {answer[0]!r}")
+    return NotPlaced(reason, text_of(answer[1]) if len(answer) > 1 else "")
+
+
+def error_of(refused: NotPlaced, outcome: str) -> SynaptoRouteError:
+    """Build the error of a write that has no place.
+
+    Args:
+        refused: The script's answer.
+        outcome: ``not_taken``, or ``unknown`` if an earlier call may have succeeded.
+    """
+    if refused.reason is Reason.MODEL:
+        return EncoderMismatch(
+            "the log carries vectors of another encoder than this node's",
+            expected=refused.detail,
+            outcome=outcome,
+        )
+    message = _MESSAGES[refused.reason]
+    return unavailable(refused.reason, message, detail=refused.detail, outcome=outcome)
+
+
 def unavailable(reason: Reason, message: str, **fields: object) -> SequencerUnavailable:
-    """Build the error of a refusal; its text never holds a password or an utterance."""
+    """Build an error with a reason.  The message never holds a password or an utterance."""
     return SequencerUnavailable(
         message, retry_after_seconds=RETRY_AFTER_SECONDS, reason=reason, **fields
     )
+
+
+def text_of(value: bytes | int) -> str:
+    """Text of a part of an answer.
+
+    Raises:
+        ProtocolError: It is not ASCII.
+    """
+    try:
+        return value.decode("ascii") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise ProtocolError("an answer of a script that is not ASCII") from error

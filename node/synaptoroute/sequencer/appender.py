@@ -24,7 +24,6 @@ from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Position, Proposal, Revision, VoterAdd, VoterRemove
 from synaptoroute.core.replica import plan_voters
 from synaptoroute.errors import (
-    EncoderMismatch,
     Overloaded,
     ProtocolError,
     SequencerUnavailable,
@@ -32,26 +31,13 @@ from synaptoroute.errors import (
     TooLarge,
 )
 from synaptoroute.log import Appended
-from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.append_errors import Reason, error_of, unavailable
 from synaptoroute.sequencer.client import end_task
-from synaptoroute.sequencer.scripts import NotPlaced, Placed, Scripts
+from synaptoroute.sequencer.scripts import Placed, Scripts
 
 _RETRY_MIN_SECONDS: Final = 0.05
 _RETRY_MAX_SECONDS: Final = 0.5
 _OVERLOAD_RETRY_SECONDS: Final = 0.5
-
-_MESSAGES: Final = {
-    Reason.LOST: "Redis holds no log for this namespace; writes wait for a recovery",
-    Reason.NEW_HISTORY: "Redis restarted or was promoted; writes wait until it is verified",
-    Reason.CLOSED: "the log is closed for writes",
-    Reason.STALE: "the log is at another epoch than this node",
-    Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
-    Reason.MOVED: "somebody wrote at the same time",
-    Reason.LEVEL: "not every node of the cluster understands this write yet",
-    Reason.NO_QUORUM: "the voters changed, and a majority does not hold that change yet",
-    Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
-    Reason.REFUSED: "Redis refused the write",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +168,7 @@ class Appender:
         )
         if isinstance(outcome, Placed):
             return Appended(at=Revision(outcome.epoch, outcome.last_seq))
-        raise _error_of(outcome, "not_taken")
+        raise error_of(outcome, "not_taken")
 
     async def close(self) -> None:
         """Refuse what waits and end the call that runs."""
@@ -319,7 +305,7 @@ class Appender:
             if isinstance(outcome, Placed):
                 self.counts.unannounced += not outcome.is_announced
                 return outcome
-            raise _error_of(outcome, "unknown" if give_up_at else "not_taken")
+            raise error_of(outcome, "unknown" if give_up_at else "not_taken")
 
     async def _find(
         self,
@@ -365,18 +351,6 @@ class Appender:
 def _set_error(waiting: _PendingAppend, error: Exception) -> None:
     if not waiting.placed.done():
         waiting.placed.set_exception(error)
-
-
-def _error_of(outcome: NotPlaced, known: str) -> SynaptoRouteError:
-    """The error of an outcome that is not OK."""
-    if outcome.reason is Reason.MODEL:
-        return EncoderMismatch(
-            "the log carries vectors of another encoder than this node's",
-            expected=outcome.detail,
-            outcome=known,
-        )
-    message = _MESSAGES[outcome.reason]
-    return unavailable(outcome.reason, message, detail=outcome.detail, outcome=known)
 
 
 def _copy_for(error: SynaptoRouteError, waiting: _PendingAppend) -> SynaptoRouteError:

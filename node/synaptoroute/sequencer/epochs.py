@@ -19,17 +19,9 @@ from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.failpoints import failpoint
+from synaptoroute.sequencer.append_errors import NotPlaced, not_placed, text_of
 from synaptoroute.sequencer.lease import Held, Lease
-from synaptoroute.sequencer.scripts import (
-    ALIVE_MS,
-    Head,
-    NotPlaced,
-    Script,
-    Scripts,
-    refusal_of,
-    text_of,
-    voters_of,
-)
+from synaptoroute.sequencer.scripts import ALIVE_MS, Head, Script, Scripts, voters_of
 from synaptoroute.sequencer.signing import SigningKeys
 
 LINKS_MAX: Final = 20_000
@@ -83,13 +75,13 @@ class LogCheck:
     Attributes:
         reports: One each node that has answered.
         kept: What the server holds, if it is whole and contradicts no report.
-        why: Why not; empty if it is.
+        damage: Why it cannot be kept; empty if it can.
         silent: Live nodes that have not answered.
     """
 
     reports: tuple[Report, ...]
     kept: ServerHistory | None
-    why: str
+    damage: str
     silent: tuple[str, ...]
 
 
@@ -258,7 +250,7 @@ class Epochs:
                 return Trimmed(TrimOutcome.NO_QUORUM, detail=held_by)
             case b"BEYOND":
                 return Trimmed(TrimOutcome.BEYOND, detail=text_of(answer[1]))
-        return refusal_of(answer)
+        return not_placed(answer)
 
     async def begin(
         self, cause: Cause, *, above: int, seen: str, node_id: str, identity: ClusterIdentity
@@ -318,15 +310,15 @@ class Epochs:
         )
         if answer[0] != b"OK":
             return _acted(answer)
-        why = text_of(answer[1])
+        damage = text_of(answer[1])
         position = Position(epoch, int(answer[2]), text_of(answer[3]))
         voters = voters_of(text_of(answer[4]))
         said = answer[6]
         reports = tuple(_report_of(*pair) for pair in zip(said[::2], said[1::2], strict=True))
         return LogCheck(
             reports=reports,
-            kept=None if why else ServerHistory(position, voters),
-            why=why,
+            kept=None if damage else ServerHistory(position, voters),
+            damage=damage,
             silent=tuple(text_of(each) for each in answer[5]),
         )
 

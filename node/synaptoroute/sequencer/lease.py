@@ -1,7 +1,9 @@
-"""The right to act, with an end and a number.
+"""Leases with fencing tokens.
 
-A lease may run out while its holder believes that it has it.  So its token, which
-only grows, goes along with each act, and the script of the act compares it.
+A lease may expire while its holder believes to have it: after a long pause of the process, or
+because the clock was set.  So a lease alone protects nothing.  Each lease carries a token that
+only grows; every script that needs the lease compares the token in the same atomic step.
+Source: M. Kleppmann, "How to do distributed locking" (2016).
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from synaptoroute.sequencer.scripts import Script, Scripts, text_of
+from synaptoroute.sequencer.append_errors import text_of
+from synaptoroute.sequencer.scripts import Script, Scripts
 
 OWNER_BYTES_MAX: Final = 128
 
@@ -20,7 +23,7 @@ class Held:
 
     Attributes:
         name: What it is for.
-        owner: Who we are.
+        owner: This process.
         token: Its number, larger than that of every earlier holder.
     """
 
@@ -30,7 +33,7 @@ class Held:
 
     @property
     def proof(self) -> str:
-        """What a script compares."""
+        """The value that scripts compare."""
         return f"{self.token}:{self.owner}"
 
 
@@ -39,8 +42,8 @@ class Taken:
     """A lease that is not ours.
 
     Attributes:
-        owner: Who holds it; empty for nobody (it ran out).
-        left_ms: How long it still runs.
+        owner: Its holder; empty if it has expired.
+        left_ms: Time until it expires.
     """
 
     owner: str
@@ -50,8 +53,7 @@ class Taken:
 class Lease:
     """One lease of a namespace, for one owner.
 
-    ``owner`` must be unique to the process: a holder that came back after a restart
-    is another one.
+    ``owner`` must be unique to the process: after a restart it is another owner.
     """
 
     def __init__(self, scripts: Scripts, name: str, owner: str, *, lease_ms: int = 5_000) -> None:
@@ -63,23 +65,23 @@ class Lease:
         self._lease_ms = lease_ms
 
     async def acquire(self) -> Held | Taken:
-        """Take the lease where nobody holds it.
+        """Take the lease if nobody holds it.
 
         Raises:
-            SequencerUnavailable: No answer; if it was taken, it runs out by itself.
+            SequencerUnavailable: No answer; if the lease was taken, it expires by itself.
         """
         return await self._run("acquire", "")
 
     async def renew(self, held: Held) -> Held | Taken:
-        """Keep the lease; ``Taken`` means that it is lost and acting must stop."""
+        """Extend the lease; ``Taken`` means that it is lost and its holder must stop."""
         return await self._run("renew", str(held.token))
 
     async def release(self, held: Held) -> None:
-        """Give the lease back, so that another need not wait."""
+        """Give the lease back, so that the next holder need not wait."""
         await self._run("release", str(held.token))
 
-    async def _run(self, act: str, token: str) -> Held | Taken:
-        args = [act, self._owner, token, self._lease_ms]
+    async def _run(self, action: str, token: str) -> Held | Taken:
+        args = [action, self._owner, token, self._lease_ms]
         answer = await self._scripts.run(Script.LEASE, self._keys, args)
         if answer[0] == b"OK":
             return Held(self._name, self._owner, int(answer[1]))

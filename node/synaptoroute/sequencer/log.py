@@ -17,7 +17,7 @@ from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import Entry, Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.errors import ProtocolError
 from synaptoroute.log import Appended
-from synaptoroute.sequencer.append_errors import Reason, unavailable
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
 from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_server
 from synaptoroute.sequencer.epochs import Epochs
@@ -26,7 +26,7 @@ from synaptoroute.sequencer.lease import Lease
 from synaptoroute.sequencer.node_commands import NodeCommands
 from synaptoroute.sequencer.presence import Audits, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
-from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, NotPlaced, Range, Scripts
+from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
 from synaptoroute.sequencer.signing import SigningKeys
 
 READ_BYTES_MAX: Final = 1_048_576

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
-from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason, not_placed
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.scripts import (
@@ -22,11 +22,9 @@ from synaptoroute.sequencer.scripts import (
     FORGET_MS,
     Head,
     NoLog,
-    NotPlaced,
     Script,
     Scripts,
     head_of,
-    refusal_of,
 )
 
 HEARTBEAT_SECONDS: Final = 1.0
@@ -204,7 +202,7 @@ class Presence:
             Script.ACKED, [keys.meta, keys.heartbeats, keys.positions(epoch)], [epoch, alive_ms]
         )
         if answer[0] != b"OK":
-            return refusal_of(answer)
+            return not_placed(answer)
         held = [int(each) for each in answer[2:]]
         voters = int(answer[1])
         return Acked(tuple(held[:voters]), tuple(held[voters:]))

@@ -66,7 +66,7 @@ class Reconnecting:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class MessageReceived:
     """What a message carried, sound in itself and not more.
 
     Attributes:
@@ -76,7 +76,7 @@ class Received:
     message: Message
 
 
-BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | Received
+BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | MessageReceived
 
 
 @dataclass(slots=True)
@@ -217,7 +217,7 @@ class Bus:
         self.counts.messages += 1
         size_bytes = len(data) // len(messages)
         for message in messages:
-            self._put(Received(message), size_bytes)
+            self._put(MessageReceived(message), size_bytes)
 
     def _put(self, event: BusEvent, size_bytes: int) -> None:
         """Queue an event; where too many wait, drop them all and say so."""
@@ -280,7 +280,7 @@ class BusKeepalive:
     sent: int = 0
     _heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
-    def heard(self) -> None:
+    def note_received(self) -> None:
         """Say that a beat arrived on the bus."""
         self._heard.set()
 

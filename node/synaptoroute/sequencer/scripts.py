@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import redis.exceptions
 
@@ -21,7 +21,7 @@ from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import LogView
 from synaptoroute.errors import ProtocolError
 from synaptoroute.failpoints import failpoint
-from synaptoroute.sequencer.append_errors import Reason
+from synaptoroute.sequencer.append_errors import NotPlaced, not_placed, text_of
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
@@ -178,34 +178,6 @@ class Encoders:
 
 
 @dataclass(frozen=True, slots=True)
-class NotPlaced:
-    """Frames that have no places: nothing was written.
-
-    Attributes:
-        reason: Why.
-        detail: What belongs to it: the log's epoch, state, fingerprint, ...
-    """
-
-    reason: Reason
-    detail: str
-
-
-_REFUSALS: Final = {
-    b"LOST": Reason.LOST,
-    b"NEWHIST": Reason.NEW_HISTORY,
-    b"CLOSED": Reason.CLOSED,
-    b"STALE": Reason.STALE,
-    b"REGRESSED": Reason.REGRESSED,
-    b"MODEL": Reason.MODEL,
-    b"LEVEL": Reason.LEVEL,
-    b"FULL": Reason.FULL,
-    b"MOVED": Reason.MOVED,
-    b"NO_QUORUM": Reason.NO_QUORUM,
-    b"REFUSED": Reason.REFUSED,
-}
-
-
-@dataclass(frozen=True, slots=True)
 class Range:
     """Entries as the stream holds them.
 
@@ -222,9 +194,6 @@ class Range:
     state: str
     entries: tuple[StreamEntry, ...]
     epoch_id: str = ""
-
-
-RangeAnswer: TypeAlias = Range | NotPlaced
 
 
 class Scripts:
@@ -290,7 +259,7 @@ class Scripts:
         if answer[0] == b"OK":
             heard = answer[5] == b"heard"
             return Placed(epoch, int(answer[1]), int(answer[2]), heard)
-        return refusal_of(answer)
+        return not_placed(answer)
 
     async def switch(
         self, at: Position, frame: bytes, body: bytes, encoders: Encoders
@@ -307,11 +276,11 @@ class Scripts:
         args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
         args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body]
         answer = await self.run(Script.SWITCH, [self.keys.meta, self.keys.log(at.epoch)], args)
-        return int(answer[1]) if answer[0] == b"OK" else refusal_of(answer)
+        return int(answer[1]) if answer[0] == b"OK" else not_placed(answer)
 
     async def read(
         self, epoch: int, after: Position, entries_max: int, bytes_max: int
-    ) -> RangeAnswer:
+    ) -> Range | NotPlaced:
         """Read entries of an epoch's log after a position.
 
         Raises:
@@ -321,7 +290,7 @@ class Scripts:
         args = [epoch, after.epoch, after.seq, entries_max, bytes_max]
         answer = await self.run(Script.READ, keys, args)
         if answer[0] != b"OK":
-            return refusal_of(answer)
+            return not_placed(answer)
         return Range(
             head=Position(epoch, int(answer[1]), text_of(answer[2])),
             floor=int(answer[3]),
@@ -329,18 +298,6 @@ class Scripts:
             entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
             epoch_id=text_of(answer[6]),
         )
-
-
-def refusal_of(answer: Sequence[bytes]) -> NotPlaced:
-    """Type an outcome that is not OK.
-
-    Raises:
-        ProtocolError: No outcome of a script of this release.
-    """
-    reason = _REFUSALS.get(answer[0])
-    if reason is None:
-        raise ProtocolError(f"an unknown outcome {answer[0]!r}")
-    return NotPlaced(reason, text_of(answer[1]) if len(answer) > 1 else "")
 
 
 def head_of(answer: Sequence[bytes]) -> Head | NoLog:
@@ -390,11 +347,3 @@ def ballot_of(text: str) -> Ballot | None:
 def voters_of(joined: str) -> tuple[str, ...]:
     """Split the voters of a header."""
     return tuple(voter for voter in joined.split(",") if voter)
-
-
-def text_of(value: bytes | int) -> str:
-    """Text of an answer's part; raises ``ProtocolError`` where it is not ASCII."""
-    try:
-        return value.decode("ascii") if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
-        raise ProtocolError("an answer of a script that is not ASCII") from error
