@@ -190,7 +190,7 @@ async def bench_sustained(
 
     async def look() -> None:
         while not ended.is_set():  # never cancelled: a question in a pipe has its answer there
-            head: Any = await writer.follower.log.head() if writer.follower else None
+            head: Any = await writer.follower.session.log.head() if writer.follower else None
             places = [await other.ask("version") for other in others]
             places.append(writer.status().version)
             lags.append(head.seq - min(revision(place).seq for place in places))
@@ -264,7 +264,7 @@ async def bench_joining(folder: Path, url: str, at: Revision) -> dict[str, Any]:
             found[what] = rounded(time.perf_counter() - begun)
             found[f"{what}_by"] = str(
                 {
-                    name: getattr(router.follower.counts, name)
+                    name: getattr(router.follower.session.counts, name)
                     for name in ("catch_ups_log", "catch_ups_peer", "snapshots")
                 }
                 if router.follower

@@ -26,7 +26,7 @@ BUS = "sr:{default}:bus"
 
 def counted(found: Peers, name: str) -> list[int]:
     """One counter of every follower."""
-    return [getattr(peer.follower.counts, name) for peer in found.all]
+    return [getattr(peer.follower.session.counts, name) for peer in found.all]
 
 
 async def test_lost_last_message_is_found_by_the_head(
@@ -68,7 +68,7 @@ async def test_repeated_and_forged_messages_change_nothing(
     async with peers(tmp_path, valkey_server.url) as found:
         await found[0].router.aput_route(route("real"))
         at = await found.settle()
-        head = await found[0].follower.log.read(type(at)(at.epoch, at.seq - 1))
+        head = await found[0].follower.session.log.read(type(at)(at.epoch, at.seq - 1))
         entry = head.entries[0]
         true = _message(entry.epoch, entry.seq, entry.prev_chain, entry.chain, entry.frame)
         frame = encode_proposal(put("forged"))
@@ -83,13 +83,13 @@ async def test_repeated_and_forged_messages_change_nothing(
             _message(at.epoch + 1, at.seq + 1, at.chain, epoch, frame),
             _message(at.epoch, at.seq + 7, zeros, ahead, frame),
         ):
-            await found[0].follower.log.presence._link.call("PUBLISH", BUS, message)
+            await found[0].follower.session.log.presence._link.call("PUBLISH", BUS, message)
         await found[1].router.aput_route(route("next"))
         await found.judge()
 
         assert at.seq + 1 == found[0].position.seq
         assert [0, 0] == counted(found, "forks")
-        assert all(peer.follower.log_state == "open" for peer in found.all)
+        assert all(peer.follower.session.log_state == "open" for peer in found.all)
 
 
 def _message(epoch: int, seq: int, prev: str, chain: str, frame: bytes) -> bytes:
@@ -133,7 +133,7 @@ async def test_poison_entry_halts_and_is_never_skipped(
         assert before == halted_at
         assert "later" != answer.route
         assert "a mistake in this release" in reasons[0]
-        assert 1 == found[1].follower.counts.halts
+        assert 1 == found[1].follower.session.counts.halts
         monkeypatch.setattr(sick, "_check", check)
         await until(lambda: found[1].router.status().is_ready)
         await found.judge()
@@ -180,7 +180,7 @@ async def test_slow_applier_drops_the_bus_and_reads_the_log(
         blocked = slow.call(lambda: asyncio.run_coroutine_threadsafe(held.wait(), loop).result(30))
         for number in range(40):
             await found[0].router.aput_route(route(f"r{number}"))
-        await until(lambda: found[1].follower.counts.bus_entries >= 40)
+        await until(lambda: found[1].follower.session.counts.bus_entries >= 40)
         backlog = slow.backlog_entries
         held.set()
         await asyncio.wrap_future(blocked)
@@ -199,7 +199,7 @@ async def test_staleness_stays_small_while_writes_never_end(
         while time.monotonic() < give_up_at:
             number += 1
             await found[0].router.aput_route(route(f"r{number % 9}", f"text {number}"))
-            seen.append(found[1].follower.staleness_ms)
+            seen.append(found[1].follower.session.staleness_ms)
 
         assert max(seen[len(seen) // 2 :]) < 4_000
 
@@ -214,10 +214,10 @@ async def test_mistake_in_one_turn_does_not_end_a_loop(
         async def fail(*_: object) -> None:
             raise KeyError("a mistake")
 
-        monkeypatch.setattr(follower.opening, "judge", fail)
-        follower.poke()
-        await until(lambda: follower.counts.faults >= 1)
+        monkeypatch.setattr(follower.heartbeat, "_judge", fail)
+        follower.session.heartbeat_wanted.set()
+        await until(lambda: follower.session.counts.faults >= 1)
         monkeypatch.undo()
         await found[0].router.aput_route(route("after"))
         await found.judge()
-        await until(lambda: follower.log_state == "open")
+        await until(lambda: follower.session.log_state == "open")

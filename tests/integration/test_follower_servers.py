@@ -15,7 +15,7 @@ import pytest
 from followers import peers, route, until
 from servers import Server, free_port
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.replication import heartbeat as pulse_module
+from synaptoroute.replication import session as session_module
 from synaptoroute.router import WriteOptions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -51,15 +51,15 @@ async def test_subscription_to_a_demoted_server_is_left(
         await asyncio.to_thread(valkey_server.call, "REPLICAOF", "127.0.0.1", nowhere)
         with pytest.raises(SequencerUnavailable):
             await found[0].router.aput_route(route("refused"))
-        await until(lambda: all(peer.follower.counts.bus_reconnects for peer in found.all))
-        await until(lambda: all(peer.follower.log_state == "away" for peer in found.all))
+        await until(lambda: all(peer.follower.session.counts.bus_reconnects for peer in found.all))
+        await until(lambda: all(peer.follower.session.log_state == "away" for peer in found.all))
         match = await found[1].router.aquery("before")
         await asyncio.to_thread(valkey_server.call, "REPLICAOF", "NO", "ONE")
-        await until(lambda: all(peer.follower.log_state == "open" for peer in found.all))
+        await until(lambda: all(peer.follower.session.log_state == "open" for peer in found.all))
         await found[0].router.aput_route(route("after"))
 
         assert "before" == match.route
-        assert 1 <= sum(peer.follower.counts.reopenings for peer in found.all)
+        assert 1 <= sum(peer.follower.session.counts.reopenings for peer in found.all)
         await found.judge()
 
 
@@ -68,16 +68,16 @@ async def test_clock_of_a_node_decides_nothing(
 ) -> None:
     """With wall clocks a day ahead, ages, proofs and acknowledgements are as ever."""
     ahead = SimpleNamespace(time=lambda: time.time() + DAY_SECONDS, monotonic=time.monotonic)
-    monkeypatch.setattr(pulse_module, "time", ahead)
+    monkeypatch.setattr(session_module, "time", ahead)
     async with peers(tmp_path, valkey_server.url) as found:
         written = await found[0].router.aput_route(route("now"), WriteOptions(ack="all"))
-        seen = await found[0].follower.log.presence.nodes()
+        seen = await found[0].follower.session.log.presence.nodes()
         one, other = (peer.follower for peer in found.all)
         proof = one.membership.proof("/peer/v1/log")
 
         assert "all" == written.ack
         assert all(each.is_live for each in seen)
-        assert abs(one.pulse.now_ms() - time.time() * 1_000) < 5_000
-        assert abs(one.clock_lead_ms - DAY_SECONDS * 1_000) < 5_000
+        assert abs(one.clock.now_ms() - time.time() * 1_000) < 5_000
+        assert abs(one.clock.lead_ms - DAY_SECONDS * 1_000) < 5_000
         assert other.membership.is_proof("/peer/v1/log", proof)
         await found.judge()

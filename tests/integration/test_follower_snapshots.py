@@ -21,7 +21,6 @@ from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
 from synaptoroute.core.replica import Source, make_entry
 from synaptoroute.ports import IncomingEntry
-from synaptoroute.replication.snapshots import Donor
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.peers import POSITION_HEADER, SHA_HEADER, SNAPSHOT_PATH, format_position
@@ -38,7 +37,7 @@ def forget_op_log(path: Path) -> None:
 
 async def trim_all(found: Peers) -> None:
     """Drop the whole log, and what the op logs of the donors hold of it."""
-    log = found[0].follower.log
+    log = found[0].follower.session.log
     lease = log.lease("trim", "test")
     held = await lease.acquire()
     assert isinstance(held, Held)
@@ -79,7 +78,7 @@ async def fake_donor(found: Peers, node_id: str, answer: Answer) -> AsyncIterato
         fingerprint=engine.encoder.fingerprint,
         role="observer",
     )
-    await found[0].follower.log.presence.heartbeat(said)
+    await found[0].follower.session.log.presence.heartbeat(said)
     try:
         yield asked
     finally:
@@ -103,9 +102,9 @@ def sends(body: bytes, at: Position, sha: str, *, share: float = 1.0) -> Answer:
 
 async def snapshot_of(peer: Peer) -> tuple[bytes, Position, str]:
     """A true snapshot."""
-    async with Donor(peer.follower).snapshot() as gift:
-        body = await asyncio.to_thread(gift.path.read_bytes)
-        return body, gift.position, gift.sha256
+    async with peer.follower.snapshots.snapshot() as download:
+        body = await asyncio.to_thread(download.path.read_bytes)
+        return body, download.position, download.sha256
 
 
 async def filled(found: Peers) -> None:
@@ -123,7 +122,7 @@ async def join_beside(found: Peers, asked: list[str]) -> Peer:
         await fresh.router.wait_ready(30)
         if any(path.startswith(SNAPSHOT_PATH) for path in asked):
             break
-    assert fresh.follower.counts.snapshots == 1
+    assert fresh.follower.session.counts.snapshots == 1
     return fresh
 
 
@@ -193,17 +192,17 @@ async def test_history_that_the_log_contradicts_is_left_and_its_entries_are_kept
     async with peers(tmp_path, valkey_server.url, 2, door=True) as found:
         await filled(found)
         lone = found[1]
-        await until(lambda: lone.follower.log_state == "open")
+        await until(lambda: lone.follower.session.log_state == "open")
         at = await found.settle()
         entry = _entry_after(at, put("orphaned"))
         lone.engine.deliver([entry])
         await until(lambda: lone.position.seq == at.seq + 1)
         async with mute_log(valkey_server.url, lone.engine.encoder.fingerprint) as log:
             await log.append([put("true"), put("truer")])
-        await until(lambda: lone.follower.counts.snapshots == 1)
+        await until(lambda: lone.follower.session.counts.snapshots == 1)
         await found.judge()
 
-        assert lone.follower.counts.forks >= 1
+        assert lone.follower.session.counts.forks >= 1
         assert ["orphaned"] == await asyncio.to_thread(_orphans, lone.path)
         await until(lambda: lone.router.status().is_ready)
 
@@ -237,6 +236,6 @@ async def test_requests_that_break_off_do_not_use_up_a_donor(
         fresh = await found.add("fresh")
         await fresh.router.wait_ready(30)
 
-        assert 1 == fresh.follower.counts.snapshots
+        assert 1 == fresh.follower.session.counts.snapshots
         await found.judge()
     assert [] == list(tmp_path.glob(".give-*"))

@@ -106,7 +106,7 @@ async def test_d5_failed_publish_does_not_end_the_publisher(
         with pytest.raises(SequencerUnavailable):
             await found[0].router.aput_route(route("refused"))
         await asyncio.to_thread(valkey_server.resume)
-        await until(lambda: all(peer.follower.log_state == "open" for peer in found.all))
+        await until(lambda: all(peer.follower.session.log_state == "open" for peer in found.all))
         await found[0].router.aput_route(route("taken"))
 
         assert "taken" in await names_of(found[0].router)
@@ -170,7 +170,7 @@ async def test_d9_route_of_another_encoder_is_refused(
     """Also the default encoders have a fingerprint, and it is compared before anything."""
     async with peers(tmp_path, valkey_server.url, 1) as found:
         alien = await found.add("alien", dim=128)
-        await until(lambda: alien.follower.log_state == "mismatch")
+        await until(lambda: alien.follower.session.log_state == "mismatch")
         with pytest.raises(EncoderMismatch):
             await alien.router.aput_route(route("alien"))
 
@@ -192,7 +192,7 @@ async def test_d10_nobody_hears_of_a_write_that_its_node_loses(
             )
         texts = (await found[0].router.aget_route("known")).utterances
         await asyncio.to_thread(valkey_server.resume)
-        await until(lambda: found[1].follower.log_state == "open")
+        await until(lambda: found[1].follower.session.log_state == "open")
         with pytest.raises(RouteNotFound):
             await found[1].router.adelete_route("never there")
 
@@ -205,7 +205,7 @@ async def test_d11_full_queue_and_bad_messages_cost_no_write(
 ) -> None:
     """A flood of garbage on the channel is counted; it blocks no listener and loses nothing."""
     async with peers(tmp_path, valkey_server.url) as found:
-        publish = found[0].follower.log.presence._link.call
+        publish = found[0].follower.session.log.presence._link.call
         for number in range(300):
             await publish("PUBLISH", "sr:{default}:bus", b"\x00garbage" * (number + 1))
         await found[0].router.aput_route(route("heard"))

@@ -62,7 +62,7 @@ async def test_row_of_memory_is_read_again_from_the_disk(
         await filled(found)
         await flip_in_memory(found, 0, 3)
         damaged = await scrub(found[0].engine)
-        mended = await found[0].follower.duties.mender.mend(())
+        mended = await found[0].follower.maintenance.row_repair.repair(())
 
         assert (1, 0) == (damaged.memory_rows, damaged.disk_rows)
         assert (0, 1, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
@@ -78,7 +78,7 @@ async def test_row_of_the_disk_is_written_again_from_memory(
         await filled(found)
         flip_on_disk(found[0].engine.storage.path, 5)
         damaged = await scrub(found[0].engine)
-        mended = await found[0].follower.duties.mender.mend(())
+        mended = await found[0].follower.maintenance.row_repair.repair(())
 
         assert (0, 1) == (damaged.memory_rows, damaged.disk_rows)
         assert (1, 0, 0) == (mended.rows_from_memory, mended.rows_from_disk, mended.rows_from_peer)
@@ -97,11 +97,11 @@ async def test_row_that_differs_is_fetched_from_the_majority(
         await diverge(found, 4)
         before = {peer.engine.published.digest for peer in found.all}
         donor = found[1].engine.storage.node_id
-        mended = await found[0].follower.duties.mender.mend((donor,))
+        mended = await found[0].follower.maintenance.row_repair.repair((donor,))
 
         assert 2 == len(before)
         assert 1 <= mended.rows_from_peer < 16
-        assert 0 == found[0].follower.counts.snapshots
+        assert 0 == found[0].follower.session.counts.snapshots
         await found.judge()
 
 
@@ -120,7 +120,7 @@ async def diverge(found: Peers, slot: int) -> None:
         engine.adopt(state.storage.repair_rows([write], table.digest.hex()))
 
     await asyncio.wrap_future(engine.run_on_applier(alter))
-    found[0].follower.wake()
+    found[0].follower.session.catch_up_wanted.set()
 
 
 async def test_what_is_damaged_twice_is_left_to_a_snapshot(
@@ -132,13 +132,15 @@ async def test_what_is_damaged_twice_is_left_to_a_snapshot(
         await flip_in_memory(found, 0, 3)
         flip_on_disk(found[0].engine.storage.path, 3)
         with pytest.raises(ClusterError, match="in memory and on disk"):
-            await found[0].follower.duties.mender.mend((found[1].engine.storage.node_id,))
-        found[0].follower.distrust("the test", (found[1].engine.storage.node_id,))
+            await found[0].follower.maintenance.row_repair.repair(
+                (found[1].engine.storage.node_id,)
+            )
+        found[0].follower.catch_up.require_resync("the test", (found[1].engine.storage.node_id,))
         await asyncio.wait_for(_snapshot(found), 20)
 
         assert (await scrub(found[0].engine)).is_sound
 
 
 async def _snapshot(found: Peers) -> None:
-    while not found[0].follower.counts.snapshots:
+    while not found[0].follower.session.counts.snapshots:
         await asyncio.sleep(0.05)

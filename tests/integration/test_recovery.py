@@ -82,7 +82,7 @@ async def test_restart_with_data_opens_upon_what_redis_holds(
         await asyncio.to_thread(server.kill)
         await asyncio.to_thread(server.start)
         await write_again(found[1])
-        head = await found[0].follower.log.head()
+        head = await found[0].follower.session.log.head()
 
         await assert_held(found, [*written, "again"])
         assert (1, at.seq + 2, 2) == (head.floor, head.seq, head.epoch)  # type: ignore[union-attr]
@@ -115,10 +115,10 @@ async def test_backup_restored_into_a_running_server_is_found_out(
     async with voters_with_routes(tmp_path, server, "old") as (found, written):
         log_key = "sr:{default}:log:1"
         await asyncio.to_thread(server.call, "COPY", log_key, "sr:{default}:kept")
-        meta = await found[0].follower.log._commands.call("HGETALL", META)
+        meta = await found[0].follower.session.log._commands.call("HGETALL", META)
         written += await write_quorum(found[1], numbered("new"))
         await asyncio.to_thread(server.call, "RENAME", "sr:{default}:kept", log_key)
-        await found[0].follower.log._commands.call("HSET", META, *meta)
+        await found[0].follower.session.log._commands.call("HSET", META, *meta)
         await until(lambda: all(peer.position.epoch == 2 for peer in found.all))
         await write_again(found[2])
 

@@ -58,8 +58,8 @@ async def apart(
 
 async def change(found: Peers, *peers: Peer) -> None:
     """Change to the other encoder; these routers serve with it then."""
-    generations = peers[0].follower.duties.generations
-    await generations.switch(NEXT.fingerprint)
+    migration = peers[0].follower.maintenance.migration
+    await migration.switch(NEXT.fingerprint)
     await until(lambda: all(serving(peer) == NEXT.fingerprint for peer in peers))
     assert FORMER.fingerprint == serving(found[2])
 
@@ -81,7 +81,7 @@ async def lose(server: Server, way: FaultProxy, own_way: FaultProxy) -> None:
 
 async def header(peer: Peer) -> Head:
     """The header of the log."""
-    head = await peer.follower.log.head()
+    head = await peer.follower.session.log.head()
     assert isinstance(head, Head)
     return head
 
@@ -161,7 +161,7 @@ async def test_voters_answer_though_the_header_names_an_encoder_they_lack(
         back = [await found.add(str(number), expect=3, dim=NEXT.dim) for number in (0, 1)]
         await write_again(back[1])
         await assert_held(found, [*written, "again"], *back)
-        await until(lambda: late.follower.log_state == "mismatch")
+        await until(lambda: late.follower.session.log_state == "mismatch")
 
         assert NEXT.fingerprint == (await header(back[0])).fingerprint
         assert [NEXT.fingerprint[:12] in late.follower.reasons()[0]] == [True]

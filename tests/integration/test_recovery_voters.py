@@ -29,7 +29,7 @@ from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import DeleteRoute, Position, Proposal
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.replication import recovery as recovery_module
-from synaptoroute.replication.progress import Progress
+from synaptoroute.replication.catch_up import CatchUpResult
 from synaptoroute.sequencer.scripts import Head
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
@@ -57,7 +57,7 @@ async def test_recovery_waits_for_a_majority_and_obeys_force(
 
         assert "r3" == match.route
         await assert_held(found, [*written, "again"], lone)
-        assert (lone.follower.node_id,) == lone.engine.applier.replica.voters
+        assert (lone.follower.session.node_id,) == lone.engine.applier.replica.voters
 
 
 async def test_all_restart_while_the_server_is_empty(tmp_path: Path, valkey_server: Server) -> None:
@@ -111,12 +111,12 @@ async def test_log_that_a_stranger_founded_is_not_read(
             [Proposal(bytes([number] * 16), DeleteRoute("x")) for number in range(9)]
         )
         progress = await lone.follower.catch_up.run()
-        await until(lambda: lone.follower.log_state == "foreign")
+        await until(lambda: lone.follower.session.log_state == "foreign")
         await stranger.close()
 
-        assert Progress.BLOCKED is progress
+        assert CatchUpResult.BLOCKED is progress
         assert (at, None) == (replica.position, lone.follower.catch_up.diverged)
-        assert 0 == lone.follower.counts.forks
+        assert 0 == lone.follower.session.counts.forks
 
 
 async def test_voters_are_exchanged_one_by_one(tmp_path: Path, valkey_server: Server) -> None:
@@ -125,9 +125,11 @@ async def test_voters_are_exchanged_one_by_one(tmp_path: Path, valkey_server: Se
         fresh = await found.add("fresh", expect=3)
         await fresh.router.wait_ready(30)
         gone = found[0]
-        added = await found[1].router.achange_voter(fresh.follower.node_id, is_adding=True)
-        again = await found[1].router.achange_voter(fresh.follower.node_id, is_adding=True)
-        removed = await found[1].router.achange_voter(gone.follower.node_id, is_adding=False)
+        added = await found[1].router.achange_voter(fresh.follower.session.node_id, is_adding=True)
+        again = await found[1].router.achange_voter(fresh.follower.session.node_id, is_adding=True)
+        removed = await found[1].router.achange_voter(
+            gone.follower.session.node_id, is_adding=False
+        )
         await found.settle()
         voters = found[1].engine.applier.replica.voters
         await gone.router.stop()
@@ -138,7 +140,7 @@ async def test_voters_are_exchanged_one_by_one(tmp_path: Path, valkey_server: Se
         left = [found[2], fresh]
         await assert_held(found, [*written, "again"], *left)
         assert ("applied", "unchanged", "applied") == (added.status, again.status, removed.status)
-        expected = sorted(each.follower.node_id for each in (found[1], *left))
+        expected = sorted(each.follower.session.node_id for each in (found[1], *left))
         assert expected == list(voters)
         assert expected == list(fresh.engine.applier.replica.voters)
 
@@ -160,7 +162,7 @@ async def test_recovery_is_foretold_before_it_is_forced(
     async with voters_with_routes(tmp_path, valkey_server, routes_count=4) as (found, _):
         at = await found.settle()
         sound = await found[0].router.arecovery()
-        missing = sorted(peer.follower.node_id for peer in found.all[1:])
+        missing = sorted(peer.follower.session.node_id for peer in found.all[1:])
         lone = await leave_one(found, valkey_server)
         await until(lambda: "waiting for voters" in lone.follower.status().detail)
         outlook = await lone.router.aforce_recovery()
@@ -180,7 +182,7 @@ async def test_available_recovery_goes_on_with_those_present(
     available = voters_with_routes(tmp_path, valkey_server, routes_count=4, recovery="available")
     async with available as (found, written):
         lone = await leave_one(found, valkey_server)
-        await until(lambda: lone.follower.log_state == "open" and lone.position.epoch == 2)
+        await until(lambda: lone.follower.session.log_state == "open" and lone.position.epoch == 2)
         await lone.router.aput_route(route("again"))
 
         await assert_held(found, [*written, "again"], lone)

@@ -72,14 +72,14 @@ class Peer:
     @property
     def engine(self) -> Engine:
         """What applies it."""
-        engine = self.follower.engine
+        engine = self.follower.session.engine
         assert isinstance(engine, Engine)
         return engine
 
     @property
     def position(self) -> Position:
         """What is visible."""
-        return self.follower.position
+        return self.follower.session.position
 
 
 @dataclass
@@ -189,7 +189,7 @@ async def peers(
             await found.add(expect=count, door=door)
         for peer in found.all:
             await peer.router.wait_ready(WAIT_SECONDS)
-        await until(lambda: all(peer.follower.log_state == "open" for peer in found.all))
+        await until(lambda: all(peer.follower.session.log_state == "open" for peer in found.all))
         yield found
 
 
@@ -283,7 +283,7 @@ async def write_again(peer: Peer, name: str = "again") -> float:
 async def assert_held(found: Peers, names: Iterable[str], *chosen: Peer) -> None:
     """Every router is open, holds these routes, and is one with the others."""
     routers = chosen or tuple(found.all)
-    await until(lambda: all(peer.follower.log_state == "open" for peer in routers))
+    await until(lambda: all(peer.follower.session.log_state == "open" for peer in routers))
     await found.judge(*routers)
     for peer in routers:
         held = {each.name for each in await stored(peer)}

@@ -191,7 +191,9 @@ class Engine:
         self.applier.stop()
         self.scorer.stop()
         self._is_started = False
-        self._pending_writes.fail_all(NotReady("the router was stopped before the write was applied"))
+        self._pending_writes.fail_all(
+            NotReady("the router was stopped before the write was applied")
+        )
         self.storage.close()
 
     def _check_open(self) -> None:

@@ -27,7 +27,7 @@ from synaptoroute.errors import (
     StorageCorrupt,
     UnknownMutation,
 )
-from synaptoroute.ports import AppliedState, DatabaseReader, IncomingEntry
+from synaptoroute.ports import AppliedState, IncomingEntry
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import Session
 from synaptoroute.replication.snapshots import temporary_file
@@ -36,6 +36,7 @@ from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import NoLog
+from synaptoroute.storage import SQLiteStorage
 
 PEERS_ASKED_MAX: Final = 3
 SPREAD_SECONDS: Final = 0.2
@@ -423,7 +424,7 @@ async def is_confirmed(log: RedisLog, position: Position) -> bool:
     return position.chain == known
 
 
-async def common_seq(log: RedisLog, database: DatabaseReader, position: Position) -> int:
+async def common_seq(log: RedisLog, database: SQLiteStorage, position: Position) -> int:
     """The last sequence number at which a node's op log and the log agree."""
     start = max(0, position.seq - COMPARED_ENTRIES)
     own = await asyncio.to_thread(

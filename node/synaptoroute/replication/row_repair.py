@@ -177,8 +177,8 @@ def _rewrite(
         if state.replica.position != at:
             raise NotReady("the state changed while rows were compared")
         _check(table, rows, digest)
-    # ``repair_rows`` reads the database back and verifies it as at a start, so what is served from now
-    # on is what is on disk.
+    # ``repair_rows`` reads the database back and verifies it as at a start, so what is served
+    # from now on is what is on disk.
     engine.adopt(state.storage.repair_rows(rows, state.replica.digest if is_own else digest))
 
 

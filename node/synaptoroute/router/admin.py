@@ -101,7 +101,7 @@ class ClusterAdmin:
             return await self._replay(op_id)
         finally:
             if self._follower is not None:
-                await self._follower.duties.count_orphans()
+                await self._follower.session.count_orphans()
 
     async def _replay(self, op_id: bytes) -> WriteResult:
         orphans = await asyncio.to_thread(self._engine.database.orphans)

@@ -20,7 +20,7 @@ from synaptoroute.core.imports import encoder_of, missing_texts, vectors_in
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import QUERY_BYTES_MAX, Match, Route, check_text
 from synaptoroute.ports import AppliedState
-from synaptoroute.replication.encoder_migration import Progress
+from synaptoroute.replication.encoder_migration import MigrationProgress
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.router.comparison import (
@@ -107,7 +107,7 @@ class EncoderStatus:
     serving: str
     encoders: dict[str, str]
     staged: tuple[StagedVectors, ...]
-    progress: Progress
+    progress: MigrationProgress
 
 
 class Diagnostics:
@@ -169,7 +169,7 @@ class Diagnostics:
             StorageUnavailable: The database cannot be read.
         """
         if self._follower is not None:
-            return await self._follower.duties.scrub()
+            return await self._follower.maintenance.scrub()
         return await scrub(self._engine)
 
     async def compare_encoders(
@@ -205,7 +205,8 @@ class Diagnostics:
             return tuple(found)
 
         staged = await asyncio.wrap_future(engine.run_on_applier(read))
-        progress = self._follower.duties.generations.progress if self._follower else Progress()
+        follower = self._follower
+        progress = follower.maintenance.migration.progress if follower else MigrationProgress()
         return EncoderStatus(engine.encoder.fingerprint, engine.encoders.names, staged, progress)
 
     def unmatched(self) -> tuple[bool, list[UnmatchedQuery]]:

@@ -442,7 +442,7 @@ class AdaptiveRouter:
             VersionLost: It belongs to a write that a later epoch left behind.
         """
         if self.follower is not None:
-            await self.follower.wait_version(version, timeout_seconds)
+            await self.follower.barriers.wait_version(version, timeout_seconds)
             return
         current = self._engine().published.position.revision
         if version > current:
@@ -456,7 +456,7 @@ class AdaptiveRouter:
             NotCaughtUp: It is not visible in time.
         """
         if self.follower is not None:
-            await self.follower.wait_head(timeout_seconds)
+            await self.follower.barriers.wait_head(timeout_seconds)
 
     async def aget_route(self, name: str) -> StoredRoute:
         """Read one route.
@@ -505,7 +505,7 @@ class AdaptiveRouter:
 
     def propagation(self) -> list[tuple[int, float]]:
         """Pairs of seq and milliseconds from the log to visible here, newest last."""
-        offset_ms = self.follower.clock_lead_ms if self.follower else 0.0
+        offset_ms = self.follower.clock.lead_ms if self.follower else 0.0
         delays = self._engine().delays
         return [(seq, round(delay_us / 1_000 - offset_ms, 3)) for seq, delay_us in delays]
 

@@ -190,7 +190,7 @@ class Writer:
         """Whether this node has another encoder once it has reached the head of the log."""
         if self._follower is not None:
             with suppress(NotCaughtUp):  # the caller raises the first error instead
-                await self._follower.wait_head(JOIN_SECONDS)
+                await self._follower.barriers.wait_head(JOIN_SECONDS)
         return self._engine.encoder.fingerprint != fingerprint
 
     async def write(
@@ -239,12 +239,12 @@ class Writer:
             except SequencerUnavailable as error:
                 if self._follower is None or error.fields.get("reason") != Reason.STALE:
                     raise
-                await self._follower.wait_head(JOIN_SECONDS)
+                await self._follower.barriers.wait_head(JOIN_SECONDS)
             except EncoderMismatch:
                 if self._follower is None or fingerprint is not None:
                     raise
                 with suppress(NotCaughtUp):
-                    await self._follower.wait_head(JOIN_SECONDS)
+                    await self._follower.barriers.wait_head(JOIN_SECONDS)
         return await self._log.append([proposal], fingerprint)
 
     async def _await_ack(
@@ -252,7 +252,7 @@ class Writer:
     ) -> WriteResult:
         """Wait until a quorum or all nodes have applied the write."""
         if self._follower is not None:
-            is_reached = await self._follower.wait_acked(
+            is_reached = await self._follower.barriers.wait_acked(
                 outcome.at,
                 is_all=ack == "all",
                 timeout_seconds=max(0.0, deadline - time.monotonic()),

@@ -107,7 +107,7 @@ async def show_cluster(request: Request) -> Response:
     nodes: list[ClusterNode] = []
     detail = ""
     try:
-        seen = await follower.log.presence.nodes()
+        seen = await follower.session.log.presence.nodes()
     except ClusterError as error:
         seen, detail = (), error.message
     for each in seen:

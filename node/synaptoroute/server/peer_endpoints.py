@@ -20,8 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.errors import ProtocolError
 from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.row_repair import give_rows
-from synaptoroute.replication.snapshots import Donor
+from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.sequencer.peers import (
     LOG_PATH,
     POSITION_HEADER,
@@ -57,19 +56,10 @@ def _member(request: Request) -> Follower:
     return follower
 
 
-def _donor(request: Request, follower: Follower) -> Donor:
-    """The giving side of this node, one for all requests."""
-    state = request.app.state
-    donor: Donor | None = getattr(state, "donor", None)
-    if donor is None:
-        donor = state.donor = Donor(follower)
-    return donor
-
-
 @endpoints.get(LOG_PATH)
 async def peer_log(request: Request) -> Response:
     """Entries after a position."""
-    donor = _donor(request, _member(request))
+    server = _member(request).snapshots
     asked = request.query_params
     try:
         after = parse_position(
@@ -77,9 +67,9 @@ async def peer_log(request: Request) -> Response:
         )
     except ProtocolError as error:
         raise InvalidParameter("epoch, seq and chain name a position") from error
-    body = await donor.log(after)
+    body = await server.read_log(after)
     return Response(
-        body, media_type=_BINARY, headers={POSITION_HEADER: format_position(donor.position)}
+        body, media_type=_BINARY, headers={POSITION_HEADER: format_position(server.position)}
     )
 
 
@@ -91,22 +81,24 @@ async def peer_rows(request: Request) -> Response:
     words = asked.split(".") if asked else []
     if not all(word.isascii() and word.isdigit() and int(word) < BUCKET_COUNT for word in words):
         raise InvalidParameter("buckets are numbers below 256, separated by dots")
-    return Response(await give_rows(follower, map(int, words)), media_type="application/json")
+    return Response(
+        await dump_rows(follower.session.engine, map(int, words)), media_type="application/json"
+    )
 
 
 @endpoints.get(SNAPSHOT_PATH)
 async def peer_snapshot(request: Request) -> Response:
     """The whole state at one position, as a SQLite file."""
-    donor = _donor(request, _member(request))
+    server = _member(request).snapshots
     stack = AsyncExitStack()
-    gift = await stack.enter_async_context(donor.snapshot())
+    download = await stack.enter_async_context(server.snapshot())
     return StreamingResponse(
-        _parts(gift.path, stack),
+        _parts(download.path, stack),
         media_type=_BINARY,
         headers={
-            POSITION_HEADER: format_position(gift.position),
-            SHA_HEADER: gift.sha256,
-            "Content-Length": str(gift.size_bytes),
+            POSITION_HEADER: format_position(download.position),
+            SHA_HEADER: download.sha256,
+            "Content-Length": str(download.size_bytes),
         },
         background=BackgroundTask(stack.aclose),
     )

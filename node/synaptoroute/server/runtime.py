@@ -103,7 +103,7 @@ class Runtime:
     def staleness_ms(self) -> int | None:
         """How long ago a member of a cluster last knew that it was not behind."""
         follower = self._router.follower if self._router is not None else None
-        return None if follower is None else follower.staleness_ms
+        return None if follower is None else follower.session.staleness_ms
 
     def reasons(self) -> list[str]:
         """Why the node is not ready; empty if it is."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from synaptoroute.errors import NotReady, StorageUnavailable
-from synaptoroute.replication.pending_writes import Waiters
+from synaptoroute.replication.pending_writes import PendingWrites
 from synaptoroute.serving.embedding_cache import EmbeddingCache
 from synaptoroute.serving.version_waiters import VersionWaiters
 from synaptoroute.threads.inbox import Inbox, refuse
@@ -155,7 +155,7 @@ def test_refused_call_tells_who_waits_and_spares_who_left() -> None:
 
 def test_waiters_get_errors_of_their_own() -> None:
     """Two who wait for one write get equal errors that are not the same object."""
-    waiters = Waiters()
+    waiters = PendingWrites()
     futures = [waiters.expect(OP), waiters.expect(OP)]
     waiters.fail(OP, StorageUnavailable("full", reason="disk_full", retry_after_seconds=5.0))
     errors = [future.exception(0) for future in futures]
@@ -171,7 +171,7 @@ def test_waiters_get_errors_of_their_own() -> None:
 
 def test_forgotten_waiter_leaves_nothing_behind() -> None:
     """Who gives up is forgotten alone; a late answer finds nobody and harms nothing."""
-    waiters = Waiters()
+    waiters = PendingWrites()
     futures = [waiters.expect(OP), waiters.expect(OP)]
     waiters.forget(OP, futures[0])
     waiters.fail(OP, NotReady("stopped"))
@@ -184,7 +184,7 @@ def test_forgotten_waiter_leaves_nothing_behind() -> None:
 
 def test_cancelled_waiter_does_not_stop_the_answering_thread() -> None:
     """Cancelling from outside changes nothing: only the engine ends a wait."""
-    waiters = Waiters()
+    waiters = PendingWrites()
     future = waiters.expect(OP)
 
     assert not future.cancel()

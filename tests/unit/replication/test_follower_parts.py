@@ -16,7 +16,8 @@ from synaptoroute.core.replica import State
 from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.ports import ReplicaStatus
-from synaptoroute.replication.log_bootstrap import CLUSTER_ID_KEY, Opening, _voters_of
+from synaptoroute.replication.log_bootstrap import LogBootstrap, _voter_count
+from synaptoroute.replication.session import CLUSTER_ID_KEY
 from synaptoroute.replication.snapshots import PeerSecret
 from synaptoroute.replication.status import EXPLANATIONS, LogState
 
@@ -31,16 +32,16 @@ def head(epoch: int, seq: int, chain: str = "a" * 40, **more: Any) -> Any:
     )
 
 
-def follower(
-    *, lineage: str | None = None, epoch_id: str = "ballot", secret: Path | None = None
+def session(
+    *, cluster_id: str | None = None, epoch_id: str = "ballot", secret: Path | None = None
 ) -> Any:
-    """As much of a follower as its parts look at."""
+    """The part of a session that these rules read."""
     opened = OpenEpoch(epoch_id, 0, ("n",), "f", 4)
     return SimpleNamespace(
         config=ClusterConfig(peer_secret_file=secret),
         head=None,
         engine=SimpleNamespace(
-            database=SimpleNamespace(meta_get={CLUSTER_ID_KEY: lineage}.get),
+            database=SimpleNamespace(meta_get={CLUSTER_ID_KEY: cluster_id}.get),
             replica_status=ReplicaStatus(State.LIVE, Ballot(), (EpochRecord(3, opened),)),
         ),
     )
@@ -63,24 +64,24 @@ def test_position_beyond_the_log_proves_a_loss(there: Any, is_beyond: bool) -> N
 @pytest.mark.parametrize(("expect", "voters"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (99, 99)])
 def test_voters_are_an_odd_number(expect: int, voters: int) -> None:
     """An even number would need one more for a majority and survive no more losses."""
-    assert voters == _voters_of(expect)
+    assert voters == _voter_count(expect)
 
 
 @pytest.mark.parametrize(
     ("node", "at", "is_foreign"),
     [
-        (follower(lineage="ours"), AT, False),
-        (follower(lineage="theirs"), AT, True),
-        (follower(lineage=None), AT, False),
-        (follower(lineage=None, epoch_id="another ballot"), AT, True),
-        (follower(lineage="theirs"), Position(), False),
+        (session(cluster_id="ours"), AT, False),
+        (session(cluster_id="theirs"), AT, True),
+        (session(cluster_id=None), AT, False),
+        (session(cluster_id=None, epoch_id="another ballot"), AT, True),
+        (session(cluster_id="theirs"), Position(), False),
     ],
 )
 def test_log_of_another_cluster_is_told_by_its_identity(
     node: Any, at: Position, is_foreign: bool
 ) -> None:
     """Numbers alone would not tell; an empty node may join any log."""
-    assert is_foreign is Opening(cast("Any", node))._is_foreign(head(3, 50), at)
+    assert is_foreign is LogBootstrap(node, *[cast("Any", None)] * 2)._is_foreign(head(3, 50), at)
 
 
 async def test_secret_of_the_peers_is_read_and_checked(tmp_path: Path) -> None:
@@ -88,21 +89,21 @@ async def test_secret_of_the_peers_is_read_and_checked(tmp_path: Path) -> None:
     good, short = tmp_path / "good", tmp_path / "short"
     good.write_text("s" * 40 + "\n")
     short.write_text("\n")
-    secret = PeerSecret(follower(secret=good))
+    secret = PeerSecret(session(secret=good))
     await asyncio.to_thread(secret.load)
 
     assert b"s" * 40 == secret()
     for bad in (short, tmp_path / "absent"):
         with pytest.raises(ConfigError):
-            await asyncio.to_thread(PeerSecret(follower(secret=bad)).load)
+            await asyncio.to_thread(PeerSecret(session(secret=bad)).load)
 
 
 def test_secret_without_a_file_follows_from_the_cluster() -> None:
     """Nodes of one cluster have one; before the cluster is known there is none."""
-    assert PeerSecret(follower(lineage="ours"))() == PeerSecret(follower(lineage="ours"))()
-    assert PeerSecret(follower(lineage="ours"))() != PeerSecret(follower(lineage="theirs"))()
+    assert PeerSecret(session(cluster_id="ours"))() == PeerSecret(session(cluster_id="ours"))()
+    assert PeerSecret(session(cluster_id="ours"))() != PeerSecret(session(cluster_id="theirs"))()
     with pytest.raises(NotReady):
-        PeerSecret(follower())()
+        PeerSecret(session())()
 
 
 def test_every_state_of_the_log_has_its_words() -> None:

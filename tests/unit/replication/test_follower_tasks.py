@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from synaptoroute.replication.maintenance import Duties
+from synaptoroute.replication.maintenance import Maintenance
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.sequencer.client import end_task
 
@@ -40,15 +40,17 @@ async def test_task_is_cancelled_until_it_ends() -> None:
 
 
 async def test_recovery_ends_with_its_follower() -> None:
-    recovery = Recovery(cast(Any, None))
+    session = SimpleNamespace(log=SimpleNamespace(epochs=None))
+    recovery = Recovery(cast(Any, session))
     recovery._task = await started()
     await recovery.close()
     assert recovery._task.cancelled()
 
 
-async def test_duties_end_with_their_follower() -> None:
-    duties = Duties(cast(Any, SimpleNamespace(engine=None)))
+async def test_maintenance_ends_with_its_follower() -> None:
+    nothing = cast(Any, None)
+    maintenance = Maintenance(nothing, nothing, nothing, nothing, nothing)
     tasks = [await started() for _ in range(2)]
-    duties._tasks.update(tasks)
-    await duties.close()
+    maintenance._tasks.update(tasks)
+    await maintenance.close()
     assert [True, True] == [task.cancelled() for task in tasks]

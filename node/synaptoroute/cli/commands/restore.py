@@ -79,7 +79,7 @@ def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, A
         CheckFailed: Its position is not that of the manifest.
         StorageCorrupt: Its rows do not match its digest.
     """
-    from synaptoroute.replication.recovery import CLUSTER_ID_KEY
+    from synaptoroute.replication.session import CLUSTER_ID_KEY
     from synaptoroute.storage import SQLiteStorage
 
     storage = SQLiteStorage(database)
