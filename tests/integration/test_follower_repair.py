@@ -177,7 +177,7 @@ async def test_slow_applier_drops_the_bus_and_reads_the_log(
         slow = found[1].engine.applier
         held = asyncio.Event()
         loop = asyncio.get_running_loop()
-        blocked = slow.call(lambda: asyncio.run_coroutine_threadsafe(held.wait(), loop).result(30))
+        blocked = slow.run(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result(30))
         for number in range(40):
             await found[0].router.aput_route(route(f"r{number}"))
         await until(lambda: found[1].follower.session.counts.bus_entries >= 40)
