@@ -334,11 +334,7 @@ async def test_waiting_writers_are_forgotten_when_they_give_up() -> None:
         )
         await router.adelete_route("r0")
         outcomes = [await router.aoutcome(bytes.fromhex(each.op_id)) for each in results]
-<<<<<<< HEAD
-        waiting = len(router._engine()._waiters)
-=======
-        waiting = len(router._engine._pending_writes)
->>>>>>> 37f3b55 (Adapt the tests of the follower)
+        waiting = len(router._engine()._pending_writes)
 
     assert {"pending"} >= {each.status for each in results} - {"applied"}
     assert all(outcome is not None for outcome in outcomes)
