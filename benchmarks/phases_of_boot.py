@@ -33,7 +33,7 @@ from synaptoroute.core.mutation import (
     Proposal,
     PutRoute,
 )
-from synaptoroute.core.replica import Replica, number
+from synaptoroute.core.replica import Replica, make_entry
 from synaptoroute.engine.tensor_builder import tensor_of
 from synaptoroute.replication.applier import as_rows
 from synaptoroute.scoring import QuerySpec, Scratch, rank
@@ -63,7 +63,7 @@ class Node:
     def apply(self, mutation: Mutation) -> list[Commit]:
         """Number and apply a mutation."""
         proposal = Proposal(uuid.uuid4().bytes, mutation, request_hash=b"r" * 16)
-        entry = number(self.replica.position, encode_proposal(proposal), proposal, 0)
+        entry = make_entry(self.replica.position, encode_proposal(proposal), proposal, 0)
         return list(self.replica.receive(entry).commits)
 
     def commit(self, mutations: list[Mutation]) -> None:

@@ -39,7 +39,9 @@ CLOCK_ROOMS = frozenset(
 )
 UNIT_FOLDERS = {"synaptoroute_coordinator": "coordinator"}
 # Rooms without logic of their own; tests of other rooms cover them.
-UNTESTED_ROOMS = frozenset({"__init__", "version", "cluster", "errors", "failpoints", "threads"})
+UNTESTED_ROOMS = frozenset(
+    {"__init__", "version", "cluster", "errors", "failpoints", "ports", "threads"}
+)
 # Programs for the terminal.
 PRINTING = ("node/synaptoroute/cli", "coordinator/synaptoroute_coordinator/cli", "benchmarks")
 # A bracket around one letter keeps these patterns from matching themselves.
