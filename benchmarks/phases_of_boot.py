@@ -35,8 +35,8 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.replica import Replica, make_entry
 from synaptoroute.engine.tensor_builder import tensor_of
-from synaptoroute.replication.applier import as_rows
 from synaptoroute.scoring import QuerySpec, Scratch, rank
+from synaptoroute.serving.scorer import as_rows
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.storage.checkpoint import drop_checkpoint
 from synaptoroute.tensor import Tensor

@@ -48,6 +48,19 @@ def test_bench_prints_its_figures_as_json(name: str, tmp_path: Path) -> None:
     assert printed["figures"]
 
 
+def test_every_script_imports() -> None:
+    """A renamed function breaks no script that the other tests do not run."""
+    names = sorted(path.stem for path in FOLDER.glob("*.py"))
+    program = f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n" + "".join(
+        f"import {name}\n" for name in names if name != "plots"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert 0 == done.returncode, done.stderr[-2_000:]
+
+
 def test_report_runs_every_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     """A benchmark that the report forgets would never be seen again."""
     report = load(monkeypatch, "report")
