@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -101,16 +102,14 @@ def _check_threshold(value: float) -> float:
     return value
 
 
-def _check_utterance(text: str) -> str:
-    return check_text(text, UTTERANCE_BYTES_MAX)
-
-
 Name = Annotated[
     str,
     Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=NAME_PATTERN),
     AfterValidator(check_name),
 ]
-Utterance = Annotated[str, Field(min_length=1), AfterValidator(_check_utterance)]
+Utterance = Annotated[
+    str, Field(min_length=1), AfterValidator(partial(check_text, bytes_max=UTTERANCE_BYTES_MAX))
+]
 Threshold = Annotated[float, Field(ge=-1, le=1), AfterValidator(_check_threshold)]
 
 
@@ -150,8 +149,10 @@ class Route(BaseModel):
             object.__setattr__(self, "utterances", [self.utterances[i] for i in indexes])
             if self.vectors is not None:
                 object.__setattr__(self, "vectors", [self.vectors[i] for i in indexes])
-        canonical_json(self.metadata)
-        canonical_json(self.payload)
+        if self.metadata:
+            canonical_json(self.metadata)
+        if self.payload is not None:
+            canonical_json(self.payload)
         return self
 
 

@@ -75,10 +75,11 @@ def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
         if len(route.vectors) != len(route.utterances):
             raise ValueError("one vector an utterance is needed")
         vectors.extend(route.vectors)
-    sizes = {len(vector) for vector in vectors}
+    sizes = set(map(len, vectors))
     if len(sizes) > 1:
         raise ValueError("vectors of different sizes")
-    if any(size % 4 or not size for size in sizes):
+    size_bytes = sizes.pop() if sizes else 4
+    if size_bytes % 4 or not size_bytes:
         raise ValueError("a vector is not a row of float32")
     return vectors
 
@@ -494,7 +495,7 @@ def header_of(frame: bytes) -> bytes:
 
 def digest_of(frame: bytes) -> str:
     """Digest of a frame for the hash chain, 64 hexadecimal digits."""
-    return frame_digest(header_of(frame))
+    return frame_digest(frame[:HEADER_BYTES])
 
 
 def is_chained(entry: Entry) -> bool:

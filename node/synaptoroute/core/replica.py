@@ -311,14 +311,15 @@ class Replica:
             return self._contradicted(source, contradiction)
         if source is Source.BUS and entry.epoch != self.position.epoch:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.UNCONFIRMED)
-        self._pop_buffered(entry.seq)
+        if self._buffered:
+            self._pop_buffered(entry.seq)
         epoch_min = max(log_epoch, self._promised.epoch)
         commits: list[Commit] = []
         is_behind = False
         try:
             commits.append(self._apply(entry))
             # A change of the encoder ends a step: the shell has to replace the tensor first.
-            while commits[-1].change.encoder is None:
+            while self._buffered and commits[-1].change.encoder is None:
                 following = self._pop_buffered(self.position.seq + 1)
                 if following is None:
                     break

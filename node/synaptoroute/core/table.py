@@ -178,7 +178,7 @@ class DesiredRoute:
             route_id=route_id,
             name=self.name,
             slots=slots,
-            utterances=tuple(rows[slot] for slot in slots),
+            utterances=tuple(map(rows.__getitem__, slots)),
             threshold=self.threshold,
             metadata=self.metadata,
             payload=self.payload,
@@ -461,38 +461,49 @@ class RouteTable:
         self, wanted: list[DesiredRoute], gone: tuple[RouteRecord, ...], at: Revision
     ) -> Change:
         """Plan all rows in one allocation and one change."""
-        changed = [desired for desired in wanted if not desired.is_unchanged()]
-        stale = {slot for desired in changed for slot in desired.stale_slots()}
-        stale.update(slot for route in gone for slot in route.slots)
-        taken = self._take(sum(len(desired.added) for desired in changed), sorted(stale))
-        numbers = iter(taken)
-        new_ids = iter(self._route_ids.peek(sum(desired.before is None for desired in changed)))
+        changed: list[DesiredRoute] = []
+        before: list[RouteRecord] = []
+        stale: set[int] = set()
+        needed_slots = 0
+        for desired in wanted:
+            if desired.is_unchanged():
+                continue
+            changed.append(desired)
+            needed_slots += len(desired.added)
+            stale.update(desired.stale_slots())
+            if desired.before is not None:
+                before.append(desired.before)
+        for route in gone:
+            stale.update(route.slots)
+        old_slots = sorted(stale)
+        taken = self._take(needed_slots, old_slots)
+        slots, new_ids = iter(taken), iter(self._route_ids.peek(len(changed) - len(before)))
         writes: list[SlotWrite] = []
         put: list[RouteRecord] = []
         for desired in changed:
             route_id = desired.before.route_id if desired.before else next(new_ids)
             rows = dict(desired.kept)
             for text, vector in desired.added:
-                slot = next(numbers)
+                slot = next(slots)
                 rows[slot] = text
                 hashed = row_hash(slot, route_id, text, vector)
                 writes.append(SlotWrite(slot, route_id, text, vector, hashed))
             put.append(desired.record(route_id, rows, at))
-        deleted_slots = sorted(stale.difference(taken))
+        writes.sort()  # by slot: the first field, and each slot is written once
         return Change(
             outcome=_outcome_of(wanted, changed, gone, at),
-            writes=tuple(sorted(writes, key=lambda write: write.slot)),
-            freed=tuple(deleted_slots),
+            writes=tuple(writes),
+            freed=tuple(sorted(stale.difference(taken))),
             put=tuple(put),
             deleted=gone,
-            before=tuple(desired.before for desired in changed if desired.before is not None),
-            replaced=tuple((slot, self.row_hashes[slot]) for slot in sorted(stale)),
+            before=tuple(before),
+            replaced=tuple([(slot, self.row_hashes[slot]) for slot in old_slots]),
         )
 
     def _take(self, count: int, stale: list[int]) -> list[int]:
         """Choose the lowest free slots, then reuse stale ones if there are too few."""
         # Free slots first: the scorer can fill them ahead, because no query sees them yet.
-        available = self.settings.capacity_slots - self.slots_used
+        available = self.settings.capacity_slots - len(self.row_hashes)
         if count > available + len(stale):
             raise Rejection(
                 "capacity_exceeded",

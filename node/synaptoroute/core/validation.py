@@ -152,7 +152,7 @@ def _check_rows(utterances: tuple[str, ...], vectors: tuple[bytes, ...], dim: in
     expected_bytes = dim * VECTOR_ITEM_BYTES if dim else len(vectors[0])
     if expected_bytes == 0 or expected_bytes % VECTOR_ITEM_BYTES:
         raise Rejection("invalid_vector", "a vector is not a row of float32")
-    if any(len(vector) != expected_bytes for vector in vectors):
+    if set(map(len, vectors)) != {expected_bytes}:
         raise Rejection(
             "invalid_vector", f"a vector is not float32[{expected_bytes // VECTOR_ITEM_BYTES}]"
         )

@@ -11,7 +11,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -147,24 +147,24 @@ class Writer:
         """Whether no other node writes to the same log."""
         return self._log.is_local
 
-    async def put(self, route: Route, options: WriteOptions, is_checked: bool) -> WriteResult:
+    def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
         """Create a route or replace the whole route."""
         route = route if is_checked else checked_route(route)
         make = partial(put_mutation, route)
-        return await self._write_rows(route.utterances, route.vectors, make, options)
+        return self._write_rows(route.utterances, route.vectors, make, options)
 
-    async def add(
+    def add(
         self,
         name: str,
         utterances: Sequence[str],
         vectors: Sequence[Sequence[float]] | None,
         options: WriteOptions,
-    ) -> WriteResult:
+    ) -> Awaitable[WriteResult]:
         """Add utterances to a route."""
         name = checked_name(name)
         texts, given = distinct_utterances(utterances, vectors)
         make = partial(AddUtterances, name, tuple(texts))
-        return await self._write_rows(texts, given, make, options)
+        return self._write_rows(texts, given, make, options)
 
     async def _write_rows(
         self,
@@ -282,8 +282,11 @@ class Writer:
                 raise InvalidRoute(f"{len(given)} vectors for {len(texts)} utterances")
             return checked_rows(given, (encoder or self._engine.encoder).dim)
         futures = self._engine.encode_utterances(texts, encoder)
+        parts: list[NDArray[np.float32]] = []
         try:
-            return np.concatenate([await asyncio.wrap_future(future) for future in futures])
+            for future in futures:
+                parts.append(await asyncio.wrap_future(future))  # noqa: PERF401
+            return np.concatenate(parts)
         finally:
             # After an error, or if the caller has gone, the rest must not be encoded.
             for future in futures:
@@ -516,4 +519,4 @@ def _float64s(vectors: Sequence[Sequence[float]], dim: int) -> NDArray[np.float6
 
 def row_bytes(rows: NDArray[np.float32]) -> tuple[bytes, ...]:
     """Split float32[n, dim] into one little-endian byte string a row."""
-    return tuple(row.tobytes() for row in np.ascontiguousarray(rows, dtype="<f4"))
+    return tuple(map(np.ndarray.tobytes, np.ascontiguousarray(rows, dtype="<f4")))
