@@ -73,6 +73,7 @@ def tree_sum(terms: Float64s) -> Float64s:
 def dots(left: Float32s, right: Float32s) -> Float64s:
     """Multiply float32[n, dim] with float32[n or 1, dim] row by row: float64[n]."""
     terms = left.T.astype(np.float64, order="C")
+    # The product of two float32 numbers has at most 48 bits: float64 holds it exactly.
     terms *= right.T
     return _halve(terms)
 
@@ -141,6 +142,7 @@ def dot_error(dim: int) -> float:
     Higham's gamma_n for float32 with n = ``dim``, 2 % for rows that are unit only
     within rounding, and four roundings for what is computed from the product.
     """
+    # float32 keeps 24 bits.  Denormal products add less than the last four roundings allow.
     unit_roundoff = 2.0**-24
     return 1.02 * dim * unit_roundoff / (1.0 - dim * unit_roundoff) + 4 * unit_roundoff
 

@@ -47,6 +47,8 @@ def select_candidates(
     Returns:
         Queries, ascending, and columns of ``upper``, ascending for one query.
     """
+    # Routes that are not considered have -inf.  ``_LEAST`` keeps them out of the comparisons
+    # below where a bar itself is -inf, because a query has fewer routes than its limit.
     every = np.arange(len(upper))
     # Two scores that are each off by ``error`` may swap places within twice that.
     leads_at = leading_scores(upper, specs)[:, 0] - 2.0 * error
@@ -163,6 +165,7 @@ class Pairs:
     def approximate(self, view: TensorView, queries: Float32s) -> Float64s:
         """Compare the utterances with their queries in float32, without a scan."""
         values = np.empty(len(self.slots))
+        # In parts: a copy of all rows at once would leave the CPU cache.
         for start in range(0, len(values), _GATHERED_ROWS):
             part = slice(start, start + _GATHERED_ROWS)
             vectors = view.rows.read(self.slots[part])
@@ -213,6 +216,7 @@ class Pairs:
             return self.kth_largest(values, 1)
         ranked = np.append(values[np.lexsort((-values, self.pair_of))], 0.0)
         counts = np.minimum(k, self._lengths())
+        # Not ``np.add.reduceat``: its order of addition depends on the instruction set.
         total = np.zeros(len(counts))
         for place in range(int(counts.max(initial=0))):
             has_place = place < counts

@@ -109,6 +109,7 @@ def _rank_batch(
 ) -> list[Ranking]:
     """Rank queries that fit one scan."""
     allowed, route_counts = _allowed_routes(view, specs)
+    # ``dot_error`` is for unit vectors; the error grows with the query's length.
     error = dot_error(view.dim) * np.maximum(1.0, lengths)
     aggregation = view.settings.aggregation
     centroids = scan_centroids(view, queries).T if aggregation in _WITH_CENTROIDS else None
@@ -167,6 +168,7 @@ def _upper_scores(
     upper = np.multiply(scan.largest.T, scan.sizes[:, np.newaxis], order="C")
     error = scan.error
     if centroids is not None:
+        # ``blend`` takes half of each, so it takes half of each error.
         upper += centroids
         upper *= 0.5
         error = (error + centroid_error) * 0.5
@@ -233,6 +235,7 @@ def _lone_utterances(
 ) -> tuple[list[int], list[int]]:
     """Find utterances that may be the most similar of their route; and how many a route has."""
     similarities = scan.similarities.reshape(-1)
+    # In steps of the scan: the similarities are not scaled to cosines.
     margin = 2.0 * float(scan.error[0]) / float(scan.sizes[0])
     slots: list[int] = []
     counts: list[int] = []
@@ -301,6 +304,7 @@ def _candidates_by_centroid(
     """Find the routes and utterances to score exactly where the centroids decide."""
     upper = centroids.astype(np.float64)
     if view.settings.aggregation == "mean":
+        # A mean norm is at most about 1, so the error bound of the centroid still holds.
         upper *= view.mean_norms
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
@@ -310,6 +314,7 @@ def _candidates_by_centroid(
 
 def _keep_close(pairs: Pairs, approximate: Float64s, error: Float64s, depth: int) -> Pairs:
     """Drop the utterances that cannot be among the ``depth`` best of their pair."""
+    # Two similarities that are each off by ``error`` may swap places within twice that.
     bars = pairs.kth_largest(approximate, depth) - 2.0 * error[pairs.queries]
     return pairs.keep(approximate >= bars[pairs.pair_of])
 
@@ -373,6 +378,7 @@ def _decide(
 ) -> list[Ranking]:
     """Score the pairs exactly and read the rankings off them."""
     slots, similarities, scores = _exact_scores(view, queries, pairs)
+    # The last key is the first to count: by query, then by score, then by slot.
     order = np.lexsort((slots, -scores, pairs.queries))
     route_ids = pairs.route_ids[order]
     ordered = _OrderedScores(

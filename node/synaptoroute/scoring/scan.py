@@ -63,6 +63,7 @@ class Scratch:
 
     def take(self, rows: int, columns: int) -> Float32s:
         """Lend float32[rows, columns] of undefined content, until the next call."""
+        # Never cleared: rows that no block covers may hold NaN, and nothing reads them.
         size = rows * columns
         if size > len(self._floats):
             self._floats = np.empty(size, np.float32)
@@ -182,6 +183,7 @@ def _fold(view: TensorView, similarities: NDArray[Number]) -> NDArray[Number]:
     for block in view.blocks:
         part = similarities[block.base_slot : block.base_slot + len(block.rows)]
         if query_count == 1:
+            # ``mode="clip"`` spares numpy's bounds check; the indexes are within the block.
             by_route = part.reshape(-1).take(block.order, mode="clip")
             part = np.maximum.reduceat(by_route, block.starts).reshape(-1, 1)
         else:
@@ -192,6 +194,7 @@ def _fold(view: TensorView, similarities: NDArray[Number]) -> NDArray[Number]:
         if len(block.route_ids) == route_count and len(view.blocks) == 1:
             return part
         if largest is None:
+            # Below every similarity: a route may have no row in some of the blocks.
             lowest = -2 if similarities.dtype == np.float32 else _INT32_MIN
             largest = np.full((route_count, query_count), lowest, similarities.dtype)
         largest[block.route_ids] = np.maximum(largest[block.route_ids], part)
@@ -201,6 +204,8 @@ def _fold(view: TensorView, similarities: NDArray[Number]) -> NDArray[Number]:
 
 def _multiply(left: Float32s, columns: Float32s, out: Float32s, height: int = ROWS_ALIGNED) -> None:
     """Write ``left @ columns`` to ``out``, as a stack of small products."""
+    # Results differ in their last bits with the height of the stack.  That is harmless:
+    # they only select candidates, within an error that holds for every order of addition.
     most = _PRODUCT_MAX if columns.shape[1] > 1 else _VECTOR_PRODUCT_MAX
     while height > 1 and height * columns.size > most:
         height //= 2

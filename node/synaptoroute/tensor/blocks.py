@@ -169,6 +169,7 @@ def build_block(
     owned = np.flatnonzero(own != FREE)
     if len(owned) == 0:
         return None
+    # Free slots behind the last owned one need not be sorted or scanned.
     stop = int(owned[-1]) + 1
     aligned = -(-stop // ROWS_ALIGNED) * ROWS_ALIGNED
     order, starts, route_ids = group_by_route(own[:stop], route_id_max)
@@ -186,6 +187,7 @@ def checksum(
     for block in blocks:
         own = owners[block.base_slot : block.slot_stop]
         owned = np.flatnonzero(own != FREE)
+        # A fixed byte order, so that nodes on any machine agree.
         digest.update((owned + block.base_slot).astype("<i8").tobytes())
         digest.update(own[owned].astype("<i4").tobytes())
         digest.update(block.rows[owned].astype("<f4").tobytes())

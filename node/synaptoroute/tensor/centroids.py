@@ -131,6 +131,7 @@ class Centroids:
             chosen = route_ids[start : start + CACHED_ROWS]
             sums = self._sums.read(chosen)
             norms = np.sqrt(tree_sum(sums * sums))
+            # Opposite rows may cancel out: a zero sum keeps a zero centroid.
             sums /= np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
             self.units.write(chosen, sums.astype(np.float32))
             self.mean_norms[chosen] = norms / row_counts[start : start + CACHED_ROWS]
@@ -156,6 +157,7 @@ class Centroids:
 
     def defer_sums(self, route_ids: Slots) -> None:
         """Sum all rows of these new routes later, by ``flush_sums``."""
+        # The rows are read when the sum is computed: it must be before they change.
         self._is_sum_deferred[route_ids] = self.has_deferred_sums = True
 
     def flush_some_sums(self, rows_max: int) -> None:

@@ -51,6 +51,8 @@ class ChunkedArray(Generic[Scalar]):
     def reserve(self, rows: int) -> None:
         """Allocate memory for at least ``rows`` rows."""
         while self.capacity_rows < rows:
+            # Not ``np.full`` or ``np.empty``: zeroed memory costs nothing until it is written,
+            # and rows that were never written must hold finite numbers.
             self._chunks.append(np.zeros((self.chunk_rows, self.dim), self._dtype))
             self.capacity_rows += self.chunk_rows
 
@@ -198,6 +200,7 @@ class QuantizedRows:
     def flush(self) -> None:
         """Round the rows that ``defer`` was given."""
         if self._deferred:
+            # A row that was written twice is rounded once, as it is now.
             slots = np.unique(np.concatenate(self._deferred))
             self._deferred.clear()
             self.has_deferred = False
@@ -211,6 +214,7 @@ class QuantizedRows:
         for first in range(0, len(slots), CACHED_ROWS):
             part = vectors[first : first + CACHED_ROWS]
             rounded = np.empty(part.shape, np.uint8)
+            # Never lowered when a row goes: the maximum of the others is not known.
             self.lost_max = max(self.lost_max, float(to_bytes(part, rounded).max()))
             self._bytes.write(slots[first : first + CACHED_ROWS], rounded)
 
@@ -220,5 +224,6 @@ class QuantizedRows:
             return None
         if self.has_deferred:
             self.flush()
+        # The last block is padded; its free rows may lie beyond the last rounded one.
         self._bytes.reserve(stop)
         return self._bytes.spans(stop)

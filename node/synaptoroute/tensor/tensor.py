@@ -116,6 +116,8 @@ class Tensor:
             count = self._route_count
             self._centroids.flush()
             blocks = self._blocks.present(self._owners, self._rows, count - 1)
+            # Slices, not copies.  A change writes into the arrays only after it has dropped
+            # the view; staged rows and routes are not in it.
             is_live = self._is_live[:count]
             self._view = TensorView(
                 self.dim,
@@ -266,6 +268,8 @@ class Tensor:
         is_written = is_summed = np.zeros(len(slots), np.bool_)
         if self._staged.revision is not None:
             is_written, is_summed = self._staged.take(slots, at)
+        # Below, owners, records and rows disagree for a moment.  No query sees that: it would
+        # need the scorer's lock, and a new view.
         self._view = None
         self._unviewed_rows += len(slots) + len(change.freed)
         if change.before or change.deleted or change.freed:  # else no written slot has an owner
@@ -359,6 +363,7 @@ class Tensor:
         owners = self._owners[leaving].astype(np.int64)
         assert np.all(owners != FREE), "a free slot was freed: this is a bug"
         gone = np.array([record.route_id for record in change.deleted], np.int64)
+        # Sums of deleted routes are cleared, which is cheaper than subtracting their rows.
         staying = ~np.isin(owners, gone)
         self._centroids.add_rows(owners[staying], leaving[staying], -1.0)
         self._centroids.clear(gone)
@@ -392,11 +397,13 @@ class Tensor:
         put = [record.route_id for record in change.put]
         self._reserve_routes(max(put, default=-1) + 1)
         owners = np.array([write.route_id for write in change.writes], np.int64)
+        # From here on the rows count; they were complete before.
         self._owners[slots] = owners
         self.slots_used += len(slots)
         self._blocks.mark_stale(slots)
         due = ~is_summed
         new = [route_id for route_id in put if route_id not in self._records]
+        # A deferred sum takes all rows of its route, so no row may be in the sum already.
         if new and len(slots) <= DEFERRED_ROWS_MAX and due.all():
             self._centroids.defer_sums(np.array(new, np.int64))
             if len(new) == len(put):
