@@ -1,4 +1,7 @@
-"""What an operator should be woken for.  Each condition is a metric as well."""
+"""Alarms of the fleet, and events: what changed between two views.  Everything is pure.
+
+Each alarm is a metric as well.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One condition that holds now.
+    """One condition that needs an operator.
 
     Attributes:
         code: Stable name.
-        severity: ``critical`` where answers or writes are at risk.
+        severity: ``critical`` if answers or writes are at risk.
         message: One sentence.
-        nodes: The nodes it is about.
+        nodes: The nodes concerned.
     """
 
     code: str
@@ -46,15 +49,15 @@ CODES: Final = (
 def find_alarms(
     view: FleetView, policy: Policy, *, missing_voters: tuple[str, ...] = (), backup_error: str = ""
 ) -> tuple[Alarm, ...]:
-    """Find every condition that holds.
+    """Find every alarm that is raised now.
 
     Args:
         view: The fleet now.
-        policy: Its limits.
+        policy: The limits.
         missing_voters: Voters that have been silent for longer than the policy allows.
-        backup_error: Why the newest backup failed; empty if it did not.
+        backup_error: Error of the newest backup; empty if it succeeded.
     """
-    found = [*_about_state(view), *_about_nodes(view, policy), *_about_log(view, policy)]
+    found = [*_state_alarms(view), *_node_alarms(view, policy), *_log_alarms(view, policy)]
     if not view.holder and view.log.state != "away":
         found.append(Alarm("no_coordinator", "warning", "no coordinator holds the lease"))
     if missing_voters:
@@ -63,7 +66,7 @@ def find_alarms(
             Alarm(
                 "voters_missing",
                 "critical" if is_majority_gone else "warning",
-                f"{len(missing_voters)} of {len(view.log.voters)} voters are away",
+                f"{len(missing_voters)} of {len(view.log.voters)} voters are missing",
                 missing_voters,
             )
         )
@@ -72,14 +75,14 @@ def find_alarms(
     return tuple(found)
 
 
-def _about_state(view: FleetView) -> list[Alarm]:
+def _state_alarms(view: FleetView) -> list[Alarm]:
     differing = tuple(node.node for node in view.nodes if node.digest_state == "differs")
     unsound = tuple(node.node for node in view.nodes if node.digest_state == "unsound")
     found = []
     if differing:
-        message = f"{len(differing)} nodes hold another state than the others at one position"
+        message = f"{len(differing)} nodes differ from the majority at the same position"
         if view.verdict is not None and not view.verdict.has_majority:
-            message = "nodes hold different states and none is in the majority: choose by hand"
+            message = "nodes have different states and there is no majority: choose one by hand"
         found.append(Alarm("divergence", "critical", message, differing))
     if unsound:
         message = "memory or disk does not match the digest"
@@ -87,7 +90,7 @@ def _about_state(view: FleetView) -> list[Alarm]:
     return found
 
 
-def _about_nodes(view: FleetView, policy: Policy) -> list[Alarm]:
+def _node_alarms(view: FleetView, policy: Policy) -> list[Alarm]:
     found = []
     behind = tuple(node.node for node in view.live if node.lag_entries > policy.lag_entries_max)
     if behind:
@@ -103,36 +106,36 @@ def _about_nodes(view: FleetView, policy: Policy) -> list[Alarm]:
         if view.log.encoder and view.log.encoder not in (node.encoder, *node.encoders)
     )
     if foreign:
-        message = "nodes do not have the encoder of the log's vectors"
+        message = "nodes do not have the encoder of the vectors in the log"
         found.append(Alarm("mixed_encoders", "critical", message, foreign))
     return found
 
 
-def _about_log(view: FleetView, policy: Policy) -> list[Alarm]:
+def _log_alarms(view: FleetView, policy: Policy) -> list[Alarm]:
     found = []
     if view.log.state != "open":
-        message = f"the log is {view.log.state}: no writes are taken, queries go on"
+        message = f"the log is {view.log.state}: writes are refused, queries continue"
         found.append(Alarm("log_closed", "critical", message))
     percent = 100 * view.log.kept_bytes / policy.log_bytes_max
     if percent >= policy.log_full_percent:
-        message = f"the log keeps {percent:.0f} % of what it may; when full, writes are refused"
+        message = f"the log is {percent:.0f} % full; when it is full, writes are refused"
         found.append(Alarm("log_near_full", "warning", message))
     return found
 
 
 Tone = Literal["good", "info", "warn", "bad"]
-WORDS: Final = {"differs": "differs from the others", "unsound": "is damaged"}
+_DIGEST_MESSAGES: Final = {"differs": "differs from the others", "unsound": "is damaged"}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened.
+    """Something that happened in the fleet.
 
     Attributes:
         kind: Stable name.
-        tone: How it should look.
+        tone: How the dashboard shows it.
         message: One sentence.
-        node: The node it is about; empty for the fleet.
+        node: The node concerned; empty for the fleet.
     """
 
     kind: str
@@ -147,10 +150,14 @@ def find_changes(
     alarms_before: Sequence[Alarm] = (),
     alarms: Sequence[Alarm] = (),
 ) -> tuple[Event, ...]:
-    """Say what changed; nothing for the very first view."""
+    """Find what changed between two views; nothing before the first view."""
     if before is None:
         return ()
-    found = [*_of_log(before, now), *_of_nodes(before, now), *_of_alarms(alarms_before, alarms)]
+    found = [
+        *_log_events(before, now),
+        *_membership_events(before, now),
+        *_alarm_events(alarms_before, alarms),
+    ]
     if before.holder != now.holder:
         if now.holder:
             message = f"{now.holder.partition('#')[0]} is the active coordinator"
@@ -160,7 +167,7 @@ def find_changes(
     return tuple(found)
 
 
-def _of_log(before: FleetView, now: FleetView) -> Iterator[Event]:
+def _log_events(before: FleetView, now: FleetView) -> Iterator[Event]:
     if before.log.state != now.log.state:
         tone: Tone = "good" if now.log.state == "open" else "bad"
         yield Event("log", tone, f"the log is {now.log.state}")
@@ -173,20 +180,20 @@ def _of_log(before: FleetView, now: FleetView) -> Iterator[Event]:
         yield Event("trim", "info", f"{dropped} entries were trimmed from the log")
 
 
-def _of_nodes(before: FleetView, now: FleetView) -> Iterator[Event]:
+def _membership_events(before: FleetView, now: FleetView) -> Iterator[Event]:
     known = {node.node: node for node in before.nodes}
     for node in now.nodes:
         old = known.get(node.node)
         if old is None:
             yield Event("joined", "good", f"{node.name} joined", node.node)
         else:
-            yield from _of_node(old, node)
+            yield from _node_events(old, node)
     left = known.keys() - {node.node for node in now.nodes}
     for identity in sorted(left):
         yield Event("forgotten", "info", f"{known[identity].name} was forgotten", identity)
 
 
-def _of_node(old: NodeView, node: NodeView) -> Iterator[Event]:
+def _node_events(old: NodeView, node: NodeView) -> Iterator[Event]:
     if old.is_live and not node.is_live:
         yield Event("gone", "bad", f"{node.name} is silent", node.node)
     elif node.is_live and not old.is_live:
@@ -199,14 +206,16 @@ def _of_node(old: NodeView, node: NodeView) -> Iterator[Event]:
         node.digest_state,
     ):
         if node.digest_state in ("differs", "unsound"):
-            yield Event("digest", "bad", f"{node.name} {WORDS[node.digest_state]}", node.node)
+            yield Event(
+                "digest", "bad", f"{node.name} {_DIGEST_MESSAGES[node.digest_state]}", node.node
+            )
         elif old.digest_state in ("differs", "unsound"):
             yield Event("digest", "good", f"{node.name} agrees again", node.node)
     if old.release != node.release:
         yield Event("release", "info", f"{node.name} runs release {node.release}", node.node)
 
 
-def _of_alarms(before: Sequence[Alarm], now: Sequence[Alarm]) -> Iterator[Event]:
+def _alarm_events(before: Sequence[Alarm], now: Sequence[Alarm]) -> Iterator[Event]:
     old, new = {each.code for each in before}, {each.code for each in now}
     for alarm in now:
         if alarm.code not in old:

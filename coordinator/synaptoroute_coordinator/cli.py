@@ -18,7 +18,7 @@ FAILED = 3
 
 app = typer.Typer(
     name="synaptoroute-coordinator",
-    help="Look after a cluster: see it, keep it healthy.",
+    help="Monitor a cluster and keep it healthy.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -41,20 +41,20 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Look after a cluster: see it, keep it healthy."""
+    """Monitor a cluster and keep it healthy."""
 
 
 @app.command("serve")
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="TCP port.")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="Address of the sequencer.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Address of Redis.")] = None,
     namespace: Annotated[str | None, typer.Option(help="Name of the cluster's log.")] = None,
 ) -> None:
-    """Serve one coordinator until it is told to stop.
+    """Serve one coordinator until it is stopped.
 
     Every other setting is an environment variable SYNAPTOROUTE_COORDINATOR_...; see
-    docs/coordinator.md.  Any number may run for one cluster: one acts, the others stand by.
+    docs/coordinator.md.  Several may run for one cluster: one acts, the others stand by.
     """
     given = {"host": host, "port": port, "redis_url": redis_url, "namespace": namespace}
     try:
@@ -77,16 +77,16 @@ def serve(
 @app.command("fetch-backup")
 def fetch(
     name: Annotated[str, typer.Argument(help="Name of the backup, without suffix.")],
-    into: Annotated[Path, typer.Option(help="Folder that it is brought to.")],
+    into: Annotated[Path, typer.Option(help="Target folder.")],
 ) -> None:
-    """Bring a backup from where the settings say to this machine, verified.
+    """Download a backup from the configured store and verify it.
 
-    `synaptoroute restore` makes a node's database out of it.
+    `synaptoroute restore` makes a node's database from it.
     """
     from synaptoroute_coordinator.actions.backups import fetch_backup
     from synaptoroute_coordinator.app.process import open_backup_store
 
-    async def bring() -> None:
+    async def download() -> None:
         store = open_backup_store(CoordinatorConfig())
         if store is None:
             raise ConfigError("no place for backups is set (backup_folder, backup_bucket)")
@@ -97,7 +97,7 @@ def fetch(
         typer.echo(f"{into / backup.name}.sqlite at {backup.version}, {backup.size_bytes} bytes")
 
     try:
-        asyncio.run(bring())
+        asyncio.run(download())
     except (SynaptoRouteError, OSError) as error:
         typer.echo(f"synaptoroute-coordinator: error: {error}", err=True)
         raise typer.Exit(FAILED) from None

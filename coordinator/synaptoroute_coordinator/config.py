@@ -1,7 +1,7 @@
-"""Settings of the coordinator: read once at its start, frozen, passed down.
+"""Settings of the coordinator: read once at its start, then frozen.
 
-No other module reads the environment.  Every field has its unit in its name, a
-default, a limit, and a line in docs/coordinator.md (a test compares the two).
+No other module reads the environment.  Every field has its unit in its name, a default, a
+limit, and a line in docs/coordinator.md (a test compares the two).
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ ENV_PREFIX = "SYNAPTOROUTE_COORDINATOR_"
 
 
 class Policy(BaseSettings):
-    """What the fleet shall look like, and how often somebody looks.
+    """How the coordinator looks after the fleet.
 
     Attributes:
         retain_entries: Newest entries that are never trimmed from the log.
-        audit_seconds: How often all nodes compare their digests; 0 for never.
-        scrub_seconds: How often an audit has them compare memory and disk, row by
-            row; 0 for never.
-        audit_wait_seconds: How long reports to an audit are waited for.
+        audit_seconds: Interval between audits, in which all nodes compare their digests; 0 for
+            never.
+        scrub_seconds: Interval between deep audits, which compare memory and disk row by row;
+            0 for never.
+        audit_wait_seconds: How long to wait for reports to an audit.
         is_repair_on: Whether a node that differs from the majority is told to resync.
-        import_idle_seconds: An open import without a new chunk for so long is aborted.
-        backup_seconds: How often a backup is taken; 0 for never.
-        backups_kept: Older backups are deleted.
+        import_idle_seconds: An open import without a new chunk for this long is aborted.
+        backup_seconds: Interval between backups; 0 for never.
+        backups_kept: Number of backups to keep; older ones are deleted.
         lag_entries_max: A live node further behind raises an alarm.
-        voter_missing_seconds: A voter silent for so long raises an alarm.
-        log_bytes_max: Bytes the log may keep; the nodes' own limit.
-        log_full_percent: The log raises an alarm when it is so full.
+        voter_missing_seconds: A voter that is silent for this long raises an alarm.
+        log_bytes_max: Bytes that the log may keep, as set for the nodes.
+        log_full_percent: An alarm is raised when the log is this full.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -51,32 +52,33 @@ class Policy(BaseSettings):
 
 
 class CoordinatorConfig(Policy):
-    """Everything one coordinator process needs.
+    """All settings of one coordinator process.
 
     Attributes:
         host: Address the HTTP server listens on.
         port: Its TCP port.
-        url: Where people reach this coordinator; named to those who ask a standby.
-        redis_url: Address of the sequencer.
+        url: Public address of this coordinator; a standby refers to the active one by it.
+        redis_url: Address of Redis.
         redis_password_file: File that holds its password.
         redis_ca_file: Certificate authority of a ``rediss://`` server.
         redis_cert_file: Client certificate for it.
         redis_key_file: Key of that certificate.
-        signing_keys_file: Keys by which entries are signed; none signs nothing.
+        signing_keys_file: Keys that sign entries; without a file entries are not signed.
         allow_unsigned: Accept entries without a signature while keys are introduced.
         namespace: Name of the cluster's log on that server.
-        peer_secret_file: The nodes' own secret, to take backups; none derives it as
-            the nodes do.
-        node_key_file: File that holds the API key by which nodes are asked.
-        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` a line.
+        peer_secret_file: Secret shared with the nodes, to fetch backups; without a file it is
+            derived as the nodes do.
+        node_key_file: File with the API key for requests to nodes.
+        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` per line.
         insecure: Serve a public address without API keys.
-        folder: Where the record of actions is kept.
-        backup_folder: Where backups are kept; none takes none.
-        backup_bucket: Instead, ``bucket`` or ``bucket/prefix`` of an S3-compatible store.
+        folder: Folder of the audit log.
+        backup_folder: Folder of backups; without one no backups are taken.
+        backup_bucket: Instead of a folder, ``bucket`` or ``bucket/prefix`` of an S3-compatible
+            store.
         backup_endpoint: Address of that store.
-        backup_region: Region that requests to it name.
-        backup_key_file: File that holds the identity of its access key and the secret.
-        session_seconds: How long a session of the dashboard lasts.
+        backup_region: Region of that store.
+        backup_key_file: File with the id of the access key and its secret.
+        session_seconds: Duration of a dashboard session.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
     """

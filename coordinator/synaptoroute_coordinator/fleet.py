@@ -1,4 +1,10 @@
-"""Nodes and log at one moment, folded from what nodes say of themselves."""
+"""The fleet: nodes and log at one moment, built from heartbeats, metrics and audits.
+
+Everything here is pure.  An audit compares digests at one position: equal histories have
+equal digests there, so of two nodes that differ at least one is wrong, and the majority of
+the reports decides which.  A node whose memory or disk does not match its own digest is
+wrong whatever the others report.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +20,8 @@ from synaptoroute.sequencer.scripts import Head, NoLog
 DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]
 Health = Literal["ok", "warn", "bad"]
 NAME_CHARACTERS: Final = 8
-"""A node that could not be asked is known by the start of its identity."""
-_SETTLED: Final = frozenset({"live"})
+"""A node that did not answer yet is named by the start of its identity."""
+_HEALTHY_STATES: Final = frozenset({"live"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,25 +30,25 @@ class NodeView:
 
     Attributes:
         node: Its identity.
-        name: How it signs its answers; the start of its identity where not known.
-        url: Where its peers reach it.
+        name: Its name; the start of its identity if unknown.
+        url: Address for its peers.
         role: ``voter`` or ``observer``.
-        release: Its release.
-        level: Highest feature level that it understands.
+        release: Its version.
+        level: Highest feature level that it supports.
         encoder: Fingerprint of its encoder.
         encoders: Fingerprints of all encoders that it has loaded.
-        epoch: Position that it has made durable: epoch,
-        seq: sequence number,
-        chain: and hash chain.
-        digest: Digest of its state there.
-        digest_state: How that compares with the others.
+        epoch: Epoch of its durable position.
+        seq: Sequence number of that position.
+        chain: Hash chain at that position.
+        digest: Digest of its state at that position.
+        digest_state: How the digest compares to those of the other nodes.
         state: State of its replica.
-        lag_entries: How far it is behind the head.
-        queue_requests: Queries that waited.
-        age_ms: How long ago it said so, by Redis' clock.
+        lag_entries: Entries that it is behind the head.
+        queue_requests: Queries waiting in its queue.
+        age_ms: Age of the heartbeat, by the Redis clock.
         is_live: Whether it counts as live.
-        is_repairing: Whether it was told to resync and has not done so yet.
-        telemetry: Its figures; None where it could not be asked.
+        is_repairing: Whether it was told to resync and has not done it yet.
+        telemetry: Figures from its metrics; None if it did not answer.
     """
 
     node: str
@@ -73,10 +79,10 @@ class NodeView:
 
     @property
     def health(self) -> Health:
-        """One word for a lamp."""
+        """The health of the node as one word."""
         if not self.is_live or self.digest_state in ("differs", "unsound"):
             return "bad"
-        if self.state not in _SETTLED or self.is_repairing:
+        if self.state not in _HEALTHY_STATES or self.is_repairing:
             return "warn"
         return "ok"
 
@@ -86,19 +92,19 @@ class LogView:
     """The log.
 
     Attributes:
-        state: ``open``, ``recovering``, ``frozen``; ``lost`` without a log, ``away``
-            without an answer.
-        epoch: Life of the log.
-        seq: Place of the newest entry.
+        state: ``open``, ``recovering`` or ``frozen``; ``lost`` if there is no log, ``away``
+            if Redis does not answer.
+        epoch: Epoch of the log.
+        seq: Sequence number of the newest entry.
         chain: Hash chain at it.
-        floor: Place of the oldest entry that is kept.
+        floor: Sequence number of the oldest entry kept.
         kept_bytes: Bytes of the entries that are kept.
         level: Feature level in force.
         encoder: Fingerprint of the encoder of its vectors.
         dim: Their dimension.
         voters: Identities of the voters.
         lineage: Identity of the cluster.
-        time_ms: Redis' clock.
+        time_ms: The Redis clock.
     """
 
     state: str
@@ -122,9 +128,9 @@ class FleetView:
     Attributes:
         log: The log.
         nodes: Every node heard of in the last hour, by name.
-        holder: Who holds the coordinators' lease; empty for nobody.
-        verdict: The newest audit.
-        deep_verdict: The newest audit that compared memory and disk.
+        holder: Owner of the coordinators' lease; empty for nobody.
+        verdict: Result of the newest audit.
+        deep_verdict: Result of the newest audit that compared memory and disk.
     """
 
     log: LogView
@@ -140,7 +146,7 @@ class FleetView:
 
     @property
     def level_possible(self) -> int:
-        """The feature level that every live node understands; 0 without nodes."""
+        """The highest feature level that every live node supports; 0 without nodes."""
         return min((node.level for node in self.live), default=0)
 
     def voters_at(self, seq: int) -> int:
@@ -167,27 +173,27 @@ def build_view(
     verdict: AuditVerdict | None = None,
     deep_verdict: AuditVerdict | None = None,
 ) -> FleetView:
-    """Fold heartbeats and figures into one view.
+    """Build the view from heartbeats, telemetry and verdicts.
 
     Args:
-        head: The log's header; None where the log does not answer.
-        seen: What nodes said of themselves.
-        telemetry: Node id -> figures.
+        head: Header of the log; None if Redis does not answer.
+        seen: Heartbeats of the nodes.
+        telemetry: Telemetry by node id.
         repairing: Nodes that were told to resync.
-        holder: Who holds the coordinators' lease.
-        verdict: The newest audit.
-        deep_verdict: The newest audit that compared memory and disk.
+        holder: Owner of the coordinators' lease.
+        verdict: Result of the newest audit.
+        deep_verdict: Result of the newest audit that compared memory and disk.
     """
     log = _log_of(head)
-    fetch_telemetry = telemetry or {}
+    known_telemetry = telemetry or {}
     states = _digest_states(seen, verdict, deep_verdict)
-    nodes = [_node_of(each, log, states, fetch_telemetry, repairing) for each in seen]
+    nodes = [_node_of(each, log, states, known_telemetry, repairing) for each in seen]
     nodes.sort(key=lambda node: (_natural(node.name), node.node))
     return FleetView(log, tuple(nodes), holder, verdict, deep_verdict)
 
 
 def _natural(name: str) -> tuple[str, int]:
-    """``node-2`` before ``node-10``."""
+    """Sort ``node-2`` before ``node-10``."""
     stem = name.rstrip("0123456789")
     number = name[len(stem) :]
     return stem, int(number[:18]) if number else -1
@@ -219,11 +225,11 @@ def _node_of(
     seen: NodeSeen,
     log: LogView,
     states: Mapping[str, DigestState],
-    fetch_telemetry: Mapping[str, Telemetry],
+    known_telemetry: Mapping[str, Telemetry],
     repairing: frozenset[str],
 ) -> NodeView:
     report = seen.report
-    known = fetch_telemetry.get(report.node_id)
+    known = known_telemetry.get(report.node_id)
     return NodeView(
         node=report.node_id,
         name=(known.name if known else "") or report.node_id[:NAME_CHARACTERS],
@@ -252,18 +258,18 @@ def _node_of(
 def _digest_states(
     seen: Sequence[NodeSeen], verdict: AuditVerdict | None, deep_verdict: AuditVerdict | None
 ) -> dict[str, DigestState]:
-    """Compare nodes that stand at one place; what an audit found stands until the next."""
-    at = [(each.report.position, each.report.digest) for each in seen if each.is_live]
-    together, alike = Counter(position for position, _ in at), Counter(at)
+    """Compare nodes at one position; a verdict is valid until the next one."""
+    positions = [(each.report.position, each.report.digest) for each in seen if each.is_live]
+    count_at, count_equal = Counter(position for position, _ in positions), Counter(positions)
     states: dict[str, DigestState] = {}
     for each in seen:
         report = each.report
-        count = alike[(report.position, report.digest)]
+        count = count_equal[(report.position, report.digest)]
         if not each.is_live or report.epoch == 0:
             state: DigestState = "unknown"
-        elif together[report.position] == 1:
+        elif count_at[report.position] == 1:
             state = "alone"
-        elif count * 2 > together[report.position]:
+        elif count * 2 > count_at[report.position]:
             state = "agrees"
         else:
             state = "differs"
@@ -279,14 +285,14 @@ def _digest_states(
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """The outcome of one audit.
+    """The result of one audit.
 
     Attributes:
-        seq: Its place in the log.
+        seq: Its sequence number in the log.
         is_deep: Whether memory and disk were compared as well.
         digest: Digest of the majority; empty without one.
-        agreeing: Nodes that have it and are sound.
-        differing: Nodes that have another one.
+        agreeing: Nodes with this digest that are sound.
+        differing: Nodes with another digest.
         unsound: Nodes whose memory or disk does not match their own digest.
         silent: Live nodes that did not report.
     """
@@ -301,7 +307,7 @@ class AuditVerdict:
 
     @property
     def has_majority(self) -> bool:
-        """Whether more than half of the reports say the same."""
+        """Whether more than half of the reports have the same digest."""
         return bool(self.digest)
 
     @property
@@ -311,7 +317,7 @@ class AuditVerdict:
 
     @property
     def wrong(self) -> tuple[str, ...]:
-        """Nodes that should take another's state, where it is known whose."""
+        """Nodes that should install the state of an agreeing node, if there is one."""
         if not (self.has_majority and self.agreeing):
             return ()
         return tuple(sorted({*self.differing, *self.unsound}))
@@ -320,13 +326,13 @@ class AuditVerdict:
 def evaluate_audit(
     seq: int, reports: Mapping[str, AuditReport], live: Iterable[str], *, is_deep: bool = False
 ) -> AuditVerdict:
-    """Compare what nodes reported at one place.
+    """Compare what nodes reported at one position.
 
     Args:
-        seq: The place.
-        reports: Node id -> report.
+        seq: Sequence number of the audit.
+        reports: Reports by node id.
         live: Nodes that were expected to report.
-        is_deep: Whether the audit asked for memory and disk.
+        is_deep: Whether memory and disk were compared.
     """
     counts = Counter((report.epoch, report.digest) for report in reports.values())
     (majority, count) = counts.most_common(1)[0] if counts else ((0, ""), 0)
@@ -354,14 +360,14 @@ _ENDPOINTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A node's metrics at one moment.
+    """The metrics of a node at one moment.
 
     Attributes:
-        at_seconds: When, on the coordinator's monotonic clock.
-        queries: Queries that it took since its start.
-        buckets: Answers to queries by upper bound of their duration in seconds.
-        is_ready: Whether it takes queries.
-        values: Plain gauges by name without their prefix.
+        at_seconds: Time of the scrape, on the coordinator's monotonic clock.
+        queries: Queries since its start.
+        buckets: Cumulative counts by upper bound of the duration in seconds.
+        is_ready: Whether it is ready for queries.
+        values: Gauges without labels, by name without prefix.
     """
 
     at_seconds: float
@@ -373,17 +379,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """A node's figures.
+    """Figures of a node, computed from two scrapes.
 
     Attributes:
-        name: How the node signs its answers.
-        is_ready: Whether it takes queries.
-        queries_per_second: Rate since the look before.
-        p50_ms: Median time to answer a query since then; None without queries.
-        p99_ms: The time that one in a hundred exceeded.
-        routes: Routes that it serves.
-        slots_used: Slots that have an owner.
-        capacity_slots: Slots of its tensor.
+        name: Name of the node.
+        is_ready: Whether it is ready for queries.
+        queries_per_second: Rate since the last scrape.
+        p50_ms: Median latency since then; None without queries.
+        p99_ms: 99th percentile of the latency.
+        routes: Number of routes.
+        slots_used: Number of used slots.
+        capacity_slots: Number of slots of its tensor.
     """
 
     name: str = ""
@@ -397,7 +403,7 @@ class Telemetry:
 
 
 def parse_sample(text: str, at_seconds: float) -> Sample:
-    """Read Prometheus' text format as far as it matters here."""
+    """Parse the needed metrics from the Prometheus text format."""
     queries = 0.0
     buckets: dict[float, float] = {}
     values: dict[str, float] = {}
@@ -415,7 +421,8 @@ def parse_sample(text: str, at_seconds: float) -> Sample:
 
 
 def telemetry_of(name: str, before: Sample | None, now: Sample) -> Telemetry:
-    """Make a node's figures of two looks; a restart of the node in between starts anew."""
+    """Compute the figures of a node from two scrapes."""
+    # A counter that went back means that the node restarted: there is no rate yet.
     if before is None or before.queries > now.queries:
         before = Sample(now.at_seconds)
     seconds = now.at_seconds - before.at_seconds
@@ -434,7 +441,7 @@ def telemetry_of(name: str, before: Sample | None, now: Sample) -> Telemetry:
 
 
 def quantile_ms(buckets: Mapping[float, float], share: float) -> float | None:
-    """Estimate a quantile from cumulative buckets; None where nothing was counted."""
+    """Estimate a quantile from cumulative buckets; None if they are empty."""
     total = max(buckets.values(), default=0.0)
     if total <= 0:
         return None

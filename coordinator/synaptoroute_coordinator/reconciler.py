@@ -1,7 +1,7 @@
-"""The loop: observe, plan, act.
+"""The control loop: observe, plan, act.
 
-Every coordinator observes; only the holder of the lease acts.  Nothing the cluster does
-for a query or a write waits for any of it, and a turn that fails is followed by another.
+Every coordinator observes; only the holder of the lease acts.  No query and no write waits
+for this loop, and a cycle that fails is followed by another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from synaptoroute.sequencer.node_commands import CommandKind, NodeCommand
 from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute_coordinator.actions.audit_log import AuditLog
-from synaptoroute_coordinator.actions.backups import Backups
+from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups
 from synaptoroute_coordinator.actions.executor import ActionResult, Executor
 from synaptoroute_coordinator.actions.fleet_client import FleetClient
 from synaptoroute_coordinator.alarms import Alarm, Event, Tone, find_alarms, find_changes
@@ -55,20 +55,20 @@ _log = logging.getLogger(__name__)
 
 
 class NotActive(ClusterError):
-    """Standing by: another coordinator holds the lease."""
+    """Another coordinator holds the lease."""
 
     code = "not_active"
 
 
 class Reconciler:
-    """One coordinator's loop.  Used on one event loop.
+    """The control loop of one coordinator.  Used on one event loop.
 
     Attributes:
         view: The fleet as last observed.
-        alarms: What holds now.
-        memory: What was done.
-        feed: Events for whoever watches.
-        counts: Actions by kind and outcome.
+        alarms: The alarms raised now.
+        state: What was done already.
+        feed: Events for subscribers.
+        counts: Number of actions by kind and outcome.
     """
 
     def __init__(
@@ -101,29 +101,29 @@ class Reconciler:
         self._tasks: list[asyncio.Task[None]] = []
         self._backup_task: asyncio.Task[None] | None = None
 
-    # --- life ------------------------------------------------------------------------
+    # --- lifecycle -------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to observe; returns at once."""
+        """Start the loops; returns at once."""
         for name, run in (
             ("lease", self.lease.run),
-            ("turns", self._reconcile_loop),
-            ("figures", self._telemetry_loop),
+            ("reconcile", self._reconcile_loop),
+            ("telemetry", self._telemetry_loop),
             ("imports", self._imports_loop),
         ):
             self._tasks.append(asyncio.create_task(self._run_forever(name, run), name=name))
 
     async def _run_forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop for good: a mistake in it costs one turn, never the whole of it."""
+        """Run a loop for ever, and restart it after an unexpected error."""
         while True:
             try:
                 await run()
             except Exception as error:
-                _log.exception("the loop %s failed and begins again: %s", name, error)
+                _log.exception("the %s loop failed and is restarted: %s", name, error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def stop(self) -> None:
-        """Stop, and give the lease back."""
+        """Stop, and release the lease."""
         tasks = [*self._tasks, *([self._backup_task] if self._backup_task else [])]
         await asyncio.gather(*map(end_task, tasks))
         await self.lease.release()
@@ -133,18 +133,19 @@ class Reconciler:
             try:
                 await self.reconcile()
             except SynaptoRouteError as error:
-                _log.warning("a turn failed: %s", error)
+                _log.warning("a cycle failed: %s", error)
             await asyncio.sleep(OBSERVE_SECONDS)
 
     # --- observe ---------------------------------------------------------------------
 
     async def reconcile(self) -> None:
-        """Observe, and as holder of the lease plan and act."""
+        """Run one cycle: observe, and as holder of the lease plan and act."""
         await self.observe()
         held = self.lease.held
         if held is None:
             return
         if self._acquired_count != self.lease.acquired_count:
+            # Another coordinator acted in between, so what we remember is out of date.
             self._acquired_count = self.lease.acquired_count
             self.state = ControllerState(time.monotonic())
         now_seconds = time.monotonic()
@@ -153,17 +154,18 @@ class Reconciler:
             await self._execute(action, SELF)
 
     async def observe(self) -> None:
-        """Look at the log and at the nodes; without an answer what was seen stands."""
+        """Read the log's header and the heartbeats; keep the old ones if Redis does not answer."""
         head: Head | NoLog | None = None
         try:
             sent_at = time.monotonic()
             head = await self.log.head()
+            # Redis read its clock about halfway between the request and the answer.
             middle = (sent_at + time.monotonic()) / 2
             self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
             self._nodes_seen = await self.log.presence.nodes()
-            orders = await self.log.node_commands.all_pending()
+            commands = await self.log.node_commands.all_pending()
             self.state.repairing = frozenset(
-                node for node, order in orders.items() if order.kind in ("resync", "mend")
+                node for node, command in commands.items() if command.kind in ("resync", "mend")
             )
             if self.state.pending is not None:
                 reports = await self._executor.reports(self.state.pending.seq)
@@ -176,7 +178,7 @@ class Reconciler:
         self._update_view(head)
 
     def _update_view(self, head: Head | NoLog | None) -> None:
-        """Make the view, and say what changed."""
+        """Build the fleet view, and publish what changed."""
         self.view = build_view(
             head,
             self._nodes_seen,
@@ -196,7 +198,7 @@ class Reconciler:
         self.feed.notify_view()
 
     def now_ms(self) -> int:
-        """Redis' clock as this process reckons it."""
+        """Return the estimated time of the Redis clock."""
         return int(time.monotonic() * 1_000 + self._clock_offset_ms)
 
     async def _telemetry_loop(self) -> None:
@@ -208,7 +210,7 @@ class Reconciler:
             await asyncio.sleep(TELEMETRY_SECONDS)
 
     async def _imports_loop(self) -> None:
-        """Ask one node for the imports that are open: the state is the same on all."""
+        """Read the open imports from one node; they are the same on all nodes."""
         while True:
             source = next((node for node in self.view.live if node.health == "ok"), None)
             if source is not None and self.lease.is_active:
@@ -225,7 +227,7 @@ class Reconciler:
     # --- act -------------------------------------------------------------------------
 
     async def execute(self, action: Action, actor: str) -> ActionResult:
-        """Do what a person asks for, now.
+        """Do what an operator requested, now.
 
         Raises:
             NotActive: Another coordinator holds the lease.
@@ -237,33 +239,43 @@ class Reconciler:
             )
         return await self._execute(action, actor)
 
-    async def command_node(self, order: NodeCommand, node: str, actor: str) -> ActionResult:
-        """Leave an order of a person for a node.
+    async def command_node(
+        self,
+        kind: CommandKind,
+        node: str,
+        actor: str,
+        reason: str,
+        *,
+        donors: tuple[str, ...] = (),
+        encoder: str = "",
+    ) -> ActionResult:
+        """Send an operator's command to a node.
 
         Raises:
             NotActive: Another coordinator holds the lease.
-            SequencerUnavailable: No answer.
+            SequencerUnavailable: Redis does not answer.
         """
         held = self.lease.held
         if held is None:
             raise NotActive("another coordinator is active", retry_after_seconds=2.0)
-        done = await self._executor.order(held, node, order)
-        named = ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
-        await self.record_result(actor, order.kind, named)
-        return named
+        command = NodeCommand(uuid.uuid4().hex, kind, reason, self.now_ms(), donors, encoder)
+        done = await self._executor.command(held, node, command)
+        result = ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
+        await self.record_result(actor, kind, result)
+        return result
 
     async def _execute(self, action: Action, actor: str) -> ActionResult:
-        """Carry an action out; a failure is an outcome."""
+        """Execute an action; a failure is a result, not an exception."""
         held = self.lease.held
         if held is None:
-            return ActionResult("refused", "the lease ran out")
+            return ActionResult("refused", "the lease has expired")
         try:
-            done = await self._dispatch(held, action)
+            result = await self._dispatch(held, action)
         except (SynaptoRouteError, OSError) as error:
-            done = ActionResult("failed", str(error))
+            result = ActionResult("failed", str(error))
         if not isinstance(action, CompleteAudit):
-            await self.record_result(actor, _name_of(action), done)
-        return done
+            await self.record_result(actor, _name_of(action), result)
+        return result
 
     async def _dispatch(self, held: Held, action: Action) -> ActionResult:
         now_seconds = time.monotonic()
@@ -294,7 +306,7 @@ class Reconciler:
                 return self._start_backup(node, url)
 
     async def _complete_audit(self) -> ActionResult:
-        """Compare what was reported to the pending audit."""
+        """Evaluate the reports to the pending audit."""
         pending = self.state.pending
         assert pending is not None, "no audit is pending: this is a bug"
         reports = await self._executor.reports(pending.seq)
@@ -305,7 +317,9 @@ class Reconciler:
         self.state.record_verdict(verdict)
         if not verdict.is_sound and verdict.agreeing + verdict.differing + verdict.unsound:
             wrong = ", ".join(self._names((*verdict.differing, *verdict.unsound)))
-            self.feed.add(Event("audit", "bad", f"the audit at {verdict.seq} found {wrong} wrong"))
+            self.feed.add(
+                Event("audit", "bad", f"the audit at {verdict.seq} found errors on {wrong}")
+            )
         elif before is None or not before.is_sound or verdict.is_deep:
             depth = " in memory and on disk" if verdict.is_deep else ""
             message = f"the audit at {verdict.seq}: {len(verdict.agreeing)} nodes agree{depth}"
@@ -317,15 +331,13 @@ class Reconciler:
         return [names.get(node, node) for node in dict.fromkeys(nodes)]
 
     def _start_backup(self, node: str, url: str) -> ActionResult:
-        """Take a backup in a task of its own: the lease and the turns go on."""
+        """Start a backup in a task of its own, so that the loop goes on meanwhile."""
         if self._backup_task is not None and not self._backup_task.done():
-            return ActionResult("failed", "a backup is being taken already")
+            return ActionResult("failed", "a backup is already running")
         if not self.backups.is_on:
-            return ActionResult(
-                "failed", "no place for backups is set (backup_folder, backup_bucket)"
-            )
+            return ActionResult("failed", NO_BACKUP_STORE)
         self._backup_task = asyncio.create_task(self._run_backup(node, url), name="backup")
-        return ActionResult("done", "the backup has begun")
+        return ActionResult("done", "the backup has started")
 
     async def _run_backup(self, node: str, url: str) -> None:
         try:
@@ -341,26 +353,19 @@ class Reconciler:
         )
 
     async def record_result(self, actor: str, action: str, done: ActionResult) -> None:
-        """Record what came of an action."""
+        """Count an action, and write its result to the audit log."""
         key = (action, done.outcome)
         self.counts[key] = self.counts.get(key, 0) + 1
         if done.outcome != "done":
             _log.warning("%s by %s: %s: %s", action, actor, done.outcome, done.detail)
         if actor == SELF and action in ("audit", "scrub") and done.outcome == "done":
-            return  # every minute: the events tell what it found
+            return  # periodic audits would fill the audit log; their findings are events
         await self.audit_log.add(actor, action, done.outcome, done.detail)
         if action == "repair" and done.outcome == "done":
             self.feed.add(Event("repair", "warn", f"repair: {done.detail}"))
         elif actor != SELF:
             tone: Tone = "info" if done.outcome == "done" else "warn"
             self.feed.add(Event("action", tone, f"{actor}: {action}: {done.detail}"))
-
-
-def new_order(
-    kind: CommandKind, reason: str, now_ms: int, donors: tuple[str, ...] = (), encoder: str = ""
-) -> NodeCommand:
-    """Make an order of a person."""
-    return NodeCommand(uuid.uuid4().hex, kind, reason, now_ms, donors, encoder)
 
 
 def _name_of(action: Action) -> str:

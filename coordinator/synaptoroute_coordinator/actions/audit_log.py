@@ -1,6 +1,6 @@
-"""The record of actions: who did what, when and with what outcome.
+"""The audit log of actions: who did what, when, and with what outcome.
 
-One JSON line an action, appended and synced; the newest are kept in memory.
+Each action is one JSON line, appended and synced.  The newest are kept in memory.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-SHOWN_MAX: Final = 200
+ENTRIES_SHOWN_MAX: Final = 200
 DETAIL_CHARACTERS_MAX: Final = 500
 FILE_BYTES_MAX: Final = 16_777_216
-"""A longer file is set aside under ``.1`` and begun anew."""
+"""A larger file is renamed to ``.1``, and a new one is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class AuditRecord:
 
     Attributes:
         at_ms: Wall clock, milliseconds since 1970.
-        actor: Name of the API key, or ``coordinator`` for its own duties.
-        action: What was asked for.
+        actor: Name of the API key, or ``coordinator``.
+        action: Kind of the action.
         outcome: ``done``, ``refused`` or ``failed``.
         detail: One sentence.
     """
@@ -40,21 +40,21 @@ class AuditRecord:
 
 
 class AuditLog:
-    """The record of one coordinator; ``load`` reads what is there already and blocks."""
+    """The audit log of one coordinator.  ``load`` reads the existing file and blocks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._newest: deque[AuditRecord] = deque(maxlen=SHOWN_MAX)
+        self._newest: deque[AuditRecord] = deque(maxlen=ENTRIES_SHOWN_MAX)
         self._writing = asyncio.Lock()
 
     def load(self) -> None:
-        """Read the newest actions; a line that was cut off by a crash is skipped."""
+        """Read the newest actions; a line that a crash cut off is skipped."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             file.seek(max(0, self._path.stat().st_size - FILE_BYTES_MAX))
-            lines = file.read().splitlines()[-SHOWN_MAX:]
+            lines = file.read().splitlines()[-ENTRIES_SHOWN_MAX:]
         for line in lines:
             try:
                 self._newest.append(AuditRecord(**json.loads(line)))
@@ -67,7 +67,7 @@ class AuditLog:
         return list(reversed(self._newest))
 
     async def add(self, actor: str, action: str, outcome: str, detail: str = "") -> None:
-        """Keep an action."""
+        """Append an action."""
         entry = AuditRecord(
             int(time.time() * 1_000), actor, action, outcome, detail[:DETAIL_CHARACTERS_MAX]
         )

@@ -1,6 +1,11 @@
-"""Where backups are kept: a folder, or a bucket (see ``bucket``).
+"""Backup stores: files in a folder, or in a bucket of an S3-compatible store.
 
-A shelf keeps files by name.  ``put`` is all or nothing: a name that is listed is whole.
+A store keeps files by name.  ``put`` is all or nothing: every listed file is complete.
+
+Backups need only five calls of the S3 protocol, so they are implemented here.  Requests are
+signed by AWS Signature Version 4 with the hash of the body, and paths name the bucket.  An
+object appears as a whole when its PUT is answered.  Source: "Signature Version 4 for API
+requests", AWS IAM documentation; "ListObjectsV2", Amazon S3 API reference.
 """
 
 from __future__ import annotations
@@ -25,19 +30,19 @@ from synaptoroute.errors import ClusterError, ConfigError
 
 
 class BackupStore(Protocol):
-    """A place for files."""
+    """Keeps files by name."""
 
     @property
     def scratch(self) -> Path:
-        """A folder of this machine for what is on its way."""
+        """A local folder for files in transit."""
         ...
 
     async def put(self, name: str, source: Path) -> None:
-        """Keep a file of this machine under a name; the file may be moved away."""
+        """Store a local file under a name; the file may be moved away."""
         ...
 
     async def names(self) -> list[str]:
-        """List what is kept."""
+        """List the names."""
         ...
 
     async def read(self, name: str, bytes_max: int) -> bytes:
@@ -45,11 +50,11 @@ class BackupStore(Protocol):
         ...
 
     async def fetch(self, name: str, target: Path) -> None:
-        """Bring a file to this machine."""
+        """Download a file."""
         ...
 
     async def remove(self, name: str) -> None:
-        """Forget a file; one that is not there is forgotten already."""
+        """Delete a file; a missing file is not an error."""
         ...
 
     async def close(self) -> None:
@@ -58,18 +63,18 @@ class BackupStore(Protocol):
 
 
 class FolderStore:
-    """Files in one folder; raises OSError and, where a file is too long, ClusterError."""
+    """Files in one folder; raises OSError, or ClusterError for a file that is too large."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @property
     def scratch(self) -> Path:
-        """The folder itself, so that a file is kept by a rename."""
+        """The folder itself, so that storing a file is a rename."""
         return self._folder
 
     async def put(self, name: str, source: Path) -> None:
-        """Keep a file under a name."""
+        """Store a file under a name."""
         await asyncio.to_thread(self._put, name, source)
 
     def _put(self, name: str, source: Path) -> None:
@@ -85,7 +90,7 @@ class FolderStore:
         draft.replace(target)
 
     async def names(self) -> list[str]:
-        """List what is kept."""
+        """List the names."""
         return await asyncio.to_thread(self._names)
 
     def _names(self) -> list[str]:
@@ -114,12 +119,12 @@ class FolderStore:
         await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 PART_BYTES: Final = 1 << 20
 OBJECT_BYTES_MAX: Final = 5 * (1 << 30)
-"""What one PUT may carry."""
+"""Limit of one PUT."""
 LIST_BYTES_MAX: Final = 4_194_304
 LIST_PAGES_MAX: Final = 100
 CALL_SECONDS: Final = 60.0
@@ -130,12 +135,12 @@ _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who signs.
+    """Credentials for signing.
 
     Attributes:
-        key_id: Identity of the access key.
+        key_id: Id of the access key.
         secret: Its secret.
-        region: Region that the signature names.
+        region: Region in the signature.
     """
 
     key_id: str
@@ -144,17 +149,17 @@ class Credentials:
 
 
 def read_credentials(path: Path, region: str) -> Credentials:
-    """Read an access key from a file: its identity and its secret, a line each.
+    """Read an access key from a file: its id and its secret, one per line.
 
     Raises:
-        ConfigError: It cannot be read or is malformed.
+        ConfigError: The file is unreadable or malformed.
     """
     try:
         words = path.read_text(encoding="utf-8")[:4_096].split()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the bucket's key cannot be read from {path}: {error}") from error
+        raise ConfigError(f"cannot read the bucket's key from {path}: {error}") from error
     if len(words) != 2:
-        raise ConfigError(f"{path} must hold the identity of an access key and its secret")
+        raise ConfigError(f"{path} must contain the id of an access key and its secret")
     return Credentials(words[0], words[1], region)
 
 
@@ -166,15 +171,15 @@ def sign(
     sha256: str,
     now: datetime,
 ) -> dict[str, str]:
-    """Make the headers by which a request is known as ours.
+    """Make the signature headers of a request.
 
     Args:
-        credentials: Who signs.
-        method: Of the request.
-        url: Without a query; its path is encoded already.
-        query: Of the request.
-        sha256: Of its body, hexadecimal.
-        now: When it is sent, UTC.
+        credentials: Credentials for signing.
+        method: HTTP method.
+        url: URL without query; its path is already encoded.
+        query: Query parameters.
+        sha256: SHA-256 of the body, hexadecimal.
+        now: Time of the request, UTC.
     """
     parts = urlsplit(url)
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
@@ -206,7 +211,7 @@ def sign(
 
 
 def encode_query(query: Mapping[str, str]) -> str:
-    """Write a query as the signature wants it: sorted, everything encoded."""
+    """Encode a query as the signature demands: sorted, everything encoded."""
     pairs = sorted((_encode(name), _encode(value)) for name, value in query.items())
     return "&".join(f"{name}={value}" for name, value in pairs)
 
@@ -218,20 +223,20 @@ def _encode(text: str) -> str:
 class BucketStore:
     """Files under one prefix of a bucket.
 
-    Every call raises ClusterError where the store does not answer or refuses.
+    Every call raises ClusterError if the store does not answer or refuses.
 
     Args:
         endpoint: Address of the store.
         place: ``bucket`` or ``bucket/prefix``.
-        credentials: Who signs.
-        scratch: A folder of this machine for what is on its way.
+        credentials: Credentials for signing.
+        scratch: A local folder for files in transit.
     """
 
     def __init__(self, endpoint: str, place: str, credentials: Credentials, scratch: Path) -> None:
         bucket, _, prefix = place.strip("/").partition("/")
         parts = urlsplit(endpoint)
         if not bucket or parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError("a bucket needs its name and the http address of its store")
+            raise ConfigError("a bucket needs a name and the http(s) address of its store")
         self._url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/{_encode(bucket)}"
         self._prefix = f"{prefix.strip('/')}/" if prefix else ""
         self._credentials = credentials
@@ -240,7 +245,7 @@ class BucketStore:
 
     @property
     def scratch(self) -> Path:
-        """A folder of this machine for what is on its way."""
+        """A local folder for files in transit."""
         return self._scratch
 
     async def close(self) -> None:
@@ -248,15 +253,15 @@ class BucketStore:
         await self._client.aclose()
 
     async def put(self, name: str, source: Path) -> None:
-        """Keep a file under a name."""
+        """Store a file under a name."""
         size_bytes, sha256 = await asyncio.to_thread(_measure, source)
         if size_bytes > OBJECT_BYTES_MAX:
-            raise ClusterError(f"{name} has more bytes than one object may have")
+            raise ClusterError(f"{name} is larger than one object may be")
         headers = {"content-length": str(size_bytes)}
         await self._call("PUT", name, sha256=sha256, headers=headers, content=_parts(source))
 
     async def names(self) -> list[str]:
-        """List what is kept under the prefix, without folders below it."""
+        """List the names under the prefix, without folders below it."""
         found: list[str] = []
         query = {"list-type": "2", "prefix": self._prefix, "delimiter": "/"}
         for _ in range(LIST_PAGES_MAX):
@@ -278,16 +283,16 @@ class BucketStore:
         return bytes(content)
 
     async def fetch(self, name: str, target: Path) -> None:
-        """Bring a file to this machine."""
+        """Download a file."""
         with await asyncio.to_thread(target.open, "wb") as file:
             async for part in self._stream(name):
                 await asyncio.to_thread(file.write, part)
 
     async def remove(self, name: str) -> None:
-        """Forget a file."""
+        """Delete a file."""
         await self._call("DELETE", name)
 
-    # --- calls -------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------
 
     def _request(
         self,
@@ -346,11 +351,12 @@ def _check(method: str, answer: httpx.Response) -> None:
 
 
 def parse_list(document: bytes) -> tuple[list[str], str]:
-    """Read a page of a listing: its keys, and how to ask for the next one; empty for none.
+    """Parse a page of a listing: its keys, and the token of the next page or nothing.
 
     Raises:
         ClusterError: It is malformed.
     """
+    # ElementTree expands entities: a hostile store could exhaust the memory with them.
     if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
         raise ClusterError("the bucket's listing is malformed")
     try:

@@ -1,8 +1,8 @@
-"""Backups: whole snapshots of the route set on a shelf, each with its manifest.
+"""Backups: snapshots of the whole route set in a backup store, each with its manifest.
 
-A snapshot is taken from a node as another node would take it, so it is of one exact
-position; it is kept only if it arrived unaltered and if the log confirms that its
-history is the cluster's.  ``synaptoroute restore`` verifies it row by row.
+A snapshot is fetched from a node as another node would fetch it, so it has one exact
+position.  It is kept only if it arrived unaltered and if the log confirms that its history
+is the cluster's.  ``synaptoroute restore`` verifies it row by row.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _MANIFEST: Final = re.compile(r"synaptoroute-[0-9TZ]+-[0-9.]+\.json")
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup; the fields are those of its manifest.
+    """One backup, with the fields of its manifest.
 
     Attributes:
         name: File name without suffix.
         at_ms: Wall clock, milliseconds since 1970.
-        node: Whose snapshot it is.
+        node: Node that gave the snapshot.
         version: ``epoch.seq`` of its position.
-        chain: Hash chain there.
+        chain: Hash chain at that position.
         sha256: SHA-256 of the file.
         size_bytes: Its size.
         encoder: Fingerprint of the encoder of its vectors.
-        dim: Their dimension.
+        dim: Dimension of its vectors.
         lineage: Identity of the cluster.
     """
 
@@ -62,13 +62,13 @@ class Backup:
 
 
 class Backups:
-    """Backups on one shelf.
+    """The backups in one store.
 
     Args:
         store: Where they are kept; None keeps none.
         log: The cluster's log.
-        membership: Proof that nodes accept.
-        kept: How many are kept.
+        membership: Credentials that nodes accept.
+        kept: Number of backups to keep.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Backups:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a place for backups."""
+        """Whether a backup store is configured."""
         return self._store is not None
 
     async def close(self) -> None:
@@ -93,14 +93,14 @@ class Backups:
             await self._store.close()
 
     async def take(self, node: str, url: str) -> Backup:
-        """Keep a snapshot of a node.
+        """Back up the snapshot of a node.
 
         Raises:
-            ConfigError: There is no place for backups.
+            ConfigError: No backup store is configured.
             ClusterError: No snapshot arrived, the log does not confirm it, or the bucket
-                did not take it.
-            ProtocolError: It does not match what was announced.
-            OSError: It could not be kept.
+                refused it.
+            ProtocolError: The snapshot is not the announced one.
+            OSError: It could not be written.
         """
         store = self._store
         if store is None:
@@ -116,7 +116,7 @@ class Backups:
                 backup = await asyncio.to_thread(
                     _describe, file.path, draft, file.position, head, node
                 )
-                # The manifest last, so that half a backup is none.
+                # The manifest last: a backup that was cut off has none and is not listed.
                 await store.put(backup.name + SUFFIX, file.path)
                 await store.put(backup.name + MANIFEST_SUFFIX, draft)
             finally:
@@ -126,24 +126,24 @@ class Backups:
             return backup
 
     async def _confirm(self, position: Position) -> Head:
-        """Make sure that the log has this position in its history."""
+        """Check that the position is in the history of the log."""
         head = await self._log.head()
         if isinstance(head, NoLog) or position.seq > head.seq:
             raise ClusterError(f"the log does not reach {position.revision}")
         if position.seq == head.seq:
-            known: str | None = head.chain
+            chain: str | None = head.chain
         elif position.seq == head.floor - 1:
-            known = head.floor_chain
+            chain = head.floor_chain
         else:
             before = Position(position.epoch, position.seq - 1)
             found = await self._log.read(before, entries_max=1)
-            known = found.entries[0].chain if found.entries else None
-        if known != position.chain:
+            chain = found.entries[0].chain if found.entries else None
+        if chain != position.chain:
             raise ClusterError(f"the log does not confirm a snapshot at {position.revision}")
         return head
 
     async def list_backups(self) -> list[Backup]:
-        """List the backups, newest first; a manifest that cannot be read is left out.
+        """List the backups, newest first; unreadable manifests are skipped.
 
         Raises:
             ClusterError: The bucket does not answer.
@@ -163,14 +163,14 @@ class Backups:
         return sorted(known.values(), key=lambda backup: backup.at_ms, reverse=True)
 
     async def _prune(self, store: BackupStore) -> None:
-        """Forget the oldest backups beyond the limit."""
+        """Delete the oldest backups beyond the limit."""
         for backup in (await self.list_backups())[self._kept :]:
             await store.remove(backup.name + MANIFEST_SUFFIX)
             await store.remove(backup.name + SUFFIX)
 
 
 def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
-    """Write the manifest of a snapshot; blocks."""
+    """Write the manifest of a snapshot.  Blocks."""
     at_ms = int(time.time() * 1_000)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
     with path.open("rb") as file:
@@ -192,7 +192,7 @@ def _describe(path: Path, draft: Path, position: Position, head: Head, node: str
 
 
 def parse_manifest(document: bytes) -> Backup:
-    """Read a manifest.
+    """Parse a manifest.
 
     Raises:
         ClusterError: It is malformed.
@@ -204,15 +204,15 @@ def parse_manifest(document: bytes) -> Backup:
 
 
 async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
-    """Bring a backup to this machine, verified by the hash that its manifest names.
+    """Download a backup, verified by the hash in its manifest.
 
     Args:
         store: Where it is kept.
         name: Its name without suffix.
-        folder: Where it goes; the manifest comes last.
+        folder: Target folder; the manifest is written last.
 
     Raises:
-        ClusterError: It is not there, or not what its manifest says.
+        ClusterError: It does not exist, or does not match its manifest.
         OSError: It could not be written.
     """
     manifest = await store.read(name + MANIFEST_SUFFIX, MANIFEST_BYTES_MAX)

@@ -1,7 +1,7 @@
 """Actions carried out against the log, under the lease.
 
-What a script does compares the lease's token.  What is logged is ordered and has its
-effect once: an audit changes nothing, and an abort names what it aborts.
+Redis scripts compare the token of the lease.  Logged actions need no token, because they
+are safe to do twice: an audit changes nothing, and an abort names the import it aborts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """What came of an action.
+    """The result of an action.
 
     Attributes:
-        outcome: ``done``, ``refused`` (the lease is not ours) or ``failed``.
+        outcome: ``done``, ``refused`` (another coordinator holds the lease) or ``failed``.
         detail: One sentence.
-        seq: Place of what was logged; 0 for nothing.
+        seq: Sequence number of the logged entry; 0 for none.
     """
 
     outcome: Literal["done", "refused", "failed"]
@@ -39,7 +39,7 @@ class ActionResult:
 
 
 class Executor:
-    """Acts on one log.  Used on one event loop."""
+    """Executes actions on one log.  Used on one event loop."""
 
     def __init__(self, log: RedisLog) -> None:
         self._log = log
@@ -55,14 +55,14 @@ class Executor:
         return self._head.fingerprint if self._head else ""
 
     def update_head(self, head: Head) -> None:
-        """Take note of the log's header, by which entries are written."""
+        """Set the header of the log, on which appended entries are based."""
         self._head = head
 
     async def trim(self, held: Held, action: Trim) -> ActionResult:
-        """Drop entries, as far as the script lets us.
+        """Drop entries, as far as the script allows.
 
         Raises:
-            SequencerUnavailable: No answer.
+            SequencerUnavailable: Redis does not answer.
         """
         found = await self._log.read(Position(action.epoch, action.floor - 1), entries_max=1)
         if not found.entries:
@@ -74,7 +74,7 @@ class Executor:
         match answer.outcome:
             case TrimOutcome.TRIMMED:
                 return ActionResult(
-                    "done", f"{answer.entries} entries dropped before {answer.detail}"
+                    "done", f"dropped {answer.entries} entries before {answer.detail}"
                 )
             case TrimOutcome.FENCED:
                 return ActionResult("refused", "another coordinator holds the lease")
@@ -85,17 +85,18 @@ class Executor:
         """Log an audit.
 
         Raises:
-            SequencerUnavailable: It was not taken, or nobody knows.
+            SequencerUnavailable: It was not accepted, or the outcome is unknown.
         """
         audit = Audit(f"audit-{int(time.time())}", action.is_deep)
         return await self._append(Proposal(uuid.uuid4().bytes, audit))
 
     async def abort_import(self, action: AbortImport) -> ActionResult:
-        """Log the end of an abandoned import; twice is once.
+        """Log the abort of an abandoned import.
 
         Raises:
-            SequencerUnavailable: It was not taken, or nobody knows.
+            SequencerUnavailable: It was not accepted, or the outcome is unknown.
         """
+        # The operation id follows from the import, so that two aborts count as one.
         name = f"abort|{action.import_id}|{action.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
         return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
@@ -103,24 +104,24 @@ class Executor:
     async def _append(self, proposal: Proposal) -> ActionResult:
         appended = await self._log.append([proposal])
         if appended.at is None:
-            raise ClusterError("an entry got no place")
+            raise ClusterError("an appended entry got no position")
         return ActionResult("done", f"logged at {appended.at}", appended.at.seq)
 
-    async def order(self, held: Held, node: str, order: NodeCommand) -> ActionResult:
-        """Leave an order for a node.
+    async def command(self, held: Held, node: str, command: NodeCommand) -> ActionResult:
+        """Send a command to a node.
 
         Raises:
-            SequencerUnavailable: No answer.
+            SequencerUnavailable: Redis does not answer.
         """
-        if not await self._log.node_commands.send(held, node, order):
+        if not await self._log.node_commands.send(held, node, command):
             return ActionResult("refused", "another coordinator holds the lease")
-        return ActionResult("done", f"was told to {order.kind}")
+        return ActionResult("done", f"was told to {command.kind}")
 
     async def repair(self, held: Held, action: Repair, now_ms: int) -> ActionResult:
-        """Tell a node to put its rows right, or to take a donor's state."""
-        order = NodeCommand(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
-        return await self.order(held, action.node, order)
+        """Tell a node to repair its rows, or to install a donor's snapshot."""
+        command = NodeCommand(uuid.uuid4().hex, action.kind, action.reason, now_ms, action.donors)
+        return await self.command(held, action.node, command)
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
-        """Read what nodes found at an audit's place."""
+        """Read the reports of the nodes to an audit."""
         return await self._log.audits.reports(seq)

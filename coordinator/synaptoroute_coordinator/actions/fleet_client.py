@@ -1,7 +1,7 @@
-"""HTTP to the nodes: their figures, their surveys, and requests passed on.
+"""HTTP client of all nodes: metrics, JSON documents, and forwarded requests.
 
-The coordinator has an API key of its own for the nodes, so that what a person may do is
-decided at the coordinator's door and done under one name at the nodes'.
+The coordinator has an API key of its own for the nodes: it checks what an operator may do,
+and the nodes see one name.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SECRET_CHARACTERS_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class NodeResponse:
-    """What a node answered.
+    """The response of a node.
 
     Attributes:
         status: HTTP status.
-        headers: Its headers, names in lower case.
-        body: Its body.
+        headers: Headers, names in lower case.
+        body: Body.
     """
 
     status: int
@@ -41,11 +41,11 @@ class NodeResponse:
 
 
 class FleetClient:
-    """Client of all nodes.  Used on one event loop.
+    """HTTP client of all nodes.  Used on one event loop.
 
     Args:
         key: API key for the nodes; empty for none.
-        verify: Whether certificates are verified.
+        verify: Whether TLS certificates are verified.
     """
 
     def __init__(self, key: str = "", *, verify: bool = True) -> None:
@@ -64,10 +64,10 @@ class FleetClient:
         await self._client.aclose()
 
     async def fetch_telemetry(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
-        """Look at the metrics of nodes; those that do not answer are left out.
+        """Scrape the metrics of nodes; those that do not answer are left out.
 
         Args:
-            urls: Node id -> address.
+            urls: Addresses by node id.
         """
         found = await asyncio.gather(*(self._scrape(node, url) for node, url in urls.items()))
         self._samples = {node: sample for node, sample, _ in found if sample is not None}
@@ -100,10 +100,10 @@ class FleetClient:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> NodeResponse:
-        """Send one request to a node and take its whole answer.
+        """Send one request to a node and read the whole response.
 
         Raises:
-            ClusterError: No answer, or one over ``ANSWER_BYTES_MAX``.
+            ClusterError: No response, or one over ``RESPONSE_BYTES_MAX``.
         """
         target = f"{url}{path}" + (f"?{query}" if query else "")
         try:
@@ -117,17 +117,17 @@ class FleetClient:
                 async for part in answer.aiter_bytes():
                     content += part
                     if len(content) > RESPONSE_BYTES_MAX:
-                        raise ClusterError("a node's answer is too long")
+                        raise ClusterError("the response of a node is too large")
                 shown = {name.lower(): value for name, value in answer.headers.items()}
                 return NodeResponse(answer.status_code, shown, bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ClusterError(f"the node at {url} does not answer: {error!r}") from error
 
     async def document(self, url: str, path: str) -> Any:
-        """Read a JSON document of a node; None where it refuses.
+        """Read a JSON document of a node; None if the node refuses.
 
         Raises:
-            ClusterError: No answer.
+            ClusterError: No response.
         """
         answer = await self.ask(url, "GET", path, timeout_seconds=SCRAPE_SECONDS * 2)
         if answer.status != 200:
@@ -135,7 +135,7 @@ class FleetClient:
         try:
             return httpx.Response(200, content=answer.body).json()
         except ValueError as error:
-            raise ClusterError(f"the node at {url} answers no JSON") from error
+            raise ClusterError(f"the node at {url} did not answer with JSON") from error
 
     async def documents(self, urls: Sequence[tuple[str, str]], path: str) -> dict[str, Any]:
         """Read the same document of several nodes; those that fail are left out."""
@@ -151,17 +151,17 @@ class FleetClient:
 
 
 def read_secret(path: Path | None, what: str) -> str:
-    """Read a secret from a file; empty where none is named.
+    """Read a secret from a file; empty without a file.
 
     Raises:
-        ConfigError: The file cannot be read, or is empty.
+        ConfigError: The file is unreadable or empty.
     """
     if path is None:
         return ""
     try:
         text = path.read_text(encoding="utf-8")[:SECRET_CHARACTERS_MAX].strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the {what} cannot be read from {path}: {error}") from error
+        raise ConfigError(f"cannot read the {what} from {path}: {error}") from error
     if not text:
-        raise ConfigError(f"the file of the {what} is empty: {path}")
+        raise ConfigError(f"the file {path} of the {what} is empty")
     return text

@@ -1,11 +1,11 @@
-"""Changing the encoder of the whole cluster, step by step, by an operator's order.
+"""Change of the encoder of the whole cluster, step by step, by an operator.
 
-generate  one node makes the vectors of every utterance and logs them
-trial     labelled texts are sent through both encoders; nothing changes
-switch    every node changes at one place of the log; the former vectors are kept
-drop      what is kept is forgotten: there is no quick way back any more
+generate  one node encodes every utterance with the new encoder and logs the vectors
+trial     labelled texts are routed with both encoders; nothing changes
+switch    every node switches at one position of the log; the former vectors are kept
+drop      the vectors that are not in use are deleted, so there is no quick way back
 
-The way back is a switch to the former encoder.  No step stops a query or a write.
+To go back, switch to the former encoder.  No step interrupts queries or writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from synaptoroute_coordinator.app.responses import (
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import FleetView, NodeView
 from synaptoroute_coordinator.plan import choose_backup_source
-from synaptoroute_coordinator.reconciler import new_order
 
 TRIAL_TEXTS_MAX: Final = 2_000
 Fingerprint = Annotated[
@@ -48,7 +47,7 @@ class EncoderAction(BaseModel):
 
 
 class LabelledText(BaseModel):
-    """A text and the route that it belongs to; null for none."""
+    """A text and the route it belongs to; null for none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,12 +66,12 @@ class EncoderTrial(BaseModel):
 
 @endpoints.get("/v1/encoders", tags=["encoders"], summary="Show the encoders", responses=RESPONSES)
 async def show_encoders(request: Request) -> Response:
-    """Which encoder serves, which others every node has loaded, and what is staged of them."""
+    """Which encoder serves, which others are loaded, and which vectors are staged."""
     return json_response(await encoders_document(runtime_of(request)))
 
 
 async def encoders_document(runtime: Runtime) -> dict[str, Any]:
-    """Ask every live node and put their answers together."""
+    """Ask every live node and combine the answers."""
     reconciler = runtime.reconciler
     view = reconciler.view
     live = [node for node in view.live if node.url]
@@ -83,7 +82,8 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
     staged: dict[str, dict[str, Any]] = {}
     for found in said.values():
         names |= found.get("encoders", {})
-        # What is staged is one state on all nodes; a node that is behind knows less of it.
+        # The staged vectors are the same on all nodes, but a node that is behind has fewer
+        # of them: the largest number is the newest.
         for each in found.get("staged", []):
             known = staged.get(each["encoder"])
             if known is None or each["vectors"] > known["vectors"]:
@@ -112,7 +112,7 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
 
 
 def _needed(view: FleetView) -> tuple[NodeView, ...]:
-    """Nodes that must have an encoder before the cluster changes to it: live ones, and voters."""
+    """Nodes that need an encoder before the cluster switches to it: live nodes and voters."""
     return tuple(node for node in view.nodes if node.is_live or node.node in view.log.voters)
 
 
@@ -120,7 +120,7 @@ def _needed(view: FleetView) -> tuple[NodeView, ...]:
     "/v1/actions/encoder", tags=["actions"], summary="Change the encoder", responses=RESPONSES
 )
 async def change_encoder(request: Request, asked: EncoderAction) -> Response:
-    """One step at a time; the outcome is shown by `/v1/encoders`."""
+    """One step at a time; `/v1/encoders` shows the result."""
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
     view = reconciler.view
@@ -132,26 +132,28 @@ async def change_encoder(request: Request, asked: EncoderAction) -> Response:
                 "start them with next_model set to it"
             )
     if asked.step == "switch":
-        await _check_whole(runtime, asked.encoder)
+        await _check_staged(runtime, asked.encoder)
     node = choose_backup_source(view)
     if node is None:
-        raise ActionFailed("no sound node could do it now")
+        raise ActionFailed("no sound node is available now")
     reason = f"an operator asked to {asked.step} an encoder"
-    order = new_order(asked.step, reason, reconciler.now_ms(), encoder=asked.encoder)
-    return result_response(await reconciler.command_node(order, node.node, actor_of(request.scope)))
+    result = await reconciler.command_node(
+        asked.step, node.node, actor_of(request.scope), reason, encoder=asked.encoder
+    )
+    return result_response(result)
 
 
-async def _check_whole(runtime: Runtime, encoder: str) -> None:
-    """Refuse to switch to what was never generated; the last few texts are made up for.
+async def _check_staged(runtime: Runtime, encoder: str) -> None:
+    """Refuse to switch to an encoder without staged vectors.
 
     Raises:
-        ActionFailed: Nothing is staged of it.
+        ActionFailed: Nothing is staged for it.
     """
     found = await encoders_document(runtime)
     for each in found["encoders"]:
         if each["encoder"] == encoder and (each["is_serving"] or each["vectors"]):
             return
-    raise ActionFailed("nothing is staged of this encoder: generate its vectors first")
+    raise ActionFailed("no vectors of this encoder are staged: generate them first")
 
 
 @endpoints.post(
@@ -165,7 +167,7 @@ async def try_encoder(
     asked: EncoderTrial,
     node: Annotated[str, Query(description="Identity or name of the node to ask.")] = "",
 ) -> Response:
-    """How often either encoder is right; nothing is changed."""
+    """How often each encoder is right; nothing changes."""
     runtime = runtime_of(request)
     chosen = choose_node(runtime, node)
     body = asked.model_dump_json().encode()

@@ -39,10 +39,9 @@ from synaptoroute_coordinator.plan import (
     Trim,
     choose_backup_source,
 )
-from synaptoroute_coordinator.reconciler import new_order
 
-SILENCE_SECONDS: Final = 10.0
-"""A stream says something at least so often, so that both sides know it lives."""
+KEEPALIVE_SECONDS: Final = 10.0
+"""A silent stream sends a comment this often, so that both sides know it is open."""
 LOG_ENTRIES_MAX: Final = 200
 UNMATCHED_MAX: Final = 1_000
 
@@ -67,14 +66,14 @@ class ImportAction(BaseModel):
 
 
 class TrimAction(BaseModel):
-    """How much of the log to keep."""
+    """Number of entries to keep."""
 
     model_config = ConfigDict(extra="forbid")
 
     retain_entries: int = Field(default=10_000, ge=0, le=10_000_000)
 
 
-# --- looking ---------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------
 
 
 @endpoints.get("/v1/cluster", tags=["fleet"], summary="Show the fleet", responses=RESPONSES)
@@ -144,7 +143,7 @@ async def _next(
     news = asyncio.ensure_future(queue.get())
     try:
         await asyncio.wait(
-            (stopping, news), timeout=SILENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            (stopping, news), timeout=KEEPALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
         if stopping.done() or not feed.is_subscribed(queue):
             yield None
@@ -240,11 +239,11 @@ async def list_backups(request: Request) -> Response:
 @endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=RESPONSES)
 async def list_actions(request: Request) -> Response:
     """Who did what, newest first."""
-    record = runtime_of(request).reconciler.audit_log
-    return json_response({"actions": [asdict(each) for each in record.newest]})
+    audit_log = runtime_of(request).reconciler.audit_log
+    return json_response({"actions": [asdict(each) for each in audit_log.newest]})
 
 
-# --- doing -----------------------------------------------------------------------------
+# --- actions ---------------------------------------------------------------------------
 
 
 async def _do(request: Request, action: Action) -> Response:
@@ -257,7 +256,7 @@ def find_node(runtime: Runtime, name: str) -> NodeView:
     """Find a node by its identity or name.
 
     Raises:
-        NodeNotFound: Nobody has it.
+        NodeNotFound: There is no such node.
     """
     for node in runtime.reconciler.view.nodes:
         if name in (node.node, node.name):
@@ -272,7 +271,7 @@ async def start_audit(
         Literal["digest", "rows"], Query(description="`rows` compares memory and disk as well.")
     ] = "digest",
 ) -> Response:
-    """Every node reports its digest at one place of the log; the outcome is an event."""
+    """Every node reports its digest at one position of the log; the result is an event."""
     return await _do(request, StartAudit(is_deep=depth == "rows"))
 
 
@@ -286,7 +285,7 @@ async def trim(request: Request, asked: TrimAction) -> Response:
 
 @endpoints.post("/v1/actions/backup", tags=["actions"], summary="Back up", responses=RESPONSES)
 async def take_backup(request: Request) -> Response:
-    """Keep a verified snapshot of a sound node; the outcome is an event."""
+    """Back up a verified snapshot of a sound node; the result is an event."""
     node = choose_backup_source(runtime_of(request).reconciler.view)
     if node is None:
         raise ActionFailed("no sound node can be backed up now")
@@ -295,19 +294,19 @@ async def take_backup(request: Request) -> Response:
 
 @endpoints.post("/v1/actions/scrub", tags=["actions"], summary="Scrub a node", responses=RESPONSES)
 async def scrub_node(request: Request, asked: NodeAction) -> Response:
-    """Have one node compare its memory and disk with its digest."""
-    return await _order(request, asked, "scrub")
+    """One node compares its memory and disk to its digest."""
+    return await _command(request, asked, "scrub")
 
 
 @endpoints.post(
     "/v1/actions/resync", tags=["actions"], summary="Resync a node", responses=RESPONSES
 )
 async def resync_node(request: Request, asked: NodeAction) -> Response:
-    """Have one node throw its state away and take another's snapshot."""
-    return await _order(request, asked, "resync")
+    """One node discards its state and installs the snapshot of another node."""
+    return await _command(request, asked, "resync")
 
 
-async def _order(request: Request, asked: NodeAction, kind: CommandKind) -> Response:
+async def _command(request: Request, asked: NodeAction, kind: CommandKind) -> Response:
     runtime = runtime_of(request)
     reconciler = runtime.reconciler
     node = find_node(runtime, asked.node)
@@ -315,15 +314,17 @@ async def _order(request: Request, asked: NodeAction, kind: CommandKind) -> Resp
         n.node for n in reconciler.view.live if n.node != node.node and n.health == "ok"
     )[:64]
     if kind == "resync" and not donors:
-        raise ActionFailed("no sound node could give its state")
-    order = new_order(kind, asked.reason, reconciler.now_ms(), donors)
-    return result_response(await reconciler.command_node(order, node.node, actor_of(request.scope)))
+        raise ActionFailed("no sound node can give its state")
+    result = await reconciler.command_node(
+        kind, node.node, actor_of(request.scope), asked.reason, donors=donors
+    )
+    return result_response(result)
 
 
 @endpoints.post(
     "/v1/actions/abort-import", tags=["actions"], summary="Abort an import", responses=RESPONSES
 )
 async def abort_import(request: Request, asked: ImportAction) -> Response:
-    """Drop what an import has staged."""
+    """Drop everything that an import has staged."""
     seq = runtime_of(request).reconciler.view.log.seq
     return await _do(request, AbortImport(asked.import_id, seq))

@@ -1,4 +1,4 @@
-"""Requests about routes and queries, passed on to a node.
+"""Requests about routes and queries, forwarded to a node.
 
 The coordinator holds no route.  It chooses a node that is live and at the head, or the
 one that the caller names, and gives its answer back unchanged, problems included.
@@ -39,11 +39,11 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
-    """Choose a node to ask.
+    """Choose a node for a request: the requested one, or the least busy.
 
     Raises:
-        NotReady: None is there, or not the one that was named.
-        NodeNotFound: Nobody has that name.
+        NotReady: No node is live, or the requested one is not.
+        NodeNotFound: No node has that name.
     """
     view = runtime.reconciler.view
     if requested and all(requested not in (node.node, node.name) for node in view.nodes):
@@ -58,10 +58,10 @@ def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
 
 
 async def forward(request: Request, requested: str = "") -> Response:
-    """Pass a request on to a node.
+    """Forward a request to a node.
 
     Raises:
-        NotReady: No node can be asked.
+        NotReady: No node is available.
         TooLarge: The body is over ``BODY_BYTES_MAX``.
         ClusterError: The node does not answer.
     """
@@ -101,7 +101,7 @@ async def ask_node(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send one request to a node and give its answer back unchanged.
+    """Send one request to a node and return its response unchanged.
 
     Raises:
         ClusterError: The node does not answer.
@@ -115,7 +115,7 @@ async def ask_node(
 
 
 async def read_body(request: Request) -> bytes:
-    """Read a whole body.
+    """Read the whole body of a request.
 
     Raises:
         TooLarge: It is over ``BODY_BYTES_MAX``.
@@ -130,53 +130,53 @@ async def read_body(request: Request) -> bytes:
 
 @endpoints.get("/v1/routes", summary="List routes", responses=_RESPONSES)
 async def list_routes(request: Request, node: NodeName = "") -> Response:
-    """As the node answers: `after`, `limit`."""
+    """The response of the node. Parameters: `after`, `limit`."""
     return await forward(request, node)
 
 
 @endpoints.get("/v1/routes/{name}", summary="Show a route", responses=_RESPONSES)
 async def show_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """As the node answers."""
+    """The response of the node."""
     return await forward(request, node)
 
 
 @endpoints.put("/v1/routes/{name}", summary="Create or replace a route", responses=_RESPONSES)
 async def put_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Through one node to all: the answer has the write's place in the order."""
+    """Written through one node to all; the response has the position of the write."""
     return await forward(request, node)
 
 
 @endpoints.patch("/v1/routes/{name}", summary="Change fields of a route", responses=_RESPONSES)
 async def patch_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Through one node to all."""
+    """Written through one node to all."""
     return await forward(request, node)
 
 
 @endpoints.delete("/v1/routes/{name}", summary="Delete a route", responses=_RESPONSES)
 async def delete_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Through one node to all."""
+    """Written through one node to all."""
     return await forward(request, node)
 
 
 @endpoints.get("/v1/settings", summary="Show the settings of the route set", responses=_RESPONSES)
 async def show_settings(request: Request, node: NodeName = "") -> Response:
-    """As the node answers."""
+    """The response of the node."""
     return await forward(request, node)
 
 
 @endpoints.get("/v1/conflicts", summary="List near-duplicate utterances", responses=_RESPONSES)
 async def list_conflicts(request: Request, node: NodeName = "") -> Response:
-    """As the node answers: `similarity_min`, `limit`."""
+    """The response of the node. Parameters: `similarity_min`, `limit`."""
     return await forward(request, node)
 
 
 @endpoints.post("/v1/query", summary="Route one text", responses=_RESPONSES)
 async def query(request: Request, node: NodeName = "") -> Response:
-    """As the node answers; `explain` shows why."""
+    """The response of the node; `explain` shows the reason."""
     return await forward(request, node)
 
 
 @endpoints.post("/v1/preview", summary="Try a change of a route", responses=_RESPONSES)
 async def preview(request: Request, node: NodeName = "") -> Response:
-    """Where texts would go; nothing is changed."""
+    """Which routes texts would match after a change; nothing changes."""
     return await forward(request, node)

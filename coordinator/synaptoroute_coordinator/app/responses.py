@@ -91,7 +91,7 @@ def result_response(result: ActionResult) -> Response:
 
 
 def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
-    """The whole fleet."""
+    """Make the document of the whole fleet."""
     view = reconciler.view
     log = view.log
     names = {node.node: node.name for node in view.nodes}
@@ -128,7 +128,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
 
 
 def digest_document(view: FleetView) -> dict[str, Any]:
-    """One line about agreement."""
+    """Summarize how many nodes agree."""
     live = view.live
     agreeing = [node for node in live if node.digest_state in ("agrees", "alone")]
     newest = max(live, key=lambda node: (node.epoch, node.seq), default=None)
@@ -151,8 +151,8 @@ def _verdict(verdict: AuditVerdict | None, names: dict[str, str]) -> dict[str, A
 
 
 def _node(node: NodeView) -> dict[str, Any]:
-    """One node, with the names that a node's own list has, and more."""
-    fetch_telemetry = node.telemetry
+    """Make the document of one node: the fields of a node's own list, and more."""
+    telemetry = node.telemetry
     return {
         "node": node.node,
         "name": node.name,
@@ -172,23 +172,23 @@ def _node(node: NodeView) -> dict[str, Any]:
         "age_ms": node.age_ms,
         "is_live": node.is_live,
         "is_repairing": node.is_repairing,
-        "is_ready": bool(fetch_telemetry and fetch_telemetry.is_ready),
-        "queries_per_second": fetch_telemetry.queries_per_second if fetch_telemetry else None,
-        "p50_ms": fetch_telemetry.p50_ms if fetch_telemetry else None,
-        "p99_ms": fetch_telemetry.p99_ms if fetch_telemetry else None,
-        "routes": fetch_telemetry.routes if fetch_telemetry else None,
-        "slots_used": fetch_telemetry.slots_used if fetch_telemetry else None,
-        "capacity_slots": fetch_telemetry.capacity_slots if fetch_telemetry else None,
+        "is_ready": bool(telemetry and telemetry.is_ready),
+        "queries_per_second": telemetry.queries_per_second if telemetry else None,
+        "p50_ms": telemetry.p50_ms if telemetry else None,
+        "p99_ms": telemetry.p99_ms if telemetry else None,
+        "routes": telemetry.routes if telemetry else None,
+        "slots_used": telemetry.slots_used if telemetry else None,
+        "capacity_slots": telemetry.capacity_slots if telemetry else None,
     }
 
 
 def event_document(event: FeedEvent) -> dict[str, Any]:
-    """An event."""
+    """Make the document of an event."""
     return {"number": event.number, "at_ms": event.at_ms, **asdict(event.event)}
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
-    """What an entry of the log is about; no utterance, no vector."""
+    """Describe an entry of the log, without utterances and vectors."""
     mutation = entry.proposal.mutation
     words = "".join(c if c.islower() else f" {c.lower()}" for c in type(mutation).__name__).strip()
     return {

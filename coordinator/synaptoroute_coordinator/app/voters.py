@@ -1,7 +1,7 @@
-"""Voters, writes that a recovery left behind, and a recovery that waits: by an operator's order.
+"""Voters, orphaned writes and forced recoveries, by an operator.
 
-The nodes decide; the coordinator finds the node to ask, passes the order on with its own key,
-and records who gave it.
+The nodes decide.  The coordinator finds the node to ask, forwards the request with its own
+key, and records the operator in the audit log.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ class OrphanAction(BaseModel):
 
 
 class RecoveryAction(BaseModel):
-    """Open the log with those who are there."""
+    """Open the log with the nodes that are present."""
 
     model_config = ConfigDict(extra="forbid")
 
-    force: StrictBool = Field(description="False only says what forcing would keep and may lose.")
+    force: StrictBool = Field(description="False only shows what forcing would keep and may lose.")
 
 
 @endpoints.post(
     "/v1/actions/voter", tags=["actions"], summary="Change the voters", responses=_RESPONSES
 )
 async def change_voter(request: Request, asked: VoterAction) -> Response:
-    """One node at a time; the next change is taken once a majority holds this one."""
+    """One node at a time; the next change is accepted once a majority holds this one."""
     runtime = runtime_of(request)
-    # A voter that is gone for good is known to the log alone.
+    # A voter that is lost for good is no longer in the fleet view, only in the log.
     voters = runtime.reconciler.view.log.voters
     identity = asked.node if asked.node in voters else find_node(runtime, asked.node).node
     action = "make a voter" if asked.vote else "unmake a voter"
     body = {"node": identity, "vote": asked.vote}
     chosen = choose_node(runtime)
-    return await _pass_on(request, chosen, "/v1/cluster/voters", body, action, asked.node)
+    return await _forward_action(request, chosen, "/v1/cluster/voters", body, action, asked.node)
 
 
 @endpoints.get(
@@ -80,7 +80,7 @@ async def change_voter(request: Request, asked: VoterAction) -> Response:
     responses=_RESPONSES,
 )
 async def list_orphans(request: Request) -> Response:
-    """They were taken by a server that lost, and no majority held them."""
+    """Writes accepted by a Redis server that lost a failover, held by no majority."""
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
     said = await reconciler.client.documents(
@@ -95,31 +95,31 @@ async def list_orphans(request: Request) -> Response:
 
 
 @endpoints.post(
-    "/v1/actions/orphan", tags=["actions"], summary="Make a lost write again", responses=_RESPONSES
+    "/v1/actions/orphan", tags=["actions"], summary="Repeat a lost write", responses=_RESPONSES
 )
 async def replay_orphan(request: Request, asked: OrphanAction) -> Response:
-    """With its identity and its conditions: made elsewhere meanwhile, it has no second effect."""
+    """Repeated with its identity and preconditions, so it takes effect at most once."""
     chosen = find_node(runtime_of(request), asked.node)
     body, path = {"op_id": asked.op_id}, "/v1/cluster/orphans"
-    return await _pass_on(request, chosen, path, body, "replay", asked.op_id)
+    return await _forward_action(request, chosen, path, body, "replay", asked.op_id)
 
 
 @endpoints.post(
     "/v1/actions/recover", tags=["actions"], summary="Force a recovery", responses=_RESPONSES
 )
 async def recover(request: Request, asked: RecoveryAction) -> Response:
-    """For a log that stays closed because voters are gone for good; may lose what only they
-    held.
+    """For a log that stays closed because voters are lost for good. Writes that only they
+    held may be lost.
     """
     chosen = choose_node(runtime_of(request))
     body, path = {"force": asked.force}, "/v1/cluster/recover"
-    return await _pass_on(request, chosen, path, body, "recover" if asked.force else "", "")
+    return await _forward_action(request, chosen, path, body, "recover" if asked.force else "", "")
 
 
-async def _pass_on(
+async def _forward_action(
     request: Request, node: NodeView, path: str, body: dict[str, Any], action: str, about: str
 ) -> Response:
-    """Have a node do it, and record what came of it."""
+    """Forward an action to a node, and record the result."""
     runtime: Runtime = runtime_of(request)
     if not node.url:
         raise ActionFailed(f"{node.name} cannot be reached")
