@@ -32,7 +32,7 @@ from synaptoroute.cascade import (
     calibrate,
     distil,
     load_table,
-    read_turn,
+    read_projection,
     save_table,
 )
 from synaptoroute.core.mutation import Settings
@@ -90,7 +90,7 @@ def by_static(
     guard = calibration.guard
     if guard is None:
         return [None] * len(rows)
-    rankings = [look.ranking for look in routes.look(rows, guard, [1] * len(rows))]
+    rankings = [look.ranking for look in routes.evaluate(rows, guard, [1] * len(rows))]
     best = [None if ranking is None else ranking.best for ranking in rankings]
     return [None if each is None else routes.record_of(each.route_id).name for each in best]
 
@@ -111,7 +111,7 @@ def one_draw(
     calibration = calibrate(given, "1.1", name, name)
     seconds = time.perf_counter() - began
     dim = rows[1].shape[1]
-    routes = StaticRoutes(dim, settings, tensor.revision, read_turn(calibration.turn, dim))
+    routes = StaticRoutes(dim, settings, tensor.revision, read_projection(calibration.turn, dim))
     routes.load(records, [vectors.of(list(record.utterances))[1] for record in records])
     queries, static_rows = vectors.of([text for text, _ in corpus.test])
     alone, sure = by_encoder(tensor, queries), by_static(routes, calibration, static_rows)

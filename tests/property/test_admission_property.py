@@ -15,8 +15,8 @@ from synaptoroute.serving.admission import (
     STRETCH_MIN,
     TOKEN_SECONDS_MAX,
     TOKEN_SECONDS_MIN,
+    CompletionRate,
     CostModel,
-    LandingRate,
 )
 
 pytestmark = pytest.mark.property
@@ -41,7 +41,7 @@ def test_every_figure_stays_within_its_bounds(
     for batch in batches:
         model.learn(*batch)
     for wait in waits:
-        model.came_true(*wait)
+        model.compare(*wait)
 
     assert TOKEN_SECONDS_MIN <= model.token_seconds <= TOKEN_SECONDS_MAX
     assert 0.0 <= model.batch_seconds <= BATCH_SECONDS_MAX
@@ -118,7 +118,7 @@ def test_waits_that_came_true_correct_the_forecast() -> None:
         model.learn(size, size, 1e-4 * size)
     truth = 2 * model.wait_seconds(1_000, 10, 1, 64)
     for _ in range(200):
-        model.came_true(model.wait_seconds(1_000, 10, 1, 64), truth)
+        model.compare(model.wait_seconds(1_000, 10, 1, 64), truth)
 
     assert pytest.approx(truth, rel=0.01) == model.wait_seconds(1_000, 10, 1, 64)
 
@@ -126,9 +126,9 @@ def test_waits_that_came_true_correct_the_forecast() -> None:
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0.0, 1e6)), max_size=50))
 def test_rate_is_never_below_one(landings: list[tuple[int, float]]) -> None:
     """So that a wait is always a number."""
-    rate, now = LandingRate(0.0), 0.0
+    rate, now = CompletionRate(0.0), 0.0
     for count, pause in landings:
         now += pause
-        rate.landed(count, now - 0.5, now)
+        rate.completed(count, now - 0.5, now)
 
     assert 1.0 <= rate.per_second < math.inf

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synaptoroute.cascade import StaticTable, Utterances
-from synaptoroute.cascade.leave_one_out import OFFERED, judge
+from synaptoroute.cascade.leave_one_out import OFFERED, evaluate
 from synaptoroute.cascade.static_routes import StaticRoutes
 from synaptoroute.cascade.static_table import DIM
 from synaptoroute.core.change import RouteRecord
@@ -77,7 +77,7 @@ def static_standing(given_set: Utterances, rows: np.ndarray, row: int) -> Sequen
     routes = StaticRoutes(DIM, Settings(), AT)
     records = records_of(given_set, rows)
     routes.load(records, [given_set.static_rows[list(record.slots)] for record in records])
-    return routes.standing(given_set.static_rows[row])
+    return routes.route_scores(given_set.static_rows[row])
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,8 +91,10 @@ def test_leaving_one_out_is_leaving_one_out(given_set: Utterances, data: st.Data
         np.flatnonzero(given_set.owners != given_set.owners[row]),
     )
 
-    for rows, is_stray in zip(without, (False, True), strict=True):
-        judged = judge(given_set, given_set.static_rows, everything, is_stray=is_stray)
+    for rows, is_route_left_out in zip(without, (False, True), strict=True):
+        judged = evaluate(
+            given_set, given_set.static_rows, everything, is_route_left_out=is_route_left_out
+        )
         standing = static_standing(given_set, rows, row)
         ranking = encoder_ranking(given_set, rows, row, given_set.aggregation)
 

@@ -102,7 +102,7 @@ def logged() -> Iterator[io.StringIO]:
 @contextmanager
 def overloaded(node: HttpNode) -> Iterator[None]:
     """Let the queue hold what takes a quarter of an hour."""
-    batching = node.router._engine()._batcher
+    batching = node.router._engine()._queue
     for tokens in (8, 16, 24, 32) * 4:
         batching.learn(tokens, tokens, tokens * 0.1)
     texts = [f"{number}" + "x" * 2_047 for number in range(10)]

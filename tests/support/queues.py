@@ -1,44 +1,41 @@
-"""The queue before the lanes, and those who stand in it."""
+"""The query queue and callers, for tests without workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synaptoroute.serving.in_flight import Flight, Job
-from synaptoroute.serving.queue import Batcher
+from synaptoroute.serving.queue import EncodeJob, InFlightQuery, QueryQueue
 
 
 @dataclass
 class Caller:
-    """Someone who waits."""
+    """A caller that waits for an answer."""
 
     is_abandoned: bool = False
 
 
-def batcher(
-    *, lanes: int = 1, queue: int = 100, texts: int = 100, window_ms: float = 0.0
-) -> Batcher:
-    """A queue with room for so many callers and texts."""
-    return Batcher(
-        lanes=lanes, queue_requests_max=queue, write_texts_max=texts, batch_window_ms=window_ms
+def query_queue(
+    *, workers: int = 1, queue: int = 100, texts: int = 100, window_ms: float = 0.0
+) -> QueryQueue:
+    """Build a queue with room for so many callers and texts."""
+    return QueryQueue(
+        workers=workers, queue_requests_max=queue, write_texts_max=texts, batch_window_ms=window_ms
     )
 
 
-def job(*texts: str) -> Job:
+def job(*texts: str) -> EncodeJob:
     """A write that encodes these texts."""
-    return Job(texts, list, lambda: True, lambda _: None)
+    return EncodeJob(texts, list, lambda: True, lambda _: None)
 
 
-def taken(batching: Batcher) -> list[str]:
-    """The texts that a lane takes."""
-    work = batching.take()
-    assert isinstance(work, tuple)
-    return [flight.text for flight in work]
+def take_texts(queue: QueryQueue) -> list[str]:
+    """Take queries as a worker does; returns their texts."""
+    return [query.text for query in take_queries(queue)]
 
 
-def take_flights(batching: Batcher) -> Sequence[Flight]:
-    """The flights that a lane takes."""
-    work = batching.take()
+def take_queries(queue: QueryQueue) -> Sequence[InFlightQuery]:
+    """Take queries as a worker does."""
+    work = queue.take()
     assert isinstance(work, tuple)
     return work

@@ -9,7 +9,7 @@ from synaptoroute.cascade.calibration import (
     is_superseded,
     read_calibration,
 )
-from synaptoroute.cascade.lda_projection import Turn, read_turn
+from synaptoroute.cascade.lda_projection import LdaProjection, read_projection
 from synaptoroute.cascade.leave_one_out import Utterances
 from synaptoroute.cascade.static_routes import StaticRoutes
 from synaptoroute.cascade.static_table import (
@@ -23,16 +23,16 @@ from synaptoroute.cascade.static_table import (
 __all__ = [
     "UTTERANCES_MAX",
     "Calibration",
+    "LdaProjection",
     "StaticRoutes",
     "StaticTable",
-    "Turn",
     "Utterances",
     "calibrate",
     "distil",
     "is_superseded",
     "load_table",
     "read_calibration",
-    "read_turn",
+    "read_projection",
     "save_table",
     "table_file",
 ]

@@ -1,17 +1,16 @@
-"""How sure must the static stage be?  Measured on the route set, never guessed.
+"""Calibration: measures on the route set how sure the first stage must be.
 
-Every utterance is judged by both stages as if it were a query (``leave_one_out``).  Of
-all guards that were tried, the one that answers most is taken, of those that hold three
-promises on these judgements:
+Every utterance is evaluated by both stages as if it were a query (``leave_one_out``).  Of all
+guards tried, the one that answers most is chosen among those that hold three conditions:
 
-1. Of the queries that it answers, ``AGREEMENT_MIN`` get the route that the encoder gives,
-   or the one they belong to.
-2. Among them the static stage is right at least as often as the encoder.
-3. Of queries that belong to no route, at most ``STRAY_SHARE_MAX`` are answered where the
-   encoder answers none.
+1. Of the queries that it answers, ``AGREEMENT_MIN`` get the route that the encoder gives, or
+   the one that they belong to.
+2. Among them the first stage is right at least as often as the encoder.
+3. Of out-of-scope queries, at most ``STRAY_SHARE_MAX`` are answered where the encoder answers
+   none.
 
-Where no guard holds them at a useful share the cascade stays off, and says why.  The turn
-that embeddings go through before they are compared is fitted here too, and travels along.
+If no guard holds them at a useful share, the cascade stays off and says why.  The projection
+of the embeddings is fitted here too, and travels with the calibration.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.lda_projection import fit_turn
-from synaptoroute.cascade.leave_one_out import OFFERED, Judged, Utterances, leave_one_out
-from synaptoroute.cascade.static_routes import Guard
+from synaptoroute.cascade.lda_projection import fit_projection
+from synaptoroute.cascade.leave_one_out import OFFERED, Evaluation, Utterances, leave_one_out
+from synaptoroute.cascade.static_routes import MarginGuard
 from synaptoroute.scoring.blas_threads import single_blas_thread
 
 Float64s: TypeAlias = NDArray[np.float64]
@@ -39,33 +38,35 @@ SHARE_MIN: Final = 0.05
 UTTERANCES_A_ROUTE_MIN: Final = 5.0
 UTTERANCES_MIN: Final = 200
 UTTERANCES_MAX: Final = 65_536
-"""A larger route set would take too long to judge, and too much memory."""
+"""A larger route set would take too long to evaluate, and too much memory."""
 
-JUDGED_MAX: Final = 4_096
+EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)
 _FLOOR_SHARES: Final = tuple(step / 20 for step in range(19))
 _DIGITS: Final = 6
 _VERSION: Final = 2
 DEVIATIONS: Final = 2.0
-"""Standard deviations by which a count of disagreements is taken as greater than it is."""
+"""Standard deviations added to a count of disagreements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured, as every node of a cluster reads it from the log.
+    """A measurement, as every node of a cluster reads it from the log.
+
+    The names of the fields are those of the JSON in the log.
 
     Attributes:
-        at: ``epoch.seq`` of the route set that was judged.
-        fingerprint: Of the encoder, its first digits.
-        table: Of the static table's checksum, its first digits.
-        routes: Routes that were judged.
-        reason: Why the cascade is off; empty where it is on.
-        guard: What makes a static answer sure; None where it is off.
-        share: Queries that the guard lets the static stage answer, of those judged.
-        agreement: Of these, how many the encoder or the utterance's own route agrees with.
-        strays: Of queries without a route, how many it answers against the encoder.
-        turn: What embeddings go through, as ``Turn.dump`` writes it; empty where it is off.
+        at: ``epoch.seq`` of the measured route set.
+        fingerprint: First digits of the encoder's fingerprint.
+        table: First digits of the static table's checksum.
+        routes: Routes that were evaluated.
+        reason: Why the cascade is off; empty if it is on.
+        guard: The conditions of a sure answer; None if it is off.
+        share: Share of the evaluated queries that the first stage answers.
+        agreement: Share of these on which the encoder or the utterance's own route agrees.
+        strays: Share of out-of-scope queries that it answers although the encoder does not.
+        turn: The projection, as ``LdaProjection.dump`` writes it; empty if it is off.
     """
 
     at: str
@@ -73,7 +74,7 @@ class Calibration:
     table: str
     routes: int
     reason: str
-    guard: Guard | None = None
+    guard: MarginGuard | None = None
     share: float = 0.0
     agreement: float = 0.0
     strays: float = 0.0
@@ -86,20 +87,20 @@ class Calibration:
 
 
 def read_calibration(text: str) -> Calibration | None:
-    """Read what ``dump`` wrote; None for what this release cannot read."""
+    """Read what ``dump`` wrote; None if this release cannot read it."""
     try:
         fields: dict[str, Any] = json.loads(text)
         if fields.pop("version") != _VERSION:
             return None
         guard = fields.pop("guard")
-        found = Calibration(guard=None if guard is None else Guard(**guard), **fields)
+        found = Calibration(guard=None if guard is None else MarginGuard(**guard), **fields)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     return found if _is_sound(found) else None
 
 
 def is_superseded(text: str) -> bool:
-    """Whether an earlier release measured it, by another static stage."""
+    """Whether an earlier release measured it, with another first stage."""
     try:
         version = json.loads(text)["version"]
     except (ValueError, TypeError, KeyError):
@@ -108,7 +109,7 @@ def is_superseded(text: str) -> bool:
 
 
 def _is_sound(found: Calibration) -> bool:
-    """Whether every field is of its kind: what is in the log may be of any author."""
+    """Whether every field has the right type: anybody may have written it to the log."""
     texts = (found.at, found.fingerprint, found.table, found.reason, found.turn)
     numbers = [found.share, found.agreement, found.strays]
     if found.guard is not None:
@@ -124,13 +125,13 @@ def _is_sound(found: Calibration) -> bool:
 
 @single_blas_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
-    """Judge a route set and choose the guard; equal inputs give equal guards.
+    """Evaluate a route set and choose the guard; equal inputs give equal guards.
 
     Args:
         given: The route set.
         at: Its place in the log.
-        fingerprint: Of the encoder, its first digits.
-        table: Of the static table's checksum, its first digits.
+        fingerprint: First digits of the encoder's fingerprint.
+        table: First digits of the static table's checksum.
     """
     routes = len(given.thresholds)
 
@@ -141,10 +142,10 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         return off("aggregation_not_offered")
     if len(given.owners) > UTTERANCES_MAX:
         return off("too_many_utterances")
-    judgeable = np.flatnonzero(given.counts[given.owners] > 1)
-    if routes < 3 or len(judgeable) < max(UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes):
+    eligible_rows = np.flatnonzero(given.counts[given.owners] > 1)
+    if routes < 3 or len(eligible_rows) < max(UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes):
         return off("too_few_utterances")
-    chosen = judgeable[_spread(len(judgeable), JUDGED_MAX)]
+    chosen = eligible_rows[_spread(len(eligible_rows), EVALUATED_MAX)]
     ones, strays = leave_one_out(given, chosen)
     found = _best(ones, strays, given.thresholds)
     if found is None:
@@ -161,37 +162,37 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         share=round(float(answered.mean()), 4),
         agreement=round(float(agrees[answered].mean()), 4),
         strays=round(float(_strayed(strays, guard, given.thresholds).mean()), 4),
-        turn=fit_turn(given.static_rows, given.owners).dump(),
+        turn=fit_projection(given.static_rows, given.owners).dump(),
     )
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
-    """Choose at most so many places, evenly."""
+    """Choose at most ``most`` places, evenly spread."""
     if count <= most:
         return np.arange(count)
     return np.arange(most) * count // most
 
 
-def _agrees(ones: Judged) -> Mask:
-    """Whether the static stage gives the encoder's route, or the utterance's own."""
+def _agrees(ones: Evaluation) -> Mask:
+    """Whether the first stage gives the encoder's route, or the utterance's own."""
     return np.asarray((ones.answers == ones.encoders) | (ones.answers == ones.owners))
 
 
-def is_answered(judged: Judged, guard: Guard, thresholds: Float64s) -> Mask:
-    """Say which of these the static stage would answer."""
-    needed = np.maximum(0.0, guard.margin - guard.slope * judged.scores)
-    expected = guard.offset + guard.scale * judged.scores
-    passes = np.clip(expected, -1.0, 1.0) >= thresholds[judged.answers]
-    leads = (judged.margins > 0.0) & (judged.margins >= needed)
-    return np.asarray(leads & (judged.scores >= guard.floor) & passes)
+def is_answered(found: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
+    """Which of the utterances the first stage would answer."""
+    needed = np.maximum(0.0, guard.margin - guard.slope * found.scores)
+    expected = guard.offset + guard.scale * found.scores
+    passes = np.clip(expected, -1.0, 1.0) >= thresholds[found.answers]
+    leads = (found.margins > 0.0) & (found.margins >= needed)
+    return np.asarray(leads & (found.scores >= guard.floor) & passes)
 
 
-def _strayed(strays: Judged, guard: Guard, thresholds: Float64s) -> Mask:
+def _strayed(strays: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
     return is_answered(strays, guard, thresholds) & (strays.encoders < 0)
 
 
-def _line(ones: Judged, strays: Judged) -> tuple[float, float]:
-    """Fit the encoder's score to the static one: scale and offset."""
+def _fit_line(ones: Evaluation, strays: Evaluation) -> tuple[float, float]:
+    """Fit the encoder's score to that of the first stage: scale and offset."""
     x = np.concatenate([ones.scores, strays.scores])
     y = np.concatenate([ones.expected, strays.expected])
     usable = np.isfinite(x) & np.isfinite(y)
@@ -204,19 +205,21 @@ def _line(ones: Judged, strays: Judged) -> tuple[float, float]:
     return scale, round(float(y.mean() - scale * x.mean()), _DIGITS)
 
 
-def _best(ones: Judged, strays: Judged, thresholds: Float64s) -> tuple[Guard, Mask] | None:
-    """Choose the guard that answers most of those that hold."""
-    scale, offset = _line(ones, strays)
+def _best(
+    ones: Evaluation, strays: Evaluation, thresholds: Float64s
+) -> tuple[MarginGuard, Mask] | None:
+    """Choose the guard that answers most among those that hold the conditions."""
+    scale, offset = _fit_line(ones, strays)
     floors = sorted({0.0, *np.quantile(ones.scores, _FLOOR_SHARES).tolist()})
-    best: tuple[Guard, Mask] | None = None
+    best: tuple[MarginGuard, Mask] | None = None
     most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(ones.owners)))
     for slope in _SLOPES:
         for floor in floors:
-            lenient = Guard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
+            lenient = MarginGuard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
             margin = _least_margin(ones, strays, lenient, thresholds)
             if margin is None:
                 continue
-            guard = Guard(margin, slope, lenient.floor, scale, offset)
+            guard = MarginGuard(margin, slope, lenient.floor, scale, offset)
             answered = is_answered(ones, guard, thresholds)
             count = int(answered.sum())
             if count >= most and _holds(ones, strays, guard, answered, thresholds):
@@ -225,9 +228,9 @@ def _best(ones: Judged, strays: Judged, thresholds: Float64s) -> tuple[Guard, Ma
 
 
 def _least_margin(
-    ones: Judged, strays: Judged, lenient: Guard, thresholds: Float64s
+    ones: Evaluation, strays: Evaluation, lenient: MarginGuard, thresholds: Float64s
 ) -> float | None:
-    """Find the least margin that holds, beside a slope and a floor; rounded up."""
+    """Find the least margin that holds the conditions at a slope and a floor; rounded up."""
     eligible = np.flatnonzero(is_answered(ones, lenient, thresholds))
     sums = ones.margins[eligible] + lenient.slope * ones.scores[eligible]
     order = np.argsort(-sums, kind="stable")
@@ -248,14 +251,14 @@ def _least_margin(
 
 
 def _at_most(counted: NDArray[np.int64]) -> Float64s:
-    """Bound what a count may stand for: one of many guards that were tried is a lucky one."""
+    """Upper bound of a count: of the many guards tried, some look good by chance."""
     return np.asarray(counted + DEVIATIONS * np.sqrt(counted))
 
 
 def _holds(
-    ones: Judged, strays: Judged, guard: Guard, answered: Mask, thresholds: Float64s
+    ones: Evaluation, strays: Evaluation, guard: MarginGuard, answered: Mask, thresholds: Float64s
 ) -> bool:
-    """Whether a guard, rounded as it is, keeps the promises."""
+    """Whether a guard holds the conditions after rounding."""
     agreement = float(_agrees(ones)[answered].mean())
     right = (ones.answers == ones.owners)[answered].sum()
     encoder_right = (ones.encoders == ones.owners)[answered].sum()

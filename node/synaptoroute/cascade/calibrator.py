@@ -1,13 +1,12 @@
-"""Judges the cascade when the route set has changed enough, and tells the cluster.
+"""Measures the calibration when the route set has changed enough, and writes it to the log.
 
-A calibration is measured by one node and travels through the log, so that every node
-judges by the same numbers at the same position, those that joined from a snapshot and
-those that were away included.  Which node measures does not matter: equal route sets
-give equal guards, and a second measurement of the same is merely an entry more; members
-of a cluster wait a random while before they measure, so that mostly one does.
+One node measures and the calibration travels through the log, so every node uses the same
+numbers at the same position, including nodes that joined from a snapshot or were away.  Which
+node measures does not matter: equal route sets give equal guards, and a second measurement is
+merely one entry more.  Members of a cluster wait a random time first, so mostly one measures.
 
-What was measured counts where the table is that it was measured with.  After an upgrade
-no node may have that one any more; then those that are there measure with theirs.
+A calibration counts for the table that it was measured with.  After an upgrade perhaps no
+node has that table any more; then the nodes that are there measure with theirs.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ from synaptoroute.tensor import Tensor
 
 POLL_SECONDS: Final = 0.2
 SETTLE_SECONDS: Final = 1.0
-"""Changes seldom come alone: the route set is judged when it was wanted for so long."""
+"""Changes seldom come alone: measuring starts this long after it became due."""
 
 SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0
-"""How often the nodes are asked for the table that was measured, where this one lacks it."""
+"""How often the nodes are asked for a table that this node lacks."""
 
 ABANDONED_SECONDS: Final = 30.0
-"""No live node has had it for so long: longer than a node takes to start again."""
+"""A table is abandoned if no live node had it for so long; a restart takes less."""
 
 
 class Calibrator:
-    """A task of the event loop; measuring itself runs in a thread.
+    """A task of the event loop; the measurement itself runs in a thread.
 
     Args:
-        calibrate_now: Measures and tells the cluster.
-        cascade: Knows whether that is wanted.
+        calibrate_now: Measures, and writes the result to the log.
+        cascade: Says whether a calibration is due.
         live_tables: Asks for the tables of the live nodes; None for a router on its own.
     """
 
@@ -67,11 +66,11 @@ class Calibrator:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the task."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Watch no longer."""
+        """End the task."""
         if self._task is not None:
             await end_task(self._task)
             self._task = None
@@ -85,16 +84,16 @@ class Calibrator:
             await asyncio.sleep(SETTLE_SECONDS + self._spread_seconds * random.random())
             is_still = bool(abandoned) and self._cascade.foreign_table == abandoned
             if not (self._cascade.wants_calibration or is_still):
-                continue  # another node was first
+                continue  # another node was faster
             try:
                 await self._calibrate()
-            except SynaptoRouteError:  # no log, no room, stopping: the next turn may do
+            except SynaptoRouteError:  # no log, no room, stopping: tried again later
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _abandoned_table(self) -> str:
-        """The table that was measured, if no node has it any more and this one has another."""
+        """Table of the calibration if no live node has it and this one has another; else empty."""
         wanted, now = self._cascade.foreign_table, time.monotonic()
-        if not wanted or self._cascade.is_being_judged:
+        if not wanted or self._cascade.is_calibrating:
             self._missed_since = None
             return ""
         if self._live_tables is None:
@@ -104,7 +103,7 @@ class Calibrator:
         self._looked_at = now
         try:
             tables = await self._live_tables()
-        except (ClusterError, ProtocolError):  # nobody knows who is there
+        except (ClusterError, ProtocolError):  # unknown which nodes are there
             self._missed_since = None
             return ""
         if wanted in tables:
@@ -125,20 +124,20 @@ async def calibrate_cascade(
         ConfigError: This node has no table of the encoder that serves.
         ClusterError: The log did not take it.
     """
-    seen = await asyncio.wrap_future(engine.read(_look))
+    copied = await asyncio.wrap_future(engine.read(_RouteSetCopy))
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:
         raise ConfigError("this node has no table for its encoder: `synaptoroute model prepare`")
     assert cascade is not None, "a table without a cascade: this is a bug"
-    cascade.is_being_judged = True
+    cascade.is_calibrating = True
     try:
-        measured = await asyncio.to_thread(_measure, seen, engine.encoder, *found)
+        measured = await asyncio.to_thread(_measure, copied, engine.encoder, *found)
         return measured, await write(Calibrate(measured.dump()))
     finally:
-        cascade.is_being_judged = False
+        cascade.is_calibrating = False
 
 
-class _Seen:
+class _RouteSetCopy:
     """A copy of the route set at one position, in order of route."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -157,18 +156,16 @@ class _Seen:
         self.vectors = tensor.vectors_of(slots[:0] if self.is_too_large else slots)
 
 
-def _look(tensor: Tensor) -> _Seen:
-    return _Seen(tensor)
-
-
-def _measure(seen: _Seen, encoder: TextEncoder, table: StaticTable, name: str) -> Calibration:
-    at, fingerprint = str(seen.revision), encoder.fingerprint[:NAME_DIGITS]
-    if seen.is_too_large or len(seen.counts) == 0:
-        reason = "too_many_utterances" if seen.is_too_large else "too_few_utterances"
-        return Calibration(at, fingerprint, name, max(1, len(seen.counts)), reason)
-    owners = np.repeat(np.arange(len(seen.counts)), seen.counts)
-    static_rows = table.embed_all(encoder.tokenize_utterances(seen.texts))
+def _measure(
+    copied: _RouteSetCopy, encoder: TextEncoder, table: StaticTable, name: str
+) -> Calibration:
+    at, fingerprint = str(copied.revision), encoder.fingerprint[:NAME_DIGITS]
+    if copied.is_too_large or len(copied.counts) == 0:
+        reason = "too_many_utterances" if copied.is_too_large else "too_few_utterances"
+        return Calibration(at, fingerprint, name, max(1, len(copied.counts)), reason)
+    owners = np.repeat(np.arange(len(copied.counts)), copied.counts)
+    static_rows = table.embed_all(encoder.tokenize_utterances(copied.texts))
     given = Utterances(
-        seen.vectors, static_rows, owners, seen.thresholds, seen.settings.aggregation
+        copied.vectors, static_rows, owners, copied.thresholds, copied.settings.aggregation
     )
     return calibrate(given, at, fingerprint, name)

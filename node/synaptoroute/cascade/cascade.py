@@ -1,11 +1,11 @@
-"""The cascade: sure queries are answered by the static stage, all others by the encoder.
+"""The cascade: a first stage answers sure queries, the encoder answers all others.
 
-Rule 1: a decision is a function of the query's text and of the replicated state at one
-position: rows, thresholds and the calibration in the settings.  So the scorer changes the
-static rows in the same step as the tensor, and one lock makes each answer see one position.
-Rule 2: whoever asks computes; no lane, no queue, no thread is waited for.
-Rule 3: a node that cannot follow rule 1 (no table, another table than the calibration's)
-asks the encoder for everything, and says so.
+* A decision is a function of the query's text and of the replicated state at one position:
+  rows, thresholds and the calibration in the settings.  So the scorer changes the static rows
+  in the same step as the tensor, and one lock makes each answer see one position.
+* The first stage runs on the caller's thread.  It waits for no worker, queue or thread.
+* A node that cannot decide as the others do (it has no table, or another one than the
+  calibration's) sends every query to the encoder, and says so in its status.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from synaptoroute.cascade import (
     UTTERANCES_MAX,
     Calibration,
+    LdaProjection,
     StaticRoutes,
     StaticTable,
-    Turn,
     is_superseded,
     read_calibration,
-    read_turn,
+    read_projection,
 )
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
@@ -37,28 +37,28 @@ from synaptoroute.tensor import Tensor
 
 NAME_DIGITS: Final = 16
 RECALIBRATED_SHARE: Final = 0.1
-"""Routes that differ from those that were judged, when the cascade is judged anew."""
+"""Share of routes changed since the calibration at which it is measured again."""
 
 SUSPENDED_SHARE: Final = 0.25
-"""The same, when the old judgement counts no longer."""
+"""Share of routes changed since the calibration at which it no longer applies."""
 
 NO_TABLE: Final = "not_prepared"
 OTHER_TABLE: Final = "other_table"
 STATES: Final = ("off", "no_table", "uncalibrated", "refused", "suspended", "on")
-Written: TypeAlias = Mapping[int, NDArray[np.int8]]
+StaticRows: TypeAlias = Mapping[int, NDArray[np.int8]]
 
 
 @dataclass(frozen=True, slots=True)
 class CascadeStatus:
-    """How the cascade stands on this node.
+    """The cascade on this node at one moment.
 
     Attributes:
         state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
         reason: Why it is not on; empty where it is, or is off.
-        static: Queries answered by the static stage.
+        static: Queries answered by the first stage.
         deferred: Queries that it left to the encoder while it was on.
-        changed_share: Routes that differ from those that were judged.
-        calibration: What was measured last; None before the first.
+        changed_share: Share of routes changed since the calibration.
+        calibration: The newest calibration; None before the first.
     """
 
     state: str = "off"
@@ -70,12 +70,12 @@ class CascadeStatus:
 
 
 class Cascade:
-    """The static stage of one node.
+    """The first stage of one node.
 
-    Invariants: ``_routes`` is of the tensor's position whenever the lock is free.
+    Invariant: ``_routes`` is at the tensor's position whenever the lock is free.
 
     Attributes:
-        is_being_judged: Whether a calibration is under way on this node.
+        is_calibrating: Whether this node is measuring a calibration.
     """
 
     def __init__(self, tables: Sequence[StaticTable]) -> None:
@@ -84,32 +84,33 @@ class Cascade:
         self._routes: StaticRoutes | None = None
         self._encoder: TextEncoder | None = None
         self._calibration: Calibration | None = None
-        self._same_count = 0
+        self._unchanged_count = 0
         self._state, self._reason = "off", ""
         self._static = 0
         self._deferred = 0
-        self.is_being_judged = False
+        self.is_calibrating = False
 
     # --- from any thread ---
 
     def table_of(self, encoder: TextEncoder) -> tuple[StaticTable, str] | None:
-        """The table of an encoder and its name; None where none was prepared."""
+        """Find the table of an encoder and its name; None if none was prepared."""
         return self._tables.get(encoder.fingerprint)
 
     @property
     def table_names(self) -> list[str]:
-        """Names of all tables that were prepared here."""
+        """Names of all prepared tables."""
         return sorted(name for _, name in self._tables.values())
 
     @property
     def foreign_table(self) -> str:
-        """The table that was measured, where this node has another one; else empty."""
-        judged = self._calibration
-        return judged.table if judged is not None and self._reason == OTHER_TABLE else ""
+        """Table of the calibration if this node has another one; else empty."""
+        calibration = self._calibration
+        is_foreign = calibration is not None and self._reason == OTHER_TABLE
+        return calibration.table if calibration is not None and is_foreign else ""
 
     @property
     def status(self) -> CascadeStatus:
-        """How it stands."""
+        """The state and the totals."""
         return CascadeStatus(
             self._state,
             self._reason,
@@ -121,8 +122,8 @@ class Cascade:
 
     @property
     def wants_calibration(self) -> bool:
-        """Whether the route set should be judged, and nobody here does."""
-        if self.is_being_judged:
+        """Whether a calibration is due and this node is not measuring one."""
+        if self.is_calibrating:
             return False
         if self._state in ("off", "no_table") or self._reason in (OTHER_TABLE, "unreadable"):
             return False
@@ -130,42 +131,45 @@ class Cascade:
 
     @property
     def is_on(self) -> bool:
-        """Whether some queries may be answered here."""
+        """Whether sure queries are answered here."""
         return self._state == "on"
 
     def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
-        """Answer queries on the caller's thread; None for those that are the encoder's.
+        """Answer queries on the caller's thread; None for those left to the encoder.
 
-        Together they cost less, and each is answered as if it were alone.
+        A batch costs less than its queries alone, and gives the same answers.
         """
         asked = [query for query in queries if query.routes is None]
-        found = self._look_at(asked, node)
-        left = sum(query.look is not None and not query.look.is_sure for query in asked)
+        found = self._evaluate(asked, node)
+        left = sum(
+            query.first_stage is not None and not query.first_stage.is_sure for query in asked
+        )
         with self._lock:  # other loops and the scorer count as well
             self._static += len(found)
             self._deferred += left
         return [found.get(id(query)) for query in queries]
 
-    def answer_again(self, queries: Sequence[Query], node: str) -> list[Match | None]:
-        """Judge queries once more that come back from the encoder, if the position moved.
+    def answer_if_moved(self, queries: Sequence[Query], node: str) -> list[Match | None]:
+        """Evaluate queries again that come back from the encoder, if the position moved.
 
-        What was visible when they were asked is not what their answer is of.  Runs in the
-        scorer's turn, when no position moves.
+        The caller holds the tensor lock, so the position does not move meanwhile.
         """
+        # The first evaluation saw an older position than the answer will carry: at this one
+        # the first stage might be sure, and every node must decide alike at one position.
         routes = self._routes if self._state == "on" else None
         at = None if routes is None else routes.revision
-        moved = [query for query in queries if query.looked_at != at and query.routes is None]
+        moved = [query for query in queries if query.first_stage_at != at and query.routes is None]
         for query in moved:
-            query.look, query.looked_at = None, None
+            query.first_stage, query.first_stage_at = None, None
         if not moved:
             return [None] * len(queries)
-        found = self._look_at(moved, node)
+        found = self._evaluate(moved, node)
         with self._lock:
             self._static += len(found)
         return [found.get(id(query)) for query in queries]
 
-    def _look_at(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
-        """Tell every query what the static stage sees, and give the answers that are sure."""
+    def _evaluate(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
+        """Store the result of the first stage in every query; returns sure answers by ``id``."""
         encoder = self._encoder
         if self._state != "on" or encoder is None or not queries:
             return {}
@@ -175,27 +179,30 @@ class Cascade:
         table, _ = self._tables[encoder.fingerprint]
         embeddings = table.embed_all([query.tokens for query in queries])
         limits = [query.candidates for query in queries]
+        # Tokens and embeddings depend on the encoder alone and are made without the lock; the
+        # checks are repeated under it, since the state may have changed meanwhile.
         with self._lock:
-            routes, judged = self._routes, self._calibration
-            if self._state != "on" or routes is None or judged is None or judged.guard is None:
+            routes, calibration = self._routes, self._calibration
+            guard = calibration.guard if calibration is not None else None
+            if self._state != "on" or routes is None or guard is None:
                 return {}
             if encoder is not self._encoder:
                 return {}
             version = str(routes.revision)
             found = {}
-            looks = routes.look(embeddings, judged.guard, limits)
-            for query, look in zip(queries, looks, strict=True):
-                query.look, query.looked_at = look, routes.revision
-                if look.ranking is not None:
-                    found[id(query)] = match_of(query, look.ranking, routes, version, node)
+            results = routes.evaluate(embeddings, guard, limits)
+            for query, result in zip(queries, results, strict=True):
+                query.first_stage, query.first_stage_at = result, routes.revision
+                if result.ranking is not None:
+                    found[id(query)] = match_of(query, result.ranking, routes, version, node)
         return found
 
-    def built_of(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
-        """Embed the route set of a tensor that nobody changes meanwhile; see ``built``."""
-        return self.built(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
+    def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
+        """Embed the route set of a tensor; nobody may change it meanwhile.  See ``build``."""
+        return self.build(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
 
-    def is_rebuilt_by(self, change: Change) -> bool:
-        """Whether a change needs the whole route set embedded, or turned anew."""
+    def needs_rebuild(self, change: Change) -> bool:
+        """Whether a change requires the whole route set to be embedded or projected again."""
         settings, routes = change.settings, self._routes
         if settings is None or not settings.cascade:
             return False
@@ -203,27 +210,27 @@ class Cascade:
             return True
         return bool(settings.calibration) and settings.calibration != routes.settings.calibration
 
-    def rebuilt(
+    def rebuild(
         self,
         encoder: TextEncoder,
         settings: Settings,
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> StaticRoutes | None:
-        """Turn what is embedded by other settings, or embed it, while nobody changes it."""
+        """Project the embedded routes by other settings, or embed them; any thread."""
         found, routes = self.table_of(encoder), self._routes
         if routes is None or found is None:
-            return self.built(encoder, settings, records, revision)
-        return routes.turned(_turn_of(settings, found[0].dim), settings, revision)
+            return self.build(encoder, settings, records, revision)
+        return routes.projected_by(_projection_of(settings, found[0].dim), settings, revision)
 
-    def built(
+    def build(
         self,
         encoder: TextEncoder,
         settings: Settings,
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> StaticRoutes | None:
-        """Embed a whole route set: some ten microseconds an utterance; None where of no use."""
+        """Embed a whole route set, about 10 us an utterance; None if it would not be used."""
         found = self.table_of(encoder)
         kept = tuple(records)
         if not settings.cascade or found is None:
@@ -231,12 +238,12 @@ class Cascade:
         if sum(len(record.slots) for record in kept) > UTTERANCES_MAX:
             return None
         dim = found[0].dim
-        routes = StaticRoutes(dim, settings, revision, _turn_of(settings, dim))
+        routes = StaticRoutes(dim, settings, revision, _projection_of(settings, dim))
         routes.load(kept, [self._embed(encoder, found[0], each.utterances) for each in kept])
         return routes
 
-    def embed(self, change: Change, encoder: TextEncoder) -> Written:
-        """Embed what a change writes, ahead of its becoming visible."""
+    def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:
+        """Embed the rows that a change writes, before it becomes visible; any thread."""
         found = self.table_of(encoder)
         if self._routes is None or found is None or not change.writes:
             return {}
@@ -252,32 +259,32 @@ class Cascade:
     def install(
         self, routes: StaticRoutes | None, encoder: TextEncoder, settings: Settings
     ) -> None:
-        """Take over a whole state, or that there is none."""
+        """Replace the whole state; None for no first stage."""
         with self._lock:
             self._routes, self._encoder = routes, encoder
-            self._judge(settings)
+            self._take_settings(settings)
 
-    def follow(
+    def apply(
         self,
         change: Change,
         at: Revision,
-        written: Written,
+        written: StaticRows,
         tensor: Tensor,
         built: StaticRoutes | None = None,
     ) -> None:
-        """Follow one change, in the step in which it becomes visible.
+        """Apply one change, in the step in which it becomes visible.
 
         Args:
-            change: As the table enacted it.
+            change: As the table applied it.
             at: Its place in the log.
-            written: What ``embed`` gave for it; what it lacks is embedded here.
-            tensor: What the change is visible in.
-            built: The route set at this place, if ``rebuilt`` was called ahead.
+            written: What ``embed`` returned for it; missing rows are embedded here.
+            tensor: The tensor that holds the change.
+            built: The route set at this place, if ``rebuild`` was called before.
         """
         encoder, settings = self._encoder, change.settings
         assert encoder is not None, "nothing was installed: this is a bug"
-        if settings is not None and self.is_rebuilt_by(change):
-            routes = built or self.rebuilt(encoder, settings, tensor.routes.values(), at)
+        if settings is not None and self.needs_rebuild(change):
+            routes = built or self.rebuild(encoder, settings, tensor.routes.values(), at)
             self.install(routes, encoder, settings)
             return
         if self._routes is None:
@@ -288,40 +295,40 @@ class Cascade:
             self._routes.apply(change, at, written)
             if settings is None:
                 gone = (*change.before, *change.deleted)
-                self._same_count -= sum(self._is_as_judged(record) for record in gone)
+                self._unchanged_count -= sum(self._is_unchanged(record) for record in gone)
                 settings = self._routes.settings
-                self._decide(settings)
+                self._update_state(settings)
                 return
             if not settings.cascade:
                 self._routes = None
-            self._judge(settings)
+            self._take_settings(settings)
 
     # --- under the lock ---
 
-    def _is_as_judged(self, record: RouteRecord) -> bool:
-        judged = self._calibration
-        return judged is not None and record.revision <= _revision(judged.at)
+    def _is_unchanged(self, record: RouteRecord) -> bool:
+        calibration = self._calibration
+        return calibration is not None and record.revision <= _revision(calibration.at)
 
-    def _judge(self, settings: Settings) -> None:
-        """Read the calibration, and count the routes that it was measured on."""
+    def _take_settings(self, settings: Settings) -> None:
+        """Read the calibration, and count the routes that have not changed since."""
         text = settings.calibration
         self._calibration = read_calibration(text) if text else None
         routes = self._routes
         if routes is not None:
-            self._same_count = sum(map(self._is_as_judged, routes.routes.values()))
+            self._unchanged_count = sum(map(self._is_unchanged, routes.routes.values()))
         if self._calibration is None and text and not is_superseded(text):
             self._state, self._reason = "refused", "unreadable"
             return
-        self._decide(settings)
+        self._update_state(settings)
 
-    def _decide(self, settings: Settings) -> None:
-        """Say whether static answers count now; a function of the replicated state."""
-        self._state, self._reason = self._verdict(settings)
+    def _update_state(self, settings: Settings) -> None:
+        """Compute the state; a function of the replicated state alone."""
+        self._state, self._reason = self._state_for(settings)
         if self._state == "uncalibrated":
             self._calibration = None
 
-    def _verdict(self, settings: Settings) -> tuple[str, str]:
-        encoder, judged = self._encoder, self._calibration
+    def _state_for(self, settings: Settings) -> tuple[str, str]:
+        encoder, calibration = self._encoder, self._calibration
         if not settings.cascade or encoder is None:
             return "off", ""
         found = self.table_of(encoder)
@@ -329,31 +336,31 @@ class Cascade:
             return "no_table", NO_TABLE
         if self._routes is None:
             return "refused", "too_many_utterances"
-        if judged is None or judged.fingerprint != encoder.fingerprint[:NAME_DIGITS]:
+        if calibration is None or calibration.fingerprint != encoder.fingerprint[:NAME_DIGITS]:
             return "uncalibrated", "not_judged_yet"
-        if judged.guard is None:
-            return "refused", judged.reason
-        if judged.table != found[1]:
+        if calibration.guard is None:
+            return "refused", calibration.reason
+        if calibration.table != found[1]:
             return "refused", OTHER_TABLE
-        if self._routes.turn is None:
+        if self._routes.projection is None:
             return "refused", "unreadable"
         if self._changed_share() > SUSPENDED_SHARE:
             return "suspended", "routes_changed"
         return "on", ""
 
     def _changed_share(self) -> float:
-        """Routes that were added, changed or removed since, of those that were judged."""
-        routes, judged = self._routes, self._calibration
-        if routes is None or judged is None:
+        """Share of routes added, changed or removed since the calibration."""
+        routes, calibration = self._routes, self._calibration
+        if routes is None or calibration is None:
             return 0.0
-        changed = max(len(routes.routes), judged.routes) - self._same_count
-        return changed / max(1, judged.routes)
+        changed = max(len(routes.routes), calibration.routes) - self._unchanged_count
+        return changed / max(1, calibration.routes)
 
 
-def _turn_of(settings: Settings, dim: int) -> Turn | None:
-    """The turn that a calibration brings along; None where there is none."""
-    judged = read_calibration(settings.calibration) if settings.calibration else None
-    return read_turn(judged.turn, dim) if judged is not None else None
+def _projection_of(settings: Settings, dim: int) -> LdaProjection | None:
+    """Read the projection of the calibration in the settings; None if there is none."""
+    calibration = read_calibration(settings.calibration) if settings.calibration else None
+    return read_projection(calibration.turn, dim) if calibration is not None else None
 
 
 def _revision(version: str) -> Revision:

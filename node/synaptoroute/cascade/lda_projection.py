@@ -1,14 +1,14 @@
-"""The turn: a linear map by which a route set's own directions count, and common ones do not.
+"""Linear discriminant projection: stresses the directions in which routes differ.
 
-Static embeddings are sums of words, so two texts of one route differ most in what people
-say besides: politeness, names, tenses.  The turn divides by that: it whitens what differs
-*within* routes and keeps the directions in which routes differ from each other.  It is
-fitted to the utterances that stand in the routes, and travels with the calibration.
+Static embeddings are sums of words, so two texts of one route differ most in politeness,
+names and tenses.  The projection whitens what differs *within* routes and keeps the
+directions in which routes differ from each other.  It is fitted to the utterances of the
+route set and travels with the calibration.
 
-Rule 1: fitting may differ in last digits between machines, so one node fits and all read.
-Rule 2: applying is arithmetic of whole numbers: factors and rows are int8, a product of
-two with up to 256 terms stays below 2^24 and float32 adds it without error in any order;
-squares of those, up to 96 of them, stay below 2^53.
+* Fitting may differ in last digits between machines, so one node fits and all others read.
+* Applying is integer arithmetic: factors and rows are int8, so a sum of up to 256 products
+  stays below 2^24 and float32 adds it without error in any order; the sum of up to 96 squares
+  of those stays below 2^53.
 
 Source: Fisher's linear discriminants; Rao, 1948 (several classes), with the covariance
 shrunk towards a multiple of one (Friedman, Regularized Discriminant Analysis, 1989).
@@ -28,67 +28,69 @@ Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = NDArray[np.int64]
 
-TURNED_DIM_MAX: Final = 96
+PROJECTED_DIM_MAX: Final = 96
 STATIC_DIM_MAX: Final = 256
 STEPS: Final = 254
-"""Steps of one unit of a component; beyond half a unit it is cut off."""
+"""Quantization steps per unit of a component; components beyond half a unit are clipped."""
 
 SHRINKAGE: Final = 0.3
-"""Share of the covariance within routes that is taken as the same in all directions."""
+"""Share of the covariance within routes that is replaced by its mean over all directions."""
 
 TOTAL_SHARE: Final = 0.01
-"""Weight of what differs at all beside what differs between routes: few routes have fewer
-directions between them than are kept."""
+"""Weight of the total covariance next to that between routes: few routes span fewer
+directions than are kept."""
 
 _PEAK: Final = 127
 _ROWS_A_BLOCK: Final = 4_096
 
 
-class Turn:
-    """The map from static embeddings to those that are compared; any thread.
+class LdaProjection:
+    """Projects static embeddings; any thread.
 
-    Invariants: ``factors`` is int8[static dim, turned dim].
+    Invariant: ``factors`` is int8[static dim, projected dim].
     """
 
     def __init__(self, factors: Int8s) -> None:
         assert factors.shape[0] <= STATIC_DIM_MAX, "its sums would not be exact: this is a bug"
-        assert factors.shape[1] <= TURNED_DIM_MAX, "its squares would not be exact: this is a bug"
+        assert factors.shape[1] <= PROJECTED_DIM_MAX, (
+            "its squares would not be exact: this is a bug"
+        )
         self.factors = factors
         self._factors = factors.astype(np.float32)
 
     @property
     def dim(self) -> int:
-        """Length of a turned row."""
+        """Length of a projected row."""
         return int(self.factors.shape[1])
 
     def apply(self, rows: Int8s) -> Int8s:
-        """Turn embeddings, int8[n, static dim]: int8[n, dim]; a row of zeros stays one."""
-        turned = np.empty((len(rows), self.dim), np.int8)
+        """Project embeddings, int8[n, static dim], to int8[n, dim]; zero rows stay zero."""
+        projected = np.empty((len(rows), self.dim), np.int8)
         for start in range(0, len(rows), _ROWS_A_BLOCK):
             block = slice(start, start + _ROWS_A_BLOCK)
             sums = rows[block].astype(np.float32) @ self._factors
-            turned[block] = rounded(sums.astype(np.int64))
-        return turned
+            projected[block] = rounded(sums.astype(np.int64))
+        return projected
 
     def dump(self) -> str:
         """Write the factors in base64, row by row."""
         return base64.b64encode(self.factors.tobytes()).decode()
 
 
-def read_turn(text: str, static_dim: int) -> Turn | None:
-    """Read what ``dump`` wrote; None where it is not a turn of such embeddings."""
+def read_projection(text: str, static_dim: int) -> LdaProjection | None:
+    """Read what ``dump`` wrote; None if it is no projection of such embeddings."""
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
     dim, rest = divmod(len(content), static_dim)
-    if rest or not 1 <= dim <= TURNED_DIM_MAX or static_dim > STATIC_DIM_MAX:
+    if rest or not 1 <= dim <= PROJECTED_DIM_MAX or static_dim > STATIC_DIM_MAX:
         return None
-    return Turn(np.frombuffer(content, np.int8).reshape(static_dim, dim))
+    return LdaProjection(np.frombuffer(content, np.int8).reshape(static_dim, dim))
 
 
-def fit_turn(rows: Int8s, owners: Numbers) -> Turn:
-    """Fit a turn to a route set.
+def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
+    """Fit a projection to a route set.
 
     Args:
         rows: Static embeddings of the utterances, int8[n, static dim].
@@ -109,9 +111,9 @@ def fit_turn(rows: Int8s, owners: Numbers) -> Turn:
     apart = means - means.mean(axis=0)
     between = apart.T @ apart / len(means) + TOTAL_SHARE * total
     _, chosen = np.linalg.eigh(whitening @ between @ whitening)
-    factors = whitening @ chosen[:, ::-1][:, :TURNED_DIM_MAX]
+    factors = whitening @ chosen[:, ::-1][:, :PROJECTED_DIM_MAX]
     factors *= _PEAK / max(float(np.abs(factors).max()), 1e-30)
-    return Turn(np.rint(factors).astype(np.int8))
+    return LdaProjection(np.rint(factors).astype(np.int8))
 
 
 def _square(rows: Int8s) -> Float64s:
@@ -124,10 +126,10 @@ def _square(rows: Int8s) -> Float64s:
 
 
 def rounded(sums: Numbers) -> Float32s:
-    """Make rows of integers one length and round them: float32[n, dim] of integers.
+    """Scale rows of integers to one length and round them: float32[n, dim] of integers.
 
     Args:
-        sums: int64[n, dim]; a row of zeros stays one.
+        sums: int64[n, dim]; zero rows stay zero.
     """
     squares = np.einsum("ij,ij->i", sums, sums)
     steps = sums * (STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64)))[:, np.newaxis]

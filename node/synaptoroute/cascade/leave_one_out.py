@@ -1,11 +1,12 @@
-"""How both stages would judge each utterance, were it a query and not there.
+"""Leave-one-out evaluation: how both stages would answer each utterance as a query.
 
-*Leave one out*: the utterance is taken from its route, so the right answer is known and
-is not in front of it.  *Leave the route out*: its whole route is taken away, so the right
-answer is none; these stand for queries that no route is meant for, and are harder than
-most of those, for the utterance may lie near to a sister route.
-The turn is fitted ``FOLDS`` times to the rest: without a share of the utterances for those,
-without a share of the routes for these; what it was fitted to it would part too well.
+*Leave one out* removes the utterance from its route, so the right answer is known and the
+utterance itself is not there.  *Leave the route out* removes its whole route, so the right
+answer is none.  These stand for out-of-scope queries, and are harder than most of them: the
+utterance may be close to a similar route.
+
+The projection is fitted ``FOLDS`` times, to the utterances (or routes) of the other folds: it
+would separate what it was fitted to too well.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.lda_projection import fit_turn, rounded
-from synaptoroute.cascade.static_routes import lengths_of, shortlist
+from synaptoroute.cascade.lda_projection import fit_projection, rounded
+from synaptoroute.cascade.static_routes import lengths_of, nearest_routes
 from synaptoroute.core.mutation import Aggregation
 
 Int8s: TypeAlias = NDArray[np.int8]
@@ -34,14 +35,14 @@ _CELLS_A_BLOCK: Final = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Utterances:
-    """A route set in the vectors of both stages, in order of route.
+    """A route set in the embeddings of both stages, in order of route.
 
     Attributes:
-        vectors: Of the encoder, float32[n, dim], unit rows.
+        vectors: Embeddings of the encoder, float32[n, dim], unit rows.
         static_rows: Static embeddings, int8[n, static dim].
         owners: Route of each row, int64[n], ascending from 0 without gaps.
         thresholds: Effective threshold of each route, float64[routes].
-        aggregation: By which the encoder's scores are made.
+        aggregation: How the encoder's scores are aggregated.
     """
 
     vectors: Float32s
@@ -62,15 +63,15 @@ class Utterances:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """Verdicts on n utterances.
+class Evaluation:
+    """Results of both stages for n utterances.
 
     Attributes:
-        answers: Best route of the static stage, int64[n].
+        answers: Best route of the first stage, int64[n].
         scores: Its score, float64[n].
         margins: Its lead over the next one, float64[n].
-        encoders: Route that the encoder answers, int64[n]; -1 for none.
-        expected: What the encoder gives the route of ``answers``, float64[n].
+        encoders: Answer of the encoder, int64[n]; -1 for none.
+        expected: Score of the encoder for the route of ``answers``, float64[n].
         owners: The utterance's own route, int64[n].
     """
 
@@ -82,45 +83,58 @@ class Judged:
     owners: Numbers
 
 
-def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Judged, Judged]:
-    """Judge chosen utterances without themselves, and without their routes.
+def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Evaluation, Evaluation]:
+    """Evaluate chosen utterances without themselves, and without their routes.
 
     Args:
         given: At least three routes.
         chosen: Rows of routes that have others.
     """
     places = np.arange(len(given.owners)) - given.starts[given.owners]
-    ones = _judge_folds(given, chosen, places % FOLDS, is_stray=False)
-    return ones, _judge_folds(given, chosen, given.owners % FOLDS, is_stray=True)
+    ones = _evaluate_folds(given, chosen, places % FOLDS, is_route_left_out=False)
+    return ones, _evaluate_folds(given, chosen, given.owners % FOLDS, is_route_left_out=True)
 
 
-def _judge_folds(given: Utterances, chosen: Numbers, folds: Numbers, *, is_stray: bool) -> Judged:
-    """Judge each fold by a turn that knows the other folds alone."""
+def _evaluate_folds(
+    given: Utterances, chosen: Numbers, folds: Numbers, *, is_route_left_out: bool
+) -> Evaluation:
+    """Evaluate each fold by a projection that was fitted to the other folds."""
     found = []
     for fold in range(FOLDS):
         own, others = chosen[folds[chosen] == fold], folds != fold
         if len(own):
-            turn = fit_turn(given.static_rows[others], given.owners[others])
-            found.append(judge(given, turn.apply(given.static_rows), own, is_stray=is_stray))
+            projection = fit_projection(given.static_rows[others], given.owners[others])
+            found.append(
+                evaluate(
+                    given,
+                    projection.apply(given.static_rows),
+                    own,
+                    is_route_left_out=is_route_left_out,
+                )
+            )
     return _joined(found)
 
 
-def judge(given: Utterances, rows: Int8s, chosen: Numbers, *, is_stray: bool) -> Judged:
-    """Judge chosen utterances by static rows.
+def evaluate(
+    given: Utterances, rows: Int8s, chosen: Numbers, *, is_route_left_out: bool
+) -> Evaluation:
+    """Evaluate chosen utterances by static rows.
 
     Args:
-        given: At least two routes; three for strays.
-        rows: What the static stage compares, int8[n, any].
+        given: At least two routes; three with ``is_route_left_out``.
+        rows: Projected static embeddings, int8[n, any].
         chosen: Rows of routes that have others.
-        is_stray: Leave out their routes; else themselves.
+        is_route_left_out: Leave out the whole route, not only the utterance.
     """
-    found: list[Judged] = []
+    found: list[Evaluation] = []
     sums = _sums(rows.astype(np.int64), given)
     vector_sums = _sums(given.vectors.astype(np.float64), given)
     for part in _blocks(chosen, len(given.owners)):
         static = _static_scores(given, rows, part, sums)
         scores = _encoder_scores(given, part, vector_sums)
-        found.append(_judge(given, static, scores, given.owners[part], is_stray=is_stray))
+        found.append(
+            _compare(given, static, scores, given.owners[part], is_route_left_out=is_route_left_out)
+        )
     return _joined(found)
 
 
@@ -135,7 +149,7 @@ def _sums(rows: NDArray[np.generic], given: Utterances) -> NDArray[np.generic]:
 
 
 def _largest(similarities: Float64s, part: Numbers, given: Utterances) -> Float64s:
-    """Largest similarity to each route but to the row itself."""
+    """Largest similarity to each route, leaving out the row itself."""
     similarities[np.arange(len(part)), part] = -np.inf
     largest: Float64s = np.maximum.reduceat(similarities, given.starts, axis=1)
     return largest
@@ -144,7 +158,7 @@ def _largest(similarities: Float64s, part: Numbers, given: Utterances) -> Float6
 def _static_scores(
     given: Utterances, rows: Int8s, part: Numbers, sums: NDArray[np.generic]
 ) -> tuple[Float64s, Float64s]:
-    """``blend`` of the static stage and the similarities to centroids, float64[n, routes]."""
+    """Scores of the first stage and similarities to centroids, both float64[n, routes]."""
     queries = rows[part].astype(np.float32)
     lengths = lengths_of(rows[part])[:, np.newaxis]
     similarities = (queries @ rows.T.astype(np.float32)).astype(np.float64)
@@ -155,6 +169,7 @@ def _static_scores(
     centred = (queries @ centroids.T).astype(np.float64)
     centred /= lengths_of(centroids)
     own = given.owners[part]
+    # The own centroid is computed without the utterance, and rounded like all others.
     left = rounded(whole[own] - rows[part])
     alone = np.einsum("ij,ij->i", queries, left, dtype=np.float64) / lengths_of(left)
     centred[np.arange(len(part)), own] = alone
@@ -163,7 +178,7 @@ def _static_scores(
 
 
 def _encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic]) -> Float64s:
-    """Scores by the encoder's vectors, float64[n, routes]."""
+    """Scores of the encoder, float64[n, routes]."""
     queries = given.vectors[part]
     everything = np.asarray(sums, np.float64)
     own, every = given.owners[part], np.arange(len(part))
@@ -183,28 +198,28 @@ def _encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic])
     return largest if given.aggregation == "max" else (largest + centred) / 2.0
 
 
-def _judge(
+def _compare(
     given: Utterances,
     static: tuple[Float64s, Float64s],
     scores: Float64s,
     own: Numbers,
     *,
-    is_stray: bool,
-) -> Judged:
-    """Read both stages' verdicts off their scores."""
+    is_route_left_out: bool,
+) -> Evaluation:
+    """Derive the answers of both stages from their scores."""
     blended, centred = static
     every = np.arange(len(own))
-    if is_stray:
+    if is_route_left_out:
         centred, scores = centred.copy(), scores.copy()
         centred[every, own] = -np.inf
         scores[every, own] = -np.inf
-    near = shortlist(centred)
+    near = nearest_routes(centred)
     listed = np.where(near, blended, -np.inf)
     best = listed.argmax(axis=1)
     top = np.partition(listed, -2, axis=1)[:, -2:]
     passing = np.where(scores >= given.thresholds, scores, -np.inf)
     winners = passing.argmax(axis=1)
-    return Judged(
+    return Evaluation(
         answers=best,
         scores=listed[every, best],
         margins=top[:, 1] - top[:, 0],
@@ -214,6 +229,6 @@ def _judge(
     )
 
 
-def _joined(parts: list[Judged]) -> Judged:
-    names = Judged.__slots__
-    return Judged(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+def _joined(parts: list[Evaluation]) -> Evaluation:
+    names = Evaluation.__slots__
+    return Evaluation(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

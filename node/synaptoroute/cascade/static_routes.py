@@ -1,14 +1,14 @@
-"""The static stage: does a static embedding say for sure which route a query belongs to?
+"""The routes in static embeddings: decides whether a query surely belongs to one of them.
 
-Embeddings are turned first, by the turn that was fitted to the route set (``turn``).
-Rows are int8, so a product of two is an integer below 2^24, which float32 adds without
-any error in whatever order: a decision is the same on every machine, alone or in any
-company.  Routes are compared as by ``blend``, the ``SHORTLIST_ROUTES`` whose centroids
-are nearest alone, so that a query costs the same however many utterances there are.
+Embeddings are projected first, by the projection that was fitted to the route set
+(``lda_projection``).  Rows are int8, so a product of two is an integer below 2^24, which
+float32 adds without error in any order: a decision is the same on every machine, alone or in
+a batch.  Only the ``SHORTLIST_ROUTES`` routes with the nearest centroids are compared, as by
+``blend``, so a query costs the same however many utterances there are.
 
-The stage only ever says *yes*: the best route must lead the next one by the guard
-margin and reach the floor, and the encoder's score that is to be expected of it must
-reach the route's threshold.  All else is the encoder's to answer.
+The first stage only ever says *yes*: the best route must lead the next one by the guard
+margin and reach the floor, and the score that the encoder is expected to give must reach the
+route's threshold.  The encoder answers everything else.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.lda_projection import Turn, rounded
+from synaptoroute.cascade.lda_projection import LdaProjection, rounded
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.scoring.values import Ranking, RouteScore
-from synaptoroute.serving.query import StaticLook
+from synaptoroute.serving.query import FirstStageResult
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -35,25 +35,25 @@ Float64s: TypeAlias = NDArray[np.float64]
 
 SHORTLIST_ROUTES: Final = 6
 SHORTLIST_ROWS_MAX: Final = 4_096
-"""A shortlist with more utterances would hold up whoever asks; the encoder answers."""
+"""With more utterances on the shortlist the encoder answers: they would block the caller."""
 
 _QUERIES_A_BLOCK: Final = 10
 _TERMS_A_PRODUCT_MAX: Final = 262_144
-"""A larger product OpenBLAS shares among threads, for which whoever asks would wait."""
+"""OpenBLAS splits larger products among threads, and the caller would wait for them."""
 
 _ROUTES_MIN: Final = 2
 _GROWTH: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
-    """What makes a static answer sure; measured by ``calibration``.
+class MarginGuard:
+    """The conditions under which an answer is sure; measured by ``calibration``.
 
     Attributes:
-        margin: Lead over the next route that is needed at a score of zero.
-        slope: What each unit of score takes off that.
-        floor: Least score.
-        scale: Encoder's score expected = ``offset + scale * score``.
+        margin: Required lead over the next route at a score of zero.
+        slope: Reduction of the required lead per unit of score.
+        floor: Lowest score.
+        scale: The expected score of the encoder is ``offset + scale * score``.
         offset: See ``scale``.
     """
 
@@ -64,7 +64,7 @@ class Guard:
     offset: float
 
     def margin_at(self, score: float) -> float:
-        """Lead that is needed at a score, never below zero."""
+        """Required lead at a score, never negative."""
         return max(0.0, self.margin - self.slope * score)
 
     def expected(self, score: float) -> float:
@@ -74,11 +74,11 @@ class Guard:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Route:
-    """One route in slot order: its embeddings, what they are turned to, and the lengths of that."""
+    """One route in slot order: embeddings, their projections, and the lengths of these."""
 
     record: RouteRecord
     rows: Int8s
-    turned: Float32s
+    projected: Float32s
     lengths: Float64s
 
 
@@ -87,32 +87,38 @@ class StaticRoutes:
 
     Args:
         dim: Length of an embedding.
-        settings: Of the route set.
+        settings: Settings of the route set.
         revision: Place in the log.
-        turn: What embeddings go through before they are compared; None for nothing.
+        projection: Applied to embeddings before they are compared; None for none.
     """
 
     def __init__(
-        self, dim: int, settings: Settings, revision: Revision, turn: Turn | None = None
+        self,
+        dim: int,
+        settings: Settings,
+        revision: Revision,
+        projection: LdaProjection | None = None,
     ) -> None:
         self.settings = settings
         self.revision = revision
         self._dim = dim
-        self.turn = turn
-        self._centroids: Float32s = np.zeros((0, dim if turn is None else turn.dim), np.float32)
+        self.projection = projection
+        self._centroids: Float32s = np.zeros((0, projection.dim if projection else dim), np.float32)
         self._lengths: Float64s = np.zeros(0)
         self._lowest: Float64s = np.zeros(0)
         self._routes: dict[int, _Route] = {}
         self._names: dict[str, RouteRecord] = {}
 
-    def turned(self, turn: Turn | None, settings: Settings, revision: Revision) -> StaticRoutes:
-        """Give the same embeddings by another turn, beside these, which nobody may change."""
-        routes = StaticRoutes(self._dim, settings, revision, turn)
+    def projected_by(
+        self, projection: LdaProjection | None, settings: Settings, revision: Revision
+    ) -> StaticRoutes:
+        """Copy the routes with another projection; nobody may change them meanwhile."""
+        routes = StaticRoutes(self._dim, settings, revision, projection)
         kept = self._routes.values()
         routes.load([each.record for each in kept], [each.rows for each in kept])
         return routes
 
-    # --- what the making of an answer reads ---
+    # --- what an answer is made of ---
 
     @property
     def routes(self) -> Mapping[str, RouteRecord]:
@@ -120,27 +126,27 @@ class StaticRoutes:
         return MappingProxyType(self._names)
 
     def record_of(self, route_id: int) -> RouteRecord:
-        """The route with this number."""
+        """The route with this id."""
         return self._routes[route_id].record
 
     def rows_of(self, route_id: int) -> Int8s:
         """Embeddings of a route's utterances, int8[n, dim]."""
         return self._routes[route_id].rows
 
-    # --- how it changes ---
+    # --- changes ---
 
     def load(self, records: Iterable[RouteRecord], rows: Iterable[Int8s]) -> None:
-        """Take in routes with the embeddings of their utterances."""
+        """Add routes with the embeddings of their utterances."""
         for record, own in zip(records, rows, strict=True):
             self._put(record, own)
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
-        """Follow one change.
+        """Apply one change.
 
         Args:
-            change: As the table enacted it.
+            change: As the table applied it.
             at: Its place in the log.
-            written: Embedding by slot of every row that the change writes.
+            written: Embedding of every row that the change writes, by slot.
         """
         for record in change.deleted:
             self._drop(record)
@@ -162,11 +168,11 @@ class StaticRoutes:
 
     def _put(self, record: RouteRecord, rows: Int8s) -> None:
         self._reserve(record.route_id + 1)
-        turned = rows if self.turn is None else self.turn.apply(rows)
-        own = _Route(record, rows, turned.astype(np.float32), lengths_of(turned))
+        projected = rows if self.projection is None else self.projection.apply(rows)
+        own = _Route(record, rows, projected.astype(np.float32), lengths_of(projected))
         self._routes[record.route_id] = own
         self._names[record.name] = record
-        centroid = centroid_of(turned)
+        centroid = centroid_of(projected)
         self._centroids[record.route_id] = centroid
         self._lengths[record.route_id] = lengths_of(centroid[np.newaxis])[0]
         self._lowest[record.route_id] = 0.0
@@ -186,54 +192,58 @@ class StaticRoutes:
             self._lengths = np.concatenate([self._lengths, np.full(missing, np.inf)])
             self._lowest = np.concatenate([self._lowest, np.full(missing, -np.inf)])
 
-    # --- a query ---
+    # --- queries ---
 
-    def look(self, embeddings: Int8s, guard: Guard, limits: Sequence[int]) -> Sequence[StaticLook]:
-        """Decide queries, each as if it were alone.
+    def evaluate(
+        self, embeddings: Int8s, guard: MarginGuard, limits: Sequence[int]
+    ) -> Sequence[FirstStageResult]:
+        """Decide queries, each as if it were alone in the batch.
 
         Args:
             embeddings: int8[n, dim].
-            guard: What makes an answer sure.
+            guard: The conditions of a sure answer.
             limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
         """
-        standings = self._standings(embeddings)
+        shortlists = self._shortlists(embeddings)
         return [
-            self._decide(standing, guard, limit)
-            for standing, limit in zip(standings, limits, strict=True)
+            self._decide(shortlist, guard, limit)
+            for shortlist, limit in zip(shortlists, limits, strict=True)
         ]
 
-    def _decide(self, standing: _Standing | None, guard: Guard, limit: int) -> StaticLook:
-        if standing is None or limit > SHORTLIST_ROUTES:
-            return StaticLook(is_sure=False)
-        *_, second, best = sorted(standing.scores)
+    def _decide(
+        self, shortlist: _Shortlist | None, guard: MarginGuard, limit: int
+    ) -> FirstStageResult:
+        if shortlist is None or limit > SHORTLIST_ROUTES:
+            return FirstStageResult(is_sure=False)
+        *_, second, best = sorted(shortlist.scores)
         margin = best - second
         needed = guard.margin_at(best)
         if margin <= 0.0 or margin < needed or best < guard.floor:
-            return StaticLook(False, margin, needed)
-        own = standing.routes[standing.scores.index(best)].record.threshold
+            return FirstStageResult(False, margin, needed)
+        own = shortlist.routes[shortlist.scores.index(best)].record.threshold
         if guard.expected(best) < (self.settings.threshold if own is None else own):
-            return StaticLook(False, margin, needed)
-        ranked = [_scaled(each, guard) for each in self._ranked(standing, max(limit, _ROUTES_MIN))]
+            return FirstStageResult(False, margin, needed)
+        ranked = [_scaled(each, guard) for each in self._ranked(shortlist, max(limit, _ROUTES_MIN))]
         ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes))
-        return StaticLook(True, margin, needed, ranking)
+        return FirstStageResult(True, margin, needed, ranking)
 
-    def standing(self, embedding: Int8s) -> Sequence[RouteScore]:
-        """Score the shortlist, highest first; of equals, that of the lowest slot."""
-        (standing,) = self._standings(embedding[np.newaxis])
-        return () if standing is None else self._ranked(standing, len(standing.routes))
+    def route_scores(self, embedding: Int8s) -> Sequence[RouteScore]:
+        """Score the shortlist, highest first; ties by slot."""
+        (shortlist,) = self._shortlists(embedding[np.newaxis])
+        return () if shortlist is None else self._ranked(shortlist, len(shortlist.routes))
 
-    def _standings(self, embeddings: Int8s) -> list[_Standing | None]:
-        """Compare the shortlist of each query; None where there is nothing to, or too much."""
+    def _shortlists(self, embeddings: Int8s) -> list[_Shortlist | None]:
+        """Score the shortlist of each query; None if it is too small or too large."""
         if len(self._routes) < _ROUTES_MIN:
             return [None] * len(embeddings)
-        found: list[_Standing | None] = []
+        found: list[_Shortlist | None] = []
         block = max(1, min(_QUERIES_A_BLOCK, _TERMS_A_PRODUCT_MAX // self._centroids.size))
         for start in range(0, len(embeddings), block):
             rows = embeddings[start : start + block]
-            rows = rows if self.turn is None else self.turn.apply(rows)
+            rows = rows if self.projection is None else self.projection.apply(rows)
             queries, lengths = rows.astype(np.float32), lengths_of(rows)
             centred = (queries @ self._centroids.T) / self._lengths
-            near = shortlist(centred + self._lowest)
+            near = nearest_routes(centred + self._lowest)
             found += [
                 self._compare(query, float(length), own, chosen.nonzero()[0])
                 for query, length, own, chosen in zip(queries, lengths, centred, near, strict=True)
@@ -242,44 +252,44 @@ class StaticRoutes:
 
     def _compare(
         self, query: Float32s, length: float, centred: Float64s, chosen: NDArray[np.int64]
-    ) -> _Standing | None:
+    ) -> _Shortlist | None:
         """Compare one query with the utterances of its shortlist."""
         routes = [self._routes[number] for number in chosen.tolist()]
         counts = [len(route.lengths) for route in routes]
         if length == math.inf or sum(counts) > SHORTLIST_ROWS_MAX:
             return None
-        similarities = np.concatenate([route.turned for route in routes]) @ query
+        similarities = np.concatenate([route.projected for route in routes]) @ query
         similarities = similarities / np.concatenate([route.lengths for route in routes])
         similarities /= length
         starts = list(accumulate(counts[:-1], initial=0))
         scores = (np.maximum.reduceat(similarities, starts) + centred[chosen] / length) / 2.0
-        return _Standing(routes, scores.tolist(), similarities, starts)
+        return _Shortlist(routes, scores.tolist(), similarities, starts)
 
-    def _ranked(self, standing: _Standing, count: int) -> list[RouteScore]:
-        """Name the best of the shortlist."""
-        scores = standing.scores
+    def _ranked(self, shortlist: _Shortlist, count: int) -> list[RouteScore]:
+        """Rank the best of the shortlist."""
+        scores = shortlist.scores
         order = sorted(range(len(scores)), key=lambda number: -scores[number])
-        ranked = [self._score(standing, number) for number in order[:count]]
+        ranked = [self._score(shortlist, number) for number in order[:count]]
         ranked.sort(key=lambda score: (-score.score, score.slot))
         return ranked
 
-    def _score(self, standing: _Standing, number: int) -> RouteScore:
-        record = standing.routes[number].record
-        start = standing.starts[number]
-        at = int(standing.similarities[start : start + len(record.slots)].argmax())
+    def _score(self, shortlist: _Shortlist, number: int) -> RouteScore:
+        record = shortlist.routes[number].record
+        start = shortlist.starts[number]
+        at = int(shortlist.similarities[start : start + len(record.slots)].argmax())
         threshold = self.settings.threshold if record.threshold is None else record.threshold
         return RouteScore(
             record.route_id,
-            standing.scores[number],
+            shortlist.scores[number],
             threshold,
             record.slots[at],
-            float(standing.similarities[start + at]),
+            float(shortlist.similarities[start + at]),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Standing:
-    """The shortlist of one query: a score a route, a similarity a row, first row of each route."""
+class _Shortlist:
+    """The shortlist of one query: score per route, similarity per row, first row per route."""
 
     routes: list[_Route]
     scores: list[float]
@@ -287,12 +297,12 @@ class _Standing:
     starts: list[int]
 
 
-def shortlist(centred: Float64s) -> NDArray[np.bool_]:
-    """Choose the routes whose centroids are nearest, and all that tie with the last of them.
+def nearest_routes(centred: Float64s) -> NDArray[np.bool_]:
+    """Choose the routes with the nearest centroids, and all that tie with the last of them.
 
     Args:
-        centred: Similarity to each centroid, float64[..., routes]; minus infinity for a
-            number without a route.
+        centred: Similarity to each centroid, float64[..., routes]; minus infinity for
+            an id without a route.
     """
     if centred.shape[-1] <= SHORTLIST_ROUTES:
         return centred > -np.inf
@@ -302,20 +312,20 @@ def shortlist(centred: Float64s) -> NDArray[np.bool_]:
 
 
 def centroid_of(rows: Int8s) -> Float32s:
-    """Give the direction of the rows' sum, rounded as they are: float32[dim] of integers."""
+    """Sum the rows and round to their length: float32[dim] of integers."""
     centroid: Float32s = rounded(rows.sum(axis=0, dtype=np.int64)[np.newaxis])[0]
     return centroid
 
 
 def lengths_of(rows: Int8s | Float32s) -> Float64s:
-    """Lengths of rows of integers, float64[n]; infinite where a row is zero."""
+    """Lengths of rows of integers, float64[n]; infinite for a row of zeros."""
     whole = rows.astype(np.int64)
     squares = np.einsum("ij,ij->i", whole, whole)
     lengths: Float64s = np.sqrt(squares.astype(np.float64))
     return np.where(squares > 0, lengths, np.inf)
 
 
-def _scaled(score: RouteScore, guard: Guard) -> RouteScore:
-    """Say a score as the encoder would."""
+def _scaled(score: RouteScore, guard: MarginGuard) -> RouteScore:
+    """Convert a score to the encoder's scale."""
     value = guard.expected(score.score)
     return RouteScore(score.route_id, value, score.threshold, score.slot, score.similarity)

@@ -1,11 +1,11 @@
-"""A table of one row a token, distilled from an encoder: an embedding without a transformer.
+"""Static table: one row per token, distilled from an encoder, to embed without a transformer.
 
-Every token of the vocabulary goes through the encoder once; the rows are turned to
-their principal directions, cut to ``DIM``, weighted by the logarithm of the token's
+Every token of the vocabulary is encoded once; the rows are projected to their principal
+directions, cut to ``DIM``, weighted by the logarithm of the token's
 rank (frequent words say little) and rounded to int16.  The embedding of a text is the
 sum of its tokens' rows, made one length and rounded to int8.  All of that is integer
 arithmetic, or one correctly rounded division a component: equal tables give equal
-embeddings on every machine, alone or in any company.
+embeddings on every machine, alone or in a batch.
 
 Making a table is not as exact: the encoder's last bits and the library's decomposition
 may differ between kinds of processors, and with them a few last digits.  So a table has
@@ -61,11 +61,11 @@ class Distillable(Protocol):
         ...
 
     def vocabulary(self) -> Vocabulary:
-        """Say which tokens there are."""
+        """The tokens of the encoder."""
         ...
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
-        """Give float32[n, dim] of unit rows."""
+        """Encode to float32[n, dim], unit rows."""
         ...
 
 
@@ -74,7 +74,7 @@ class StaticTable:
     """Rows by token id; any thread.
 
     Attributes:
-        fingerprint: Of the encoder that it was distilled from.
+        fingerprint: Fingerprint of the encoder that it was distilled from.
         rows: int16[tokens, dim]; zero for special tokens and beyond the last id.
     """
 
@@ -94,12 +94,12 @@ class StaticTable:
         return hashlib.sha256(head.encode() + content.tobytes()).hexdigest()
 
     def embed(self, ids: NDArray[np.int64]) -> Int8s | None:
-        """Embed one tokenized text: int8[dim]; None where no token says anything."""
+        """Embed one tokenized text: int8[dim]; None if no token has a row."""
         embedding: Int8s = self._rounded(self._sums([ids]))[0]
         return embedding if embedding.any() else None
 
     def embed_all(self, tokens: Sequence[Tokens]) -> Int8s:
-        """Embed tokenized texts: int8[n, dim]; a row of zeros where nothing is said."""
+        """Embed tokenized texts: int8[n, dim]; a row of zeros if no token has a row."""
         embeddings = np.zeros((len(tokens), self.dim), np.int8)
         for start in range(0, len(tokens), _TEXTS_A_BLOCK):
             block = slice(start, start + _TEXTS_A_BLOCK)
@@ -107,7 +107,7 @@ class StaticTable:
         return embeddings
 
     def _sums(self, texts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Add up the rows of each text's tokens, the first of all texts, then the second."""
+        """Sum the rows of each text's tokens: the first token of all texts, then the second."""
         known = [ids[:TOKENS_MAX] for ids in texts]
         known = [ids[ids < len(self.rows)] for ids in known]
         counts = np.array([len(ids) for ids in known])
@@ -125,7 +125,7 @@ class StaticTable:
 
     @staticmethod
     def _rounded(sums: NDArray[np.int64]) -> Int8s:
-        """Make sums one length and round them; a row of zeros stays one."""
+        """Scale sums to one length and round them; zero rows stay zero."""
         squares = np.einsum("ij,ij->i", sums, sums)
         steps = EMBEDDING_STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64))
         embeddings = sums * steps[:, np.newaxis]
@@ -135,11 +135,11 @@ class StaticTable:
 
 
 def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTable:
-    """Make the table of an encoder; about a millisecond of one core a token.
+    """Distil the table of an encoder; takes about 1 ms of one core per token.
 
     Args:
-        encoder: Any with a vocabulary.
-        tokens_max: Leave out ids from this one on; None takes all.
+        encoder: An encoder with a vocabulary.
+        tokens_max: Leave out ids from this one on; None for all.
 
     Raises:
         ConfigError: The encoder has no vocabulary to distil.
@@ -164,11 +164,11 @@ def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTabl
 
 
 def _reduced(vectors: NDArray[np.float64]) -> Rows:
-    """Turn to the principal directions, cut, weight and round: int16[n, DIM]."""
+    """LdaProjection to the principal directions, cut, weight and round: int16[n, DIM]."""
     vectors -= vectors.mean(axis=0)
     _, directions = np.linalg.eigh(vectors.T @ vectors)
     chosen = directions[:, ::-1][:, :DIM]
-    # A direction has two signs; take the one by which its greatest component is positive.
+    # The sign of an eigenvector is arbitrary: make its greatest component positive.
     peaks = chosen[np.abs(chosen).argmax(axis=0), np.arange(chosen.shape[1])]
     reduced = vectors @ (chosen * np.sign(peaks))
     reduced *= np.log(2.0 + np.arange(len(vectors)))[:, np.newaxis]
@@ -182,7 +182,7 @@ def _reduced(vectors: NDArray[np.float64]) -> Rows:
 
 
 def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
-    """Say where the table of an encoder is kept.
+    """Path of the table of an encoder.
 
     Args:
         fingerprint: The encoder's.
@@ -194,7 +194,7 @@ def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
 
 
 def save_table(table: StaticTable, path: Path) -> None:
-    """Write a table: under another name first, so that a crash leaves the old one or none."""
+    """Write a table under a temporary name first: a crash leaves the old one or none."""
     header = {
         "format": _FORMAT,
         "recipe": RECIPE_VERSION,
@@ -219,7 +219,7 @@ def save_table(table: StaticTable, path: Path) -> None:
 
 
 def load_table(path: Path, fingerprint: str) -> StaticTable | None:
-    """Read and verify a table; None where none was prepared.
+    """Read and verify a table; None if none was prepared.
 
     Raises:
         ModelCorrupt: It is damaged, or of another encoder or recipe.
@@ -251,7 +251,7 @@ def load_table(path: Path, fingerprint: str) -> StaticTable | None:
 def _header(line: bytes) -> dict[str, Any]:
     header = json.loads(line)
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError("it does not begin as a table does")
+        raise ValueError("it does not start with a table header")
     return header
 
 
@@ -262,7 +262,7 @@ def _corrupt(path: Path, what: str) -> ModelCorrupt:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name durable."""
+    """Sync the folder, so that the new name is durable."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

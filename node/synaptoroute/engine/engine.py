@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.cascade.cascade import Cascade, CascadeStatus
-from synaptoroute.cascade.coalescer import Gathering
+from synaptoroute.cascade.coalescer import QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
@@ -39,13 +39,11 @@ from synaptoroute.ports import (
 from synaptoroute.replication.applier import Applier, check_vectors
 from synaptoroute.replication.ballot_store import stored_promise
 from synaptoroute.replication.pending_writes import PendingWrites
-from synaptoroute.serving.encoder_workers import Batch, Lanes, Observer
-from synaptoroute.serving.encodings import Encodings, submit_utterances
-from synaptoroute.serving.in_flight import Flight
-from synaptoroute.serving.query import Query
-from synaptoroute.serving.queue import Batcher
+from synaptoroute.serving.embedding_cache import EncoderSet
+from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
+from synaptoroute.serving.query import Query, UnmatchedQueries
+from synaptoroute.serving.queue import InFlightQuery, QueryQueue
 from synaptoroute.serving.scorer import Scorer
-from synaptoroute.serving.unmatched import Unmatched
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
 
@@ -67,7 +65,7 @@ class Engine:
         spare: TextEncoder | None = None,
         cascade: Cascade | None = None,
     ) -> None:
-        self.encoders = Encodings(
+        self.encoders = EncoderSet(
             [encoder, *([spare] if spare else [])], config.embedding_cache_rows
         )
         self.storage = storage
@@ -76,22 +74,24 @@ class Engine:
         self._pending_writes = PendingWrites()
         self._observers: tuple[EngineObserver, ...] = ()
         self._moved_aside: str | None = None
-        self._batcher = Batcher(
-            lanes=config.lanes or cpu_limit(),
+        self._queue = QueryQueue(
+            workers=config.lanes or cpu_limit(),
             queue_requests_max=config.queue_requests_max,
             write_texts_max=config.write_texts_max,
             batch_window_ms=config.batch_window_ms,
         )
         self.applier, self.scorer = self._boot(encoder)
-        self._lanes = Lanes(
-            self.encoders.of(self.encoder.fingerprint),
-            self._batcher,
-            self.scorer.deliver,
+        self._workers = EncoderWorkers(
+            self.encoders.cached(self.encoder.fingerprint),
+            self._queue,
+            self.scorer.submit,
             batch_tokens_max=config.batch_tokens_max,
             nice=config.lanes_nice,
             observer=observer,
         )
-        self._gathering = Gathering(cascade, self._queue, self.scorer)
+        self._coalescer = (
+            QueryCoalescer(cascade, self._enqueue, self.scorer.node) if cascade else None
+        )
         self._is_started = self._is_stopped = False
 
     def _boot(self, encoder: TextEncoder) -> tuple[Applier, Scorer]:
@@ -117,16 +117,16 @@ class Engine:
         replica.promise(stored_promise(storage))
         encoder = self.encoders.find(fingerprint)
         if self._cascade is not None:
-            built = self._cascade.built_of(tensor, encoder)
+            built = self._cascade.build_from(tensor, encoder)
             self._cascade.install(built, encoder, tensor.settings)
         scorer = Scorer(
             tensor,
             encoder,
-            self._batcher,
+            self._queue,
             replica.position,
             replica.digest,
             node=config.node_name or storage.node_id,
-            unmatched=Unmatched(config.unmatched_kept),
+            unmatched=UnmatchedQueries(config.unmatched_kept),
             first_stage=self._cascade,
             resolve_writers=self._pending_writes.resolve,
             on_visible=self._report_visible,
@@ -139,7 +139,7 @@ class Engine:
             replica,
             storage,
             founding=founding,
-            publish=scorer.show,
+            publish=scorer.publish,
             switch_encoder=self._switch,
             fail_write=self._pending_writes.fail,
             has_encoder=self.encoders.known.__contains__,
@@ -179,15 +179,15 @@ class Engine:
         self.storage.start_maintenance()
         self.scorer.start()
         self.applier.start()
-        self._lanes.start()
+        self._workers.start()
         self._is_started = True
 
     def stop(self) -> None:
         """Drain what was accepted, end the threads, close the database."""
         self._is_stopped = True
-        self._batcher.close()
+        self._queue.close()
         if self._is_started:
-            self._lanes.join()
+            self._workers.join()
         self.applier.stop()
         self.scorer.stop()
         self._is_started = False
@@ -203,12 +203,12 @@ class Engine:
     # --- queries -------------------------------------------------------------------
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse who would be refused whatever is asked; see ``Batcher.check_queue``.
+        """Refuse who would be refused whatever is asked; see ``QueryQueue.check_queue``.
 
         The cascade may answer without the queue, so where there is one nobody is refused here.
         """
         if self._cascade is None:
-            self._batcher.check_queue(texts, share, deadline_seconds)
+            self._queue.check_queue(texts, share, deadline_seconds)
 
     def submit(self, query: Query) -> None:
         """Answer a query, or queue it; its future is resolved on its event loop.
@@ -217,18 +217,19 @@ class Engine:
             Overloaded: The queue is full, or the predicted wait over the deadline.
             NotReady: The engine is stopping.
         """
-        if not self._gathering.takes(query):
-            self._queue(query)
+        if self._coalescer is None or not self._coalescer.add(query):
+            self._enqueue(query)
 
-    def _queue(self, asked: Query) -> None:
-        seconds = asked.deadline_seconds
-        self._batcher.submit(asked.text, asked, share=asked.use_cache, deadline_seconds=seconds)
+    def _enqueue(self, query: Query) -> None:
+        self._queue.submit(
+            query.text, query, share=query.use_cache, deadline_seconds=query.deadline_seconds
+        )
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         """Queue several queries, all or none; see ``submit``."""
         if queries:
-            asked, seconds = [(each.text, each) for each in queries], queries[0].deadline_seconds
-            self._batcher.submit_all(asked, queries[0].use_cache, deadline_seconds=seconds)
+            first, pairs = queries[0], [(query.text, query) for query in queries]
+            self._queue.submit_all(pairs, first.use_cache, deadline_seconds=first.deadline_seconds)
 
     @property
     def has_first_stage(self) -> bool:
@@ -242,7 +243,7 @@ class Engine:
         return self._cascade.answer(queries, self.scorer.node)
 
     @property
-    def unmatched(self) -> Unmatched:
+    def unmatched(self) -> UnmatchedQueries:
         """The newest queries that no route took."""
         return self.scorer.unmatched
 
@@ -254,9 +255,9 @@ class Engine:
         """
         self._check_open()
         embeddings = self.encoder.encode([query.text for query in queries])
-        flights = tuple(Flight(query.text, [query], 0.0) for query in queries)
+        in_flight = tuple(InFlightQuery(query.text, [query], 0.0) for query in queries)
         answers: list[Match] = []
-        for _, answer in self.scorer.score_now(Batch(flights, embeddings, self.encoder)):
+        for _, answer in self.scorer.score_now(Batch(in_flight, embeddings, self.encoder)):
             if isinstance(answer, Exception):
                 raise answer
             answers.append(answer)
@@ -284,7 +285,7 @@ class Engine:
             self._check_open()
             (done := Future[NDArray[np.float32]]()).set_result(encode(texts))
             return [done]
-        return submit_utterances(self._batcher, encode, texts)
+        return submit_utterances(self._queue, encode, texts)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
         """Number, apply and show proposals of a node that is its own log.
@@ -323,11 +324,11 @@ class Engine:
 
     def expect_version(self, seq: int) -> Future[None]:
         """Wait until an entry is visible; check the position afterwards."""
-        return self.scorer.versions.expect(seq)
+        return self.scorer.version_waiters.expect(seq)
 
     def forget_version(self, future: Future[None]) -> None:
         """Stop waiting for a version."""
-        self.scorer.versions.forget(future)
+        self.scorer.version_waiters.forget(future)
 
     # --- looking ---------------------------------------------------------------------
 
@@ -413,9 +414,9 @@ class Engine:
 
     def status(self) -> EngineStatus:
         """Describe the engine without blocking."""
-        queue, cascade = self._batcher, self._cascade
+        queue, cascade = self._queue, self._cascade
         stage = cascade.status if cascade else CascadeStatus()
-        hits, misses = self.encoders.counts
+        hits, misses = self.encoders.cache_counts
         counters = EngineCounters(
             queries=queue.counters.requests + stage.static,
             shared=queue.counters.shared,
@@ -428,13 +429,13 @@ class Engine:
             static=stage.static,
             deferred=stage.deferred,
         )
-        is_alive = self._lanes.are_alive and self.applier.is_alive and self.scorer.is_alive
+        is_alive = self._workers.are_alive and self.applier.is_alive and self.scorer.is_alive
         return EngineStatus(
             node=self.scorer.node,
             are_threads_alive=is_alive,
             queue_requests=queue.queue_requests,
             backlog_entries=self.applier.backlog_entries,
-            lanes=queue.lanes,
+            lanes=queue.workers,
             storage_state=self.applier.storage_state,
             moved_aside=self._moved_aside,
             counters=counters,
@@ -501,12 +502,12 @@ class Engine:
         commits: Sequence[Commit] = (),
     ) -> Future[None]:
         """Exchange tensor and encoder together, between two batches."""
-        encoding = self.encoders.of(fingerprint)
-        routes = self._cascade.built_of(tensor, encoding.encoder) if self._cascade else None
+        cached = self.encoders.cached(fingerprint)
+        routes = self._cascade.build_from(tensor, cached.encoder) if self._cascade else None
 
         def exchange(_: Tensor) -> None:
-            self._lanes.encoding = encoding
-            self.scorer.adopt(tensor, position, digest, encoding.encoder, routes)
-            self.scorer.tell(commits)
+            self._workers.serving = cached
+            self.scorer.adopt(tensor, position, digest, cached.encoder, routes)
+            self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)

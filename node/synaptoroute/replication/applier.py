@@ -41,8 +41,7 @@ from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState, IncomingEntry, ReceivedEntry
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.threads.inbox import Inbox, refuse
-from synaptoroute.threads.priority import give_way
+from synaptoroute.threads import Inbox, lower_priority, refuse
 
 GROUP_ENTRIES_MAX: Final = 128
 INBOX_ENTRIES_MAX: Final = 16_384
@@ -177,7 +176,7 @@ class Applier:
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        give_way(self._nice)
+        lower_priority(self._nice)
         try:
             self._serve()
         finally:

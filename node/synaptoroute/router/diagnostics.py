@@ -35,8 +35,7 @@ from synaptoroute.router.comparison import (
     score_alone,
 )
 from synaptoroute.router.writes import Writer, checked_route
-from synaptoroute.serving.query import QueryEngine
-from synaptoroute.serving.unmatched import UnmatchedQuery
+from synaptoroute.serving.query import QueryEngine, UnmatchedQuery
 from synaptoroute.tensor import Tensor
 
 CONFLICT_ROWS_MAX: Final = 10_000

@@ -1,13 +1,15 @@
-"""How long a query would wait: a cost model, fitted to the batches that ran.
+"""Admission control: predicts how long a query would wait.
 
-A batch costs a fixed price and a price for each token.  Both are fitted by least squares
-over the batches of late; old ones fade.  Rule 1: every figure is bounded, and a batch that
-took absurdly long (a stopped process) counts as a few times what was expected, so that one
-accident cannot close the door.  Rule 2: what the model leaves out, such as scoring or a
-busy machine, is learnt as one factor from the waits that came true.  Rule 3: where nothing
-is ahead nothing is predicted to be late by it, so a wrong model mends itself.
+A batch costs a fixed time and a time per token.  Both are fitted by least squares to recent
+batches; the weight of old ones decays.
 
-Not safe for threads: the batcher's lock guards it.
+* Every figure is bounded.  A batch that took absurdly long (the process was stopped) counts
+  as a few times the expected time, so one accident cannot refuse everything.
+* What the model leaves out, such as scoring or a busy machine, is learnt as one factor from
+  predicted and actual waits.
+* With nothing queued no query is refused, so a wrong model corrects itself.
+
+Not thread-safe: the queue's lock guards it.
 """
 
 from __future__ import annotations
@@ -20,29 +22,29 @@ from synaptoroute.errors import Overloaded
 from synaptoroute.ports import Admission
 
 CHARACTERS_MAX: Final = 2_048
-"""Of a text: encoders cut off what is longer."""
-MEMORY: Final = 0.95
-"""What a batch leaves of the weight of those before it."""
+"""Characters of a text that count: encoders cut off what is longer."""
+DECAY: Final = 0.95
+"""Factor by which each new batch reduces the weight of earlier ones."""
 OUTLIER: Final = 4.0
-"""A batch or a wait counts as at most so many times what was expected, or a share."""
+"""A batch or a wait counts as at most this multiple, or share, of what was expected."""
 BATCHES_BEFORE_OUTLIERS: Final = 4
 TOKEN_SECONDS_MIN: Final = 1e-7
 TOKEN_SECONDS_MAX: Final = 0.1
 BATCH_SECONDS_MAX: Final = 1.0
 BATCH_SECONDS_SEEN_MAX: Final = 60.0
 DEADLINE_SHARE: Final = 0.75
-"""Of its deadline a query may be predicted to wait: what is answered too late was in vain."""
+"""Share of the deadline that the predicted wait may take: a late answer is wasted work."""
 STRETCH_MIN: Final = 0.5
 STRETCH_MAX: Final = 16.0
 RETRY_AFTER_SECONDS_MIN: Final = 0.05
 RETRY_AFTER_SECONDS_MAX: Final = 30.0
-_RATE_MEMORY: Final = 0.9
-_TOKENS_OF_A_CHARACTER: Final = 0.25
-_TOKENS_OF_A_CHARACTER_MAX: Final = 4.0
+_RATE_DECAY: Final = 0.9
+_TOKENS_PER_CHARACTER: Final = 0.25
+_TOKENS_PER_CHARACTER_MAX: Final = 4.0
 
 
 def characters_of(text: str) -> int:
-    """What a text counts before it is tokenized."""
+    """How many characters of a text are encoded."""
     return min(len(text), CHARACTERS_MAX)
 
 
@@ -50,29 +52,25 @@ class CostModel:
     """Seconds of a batch as ``batch_seconds + token_seconds * tokens``.
 
     Attributes:
-        batch_seconds: Fixed price of a batch.
-        token_seconds: Price of a token.
-        tokens_of_a_character: How many tokens a character has made on average.
-        stretch: Waits that came true over those that were predicted.
+        batch_seconds: Fixed cost of a batch.
+        token_seconds: Cost of a token.
+        tokens_per_character: Average number of tokens of a character.
+        stretch: Ratio of actual to predicted waits.
     """
 
     def __init__(self) -> None:
         self.batch_seconds = 0.0
         self.token_seconds = TOKEN_SECONDS_MIN
-        self.tokens_of_a_character = _TOKENS_OF_A_CHARACTER
+        self.tokens_per_character = _TOKENS_PER_CHARACTER
         self.stretch = 1.0
+        self.is_known = False  # whether a batch has been seen
         self._batches = 0
         self._weight = self._tokens = self._seconds = 0.0
         self._tokens_squared = self._tokens_seconds = 0.0
         self._characters = 0.0
 
-    @property
-    def is_known(self) -> bool:
-        """Whether a batch has been seen."""
-        return self._batches > 0
-
     def learn(self, tokens: int, characters: int, seconds: float) -> None:
-        """Take in a batch that ran; what cannot be is left out."""
+        """Fit the model to a batch that was encoded; impossible values are ignored."""
         if tokens < 1 or characters < 1 or not math.isfinite(seconds) or seconds <= 0:
             return
         if self._batches >= BATCHES_BEFORE_OUTLIERS:
@@ -80,106 +78,112 @@ class CostModel:
             seconds = min(max(seconds, expected / OUTLIER), expected * OUTLIER)
         seconds = min(seconds, BATCH_SECONDS_SEEN_MAX)
         self._batches += 1
-        self._weight = MEMORY * self._weight + 1
-        self._tokens = MEMORY * self._tokens + tokens
-        self._seconds = MEMORY * self._seconds + seconds
-        self._tokens_squared = MEMORY * self._tokens_squared + tokens * tokens
-        self._tokens_seconds = MEMORY * self._tokens_seconds + tokens * seconds
-        self._characters = MEMORY * self._characters + characters
-        self.tokens_of_a_character = min(
-            self._tokens / self._characters, _TOKENS_OF_A_CHARACTER_MAX
-        )
+        self.is_known = True
+        self._weight = DECAY * self._weight + 1
+        self._tokens = DECAY * self._tokens + tokens
+        self._seconds = DECAY * self._seconds + seconds
+        self._tokens_squared = DECAY * self._tokens_squared + tokens * tokens
+        self._tokens_seconds = DECAY * self._tokens_seconds + tokens * seconds
+        self._characters = DECAY * self._characters + characters
+        self.tokens_per_character = min(self._tokens / self._characters, _TOKENS_PER_CHARACTER_MAX)
         self._fit()
 
     def _fit(self) -> None:
-        """Least squares, with neither price below nothing."""
+        """Fit both costs by least squares; neither is negative."""
         spread = self._weight * self._tokens_squared - self._tokens**2
         slope = 0.0
         if spread > 1e-6 * self._weight * self._tokens_squared:
             slope = (self._weight * self._tokens_seconds - self._tokens * self._seconds) / spread
         mean = self._seconds / self._tokens
-        # All batches alike, or longer ones cheaper: nothing tells the prices apart, so the
-        # mean stands for both.  Above the mean the fixed price would be below nothing.
+        # With batches of one size, or with longer ones cheaper, the two costs cannot be told
+        # apart: the mean per token stands for both.  A slope above the mean would make the
+        # fixed cost negative.
         slope = mean if slope <= 0 else min(slope, mean)
         self.token_seconds = min(max(slope, TOKEN_SECONDS_MIN), TOKEN_SECONDS_MAX)
         fixed = (self._seconds - self.token_seconds * self._tokens) / self._weight
         self.batch_seconds = min(max(fixed, 0.0), BATCH_SECONDS_MAX)
 
     def batch_cost(self, tokens: float) -> float:
-        """Seconds of one batch on one lane."""
+        """Seconds of one batch on one worker."""
         return self.batch_seconds + self.token_seconds * tokens
 
-    def wait_seconds(self, characters: int, texts: int, lanes: int, texts_of_a_batch: int) -> float:
-        """Seconds until all of this is answered, if it is encoded in turn.
+    def wait_seconds(
+        self, characters: int, texts: int, workers: int, texts_per_batch: int
+    ) -> float:
+        """Seconds until all queued texts are answered.
 
         Args:
-            characters: Of all texts that are on their way.
+            characters: Characters of all of them.
             texts: How many they are.
-            lanes: Threads that share them.
-            texts_of_a_batch: Most that a lane takes at once.
+            workers: Workers that share them.
+            texts_per_batch: Most that a worker takes at once.
         """
-        tokens = characters * self.tokens_of_a_character
-        batches = max(math.ceil(texts / texts_of_a_batch), 1)
-        shared_by = min(lanes, max(texts, 1))
+        tokens = characters * self.tokens_per_character
+        batches = max(math.ceil(texts / texts_per_batch), 1)
+        shared_by = min(workers, max(texts, 1))
         work = self.batch_seconds * max(batches, shared_by) + self.token_seconds * tokens
         return self.stretch * work / shared_by
 
-    def came_true(self, predicted_seconds: float, seconds: float) -> None:
-        """Compare a prediction with the wait that came of it."""
+    def compare(self, predicted_seconds: float, seconds: float) -> None:
+        """Learn from a predicted wait and the actual one."""
         if not (predicted_seconds > 0 and math.isfinite(seconds) and seconds >= 0):
             return
         factor = min(max(seconds / predicted_seconds, 1 / OUTLIER), OUTLIER)
-        stretch = self.stretch * factor ** (1 - MEMORY)
+        stretch = self.stretch * factor ** (1 - DECAY)
         self.stretch = min(max(stretch, STRETCH_MIN), STRETCH_MAX)
 
 
-class Forecast:
-    """What is on its way, and how long it will take.
+class WaitForecast:
+    """The texts in the queue or being answered, and how long they will take.
 
     Attributes:
-        cost: What a batch and a token cost.
-        wait_seconds: Until all of it is answered; 0 where there is nothing.  Anybody may
-            read it without the lock: it is exchanged as a whole.
+        cost: The cost model.
+        wait_seconds: Predicted seconds until all are answered; 0 with nothing queued.  It may
+            be read without the lock.
     """
 
-    def __init__(self, lanes: int, texts_of_a_batch: int) -> None:
+    def __init__(self, workers: int, texts_per_batch: int) -> None:
         self.cost = CostModel()
         self.wait_seconds = 0.0
-        self._lanes = lanes
-        self._texts_of_a_batch = texts_of_a_batch
+        self._workers = workers
+        self._texts_per_batch = texts_per_batch
         self._texts = 0
         self._characters = 0
 
     @property
     def admission(self) -> Admission:
-        """The figures, to be shown."""
+        """The figures for status and metrics."""
         return Admission(self.wait_seconds, self.cost.batch_seconds, self.cost.token_seconds)
 
     def enter(self, text: str) -> float:
-        """Count a text in; give its predicted wait, 0 while nothing is known of the costs."""
+        """Count a text in; returns its predicted wait, 0 while the costs are unknown."""
         self._texts += 1
-        self._characters += characters_of(text)
+        self._characters += min(len(text), CHARACTERS_MAX)
         self.refresh()
         return self.wait_seconds if self.cost.is_known else 0.0
 
     def leave(self, text: str) -> None:
-        """Count a text out; ``refresh`` when all have left that leave together."""
+        """Count a text out; call ``refresh`` once after the last one."""
         self._texts -= 1
-        self._characters -= characters_of(text)
+        self._characters -= min(len(text), CHARACTERS_MAX)
 
     def refresh(self) -> None:
-        """Predict anew, after texts left or the costs changed."""
-        self.wait_seconds = self._predict(self._characters, self._texts) if self._texts else 0.0
+        """Predict again, after texts left or the costs changed."""
+        if self._texts:
+            self.wait_seconds = self.cost.wait_seconds(
+                self._characters, self._texts, self._workers, self._texts_per_batch
+            )
+        else:
+            self.wait_seconds = 0.0
 
     def wait_with(self, texts: Sequence[str]) -> float:
-        """Predict how long it took if these came, too; 0 for those who would be the first."""
+        """Predict the wait if these texts were queued, too; 0 with nothing queued."""
         if not self._texts:
             return 0.0
         characters = self._characters + sum(map(characters_of, texts))
-        return self._predict(characters, self._texts + len(texts))
-
-    def _predict(self, characters: int, texts: int) -> float:
-        return self.cost.wait_seconds(characters, texts, self._lanes, self._texts_of_a_batch)
+        return self.cost.wait_seconds(
+            characters, self._texts + len(texts), self._workers, self._texts_per_batch
+        )
 
 
 def is_late(wait_seconds: float, deadline_seconds: float) -> bool:
@@ -188,7 +192,7 @@ def is_late(wait_seconds: float, deadline_seconds: float) -> bool:
 
 
 def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
-    """What is told to who would wait too long."""
+    """Make the error for a query whose predicted wait is too long."""
     return Overloaded(
         f"the answer would take about {wait_seconds * 1_000:.0f} ms, "
         f"the deadline is {deadline_seconds * 1_000:.0f} ms",
@@ -196,8 +200,8 @@ def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
     )
 
 
-class LandingRate:
-    """Queries answered a second, smoothed: what a full queue tells who is refused.
+class CompletionRate:
+    """Queries completed per second, smoothed; a full queue derives its retry-after from it.
 
     Attributes:
         per_second: At least one.
@@ -206,19 +210,19 @@ class LandingRate:
     def __init__(self, now: float) -> None:
         self.per_second = 1.0
         self._is_known = False
-        self._landed_at = now
+        self._completed_at = now
 
-    def landed(self, count: int, queued_at: float, now: float) -> None:
-        """Count answers; idle time does not count: it runs from when there was work."""
-        elapsed = max(now - max(self._landed_at, queued_at), 1e-4)
-        self._landed_at = now
+    def completed(self, count: int, queued_at: float, now: float) -> None:
+        """Count completed queries; idle time is left out: time runs from the first one queued."""
+        elapsed = max(now - max(self._completed_at, queued_at), 1e-4)
+        self._completed_at = now
         rate = count / elapsed
         if self._is_known and elapsed <= 1.0:
-            rate = _RATE_MEMORY * self.per_second + (1 - _RATE_MEMORY) * rate
+            rate = _RATE_DECAY * self.per_second + (1 - _RATE_DECAY) * rate
         self._is_known = True
         self.per_second = max(rate, 1.0)
 
 
 def retry_after(seconds: float) -> float:
-    """What a refused caller is told to wait, within bounds."""
+    """Bound the seconds after which a refused caller should retry."""
     return min(max(seconds, RETRY_AFTER_SECONDS_MIN), RETRY_AFTER_SECONDS_MAX)

@@ -1,23 +1,35 @@
-"""Embeddings kept by exact token sequence.
+"""The encoders of a node and the caches of their embeddings.
 
-Exact only: a near-duplicate cache needs the embedding before it can look, and adds
-wrong answers.  The rows lie in one slab, so a full cache costs no allocation.
+A node serves with one encoder and may hold a second one, so that the cluster can change
+from one to the other at one place of the log.  An encoder and its cache are exchanged
+together, so a text is never scored against vectors of another encoder.
+
+The cache is keyed by the exact token sequence.  A near-duplicate cache would need the
+embedding before it could look, and would add wrong answers.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.errors import EncoderMismatch
+
 
 class EmbeddingCache:
-    """Least-recently-used cache of embeddings; lanes share it under a short lock."""
+    """Least-recently-used cache of embeddings; the workers share it under a lock.
+
+    The rows lie in one array, so a full cache allocates nothing.
+    """
 
     def __init__(self, rows: int, dim: int) -> None:
-        self._slab = np.empty((rows, dim), dtype=np.float32)
+        self._rows = np.empty((rows, dim), dtype=np.float32)
         self._row_of: OrderedDict[bytes, int] = OrderedDict()
         self._lock = threading.Lock()
         self.hits = 0
@@ -35,12 +47,13 @@ class EmbeddingCache:
                 return None
             self.hits += 1
             self._row_of.move_to_end(key)
-            found: NDArray[np.float32] = self._slab[row].copy()
+            # A copy: the row may be given to another text as soon as the lock is free.
+            found: NDArray[np.float32] = self._rows[row].copy()
             return found
 
     def put(self, key: bytes, embedding: NDArray[np.float32]) -> None:
-        """Keep an embedding, in place of the least recently used one if full."""
-        capacity_rows = len(self._slab)
+        """Store an embedding; a full cache replaces the least recently used one."""
+        capacity_rows = len(self._rows)
         if not capacity_rows:
             return
         with self._lock:
@@ -50,5 +63,55 @@ class EmbeddingCache:
                     row = len(self._row_of)
                 else:
                     _, row = self._row_of.popitem(last=False)
-            self._slab[row] = embedding
+            self._rows[row] = embedding
             self._row_of[key] = row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CachedEncoder:
+    """An encoder and the cache of its embeddings."""
+
+    encoder: TextEncoder
+    cache: EmbeddingCache
+
+
+class EncoderSet:
+    """The encoders of one node; built once, read from any thread.
+
+    Attributes:
+        known: Dimension by fingerprint.
+        names: Display name by fingerprint.
+    """
+
+    def __init__(self, encoders: Sequence[TextEncoder], cache_rows: int) -> None:
+        self._held = {
+            each.fingerprint: CachedEncoder(each, EmbeddingCache(cache_rows, each.dim))
+            for each in encoders
+        }
+        self.known = {each.fingerprint: each.dim for each in encoders}
+        self.names = {each.fingerprint: each.name for each in encoders}
+
+    def cached(self, fingerprint: str) -> CachedEncoder:
+        """Find an encoder with its cache.
+
+        Raises:
+            EncoderMismatch: This node does not have it.
+        """
+        found = self._held.get(fingerprint)
+        if found is None:
+            raise EncoderMismatch(
+                f"this node does not have the encoder {fingerprint[:12]}: "
+                "set next_model to it and restart the node",
+                expected=fingerprint,
+            )
+        return found
+
+    def find(self, fingerprint: str) -> TextEncoder:
+        """Find an encoder; see ``cached``."""
+        return self.cached(fingerprint).encoder
+
+    @property
+    def cache_counts(self) -> tuple[int, int]:
+        """Hits and misses of all caches."""
+        caches = [each.cache for each in self._held.values()]
+        return sum(each.hits for each in caches), sum(each.misses for each in caches)

@@ -1,9 +1,9 @@
-"""Lanes: the threads that turn texts into embeddings.
+"""Encoder workers: the threads that turn texts into embeddings.
 
-They hold no state of the route set.  A lane takes its share of what has queued,
-tokenizes it, serves what the cache knows, encodes the rest up to the token budget
-and passes the batch on to the scorer; the inference runtime releases the
-interpreter lock meanwhile, so L lanes use L cores.
+They hold no state of the route set.  A worker takes its share of the queue, tokenizes it,
+reads known embeddings from the cache, encodes the rest up to the token budget and hands the
+batch to the scorer.  The inference runtime releases the interpreter lock meanwhile, so N
+workers use N cores.
 """
 
 from __future__ import annotations
@@ -11,34 +11,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.serving.admission import characters_of
-from synaptoroute.serving.encodings import Encoding
-from synaptoroute.serving.in_flight import Flight, Job
+from synaptoroute.serving.admission import CHARACTERS_MAX
+from synaptoroute.serving.embedding_cache import CachedEncoder
 from synaptoroute.serving.query import Query
-from synaptoroute.serving.queue import Batcher
-from synaptoroute.threads.priority import give_way
+from synaptoroute.serving.queue import EncodeJob, InFlightQuery, QueryQueue
+from synaptoroute.threads import lower_priority
+
+UTTERANCES_PER_JOB_MAX: Final = 16
 
 
 class Observer(Protocol):
-    """Receives measurements; called on a lane, so it must be quick and thread-safe."""
+    """Receives measurements; called on a worker, so it must be quick and thread-safe."""
 
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
         """One batch was encoded."""
         ...
-
-
-class Silent:
-    """An observer that keeps nothing."""
-
-    def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
-        """Forget it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,144 +42,166 @@ class Batch:
     """Embedded queries, ready to be scored.
 
     Attributes:
-        flights: The queries.
-        embeddings: float32[n, dim], one row a flight; empty where ``error`` is set.
-        encoder: Whose they are.
+        queries: The queries.
+        embeddings: float32[n, dim], one row a query; empty if ``error`` is set.
+        encoder: The encoder of the embeddings.
         error: Why the encoder failed, if it did.
     """
 
-    flights: tuple[Flight, ...]
+    queries: tuple[InFlightQuery, ...]
     embeddings: NDArray[np.float32]
     encoder: TextEncoder
     error: Exception | None = None
 
 
-class Lanes:
+class EncoderWorkers:
     """A fixed number of encoding threads over one encoder.
 
     Attributes:
-        encoding: What queries are encoded with; exchanged by the scorer as a whole.
+        serving: The encoder of the queries, with its cache; the scorer exchanges it as a whole.
     """
 
     def __init__(
         self,
-        encoding: Encoding,
-        batcher: Batcher,
-        deliver: Callable[[Batch], None],
+        serving: CachedEncoder,
+        queue: QueryQueue,
+        score: Callable[[Batch], None],
         *,
         batch_tokens_max: int,
         nice: int = 0,
         observer: Observer | None = None,
     ) -> None:
-        self.observer = observer or Silent()
-        self.encoding = encoding
-        self._batcher = batcher
-        self._deliver = deliver
+        self.serving = serving
+        self._observer = observer
+        self._queue = queue
+        self._score = score
         self._batch_tokens_max = batch_tokens_max
         self._nice = nice
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start one thread a lane."""
-        for index in range(self._batcher.lanes):
+        """Start the threads."""
+        for index in range(self._queue.workers):
             thread = threading.Thread(
-                target=self._run, name=f"synaptoroute-lane-{index}", daemon=True
+                target=self._run, name=f"synaptoroute-encoder-{index}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
 
     def join(self) -> None:
-        """Wait until the lanes have drained a closed batcher."""
+        """Wait until the workers have emptied a closed queue."""
         for thread in self._threads:
             thread.join()
         self._threads.clear()
 
     @property
     def are_alive(self) -> bool:
-        """Whether every lane still turns."""
+        """Whether every worker still runs."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:
-        give_way(self._nice)
-        while (work := self._batcher.take()) is not None:
-            if isinstance(work, Job):
+        lower_priority(self._nice)
+        while (work := self._queue.take()) is not None:
+            if isinstance(work, EncodeJob):
                 self._run_job(work)
             else:
-                self._run_flights(work)
+                self._encode_queries(work)
 
-    def _run_job(self, job: Job) -> None:
+    @staticmethod
+    def _run_job(job: EncodeJob) -> None:
         if not job.begin():
             return
         try:
             result: Any = job.encode(job.texts)
-        except Exception as error:  # the writer gets it; the lane must live on
+        except Exception as error:  # the writer gets it; the worker must live on
             result = error
         job.done(result)
 
-    def _run_flights(self, taken: tuple[Flight, ...]) -> None:
-        flights = self._batcher.drop_abandoned(taken)
-        encoding = self.encoding  # one look: the scorer may exchange it meanwhile
-        encoder = encoding.encoder
+    def _encode_queries(self, taken: tuple[InFlightQuery, ...]) -> None:
+        queries = self._queue.drop_abandoned(taken)
+        serving = self.serving  # read once: the scorer may exchange it meanwhile
         try:
-            self._tokenize(flights, encoder)
-            flights = self._fit_budget(flights)
-            batch = self._encode(flights, encoding)
-        except Exception as error:  # the callers get it; the lane must live on
-            empty = np.empty((0, encoder.dim), dtype=np.float32)
-            batch = Batch(tuple(flights), empty, encoder, error)
-        if batch.flights:
-            self._deliver(batch)
+            self._tokenize(queries, serving.encoder)
+            queries = self._fit_budget(queries)
+            batch = self._encode(queries, serving)
+        except Exception as error:  # the callers get it; the worker must live on
+            empty = np.empty((0, serving.encoder.dim), dtype=np.float32)
+            batch = Batch(tuple(queries), empty, serving.encoder, error)
+        if batch.queries:
+            self._score(batch)
 
     @staticmethod
-    def _tokenize(flights: Sequence[Flight], encoder: TextEncoder) -> None:
-        for flight in flights:  # what the static stage tokenized needs it no more
-            asked = flight.waiters[0]
-            if flight.tokens is None and isinstance(asked, Query) and asked.tokens is not None:
-                flight.tokens, flight.tokens_of = asked.tokens, asked.tokens_of
-        fresh = [flight for flight in flights if flight.tokens_of is not encoder]
-        tokens = encoder.tokenize([flight.text for flight in fresh]) if fresh else []
-        for flight, tokenized in zip(fresh, tokens, strict=True):
-            flight.tokens, flight.tokens_of = tokenized, encoder
-
-    def _encode(self, flights: list[Flight], encoding: Encoding) -> Batch:
-        encoder = encoding.encoder
-        embeddings = np.empty((len(flights), encoder.dim), dtype=np.float32)
+    def _tokenize(queries: Sequence[InFlightQuery], encoder: TextEncoder) -> None:
         missing = []
-        for row, flight in enumerate(flights):
-            cached = encoding.cache.get(flight.tokens.key) if flight.is_shared else None
+        for query in queries:
+            first = query.waiters[0]
+            # The first stage may have tokenized the text already.
+            if query.tokens is None and isinstance(first, Query) and first.tokens is not None:
+                query.tokens, query.tokens_of = first.tokens, first.tokens_of
+            # Tokens of the former encoder are useless after a change of the encoder.
+            if query.tokens_of is not encoder:
+                missing.append(query)
+        if missing:
+            tokens = encoder.tokenize([query.text for query in missing])
+            for query, tokenized in zip(missing, tokens, strict=True):
+                query.tokens, query.tokens_of = tokenized, encoder
+
+    def _fit_budget(self, queries: list[InFlightQuery]) -> list[InFlightQuery]:
+        """Keep what the token budget allows; the rest returns to the head of the queue."""
+        budget = self._batch_tokens_max
+        for index, query in enumerate(queries):
+            budget -= query.tokens.count
+            if budget < 0 and index:
+                self._queue.give_back(queries[index:])
+                return queries[:index]
+        return queries
+
+    def _encode(self, queries: list[InFlightQuery], serving: CachedEncoder) -> Batch:
+        encoder, cache = serving.encoder, serving.cache
+        embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
+        missing = []
+        for row, query in enumerate(queries):
+            cached = cache.get(query.tokens.key) if query.is_shared else None
             if cached is None:
                 missing.append(row)
             else:
                 embeddings[row] = cached
         if missing:
-            self._encode_missing(flights, missing, embeddings, encoding)
-        return Batch(tuple(flights), embeddings, encoder)
+            started = time.perf_counter()
+            tokens = [queries[row].tokens for row in missing]
+            encoded = encoder.encode_tokens(tokens)
+            embeddings[missing] = encoded
+            for each, vector in zip(tokens, encoded, strict=True):
+                cache.put(each.key, vector)
+            seconds = time.perf_counter() - started
+            count = sum([each.count for each in tokens])
+            characters = sum([min(len(queries[row].text), CHARACTERS_MAX) for row in missing])
+            if self._observer is not None:
+                self._observer.batch(len(missing), count, seconds)
+            self._queue.learn(count, characters, seconds)
+        return Batch(tuple(queries), embeddings, encoder)
 
-    def _encode_missing(
-        self,
-        flights: list[Flight],
-        missing: list[int],
-        embeddings: NDArray[np.float32],
-        encoding: Encoding,
-    ) -> None:
-        started = time.perf_counter()
-        tokens = [flights[row].tokens for row in missing]
-        encoded = encoding.encoder.encode_tokens(tokens)
-        embeddings[missing] = encoded
-        for each, vector in zip(tokens, encoded, strict=True):
-            encoding.cache.put(each.key, vector)
-        count = sum(each.count for each in tokens)
-        seconds = time.perf_counter() - started
-        self.observer.batch(len(missing), count, seconds)
-        characters = sum(characters_of(flights[row].text) for row in missing)
-        self._batcher.learn(count, characters, seconds)
 
-    def _fit_budget(self, flights: list[Flight]) -> list[Flight]:
-        """Keep what the token budget allows; the rest goes back to the queue's head."""
-        budget = self._batch_tokens_max
-        for index, flight in enumerate(flights):
-            budget -= flight.tokens.count
-            if budget < 0 and index:
-                self._batcher.give_back(flights[index:])
-                return flights[:index]
-        return flights
+def submit_utterances(
+    queue: QueryQueue,
+    encode: Callable[[Sequence[str]], NDArray[np.float32]],
+    texts: Sequence[str],
+) -> list[Future[NDArray[np.float32]]]:
+    """Queue utterances to be encoded; one future a job."""
+    futures: list[Future[NDArray[np.float32]]] = []
+    jobs = []
+    for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
+        future: Future[NDArray[np.float32]] = Future()
+        part = texts[start : start + UTTERANCES_PER_JOB_MAX]
+        begin = future.set_running_or_notify_cancel
+        jobs.append(EncodeJob(part, encode, begin, partial(_resolve, future)))
+        futures.append(future)
+    queue.submit_jobs(jobs)
+    return futures
+
+
+def _resolve(future: Future[NDArray[np.float32]], result: Any) -> None:
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

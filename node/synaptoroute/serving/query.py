@@ -1,11 +1,13 @@
-"""A query on its way, and the making of its answer from a ranking."""
+"""A query, its answer, and the protocols of the query path."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
+import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,21 +18,20 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.models import Candidate, Match, MatchReason
 from synaptoroute.ports import EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
-from synaptoroute.serving.unmatched import Unmatched
 from synaptoroute.tensor import Tensor
 
 EXPLAIN_CANDIDATES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class StaticLook:
-    """What the static stage saw of one query.
+class FirstStageResult:
+    """What the first stage found for one query.
 
     Attributes:
         is_sure: Whether it answers.
         margin: Lead of its best route; None without a second one.
-        guard_margin: Lead that was needed.
-        ranking: Its answer in the encoder's scale; None where it is not sure.
+        guard_margin: The lead that it needs.
+        ranking: Its answer in the encoder's scale; None if it is not sure.
     """
 
     is_sure: bool
@@ -41,21 +42,21 @@ class StaticLook:
 
 @dataclass(slots=True, eq=False)
 class Query:
-    """One caller's question.
+    """One caller's query.
 
     Attributes:
-        text: Checked text.
+        text: Validated text.
         limit: Candidates to report.
         routes: Names to choose among; None for all.
         explain: Report candidates even with a limit of one.
-        use_cache: False encodes the text anew, to measure.
-        deadline_seconds: Predicted wait beyond which it is refused.
+        use_cache: False encodes the text again, to measure.
+        deadline_seconds: A longer predicted wait is refused.
         future: Resolved on the event loop.
         loop: That event loop.
-        tokens: Its tokens, where the static stage made them.
-        tokens_of: For which encoder.
-        look: What the static stage saw, where the cascade is on,
-        looked_at: and at which place of the log.
+        tokens: Its tokens, if the first stage made them.
+        tokens_of: The encoder of these tokens.
+        first_stage: What the first stage found, if it is on.
+        first_stage_at: The position of that result.
     """
 
     text: str
@@ -68,8 +69,8 @@ class Query:
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
     tokens: Any = field(default=None, repr=False)
     tokens_of: Any = field(default=None, repr=False)
-    look: StaticLook | None = None
-    looked_at: Revision | None = None
+    first_stage: FirstStageResult | None = None
+    first_stage_at: Revision | None = None
 
     @property
     def is_abandoned(self) -> bool:
@@ -78,19 +79,19 @@ class Query:
 
     @property
     def candidates(self) -> int:
-        """How many candidates the answer shall carry."""
+        """How many candidates the answer carries."""
         return max(self.limit, EXPLAIN_CANDIDATES) if self.explain else self.limit
 
     def spec(self, routes: Mapping[str, RouteRecord]) -> QuerySpec:
-        """The question in the numbers that scoring understands."""
+        """Translate it to the numbers that scoring understands."""
         ids = None
         if self.routes is not None:
             ids = frozenset(routes[name].route_id for name in self.routes if name in routes)
-        return QuerySpec(limit=self.candidates, routes=ids)
+        return QuerySpec(limit=self.candidates if self.explain else self.limit, routes=ids)
 
 
 class Records(Protocol):
-    """What the making of an answer reads of the tensor."""
+    """The routes that ``match_of`` reads: the tensor, or the first stage."""
 
     @property
     def routes(self) -> Mapping[str, RouteRecord]:
@@ -103,7 +104,7 @@ class Records(Protocol):
 
 
 def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: str) -> Match:
-    """Make the answer to one query.  Runs in the scorer's turn."""
+    """Make the answer to one query.  The caller holds the lock of the rows."""
     shown = ranking.best or (ranking.top[0] if ranking.top else None)
     if shown is None:
         reason: MatchReason = "no_routes" if not rows.routes else "filter_empty"
@@ -127,15 +128,15 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
         version=version,
         node=node,
     )
-    if query.explain and query.look is not None:
-        match.stage = "static" if query.look.is_sure else "encoder"
-        match.static_margin = query.look.margin
-        match.guard_margin = query.look.guard_margin
+    if query.explain and query.first_stage is not None:
+        match.stage = "static" if query.first_stage.is_sure else "encoder"
+        match.static_margin = query.first_stage.margin
+        match.guard_margin = query.first_stage.guard_margin
     return match
 
 
 def candidate_of(score: RouteScore, rows: Records) -> Candidate:
-    """One route's standing."""
+    """Describe the score of one route."""
     record = rows.record_of(score.route_id)
     return Candidate.model_construct(
         route=record.name,
@@ -148,15 +149,63 @@ def candidate_of(score: RouteScore, rows: Records) -> Candidate:
 
 
 def utterance_at(record: RouteRecord, slot: int) -> str:
-    """Text of a route's slot; the slots are ascending."""
+    """Find the text of a slot of a route; its slots are ascending."""
     return record.utterances[bisect_left(record.slots, slot)]
 
 
 def load_json(text: str) -> Any:
-    """Read stored JSON anew, so that no two callers share a mutable value."""
+    """Parse stored JSON; each caller gets a value of its own, since values are mutable."""
     if text == "null":
         return None
     return {} if text == "{}" else json.loads(text)
+
+
+@dataclass(frozen=True, slots=True)
+class UnmatchedQuery:
+    """One query that no route took.
+
+    Attributes:
+        text: The query.
+        at_ms: Wall clock, milliseconds since 1970.
+        nearest: Utterance of the route with the highest score; None without routes.
+        score: The score of that route.
+        threshold: The threshold that it missed.
+    """
+
+    text: str
+    at_ms: int
+    nearest: str | None
+    score: float | None
+    threshold: float | None
+
+
+class UnmatchedQueries:
+    """The newest queries that no route took, for operators.
+
+    They are what users wrote: nothing is kept unless an operator says how many, and nothing
+    is written to disk or log.  Written under the tensor lock, read from any thread.
+
+    Args:
+        kept: How many are kept; 0 keeps none.
+    """
+
+    def __init__(self, kept: int = 0) -> None:
+        self.is_on = kept > 0
+        self._newest: deque[UnmatchedQuery] = deque(maxlen=kept)
+
+    @property
+    def newest(self) -> list[UnmatchedQuery]:
+        """The kept queries, newest first."""
+        return list(reversed(self._newest.copy()))
+
+    def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
+        """Keep the unmatched queries of a batch; those with a filter are left out."""
+        at_ms = time.time_ns() // 1_000_000
+        for query, match in answers:
+            if isinstance(match, Match) and match.route is None and query.routes is None:
+                self._newest.append(
+                    UnmatchedQuery(query.text, at_ms, match.utterance, match.score, match.threshold)
+                )
 
 
 class FirstStage(Protocol):
@@ -170,22 +219,22 @@ class FirstStage(Protocol):
         """Whether some queries may be answered here."""
         ...
 
-    def answer_again(self, queries: Sequence[Query], node: str) -> Sequence[Match | None]:
+    def answer_if_moved(self, queries: Sequence[Query], node: str) -> Sequence[Match | None]:
         """Evaluate queries that come back from the encoder, if the position moved meanwhile."""
         ...
 
-    def is_rebuilt_by(self, change: Change) -> bool:
+    def needs_rebuild(self, change: Change) -> bool:
         """Whether a change requires the whole route set to be embedded again."""
         ...
 
-    def rebuilt(
+    def rebuild(
         self,
         encoder: TextEncoder,
         settings: Settings,
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> Any:
-        """Prepare the state for a change that ``is_rebuilt_by`` names; any thread."""
+        """Prepare the state for a change that ``needs_rebuild`` names; any thread."""
         ...
 
     def embed(self, change: Change, encoder: TextEncoder) -> Mapping[int, Any]:
@@ -196,7 +245,7 @@ class FirstStage(Protocol):
         """Replace the whole state.  Runs on the scorer's thread."""
         ...
 
-    def follow(
+    def apply(
         self, change: Change, at: Revision, written: Mapping[int, Any], tensor: Tensor, built: Any
     ) -> None:
         """Apply one change, in the step in which it becomes visible."""
@@ -212,7 +261,7 @@ class QueryEngine(EnginePort, Protocol):
         ...
 
     @property
-    def unmatched(self) -> Unmatched:
+    def unmatched(self) -> UnmatchedQueries:
         """The newest queries that no route took."""
         ...
 

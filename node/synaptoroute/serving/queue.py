@@ -1,14 +1,14 @@
-"""The queue between the event loop and the lanes that encode.
+"""The queue between the event loop and the encoder workers.
 
-A lane that is free takes what has queued: there is no window by default, since a
-batch forms by itself while the lanes are busy.  Identical texts in flight share
-one encoding.  The queue is bounded and refuses at the door, as it does where the wait
-that ``admission`` predicts is longer than the caller's deadline; a query whose caller
-has gone is dropped before it costs anything.  Writes encode in the same lanes
-behind the queries, but every fourth turn is theirs, so neither starves.
+A free worker takes its share of what is queued.  By default there is no batching window:
+batches form by themselves while the workers are busy.  Equal texts in flight share one
+encoding.  The queue is bounded.  It refuses a query when it is full, or when the predicted
+wait (``admission``) exceeds the caller's deadline.  A query whose caller has gone is dropped
+before it costs anything.  Utterances of writes are encoded by the same workers behind the
+queries, but every fourth take is theirs, so neither starves.
 
-Threads: ``submit`` and ``submit_jobs`` run on the event loop, ``take`` and
-``give_back`` on a lane, ``land`` on the scorer; one condition guards the state.
+Threads: ``submit`` and ``submit_jobs`` run on the event loop, ``take`` and ``give_back`` on a
+worker, ``complete`` on the thread that scores.  One condition guards the state.
 """
 
 from __future__ import annotations
@@ -17,40 +17,102 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final, Protocol
 
 from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.ports import Admission
 from synaptoroute.serving.admission import (
-    Forecast,
-    LandingRate,
+    CompletionRate,
+    WaitForecast,
     is_late,
     retry_after,
     too_late,
 )
-from synaptoroute.serving.in_flight import Flight, Job, Waiter
 
 REQUESTS_PER_TAKE_MAX: Final = 64
 REQUESTS_PER_TAKE_MIN: Final = 8
-"""What a lane takes of as many while no other is idle: halves of halves end in batches of one."""
-TURNS_PER_JOB: Final = 4
+"""Taken at least while no worker is idle: without it shares shrink to batches of one."""
+QUERY_TAKES_PER_JOB: Final = 4
 SWEEP_SECONDS_MIN: Final = 0.05
-"""A full queue looks for callers that have gone, but not for every refusal."""
+"""Least time between two searches of a full queue for callers that have gone."""
+
+_queued_at = attrgetter("queued_at")
+
+
+class Waiter(Protocol):
+    """A caller that waits for an answer."""
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the caller has gone."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class InFlightQuery:
+    """One text in the queue or being encoded, with all its callers.
+
+    It is changed by one owner at a time: the queue under its lock, then a worker, then the
+    thread that scores.
+
+    Attributes:
+        text: The query's text.
+        waiters: Its callers; more may join until it is completed.
+        queued_at: Monotonic seconds.
+        tokens: Set by the worker that tokenized it.
+        tokens_of: The encoder of these tokens.
+        is_shared: Whether others may join it and caches may serve it.
+        predicted_seconds: The predicted wait; 0 for none.
+    """
+
+    text: str
+    waiters: list[Waiter]
+    queued_at: float
+    tokens: Any = None
+    tokens_of: Any = None
+    is_shared: bool = True
+    predicted_seconds: float = 0.0
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether all callers have gone."""
+        for waiter in self.waiters:  # noqa: SIM110 - a generator costs two calls more
+            if not waiter.is_abandoned:
+                return False
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class EncodeJob:
+    """Utterances of a write, to be encoded together.
+
+    Attributes:
+        texts: The utterances.
+        encode: Encodes them.
+        begin: Called first, on the worker; false if the writer has gone.
+        done: Called with the vectors or the error, on the worker.
+    """
+
+    texts: Sequence[str]
+    encode: Callable[[Sequence[str]], Any]
+    begin: Callable[[], bool]
+    done: Callable[[Any], None]
 
 
 @dataclass(slots=True)
-class BatcherCounters:
+class QueueCounters:
     """Totals since the start.
 
     Attributes:
         requests: Queries submitted.
-        shared: Queries that joined a flight of the same text.
+        shared: Queries that joined an equal text in flight.
         overloaded: Queries and jobs refused.
-        too_late: Queries among them whose predicted wait was over their deadline.
-        abandoned: Flights dropped because their callers had gone.
-        landed: Queries handed to the scorer.
+        too_late: Queries among them whose predicted wait exceeded their deadline.
+        abandoned: Texts dropped because their callers had gone.
+        completed: Queries handed to the scorer.
     """
 
     requests: int = 0
@@ -58,92 +120,91 @@ class BatcherCounters:
     overloaded: int = 0
     too_late: int = 0
     abandoned: int = 0
-    landed: int = 0
+    completed: int = 0
 
 
-class Batcher:
+class QueryQueue:
     """Bounded queue of queries, and of write jobs behind them.
 
-    Invariants: at most ``queue_requests_max`` callers are on their way; a flight
-    is in the index exactly while callers may still join it.
+    Invariants: ``queue_requests`` is at most ``queue_requests_max``; a text is in
+    ``_in_flight`` exactly while callers may still join it.
 
     Attributes:
-        idle_lanes: Lanes that wait for work.
+        queue_requests: Callers in the queue or being answered.
+        queue_texts: Utterances of writes that wait for a worker.
+        idle_workers: Workers that wait for work.
     """
 
     def __init__(
         self,
         *,
-        lanes: int,
+        workers: int,
         queue_requests_max: int,
         write_texts_max: int,
         batch_window_ms: float = 0.0,
     ) -> None:
-        self.lanes = lanes
+        self.workers = workers
         self.queue_requests_max = queue_requests_max
         self.write_texts_max = write_texts_max
-        self.counters = BatcherCounters()
-        self._forecast = Forecast(lanes, REQUESTS_PER_TAKE_MAX)
+        self.counters = QueueCounters()
+        self.queue_requests = 0
+        self.queue_texts = 0
+        self.idle_workers = 0
+        self._forecast = WaitForecast(workers, REQUESTS_PER_TAKE_MAX)
+        self._rate = CompletionRate(time.monotonic())
         self._window_seconds = batch_window_ms / 1_000
         self._condition = threading.Condition()
-        self._queued: deque[Flight] = deque()
-        self._in_flight: dict[str, Flight] = {}
-        self._jobs: deque[Job] = deque()
-        self._job_texts = 0
-        self._requests = 0
-        self.idle_lanes = 0
-        self._turn = 0
-        self._rate = LandingRate(time.monotonic())
-        self._swept_at, self._is_closed = 0.0, False
-
-    @property
-    def queue_requests(self) -> int:
-        """Callers that are on their way to an answer."""
-        return self._requests
-
-    @property
-    def queue_texts(self) -> int:
-        """Utterances of writes that wait for a lane."""
-        return self._job_texts
+        self._queued: deque[InFlightQuery] = deque()
+        self._in_flight: dict[str, InFlightQuery] = {}
+        self._jobs: deque[EncodeJob] = deque()
+        self._takes_since_job = 0
+        self._swept_at = 0.0
+        self._is_closed = False
 
     @property
     def admission(self) -> Admission:
-        """What the door expects of the work that is on its way."""
+        """What admission control expects of the queued work."""
         with self._condition:
             return self._forecast.admission
 
     def learn(self, tokens: int, characters: int, seconds: float) -> None:
-        """Tell the cost model of a batch that ran; called on a lane."""
+        """Fit the cost model to a batch that was encoded; called on a worker."""
         with self._condition:
             self._forecast.cost.learn(tokens, characters, seconds)
             self._forecast.refresh()
 
-    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse who would be refused whatever is asked, before anybody looks at it.
+    # --- admission, on the event loop ------------------------------------------------
 
-        What waits already would take too long, or fills the queue; only texts that are all
-        on their way may still join them.  Others are let through: ``submit`` judges them.
+    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
+        """Refuse queries that would be refused whatever their texts are.
+
+        It is asked before a request is parsed, so that refusing costs little.  Admitting
+        remains the decision of ``submit``.
 
         Args:
-            texts: What is asked; not checked yet.
+            texts: What is asked; not validated yet.
             share: As in ``submit``.
-            deadline_seconds: The longest that the caller may yet name.
+            deadline_seconds: The longest deadline that the caller may still name.
 
         Raises:
             Overloaded: See ``submit``.
         """
-        count, wait = len(texts), self._forecast.wait_seconds
-        if not (late := is_late(wait, deadline_seconds)) and self._has_room(count):
+        # Read without the lock: the forecast replaces ``wait_seconds`` as a whole, and a
+        # decision that is one query old is as good.
+        wait, count = self._forecast.wait_seconds, len(texts)
+        late = is_late(wait, deadline_seconds)
+        if not late and self.queue_requests + count <= self.queue_requests_max:
             return
         with self._condition:
             if self._is_closed:
                 return
             self._check_room(count)
-            if late and not (share and all(map(self._is_on_its_way, texts))):
+            # A text in flight may still be joined, however long the queue is.
+            if late and not (share and all(map(self._is_in_flight, texts))):
                 self._count_late(count)
                 raise too_late(wait, deadline_seconds)
 
-    def _is_on_its_way(self, text: object) -> bool:
+    def _is_in_flight(self, text: object) -> bool:
         return isinstance(text, str) and text.strip() in self._in_flight
 
     def submit(
@@ -154,67 +215,63 @@ class Batcher:
         share: bool = True,
         deadline_seconds: float = math.inf,
     ) -> None:
-        """Queue a query, or join the flight of the same text.
+        """Queue a query, or join the same text in flight.
 
         Args:
             text: The query's text.
-            waiter: Who waits for the answer.
-            share: False encodes it alone, past flights and caches, to measure.
-            deadline_seconds: Wait that is too long.
+            waiter: The caller.
+            share: False encodes it alone, without sharing and without caches, to measure.
+            deadline_seconds: A longer predicted wait is refused.
 
         Raises:
-            Overloaded: ``queue_requests_max`` callers are on their way, or the predicted
-                wait is too long.
-            NotReady: The batcher is closed.
+            Overloaded: The queue is full, or the predicted wait is too long.
+            NotReady: The queue is closed.
         """
         with self._condition:
-            self._admit([text], share, deadline_seconds)
+            self._admit((text,), share, deadline_seconds)
             self._enqueue(text, waiter, share)
 
     def submit_all(
         self,
-        asked: Sequence[tuple[str, Waiter]],
+        queries: Sequence[tuple[str, Waiter]],
         share: bool = True,
         *,
         deadline_seconds: float = math.inf,
     ) -> None:
         """Queue several queries, all or none; see ``submit``."""
         with self._condition:
-            self._admit([text for text, _ in asked], share, deadline_seconds)
-            for text, waiter in asked:
+            self._admit([text for text, _ in queries], share, deadline_seconds)
+            for text, waiter in queries:
                 self._enqueue(text, waiter, share)
 
     def _admit(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
-        """Take callers in, or refuse them."""
-        self._check_open()
+        """Count callers in, or refuse them."""
+        if self._is_closed:
+            raise NotReady("the router is stopping", retry_after_seconds=1.0)
         count = len(texts)
-        self._check_room(count)
-        self._check_wait(texts, share, deadline_seconds)
+        if self.queue_requests + count > self.queue_requests_max:
+            self._check_room(count)
+        in_flight = self._in_flight
+        new = [text for text in texts if text not in in_flight] if share else texts
+        if new:
+            wait = self._forecast.wait_with(new)
+            if is_late(wait, deadline_seconds):
+                self._count_late(count)
+                raise too_late(wait, deadline_seconds)
         self.counters.requests += count
-        self._requests += count
-
-    def _has_room(self, count: int) -> bool:
-        return self._requests + count <= self.queue_requests_max
+        self.queue_requests += count
 
     def _check_room(self, count: int) -> None:
         """Refuse more callers than the queue holds."""
-        if not self._has_room(count):
+        if self.queue_requests + count > self.queue_requests_max:
             self._sweep()
-        if not self._has_room(count):
+        if self.queue_requests + count > self.queue_requests_max:
             self.counters.requests += count
             self.counters.overloaded += count
             raise Overloaded(
-                f"{self._requests} queries wait, the limit is {self.queue_requests_max}",
-                retry_after_seconds=retry_after(self._requests / self._rate.per_second),
+                f"{self.queue_requests} queries wait, the limit is {self.queue_requests_max}",
+                retry_after_seconds=retry_after(self.queue_requests / self._rate.per_second),
             )
-
-    def _check_wait(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
-        """Refuse who would wait too long; where nobody is ahead the model may be wrong."""
-        new = [text for text in texts if not (share and text in self._in_flight)]
-        wait = self._forecast.wait_with(new) if new else 0.0
-        if is_late(wait, deadline_seconds):
-            self._count_late(len(texts))
-            raise too_late(wait, deadline_seconds)
 
     def _count_late(self, count: int) -> None:
         self.counters.requests += count
@@ -222,18 +279,18 @@ class Batcher:
         self.counters.too_late += count
 
     def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
-        flight = self._in_flight.get(text) if share else None
-        if flight is not None:
+        query = self._in_flight.get(text) if share else None
+        if query is not None:
             self.counters.shared += 1
-            flight.waiters.append(waiter)
+            query.waiters.append(waiter)
             return
         predicted = self._forecast.enter(text)
-        flight = Flight(
+        query = InFlightQuery(
             text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted
         )
         if share:
-            self._in_flight[text] = flight
-        self._queued.append(flight)
+            self._in_flight[text] = query
+        self._queued.append(query)
         self._condition.notify()
 
     def _sweep(self) -> None:
@@ -242,136 +299,133 @@ class Batcher:
         if now - self._swept_at < SWEEP_SECONDS_MIN:
             return
         self._swept_at = now
-        waiting: deque[Flight] = deque()
-        for flight in self._queued:
-            if flight.is_abandoned:
-                self._forget(flight)
+        waiting: deque[InFlightQuery] = deque()
+        for query in self._queued:
+            if query.is_abandoned:
+                self._forget(query)
             else:
-                waiting.append(flight)
+                waiting.append(query)
         self._queued = waiting
         self._forecast.refresh()
 
-    def submit_jobs(self, jobs: Sequence[Job]) -> None:
-        """Queue all utterances of a write or none; where none waits they are admitted.
+    def submit_jobs(self, jobs: Sequence[EncodeJob]) -> None:
+        """Queue all utterances of a write or none; an empty queue takes any number.
 
         Raises:
             Overloaded: ``write_texts_max`` utterances wait.
-            NotReady: The batcher is closed.
+            NotReady: The queue is closed.
         """
         with self._condition:
-            self._check_open()
+            if self._is_closed:
+                raise NotReady("the router is stopping", retry_after_seconds=1.0)
             count = sum(len(job.texts) for job in jobs)
-            if self._job_texts and self._job_texts + count > self.write_texts_max:
+            if self.queue_texts and self.queue_texts + count > self.write_texts_max:
                 self.counters.overloaded += 1
                 raise Overloaded(
-                    f"{self._job_texts} utterances wait to be encoded, "
+                    f"{self.queue_texts} utterances wait to be encoded, "
                     f"the limit is {self.write_texts_max}",
                     retry_after_seconds=1.0,
                 )
             self._jobs.extend(jobs)
-            self._job_texts += count
+            self.queue_texts += count
             self._condition.notify(len(jobs))
 
-    def take(self) -> tuple[Flight, ...] | Job | None:
-        """Wait for work and take a fair share of it; None once closed and drained."""
+    # --- on a worker -----------------------------------------------------------------
+
+    def take(self) -> tuple[InFlightQuery, ...] | EncodeJob | None:
+        """Wait for work and take a fair share of it; None once closed and empty."""
         with self._condition:
             while True:
-                self._drop_abandoned()
-                # Asked once: between two looks at the clock the window may end.
-                window_left_seconds = self._window_left_seconds()
-                work = self._next_work(bool(self._queued) and window_left_seconds is None)
+                self._drop_abandoned_head()
+                # Read once: the window may end between two reads of the clock.
+                window_left = self._window_left_seconds() if self._window_seconds else None
+                work = self._next_work(bool(self._queued) and window_left is None)
                 if work is not None:
                     if self._queued or self._jobs:
-                        self._condition.notify()
+                        self._condition.notify()  # one notification may have stood for more
                     return work
                 if self._is_closed and not self._queued and not self._jobs:
                     return None
-                self.idle_lanes += 1
-                self._condition.wait(window_left_seconds)
-                self.idle_lanes -= 1
+                self.idle_workers += 1
+                self._condition.wait(window_left)
+                self.idle_workers -= 1
 
-    def _next_work(self, has_queries: bool) -> tuple[Flight, ...] | Job | None:
+    def _next_work(self, has_queries: bool) -> tuple[InFlightQuery, ...] | EncodeJob | None:
         """Choose between queries and jobs, without waiting."""
-        if self._jobs and (not has_queries or self._turn >= TURNS_PER_JOB):
-            self._turn, job = 0, self._jobs.popleft()
-            self._job_texts -= len(job.texts)
+        if self._jobs and (not has_queries or self._takes_since_job >= QUERY_TAKES_PER_JOB):
+            self._takes_since_job, job = 0, self._jobs.popleft()
+            self.queue_texts -= len(job.texts)
             return job
         if not has_queries:
             return None
-        self._turn += 1
+        self._takes_since_job += 1
         queued = len(self._queued)
-        sharers = 1 + self.idle_lanes if self.idle_lanes else self.lanes
-        least = 1 if self.idle_lanes else min(queued, REQUESTS_PER_TAKE_MIN)
+        sharers = 1 + self.idle_workers if self.idle_workers else self.workers
+        least = 1 if self.idle_workers else min(queued, REQUESTS_PER_TAKE_MIN)
         count = min(max(least, math.ceil(queued / sharers)), REQUESTS_PER_TAKE_MAX)
-        return tuple(self._queued.popleft() for _ in range(count))
+        return tuple([self._queued.popleft() for _ in range(count)])
 
     def _window_left_seconds(self) -> float | None:
-        """How long the oldest query may still wait for company; None for not at all."""
-        if not self._window_seconds or self._is_closed:
-            return None
-        if not 0 < len(self._queued) < REQUESTS_PER_TAKE_MAX:
+        """How long the oldest query may still wait for others; None for not at all."""
+        if self._is_closed or not 0 < len(self._queued) < REQUESTS_PER_TAKE_MAX:
             return None
         left = self._queued[0].queued_at + self._window_seconds - time.monotonic()
         return left if left > 0 else None
 
-    def _drop_abandoned(self) -> None:
-        """Forget queued flights from the front whose callers have all gone."""
+    def _drop_abandoned_head(self) -> None:
+        """Drop the queries at the head whose callers have gone: they must not open a batch."""
         while self._queued and self._queued[0].is_abandoned:
             self._forget(self._queued.popleft())
             self._forecast.refresh()
 
-    def _forget(self, flight: Flight) -> None:
+    def _forget(self, query: InFlightQuery) -> None:
         self.counters.abandoned += 1
-        self._requests -= len(flight.waiters)
-        self._close(flight)
+        self.queue_requests -= len(query.waiters)
+        self._close_to_newcomers(query)
 
-    def _close(self, flight: Flight) -> None:
-        """Let nobody join any more."""
-        self._forecast.leave(flight.text)
-        if flight.is_shared:
-            del self._in_flight[flight.text]
+    def _close_to_newcomers(self, query: InFlightQuery) -> None:
+        self._forecast.leave(query.text)
+        if query.is_shared:
+            del self._in_flight[query.text]
 
-    def give_back(self, flights: Sequence[Flight]) -> None:
-        """Return flights to the head of the queue: they did not fit, or must be encoded anew."""
+    def give_back(self, queries: Sequence[InFlightQuery]) -> None:
+        """Return queries to the head of the queue: they did not fit, or must be encoded again."""
         with self._condition:
-            self._queued.extendleft(reversed(flights))
+            self._queued.extendleft(reversed(queries))
             self._condition.notify()
 
-    def drop_abandoned(self, flights: Sequence[Flight]) -> list[Flight]:
-        """Keep the flights that somebody still waits for."""
+    def drop_abandoned(self, queries: Sequence[InFlightQuery]) -> list[InFlightQuery]:
+        """Keep the queries that still have a caller."""
         with self._condition:
-            kept = []
-            for flight in flights:
-                if flight.is_abandoned:
-                    self._forget(flight)
-                else:
-                    kept.append(flight)
-            self._forecast.refresh()
+            # Under the lock: a caller may join a query until it is forgotten here.
+            kept = [query for query in queries if not query.is_abandoned]
+            if len(kept) < len(queries):
+                for query in set(queries).difference(kept):
+                    self._forget(query)
+                self._forecast.refresh()
             return kept
 
-    def land(self, flights: Sequence[Flight]) -> list[list[Waiter]]:
-        """Close flights to newcomers and say who waits for each."""
-        with self._condition:
-            landed = [flight.waiters for flight in flights]
-            for flight in flights:
-                self._close(flight)
-            count = sum(map(len, landed))
-            self._requests -= count
-            self.counters.landed += count
-            if flights:
-                first = min(flights, key=lambda flight: flight.queued_at)
-                now = time.monotonic()
-                self._rate.landed(count, first.queued_at, now)
-                self._forecast.cost.came_true(first.predicted_seconds, now - first.queued_at)
-                self._forecast.refresh()
-            return landed
+    # --- on the thread that scores -----------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise NotReady("the router is stopping", retry_after_seconds=1.0)
+    def complete(self, queries: Sequence[InFlightQuery]) -> list[list[Waiter]]:
+        """Close queries to newcomers and return the callers of each."""
+        with self._condition:
+            callers = [query.waiters for query in queries]
+            for query in queries:
+                self._close_to_newcomers(query)
+            count = sum(map(len, callers))
+            self.queue_requests -= count
+            self.counters.completed += count
+            if queries:
+                first = min(queries, key=_queued_at)
+                now = time.monotonic()
+                self._rate.completed(count, first.queued_at, now)
+                self._forecast.cost.compare(first.predicted_seconds, now - first.queued_at)
+                self._forecast.refresh()
+            return callers
 
     def close(self) -> None:
-        """Refuse newcomers; lanes drain what is queued and then end."""
+        """Refuse newcomers; the workers encode what is queued and then end."""
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()

@@ -1,15 +1,17 @@
-"""The scorer: the one thread that owns the tensor.
+"""The scorer: the thread that owns the tensor.
 
-It makes changes visible and scores batches, one after the other, so a batch sees
-exactly one position.  While it waits for work, a lane may take its turn to answer the
-one query that is on its way (ADR 0026).  A large change is filled in
-slices into rows that nobody can see yet, between batches, and then becomes visible
+It publishes changes and scores batches, one after the other, so a batch sees exactly one
+position.  While it waits for work, an encoder worker may take the tensor lock and answer a
+query that is alone in the queue (ADR 0026).  The rows of a large change are written in
+slices, between batches, into slots that nobody can see yet; then the change becomes visible
 in one short step.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import queue
 import threading
 import time
@@ -33,20 +35,62 @@ from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.scoring import Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
-from synaptoroute.serving.query import FirstStage, Query, match_of
-from synaptoroute.serving.queue import Batcher
-from synaptoroute.serving.unmatched import Unmatched
-from synaptoroute.serving.version_waiters import VersionWaiters
+from synaptoroute.serving.query import FirstStage, Query, UnmatchedQueries, match_of
+from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor
-from synaptoroute.threads.inbox import Inbox, refuse
+from synaptoroute.threads import Inbox, refuse
 
 FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
-"""With nothing to do for so long, the scorer does what was left for later."""
+"""After so long without work the scorer does deferred work of the tensor."""
 DELAYS_KEPT: Final = 2_048
-"""Pairs of seq and microseconds from the sequencer's clock to visible on this one's."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
+
+
+class VersionWaiters:
+    """Readers that wait until a version is visible here.
+
+    A client that wrote through one node and reads through another sends the version of its
+    write.  Futures are registered from any thread and resolved by the scorer; a lock guards
+    the heap.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Future[None]]] = []
+        self._tickets = itertools.count()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def expect(self, seq: int) -> Future[None]:
+        """Wait until the entry at ``seq`` is visible; check the position afterwards."""
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # so that only this class ends it
+        with self._lock:
+            heapq.heappush(self._heap, (seq, next(self._tickets), future))
+        return future
+
+    def forget(self, future: Future[None]) -> None:
+        """Stop waiting."""
+        with self._lock:
+            kept = [each for each in self._heap if each[2] is not future]
+            if len(kept) != len(self._heap):
+                heapq.heapify(kept)
+                self._heap = kept
+
+    def reach(self, seq: int) -> None:
+        """Resolve the futures of everything up to ``seq``."""
+        heap = self._heap  # read once: ``forget`` may replace it
+        if not heap or heap[0][0] > seq:
+            return
+        due = []
+        with self._lock:
+            while self._heap and self._heap[0][0] <= seq:
+                due.append(heapq.heappop(self._heap)[2])
+        for future in due:
+            future.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +105,17 @@ class _Fill:
 
 
 @dataclass(frozen=True, slots=True)
-class _Show:
-    """Commits to be made visible; ``filled`` where their rows are written already."""
+class _Publish:
+    """Commits to be made visible.
+
+    Attributes:
+        is_filled: Whether their rows are written already.
+        static_rows: What the first stage prepared for each.
+        built: What the first stage rebuilt, if it had to.
+    """
 
     commits: tuple[Commit, ...]
-    filled: bool
+    is_filled: bool
     static_rows: tuple[Mapping[int, Any], ...] = ()
     built: Any = None
 
@@ -76,99 +126,107 @@ class _Call:
     future: Future[Any]
 
 
-_Item: TypeAlias = "Batch | _Fill | _Show | _Call"
+_Item: TypeAlias = "Batch | _Fill | _Publish | _Call"
 
 
 class Scorer:
-    """Owner of the tensor."""
+    """Owns the tensor.
+
+    Attributes:
+        tensor: What queries are scored against.
+        encoder: The encoder of its rows.
+        published: The state that queries see.
+        version_waiters: Readers that wait for a version.
+        delays: Pairs of seq and microseconds from the sequencer's clock to visible here.
+    """
 
     def __init__(
         self,
         tensor: Tensor,
         encoder: TextEncoder,
-        batcher: Batcher,
+        queries: QueryQueue,
         position: Position,
         digest: str,
         *,
         node: str = "",
-        unmatched: Unmatched | None = None,
+        unmatched: UnmatchedQueries | None = None,
         first_stage: FirstStage | None = None,
         resolve_writers: Callable[[Sequence[Commit]], None] = lambda commits: None,
         on_visible: Callable[[Position], None] = lambda position: None,
         is_applying: Callable[[], bool] = lambda: False,
     ) -> None:
         self.tensor = tensor
-        self.node = node
-        self.versions = VersionWaiters()
-        self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.encoder = encoder
-        self.unmatched = unmatched or Unmatched()
+        self.node = node
+        self.version_waiters = VersionWaiters()
+        self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
+        self.unmatched = unmatched or UnmatchedQueries()
         self._first_stage = first_stage
         self._resolve_writers = resolve_writers
         self._on_visible = on_visible
         self._is_applying = is_applying
         self._scratch = Scratch(integer_product())
-        self._batcher = batcher
+        self._queries = queries
         self._inbox: Inbox[_Item] = Inbox()
-        self._turn = threading.Lock()  # held by whoever reads or writes the tensor
+        self._tensor_lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self.published = self._publication(position, digest)
+        self.published = self._describe(position, digest)
 
     # --- from any thread -------------------------------------------------------
 
-    def deliver(self, batch: Batch) -> None:
-        """Hand over an embedded batch, or answer it here in the scorer's stead."""
-        is_lone = self._batcher.queue_requests == 1 and self.is_alive and not len(self._inbox)
-        if not (is_lone and self._turn.acquire(blocking=False)):
+    def submit(self, batch: Batch) -> None:
+        """Score an embedded batch on this thread if it is alone, else queue it."""
+        is_alone = self._queries.queue_requests == 1 and self._thread is not None
+        # Never wait for the lock here: the worker is needed for encoding.
+        if is_alone and not len(self._inbox) and self._tensor_lock.acquire(blocking=False):
+            try:
+                self._answer(batch)
+            finally:
+                self._tensor_lock.release()
+        else:
             self._inbox.put(batch)
-            return
-        try:
-            self._answer(batch)
-        finally:
-            self._turn.release()
 
-    def show(self, commits: Sequence[Commit]) -> None:
-        """Hand over durable commits, in order, to be made visible.
+    def publish(self, commits: Sequence[Commit]) -> None:
+        """Queue durable commits, in order, to be made visible.
 
-        Rows of a large one are handed over slice by slice, each when the one before is
-        written, so that queries that come meanwhile wait for one slice at most.
+        Rows of a large one are queued slice by slice, each when the one before is written,
+        so queries wait for one slice at most.
         """
         small: list[Commit] = []
         for commit in commits:
-            if self._first_stage is not None and self._first_stage.is_rebuilt_by(commit.change):
-                self._put_shown(small, filled=False)
-                self._put_shown([commit], filled=False, built=self._built_for(commit))
+            if self._first_stage is not None and self._first_stage.needs_rebuild(commit.change):
+                self._put(small)
+                self._put([commit], built=self._rebuild_for(commit))
                 small = []
-                continue
-            if len(commit.change.writes) <= FILL_ROWS_MAX:
+            elif len(commit.change.writes) <= FILL_ROWS_MAX:
                 small.append(commit)
-                continue
-            self._put_shown(small, filled=False)
-            small = []
-            for part in _slices(commit, self.tensor.dim):
-                self._inbox.put(part)
-                if self.is_alive:
-                    part.done.wait(FILL_SECONDS_MAX)
-            self._put_shown([commit], filled=True)
-        if small:
-            self._put_shown(small, filled=False)
+            else:
+                self._put(small)
+                small = []
+                for part in _slices(commit, self.tensor.dim):
+                    self._inbox.put(part)
+                    if self.is_alive:
+                        part.done.wait(FILL_SECONDS_MAX)
+                self._put([commit], is_filled=True)
+        self._put(small)
 
-    def _put_shown(self, commits: Sequence[Commit], *, filled: bool, built: Any = None) -> None:
-        """Hand over commits, with what the cascade can prepare on this thread."""
-        static_rows: tuple[Mapping[int, Any], ...] = ()
-        if self._first_stage is not None:
-            static_rows = tuple(
-                self._first_stage.embed(each.change, self.encoder) for each in commits
-            )
-        self._inbox.put(_Show(tuple(commits), filled, static_rows, built))
+    def _put(
+        self, commits: Sequence[Commit], *, is_filled: bool = False, built: Any = None
+    ) -> None:
+        """Queue commits, with what the first stage can prepare on this thread."""
+        if not commits:
+            return
+        stage, encoder = self._first_stage, self.encoder
+        prepared = tuple(stage.embed(each.change, encoder) for each in commits) if stage else ()
+        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built))
 
-    def _built_for(self, commit: Commit) -> Any:
-        """Embed or turn the route set for a change, here rather than between batches."""
-        settings, first_stage = commit.change.settings, self._first_stage
-        if not self.is_alive or first_stage is None or settings is None:
+    def _rebuild_for(self, commit: Commit) -> Any:
+        """Rebuild the first stage here, on the applier's thread, rather than between batches."""
+        settings, stage = commit.change.settings, self._first_stage
+        if not self.is_alive or stage is None or settings is None:
             return None
         records = self.call(lambda tensor: tuple(tensor.routes.values())).result()
-        return first_stage.rebuilt(self.encoder, settings, records, commit.entry.position.revision)
+        return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
         """Run a function on the tensor, between two batches.
@@ -188,7 +246,7 @@ class Scorer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Do what has been handed over, then end the thread."""
+        """Do what is queued, then end the thread."""
         self._inbox.close()
         if self._thread is not None:
             self._thread.join()
@@ -196,38 +254,36 @@ class Scorer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread turns."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
         try:
             while (item := self._next()) is not None:
-                with self._turn:
+                with self._tensor_lock:
                     self._do(item)
         finally:
             for left in self._inbox.close_and_drop():
                 if isinstance(left, _Call):
                     refuse(left.future)
                 elif isinstance(left, _Fill):
-                    left.done.set()
+                    left.done.set()  # the applier waits for it
 
     def _next(self) -> _Item | None:
-        """Wait for the next item; what was left for later is done while there is none.
-
-        Not at once: whoever was answered shall have the interpreter first, and so shall a
-        write that is on its way here.
-        """
+        """Wait for the next item; do deferred work of the tensor while there is none."""
         while self.tensor.is_behind:
             try:
                 return self._inbox.get(IDLE_SECONDS)
             except queue.Empty:
+                # Not at once, and not while a write is applied: the threads that were just
+                # answered, and the write on its way here, need the interpreter first.
                 if not self._is_applying():
-                    with self._turn:
+                    with self._tensor_lock:
                         self.tensor.prepare()
         return self._inbox.get()
 
     def drain(self) -> None:
-        """Do what has been handed over, on the caller's thread, before ``start``."""
+        """Do what is queued on the caller's thread, before ``start``."""
         while len(self._inbox):
             item = self._inbox.get()
             if item is not None:
@@ -240,31 +296,29 @@ class Scorer:
             case _Fill(slots, route_ids, vectors, at, done):
                 self.tensor.fill(slots, vectors, at, route_ids)
                 done.set()
-            case _Show():
+            case _Publish():
                 self._make_visible(item)
             case _Call(task, future):
                 _fulfil(self.tensor, task, future)
 
-    def _make_visible(self, shown: _Show) -> None:
-        commits = shown.commits
-        if not commits:
-            return
-        for index, commit in enumerate(commits):
+    def _make_visible(self, item: _Publish) -> None:
+        for index, commit in enumerate(item.commits):
             at = commit.entry.position.revision
-            self.tensor.apply(commit.change, at, filled=shown.filled)
+            self.tensor.apply(commit.change, at, filled=item.is_filled)
             if self._first_stage is not None:
-                written = shown.static_rows[index] if shown.static_rows else {}
-                self._first_stage.follow(commit.change, at, written, self.tensor, shown.built)
+                written = item.static_rows[index] if item.static_rows else {}
+                self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
             failpoint("tensor.begun")
-        last = commits[-1]
-        self.published = self._publication(last.entry.position, last.digest)
-        self.tell(commits)
+        last = item.commits[-1]
+        # Published before writers are resolved: a writer must read its own write at once.
+        self.published = self._describe(last.entry.position, last.digest)
+        self.resolve_writers(item.commits)
         self._announce(last.entry.position)
 
-    def tell(self, commits: Sequence[Commit]) -> None:
-        """Answer the writers of what is visible now.  Runs on the scorer's thread."""
+    def resolve_writers(self, commits: Sequence[Commit]) -> None:
+        """Answer the writers of commits that are visible now.  Runs on the scorer's thread."""
         visible_us = time.time_ns() // 1_000
-        self.delays.extend((c.entry.seq, visible_us - c.entry.time_us) for c in commits)
+        self.delays.extend([(c.entry.seq, visible_us - c.entry.time_us) for c in commits])
         self._resolve_writers(commits)
 
     def adopt(
@@ -275,7 +329,7 @@ class Scorer:
         encoder: TextEncoder,
         routes: Any = None,
     ) -> None:
-        """Serve another tensor from now on, maybe of another encoder.
+        """Serve another tensor from now on, perhaps of another encoder.
 
         Runs on the scorer's thread.
         """
@@ -283,36 +337,28 @@ class Scorer:
         self.encoder = encoder
         if self._first_stage is not None:
             self._first_stage.install(routes, encoder, tensor.settings)
-        self.published = self._publication(position, digest)
+        self.published = self._describe(position, digest)
         self._announce(position)
 
     def _announce(self, position: Position) -> None:
-        """Tell those who wait for a version that it is visible."""
-        self.versions.reach(position.seq)
+        self.version_waiters.reach(position.seq)
         self._on_visible(position)
 
-    def _publication(self, position: Position, digest: str) -> Published:
+    def _describe(self, position: Position, digest: str) -> Published:
         tensor = self.tensor
-        return Published(
-            position,
-            digest,
-            len(tensor.routes),
-            tensor.slots_used,
-            tensor.settings,
-        )
+        return Published(position, digest, len(tensor.routes), tensor.slots_used, tensor.settings)
+
+    # --- scoring -----------------------------------------------------------------
 
     def _answer(self, batch: Batch) -> None:
-        """Score a batch and hand the answers to their event loops."""
+        """Score a batch and pass the answers to their event loops.  Holds the tensor lock."""
         if batch.encoder is not self.encoder:
-            self._batcher.give_back(batch.flights)  # it was encoded before the encoder changed
+            self._queries.give_back(batch.queries)  # encoded before the encoder changed
             return
-        answers = self.score(batch)
+        # Completed first: a caller that joined later would miss the answer.
+        answers = self._score(batch, self._queries.complete(batch.queries))
         if self.unmatched.is_on:
-            self.unmatched.note(
-                (query.text, answer)
-                for query, answer in answers
-                if query.routes is None and isinstance(answer, Match)
-            )
+            self.unmatched.add(answers)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop
@@ -320,36 +366,29 @@ class Scorer:
                 by_loop.setdefault(loop, []).append(answer)
         for loop, group in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_settle, group)
+                loop.call_soon_threadsafe(_resolve, group)
             except RuntimeError:
-                continue  # the loop was closed while its query was on its way
-
-    def score(self, batch: Batch) -> list[Answer]:
-        """Close a batch to newcomers and answer all its queries."""
-        return self._score(batch, self._batcher.land(batch.flights))
+                continue  # the loop was closed while its query was in flight
 
     def score_now(self, batch: Batch) -> list[Answer]:
-        """Answer a batch that never was in the queue, on the caller's thread."""
-        return self._score(batch, [flight.waiters for flight in batch.flights])
+        """Answer a batch that was never queued, on the caller's thread."""
+        return self._score(batch, [query.waiters for query in batch.queries])
 
-    def _score(self, batch: Batch, waiters: Sequence[Sequence[object]]) -> list[Answer]:
+    def _score(self, batch: Batch, callers: Sequence[Sequence[object]]) -> list[Answer]:
         """Score every query against the tensor's one position."""
-        queries = [query for group in waiters for query in group if isinstance(query, Query)]
+        queries = [query for group in callers for query in group if isinstance(query, Query)]
         if batch.error is not None:
             return [(query, _encoder_failed(batch.error)) for query in queries]
         try:
             embeddings = batch.embeddings
-            if len(queries) > len(waiters):  # of one text each has the same row
-                rows = np.repeat(np.arange(len(waiters)), [len(group) for group in waiters])
+            if len(queries) > len(callers):  # callers of one text share its row
+                rows = np.repeat(np.arange(len(callers)), [len(group) for group in callers])
                 embeddings = embeddings[rows]
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
             version = str(self.tensor.revision)
-            sure = (
-                self._first_stage.answer_again(queries, self.node)
-                if self._first_stage
-                else repeat(None)
-            )
+            stage = self._first_stage
+            sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
             return [
                 (query, known or match_of(query, ranking, self.tensor, version, self.node))
                 for query, ranking, known in zip(queries, rankings, sure, strict=False)
@@ -358,7 +397,7 @@ class Scorer:
             return [(query, error) for query in queries]
 
 
-def _settle(answers: Sequence[Answer]) -> None:
+def _resolve(answers: Sequence[Answer]) -> None:
     """Resolve futures.  Runs on the event loop."""
     for query, answer in answers:
         future = query.future
@@ -371,14 +410,14 @@ def _settle(answers: Sequence[Answer]) -> None:
 
 
 def _encoder_failed(error: Exception) -> Exception:
-    """One error a caller, so that no two share a traceback."""
+    """Make one error per caller, so that no two share a traceback."""
     failed = EncoderError(f"the encoder failed on this batch: {error}")
     failed.__cause__ = error
     return failed
 
 
 def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
-    """Cut a change's rows into fills; done by the applier, not by the scorer."""
+    """Cut the rows of a change into slices.  Runs on the applier's thread."""
     writes, at = commit.change.writes, commit.entry.position.revision
     for start in range(0, len(writes), FILL_ROWS_MAX):
         part = writes[start : start + FILL_ROWS_MAX]
@@ -394,12 +433,12 @@ def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
 
 
 def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:
-    """Run a task and keep its result or its error; skip it if nobody waits any more."""
+    """Run a task and store its result or its error; skip it if it was cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:
         result = task(tensor)
-    except BaseException as error:  # whoever asked gets it
+    except BaseException as error:  # the caller gets it
         future.set_exception(error)
     else:
         future.set_result(result)

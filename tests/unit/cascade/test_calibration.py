@@ -14,7 +14,7 @@ from synaptoroute.cascade import (
     calibrate,
     is_superseded,
     read_calibration,
-    read_turn,
+    read_projection,
 )
 from synaptoroute.cascade.calibration import (
     AGREEMENT_MIN,
@@ -141,7 +141,7 @@ def test_what_this_release_cannot_read_is_no_calibration(change: dict[str, objec
 def test_calibration_brings_its_turn_along() -> None:
     """One that fits the embeddings; none where the cascade stays off."""
     found = judged(route_set())
-    turn = read_turn(found.turn, STATIC_DIM)
+    turn = read_projection(found.turn, STATIC_DIM)
 
     assert turn is not None
     assert (STATIC_DIM, STATIC_DIM) == turn.factors.shape

@@ -1,4 +1,4 @@
-"""Goal: queries of one turn are judged together, and nobody waits longer for it."""
+"""Queries of one event loop iteration are evaluated together, and none waits longer for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from synaptoroute.cascade.cascade import Cascade
-from synaptoroute.cascade.coalescer import QUERIES_A_TURN_MAX, Gathering
+from synaptoroute.cascade.coalescer import QUERIES_PER_ITERATION_MAX, QueryCoalescer
 from synaptoroute.errors import EncoderError, Overloaded
 from synaptoroute.models import Match
 from synaptoroute.serving.query import Query
@@ -19,7 +19,7 @@ NODE = "n1"
 
 
 class Stage(Cascade):
-    """A static stage that is sure of every text that begins with ``sure``."""
+    """A first stage that is sure of every text that begins with ``sure``."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -43,10 +43,8 @@ class Stage(Cascade):
         ]
 
 
-class Lanes:
-    """What is left to the encoder."""
-
-    node = NODE
+class Encoder:
+    """Receives what the first stage leaves."""
 
     def __init__(self) -> None:
         self.queued: list[str] = []
@@ -60,16 +58,16 @@ class Lanes:
 
 
 class World:
-    """A gathering between a stage and lanes."""
+    """A coalescer between a first stage and the queue."""
 
     def __init__(self) -> None:
-        self.stage, self.lanes = Stage(), Lanes()
-        self.gathering = Gathering(self.stage, self.lanes.submit, self.lanes)
+        self.stage, self.encoder = Stage(), Encoder()
+        self.coalescer = QueryCoalescer(self.stage, self.encoder.submit, NODE)
 
     def ask(self, text: str, routes: frozenset[str] | None = None) -> Query:
         loop = asyncio.get_running_loop()
         query = Query(text, 1, routes, explain=False, future=loop.create_future(), loop=loop)
-        self.taken = self.gathering.takes(query)
+        self.taken = self.coalescer.add(query)
         return query
 
 
@@ -78,7 +76,7 @@ async def answered(query: Query) -> Match:
     return await query.future
 
 
-async def test_queries_of_one_turn_are_judged_together() -> None:
+async def test_queries_of_one_iteration_are_evaluated_together() -> None:
     """The sure ones are answered; the others go on to the encoder, in their order."""
     world = World()
     asked = [world.ask(text) for text in ("sure 1", "what", "sure 2", "why")]
@@ -87,12 +85,12 @@ async def test_queries_of_one_turn_are_judged_together() -> None:
 
     assert [["sure 1", "what", "sure 2", "why"]] == world.stage.asked
     assert ["sure 1", None, "sure 2", None] == [match.route for match in answers]
-    assert ["what", "why"] == world.lanes.queued
+    assert ["what", "why"] == world.encoder.queued
     assert NODE == answers[0].node
 
 
-async def test_query_of_a_later_turn_is_judged_in_that() -> None:
-    """None waits for another."""
+async def test_query_of_a_later_iteration_is_evaluated_then() -> None:
+    """No query waits for another."""
     world = World()
     await answered(world.ask("sure 1"))
     await answered(world.ask("sure 2"))
@@ -100,22 +98,24 @@ async def test_query_of_a_later_turn_is_judged_in_that() -> None:
     assert [["sure 1"], ["sure 2"]] == world.stage.asked
 
 
-async def test_many_queries_let_others_have_their_turn() -> None:
-    """In slices, and none is lost between them."""
+async def test_many_queries_are_evaluated_in_slices() -> None:
+    """Other callbacks run between the slices, and no query is lost."""
     world = World()
-    count = 2 * QUERIES_A_TURN_MAX + 1
+    count = 2 * QUERIES_PER_ITERATION_MAX + 1
     asked = [world.ask(f"sure {number}") for number in range(count)]
     turns = []
     asyncio.get_running_loop().call_soon(lambda: turns.append(len(world.stage.asked)))
     answers = [await answered(query) for query in asked]
 
-    assert [QUERIES_A_TURN_MAX, QUERIES_A_TURN_MAX, 1] == list(map(len, world.stage.asked))
+    assert [QUERIES_PER_ITERATION_MAX, QUERIES_PER_ITERATION_MAX, 1] == list(
+        map(len, world.stage.asked)
+    )
     assert [f"sure {number}" for number in range(count)] == [match.route for match in answers]
     assert [1] == turns
 
 
-async def test_callers_that_have_gone_cost_nothing() -> None:
-    """Their query is not judged."""
+async def test_abandoned_query_is_not_evaluated() -> None:
+    """Its caller cancelled it before the iteration ended."""
     world = World()
     gone, other = world.ask("sure 1"), world.ask("sure 2")
     assert gone.future is not None
@@ -125,8 +125,8 @@ async def test_callers_that_have_gone_cost_nothing() -> None:
     assert [["sure 2"]] == world.stage.asked
 
 
-async def test_refusal_reaches_its_caller_alone() -> None:
-    """Others of the same turn are answered."""
+async def test_overload_fails_only_the_refused_query() -> None:
+    """Other queries of the same iteration are answered."""
     world = World()
     refused, other = world.ask("refused"), world.ask("what")
 
@@ -135,17 +135,17 @@ async def test_refusal_reaches_its_caller_alone() -> None:
     assert "no_routes" == (await answered(other)).reason
 
 
-async def test_stage_that_fails_leaves_all_to_the_encoder() -> None:
-    """Which says whose fault it was."""
+async def test_failing_stage_leaves_all_queries_to_the_encoder() -> None:
+    """The encoder finds out which text is at fault."""
     world = World()
     world.stage.failure = EncoderError("closed")
     await answered(world.ask("sure 1"))
 
-    assert ["sure 1"] == world.lanes.queued
+    assert ["sure 1"] == world.encoder.queued
 
 
-async def test_bug_of_the_stage_reaches_all_callers() -> None:
-    """None waits for its deadline."""
+async def test_bug_in_the_stage_fails_all_its_queries() -> None:
+    """No caller waits for its deadline."""
     world = World()
     world.stage.failure = ZeroDivisionError("a bug")
     asked = [world.ask("sure 1"), world.ask("what")]
@@ -153,18 +153,15 @@ async def test_bug_of_the_stage_reaches_all_callers() -> None:
     for query in asked:
         with pytest.raises(ZeroDivisionError):
             await answered(query)
-    assert [] == world.lanes.queued
+    assert [] == world.encoder.queued
 
 
-async def test_what_is_the_encoders_anyway_is_not_gathered() -> None:
-    """A filtered query, a cascade that is not on, and a node without one."""
+async def test_filtered_queries_and_disabled_stage_are_not_coalesced() -> None:
+    """The encoder answers a query with a filter, and all queries while the cascade is off."""
     world = World()
     world.ask("sure 1", frozenset({"a"}))
     assert not world.taken
     world.stage.is_switched_on = False
-    world.ask("sure 1")
-    assert not world.taken
-    world.gathering = Gathering(None, world.lanes.submit, world.lanes)
     world.ask("sure 1")
     assert not world.taken
 

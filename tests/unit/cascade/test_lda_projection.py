@@ -7,8 +7,8 @@ import base64
 import numpy as np
 import pytest
 
-from synaptoroute.cascade import Turn, read_turn
-from synaptoroute.cascade.lda_projection import STATIC_DIM_MAX, TURNED_DIM_MAX, fit_turn
+from synaptoroute.cascade import LdaProjection, read_projection
+from synaptoroute.cascade.lda_projection import PROJECTED_DIM_MAX, STATIC_DIM_MAX, fit_projection
 
 pytestmark = pytest.mark.unit
 
@@ -38,7 +38,7 @@ def test_turned_rows_tell_routes_apart_better(routes: int) -> None:
     """On rows that it was not fitted to; with fewer routes than it has directions, too."""
     rows, owners = small_talk(routes, 2 * max(8, 120 // routes))
     known = np.arange(len(owners)) % 2 == 0
-    turn = fit_turn(rows[known], owners[known])
+    turn = fit_projection(rows[known], owners[known])
     turned = turn.apply(rows)
 
     before = right_share(rows[known], owners[known], rows[~known])
@@ -52,7 +52,7 @@ def test_row_is_turned_alike_alone_and_in_company() -> None:
     """Bit for bit, and as whole numbers say; a row of zeros stays one."""
     rows, owners = small_talk(9, 5)
     rows[7] = 0
-    turn = fit_turn(rows, owners)
+    turn = fit_projection(rows, owners)
     sums = rows.astype(np.int64) @ turn.factors.astype(np.int64)
     lengths = np.sqrt((sums**2).sum(axis=1).astype(float))
     expected = np.clip(np.rint(sums * (254 / np.maximum(lengths, 1))[:, np.newaxis]), -127, 127)
@@ -67,30 +67,30 @@ def test_row_is_turned_alike_alone_and_in_company() -> None:
 
 def test_products_stay_whole_numbers_at_the_worst() -> None:
     """The greatest sum of products, and the greatest sum of squares."""
-    turn = Turn(np.full((STATIC_DIM_MAX, TURNED_DIM_MAX), -127, np.int8))
+    turn = LdaProjection(np.full((STATIC_DIM_MAX, PROJECTED_DIM_MAX), -127, np.int8))
     row = np.full(STATIC_DIM_MAX, 127, np.int8)
     sum_max = 127 * 127 * STATIC_DIM_MAX
 
     assert sum_max < 2**24
-    assert sum_max**2 * TURNED_DIM_MAX < 2**53
-    assert {round(-254 / TURNED_DIM_MAX**0.5)} == set(turn.apply(row[np.newaxis])[0].tolist())
+    assert sum_max**2 * PROJECTED_DIM_MAX < 2**53
+    assert {round(-254 / PROJECTED_DIM_MAX**0.5)} == set(turn.apply(row[np.newaxis])[0].tolist())
 
 
 def test_equal_route_sets_give_equal_turns() -> None:
     """On one machine; gaps in the routes' numbers change nothing."""
     rows, owners = small_talk(6, 8)
 
-    assert fit_turn(rows, owners).dump() == fit_turn(rows, 3 * owners + 1).dump()
+    assert fit_projection(rows, owners).dump() == fit_projection(rows, 3 * owners + 1).dump()
 
 
 def test_turn_survives_the_log() -> None:
     """As text."""
-    turn = fit_turn(*small_talk(6, 8))
-    found = read_turn(turn.dump(), DIM)
+    turn = fit_projection(*small_talk(6, 8))
+    found = read_projection(turn.dump(), DIM)
 
     assert found is not None
     assert (turn.factors == found.factors).all()
-    assert TURNED_DIM_MAX == found.dim
+    assert PROJECTED_DIM_MAX == found.dim
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,16 @@ def test_turn_survives_the_log() -> None:
         "not base64",
         "AAAA",
         base64.b64encode(bytes(DIM + 1)).decode(),
-        base64.b64encode(bytes(DIM * (TURNED_DIM_MAX + 1))).decode(),
+        base64.b64encode(bytes(DIM * (PROJECTED_DIM_MAX + 1))).decode(),
     ],
 )
 def test_what_is_no_turn_is_told_apart(text: str) -> None:
     """Whoever wrote it."""
-    assert read_turn(text, DIM) is None
+    assert read_projection(text, DIM) is None
 
 
 def test_rows_without_differences_give_a_turn_of_zeros() -> None:
     """Nothing to tell apart is no error."""
-    turn = fit_turn(np.zeros((6, DIM), np.int8), np.repeat(np.arange(3), 2))
+    turn = fit_projection(np.zeros((6, DIM), np.int8), np.repeat(np.arange(3), 2))
 
     assert not turn.apply(np.ones((1, DIM), np.int8)).any() or turn.factors.any()

@@ -8,8 +8,8 @@ import pytest
 from synaptoroute.cascade.static_routes import (
     SHORTLIST_ROUTES,
     SHORTLIST_ROWS_MAX,
-    Guard,
-    StaticLook,
+    FirstStageResult,
+    MarginGuard,
     StaticRoutes,
 )
 from synaptoroute.core.change import Change, RouteRecord
@@ -49,7 +49,7 @@ class World:
         return self.table.apply(Proposal(self.at.seq.to_bytes(16, "big"), mutation), self.at)
 
 
-EASY = Guard(margin=0.0, slope=0.0, floor=-1.0, scale=1.0, offset=0.0)
+EASY = MarginGuard(margin=0.0, slope=0.0, floor=-1.0, scale=1.0, offset=0.0)
 
 
 def embedding(text: str) -> np.ndarray:
@@ -69,8 +69,8 @@ def loaded(world: World) -> StaticRoutes:
     return routes
 
 
-def look(routes: StaticRoutes, text: str, guard: Guard, limit: int) -> StaticLook:
-    (found,) = routes.look(embedding(text)[np.newaxis], guard, [limit])
+def evaluate(routes: StaticRoutes, text: str, guard: MarginGuard, limit: int) -> FirstStageResult:
+    (found,) = routes.evaluate(embedding(text)[np.newaxis], guard, [limit])
     return found
 
 
@@ -95,20 +95,20 @@ def world() -> World:
     return world
 
 
-def test_standing_is_that_of_the_definition(world: World) -> None:
+def test_scores_are_those_of_the_definition(world: World) -> None:
     """For the routes of the shortlist; the leader is on it."""
     routes = loaded(world)
     for number in range(20):
         query = embedding(f"query {number}")
         expected = dict(brute_force(world, query))
 
-        standing = routes.standing(query)
+        scores = routes.route_scores(query)
 
-        assert SHORTLIST_ROUTES == len(standing)
-        for score in standing:
+        assert SHORTLIST_ROUTES == len(scores)
+        for score in scores:
             name = routes.record_of(score.route_id).name
             assert expected[name] == pytest.approx(score.score, abs=1e-9)
-        assert sorted(-s.score for s in standing) == [-s.score for s in standing]
+        assert sorted(-s.score for s in scores) == [-s.score for s in scores]
 
 
 def test_answer_is_the_same_whatever_happened_before(world: World) -> None:
@@ -133,24 +133,24 @@ def test_answer_is_the_same_whatever_happened_before(world: World) -> None:
         assert dict(fresh.routes) == dict(routes.routes)
         for number in range(5):
             query = embedding(f"query {number}")
-            assert list(fresh.standing(query)) == list(routes.standing(query))
+            assert list(fresh.route_scores(query)) == list(routes.route_scores(query))
 
 
 @pytest.mark.parametrize(
     "guard",
     [
-        Guard(1.5, 0.0, -1.0, 1.0, 0.0),
-        Guard(0.0, 0.0, 1.1, 1.0, 0.0),
-        Guard(0.0, 0.0, -1.0, 0.0, -1.5),
+        MarginGuard(1.5, 0.0, -1.0, 1.0, 0.0),
+        MarginGuard(0.0, 0.0, 1.1, 1.0, 0.0),
+        MarginGuard(0.0, 0.0, -1.0, 0.0, -1.5),
     ],
 )
-def test_stage_is_silent_where_it_is_not_sure(guard: Guard, world: World) -> None:
+def test_stage_is_silent_where_it_is_not_sure(guard: MarginGuard, world: World) -> None:
     """Below the margin, below the floor, or below the threshold in the encoder's scale."""
     world.do(PutSettings(Settings(threshold=-0.9, capacity_slots=200)))
     routes = loaded(world)
 
-    sure = look(routes, "a1", EASY, 1)
-    unsure = look(routes, "a1", guard, 1)
+    sure = evaluate(routes, "a1", EASY, 1)
+    unsure = evaluate(routes, "a1", guard, 1)
 
     assert sure.is_sure
     assert not unsure.is_sure
@@ -161,31 +161,31 @@ def test_stage_is_silent_where_it_is_not_sure(guard: Guard, world: World) -> Non
 def test_own_threshold_of_a_route_holds(world: World) -> None:
     """In the encoder's scale, which is the scale that people set it in."""
     routes = loaded(world)
-    best = look(routes, "a1", EASY, 1).ranking
+    best = evaluate(routes, "a1", EASY, 1).ranking
     assert best is not None
     assert best.best is not None
     score = best.best.score
     for threshold, is_sure in ((score - 0.01, True), (min(1.0, score + 0.01), False)):
         routes.apply(world.do(PatchRoute("a", threshold=threshold)), world.at, {})
 
-        assert is_sure == look(routes, "a1", EASY, 1).is_sure
+        assert is_sure == evaluate(routes, "a1", EASY, 1).is_sure
 
 
 def test_margin_that_is_needed_falls_with_the_score() -> None:
     """Never below zero."""
-    guard = Guard(0.3, 0.5, 0.0, 1.0, 0.0)
+    guard = MarginGuard(0.3, 0.5, 0.0, 1.0, 0.0)
 
     assert 0.3 == guard.margin_at(0.0)
     assert 0.1 == pytest.approx(guard.margin_at(0.4))
     assert 0.0 == guard.margin_at(0.9)
 
 
-def test_more_candidates_than_the_shortlist_are_the_encoders(world: World) -> None:
+def test_encoder_answers_queries_for_more_candidates_than_the_shortlist(world: World) -> None:
     """The stage has not compared so many."""
     routes = loaded(world)
 
-    assert look(routes, "a1", EASY, SHORTLIST_ROUTES).is_sure
-    assert not look(routes, "a1", EASY, SHORTLIST_ROUTES + 1).is_sure
+    assert evaluate(routes, "a1", EASY, SHORTLIST_ROUTES).is_sure
+    assert not evaluate(routes, "a1", EASY, SHORTLIST_ROUTES + 1).is_sure
 
 
 def test_one_route_alone_has_no_margin() -> None:
@@ -193,10 +193,10 @@ def test_one_route_alone_has_no_margin() -> None:
     world = World()
     world.do(route("a", "a1", "a2"))
 
-    assert not look(loaded(world), "a1", EASY, 1).is_sure
+    assert not evaluate(loaded(world), "a1", EASY, 1).is_sure
 
 
-def test_shortlist_of_too_many_rows_is_the_encoders() -> None:
+def test_encoder_answers_when_the_shortlist_has_too_many_rows() -> None:
     """Whoever asks is not held up."""
     routes = StaticRoutes(DIM, Settings(threshold=-1.0), Revision(1, 1))
     count = SHORTLIST_ROWS_MAX // 2 + 1
@@ -217,4 +217,4 @@ def test_shortlist_of_too_many_rows_is_the_encoders() -> None:
     ]
     routes.load(records, [rows[:count], rows[count:]])
 
-    assert not look(routes, "a1", EASY, 1).is_sure
+    assert not evaluate(routes, "a1", EASY, 1).is_sure

@@ -13,8 +13,8 @@ import pytest
 from synaptoroute.errors import NotReady, StorageUnavailable
 from synaptoroute.replication.pending_writes import PendingWrites
 from synaptoroute.serving.embedding_cache import EmbeddingCache
-from synaptoroute.serving.version_waiters import VersionWaiters
-from synaptoroute.threads.inbox import Inbox, refuse
+from synaptoroute.serving.scorer import VersionWaiters
+from synaptoroute.threads import Inbox, refuse
 
 pytestmark = pytest.mark.unit
 

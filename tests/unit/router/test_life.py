@@ -272,7 +272,7 @@ async def test_threads_end_with_the_router() -> None:
         if thread.name.startswith("synaptoroute") and thread.is_alive()
     }
 
-    assert {f"synaptoroute-lane-{n}" for n in range(4)} <= during
+    assert {f"synaptoroute-encoder-{n}" for n in range(4)} <= during
     assert {"synaptoroute-applier", "synaptoroute-scorer"} <= during
     assert left <= {"synaptoroute-close"}
 
@@ -283,7 +283,7 @@ async def test_lanes_and_applier_give_way(nice: int) -> None:
     """By what the settings say, to the scorer and to the caller's thread."""
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     behind = min(own + nice, 19)
-    wanted = dict.fromkeys(("lane-0", "lane-1", "applier"), behind) | {"scorer": own}
+    wanted = dict.fromkeys(("encoder-0", "encoder-1", "applier"), behind) | {"scorer": own}
     found: dict[str, int] = {}
     async with running(lanes=2, lanes_nice=nice):
         give_up_at = time.monotonic() + WAIT_SECONDS

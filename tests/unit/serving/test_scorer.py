@@ -9,7 +9,7 @@ import pytest
 from route_sets import START
 from synaptoroute.core.mutation import Position
 from synaptoroute.encoder import HashEncoder
-from synaptoroute.serving.queue import Batcher
+from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer
 from synaptoroute.tensor import Tensor
 
@@ -41,7 +41,7 @@ def test_what_was_left_for_later_waits_for_writes_on_their_way() -> None:
     """While a write is being applied nothing else takes the interpreter from it."""
     events: list[str] = []
     tensor = Behind(events)
-    batcher = Batcher(lanes=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
+    batcher = QueryQueue(workers=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
 
     def is_applying() -> bool:
         events.append("asked")

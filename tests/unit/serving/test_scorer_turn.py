@@ -1,4 +1,4 @@
-"""Who ranks: a lane in the scorer's turn for a query alone, else the scorer's thread."""
+"""The thread that ranks: a worker for a query that is alone, else the scorer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def rankers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-async def test_lone_query_is_ranked_by_its_lane(rankers: list[str]) -> None:
-    """Nobody else is on the way: the scorer is not woken."""
+async def test_lone_query_is_ranked_by_its_worker(rankers: list[str]) -> None:
+    """The queue is empty otherwise: the scorer is not woken."""
     async with running() as router:
         await router.aput_route(route("alpha"))
         answers = []
@@ -43,11 +43,11 @@ async def test_lone_query_is_ranked_by_its_lane(rankers: list[str]) -> None:
             answers.append(await router.aquery("alpha"))
 
     assert ["alpha"] * 3 == [answer.route for answer in answers]
-    assert ["synaptoroute-lane"] * 3 == rankers
+    assert ["synaptoroute-encoder"] * 3 == rankers
 
 
-async def test_query_in_company_is_ranked_by_the_scorer(rankers: list[str]) -> None:
-    """Two callers are on their way: the lane is for encoding."""
+async def test_queries_together_are_ranked_by_the_scorer(rankers: list[str]) -> None:
+    """Two callers wait: the worker is needed for encoding."""
     encoder = HeldEncoder()
     async with running(encoder=encoder) as router:
         await router.aput_route(route("alpha"))
@@ -61,8 +61,8 @@ async def test_query_in_company_is_ranked_by_the_scorer(rankers: list[str]) -> N
     assert ["synaptoroute-scorer"] == rankers
 
 
-async def test_lone_query_waits_for_the_turn_of_another(rankers: list[str]) -> None:
-    """While something runs on the tensor, a lane leaves its query to the scorer."""
+async def test_lone_query_waits_for_a_task_on_the_tensor(rankers: list[str]) -> None:
+    """While the tensor is locked, a worker leaves its query to the scorer."""
     async with running() as router:
         await router.aput_route(route("alpha"))
         scorer = _scorer_of(router)
@@ -86,7 +86,7 @@ async def test_lone_query_waits_for_the_turn_of_another(rankers: list[str]) -> N
 
 
 async def test_lone_queries_beside_writes_see_one_position(tmp_path: Path) -> None:
-    """Whoever ranks, the answer is that of the version it names, and never an older one."""
+    """Either thread answers for the version that it names, and never for an older one."""
     async with running(tmp_path / "node.sqlite") as router:
         first = await router.aput_route(route("alpha", "what is asked"))
         names = {first.version: "alpha"}
@@ -117,6 +117,6 @@ def _scorer_of(router: AdaptiveRouter) -> scorer_module.Scorer:
 
 
 async def _idle(scorer: scorer_module.Scorer) -> None:
-    """Wait until nothing is left for later and whoever answered last is done."""
-    while scorer.tensor.is_behind or scorer._turn.locked():
+    """Wait until no work is deferred and the last answer is done."""
+    while scorer.tensor.is_behind or scorer._tensor_lock.locked():
         await asyncio.sleep(0.001)

@@ -1,15 +1,23 @@
-"""What one thread is handed by the others.
+"""Threads: an inbox that a thread reads, and thread priorities.
 
-Once closed nothing comes in any more, so that nobody waits for an answer that a
-thread which has ended cannot give.
+Encoding and applying use all CPU time they get.  Receiving, admission and scoring need
+little, but soon: an event loop that waits for a CPU delays every answer.  On Linux each
+thread has its own nice value.  Elsewhere the value is that of the process, and
+``lower_priority`` does nothing.
+
+Source: https://man7.org/linux/man-pages/man2/setpriority.2.html, section "C library/kernel
+differences".
 """
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from synaptoroute.errors import NotReady
@@ -19,7 +27,7 @@ _STOPPED: Final = "the router has stopped"
 
 
 class Inbox(Generic[ItemT]):
-    """A queue with an end; any thread puts, one thread gets."""
+    """A queue that can be closed; any thread puts, one thread gets."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[ItemT | None] = queue.SimpleQueue()
@@ -30,15 +38,20 @@ class Inbox(Generic[ItemT]):
         return self._queue.qsize()
 
     def put(self, item: ItemT) -> None:
-        """Hand over one item.
+        """Add one item.
 
         Raises:
             NotReady: The inbox is closed.
         """
-        self.put_all((item,))
+        with self._lock:
+            # Checked under the lock: an item put after the thread has drained a closed inbox
+            # would never be taken, and its caller would wait for good.
+            if self._is_closed:
+                raise NotReady(_STOPPED)
+            self._queue.put(item)
 
     def put_all(self, items: Iterable[ItemT]) -> None:
-        """Hand over items in order, all or none; see ``put``."""
+        """Add items in order, all or none; see ``put``."""
         with self._lock:
             if self._is_closed:
                 raise NotReady(_STOPPED)
@@ -62,14 +75,14 @@ class Inbox(Generic[ItemT]):
         return self._queue.get_nowait()
 
     def close(self) -> None:
-        """Let nothing in any more; what is in it can still be taken."""
+        """Refuse new items; what is queued can still be taken."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
                 self._queue.put(None)
 
     def close_and_drop(self) -> list[ItemT]:
-        """Close it and take out what nobody will take any more."""
+        """Close it and return the items that were not taken."""
         self.close()
         left: list[ItemT] = []
         while True:
@@ -82,6 +95,15 @@ class Inbox(Generic[ItemT]):
 
 
 def refuse(future: Future[Any]) -> None:
-    """Tell whoever waits for a call that it will not be made."""
+    """End a call that will not be made, with ``NotReady``."""
     if future.set_running_or_notify_cancel():
         future.set_exception(NotReady(_STOPPED))
+
+
+def lower_priority(nice: int) -> None:
+    """Add to the nice value of the calling thread; Linux only."""
+    if nice and sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):  # a sandbox may forbid it: all threads stay equal then
+            own = os.getpriority(os.PRIO_PROCESS, thread)
+            os.setpriority(os.PRIO_PROCESS, thread, own + nice)

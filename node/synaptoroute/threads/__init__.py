@@ -1,1 +1,0 @@
-"""What the threads of a node share: inboxes and priorities."""
