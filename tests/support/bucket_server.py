@@ -70,7 +70,7 @@ class BucketServer:
         raise BucketFailed("the bucket's server did not start")
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
@@ -86,7 +86,7 @@ def node_program() -> Path:
 
 
 def installed() -> Path:
-    """Give the folder of the server; install it first where it is not there yet."""
+    """Return the folder of the server; install it if it is missing."""
     if FOLDER.is_dir():
         return FOLDER
     npm = node_program().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"

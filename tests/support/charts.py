@@ -1,4 +1,4 @@
-"""Rendering the chart with a real Helm, and looking at what came out."""
+"""The chart rendered with a real Helm, and values that break its schema."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def helm(major: str) -> Path:
 
 
 def run_helm(major: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Helm and give what it said; never raises for a refusal."""
+    """Run Helm and return its output; a refusal does not raise."""
     return subprocess.run(
         [str(helm(major)), *arguments],
         capture_output=True,
@@ -79,7 +79,7 @@ def render(
 
 
 def refusal(changes: Mapping[str, Any], *, major: str) -> str:
-    """What Helm says of values that the chart must refuse; empty if it takes them."""
+    """Return Helm's error for values that the chart must refuse; empty if it accepts them."""
     code, _, error = _rendered(major, None, json.dumps(changes), "1.30.0")
     return error if code != 0 else ""
 
@@ -121,7 +121,7 @@ KEYWORDS = frozenset(
     {"type", "enum", "pattern", "minimum", "maximum", "minLength", "minItems"}
     | {"additionalProperties", "properties", "items"}
 )
-"""What ``rules`` knows how to break; ``properties`` and ``items`` only lead further down."""
+"""Keywords that ``rules`` can break; ``properties`` and ``items`` contain further rules."""
 
 _ANY_KEY = "any-key"
 _UNKNOWN_KEY = "no-such-value"
@@ -213,7 +213,7 @@ def together(every: Sequence[Rule]) -> list[list[Rule]]:
 
 
 def _is_in_line(one: RulePath, other: RulePath) -> bool:
-    """Whether one place is at or above the other."""
+    """Return whether one place contains the other."""
     length = min(len(one), len(other))
     return one[:length] == other[:length]
 

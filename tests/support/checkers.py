@@ -1,4 +1,4 @@
-"""What must hold of a cluster's history, checked from the outside.
+"""Checks of a cluster's history from the outside.
 
 A ``History`` is what clients saw: every write with its two moments, its answer and what it
 asked for; every read with the version it was answered at.  The checks compare it with the
@@ -32,14 +32,14 @@ DUMPED = {
 
 @dataclass(frozen=True, order=True)
 class Version:
-    """``epoch.seq``."""
+    """A version, ``epoch.seq``."""
 
     epoch: int
     seq: int
 
     @classmethod
     def of(cls, text: str) -> Version:
-        """Read it."""
+        """Parse a version."""
         epoch, _, seq = text.partition(".")
         return cls(int(epoch), int(seq))
 
@@ -72,13 +72,13 @@ class Write:
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether the client was told that it is applied."""
+        """Whether the answer said that the write is applied."""
         return self.outcome in REACHED and self.at is not None
 
 
 @dataclass(frozen=True)
 class Read:
-    """One read: who asked, when, and at which version it was answered."""
+    """One read: its client, its times, and the version of its answer."""
 
     client: str
     began: float
@@ -89,7 +89,7 @@ class Read:
 
 @dataclass
 class History:
-    """What clients saw; any thread appends."""
+    """Writes and reads as clients saw them; any thread appends."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -135,7 +135,7 @@ def op_log_of(path: Path) -> list[LogEntry]:
 
 
 def dump_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Read everything that all nodes must hold alike."""
+    """Read the tables that must be equal on all nodes."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
         raw.execute("BEGIN")
         return {
@@ -145,7 +145,7 @@ def dump_of(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def differences(views: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """What differs between nodes: ``views`` is a mapping of facts for each node."""
+    """Return the facts that differ between nodes; ``views`` maps nodes to facts."""
     found = []
     names = sorted({fact for view in views.values() for fact in view})
     for fact in names:
@@ -157,7 +157,7 @@ def differences(views: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 
 def forks(logs: Mapping[str, Sequence[LogEntry]]) -> list[str]:
-    """Places that hold two histories, chains that do not link, and holes."""
+    """Return places with two histories, broken chains, and holes."""
     found = []
     chain_at: dict[Version, tuple[str, str]] = {}
     for node, log in logs.items():
@@ -174,7 +174,7 @@ def forks(logs: Mapping[str, Sequence[LogEntry]]) -> list[str]:
 
 
 def lost_or_doubled(history: History, log: Sequence[LogEntry]) -> list[str]:
-    """Acknowledged writes that the log does not hold, or that took effect twice."""
+    """Return acknowledged writes that are missing in the log, or that took effect twice."""
     found = []
     effects = Counter(entry.op_id for entry in log if entry.is_applied)
     held = {entry.at: entry.op_id for entry in log}
@@ -190,7 +190,7 @@ def lost_or_doubled(history: History, log: Sequence[LogEntry]) -> list[str]:
 
 
 def out_of_order(history: History) -> list[str]:
-    """Writes whose places contradict real time: one ended before the other began."""
+    """Return writes whose order in the log contradicts real time."""
     found = []
     newest: Version | None = None
     events = [(write.ended, 1, write) for write in history.acknowledged]
@@ -210,7 +210,7 @@ def out_of_order(history: History) -> list[str]:
 
 
 def unserial(history: History) -> list[str]:
-    """Conditional writes that did not see exactly the state which they replaced."""
+    """Return conditional writes that did not replace the state that they named."""
     found = []
     by_route: dict[str, list[Write]] = defaultdict(list)
     for write in history.acknowledged:
@@ -228,7 +228,7 @@ def unserial(history: History) -> list[str]:
 
 
 def broken_sessions(history: History) -> list[str]:
-    """Clients that did not read their own writes, or saw time run backwards.
+    """Return clients that missed their own writes, or saw an older state after a newer one.
 
     Only reads that named a version promise anything through a load balancer.
     """
@@ -260,7 +260,7 @@ def violations(
     logs: Mapping[str, Sequence[LogEntry]],
     views: Mapping[str, Mapping[str, object]],
 ) -> list[str]:
-    """Everything that is wrong."""
+    """Return all violations."""
     longest: Iterable[LogEntry] = max(logs.values(), key=len, default=())
     return [
         *differences(views),

@@ -44,7 +44,7 @@ CONTAINED: dict[str, Any] = {
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float = READY_SECONDS_MAX) -> float:
-    """Wait until something holds; give how long it took."""
+    """Wait for a condition; return the seconds that it took."""
     began = time.monotonic()
     while not holds():
         if time.monotonic() - began > seconds:
@@ -54,7 +54,7 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = READY_SECO
 
 
 def ready_at(node: Any) -> datetime:
-    """Wait for the line by which a node says that it is ready; give its time."""
+    """Wait for the log line "ready" of a node; return its time."""
 
     def lines() -> list[dict[str, Any]]:
         said = [json.loads(line) for line in node.logs().splitlines() if line.startswith(b"{")]
@@ -82,7 +82,7 @@ def require_images(*names: str) -> None:
 
 @dataclass
 class Plan:
-    """What a container is made of.
+    """How a container is started.
 
     Attributes:
         image: Short name, see ``IMAGES``.
@@ -215,7 +215,7 @@ class Stack:
         return httpx.get(self.fleet_door + path, timeout=5.0).status_code
 
     def is_active_coordinator(self) -> bool:
-        """Whether the coordinator holds the lease and sees live nodes."""
+        """Return whether the coordinator holds the lease and sees all nodes."""
         lines = httpx.get(f"{self.fleet_door}/metrics", timeout=5.0).text.splitlines()
         found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return float(found["synaptoroute_fleet_active"]) == 1 and float(
@@ -247,7 +247,7 @@ class Stack:
         node.remove()
 
     def start_and_stop_one(self, *, is_member: bool) -> float:
-        """Start one more node with an empty database; give the seconds until it was ready.
+        """Start another node with an empty database; return the seconds until it was ready.
 
         From the call of the engine to the line of the node's log, by one clock.
         """
@@ -274,7 +274,7 @@ class Stack:
         self._start_redis()
 
     def takes_writes(self) -> bool:
-        """Whether a write goes through the door."""
+        """Return whether HAProxy forwards a write that succeeds."""
         document = {"name": "probe", "utterances": ["is this written"]}
         with suppress(httpx.HTTPError):
             answer = httpx.put(f"{self.door}/v1/routes/probe", json=document, timeout=30.0)
@@ -286,11 +286,11 @@ class Stack:
         self._client.networks.get(self._inside.id).disconnect(self.nodes[number])
 
     def heal(self, number: int) -> None:
-        """Put it back, under its names: without them nobody would find it."""
+        """Reconnect it under its names, by which the others find it."""
         self._inside.connect(self.nodes[number].id, ["node", f"{self._name}-node-{number}"])
 
     def live_nodes(self) -> list[Mapping[str, Any]]:
-        """What the cluster says of its live nodes; empty while nobody answers."""
+        """Return the live nodes as the cluster reports them; empty while no node answers."""
         try:
             answer = httpx.get(f"{self.door}/v1/cluster", timeout=5.0)
         except httpx.HTTPError:
@@ -300,7 +300,7 @@ class Stack:
         return [each for each in answer.json()["nodes"] if each["is_live"]]
 
     def wait_whole(self, node_count: int) -> float:
-        """Wait until so many nodes are live at one position with one digest."""
+        """Wait until this many nodes are live with the same position and digest."""
 
         def is_whole() -> bool:
             live = self.live_nodes()
@@ -310,7 +310,7 @@ class Stack:
         return wait_until(f"{node_count} nodes hold one state", is_whole)
 
     def wait_whole_or_moving(self, node_count: int) -> float:
-        """Wait until so many nodes follow closely and are sent queries, while writes go on."""
+        """Wait until this many nodes follow closely and get queries, while writes continue."""
 
         def follow() -> bool:
             live = self.live_nodes()
@@ -390,7 +390,7 @@ class Composed:
         self.run("down", "--volumes", "--timeout", "5")
 
     def run(self, *words: str) -> str:
-        """Run the tool; gives what it prints, raises with what it says."""
+        """Run the tool; return its output, or raise its error."""
         command = [str(require("docker-compose")), "--project-name", self.name, *words]
         done = subprocess.run(
             command,
@@ -406,7 +406,7 @@ class Composed:
         return done.stdout
 
     def up(self, *words: str) -> float:
-        """Bring it up; give the seconds until a query through the door was routed."""
+        """Start it; return the seconds until HAProxy routed a query."""
         began = time.monotonic()
         self.run("up", "--detach", "--no-build", *words)
         wait_until(
@@ -459,7 +459,7 @@ grep -E '^[^ ]+ / ' /proc/mounts | tail -n 1 | cut -d' ' -f4 | cut -d, -f1 | sed
 
 @dataclass(frozen=True)
 class Privileges:
-    """What was found.
+    """The privileges of a container.
 
     Attributes:
         user: Number of the user that the first process runs as.
@@ -481,7 +481,7 @@ class Privileges:
 
 
 def look(container: Any) -> Privileges:
-    """Look from inside."""
+    """Read the privileges inside the container."""
     code, out = container.exec_run(["sh", "-c", _LOOK])
     assert code == 0, out
     pairs = [line.split() for line in out.decode().splitlines()]

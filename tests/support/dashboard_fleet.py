@@ -95,7 +95,7 @@ def wait_ready(node: NodeProcess) -> None:
 
 
 def put(node: NodeProcess, name: str, utterances: list[str]) -> str:
-    """Put a route; give its version."""
+    """Put a route; return its version."""
     answer = httpx.put(
         f"{node.url}/v1/routes/{name}?ack=all", json={"utterances": utterances}, trust_env=False
     )

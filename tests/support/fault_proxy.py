@@ -20,7 +20,7 @@ _CHUNK_BYTES = 65_536
 
 
 class Fault(Enum):
-    """What the network does."""
+    """Faults of the network."""
 
     NONE = "none"
     BLACK_HOLE = "black_hole"
@@ -100,7 +100,7 @@ class FaultProxy:
                 event.clear()
 
     def reset(self) -> None:
-        """End every connection with a reset."""
+        """Reset every connection."""
         for pair in self._pairs:
             pair.client.transport.abort()
             pair.server.transport.abort()
@@ -183,7 +183,7 @@ class Network:
         self.run(change)
 
     def close(self) -> None:
-        """End every proxy, the loop and its thread."""
+        """Stop every proxy, the loop and its thread."""
         for proxy in self._proxies:
             self.run(lambda proxy=proxy: proxy.__aexit__(None, None, None))
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,4 +1,4 @@
-"""Several routers of one cluster in one process, for looks that no process gives.
+"""Several routers of one cluster in this process, with access to their internals.
 
 Each can have an HTTP door of its own, so that it can help its peers.
 """
@@ -40,7 +40,7 @@ DIM = 64
 
 
 class MuteKeys(Keys):
-    """Names whose bus nobody hears: what is appended with them is a message that was lost."""
+    """Names of a log without a bus: a message of an entry appended with them is lost."""
 
     @property
     def bus(self) -> str:
@@ -65,20 +65,20 @@ class Peer:
 
     @property
     def follower(self) -> Follower:
-        """What follows the log."""
+        """The follower of the router."""
         assert self.router.follower is not None
         return self.router.follower
 
     @property
     def engine(self) -> Engine:
-        """What applies it."""
+        """The engine of the router."""
         engine = self.follower.session.engine
         assert isinstance(engine, Engine)
         return engine
 
     @property
     def position(self) -> Position:
-        """What is visible."""
+        """The visible position."""
         return self.follower.session.position
 
 
@@ -96,7 +96,7 @@ class Peers:
         return self.all[index]
 
     async def add(self, name: str = "", *, door: bool = False, **changes: Any) -> Peer:
-        """Start one more router; with a door it can give to its peers."""
+        """Start another router; with an HTTP server it can serve its peers."""
         path = self.folder / f"{name or len(self.all)}.sqlite"
         peer = await self.stack.enter_async_context(
             joined(path, self.url, door=door, **{**self.settings, **changes})
@@ -250,7 +250,7 @@ async def voters_with_routes(
 
 
 async def leave_one(found: Peers, server: Server) -> Peer:
-    """Stop all routers but the first, empty their server, and give the one that is left."""
+    """Stop all routers but the first, empty their server, and return the first."""
     lone, *gone = found.all
     for peer in gone:
         await peer.router.stop()
@@ -269,7 +269,7 @@ async def write_quorum(peer: Peer, names: Iterable[str]) -> list[str]:
 
 
 async def write_again(peer: Peer, name: str = "again") -> float:
-    """Put a route as soon as writes are taken; give the seconds that took."""
+    """Put a route as soon as writes are accepted; return the seconds that it took."""
     began = time.monotonic()
     while True:
         try:

@@ -45,7 +45,7 @@ def put(name: str, count: int = 2, seed: int = 0, dim: int = DIM) -> PutRoute:
 
 
 class History:
-    """A replica that numbers what it is given, and remembers the vector of each slot."""
+    """A replica that numbers mutations and remembers the vector of each slot."""
 
     def __init__(self, snapshot: Snapshot | None = None, dim: int = DIM) -> None:
         self.replica = Replica(snapshot, dim=dim)
@@ -74,7 +74,7 @@ def held_vectors(stored: Stored) -> dict[int, bytes]:
 
 
 def assert_holds(stored: Stored, history: History) -> None:
-    """What was read is the state in memory, vectors and digest included."""
+    """Assert that the stored state equals the state in memory, with vectors and digest."""
     assert stored.snapshot == history.replica.snapshot()
     assert stored.digest == history.replica.digest
     assert held_vectors(stored) == history.vectors
@@ -92,7 +92,7 @@ NEXT_DIM = 12
 
 
 def opened(path: Path, fingerprint: str = FINGERPRINT, dim: int = DIM) -> SQLiteStorage:
-    """A database that is open; whoever asked closes it."""
+    """Open a database; the caller closes it."""
     storage = SQLiteStorage(path)
     storage.open(fingerprint=fingerprint, dim=dim)
     return storage

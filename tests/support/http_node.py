@@ -86,7 +86,7 @@ async def http_node(
 
 @contextmanager
 def logged() -> Iterator[io.StringIO]:
-    """What the process writes to its log, as JSON at debug level; restored afterwards."""
+    """Capture the log as JSON at debug level; restore the configuration afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     stream = io.StringIO()
@@ -101,7 +101,7 @@ def logged() -> Iterator[io.StringIO]:
 
 @contextmanager
 def overloaded(node: HttpNode) -> Iterator[None]:
-    """Let the queue hold what takes a quarter of an hour."""
+    """Fill the queue with a quarter of an hour of work."""
     batching = node.router._engine()._queue
     for tokens in (8, 16, 24, 32) * 4:
         batching.learn(tokens, tokens, tokens * 0.1)
@@ -119,7 +119,7 @@ _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 @asynccontextmanager
 async def on_socket(node: HttpNode) -> AsyncIterator[httpx.AsyncClient]:
-    """Serve an application as a node process does; give a client."""
+    """Serve an application as a node process does; yield a client."""
     config = uvicorn.Config(node.app, loop="none", log_config=None, access_log=False)
     config.load()
     state = ServerState()
@@ -186,7 +186,7 @@ def request(body: bytes, *lines: str, path: str = "/v1/query", version: str = "1
 
 
 def seen(answer: httpx.Response) -> tuple[Any, ...]:
-    """What a client can tell of an answer, apart from what is of one request alone."""
+    """Return the parts of an answer that do not depend on the request."""
     document = answer.json()
     document.pop("instance", None)
     headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}

@@ -16,7 +16,7 @@ _SERIES = re.compile(r"^([a-z][a-z0-9_]*)[{ ]", re.MULTILINE)
 
 
 def exposition() -> str:
-    """What a member of a cluster says at /metrics, once it has answered and encoded something."""
+    """Return /metrics of a cluster member that has answered and encoded something."""
     encoder = HashEncoder(8)
     follower = FollowerStatus(
         log_state=LogState.OPEN,

@@ -25,7 +25,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def dashboard_expressions() -> list[str]:
-    """What the panels of the dashboard ask."""
+    """Return the expressions of the dashboard's panels."""
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 

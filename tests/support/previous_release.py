@@ -23,7 +23,7 @@ REVISION = "25dde48"
 
 
 def unpack_previous_release(folder: Path) -> Path:
-    """Unpack the sources of the release before; give the folder that holds its packages."""
+    """Unpack the sources of the previous release; return the folder of its packages."""
     archive = subprocess.run(
         ["git", "archive", "--format=tar", REVISION, "node", "coordinator"],
         cwd=ROOT,

@@ -106,7 +106,7 @@ class NodeProcess:
         raise AssertionError(f"the node did not listen:\n{self.log_text()}")
 
     def log_text(self) -> str:
-        """What the process wrote to its error stream since its last start."""
+        """Return the error stream since the last start."""
         with (self.folder / "log").open("rb") as log:
             log.seek(self._log_starts_at)
             return log.read().decode()
@@ -124,7 +124,7 @@ class NodeProcess:
         os.kill(self.process.pid, number)
 
     def wait(self) -> int:
-        """Wait for the end; give the exit code."""
+        """Wait until it ends; return the exit code."""
         code = self.process.wait(STOP_SECONDS_MAX)
         assert self.process.stdout is not None
         assert b"" == self.process.stdout.read(), "a node prints nothing"
@@ -132,7 +132,7 @@ class NodeProcess:
         return code
 
     def stop(self) -> int:
-        """Stop as an orchestrator does."""
+        """Stop with SIGTERM, as an orchestrator does."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -142,7 +142,7 @@ class NodeProcess:
         self.wait()
 
     def end(self) -> None:
-        """Make sure that nothing is left."""
+        """Kill the process if it still runs."""
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()
@@ -227,7 +227,7 @@ class CoordinatorProcess:
             return client.request(method, self.url + path, **options)
 
     def cluster(self) -> dict[str, Any]:
-        """The fleet as it sees it."""
+        """Return the fleet as the coordinator sees it."""
         document: dict[str, Any] = self.http("GET", "/v1/cluster").json()
         return document
 
@@ -237,7 +237,7 @@ class CoordinatorProcess:
         return bool(self.cluster()["coordinator"]["is_active"])
 
     def until(self, condition: Any, seconds_max: float = COORDINATOR_START_SECONDS_MAX) -> float:
-        """Wait for a condition; give the seconds that it took."""
+        """Wait for a condition; return the seconds that it took."""
         began_at = time.monotonic()
         while time.monotonic() - began_at < seconds_max:
             try:
@@ -256,7 +256,7 @@ class CoordinatorProcess:
         os.kill(self.pid, number)
 
     def stop(self) -> int:
-        """Stop as an orchestrator does; give the exit code."""
+        """Stop with SIGTERM, as an orchestrator does; return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -266,7 +266,7 @@ class CoordinatorProcess:
         return self._process.wait(COORDINATOR_STOP_SECONDS_MAX)
 
     def end(self) -> None:
-        """Make sure that nothing is left."""
+        """Kill the process if it still runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()

@@ -39,7 +39,7 @@ def put(name: str, *, utterances: int = 1, dim: int = DIM, text: str = "") -> Pr
 
 
 class Author:
-    """A node's position as far as a writer needs it: what it has read from its log."""
+    """The position of a writer: what it has read from its log."""
 
     def __init__(self, log: RedisLog) -> None:
         self.log = log
@@ -69,12 +69,12 @@ async def opened(url: str, **options: Any) -> AsyncIterator[RedisLog]:
 
 
 async def join(log: RedisLog) -> Position:
-    """Let the log's writer take the head as applied."""
+    """Attach a writer that has applied the head."""
     return await Author(log).join()
 
 
 def report(node_id: str, at: Position, **changes: Any) -> NodeReport:
-    """What a node at a position says of itself."""
+    """Return the report of a node at a position."""
     said: dict[str, Any] = {
         "node_id": node_id,
         "url": f"http://{node_id}",

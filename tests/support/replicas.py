@@ -112,7 +112,7 @@ def full_state(replica: Replica) -> dict[str, Any]:
 
 
 def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes]]) -> str:
-    """The digest as its definition says it, over rows kept by somebody else."""
+    """Return the digest by its definition, over separately kept rows."""
     hashes = [row_hash(slot, *row) for slot, row in rows.items()]
     hashes.append(settings_hash(table.settings))
     hashes.extend(route_hash(route) for route in table.routes.values())
@@ -124,12 +124,12 @@ def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes
 
 @dataclass
 class Shadow:
-    """What SQLite and the tensor would hold: rows, from changes alone."""
+    """The rows that SQLite and the tensor hold, computed from changes."""
 
     rows: dict[int, tuple[int, str, bytes]] = field(default_factory=dict)
 
     def carry_out(self, change: Change) -> None:
-        """Do what a change says."""
+        """Apply a change."""
         written = [write.slot for write in change.writes]
         assert sorted(set(written)) == written
         assert sorted(set(change.freed)) == list(change.freed)

@@ -22,7 +22,7 @@ WAIT_SECONDS = 20.0
 
 
 class HeldEncoder(HashEncoder):
-    """A real encoder behind a gate: what it encodes is recorded, and waits while shut."""
+    """A real encoder that records what it encodes, and waits while its gate is closed."""
 
     def __init__(self, dim: int = 64) -> None:
         super().__init__(dim)
@@ -63,7 +63,7 @@ class HeldEncoder(HashEncoder):
         self.gate.clear()
 
     async def held_up(self) -> None:
-        """Wait until a lane stands at the gate."""
+        """Wait until an encoder worker waits at the gate."""
         assert await asyncio.to_thread(self.is_busy.wait, WAIT_SECONDS)
 
 

@@ -27,14 +27,14 @@ class ServerFailed(AssertionError):
 
 
 def free_port() -> int:
-    """Name a TCP port of the loopback that nobody listens on now."""
+    """Return a free TCP port of the loopback."""
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 def ask(port: int, *words: str) -> str:
-    """Send one command to whatever listens on a port; return the raw reply."""
+    """Send one command to the server on a port; return the raw reply."""
     parts = [word.encode() for word in words]
     request = b"*%d\r\n" % len(parts)
     request += b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
@@ -75,12 +75,12 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:
-        """What the server wrote so far."""
+        """Return the server's log."""
         path = self.folder / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -97,7 +97,7 @@ class Server:
         raise ServerFailed(f"{self.kind} did not start:\n{self.log[-2_000:]}")
 
     def stop(self) -> None:
-        """Stop as an orchestrator does: SIGTERM, and SIGKILL for one that does not obey."""
+        """Stop with SIGTERM, then with SIGKILL."""
         if self._process is None:
             return
         if self.is_running:
@@ -111,18 +111,18 @@ class Server:
         self._process = None
 
     def kill(self) -> None:
-        """Kill it as a crash does; nothing is saved on the way out."""
+        """Kill it as a crash does; nothing is saved."""
         os.kill(self.pid, signal.SIGKILL)
         assert self._process is not None
         self._process.wait(STOP_SECONDS_MAX)
         self._process = None
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """Pause it: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen server go on."""
+        """Resume a paused server."""
         os.kill(self.pid, signal.SIGCONT)
 
     def call(self, *words: str) -> str:
@@ -130,7 +130,7 @@ class Server:
         return ask(self.port, *words)
 
     def _answers_on(self, port: int) -> bool:
-        """Start the process on a port; False where another program took the port first."""
+        """Start the process on a port; return False if another program took the port first."""
         options = {
             "bind": _LOOPBACK,
             "port": str(port),
@@ -158,7 +158,7 @@ class Server:
 
 
 def _is_up(port: int, password: str | None) -> bool:
-    """Whether a server on the port answers a PING; loading its data does not count."""
+    """Return whether a server answers PING; one that loads its data does not."""
     try:
         with socket.create_connection((_LOOPBACK, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
@@ -206,7 +206,7 @@ class Sentinels:
 
     @property
     def master_port(self) -> int:
-        """Port of the master, as the first one that answers says."""
+        """Port of the master, by the first Sentinel that answers."""
         for port in self.ports:
             try:
                 answer = ask(port, "SENTINEL", "get-master-addr-by-name", SERVICE)
@@ -216,7 +216,7 @@ class Sentinels:
         raise AssertionError("no Sentinel answers")
 
     def start(self, count: int) -> Sentinels:
-        """Start so many; return when each knows the others and the replica."""
+        """Start this many; return when each knows the others and the replica."""
         for number in range(count):
             folder = self.folder / f"sentinel-{number}"
             folder.mkdir(parents=True)
@@ -244,12 +244,12 @@ class Sentinels:
         return self
 
     def kill_one(self) -> None:
-        """Kill the first one: it answers nobody any more."""
+        """Kill the first one."""
         self._processes[0].kill()
         self._processes[0].wait(STOP_SECONDS_MAX)
 
     def stop(self) -> None:
-        """End all of them."""
+        """Stop all of them."""
         for process in self._processes:
             process.kill()
             process.wait(STOP_SECONDS_MAX)

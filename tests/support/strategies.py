@@ -155,7 +155,7 @@ def whole_imports(draw: st.DrawFn, op_count: int = OP_COUNT) -> list[Proposal]:
 
 @st.composite
 def logs(draw: st.DrawFn, pieces_max: int = 15, op_count: int = OP_COUNT) -> list[Proposal]:
-    """What clients proposed, in log order."""
+    """Proposals of clients, in log order."""
     single = proposals(op_count=op_count).map(lambda each: [each])
     piece = st.one_of(single, single, single, whole_imports(op_count))
     count = draw(st.integers(0, pieces_max))

@@ -1,4 +1,4 @@
-"""A wall clock that is wrong, for whole processes; clocks that only count stay right.
+"""A wrong wall clock for whole processes; monotonic clocks stay right.
 
 libfaketime stands between a process and the clock of its machine.  What it adds is read from
 a file at each look, so that the clock can jump while the process runs.
@@ -18,7 +18,7 @@ _LIBRARY = "libfaketimeMT.so.1"
 
 
 def library() -> Path:
-    """Find the library beside the program that brings it."""
+    """Find the library next to the program `faketime`."""
     prefix = require("faketime").parent.parent
     found = sorted(prefix.glob(f"lib*/**/faketime/{_LIBRARY}"))
     if not found:
@@ -27,7 +27,7 @@ def library() -> Path:
 
 
 class WallClock:
-    """A clock that processes started under it go by."""
+    """A wall clock for the processes that are started under it."""
 
     def __init__(self, path: Path, ahead_seconds: int = 0) -> None:
         self._path = path
@@ -35,14 +35,14 @@ class WallClock:
         self.jump_to(ahead_seconds)
 
     def jump_to(self, ahead_seconds: int) -> None:
-        """Let it show so many seconds more than the machine's; fewer if negative."""
+        """Set the difference to the machine's clock in seconds."""
         draft = self._path.with_suffix(".draft")
         draft.write_text(f"{ahead_seconds:+d}\n")
         draft.replace(self._path)
 
     @contextmanager
     def rules(self) -> Iterator[None]:
-        """Start processes under it within the block."""
+        """Processes that start within the block use it."""
         chosen = {
             "LD_PRELOAD": str(self._library),
             "FAKETIME_TIMESTAMP_FILE": str(self._path),
