@@ -124,6 +124,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
         front_port: Second port, shared with other node processes on this host; 0 for none.
     """
 
+    # A node shares its CPUs with its own HTTP server, which must go first under overload; a
+    # router inside another program leaves priorities alone.
     lanes_nice: int = Field(default=4, ge=0, le=19)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
@@ -175,6 +177,8 @@ def cpu_limit() -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     host_count = affinity or os.cpu_count() or 1
     quota = _cgroup_quota_cpus(Path("/sys/fs/cgroup"))
+    # Rounded down: one thread more than the quota would stop all threads for a part of each
+    # scheduling period.
     return host_count if quota is None else max(1, min(host_count, int(quota)))
 
 

@@ -55,6 +55,7 @@ class SynaptoRouteError(Exception):
     def __init__(
         self, message: str, *, retry_after_seconds: float | None = None, **fields: object
     ) -> None:
+        # ``fields`` go into the HTTP response: no secrets, and JSON values only.
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds

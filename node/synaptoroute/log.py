@@ -65,4 +65,5 @@ class LocalLog:
         """Pass the proposals to the engine, which numbers them when it applies them."""
         assert self._deliver is not None, "a LocalLog is attached before it is used"
         self._deliver(proposals)
+        # No place yet: the engine numbers entries in the order in which it applies them.
         return Appended(at=None)

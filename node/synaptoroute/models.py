@@ -39,6 +39,7 @@ def check_text(text: str, bytes_max: int) -> str:
     Raises:
         ValueError: Empty, too long, or not valid Unicode.
     """
+    # Trimmed before the checks, so that a text and its trimmed form are one utterance.
     text = text.strip()
     if not text:
         raise ValueError("must not be empty or only white space")
@@ -69,6 +70,7 @@ def canonical_json(value: Any, bytes_max: int = METADATA_BYTES_MAX) -> str:
     Raises:
         ValueError: Not JSON, too deep, too large, NaN or infinite.
     """
+    # Before ``dumps``, which would recurse without end into a cycle.
     _check_depth(value, JSON_DEPTH_MAX)
     try:
         text = json.dumps(
@@ -145,10 +147,10 @@ class Route(BaseModel):
         kept = {text: index for index, text in reversed(list(enumerate(self.utterances)))}
         indexes = sorted(kept.values())
         if len(indexes) != len(self.utterances):
-            # A plain assignment would mark the field as set by the caller.
-            object.__setattr__(self, "utterances", [self.utterances[i] for i in indexes])
+            self.utterances = [self.utterances[i] for i in indexes]
             if self.vectors is not None:
-                object.__setattr__(self, "vectors", [self.vectors[i] for i in indexes])
+                self.vectors = [self.vectors[i] for i in indexes]
+        # Called for their errors only; the writer makes the canonical text again.
         if self.metadata:
             canonical_json(self.metadata)
         if self.payload is not None:
@@ -310,7 +312,7 @@ class RecoveryOutlook(BaseModel):
     detail: str
     is_needed: bool
     base: str = ""
-    missing: list[str] = []
+    missing: list[str] = []  # pydantic copies a default for each object
     risk: str = ""
 
 

@@ -22,6 +22,7 @@ from synaptoroute.exact import to_bytes
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.blocks import BLOCK_SLOTS, group_by_route, plan_folds
 from synaptoroute.tensor.rows import ADVANCE_ROWS
+from synaptoroute.tensor.tensor import DEFERRED_ROWS_MAX
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +56,34 @@ def test_any_history_gives_the_bytes_of_a_boot() -> None:
     node.put("fresh", range(300, 312))
     node.apply(RemoveUtterances("r1", ("x",)))
 
+    node.assert_as_rebuilt()
+
+
+def test_view_is_kept_until_the_next_change() -> None:
+    """Rows that are staged for a later change do not invalidate it."""
+    node = Node()
+    node.put("a", range(3))
+    view = node.tensor.view()
+    change = node.plan(put("b", range(10, 15)))
+    node.tensor.fill(*arrays(change), node.at)
+    between = node.tensor.view()
+    node.tensor.apply(change, node.at, filled=True)
+
+    assert view is between
+    assert (1, 2) == (view.live_count, node.tensor.view().live_count)
+
+
+def test_large_write_is_prepared_in_several_steps() -> None:
+    """A query waits for one of them at most."""
+    node = Node()
+    node.put("a", range(DEFERRED_ROWS_MAX))
+    node.put("b", range(1_000, 1_000 + DEFERRED_ROWS_MAX))
+    steps = 0
+    while node.tensor.is_behind:
+        node.tensor.prepare()
+        steps += 1
+
+    assert steps == 3
     node.assert_as_rebuilt()
 
 
