@@ -119,7 +119,7 @@ def assemble_graph(model: bytes, folder: Path) -> bytes:
         inline = memoryview((folder / GRAPH_INLINE).read_bytes())
     except (OSError, ValueError) as error:
         raise ModelCorrupt(f"{GRAPH_PARTS} cannot be read: {error}", file=GRAPH_PARTS) from error
-    joined: list[memoryview | NDArray[Any]] = []
+    joined: list[Any] = []  # buffers: views and arrays
     used = 0
     for kind, *numbers in parts:
         if kind == "inline":

@@ -23,7 +23,7 @@ from hashlib import sha256
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,8 @@ class Checkpoint:
     position: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The first page: sizes and checksums of the sections."""
+class Header(NamedTuple):
+    """The first page, after magic and version: sizes and checksums of the sections."""
 
     dim: int
     row_count: int
@@ -85,8 +84,15 @@ class Header:
     vectors_sum: int
     derived_sum: int
     columns_sum: int
-    position: Position
+    epoch: int
+    seq: int
+    chain: bytes
     encoder: bytes
+
+    @property
+    def position(self) -> Position:
+        """Position of the outcomes."""
+        return Position(self.epoch, self.seq, self.chain.decode("ascii"))
 
     @property
     def vector_bytes(self) -> int:
@@ -113,24 +119,7 @@ class Header:
 
     def pack(self) -> bytes:
         """The header's bytes, with their own checksum."""
-        packed = _HEADER.pack(
-            _MAGIC,
-            FORMAT_VERSION,
-            self.dim,
-            self.row_count,
-            self.derived_bytes,
-            self.text_bytes,
-            self.outcome_count,
-            self.request_hash_bytes,
-            self.outcome_bytes,
-            self.vectors_sum,
-            self.derived_sum,
-            self.columns_sum,
-            self.position.epoch,
-            self.position.seq,
-            self.position.chain.encode(),
-            self.encoder,
-        )
+        packed = _HEADER.pack(_MAGIC, FORMAT_VERSION, *self)
         return packed + _SUM.pack(zlib.crc32(packed))
 
 
@@ -139,17 +128,14 @@ def unpack_header(content: bytes) -> Header | None:
     packed, total = content[: _HEADER.size], content[_HEADER.size :]
     if len(total) != _SUM.size or _SUM.unpack(total) != (zlib.crc32(packed),):
         return None
-    fields: tuple[Any, ...] = _HEADER.unpack(packed)
-    magic, version, dim, *counts = fields[:9]
-    if (magic, version) != (_MAGIC, FORMAT_VERSION) or max(dim, *counts) > _COUNT_MAX:
+    magic, version, *fields = _HEADER.unpack(packed)
+    # Sizes are bounded before they are used to allocate.
+    if (magic, version) != (_MAGIC, FORMAT_VERSION) or max(fields[:7]) > _COUNT_MAX:
         return None
-    *sums, epoch, seq, chain, encoder = fields[9:]
-    position = Position(epoch, seq, chain.decode("ascii"))
-    values: list[Any] = [dim, *counts, *sums, position, encoder]
-    return Header(*values)
+    return Header(*fields)
 
 
-def encoder_of(fingerprint: str) -> bytes:
+def _encoder_digest(fingerprint: str) -> bytes:
     """The encoder's fingerprint at a fixed length."""
     return sha256(fingerprint.encode()).digest()
 
@@ -162,7 +148,7 @@ class CheckpointReader:
 
     def __init__(self, path: Path, fingerprint: str, dim: int) -> None:
         self.path = checkpoint_of(path)
-        self._encoder = encoder_of(fingerprint)
+        self._encoder = _encoder_digest(fingerprint)
         self._dim = dim
         self._descriptor = -1
         self._thread: threading.Thread | None = None
@@ -309,7 +295,7 @@ class CheckpointWriter:
     def __init__(self, path: Path, fingerprint: str, dim: int) -> None:
         self._path = checkpoint_of(path)
         self._draft = sibling(path, _DRAFT_SUFFIX)
-        self._encoder = encoder_of(fingerprint)
+        self._encoder = _encoder_digest(fingerprint)
         self._dim = dim
         self._rows: list[tuple[int, int, str, bytes]] = []
         self._vectors_sum = xxh3_64()
@@ -366,7 +352,9 @@ class CheckpointWriter:
             vectors_sum=self._vectors_sum.intdigest(),
             derived_sum=section_sum(derived),
             columns_sum=section_sum(columns),
-            position=position,
+            epoch=position.epoch,
+            seq=position.seq,
+            chain=position.chain.encode(),
             encoder=self._encoder,
         )
         self._file.write(derived)

@@ -145,7 +145,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, doing: str | None = None) -> Iterator[None]:
+def transaction(
+    connection: sqlite3.Connection, doing: str | None = None
+) -> Iterator[sqlite3.Connection]:
     """Run a transaction: all of it becomes durable, or nothing.
 
     Args:
@@ -157,7 +159,7 @@ def transaction(connection: sqlite3.Connection, doing: str | None = None) -> Ite
     """
     try:
         connection.execute("BEGIN IMMEDIATE")
-        yield
+        yield connection
         connection.execute("COMMIT")
     except BaseException as error:
         # A failed COMMIT may leave the transaction open.  SQLite ends it even where the

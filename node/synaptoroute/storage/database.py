@@ -114,18 +114,15 @@ class Database:
             raise StorageUnavailable("the storage is closed", reason="closed")
         return self._writer
 
-    @contextmanager
-    def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """Run one transaction of the writer.
+    def writable(self) -> sqlite3.Connection:
+        """The connection that writes, if the file may be written to.
 
         Raises:
-            StorageUnavailable: Nothing of it is durable.
+            StorageUnavailable: The database is closed or corrupt.
         """
         if self.corruption is not None:
             raise StorageUnavailable(corruption_message(self.corruption), reason="corrupt")
-        writer = self.writer
-        with transaction(writer, doing):
-            yield writer
+        return self.writer
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
@@ -138,7 +135,7 @@ class Database:
         """Make a group of entries durable, all or none; ``meta`` is the state afterwards."""
         sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
         log = self._log
-        with self.writing("commit entries") as writer:
+        with transaction(self.writable(), "commit entries") as writer:
             if not log.is_loaded:
                 log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
             floor = log.floor_after(sizes)
@@ -155,7 +152,7 @@ class Database:
 
     def set_fact(self, key: str, value: str | None) -> None:
         """Make a fact of this node durable; None removes it."""
-        with self.writing("write a fact") as writer:
+        with transaction(self.writable(), "write a fact") as writer:
             write_fact(writer, key, value)
         facts = {name: held for name, held in self.facts.items() if name != key}
         self.facts = facts if value is None else {**facts, key: value}

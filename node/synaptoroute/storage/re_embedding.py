@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import ConfigError, InvalidVector, StorageUnavailable
-from synaptoroute.storage.connection import translated
+from synaptoroute.storage.connection import transaction, translated
 from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.database import NEXT_DIM, NEXT_FINGERPRINT, Database
 from synaptoroute.storage.loader import load
@@ -70,7 +70,7 @@ class ReEmbedding:
             raise ConfigError(f"the stored vectors are of encoder {fingerprint} already")
         wanted = {NEXT_FINGERPRINT: fingerprint, NEXT_DIM: str(dim)}
         if any(database.facts.get(key) != value for key, value in wanted.items()):
-            with database.writing("begin a change of the encoder") as writer:
+            with transaction(database.writable(), "begin a change of the encoder") as writer:
                 writer.execute("DELETE FROM slot_next")
                 for key, value in wanted.items():
                     write_fact(writer, key, value)
@@ -91,7 +91,7 @@ class ReEmbedding:
             ConfigError: A slot has no owner.
         """
         vector_bytes = self._required().dim * VECTOR_DTYPE.itemsize
-        with self._database.writing("keep re-embedded rows") as writer:
+        with transaction(self._database.writable(), "keep re-embedded rows") as writer:
             for slot, vector in rows:
                 if len(vector) != vector_bytes:
                     raise InvalidVector(
@@ -113,10 +113,10 @@ class ReEmbedding:
         pending, database = self._required(), self._database
         try:
             snapshot = load(database.path).snapshot
-            with database.writing("swap the vectors") as writer:
+            with transaction(database.writable(), "swap the vectors") as writer:
                 meta = _swap(writer, snapshot, pending)
         except CorruptFile as corrupt:
-            with database.writing("drop damaged vectors") as writer:
+            with transaction(database.writable(), "drop damaged vectors") as writer:
                 writer.execute("DELETE FROM slot_next")
             raise StorageUnavailable(
                 f"the vectors have to be made again: {corrupt.reason}", reason="corrupt"

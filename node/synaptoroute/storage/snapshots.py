@@ -288,7 +288,7 @@ def replacing_state(
     database: Database, meta: Meta, row_count: int, orphans_after_seq: int | None, now_us: int
 ) -> Iterator[sqlite3.Connection]:
     """Replace the state in one transaction, then mirror the new one."""
-    with database.writing("replace the state") as writer:
+    with transaction(database.writable(), "replace the state") as writer:
         if orphans_after_seq is not None:
             _move_to_orphans(writer, orphans_after_seq, now_us)
         yield writer

@@ -21,7 +21,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import maintenance
 from synaptoroute.storage.checkpoint import drop_checkpoint
-from synaptoroute.storage.connection import FileLock, Synchronous, sibling, translated
+from synaptoroute.storage.connection import FileLock, Synchronous, sibling, transaction, translated
 from synaptoroute.storage.corruption import CorruptFile, corruption_message, quarantine
 from synaptoroute.storage.database import NODE_ID, Database, open_database
 from synaptoroute.storage.loader import StandbyEncoders, gc_paused, load
@@ -259,14 +259,11 @@ class SQLiteStorage:
                 " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, entries_max),
             )
-            for seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest in cursor:
+            for *fields, frame, outcome, digest in cursor:
                 size_bytes += len(frame)
-                if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
+                if fields[0] != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                parsed = load_outcome(outcome)
-                found.append(
-                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, parsed, digest)
-                )
+                found.append(LogRow(*fields, frame, load_outcome(outcome), digest))
         return found
 
     def log_floor(self) -> int | None:
@@ -316,7 +313,7 @@ class SQLiteStorage:
         Raises:
             StorageUnavailable: It is still there.
         """
-        with self._opened().writing("delete an orphan") as writer:
+        with transaction(self._opened().writable(), "delete an orphan") as writer:
             writer.execute("DELETE FROM orphan WHERE op_id = ?", (op_id,))
 
     # --- facts of this node ---
@@ -397,7 +394,7 @@ class SQLiteStorage:
         database.corruption = None
         with self._maintenance_paused():
             meta = replace(database.meta, digest=digest)
-            with database.writing("repair rows") as writer:
+            with transaction(database.writable(), "repair rows") as writer:
                 writer.executemany(REPLACE_SLOT, rows)
                 write_meta(writer, meta)
             database.meta = meta
@@ -409,7 +406,7 @@ class SQLiteStorage:
 
         Runs on the writing thread.
         """
-        with self._opened().writing("set the sole voter") as writer:
+        with transaction(self._opened().writable(), "set the sole voter") as writer:
             set_sole_voter(writer, self.node_id)
 
     # --- maintenance in the background ---
