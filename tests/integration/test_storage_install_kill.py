@@ -1,4 +1,4 @@
-"""A process that is killed anywhere in a checkpoint or an install leaves a whole state."""
+"""A process killed during a checkpoint or an install leaves a whole state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ while True:
 
 
 def run_until_killed(script: str, arguments: list[str], after_seconds: float) -> None:
-    """Let a process work and kill it."""
+    """Run a process and kill it."""
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def run_until_killed(script: str, arguments: list[str], after_seconds: float) ->
 
 @pytest.mark.timeout(240)
 def test_killed_checkpoint_is_harmless(tmp_path: Path) -> None:
-    """Killed at random moments of its write, the former or the new one counts, or none."""
+    """Killed at random moments, the former or the new checkpoint is used, or none."""
     path = tmp_path / "node.sqlite"
     history = History()
     storage = SQLiteStorage(path)
@@ -90,8 +90,8 @@ def test_killed_checkpoint_is_harmless(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_killed_install_leaves_the_one_state_or_the_other(tmp_path: Path) -> None:
-    """Killed at random moments, the file is one of the snapshots, whole, and still ours."""
+def test_killed_install_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    """Killed at random moments, the file is one of the snapshots and keeps its identity."""
     path = tmp_path / "node.sqlite"
     sources = []
     histories: dict[str, History] = {}

@@ -1,4 +1,4 @@
-"""A node that is killed anywhere wakes up with everything it acknowledged."""
+"""A killed node restarts with everything it acknowledged."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ while True:
 
 
 def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict[int, str]:
-    """Let a process commit, kill it, and return what it acknowledged: digest by seq."""
+    """Run a process that commits, kill it, and return what it acknowledged: digest by seq."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path), synchronous],
         stdout=subprocess.PIPE,
@@ -68,7 +68,7 @@ def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict
 
 
 def assert_consistent(stored: Stored) -> None:
-    """Position, rows and digest belong together, computed from nothing but the rows."""
+    """Position, rows and digest match, recomputed from the rows."""
     owners = {
         slot: (route.route_id, text)
         for route in stored.snapshot.routes
@@ -85,7 +85,7 @@ def assert_consistent(stored: Stored) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("synchronous", ["full", "normal"])
 def test_killed_process_keeps_what_it_acknowledged(tmp_path: Path, synchronous: str) -> None:
-    """Killed again and again at random moments, no acknowledged entry is ever missing."""
+    """Killed at random moments, no acknowledged entry is missing."""
     path = tmp_path / "node.sqlite"
     draw = random.Random(20_240)
     acknowledged: dict[int, str] = {}
@@ -107,8 +107,8 @@ def test_killed_process_keeps_what_it_acknowledged(tmp_path: Path, synchronous: 
     assert len(acknowledged) > KILLS
 
 
-def test_killed_process_frees_the_lock(tmp_path: Path) -> None:
-    """There is no stale lock: the kernel frees it with the process."""
+def test_killed_process_releases_the_lock(tmp_path: Path) -> None:
+    """The kernel releases it with the process, so no lock is stale."""
     path = tmp_path / "node.sqlite"
     run_until_killed(path, "full", 0.05)
     storage = SQLiteStorage(path)

@@ -259,11 +259,12 @@ class SQLiteStorage:
                 " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, entries_max),
             )
-            for *fields, frame, outcome, digest in cursor:
+            for row in cursor:
+                seq, frame = row[0], row[6]
                 size_bytes += len(frame)
-                if fields[0] != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
+                if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                found.append(LogRow(*fields, frame, load_outcome(outcome), digest))
+                found.append(LogRow(*row[:7], outcome=load_outcome(row[7]), digest=row[8]))
         return found
 
     def log_floor(self) -> int | None:

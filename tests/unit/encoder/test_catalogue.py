@@ -29,7 +29,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill_cache(cache_dir: Path, repository: str, graph: str = "model.onnx") -> Path:
-    """Lay the bundled model out as a finished download of another one."""
+    """Store the bundled model like a finished download of another one."""
     home = cache_dir / f"models--{repository.replace('/', '--')}"
     snapshot = home / "snapshots" / ("0" * 40)
     (snapshot / graph).parent.mkdir(parents=True)
@@ -43,7 +43,7 @@ def fill_cache(cache_dir: Path, repository: str, graph: str = "model.onnx") -> P
 
 
 def test_cached_model_opens_by_name_in_any_case(tmp_path: Path) -> None:
-    """fastembed finds the files, the session is ours."""
+    """fastembed finds the files; the session is the encoder's own."""
     fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
     listed = Encoder(LISTED.upper(), cache_dir=tmp_path)
 
@@ -53,20 +53,20 @@ def test_cached_model_opens_by_name_in_any_case(tmp_path: Path) -> None:
     )
 
 
-def test_fetch_gives_the_folder_of_a_cached_model(tmp_path: Path) -> None:
+def test_fetch_returns_the_folder_of_a_cached_model(tmp_path: Path) -> None:
     """A second fetch needs no network."""
     snapshot = fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
 
     assert snapshot == fetch_model(LISTED, tmp_path)
 
 
-def test_fetch_of_the_bundled_model_is_where_pip_put_it() -> None:
+def test_fetch_returns_the_installed_folder_of_the_bundled_model() -> None:
     """There is nothing to download."""
     assert (fetch_model(DEFAULT_MODEL) / "model.onnx").is_file()
 
 
-def test_model_that_cannot_be_downloaded_says_what_works_offline(tmp_path: Path) -> None:
-    """The way out is in the message."""
+def test_failed_download_names_what_works_offline(tmp_path: Path) -> None:
+    """The error says which models need no network."""
     with pytest.raises(EncoderError, match=DEFAULT_MODEL) as caught:
         Encoder(LISTED, cache_dir=tmp_path)
 
@@ -81,14 +81,14 @@ def test_model_that_cannot_be_downloaded_says_what_works_offline(tmp_path: Path)
         ("BAAI/bge-smal-en-v1.5", "BAAI/bge-small-en-v1.5"),
     ],
 )
-def test_unknown_name_is_answered_with_near_ones(name: str, near: str) -> None:
-    """A typing error is not a download."""
+def test_unknown_name_lists_similar_names(name: str, near: str) -> None:
+    """A misspelt name starts no download."""
     with pytest.raises(ModelNotFound, match=near):
         Encoder(name)
 
 
-def test_unlike_name_has_no_near_ones() -> None:
-    """No guess is better than a bad one."""
+def test_unlike_name_lists_no_similar_names() -> None:
+    """No suggestion is better than a wrong one."""
     with pytest.raises(ModelNotFound) as caught:
         fetch_model("zzzzzzzz")
 
@@ -129,10 +129,10 @@ def test_unlike_name_has_no_near_ones() -> None:
         (LISTED, "Qdrant/all-MiniLM-L6-v2-onnx", "model.onnx", "mean", ""),
     ],
 )
-def test_each_family_is_pooled_and_prefixed_its_own_way(
+def test_pooling_and_prefix_follow_the_family(
     tmp_path: Path, name: str, repository: str, graph: str, pooling: str, prefix: str
 ) -> None:
-    """What fastembed's classes do after the graph is repeated; both sides get one prefix."""
+    """As fastembed's classes do; queries and utterances get the same prefix."""
     snapshot = fill_cache(tmp_path, repository, graph)
     if name.startswith("intfloat"):
         (snapshot / "model.onnx_data").touch()
@@ -143,8 +143,8 @@ def test_each_family_is_pooled_and_prefixed_its_own_way(
     assert snapshot / graph == found.model_file
 
 
-def test_list_starts_with_the_bundled_model_and_knows_what_is_local(tmp_path: Path) -> None:
-    """Only what needs no network is called local."""
+def test_list_starts_with_the_bundled_model_and_marks_local_models(tmp_path: Path) -> None:
+    """Local models need no network."""
     fill_cache(tmp_path, "Qdrant/all-MiniLM-L6-v2-onnx")
 
     models = list_models(tmp_path)

@@ -1,4 +1,4 @@
-"""Goal: one text, one vector, whatever runs beside it.  Method: the real bundled model."""
+"""The encoder with the bundled model: the vector of a text depends on the text alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rows_have_unit_length(encoder: Encoder) -> None:
 
 
 def test_embedding_does_not_depend_on_its_batch(encoder: Encoder) -> None:
-    """Alone, and among 31 others of every length mix, a text has one vector."""
+    """A text has the same vector alone and among 31 others of any lengths."""
     for words_count in (1, 5, 12, 13, 70):
         text = text_of(words_count, seed=words_count)
         mixes = {
@@ -79,7 +79,7 @@ def test_embedding_does_not_depend_on_its_batch(encoder: Encoder) -> None:
 
 
 def test_padded_rows_equal_unpadded_rows(encoder: Encoder) -> None:
-    """Texts that share a run with longer ones keep their vector."""
+    """Texts that share a run with longer ones keep their vectors."""
     texts = [text_of(20, 1), text_of(21, 2), text_of(21, 3)]
     tokens = encoder.tokenize(texts)
     padding_before = encoder.stats().padding_tokens
@@ -93,7 +93,7 @@ def test_padded_rows_equal_unpadded_rows(encoder: Encoder) -> None:
 
 
 def test_order_is_kept(encoder: Encoder) -> None:
-    """Sorting by length is undone before the answer."""
+    """Rows come in the order of the texts, not of their lengths."""
     texts = [text_of(n, seed=n) for n in (30, 2, 17, 2, 9, 30, 1)]
 
     together = encoder.encode(texts)
@@ -103,7 +103,7 @@ def test_order_is_kept(encoder: Encoder) -> None:
 
 
 def test_equal_lengths_cost_no_padding(encoder: Encoder) -> None:
-    """Texts of one token count share runs for free."""
+    """Texts of one token count share runs without padding."""
     before = encoder.stats()
     tokens = encoder.tokenize(["where is my card"] * 50 + ["when is his card"] * 50)
 
@@ -117,7 +117,7 @@ def test_equal_lengths_cost_no_padding(encoder: Encoder) -> None:
 
 
 def test_mixed_batch_of_64_is_padded_by_less_than_a_tenth(encoder: Encoder) -> None:
-    """The real length mix of short queries wastes under 10 % of the work."""
+    """With the lengths of real short queries."""
     draw = random.Random(7)
     texts = [text_of(draw.randint(3, 28), seed) for seed in range(64)]
     before = encoder.stats()
@@ -132,13 +132,13 @@ def test_mixed_batch_of_64_is_padded_by_less_than_a_tenth(encoder: Encoder) -> N
 
 
 def test_empty_list_gives_no_rows(encoder: Encoder) -> None:
-    """Nothing in, nothing out, of the right width."""
+    """The result has no rows, and the right width."""
     assert (0, 384) == encoder.encode([]).shape
     assert [] == encoder.tokenize([])
 
 
 def test_very_long_text_is_cut_and_counted(encoder: Encoder) -> None:
-    """A text beyond max_tokens keeps its head, ends in the end token and is counted."""
+    """A text beyond max_tokens is cut, ends in the end token and is counted."""
     before = encoder.stats().truncated_texts
     long = text_of(5_000, 1)
 
@@ -151,7 +151,7 @@ def test_very_long_text_is_cut_and_counted(encoder: Encoder) -> None:
 
 
 def test_text_at_the_limit_is_not_counted_as_cut(encoder: Encoder) -> None:
-    """Exactly max_tokens is not too long."""
+    """A text of exactly max_tokens is whole."""
     before = encoder.stats().truncated_texts
 
     (tokens,) = encoder.tokenize(["card " * 254])
@@ -183,13 +183,13 @@ def test_any_unicode_has_a_vector(encoder: Encoder, text: str) -> None:
 
 
 def test_lone_surrogate_is_refused(encoder: Encoder) -> None:
-    """What UTF-8 cannot carry is the caller's mistake, not a crash."""
+    """Text that is not valid UTF-8 is the caller's error."""
     with pytest.raises(InvalidQuery):
         encoder.encode(["\ud800"])
 
 
 def test_equal_keys_mean_equal_token_ids(encoder: Encoder) -> None:
-    """The cache's key tells texts apart exactly when the model can."""
+    """Keys differ exactly if the model sees different texts."""
     lower, upper, other = encoder.tokenize(["Refund me", "REFUND me", "refund you"])
 
     assert lower.key == upper.key
@@ -200,7 +200,7 @@ def test_equal_keys_mean_equal_token_ids(encoder: Encoder) -> None:
 
 
 def test_two_threads_get_the_same_bits(encoder: Encoder) -> None:
-    """One session shared by two lanes answers as it does alone."""
+    """Two threads share one session."""
     texts = [text_of(1 + n % 23, n) for n in range(48)]
     expected = encoder.encode(texts)
     answers: dict[int, list[NDArray[np.float32]]] = {0: [], 1: []}
@@ -219,8 +219,8 @@ def test_two_threads_get_the_same_bits(encoder: Encoder) -> None:
         assert [True] * 4 == [np.array_equal(expected, got) for got in answers[number]]
 
 
-def test_prefix_goes_before_its_own_kind_of_text() -> None:
-    """Queries and utterances may have different prefixes; the fingerprint knows."""
+def test_queries_and_utterances_have_their_own_prefix() -> None:
+    """The prefixes are part of the fingerprint."""
     with_prefix = Encoder(query_prefix="query: ", utterance_prefix="passage: ", probe=False)
     without = Encoder(probe=False)
 
@@ -236,8 +236,8 @@ def test_prefix_goes_before_its_own_kind_of_text() -> None:
     assert with_prefix.fingerprint != without.fingerprint
 
 
-def test_fingerprint_is_stable_and_sees_max_tokens(encoder: Encoder) -> None:
-    """Two openings agree; another truncation is another encoder."""
+def test_fingerprint_is_stable_and_includes_max_tokens(encoder: Encoder) -> None:
+    """Another truncation is another encoder."""
     again = Encoder(precision="float32", probe=False)
     shorter = Encoder(precision="float32", max_tokens=64, probe=False)
 
@@ -250,7 +250,7 @@ def test_fingerprint_is_stable_and_sees_max_tokens(encoder: Encoder) -> None:
 def test_micro_batch_size_does_not_change_the_fingerprint_or_the_vectors(
     encoder: Encoder,
 ) -> None:
-    """How work is cut is no part of what is computed."""
+    """Splitting the work changes no result."""
     small = Encoder(precision="float32", micro_batch_tokens_max=16, probe=False)
     texts = [text_of(1 + n, n) for n in range(20)]
 
@@ -259,12 +259,12 @@ def test_micro_batch_size_does_not_change_the_fingerprint_or_the_vectors(
 
 
 def test_stats_start_at_zero_after_the_probe() -> None:
-    """The probe's work is not the user's."""
+    """Texts of the probe are not counted."""
     assert EncoderStats() == Encoder().stats()
 
 
 def test_closed_encoder_refuses() -> None:
-    """After close there is a clear error, not a crash."""
+    """A call after close raises EncoderError."""
     closed = Encoder(probe=False)
     closed.close()
 
@@ -273,8 +273,8 @@ def test_closed_encoder_refuses() -> None:
 
 
 @pytest.mark.parametrize("providers", [["CUDAExecutionProviderX"], [], "CPUExecutionProvider"])
-def test_wrong_provider_names_the_available_ones(providers: list[str]) -> None:
-    """A typing error in a provider is answered with what there is."""
+def test_unknown_provider_lists_the_available_ones(providers: list[str]) -> None:
+    """The error names them."""
     with pytest.raises(ConfigError, match="CPUExecutionProvider"):
         Encoder(providers=providers)
 
@@ -286,14 +286,14 @@ def test_max_tokens_beyond_the_model_is_refused(max_tokens: int) -> None:
         Encoder(max_tokens=max_tokens)
 
 
-def test_micro_batch_of_nothing_is_refused() -> None:
-    """A budget below one token could never run."""
+def test_micro_batch_below_one_token_is_refused() -> None:
+    """No text would fit."""
     with pytest.raises(ConfigError, match="micro_batch_tokens_max"):
         Encoder(micro_batch_tokens_max=0)
 
 
 def test_open_encoder_dispatches_by_name() -> None:
-    """Test names give the hash encoder, the default name the bundled model."""
+    """Test names open the hash encoder, the default name the bundled model."""
     hashed: TextEncoder = open_encoder("test-hash-64")
     bundled: TextEncoder = open_encoder(DEFAULT_MODEL)
 

@@ -1,4 +1,4 @@
-"""Goal: an encoder in no time whose vectors are equal on every machine."""
+"""The hash encoder: no model, and equal vectors on every machine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.unit
 PINNED = [0.612372, -0.612372, 0.204124, -0.204124, -0.204124, -0.204124, 0.204124, -0.204124]
 
 
-def test_shared_words_bring_texts_near() -> None:
-    """Similar word sets give similar vectors, strangers do not."""
+def test_texts_with_shared_words_are_similar() -> None:
+    """Texts without shared words are not."""
     same, near, far = HashEncoder().encode(
         ["where is my parcel now", "where is my letter now", "turn off the kitchen light"]
     )
@@ -27,21 +27,21 @@ def test_shared_words_bring_texts_near() -> None:
 
 
 def test_case_order_and_punctuation_do_not_matter() -> None:
-    """It is a bag of lower-case words."""
+    """Only the set of lower-case words counts."""
     first, second = HashEncoder().encode(["Where IS it?", "it is -- where"])
 
     assert np.array_equal(first, second)
 
 
 def test_vectors_are_the_same_on_every_machine() -> None:
-    """The signs of one text, once written down."""
+    """The signs of one text are pinned."""
     (vector,) = HashEncoder(8).encode(["refund now please"])
 
     assert PINNED == [round(float(value), 6) for value in vector]
 
 
 def test_vectors_do_not_depend_on_the_hash_seed() -> None:
-    """Python's own hash is not used."""
+    """Python's hash is not used."""
     program = (
         "from synaptoroute.encoder import HashEncoder;"
         "print(HashEncoder().encode(['a b c']).tobytes().hex())"
@@ -62,14 +62,14 @@ def test_vectors_do_not_depend_on_the_hash_seed() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "!!!", "🚀", "日本", "a"])
 def test_every_text_has_a_unit_vector(text: str) -> None:
-    """Even a text without words has a direction."""
+    """Even a text without words."""
     vector = HashEncoder().encode([text])[0].astype(np.float64)
 
     assert abs(1.0 - np.linalg.norm(vector)) < 1e-6
 
 
-def test_words_that_cancel_out_still_have_a_direction() -> None:
-    """In 8 dimensions some pair of words has opposite signs."""
+def test_words_that_cancel_out_have_a_unit_vector() -> None:
+    """In 8 dimensions some pairs of words have opposite signs."""
     encoder = HashEncoder(8)
     words = [f"w{n}" for n in range(600)]
     first = encoder.encode(words[:1])[0]
@@ -82,8 +82,8 @@ def test_words_that_cancel_out_still_have_a_direction() -> None:
     assert abs(1.0 - np.linalg.norm(vector)) < 1e-6
 
 
-def test_dimension_belongs_to_the_fingerprint_and_the_name() -> None:
-    """Two sizes are two encoders."""
+def test_dimension_is_part_of_fingerprint_and_name() -> None:
+    """Two dimensions are two encoders."""
     small, large = HashEncoder(64), HashEncoder(128)
 
     assert (64, "test-hash-64") == (small.dim, small.name)
@@ -94,14 +94,14 @@ def test_dimension_belongs_to_the_fingerprint_and_the_name() -> None:
 
 
 @pytest.mark.parametrize("dim", [0, 7, 60, 1024])
-def test_odd_dimensions_are_refused(dim: int) -> None:
-    """A multiple of 8 up to 512, by the digest's size."""
+def test_invalid_dimensions_are_refused(dim: int) -> None:
+    """The dimension is a multiple of 8 up to 512, the size of the digest."""
     with pytest.raises(ConfigError):
         HashEncoder(dim)
 
 
-def test_stats_count_texts_tokens_and_cuts() -> None:
-    """The same totals as the real encoder keeps, never any padding."""
+def test_stats_count_texts_tokens_and_truncations() -> None:
+    """There is never any padding."""
     encoder = HashEncoder()
 
     encoder.encode_utterances(["one two", "word " * 300])
@@ -110,7 +110,7 @@ def test_stats_count_texts_tokens_and_cuts() -> None:
 
 
 def test_equal_keys_mean_equal_words() -> None:
-    """The cache's key follows the words."""
+    """The key follows the words."""
     first, second, third = HashEncoder().tokenize(["a b", "A B!", "a c"])
 
     assert first.key == second.key

@@ -1,4 +1,4 @@
-"""Goal: integer products, and still one text, one vector.  Method: the real bundled model."""
+"""The int8 precision of the bundled model: the vector of a text depends on the text alone."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def content() -> bytes:
 
 
 @pytest.mark.parametrize("words_count", [0, 1, 13, 14, 15, 70])
-def test_vector_has_the_same_bits_in_every_company(encoder: Encoder, words_count: int) -> None:
-    """Alone, and among 31 others of every length mix, at every place: no bit differs."""
+def test_vector_has_the_same_bits_in_every_batch(encoder: Encoder, words_count: int) -> None:
+    """Alone and among 31 others of any lengths, at any place, no bit differs."""
     text = text_of(words_count, seed=words_count)
     mixes = {
         "equal": [words_count] * 31,
@@ -59,8 +59,8 @@ def test_vector_has_the_same_bits_in_every_company(encoder: Encoder, words_count
         assert np.array_equal(alone, among)
 
 
-def test_every_text_of_a_random_crowd_keeps_its_bits(encoder: Encoder) -> None:
-    """All 64 texts of a mixed batch have the vectors they have alone."""
+def test_every_text_of_a_random_batch_keeps_its_bits(encoder: Encoder) -> None:
+    """All 64 texts of a mixed batch have the same vectors as alone."""
     draw = random.Random(11)
     texts = [text_of(draw.randint(0, 60), seed) for seed in range(64)]
 
@@ -70,7 +70,7 @@ def test_every_text_of_a_random_crowd_keeps_its_bits(encoder: Encoder) -> None:
 
 
 def test_two_threads_get_the_same_bits(encoder: Encoder) -> None:
-    """One session shared by two lanes answers as it does alone."""
+    """Two threads share one session."""
     texts = [text_of(1 + n % 23, n) for n in range(48)]
     expected = encoder.encode(texts)
     answers: list[bool] = []
@@ -87,8 +87,8 @@ def test_two_threads_get_the_same_bits(encoder: Encoder) -> None:
     assert [True] * 6 == answers
 
 
-def test_cutting_the_work_changes_no_bit(encoder: Encoder) -> None:
-    """Micro-batches of one text and of hundreds of tokens agree."""
+def test_micro_batch_size_changes_no_bit(encoder: Encoder) -> None:
+    """Micro-batches of one text and of hundreds of tokens give equal vectors."""
     small = Encoder(precision="int8", micro_batch_tokens_max=1, probe=False)
     texts = [text_of(1 + n, n) for n in range(20)]
 
@@ -108,7 +108,7 @@ def test_vectors_are_near_those_of_float32(encoder: Encoder) -> None:
 
 
 def test_precision_is_part_of_the_fingerprint(encoder: Encoder) -> None:
-    """A database or a cluster of one precision refuses the other."""
+    """So a database or cluster of one precision refuses the other."""
     exact = Encoder(precision="float32", probe=False)
 
     assert "float32" == exact.precision
@@ -119,7 +119,7 @@ def test_precision_is_part_of_the_fingerprint(encoder: Encoder) -> None:
 
 
 def test_mixed_lengths_cost_no_padding(encoder: Encoder) -> None:
-    """Packed rows are real tokens only, and every one is counted."""
+    """Only real tokens are computed, and all are counted."""
     texts = [text_of(n, n) for n in range(1, 33)]
     before = encoder.stats()
 
@@ -132,7 +132,7 @@ def test_mixed_lengths_cost_no_padding(encoder: Encoder) -> None:
 
 
 def test_longest_text_has_a_vector(encoder: Encoder) -> None:
-    """The last position of the model is within the packed graph's table."""
+    """The graph has all 512 positions."""
     longest = Encoder(precision="int8", max_tokens=512, probe=False)
 
     (vector,) = longest.encode(["card " * 600])
@@ -142,7 +142,7 @@ def test_longest_text_has_a_vector(encoder: Encoder) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    """The rewriting is known to be right for one file, and only for that."""
+    """The graph is made for exactly one file."""
     recipe = bundled_recipe()
     (tmp_path / "tokenizer.json").symlink_to(recipe.tokenizer_file)
     (tmp_path / "model.onnx").write_bytes(recipe.model_file.read_bytes() + b"\x12\x00")
@@ -153,7 +153,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own", [{"pooling": "cls"}, {"output": "other"}])
 def test_another_use_of_the_model_is_refused(tmp_path: Path, own: dict[str, str]) -> None:
-    """The graph written anew pools by the mean and has one output: nothing is ignored."""
+    """Another pooling or output is an error, not ignored."""
     recipe = bundled_recipe()
     (tmp_path / "tokenizer.json").symlink_to(recipe.tokenizer_file)
     (tmp_path / "model.onnx").symlink_to(recipe.model_file)
@@ -163,8 +163,8 @@ def test_another_use_of_the_model_is_refused(tmp_path: Path, own: dict[str, str]
         Encoder(tmp_path, precision="int8")
 
 
-def test_auto_follows_the_model_and_its_use(tmp_path: Path, encoder: Encoder) -> None:
-    """Int8 for the bundled model as it is meant, float32 for everything else."""
+def test_auto_chooses_by_model_and_use(tmp_path: Path, encoder: Encoder) -> None:
+    """Int8 for the bundled model with its own pooling, float32 for everything else."""
     recipe = bundled_recipe()
     (tmp_path / "tokenizer.json").symlink_to(recipe.tokenizer_file)
     (tmp_path / "model.onnx").symlink_to(recipe.model_file)
@@ -176,13 +176,13 @@ def test_auto_follows_the_model_and_its_use(tmp_path: Path, encoder: Encoder) ->
 
 
 def test_unknown_precision_is_refused() -> None:
-    """A typing error is answered with what there is."""
+    """The error lists the precisions."""
     with pytest.raises(ConfigError, match="auto, float32 or int8"):
         Encoder(precision="int4")  # type: ignore[arg-type]
 
 
 def test_open_encoder_passes_the_precision_on(encoder: Encoder) -> None:
-    """The node's way of opening an encoder gives the same one; a hash has no precision."""
+    """A hash encoder has no precision."""
     opened = open_encoder(precision="int8")
 
     assert encoder.fingerprint == opened.fingerprint

@@ -1,4 +1,4 @@
-"""Products of bytes against the same products in 64 bits."""
+"""Products of bytes, compared with the same products in 64 bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def product() -> IntegerProduct:
 @pytest.mark.parametrize("dim", [1, 5, 31, 384, 1_024])
 @pytest.mark.parametrize("columns_count", [1, 3, 16, 64])
 def test_product_is_exact(product: IntegerProduct, dim: int, columns_count: int) -> None:
-    """Any width, any number of rows, extremes among them."""
+    """For any width and number of rows, with extreme values."""
     random = np.random.default_rng(dim)
     most = product.digit_max
     for rows_count in (1, 16, 131):
@@ -34,8 +34,8 @@ def test_product_is_exact(product: IntegerProduct, dim: int, columns_count: int)
         np.testing.assert_array_equal((rows.astype(np.int64) - 128) @ columns.astype(np.int64), out)
 
 
-def test_product_sees_what_memory_holds_now(product: IntegerProduct) -> None:
-    """The same arrays with other numbers in them give other products."""
+def test_product_reads_the_arrays_at_each_call(product: IntegerProduct) -> None:
+    """The bound arrays may change between two calls."""
     rows = np.full((4, 8), 129, np.uint8)
     columns = np.ones((8, 2), np.int8)
     out = np.empty((4, 2), np.int32)
@@ -48,7 +48,7 @@ def test_product_sees_what_memory_holds_now(product: IntegerProduct) -> None:
 
 
 def test_views_of_larger_arrays_are_multiplied(product: IntegerProduct) -> None:
-    """Spans of slabs and of scratch memory are such views."""
+    """Input and output may be slices."""
     rows = np.arange(64, dtype=np.uint8).reshape(8, 8)
     out = np.zeros((8, 1), np.int32)
     product(rows[2:5], np.ones((8, 1), np.int8), out[3:6])

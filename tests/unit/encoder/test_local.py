@@ -36,7 +36,7 @@ def write_json(path: Path, content: object) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the bundled model's files and nothing said about them."""
+    """A folder with the bundled model's files and no configuration."""
     made = tmp_path / "my-model"
     made.mkdir()
     (made / "model.onnx").symlink_to(bundled_recipe().model_file)
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_bare_folder_pools_by_mean(folder: Path) -> None:
-    """The same files give the same vectors as under the bundled name."""
+    """The vectors are those of the bundled model."""
     local = Encoder(folder)
 
     assert ("my-model", 384, 512) == (local.name, local.dim, local.max_tokens)
@@ -53,19 +53,19 @@ def test_bare_folder_pools_by_mean(folder: Path) -> None:
 
 
 def test_folder_may_be_given_as_text(folder: Path) -> None:
-    """A path from a settings file works like a Path."""
+    """As in a settings file."""
     assert Encoder(folder).fingerprint == Encoder(str(folder)).fingerprint
 
 
-def test_folder_that_says_what_the_bundled_model_is_has_its_fingerprint(folder: Path) -> None:
-    """The fingerprint is about bytes and use, not about where they came from."""
+def test_folder_with_the_bundled_configuration_has_its_fingerprint(folder: Path) -> None:
+    """The fingerprint depends on content and use, not on the place."""
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 256})
 
     assert Encoder(probe=False).fingerprint == Encoder(folder).fingerprint
 
 
 def test_cls_pooling_is_read_from_the_folder(folder: Path) -> None:
-    """sentence-transformers' pooling file decides, and the vectors show it."""
+    """From the pooling file of sentence-transformers."""
     write_json(
         folder / "1_Pooling" / "config.json",
         {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
@@ -82,7 +82,7 @@ def test_cls_pooling_is_read_from_the_folder(folder: Path) -> None:
 
 
 def test_last_token_pooling_ignores_padding(folder: Path) -> None:
-    """The last real token counts, also in a run with longer texts."""
+    """The last real token is used, also in a run with longer texts."""
     write_json(folder / "synaptoroute.json", {"pooling": "last"})
     local = Encoder(folder)
     texts = ["card " * 20, "card " * 21, "card " * 21]
@@ -94,8 +94,8 @@ def test_last_token_pooling_ignores_padding(folder: Path) -> None:
         assert np.abs(local.encode([text])[0] - row).max() < 1e-5
 
 
-def test_own_file_overrides_the_rest(folder: Path) -> None:
-    """What synaptoroute.json says goes before what others left there."""
+def test_own_file_overrides_other_configuration(folder: Path) -> None:
+    """synaptoroute.json comes first."""
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 256})
     write_json(
         folder / "synaptoroute.json",
@@ -115,7 +115,7 @@ def test_own_file_overrides_the_rest(folder: Path) -> None:
 
 
 def test_graph_that_is_not_batch_invariant_runs_text_by_text(folder: Path) -> None:
-    """The answer stays free of batch-mates at the price of more runs."""
+    """So vectors do not depend on the batch, at the price of more runs."""
     graph = (folder / "model.onnx").read_bytes()
     (folder / "model.onnx").unlink()
     # Field 6 of an ONNX model is its documentation: the graph stays what it was.
@@ -135,15 +135,15 @@ def test_graph_that_is_not_batch_invariant_runs_text_by_text(folder: Path) -> No
     "place", ["onnx/model.onnx", "model_optimized.onnx", "any-name-if-only-one.onnx"]
 )
 def test_usual_places_of_the_graph_are_found(folder: Path, place: str) -> None:
-    """Exports put the graph in several places."""
+    """Exporters write the graph to several places."""
     (folder / place).parent.mkdir(exist_ok=True)
     (folder / "model.onnx").rename(folder / place)
 
     assert folder / place == local_recipe(folder).model_file
 
 
-def test_several_unusual_graphs_need_a_choice(folder: Path) -> None:
-    """Nothing is guessed among several; the own file decides."""
+def test_several_graphs_of_unusual_names_need_a_choice(folder: Path) -> None:
+    """The own file names one."""
     (folder / "model.onnx").rename(folder / "a.onnx")
     (folder / "b.onnx").symlink_to(folder / "a.onnx")
 
@@ -155,7 +155,7 @@ def test_several_unusual_graphs_need_a_choice(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_missing_file_is_not_found(folder: Path, name: str) -> None:
-    """Half a model names what is missing."""
+    """The error names it."""
     (folder / name).unlink()
 
     with pytest.raises(ModelNotFound, match=name):
@@ -163,14 +163,14 @@ def test_missing_file_is_not_found(folder: Path, name: str) -> None:
 
 
 def test_absent_folder_is_not_found(tmp_path: Path) -> None:
-    """A Path is never taken for a name to download."""
+    """A Path is never downloaded."""
     with pytest.raises(ModelNotFound, match="not a folder"):
         Encoder(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_broken_file_is_corrupt(folder: Path, name: str) -> None:
-    """Bytes that are neither a graph nor a tokenizer are told by name."""
+    """The error names the file."""
     (folder / name).unlink()
     (folder / name).write_bytes(b"\x00 nonsense")
 
@@ -195,7 +195,7 @@ def test_broken_file_is_corrupt(folder: Path, name: str) -> None:
 def test_wrong_own_file_is_refused(
     folder: Path, content: object, error: type[SynaptoRouteError]
 ) -> None:
-    """A wrong key or value is an error, never ignored."""
+    """A wrong key or value is an error."""
     write_json(folder / "synaptoroute.json", content)
 
     with pytest.raises(error):
@@ -203,7 +203,7 @@ def test_wrong_own_file_is_refused(
 
 
 def test_unreadable_configuration_is_refused(folder: Path) -> None:
-    """A configuration that was cut off is not treated as absent."""
+    """A truncated configuration is not treated as absent."""
     (folder / "config.json").write_text('{"max_position')
 
     with pytest.raises(EncoderError, match=r"config\.json"):
@@ -217,8 +217,8 @@ def test_unreadable_configuration_is_refused(folder: Path) -> None:
         {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
     ],
 )
-def test_pooling_that_is_not_offered_is_refused(folder: Path, modes: dict[str, bool]) -> None:
-    """A wrong pooling would give plausible, wrong vectors."""
+def test_unsupported_pooling_is_refused(folder: Path, modes: dict[str, bool]) -> None:
+    """A wrong pooling would give plausible but wrong vectors."""
     write_json(folder / "1_Pooling" / "config.json", modes)
 
     with pytest.raises(EncoderError, match="not offered"):
@@ -242,7 +242,7 @@ def test_lengths_come_from_the_folder(
     tokenizer_config: dict[str, object],
     expected: tuple[int, int],
 ) -> None:
-    """Tokens kept and positions there are; a long context must be asked for."""
+    """Tokens kept and positions; a long context must be asked for."""
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     found = local_recipe(folder)
@@ -254,7 +254,7 @@ def test_lengths_come_from_the_folder(
     "SYNAPTOROUTE_TEST_MODEL_DIR" not in os.environ, reason="needs a second model's folder"
 )
 def test_second_real_model_routes_and_is_batch_invariant() -> None:
-    """A model of another maker works from its folder, with its own fingerprint."""
+    """Another model works from its folder, with its own fingerprint."""
     other = Encoder(Path(os.environ["SYNAPTOROUTE_TEST_MODEL_DIR"]))
     texts = ["I want a refund", "how do I get my money back", "nice weather", "card " * 60]
 

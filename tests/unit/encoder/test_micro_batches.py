@@ -1,4 +1,4 @@
-"""Goal: every text runs once, within the budget, with little padding."""
+"""Micro-batches: every text runs once, within the limit, with little padding."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def padding_share(counts: list[int], run: list[int]) -> float:
     return 1 - sum(counts[i] for i in run) / size
 
 
-def test_nothing_needs_no_run() -> None:
-    """An empty batch is planned as no work."""
+def test_empty_batch_needs_no_run() -> None:
+    """The plan is empty."""
     assert [] == plan([], 512)
 
 
-def test_equal_lengths_fill_runs_to_the_budget() -> None:
-    """Equal lengths meet without padding, as many as the budget allows."""
+def test_equal_lengths_fill_runs_to_the_limit() -> None:
+    """Without padding, as many as the limit allows."""
     runs = plan([10] * 100, 200)
 
     assert [20] * 5 == [len(run) for run in runs]
 
 
-def test_text_over_the_budget_runs_alone() -> None:
+def test_text_over_the_limit_runs_alone() -> None:
     """A long text is neither refused nor mixed."""
     assert [[1], [0]] == plan([900, 5], 512)
 
@@ -46,26 +46,26 @@ def test_texts_max_one_runs_each_text_alone() -> None:
     assert [[1], [2], [0]] == plan([7, 5, 5], 512, texts_max=1)
 
 
-def test_far_lengths_do_not_meet() -> None:
+def test_very_different_lengths_do_not_share_a_run() -> None:
     """Padding 5 tokens to 40 costs more than another run."""
     assert [[1], [0]] == plan([40, 5], 512)
 
 
-def test_near_lengths_meet_where_padding_is_cheaper_than_a_run() -> None:
-    """One padded token is cheaper than a run's fixed price."""
+def test_similar_lengths_share_a_run_if_padding_is_cheaper() -> None:
+    """One padded token costs less than a run."""
     assert [[1, 0]] == plan([20, 19], 512)
 
 
-def test_large_groups_of_near_lengths_stay_apart() -> None:
-    """Padding a whole group is dearer than one more run."""
+def test_large_groups_of_similar_lengths_do_not_share_a_run() -> None:
+    """Padding a whole group costs more than another run."""
     runs = plan([20] * 12 + [19] * 12, 512)
 
     assert [set(range(12, 24)), set(range(12))] == [set(run) for run in runs]
 
 
 @given(LENGTHS, st.integers(1, 700))
-def test_each_text_runs_once_within_the_budget(counts: list[int], tokens_max: int) -> None:
-    """No text is lost or doubled; only a lone text may break the budget."""
+def test_each_text_runs_once_within_the_limit(counts: list[int], tokens_max: int) -> None:
+    """Only a text alone may exceed the limit."""
     runs = plan(counts, tokens_max)
 
     assert list(range(len(counts))) == sorted(itertools.chain.from_iterable(runs))
@@ -75,8 +75,8 @@ def test_each_text_runs_once_within_the_budget(counts: list[int], tokens_max: in
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(30, 120))
-def test_plan_is_the_cheapest_contiguous_cut(counts: list[int], tokens_max: int) -> None:
-    """No other cut of the sorted texts that keeps the rules costs less."""
+def test_plan_is_the_cheapest_contiguous_split(counts: list[int], tokens_max: int) -> None:
+    """No other valid split of the sorted texts costs less."""
     order = sorted(range(len(counts)), key=lambda i: (counts[i], i))
     best = None
     for cuts in itertools.product((False, True), repeat=len(order) - 1):

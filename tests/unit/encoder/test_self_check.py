@@ -1,4 +1,4 @@
-"""Goal: a machine that computes wrongly is found at start-up."""
+"""The checks at start-up find a machine that computes wrong vectors."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def reference() -> NDArray[np.float32]:
 
 
 def test_this_machine_passes_far_above_the_limit() -> None:
-    """Optimised and plain graph differ in the last bits only."""
+    """The optimised graph differs from the plain one only in the last bits."""
     assert check_probe(Encoder(precision="float32", probe=False).encode, probe_file()) > 0.999999
 
 
-def test_prefixes_do_not_disturb_the_probe() -> None:
-    """The probe checks the numbers, not the user's settings."""
+def test_prefixes_do_not_affect_the_probe() -> None:
+    """The probe texts are encoded without prefix."""
     Encoder(query_prefix="query: ", utterance_prefix="passage: ")
 
 
 def test_one_wrong_vector_fails() -> None:
-    """The worst text decides, not the mean."""
+    """The least cosine decides, not the mean."""
 
     def broken(texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = reference().copy()
@@ -48,8 +48,8 @@ def test_one_wrong_vector_fails() -> None:
         check_probe(broken, probe_file())
 
 
-def test_not_a_number_fails() -> None:
-    """A comparison with NaN must not pass for success."""
+def test_nan_fails() -> None:
+    """A comparison with NaN is false."""
 
     def broken(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.full((16, 384), np.nan, dtype=np.float32)
@@ -58,8 +58,8 @@ def test_not_a_number_fails() -> None:
         check_probe(broken, probe_file())
 
 
-def test_reference_has_one_unit_vector_a_text() -> None:
-    """Sixteen different texts, sixteen unit rows."""
+def test_reference_has_one_unit_vector_per_text() -> None:
+    """Sixteen different texts and sixteen unit rows."""
     assert 16 == len(set(PROBE_TEXTS))
     assert np.allclose(1.0, np.linalg.norm(reference(), axis=1), atol=1e-6)
     assert (len(PROBE_TEXTS), 384) == reference().shape
@@ -68,7 +68,7 @@ def test_reference_has_one_unit_vector_a_text() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
 def test_unreadable_reference_is_corrupt(tmp_path: Path, content: bytes) -> None:
-    """Package data that was cut off is told as such."""
+    """Truncated package data is reported."""
     (tmp_path / "probe.npz").write_bytes(content)
 
     with pytest.raises(ModelCorrupt):
@@ -84,12 +84,12 @@ def test_reference_of_another_model_is_corrupt(tmp_path: Path) -> None:
 
 
 def test_this_cpu_multiplies_exactly() -> None:
-    """The extremes come out right on the machine of this test."""
+    """With extreme values."""
     self_check.check_exactness()
 
 
-def test_saturating_cpu_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A product whose pairs saturate at 15 bits is refused, not served."""
+def test_saturating_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here sums of pairs saturate at 15 bits."""
 
     def saturate(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
         rows = feeds["rows"].astype(np.int64)

@@ -54,7 +54,7 @@ def to_float(source: str) -> bytes:
 def graph_file(
     folder: Path, nodes: list[bytes], outputs: dict[str, int], source: str = "input_ids"
 ) -> Path:
-    """Write a graph of one int64 input; link the bundled tokenizer beside it."""
+    """Write a graph of one int64 input beside the bundled tokenizer."""
     graph = b"".join(field(1, part) for part in nodes) + field(2, "g")
     graph += field(11, tensor(source, INT64))
     graph += b"".join(field(12, tensor(name, kind)) for name, kind in outputs.items())
@@ -64,24 +64,24 @@ def graph_file(
     return folder / "model.onnx"
 
 
-def test_graph_of_pictures_is_refused(tmp_path: Path) -> None:
-    """A graph without input_ids is named for what it takes."""
+def test_graph_without_token_input_is_refused(tmp_path: Path) -> None:
+    """The error lists its inputs."""
     graph_file(tmp_path, [to_float("pixels")], {"numbers": FLOAT}, source="pixels")
 
     with pytest.raises(EncoderError, match="not a text encoder: its inputs are pixels"):
         Encoder(tmp_path)
 
 
-def test_output_as_wide_as_the_text_is_refused(tmp_path: Path) -> None:
-    """A width that follows the text's length is no vector."""
+def test_output_whose_width_follows_the_text_is_refused(tmp_path: Path) -> None:
+    """A vector has a fixed width."""
     graph_file(tmp_path, [to_float("input_ids")], {"numbers": FLOAT})
 
     with pytest.raises(EncoderError, match="no fixed width"):
         Encoder(tmp_path)
 
 
-def test_vector_of_zeros_is_refused(tmp_path: Path) -> None:
-    """A direction cannot be made of nothing."""
+def test_zero_vector_is_refused(tmp_path: Path) -> None:
+    """It cannot be scaled to unit length."""
     nodes = [to_float("input_ids"), node("Sub", ["numbers", "numbers"], "zeros")]
     graph_file(tmp_path, nodes, {"zeros": FLOAT})
 
@@ -89,8 +89,8 @@ def test_vector_of_zeros_is_refused(tmp_path: Path) -> None:
         Encoder(tmp_path)
 
 
-def test_output_of_whole_numbers_is_not_read(tmp_path: Path) -> None:
-    """Some exports return their inputs first; the first of real numbers counts."""
+def test_integer_output_is_not_read(tmp_path: Path) -> None:
+    """Some exports return their inputs first; the first output of floats is read."""
     nodes = [node("Identity", ["input_ids"], "ids"), to_float("input_ids")]
     graph = graph_file(tmp_path, nodes, {"ids": INT64, "numbers": FLOAT})
     session = GraphSession(graph, CPU, None, {})
@@ -101,8 +101,8 @@ def test_output_of_whole_numbers_is_not_read(tmp_path: Path) -> None:
     assert np.allclose([[0.6, 0.8]], rows)
 
 
-def test_graph_without_real_numbers_is_refused(tmp_path: Path) -> None:
-    """There is nothing to make a vector of."""
+def test_graph_without_float_output_is_refused(tmp_path: Path) -> None:
+    """It has no vectors."""
     graph = graph_file(tmp_path, [node("Identity", ["input_ids"], "ids")], {"ids": INT64})
 
     with pytest.raises(EncoderError, match="real numbers"):
@@ -110,15 +110,15 @@ def test_graph_without_real_numbers_is_refused(tmp_path: Path) -> None:
 
 
 def test_runtime_failure_is_an_encoder_error() -> None:
-    """A token that the model does not have is reported as ours, with the runtime's words."""
+    """The message of the runtime is kept."""
     session = GraphSession(bundled_recipe().model_file, CPU, None, {})
 
     with pytest.raises(EncoderError, match="ONNX Runtime failed"):
         session.run(np.array([[101, 99_999_999, 102]]), np.array([3]), "mean")
 
 
-def test_usual_outputs_go_before_the_first() -> None:
-    """A pooled output first, then hidden states, wherever they stand."""
+def test_usual_outputs_come_before_the_first() -> None:
+    """A pooled output first, then hidden states."""
     real = "tensor(float)"
 
     assert "sentence_embedding" == _choose_output(
@@ -128,8 +128,8 @@ def test_usual_outputs_go_before_the_first() -> None:
     assert "x" == _choose_output({"x": real, "sentence_embedding": real}, "x")
 
 
-def test_pooling_looks_at_real_tokens_only() -> None:
-    """Padding rows hold garbage and count for nothing."""
+def test_pooling_reads_only_real_tokens() -> None:
+    """Padding rows have no effect."""
     hidden = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.nan]]], dtype=np.float32)
     counts = np.array([2])
 
@@ -142,6 +142,6 @@ def test_pooling_looks_at_real_tokens_only() -> None:
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_one_unusable_row_fails_the_run(bad: float) -> None:
-    """A vector that cannot have unit length never leaves the encoder."""
+    """Zero and non-finite vectors raise EncoderError."""
     with pytest.raises(EncoderError, match="zero or not finite"):
         normalise(np.array([[1.0, 0.0], [bad, 0.0]]))

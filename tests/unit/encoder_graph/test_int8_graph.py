@@ -45,8 +45,8 @@ def content() -> bytes:
     return bundled_recipe().model_file.read_bytes()
 
 
-def test_masked_places_count_nothing(encoder: Encoder, content: bytes) -> None:
-    """What stands beyond a text's end in attention cannot be seen in its rows."""
+def test_masked_places_have_no_effect(encoder: Encoder, content: bytes) -> None:
+    """Places beyond the end of a text do not change its rows."""
     session = open_session(int8_graph(content), "int8", CPU, is_final=True)
     (tokens,) = encoder.tokenize(["where is my parcel"])
     packed = pack(np.array([tokens.count]), 16, HEADS)
@@ -61,10 +61,10 @@ def test_masked_places_count_nothing(encoder: Encoder, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_rounding_of_another_processor_passes_the_probe(
+def test_rounding_of_another_cpu_passes_the_probe(
     monkeypatch: pytest.MonkeyPatch, content: bytes, seed: int
 ) -> None:
-    """Normalisations that differ by 1e-7, as honest CPUs do, are no reason to refuse."""
+    """Sound CPUs differ by about 1e-7 in the normalisations."""
     draw = np.random.default_rng(seed)
     read = BundledWeights.floats
 
@@ -81,8 +81,8 @@ def test_rounding_of_another_processor_passes_the_probe(
     assert check_probe(other.encode, probe_file(), 0.0) > COSINE_MIN_BY_PRECISION["int8"]
 
 
-def test_rows_lie_on_grids_of_their_own_within_seven_bits(content: bytes) -> None:
-    """Before every kind of product each row reaches the ends of its grid, and not beyond."""
+def test_every_row_uses_its_whole_grid_of_seven_bits(content: bytes) -> None:
+    """Before every kind of product each row reaches both ends of its grid."""
     author = Int8Graph(read_graph(content))
     author.write()
     for name in ("embedded_q", "layer3_middle_q", "layer3_gelu_q", "layer5_attention_q"):
@@ -101,8 +101,8 @@ def test_rows_lie_on_grids_of_their_own_within_seven_bits(content: bytes) -> Non
     assert [MIDDLE_MAX] * 30 == np.abs(about_zero).max(axis=1).tolist()
 
 
-def test_no_score_of_attention_is_cut(encoder: Encoder, content: bytes) -> None:
-    """Texts of all kinds stay below the limit that keeps the exponential finite."""
+def test_no_attention_score_is_clipped(encoder: Encoder, content: bytes) -> None:
+    """Texts of all kinds stay below the limit."""
     author = Int8Graph(read_graph(content))
     author.write()
     names = [f"layer{layer}_scores" for layer in range(LAYERS)]
@@ -122,7 +122,7 @@ def test_no_score_of_attention_is_cut(encoder: Encoder, content: bytes) -> None:
 
 
 def test_pairs_of_products_fit_16_bits(content: bytes) -> None:
-    """The sum that CPUs without VNNI form in 16 bits cannot saturate with any weights here."""
+    """The 16-bit sums of CPUs without VNNI cannot saturate with these weights."""
     tensors = read_graph(int8_graph(content)).tensors
     weights = [each for each in tensors.values() if each.dtype == np.int8 and len(each) <= 1_536]
 
@@ -131,8 +131,8 @@ def test_pairs_of_products_fit_16_bits(content: bytes) -> None:
         assert 2 * STEPS * int(np.abs(each.astype(np.int64)).max()) <= INT16_MAX
 
 
-def test_graph_without_the_models_names_is_corrupt() -> None:
-    """A readable graph of something else gives a clear error."""
+def test_another_model_is_refused() -> None:
+    """A readable graph without the tensor names of the bundled model."""
     graph = GraphWriter()
     graph.tensor("x", np.zeros(3, dtype=np.float32))
 

@@ -1,4 +1,4 @@
-"""Goal: what is written is what the runtime reads; what is broken is told as such."""
+"""ONNX files: the runtime reads what is written; broken files raise ModelCorrupt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def small_model() -> bytes:
 
 
 def test_runtime_computes_what_was_written() -> None:
-    """Tensors, inputs, and attributes of every kind mean what they say."""
+    """With tensors, inputs and attributes of every kind."""
     session = open_session(small_model(), "small", ["CPUExecutionProvider"])
 
     found = run_session(session, "y", {"x": np.array([[1.0, -1.0]], dtype=np.float32)})
@@ -36,7 +36,7 @@ def test_runtime_computes_what_was_written() -> None:
     assert [[-1.5], [-1.5], [-1.5]] == found.tolist()
 
 
-def test_reading_gives_back_what_was_written() -> None:
+def test_reading_returns_what_was_written() -> None:
     """Operators keep their order, tensors their values."""
     graph = read_graph(small_model())
 
@@ -48,7 +48,7 @@ def test_reading_gives_back_what_was_written() -> None:
 
 
 def test_bundled_model_is_read() -> None:
-    """A file of the format's own tools: int8 weights with a scale for each column."""
+    """A file written by other tools, with int8 weights and a scale for each column."""
     graph = read_graph(bundled_recipe().model_file.read_bytes())
 
     assert 48 == sum(node.operator == "MatMul" for node in graph.nodes)
@@ -60,15 +60,15 @@ def test_bundled_model_is_read() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x3a\x7f", b"\x38\x01", b"not a model"])
-def test_what_is_no_model_is_corrupt(content: bytes) -> None:
-    """Empty, endless, cut off, a number for a graph, a text."""
+def test_invalid_file_is_corrupt(content: bytes) -> None:
+    """Empty, endless, truncated, a number instead of a graph, a text."""
     with pytest.raises(ModelCorrupt):
         read_graph(content)
 
 
 @given(st.integers(0, len(small_model()) - 1), st.integers(0, 255))
-def test_a_changed_byte_never_crashes_the_reader(place: int, value: int) -> None:
-    """Whatever a byte becomes, the answer is a graph or the one error."""
+def test_changed_byte_never_crashes_the_reader(place: int, value: int) -> None:
+    """The result is a graph or ModelCorrupt."""
     content = bytearray(small_model())
     content[place] = value
     try:

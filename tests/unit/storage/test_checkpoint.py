@@ -1,4 +1,4 @@
-"""The checkpoint makes a boot fast and never makes it wrong."""
+"""Checkpoints make a boot faster and never change its result."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def history(path: Path) -> History:
 
 
 def tensor_sum(stored: Stored) -> str:
-    """What the tensor of a state would serve."""
+    """Checksum of the tensor of a state."""
     return tensor_of(stored, DIM).checksum()
 
 
-def test_boot_from_a_checkpoint_gives_the_state_of_the_rows(path: Path, history: History) -> None:
-    """Equal values, equal digest, equal tensor, whichever way they came."""
+def test_boot_from_a_checkpoint_gives_the_same_state(path: Path, history: History) -> None:
+    """Values, digest and tensor are equal."""
     quick = boot(path)
     checkpoint_of(path).unlink()
     slow = boot(path)
@@ -72,8 +72,8 @@ def test_boot_from_a_checkpoint_gives_the_state_of_the_rows(path: Path, history:
     assert tensor_sum(quick) == tensor_sum(slow)
 
 
-def test_what_was_derived_comes_back_with_exactly_its_rows(path: Path, history: History) -> None:
-    """It is an answer of the rows at one position, so one change makes it worthless."""
+def test_derived_bytes_are_used_only_with_exactly_their_rows(path: Path, history: History) -> None:
+    """They are computed from the rows at one position; a change invalidates them."""
     kept = boot(path).derived
     commit(path, history, PatchRoute("r1", threshold=0.25))
     stored = boot(path)
@@ -84,8 +84,8 @@ def test_what_was_derived_comes_back_with_exactly_its_rows(path: Path, history: 
     assert stored.derived is None
 
 
-def test_derivation_is_asked_for_by_position_and_digest(path: Path, history: History) -> None:
-    """Whoever derives can tell whether it has the state of which the checkpoint is."""
+def test_derive_is_called_with_position_and_digest(path: Path, history: History) -> None:
+    """The callback can tell whether it has the state of the checkpoint."""
     asked = []
     storage = opened(path)
     storage.derive = lambda position, digest: asked.append((position, digest)) or b""
@@ -96,8 +96,8 @@ def test_derivation_is_asked_for_by_position_and_digest(path: Path, history: His
     assert boot(path).derived is None
 
 
-def test_flipped_byte_anywhere_is_never_believed(path: Path, history: History) -> None:
-    """Whatever byte of the checkpoint changes, the state is the one of the database."""
+def test_flipped_byte_never_changes_the_state(path: Path, history: History) -> None:
+    """Whichever byte of the checkpoint changes, the state is that of the database."""
     sound = checkpoint_of(path).read_bytes()
     refused = 0
     for at in [*range(200), *range(200, 4_096, 517), *range(4_096, len(sound), 7)]:
@@ -110,10 +110,8 @@ def test_flipped_byte_anywhere_is_never_believed(path: Path, history: History) -
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 1, 100, 4_095, 4_096, 5_000, -1])
-def test_truncated_checkpoint_is_no_checkpoint(
-    path: Path, history: History, keep_bytes: int
-) -> None:
-    """A file that lost its end is dropped, and the rows are read."""
+def test_truncated_checkpoint_is_removed(path: Path, history: History, keep_bytes: int) -> None:
+    """The rows are read from the database."""
     content = checkpoint_of(path).read_bytes()
     checkpoint_of(path).write_bytes(content[:keep_bytes])
     stored = boot(path)
@@ -123,8 +121,8 @@ def test_truncated_checkpoint_is_no_checkpoint(
     assert not checkpoint_of(path).exists()
 
 
-def test_longer_file_is_no_checkpoint(path: Path, history: History) -> None:
-    """What follows the last column was not written by us."""
+def test_checkpoint_with_extra_bytes_is_ignored(path: Path, history: History) -> None:
+    """The size must be exactly that of the header."""
     with checkpoint_of(path).open("ab") as file:
         file.write(b"\0")
 
@@ -132,8 +130,10 @@ def test_longer_file_is_no_checkpoint(path: Path, history: History) -> None:
 
 
 @pytest.mark.parametrize("version", [1, checkpoint.FORMAT_VERSION + 1])
-def test_other_format_is_no_checkpoint(path: Path, history: History, version: int) -> None:
-    """A sound header of another version, with a right checksum, is not read."""
+def test_checkpoint_of_another_format_is_ignored(
+    path: Path, history: History, version: int
+) -> None:
+    """Even a header with a correct checksum."""
     content = bytearray(checkpoint_of(path).read_bytes())
     struct.pack_into("<I", content, 8, version)
     header_bytes = checkpoint._HEADER.size
@@ -145,8 +145,8 @@ def test_other_format_is_no_checkpoint(path: Path, history: History, version: in
     assert_holds(stored, history)
 
 
-def test_checkpoint_of_another_encoder_is_not_read(path: Path, tmp_path: Path) -> None:
-    """Its vectors mean something else, even where slots and texts are the same."""
+def test_checkpoint_of_another_encoder_is_ignored(path: Path, tmp_path: Path) -> None:
+    """Even if slots and texts are the same."""
     other, ours = History(), History()
     mutation = put("r", 3)
     there = opened(tmp_path / "other.sqlite", fingerprint="b" * 64)
@@ -178,7 +178,7 @@ def test_checkpoint_of_another_encoder_is_not_read(path: Path, tmp_path: Path) -
 def test_older_checkpoint_is_brought_up_to_date(
     path: Path, history: History, mutations: tuple[Mutation, ...]
 ) -> None:
-    """Rows that changed since are read from the database, and only those."""
+    """Only rows that changed since are read from the database."""
     commit(path, history, *mutations)
     stored = boot(path)
     replayed = tensor_sum(stored)
@@ -189,8 +189,8 @@ def test_older_checkpoint_is_brought_up_to_date(
     assert tensor_sum(boot(path)) == replayed
 
 
-def test_checkpoint_newer_than_the_database_helps_without_harm(path: Path) -> None:
-    """A database that was restored from a copy is right, whatever the checkpoint knows."""
+def test_checkpoint_newer_than_the_database_is_used(path: Path) -> None:
+    """The state is that of the database, which was restored from a copy."""
     history = History()
     commit(path, history, put("a", 6, 1), put("b", 6, 2))
     content = path.read_bytes()
@@ -206,8 +206,8 @@ def test_checkpoint_newer_than_the_database_helps_without_harm(path: Path) -> No
     assert_holds(stored, history)
 
 
-def test_checkpoint_of_another_history_is_dropped(path: Path, tmp_path: Path) -> None:
-    """Where nearly nothing of it is ours, reading all rows is no slower."""
+def test_checkpoint_of_another_history_is_removed(path: Path, tmp_path: Path) -> None:
+    """If most rows differ, reading all rows is no slower."""
     other, ours = History(), History()
     commit(tmp_path / "other.sqlite", other, *(put(f"o{each}", 3, each) for each in range(5)))
     there = opened(tmp_path / "other.sqlite")
@@ -222,8 +222,8 @@ def test_checkpoint_of_another_history_is_dropped(path: Path, tmp_path: Path) ->
     assert_holds(stored, ours)
 
 
-def test_outcomes_of_the_checkpoint_are_those_of_the_file(path: Path) -> None:
-    """Read late, an outcome is the one that was stored, and later ones join it."""
+def test_outcomes_from_a_checkpoint_equal_those_of_the_database(path: Path) -> None:
+    """Outcomes after the checkpoint are added to those it holds."""
     history = History()
     storage = opened(path)
     for seed in range(40):
@@ -241,11 +241,8 @@ def test_outcomes_of_the_checkpoint_are_those_of_the_file(path: Path) -> None:
 
 
 def test_checkpoint_written_during_writes_is_sound(path: Path) -> None:
-    """Its rows may be of many positions; the boot makes them rows of one.
-
-    A walk that the disk holds up is waited for: a checkpoint of which half is stale
-    would rightly not be used.
-    """
+    """Its rows may be of several positions; the boot brings them to one."""
+    # The writes wait for slow walks: a checkpoint with half of its rows stale is not used.
     history = History()
     storage = opened(path)
     storage.commit(history.write(*(put(f"r{seed}", 20, seed) for seed in range(60))))
@@ -277,8 +274,8 @@ def test_checkpoint_written_during_writes_is_sound(path: Path) -> None:
     assert_holds(stored, history)
 
 
-def test_checkpoint_with_rows_of_a_route_that_went_meanwhile_is_of_use(path: Path) -> None:
-    """The walk had passed them; at its end it stands where the database does."""
+def test_checkpoint_with_rows_of_a_deleted_route_is_used(path: Path) -> None:
+    """The route was deleted after the walk had copied its rows."""
     history = History()
     storage = opened(path)
     storage.commit(history.write(*(put(f"r{seed}", 20, seed) for seed in range(60))))
@@ -296,10 +293,10 @@ def test_checkpoint_with_rows_of_a_route_that_went_meanwhile_is_of_use(path: Pat
     assert_holds(stored, history)
 
 
-def test_checkpoint_that_finds_no_room_leaves_the_former(
+def test_failed_checkpoint_keeps_the_former_one(
     path: Path, history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk costs the new one only, and leaves no draft."""
+    """A full disk leaves the former checkpoint and no draft."""
     content = checkpoint_of(path).read_bytes()
     monkeypatch.setattr("synaptoroute.storage.checkpoint.os.fsync", _no_room)
     storage = opened(path)
@@ -317,11 +314,11 @@ def _no_room(descriptor: int) -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
-# --- what a boot from a checkpoint does not look at ---
+# --- what a boot from a checkpoint does not read ---
 
 
-def test_scrub_finds_what_the_boot_did_not_look_at(path: Path, history: History) -> None:
-    """Memory is right, so queries go on; the file is neither written nor given away."""
+def test_scrub_finds_corruption_that_the_boot_did_not_read(path: Path, history: History) -> None:
+    """Queries continue from memory; the file is neither written nor exported."""
     rot(path)
     storage = SQLiteStorage(path)
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -343,8 +340,8 @@ def test_scrub_finds_what_the_boot_did_not_look_at(path: Path, history: History)
         boot(path)
 
 
-def test_checkpoint_never_copies_a_rotten_row(path: Path, history: History) -> None:
-    """Every row is verified on its way."""
+def test_checkpoint_never_copies_a_corrupt_row(path: Path, history: History) -> None:
+    """Every row is verified when it is copied."""
     rot(path)
     storage = opened(path)
     with pytest.raises(StorageUnavailable, match="slot 7"):
@@ -355,7 +352,7 @@ def test_checkpoint_never_copies_a_rotten_row(path: Path, history: History) -> N
 
 
 def test_scrub_of_a_sound_file_changes_nothing(path: Path, history: History) -> None:
-    """Pages, rows and op log are as they were written."""
+    """Later commits and boots work."""
     storage = opened(path)
     storage.scrub()
     storage.commit(history.write(put("later")))
@@ -365,8 +362,8 @@ def test_scrub_of_a_sound_file_changes_nothing(path: Path, history: History) -> 
     assert_holds(boot(path), history)
 
 
-def test_vectors_have_room_that_a_tensor_takes_over(path: Path, history: History) -> None:
-    """A dense state is not copied on its way into the tensor."""
+def test_tensor_uses_the_loaded_vectors_without_a_copy(path: Path, history: History) -> None:
+    """The array has spare rows for the tensor."""
     stored = boot(path)
     tensor = Tensor(DIM)
     snapshot = stored.snapshot

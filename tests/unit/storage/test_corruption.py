@@ -1,4 +1,4 @@
-"""Damage is found at boot, put aside and never believed."""
+"""Corrupt files are found at boot and quarantined."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ pytestmark = pytest.mark.unit
 
 
 def fill(path: Path, history: History, group_count: int = 6) -> dict[int, str]:
-    """Commit groups to a file, leave its log beside it, and say what each position held."""
+    """Commit groups to a file and keep its WAL; returns the digest of each position."""
     storage = SQLiteStorage(path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
     held = {}
     for seed in range(group_count):
         storage.commit(history.write(put(f"r{seed}", 3, seed)))
         held[storage.position.seq] = storage.digest
-    keep_log(storage)
+    close_with_wal(storage)
     return held
 
 
-def keep_log(storage: SQLiteStorage) -> None:
-    """Stop as a killed process does: the log stays beside the database."""
-    copies = {each: each.read_bytes() for each in (log_of(storage.path), storage.path)}
+def close_with_wal(storage: SQLiteStorage) -> None:
+    """Stop as a killed process does: the WAL stays beside the database."""
+    copies = {each: each.read_bytes() for each in (wal_of(storage.path), storage.path)}
     storage.close()
     for each, content in copies.items():
         each.write_bytes(content)
 
 
-def log_of(path: Path) -> Path:
+def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
 def open_and_close(path: Path) -> tuple[int, str]:
-    """Open a file and say where it stands."""
+    """Open a file; returns its seq and digest."""
     storage = SQLiteStorage(path)
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
     storage.close()
     return stored.snapshot.position.seq, stored.digest
 
 
-def aside(path: Path) -> list[Path]:
-    """Databases that were put aside, without their logs."""
+def quarantined(path: Path) -> list[Path]:
+    """Quarantined databases, without their WAL."""
     found = sorted(path.parent.glob(f"{path.name}.corrupt-*"))
     return [each for each in found if not each.name.endswith(("-wal", "-shm"))]
 
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def whole(path: Path) -> History:
-    """A file of six routes without a log beside it."""
+    """A file of six routes without a WAL."""
     history = History()
     storage = SQLiteStorage(path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -76,8 +76,8 @@ def whole(path: Path) -> History:
     return history
 
 
-def test_flipped_byte_anywhere_is_never_believed(path: Path, whole: History) -> None:
-    """Whatever byte changes, the state is either the one that was stored or refused."""
+def test_flipped_byte_never_changes_the_state(path: Path, whole: History) -> None:
+    """Whichever byte changes, the state is the stored one, or the file is refused."""
     sound = path.read_bytes()
     refused = 0
     for at in [*range(0, 100), *range(100, len(sound), 211)]:
@@ -98,15 +98,15 @@ def test_flipped_byte_anywhere_is_never_believed(path: Path, whole: History) -> 
     assert refused > 20
 
 
-def test_flipped_vector_byte_is_found_by_its_hash(path: Path, whole: History) -> None:
-    """Pages that SQLite finds sound may hold a vector that nobody wrote."""
+def test_changed_vector_is_found_by_its_hash(path: Path, whole: History) -> None:
+    """SQLite finds the page sound."""
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("UPDATE slot SET vector = zeroblob(32) WHERE slot = 7")
         raw.commit()
     with pytest.raises(StorageCorrupt, match="slot 7 does not match its hash"):
         open_and_close(path)
 
-    assert 1 == len(aside(path))
+    assert 1 == len(quarantined(path))
 
 
 @pytest.mark.parametrize(
@@ -128,21 +128,21 @@ def test_flipped_vector_byte_is_found_by_its_hash(path: Path, whole: History) ->
         "INSERT INTO slot VALUES (900, 77, 'x', zeroblob(32), zeroblob(16))",
     ],
 )
-def test_rows_that_do_not_fit_are_refused(path: Path, whole: History, statement: str) -> None:
-    """Sound pages with wrong rows are damage too."""
+def test_inconsistent_rows_are_refused(path: Path, whole: History, statement: str) -> None:
+    """Wrong rows in sound pages are corruption too."""
     with closing(sqlite3.connect(path)) as raw:
         raw.execute(statement)
         raw.commit()
     with pytest.raises(StorageCorrupt):
         open_and_close(path)
 
-    assert 1 == len(aside(path))
+    assert 1 == len(quarantined(path))
     assert not path.exists()
 
 
 @pytest.mark.parametrize("keep_bytes", [1, 99, 100, 5_000, 16_384, 40_000])
 def test_truncated_file_is_refused(path: Path, whole: History, keep_bytes: int) -> None:
-    """A file that lost its end is put aside as it is."""
+    """It is quarantined unchanged."""
     os.truncate(path, keep_bytes)
     with pytest.raises(StorageCorrupt) as caught:
         open_and_close(path)
@@ -150,8 +150,8 @@ def test_truncated_file_is_refused(path: Path, whole: History, keep_bytes: int) 
     assert keep_bytes == Path(str(caught.value.fields["path"])).stat().st_size
 
 
-def test_garbage_is_put_aside_and_kept(path: Path) -> None:
-    """What is no database is kept, byte for byte, under another name."""
+def test_file_that_is_no_database_is_quarantined_unchanged(path: Path) -> None:
+    """It is kept byte for byte under another name."""
     path.write_bytes(b"garbage" * 1_000)
     storage = SQLiteStorage(path, on_corrupt="move_aside")
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -162,20 +162,20 @@ def test_garbage_is_put_aside_and_kept(path: Path) -> None:
     assert b"garbage" * 1_000 == stored.moved_aside.read_bytes()
 
 
-def test_what_was_put_aside_is_never_written_over(path: Path) -> None:
-    """Every damaged file gets a name of its own."""
+def test_quarantined_files_are_never_overwritten(path: Path) -> None:
+    """Every corrupt file gets a name of its own."""
     for number in range(3):
         path.write_bytes(b"garbage %d" % number * 100)
         with pytest.raises(StorageCorrupt):
             open_and_close(path)
 
     assert [b"garbage %d" % number * 100 for number in range(3)] == [
-        each.read_bytes() for each in aside(path)
+        each.read_bytes() for each in quarantined(path)
     ]
 
 
-def test_damaged_file_is_named_by_its_position(path: Path, whole: History) -> None:
-    """Where the position could be read, the name tells it, and the log goes along."""
+def test_quarantined_file_is_named_by_its_position(path: Path, whole: History) -> None:
+    """If the position can be read it is part of the name."""
     for number in range(2):
         with closing(sqlite3.connect(path)) as raw:
             raw.execute("UPDATE slot SET utterance = 'x' WHERE slot = 1")
@@ -184,32 +184,32 @@ def test_damaged_file_is_named_by_its_position(path: Path, whole: History) -> No
         with pytest.raises(StorageCorrupt):
             open_and_close(path)
         shutil.move(path.with_name("copy"), path)
-        assert number + 1 == len(aside(path))
+        assert number + 1 == len(quarantined(path))
 
     assert path.with_name("node.sqlite.corrupt-0.6").exists()
 
 
-def test_empty_file_is_a_new_one(path: Path) -> None:
-    """A file that was only touched holds nothing to lose."""
+def test_empty_file_counts_as_none(path: Path) -> None:
+    """It becomes a new database and is not quarantined."""
     path.touch()
 
     assert 0 == open_and_close(path)[0]
-    assert [] == aside(path)
+    assert [] == quarantined(path)
 
 
-def test_log_without_its_database_is_kept(path: Path) -> None:
-    """SQLite would delete a log whose database is empty; it is put aside instead."""
+def test_wal_without_its_database_is_quarantined(path: Path) -> None:
+    """SQLite would delete the WAL of an empty database."""
     fill(path, History())
-    log = log_of(path).read_bytes()
+    log = wal_of(path).read_bytes()
     os.truncate(path, 0)
     with pytest.raises(StorageCorrupt) as caught:
         open_and_close(path)
 
-    assert log == log_of(Path(str(caught.value.fields["path"]))).read_bytes()
+    assert log == wal_of(Path(str(caught.value.fields["path"]))).read_bytes()
 
 
-def test_log_of_a_killed_process_is_read(path: Path) -> None:
-    """What only the log holds is part of the state."""
+def test_wal_of_a_killed_process_is_read(path: Path) -> None:
+    """Entries that are only in the WAL belong to the state."""
     history = History()
     fill(path, history)
     storage = SQLiteStorage(path)
@@ -219,17 +219,17 @@ def test_log_of_a_killed_process_is_read(path: Path) -> None:
     assert_holds(stored, history)
 
 
-def test_flipped_byte_in_the_log_is_never_believed(path: Path) -> None:
-    """A damaged log gives a former state only where a crash could have, else it is refused."""
+def test_flipped_byte_in_the_wal_never_changes_the_state(path: Path) -> None:
+    """A corrupt WAL gives an earlier state only if a crash could have, else it is refused."""
     held = fill(path, History())
-    sound, log = path.read_bytes(), log_of(path).read_bytes()
+    sound, log = path.read_bytes(), wal_of(path).read_bytes()
     last = max(held)
     refused = 0
     for at in [*range(0, 80), *range(80, len(log), 3_001)]:
         for left in path.parent.glob("node.sqlite*"):
             left.unlink()
         path.write_bytes(sound)
-        log_of(path).write_bytes(log[:at] + bytes([log[at] ^ 0x55]) + log[at + 1 :])
+        wal_of(path).write_bytes(log[:at] + bytes([log[at] ^ 0x55]) + log[at + 1 :])
         try:
             seq, digest = open_and_close(path)
         except StorageCorrupt:
@@ -241,8 +241,8 @@ def test_flipped_byte_in_the_log_is_never_believed(path: Path) -> None:
     assert refused > 20
 
 
-def test_change_of_the_journal_that_a_crash_cut_short_is_undone(path: Path, whole: History) -> None:
-    """A rollback journal beside the file is worked off before the file is read."""
+def test_interrupted_change_of_the_journal_mode_is_rolled_back(path: Path, whole: History) -> None:
+    """A rollback journal is applied before the file is read."""
     copy = path.with_name("copy.sqlite")
     shutil.copy(path, copy)
     with closing(sqlite3.connect(copy, isolation_level=None)) as raw:
@@ -262,11 +262,11 @@ def test_change_of_the_journal_that_a_crash_cut_short_is_undone(path: Path, whol
     assert_holds(stored, whole)
 
 
-def test_torn_newest_transaction_is_a_crash_not_damage(path: Path) -> None:
-    """A log that ends inside a transaction gives the state before it."""
+def test_torn_newest_transaction_is_a_crash_not_corruption(path: Path) -> None:
+    """A WAL that ends inside a transaction gives the state before it."""
     held = fill(path, History())
-    log = log_of(path).read_bytes()
-    log_of(path).write_bytes(log[: len(log) - 9_000])
+    log = wal_of(path).read_bytes()
+    wal_of(path).write_bytes(log[: len(log) - 9_000])
     seq, digest = open_and_close(path)
 
     assert max(held) - 1 == seq
@@ -274,7 +274,7 @@ def test_torn_newest_transaction_is_a_crash_not_damage(path: Path) -> None:
 
 
 def test_folder_at_the_path_is_refused(path: Path) -> None:
-    """A folder is not moved about."""
+    """It is not moved."""
     path.mkdir()
     with pytest.raises(StorageUnavailable) as caught:
         open_and_close(path)
@@ -283,7 +283,7 @@ def test_folder_at_the_path_is_refused(path: Path) -> None:
     assert path.is_dir()
 
 
-# --- what a user without rights sees; root passes every permission check ---
+# --- permissions; root passes every check, so these run in a process of another user ---
 
 OPEN_SCRIPT = """
 import json, os, sys
@@ -304,7 +304,7 @@ except SynaptoRouteError as error:
 
 
 def open_as_nobody(path: Path) -> dict[str, str]:
-    """Open a file in a process that has no special rights."""
+    """Open a file in a process without special rights."""
     done = subprocess.run(
         [sys.executable, "-c", OPEN_SCRIPT, str(path), FINGERPRINT, str(DIM)],
         capture_output=True,
@@ -326,18 +326,18 @@ def open_path() -> Iterator[Path]:
 
 
 def test_file_without_read_permission_is_left_alone(open_path: Path) -> None:
-    """What may not be read is not called damaged."""
+    """It is reported as a permission error, not as corruption."""
     fill(open_path, History())
     for each in open_path.parent.glob("node.sqlite*"):
         each.chmod(0o000 if each == open_path else 0o666)
     answer = open_as_nobody(open_path)
 
     assert ("storage_unavailable", "permission") == (answer["error"], answer["reason"])
-    assert [] == aside(open_path)
+    assert [] == quarantined(open_path)
 
 
 def test_read_only_file_is_refused_for_writing(open_path: Path) -> None:
-    """A node that could not write says so at its start."""
+    """The node reports it when it starts, not at its first write."""
     storage = SQLiteStorage(open_path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
     storage.close()
@@ -350,7 +350,7 @@ def test_read_only_file_is_refused_for_writing(open_path: Path) -> None:
 
 
 def test_read_only_folder_is_refused(open_path: Path) -> None:
-    """A folder without room for the log is as good as a read-only disk."""
+    """The WAL cannot be created there."""
     open_path.parent.chmod(0o555)
     answer = open_as_nobody(open_path)
 

@@ -1,4 +1,4 @@
-"""A disk that fails while the node runs changes nothing, and is gone on with once it is well."""
+"""A disk that fails while the node runs changes nothing; commits work again afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def limit_pages(storage: SQLiteStorage, extra: int | None) -> None:
-    """Let the file grow by so many pages and no more."""
+    """Limit the growth of the file to so many pages."""
     connection = storage._opened().writer
     (count,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {1 << 30 if extra is None else count + extra}")
@@ -44,8 +44,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_full_disk_loses_nothing_and_heals(path: Path) -> None:
-    """A group that finds no room changes nothing; the same group fits once there is room."""
+def test_commit_on_a_full_disk_changes_nothing_and_can_be_repeated(path: Path) -> None:
+    """The same group is committed once there is space."""
     history = History()
     storage = SQLiteStorage(path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -73,8 +73,8 @@ def test_full_disk_loses_nothing_and_heals(path: Path) -> None:
     assert_holds(stored, history)
 
 
-def test_file_that_becomes_read_only_is_reported_and_heals(path: Path) -> None:
-    """Writes are refused with their reason while the connection may not write."""
+def test_commit_to_a_read_only_file_fails_and_can_be_repeated(path: Path) -> None:
+    """The error has the reason ``read_only``."""
     history = History()
     storage = SQLiteStorage(path)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -91,8 +91,8 @@ def test_file_that_becomes_read_only_is_reported_and_heals(path: Path) -> None:
     assert not in_transaction
 
 
-def test_disk_that_is_really_full_heals(tiny_disk: Path) -> None:
-    """On a full file system commits are refused, reads go on, and room lets it go on."""
+def test_full_file_system_refuses_commits_until_there_is_space(tiny_disk: Path) -> None:
+    """Reads continue meanwhile."""
     history = History()
     path = tiny_disk / "node.sqlite"
     storage = SQLiteStorage(path)

@@ -1,4 +1,4 @@
-"""The keeper writes checkpoints and scrubs while a node idles, and is in nobody's way."""
+"""Background maintenance: checkpoints and scrubs while a node is idle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A keeper that does at once what it does in minutes."""
+    """Maintenance that does at once what takes minutes."""
     monkeypatch.setattr(maintenance, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(maintenance, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(maintenance, "CHECKPOINT_ROWS_MIN", 4)
@@ -30,7 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_quick")
 def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> None:
-    """The keeper does both without being asked."""
+    """The thread does both on its own."""
     history = History()
     storage = opened(path)
     storage.commit(history.write(*(put(f"r{seed}", 3, seed) for seed in range(8))))
@@ -56,8 +56,8 @@ def test_idle_node_writes_a_checkpoint_and_scrubs_after_its_boot(path: Path) -> 
 
 
 @pytest.mark.usefixtures("_quick")
-def test_kept_node_leaves_a_fresh_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graceful stop makes the next boot a fast one."""
+def test_close_writes_a_fresh_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next boot is fast after a graceful stop."""
     monkeypatch.setattr(maintenance, "POLL_SECONDS", 60.0)
     history = History()
     storage = opened(path)
@@ -70,8 +70,8 @@ def test_kept_node_leaves_a_fresh_checkpoint(path: Path, monkeypatch: pytest.Mon
     assert_holds(stored, history)
 
 
-def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
-    """A tool that opens a file leaves nothing beside it; nor is a small one worth it."""
+def test_no_checkpoint_of_small_files_or_without_maintenance(path: Path) -> None:
+    """A tool leaves no checkpoint; a small file is read as fast without one."""
     history = History()
     commit(path, history, put("a", 5))
     storage = opened(path)
@@ -83,7 +83,7 @@ def test_small_files_and_unkept_ones_have_no_checkpoint(path: Path) -> None:
 
 
 def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Much change at the first idle moment, little change once in a while."""
+    """Much change is written at the first idle moment, little change after the interval."""
     now = 1_000.0
     monkeypatch.setattr("synaptoroute.storage.maintenance.time.monotonic", lambda: now)
     changes = ChangeCounter(rows=16_000)
@@ -99,7 +99,7 @@ def test_checkpoint_waits_for_an_idle_node(monkeypatch: pytest.MonkeyPatch) -> N
     assert (False, True, False, True, False) == (busy, much, little, old, none)
 
 
-def test_keeper_that_is_stopped_leaves_its_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_maintenance_leaves_its_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that stops does not wait for a scrub."""
     monkeypatch.setattr(maintenance, "POLL_SECONDS", 0.001)
     has_begun = threading.Event()

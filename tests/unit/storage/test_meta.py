@@ -1,4 +1,4 @@
-"""Where the state stands, written with every commit beside settings that may be long."""
+"""The row of the position, written with every commit beside settings that may be long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = '{"turn":"' + "x" * 60_000 + '"}'
 
 @given(st.integers(0, 2**40), st.text(st.characters(codec="utf-8")), st.booleans())
 def test_checksum_covers_every_column(seq: int, calibration: str, cascade: bool) -> None:
-    """The sum is that of the whole row, though the settings' part of it is kept."""
+    """The checksum equals that of the whole row, though a part of it is cached."""
     settings = Settings(cascade=cascade, calibration=calibration)
     meta = Meta(Position(1, seq, "c"), "d'\"", "f", DIM, settings)
     *fields, total = meta_row(meta)
@@ -33,7 +33,7 @@ def test_checksum_covers_every_column(seq: int, calibration: str, cascade: bool)
 
 
 def test_long_calibration_comes_back(tmp_path: Path) -> None:
-    """Commits after it change its row and nothing of it."""
+    """Later commits do not change it."""
     history = History()
     with closing(opened(tmp_path / "node.sqlite")) as storage:
         storage.commit(history.write(PutSettings(Settings(cascade=True))))
@@ -48,7 +48,7 @@ def test_long_calibration_comes_back(tmp_path: Path) -> None:
 
 
 def test_pages_of_a_calibration_are_not_written_again(tmp_path: Path) -> None:
-    """Where the row is as long as before only its ends change, with the position and the sum."""
+    """If the row keeps its length only its ends change, with position and checksum."""
     path = tmp_path / "node.sqlite"
     log = tmp_path / "node.sqlite-wal"
     growths = []

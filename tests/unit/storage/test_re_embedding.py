@@ -1,4 +1,4 @@
-"""All vectors of a database are replaced by those of another encoder, at once or not at all."""
+"""Replacing all vectors of a database by those of another encoder, all or none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def storage(tmp_path: Path) -> Iterator[SQLiteStorage]:
 
 
 def encode_some(storage: SQLiteStorage, rows_max: int) -> int:
-    """Re-encode rows as a migration does; the vector follows from the text."""
+    """Re-embed rows as a migration does; the vector follows from the text."""
     rows = [
         (slot, vector(len(text) * 1_000 + slot, NEXT_DIM))
         for slot, text in storage.re_embedding.missing(rows_max)
@@ -45,8 +45,8 @@ def encode_some(storage: SQLiteStorage, rows_max: int) -> int:
     return len(rows)
 
 
-def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
-    """Closed after each chunk, the migration loses nothing and swaps everything at once."""
+def test_re_embedding_continues_after_every_restart(storage: SQLiteStorage) -> None:
+    """Closed after each chunk, it loses nothing and swaps everything at once."""
     history = rich_history(storage)
     assert 32 == storage.re_embedding.begin(NEXT, NEXT_DIM).total_slots
     done = []
@@ -77,8 +77,8 @@ def test_migration_goes_on_after_every_restart(storage: SQLiteStorage) -> None:
     assert [] == storage.read_log(0, entries_max=10, bytes_max=1 << 20)
 
 
-def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteStorage) -> None:
-    """A vector of a former text is never swapped in."""
+def test_row_that_changed_during_re_embedding_is_encoded_again(storage: SQLiteStorage) -> None:
+    """The vector of a former text is never swapped in."""
     history = History()
     storage.commit(history.write(put("a", 4), put("b", 4, 1)))
     storage.re_embedding.begin(NEXT, NEXT_DIM)
@@ -94,8 +94,8 @@ def test_row_that_changed_during_a_migration_is_encoded_again(storage: SQLiteSto
     assert {"b", "c"} == {route.name for route in swapped.snapshot.routes}
 
 
-def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
-    """Vectors of an encoder that was given up are dropped."""
+def test_re_embedding_for_a_third_encoder_starts_over(storage: SQLiteStorage) -> None:
+    """The vectors of the second encoder are dropped."""
     rich_history(storage)
     storage.re_embedding.begin(NEXT, NEXT_DIM)
     encode_some(storage, 10)
@@ -104,7 +104,7 @@ def test_third_encoder_begins_anew(storage: SQLiteStorage) -> None:
     assert ("c" * 64, 0) == (other.fingerprint, other.done_slots)
 
 
-def test_damaged_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
+def test_corrupt_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
     """New vectors are verified before the swap; the old ones stay in place."""
     history = rich_history(storage)
     storage.re_embedding.begin(NEXT, NEXT_DIM)
@@ -121,8 +121,8 @@ def test_damaged_new_vector_is_not_swapped_in(storage: SQLiteStorage) -> None:
     assert_holds(storage.open(fingerprint=FINGERPRINT, dim=DIM), history)
 
 
-def test_migration_refuses_what_makes_no_sense(storage: SQLiteStorage) -> None:
-    """Wrong dimensions, unknown slots and a migration to itself are errors."""
+def test_invalid_calls_are_refused(storage: SQLiteStorage) -> None:
+    """Wrong dimensions, unknown slots and the same encoder are errors."""
     storage.commit(History().write(put("a")))
     with pytest.raises(ConfigError, match="already"):
         storage.re_embedding.begin(FINGERPRINT, DIM)

@@ -1,4 +1,4 @@
-"""The schema of a database: an older one is migrated, what is newer or foreign is left alone."""
+"""The schema: an older one is migrated, a newer or foreign one is left alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_older_schema_is_migrated_with_its_rows(
 def test_failed_migration_changes_nothing(
     storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A migration is one transaction with its version."""
+    """A migration and its version are one transaction."""
     storage.commit(History().write(put("a", 5)))
     storage.close()
 
@@ -94,7 +94,7 @@ def test_newer_schema_is_refused_and_left_alone(
 
 
 def test_database_of_another_program_is_left_alone(path: Path) -> None:
-    """A sound SQLite file that is not ours is neither used nor moved."""
+    """It is neither used nor moved."""
     storage = SQLiteStorage(path)
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("CREATE TABLE theirs (x)")

@@ -1,4 +1,4 @@
-"""Whole states: snapshots out, and snapshots in."""
+"""Snapshots: exported, installed, and states that come as a value."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def donor(tmp_path: Path) -> Iterator[SQLiteStorage]:
         yield donor
 
 
-def test_snapshot_is_the_state_without_the_node(storage: SQLiteStorage, tmp_path: Path) -> None:
-    """A snapshot file opens nowhere as a node, and holds no promise of its donor."""
+def test_snapshot_holds_no_facts_of_the_node(storage: SQLiteStorage, tmp_path: Path) -> None:
+    """Neither its identity nor its promises; no draft is left."""
     history = rich_history(storage)
     storage.meta_set("promised_epoch", "9")
     target = tmp_path / "snapshot.sqlite"
@@ -44,10 +44,10 @@ def test_snapshot_is_the_state_without_the_node(storage: SQLiteStorage, tmp_path
     assert [] == list(tmp_path.glob(".*draft*"))
 
 
-def test_snapshot_is_taken_while_the_writer_goes_on(
+def test_snapshot_during_writes_is_of_one_position(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
 ) -> None:
-    """Whatever is committed meanwhile, the file is one exact position."""
+    """Its digest is that of its position."""
     history = History()
     digests: dict[int, str] = {}
     positions: list[tuple[int, Path]] = []
@@ -73,10 +73,10 @@ def test_snapshot_is_taken_while_the_writer_goes_on(
         assert (seq, digests[seq]) == (stored.snapshot.position.seq, stored.digest)
 
 
-def test_installed_state_keeps_the_own_identity(
+def test_install_keeps_the_facts_of_the_node(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
 ) -> None:
-    """A peer's state replaces ours; who we are and what we promised stays."""
+    """Identity and promises stay; entries that lost become orphans."""
     theirs = rich_history(donor)
     ours = History()
     storage.commit(ours.write(put("mine"), put("other", 3, 4)))
@@ -100,8 +100,8 @@ def test_installed_state_keeps_the_own_identity(
     assert theirs.replica.position.seq == len(log)
 
 
-def test_state_as_a_value_replaces_everything(storage: SQLiteStorage, donor: SQLiteStorage) -> None:
-    """A state that came without a file is stored as one that did."""
+def test_replace_all_stores_a_value(storage: SQLiteStorage, donor: SQLiteStorage) -> None:
+    """The node keeps its identity."""
     theirs = rich_history(donor)
     donor.close()
     value = donor.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -126,10 +126,10 @@ def test_state_as_a_value_replaces_everything(storage: SQLiteStorage, donor: SQL
         "CREATE VIEW spy AS SELECT * FROM slot",
     ],
 )
-def test_lying_snapshot_changes_nothing(
+def test_invalid_snapshot_changes_nothing(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path, statement: str
 ) -> None:
-    """A donor's file is verified before the first row is touched."""
+    """The file is verified before the first row is written."""
     rich_history(donor)
     ours = History()
     storage.commit(ours.write(put("mine")))
@@ -146,7 +146,7 @@ def test_lying_snapshot_changes_nothing(
 
 
 def test_snapshot_of_another_encoder_is_refused(storage: SQLiteStorage, tmp_path: Path) -> None:
-    """Vectors of another encoder never come in by the back door."""
+    """Install checks the encoder as open does."""
     other = SQLiteStorage(tmp_path / "other.sqlite")
     other.open(fingerprint=NEXT, dim=DIM)
     other.snapshot_to(tmp_path / "snapshot.sqlite")
@@ -159,7 +159,7 @@ def test_snapshot_of_another_encoder_is_refused(storage: SQLiteStorage, tmp_path
 
 @contextmanager
 def file_bytes_max(limit_bytes: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size, as a full disk would."""
+    """Limit the size of files of this process, as a full disk would."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
     try:
@@ -169,10 +169,10 @@ def file_bytes_max(limit_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("is_open_elsewhere", [False, True])
-def test_install_without_room_changes_nothing(
+def test_install_on_a_full_disk_changes_nothing(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path, is_open_elsewhere: bool
 ) -> None:
-    """A state that does not fit on the disk leaves the old one in place."""
+    """The old state stays in place."""
     theirs = History()
     donor.commit(theirs.write(put("big", 900)))
     ours = History()
@@ -194,10 +194,10 @@ def test_install_without_room_changes_nothing(
     assert [] == list(tmp_path.glob("*.incoming*"))
 
 
-def test_snapshot_comes_in_beside_another_reader(
+def test_install_replaces_rows_if_another_program_has_the_file_open(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
 ) -> None:
-    """Where another program has the file open, rows are replaced inside it instead."""
+    """The file itself is not exchanged."""
     theirs = rich_history(donor)
     storage.commit(History().write(put("mine"), put("other", 3, 4)))
     node_id, inode = storage.node_id, storage.path.stat().st_ino
@@ -215,10 +215,10 @@ def test_snapshot_comes_in_beside_another_reader(
     assert (1,) == seen
 
 
-def test_snapshot_waits_for_readers_of_this_process(
+def test_install_waits_for_readers_of_this_process(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
 ) -> None:
-    """A read that is under way ends on the old file; the next one sees the new."""
+    """A running read ends on the old file; the next one reads the new file."""
     theirs = rich_history(donor)
     storage.commit(History().write(put("mine", 3)))
     donor.snapshot_to(tmp_path / "snapshot.sqlite")
@@ -236,10 +236,10 @@ def test_snapshot_waits_for_readers_of_this_process(
     assert theirs.vectors == {row.slot: row.vector for row in storage.rows()}
 
 
-def test_storage_is_never_seen_closed_while_its_file_is_exchanged(
+def test_other_threads_can_read_while_the_file_is_exchanged(
     storage: SQLiteStorage, donor: SQLiteStorage, tmp_path: Path
 ) -> None:
-    """Those who ask for the position or the log meanwhile get an answer."""
+    """Position and log are available all the time."""
     theirs = rich_history(donor)
     donor.snapshot_to(tmp_path / "snapshot.sqlite")
     seen: set[int] = set()
@@ -268,7 +268,7 @@ def test_storage_is_never_seen_closed_while_its_file_is_exchanged(
 def test_snapshot_carries_the_newest_entries_only(
     donor: SQLiteStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new node needs no long op log; those a little behind it need a short one."""
+    """The op log is cut to its tail."""
     monkeypatch.setattr(snapshots, "TAIL_ENTRIES_MAX", 2)
     rich_history(donor)
     donor.snapshot_to(tmp_path / "snapshot.sqlite")

@@ -1,4 +1,4 @@
-"""The database of a node: what is committed is there again, whole or not at all."""
+"""The database of a node: what is committed is durable, all or none."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def reopened(storage: SQLiteStorage) -> SQLiteStorage:
 
 
 def test_new_file_holds_the_empty_state(path: Path) -> None:
-    """A new file is an empty route set with an identity of its own."""
+    """A new file is an empty route set with a new identity."""
     storage = SQLiteStorage(path)
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
     node_id = storage.node_id
@@ -65,8 +65,8 @@ def test_new_file_holds_the_empty_state(path: Path) -> None:
     assert len(bytes.fromhex(node_id)) == 16
 
 
-def test_identity_is_as_old_as_the_file(storage: SQLiteStorage, tmp_path: Path) -> None:
-    """A restart keeps the node's identity, another file has another."""
+def test_identity_belongs_to_the_file(storage: SQLiteStorage, tmp_path: Path) -> None:
+    """A restart keeps it; another file has another."""
     node_id = storage.node_id
     again = reopened(storage)
     again.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -80,8 +80,8 @@ def test_identity_is_as_old_as_the_file(storage: SQLiteStorage, tmp_path: Path) 
     assert node_id != identities[1]
 
 
-def test_every_kind_of_mutation_comes_back(storage: SQLiteStorage) -> None:
-    """Routes, settings, imports and epochs are read as they stood in memory."""
+def test_every_kind_of_mutation_is_restored(storage: SQLiteStorage) -> None:
+    """Routes, settings, imports and epochs equal those in memory."""
     history = History()
     storage.commit(history.write(OpenEpoch("e1", 0, ("n1", "n2"), FINGERPRINT, DIM)))
     storage.commit(history.write(put("a", 3), put("b", 2, 1), put("ü ☃", 1, 2)))
@@ -103,7 +103,7 @@ def test_every_kind_of_mutation_comes_back(storage: SQLiteStorage) -> None:
 
 
 def test_committed_import_leaves_no_staging(storage: SQLiteStorage) -> None:
-    """A committed or aborted import is only its routes."""
+    """Committed or aborted, its chunks are deleted."""
     history = History()
     storage.commit(history.write(ImportBegin("i1"), ImportBegin("i2")))
     storage.commit(history.write(ImportChunk("i1", 0, (put("c", 2, 3),))))
@@ -120,8 +120,8 @@ def test_committed_import_leaves_no_staging(storage: SQLiteStorage) -> None:
     assert_holds(stored, history)
 
 
-def test_names_that_swap_numbers_in_one_group_are_kept(storage: SQLiteStorage) -> None:
-    """A route number that changes its name inside a group never meets the old name."""
+def test_names_may_swap_route_numbers_in_one_group(storage: SQLiteStorage) -> None:
+    """The unique index on names is never violated."""
     history = History()
     storage.commit(history.write(put("a"), put("b", 2, 1)))
     storage.commit(
@@ -134,8 +134,8 @@ def test_names_that_swap_numbers_in_one_group_are_kept(storage: SQLiteStorage) -
     assert_holds(stored, history)
 
 
-def test_duplicate_moves_the_position_only(storage: SQLiteStorage) -> None:
-    """A repeated write has its entry in the log and its first outcome."""
+def test_duplicate_moves_only_the_position(storage: SQLiteStorage) -> None:
+    """A repeated write has an entry in the log, and its first outcome is kept."""
     history = History()
     op_id = b"o" * 16
     storage.commit(history.write(put("a"), op_id=op_id))
@@ -149,8 +149,8 @@ def test_duplicate_moves_the_position_only(storage: SQLiteStorage) -> None:
     assert_holds(stored, history)
 
 
-def test_read_log_gives_the_entries_as_sequenced(storage: SQLiteStorage) -> None:
-    """A peer gets the very frames, and never more than it asked for."""
+def test_read_log_returns_the_entries_as_sequenced(storage: SQLiteStorage) -> None:
+    """A peer gets the same frames, and no more than it asked for."""
     history = History()
     commits = history.write(*(put(f"r{each}", 2, each) for each in range(20)))
     storage.commit(commits)
@@ -170,7 +170,7 @@ def test_read_log_gives_the_entries_as_sequenced(storage: SQLiteStorage) -> None
 
 
 def test_log_keeps_the_newest_entries(path: Path) -> None:
-    """Entries beyond the limit go; what a peer asks for before them is not there."""
+    """Older entries are deleted; a peer that needs them gets none."""
     storage = SQLiteStorage(path, oplog_entries_max=10)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
     history = History()
@@ -193,7 +193,7 @@ def test_log_keeps_the_newest_entries(path: Path) -> None:
 
 
 def test_log_is_limited_in_bytes_but_keeps_the_newest(path: Path) -> None:
-    """One entry larger than the limit is still there for a peer."""
+    """A single entry larger than the limit is kept."""
     storage = SQLiteStorage(path, oplog_bytes_max=1_000)
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
     history = History()
@@ -210,7 +210,7 @@ def test_log_is_limited_in_bytes_but_keeps_the_newest(path: Path) -> None:
 def test_outcomes_beyond_the_window_are_forgotten(
     storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file forgets with the window, a slack behind."""
+    """They are deleted with some slack."""
     monkeypatch.setattr(writer, "IDEMPOTENCY_WINDOW_ENTRIES", 16)
     monkeypatch.setattr(writer, "FORGET_SLACK_ENTRIES", 4)
     history = History()
@@ -223,8 +223,8 @@ def test_outcomes_beyond_the_window_are_forgotten(
     assert oldest >= 40 - 21
 
 
-def test_another_encoder_is_refused_by_name(storage: SQLiteStorage) -> None:
-    """Equal dimensions do not make equal encoders; the message says what to do."""
+def test_another_encoder_is_refused(storage: SQLiteStorage) -> None:
+    """Even of the same dimension; the message says what to do."""
     storage.commit(History().write(put("a")))
     again = reopened(storage)
     with pytest.raises(EncoderMismatch) as caught:
@@ -240,8 +240,8 @@ def test_another_encoder_is_refused_by_name(storage: SQLiteStorage) -> None:
     assert 1 == stored.snapshot.position.seq
 
 
-def test_vectors_of_the_removed_backend_are_refused_by_its_name(tmp_path: Path) -> None:
-    """Nobody can start with that encoder again: the message names the one way out."""
+def test_vectors_of_the_removed_backend_are_refused_by_name(tmp_path: Path) -> None:
+    """That encoder no longer exists: the message names the only remedy."""
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     storage.open(fingerprint=OPENVINO_FINGERPRINT, dim=DIM)
     storage.close()
@@ -254,18 +254,18 @@ def test_vectors_of_the_removed_backend_are_refused_by_its_name(tmp_path: Path) 
     assert OPENVINO_FINGERPRINT == caught.value.fields["stored_fingerprint"]
 
 
-def test_the_removed_backend_is_known_by_the_fingerprint_that_it_had() -> None:
-    """It was made as every other one, from the bundled model's files and the graph's name."""
+def test_fingerprint_of_the_removed_backend_is_the_one_it_had() -> None:
+    """It is the fingerprint of the bundled model's files and the name of the graph."""
     recipe = bundled_recipe()
     had = fingerprint(recipe, verify_files(recipe), 384, OUTPUT, "openvino-int8/2")
 
     assert OPENVINO_FINGERPRINT == had
 
 
-def test_second_opening_is_refused_until_the_first_is_closed(
+def test_second_open_is_refused_until_the_first_is_closed(
     storage: SQLiteStorage, path: Path
 ) -> None:
-    """One file has one writer."""
+    """A file has one writer."""
     second = SQLiteStorage(path)
     with pytest.raises(StorageUnavailable) as caught:
         second.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -276,8 +276,8 @@ def test_second_opening_is_refused_until_the_first_is_closed(
     assert "locked" == caught.value.fields["reason"]
 
 
-def test_closed_storage_says_so(storage: SQLiteStorage) -> None:
-    """A write after close is an error of its own kind; closing twice is none."""
+def test_commit_after_close_fails_with_its_reason(storage: SQLiteStorage) -> None:
+    """Closing twice is no error."""
     commits = History().write(put("a"))
     storage.close()
     storage.close()
@@ -287,8 +287,8 @@ def test_closed_storage_says_so(storage: SQLiteStorage) -> None:
     assert "closed" == caught.value.fields["reason"]
 
 
-def test_memory_storage_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ephemeral storage works as a file does, and goes with close."""
+def test_memory_storage_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ephemeral storage works like a file, until it is closed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     storage = SQLiteStorage(":memory:")
     storage.open(fingerprint=FINGERPRINT, dim=DIM)
@@ -301,8 +301,8 @@ def test_memory_storage_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert [] == list(tmp_path.iterdir())
 
 
-def test_hole_in_the_log_is_refused(storage: SQLiteStorage) -> None:
-    """A group that does not follow the position is a bug, and changes nothing."""
+def test_gap_in_the_log_is_refused(storage: SQLiteStorage) -> None:
+    """A group that does not follow the position changes nothing."""
     history = History()
     first = history.write(put("a"))
     second = history.write(put("b"))
@@ -314,7 +314,7 @@ def test_hole_in_the_log_is_refused(storage: SQLiteStorage) -> None:
 
 
 def test_facts_of_the_node_survive(storage: SQLiteStorage) -> None:
-    """Facts are durable one by one and can be removed."""
+    """Each fact is durable by itself and can be removed."""
     storage.meta_set("promised_epoch", "7")
     storage.meta_set("dirty", "yes")
     storage.meta_set("dirty", None)
@@ -326,8 +326,8 @@ def test_facts_of_the_node_survive(storage: SQLiteStorage) -> None:
     assert ("7", None) == facts
 
 
-def test_rows_are_read_in_slot_order_in_slices(storage: SQLiteStorage) -> None:
-    """A scrub sees every row once, with the hash that was stored."""
+def test_rows_are_read_in_slot_order(storage: SQLiteStorage) -> None:
+    """Every row once, with the stored hash, as a whole or in slices."""
     history = History()
     commits = history.write(put("a", 700), put("b", 3, 1))
     storage.commit(commits)
@@ -340,8 +340,8 @@ def test_rows_are_read_in_slot_order_in_slices(storage: SQLiteStorage) -> None:
     assert whole == slices
 
 
-def test_readers_in_other_threads_see_committed_states_only(storage: SQLiteStorage) -> None:
-    """While groups of two routes are written, a reader never sees an odd number of rows."""
+def test_readers_in_other_threads_see_only_committed_states(storage: SQLiteStorage) -> None:
+    """While groups of two rows are written, a reader never sees an odd number of rows."""
     history = History()
     seen: set[int] = set()
     stop = threading.Event()
@@ -363,8 +363,8 @@ def test_readers_in_other_threads_see_committed_states_only(storage: SQLiteStora
     assert {0} == seen
 
 
-def test_tool_opens_a_file_without_knowing_its_encoder(storage: SQLiteStorage) -> None:
-    """A tool takes the encoder that is stored; it makes no file."""
+def test_open_stored_needs_no_encoder(storage: SQLiteStorage) -> None:
+    """It uses the stored encoder and creates no file."""
     history = History()
     storage.commit(history.write(put("a")))
     again = reopened(storage)
@@ -380,5 +380,5 @@ def test_tool_opens_a_file_without_knowing_its_encoder(storage: SQLiteStorage) -
 
 
 def test_sqlite_version_is_exposed() -> None:
-    """The version that decides about the log-reset bug can be logged."""
+    """It decides whether SQLite has the WAL-reset bug, and is logged."""
     assert sqlite3.sqlite_version == SQLiteStorage.sqlite_version
