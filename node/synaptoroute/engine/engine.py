@@ -54,6 +54,13 @@ class Engine:
     """Owns the threads of one node.
 
     Invariant: each mutable state behind it belongs to exactly one thread.
+
+    Attributes:
+        is_started: Whether the threads run.
+        encoders: All encoders of this node.
+        storage: The database; the applier's thread writes it.
+        applier: Owns the replica.
+        scorer: Owns the tensor.
     """
 
     def __init__(
@@ -65,9 +72,8 @@ class Engine:
         spare: TextEncoder | None = None,
         cascade: Cascade | None = None,
     ) -> None:
-        self.encoders = EncoderSet(
-            [encoder, *([spare] if spare else [])], config.embedding_cache_rows
-        )
+        held = [encoder, spare] if spare else [encoder]
+        self.encoders = EncoderSet(held, config.embedding_cache_rows)
         self.storage = storage
         self._cascade = cascade
         self._config = config
@@ -92,7 +98,8 @@ class Engine:
         self._coalescer = (
             QueryCoalescer(cascade, self._enqueue, self.scorer.node) if cascade else None
         )
-        self._is_started = self._is_stopped = False
+        self.is_started = False
+        self._is_stopped = False
 
     def _boot(self, encoder: TextEncoder) -> tuple[Applier, Scorer]:
         """Read the database into a replica and a tensor, with the encoder that it belongs to."""
@@ -167,12 +174,7 @@ class Engine:
         for observer in self._observers:
             observer.on_visible(position)
 
-    # --- life --------------------------------------------------------------------
-
-    @property
-    def is_started(self) -> bool:
-        """Whether the threads run."""
-        return self._is_started
+    # --- life cycle --------------------------------------------------------------
 
     def start(self) -> None:
         """Start the threads."""
@@ -180,17 +182,19 @@ class Engine:
         self.scorer.start()
         self.applier.start()
         self._workers.start()
-        self._is_started = True
+        self.is_started = True
 
     def stop(self) -> None:
-        """Drain what was accepted, end the threads, close the database."""
+        """Answer what was accepted, end the threads, close the database."""
         self._is_stopped = True
+        # In the order in which work flows: workers hand batches to the scorer, and the applier
+        # waits for the scorer while it publishes.
         self._queue.close()
-        if self._is_started:
+        if self.is_started:
             self._workers.join()
         self.applier.stop()
         self.scorer.stop()
-        self._is_started = False
+        self.is_started = False
         self._pending_writes.fail_all(
             NotReady("the router was stopped before the write was applied")
         )
@@ -268,33 +272,33 @@ class Engine:
     def encode_utterances(
         self, texts: Sequence[str], encoder: TextEncoder | None = None
     ) -> list[Future[NDArray[np.float32]]]:
-        """Encode utterances in the lanes, behind the queries; one future a job.
+        """Encode utterances by the workers, behind the queries; one future a job.
 
-        A future that is cancelled before its turn costs nothing.
+        A future that is cancelled before its job begins costs nothing.
 
         Args:
             texts: The utterances.
-            encoder: With which one; None takes the one that serves now.
+            encoder: The encoder to use; None for the one that serves now.
 
         Raises:
             Overloaded: Too many utterances wait.
             NotReady: The engine is stopping.
         """
         encode = (encoder or self.encoder).encode_utterances
-        if not self._is_started:
+        if not self.is_started:
             self._check_open()
             (done := Future[NDArray[np.float32]]()).set_result(encode(texts))
             return [done]
         return submit_utterances(self._queue, encode, texts)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
-        """Number, apply and show proposals of a node that is its own log.
+        """Number, apply and publish proposals of a node that is its own log.
 
         Raises:
             Overloaded: Too many writes wait.
             NotReady: The engine has stopped.
         """
-        if self._is_started:
+        if self.is_started:
             self.applier.propose(proposals)
         else:
             self._check_open()
@@ -307,7 +311,7 @@ class Engine:
         Raises:
             NotReady: The engine has stopped.
         """
-        if self._is_started:
+        if self.is_started:
             self.applier.deliver(entries)
         else:
             self._check_open()
@@ -339,7 +343,7 @@ class Engine:
             NotReady: The engine has stopped.
         """
         future = self.scorer.call(task)
-        if not self._is_started:
+        if not self.is_started:
             self.scorer.drain()
         return future
 
@@ -352,7 +356,7 @@ class Engine:
         Raises:
             NotReady: The engine has stopped.
         """
-        if self._is_started:
+        if self.is_started:
             return self.applier.run(task)
         self._check_open()
         future: Future[ResultT] = Future()
@@ -448,10 +452,10 @@ class Engine:
     def install_snapshot(
         self, source: Path, *, orphans_after_seq: int | None = None
     ) -> Future[Position]:
-        """Take over a peer's snapshot file: database, replica and tensor.
+        """Replace database, replica and tensor by a peer's snapshot file.
 
-        The tensor is built beside the one that serves, and exchanged between two
-        batches, so queries go on.
+        The tensor is built beside the one that serves and exchanged between two batches, so
+        queries go on.
 
         Args:
             source: The file; nobody may change it meanwhile.
@@ -471,9 +475,11 @@ class Engine:
         return self.applier.run(task)
 
     def adopt(self, stored: Stored) -> None:
-        """Exchange the replica and the tensor.  Runs on the applier's thread."""
+        """Replace replica and tensor by what the database holds.  Runs on the applier's thread."""
         (fingerprint, dim), old = self.storage.encoder, self.applier.replica
         replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
+        # A promise is this node's own and outlives the state: without it, an installed snapshot
+        # could make the node vote twice in one ballot.
         replica.promise(old.promised)
         tensor = tensor_of(stored, dim)
         self.applier.replica = replica
@@ -482,16 +488,17 @@ class Engine:
     def _switch(self, commit: Commit) -> None:
         """Serve with another encoder from an entry on.  Runs on the applier's thread.
 
-        Its change rewrote every row, so the tensor is made of it alone, beside the one
-        that serves; queries go on with the former encoder until the exchange.
+        The change rewrote every row, so the tensor is built from it alone, beside the one that
+        serves.  Queries use the former encoder until the exchange.
         """
         encoder = commit.change.encoder
         assert encoder is not None, "nothing was switched: this is a bug"
         tensor = switched_tensor(commit, self.applier.replica.table)
         position = commit.entry.position
         done = self._serve(tensor, position, commit.digest, encoder.fingerprint, [commit])
-        if self._is_started:
-            done.result()  # what follows is cut to the new tensor's rows
+        if self.is_started:
+            # Later commits are prepared for the rows of the new tensor.
+            done.result()
 
     def _serve(
         self,
@@ -506,6 +513,7 @@ class Engine:
         routes = self._cascade.build_from(tensor, cached.encoder) if self._cascade else None
 
         def exchange(_: Tensor) -> None:
+            # Batches encoded before are recognized by their encoder and given back.
             self._workers.serving = cached
             self.scorer.adopt(tensor, position, digest, cached.encoder, routes)
             self.scorer.resolve_writers(commits)

@@ -1,4 +1,4 @@
-"""Tensors made of a whole state, beside the one that serves."""
+"""Builds tensors from a whole state, beside the tensor that serves."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
 
 
 def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
-    """What the tensor derived from the rows of a state; nothing if it stands elsewhere.
+    """Dump what the tensor derived from its rows; empty if it is at another position.
 
-    Any thread but the scorer's.
+    Runs on any thread but the scorer's, which it waits for.
     """
 
     def look(tensor: Tensor) -> bytes:
@@ -48,10 +48,10 @@ def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
-    """Build it of an entry that changed the encoder: its change rewrote every row.
+    """Build a tensor from an entry that changed the encoder and so rewrote every row.
 
     Args:
-        commit: The entry; the newest that the table holds.
+        commit: The entry; the newest one of the table.
         table: The state.
     """
     encoder, writes = commit.change.encoder, commit.change.writes

@@ -168,17 +168,18 @@ class EncoderWorkers:
                 embeddings[row] = cached
         if missing:
             started = time.perf_counter()
-            tokens = [queries[row].tokens for row in missing]
-            encoded = encoder.encode_tokens(tokens)
+            encoded = encoder.encode_tokens([queries[row].tokens for row in missing])
             embeddings[missing] = encoded
-            for each, vector in zip(tokens, encoded, strict=True):
-                cache.put(each.key, vector)
+            tokens = characters = 0
+            for row, vector in zip(missing, encoded, strict=True):
+                query = queries[row]
+                cache.put(query.tokens.key, vector)
+                tokens += query.tokens.count
+                characters += min(len(query.text), CHARACTERS_MAX)
             seconds = time.perf_counter() - started
-            count = sum([each.count for each in tokens])
-            characters = sum([min(len(queries[row].text), CHARACTERS_MAX) for row in missing])
             if self._observer is not None:
-                self._observer.batch(len(missing), count, seconds)
-            self._queue.learn(count, characters, seconds)
+                self._observer.batch(len(missing), tokens, seconds)
+            self._queue.learn(tokens, characters, seconds)
         return Batch(tuple(queries), embeddings, encoder)
 
 

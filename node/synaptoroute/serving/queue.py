@@ -228,7 +228,8 @@ class QueryQueue:
             NotReady: The queue is closed.
         """
         with self._condition:
-            self._admit((text,), share, deadline_seconds)
+            is_new = not (share and text in self._in_flight)
+            self._admit(1, (text,) if is_new else (), deadline_seconds)
             self._enqueue(text, waiter, share)
 
     def submit_all(
@@ -240,19 +241,23 @@ class QueryQueue:
     ) -> None:
         """Queue several queries, all or none; see ``submit``."""
         with self._condition:
-            self._admit([text for text, _ in queries], share, deadline_seconds)
+            new = [text for text, _ in queries if not (share and text in self._in_flight)]
+            self._admit(len(queries), new, deadline_seconds)
             for text, waiter in queries:
                 self._enqueue(text, waiter, share)
 
-    def _admit(self, texts: Sequence[str], share: bool, deadline_seconds: float) -> None:
-        """Count callers in, or refuse them."""
+    def _admit(self, count: int, new: Sequence[str], deadline_seconds: float) -> None:
+        """Count callers in, or refuse them.
+
+        Args:
+            count: How many they are.
+            new: Their texts that are not in flight and have to be encoded.
+            deadline_seconds: A longer predicted wait is refused.
+        """
         if self._is_closed:
             raise NotReady("the router is stopping", retry_after_seconds=1.0)
-        count = len(texts)
         if self.queue_requests + count > self.queue_requests_max:
             self._check_room(count)
-        in_flight = self._in_flight
-        new = [text for text in texts if text not in in_flight] if share else texts
         if new:
             wait = self._forecast.wait_with(new)
             if is_late(wait, deadline_seconds):
@@ -336,7 +341,10 @@ class QueryQueue:
         """Wait for work and take a fair share of it; None once closed and empty."""
         with self._condition:
             while True:
-                self._drop_abandoned_head()
+                # Abandoned queries at the head must not open a batch or a window.
+                while self._queued and self._queued[0].is_abandoned:
+                    self._forget(self._queued.popleft())
+                    self._forecast.refresh()
                 # Read once: the window may end between two reads of the clock.
                 window_left = self._window_left_seconds() if self._window_seconds else None
                 work = self._next_work(bool(self._queued) and window_left is None)
@@ -372,12 +380,6 @@ class QueryQueue:
         left = self._queued[0].queued_at + self._window_seconds - time.monotonic()
         return left if left > 0 else None
 
-    def _drop_abandoned_head(self) -> None:
-        """Drop the queries at the head whose callers have gone: they must not open a batch."""
-        while self._queued and self._queued[0].is_abandoned:
-            self._forget(self._queued.popleft())
-            self._forecast.refresh()
-
     def _forget(self, query: InFlightQuery) -> None:
         self.counters.abandoned += 1
         self.queue_requests -= len(query.waiters)
@@ -398,10 +400,13 @@ class QueryQueue:
         """Keep the queries that still have a caller."""
         with self._condition:
             # Under the lock: a caller may join a query until it is forgotten here.
-            kept = [query for query in queries if not query.is_abandoned]
-            if len(kept) < len(queries):
-                for query in set(queries).difference(kept):
+            kept = []
+            for query in queries:
+                if query.is_abandoned:
                     self._forget(query)
+                else:
+                    kept.append(query)
+            if len(kept) < len(queries):
                 self._forecast.refresh()
             return kept
 
@@ -410,9 +415,10 @@ class QueryQueue:
     def complete(self, queries: Sequence[InFlightQuery]) -> list[list[Waiter]]:
         """Close queries to newcomers and return the callers of each."""
         with self._condition:
-            callers = [query.waiters for query in queries]
+            callers = []
             for query in queries:
                 self._close_to_newcomers(query)
+                callers.append(query.waiters)
             count = sum(map(len, callers))
             self.queue_requests -= count
             self.counters.completed += count
