@@ -1,4 +1,4 @@
-"""Goal: one frame, one meaning.  Method: frames altered, cut, and forged with true checksums."""
+"""Frames that are altered, cut, or forged with valid checksums."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.property
 
 @given(proposals(MUTATIONS | EPOCH_OPENINGS))
 def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
-    """What was written reads back equal, and writes back to the same bytes."""
+    """Decoding gives an equal proposal, and encoding it again the same bytes."""
     frame = encode_proposal(proposal)
     decoded = decode_proposal(frame)
 
@@ -43,7 +43,7 @@ def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
 @settings(max_examples=25)
 @given(proposals(MUTATIONS | EPOCH_OPENINGS), st.integers(1, 255))
 def test_any_altered_byte_is_refused(proposal: Proposal, flip: int) -> None:
-    """At every position of a frame, whatever the byte becomes."""
+    """At every position, with every other value."""
     frame = encode_proposal(proposal)
     for place in range(len(frame)):
         altered = bytearray(frame)
@@ -55,7 +55,7 @@ def test_any_altered_byte_is_refused(proposal: Proposal, flip: int) -> None:
 @settings(max_examples=25)
 @given(proposals(), st.binary(min_size=1, max_size=8))
 def test_any_truncated_or_extended_frame_is_refused(proposal: Proposal, more: bytes) -> None:
-    """At every length but its own."""
+    """At every other length."""
     frame = encode_proposal(proposal)
     for size in range(len(frame)):
         with pytest.raises(CodecError):
@@ -66,7 +66,7 @@ def test_any_truncated_or_extended_frame_is_refused(proposal: Proposal, more: by
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(noise: bytes) -> None:
-    """By the one error that says so."""
+    """With a CodecError."""
     with pytest.raises(CodecError):
         decode_proposal(noise)
 
@@ -116,8 +116,8 @@ FIELD_NAMES = st.sampled_from(
     st.dictionaries(FIELD_NAMES, JSON_VALUES, max_size=8) | JSON_VALUES,
     st.binary(max_size=24),
 )
-def test_forged_fields_are_refused_or_judged(kind: int, fields: Any, vectors: bytes) -> None:
-    """A sound frame with any fields is refused by the codec or decided by the table."""
+def test_forged_fields_are_refused_or_decided(kind: int, fields: Any, vectors: bytes) -> None:
+    """A valid frame with any fields is refused by the codec or decided by the table."""
     frame = frame_of_fields(fields, vectors, kind)
     try:
         proposal = decode_proposal(frame)
@@ -166,7 +166,7 @@ MUTATED_FIELDS: st.SearchStrategy[Any] = st.one_of(
 def test_a_proposal_with_one_forged_field_never_corrupts(
     proposal: Proposal, data: st.DataObject
 ) -> None:
-    """Nearly sound frames: refused, or judged; the table stays one that can be stored."""
+    """Nearly valid frames are refused or decided; the table can still be stored."""
     frame = encode_proposal(replace(proposal, if_match=None, if_none_match=False))
     fields, vectors = fields_of(frame)
     target = fields
@@ -193,15 +193,17 @@ def test_a_proposal_with_one_forged_field_never_corrupts(
 
 
 @given(st.integers(0, 255), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))
-def test_later_kinds_levels_and_flags_are_told_apart(kind: int, level: int, flags: int) -> None:
-    """A sound frame of a later release is not taken for a damaged one."""
+def test_later_kinds_levels_and_flags_are_unknown_not_damaged(
+    kind: int, level: int, flags: int
+) -> None:
+    """A valid frame of a later release is not reported as damaged."""
     frame = frame_of(struct.pack("<I", 2) + b"{}", kind, level, flags)
     is_known = kind in READERS and level <= 1 and flags == 0
     with pytest.raises(CodecError if is_known else UnknownMutation):
         decode_proposal(frame)
 
 
-def test_frames_over_the_limit_are_refused_before_they_are_read() -> None:
-    """The limit is on the frame, so nothing in it is looked at."""
+def test_frames_over_the_limit_are_refused() -> None:
+    """Before anything in them is read."""
     with pytest.raises(CodecError, match="at most"):
         decode_proposal(b"\x00" * (FRAME_BYTES_MAX + 1))

@@ -1,4 +1,4 @@
-"""Goal: one log, one state.  Method: random logs, cut, repeated, reverted and forged."""
+"""One log gives one state: random logs, cut, repeated, reverted and forged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ over_logs = settings(max_examples=40)
 @over_logs
 @given(logs())
 def test_equal_logs_give_equal_states(log: list[Proposal]) -> None:
-    """Two replicas of one log agree in state, digest and everything they answer."""
+    """Two replicas of one log have equal states, digests and steps."""
     entries = log_of(log)
     first, second = fresh(), fresh()
 
@@ -36,7 +36,7 @@ def test_equal_logs_give_equal_states(log: list[Proposal]) -> None:
 @over_logs
 @given(logs())
 def test_decoded_proposals_give_the_state_of_the_original_ones(log: list[Proposal]) -> None:
-    """The node that proposed and the nodes that decoded the frame end alike."""
+    """The node that proposed and the nodes that decoded the frame have equal states."""
     entries = log_of(log)
     decoded = [replace(entry, proposal=decode_proposal(entry.frame)) for entry in entries]
     proposer, follower = fresh(), fresh()
@@ -49,7 +49,7 @@ def test_decoded_proposals_give_the_state_of_the_original_ones(log: list[Proposa
 @over_logs
 @given(logs(), logs())
 def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Proposal]) -> None:
-    """A snapshot needs no free slots: later choices, digests and outcomes are the same."""
+    """Without the free slots in the snapshot, later slots, digests and outcomes are the same."""
     replayed = fresh()
     entries = log_of(head)
     replay(replayed, entries)
@@ -67,7 +67,7 @@ def test_snapshot_and_tail_equal_full_replay(head: list[Proposal], tail: list[Pr
 @over_logs
 @given(logs())
 def test_route_is_created_once_between_its_deletions(log: list[Proposal]) -> None:
-    """The outcome says so exactly where an applied put finds no route of its name."""
+    """``created`` is set exactly if an applied put finds no route with its name."""
     replica = fresh()
     for entry in log_of(log):
         names = set(replica.table.routes)
@@ -80,8 +80,8 @@ def test_route_is_created_once_between_its_deletions(log: list[Proposal]) -> Non
 
 @over_logs
 @given(logs())
-def test_incremental_digest_equals_the_one_from_scratch(log: list[Proposal]) -> None:
-    """After every entry, rows kept by changes alone give the digest and the owners."""
+def test_incremental_digest_equals_a_new_one(log: list[Proposal]) -> None:
+    """After every entry, rows rebuilt from changes alone give the digest and the owners."""
     replica, shadow = fresh(), Shadow()
     for entry in log_of(log):
         for commit in replay(replica, [entry]):
@@ -106,7 +106,7 @@ def test_only_applied_entries_change_anything(log: list[Proposal]) -> None:
 @over_logs
 @given(logs())
 def test_new_slots_are_the_lowest_free_ones(log: list[Proposal]) -> None:
-    """Free slots are taken from below; own slots are reused only when none are left."""
+    """The lowest free slots are taken; own slots are reused only if none is left."""
     replica = fresh()
     for entry in log_of(log):
         owned = set(replica.table.row_hashes)
@@ -123,7 +123,7 @@ def test_new_slots_are_the_lowest_free_ones(log: list[Proposal]) -> None:
 @over_logs
 @given(logs(), st.lists(st.integers(1, 6), max_size=12))
 def test_revert_restores_everything(log: list[Proposal], sizes: list[int]) -> None:
-    """Groups of any size, each reverted and then applied again, leave no trace."""
+    """Groups of any size are reverted and applied again."""
     entries = log_of(log)
     plain, replica = fresh(), fresh()
     for size in [*sizes, len(entries)]:
@@ -145,7 +145,7 @@ def test_revert_restores_everything(log: list[Proposal], sizes: list[int]) -> No
 
 @over_logs
 @given(logs(12, op_count=6), st.integers(0, 5), st.data())
-def test_window_ends_alike_for_restored_and_replayed_replicas(
+def test_window_is_equal_for_restored_and_replayed_replicas(
     log: list[Proposal], window_entries: int, data: st.DataObject
 ) -> None:
     """Whoever restores, and wherever, forgets an op_id at the same distance."""
@@ -188,7 +188,7 @@ def test_window_does_not_depend_on_the_groups(
 
 
 @given(st.sets(st.integers(0, 40)), st.lists(st.integers(0, 40)), st.integers(0, 10))
-def test_free_numbers_depend_only_on_which_are_in_use(
+def test_free_numbers_depend_only_on_the_used_ones(
     used: set[int], toggles: list[int], count: int
 ) -> None:
     """Any history of claims and frees hands out the numbers that a fresh start does."""
@@ -212,7 +212,7 @@ def test_free_numbers_depend_only_on_which_are_in_use(
 
 @given(st.dictionaries(st.integers(0, 2_000), st.binary(min_size=16, max_size=16), max_size=60))
 def test_digest_of_many_rows_equals_one_at_a_time(rows: dict[int, bytes]) -> None:
-    """A boot adds the rows at once and gets the same sums, in any order."""
+    """The boot adds the rows at once, in any order, and gets the same sums."""
     at_once, single = Digest(), Digest()
     at_once.add_rows(rows.items())
     for slot, hashed in reversed(rows.items()):
@@ -230,8 +230,8 @@ def test_digest_of_many_rows_equals_one_at_a_time(rows: dict[int, bytes]) -> Non
 
 @over_logs
 @given(logs())
-def test_a_snapshot_is_not_changed_by_what_comes_later(log: list[Proposal]) -> None:
-    """Snapshots are frozen values, also while the replica goes on."""
+def test_snapshot_is_not_changed_by_later_entries(log: list[Proposal]) -> None:
+    """Snapshots are frozen while the replica continues."""
     entries = log_of(log)
     replica = Replica(EMPTY, dim=2)
     half = len(entries) // 2

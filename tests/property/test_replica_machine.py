@@ -30,14 +30,14 @@ FORGERIES = st.sampled_from(["chain", "prev_chain", "rechained", "seq", "epoch",
 
 
 def rechained(entry: Entry, **fields: Any) -> Entry:
-    """A forgery that is true to itself: its chain follows from its own fields."""
+    """Make a forged entry whose chain matches its fields."""
     forged = replace(entry, **fields)
     digest = digest_of(forged.frame)
     return replace(forged, chain=next_chain(forged.prev_chain, forged.epoch, forged.seq, digest))
 
 
 class Following(RuleBasedStateMachine):
-    """A follower, the log it follows, and every history there was."""
+    """A follower, its log, and every earlier history of the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class Following(RuleBasedStateMachine):
         self.extend(log_of([])[0])
 
     def note(self) -> None:
-        """Keep what a replica at this place of this history must look like."""
+        """Store the expected state of a replica at this place of this history."""
         self.states[self.reference.position.chain] = (
             table_state(self.reference.table),
             self.reference.snapshot(),
         )
 
     def extend(self, entry: Entry) -> None:
-        """Put an entry at the head of the log."""
+        """Append an entry to the log."""
         assert len(self.reference.receive(entry).commits) == 1
         self.reference.advance()
         self.log.append(entry)
@@ -74,11 +74,11 @@ class Following(RuleBasedStateMachine):
 
     @property
     def log_epoch(self) -> int:
-        """Epoch of the log as it stands."""
+        """Current epoch of the log."""
         return self.reference.position.epoch
 
     def is_prefix(self) -> bool:
-        """Whether the follower holds a part of the log as it stands."""
+        """Whether the follower holds a prefix of the current log."""
         chain = self.follower.position.chain
         return self.follower.position.seq == 0 or any(chain == each.chain for each in self.log)
 
@@ -86,12 +86,12 @@ class Following(RuleBasedStateMachine):
 
     @rule(proposal=proposals(ROUTE_MUTATIONS))
     def write(self, proposal: Proposal) -> None:
-        """A client's write gets its place."""
+        """Append a client's write."""
         self.extend(log_of([proposal], after=self.reference.position)[0])
 
     @rule()
     def open_epoch(self) -> None:
-        """The log is opened anew, nothing was lost."""
+        """Open a new epoch without losses."""
         head = self.reference.position
         self.extend(log_of([opening(head.seq)], after=head)[0])
 
@@ -111,12 +111,12 @@ class Following(RuleBasedStateMachine):
 
     @rule(place=PLACES)
     def bus_delivers(self, place: int) -> None:
-        """Any entry that any log ever had: late, early, again, out of order."""
+        """Deliver any entry of any history: late, early, repeated, out of order."""
         self.take(self.heard[-1 - place % len(self.heard)], Source.BUS)
 
     @rule(place=PLACES, how=FORGERIES)
     def bus_forges(self, place: int, how: str) -> None:
-        """An entry that no log had changes nothing and convicts nobody."""
+        """Deliver a forged entry: it changes nothing, and the follower does not diverge."""
         entry = self.heard[place % len(self.heard)]
         other = Proposal(op_id_of(place), DeleteRoute("billing"))
         forged = {
@@ -135,7 +135,7 @@ class Following(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 6), back=st.integers(0, 3))
     def log_is_read(self, count: int, back: int) -> None:
-        """The follower asks the log for what comes after its position, or a little before."""
+        """Read the log from the follower's position, or a little before it."""
         after = max(0, self.follower.position.seq - back)
         for entry in self.log[after : after + count]:
             self.take(entry, Source.LOG)
@@ -143,7 +143,7 @@ class Following(RuleBasedStateMachine):
     @rule(place=PLACES)
     @precondition(lambda self: self.follower.state is not State.DIVERGED)
     def commit_fails(self, place: int) -> None:
-        """A step that cannot be made durable leaves no trace."""
+        """Fail a commit: the step is reverted completely."""
         before = full_state(self.follower)
         step = self.follower.receive(self.heard[place % len(self.heard)], Source.BUS)
         self.follower.revert(step.commits)
@@ -152,20 +152,20 @@ class Following(RuleBasedStateMachine):
     @rule()
     @precondition(lambda self: self.follower.state is not State.DIVERGED)
     def restart(self) -> None:
-        """The follower starts again from what it made durable."""
+        """Restart the follower from its durable state."""
         promised = self.follower.promised_epoch
         self.follower = Replica(self.follower.snapshot(), dim=2)
         self.follower.promised_epoch = promised
 
     @rule()
     def promise(self) -> None:
-        """The follower promises not to follow logs older than the newest."""
+        """Promise not to follow logs older than the newest."""
         self.follower.promised_epoch = self.log_epoch
 
     @rule()
     @precondition(lambda self: self.follower.state is State.DIVERGED)
     def install(self) -> None:
-        """A diverged follower takes a snapshot of the log's history."""
+        """Install a snapshot of the log's history on a diverged follower."""
         self.follower.move_to(State.INSTALLING)
         assert self.follower.receive(self.log[0]).ignored is Ignored.NOT_FOLLOWING
         promised = self.follower.promised_epoch
@@ -173,7 +173,7 @@ class Following(RuleBasedStateMachine):
         self.follower.promised_epoch = promised
 
     def take(self, entry: Entry, source: Source) -> Step:
-        """Carry out one step as the shell does."""
+        """Execute one step as the shell does."""
         was_prefix = self.is_prefix()
         log_epoch = self.log_epoch if source is Source.LOG else 0
         step = self.follower.receive(entry, source, log_epoch)
@@ -190,7 +190,7 @@ class Following(RuleBasedStateMachine):
 
     @invariant()
     def follower_is_at_a_prefix(self) -> None:
-        """Its state is the one of its chain, in whatever order it came about."""
+        """Its state is the one that belongs to its chain."""
         if not self.states:
             return
         table, snapshot = self.states[self.follower.position.chain]
@@ -201,7 +201,7 @@ class Following(RuleBasedStateMachine):
         assert sum(waiting) == self.follower._buffered_bytes
 
     def teardown(self) -> None:
-        """When faults stop, reading the log brings the follower to its head or convicts it."""
+        """After the faults, reading the log brings the follower to its head or makes it diverge."""
         try:
             if self.states and self.follower.state is not State.DIVERGED:
                 self.heal()

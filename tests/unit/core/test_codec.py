@@ -1,4 +1,4 @@
-"""Goal: one proposal, one frame; what is not that frame is refused with one error."""
+"""Frames: each proposal has exactly one, and anything else is refused with a CodecError."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def framed(mutation: Mutation) -> bytes:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: type(m).__name__)
 def test_every_kind_reads_back_equal(mutation: Mutation) -> None:
-    """With its conditions and its request hash."""
+    """Including its preconditions and its request hash."""
     proposal = Proposal(OP_ID, mutation, b"h" * 16, Revision(1, 2), if_none_match=True)
 
     assert proposal == decode_proposal(encode_proposal(proposal))
@@ -83,14 +83,14 @@ def test_every_kind_reads_back_equal(mutation: Mutation) -> None:
 
 
 def test_kinds_keep_their_numbers() -> None:
-    """Logs and databases hold them."""
+    """Logs and databases contain the numbers."""
     assert [1, 1, 2, 3, 4, 5, 5, 5, 6, 6, 23, 7, 8, 8, 9, 10, 11] == [
         framed(m)[3] for m in MUTATIONS
     ]
 
 
-def test_calibration_of_the_kind_before_is_still_read() -> None:
-    """Logs hold them; a release that knows no other kind halts at the new one."""
+def test_calibration_of_the_older_kind_is_still_read() -> None:
+    """Logs contain both kinds; an older release halts at the new one."""
     frame = bytearray(framed(Calibrate('{"at":"1.1"}')))
     frame[3] = 22
     head = bytes(frame[: HEADER_BYTES - 4])
@@ -100,7 +100,7 @@ def test_calibration_of_the_kind_before_is_still_read() -> None:
 
 
 def test_frame_does_not_change_between_releases() -> None:
-    """Byte for byte: an entry's chain is made of it."""
+    """The hash chain of an entry depends on every byte."""
     frame = framed(PutRoute("r", ("a",), (b"\x01\x02\x03\x04",)))
 
     assert (
@@ -118,14 +118,14 @@ def test_frame_does_not_change_between_releases() -> None:
     ],
 )
 def test_equal_proposals_have_equal_bytes(one: Mutation, other: Mutation) -> None:
-    """Also where equal numbers are written differently."""
+    """Even if equal numbers are written differently, such as 1 and 1.0."""
     assert one == other
     assert framed(one) == framed(other)
     assert one == decode_proposal(framed(one)).mutation
 
 
-def test_header_stands_for_the_frame() -> None:
-    """It names the write and binds the payload."""
+def test_header_identifies_the_frame() -> None:
+    """It contains the op_id and the hash of the payload."""
     frame, other = framed(PUT), framed(replace(PUT, payload="[2]"))
 
     assert OP_ID == op_id_of(header_of(frame))
@@ -135,7 +135,7 @@ def test_header_stands_for_the_frame() -> None:
 
 @pytest.mark.parametrize("header", [b"", framed(PUT)[: HEADER_BYTES - 1], b"\x00" * HEADER_BYTES])
 def test_op_id_of_a_damaged_header_is_not_read(header: bytes) -> None:
-    """A wrong op_id would be worse than none."""
+    """The wrong writer would get an answer."""
     with pytest.raises(CodecError):
         op_id_of(header)
 
@@ -167,14 +167,14 @@ def test_op_id_of_a_damaged_header_is_not_read(header: bytes) -> None:
     ],
     ids=lambda proposal: type(proposal.mutation).__name__,
 )
-def test_malformed_proposal_is_not_written(proposal: Proposal) -> None:
-    """What would not read back equal has no frame."""
+def test_malformed_proposal_is_not_encoded(proposal: Proposal) -> None:
+    """A proposal that could not be decoded to an equal one is refused."""
     with pytest.raises(CodecError):
         encode_proposal(proposal)
 
 
-def test_too_large_a_proposal_is_not_written() -> None:
-    """The limit is that of the reader, so nothing is written that nobody reads."""
+def test_proposal_over_the_limit_is_not_encoded() -> None:
+    """The encoder and the decoder have the same limit."""
     size_bytes = len(framed(PutRoute("r", ("",), (b"1234",))))
     largest = framed(PutRoute("r", ("x" * (FRAME_BYTES_MAX - size_bytes),), (b"1234",)))
 
@@ -202,8 +202,8 @@ def test_too_large_a_proposal_is_not_written() -> None:
         '{"name":"r","utterances":["a"]}\n',
     ],
 )
-def test_same_meaning_in_other_bytes_is_refused(text: str) -> None:
-    """So every accepted frame is the one that we would write."""
+def test_frame_that_is_not_canonical_is_refused(text: str) -> None:
+    """Every accepted frame equals the frame that this release would write."""
     with pytest.raises(CodecError):
         decode_proposal(frame_of_text(text, VECTORS[0]))
 
@@ -246,14 +246,14 @@ def test_same_meaning_in_other_bytes_is_refused(text: str) -> None:
     ],
 )
 def test_malformed_text_is_refused(text: bytes) -> None:
-    """Whatever JSON readers are known to let pass."""
+    """Including texts that JSON parsers are known to accept."""
     with pytest.raises(CodecError):
         decode_proposal(frame_of_text(text, VECTORS[0]))
 
 
 @pytest.mark.parametrize("vectors", [b"", b"1", b"123", b"12345"])
 def test_vectors_that_are_not_rows_of_float32_are_refused(vectors: bytes) -> None:
-    """The bytes behind the text must be one row an utterance."""
+    """There must be one row of float32 for each utterance."""
     with pytest.raises(CodecError):
         decode_proposal(frame_of_fields({"name": "r", "utterances": ["a"]}, vectors))
 
@@ -263,8 +263,7 @@ def test_vectors_that_are_not_rows_of_float32_are_refused(vectors: bytes) -> Non
     [m for m in MUTATIONS if not isinstance(m, PutRoute | AddUtterances | ImportChunk)],
     ids=lambda m: type(m).__name__,
 )
-def test_vectors_where_none_belong_are_refused(mutation: Mutation) -> None:
-    """Nothing rides along."""
+def test_vectors_of_a_kind_without_vectors_are_refused(mutation: Mutation) -> None:
     frame = framed(mutation)
     with pytest.raises(CodecError):
         decode_proposal(frame_of(frame[HEADER_BYTES:] + b"\x00" * 8, frame[3]))
@@ -274,8 +273,8 @@ FORGED_VALUES: list[Any] = [None, True, -1, 1.5, 1 << 53, 10**400, "", [], {}, [
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: type(m).__name__)
-def test_no_forged_field_escapes_as_another_error(mutation: Mutation) -> None:
-    """Each field of each kind, gone or with a value of each wrong sort."""
+def test_forged_fields_raise_only_codec_errors(mutation: Mutation) -> None:
+    """Each field of each kind, missing or with a value of each wrong type."""
     frame = framed(mutation)
     fields, vectors = fields_of(frame)
     for name in fields:
@@ -293,8 +292,8 @@ def test_no_forged_field_escapes_as_another_error(mutation: Mutation) -> None:
             continue
 
 
-def test_an_epoch_of_an_absurd_dimension_is_refused() -> None:
-    """Nobody is made to allocate for it."""
+def test_epoch_with_too_large_a_dimension_is_refused() -> None:
+    """No node allocates memory for it."""
     assert framed(OpenEpoch("e", 0, dim=DIM_MAX)) == encode_proposal(
         decode_proposal(framed(OpenEpoch("e", 0, dim=DIM_MAX)))
     )
@@ -304,15 +303,14 @@ def test_an_epoch_of_an_absurd_dimension_is_refused() -> None:
 
 @pytest.mark.parametrize("length", [0, 3, 5, 1 << 31])
 def test_payload_shorter_than_its_length_field_is_refused(length: int) -> None:
-    """The length is not believed."""
     with pytest.raises(CodecError):
         decode_proposal(frame_of(struct.pack("<I", length)[:3]))
     with pytest.raises(CodecError):
         decode_proposal(frame_of(struct.pack("<I", length) + b"{}"))
 
 
-def test_later_kind_is_told_by_its_number() -> None:
-    """The follower halts and says which release is needed."""
+def test_error_names_an_unknown_kind() -> None:
+    """The follower halts and reports the kind."""
     with pytest.raises(UnknownMutation) as caught:
         decode_proposal(frame_of(b"\x00\x00\x00\x00", kind=200))
 
@@ -320,22 +318,22 @@ def test_later_kind_is_told_by_its_number() -> None:
 
 
 @pytest.mark.parametrize(("level", "flags"), [(2, 0), (1, 1)])
-def test_later_level_and_flags_are_not_understood(level: int, flags: int) -> None:
-    """A known kind may say more at a later level."""
+def test_later_levels_and_flags_are_refused(level: int, flags: int) -> None:
+    """A known kind may have more fields at a later level."""
     payload = framed(PUT)[HEADER_BYTES:]
     with pytest.raises(UnknownMutation):
         decode_proposal(frame_of(payload, level=level, flags=flags))
 
 
-def test_damage_counts_before_novelty() -> None:
-    """A damaged frame is not taken for one of a later release."""
+def test_damaged_frame_is_not_reported_as_unknown() -> None:
+    """Even if the damaged bytes look like a later release."""
     frame = bytearray(frame_of(b"\x00\x00\x00\x00", kind=200))
     frame[-1] ^= 1
     with pytest.raises(CodecError):
         decode_proposal(bytes(frame))
 
 
-def test_texts_stay_readable() -> None:
+def test_texts_are_readable_in_a_frame() -> None:
     """People can read a frame's fields in a database."""
     fields, _ = fields_of(framed(PUT))
 

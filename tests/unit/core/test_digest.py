@@ -1,4 +1,4 @@
-"""Goal: equal states have equal sums, different ones do not."""
+"""Digests: equal states have equal sums, different states have different ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHUNK = ImportChunk("spring", 0, (PART,))
 
 
 def test_row_hash_covers_slot_owner_text_and_vector() -> None:
-    """Each of them changes it, and no two of them run together."""
+    """Each field changes the hash, and fields are kept apart."""
     hashes = {
         row_hash(1, 2, "text", b"vector"),
         row_hash(2, 2, "text", b"vector"),
@@ -51,7 +51,7 @@ def test_row_hash_covers_slot_owner_text_and_vector() -> None:
 
 
 def test_row_hash_does_not_change_between_releases() -> None:
-    """Databases hold it."""
+    """Databases contain it."""
     assert row_hash(1, 2, "ü", b"\x00" * 8).hex() == "7942c6930cde39f0bb44627e4da3449a"
 
 
@@ -67,19 +67,19 @@ def test_row_hash_does_not_change_between_releases() -> None:
         {"revision": Revision(2, 1)},
     ],
 )
-def test_route_hash_covers_every_field_beside_the_rows(fields: dict[str, object]) -> None:
+def test_route_hash_covers_every_field_except_the_rows(fields: dict[str, object]) -> None:
     """A route that differs in one field has another hash."""
     assert route_hash(ROUTE) != route_hash(ROUTE._replace(**fields))
 
 
-def test_route_hash_leaves_the_rows_to_the_row_hashes() -> None:
-    """A row changes the digest once, not twice."""
+def test_route_hash_does_not_cover_the_rows() -> None:
+    """A changed row must change the digest only once."""
     assert route_hash(ROUTE) == route_hash(ROUTE._replace(slots=(2,), utterances=("b",)))
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), (0.0, -0.0), (-1, -1.0)])
-def test_equal_thresholds_have_one_hash(one: float, other: float) -> None:
-    """A database gives back -0.0 as 0.0 and cannot tell 1 from 1.0."""
+def test_equal_thresholds_have_equal_hashes(one: float, other: float) -> None:
+    """A database returns -0.0 as 0.0 and does not distinguish 1 from 1.0."""
     assert settings_hash(Settings(threshold=one)) == settings_hash(Settings(threshold=other))
     assert route_hash(ROUTE._replace(threshold=one)) == route_hash(ROUTE._replace(threshold=other))
     assert chunk_hash(replace(CHUNK, parts=(replace(PART, threshold=one),))) == chunk_hash(
@@ -99,12 +99,12 @@ def test_equal_thresholds_have_one_hash(one: float, other: float) -> None:
     ],
 )
 def test_settings_hash_covers_every_field(settings: Settings) -> None:
-    """Nodes that score differently do not compare equal."""
+    """Nodes that score differently must not have equal digests."""
     assert settings_hash(Settings()) != settings_hash(settings)
 
 
 def test_import_hashes_cover_mode_number_and_parts() -> None:
-    """Staged chunks belong to the state."""
+    """Staged chunks are part of the state."""
     parts = (
         PutRoute("billing", ("a", "b"), (b"\x00" * 4, b"\x02" * 4), 0.5),
         PutRoute("billing", ("a", "c"), PART.vectors, 0.5),
@@ -120,7 +120,7 @@ def test_import_hashes_cover_mode_number_and_parts() -> None:
 
 
 def test_removing_what_was_added_restores_the_sum() -> None:
-    """Sums go back exactly, also below zero and around the modulus."""
+    """Exactly, even below zero and across the modulus."""
     digest = Digest()
     digest.remove(b"\xff" * 16)
     digest.remove_row(5, b"\xfe" * 16)
@@ -134,8 +134,8 @@ def test_removing_what_was_added_restores_the_sum() -> None:
     assert [0] * BUCKET_COUNT == digest.buckets
 
 
-def test_a_repeated_row_does_not_cancel_itself() -> None:
-    """A sum, unlike an exclusive or, sees two equal terms."""
+def test_repeated_row_does_not_cancel_itself() -> None:
+    """A sum counts two equal terms; an exclusive or would cancel them."""
     digest = Digest()
     digest.add_row(0, b"\x01" * 16)
     digest.add_row(256, b"\x01" * 16)
@@ -144,16 +144,16 @@ def test_a_repeated_row_does_not_cancel_itself() -> None:
     assert 0 != digest.buckets[0]
 
 
-def test_a_row_shows_in_its_bucket_alone() -> None:
-    """So two replicas that differ can find where."""
+def test_row_changes_only_its_own_bucket() -> None:
+    """Two replicas that differ compare buckets to find the rows."""
     digest = Digest()
     digest.add_row(BUCKET_COUNT + 9, b"\x01" + b"\x00" * 15)
 
     assert [9] == [bucket for bucket, total in enumerate(digest.buckets) if total]
 
 
-def test_chain_is_what_the_script_computes() -> None:
-    """SHA-1 over the fields with bars between them."""
+def test_chain_equals_the_one_of_the_lua_script() -> None:
+    """SHA-1 over the fields, separated by bars."""
     frame = frame_digest(b"header")
     expected = sha1(f"{CHAIN_START}|3|14|{frame}".encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Goal: the encoder changes for every row at once, or for none, and the change can be undone."""
+"""Changes of the encoder: every row changes at once or none does, and a change can be undone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def changing() -> Changing:
 
 
 def test_every_row_has_its_vector_of_the_other_encoder(changing: Changing) -> None:
-    """Slots, owners, texts and revisions stay; what the generation staged is gone."""
+    """Slots, owners, texts and revisions stay; the staged vectors are dropped."""
     before = table_state(changing.table)
     begin, chunk = ImportBegin(NEXT), ImportChunk(NEXT, 0, (staged("one", "a", "b", "c"),))
     change = changing.do(begin, chunk, SwitchEncoder(NEXT))
@@ -79,8 +79,7 @@ def test_every_row_has_its_vector_of_the_other_encoder(changing: Changing) -> No
         assert before[same] == after[same]
 
 
-def test_change_is_undone_to_the_bit(changing: Changing) -> None:
-    """What could not be made durable leaves no trace."""
+def test_reverted_change_restores_the_state_exactly(changing: Changing) -> None:
     changing.do(ImportBegin(NEXT), ImportChunk(NEXT, 0, (staged("one", "a", "b", "c"),)))
     before = table_state(changing.table)
     changing.table.revert(changing.do(SwitchEncoder(NEXT)))
@@ -88,8 +87,8 @@ def test_change_is_undone_to_the_bit(changing: Changing) -> None:
     assert before == table_state(changing.table)
 
 
-def test_vector_belongs_to_the_text_whatever_became_of_the_route(changing: Changing) -> None:
-    """Staged under a route that is gone, it serves another route with that text."""
+def test_vector_serves_its_text_after_the_route_was_deleted(changing: Changing) -> None:
+    """Another route with the same text uses the vector."""
     chunk = ImportChunk(NEXT, 0, (staged("gone", "a", "b", "c"),))
     change = changing.do(ImportBegin(NEXT), chunk, SwitchEncoder(NEXT))
 
@@ -121,7 +120,7 @@ def test_vector_belongs_to_the_text_whatever_became_of_the_route(changing: Chang
     ],
     ids=["none", "another", "empty", "lacking", "outgrown", "importing", "dropped"],
 )
-def test_what_is_not_whole_is_not_switched_to(
+def test_partial_generation_is_not_activated(
     changing: Changing, mutations: tuple[Mutation, ...]
 ) -> None:
     """Rejected at its place, on every node alike; nothing changes."""
@@ -134,8 +133,8 @@ def test_what_is_not_whole_is_not_switched_to(
     assert before == table_state(changing.table)
 
 
-def test_vectors_of_another_size_are_for_generations_alone(changing: Changing) -> None:
-    """Each import takes vectors of its own encoder's dimension only."""
+def test_only_a_generation_accepts_vectors_of_its_dimension(changing: Changing) -> None:
+    """Each import accepts only vectors of its encoder's dimension."""
     changing.do(ImportBegin(NEXT), ImportBegin("routes"))
     wrong = changing.do(ImportChunk(NEXT, 0, (staged("one", "a", dim=2),)))
     foreign = changing.do(ImportChunk("routes", 0, (staged("one", "a"),)))
@@ -143,15 +142,15 @@ def test_vectors_of_another_size_are_for_generations_alone(changing: Changing) -
     assert ["invalid_vector"] * 2 == [wrong.outcome.code, foreign.outcome.code]
 
 
-def test_generation_is_not_committed_as_routes(changing: Changing) -> None:
+def test_generation_cannot_be_committed(changing: Changing) -> None:
     """Its parts are vectors of texts, not routes."""
     changing.do(ImportBegin(NEXT), ImportChunk(NEXT, 0, (staged("one", "a"),)))
 
     assert "import_rejected" == changing.do(ImportCommit(NEXT, 1)).outcome.code
 
 
-def test_step_ends_where_the_encoder_changes() -> None:
-    """Entries that waited behind the change are asked for, not applied with it."""
+def test_step_ends_at_a_change_of_the_encoder() -> None:
+    """Buffered entries after the change are fetched again instead of applied with it."""
     chunk = ImportChunk(NEXT, 0, (staged("one", "a"),))
     mutations = (put("one", "a"), ImportBegin(NEXT), chunk, SwitchEncoder(NEXT), put("two", "b"))
     entries = log_of(proposal(each, index) for index, each in enumerate(mutations))
@@ -173,13 +172,12 @@ def test_step_ends_where_the_encoder_changes() -> None:
 @pytest.mark.parametrize(
     "name", ["", "encoder:", f"encoder:{'a' * 63}:3", f"encoder:{'A' * 64}:3", f"{NEXT}0000000"]
 )
-def test_other_names_are_imports_of_routes(name: str) -> None:
-    """A client's name of an import is never taken for an encoder's."""
+def test_other_import_ids_are_imports_of_routes(name: str) -> None:
+    """The import id of a client is never read as that of a generation."""
     assert encoder_of(name) is None
 
 
-def test_frame_of_a_switch_is_read_back() -> None:
-    """It travels like every other entry."""
+def test_switch_is_encoded_and_decoded() -> None:
     switch = proposal(SwitchEncoder(NEXT), 1)
 
     assert switch == decode_proposal(encode_proposal(switch))

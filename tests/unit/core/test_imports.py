@@ -1,4 +1,4 @@
-"""Goal: an import is unseen until it is committed, and then visible all at once."""
+"""Imports: invisible until the commit, then visible all at once."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def world() -> Importing:
     return made
 
 
-def test_staged_chunks_are_unseen(world: Importing) -> None:
-    """They change the digest, and no route or row."""
+def test_staged_chunks_are_invisible(world: Importing) -> None:
+    """They change the digest, but no route or row."""
     before = table_state(world.table)
     world.do(ImportBegin("i"), ImportChunk("i", 0, (part("new", "n1"),)))
     after = table_state(world.table)
@@ -88,7 +88,7 @@ def test_staged_chunks_are_unseen(world: Importing) -> None:
 
 
 def test_commit_makes_all_routes_visible_at_once(world: Importing) -> None:
-    """One change holds them, in order of name, and closes the import."""
+    """One change contains them, in order of name, and closes the import."""
     world.do(ImportBegin("i"), ImportChunk("i", 1, (part("b", "b1"),)))
     world.do(ImportChunk("i", 0, (part("c", "c1"), part("a", "a1", "a2"))))
     change = world.do(ImportCommit("i", 2))
@@ -103,7 +103,7 @@ def test_commit_makes_all_routes_visible_at_once(world: Importing) -> None:
 
 
 def test_parts_of_a_route_are_joined_in_order_of_their_chunks(world: Importing) -> None:
-    """The first part's fields count, and a text counts once with its first vector."""
+    """The fields of the first part count, and so does the first vector of a text."""
     world.do(
         ImportBegin("i"),
         ImportChunk("i", 1, (part("r", "b", "c", x=1, threshold=0.9, payload="2"),)),
@@ -118,8 +118,8 @@ def test_parts_of_a_route_are_joined_in_order_of_their_chunks(world: Importing) 
     assert vector(1) == world.shadow.rows[route.slots[3]][2]
 
 
-def test_import_of_what_is_there_changes_no_route(world: Importing) -> None:
-    """It only drops what it staged; revisions stay."""
+def test_import_of_existing_routes_changes_none_of_them(world: Importing) -> None:
+    """It only drops its chunks; revisions stay."""
     revision = world.table.routes["old"].revision
     world.do(ImportBegin("i"), ImportChunk("i", 0, (part("old", "o1", "o2"),)))
     change = world.do(ImportCommit("i", 1))
@@ -130,8 +130,8 @@ def test_import_of_what_is_there_changes_no_route(world: Importing) -> None:
     assert revision == world.table.routes["old"].revision
 
 
-def test_replacing_import_removes_what_it_does_not_name(world: Importing) -> None:
-    """Routes that it names are kept or changed, the others go, at the commit."""
+def test_replacing_import_removes_other_routes(world: Importing) -> None:
+    """At the commit; routes in the import are kept or changed."""
     world.do(part("gone", "g1", "g2"), ImportBegin("i", replace=True))
     world.do(ImportChunk("i", 0, (part("old", "o2", "o3"),)))
     assert ["gone", "old"] == sorted(world.table.routes)
@@ -143,8 +143,8 @@ def test_replacing_import_removes_what_it_does_not_name(world: Importing) -> Non
     assert 2 == change.outcome.count
 
 
-def test_replacing_import_fills_a_full_tensor_with_the_old_rows() -> None:
-    """What it removes makes the room for what it adds."""
+def test_replacing_import_reuses_rows_of_a_full_tensor() -> None:
+    """The rows of removed routes are reused for new ones."""
     world = Importing()
     world.do(*(part(f"old{i}", *(f"{i}-{j}" for j in range(4))) for i in range(3)))
     world.do(ImportBegin("i", replace=True))
@@ -154,8 +154,8 @@ def test_replacing_import_fills_a_full_tensor_with_the_old_rows() -> None:
     assert tuple(range(CAPACITY_SLOTS)) == world.table.routes["new"].slots
 
 
-def test_capacity_is_judged_at_the_commit(world: Importing) -> None:
-    """By then other writes may have taken the room; the import stays and can be tried again."""
+def test_capacity_is_checked_at_the_commit(world: Importing) -> None:
+    """Other writes may have taken the slots; the import stays open and can be committed later."""
     chunk = ImportChunk("i", 0, (part("new", *(f"n{j}" for j in range(8))),))
     world.do(ImportBegin("i"), chunk, part("other", "x1", "x2", "x3"))
 
@@ -166,8 +166,8 @@ def test_capacity_is_judged_at_the_commit(world: Importing) -> None:
     assert "applied" == world.do(ImportCommit("i", 1)).outcome.status
 
 
-def test_no_more_is_staged_than_the_tensor_holds(world: Importing) -> None:
-    """Over all open imports together."""
+def test_staged_rows_are_limited_by_the_capacity(world: Importing) -> None:
+    """The limit is for all open imports together."""
     half = [f"n{j}" for j in range(CAPACITY_SLOTS // 2)]
     world.do(ImportBegin("i"), ImportBegin("j"))
     world.do(ImportChunk("i", 0, (part("a", *half),)), ImportChunk("j", 0, (part("a", *half),)))
@@ -179,8 +179,8 @@ def test_no_more_is_staged_than_the_tensor_holds(world: Importing) -> None:
     assert "applied" == world.do(ImportChunk("j", 1, (part("b", "x"),))).outcome.status
 
 
-def test_repeated_chunk_is_left_as_it_is(world: Importing) -> None:
-    """So a resumed import may send it again."""
+def test_repeated_chunk_changes_nothing(world: Importing) -> None:
+    """A resumed import may send it again."""
     world.do(ImportBegin("i"), ImportChunk("i", 0, (part("a", "a1"),)))
     before = table_state(world.table)
     change = world.do(ImportChunk("i", 0, (part("a", "other"),)))
@@ -189,8 +189,8 @@ def test_repeated_chunk_is_left_as_it_is(world: Importing) -> None:
     assert before == table_state(world.table)
 
 
-def test_import_opened_twice_goes_on(world: Importing) -> None:
-    """A resumed import opens it again and learns how far it came; another mode is another."""
+def test_import_can_be_opened_again(world: Importing) -> None:
+    """The outcome counts its chunks; opening it in another mode is rejected."""
     world.do(ImportBegin("i"), ImportChunk("i", 0, ()))
     change = world.do(ImportBegin("i"))
 
@@ -212,32 +212,31 @@ def test_import_can_be_resumed_from_a_snapshot() -> None:
 
 
 @pytest.mark.parametrize("chunk_count", [0, 1, 3, CHUNKS_MAX, (1 << 53) - 1])
-def test_commit_of_another_count_is_rejected(world: Importing, chunk_count: int) -> None:
-    """At once, however absurd the count, and the chunks stay."""
+def test_commit_with_a_wrong_count_is_rejected(world: Importing, chunk_count: int) -> None:
+    """Quickly, even if the count is huge; the chunks stay."""
     world.do(ImportBegin("i"), *(ImportChunk("i", n, ()) for n in range(2)))
 
     assert "import_rejected" == world.rejected(ImportCommit("i", chunk_count))
     assert "applied" == world.do(ImportCommit("i", 2)).outcome.status
 
 
-def test_missing_chunks_are_named(world: Importing) -> None:
-    """The first three, so that the client can send them."""
+def test_error_names_missing_chunks(world: Importing) -> None:
+    """The first three."""
     world.do(ImportBegin("i"), ImportChunk("i", 1, ()), ImportChunk("i", 5, ()))
     message = world.do(ImportCommit("i", 6)).outcome.message
 
     assert "[0, 2, 3]" in message
 
 
-def test_extra_chunks_are_not_committed_silently(world: Importing) -> None:
-    """More was staged than announced: somebody is mistaken."""
+def test_commit_with_extra_chunks_is_rejected(world: Importing) -> None:
     world.do(ImportBegin("i"), ImportChunk("i", 0, ()), ImportChunk("i", 7, ()))
 
     assert "import_rejected" == world.rejected(ImportCommit("i", 1))
     assert "import_rejected" == world.rejected(ImportCommit("i", 2))
 
 
-def test_abort_drops_what_was_staged(world: Importing) -> None:
-    """As if the import had never been opened."""
+def test_abort_drops_the_chunks(world: Importing) -> None:
+    """The state is as if the import had never been opened."""
     before = table_state(world.table)
     world.do(ImportBegin("i"), ImportChunk("i", 0, (part("a", "a1"),)))
     change = world.do(ImportAbort("i"))
@@ -250,12 +249,11 @@ def test_abort_drops_what_was_staged(world: Importing) -> None:
     "mutation", [ImportChunk("i", 0, ()), ImportCommit("i", 0), ImportAbort("i")]
 )
 def test_import_that_is_not_open_is_rejected(world: Importing, mutation: Mutation) -> None:
-    """Chunk, commit and abort alike."""
+    """For a chunk, a commit and an abort."""
     assert "import_rejected" == world.rejected(mutation)
 
 
 def test_empty_replacing_import_removes_every_route(world: Importing) -> None:
-    """It says so: nothing is named, so nothing stays."""
     world.do(ImportBegin("i", replace=True), ImportCommit("i", 0))
 
     assert {} == world.table.routes
@@ -263,7 +261,7 @@ def test_empty_replacing_import_removes_every_route(world: Importing) -> None:
 
 
 def test_open_imports_are_limited(world: Importing) -> None:
-    """One more is refused until one is closed."""
+    """Another one is rejected until one is closed."""
     world.do(*(ImportBegin(f"i{n}") for n in range(IMPORTS_OPEN_MAX)))
 
     assert "import_rejected" == world.rejected(ImportBegin("more"))
@@ -290,14 +288,12 @@ def test_chunk_numbers_are_limited(world: Importing, monkeypatch: pytest.MonkeyP
         (PutRoute("r", ("a",), (vector(0) * 2,)), "invalid_vector"),
     ],
 )
-def test_malformed_part_is_rejected_when_it_is_staged(
-    world: Importing, bad: PutRoute, code: str
-) -> None:
+def test_malformed_part_is_rejected_at_staging(world: Importing, bad: PutRoute, code: str) -> None:
     """Not at the commit, where it would spoil the whole import."""
     assert code == world.rejected(ImportBegin("i"), ImportChunk("i", 0, (part("a", "x"), bad)))
 
 
-def test_lowered_capacity_is_seen_at_the_commit(world: Importing) -> None:
+def test_commit_uses_the_current_capacity(world: Importing) -> None:
     """Settings may change while an import is open."""
     world.do(ImportBegin("i"), ImportChunk("i", 0, (part("a", "1", "2", "3"),)))
     world.do(PutSettings(Settings(capacity_slots=4)))
@@ -305,8 +301,8 @@ def test_lowered_capacity_is_seen_at_the_commit(world: Importing) -> None:
     assert "capacity_exceeded" == world.rejected(ImportCommit("i", 1))
 
 
-def test_chunks_are_kept_in_order_of_number(world: Importing) -> None:
-    """Whatever the order they came in; the newest entry is noted."""
+def test_chunks_are_ordered_by_number(world: Importing) -> None:
+    """In whatever order they arrive; the newest entry is remembered."""
     world.do(ImportBegin("i"), *(ImportChunk("i", n, (part("a", str(n)),)) for n in (3, 0, 2, 1)))
     staged = world.table.imports["i"]
 
@@ -314,8 +310,8 @@ def test_chunks_are_kept_in_order_of_number(world: Importing) -> None:
     assert (world.seq, 4) == (staged.touched_seq, staged.row_count)
 
 
-def test_reverting_a_chunk_restores_when_the_import_was_touched(world: Importing) -> None:
-    """Or an abandoned import would look like a busy one."""
+def test_reverted_chunk_restores_touched_seq(world: Importing) -> None:
+    """Otherwise an abandoned import would look active."""
     world.do(ImportBegin("i"), ImportChunk("i", 1, ()))
     before = table_state(world.table)
     world.table.revert(world.do(ImportChunk("i", 0, ())))

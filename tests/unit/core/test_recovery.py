@@ -1,4 +1,4 @@
-"""Goal: the rules of an epoch change, each at its edge.  Method: reports made by hand."""
+"""Rules of an epoch change, each tested at its boundary with reports made by hand."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_one_ballot_of_each_number_is_promised(asked: Ballot, may: bool) -> None
     assert may is may_promise(BALLOT, asked)
 
 
-def test_ballot_is_read_as_it_is_written() -> None:
-    """Its text is unambiguous, and nothing else is one."""
+def test_ballot_text_round_trip() -> None:
+    """Malformed texts are refused."""
     assert Ballot.parse(str(BALLOT)) == BALLOT
     for text in ("", "5", "5.", ".x", "x.5", "-1.x", "5.x|y", "5.x y"):
         with pytest.raises(ValueError, match="ballot"):
@@ -136,15 +136,15 @@ def test_ballot_is_read_as_it_is_written() -> None:
         ),
     ],
 )
-def test_head_is_judged(
+def test_assessment_of_a_log(
     seen: LogView | None, position: Position, promised: Ballot, assessment: Assessment
 ) -> None:
     """Followed, answered, or closed with the reason."""
     assert assessment == assess_log(seen, position, promised, "e")
 
 
-def test_epoch_opened_twice_is_left_not_merged() -> None:
-    """The pair of number and ballot names an epoch."""
+def test_node_leaves_an_epoch_that_was_opened_twice() -> None:
+    """An epoch is identified by its number and its ballot."""
     assert Assessment(Action.LEAVE_EPOCH) == assess_log(view(at(3)), at(3), Ballot(1, "f"), "f")
 
 
@@ -152,7 +152,7 @@ def test_epoch_opened_twice_is_left_not_merged() -> None:
 
 
 def test_longest_history_of_a_majority_wins() -> None:
-    """The highest epoch, then the highest place; what a majority held is in it."""
+    """The highest epoch, then the highest sequence number."""
     found = decided(report("a", at(9)), report("b", at(4, 2)))
 
     assert (at(4, 2), False, ("b",), VOTERS) == (
@@ -165,29 +165,28 @@ def test_longest_history_of_a_majority_wins() -> None:
     assert "" == found.risk
 
 
-def test_less_than_a_majority_waits_and_names_the_missing() -> None:
-    """One of three decides nothing, however many observers there are."""
+def test_minority_waits_and_names_the_missing_voters() -> None:
+    """One of three voters decides nothing, with any number of observers."""
     found = decide(BALLOT, [report("a", at(9)), report("o", at(9)), report("p", at(9))], None)
 
     assert MissingReports(("b", "c"), 3) == found
 
 
 def test_report_to_another_ballot_does_not_count() -> None:
-    """Each ballot has its own answers."""
     stale = Report("b", Ballot(5, "y"), at(9), VOTERS)
 
     assert MissingReports(("b", "c"), 3) == decide(BALLOT, [report("a", at(9)), stale], None)
 
 
 def test_observer_cannot_win() -> None:
-    """What an observer alone holds was promised to nobody."""
+    """An entry that only an observer holds was never acknowledged by a quorum."""
     found = decided(report("a", at(4)), report("b", at(3)), report("o", at(9)))
 
     assert at(4) == found.base
 
 
-def test_removed_voter_that_is_counted_can_win() -> None:
-    """A majority may meet the one that held a write in the voter alone that left since."""
+def test_removed_voter_that_others_count_can_win() -> None:
+    """Two majorities may overlap only in a voter that was removed since."""
     five, four = ("a", "b", "c", "d", "e"), ("a", "c", "d", "e")
     held = [report("d", at(1), five), report("e", at(1), five), report("b", at(4), four)]
 
@@ -196,16 +195,16 @@ def test_removed_voter_that_is_counted_can_win() -> None:
     assert (at(4), ("b",), four) == (found.base, found.holders, found.voters)
 
 
-def test_removed_voter_that_only_the_server_names_can_win() -> None:
-    """The majority of the server's own voters counts it, so what it holds counts, too."""
+def test_removed_voter_that_only_the_server_counts_can_win() -> None:
+    """The majority of the server's voters includes it, so its history counts, too."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
     found = decided(*empty, report("c", at(4), ("a", "b")), kept=ServerHistory(at(1), VOTERS))
 
     assert (at(4), False, ("a", "b")) == (found.base, found.is_kept, found.voters)
 
 
-def test_majority_is_that_of_the_best_reports_voters() -> None:
-    """The set in the longest history counts, not that of a node left behind."""
+def test_majority_is_of_the_voters_in_the_best_report() -> None:
+    """The voters in the longest history count, not those of a node that is behind."""
     newest = ("a", "b", "c", "d", "e")
     short = [report("a", at(9), newest), report("b", at(4)), report("o", at(4))]
 
@@ -217,8 +216,10 @@ def test_majority_is_that_of_the_best_reports_voters() -> None:
     ("position", "is_kept"),
     [(at(4), True), (at(7), True), (at(2, 2), True), (at(3), False), (at(4, chain=C2), False)],
 )
-def test_server_is_kept_where_it_reaches_the_best_report(position: Position, is_kept: bool) -> None:
-    """Its own stream wins only if nothing that was reported is missing in it."""
+def test_server_history_is_kept_if_it_reaches_the_best_report(
+    position: Position, is_kept: bool
+) -> None:
+    """The stream of the server wins only if it contains everything that was reported."""
     found = decided(report("a", at(4)), report("b", at(3)), kept=ServerHistory(position, VOTERS))
 
     assert is_kept is found.is_kept
@@ -226,7 +227,7 @@ def test_server_is_kept_where_it_reaches_the_best_report(position: Position, is_
 
 
 def test_server_that_changed_the_voters_needs_both_majorities() -> None:
-    """Entries that nobody applied may hold a change of the voters."""
+    """Entries that no node has applied may contain a change of the voters."""
     kept = ServerHistory(at(7), ("a", "b", "c", "d"))
     two = [report("a", at(4)), report("b", at(3))]
 
@@ -234,23 +235,23 @@ def test_server_that_changed_the_voters_needs_both_majorities() -> None:
     assert kept.voters == decided(*two, report("c", at(3)), kept=kept).voters
 
 
-def test_log_that_nobody_has_applied_is_kept_by_its_own_voters() -> None:
-    """A founding that was lost half-way: the stream is whole, the nodes are empty."""
+def test_log_that_no_node_has_applied_is_kept() -> None:
+    """The log was just created: its stream is complete and the nodes are empty."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
 
     assert at(1) == decided(*empty, kept=ServerHistory(at(1), VOTERS)).base
     assert MissingReports((), 0) == decide(BALLOT, empty, None)
 
 
-def test_between_two_chains_of_one_place_more_holders_win() -> None:
-    """It cannot happen while the rules hold; if it does, it is decided alike everywhere."""
+def test_chain_with_more_holders_wins() -> None:
+    """Two chains at one place would be a bug; every node must still decide equally."""
     found = decided(report("a", at(4, chain=C2)), report("b", at(4)), report("c", at(4)))
 
     assert at(4) == found.base
 
 
-def test_those_present_decide_where_they_are_allowed_to() -> None:
-    """It says what that may cost; forced, the absent vote no longer."""
+def test_present_nodes_decide_in_available_and_forced_mode() -> None:
+    """The decision names the risk; in forced mode absent voters lose their vote."""
     lone = report("a", at(4))
     available = decided(lone, mode=Mode.AVAILABLE)
     forced = decided(lone, mode=Mode.FORCED)
@@ -261,15 +262,14 @@ def test_those_present_decide_where_they_are_allowed_to() -> None:
     assert MissingReports((), 0) == decide(BALLOT, [report("a", Position(), ())], None, Mode.FORCED)
 
 
-def test_observer_decides_where_no_voter_is_left() -> None:
-    """When all voters are gone, what somebody holds is better than nothing."""
+def test_observer_decides_if_no_voter_is_left() -> None:
+    """Only in the modes that accept losses."""
     found = decided(report("o", at(4)), mode=Mode.FORCED)
 
     assert (at(4), ("o",)) == (found.base, found.voters)
 
 
-def test_opening_tells_the_base_and_the_voters() -> None:
-    """The first entry of the next epoch says what it stands on."""
+def test_opening_contains_the_base_and_the_voters() -> None:
     opened = decided(report("a", at(4)), report("b", at(4))).opening(BALLOT, "f", 3)
 
     assert ("x", 4, VOTERS, "f", 3) == (
@@ -290,7 +290,7 @@ def test_opening_tells_the_base_and_the_voters() -> None:
         (50_000, 3, 50_000 - REFILL_ENTRIES_MAX),
     ],
 )
-def test_log_is_refilled_for_those_who_are_behind(
+def test_log_is_refilled_for_nodes_that_are_behind(
     base_seq: int, behind_seq: int, after_seq: int
 ) -> None:
     """At least a little, at most what an op log holds."""
@@ -300,7 +300,7 @@ def test_log_is_refilled_for_those_who_are_behind(
 
 
 def test_histories_agree_up_to_the_first_difference() -> None:
-    """What comes after it was never common, even where it looks so."""
+    """Equal chains after a difference do not count."""
     own = {4: "a", 5: "b", 6: "c"}
 
     assert 5 == common_seq(3, own, [(4, "a"), (5, "b"), (6, "x"), (7, "y")])
@@ -316,12 +316,12 @@ def test_histories_agree_up_to_the_first_difference() -> None:
     [("ab", "abc", True), ("a", "abc", False), ("ab", "abcd", False), ("", "", False)],
 )
 def test_majority_is_more_than_half(present: str, voters: str, enough: bool) -> None:
-    """Half is not enough; without voters nothing is."""
+    """Half is not enough; without voters there is no majority."""
     assert enough is is_majority(present, voters)
 
 
-def test_voters_change_by_one() -> None:
-    """Added in order, removed, and neither twice."""
+def test_voters_change_one_at_a_time() -> None:
+    """They stay sorted, and a repeated change has no effect."""
     added = plan_voters(VOTERS, VoterAdd("aa"), Revision(1, 2))
     removed = plan_voters(VOTERS, VoterRemove("b"), Revision(1, 2))
 
@@ -332,8 +332,8 @@ def test_voters_change_by_one() -> None:
         assert ("unchanged", None) == (planned.outcome.status, planned.voters)
 
 
-def test_voters_are_never_none_and_never_too_many() -> None:
-    """The last one stays, and there is a limit."""
+def test_number_of_voters_is_limited() -> None:
+    """The last one cannot be removed."""
     many = tuple(f"n{number:02}" for number in range(VOTERS_MAX))
 
     assert "rejected" == plan_voters(("a",), VoterRemove("a"), Revision(1, 2)).outcome.status

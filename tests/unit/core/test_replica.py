@@ -1,4 +1,4 @@
-"""Goal: a replica extends its history only by what the log continues it with."""
+"""Replica: it applies only entries that continue its history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_entries_in_order_are_applied_one_by_one() -> None:
-    """Each with its change, the digest afterwards, and the position."""
+    """Each commit has its change and the digest afterwards."""
     replica, entries = fresh(), history(3)
     for entry in entries:
         (commit,) = replica.receive(entry).commits
@@ -45,8 +45,8 @@ def test_entries_in_order_are_applied_one_by_one() -> None:
         assert not commit.is_duplicate
 
 
-def test_gap_asks_for_the_missing_range() -> None:
-    """The early entry waits, and is applied with the one that fills the gap."""
+def test_gap_fetches_the_missing_entries() -> None:
+    """The early entry is buffered and applied with the one that fills the gap."""
     replica, entries = at(2)
     later = following(entries[-1], put("x"), put("y"), put("z"))
 
@@ -59,8 +59,8 @@ def test_gap_asks_for_the_missing_range() -> None:
     assert step.fetch is None
 
 
-def test_gap_that_stays_open_is_asked_for_again() -> None:
-    """What waits behind a second gap is not forgotten."""
+def test_second_gap_is_fetched_too() -> None:
+    """Entries behind a second gap stay buffered."""
     replica, entries = at(2)
     later = following(entries[-1], put("x"), put("y"), put("z"))
     replica.receive(later[2], Source.BUS)
@@ -68,16 +68,16 @@ def test_gap_that_stays_open_is_asked_for_again() -> None:
     assert Fetch(3) == replica.receive(later[0]).fetch
 
 
-def test_repeated_entries_are_duplicates_from_anywhere() -> None:
-    """At the position and before it."""
+def test_repeated_entries_are_duplicates() -> None:
+    """From the bus and the log, at the position and before it."""
     replica, entries = at(4)
 
     for entry, source in product(entries, Source):
         assert Ignored.DUPLICATE is ignored(replica, entry, source)
 
 
-def test_entries_before_what_is_remembered_are_old() -> None:
-    """A restored replica knows its own chain alone."""
+def test_entries_before_the_known_chains_are_old() -> None:
+    """A restored replica knows only the chain at its position."""
     replica, entries = at(4)
     restored = fresh(replica.snapshot())
 
@@ -86,7 +86,7 @@ def test_entries_before_what_is_remembered_are_old() -> None:
 
 
 def test_chains_are_kept_for_the_newest_entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In number limited; a fork before them still shows by its epoch."""
+    """A fork before them is still detected by its epoch."""
     monkeypatch.setattr(replica_module, "CHAINS_KEPT", 3)
     replica, entries = at(8)
 
@@ -95,8 +95,8 @@ def test_chains_are_kept_for_the_newest_entries(monkeypatch: pytest.MonkeyPatch)
     assert Ignored.DUPLICATE is ignored(replica, entries[5])
 
 
-def test_room_for_early_entries_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In places and in bytes; and what claims to be far ahead takes none of it."""
+def test_buffer_for_early_entries_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In places and bytes; entries that claim to be far ahead are not buffered."""
     monkeypatch.setattr(replica_module, "REORDER_ENTRIES_MAX", 3)
     replica, entries = at(1)
     later = following(entries[-1], *(put(f"x{i}") for i in range(6)))
@@ -115,8 +115,8 @@ def test_room_for_early_entries_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("field", ["chain", "prev_chain", "frame", "epoch", "seq"])
-def test_forged_bus_entries_change_nothing_and_convict_nobody(field: str) -> None:
-    """At the next place, before it and after it."""
+def test_forged_bus_entries_change_nothing(field: str) -> None:
+    """At the next place, before it and after it; the replica does not diverge."""
     for seq in (2, 3, 4, 5):
         replica, entries = at(3)
         later = following(entries[-1], put("x"), put("y"))
@@ -141,8 +141,8 @@ def rechained(entry: Entry) -> Entry:
     return replace(entry, chain=next_chain(entry.prev_chain, entry.epoch, entry.seq, digest))
 
 
-def test_forged_early_entry_is_dropped_when_its_turn_comes() -> None:
-    """The log is asked for what it stood in for."""
+def test_forged_early_entry_is_dropped_at_its_place() -> None:
+    """The log is asked for the real entry."""
     replica, entries = at(2)
     later = following(entries[-1], put("x"), put("y"))
     replica.receive(rechained(replace(later[1], prev_chain="f" * 40)), Source.BUS)
@@ -153,8 +153,8 @@ def test_forged_early_entry_is_dropped_when_its_turn_comes() -> None:
     assert 1 == len(replica.receive(later[1]).commits)
 
 
-def test_fork_that_the_log_shows_is_a_divergence() -> None:
-    """At the next place, at a place before it, and by a chain that is not its own."""
+def test_fork_in_the_log_is_a_divergence() -> None:
+    """At the next place, at an earlier one, and with a chain that does not match the entry."""
     for wrong in ("next", "before", "chain"):
         replica, entries = at(4)
         other = following(entries[1], put("other"), put("other"), put("other"))
@@ -173,16 +173,16 @@ def test_fork_that_the_log_shows_is_a_divergence() -> None:
         assert Ignored.NOT_FOLLOWING is ignored(replica, entry)
 
 
-def test_orphaned_tail_diverges_however_little_is_remembered() -> None:
-    """An entry of a later epoch at a place that we hold is proof enough."""
+def test_orphaned_tail_diverges_without_known_chains() -> None:
+    """An entry of a later epoch at a place that we hold proves the fork."""
     replica, entries = at(6)
     restored = fresh(replica.snapshot())
 
     assert restored.receive(forked(entries[2].position, epoch=2)).diverged is not None
 
 
-def test_log_of_an_older_epoch_is_no_evidence() -> None:
-    """A master that was left behind shows its own history, not ours."""
+def test_log_of_an_older_epoch_proves_no_fork() -> None:
+    """A master that was left behind shows its own history."""
     replica, entries = at(3)
     replay(replica, [forked(entries[2].position, epoch=2)])
     stale = following(entries[2], put("stale"))[0]
@@ -195,7 +195,7 @@ def test_log_of_an_older_epoch_is_no_evidence() -> None:
 
 @pytest.mark.parametrize("base", [1, 2, 4, 5])
 def test_epoch_is_joined_only_at_its_base(base: int) -> None:
-    """Behind it there is a gap, before it a fork, and a wrong base is no base."""
+    """After it there is a gap, before it a fork, and a wrong base is refused."""
     replica, entries = at(3)
     tail = following(entries[-1], put("x"), put("y"))
     position = [*entries, *tail][base - 1].position
@@ -214,7 +214,7 @@ def test_epoch_is_joined_only_at_its_base(base: int) -> None:
 
 
 def test_epoch_is_joined_at_its_base() -> None:
-    """Position, epochs and revisions go on from there."""
+    """Position, epochs and revisions continue from there."""
     replica, entries = at(3)
     opened = forked(entries[-1].position, epoch=5)
     (commit,) = replay(replica, [opened])
@@ -224,8 +224,8 @@ def test_epoch_is_joined_at_its_base() -> None:
     assert [1, 5] == [record.epoch for record in replica.epochs]
 
 
-def test_epoch_is_not_joined_on_the_word_of_the_bus() -> None:
-    """One that was made up would have the true log ignored for ever."""
+def test_epoch_from_the_bus_is_not_joined() -> None:
+    """With a forged epoch, the replica would ignore the real log for ever."""
     replica, entries = at(3)
     opened = forked(entries[-1].position, epoch=9)
 
@@ -241,8 +241,8 @@ def test_epoch_is_not_joined_on_the_word_of_the_bus() -> None:
     assert 1 == len(behind.receive(opened, Source.LOG).commits)
 
 
-def test_entry_of_an_epoch_that_nothing_opened_is_a_fork() -> None:
-    """Only its opening leads into an epoch."""
+def test_entry_of_an_unopened_epoch_is_a_fork() -> None:
+    """An epoch begins with its OpenEpoch."""
     replica, entries = at(3)
     entry = rechained(replace(following(entries[-1], put("x"))[0], epoch=2))
 
@@ -283,7 +283,7 @@ def test_replica_that_does_not_follow_appends_nothing(state: State) -> None:
 
 
 def test_epoch_cannot_be_opened_inside_itself() -> None:
-    """A logged one is rejected on every node, and moves nothing but the position."""
+    """Such an entry is rejected on every node and only moves the position."""
     replica, entries = at(2)
     again = Proposal(op_id_of(77), OpenEpoch("again", base_seq=2))
     entry = make_entry(replica.position, b"frame", again, 0)
@@ -299,8 +299,8 @@ def test_epoch_cannot_be_opened_inside_itself() -> None:
     assert entries[0].proposal.mutation == replica.epochs[0].opened
 
 
-def test_opening_an_epoch_is_never_a_repetition() -> None:
-    """Its place in the chain made it true, whatever its op_id was used for before."""
+def test_opening_an_epoch_is_never_a_duplicate() -> None:
+    """Even if its op_id was used before: its place in the chain decides."""
     replica, entries = at(3)
     opened = replace(opening(3), op_id=entries[1].proposal.op_id)
     before = full_state(replica)
@@ -314,8 +314,8 @@ def test_opening_an_epoch_is_never_a_repetition() -> None:
     assert before == full_state(replica)
 
 
-def test_promise_keeps_older_logs_out() -> None:
-    """Also entries that waited since before the promise."""
+def test_promise_excludes_older_logs() -> None:
+    """And entries that were buffered before the promise."""
     replica, entries = at(2)
     later = following(entries[-1], put("x"), put("y"))
     replica.receive(later[1], Source.BUS)
@@ -331,8 +331,8 @@ def test_promise_keeps_older_logs_out() -> None:
     assert 1 == len(replica.receive(forked(later[0].position, epoch=2), Source.LOG, 2).commits)
 
 
-def test_what_waited_from_an_older_log_does_not_follow_a_newer_one() -> None:
-    """The new epoch may have started where the old master went on."""
+def test_buffered_entry_of_an_older_log_is_not_applied() -> None:
+    """The new epoch may have started where the old master continued."""
     replica, entries = at(2)
     later = following(entries[-1], put("kept"), put("orphan"))
     replica.receive(later[1], Source.BUS)

@@ -1,4 +1,4 @@
-"""Goal: a write has one effect; a step is carried out or taken back; states have their ways."""
+"""Replica: idempotency, reverted steps, and transitions between states."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_one_key_for_two_requests_is_a_conflict(
 
 
 @pytest.mark.parametrize("distance", [1, 3, 4, 5, 6])
-def test_repetition_is_known_up_to_the_edge_of_the_window(
+def test_repeat_is_detected_inside_the_window(
     distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alike for replicas that replayed, restored before it, or took it all as one group."""
@@ -102,7 +102,7 @@ def test_repetition_is_known_up_to_the_edge_of_the_window(
         assert replayed.snapshot().remembered[-1] == replica.snapshot().remembered[-1]
 
 
-def test_revert_remembers_what_the_reverted_entry_displaced(
+def test_revert_restores_the_displaced_outcome(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An op_id used again behind the window and taken back is known as before."""
@@ -123,8 +123,8 @@ def test_revert_remembers_what_the_reverted_entry_displaced(
     assert replica.receive(again).commits[0].is_duplicate
 
 
-def test_snapshot_holds_the_window_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alike before and after the replica forgets what is too old."""
+def test_snapshot_contains_only_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equally before and after the replica forgets older outcomes."""
     monkeypatch.setattr(replica_module, "IDEMPOTENCY_WINDOW_ENTRIES", 2)
     replica = fresh()
     for entry in history(6):
@@ -144,7 +144,7 @@ def test_outcome_of_an_unknown_write_is_none() -> None:
 
 
 def test_revert_restores_groups_of_any_size() -> None:
-    """Newest first, over an opened epoch too."""
+    """Newest first, and across the opening of an epoch."""
     replica, entries = at(2)
     tail = following(entries[-1], put("a", "1", "2"), put("a", "2"), DeleteRoute("r0"))
     tail.append(forked(tail[-1].position, epoch=2))
@@ -158,7 +158,7 @@ def test_revert_restores_groups_of_any_size() -> None:
 
 
 def test_revert_out_of_order_is_a_bug() -> None:
-    """As is the revert of what is durable."""
+    """So is the revert of durable entries."""
     replica, entries = fresh(), history(3)
     commits = [commit for entry in entries for commit in replica.receive(entry).commits]
     with pytest.raises(AssertionError, match="revert in order"):
@@ -169,8 +169,8 @@ def test_revert_out_of_order_is_a_bug() -> None:
         replica.revert(tuple(commits))
 
 
-def test_entry_that_raises_takes_back_the_step() -> None:
-    """Either a step comes back, or nothing has changed."""
+def test_entry_that_raises_reverts_the_step() -> None:
+    """Either a step is returned, or nothing has changed."""
 
     def check(mutation: Mutation) -> str | None:
         if mutation == put("poison"):
@@ -191,8 +191,8 @@ def test_entry_that_raises_takes_back_the_step() -> None:
     assert 2 == len([c for entry in later[:2] for c in replica.receive(entry).commits])
 
 
-def test_check_of_the_vectors_rejects_alike() -> None:
-    """Its words are the outcome, and nothing changes but the position."""
+def test_check_of_the_vectors_rejects_an_entry() -> None:
+    """Its message becomes the outcome, and only the position changes."""
     replica = Replica(EMPTY, dim=2, check=lambda _: "a vector is not finite")
     entries = history(2)
     commits: list[Commit] = replay(replica, entries)
@@ -204,15 +204,15 @@ def test_check_of_the_vectors_rejects_alike() -> None:
     assert {} == replica.table.routes
 
 
-def test_numbering_continues_a_position() -> None:
-    """As a sequencer does: places without gaps, epochs by their openings."""
+def test_make_entry_continues_a_position() -> None:
+    """Sequence numbers have no gaps, and epochs begin with their openings."""
     entries = history(2)
     assert (1, 1, CHAIN_START) == (entries[0].epoch, entries[0].seq, entries[0].prev_chain)
     assert (1, 2, entries[0].chain) == (entries[1].epoch, entries[1].seq, entries[1].prev_chain)
 
 
 def test_replica_of_a_snapshot_is_at_its_position() -> None:
-    """With the digest, and everything else that later entries depend on."""
+    """With the digest and everything else that later entries depend on."""
     replica, _ = at(5)
     restored = fresh(replica.snapshot())
 
@@ -221,8 +221,8 @@ def test_replica_of_a_snapshot_is_at_its_position() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(State, State)))
-def test_states_change_only_along_the_table(before: State, after: State) -> None:
-    """Staying is always allowed; every other way is in ``TRANSITIONS`` or a bug."""
+def test_states_change_only_along_transitions(before: State, after: State) -> None:
+    """Staying is always allowed; any other change must be in ``TRANSITIONS``."""
     replica = fresh()
     replica.state = before
     if after is before or after in TRANSITIONS[before]:
@@ -234,15 +234,14 @@ def test_states_change_only_along_the_table(before: State, after: State) -> None
         assert before is replica.state
 
 
-def test_every_state_has_its_ways_and_can_be_left() -> None:
-    """No state is a trap, and every one can be reached."""
+def test_every_state_can_be_reached_and_left() -> None:
     assert set(State) == set(TRANSITIONS)
     assert all(TRANSITIONS[state] for state in State)
     assert set(State) == {after for ways in TRANSITIONS.values() for after in ways}
 
 
 @pytest.mark.parametrize("state", [State.DIVERGED, State.HALTED, State.INSTALLING])
-def test_replica_that_does_not_follow_takes_nothing(state: State) -> None:
+def test_replica_that_does_not_follow_ignores_entries(state: State) -> None:
     """From the log or the bus."""
     replica, entries = at(2)
     replica.state = state
@@ -253,7 +252,7 @@ def test_replica_that_does_not_follow_takes_nothing(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", [State.SYNCING, State.LIVE, State.CATCHING_UP])
-def test_replica_that_follows_applies(state: State) -> None:
+def test_replica_that_follows_applies_entries(state: State) -> None:
     """In each of the states that follow."""
     replica, entries = at(2)
     replica.state = state

@@ -1,4 +1,4 @@
-"""Goal: which route owns which slots follows from the log alone, and can be undone."""
+"""Route table: which route owns which slots depends on the log alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world() -> World:
 
 
 def test_routes_take_the_lowest_free_slots(world: World) -> None:
-    """And the lowest free number as their row of centroids."""
+    """And the lowest free route id."""
     world.do(route("a", "1", "2"))
     world.do(route("b", "1"))
     world.do(route("c", "1", "2", "3"))
@@ -57,7 +57,7 @@ def test_only_the_put_of_a_new_route_creates_it(world: World) -> None:
 
 
 def test_new_slots_are_taken_before_old_ones_are_freed(world: World) -> None:
-    """So a rewritten row never stands where a query still sees the old one."""
+    """A query that still sees the old row must not find a new one in its slot."""
     world.do(route("a", "1", "2", x=0))
     change = world.do(route("a", "1", "2", x=1))
 
@@ -78,7 +78,7 @@ def test_put_rewrites_only_the_row_that_differs(world: World) -> None:
 
 
 def test_put_on_a_full_tensor_reuses_its_own_slots() -> None:
-    """First what is free, then its own old rows, and never another route's."""
+    """Free slots first, then its own old ones, never those of another route."""
     world = World(capacity_slots=5)
     world.do(route("a", "1", "2", "3", x=0))
     world.do(route("b", "1"))
@@ -95,8 +95,8 @@ def test_put_on_a_full_tensor_reuses_its_own_slots() -> None:
     assert () == change.freed
 
 
-def test_too_large_a_route_is_rejected() -> None:
-    """Counting its own old rows as room."""
+def test_route_over_the_capacity_is_rejected() -> None:
+    """Its own old rows count as free."""
     world = World(capacity_slots=3)
     world.do(route("a", "1", "2"))
 
@@ -107,7 +107,7 @@ def test_too_large_a_route_is_rejected() -> None:
 
 
 def test_unchanged_put_keeps_its_revision(world: World) -> None:
-    """Also where the utterances come in another order."""
+    """Even with its utterances in another order."""
     world.do(route("a", "1", "2", threshold=0.0))
     first = world.at
     outcome = world.do(route("a", "2", "1", threshold=-0.0)).outcome
@@ -117,8 +117,8 @@ def test_unchanged_put_keeps_its_revision(world: World) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"threshold": 0.1}, {"metadata": '{"a":1}'}, {"payload": "1"}])
-def test_put_of_another_field_moves_no_row(world: World, fields: dict[str, Any]) -> None:
-    """The revision moves, the rows stay."""
+def test_put_of_another_field_rewrites_no_row(world: World, fields: dict[str, Any]) -> None:
+    """The revision changes, the rows stay."""
     world.do(route("a", "1"))
     change = world.do(route("a", "1", **fields))
 
@@ -126,8 +126,8 @@ def test_put_of_another_field_moves_no_row(world: World, fields: dict[str, Any])
     assert world.at == world.table.routes["a"].revision
 
 
-def test_add_leaves_what_is_there(world: World) -> None:
-    """Texts that the route has keep their vectors."""
+def test_add_keeps_existing_rows(world: World) -> None:
+    """Existing texts keep their vectors."""
     world.do(route("a", "1", "2"))
     change = world.do(AddUtterances("a", ("2", "3"), (vector(9), vector(9))))
 
@@ -137,7 +137,7 @@ def test_add_leaves_what_is_there(world: World) -> None:
 
 
 def test_remove_frees_rows_but_never_the_last(world: World) -> None:
-    """A route without utterances could match nothing."""
+    """A route needs an utterance."""
     world.do(route("a", "1", "2", "3"))
     change = world.do(RemoveUtterances("a", ("1", "3", "1")))
 
@@ -147,8 +147,8 @@ def test_remove_frees_rows_but_never_the_last(world: World) -> None:
     assert "unchanged" == world.do(RemoveUtterances("a", ())).outcome.status
 
 
-def test_missing_utterance_is_named_alike_everywhere(world: World) -> None:
-    """The first in code point order, not in the order of a set."""
+def test_error_names_the_first_missing_utterance(world: World) -> None:
+    """In order of code points: the order of a set differs between nodes."""
     world.do(route("a", "1"))
     texts = tuple(f"text {n}" for n in range(50))
     outcome = world.do(RemoveUtterances("a", ("1", *reversed(texts)))).outcome
@@ -160,7 +160,7 @@ def test_missing_utterance_is_named_alike_everywhere(world: World) -> None:
 
 
 def test_patch_changes_only_the_given_fields(world: World) -> None:
-    """None is a threshold, "leave it" is not."""
+    """None is a value of a threshold; KEEP leaves it as it is."""
     world.do(route("a", "1", threshold=0.5, metadata='{"a":1}', payload="1"))
     world.do(PatchRoute("a", payload="2"))
     assert (0.5, '{"a":1}', "2") == fields_of(world)
@@ -187,7 +187,6 @@ def fields_of(world: World) -> tuple[Any, ...]:
     ],
 )
 def test_route_that_does_not_exist_is_not_found(world: World, mutation: Mutation) -> None:
-    """Judged at its place in the log."""
     assert "route_not_found" == world.code(mutation)
     assert "precondition_failed" == world.code(mutation, if_match=Revision(1, 1))
 
@@ -202,8 +201,8 @@ def test_route_that_does_not_exist_is_not_found(world: World, mutation: Mutation
         PatchRoute("a", threshold=0.1),
     ],
 )
-def test_conditions_are_judged_at_apply(world: World, mutation: Mutation) -> None:
-    """Against the route as it stands there; the rejection says at which revision."""
+def test_preconditions_are_checked_at_apply(world: World, mutation: Mutation) -> None:
+    """Against the current route; the rejection contains its revision."""
     world.do(route("a", "1", "x"))
     stands = world.at
     for conditions in ({"if_match": Revision(1, 99)}, {"if_none_match": True}):
@@ -214,8 +213,7 @@ def test_conditions_are_judged_at_apply(world: World, mutation: Mutation) -> Non
     assert "precondition_failed" == world.code(mutation, if_match=stands)
 
 
-def test_if_none_match_creates(world: World) -> None:
-    """Once."""
+def test_if_none_match_creates_once(world: World) -> None:
     assert world.code(route("a", "1"), if_none_match=True) is None
     assert "precondition_failed" == world.code(route("a", "1"), if_none_match=True)
     world.do(DeleteRoute("a"))
@@ -223,7 +221,7 @@ def test_if_none_match_creates(world: World) -> None:
 
 
 def test_capacity_can_be_raised_and_lowered(world: World) -> None:
-    """Down to the highest slot in use, and that falls when the route goes."""
+    """Down to the highest slot in use, which falls when its route is deleted."""
     world.do(route("a", "1"))
     world.do(route("b", *"123456"))
 
@@ -241,7 +239,7 @@ def test_capacity_can_be_raised_and_lowered(world: World) -> None:
 
 
 def test_lowest_capacity_is_the_same_for_a_restored_table(world: World) -> None:
-    """What was in use once does not count: a snapshot does not know it."""
+    """Earlier slots do not count: a snapshot does not contain them."""
     for name in "abc":
         world.do(route(name, "1", "2"))
     world.do(DeleteRoute("c"))
@@ -257,8 +255,8 @@ def test_lowest_capacity_is_the_same_for_a_restored_table(world: World) -> None:
     assert table_state(table) == table_state(restored)
 
 
-def test_calibration_belongs_to_what_it_was_measured_with(world: World) -> None:
-    """It outlives other settings, and ends with the aggregation, the threshold or the cascade."""
+def test_calibration_ends_with_its_settings(world: World) -> None:
+    """A change of aggregation, threshold or cascade drops it, other changes keep it."""
     assert "unchanged" == world.do(Calibrate("{}")).outcome.status
     on = Settings(capacity_slots=12, cascade=True)
     world.do(PutSettings(on))
@@ -281,8 +279,7 @@ def test_calibration_belongs_to_what_it_was_measured_with(world: World) -> None:
         assert change.settings == replace(on, calibration='{"a":2}')
 
 
-def test_settings_that_stay_are_unchanged(world: World) -> None:
-    """Equal by value."""
+def test_equal_settings_are_unchanged(world: World) -> None:
     assert "unchanged" == world.do(PutSettings(Settings(capacity_slots=12))).outcome.status
     assert "invalid_request" == world.code(PutSettings(Settings(topk=0)))
 

@@ -1,4 +1,4 @@
-"""Goal: what came past the door is rejected, alike everywhere, and never stored."""
+"""Validation: malformed entries are rejected equally on every node and never stored."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def code_of(mutation: Mutation, dim: int = 2) -> str | None:
         OpenEpoch("", 0),
     ],
 )
-def test_what_is_at_a_limit_is_accepted(mutation: Mutation) -> None:
-    """Limits are inclusive, as at the door."""
+def test_values_at_their_limits_are_accepted(mutation: Mutation) -> None:
+    """Limits are inclusive, as in ``models``."""
     assert code_of(mutation) is None
 
 
@@ -95,7 +95,7 @@ def test_what_is_at_a_limit_is_accepted(mutation: Mutation) -> None:
     "name", ["", " a", "a ", "a" * 129, "a/b", "ü", "a\n", "a\x00", "-a", "\ud800", "a\tb"]
 )
 def test_malformed_name_is_rejected(name: str) -> None:
-    """In every mutation that names a route, also inside a chunk."""
+    """In every mutation of a route, and inside a chunk."""
     named: list[Mutation] = [
         put(name=name),
         DeleteRoute(name),
@@ -112,7 +112,7 @@ def test_malformed_name_is_rejected(name: str) -> None:
     "text", ["", "a\x00b", "\ud800", "x" * (UTTERANCE_BYTES_MAX + 1), "ü" * 4_097]
 )
 def test_malformed_utterance_is_rejected(text: str) -> None:
-    """A database must be able to keep it and give it back."""
+    """A database must be able to store it and return it."""
     malformed: list[Mutation] = [
         put(utterances=(text,)),
         AddUtterances("r", (text,), (VECTOR,)),
@@ -150,7 +150,7 @@ def test_rows_must_be_distinct_texts_with_one_vector_each(
     "threshold", [1.0001, -1.0001, float("nan"), float("inf"), float("-inf"), 10**400]
 )
 def test_threshold_outside_its_range_is_rejected(threshold: float) -> None:
-    """A route that always or never matches was not meant."""
+    """Between -1 and 1; NaN is rejected, too."""
     assert "invalid_route" == code_of(put(threshold=threshold))
     assert "invalid_route" == code_of(PatchRoute("r", threshold))
     assert "invalid_request" == code_of(PutSettings(Settings(threshold=threshold)))
@@ -184,7 +184,7 @@ def test_threshold_outside_its_range_is_rejected(threshold: float) -> None:
     ],
 )
 def test_text_that_is_not_canonical_json_is_rejected(text: str) -> None:
-    """Every node reads it back the same, whatever its reader."""
+    """Every node must parse it to the same value."""
     assert "invalid_route" == code_of(put(payload=text))
     assert "invalid_route" == code_of(put(metadata=text))
     assert "invalid_route" == code_of(PatchRoute("r", payload=text))
@@ -192,8 +192,7 @@ def test_text_that_is_not_canonical_json_is_rejected(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["null", "[]", "1", '"{}"'])
-def test_metadata_is_an_object(text: str) -> None:
-    """What reads it looks for keys."""
+def test_metadata_must_be_an_object(text: str) -> None:
     assert "invalid_route" == code_of(put(metadata=text))
     assert code_of(put(payload=text)) is None
 
@@ -210,7 +209,7 @@ def test_metadata_is_an_object(text: str) -> None:
     ],
 )
 def test_settings_over_their_limits_are_rejected(settings: Settings) -> None:
-    """No entry makes every node allocate without measure."""
+    """An entry must not make every node allocate unlimited memory."""
     assert "invalid_request" == code_of(PutSettings(settings))
 
 
@@ -226,7 +225,7 @@ def test_settings_over_their_limits_are_rejected(settings: Settings) -> None:
     ],
 )
 def test_malformed_calibration_is_rejected(text: str) -> None:
-    """Only a short canonical object of ASCII characters is kept by every node."""
+    """It must be a short canonical object of ASCII characters."""
     assert code_of(Calibrate(text)) is not None
 
 
@@ -243,8 +242,8 @@ def test_malformed_import_identity_is_rejected(import_id: str) -> None:
     assert {"invalid_route"} == {code_of(mutation) for mutation in malformed}
 
 
-def test_door_and_core_have_the_same_limits() -> None:
-    """Nothing passes the door that the core rejects."""
+def test_models_and_core_have_the_same_limits() -> None:
+    """The core accepts everything that the models accept."""
     assert models.NAME_PATTERN == NAME_PATTERN
     assert models.NAME_CHARACTERS_MAX == NAME_CHARACTERS_MAX
     assert models.UTTERANCE_BYTES_MAX == UTTERANCE_BYTES_MAX
@@ -258,6 +257,6 @@ def test_door_and_core_have_the_same_limits() -> None:
 @pytest.mark.parametrize(
     "value", [{}, None, [1, 2.5, -0.0, 1e300, "ü\n\x00\x7f"], {"b": {"a": []}, "a": 10**600}]
 )
-def test_what_the_door_writes_is_canonical(value: Any) -> None:
-    """The two writers agree on every sort of value."""
+def test_canonical_json_of_models_is_canonical_for_the_core(value: Any) -> None:
+    """Both writers agree on every type of value."""
     assert code_of(put(payload=models.canonical_json(value))) is None

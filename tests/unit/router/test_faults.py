@@ -1,4 +1,4 @@
-"""Faults under the router: storage that fails, entries that are poison, a stop under load."""
+"""Faults below the router: failing storage, poison entries, a stop under load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def assert_memory_is_disk(router: AdaptiveRouter, storage: SQLiteStorage) 
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> DeleteRoute:
-    """A mutation that passes the door and that the applier cannot encode."""
+    """A mutation that passes validation but that the applier cannot encode."""
     mutation = DeleteRoute("poison")
 
     def encode(proposal: Proposal) -> bytes:
@@ -42,7 +42,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> DeleteRoute:
 
 
 async def test_poison_in_a_group_fails_alone(tmp_path: Path, poison: DeleteRoute) -> None:
-    """A proposal that no storage can take fails itself; its neighbours are durable."""
+    """Only the poison proposal fails; the others of its group become durable."""
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     async with running(storage=storage) as router:
         for _ in range(5):
@@ -60,8 +60,8 @@ async def test_poison_in_a_group_fails_alone(tmp_path: Path, poison: DeleteRoute
     assert "ok" == state
 
 
-async def test_first_write_that_fails_does_not_found_the_log(tmp_path: Path) -> None:
-    """If the very first write cannot be durable, the next one starts from nothing."""
+async def test_failed_first_write_does_not_create_the_log(tmp_path: Path) -> None:
+    """If the first write cannot be made durable, the next one starts from an empty log."""
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     async with running(storage=storage) as router:
         storage._opened().writer.execute("PRAGMA query_only = ON")
@@ -75,7 +75,7 @@ async def test_first_write_that_fails_does_not_found_the_log(tmp_path: Path) -> 
     assert "0.0" == failed["version"]
 
 
-async def test_poison_as_the_first_write_does_not_found_the_log(
+async def test_poison_first_write_does_not_create_the_log(
     tmp_path: Path, poison: DeleteRoute
 ) -> None:
     """If the very first write cannot be encoded, the founding entry is taken back with it."""
@@ -90,8 +90,8 @@ async def test_poison_as_the_first_write_does_not_found_the_log(
 
 
 @pytest.mark.parametrize("fault", ["disk_full", "read_only"])
-async def test_storage_fault_costs_writes_and_nothing_else(tmp_path: Path, fault: str) -> None:
-    """While the disk fails, writes say why, queries go on, and later writes work."""
+async def test_storage_fault_fails_writes_only(tmp_path: Path, fault: str) -> None:
+    """Writes report the reason, queries are answered, and later writes work."""
     path = tmp_path / "node.sqlite"
     storage = SQLiteStorage(path)
     async with running(storage=storage) as router:
@@ -127,8 +127,8 @@ async def test_storage_fault_costs_writes_and_nothing_else(tmp_path: Path, fault
     assert digest == reread["digest"]
 
 
-async def test_stop_answers_everything_that_was_accepted(tmp_path: Path) -> None:
-    """A stop under load leaves no caller without an answer, and nothing acknowledged behind."""
+async def test_stop_answers_all_accepted_requests(tmp_path: Path) -> None:
+    """Every caller gets an answer, and every acknowledged write is durable."""
     path = tmp_path / "node.sqlite"
     router = AdaptiveRouter(HeldEncoder(), SQLiteStorage(path))
     await router.start()
@@ -156,8 +156,8 @@ async def test_stop_answers_everything_that_was_accepted(tmp_path: Path) -> None
     assert "stopped" == router.status().state
 
 
-async def test_errors_reach_each_writer_as_their_own(tmp_path: Path) -> None:
-    """Two writers never share one exception, whose traceback both would write to."""
+async def test_each_writer_gets_its_own_exception(tmp_path: Path) -> None:
+    """Raising a shared exception in two tasks would mix their tracebacks."""
     storage = SQLiteStorage(tmp_path / "node.sqlite")
     async with running(storage=storage) as router:
         await router.aput_route(route("a"))

@@ -1,4 +1,4 @@
-"""Chunks of an import: how routes are cut, gathered and sent."""
+"""Chunks of an import: how routes are split, batched and sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 async def test_long_route_spans_chunks() -> None:
-    """A route with more utterances than a chunk holds arrives whole and in order."""
+    """A route with more utterances than a chunk arrives complete and in order."""
     count = CHUNK_UTTERANCES_MAX * 3 + 7
     texts = [f"words {number}" for number in range(count)]
     long = Route(name="long", utterances=texts, threshold=0.25, payload={"tool": "x"})
@@ -33,8 +33,8 @@ async def test_long_route_spans_chunks() -> None:
     assert 6 == len(joined.utterances)
 
 
-async def test_chunks_fill_up_whatever_the_size_of_the_routes() -> None:
-    """What is left of one chunk begins the next: the log carries as few as it can."""
+async def test_chunks_are_filled_with_routes_of_any_size() -> None:
+    """The rest of one chunk begins the next, so the log contains as few as possible."""
     async with running() as router:
         await router.aput_route(route("first", "opens the log"))
         before = router._engine().applier.commit_count
@@ -47,8 +47,8 @@ async def test_chunks_fill_up_whatever_the_size_of_the_routes() -> None:
     assert [f"words n39 u{u}" for u in range(50)] == list(stored.utterances)
 
 
-async def test_several_chunks_are_on_their_way_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import does not wait for each chunk, and never has more than its share under way."""
+async def test_several_chunks_are_in_flight_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import does not wait for each chunk, and never exceeds ``STAGES_MAX``."""
     under_way = most = 0
     stage = Importer._stage
 
@@ -71,8 +71,8 @@ async def test_several_chunks_are_on_their_way_at_a_time(monkeypatch: pytest.Mon
     assert STAGES_MAX == most
 
 
-async def test_failed_chunk_stops_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of an import runs on once one of its chunks has failed."""
+async def test_failed_chunk_cancels_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task of the import runs on after one of its chunks failed."""
     begun: list[int] = []
     ended: list[int] = []
 
@@ -96,8 +96,8 @@ async def test_failed_chunk_stops_those_beside_it(monkeypatch: pytest.MonkeyPatc
     assert sorted(begun) == sorted(ended)
 
 
-async def test_large_payloads_are_cut_to_frames() -> None:
-    """Routes whose metadata and payloads fill frames are imported all the same."""
+async def test_large_payloads_are_split_into_frames() -> None:
+    """Routes with metadata and payloads as large as a chunk are imported."""
     routes = [
         Route(
             name=f"r{n}", utterances=[f"w {n}"], payload="p" * 15_000, metadata={"m": "m" * 15_000}

@@ -1,4 +1,4 @@
-"""Imports: all at once or not at all, whatever happens in between."""
+"""Imports: visible all at once or not at all, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ async def broken_after(routes: list[Route], error: BaseException) -> AsyncIterat
     raise error
 
 
-async def test_nothing_is_seen_before_the_commit() -> None:
-    """Queries see the import whole at its commit and none of it before."""
+async def test_import_is_invisible_before_the_commit() -> None:
+    """Queries see the complete import after its commit, and nothing of it before."""
     counts: list[int] = []
     async with running() as router:
 
@@ -64,8 +64,8 @@ async def test_nothing_is_seen_before_the_commit() -> None:
     assert ("r0007", "words n7 u3") == (answer.route, answer.utterance)
 
 
-async def test_watcher_sees_all_or_nothing() -> None:
-    """A reader beside the import never sees a part of it."""
+async def test_concurrent_reader_sees_all_or_nothing() -> None:
+    """A reader during the import never sees a part of it."""
     async with running() as router:
         importing = asyncio.create_task(router.aimport(stream(many(100, 5))))
         seen = set()
@@ -78,7 +78,7 @@ async def test_watcher_sees_all_or_nothing() -> None:
     assert 100 in seen
 
 
-async def test_replace_removes_what_is_not_named() -> None:
+async def test_replace_removes_other_routes() -> None:
     """With ``replace`` the import is the whole route set; without it, it is added."""
     async with running() as router:
         await router.aput_route(route("old", "old words"))
@@ -96,7 +96,7 @@ async def test_replace_removes_what_is_not_named() -> None:
 
 
 async def test_given_vectors_and_texts_mix(tmp_path: Path) -> None:
-    """Routes with vectors keep them; the rest is encoded; the first part of a name leads."""
+    """Given vectors are kept, other texts are encoded, and the first part of a name counts."""
     encoder = HeldEncoder()
     vector = [0.0] * 63 + [1.0]
     given = Route(name="given", utterances=["anything"], vectors=[vector])
@@ -121,7 +121,7 @@ async def test_given_vectors_and_texts_mix(tmp_path: Path) -> None:
     ids=["empty", "long", "nan"],
 )
 async def test_malformed_route_mid_stream_changes_nothing(spoil: Route) -> None:
-    """One bad route fails the import, leaves no trace and takes no place."""
+    """The import fails and leaves no open import behind."""
     async with running() as router:
         await router.aput_route(route("kept"))
         with pytest.raises((InvalidRoute, InvalidVector)):
@@ -135,7 +135,7 @@ async def test_malformed_route_mid_stream_changes_nothing(spoil: Route) -> None:
 
 @pytest.mark.parametrize("error", [ConnectionResetError("gone"), asyncio.CancelledError()])
 async def test_broken_stream_leaves_no_import_open(error: BaseException) -> None:
-    """However a stream ends early, what was staged without an identity is dropped."""
+    """However the stream breaks, an import without an identity is dropped."""
     async with running() as router:
         for _ in range(IMPORTS_OPEN_MAX + 1):
             with pytest.raises(type(error)):
@@ -148,7 +148,7 @@ async def test_broken_stream_leaves_no_import_open(error: BaseException) -> None
 
 
 async def test_interrupted_import_is_resumed_by_its_identity() -> None:
-    """The second run encodes only what the first had not staged."""
+    """The second run encodes only texts that the first had not staged."""
     encoder = HeldEncoder()
     routes = many(40)
     async with running(encoder=encoder) as router:
@@ -169,8 +169,8 @@ async def test_interrupted_import_is_resumed_by_its_identity() -> None:
     assert 0 == staged
 
 
-async def test_changed_routes_of_a_second_run_are_not_mixed_with_the_first() -> None:
-    """What the first run staged under the same identity never shows up in the second's."""
+async def test_second_run_is_not_mixed_with_the_first() -> None:
+    """Routes that only the first run staged never become visible."""
     async with running() as router:
         with pytest.raises(ConnectionResetError):
             await router.aimport(
@@ -184,7 +184,7 @@ async def test_changed_routes_of_a_second_run_are_not_mixed_with_the_first() -> 
 
 
 async def test_repeated_import_gets_the_same_answer() -> None:
-    """After its commit an import's identity answers for it, and changes nothing."""
+    """After the commit, the same identity returns the outcome and changes nothing."""
     async with running() as router:
         first = await router.aimport(stream(many(20)), import_id="x")
         await router.adelete_route("r0003")
@@ -196,7 +196,7 @@ async def test_repeated_import_gets_the_same_answer() -> None:
 
 
 async def test_rejected_import_can_be_repeated_once_there_is_room() -> None:
-    """A commit that did not fit does not spoil the identity for good."""
+    """A rejected commit does not block the identity for ever."""
     async with running() as router:
         await router.aput_route(route("kept", "one", "two"))
         roomy = await router.aget_settings()
@@ -211,8 +211,8 @@ async def test_rejected_import_can_be_repeated_once_there_is_room() -> None:
     assert ("applied", 40) == (result.status, result.routes)
 
 
-async def test_import_waits_where_the_queue_is_full() -> None:
-    """Utterances of other writes in the queue slow an import down, and do not fail it."""
+async def test_import_waits_while_the_queue_is_full() -> None:
+    """Other writes in the queue slow an import down but do not fail it."""
     encoder = HeldEncoder()
     async with running(encoder=encoder, lanes=1, write_texts_max=60) as router:
         encoder.write_gate.clear()
@@ -232,7 +232,7 @@ async def test_import_waits_where_the_queue_is_full() -> None:
 
 
 async def test_forgotten_imports_make_room_for_new_ones() -> None:
-    """Named imports that nobody resumes do not shut the door for ever."""
+    """Open imports that no client resumes do not block new ones for ever."""
     async with running() as router:
         for number in range(IMPORTS_OPEN_MAX + 2):
             with pytest.raises(ConnectionResetError):
@@ -246,8 +246,8 @@ async def test_forgotten_imports_make_room_for_new_ones() -> None:
     assert staged < IMPORTS_OPEN_MAX
 
 
-async def test_imports_run_side_by_side() -> None:
-    """Several imports at once each arrive whole; runs of one identity agree on the outcome."""
+async def test_imports_run_concurrently() -> None:
+    """Each arrives complete; concurrent runs of one identity agree on the outcome."""
     async with running() as router:
         different = await asyncio.gather(
             *(
@@ -270,7 +270,7 @@ async def test_imports_run_side_by_side() -> None:
 
 
 async def test_queries_go_on_during_a_large_import(tmp_path: Path) -> None:
-    """Five thousand utterances are imported while not one query fails."""
+    """No query fails while five thousand utterances are imported."""
     rows = HashEncoder()
     async with running(tmp_path / "node.sqlite") as router:
         await router.aput_route(route("always", "the one that stays", threshold=-1.0))
@@ -299,7 +299,7 @@ async def test_queries_go_on_during_a_large_import(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("import_id", ["", "a b", "ü", "x" * 65, "a/b", "\ud800"])
 async def test_malformed_identity_is_refused(import_id: str) -> None:
-    """An import's identity is short and plain, so that it fits a header and a log."""
+    """It must be short and fit into a header and a log line."""
     async with running() as router:
         with pytest.raises(ImportRejected):
             await router.aimport(stream(many(1)), import_id=import_id)
@@ -308,7 +308,7 @@ async def test_malformed_identity_is_refused(import_id: str) -> None:
     assert [] == left
 
 
-async def test_query_waits_for_a_slice_of_a_large_import_at_most(
+async def test_query_waits_for_at_most_one_slice_of_a_large_import(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rows are handed to the scorer one slice at a time: nothing queues up before a query."""

@@ -1,4 +1,4 @@
-"""Queries through the whole engine: batching, sharing, refusing, giving up."""
+"""Queries through the whole engine: batching, sharing, overload, deadlines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def asked(router: AdaptiveRouter, *texts: str) -> list[asyncio.Task[Match]
 
 
 async def test_batch_forms_while_the_lane_is_busy(encoder: HeldEncoder) -> None:
-    """What arrives during one encoding is encoded together afterwards, with no window."""
+    """Queries that arrive during one encoding form the next batch, without a window."""
     async with running(encoder=encoder, lanes=1) as router:
         await router.aput_route(route("a"))
         encoder.hold()
@@ -47,7 +47,7 @@ async def test_batch_forms_while_the_lane_is_busy(encoder: HeldEncoder) -> None:
     assert [10] == [len(batch) for batch in encoder.batches]
 
 
-async def test_lone_query_does_not_wait_for_company(encoder: HeldEncoder) -> None:
+async def test_lone_query_does_not_wait_for_a_batch(encoder: HeldEncoder) -> None:
     """Without a window the first query is encoded alone, at once."""
     async with running(encoder=encoder) as router:
         await router.aquery("alone")
@@ -56,7 +56,7 @@ async def test_lone_query_does_not_wait_for_company(encoder: HeldEncoder) -> Non
 
 
 async def test_window_gathers_queries(encoder: HeldEncoder) -> None:
-    """With a window, queries that come one after the other are encoded together."""
+    """With a window, queries that arrive one after the other are encoded together."""
     async with running(encoder=encoder, lanes=1, batch_window_ms=150) as router:
         tasks = await asked(router, "one")
         await asyncio.sleep(0.01)
@@ -66,8 +66,8 @@ async def test_window_gathers_queries(encoder: HeldEncoder) -> None:
     assert [2] == [len(batch) for batch in encoder.batches]
 
 
-async def test_token_budget_splits_what_a_lane_took(encoder: HeldEncoder) -> None:
-    """What is over the budget goes back and is encoded in the next turn, in order."""
+async def test_token_budget_splits_a_batch(encoder: HeldEncoder) -> None:
+    """Queries over the budget go back and are encoded in the next batch, in order."""
     texts = [" ".join(f"w{number}" for _ in range(6)) for number in range(8)]
     async with running(encoder=encoder, lanes=1, batch_tokens_max=16) as router:
         encoder.hold()
@@ -106,8 +106,8 @@ async def test_identical_texts_in_flight_are_encoded_once(encoder: HeldEncoder) 
     assert 99 == shared
 
 
-async def test_later_joiner_sees_what_it_has_written(encoder: HeldEncoder) -> None:
-    """Who joins a flight after a write is answered at that write or later."""
+async def test_query_that_joins_a_flight_sees_its_own_write(encoder: HeldEncoder) -> None:
+    """A caller that joins after its write is answered at that write or later."""
     async with running(encoder=encoder, lanes=1) as router:
         await router.aput_route(route("old", "other"))
         encoder.hold()
@@ -126,8 +126,8 @@ async def test_later_joiner_sees_what_it_has_written(encoder: HeldEncoder) -> No
     assert [written.version] * 2 == [answer.version for answer in answers]
 
 
-async def test_known_text_is_not_encoded_again(encoder: HeldEncoder) -> None:
-    """The cache answers exact repetitions; a measurement goes past it."""
+async def test_cached_text_is_not_encoded_again(encoder: HeldEncoder) -> None:
+    """The cache serves exact repeats; ``use_cache=False`` bypasses it."""
     async with running(encoder=encoder) as router:
         await router.aput_route(route("a"))
         encoder.batches.clear()
@@ -144,15 +144,15 @@ async def test_known_text_is_not_encoded_again(encoder: HeldEncoder) -> None:
 
 
 async def test_measurements_of_one_text_are_not_shared(encoder: HeldEncoder) -> None:
-    """Without the cache, each of several identical queries is encoded."""
+    """With ``use_cache=False`` each of several identical queries is encoded."""
     async with running(encoder=encoder) as router:
         await asyncio.gather(*(router.aquery("x", use_cache=False) for _ in range(7)))
 
     assert 7 == encoder.count_of("x")
 
 
-async def test_cached_embedding_never_serves_a_stale_winner(encoder: HeldEncoder) -> None:
-    """Embeddings are cached, answers are not: a deleted route never wins again."""
+async def test_cached_embedding_never_gives_a_stale_match(encoder: HeldEncoder) -> None:
+    """Embeddings are cached, matches are not: a deleted route never matches again."""
     async with running(encoder=encoder) as router:
         await router.aput_route(route("best", "reset my password", threshold=-1.0))
         await router.aput_route(route("next", "reset my router", threshold=-1.0))
@@ -167,8 +167,8 @@ async def test_cached_embedding_never_serves_a_stale_winner(encoder: HeldEncoder
     assert 1 == encoder.count_of("reset my password")
 
 
-async def test_flood_is_shed_for_real(encoder: HeldEncoder) -> None:
-    """While the lanes stand still, no more than the queue holds is ever accepted."""
+async def test_overload_is_refused(encoder: HeldEncoder) -> None:
+    """While the lanes are blocked, no more queries are accepted than the queue can hold."""
     async with running(encoder=encoder, lanes=1, queue_requests_max=50) as router:
         encoder.hold()
         tasks = await asked(router, *(f"text {number}" for number in range(500)))
@@ -189,7 +189,7 @@ async def test_flood_is_shed_for_real(encoder: HeldEncoder) -> None:
 
 
 async def test_abandoned_queries_are_not_encoded(encoder: HeldEncoder) -> None:
-    """Callers that hang up before their turn cost no encoding, and free their places."""
+    """Queries whose callers have gone are not encoded, and their places become free."""
     async with running(encoder=encoder, lanes=1) as router:
         encoder.hold()
         first = await asked(router, "first")
@@ -208,8 +208,8 @@ async def test_abandoned_queries_are_not_encoded(encoder: HeldEncoder) -> None:
     assert 20 == counters.abandoned
 
 
-async def test_deadline_ends_the_wait_and_the_work(encoder: HeldEncoder) -> None:
-    """A query over its deadline is given up, and not encoded afterwards."""
+async def test_query_over_its_deadline_is_not_encoded(encoder: HeldEncoder) -> None:
+    """It fails at the deadline and is not encoded afterwards."""
     async with running(encoder=encoder, lanes=1) as router:
         encoder.hold()
         first = await asked(router, "first")
@@ -225,8 +225,8 @@ async def test_deadline_ends_the_wait_and_the_work(encoder: HeldEncoder) -> None
     assert 0 == encoder.count_of("too late") + encoder.count_of("also")
 
 
-async def test_encoder_that_breaks_fails_its_batch_only(encoder: HeldEncoder) -> None:
-    """The callers of a failed batch get the error, and the lane lives on."""
+async def test_encoder_error_fails_only_its_batch(encoder: HeldEncoder) -> None:
+    """The callers of that batch get the error, and the lane continues."""
     async with running(encoder=encoder, lanes=1) as router:
         encoder.fails_on = "poison"
         with pytest.raises(EncoderError, match="the model broke") as caught:
@@ -242,7 +242,7 @@ async def test_encoder_that_breaks_fails_its_batch_only(encoder: HeldEncoder) ->
 
 
 async def test_batch_is_answered_in_order_or_not_at_all(encoder: HeldEncoder) -> None:
-    """A batch keeps the order of its texts; one failure fails it without loose ends."""
+    """A batch keeps the order of its texts; one failure fails all of it."""
     async with running(encoder=encoder, lanes=1) as router:
         for name in ("alpha", "beta", "gamma"):
             await router.aput_route(route(name))
@@ -259,8 +259,8 @@ async def test_batch_is_answered_in_order_or_not_at_all(encoder: HeldEncoder) ->
     assert [] == empty
 
 
-async def test_batch_without_room_is_refused_whole(encoder: HeldEncoder) -> None:
-    """A batch is never half accepted; one that could never fit says so."""
+async def test_batch_that_does_not_fit_is_refused(encoder: HeldEncoder) -> None:
+    """A batch is never accepted in part; one that can never fit gets TooLarge."""
     async with running(encoder=encoder, lanes=1, queue_requests_max=10) as router:
         encoder.hold()
         first = await asked(router, "first")
@@ -277,7 +277,7 @@ async def test_batch_without_room_is_refused_whole(encoder: HeldEncoder) -> None
 
 
 async def test_batch_sees_exactly_one_position(encoder: HeldEncoder) -> None:
-    """Two routes that always change together are never seen apart."""
+    """A batch never sees one of two routes that change together without the other."""
     texts = ["left side", "right side"]
     pairs = [[0.0] * 64, [0.0] * 64]
     pairs[0][0] = pairs[1][1] = 1.0
@@ -322,7 +322,7 @@ async def test_batch_sees_exactly_one_position(encoder: HeldEncoder) -> None:
     ],
     ids=repr,
 )
-async def test_malformed_question_is_refused(arguments: dict[str, object]) -> None:
+async def test_malformed_query_is_refused(arguments: dict[str, object]) -> None:
     """Each malformed argument is an InvalidQuery before anything is queued."""
     async with running() as router:
         with pytest.raises(InvalidQuery):
@@ -332,7 +332,7 @@ async def test_malformed_question_is_refused(arguments: dict[str, object]) -> No
     assert 0 == queries
 
 
-async def test_answer_explains_itself() -> None:
+async def test_explained_match_is_consistent() -> None:
     """Candidates, margin and runner-up belong to the same ranking."""
     async with running() as router:
         for name in ("billing refund", "billing receipt", "weather"):

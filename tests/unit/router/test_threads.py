@@ -1,4 +1,4 @@
-"""Callers beside the router's own event loop: other loops, other threads, no loop at all."""
+"""Callers outside the router's event loop: other loops, other threads, no loop."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def test_two_event_loops_share_one_router(tmp_path: Path) -> None:
     assert ["alpha"] * 20 == [answer.route for answer in here]
 
 
-async def test_loop_that_ended_with_its_query_harms_nobody(encoder: HeldEncoder) -> None:
-    """A loop that closes while its query is encoded is forgotten; the scorer lives on."""
+async def test_closed_loop_of_a_caller_is_harmless(encoder: HeldEncoder) -> None:
+    """The loop closes while its query is encoded; the scorer continues."""
     async with running(encoder=encoder, lanes=1) as router:
 
         def abandon() -> None:
@@ -63,8 +63,8 @@ async def test_loop_that_ended_with_its_query_harms_nobody(encoder: HeldEncoder)
     assert "no_routes" == answer.reason
 
 
-async def test_synchronous_names_work_from_another_thread(tmp_path: Path) -> None:
-    """After start, threads beside the loop use the names of release 0.2."""
+async def test_synchronous_methods_work_from_another_thread(tmp_path: Path) -> None:
+    """After start, other threads use the methods of release 0.2."""
     async with running(tmp_path / "node.sqlite") as router:
 
         def use() -> list[str | None]:
@@ -80,8 +80,8 @@ async def test_synchronous_names_work_from_another_thread(tmp_path: Path) -> Non
 
 
 @pytest.mark.may_block
-async def test_synchronous_names_on_the_loops_own_thread() -> None:
-    """A write returns when it is visible; a query would block its own loop and says so."""
+async def test_synchronous_methods_on_the_thread_of_the_loop() -> None:
+    """A write returns when it is visible; a query is refused: it would block its own loop."""
     async with running() as router:
         written = router.add_route(route("alpha"))
         with pytest.raises(ConfigError):
@@ -91,8 +91,8 @@ async def test_synchronous_names_on_the_loops_own_thread() -> None:
     assert ("alpha", written.version) == (answer.route, answer.version)
 
 
-def test_synchronous_query_after_the_loop_ended_says_so() -> None:
-    """A router whose loop was closed under it refuses instead of hanging."""
+def test_synchronous_query_after_the_loop_ended_is_refused() -> None:
+    """The router raises an error instead of waiting for ever."""
     router = AdaptiveRouter(HeldEncoder())
     loop = asyncio.new_event_loop()
     loop.run_until_complete(router.start())
@@ -102,8 +102,8 @@ def test_synchronous_query_after_the_loop_ended_says_so() -> None:
     loop.close()
 
 
-async def test_threads_beside_the_loop_query_in_parallel() -> None:
-    """Many threads may query at once, before anyone else is asked."""
+async def test_threads_query_in_parallel() -> None:
+    """Many threads may query at the same time."""
     async with running() as router:
         await router.aput_route(route("alpha"))
         found: list[str | None] = []

@@ -1,4 +1,4 @@
-"""Vectors at the door, and how long a write with them can be."""
+"""Validation of given vectors, and the size of writes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TEXTS = st.lists(
         max_size=4,
     )
 )
-def test_lists_become_the_rows_that_numpy_makes(given_rows: list[list[float]]) -> None:
-    """The short way of lists gives the bits of the long one, whatever the numbers are."""
+def test_lists_give_the_same_rows_as_numpy(given_rows: list[list[float]]) -> None:
+    """The fast path for lists gives the same bits for all numbers."""
     found = writes._float64s(given_rows, 3)
 
     np.testing.assert_array_equal(np.asarray(given_rows, dtype=np.float64), found)
@@ -38,14 +38,14 @@ def test_lists_become_the_rows_that_numpy_makes(given_rows: list[list[float]]) -
 @pytest.mark.parametrize(
     "row", [["a", 0.0, 0.0], [None, 0.0, 1.0], [1j, 0, 0], [10**400, 0, 0], [2.0, 0, 0]]
 )
-def test_what_is_no_row_of_numbers_is_refused(row: list[float]) -> None:
-    """A list that the short way cannot read is refused as it ever was."""
+def test_row_that_is_not_numbers_is_refused(row: list[float]) -> None:
+    """With the error of NumPy, if the fast path cannot read a list."""
     with pytest.raises(InvalidVector):
         checked_rows([row], 3)
 
 
 def test_sequences_of_every_kind_are_rows() -> None:
-    """Lists, tuples and arrays mean the same."""
+    """Lists, tuples and arrays give equal rows."""
     row = [0.6, 0.0, 0.8]
     kinds = [[row], [tuple(row)], [np.array(row)], np.array([row])]
 
@@ -68,7 +68,7 @@ def test_frame_is_never_longer_than_its_bound(
     assert bound >= size_bytes
 
 
-def test_write_that_is_too_long_is_refused_at_the_door() -> None:
+def test_write_over_the_frame_limit_is_refused() -> None:
     """A write above the bound is encoded to find out its exact size."""
     count = FRAME_BYTES_MAX // 2_048
     mutation = PutRoute("a", tuple(map(str, range(count))), (b"v" * 2_048,) * count)

@@ -1,4 +1,4 @@
-"""Writes through the whole engine: at once visible, durable, refused or taken back."""
+"""Writes through the whole engine: visible, durable, refused or reverted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encoder() -> HeldEncoder:
 
 
 async def test_one_of_two_concurrent_puts_creates_the_route() -> None:
-    """The log decides which one; before it there is nothing to ask."""
+    """The order of the log decides which one."""
     async with running() as router:
         for number in range(20):
             name = f"new{number}"
@@ -43,7 +43,7 @@ async def test_one_of_two_concurrent_puts_creates_the_route() -> None:
 
 
 async def test_writer_reads_its_own_write_under_load() -> None:
-    """Right after a put or a delete the answer follows it, two hundred times, under load."""
+    """A query right after a put or a delete sees it, two hundred times, under load."""
     async with running() as router:
         await router.aput_route(route("rest", "something else", threshold=-1.0))
         stop = asyncio.Event()
@@ -71,7 +71,7 @@ async def test_writer_reads_its_own_write_under_load() -> None:
 
 
 async def test_queries_and_writes_do_not_starve_each_other() -> None:
-    """Under a steady stream of either, the other goes on."""
+    """Under a steady stream of one, the other still makes progress."""
     async with running(lanes=1) as router:
         stop = asyncio.Event()
 
@@ -131,7 +131,7 @@ async def test_queries_and_writes_do_not_starve_each_other() -> None:
     ],
 )
 async def test_malformed_write_changes_nothing(spoil: object, error: type[Exception]) -> None:
-    """Each malformed write is refused by its type, and the state is what it was."""
+    """Each malformed write raises its error, and the state is unchanged."""
     async with running() as router:
         await router.aput_route(route("a"))
         before = (await router.achecksum())["digest"]
@@ -144,8 +144,8 @@ async def test_malformed_write_changes_nothing(spoil: object, error: type[Except
     assert ["a"] == [each.name for each in listed.routes]
 
 
-async def test_route_that_was_spoilt_after_it_was_made_is_refused(encoder: HeldEncoder) -> None:
-    """Fields that were changed behind the model's back are checked again."""
+async def test_route_that_was_changed_to_be_invalid_is_refused(encoder: HeldEncoder) -> None:
+    """Fields that were changed after validation are checked again."""
     async with running(encoder=encoder) as router:
         for spoil in ("", " padded ", "good"):
             made = route("a", "good")
@@ -166,8 +166,8 @@ async def test_route_that_was_spoilt_after_it_was_made_is_refused(encoder: HeldE
     assert ["good"] == stored.utterances
 
 
-async def test_route_is_a_copy_in_and_out() -> None:
-    """Changing what was given or what was returned changes nothing inside."""
+async def test_routes_are_copied() -> None:
+    """Changing a given or a returned route changes nothing in the router."""
     async with running() as router:
         given = Route(name="a", utterances=["x"], metadata={"k": [1]}, payload={"p": [1]})
         await router.aput_route(given)
@@ -185,8 +185,8 @@ async def test_route_is_a_copy_in_and_out() -> None:
     assert ["x"] == again.utterances
 
 
-async def test_conditions_are_judged_at_the_writes_place() -> None:
-    """Of many writers with one If-Match, exactly one succeeds."""
+async def test_preconditions_are_checked_in_log_order() -> None:
+    """Of many writers with the same If-Match, exactly one succeeds."""
     async with running() as router:
         first = await router.aput_route(route("a"))
         assert first.revision is not None
@@ -208,7 +208,7 @@ async def test_conditions_are_judged_at_the_writes_place() -> None:
 
 
 async def test_repeated_write_has_one_effect() -> None:
-    """An op_id that comes again, even at the same moment, gets the first answer."""
+    """A repeated op_id, even a concurrent one, gets the first outcome."""
     options = WriteOptions(op_id=b"o" * 16, request_hash=b"h" * 16)
     async with running() as router:
         answers = await asyncio.gather(*(router.aput_route(route("a"), options) for _ in range(5)))
@@ -229,15 +229,15 @@ async def test_repeated_write_has_one_effect() -> None:
     assert unknown is None
 
 
-def test_malformed_identity_is_a_programmers_error() -> None:
-    """An op_id of another length can be neither sent nor remembered."""
+def test_malformed_write_options_are_refused() -> None:
+    """An op_id and a request hash have 16 bytes."""
     for wrong in ({"op_id": b"short"}, {"request_hash": b"short"}):
         with pytest.raises(ValueError, match="16 bytes"):
             WriteOptions(**wrong)  # type: ignore[arg-type]
 
 
-async def test_large_write_is_admitted_whole_or_not_at_all(encoder: HeldEncoder) -> None:
-    """A refused write leaves nothing in the queue of the lanes."""
+async def test_large_write_is_admitted_completely_or_not_at_all(encoder: HeldEncoder) -> None:
+    """A refused write leaves nothing in the encoding queue."""
     async with running(encoder=encoder, lanes=1, write_texts_max=40) as router:
         large = route("large", *(f"words {number}" for number in range(100)))
         written = await router.aput_route(large)
@@ -255,8 +255,8 @@ async def test_large_write_is_admitted_whole_or_not_at_all(encoder: HeldEncoder)
     assert ["refused"] not in encoder.utterances
 
 
-async def test_writer_that_has_gone_costs_no_encoding(encoder: HeldEncoder) -> None:
-    """The utterances of a cancelled write are dropped from the queue of the lanes."""
+async def test_cancelled_write_is_not_encoded(encoder: HeldEncoder) -> None:
+    """Its utterances are dropped from the encoding queue."""
     async with running(encoder=encoder, lanes=1) as router:
         encoder.write_gate.clear()
         large = route("large", *(f"words {number}" for number in range(200)))
@@ -270,8 +270,8 @@ async def test_writer_that_has_gone_costs_no_encoding(encoder: HeldEncoder) -> N
     assert 2 == len(encoder.utterances)
 
 
-async def test_encoder_that_breaks_fails_the_write_only(encoder: HeldEncoder) -> None:
-    """A write whose utterances cannot be encoded changes nothing, and the lane lives on."""
+async def test_encoder_error_fails_only_its_write(encoder: HeldEncoder) -> None:
+    """A write whose utterances cannot be encoded changes nothing, and the lane continues."""
     async with running(encoder=encoder, lanes=1) as router:
         encoder.fails_on = "poison"
         with pytest.raises((EncoderError, RuntimeError), match="the model broke"):
@@ -281,8 +281,8 @@ async def test_encoder_that_breaks_fails_the_write_only(encoder: HeldEncoder) ->
     assert "applied" == written.status
 
 
-async def test_cancelled_looks_leave_the_threads_alive(tmp_path: Path) -> None:
-    """Whoever hangs up while it waits for a look kills neither applier nor scorer."""
+async def test_cancelled_reads_leave_the_threads_alive(tmp_path: Path) -> None:
+    """Cancelling a read that waits ends neither the applier nor the scorer."""
     async with running(tmp_path / "node.sqlite") as router:
         await router.aput_route(route("a"))
         for _ in range(50):
@@ -302,7 +302,7 @@ async def test_cancelled_looks_leave_the_threads_alive(tmp_path: Path) -> None:
 
 
 async def test_stopped_router_refuses_everything() -> None:
-    """After the stop every call says so, and none answers from what is left in memory."""
+    """Every call raises NotReady; none answers from memory."""
     async with running() as router:
         await router.aput_route(route("a"))
     calls = [
@@ -323,8 +323,8 @@ async def test_stopped_router_refuses_everything() -> None:
             sync()
 
 
-async def test_waiting_writers_are_forgotten_when_they_give_up() -> None:
-    """A writer that does not wait gets ``pending``, and leaves nothing behind."""
+async def test_pending_writes_are_forgotten_after_a_timeout() -> None:
+    """A writer that does not wait gets ``pending``, and its entry is removed."""
     async with running() as router:
         results = await asyncio.gather(
             *(

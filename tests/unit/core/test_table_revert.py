@@ -1,4 +1,4 @@
-"""Goal: a table that was set back or made again is the table that it was."""
+"""Route table: revert and restore give back the same table."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_revert_restores_the_table(
     assert first == world.table.apply(proposal(mutation, 99), Revision(1, 99))
 
 
-def test_restore_gives_the_table_back(world: World) -> None:
-    """From routes, row hashes and imports."""
+def test_restored_table_equals_the_original(world: World) -> None:
+    """It is restored from routes, row hashes and imports."""
     world.do(route("a", "1", "2"))
     world.do(route("b", "1", "2"))
     world.do(ImportBegin("i"))
@@ -87,6 +87,6 @@ def test_restore_gives_the_table_back(world: World) -> None:
 
 
 def test_empty_table_has_the_digest_of_its_settings() -> None:
-    """Two empty nodes with other settings differ."""
+    """Two empty nodes with different settings have different digests."""
     assert RouteTable(SMALL).digest.hex() != RouteTable().digest.hex()
     assert 0 == RouteTable(SMALL).slots_used

@@ -1,4 +1,4 @@
-"""Starting, stopping and failing: nothing is left open, locked or waiting."""
+"""Lifecycle: starting, stopping and failing leave nothing open, locked or waiting."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.unit
 
 
 class SlowStorage(SQLiteStorage):
-    """Real storage whose opening waits until it may."""
+    """Real storage whose opening waits for an event."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -46,7 +46,7 @@ async def assert_not_locked(path: Path) -> None:
 
 
 def test_library_works_without_an_event_loop(tmp_path: Path) -> None:
-    """Before start everything runs on the caller's thread, and no thread is made."""
+    """Before start everything runs on the caller's thread, and no thread is started."""
     before = set(threading.enumerate())
     router = AdaptiveRouter(HashEncoder(), SQLiteStorage(tmp_path / "node.sqlite"))
     router.add_route(route("alpha", "one"))
@@ -63,7 +63,7 @@ def test_library_works_without_an_event_loop(tmp_path: Path) -> None:
 
 @pytest.mark.may_block
 async def test_coroutines_work_before_start(tmp_path: Path) -> None:
-    """What is written and asked before start is there after it, and after a restart."""
+    """Writes before start are visible after it, and after a restart."""
     path = tmp_path / "node.sqlite"
     router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
     await router.aput_route(route("alpha"))
@@ -78,7 +78,7 @@ async def test_coroutines_work_before_start(tmp_path: Path) -> None:
 
 
 async def test_query_during_the_start_is_refused(tmp_path: Path) -> None:
-    """While the database is read, queries are told to come back; nothing opens it twice."""
+    """Queries get NotReady while the database is read, and it is opened only once."""
     storage = SlowStorage(tmp_path / "node.sqlite")
     router = AdaptiveRouter(HashEncoder(), storage)
     starting = asyncio.create_task(router.start())
@@ -100,7 +100,7 @@ async def test_query_during_the_start_is_refused(tmp_path: Path) -> None:
 
 
 async def test_stop_during_the_start_wins(tmp_path: Path) -> None:
-    """A router that is stopped while it starts ends stopped, with nothing locked."""
+    """A router that is stopped while it starts ends stopped, and the file is unlocked."""
     storage = SlowStorage(tmp_path / "node.sqlite")
     router = AdaptiveRouter(HashEncoder(), storage)
     starting = asyncio.create_task(router.start())
@@ -118,7 +118,7 @@ async def test_stop_during_the_start_wins(tmp_path: Path) -> None:
 
 
 async def test_cancelled_start_leaves_nothing_locked(tmp_path: Path) -> None:
-    """A start that is given up closes what its thread opens afterwards."""
+    """A cancelled start closes the database that its thread opens afterwards."""
     storage = SlowStorage(tmp_path / "node.sqlite")
     router = AdaptiveRouter(HashEncoder(), storage)
     starting = asyncio.create_task(router.start())
@@ -135,7 +135,7 @@ async def test_cancelled_start_leaves_nothing_locked(tmp_path: Path) -> None:
 
 
 async def test_cancelled_stop_still_stops(tmp_path: Path) -> None:
-    """A stop that is given up goes on, and the next one waits for its end."""
+    """A cancelled stop continues, and the next one waits for its end."""
     path = tmp_path / "node.sqlite"
     router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
     await router.start()
@@ -150,8 +150,8 @@ async def test_cancelled_stop_still_stops(tmp_path: Path) -> None:
     assert "stopped" == router.status().state
 
 
-async def test_start_that_fails_names_the_reason_and_unlocks(tmp_path: Path) -> None:
-    """Another encoder's database is refused, and can then be opened by its own."""
+async def test_failed_start_reports_the_reason_and_unlocks(tmp_path: Path) -> None:
+    """A database of another encoder is refused, and its own encoder can open it then."""
     path = tmp_path / "node.sqlite"
     async with running(path) as router:
         await router.aput_route(route("alpha"))
@@ -169,7 +169,7 @@ async def test_start_that_fails_names_the_reason_and_unlocks(tmp_path: Path) -> 
     assert "alpha" == answer.route
 
 
-async def test_boot_that_fails_after_the_opening_unlocks(
+async def test_boot_that_fails_after_opening_unlocks_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Running out of memory while the tensor is filled does not keep the file locked."""
@@ -188,7 +188,7 @@ async def test_boot_that_fails_after_the_opening_unlocks(
 
 
 async def test_second_router_on_one_file_is_refused(tmp_path: Path) -> None:
-    """One process serves a file; the other is told so and harms nothing."""
+    """Only one process may use a file; the second gets an error and changes nothing."""
     path = tmp_path / "node.sqlite"
     async with running(path) as first:
         second = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
@@ -200,8 +200,8 @@ async def test_second_router_on_one_file_is_refused(tmp_path: Path) -> None:
     assert "applied" == written.status
 
 
-async def test_started_router_is_not_closed_by_half(tmp_path: Path) -> None:
-    """``close`` is for routers without threads; of a started one it does nothing."""
+async def test_close_of_a_started_router_is_refused(tmp_path: Path) -> None:
+    """``close`` is for routers without threads; it raises and changes nothing."""
     path = tmp_path / "node.sqlite"
     async with running(path) as router:
         with pytest.raises(ConfigError):
@@ -212,8 +212,8 @@ async def test_started_router_is_not_closed_by_half(tmp_path: Path) -> None:
     assert "no_routes" == answer.reason
 
 
-async def test_scorer_that_ends_is_told_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that dies makes the node not ready; looks and stop do not wait for it."""
+async def test_dead_scorer_makes_the_node_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads and stop do not wait for the dead thread."""
     ended = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())
     async with running() as router:
@@ -236,8 +236,8 @@ async def test_scorer_that_ends_is_told_and_hangs_nobody(monkeypatch: pytest.Mon
     assert isinstance(written[0], NotReady)
 
 
-async def test_status_never_blocks_and_follows_the_state(tmp_path: Path) -> None:
-    """Before, during and after its life a router says how it is."""
+async def test_status_never_blocks(tmp_path: Path) -> None:
+    """Before the start, while the router runs, and after the stop."""
     path = tmp_path / "node.sqlite"
     router = AdaptiveRouter(HashEncoder(), SQLiteStorage(path))
     new = router.status()
@@ -261,7 +261,7 @@ async def test_status_never_blocks_and_follows_the_state(tmp_path: Path) -> None
 
 
 async def test_threads_end_with_the_router() -> None:
-    """After the stop not one thread of the router is left."""
+    """No thread of the router is left after the stop."""
     before = set(threading.enumerate())
     async with running(lanes=4) as router:
         await router.aput_route(route("alpha"))
@@ -279,8 +279,8 @@ async def test_threads_end_with_the_router() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thread has a nice value on Linux only")
 @pytest.mark.parametrize("nice", [0, 3])
-async def test_lanes_and_applier_give_way(nice: int) -> None:
-    """By what the settings say, to the scorer and to the caller's thread."""
+async def test_lanes_and_applier_have_a_lower_priority(nice: int) -> None:
+    """Lower than the scorer and the caller's thread, as the settings say."""
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     behind = min(own + nice, 19)
     wanted = dict.fromkeys(("encoder-0", "encoder-1", "applier"), behind) | {"scorer": own}

@@ -1,4 +1,4 @@
-"""Goal: the lowest free number comes next, whatever came before."""
+"""Free numbers: the lowest one is always next."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def in_use(*numbers: int) -> FreeNumbers:
 
 
 def test_first_numbers_are_the_lowest() -> None:
-    """Nothing is in use, so counting starts at 0."""
+    """From 0, if none is in use."""
     assert [0, 1, 2] == FreeNumbers().peek(3)
 
 
 def test_peek_claims_nothing() -> None:
-    """Two looks see the same numbers."""
+    """Two calls return the same numbers."""
     numbers = in_use(0, 2)
 
     assert numbers.peek(3) == numbers.peek(3) == [1, 3, 4]
 
 
 def test_freed_numbers_come_before_new_ones() -> None:
-    """Holes are filled from below before the high water rises."""
+    """Holes are filled, lowest first, before the high water rises."""
     numbers = in_use(*range(6))
     numbers.free(4)
     numbers.free(1)
@@ -39,7 +39,7 @@ def test_freed_numbers_come_before_new_ones() -> None:
 
 
 def test_high_water_falls_with_the_highest_number() -> None:
-    """It follows from what is in use, so a restored replica has the same."""
+    """It depends only on the numbers in use, so a restored replica has the same."""
     numbers = in_use(0, 1, 2, 3)
     numbers.free(2)
     numbers.free(3)
@@ -48,8 +48,7 @@ def test_high_water_falls_with_the_highest_number() -> None:
     assert free_numbers(in_use(0, 1)) == free_numbers(numbers)
 
 
-def test_last_number_freed_starts_over() -> None:
-    """An empty set has no memory."""
+def test_numbers_start_over_after_the_last_is_freed() -> None:
     numbers = in_use(7)
     numbers.free(7)
 
@@ -57,7 +56,7 @@ def test_last_number_freed_starts_over() -> None:
 
 
 def test_claim_above_the_high_water_leaves_a_hole() -> None:
-    """Skipped numbers are free, and come next."""
+    """Skipped numbers are free and come next."""
     numbers = FreeNumbers()
     numbers.claim(3)
 
@@ -65,14 +64,13 @@ def test_claim_above_the_high_water_leaves_a_hole() -> None:
 
 
 def test_number_in_use_cannot_be_claimed() -> None:
-    """A second owner would be a bug, and shows as one."""
     with pytest.raises(KeyError):
         in_use(0, 1).claim(0)
 
 
 @pytest.mark.parametrize("number", [-1, 1, 5])
 def test_number_not_in_use_cannot_be_freed(number: int) -> None:
-    """Neither one that was never claimed nor one that is free already."""
+    """Whether it was never claimed or was freed before."""
     numbers = in_use(0, 1, 2)
     numbers.free(1)
 
@@ -80,14 +78,14 @@ def test_number_not_in_use_cannot_be_freed(number: int) -> None:
         numbers.free(number)
 
 
-def test_claim_all_is_for_a_boot_only() -> None:
-    """Numbers in use before would be forgotten."""
+def test_claim_all_needs_unused_numbers() -> None:
+    """It is for the boot: numbers in use before would be lost."""
     with pytest.raises(AssertionError, match="this is a bug"):
         in_use(0).claim_all([1])
 
 
 def test_heap_does_not_grow_with_use() -> None:
-    """A full tensor whose rows are rewritten for ever looks at no free slots."""
+    """When rows of a full tensor are rewritten, numbers are freed without a peek."""
     numbers = in_use(*range(10))
     for _ in range(5_000):
         numbers.free(4)
