@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make a base image out of Debian packages, for machines that reach no image registry.
+# Make a base image from Debian packages, for machines without access to an image registry.
 #
 # Usage: deploy/base-image.sh [TAG]
 # Then:  docker build --build-arg BASE_IMAGE=TAG --network host ...
-# Needs root, docker and debootstrap; takes packages from the mirror that apt uses here.
+# Needs root, docker and debootstrap; uses the same package mirror as apt on this machine.
 set -euo pipefail
 
 tag="${1:-synaptoroute-base:local}"
@@ -15,7 +15,7 @@ if docker image inspect "$tag" >/dev/null 2>&1; then
   exit 0
 fi
 
-# The first mirror of this machine's own sources, in either of apt's two formats.
+# The first mirror in the sources of this machine, in either of apt's two formats.
 mirror_of_apt() {
   local file
   for file in /etc/apt/sources.list.d/*.sources; do
@@ -35,7 +35,7 @@ then
   tail -n 20 "$log" >&2
   exit 1
 fi
-# A proxy's certificate authority that this machine trusts must be trusted inside too.
+# The image must trust the certificate authority of a proxy that this machine trusts.
 install -m 644 /etc/ssl/certs/ca-certificates.crt "$tree/etc/ssl/certs/ca-certificates.crt"
 rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* \
   "$tree"/usr/share/{doc,man,locale}/* "$tree"/var/log/*.log

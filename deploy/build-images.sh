@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Build the images that the container tests use: synaptoroute-{node,coordinator,redis,haproxy}:test.
 #
-# Where a registry is reached, BASE_IMAGE may name any Debian with python3 and its venv module;
-# without one a base is made out of Debian packages, and Redis and HAProxy come from there, too.
-# NO_CACHE=1 builds every layer anew, as on a machine that has never built them.
+# With a registry, BASE_IMAGE may name any Debian with python3 and its venv module.  Without one,
+# a base image is made from Debian packages, and Redis and HAProxy come from Debian, too.
+# NO_CACHE=1 builds every layer again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +18,7 @@ fi
 build() {
   local name="$1" started=$SECONDS
   shift
-  # Steps that install packages use the host's network: it is the one that reaches the mirrors.
+  # Steps that install packages use the network of the host, which can reach the mirrors.
   docker build --quiet --network host --build-arg "BASE_IMAGE=$base" \
     --tag "synaptoroute-$name:$tag" "${cache[@]}" "$@" >/dev/null 2>"$log" \
     || { tail -n 40 "$log" >&2; exit 1; }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Requests at a steady pace through one door, and what went wrong with any of them.
+"""Send requests at a steady rate to one address, and report what failed.
 
 Run: deploy/load.py http://127.0.0.1:8080 --rate 50 --seconds 120
-Nine of ten are queries; the tenth is a write with an Idempotency-Key, to one of its own routes
-(`load-...`).  Exits 1 if any request failed.
+Nine of ten requests are queries; the tenth is a write with an Idempotency-Key, to one of the
+routes `load-...`.  Exits 1 if any request failed.
 
-Rule: the pace is that of a clock and never that of the answers.  A request that could not be sent
-in time is sent as soon as it can be, and its time counts from when it was due.
+The rate follows a clock, not the answers.  A request that could not be sent in time is sent as
+soon as possible, and its latency counts from when it was due (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _ROUTES = 20
 
 @dataclass
 class Load:
-    """Sends queries, and every tenth time a write with an Idempotency-Key.
+    """Sends queries, and every tenth request a write with an Idempotency-Key.
 
     Attributes:
-        door: Where to.
-        rate: Requests a second, all workers together.
-        has_writes: Whether there are writes at all.
-        api_key: Sent with every request; empty for none.
-        failures: What went wrong, one text a request.
-        writes: Versions of the writes that were acknowledged.
-        waits: Seconds from when each request was due to its answer, failed ones too.
-        seconds: How long the load lasted; 0 until it has ended.
+        door: Address.
+        rate: Requests per second of all workers together.
+        has_writes: Whether to send writes.
+        api_key: API key of every request; empty for none.
+        failures: One message per failed request.
+        writes: Versions of the acknowledged writes.
+        waits: Seconds from when each request was due to its answer, including failed ones.
+        seconds: Duration of the load; 0 until it has ended.
     """
 
     door: str
@@ -80,7 +80,7 @@ class Load:
         self.seconds = time.monotonic() - self._began
 
     def figures(self) -> dict[str, object]:
-        """What a report says of this load; milliseconds count from when a request was due."""
+        """Summarize the load; latencies count from when a request was due."""
         ranked = sorted(self.waits)
 
         def share(percent: int) -> float:
@@ -123,7 +123,7 @@ class Load:
             self.writes.append(answer.headers["SR-Version"])
 
     def _at(self) -> str:
-        """Seconds since the load began."""
+        """Format the seconds since the load began."""
         return f"after {time.monotonic() - self._began:.1f} s"
 
     def _send(self, client: httpx.Client, count: int) -> httpx.Response:
@@ -136,10 +136,10 @@ class Load:
 
 
 def main() -> int:
-    """Run a load and say how it went."""
-    parser = argparse.ArgumentParser(description="Send queries and writes at a steady pace.")
+    """Run a load and print its summary."""
+    parser = argparse.ArgumentParser(description="Send queries and writes at a steady rate.")
     parser.add_argument("door")
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--read-only", action="store_true", help="send no writes")

@@ -1,4 +1,4 @@
-"""Ask one URL and exit 0 if the answer is 2xx; what the images' HEALTHCHECK runs.
+"""HEALTHCHECK of the images: request one URL and exit with 0 if the answer is 2xx.
 
 Standard library only, so that it starts in tens of milliseconds and works in every image.
 """
@@ -13,9 +13,9 @@ ANSWER_SECONDS_MAX = 2.0
 
 
 def main(arguments: list[str]) -> int:
-    """Ask the URL in the first argument, or in PROBE_URL; 0 if the answer is good."""
+    """Request the URL in the first argument, or in PROBE_URL."""
     url = arguments[0] if arguments else os.environ["PROBE_URL"]
-    # A proxy in the environment is not meant for the container's own loopback.
+    # The environment may set a proxy, which must not be used for the loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=ANSWER_SECONDS_MAX):

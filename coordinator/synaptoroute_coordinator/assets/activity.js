@@ -1,4 +1,4 @@
-// What happened, and what an operator may do about it.
+// Events, actions, backups and the audit log.
 
 import { get, post, state, watch } from "./api.js";
 import { bytes, clock, h, scroll, toast } from "./dom.js";
@@ -7,7 +7,7 @@ import { eventLine } from "./fleet.js";
 export function show(main) {
   const isAdmin = state.session?.scopes.includes("admin");
   const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
-  const record = scroll("Who did what");
+  const record = scroll("Audit log");
   const backups = scroll("Backups");
   const node = h("select", { id: "action-node" });
   const orphans = h("section", { class: "card", hidden: true });
@@ -31,28 +31,28 @@ export function show(main) {
   const isVoter = () => state.view?.nodes.find((each) => each.name === node.value)?.role === "voter";
   const voter = h("button", { type: "button", disabled: !isAdmin, onclick: (event) => {
     const vote = !isVoter();
-    const question = vote ? `Let ${node.value} vote on recoveries?` : `Let ${node.value} vote no longer?`;
+    const question = vote ? `Give ${node.value} a vote on recoveries?` : `Remove the vote of ${node.value}?`;
     if (confirm(question)) act("voter", () => ({ node: node.value, vote }))(event);
   } }, "Voter");
-  const nameVoter = () => { voter.textContent = isVoter() ? "Unmake a voter" : "Make a voter"; };
+  const nameVoter = () => { voter.textContent = isVoter() ? "Remove vote" : "Give vote"; };
   node.addEventListener("change", nameVoter);
   main.append(h("div", { class: "grid wide-left" },
     h("section", { class: "card" }, h("header", {}, h("h1", {}, "Activity")), events),
     h("div", { class: "grid" },
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Actions"),
-        !isAdmin && h("span", { class: "tag" }, "need the scope admin")),
+        !isAdmin && h("span", { class: "tag" }, "requires the scope admin")),
       h("div", { class: "row" },
         button("Compare digests", "audit"), button("Compare memory and disk", "audit?depth=rows"),
         button("Take a backup", "backup"), button("Trim the log", "trim", () => ({ retain_entries: 10000 }))),
-      h("div", { class: "field" }, h("label", { for: "action-node" }, "On one node"),
+      h("div", { class: "field" }, h("label", { for: "action-node" }, "One node"),
         h("div", { class: "row" }, h("div", { class: "grow" }, node),
           button("Scrub", "scrub", () => ({ node: node.value })), voter,
           h("button", { type: "button", class: "danger", disabled: !isAdmin, onclick: (event) => {
-            if (confirm(`Have ${node.value} throw its state away and take another node's?`)) act("resync", () => ({ node: node.value }))(event);
+            if (confirm(`Discard the state of ${node.value} and install the snapshot of another node?`)) act("resync", () => ({ node: node.value }))(event);
           } }, "Resync")))),
       orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
-      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Who did what")), record))));
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record))));
   let shown = "";
   const stop = watch((what) => {
     if (what !== "view") events.replaceChildren(...[...state.events].reverse().map(eventLine));
@@ -69,29 +69,29 @@ export function show(main) {
 }
 
 function drawRecord(record, actions) {
-  if (!actions.length) { record.replaceChildren(h("p", { class: "empty" }, "Nothing was done yet.")); return; }
+  if (!actions.length) { record.replaceChildren(h("p", { class: "empty" }, "No actions yet.")); return; }
   record.replaceChildren(h("table", { class: "record" },
-    h("thead", {}, h("tr", {}, ["When", "Who", "What", "Outcome"].map((text) => h("th", { scope: "col" }, text)))),
+    h("thead", {}, h("tr", {}, ["Time", "Actor", "Action", "Result"].map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, actions.slice(0, 30).map((each) => h("tr", {},
       h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", {}, each.action),
       h("td", {}, h("span", { class: `tag ${each.outcome === "done" ? "ok" : "bad"}` }, each.outcome), " ",
         h("span", { class: "muted small" }, each.detail)))))));
 }
 
-// Writes that a server which lost had taken; they can be made again.
+// Writes accepted by a Redis server that lost a failover; they can be repeated.
 function drawOrphans(card, found, act) {
   card.hidden = !found.length;
-  card.replaceChildren(h("header", {}, h("h2", {}, "Left behind by a recovery"), h("span", { class: "tag warn" }, found.length)),
-    scroll("Left behind by a recovery", h("table", {},
-      h("thead", {}, h("tr", {}, ["Node", "Was", "What", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Do"))))),
+  card.replaceChildren(h("header", {}, h("h2", {}, "Orphaned writes"), h("span", { class: "tag warn" }, found.length)),
+    scroll("Orphaned writes", h("table", {},
+      h("thead", {}, h("tr", {}, ["Node", "Position", "Write", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Action"))))),
       h("tbody", {}, found.slice(0, 50).map((each) => h("tr", {},
         h("td", {}, each.node), h("td", {}, each.version), h("td", {}, `${each.kind} ${each.route ?? ""}`),
-        h("td", {}, h("button", { type: "button", class: "quiet", onclick: act("orphan", () => ({ node: each.node, op_id: each.op_id })) }, "Make again"))))))));
+        h("td", {}, h("button", { type: "button", class: "quiet", onclick: act("orphan", () => ({ node: each.node, op_id: each.op_id })) }, "Repeat"))))))));
 }
 
 function drawBackups(backups, kept) {
-  if (!kept.is_on) { backups.replaceChildren(h("p", { class: "muted" }, "No folder for backups is set.")); return; }
-  if (!kept.backups.length) { backups.replaceChildren(h("p", { class: "muted" }, "No backup yet.")); return; }
+  if (!kept.is_on) { backups.replaceChildren(h("p", { class: "muted" }, "No backup store is configured.")); return; }
+  if (!kept.backups.length) { backups.replaceChildren(h("p", { class: "muted" }, "No backups yet.")); return; }
   backups.replaceChildren(h("table", {},
     h("thead", {}, h("tr", {}, ["Taken", "Position", "Size"].map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, kept.backups.slice(0, 10).map((each) => h("tr", {},

@@ -1,4 +1,4 @@
-// The fleet API: documents, problems, and the stream that keeps the page up to date.
+// Client of the fleet API: documents, problems, and the event stream.
 
 export class Problem extends Error {
   constructor(status, document) {
@@ -31,18 +31,18 @@ export const post = async (path, body) => (await call("POST", path, { body })).d
 
 export const routePath = (name) => `/v1/routes/${encodeURIComponent(name)}`;
 
-// What the page knows; views subscribe to it.
+// State of the page; views subscribe to changes.
 export const state = { view: null, events: [], session: null, history: new Map(), connected: false };
-const watchers = new Set();
+const subscribers = new Set();
 
-export function watch(watcher) {
-  watchers.add(watcher);
-  if (state.view) watcher("view");
-  return () => watchers.delete(watcher);
+export function watch(subscriber) {
+  subscribers.add(subscriber);
+  if (state.view) subscriber("view");
+  return () => subscribers.delete(subscriber);
 }
 
-function tell(what) {
-  for (const watcher of [...watchers]) watcher(what);
+function notify(what) {
+  for (const subscriber of [...subscribers]) subscriber(what);
 }
 
 const HISTORY = 150;
@@ -69,19 +69,19 @@ export function follow() {
     state.view = JSON.parse(message.data);
     state.connected = true;
     remember(state.view);
-    tell("view");
+    notify("view");
   });
   stream.addEventListener("event", (message) => {
     const event = JSON.parse(message.data);
     if (state.events.some((known) => known.number === event.number && known.at_ms === event.at_ms)) return;
     state.events.push(event);
     if (state.events.length > EVENTS) state.events.shift();
-    tell("event");
+    notify("event");
   });
-  stream.addEventListener("open", () => { state.connected = true; tell("connection"); });
+  stream.addEventListener("open", () => { state.connected = true; notify("connection"); });
   stream.addEventListener("error", () => {
     state.connected = false;
-    tell("connection");
+    notify("connection");
     if (stream.readyState === EventSource.CLOSED) setTimeout(resume, 2000);
   });
 }

@@ -1,4 +1,4 @@
-// The page: which view, who is signed in, what is alarming.
+// The page: routing between views, the session, and alarms.
 
 import { call, follow, get, onSignedOut, state, unfollow, watch } from "./api.js";
 import { byId, h, toast } from "./dom.js";

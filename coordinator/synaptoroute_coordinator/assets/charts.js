@@ -1,8 +1,8 @@
-// Drawings: all SVG, all from numbers, all with words for who cannot see them.
+// Charts: SVG made from numbers, each with a text alternative.
 
 import { s } from "./dom.js";
 
-// A digest as a picture: five by five cells, mirrored.  Equal states look equal at a glance.
+// A digest as an identicon: five by five cells, mirrored.  Equal digests look equal.
 export function glyph(digest, title) {
   const bits = parseInt(digest.slice(0, 8) || "0", 16);
   const hue = parseInt(digest.slice(8, 12) || "0", 16) % 360;
@@ -50,7 +50,7 @@ export function meter(share, title) {
 
 const TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
-// One line an entry, newest on top; a dot where each node has made it visible.
+// One line per entry, newest on top, with a dot at the time each node made it visible.
 export function timeline(entries, nodes) {
   const left = 190, right = 24, rowHeight = 23, top = 24, width = 820;
   const height = top + entries.length * rowHeight + 8;
@@ -60,7 +60,7 @@ export function timeline(entries, nodes) {
   const limit = TICKS.find((tick) => tick >= most * 1.05) ?? most;
   const x = (ms) => left + (Math.log10(Math.max(.5, ms) / .5) / Math.log10(limit / .5)) * (width - left - right);
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": `The newest ${entries.length} entries and how long each node took to show them` });
+    "aria-label": `Time from the log to each node for the newest ${entries.length} entries` });
   for (const tick of TICKS.filter((value) => value <= limit)) {
     svg.append(s("line", { class: "axis", x1: x(tick), x2: x(tick), y1: top - 6, y2: height - 4 }),
       s("text", { class: "tick", x: x(tick), y: 12, "text-anchor": "middle" }, tick >= 1000 ? `${tick / 1000} s` : `${tick} ms`));
@@ -110,7 +110,7 @@ export function candidates(list) {
   return svg;
 }
 
-// Shares side by side, in words too.
+// Bars of shares, with labels.
 export function compare(rows) {
   const left = 190, width = 560, rowHeight = 34;
   const svg = s("svg", { class: "compare", viewBox: `0 0 ${width} ${rows.length * rowHeight}`, role: "img",

@@ -1,4 +1,4 @@
-// Conflicts: utterances of different routes that say nearly the same.
+// Conflicts: similar utterances of different routes.
 
 import { get } from "./api.js";
 import { h, whole } from "./dom.js";
@@ -16,9 +16,9 @@ export function show(main) {
       const found = await get(`/v1/conflicts?limit=100&similarity_min=${least.value}`);
       if (mine !== asked) return;
       const part = found.rows_compared < found.rows ? `the first ${whole(found.rows_compared)} of ` : "";
-      note.textContent = `${found.conflicts.length === 100 ? "The 100 nearest" : found.conflicts.length} pairs among ${part}${whole(found.rows)} utterances at ${found.version}`;
+      note.textContent = `${found.conflicts.length === 100 ? "The 100 most similar" : found.conflicts.length} pairs among ${part}${whole(found.rows)} utterances at ${found.version}`;
       list.replaceChildren(...found.conflicts.map(pair));
-      if (!found.conflicts.length) list.append(h("p", { class: "empty" }, "No two routes come this close."));
+      if (!found.conflicts.length) list.append(h("p", { class: "empty" }, "No two routes have such similar utterances."));
     } catch (problem) { note.textContent = problem.message; }
   };
   let waiting = 0;
@@ -29,8 +29,8 @@ export function show(main) {
   });
   main.append(h("section", { class: "card" },
     h("header", {}, h("div", {}, h("h1", {}, "Conflicts"),
-      h("p", { class: "muted" }, "A query that means what both say goes to either route by a hair."))),
-    h("div", { class: "row" }, h("label", { for: "least" }, "Least similarity ", shown), h("div", { class: "grow" }, least)), note),
+      h("p", { class: "muted" }, "Similar utterances of two routes: queries like them may match either route."))),
+    h("div", { class: "row" }, h("label", { for: "least" }, "Minimum similarity ", shown), h("div", { class: "grow" }, least)), note),
   h("section", { class: "card" }, list));
   look();
   return () => {};

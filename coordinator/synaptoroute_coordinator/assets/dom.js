@@ -1,4 +1,4 @@
-// Elements without markup: text is always text, so nothing that a route says is ever run.
+// DOM elements without markup: text is always text, so no route can inject a script.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -22,7 +22,7 @@ export const h = (tag, properties, ...children) =>
 export const s = (tag, properties, ...children) =>
   fill(document.createElementNS(SVG, tag), properties, children);
 
-// What may be wider than the screen is scrolled on its own, by the keyboard too.
+// Wide content scrolls in its own container, which the keyboard can reach.
 export const scroll = (label, ...children) =>
   h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...children);
 

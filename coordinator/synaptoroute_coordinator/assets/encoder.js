@@ -1,4 +1,4 @@
-// The encoder: which one serves, which could, and the steps from one to the other.
+// Encoders: the serving one, the others, and the steps to switch.
 
 import { get, post, state } from "./api.js";
 import { compare, meter } from "./charts.js";
@@ -6,7 +6,7 @@ import { h, scroll, toast, whole } from "./dom.js";
 
 const KEPT = "synaptoroute.labelled";
 const LOOK_MS = 1500;
-const STEPS = { generating: "making vectors", keeping: "keeping the vectors that serve", switching: "switching",
+const STEPS = { generating: "encoding utterances", keeping: "keeping the present vectors", switching: "switching",
   done: "done", failed: "failed" };
 
 export function show(main) {
@@ -44,19 +44,19 @@ export function show(main) {
     localStorage.setItem(KEPT, texts.value);
     const cases = casesOf(texts.value);
     if (!chosen.value) { wrong.textContent = "No other encoder has all its vectors yet."; return; }
-    if (!cases.length) { wrong.textContent = "Write some labelled texts first."; return; }
+    if (!cases.length) { wrong.textContent = "Enter some labelled texts first."; return; }
     try { drawTrial(outcome, await post("/v1/encoders/trial", { encoder: chosen.value, texts: cases })); }
     catch (problem) { wrong.textContent = problem.message; }
   };
   main.append(
     h("section", { class: "card intro" }, h("h1", {}, "Encoder"),
-      h("p", { class: "muted" }, "Every node changes at one place of the log. No query fails, and the way back is as short.")),
+      h("p", { class: "muted" }, "All nodes switch at one position of the log. No query fails, and you can switch back.")),
     list,
     h("section", { class: "card" },
       h("header", {}, h("h2", {}, "Try it on labelled texts"), h("span", { class: "muted small" }, "Changes nothing")),
       h("form", { class: "grid two", onsubmit: tryIt },
         h("div", {},
-          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text a line, => and its route; nothing after => for none"), texts),
+          h("div", { class: "field" }, h("label", { for: "trial-texts" }, "One text per line, => and its route; nothing after => for no route"), texts),
           h("div", { class: "row" }, h("div", { class: "grow" }, h("label", { class: "sr-only", for: "trial-encoder" }, "Encoder to try"), chosen),
             h("button", { type: "submit", class: "primary" }, "Try")), wrong),
         outcome)));
@@ -75,7 +75,7 @@ const title = (each) => each.name ? each.name.split("/").pop() : each.encoder.sl
 function card(each, found, act, isAdmin) {
   const work = found.work.find((one) => one.encoder === each.encoder && one.step !== "done");
   const isWhole = each.vectors > 0 && each.missing_texts === 0;
-  const lacking = each.missing_nodes;
+  const missing = each.missing_nodes;
   const button = (text, step, extra, question) =>
     h("button", { type: "button", disabled: !isAdmin, ...extra, onclick: act(step, each.encoder, question) }, text);
   const isBusy = work && work.step !== "failed";
@@ -83,20 +83,20 @@ function card(each, found, act, isAdmin) {
     h("header", {},
       h("div", {}, h("h2", {}, title(each)), h("code", { class: "muted" }, each.encoder.slice(0, 24))),
       h("span", { class: `tag ${each.is_serving ? "ok" : isWhole ? "info" : ""}` },
-        each.is_serving ? "serves" : isBusy ? STEPS[work.step] : isWhole ? "ready to switch to" : "stands by")),
-    lacking.length > 0 && h("p", { class: "wrong" }, `${lacking.join(", ")} ${lacking.length > 1 ? "do" : "does"} not have it: start with next_model set to it.`),
+        each.is_serving ? "serving" : isBusy ? STEPS[work.step] : isWhole ? "ready to switch to" : "standby")),
+    missing.length > 0 && h("p", { class: "wrong" }, `${missing.join(", ")} ${missing.length > 1 ? "do" : "does"} not have this encoder: start with next_model set to it.`),
     isBusy && h("div", { class: "field" },
       meter(work.total_texts ? work.done_texts / work.total_texts : 0, `${work.done_texts} of ${work.total_texts} texts`),
       h("p", { class: "small muted" }, `${STEPS[work.step]} on ${work.node}: ${whole(work.done_texts)} of ${whole(work.total_texts)} texts`)),
     work?.step === "failed" && h("p", { class: "wrong" }, `${work.node}: ${work.detail}`),
     !each.is_serving && each.vectors > 0 && !isBusy && h("p", { class: "muted" },
-      `${whole(each.vectors)} vectors are staged${each.missing_texts ? `, ${whole(each.missing_texts)} texts lack theirs` : ", none is lacking"}.`),
-    each.is_serving && h("p", { class: "muted" }, `${each.serving_nodes.length} nodes answer with it.`),
+      `${whole(each.vectors)} vectors are staged${each.missing_texts ? `, ${whole(each.missing_texts)} texts have none yet` : ", none is missing"}.`),
+    each.is_serving && h("p", { class: "muted" }, `${each.serving_nodes.length} nodes use it.`),
     !each.is_serving && !isBusy && h("div", { class: "row" },
-      !isWhole && button(each.vectors ? "Make what is lacking" : "Make its vectors", "generate", { disabled: !isAdmin || lacking.length > 0 }),
-      button("Switch to it", "switch", { class: "primary", disabled: !isAdmin || !each.vectors || lacking.length > 0 },
-        "Have every node change its encoder now?"),
-      each.vectors > 0 && button("Drop its vectors", "drop", { class: "danger" }, "Forget these vectors? They would have to be made again.")));
+      !isWhole && button(each.vectors ? "Encode the missing texts" : "Encode all texts", "generate", { disabled: !isAdmin || missing.length > 0 }),
+      button("Switch to this encoder", "switch", { class: "primary", disabled: !isAdmin || !each.vectors || missing.length > 0 },
+        "Switch all nodes to this encoder now?"),
+      each.vectors > 0 && button("Delete its vectors", "drop", { class: "danger" }, "Delete these vectors? To use the encoder again, all texts must be encoded again.")));
 }
 
 function casesOf(text) {
@@ -105,14 +105,14 @@ function casesOf(text) {
 }
 
 function drawTrial(outcome, trial) {
-  const words = (standing) => standing.route ?? "no route";
+  const words = (answer) => answer.route ?? "no route";
   outcome.replaceChildren(
-    compare([{ name: "serves now", share: trial.correct_before / trial.texts, text: `${trial.correct_before} of ${trial.texts} right` },
-      { name: "tried", share: trial.correct_after / trial.texts, text: `${trial.correct_after} of ${trial.texts} right` },
-      { name: `tried, threshold ${trial.threshold_best}`, share: trial.correct_best / trial.texts, text: `${trial.correct_best} of ${trial.texts} right` }]),
-    trial.changed.length ? scroll("Texts that would go elsewhere", h("table", {},
-      h("thead", {}, h("tr", {}, ["Text", "Now", "Then", "Belongs to"].map((text) => h("th", { scope: "col" }, text)))),
+    compare([{ name: "serving", share: trial.correct_before / trial.texts, text: `${trial.correct_before} of ${trial.texts} right` },
+      { name: "candidate", share: trial.correct_after / trial.texts, text: `${trial.correct_after} of ${trial.texts} right` },
+      { name: `candidate, threshold ${trial.threshold_best}`, share: trial.correct_best / trial.texts, text: `${trial.correct_best} of ${trial.texts} right` }]),
+    trial.changed.length ? scroll("Texts with a different answer", h("table", {},
+      h("thead", {}, h("tr", {}, ["Text", "Now", "Candidate", "Expected"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, trial.changed.map((each) => h("tr", {}, h("td", {}, each.text), h("td", {}, words(each.before)),
         h("td", { class: each.after.route === each.expected ? "right" : "" }, words(each.after)), h("td", {}, each.expected ?? "none"))))))
-      : h("p", { class: "muted" }, "No text would go elsewhere."));
+      : h("p", { class: "muted" }, "No text has a different answer."));
 }

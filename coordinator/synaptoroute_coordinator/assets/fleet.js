@@ -1,4 +1,4 @@
-// The fleet at a glance: does it agree, is it keeping up, how busy is it.
+// Overview of the fleet: agreement, lag and load.
 
 import { get, post, state, watch } from "./api.js";
 import { dot, glyph, meter, ring, spark, timeline } from "./charts.js";
@@ -17,11 +17,11 @@ export function show(main) {
   main.append(hero, nodes,
     h("div", { class: "grid wide-left" },
       h("section", { class: "card" },
-        h("header", {}, h("h2", {}, "How the newest writes spread"),
+        h("header", {}, h("h2", {}, "Propagation of the newest writes"),
           h("span", { class: "muted small" }, "from the log to each node's tensor")), spread),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Log")), log)),
     h("section", { class: "card" },
-      h("header", {}, h("h2", {}, "Lately"), h("a", { href: "#/activity", class: "small" }, "all events")), recent));
+      h("header", {}, h("h2", {}, "Recent events"), h("a", { href: "#/activity", class: "small" }, "all events")), recent));
 
   const recovery = h("section", { class: "card", hidden: true, "aria-label": "Recovery", "aria-live": "polite" });
   nodes.before(recovery);
@@ -61,7 +61,7 @@ function drawHero(hero, view) {
   else if (live === 1) title = "One node";
   const line = view.log_state === "open"
     ? `The log is open at ${head}. ${auditWords(view)}`
-    : `The log is ${view.log_state}: queries go on, writes wait. ${recoveryWords(view)}`;
+    : `The log is ${view.log_state}: queries continue, writes are refused. ${recoveryWords(view)}`;
   const total = view.nodes.reduce((sum, node) => sum + (node.is_live ? node.queries_per_second ?? 0 : 0), 0);
   const slowest = Math.max(0, ...view.nodes.map((node) => node.p99_ms ?? 0));
   const lag = Math.max(0, ...view.nodes.filter((node) => node.is_live).map((node) => node.lag_entries));
@@ -76,11 +76,11 @@ function drawHero(hero, view) {
     h("div", { class: "facts" },
       fact(rate(total), "queries/s"),
       fact(slowest ? millis(slowest) : "–", "slowest p99"),
-      fact(whole(lag), "most behind"),
+      fact(whole(lag), "largest lag"),
       fact(whole(routes), "routes"), fact(whole(slots), "utterances")));
 }
 
-// While the log is closed: what is waited for, and what forcing it would cost.
+// While the log is closed: which voters are missing, and what forcing may lose.
 async function drawRecovery(card) {
   const isClosed = ["recovering", "lost"].includes(state.view.log_state);
   const isAdmin = state.session?.scopes.includes("admin");
@@ -91,21 +91,21 @@ async function drawRecovery(card) {
   if (card.dataset.key === key) return;
   card.dataset.key = key;
   const force = async () => {
-    if (!confirm(`Open the log with those who are there? ${outlook.risk || "Nothing that a majority held is lost."}`)) return;
-    try { await post("/v1/actions/recover", { force: true }); toast("The recovery is forced."); }
+    if (!confirm(`Open the log with the nodes that are present? ${outlook.risk || "Nothing that a majority held is lost."}`)) return;
+    try { await post("/v1/actions/recover", { force: true }); toast("The recovery was forced."); }
     catch (problem) { toast(problem.message); }
   };
   card.replaceChildren(h("header", {}, h("h2", {}, "Recovery"), h("span", { class: "tag warn" }, outlook.log_state)),
-    h("p", {}, outlook.detail || "The nodes are proving that nothing was lost."),
-    outlook.base && h("p", { class: "muted" }, `Everything up to ${outlook.base} survives.`),
+    h("p", {}, outlook.detail || "The nodes are checking that nothing was lost."),
+    outlook.base && h("p", { class: "muted" }, `Everything up to ${outlook.base} is kept.`),
     outlook.missing.length > 0 && h("p", { class: "muted" }, `No answer yet from ${outlook.missing.join(", ")}.`),
-    outlook.missing.length > 0 && h("div", { class: "row" }, h("button", { type: "button", class: "danger", onclick: force }, "Go on without them")));
+    outlook.missing.length > 0 && h("div", { class: "row" }, h("button", { type: "button", class: "danger", onclick: force }, "Continue without them")));
 }
 
 function recoveryWords(view) {
   const { voters, missing_voters: missing } = view.log;
   if (!voters.length) return "";
-  return `${voters.length - missing.length} of ${voters.length} voters are there; ${Math.floor(voters.length / 2) + 1} decide what survives.`;
+  return `${voters.length - missing.length} of ${voters.length} voters are present; ${Math.floor(voters.length / 2) + 1} are needed.`;
 }
 
 const fact = (value, name) => h("div", { class: "fact" }, h("b", {}, value), h("span", {}, name));
@@ -113,9 +113,9 @@ const fact = (value, name) => h("div", { class: "fact" }, h("b", {}, value), h("
 function auditWords(view) {
   if (!view.audit) return "No audit yet.";
   const depth = view.audit.is_deep ? " in memory and on disk" : "";
-  if (view.audit.is_sound) return `The audit at ${view.audit.seq} found ${view.audit.agreeing.length} nodes equal${depth}.`;
+  if (view.audit.is_sound) return `The audit at ${view.audit.seq} found that ${view.audit.agreeing.length} nodes agree${depth}.`;
   const wrong = [...view.audit.differing, ...view.audit.unsound].join(", ");
-  return wrong ? `The audit at ${view.audit.seq} found ${wrong} wrong.` : `Nobody answered the audit at ${view.audit.seq}.`;
+  return wrong ? `The audit at ${view.audit.seq} found errors on ${wrong}.` : `No node reported to the audit at ${view.audit.seq}.`;
 }
 
 function drawNodes(nodes, cards, view) {
@@ -149,7 +149,7 @@ function makeCard() {
 function fillCard(card, node) {
   card.element.dataset.health = node.health;
   card.element.dataset.node = node.name;
-  // Alone at its position there is nothing to compare: the picture of the last agreement stays.
+  // A node alone at its position cannot be compared: keep the identicon of the last agreement.
   const shape = `${node.digest}${node.digest_state}`;
   if (card.glyph.dataset.shape !== shape && !(node.digest_state === "alone" && card.glyph.dataset.shape)) {
     card.glyph.dataset.shape = shape;
@@ -203,17 +203,17 @@ async function drawSpread(spread) {
   if (spread.dataset.key === key) return;
   spread.dataset.key = key;
   if (!log.entries.length) {
-    spread.replaceChildren(h("p", { class: "empty" }, "Nothing was written yet."));
+    spread.replaceChildren(h("p", { class: "empty" }, "No writes yet."));
     return;
   }
   const legend = h("div", { class: "legend" }, found.nodes.map((node, index) => h("span", {}, dot(index), node.name)));
-  spread.replaceChildren(scroll("How the newest writes spread", timeline(log.entries, found.nodes)), legend);
+  spread.replaceChildren(scroll("Propagation of the newest writes", timeline(log.entries, found.nodes)), legend);
 }
 
 function drawRecent(list) {
   const newest = state.events.slice(-6).reverse();
   list.replaceChildren(...newest.map(eventLine));
-  if (!newest.length) list.append(h("li", { class: "empty" }, "Nothing happened yet."));
+  if (!newest.length) list.append(h("li", { class: "empty" }, "No events yet."));
 }
 
 export function eventLine(event) {

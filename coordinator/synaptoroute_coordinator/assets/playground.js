@@ -1,12 +1,12 @@
-// The playground: where a text goes, why, and that every node says the same.
+// Playground: the match of a text, its reason, and whether all nodes agree.
 
 import { post, state } from "./api.js";
 import { candidates } from "./charts.js";
 import { h, millis, scroll } from "./dom.js";
 
-const REASONS = { matched: "the best score that reaches its threshold",
+const REASONS = { matched: "best score that reaches its threshold",
   below_threshold: "no score reaches its threshold", no_routes: "there are no routes yet",
-  filter_empty: "no route is left to choose from" };
+  filter_empty: "no route passes the filter" };
 
 export function show(main) {
   const text = h("input", { id: "query-text", name: "text", required: true, maxlength: 8000, autocomplete: "off", placeholder: "Where is my order?", "aria-label": "Query" });
@@ -36,7 +36,7 @@ export function show(main) {
     drawAll(answer, found);
   };
   main.append(h("section", { class: "card" },
-    h("header", {}, h("h1", {}, "Playground"), h("span", { class: "muted small" }, "Asks a node; changes nothing")),
+    h("header", {}, h("h1", {}, "Playground"), h("span", { class: "muted small" }, "Sends a query to a node; changes nothing")),
     h("form", { class: "ask", onsubmit: ask }, text, node,
       h("button", { type: "submit", class: "primary" }, "Ask"),
       h("button", { type: "button", onclick: askAll, id: "ask-all" }, "Ask every node")), wrong), answer);
@@ -74,7 +74,7 @@ function drawAll(answer, found) {
     h("div", { class: "row" }, h("span", { class: `tag ${isOne ? "ok" : "warn"}` }, isOne ? "the same answer everywhere" : "answers differ")),
     h("h2", {}, found.find((each) => each.match)?.match.route ?? "No route"),
     scroll("Answers of every node", h("table", {},
-      h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Score, to the last digit"].map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Exact score"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, found.map((each) => h("tr", {}, h("td", {}, each.node),
         h("td", {}, each.match?.version ?? "–"), h("td", {}, each.match ? each.match.route ?? "no route" : each.problem.message),
         h("td", { class: "mono" }, each.match?.score ?? "–"))))))));

@@ -1,4 +1,4 @@
-// Routes: found, read, changed; a change is tried on test queries before it is made.
+// Routes: search, read and edit; a change can be previewed on test queries.
 
 import { call, get, post, routePath, state, watch } from "./api.js";
 import { h, scroll, toast, whole } from "./dom.js";
@@ -27,7 +27,7 @@ export function show(main, name) {
     const chosen = routes.find((route) => route.name === name) ?? null;
     if (name === "+") edit(pane, null, refresh);
     else if (chosen) read(pane, chosen, refresh);
-    else pane.replaceChildren(h("p", { class: "empty" }, name ? `There is no route ${name}.` : "Choose a route to read or change it."));
+    else pane.replaceChildren(h("p", { class: "empty" }, name ? `The route ${name} does not exist.` : "Choose a route to read or change it."));
   }).catch((problem) => pane.replaceChildren(h("p", { class: "wrong" }, problem.message)));
   return () => {};
 }
@@ -80,7 +80,7 @@ async function remove(route, refresh) {
   if (!confirm(`Delete the route ${route.name} on every node?`)) return;
   try {
     const { headers } = await call("DELETE", routePath(route.name), { headers: { "If-Match": `"${route.revision}"` } });
-    toast(`${route.name} is deleted at ${headers.get("SR-Version")}`);
+    toast(`${route.name} was deleted at ${headers.get("SR-Version")}`);
     await refresh();
     location.hash = "#/routes";
   } catch (problem) { toast(problem.message); }
@@ -88,11 +88,11 @@ async function remove(route, refresh) {
 
 function edit(pane, route, refresh) {
   const name = h("input", { id: "name", value: route?.name ?? "", maxlength: 128, required: true, disabled: route !== null, placeholder: "refund" });
-  const utterances = h("textarea", { id: "utterances", rows: 9, required: true, placeholder: "One example a line" });
+  const utterances = h("textarea", { id: "utterances", rows: 9, required: true, placeholder: "One utterance per line" });
   utterances.value = (route ?? state.draft)?.utterances.join("\n") ?? "";
   state.draft = null;
   const threshold = h("input", { id: "threshold", type: "number", min: -1, max: 1, step: 0.01, value: route?.threshold ?? "", placeholder: "default" });
-  const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to try, one a line" });
+  const texts = h("textarea", { id: "texts", rows: 6, placeholder: "Queries to test, one per line" });
   texts.value = localStorage.getItem(KEPT) ?? "";
   const wrong = h("p", { class: "wrong", role: "alert" });
   const outcome = h("div", { "aria-live": "polite" });
@@ -104,7 +104,7 @@ function edit(pane, route, refresh) {
     wrong.textContent = "";
     localStorage.setItem(KEPT, texts.value);
     const asked = linesOf(texts.value).slice(0, 200);
-    if (!asked.length) { wrong.textContent = "Write some queries to try first."; return; }
+    if (!asked.length) { wrong.textContent = "Enter some test queries first."; return; }
     try {
       const found = await post("/v1/preview", { name: wished().name, route: wished(), texts: asked });
       outcome.replaceChildren(previewTable(found.texts));
@@ -128,7 +128,7 @@ function edit(pane, route, refresh) {
     h("div", { class: "grid two" },
       h("div", {},
         field("name", "Name", name), field("utterances", "Utterances", utterances),
-        field("threshold", "Threshold (empty takes the default)", threshold)),
+        field("threshold", "Threshold (empty: default)", threshold)),
       h("div", {}, field("texts", "Test queries", texts),
         h("button", { type: "button", onclick: tryIt, id: "try" }, "Preview"), outcome)),
     wrong,
@@ -142,15 +142,15 @@ const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()
 
 function previewTable(texts) {
   const changed = texts.filter((each) => each.is_changed).length;
-  const words = (standing) => standing.route ? `${standing.route} ${standing.score.toFixed(2)}` : "no route";
-  return scroll("Test queries now and then",
-    h("p", { class: "small muted" }, changed ? `${changed} of ${texts.length} queries go elsewhere` : `No query of ${texts.length} goes elsewhere`),
-    h("table", {}, h("thead", {}, h("tr", {}, ["Query", "Now", "Then"].map((text) => h("th", { scope: "col" }, text)))),
+  const words = (match) => match.route ? `${match.route} ${match.score.toFixed(2)}` : "no route";
+  return scroll("Test queries before and after the change",
+    h("p", { class: "small muted" }, changed ? `${changed} of ${texts.length} queries have a different answer` : `None of ${texts.length} queries has a different answer`),
+    h("table", {}, h("thead", {}, h("tr", {}, ["Query", "Now", "After"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, texts.map((each) => h("tr", { class: each.is_changed ? "changed" : "" },
         h("td", {}, each.text), h("td", {}, words(each.before)), h("td", {}, words(each.after)))))));
 }
 
-// Wait until the view shows that every live node has come so far.
+// Wait until every live node has reached a version.
 function settle(version, name) {
   const [epoch, seq] = version.split(".").map(Number);
   const reached = (node) => { const [e, q] = node.version.split(".").map(Number); return e > epoch || (e === epoch && q >= seq); };

@@ -1,4 +1,4 @@
-// Queries that no route took: what people ask and nobody has an answer for.
+// Unmatched queries: texts that matched no route.
 
 import { get, state } from "./api.js";
 import { clock, h, scroll, whole } from "./dom.js";
@@ -9,7 +9,7 @@ export function show(main) {
   const list = scroll("Unmatched queries");
   main.append(h("section", { class: "card" },
     h("header", {}, h("div", {}, h("h1", {}, "Unmatched"),
-      h("p", { class: "muted" }, "The newest queries that no route took. They are kept in memory only, and only where an operator wants it."))),
+      h("p", { class: "muted" }, "The newest queries that matched no route. They are kept in memory, and only if an operator enables it."))),
     list));
   const look = async () => {
     try { draw(list, await get("/v1/unmatched")); }
@@ -20,7 +20,7 @@ export function show(main) {
   return () => clearInterval(timer);
 }
 
-// The same text, asked often: once, with the most often asked first.
+// Group equal texts, the most frequent first.
 function together(queries) {
   const texts = new Map();
   for (const each of queries) {
@@ -33,13 +33,13 @@ function together(queries) {
 
 function draw(list, found) {
   if (!found.is_on) {
-    list.replaceChildren(h("p", { class: "empty" }, "Nothing is captured. Nodes keep such queries once they are started with ",
-      h("code", {}, "SYNAPTOROUTE_UNMATCHED_KEPT"), " above 0: they are what people wrote, so it is off by itself."));
+    list.replaceChildren(h("p", { class: "empty" }, "Nothing is recorded. Nodes record unmatched queries if they are started with ",
+      h("code", {}, "SYNAPTOROUTE_UNMATCHED_KEPT"), " above 0. It is off by default, because the queries are texts of users."));
     return;
   }
-  if (!found.queries.length) { list.replaceChildren(h("p", { class: "empty" }, "Every query of late had a route.")); return; }
+  if (!found.queries.length) { list.replaceChildren(h("p", { class: "empty" }, "No unmatched queries.")); return; }
   list.replaceChildren(h("table", { class: "unmatched" },
-    h("thead", {}, h("tr", {}, ["Newest", "Query", "Times", "Nearest example", "Score", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Do"))))),
+    h("thead", {}, h("tr", {}, ["Newest", "Query", "Times", "Nearest utterance", "Score", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Action"))))),
     h("tbody", {}, together(found.queries).slice(0, SHOWN).map((each) => h("tr", {},
       h("td", {}, clock(each.at_ms)), h("td", { class: "said" }, each.text), h("td", { class: "number" }, whole(each.times)), h("td", { class: "muted" }, each.nearest ? `“${each.nearest}”` : "none"),
       h("td", { class: "nowrap" }, each.score === null ? "–" : `${each.score.toFixed(3)} of ${each.threshold.toFixed(2)}`),

@@ -1,7 +1,7 @@
-"""What `helm test` runs: nodes are ready, answer, and see each other's writes.
+"""The test of `helm test`: nodes are ready, answer, and see each other's writes.
 
-Standard library only.  Settings by environment: NODES (URLs with commas), SERVICE (URL),
-API_KEY_FILE (optional), WRITES (1 to write; needs a key that may, or no keys at all).
+Standard library only.  Environment variables: NODES (URLs separated by commas), SERVICE (URL),
+API_KEY_FILE (optional), WRITES (1 to write; needs a key with the scope, or no keys at all).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ANSWER_SECONDS_MAX = 20.0
 
 
 def ask(method: str, url: str, body: object = None, **headers: str) -> tuple[int, Any, Any]:
-    """Send one request; give status, headers and the JSON body."""
+    """Send one request; return status, headers and the JSON body."""
     sent = {"content-type": "application/json", **headers}
     key_file = os.environ.get("API_KEY_FILE")
     if key_file:
@@ -36,7 +36,7 @@ def ask(method: str, url: str, body: object = None, **headers: str) -> tuple[int
 
 
 def wait_ready(url: str) -> None:
-    """Wait until a node takes queries."""
+    """Wait until a node is ready."""
     deadline = time.monotonic() + READY_SECONDS_MAX
     while True:
         try:
@@ -51,7 +51,7 @@ def wait_ready(url: str) -> None:
 
 
 def expect(wanted: int, what: str, answer: tuple[int, Any, Any]) -> tuple[Any, Any]:
-    """Give headers and body of an answer with the status that it must have."""
+    """Check the status of an answer; return its headers and body."""
     status, headers, body = answer
     if status != wanted:
         raise SystemExit(f"{what}: {status} instead of {wanted}: {body}")
@@ -60,7 +60,7 @@ def expect(wanted: int, what: str, answer: tuple[int, Any, Any]) -> tuple[Any, A
 
 
 def main() -> None:
-    """Run the whole test; exits with a message at the first thing that is wrong."""
+    """Run the whole test; exit with a message at the first failure."""
     nodes = os.environ["NODES"].split(",")
     for url in nodes:
         wait_ready(url)

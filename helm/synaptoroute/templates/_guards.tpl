@@ -1,4 +1,4 @@
-{{/* Contradictions that a schema cannot see; the message says what to change. */}}
+{{/* Contradictions that a schema cannot express; the message says what to change. */}}
 {{- define "synaptoroute.guards" -}}
 {{- $v := .Values -}}
 {{- $many := or $v.autoscaling.enabled (gt (int $v.node.replicaCount) 1) -}}
@@ -34,7 +34,7 @@
 {{- end -}}
 {{- $nodes := ternary $v.autoscaling.minReplicas $v.node.replicaCount $v.autoscaling.enabled -}}
 {{- if gt (int $v.node.bootstrapExpect) (int $nodes) -}}
-{{- fail "node.bootstrapExpect is above the node count: the log would never be founded" -}}
+{{- fail "node.bootstrapExpect is above the node count: the log would never be created" -}}
 {{- end -}}
 {{- if le (int $v.node.terminationGracePeriodSeconds) (add $v.node.preStopSeconds $v.node.shutdownSeconds | int) -}}
 {{- fail "node.terminationGracePeriodSeconds must be above preStopSeconds and shutdownSeconds together" -}}

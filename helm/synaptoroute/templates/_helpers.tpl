@@ -1,4 +1,4 @@
-{{/* Names, labels and the pieces that several pods share. */}}
+{{/* Names, labels, and parts that several pods share. */}}
 
 {{- define "synaptoroute.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
@@ -17,7 +17,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Labels that never change in the life of a release; call with (list $ "component"). */}}
+{{/* Labels that never change during the life of a release; call with (list $ "component"). */}}
 {{- define "synaptoroute.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "synaptoroute.name" $root }}
@@ -56,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{/* What Pod Security `restricted` asks of a pod, and of a container. */}}
+{{/* Requirements of Pod Security `restricted` for a pod and a container. */}}
 {{- define "synaptoroute.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -94,7 +94,7 @@ priorityClassName: {{ . }}
 {{- if or .Values.redis.enabled .Values.externalRedis.url }}true{{ end -}}
 {{- end -}}
 
-{{/* URL of the sequencer; the password is in a file, never here. */}}
+{{/* URL of Redis; the password is in a file, never here. */}}
 {{- define "synaptoroute.redisUrl" -}}
 {{- if .Values.redis.enabled -}}
 redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
@@ -124,13 +124,13 @@ redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
 {{- default (printf "%s-api-keys" (include "synaptoroute.fullname" .)) .Values.auth.existingSecret -}}
 {{- end -}}
 
-{{/* Key of the API keys' Secret that holds a plain key, for the coordinator and `helm test`. */}}
+{{/* Key of the API keys' Secret with a plain key, for the coordinator and `helm test`. */}}
 {{- define "synaptoroute.plainKey" -}}
 {{- if .Values.auth.existingSecret }}{{ .Values.auth.plainKey }}{{ else }}admin-key{{ end -}}
 {{- end -}}
 
 {{/*
-Settings that nodes and coordinators have in common: how the log is reached, who may ask.  Call
+Settings that nodes and coordinators share: access to the log, and API keys.  Call
 with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 */}}
 {{- define "synaptoroute.logSettings" -}}
@@ -167,7 +167,7 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- end }}
 {{- end -}}
 
-{{/* Whole directories are mounted, never single files: only so does a changed Secret arrive. */}}
+{{/* Directories are mounted, never single files: a mounted file would not follow its Secret. */}}
 {{- define "synaptoroute.secretMounts" -}}
 {{- if not .Values.auth.insecure }}
 - {name: api-keys, mountPath: /run/secrets/synaptoroute/api-keys, readOnly: true}
@@ -244,7 +244,7 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- end }}
 {{- end -}}
 
-{{/* Nodes that found the log: said, or kept from the first install, or the node count. */}}
+{{/* Nodes that create the log: the value, or that of the first install, or the node count. */}}
 {{- define "synaptoroute.bootstrapExpect" -}}
 {{- $count := ternary .Values.autoscaling.minReplicas .Values.node.replicaCount .Values.autoscaling.enabled -}}
 {{- $present := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "synaptoroute.fullname" .) -}}
@@ -252,7 +252,7 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- .Values.node.bootstrapExpect | default $kept | default $count | int | min 99 -}}
 {{- end -}}
 
-{{/* A value as a person wrote it: whole numbers without the exponent that YAML's floats get. */}}
+{{/* A value as it was written: whole numbers without the exponent of YAML floats. */}}
 {{- define "synaptoroute.plain" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end -}}

@@ -237,7 +237,7 @@ async def open_loop(ask: Ask, texts: Sequence[str], rate: float, seconds: float)
         task.cancel()
     recorder.errors["unanswered"] += len(late)
     recorder.errors = +recorder.errors
-    return recorder.result(f"{rate:g} per second")
+    return recorder.result(f"{rate:g} a second")
 
 
 async def measure(
