@@ -1,13 +1,13 @@
-"""Writes: many at once, in one call; and what became of a call without an answer.
+"""The appender: many concurrent writes in one call, with at-least-once delivery.
 
-While one call runs, the writes that arrive queue up, and the next call takes as many
-as fit: one round trip and one wave of bus messages for all of them.  Each caller's
-proposals keep consecutive places, because a call is atomic.
+While one call runs, arriving writes queue up, and the next call takes as many as fit: one round
+trip and one burst of bus messages for all of them.  A call is atomic, so each caller's proposals
+get consecutive places.
 
-An answer that does not come says nothing about the write.  Then the log is read from
-the writer's own position and searched for the write's op_id; only if it is not there,
-the same frames are sent again.  Should the first call arrive after that, its entries
-repeat op_ids, and every replica drops them alike.
+A lost answer says nothing about the write.  So the log is read from the writer's own position
+and searched for the write's op_id.  Only if it is not there, the same frames are sent again.  If
+the first call still arrives after that, its entries repeat op_ids, and every replica ignores
+them: at-least-once delivery with idempotent entries.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _OVERLOAD_RETRY_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Limits of the writer.
+    """Limits of appending.
 
     Attributes:
         entry_bytes_max: Largest frame.
         call_entries_max: Most entries of one call.
         call_bytes_max: Most bytes of one call.
-        queue_entries_max: Entries that may wait.
-        queue_bytes_max: Bytes that may wait.
-        log_bytes_max: Bytes that the log may keep before writes are refused.
-        window_ms: How long a call waits for company, 0 to 2.
-        resolve_seconds: How long an unknown outcome is looked for.
+        queue_entries_max: Most entries that wait.
+        queue_bytes_max: Most bytes that wait.
+        log_bytes_max: Most bytes that the log keeps; beyond that writes are refused.
+        window_ms: How long a call waits for further writes, 0 to 2.
+        resolve_seconds: How long an unknown outcome is searched for.
     """
 
     entry_bytes_max: int = 262_144
@@ -78,14 +78,14 @@ class _PendingAppend:
 
 @dataclass(slots=True)
 class AppendCounts:
-    """What the writer did, for metrics.
+    """Totals of the appender, for metrics.
 
     Attributes:
         calls: Calls of the script.
-        entries: Entries that have their places.
+        entries: Entries that got a place.
         unknown: Calls whose answer was lost.
         found: Of those, how many had happened.
-        unannounced: Calls whose news the bus refused.
+        unannounced: Calls whose entries could not be published.
     """
 
     calls: int = 0
@@ -97,17 +97,17 @@ class AppendCounts:
 
 @dataclass
 class Appender:
-    """Gives proposals their places.  Used on one event loop.
+    """Appends proposals to the log.  Used on one event loop.
 
     Attributes:
         scripts: Where to append.
         find: Looks for an op_id in the log after a position.
         seal: Signs a frame.
-        position: What this node has applied now.
-        fingerprint: Encoder of this node now.
-        epoch_id: Ballot that opened this node's epoch; empty to write to any.
+        position: Returns this node's position.
+        fingerprint: Returns the fingerprint of its encoder.
+        epoch_id: Returns the ballot that opened this node's epoch; empty to write to any.
         limits: See ``WriteLimits``.
-        counts: What was done so far.
+        counts: Totals.
     """
 
     scripts: Scripts
@@ -127,18 +127,18 @@ class Appender:
     async def append(
         self, proposals: Sequence[Proposal], fingerprint: str | None = None
     ) -> Appended:
-        """Give the proposals consecutive places; return that of the last.
+        """Append proposals at consecutive places; return the last place.
 
         Args:
             proposals: What to write.
-            fingerprint: Encoder of their vectors; None takes this node's of now.
+            fingerprint: Encoder of their vectors; None means this node's current one.
 
         Raises:
-            TooLarge: A frame, or all together, are over a limit.
-            Overloaded: Too many wait already.
+            TooLarge: A frame, or all of them together, exceed a limit.
+            Overloaded: Too many writes wait already.
             EncoderMismatch: The log carries vectors of another encoder.
-            SequencerUnavailable: ``reason`` says why; ``outcome`` is ``unknown`` where
-                the write may have happened: then the same op_id may be sent again.
+            SequencerUnavailable: ``reason`` says why; ``outcome`` is ``unknown`` if the
+                write may have happened: then the same op_id may be sent again.
         """
         if self._is_closed:
             raise unavailable(Reason.STOPPED, "this log is closed", outcome="not_taken")
@@ -149,11 +149,11 @@ class Appender:
         return Appended(at=Revision(placed.epoch, placed.last_seq))
 
     async def change_voters(self, proposal: Proposal, before: tuple[str, ...]) -> Appended:
-        """Give a change of the voters its place, in a call of its own.
+        """Append a change of the voters, in a call of its own.
 
         Raises:
-            SequencerUnavailable: With reason ``unheld`` where the last change is not held
-                by a majority yet; try again.
+            SequencerUnavailable: With reason ``unheld`` if no majority holds the last change
+                yet; try again.
         """
         assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
         after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
@@ -171,7 +171,7 @@ class Appender:
         raise error_of(outcome, "not_taken")
 
     async def close(self) -> None:
-        """Refuse what waits and end the call that runs."""
+        """Refuse waiting writes and cancel the running call."""
         self._is_closed = True
         task, self._task = self._task, None
         if task is not None:
@@ -213,7 +213,7 @@ class Appender:
         return waiting
 
     async def _drain(self) -> None:
-        """Send what waits, call by call, until nothing waits."""
+        """Send call by call until nothing waits."""
         try:
             while self._queue:
                 if self.limits.window_ms:
@@ -222,6 +222,7 @@ class Appender:
                 if batch:
                     await self._send(batch)
         finally:
+            # ``close`` may have taken the task already, and a new one may run.
             if self._task is asyncio.current_task():
                 self._task = None
 
@@ -232,7 +233,7 @@ class Appender:
         return waiting
 
     def _take(self) -> list[_PendingAppend]:
-        """Take as many callers as fit one call; whoever gave up is left out."""
+        """Take as many callers as fit into one call, except those that gave up."""
         batch: list[_PendingAppend] = []
         entries, size_bytes = 0, 0
         while self._queue:
@@ -249,7 +250,7 @@ class Appender:
         return batch
 
     async def _send(self, batch: list[_PendingAppend]) -> None:
-        """Make one call and answer everybody in it."""
+        """Make one call and answer its callers."""
         try:
             placed = await self._place(batch)
         except asyncio.CancelledError:
@@ -260,7 +261,7 @@ class Appender:
             for waiting in batch:
                 _set_error(waiting, _copy_for(error, waiting))
             return
-        except Exception as error:  # a bug: whoever waits must hear of it, the writer lives on
+        except Exception as error:  # a bug: the callers get it, the appender goes on
             for waiting in batch:
                 _set_error(waiting, error)
             return
@@ -273,9 +274,10 @@ class Appender:
             seq = last_seq + 1
 
     async def _place(self, batch: list[_PendingAppend]) -> Placed:
-        """Append a batch; where the answer is lost, find out, and send it again if absent."""
+        """Append a batch; if the answer is lost, search for it, and send it again if absent."""
         frames = [frame for waiting in batch for frame in waiting.frames]
         op_ids = [op_id for waiting in batch for op_id in waiting.op_ids]
+        # Taken before the first call: the entries can only be behind this position.
         since = self.position()
         give_up_at = 0.0
         while True:
@@ -290,6 +292,7 @@ class Appender:
                 )
             except SequencerUnavailable as error:
                 reason = error.fields.get("reason")
+                # Once one answer was lost, even a later refusal leaves the outcome unknown.
                 if reason is not Reason.INTERRUPTED and not give_up_at:
                     error.fields["outcome"] = "not_taken"
                     raise
@@ -314,10 +317,10 @@ class Appender:
         give_up_at: float,
         error: SequencerUnavailable,
     ) -> Placed | None:
-        """Look for a batch in the log; None if it is not there.
+        """Search the log for a batch; None if it is not there.
 
         Raises:
-            SequencerUnavailable: It could not be found out in time.
+            SequencerUnavailable: The outcome could not be determined in time.
         """
         pause_seconds = _RETRY_MIN_SECONDS
         while time.monotonic() < give_up_at:
@@ -338,7 +341,10 @@ class Appender:
     async def _search(self, since: Position, op_ids: list[bytes]) -> Placed | None:
         """Find the consecutive places of a call in the log."""
         first = await self.find(since, op_ids[0])
-        return first and Placed(first.epoch, first.seq, first.seq + len(op_ids) - 1)
+        if first is None:
+            return None
+        # A call is atomic, so its other entries follow the first one.
+        return Placed(first.epoch, first.seq, first.seq + len(op_ids) - 1)
 
     def _fail(
         self, waiting: _PendingAppend, reason: Reason, message: str, outcome: str = "not_taken"
@@ -354,7 +360,7 @@ def _set_error(waiting: _PendingAppend, error: Exception) -> None:
 
 
 def _copy_for(error: SynaptoRouteError, waiting: _PendingAppend) -> SynaptoRouteError:
-    """Give each caller an error of its own, with its own op_id."""
+    """Copy an error for one caller, with its own op_id."""
     fields = error.fields | {"op_id": waiting.op_ids[0].hex()}
     copy = type(error)(error.message, retry_after_seconds=error.retry_after_seconds, **fields)
     copy.__cause__ = error

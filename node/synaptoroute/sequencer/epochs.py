@@ -1,8 +1,10 @@
-"""Epoch changes on the server: the ballot, the reports, the next log, its opening.
+"""Epochs on the server: founding a log, trimming it, and changing its epoch in a recovery.
 
-Which history survives is decided by ``core.recovery``; here are the acts.  Each one is
-a script, so it happens whole or not at all; those that change the log compare the
-lease's token and the ballot, and the ballot with the server's replication id.
+An epoch change has four steps: a ballot closes the log, the nodes report their positions, the
+stream of the next epoch is made, and the epoch is opened.  ``core.recovery`` decides which
+history survives; this module executes it.  Each step is a script, so it happens completely or
+not at all.  A script that changes the log compares the lease's token, the ballot, and the
+server's replication id: after a restart or a failover a ballot is void.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ from synaptoroute.sequencer.scripts import ALIVE_MS, Head, Script, Scripts, vote
 from synaptoroute.sequencer.signing import SigningKeys
 
 LINKS_MAX: Final = 20_000
-"""Entries that no node has applied, which the server may be believed to hold."""
+"""Most entries that no node has applied and that are still accepted from the server."""
 CHUNK_ENTRIES_MAX: Final = 256
 CHUNK_BYTES_MAX: Final = 1_048_576
 
 
 class RecoveryOutcome(Enum):
-    """What came of an act."""
+    """Outcome of a step of a recovery."""
 
     OK = "ok"
     OPEN = "open"
@@ -41,13 +43,13 @@ class RecoveryOutcome(Enum):
     LOST = "lost"
     """The server has no log: begin with a ballot."""
     SUPERSEDED = "superseded"
-    """Another ballot, or another epoch: look again."""
+    """There is another ballot or another epoch: read the head again."""
     RESTARTED = "restarted"
-    """The server changed meanwhile: begin with a ballot."""
+    """The server restarted or changed: begin with a ballot."""
     FENCED = "fenced"
     """The lease is not ours any more."""
     TORN = "torn"
-    """The stream is not what it should be."""
+    """The stream does not match its header."""
     REFUSED = "refused"
     """The server refused to write."""
 
@@ -57,11 +59,11 @@ _OUTCOMES: Final = {each.name.encode(): each for each in RecoveryOutcome}
 
 @dataclass(frozen=True, slots=True)
 class RecoveryResult:
-    """What came of an act.
+    """Result of a step of a recovery.
 
     Attributes:
         outcome: See ``RecoveryOutcome``.
-        detail: Why, where there is more to say.
+        detail: The reason, if there is more to say.
     """
 
     outcome: RecoveryOutcome
@@ -73,8 +75,8 @@ class LogCheck:
     """What the nodes reported to a ballot, and what the server holds.
 
     Attributes:
-        reports: One each node that has answered.
-        kept: What the server holds, if it is whole and contradicts no report.
+        reports: One report of each node that has answered.
+        kept: The server's history, if it is complete and contradicts no report.
         damage: Why it cannot be kept; empty if it can.
         silent: Live nodes that have not answered.
     """
@@ -87,14 +89,14 @@ class LogCheck:
 
 @dataclass(frozen=True, slots=True)
 class ClusterIdentity:
-    """What a header that was lost is made of again.
+    """Values from which a lost header is restored.
 
     Attributes:
         cluster_id: Identity of the cluster.
         fingerprint: Fingerprint of the encoder.
         dim: Dimension of its vectors.
         level: Highest feature level that every node understands.
-        voters: Who votes.
+        voters: The voters.
     """
 
     cluster_id: str
@@ -106,7 +108,7 @@ class ClusterIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RefillEntry:
-    """One entry of an op log, to be put back into the log."""
+    """One entry of a node's op log, to be put back into the log."""
 
     epoch: int
     seq: int
@@ -117,7 +119,7 @@ class RefillEntry:
 
 
 class FoundingOutcome(Enum):
-    """What came of a founding."""
+    """Outcome of a founding."""
 
     FOUNDED = "founded"
     EXISTS = "exists"
@@ -127,12 +129,12 @@ class FoundingOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """What came of a founding.
+    """Result of a founding.
 
     Attributes:
-        outcome: ``EXISTS`` where another was first, ``REMNANTS`` where something
-            outlived a log that is gone.
-        detail: The epoch that exists, what was left over, or why it was refused.
+        outcome: ``EXISTS`` if another node was first, ``REMNANTS`` if something is left of
+            a log that is gone.
+        detail: The existing epoch, the remnant, or why it was refused.
     """
 
     outcome: FoundingOutcome
@@ -140,7 +142,7 @@ class Founding:
 
 
 class TrimOutcome(Enum):
-    """What came of a trim."""
+    """Outcome of a trim."""
 
     TRIMMED = "trimmed"
     FENCED = "fenced"
@@ -151,12 +153,12 @@ class TrimOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """What came of a trim.
+    """Result of a trim.
 
     Attributes:
         outcome: Only ``TRIMMED`` dropped anything.
         entries: How many entries were dropped.
-        detail: The floor now, or what stands against it.
+        detail: The floor now, or what prevents the trim.
     """
 
     outcome: TrimOutcome
@@ -180,14 +182,14 @@ class Epochs:
         cluster_id: str | None = None,
         epoch_id: str | None = None,
     ) -> Founding:
-        """Found the log of an empty namespace; the caller has made sure that it may.
+        """Found the log of an empty namespace.
 
-        Safe against a second founder, and against its own repetition with the same
-        ``epoch_id`` after a lost answer.
+        Safe if two nodes found at once, and if it is repeated with the same ``epoch_id``
+        after a lost answer.  The caller checks that all nodes are empty.
 
         Raises:
             SequencerUnavailable: No answer.
-            ConfigError: The voters are none, too many, or have malformed names.
+            ConfigError: There is no voter, too many, or one with a malformed name.
         """
         names = tuple(sorted(set(voters)))
         if not 1 <= len(names) <= VOTERS_MAX or any("," in each or not each for each in names):
@@ -227,10 +229,10 @@ class Epochs:
         raise ProtocolError(f"an unknown outcome {details[0]!r}")
 
     async def trim(self, held: Held, epoch: int, floor: Revision) -> Trimmed | NotPlaced:
-        """Drop the entries before a floor, as far as a majority of the voters holds them.
+        """Drop the entries before a floor, if a majority of the voters holds them.
 
         Args:
-            held: The lease that allows it.
+            held: The lease under which it is done.
             epoch: Epoch of the log.
             floor: Place of the oldest entry to keep; its epoch may be an older one.
         """
@@ -255,17 +257,17 @@ class Epochs:
     async def begin(
         self, cause: Cause, *, above: int, seen: str, node_id: str, identity: ClusterIdentity
     ) -> Ballot | RecoveryResult:
-        """Close the log with a ballot, or join the one that goes on.
+        """Close the log with a ballot, or join the current one.
 
         Args:
-            cause: Why.
+            cause: Why the log is closed.
             above: The ballot gets a number above this one.
-            seen: The ``epoch_id`` that the proof is against, or the ballot to be outbid.
-            node_id: Who begins it.
-            identity: For a server that holds no log.
+            seen: The ``epoch_id`` that the cause refers to, or the ballot to be outbid.
+            node_id: This node.
+            identity: Values of the header for a server that has no log.
 
         Returns:
-            The ballot that goes on now; ``OPEN`` or ``FROZEN`` where there is none.
+            The current ballot; ``OPEN`` or ``FROZEN`` if there is none.
         """
         keys = self._scripts.keys
         answer = await self._scripts.run(
@@ -290,17 +292,17 @@ class Epochs:
         try:
             return Ballot.parse(text_of(answer[1]))
         except ValueError as error:
-            raise ProtocolError(f"a ballot that is none: {answer[1]!r}") from error
+            raise ProtocolError(f"a malformed ballot: {answer[1]!r}") from error
 
     async def check_log(
         self, epoch: int, ballot: Ballot | None, *, alive_ms: int = ALIVE_MS
     ) -> LogCheck | RecoveryResult:
-        """Read the reports to a ballot, and whether the server's own stream is whole.
+        """Read the reports to a ballot, and check the server's own stream.
 
         Args:
             epoch: Epoch of the header.
-            ballot: None looks at an open log.
-            alive_ms: A node with an older heartbeat is not waited for.
+            ballot: The ballot; None checks an open log.
+            alive_ms: Nodes with an older heartbeat are not waited for.
         """
         keys = self._scripts.keys
         answer = await self._scripts.run(
@@ -325,7 +327,7 @@ class Epochs:
     async def refill(
         self, lease: Lease, held: Held, ballot: Ballot, entries: Iterable[RefillEntry]
     ) -> RecoveryResult:
-        """Put entries, in order, where the next epoch's log is made; keeps the lease."""
+        """Write entries, in order, to the stream of the next epoch; renews the lease."""
         keys = self._scripts.keys
         added_bytes, is_first = "0", True
         for chunk in self._chunks(entries):
@@ -342,7 +344,7 @@ class Epochs:
         return RecoveryResult(RecoveryOutcome.OK)
 
     def _chunks(self, entries: Iterable[RefillEntry]) -> Iterator[list[Any]]:
-        """Cut entries into calls; at least one, which clears what was left behind."""
+        """Split entries into calls; there is at least one call, which clears old leftovers."""
         chunk: list[Any] = []
         count = size_bytes = 0
         for each in entries:
@@ -365,18 +367,18 @@ class Epochs:
         floor: int,
         floor_chain: str,
     ) -> RecoveryResult:
-        """Open the next epoch upon a decision; safe to repeat after a lost answer.
+        """Open the next epoch; safe to repeat after a lost answer.
 
         Args:
-            held: The lease that allows it.
-            head: The header; its ballot is the one that is ended.
-            decision: What survives.
-            encoder: Whose vectors the base holds, fingerprint and dimension: the header is
-                that of a longer or shorter history where the base was not kept.
+            held: The lease under which it is done.
+            head: The header; its ballot ends.
+            decision: The history that survives.
+            encoder: Fingerprint and dimension of the encoder of that history.  The header may
+                name another one if the server's history was not kept.
             floor: Place of the oldest entry of the refilled stream.
             floor_chain: Hash chain before it.
         """
-        assert head.ballot is not None, "a ballot goes on: this is a bug"
+        assert head.ballot is not None, "a closed log has a ballot: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
         opened = decision.opening(ballot, *encoder)
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
@@ -419,7 +421,7 @@ class Epochs:
 
 
 def epoch_op_id(opened: OpenEpoch) -> bytes:
-    """Name of the write that opens an epoch: the same for each try of one ballot."""
+    """The op_id of the entry that opens an epoch: the same for each try of one ballot."""
     return uuid.uuid5(uuid.NAMESPACE_OID, f"epoch {opened.epoch_id}").bytes
 
 

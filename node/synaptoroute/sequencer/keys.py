@@ -1,9 +1,8 @@
 """Every key and channel of one namespace.
 
-The namespace stands in braces, Redis Cluster's hash tag, so that all of a
-namespace lies on one shard and one script may touch it.  Clusters that share a
-server have different namespaces and never meet: Pub/Sub ignores database
-numbers, so the channel carries the namespace too.  All times are Redis' own.
+The namespace is in braces, the hash tag of Redis Cluster: all its keys are on one shard, so one
+script may use them.  Clusters that share a server have different namespaces.  Pub/Sub ignores
+database numbers, so the channel carries the namespace, too.  All times are Redis' own.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from synaptoroute.errors import ConfigError
 NAMESPACE_PATTERN: Final = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 META_FIELDS: Final = {
     "lineage": "identity of the cluster, made at its founding",
-    "epoch": "life of the log, from 1",
+    "epoch": "number of the epoch, from 1",
     "epoch_id": "ballot that opened the epoch",
     "seq": "place of the newest entry",
     "chain": "hash chain at that entry",
     "state": "open, recovering or frozen; writes are taken only while it is open",
     "replid": "replication id of the server that the log was opened on",
-    "rec_id": "ballot of the recovery that is going on, ``epoch.id``, or empty",
+    "rec_id": "ballot of the current recovery, ``epoch.id``, or empty",
     "rec_replid": "replication id of the server that the ballot belongs to, or empty",
-    "rec_cause": "why that ballot was begun, or empty",
+    "rec_cause": "why that ballot was started, or empty",
     "fingerprint": "fingerprint of the encoder whose vectors the log carries",
     "dim": "dimension of those vectors",
     "level": "highest feature level that every node understands",
@@ -72,14 +71,14 @@ class Keys:
         Fields: ``t`` Redis time in microseconds, ``p`` hash chain before, ``c`` hash
         chain at the entry, ``b`` bytes appended in this epoch up to and with the
         entry, ``f`` frame, with its signature where entries are signed.
-        One stream an epoch, so that a recovery that was given up leaves nothing
-        that a reader could take for real.
+        One stream per epoch, so that an abandoned recovery leaves nothing that a reader
+        could take for the log.
         """
         return f"{self.prefix}log:{epoch}"
 
     @property
     def bus(self) -> str:
-        """Channel: entries and beats, see ``wire``."""
+        """Channel: entries and keepalives, see ``wire``."""
         return f"{self.prefix}bus"
 
     def positions(self, epoch: int) -> str:
@@ -88,7 +87,7 @@ class Keys:
 
     @property
     def nodes(self) -> str:
-        """Hash: node id -> what the node says of itself, JSON."""
+        """Hash: node id -> the node's report, JSON."""
         return f"{self.prefix}nodes"
 
     @property
@@ -102,17 +101,17 @@ class Keys:
         return f"{self.prefix}rec"
 
     def audit(self, seq: int) -> str:
-        """Hash, expires: node id -> what the node found at the place of an audit, JSON."""
+        """Hash with expiry: node id -> the node's report to an audit, JSON."""
         return f"{self.prefix}audit:{seq}"
 
     @property
     def node_commands(self) -> str:
-        """Hash: node id -> what the node is asked to do about itself, JSON."""
+        """Hash: node id -> the command that waits for the node, JSON."""
         return f"{self.prefix}orders"
 
     @property
     def refill(self) -> str:
-        """Stream: the next epoch's log while it is made; see ``log`` for its fields."""
+        """Stream: the next epoch's log while it is being made; fields as in ``log``."""
         return f"{self.prefix}refill"
 
     def lease(self, name: str) -> str:
@@ -121,5 +120,5 @@ class Keys:
 
     @property
     def fence(self) -> str:
-        """String: the newest fencing token that was given out, for all leases."""
+        """String: the newest fencing token of all leases."""
         return f"{self.prefix}fence"

@@ -1,7 +1,11 @@
-"""The log of a cluster: where a node's writes get their places, and where it reads.
+"""``RedisLog``, the log of a cluster: appends, reads, and the parts that a follower uses.
 
-This is the room's face.  It opens nothing until it is used, keeps writes, catch-up
-and the bus on connections of their own, and gives the follower what it follows with.
+It opens no connection until it is used.  Writes, catch-up and the bus have connections of their
+own, so that a large read delays no write and a slow bus no heartbeat.
+
+The stream returns no error for a position that it has forgotten: it answers with the next entry
+that it has.  So ``Reader`` compares the floor and checks that the entries are contiguous.
+Whether an entry continues this node's history is for the replica to decide.
 """
 
 from __future__ import annotations
@@ -34,16 +38,16 @@ READ_ENTRIES_MAX: Final = 1_024
 
 
 class Coverage(Enum):
-    """What the log can give after a position."""
+    """What the log has after a position."""
 
     WHOLE = "whole"
     """Everything: the entries follow the position without a gap."""
     TRIMMED = "trimmed"
-    """The next entry was dropped; see ``floor``: a peer has to help."""
+    """The next entry was trimmed: a peer may have it."""
     HOLE = "hole"
-    """The next entry should be there and is not: somebody deleted from the log."""
+    """The next entry is missing: somebody deleted from the log."""
     BEYOND = "beyond"
-    """The position is after the head: the log lost entries, or is another one."""
+    """The position is after the head: the log lost entries, or it is another log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,13 @@ class ReadResult:
     """Entries after a position, verified, and how complete they are.
 
     Attributes:
-        epoch: Epoch of the log they were read from (``log_epoch`` of the replica).
+        epoch: Epoch of the log (``log_epoch`` of the replica).
         head: Position of the newest entry when they were read.
         floor: Place of the oldest entry that is kept.
         state: State of the log.
-        entries: In order, without gaps, each sound in itself.
-        coverage: Whether they begin right after the position.
-        error: Why the reading stopped before an entry that is there.
+        entries: The entries, in order and without gaps; each is valid in itself.
+        coverage: Whether they begin directly after the position.
+        error: Why reading stopped before an existing entry.
         epoch_id: Ballot that opened the log's epoch.
     """
 
@@ -92,7 +96,7 @@ class Reader:
         entries_max: int = READ_ENTRIES_MAX,
         bytes_max: int = READ_BYTES_MAX,
     ) -> ReadResult:
-        """Read what follows a position; at least one entry where there is one.
+        """Read the entries after a position; at least one if there is one.
 
         Args:
             after: Only its epoch and seq are used; its epoch may be an older one.
@@ -101,10 +105,11 @@ class Reader:
 
         Raises:
             SequencerUnavailable: No answer, or the server has no log.
-            ProtocolError: The stream holds something else than entries.
+            ProtocolError: The stream holds something other than entries.
         """
         epoch = after.epoch or 1
         answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
+        # The streams are per epoch: ask again with the log's own epoch.
         if isinstance(answer, NotPlaced) and answer.reason is Reason.STALE:
             epoch = int(answer.detail)
             answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
@@ -135,7 +140,7 @@ class Reader:
             after = result.entries[-1].position
 
     def _judge(self, epoch: int, after: Position, found: Range) -> ReadResult:
-        """Verify the entries and say what is missing."""
+        """Verify the entries and find what is missing."""
         entries: list[Entry] = []
         error: ProtocolError | None = None
         coverage = coverage_of(after, found)
@@ -164,7 +169,7 @@ class Reader:
 
 
 def coverage_of(after: Position, found: Range) -> Coverage:
-    """Compare a position with what the log keeps."""
+    """Compare a position with the entries that the log keeps."""
     if after.seq > found.head.seq:
         return Coverage.BEYOND
     if after.seq == found.head.seq and not found.entries:
@@ -175,7 +180,7 @@ def coverage_of(after: Position, found: Range) -> Coverage:
         return Coverage.HOLE
     first = found.entries[0].seq
     if first <= after.seq:
-        # A later epoch kept less than this position has: what it holds is another history.
+        # A later epoch begins before this position, so it has another history there.
         return Coverage.BEYOND
     return Coverage.WHOLE if first == after.seq + 1 else Coverage.HOLE
 
@@ -187,13 +192,13 @@ class RedisLog:
     """The log of one namespace on one Redis or Valkey.  Used on one event loop.
 
     Args:
-        url: See ``connection``.
+        url: See ``client``.
         namespace: Clusters that share a server have different ones.
-        password_file: Password, read anew at every connection.
+        password_file: File with the password, read again for every connection.
         tls: Certificates for ``rediss://``.
-        signing_keys_file: Keys of the entries' signatures, see ``signing``; blocks.
+        signing_keys_file: Keys of the signatures, see ``signing``; reading it blocks.
         allow_unsigned: Accept entries without a signature, while keys are introduced.
-        limits: Limits of writing.
+        limits: Limits of appending.
         socket_timeout_seconds: Longest wait for a connection or an answer.
 
     Raises:
@@ -252,13 +257,13 @@ class RedisLog:
         voters: Callable[[], tuple[str, ...]] = tuple,
         epoch_id: Callable[[], str] = str,
     ) -> None:
-        """Connect the node that writes.
+        """Register the node that writes and reads.
 
         Args:
-            position: What it has applied now; its epoch must be the log's to write.
-            fingerprint: Its encoder now.
-            voters: Who votes, as far as it has applied the log.
-            epoch_id: Ballot that opened the epoch it is in; empty to write to any.
+            position: Returns its position; to write, its epoch must be the log's.
+            fingerprint: Returns the fingerprint of its encoder.
+            voters: Returns the voters at its position.
+            epoch_id: Returns the ballot that opened its epoch; empty to write to any.
         """
         self._voters = voters
         self._epoch_id = epoch_id
@@ -267,26 +272,25 @@ class RedisLog:
 
     @property
     def append_counts(self) -> AppendCounts:
-        """What the writer did so far."""
+        """Totals of the appender."""
         return self._appender.counts
 
     async def append(
         self, proposals: Sequence[Proposal], fingerprint: str | None = None
     ) -> Appended:
-        """Give the proposals consecutive places; return that of the last one.
+        """Append proposals at consecutive places; return the last place.
 
-        Calls that come at the same time share one round trip.  Raises as
-        ``Appender.append`` does.
+        Concurrent calls share one round trip.  Raises the errors of ``Appender.append``.
         """
         if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
             return await self._appender.change_voters(proposals[0], self._voters())
         return await self._appender.append(proposals, fingerprint)
 
     async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:
-        """Place the entry that changes the encoder, right behind ``at``; see ``switch.lua``.
+        """Append the entry that changes the encoder directly after ``at``; see ``switch.lua``.
 
         Returns:
-            Its place, or why it has none: ``Reason.MOVED`` where somebody wrote since.
+            Its place, or why it has none: ``Reason.MOVED`` if somebody wrote since.
 
         Raises:
             SequencerUnavailable: No answer; it may have happened.
@@ -301,7 +305,7 @@ class RedisLog:
         entries_max: int = READ_ENTRIES_MAX,
         bytes_max: int = READ_BYTES_MAX,
     ) -> ReadResult:
-        """Read what follows a position, as ``Reader.read`` does."""
+        """Read the entries after a position; see ``Reader.read``."""
         return await self._reader.read(after, entries_max=entries_max, bytes_max=bytes_max)
 
     async def head(self) -> Head | NoLog:
@@ -313,25 +317,25 @@ class RedisLog:
         return await self.scripts.head()
 
     async def check(self) -> ServerFacts:
-        """Look at the server and its settings."""
+        """Check the server and its settings."""
         return await check_server(self._commands, (await self.scripts.head()).role)
 
     def bus(self) -> Bus:
-        """Make a subscription; it is started by its consumer and closed with the log."""
+        """Create a subscription; its consumer starts it, and it is closed with the log."""
         bus = Bus(self.connector, self.keys, self.signing_keys)
         self._buses.append(bus)
         return bus
 
     def keepalive(self, source: str) -> BusKeepalive:
-        """Make this node's part in the beating."""
+        """Create this node's sender of keepalives."""
         return BusKeepalive(self.scripts, self._commands, source)
 
     def lease(self, name: str, owner: str, *, lease_ms: int = 5_000) -> Lease:
-        """Make a lease for an owner that is unique to this process."""
+        """Create a lease for an owner that is unique to this process."""
         return Lease(self.scripts, name, owner, lease_ms=lease_ms)
 
     async def reload_keys(self) -> None:
-        """Read the key file again; the keys that were valid stay so if it is malformed.
+        """Read the key file again; the former keys stay if it is malformed.
 
         Raises:
             ConfigError: It is malformed.
@@ -339,7 +343,7 @@ class RedisLog:
         await asyncio.to_thread(self.signing_keys.reload)
 
     async def close(self) -> None:
-        """End the writes that wait and close every connection."""
+        """Fail the waiting writes and close every connection."""
         await self._appender.close()
         await asyncio.gather(*(bus.close() for bus in self._buses))
         await asyncio.gather(self._commands.close(), self._reads.close())

@@ -1,8 +1,8 @@
 """Calls of the Lua scripts, with typed answers.
 
-A script is called by its SHA-1 and loaded where the server does not know it: after
-a restart or a promotion that is normal, and it means that nothing was executed.
-Outcomes are values of the script; an error reply means that it did not run.
+A script is called by its SHA-1 and loaded if the server does not know it.  That is normal after
+a restart or a failover, and it means that nothing was executed.  Outcomes are values that a
+script returns; an error reply means that it did not run.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
 
 ALIVE_MS: Final = 5_000
-"""A node whose last heartbeat is older is not counted as live."""
+"""Nodes with an older heartbeat do not count as live."""
 FORGET_MS: Final = 3_600_000
-"""A node whose last heartbeat is older is not listed any more."""
+"""Nodes with an older heartbeat are no longer listed."""
 
 
 class Script(Enum):
@@ -65,15 +65,15 @@ _SHAS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The header of the log, as it stood when it was read.
+    """The header of the log when it was read.
 
     Attributes:
         epoch: Life of the log.
         seq: Place of the newest entry.
         chain: Hash chain at it.
         state: ``open``, ``recovering`` or ``frozen``.
-        is_same_server: Whether the log was opened on this server in this life of it.
-        role: ``master`` or ``slave``; ``unknown`` where INFO is not allowed.
+        is_same_server: Whether the log was opened on this server since it started.
+        role: ``master`` or ``slave``; ``unknown`` if INFO is not allowed.
         time_us: Redis' clock.
         floor: Place of the oldest entry that is kept.
         floor_chain: Hash chain before it.
@@ -81,8 +81,8 @@ class Head:
         cluster_id: Identity of the cluster.
         epoch_id: Ballot that opened the epoch.
         ballot: The ballot that closed the log; None while it is open.
-        is_ballot_here: Whether that ballot was begun on this server.
-        cause: Why it was begun; empty while the log is open.
+        is_ballot_here: Whether that ballot was started on this server.
+        cause: Why it was started; empty while the log is open.
         fingerprint: Fingerprint of the encoder of the log's vectors.
         dim: Their dimension.
         level: Highest feature level that every node understands.
@@ -111,17 +111,17 @@ class Head:
 
     @property
     def position(self) -> Position:
-        """Position of a replica that has applied everything."""
+        """Position of the newest entry."""
         return Position(self.epoch, self.seq, self.chain)
 
     @property
     def is_open(self) -> bool:
-        """Whether writes are taken."""
+        """Whether writes are accepted."""
         return self.state == "open" and self.is_same_server
 
     @property
     def view(self) -> LogView:
-        """What the rules of recovery look at."""
+        """The part that the rules of recovery use."""
         return LogView(
             self.position,
             self.epoch_id,
@@ -134,7 +134,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class NoLog:
-    """The server holds no log for this namespace.
+    """The server has no log for this namespace.
 
     Attributes:
         time_us: Redis' clock.
@@ -147,13 +147,13 @@ class NoLog:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Frames that have their places.
+    """Frames that have a place in the log.
 
     Attributes:
         epoch: Epoch of the places.
         first_seq: Place of the first frame; the others follow it.
         last_seq: Place of the last.
-        is_announced: Whether the bus took the news; else nodes find it by polling.
+        is_announced: Whether it was published; else nodes find it by polling.
     """
 
     epoch: int
@@ -179,7 +179,7 @@ class Encoders:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Entries as the stream holds them.
+    """Entries as stored in the stream.
 
     Attributes:
         head: The log's position when they were read.
@@ -204,7 +204,7 @@ class Scripts:
         self.keys = keys
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Call a script, loading it first where the server does not know it.
+        """Call a script; load it first if the server does not know it.
 
         Raises:
             SequencerUnavailable: See ``Link.call``.
@@ -217,7 +217,7 @@ class Scripts:
         try:
             return await self._link.call("EVALSHA", *words)
         except redis.exceptions.NoScriptError as error:
-            raise ProtocolError("the server forgets a script as it is loaded") from error
+            raise ProtocolError("the server forgot a script right after it was loaded") from error
 
     async def head(self) -> Head | NoLog:
         """Read the head of the log."""
@@ -234,15 +234,15 @@ class Scripts:
         voters: tuple[str, str] = ("", ""),
         epoch_id: str = "",
     ) -> Placed | NotPlaced:
-        """Give frames consecutive places, all or none.
+        """Append frames at consecutive places, all or none.
 
         Args:
-            position: What the writer has applied; it must lie in the log's epoch.
+            position: Position of the writer; it must be in the log's epoch.
             fingerprint: Encoder of the writer's vectors.
-            frames: Each frame, bare and as it is to be stored (signed or not).
-            log_bytes_max: Limit of what the log may keep.
-            inline_bytes_max: Largest frame that travels on the bus.
-            voters: The voters before and after, joined by commas, where they change.
+            frames: Each frame, plain and as it is stored (signed or not).
+            log_bytes_max: Limit of the bytes that the log keeps.
+            inline_bytes_max: Largest frame that is published whole.
+            voters: The voters before and after, joined by commas, if they change.
             epoch_id: Ballot that opened the writer's epoch; empty for any.
         """
         level = str(LEVEL)
@@ -264,13 +264,13 @@ class Scripts:
     async def switch(
         self, at: Position, frame: bytes, body: bytes, encoders: Encoders
     ) -> int | NotPlaced:
-        """Place the entry that changes the encoder; see ``switch.lua``.
+        """Append the entry that changes the encoder; see ``switch.lua``.
 
         Args:
-            at: What the writer has applied; the entry follows it or has no place.
-            frame: The entry, bare,
-            body: and as it is to be stored (signed or not).
-            encoders: From which encoder to which one.
+            at: Position of the writer; the entry follows it directly or is refused.
+            frame: The entry, plain.
+            body: The entry as it is stored (signed or not).
+            encoders: The encoders before and after.
         """
         header_bytes = len(body) - len(frame) + len(header_of(frame))
         args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
@@ -284,7 +284,7 @@ class Scripts:
         """Read entries of an epoch's log after a position.
 
         Raises:
-            ProtocolError: The stream holds something else than entries.
+            ProtocolError: The stream holds something other than entries.
         """
         keys = [self.keys.meta, self.keys.log(epoch)]
         args = [epoch, after.epoch, after.seq, entries_max, bytes_max]
@@ -337,7 +337,7 @@ def head_of(answer: Sequence[bytes]) -> Head | NoLog:
 
 
 def ballot_of(text: str) -> Ballot | None:
-    """Read the ballot of a header; None where there is none, or none that is one."""
+    """Read the ballot of a header; None if there is none or it is malformed."""
     try:
         return Ballot.parse(text)
     except ValueError:
