@@ -78,7 +78,7 @@ async def test_beat_carries_the_head(server: Server) -> None:
         bus.start()
         await until(bus, is_subscribed)
         first, second = log.keepalive("first"), log.keepalive("second")
-        outcomes = [await first.beat(), await second.beat(), await second.beat(is_takeover=True)]
+        outcomes = [await first.send(), await second.send(), await second.send(is_takeover=True)]
         heard = await until(bus, lambda e: isinstance(e, MessageReceived))
         beat = heard[-1].message
         head = (await log.read(Position())).head
@@ -96,11 +96,11 @@ async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> N
         bus.start()
         await until(bus, is_subscribed)
         server.call("CONFIG", "SET", "min-replicas-to-write", "1")
-        outcome = await log.keepalive("me").beat(is_takeover=True)
+        outcome = await log.keepalive("me").send(is_takeover=True)
         beat = (await until(bus, lambda e: isinstance(e, MessageReceived)))[-1].message
         server.call("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(SequencerUnavailable):
-            await log.keepalive("me").beat(is_takeover=True)
+            await log.keepalive("me").send(is_takeover=True)
 
     assert outcome is KeepaliveResult.FOREIGN
     assert (beat.seq, beat.source) == (1, "me")

@@ -218,7 +218,7 @@ async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> 
             await log.append([put(f"r{n}") for n in range(4)])
             await until(bus, is_entry)
             at = [entry.position for entry in (await log.read(Position())).entries]
-            await log.keepalive("me").beat()
+            await log.keepalive("me").send()
             lease = log.lease("trim", "me")
             held = await lease.acquire()
             assert isinstance(held, Held)

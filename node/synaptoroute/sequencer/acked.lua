@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- Read what the voters and the live nodes hold, in one call for everybody who waits.
+-- Read the durable sequence numbers of the voters and of the live nodes.
 --
 -- KEYS  meta, hb, pos:<epoch>
 -- ARGV  epoch, alive_ms
--- Gives {'OK', count of voters, seq of each voter ..., seq of each live node ...}, where a
--- node that never reported counts as 0; {'STALE', epoch} or {'LOST'}.
+-- Returns {'OK', count of voters, seq of each voter ..., seq of each live node ...}, with 0 for
+-- a node that never reported; {'STALE', epoch} or {'LOST'}.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'voters')
 if not m[1] then return {'LOST'} end
 if m[1] ~= ARGV[1] then return {'STALE', m[1]} end

@@ -1,18 +1,19 @@
 #!lua
--- Give frames consecutive places in the log, and say so on the bus.
+-- Append frames at consecutive places of the log, and publish them on the bus.
 --
 -- KEYS  meta, log:<epoch>, pos:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint, level, channel, log_bytes_max,
---       inline_bytes_max, the voters before and after ('' but for a change of them), ballot
---       that opened the writer's epoch ('' for any), then (digest, header, body) for each frame
--- Gives {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'} or an outcome's name
--- and what belongs to it.  An outcome is a value, never an error reply: no client retries it.
+--       inline_bytes_max, the voters before and after ('' unless they change), ballot that
+--       opened the writer's epoch ('' for any), then (digest, header, body) for each frame
+-- Returns {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'}, or the name of an
+-- outcome and its detail.  An outcome is a value, never an error reply: no client retries it.
 --
--- The voters change only while a majority of them holds the last change: then any majority
--- before meets any majority after.  'UNHELD' says that it does not, or that they are others.
+-- The voters change only while a majority of them holds the last change.  Then every majority
+-- before the change overlaps every majority after it.  'UNHELD' says that no majority holds it,
+-- or that the voters are not those that the writer knows.
 --
--- Everything is computed before the first write.  The first write may be refused (rights,
--- a foreign key in our place), and then nothing is left of it; after it nothing can fail.
+-- Everything is computed before the first write.  The first write may be refused (permissions,
+-- a foreign key of the same name), and then it is undone.  After it nothing can fail.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
@@ -23,6 +24,7 @@ end
 if m[5] ~= replid then return {'NEWHIST'} end
 if m[4] ~= 'open' then return {'CLOSED', m[4]} end
 if m[1] ~= ARGV[1] or (ARGV[11] ~= '' and ARGV[11] ~= m[12]) then return {'STALE', m[1]} end
+-- A writer ahead of the log, or at another chain, proves that this server lost entries.
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
 if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
@@ -55,7 +57,7 @@ for i = 12, #ARGV, 3 do
 end
 if bytes - tonumber(m[9]) > tonumber(ARGV[7]) then return {'FULL'} end
 
--- A message holds as many entries as fit; one that does not fit alone is only announced.
+-- A message holds as many entries as fit.  An entry that does not fit alone is only announced.
 local inline_bytes_max, messages, parts, part_bytes = tonumber(ARGV[8]), {}, {}, 0
 for _, e in ipairs(entries) do
   local kind, body = 'E', e[6]

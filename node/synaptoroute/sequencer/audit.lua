@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Say what a node found at the place of an audit; a second report replaces the first.
+-- Report to the audit at a place; a second report of a node replaces the first.
 --
 -- KEYS  audit:<seq>
 -- ARGV  node id, report (JSON), how long it is kept in ms

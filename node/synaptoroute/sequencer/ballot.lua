@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
--- Close the log with a ballot, so that every node reports what it holds.
+-- Close the log with a ballot, so that every node reports its position.
 --
 -- KEYS  meta, rec
--- ARGV  id, epoch that the ballot must be above, cause, what is seen, channel, node id,
---       then for a server without a log: lineage, fingerprint, dim, level, voters
--- Gives {'RECOVERING', ballot} (ours, or the one that goes on), {'OPEN'} (there is no reason
--- to close it) or {'FROZEN'}.
--- An open log is closed where its server is another one (its replication id tells), or where
--- the caller has proof against the epoch that it names by "what is seen".  A ballot that goes on
--- is replaced only by a caller that names it.  A ballot is bound to this server: one that a
--- replica inherited is void.
+-- ARGV  id, epoch that the ballot must be above, cause, epoch_id or ballot that was seen,
+--       channel, node id, then for a server without a log: lineage, fingerprint, dim, level,
+--       voters
+-- Returns {'RECOVERING', ballot} (the new or the current one), {'OPEN'} (there is no reason to
+-- close the log) or {'FROZEN'}.
+-- An open log is closed if it was opened on another server (the replication id tells), or if
+-- the caller has a proof against the epoch that it has seen.  The current ballot is replaced
+-- only by a caller that has seen it.  A ballot is bound to this server: one that a replica
+-- inherited is void.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid', 'rec_id',

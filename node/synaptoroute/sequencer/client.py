@@ -1,14 +1,12 @@
-"""Connections to the sequencer, from one URL.
+"""Connections to the sequencer, from one URL; and checks of the server's settings.
 
-The client library retries nothing: it cannot know whether a write whose answer
-was lost has happened, and on a subscription it would hide that messages were
-missed.  So each failure comes up here, sorted by the one question that matters:
-was anything sent?  Commands, catch-up and the bus have connections of their own,
-so that a large read delays no write and a slow bus no heartbeat.
+The retries of the client library are off: it cannot know whether a write whose answer was lost
+has happened, and on a subscription it would hide that messages were missed.  So every failure is
+raised, with the one fact that matters: whether anything was sent.
 
 URLs: ``redis://``, ``rediss://`` (TLS), ``unix://``, and for Sentinel
 ``redis+sentinel://host:port,host:port/service/db`` (``rediss+sentinel`` with TLS),
-where each new connection asks for the master anew.
+where every new connection asks for the current master.
 """
 
 from __future__ import annotations
@@ -48,11 +46,11 @@ IO_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the server is verified and this node shows who it is.
+    """How the server is verified and how this node identifies itself.
 
     Attributes:
         ca_file: Certificates to trust; None for those of the system.
-        cert_file: This node's certificate, where the server asks for one.
+        cert_file: This node's certificate, if the server asks for one.
         key_file: Its private key.
     """
 
@@ -62,14 +60,14 @@ class Tls:
 
 
 class PasswordFile(CredentialProvider):
-    """Credentials whose password is read anew at each connection, so that it can rotate."""
+    """Credentials whose password is read at every connection, so that it can rotate."""
 
     def __init__(self, path: Path, user: str | None = None) -> None:
         self._path = path
         self._user = user
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """Read the file; a line break at its end is not part of the password."""
+        """Read the file; a trailing line break is not part of the password."""
         with self._path.open("rb") as file:
             password = file.read(PASSWORD_BYTES_MAX).decode().rstrip("\r\n")
         return (self._user, password) if self._user else (password,)
@@ -81,16 +79,16 @@ class PasswordFile(CredentialProvider):
 
 @dataclass(frozen=True)
 class Connector:
-    """Where the sequencer is and how to speak to it.
+    """Address of the sequencer and the options of its connections.
 
     Attributes:
         url: See the module; credentials in it are percent-encoded.
-        password_file: Takes the place of a password in the URL.
+        password_file: Replaces a password in the URL.
         tls: Files for ``rediss://``.
         socket_timeout_seconds: Longest wait for a connection, and for an answer.
 
     Raises:
-        ConfigError: The URL is of no known form.
+        ConfigError: The URL has no known form.
     """
 
     url: str = field(repr=False)
@@ -121,7 +119,7 @@ class Connector:
 
     @property
     def is_sentinel(self) -> bool:
-        """Whether the master is asked for by name."""
+        """Whether Sentinel resolves the address of the master."""
         return self._parts.scheme.endswith("+sentinel")
 
     @property
@@ -154,7 +152,7 @@ class Connector:
         return int(number)
 
     def _options(self, timeout_seconds: float) -> dict[str, Any]:
-        """Arguments of a connection, whatever it goes to."""
+        """Arguments of a connection of any kind."""
         user, _, password = self._parts.netloc.rpartition("@")[0].partition(":")
         options: dict[str, Any] = {
             "protocol": 2,
@@ -181,10 +179,10 @@ class Connector:
         return {name: str(path) for name, path in files.items() if path is not None}
 
     def link(self, *, timeout_seconds: float | None = None) -> Link:
-        """Make a set of connections that nobody else uses; nothing is opened yet.
+        """Create a pool of connections for one purpose; nothing is opened yet.
 
         Args:
-            timeout_seconds: Longest wait for an answer, where it is not the usual one.
+            timeout_seconds: Longest wait for an answer, if not the default one.
         """
         seconds = timeout_seconds or self.socket_timeout_seconds
         options = self._options(seconds)
@@ -212,7 +210,7 @@ class Connector:
 
 
 class Link:
-    """Connections for one purpose, and what a failure on them means.
+    """A pool of connections for one purpose, with typed failures.
 
     Used on the event loop that first used it.
     """
@@ -229,9 +227,9 @@ class Link:
         """Send one command and return its answer.
 
         Raises:
-            SequencerUnavailable: ``reason`` says which: ``unreachable`` (nothing was
-                sent), ``interrupted`` (the outcome is unknown) or ``refused`` (the
-                server said no before it did anything).
+            SequencerUnavailable: The ``reason`` is ``unreachable`` (nothing was sent),
+                ``interrupted`` (the outcome is unknown) or ``refused`` (the server refused
+                before it did anything).
             redis.exceptions.NoScriptError: The script is not loaded there.
         """
         async with self._free:
@@ -249,18 +247,20 @@ class Link:
             except redis.exceptions.BusyLoadingError as error:
                 raise unavailable(Reason.REFUSED, "Redis is loading its data") from error
             except IO_ERRORS as error:
+                # The answer may still arrive: the connection must not be used again.
                 await self.drop(connection)
                 raise unavailable(
                     Reason.INTERRUPTED, f"Redis did not answer: {_say(error)}"
                 ) from error
             except BaseException:
+                # Cancelled between command and answer: the next caller would read this answer.
                 await self.drop(connection)
                 raise
             finally:
                 await self._pool.release(connection)
 
     async def connect(self) -> AbstractConnection:
-        """Take a connection that works; the caller releases it.
+        """Take a working connection; the caller releases it.
 
         Raises:
             SequencerUnavailable: ``unreachable``, or ``refused`` for wrong credentials.
@@ -279,7 +279,7 @@ class Link:
             ) from error
 
     async def release(self, connection: AbstractConnection) -> None:
-        """Give a connection back that is not to be used again."""
+        """Return a connection that must not be used again."""
         await self.drop(connection)
         await self._pool.release(connection)
 
@@ -299,10 +299,9 @@ class Link:
 
 
 async def _greet(connection: AbstractConnection) -> None:
-    """Open a connection, and hear an answer before anything that matters is sent on it.
-
-    A frozen server, and a proxy without one behind it, accept connections too.
-    """
+    """Open a connection and wait for one answer on it."""
+    # A frozen server, or a proxy without a server, accepts connections, too.  A write sent to
+    # it would have an unknown outcome; after an answered PING it is known to be alive.
     await connection.on_connect()
     await connection.send_command("PING", check_health=False)
     await connection.read_response()
@@ -320,7 +319,7 @@ def _split_address(text: str, port: int) -> tuple[str, int]:
 
 
 def _say(error: BaseException) -> str:
-    """Name an error that may have no words of its own."""
+    """Describe an error, also one without a message."""
     return str(error) or type(error).__name__
 
 
@@ -332,11 +331,11 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about the server that an operator should know.
+    """A finding about the server that an operator should know.
 
     Attributes:
         code: Stable name.
-        severity: ``error`` where a node must not join this server.
+        severity: ``error`` if a node must not join this server.
         message: What it means and what to do.
     """
 
@@ -347,7 +346,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """The server, as far as it may be asked.
+    """What is known about the server.
 
     Attributes:
         kind: ``redis``, ``valkey`` or ``unknown``.
@@ -368,14 +367,14 @@ class ServerFacts:
 
 
 async def check_server(link: Link, role: str) -> ServerFacts:
-    """Look at the server.
+    """Check the server and its settings.
 
     Raises:
         SequencerUnavailable: It does not answer, or refuses the scripts.
     """
     info = await _info(link)
     kind, version = _version_of(info)
-    findings = [*_judge_version(kind, version), *_judge_info(info)]
+    findings = [*_check_version(kind, version), *_check_info(info)]
     if role == "unknown":
         findings.append(
             Finding(
@@ -389,12 +388,12 @@ async def check_server(link: Link, role: str) -> ServerFacts:
         findings.append(
             Finding("replica", "error", "this server is a replica; connect to the master")
         )
-    findings += _judge_settings(await _settings(link), info)
+    findings += _check_settings(await _settings(link), info)
     return ServerFacts(kind, version, role, tuple(findings))
 
 
 async def _info(link: Link) -> dict[str, str]:
-    """Read INFO; empty where it is not allowed."""
+    """Read INFO; empty if it is not allowed."""
     try:
         text = await link.call("INFO")
     except SequencerUnavailable as error:
@@ -406,7 +405,7 @@ async def _info(link: Link) -> dict[str, str]:
 
 
 async def _settings(link: Link) -> dict[str, str]:
-    """Read the settings that matter; empty where CONFIG is not allowed."""
+    """Read the settings that matter; empty if CONFIG is not allowed."""
     names = ("maxmemory-policy", "appendonly", "save", "min-replicas-to-write")
     try:
         flat = await link.call("CONFIG", "GET", *names)
@@ -424,7 +423,7 @@ def _version_of(info: Mapping[str, str]) -> tuple[str, str]:
     return ("redis", info["redis_version"]) if "redis_version" in info else ("unknown", "")
 
 
-def _judge_version(kind: str, version: str) -> list[Finding]:
+def _check_version(kind: str, version: str) -> list[Finding]:
     least = {"redis": REDIS_MAJOR_MIN, "valkey": VALKEY_MAJOR_MIN}.get(kind)
     major = version.partition(".")[0]
     if least is None or not major.isdecimal():
@@ -435,14 +434,14 @@ def _judge_version(kind: str, version: str) -> list[Finding]:
     return []
 
 
-def _judge_info(info: Mapping[str, str]) -> list[Finding]:
+def _check_info(info: Mapping[str, str]) -> list[Finding]:
     if info.get("cluster_enabled") == "1":
         message = "this is a Redis Cluster; a node keeps to the shard that it was given"
         return [Finding("cluster_mode", "warning", message)]
     return []
 
 
-def _judge_settings(settings: Mapping[str, str], info: Mapping[str, str]) -> list[Finding]:
+def _check_settings(settings: Mapping[str, str], info: Mapping[str, str]) -> list[Finding]:
     findings = []
     policy = settings.get("maxmemory-policy") or info.get("maxmemory_policy")
     is_append_only = settings.get("appendonly", "") == "yes" or info.get("aof_enabled") == "1"
@@ -469,9 +468,11 @@ _REPEAT_SECONDS: Final = 0.1
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it ends; its result is nobody's any more."""
+    """Cancel a task until it has ended; its result is discarded."""
+    # Before Python 3.12 a cancellation that arrives in the same turn of the loop as a timeout
+    # inside the client library can be taken for that timeout and swallowed.  So it is repeated.
     while not task.done():
         task.cancel()
         await asyncio.wait({task}, timeout=_REPEAT_SECONDS)
     if not task.cancelled():
-        task.exception()
+        task.exception()  # retrieved, so that asyncio does not log it

@@ -2,7 +2,7 @@
 -- Read the head of the log.
 --
 -- KEYS  meta
--- Gives {'LOST', time_us, role} or {'HEAD', time_us, role, replid, field, value, ...}.
+-- Returns {'LOST', time_us, role} or {'HEAD', time_us, role, replid, field, value, ...}.
 local info = redis.pcall('INFO', 'replication')
 local known = type(info) == 'string'
 local replid = known and string.match(info, 'master_replid:(%w+)') or '-'

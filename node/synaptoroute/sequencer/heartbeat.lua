@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Say that a node lives and where it stands; read the head of the log.
+-- Report a node and its position; return the head of the log.
 --
 -- KEYS  meta, nodes, hb, pos:<node's epoch>, rec
--- ARGV  node id, row (JSON), epoch, seq, chain, promise, forget_ms, voters
--- Gives what head.lua gives.  While a ballot goes on that the node has promised, this is its
--- report.  Allowed over maxmemory: its rows replace themselves, and a
--- node that cannot say that it lives would be taken for dead.
+-- ARGV  node id, report (JSON), epoch, seq, chain, promise, forget_ms, voters
+-- Returns the same as head.lua.  If the node has promised the current ballot, this is also its
+-- report to the ballot.  Allowed over maxmemory: the rows replace older ones, and a node that
+-- cannot report would be taken for dead.
 local info = redis.pcall('INFO', 'replication')
 local known = type(info) == 'string'
 local replid = known and string.match(info, 'master_replid:(%w+)') or '-'
@@ -22,7 +22,7 @@ local is_log = m.epoch and m.seq and m.chain and m.state
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 local now = string.format('%.0f', now_ms)
 redis.call('ZADD', KEYS[3], now, ARGV[1])
--- A word from the future is of a clock that went back, here or on the server before this one.
+-- A time in the future was written before a clock went back, here or on a former master.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf', 'LIMIT', 0, 16)) do
   redis.call('ZADD', KEYS[3], now, id)
 end
@@ -37,7 +37,7 @@ local silent_before = string.format('%.0f', now_ms - tonumber(ARGV[7]))
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 'LIMIT', 0, 16)) do
   redis.call('HDEL', KEYS[2], id)
   redis.call('ZREM', KEYS[3], id)
-  -- What a voter made durable stays true while it is away.
+  -- The position of a voter stays true while it is away, and still counts for a majority.
   if not string.find(',' .. (m.voters or '') .. ',', ',' .. id .. ',', 1, true) then
     redis.call('ZREM', KEYS[4], id)
   end

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Publish the head of the log, so that whoever hears nothing knows that its bus is broken.
+-- Publish the head of the log, so that silence on the bus means a broken connection.
 --
 -- KEYS  meta, lease:beat, fence
--- ARGV  channel, node id, lease_ms, '1' to beat although another node holds the lease
--- Gives 'BEAT' (the lease is ours), 'FOREIGN' (beaten without it), 'HELD' or 'LOST'.
--- It may write, so a replica refuses it: a bus on a demoted server falls silent.
+-- ARGV  channel, node id, lease_ms, '1' to send although another node holds the lease
+-- Returns 'BEAT' (the lease is ours), 'FOREIGN' (sent without it), 'HELD' or 'LOST'.
+-- The script may write, so a replica refuses it: the bus of a demoted server falls silent.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state')
 if not (m[1] and m[2] and m[3] and m[4]) then return 'LOST' end
 local time = redis.call('TIME')

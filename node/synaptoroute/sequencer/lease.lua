@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Take, keep or give back the right to act.
+-- Acquire, renew or release a lease.
 --
 -- KEYS  lease:<name>, fence
 -- ARGV  'acquire'|'renew'|'release', owner, token ('' to acquire), lease_ms
--- Gives {'OK', token} or {'HELD', owner, ms left} ('' where nobody holds it).
--- Tokens only grow, also over a loss of the counter: each is at least Redis' time.
--- A lease that runs for longer than any is given is of a clock that went back: its holder has
--- not renewed it since, and must not keep others out until the clock is there again.
+-- Returns {'OK', token} or {'HELD', owner, ms left} ('' if nobody holds it).
+-- Tokens only grow, even after a loss of the counter: each is at least Redis' time.
+-- A lease with more time left than any lease is given was written before the clock went back.
+-- Its holder has not renewed it since, so it must not exclude others until the clock returns.
 local held = redis.call('GET', KEYS[1])
 if held and ARGV[1] == 'acquire' and redis.call('PTTL', KEYS[1]) > 2 * tonumber(ARGV[4]) then
   held = false

@@ -1,12 +1,13 @@
 #!lua flags=no-writes
--- Read the reports to a ballot, and whether the server's own stream could be kept.
+-- Read the reports to a ballot, and check whether the server's own stream can be kept.
 --
 -- KEYS  meta, log:<epoch>, rec, hb
--- ARGV  epoch, ballot ('' to look at an open log), alive_ms, links_max
--- Gives {'OK', why the stream is not whole ('' if it is), seq, chain, voters, {live nodes that
+-- ARGV  epoch, ballot ('' to check an open log), alive_ms, links_max
+-- Returns {'OK', damage of the stream ('' if there is none), seq, chain, voters, {live nodes that
 -- have not reported}, {node id, report, ...}}, or {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'}.
--- Whole is: exactly floor..seq, ending in the header's chain, beginning at the floor's, linked
--- from the longest report to the head, and every report of this epoch is a prefix of it.
+-- The stream can be kept if it holds exactly floor..seq, begins at the floor's chain, ends at the
+-- header's chain, is linked from the longest report to the head, and has every report of this
+-- epoch as a prefix.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'rec_id', 'rec_replid',
@@ -75,7 +76,7 @@ local function forked()
   return nil
 end
 
--- What nobody has applied is believed only if every entry continues the one before it.
+-- Entries that no node has applied are accepted only if each continues the one before it.
 local function unlinked()
   local from = longest and longest.epoch == epoch and longest.seq or floor - 1
   if from < floor then from = floor end

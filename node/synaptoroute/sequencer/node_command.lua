@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Give a node an order that it reads at its next heartbeat; only as holder of the lease.
+-- Leave a command for a node, which polls for it; only for the holder of the lease.
 --
 -- KEYS  lease:<name>, orders
--- ARGV  'token:owner' of the lease, node id, order (JSON)
--- Gives {'OK'} or {'FENCED'} (the lease is not ours any more).
+-- ARGV  'token:owner' of the lease, node id, command (JSON)
+-- Returns {'OK'} or {'FENCED'} (the lease is not ours any more).
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 return {'OK'}

@@ -2,7 +2,7 @@
 -- List the nodes with the age of their last heartbeat.
 --
 -- KEYS  nodes, hb
--- Gives {now_ms, node id, last heartbeat in ms, row, ...}.
+-- Returns {now_ms, node id, last heartbeat in ms, report, ...}.
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local answer = {string.format('%.0f', now_ms)}

@@ -3,9 +3,9 @@
 --
 -- KEYS  meta, log:1, pos:1, nodes
 -- ARGV  lineage, epoch_id, fingerprint, dim, level, voters, channel, digest, body
--- Gives {'OK', chain, time_us}, {'EXISTS', epoch, epoch_id} where a log is there already
--- (another founder was first, or an answer to this one was lost), {'REMNANTS', what} where
--- something outlived a log that is gone: that is a recovery, never a founding.
+-- Returns {'OK', chain, time_us}; {'EXISTS', epoch, epoch_id} if there is a log already (another
+-- founder was first, or an answer to this one was lost); or {'REMNANTS', what} if something is
+-- left of a lost log: that needs a recovery, never a founding.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'epoch_id')
 if m[1] then return {'EXISTS', m[1], m[2] or ''} end
 for i = 1, 3 do

@@ -1,11 +1,10 @@
-"""Peers: what a node takes from another when the log does not reach back far enough.
+"""Requests to peers, for what the log no longer has.
 
-A peer's op log bridges a trimmed log; a peer's snapshot replaces a state that is too
-old or that took another way.  Requests carry a short-lived proof of membership: an
-HMAC over the request and Redis' time, with a secret that the cluster's nodes share.
-What arrives is never believed for where it came from: entries must continue the
-receiver's hash chain, a snapshot must have the SHA-256 that was announced, its own
-digest, and a position whose chain the log confirms.
+A peer's op log bridges a trimmed log; a peer's snapshot replaces a state that is too old or that
+has diverged.  Requests carry a short-lived proof of membership: an HMAC over the request and
+Redis' time, with a secret that the nodes share.  Answers are not trusted: entries must continue
+the receiver's hash chain, and a snapshot needs the announced SHA-256, its own digest, and a
+position whose hash chain the log confirms.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ PROOF_AGE_MS_MAX: Final = 300_000
 SNAPSHOT_BYTES_MAX: Final = 64 << 30
 ROWS_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 8 << 20
-"""Most bytes of an op log that are asked for at once."""
+"""Most bytes of an op log in one request."""
 _BARE: Final = SigningKeys("")
 _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
@@ -48,11 +47,11 @@ _READ_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
-    """A snapshot that has arrived and matches its SHA-256.
+    """A received snapshot that matches its SHA-256.
 
     Attributes:
-        path: Where it lies; the receiver deletes it.
-        position: The position that the donor says it holds.
+        path: The file; the receiver deletes it.
+        position: Its position, as announced by the donor.
     """
 
     path: Path
@@ -61,11 +60,11 @@ class SnapshotFile:
 
 @dataclass(frozen=True, slots=True)
 class PeerLog:
-    """What a peer's op log holds after a position.
+    """Entries of a peer's op log after a position.
 
     Attributes:
-        entries: Entries right after the position; none where it does not reach.
-        position: Where the peer stands.
+        entries: The entries directly after the position; none if it does not reach back.
+        position: Position of the peer.
     """
 
     entries: tuple[Entry, ...]
@@ -73,11 +72,11 @@ class PeerLog:
 
 
 class Membership:
-    """The secret that nodes share, and the proofs made with it.
+    """Proofs of membership, made with the secret that the nodes share.
 
     Args:
-        secret: Gives the secret, at least 16 bytes; it may become known late.
-        now_ms: Redis' clock as this node reckons it, milliseconds.
+        secret: Returns the secret, at least 16 bytes; it may become known late.
+        now_ms: Returns Redis' clock as this node estimates it, milliseconds.
     """
 
     def __init__(self, secret: Callable[[], bytes], now_ms: Callable[[], int]) -> None:
@@ -85,12 +84,12 @@ class Membership:
         self._now_ms = now_ms
 
     def proof(self, path_and_query: str) -> str:
-        """Prove membership for one request of now."""
+        """Create the proof for one request."""
         now_ms = str(self._now_ms())
         return f"{now_ms}.{self._sign(path_and_query, now_ms)}"
 
     def is_proof(self, path_and_query: str, proof: str) -> bool:
-        """Whether a proof is of a member and not too old."""
+        """Whether a proof was made by a member and is not too old."""
         made_ms, _, signature = proof.partition(".")
         if not (made_ms.isascii() and made_ms.isdigit() and len(made_ms) <= 16):
             return False
@@ -106,7 +105,7 @@ class Membership:
 
 
 class PeerClient:
-    """Fetches from one peer at a time.  Used on one event loop."""
+    """Sends requests to peers.  Used on one event loop."""
 
     def __init__(self, membership: Membership, verify: bool | str = True) -> None:
         self._membership = membership
@@ -118,7 +117,7 @@ class PeerClient:
         await self._client.aclose()
 
     async def read_log(self, url: str, after: Position) -> PeerLog:
-        """Read what follows a position from a peer's op log, as far as it reaches.
+        """Read the entries after a position from a peer's op log.
 
         Raises:
             ClusterError: No answer, or a refusal.
@@ -136,7 +135,7 @@ class PeerClient:
         return PeerLog(tuple(entries), position)
 
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
-        """Read a peer's sums, and its rows of some buckets of slots; see ``follower.mending``.
+        """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``.
 
         Raises:
             ClusterError: No answer, or a refusal.
@@ -152,11 +151,11 @@ class PeerClient:
         return bytes(body)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
-        """Fetch a snapshot into a file of its own.
+        """Fetch a snapshot into a file.
 
         Raises:
-            ClusterError: No answer, a refusal, or it broke off.
-            ProtocolError: It does not match what was announced.
+            ClusterError: No answer, a refusal, or an incomplete answer.
+            ProtocolError: It does not match its SHA-256.
         """
         target = folder / name
         digest = hashlib.sha256()
@@ -187,13 +186,13 @@ class PeerClient:
 
 
 def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:
-    """Write a part and count it in; not on the event loop, where queries wait."""
+    # On a thread: disk and hash would delay queries on the event loop.
     digest.update(part)
     file.write(part)
 
 
 class _Response:
-    """One streamed answer, with the client's errors made ours."""
+    """One streamed answer; errors of the HTTP client become ``ClusterError``."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> None:
         self._context = client.stream("GET", url, headers=headers)
@@ -215,12 +214,12 @@ class _Response:
 
 
 def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, frame: bytes) -> bytes:
-    """Write an entry as ``parse_entries`` reads it: a line of text and the bare frame."""
+    """Write an entry as ``parse_entries`` reads it: a line of text, then the plain frame."""
     return f"{epoch} {seq} {prev} {chain} {time_us} {len(frame)}\n".encode() + frame
 
 
 def parse_entries(body: bytes) -> list[Entry]:
-    """Read entries of a peer's op log, verified each in itself.
+    """Read entries of a peer's op log; each is verified in itself.
 
     Raises:
         ProtocolError: They are malformed.
@@ -231,7 +230,7 @@ def parse_entries(body: bytes) -> list[Entry]:
         end = body.find(b"\n", at, at + _LINE_BYTES_MAX)
         line = _LINE.fullmatch(body[at:end]) if end >= 0 else None
         if line is None:
-            raise ProtocolError("a peer's op log holds something else than entries")
+            raise ProtocolError("a peer's op log holds something other than entries")
         size_bytes = int(line[6])
         frame = body[end + 1 : end + 1 + size_bytes]
         if len(frame) != size_bytes:

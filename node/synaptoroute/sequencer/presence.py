@@ -1,8 +1,11 @@
-"""Who is there and how far: heartbeats, the list of nodes, acknowledgements.
+"""Presence: heartbeats, the list of nodes, acknowledgements and audit reports.
 
-Each node says every second what it is and where it stands, and hears the head of the
-log in return, so that even without Pub/Sub it is never more than about a second
-behind.  Ages are reckoned by Redis' clock alone.
+Every second each node reports its state and position and reads the head of the log in return.
+So even without Pub/Sub it is never more than about a second behind.  Ages are measured by Redis'
+clock alone.
+
+An audit is an entry of the log.  All nodes that apply it stand at the same place, where equal
+histories have equal digests; they report their digest for that place.
 """
 
 from __future__ import annotations
@@ -34,20 +37,20 @@ ROW_BYTES_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node says of itself.
+    """A node's report.  The names of the fields are its JSON form in Redis.
 
     Attributes:
         node_id: Identity of the node, kept in its database.
-        url: Where its peers reach it.
+        url: Address for its peers.
         role: ``voter`` or ``observer``.
         version: Release.
         level: Highest feature level that it understands.
         fingerprint: Fingerprint of its encoder.
         encoders: Fingerprints of all encoders that it has loaded, separated by commas.
         tables: Names of the tables of the cascade that it has, separated by commas.
-        epoch: Position that it has made durable: epoch,
-        seq: sequence number,
-        chain: and hash chain.
+        epoch: Epoch of its durable position.
+        seq: Sequence number of that position.
+        chain: Hash chain of that position.
         digest: Digest of its state there.
         state: State of its replica.
         queue_count: Queries that wait.
@@ -72,7 +75,7 @@ class NodeReport:
 
     @property
     def position(self) -> Position:
-        """Its position."""
+        """Durable position of the node."""
         return Position(self.epoch, self.seq, self.chain)
 
 
@@ -86,8 +89,8 @@ class NodeSeen:
     """A node as the others see it.
 
     Attributes:
-        report: Its last words.
-        age_ms: How old they are, by Redis' clock.
+        report: Its last report.
+        age_ms: Age of the report, by Redis' clock.
     """
 
     report: NodeReport
@@ -101,11 +104,11 @@ class NodeSeen:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """What the voters and the live nodes hold, for everybody who waits.
+    """Durable sequence numbers of the voters and the live nodes.
 
     Attributes:
-        voters: Seq that each voter has made durable; 0 where it never reported.
-        live: The same of each live node.
+        voters: Durable seq of each voter; 0 if it never reported.
+        live: Durable seq of each live node.
     """
 
     voters: tuple[int, ...]
@@ -142,19 +145,18 @@ class Presence:
     async def heartbeat(
         self, report: NodeReport, *, promise: Ballot | None = None, voters: Sequence[str] = ()
     ) -> Head | NoLog:
-        """Say that this node lives and where it stands; hear the head of the log.
+        """Report this node and its position; return the head of the log.
 
-        While the ballot goes on that this node has promised, this is also its report to
-        it.  Where the server refuses to write (a replica, a failing disk), the head is
-        read alone.
+        With a promise to the current ballot, this is also the report to the ballot.  If the
+        server refuses to write (a replica, a failing disk), only the head is read.
 
         Args:
-            report: Its position must be durable; with a promise, read after that.
+            report: Its position must be durable and, with a promise, read after the promise.
             promise: The ballot that this node has durably promised, if any.
-            voters: Who votes at that position.
+            voters: The voters at that position.
 
         Raises:
-            SequencerUnavailable: No answer, or not even reading is allowed.
+            SequencerUnavailable: No answer, or reading is not allowed either.
         """
         keys = self._keys
         args = [report.node_id, dump_node_report(report), report.epoch, report.seq, report.chain]
@@ -177,12 +179,13 @@ class Presence:
         return head_of(answer)
 
     async def report_position(self, node_id: str, position: Position) -> None:
-        """Say at once what a voter made durable, so that a quorum need not wait a second."""
+        """Report a voter's durable position at once, so that a quorum need not wait a second."""
         key = self._keys.positions(position.epoch)
+        # GT: reports may arrive out of order, and a position never decreases in an epoch.
         await self._link.call("ZADD", key, "GT", position.seq, node_id)
 
     async def nodes(self) -> tuple[NodeSeen, ...]:
-        """List the nodes heard of in the last hour; malformed rows are left out."""
+        """List the nodes that reported in the last hour; malformed reports are left out."""
         keys = self._keys
         answer = await self._scripts.run(Script.NODES, [keys.nodes, keys.heartbeats], [])
         now_ms, seen = int(answer[0]), []
@@ -196,7 +199,7 @@ class Presence:
         return tuple(seen)
 
     async def acked(self, epoch: int, *, alive_ms: int = ALIVE_MS) -> Acked | NotPlaced:
-        """Read what voters and live nodes hold in an epoch."""
+        """Read the durable sequence numbers of voters and live nodes in an epoch."""
         keys = self._keys
         answer = await self._scripts.run(
             Script.ACKED, [keys.meta, keys.heartbeats, keys.positions(epoch)], [epoch, alive_ms]
@@ -209,7 +212,7 @@ class Presence:
 
 
 def dump_node_report(report: NodeReport) -> bytes:
-    """Write what a node says of itself.
+    """Write a node's report.
 
     Raises:
         ProtocolError: It is over the limit.
@@ -221,7 +224,7 @@ def dump_node_report(report: NodeReport) -> bytes:
 
 
 def parse_node_report(row: bytes) -> NodeReport:
-    """Read what a node says of itself; fields of a later release are ignored.
+    """Read a node's report; fields of a later release are ignored.
 
     Raises:
         ProtocolError: It is malformed.
@@ -246,15 +249,15 @@ REPORT_BYTES_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """One node's answer to an audit.
+    """One node's report to an audit.  The names of the fields are its JSON form in Redis.
 
     Attributes:
         epoch: Epoch of the audit's place.
         digest: Digest of the whole state there, 32 hexadecimal digits.
         is_scrubbed: Whether memory and disk were compared with it, row by row.
-        rows: Rows that were compared.
-        memory_rows: Rows of the tensor that were found altered.
-        disk_rows: Rows of the database that were found altered.
+        rows: Rows compared.
+        memory_rows: Rows of the tensor that differ.
+        disk_rows: Rows of the database that differ.
     """
 
     epoch: int
@@ -266,7 +269,7 @@ class AuditReport:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the node's memory and disk are what its own digest says."""
+        """Whether the node's memory and disk match its own digest."""
         return not (self.memory_rows or self.disk_rows)
 
 
@@ -277,14 +280,14 @@ _KINDS: Final = {
 
 
 class Audits:
-    """Reports of one namespace."""
+    """Audit reports of one namespace."""
 
     def __init__(self, scripts: Scripts, link: Link) -> None:
         self._scripts = scripts
         self._link = link
 
     async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
-        """Say what this node found at a place.
+        """Report to the audit at a place.
 
         Raises:
             SequencerUnavailable: No answer.
@@ -294,7 +297,7 @@ class Audits:
         await self._scripts.run(Script.AUDIT, [key], [node_id, row, KEPT_MS])
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
-        """Read who found what at a place; malformed reports are left out.
+        """Read the reports to an audit by node; malformed ones are left out.
 
         Raises:
             SequencerUnavailable: No answer.
@@ -310,7 +313,7 @@ class Audits:
 
 
 def parse_audit_report(row: bytes) -> AuditReport:
-    """Read one report; fields of a later release are ignored.
+    """Read an audit report; fields of a later release are ignored.
 
     Raises:
         ProtocolError: It is malformed.

@@ -1,10 +1,10 @@
-"""The subscription: the fast path of the log, believed only as far as it proves itself.
+"""The bus: the fast path of the log, over Redis Pub/Sub; and its keepalives.
 
-Pub/Sub delivers at most once and a dead link makes no noise.  So the bus keeps its
-own deadline: somebody beats every second, and silence means that the connection is
-broken.  Every (re)subscription is an event, because the past is unknown then and the
-log has to be read; so is every message that was dropped because the consumer was
-slow.  The loop raises nothing and never blocks the socket on its consumer.
+Pub/Sub delivers at most once, and a dead connection is silent.  So some node publishes a
+keepalive every second, and silence means that the connection is broken.  Each (re)subscription
+is an event, because the log has to be read for what was missed; so is each loss because the
+consumer was slow.  Every message is verified.  The loop raises nothing and never blocks the
+socket on its consumer.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _CLOSE_SECONDS_MAX: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The channel is heard from now on: read the log, then trust what comes."""
+    """Messages arrive from now on.  Read the log for everything before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Messages were dropped because the consumer was slow: read the log.
+    """Events were dropped because the consumer was slow: read the log.
 
     Attributes:
-        count: How many events were dropped.
+        count: How many were dropped.
     """
 
     count: int
@@ -54,11 +54,11 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """The connection is gone, and a new one will be tried.
+    """The connection is lost, and a new one will be tried.
 
     Attributes:
         reason: What happened.
-        pause_seconds: How long it waits before it tries.
+        pause_seconds: Pause before the next try.
     """
 
     reason: str
@@ -67,10 +67,10 @@ class Reconnecting:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """What a message carried, sound in itself and not more.
+    """A verified message.
 
     Attributes:
-        message: An entry, the announcement of one, or a beat.
+        message: An entry, the announcement of one, or a keepalive.
     """
 
     message: Message
@@ -81,14 +81,14 @@ BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | MessageReceived
 
 @dataclass(slots=True)
 class BusCounts:
-    """What the bus saw, for metrics.
+    """Totals of the bus, for metrics.
 
     Attributes:
-        messages: Messages that were sound.
-        malformed: Messages that were not.
-        forged: Of those, how many lacked a valid signature.
-        subscriptions: Times the channel was subscribed to.
-        dropped: Events that a slow consumer missed.
+        messages: Valid messages.
+        malformed: Invalid messages.
+        forged: Invalid messages without a valid signature.
+        subscriptions: Subscriptions made.
+        dropped: Events dropped because the consumer was slow.
     """
 
     messages: int = 0
@@ -103,13 +103,13 @@ class Bus:
     """One subscription of one namespace.  Used on one event loop, by one consumer.
 
     Attributes:
-        connector: How to reach the server.
+        connector: Connects to the server.
         keys: Keys of the namespace.
         signing_keys: Keys of the signatures.
-        silence_seconds_max: Silence after which the connection is given up.
-        queue_events_max: Events that may wait for the consumer.
-        queue_bytes_max: Bytes of messages that may wait for the consumer.
-        counts: What was seen so far.
+        silence_seconds_max: Silence after which the connection is replaced.
+        queue_events_max: Most events that wait for the consumer.
+        queue_bytes_max: Most bytes of messages that wait for the consumer.
+        counts: Totals.
     """
 
     connector: Connector
@@ -127,12 +127,12 @@ class Bus:
     _is_closed: bool = field(default=False, init=False)
 
     def start(self) -> None:
-        """Begin to listen; runs until ``close``."""
+        """Start to listen; runs until ``close``."""
         if self._task is None and not self._is_closed:
             self._task = asyncio.create_task(self._run(), name="bus")
 
     async def close(self) -> None:
-        """Stop listening; the iteration of ``events`` ends."""
+        """Stop listening; ``events`` ends."""
         self._is_closed = True
         task, self._task = self._task, None
         if task is not None:
@@ -140,7 +140,7 @@ class Bus:
         self._ready.set()
 
     async def events(self) -> AsyncIterator[BusEvent]:
-        """Hand over what happens, in order; ends when the bus is closed."""
+        """Yield events in order; ends when the bus is closed."""
         while True:
             while self._missed or self._events:
                 if self._missed:
@@ -156,7 +156,7 @@ class Bus:
             await self._ready.wait()
 
     async def _run(self) -> None:
-        """Listen, and begin again whatever happens."""
+        """Listen, and reconnect after every failure."""
         failures = 0
         while True:
             link = self.connector.link(timeout_seconds=self.silence_seconds_max)
@@ -165,20 +165,22 @@ class Bus:
                 reason = await self._listen(link)
             except ClusterError as error:
                 reason = error.message
-            except Exception as error:  # whatever it is, a node must not lose its bus for good
+            except Exception as error:  # a bug must not end the bus of this node for good
                 reason = f"{type(error).__name__}: {error}"
             finally:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_CLOSE_SECONDS_MAX):
                         await link.close()
+            # A subscription that worked resets the backoff.
             failures = 1 if self.counts.subscriptions > before else failures + 1
             longest = min(RECONNECT_MIN_SECONDS * 2 ** min(failures, 8), RECONNECT_MAX_SECONDS)
+            # Jitter: after an outage all nodes reconnect at once.
             pause_seconds = random.uniform(RECONNECT_MIN_SECONDS, longest)
             self._put(Reconnecting(reason, pause_seconds), 0)
             await asyncio.sleep(pause_seconds)
 
     async def _listen(self, link: Link) -> str:
-        """Subscribe and take messages until the connection fails; say why it did."""
+        """Subscribe and take messages until the connection fails; return why it did."""
         connection = await link.connect()
         try:
             await connection.send_command("SUBSCRIBE", self.keys.bus)
@@ -187,7 +189,7 @@ class Bus:
                     reply = await connection.read_response(timeout=self.silence_seconds_max)
                 self._take(reply)
         except (redis.exceptions.TimeoutError, TimeoutError):
-            return f"nothing was heard for {self.silence_seconds_max:g} s"
+            return f"nothing was received for {self.silence_seconds_max:g} s"
         except redis.exceptions.ResponseError as error:
             return f"Redis refused the subscription: {error}"
         except IO_ERRORS as error:
@@ -196,7 +198,7 @@ class Bus:
             await link.release(connection)
 
     def _take(self, reply: Any) -> None:
-        """Sort one reply of the subscription."""
+        """Handle one reply of the subscription."""
         kind = reply[0] if isinstance(reply, list) and len(reply) == 3 else None
         if kind == b"subscribe":
             self.counts.subscriptions += 1
@@ -207,7 +209,7 @@ class Bus:
             self.counts.malformed += 1
 
     def _take_message(self, data: bytes) -> None:
-        """Verify a message and queue what it carries."""
+        """Verify a message and queue its records."""
         try:
             messages = parse_message(data, self.signing_keys)
         except ProtocolError as error:
@@ -220,7 +222,7 @@ class Bus:
             self._put(MessageReceived(message), size_bytes)
 
     def _put(self, event: BusEvent, size_bytes: int) -> None:
-        """Queue an event; where too many wait, drop them all and say so."""
+        """Queue an event; if too many wait, drop all of them and report ``Missed``."""
         if (
             len(self._events) >= self.queue_events_max
             or self._waiting_bytes + size_bytes > self.queue_bytes_max
@@ -235,7 +237,9 @@ class Bus:
         self._ready.set()
 
 
-BEAT_SECONDS: Final = 1.0
+# --- keepalives ---------------------------------------------------------------------------
+
+KEEPALIVE_SECONDS: Final = 1.0
 TAKEOVER_MIN_SECONDS: Final = 1.6
 TAKEOVER_MAX_SECONDS: Final = 2.6
 LEASE_MS: Final = 3_000
@@ -243,19 +247,19 @@ LEASE_NAME: Final = "beat"
 
 
 class KeepaliveResult(Enum):
-    """What a try to beat came to."""
+    """Outcome of a try to send a keepalive."""
 
     OWN = "own"
-    """KeepaliveResult as the holder of the lease."""
+    """Sent as the holder of the lease."""
     FOREIGN = "foreign"
-    """KeepaliveResult in the place of a holder that is silent."""
+    """Sent in place of a holder that is silent."""
     HELD = "held"
-    """Not beaten: another node holds the lease."""
+    """Not sent: another node holds the lease."""
     LOST = "lost"
-    """Not beaten: there is no log."""
+    """Not sent: there is no log."""
 
 
-_ANSWERS: Final = {
+_RESULTS: Final = {
     b"BEAT": KeepaliveResult.OWN,
     b"FOREIGN": KeepaliveResult.FOREIGN,
     b"HELD": KeepaliveResult.HELD,
@@ -265,61 +269,67 @@ _ANSWERS: Final = {
 
 @dataclass
 class BusKeepalive:
-    """One node's part in the beating.  Used on one event loop.
+    """Sends keepalives on the bus, so that silence means a broken connection.
+
+    One node holds the lease and sends every second.  If nothing was received for one interval
+    and a random delay, any node that reaches Redis sends in its place, and its message silences
+    the others.  This happens before the bus reaches its own deadline, so the end of one node
+    makes no other node reconnect.  Used on one event loop.
 
     Attributes:
         scripts: Scripts of the namespace.
-        link: For the beat of a server that refuses to run writing scripts.
-        source: Who beats; unique to the process.
-        sent: BusKeepalive that this node published.
+        link: For a server that refuses to run writing scripts.
+        source: The sender; unique to the process.
+        sent: Keepalives that this node published.
     """
 
     scripts: Scripts
     link: Link
     source: str
     sent: int = 0
-    _heard: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _received: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def note_received(self) -> None:
-        """Say that a beat arrived on the bus."""
-        self._heard.set()
+        """Note that a keepalive arrived on the bus."""
+        self._received.set()
 
     async def run(self) -> None:
-        """Keepalive when it is this node's turn, until cancelled; raises nothing."""
-        is_holder, is_takeover, wait_seconds = False, False, random.uniform(0.0, BEAT_SECONDS)
+        """Send when it is this node's turn, until cancelled; raises nothing."""
+        is_holder, is_takeover = False, False
+        wait_seconds = random.uniform(0.0, KEEPALIVE_SECONDS)
         while True:
-            self._heard.clear()
+            self._received.clear()
             if is_holder:
                 await asyncio.sleep(wait_seconds)
-            elif await self._was_heard(wait_seconds):
+            elif await self._was_received(wait_seconds):
                 wait_seconds = random.uniform(TAKEOVER_MIN_SECONDS, TAKEOVER_MAX_SECONDS)
                 continue
             try:
-                beaten = await self.beat(is_takeover=is_takeover)
-                is_holder = beaten is KeepaliveResult.OWN
+                result = await self.send(is_takeover=is_takeover)
+                is_holder = result is KeepaliveResult.OWN
             except (ClusterError, ProtocolError):
                 is_holder = False
             is_takeover = not is_holder
+            # The random delay spreads the nodes: the first one to send silences the others.
             wait_seconds = (
-                BEAT_SECONDS
+                KEEPALIVE_SECONDS
                 if is_holder
                 else random.uniform(TAKEOVER_MIN_SECONDS, TAKEOVER_MAX_SECONDS)
             )
 
-    async def _was_heard(self, seconds: float) -> bool:
-        """Wait for another's beat."""
+    async def _was_received(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._heard.wait()
+                await self._received.wait()
         except TimeoutError:
             return False
         return True
 
-    async def beat(self, *, is_takeover: bool = False) -> KeepaliveResult:
+    async def send(self, *, is_takeover: bool = False) -> KeepaliveResult:
         """Publish the head of the log.
 
         Args:
-            is_takeover: Keepalive although another node holds the lease, because it is silent.
+            is_takeover: Send although another node holds the lease, because it is silent.
 
         Raises:
             SequencerUnavailable: No answer, or this server is a replica.
@@ -332,18 +342,19 @@ class BusKeepalive:
         except SequencerUnavailable as error:
             if error.fields.get("reason") is not Reason.REFUSED or not is_takeover:
                 raise
-            return await self._beat_without_lease(error)
-        beaten = _ANSWERS.get(answer)
-        if beaten is None:
+            return await self._send_without_lease(error)
+        result = _RESULTS.get(answer)
+        if result is None:
             raise ProtocolError(f"an unknown outcome {answer!r}")
-        self.sent += beaten in (KeepaliveResult.OWN, KeepaliveResult.FOREIGN)
-        return beaten
+        self.sent += result in (KeepaliveResult.OWN, KeepaliveResult.FOREIGN)
+        return result
 
-    async def _beat_without_lease(self, refused: SequencerUnavailable) -> KeepaliveResult:
-        """Keepalive on a master that takes no writes now: its replicas or its disk are away."""
+    async def _send_without_lease(self, refused: SequencerUnavailable) -> KeepaliveResult:
+        """Send on a master that refuses writes, because its replicas or its disk are away."""
         head = await self.scripts.head()
         if isinstance(head, NoLog):
             return KeepaliveResult.LOST
+        # A demoted master must fall silent, or its subscribers would never look for the new one.
         if head.role == "slave":
             raise refused
         record = keepalive_record(

@@ -1,10 +1,10 @@
 #!lua flags=no-writes
--- Read entries after a position, as many as fit, with the header they belong to.
+-- Read entries after a position, as many as fit, with the log's header.
 --
 -- KEYS  meta, log:<epoch>
 -- ARGV  epoch, epoch and seq to read after, entries_max, bytes_max
--- Gives {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries, epoch_id},
--- where an entry is {id, {field, value, ...}}.  At least one is given where there is one.
+-- Returns {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries, epoch_id},
+-- with each entry as {id, {field, value, ...}}.  If there are entries, at least one is returned.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'floor', 'state', 'epoch_id')
 for i = 1, 5 do
   if not m[i] then return {'LOST'} end
@@ -27,7 +27,7 @@ while #entries < entries_max do
   bytes_left = bytes_left - bytes
   if bytes_left <= 0 then break end
   after = '(' .. found[#found][1]
-  -- Ask for what should fit, judging by what came: an entry may have 200 bytes or 2 MiB.
+  -- Estimate how many fit from those that were read: an entry may have 200 bytes or 2 MiB.
   ask = math.max(1, math.min(128, math.floor(bytes_left * #found / bytes)))
 end
 return {'OK', m[2], m[3], m[4], m[5], entries, m[6] or ''}

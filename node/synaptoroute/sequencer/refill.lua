@@ -1,12 +1,12 @@
 #!lua
--- Add entries to the stream from which the next epoch's log is made.
+-- Add entries to the stream that becomes the next epoch's log.
 --
 -- KEYS  meta, refill, lease:<name>
--- ARGV  'token:owner' of the lease, ballot, '1' to begin anew, bytes added before,
+-- ARGV  'token:owner' of the lease, ballot, '1' to start over, bytes added before,
 --       then (epoch, seq, time_us, chain before, chain, body) for each entry
--- Gives {'OK', bytes added}, {'FENCED'} (the lease is not ours any more), {'LOST'},
+-- Returns {'OK', bytes added}, {'FENCED'} (the lease is not ours any more), {'LOST'},
 -- {'SUPERSEDED', state}, {'RESTARTED'} or {'REFUSED', why}.
--- Readers never look at this stream, so what is given up half-way harms nobody.
+-- Readers never use this stream, so an abandoned refill does no harm.
 if redis.call('GET', KEYS[3]) ~= ARGV[1] then return {'FENCED'} end
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'

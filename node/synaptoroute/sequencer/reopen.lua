@@ -1,16 +1,16 @@
 #!lua flags=allow-oom
--- Open the next epoch upon the history that was chosen.
+-- Open the next epoch on top of the chosen history.
 --
--- KEYS  meta, stream that holds the history, log:<new epoch>, lease:<name>, rec, refill,
+-- KEYS  meta, stream with that history, log:<new epoch>, lease:<name>, rec, refill,
 --       pos:<new epoch>, then logs and positions of former epochs, to be dropped
 -- ARGV  'token:owner' of the lease, ballot, 'kept' or 'refilled', seq and chain of the base,
 --       floor, floor_chain, new epoch, its id, digest and body of its first entry, voters,
 --       channel, level, fingerprint and dim of the base
--- Gives {'OK', chain}, {'FENCED'}, {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'},
+-- Returns {'OK', chain}, {'FENCED'}, {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'},
 -- {'TORN', why} or {'REFUSED', why}.
--- The ballot is compared with this server's replication id: one that was copied by
--- replication would open one epoch twice.  The stream must end in the base.  The header names
--- the encoder of the base: that of a lost or torn header may be another one.
+-- The ballot must have been started on this server: one that was copied by replication could
+-- open the same epoch on two servers.  The stream must end at the base.  The header gets the
+-- encoder of the base, because a lost or damaged header may name another one.
 -- Everything is computed before the first write; after it nothing can fail.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'

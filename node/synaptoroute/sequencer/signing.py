@@ -1,14 +1,14 @@
 """Signatures over entries, so that access to Redis is not enough to write routes.
 
-A signed frame is ``"SK" | key id 8 | HMAC-SHA256 32 | frame``.  Signed are the
-namespace and the frame's header; the header carries the SHA-256 of the payload, so
-it stands for the whole frame, and an announcement without the payload can be
-verified too.  Epoch and seq are not signed: the sequencer gives them later, and a
-frame that is appended again is a repetition that its op_id makes void.
+A signed frame is ``"SK" | key id 8 | HMAC-SHA256 32 | frame``.  The signature covers the
+namespace and the frame's header.  The header carries the SHA-256 of the payload, so it stands
+for the whole frame, and an announcement without the payload can be verified, too.  Epoch and seq
+are not signed, because the sequencer assigns them later.  A frame that somebody appends again
+repeats its op_id, so it has no effect.
 
-Keys rotate by a file of lines ``key_id secret``: the first signs, all verify.  Add
-the new key as the second line everywhere, then make it the first everywhere, then
-remove the old one.
+The key file has lines ``key_id secret``: the first key signs, all keys verify.  To rotate, add
+the new key as the second line on all nodes, then make it the first line on all nodes, then
+remove the old key.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SigningKeys:
             self.keys = _read_keys(self._path)
 
     def seal(self, frame: bytes) -> bytes:
-        """Put a signature before a frame, where there are keys."""
+        """Put a signature before a frame, if there are keys."""
         keys = self.keys
         if not keys:
             return frame
@@ -90,14 +90,14 @@ class SigningKeys:
         return _MAGIC + key_id.encode().ljust(_ID_BYTES, b"\x00") + mac + frame
 
     def open(self, body: bytes) -> bytes:
-        """Verify a frame, or the header of one, and take the signature off.
+        """Verify a frame, or the header of one, and remove the signature.
 
         Raises:
             ProtocolError: The signature is missing, of an unknown key, or wrong.
         """
         is_signed = body.startswith(_MAGIC)
         frame = body[SEAL_BYTES:] if is_signed else body
-        # One look at the keys: another thread may reload them meanwhile.
+        # Read once: ``reload`` may replace the keys on another thread meanwhile.
         keys = self.keys
         if not keys or (not is_signed and self._allow_unsigned):
             return frame

@@ -1,15 +1,15 @@
 #!lua
--- Give the entry that changes the encoder its place: right behind what its writer holds.
+-- Append the entry that changes the encoder, directly after its writer's position.
 --
 -- KEYS  meta, log:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint before, level, channel,
 --       fingerprint after, dim after, digest, header, body
--- Gives {'OK', seq} or an outcome's name and what belongs to it; {'MOVED', seq} where
--- somebody wrote since: the writer looks again whether every text has its vector.
+-- Returns {'OK', seq}, or the name of an outcome and its detail; {'MOVED', seq} if somebody wrote
+-- since: then the writer checks again that every text has its vector.
 --
--- Entries behind this one carry vectors of the other encoder, so the header says so in the
--- same step.  The entry is only announced, never sent along: it is rare and must be read.
--- The first write may be refused, and then nothing is left of it.
+-- Entries after this one carry vectors of the other encoder, so the header changes in the same
+-- step.  The entry is only announced on the bus: it is rare and must be read from the log.
+-- The first write may be refused, and then it is undone.
 local info = redis.pcall('INFO', 'replication')
 local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',

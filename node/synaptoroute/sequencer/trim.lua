@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Drop the entries before a floor; never one that a majority of the voters does not hold.
+-- Drop the entries before a floor, if a majority of the voters holds them.
 --
 -- KEYS  meta, log:<epoch>, pos:<epoch>, lease:<name>
 -- ARGV  'token:owner' of the lease, epoch, floor, epoch of the entry at the floor
--- Gives {'OK', entries dropped, floor}, {'LOST'}, {'STALE', epoch}, {'CLOSED', state},
+-- Returns {'OK', entries dropped, floor}, {'LOST'}, {'STALE', epoch}, {'CLOSED', state},
 -- {'FENCED'} (the lease is not ours any more), {'UNHELD', voters that hold it, voters},
 -- {'BEYOND', seq} (the newest entry always stays) or {'TORN'}.
--- Allowed over maxmemory: it is what frees memory.
+-- Allowed over maxmemory, because it frees memory.
 if redis.call('GET', KEYS[4]) ~= ARGV[1] then return {'FENCED'} end
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'state', 'floor', 'voters')
 if not (m[1] and m[2] and m[3] and m[4]) then return {'LOST'} end
@@ -24,7 +24,7 @@ end
 if holding * 2 <= voters or voters == 0 then
   return {'UNHELD', tostring(holding), tostring(voters)}
 end
--- The oldest entry that stays tells the chain and the bytes before it.
+-- The oldest remaining entry gives the chain and the bytes before the floor.
 local at = ARGV[4] .. '-' .. string.format('%.0f', floor)
 local stays = redis.call('XRANGE', KEYS[2], at, at)[1]
 if not stays then return {'TORN'} end

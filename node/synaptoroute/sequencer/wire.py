@@ -1,14 +1,15 @@
-r"""Bytes on the bus and in the stream, and what they must be before they are believed.
+r"""The format of the bus and of the stream.
 
 A bus message is a series of records, each a line of text and a body::
 
     SR1 E <epoch> <seq> <chain before> <chain> <time_us> <body bytes>\n <sealed frame>
     SR1 P <epoch> <seq> <chain before> <chain> <time_us> <body bytes>\n <sealed header>
-    SR1 B <epoch> <seq> <chain> <time_us> <state> <who beats>\n
+    SR1 B <epoch> <seq> <chain> <time_us> <state> <sender>\n
 
-``E`` carries an entry, ``P`` announces one that is too large for the bus and is to
-be read from the log, ``B`` is a beat.  Everybody who reaches the channel can write
-to it: whatever is not exactly this raises ``ProtocolError`` and is counted.
+``E`` carries an entry.  ``P`` announces an entry that is too large for the bus and has to be
+read from the log.  ``B`` is a keepalive with the head of the log.  Anybody who reaches the
+channel can publish, so everything that is not exactly in this format raises ``ProtocolError``
+and is counted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MESSAGE_BYTES_MAX: Final = 131_072
 RECORDS_MAX: Final = 512
 BODY_BYTES_MAX: Final = FRAME_BYTES_MAX + SEAL_BYTES
 NUMBER_MAX: Final = 1 << 53
-"""Above it Lua's numbers are not exact."""
+"""Above this Lua's numbers are not exact."""
 
 _LINE_BYTES_MAX: Final = 256
 _NUMBER: Final = rb"(0|[1-9][0-9]{0,15})"
@@ -43,7 +44,7 @@ _CHAIN: Final = rb"([0-9a-f]{40})"
 _ENTRY: Final = re.compile(
     rb"SR1 ([EP]) " + rb" ".join((_NUMBER, _NUMBER, _CHAIN, _CHAIN, _NUMBER, _NUMBER))
 )
-_BEAT: Final = re.compile(
+_KEEPALIVE: Final = re.compile(
     rb"SR1 B "
     + rb" ".join((_NUMBER, _NUMBER, _CHAIN, _NUMBER))
     + rb" (open|recovering|frozen) ([!-~]{1,128})"
@@ -53,7 +54,7 @@ _STREAM_ID: Final = re.compile(_NUMBER + rb"-" + _NUMBER)
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An entry that is to be read from the log.
+    """An entry that has to be read from the log.
 
     Attributes:
         epoch: Epoch of the entry.
@@ -70,15 +71,15 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """The head of the log, as somebody read it.
+    """A keepalive: the head of the log when it was sent.
 
     Attributes:
-        epoch: Life of the log.
+        epoch: Epoch of the log.
         seq: Place of the newest entry.
         chain: Hash chain at it.
         time_us: Redis' clock.
         state: ``open``, ``recovering`` or ``frozen``.
-        source: Who beats.
+        source: The sender.
     """
 
     epoch: int
@@ -96,8 +97,8 @@ def parse_message(data: bytes, signing_keys: SigningKeys) -> tuple[Message, ...]
     """Read a bus message.
 
     Raises:
-        ProtocolError: It is not exactly what this module describes, or not signed as
-            the keys ask.
+        ProtocolError: It is not in the format of this module, or not signed as the keys
+            require.
     """
     if len(data) > MESSAGE_BYTES_MAX:
         raise ProtocolError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, got {len(data)}")
@@ -110,8 +111,8 @@ def parse_message(data: bytes, signing_keys: SigningKeys) -> tuple[Message, ...]
         if end < 0:
             raise ProtocolError("a record without its line")
         line, at = data[at:end], end + 1
-        if beat := _BEAT.fullmatch(line):
-            messages.append(_beat_of(beat))
+        if keepalive := _KEEPALIVE.fullmatch(line):
+            messages.append(_keepalive_of(keepalive))
             continue
         record = _ENTRY.fullmatch(line)
         if record is None:
@@ -126,9 +127,9 @@ def parse_message(data: bytes, signing_keys: SigningKeys) -> tuple[Message, ...]
     return tuple(messages)
 
 
-def _beat_of(beat: re.Match[bytes]) -> Keepalive:
-    epoch, seq, time_us = _numbers(beat[1], beat[2], beat[4])
-    return Keepalive(epoch, seq, beat[3].decode(), time_us, beat[5].decode(), beat[6].decode())
+def _keepalive_of(found: re.Match[bytes]) -> Keepalive:
+    epoch, seq, time_us = _numbers(found[1], found[2], found[4])
+    return Keepalive(epoch, seq, found[3].decode(), time_us, found[5].decode(), found[6].decode())
 
 
 def _record_of(
@@ -144,7 +145,8 @@ def _record_of(
     try:
         return _entry(epoch, seq, prev_chain, chain, time_us, frame)
     except UnknownMutation:
-        # The log is asked; what it holds, not what the bus says, may halt a node.
+        # An unknown mutation halts a node.  Only the log may do that, never the bus: so the
+        # entry is treated as announced, and the log is read.
         return _announce(epoch, seq, prev_chain, chain, frame)
 
 
@@ -179,11 +181,11 @@ def keepalive_record(
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """Place of an entry in the stream, and its frame, not decoded.
+    """An entry of the stream with its frame, not decoded.
 
     Attributes:
-        epoch: From the id.
-        seq: From the id.
+        epoch: Epoch, from the id.
+        seq: Place, from the id.
         prev_chain: Hash chain before it.
         chain: Hash chain at it.
         time_us: Redis' clock when it was appended.
@@ -201,15 +203,15 @@ class StreamEntry:
         """Verify the signature, the chain and the frame.
 
         Raises:
-            UnknownMutation: Sound, but of a later release.
-            ProtocolError: Anything else that is wrong with it.
+            UnknownMutation: It is valid, but of a later release.
+            ProtocolError: It is not valid.
         """
         frame = signing_keys.open(self.body)
         return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, frame)
 
 
 def parse_stream_entry(stream_id: bytes, flat: Sequence[bytes]) -> StreamEntry:
-    """Read an entry as the stream holds it; a field of a later release is ignored.
+    """Read an entry of the stream; a field of a later release is ignored.
 
     Raises:
         ProtocolError: A field is missing or malformed.
