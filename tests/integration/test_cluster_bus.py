@@ -189,7 +189,7 @@ async def test_half_open_connection_is_noticed_by_the_deadline(server: Server) -
         proxy.reset()
         back = await until(bus, is_subscribed)
 
-    assert "nothing was heard for 0.5 s" in gone[-1].reason
+    assert "nothing was received for 0.5 s" in gone[-1].reason
     assert isinstance(back[-1], Subscribed)
 
 
