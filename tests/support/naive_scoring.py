@@ -1,4 +1,4 @@
-"""Scoring as one would explain it: plain loops, one query, one route at a time.
+"""Reference scoring: plain loops, one query and one route at a time.
 
 The only arithmetic shared with the product is its definition: float64 products
 added by halving, and centroids summed in integers of 2^-30.
@@ -27,24 +27,24 @@ def naive_rank(
     spec: QuerySpec,
 ) -> Ranking:
     """Rank every route by sorting all of their scores."""
-    standing = [
+    scores = [
         naive_score(vectors, route, settings, query)
         for route in routes
         if spec.routes is None or route.route_id in spec.routes
     ]
-    standing.sort(key=lambda score: (-score.score, score.slot))
-    if not standing:
+    scores.sort(key=lambda score: (-score.score, score.slot))
+    if not scores:
         return Ranking()
     best = None
-    for score in standing:
+    for score in scores:
         if best is None and score.score >= score.threshold:
             best = score
-    others = [score for score in standing if score is not (best or standing[0])]
+    others = [score for score in scores if score is not (best or scores[0])]
     return Ranking(
         best,
-        tuple(standing[: spec.limit]),
+        tuple(scores[: spec.limit]),
         others[0] if others else None,
-        len(standing),
+        len(scores),
     )
 
 

@@ -75,8 +75,8 @@ def test_nothing_is_derived_for_a_state_that_is_not_served(tmp_path: Path) -> No
     assert [True, False, False] == [bool(each) for each in given]
 
 
-def test_owed_sums_are_paid_while_the_node_is_idle(tmp_path: Path) -> None:
-    """The scorer catches up by itself; no query has to come for that."""
+def test_deferred_sums_are_computed_while_the_node_is_idle(tmp_path: Path) -> None:
+    """The scorer does it by itself; no query has to come."""
     engine = engine_of(tmp_path / "node.sqlite")
     fill(engine)
     engine.storage.checkpoint()
