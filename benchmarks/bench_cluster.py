@@ -38,7 +38,7 @@ from synaptoroute.core.mutation import Revision
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.sequencer.appender import WriteLimits
-from synaptoroute.server import gc_tuning
+from synaptoroute.server import process
 
 DIM = 384
 NODES_COUNT = 3
@@ -127,8 +127,8 @@ async def remote(folder: Path, name: str, url: str) -> AsyncIterator[Remote]:
 
 def serve_remote(folder: Path, name: str, url: str, pipe: Connection) -> None:
     """Run a router and answer what is asked; the main function of a process."""
-    gc_tuning.tune()
-    gc_tuning.settle()
+    process.tune_interpreter()
+    process.freeze_objects()
     asyncio.run(answer_remote(folder, name, url, pipe))
 
 
@@ -235,7 +235,7 @@ async def bench_import(
 ) -> dict[str, Any]:
     """An import with its vectors, until it is visible everywhere, with queries beside it."""
     routes = await asyncio.to_thread(routes_with_vectors, utterances, 7)
-    gc_tuning.settle()  # twenty million numbers that only a benchmark keeps in its heap
+    process.freeze_objects()  # twenty million numbers that only a benchmark keeps in its heap
     await others[0].ask("query")
     await asyncio.sleep(3)
     before = quantiles(await others[0].ask("queried"))
@@ -352,7 +352,7 @@ async def measure(options: Options, folder: Path, server: Server) -> dict[str, A
 
 def run(options: Options) -> dict[str, Any]:
     """Measure on a private server, in processes that are set as those that serve."""
-    gc_tuning.tune()
+    process.tune_interpreter()
     with tempfile.TemporaryDirectory(prefix="bench-cluster-") as name:
         folder = Path(name)
         settings = {"appendonly": "yes", "maxclients": "2000"}

@@ -22,7 +22,7 @@ from redis_logs import join, opened, put, report
 from servers import Server
 from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import Audit, ImportAbort, Position
-from synaptoroute.web.keys import key_line, make_key
+from synaptoroute.web.api_keys import key_line, make_key
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 

@@ -19,9 +19,9 @@ from fuzzing import MODES, fuzz
 from needs import require_valkey
 from processes import CoordinatorProcess, NodeProcess
 from servers import Server, free_port
-from synaptoroute.web.keys import key_line, make_key
+from synaptoroute.web.api_keys import key_line, make_key
 from synaptoroute_coordinator.app.app import create_app
-from synaptoroute_coordinator.app.middleware import LOOKED_AFTER
+from synaptoroute_coordinator.app.middleware import ADMIN_PATHS
 from synaptoroute_coordinator.app.process import make_runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
 
@@ -111,7 +111,7 @@ def test_every_endpoint_asks_who_is_there(served: Served, method: str, path: str
     unknown = served.process.http(method, named + query, json={}).status_code
     by_reader = {"Authorization": f"Bearer {served.reader}"}
     reader = served.process.http(method, named + query, json={}, headers=by_reader).status_code
-    reads = (method == "GET" and path not in LOOKED_AFTER) or path in {
+    reads = (method == "GET" and path not in ADMIN_PATHS) or path in {
         "/v1/query",
         "/v1/preview",
         "/v1/encoders/trial",

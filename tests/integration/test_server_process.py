@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from processes import NodeProcess
-from synaptoroute.web.keys import key_line, make_key
+from synaptoroute.web.api_keys import key_line, make_key
 
 pytestmark = pytest.mark.integration
 

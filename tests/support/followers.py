@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from os import urandom
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from checkers import differences, dump_of
 from fault_proxy import FaultProxy
@@ -35,6 +33,7 @@ from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.server import create_app
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.web.http_server import HttpServer
 
 DIM = 64
 
@@ -45,14 +44,6 @@ class MuteKeys(Keys):
     @property
     def bus(self) -> str:
         return f"{self.prefix}nowhere"
-
-
-class _Door(uvicorn.Server):
-    """uvicorn inside a test's loop, without signals."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 @dataclass
@@ -166,16 +157,13 @@ async def _served(
 ) -> AsyncIterator[None]:
     """Serve a router that has started."""
     app = create_app(router, config)
-    server = _Door(uvicorn.Config(app, log_config=None, lifespan="off"))
     app.state.runtime._router = router
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    await until(lambda: server.started)
+    server = HttpServer(app)
+    await server.listen(sock=listener)
     try:
         yield
     finally:
-        server.should_exit = True
-        await task
-        listener.close()
+        await server.close(seconds=5)
 
 
 @asynccontextmanager

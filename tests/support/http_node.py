@@ -14,19 +14,18 @@ from typing import Any, Final
 
 import httpx
 import structlog
-import uvicorn
 from fastapi import FastAPI
-from uvicorn.server import ServerState
 
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import create_app
 from synaptoroute.server.metrics import Metrics
-from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.http_protocol import HttpLimits
+from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.logs import configure_logs
 
 REFUND = {
@@ -74,7 +73,7 @@ async def http_node(
     storage = SQLiteStorage(config.database, synchronous=config.sqlite_synchronous)
     router = AdaptiveRouter(encoder, storage, config=config, observer=metrics)
     path = config.api_keys_file
-    keys = await asyncio.to_thread(KeyRing, path) if path else None
+    keys = await asyncio.to_thread(ApiKeys, path) if path else None
     app = create_app(router, config, encoder=encoder, metrics=metrics, keys=keys)
     async with app.router.lifespan_context(app):
         await app.state.runtime.wait_started()
@@ -118,23 +117,15 @@ _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 @asynccontextmanager
-async def on_socket(node: HttpNode) -> AsyncIterator[httpx.AsyncClient]:
+async def on_socket(
+    node: HttpNode, limits: HttpLimits | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """Serve an application as a node process does; yield a client."""
-    config = uvicorn.Config(node.app, loop="none", log_config=None, access_log=False)
-    config.load()
-    state = ServerState()
-
-    def protocol() -> asyncio.Protocol:
-        return LimitedProtocol(config, state, {}, express=node.app.state.express)
-
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client:
+    server = HttpServer(node.app, direct=node.app.state.query_handler, limits=limits)
+    (url,) = await server.listen("127.0.0.1", 0)
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         yield client
-    for connection in list(state.connections):
-        connection.shutdown()
-    server.close()
-    await server.wait_closed()
+    await server.close(seconds=5)
 
 
 class Wire:
@@ -189,5 +180,6 @@ def seen(answer: httpx.Response) -> tuple[Any, ...]:
     """Return the parts of an answer that do not depend on the request."""
     document = answer.json()
     document.pop("instance", None)
-    headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    of_one = ("x-request-id", "date")
+    headers = {name: value for name, value in answer.headers.items() if name not in of_one}
     return answer.status_code, headers, document

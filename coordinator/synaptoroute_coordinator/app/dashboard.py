@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from synaptoroute.errors import Overloaded
 from synaptoroute.version import __version__
-from synaptoroute.web.keys import KEY_CHARACTERS_MAX, SCOPES
-from synaptoroute.web.refusals import EndpointNotFound, Unauthorized
-from synaptoroute_coordinator.app.middleware import visit_of
+from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, SCOPES
+from synaptoroute.web.middleware import context_of
+from synaptoroute.web.problems import EndpointNotFound, Unauthorized
 from synaptoroute_coordinator.app.responses import RESPONSES, json_response
 from synaptoroute_coordinator.app.runtime import COOKIE, cookie_of, runtime_of
 
@@ -46,7 +46,7 @@ class SessionKey(BaseModel):
 async def show_session(request: Request) -> Response:
     """Whether an API key is required, and what the caller may do."""
     runtime = runtime_of(request)
-    key = visit_of(request.scope).key
+    key = context_of(request.scope).key
     scopes = [scope for scope in SCOPES if key is not None and key.may(scope)]
     return json_response(
         {
@@ -72,7 +72,7 @@ async def open_session(request: Request, given: SessionKey) -> Response:
     if key is None:
         raise Unauthorized("unknown API key")
     runtime.sessions.reset_attempts(address)
-    visit_of(request.scope).key = key
+    context_of(request.scope).key = key
     response = await show_session(request)
     response.set_cookie(
         COOKIE,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
-
-import uvicorn
 
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership
-from synaptoroute.version import __version__
-from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.http_server import (
+    FAILED_START,
+    HttpServer,
+    ProcessHooks,
+    ServerProcess,
+    check_exposure,
+)
 from synaptoroute.web.logs import configure_logs
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backup_store import (
@@ -35,8 +34,6 @@ from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.reconciler import Reconciler
 
 BACKLOG_CONNECTIONS: Final = 512
-KEEP_ALIVE_SECONDS: Final = 75
-SHUTDOWN_SECONDS: Final = 5
 RECORD_NAME: Final = "actions.jsonl"
 
 
@@ -45,38 +42,31 @@ def serve(config: CoordinatorConfig) -> None:
 
     Raises:
         ConfigError: The settings contradict each other; nothing was started.
+        SystemExit: With code 3, if the address cannot be used; the log says why.
     """
-    check_exposure(config)
+    check_exposure(
+        config.host,
+        has_keys=config.api_keys_file is not None,
+        insecure=config.insecure,
+        ways_out="name a file of keys (SYNAPTOROUTE_COORDINATOR_API_KEYS_FILE), listen on "
+        "127.0.0.1, or accept that everybody may change routes "
+        "(SYNAPTOROUTE_COORDINATOR_INSECURE=true)",
+    )
     configure_logs(config.log_level, config.log_format)
-    asyncio.run(_serve(config))
+    if not asyncio.run(_serve(config)):
+        raise SystemExit(FAILED_START)
 
 
-async def _serve(config: CoordinatorConfig) -> None:
+async def _serve(config: CoordinatorConfig) -> bool:
+    """Serve until a stop signal; return False if the address cannot be used."""
     runtime = await asyncio.to_thread(make_runtime, config)
-    await CoordinatorServer(runtime).serve()
-
-
-def check_exposure(config: CoordinatorConfig) -> None:
-    """Refuse to serve everybody on an address that others can reach.
-
-    Raises:
-        ConfigError: Names the ways out.
-    """
-    if config.api_keys_file is None and not config.insecure and not _is_loopback(config.host):
-        raise ConfigError(
-            f"refusing to serve {config.host} without API keys: name a file of keys "
-            "(SYNAPTOROUTE_COORDINATOR_API_KEYS_FILE), listen on 127.0.0.1, or accept that "
-            "everybody may change routes (SYNAPTOROUTE_COORDINATOR_INSECURE=true)"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    app = create_app(runtime)
+    # Event streams end by themselves only when they are told that the process stops.
+    hooks = ProcessHooks(
+        lifespan=app.router.lifespan_context(app), on_drain=runtime.is_stopping.set
+    )
+    server = HttpServer(app, backlog=BACKLOG_CONNECTIONS)
+    return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
 
 
 def make_runtime(config: CoordinatorConfig) -> Runtime:
@@ -117,7 +107,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         Backups(open_backup_store(config), log, membership, config.backups_kept),
         AuditLog(config.folder / RECORD_NAME),
     )
-    keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
+    keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys)
 
 
@@ -136,63 +126,3 @@ def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:
     credentials = read_credentials(config.backup_key_file, config.backup_region)
     scratch = config.folder / "backups"
     return BucketStore(config.backup_endpoint, config.backup_bucket, credentials, scratch)
-
-
-class CoordinatorServer(uvicorn.Server):
-    """uvicorn with this project's signals and log."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        config = runtime.config
-        super().__init__(
-            uvicorn.Config(
-                create_app(runtime),
-                host=config.host,
-                port=config.port,
-                loop="none",
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=BACKLOG_CONNECTIONS,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            )
-        )
-        self._runtime = runtime
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        try:
-            await super().serve(sockets)
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing: the event loop's own handlers do it, and no signal is raised again."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
-        await super().startup(sockets)
-        if self.started:
-            for server in self.servers:
-                for listener in server.sockets:
-                    host, port = listener.getsockname()[:2]
-                    shown = f"[{host}]" if ":" in host else host
-                    url = f"http://{shown}:{port}"
-                    self._runtime.log.info("listening", url=url, release=__version__)
-
-    def _stop(self) -> None:
-        """End the streams, then what is in flight."""
-        if self.should_exit:
-            self.force_exit = True
-        self._runtime.is_stopping.set()
-        self.should_exit = True

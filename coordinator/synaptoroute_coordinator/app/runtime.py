@@ -15,13 +15,11 @@ from typing import Final
 import structlog
 from starlette.requests import Request
 
-from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.web.keys import ApiKey, KeyRing
+from synaptoroute.web.api_keys import ApiKey, ApiKeys
 from synaptoroute.web.logs import ServerLog
 from synaptoroute_coordinator.config import CoordinatorConfig
 from synaptoroute_coordinator.reconciler import Reconciler
 
-KEYS_RELOAD_SECONDS: Final = 1.0
 LOGGER_NAME: Final = "synaptoroute.coordinator"
 
 COOKIE: Final = "sr_session"
@@ -44,7 +42,7 @@ class Runtime:
     """
 
     def __init__(
-        self, config: CoordinatorConfig, reconciler: Reconciler, keys: KeyRing | None
+        self, config: CoordinatorConfig, reconciler: Reconciler, keys: ApiKeys | None
     ) -> None:
         self.config = config
         self.reconciler = reconciler
@@ -59,7 +57,7 @@ class Runtime:
         await asyncio.to_thread(self.reconciler.audit_log.load)
         self.reconciler.start()
         if self.keys is not None:
-            self._keys_task = asyncio.create_task(self._reload_keys(self.keys), name="keys")
+            self._keys_task = asyncio.create_task(self.keys.watch(self.log), name="keys")
 
     async def stop(self) -> None:
         """Stop the reconciler, release the lease, close every connection."""
@@ -71,17 +69,6 @@ class Runtime:
         await self.reconciler.client.close()
         await self.reconciler.backups.close()
         await self.reconciler.log.close()
-
-    async def _reload_keys(self, keys: KeyRing) -> None:
-        """Reload the file of API keys when it changes."""
-        while True:
-            await asyncio.sleep(KEYS_RELOAD_SECONDS)
-            try:
-                if await asyncio.to_thread(keys.reload):
-                    self.log.info("api_keys_read", keys=len(keys))
-            except SynaptoRouteError as error:
-                # A malformed file must not lock everybody out: the previous keys stay valid.
-                self.log.error("api_keys_refused", code=error.code, detail=error.message)
 
 
 def runtime_of(request: Request) -> Runtime:

@@ -1,8 +1,8 @@
-"""The HTTP server of a node: the only room that knows the HTTP framework.
+"""The HTTP server of a node.
 
-Start at ``app`` for the endpoints, at ``door`` for what every request passes, at
-``process`` for the life of a node process.  The names below load on first use: the
-command line reads route files by ``documents`` without loading a web framework.
+Start at ``app`` for the endpoints, at ``query_handler`` for the way of a query, at
+``process`` for the life of a node process.  The public names load on first use: the command
+line reads route files with ``documents`` and needs no HTTP framework for that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from synaptoroute.server.app import create_app
     from synaptoroute.server.process import serve
 
-_HOMES = {
+_MODULES = {
     "create_app": "synaptoroute.server.app",
     "serve": "synaptoroute.server.process",
 }
@@ -24,6 +24,6 @@ __all__ = ["create_app", "serve"]
 
 def __getattr__(name: str) -> object:
     """Load a public name on first use."""
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

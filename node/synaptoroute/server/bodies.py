@@ -15,19 +15,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 
 from synaptoroute.errors import Overloaded, TooLarge
-from synaptoroute.server.json_text import parse_json
-from synaptoroute.web.refusals import ClientGone, RequestTimeout, UnsupportedMediaType
-
-__all__ = [
-    "BodyBudget",
-    "BodyLease",
-    "body_pieces",
-    "is_json",
-    "media_type",
-    "parse_json",
-    "read_body",
-    "require_json",
-]
+from synaptoroute.web.problems import ClientGone, RequestTimeout, UnsupportedMediaType
 
 BODY_IDLE_SECONDS: Final = 20.0
 """Longest pause between two pieces of a body."""
@@ -53,11 +41,28 @@ class BodyBudget:
         try:
             yield lease
         finally:
-            lease.release()
+            self.release(lease.held_bytes)
+
+    def take(self, count_bytes: int) -> None:
+        """Hold more.
+
+        Raises:
+            Overloaded: Other requests hold the rest.
+        """
+        if self.held_bytes + count_bytes > self.bytes_max:
+            raise Overloaded(
+                "the bodies of the requests in flight fill the memory set aside for them",
+                retry_after_seconds=1.0,
+            )
+        self.held_bytes += count_bytes
+
+    def release(self, count_bytes: int) -> None:
+        """Hold less."""
+        self.held_bytes -= count_bytes
 
 
 class BodyLease:
-    """What one request holds of the budget."""
+    """The part of the budget that one request holds."""
 
     __slots__ = ("_budget", "held_bytes")
 
@@ -66,23 +71,9 @@ class BodyLease:
         self.held_bytes = 0
 
     def take(self, count_bytes: int) -> None:
-        """Hold more.
-
-        Raises:
-            Overloaded: Other requests hold the rest.
-        """
-        if self._budget.held_bytes + count_bytes > self._budget.bytes_max:
-            raise Overloaded(
-                "the bodies of the requests in flight fill the memory set aside for them",
-                retry_after_seconds=1.0,
-            )
-        self._budget.held_bytes += count_bytes
+        """Hold more; raises as ``BodyBudget.take`` does."""
+        self._budget.take(count_bytes)
         self.held_bytes += count_bytes
-
-    def release(self) -> None:
-        """Hold nothing any more."""
-        self._budget.held_bytes -= self.held_bytes
-        self.held_bytes = 0
 
 
 async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:

@@ -49,11 +49,13 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=False)
         self._answers = AnswersTold()
         self.registry.register(self._answers)
-        self.in_flight = Gauge(
+        self.in_flight_count = 0
+        in_flight = Gauge(
             "synaptoroute_requests_in_flight",
             "HTTP requests being answered.",
             registry=self.registry,
         )
+        in_flight.set_function(lambda: self.in_flight_count)
         self._batch_size = Histogram(
             "synaptoroute_batch_size",
             "Texts that a lane encoded together.",

@@ -23,18 +23,13 @@ from synaptoroute.server.openapi import (
     json_body,
     problems,
 )
-from synaptoroute.server.parameters import Terms, checked, read_document
-from synaptoroute.server.responses import (
-    json_answer,
-    model_answer,
-    runtime_of,
-    version_headers,
-    write_answer,
-)
+from synaptoroute.server.parameters import WriteParameters, checked, read_document
+from synaptoroute.server.responses import json_answer, model_answer, version_headers, write_answer
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_answers
+from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import Liveness, Operation, Readiness
 from synaptoroute.version import __version__
-from synaptoroute.web.refusals import InvalidParameter, OperationNotFound
+from synaptoroute.web.problems import InvalidParameter, OperationNotFound
 
 endpoints = APIRouter()
 
@@ -90,15 +85,15 @@ async def show_settings(request: Request) -> Response:
     responses=write_answers(*BODY_PROBLEMS),
     openapi_extra=json_body("RouteSetSettings", _SETTINGS_EXAMPLE),
 )
-async def put_settings(request: Request, terms: Terms) -> Response:
+async def put_settings(request: Request, write: WriteParameters) -> Response:
     """Replace all of them, on every node at one position. Needs the scope `admin`."""
     document = await read_document(request)
     settings = checked(_SETTINGS, document)
-    guard = terms.guard(document)
-    if guard.if_match is not None or guard.if_none_match:
+    options = write.options(document)
+    if options.if_match is not None or options.if_none_match:
         raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
-    result = await runtime_of(request).router.aput_settings(settings, guard)
-    return write_answer(result, guard)
+    result = await runtime_of(request).router.aput_settings(settings, options)
+    return write_answer(result, options)
 
 
 @endpoints.get(

@@ -1,29 +1,51 @@
-"""Parameters and headers that several endpoints take, as the OpenAPI document shows them."""
+"""What requests say beside their bodies: names, preconditions, durability, consistency.
+
+A write may be made safe to repeat (``Idempotency-Key``) and conditional (``If-Match``,
+``If-None-Match: *``).  Its conditions are decided at its place in the order of the log,
+never here.  A read may ask for a version that the client has seen (``SR-Min-Version``), or
+for the newest entry of the log (``consistency=head``); ``SR-Version`` says what it got.
+
+Sources: RFC 9110 section 13 (conditional requests) and the IETF draft on the
+Idempotency-Key header.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+import hashlib
+import json
+import re
+import uuid
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from fastapi import Depends, Header, Path, Query
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from synaptoroute.errors import InvalidRoute, RouteError
+from synaptoroute.core.mutation import OP_ID_BYTES, Revision
+from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteError
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.router import WriteOptions
-from synaptoroute.server.bodies import parse_json, read_body, require_json
-from synaptoroute.server.preconditions import (
-    ACK_TIMEOUT_SECONDS_DEFAULT,
-    ACK_TIMEOUT_SECONDS_MAX,
-    IDEMPOTENCY_KEY_PATTERN,
-    Ack,
-    parse_guard,
-    request_hash,
-)
-from synaptoroute.server.responses import runtime_of
-from synaptoroute.web.problems import field_errors, first_message
+from synaptoroute.server.bodies import read_body, require_json
+from synaptoroute.server.documents import parse_json
+from synaptoroute.server.runtime import runtime_of
+from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
+Ack = Literal["accepted", "applied", "quorum", "all"]
+ACKS: Final[tuple[Ack, ...]] = get_args(Ack)
+ACK_TIMEOUT_SECONDS_DEFAULT: Final = 5.0
+ACK_TIMEOUT_SECONDS_MAX: Final = 60.0
+READ_TIMEOUT_SECONDS_DEFAULT: Final = 2.0
+READ_TIMEOUT_SECONDS_MAX: Final = 30.0
+IDEMPOTENCY_KEY_PATTERN: Final = r"^[!-~][ -~]{0,254}$"
+VERSION_PATTERN: Final = r"^[0-9]{1,16}\.[0-9]{1,16}$"
+_IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
+_VERSION: Final = re.compile(VERSION_PATTERN)
+_OUR_TAG: Final = re.compile(r'"(\d{1,18})\.(\d{1,18})"')
+_ENTITY_TAG: Final = re.compile(r'(?:W/)?"[!#-~\x80-\xff]*"')
+_READING_POSTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+# --- declarations for the OpenAPI document ----------------------------------------------
 
 RouteName = Annotated[
     str,
@@ -48,7 +70,7 @@ AckTimeout = Annotated[
         allow_inf_nan=False,
     ),
 ]
-# Declared for the document; ``parse_guard`` reads the headers and judges their form.
+# Declared for the OpenAPI document; ``WriteRequest`` reads the headers and checks them.
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -74,42 +96,188 @@ IfNoneMatch = Annotated[
         json_schema_extra={"pattern": r"^\*$"},
     ),
 ]
+MinVersion = Annotated[
+    str | None,
+    Header(
+        alias="SR-Min-Version",
+        description="Answer at this version or a later one; 503 `not_caught_up` if this node "
+        "does not come so far in time.",
+        json_schema_extra={"pattern": VERSION_PATTERN},
+        examples=["1.42"],
+    ),
+]
+MinVersionTimeout = Annotated[
+    float,
+    Header(
+        alias="SR-Min-Version-Timeout",
+        description="Seconds to wait for that version.",
+        gt=0,
+        le=READ_TIMEOUT_SECONDS_MAX,
+        allow_inf_nan=False,
+    ),
+]
+Consistency = Annotated[
+    Literal["local", "head"],
+    Query(description="`head` asks the log for its newest entry first and waits for it."),
+]
 
 
-class WriteTerms:
-    """The conditions of one write; a dependency of every endpoint that writes."""
+# --- reads ---------------------------------------------------------------------------
 
-    def __init__(
-        self,
-        request: Request,
-        ack: AckLevel = "applied",
-        ack_timeout: AckTimeout = ACK_TIMEOUT_SECONDS_DEFAULT,
-        idempotency_key: IdempotencyKey = None,
-        if_match: IfMatch = None,
-        if_none_match: IfNoneMatch = None,
-    ) -> None:
-        del idempotency_key, if_match, if_none_match
+
+async def await_consistency(
+    request: Request,
+    min_version: MinVersion = None,
+    timeout_seconds: MinVersionTimeout = READ_TIMEOUT_SECONDS_DEFAULT,
+    consistency: Consistency = "local",
+) -> None:
+    """Wait until this node is as new as a read asks; a dependency of endpoints that read.
+
+    Raises:
+        InvalidParameter: The version is malformed.
+        NotCaughtUp: Not in time.
+        VersionLost: A later epoch left the version behind.
+        SequencerUnavailable: The log does not answer.
+    """
+    if request.method not in ("GET", "HEAD") and request.url.path not in _READING_POSTS:
+        return
+    if min_version is not None:
+        if not _VERSION.fullmatch(min_version):
+            raise InvalidParameter("SR-Min-Version must be epoch.seq, such as 1.42")
+        epoch, _, seq = min_version.partition(".")
+        version = Revision(int(epoch), int(seq))
+        await runtime_of(request).router.await_version(version, timeout_seconds)
+    if consistency == "head":
+        await runtime_of(request).router.await_head(timeout_seconds)
+
+
+# --- writes --------------------------------------------------------------------------
+
+
+class WriteRequest:
+    """What the parameters and headers of one write ask for."""
+
+    def __init__(self, request: Request, ack: Ack, ack_timeout_seconds: float) -> None:
         self._request = request
         self._ack: Ack = ack
-        self._ack_timeout_seconds = ack_timeout
+        self._ack_timeout_seconds = ack_timeout_seconds
 
-    def guard(self, document: Any = None) -> WriteOptions:
-        """Make the guard of a write whose body said ``document``.
+    def options(self, document: Any = None) -> WriteOptions:
+        """Make the options of a write whose body said ``document``.
 
         Raises:
             InvalidParameter, PreconditionFailed: A header that cannot be followed.
         """
-        request = self._request
-        return parse_guard(
-            request.headers,
-            namespace=runtime_of(request).config.namespace,
-            asked=request_hash(request.method, request.url.path, document),
+        request, headers = self._request, self._request.headers
+        namespace = runtime_of(request).config.namespace
+        op_id = parse_op_id(headers.get("idempotency-key"), namespace)
+        # A reused key with another request must be noticed; without a key there is nothing
+        # to compare.
+        asked = request_hash(request.method, request.url.path, document) if op_id else b""
+        return WriteOptions(
+            op_id=op_id,
+            request_hash=asked,
+            if_match=parse_if_match(headers.get("if-match")),
+            if_none_match=parse_if_none_match(headers.get("if-none-match")),
             ack=self._ack,
             ack_timeout_seconds=self._ack_timeout_seconds,
         )
 
 
-Terms = Annotated[WriteTerms, Depends()]
+async def write_request(
+    request: Request,
+    ack: AckLevel = "applied",
+    ack_timeout: AckTimeout = ACK_TIMEOUT_SECONDS_DEFAULT,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> WriteRequest:
+    """A dependency of every endpoint that writes.
+
+    A coroutine although it awaits nothing: the framework would run a plain function, or a
+    class, in a thread pool.
+    """
+    del idempotency_key, if_match, if_none_match
+    return WriteRequest(request, ack, ack_timeout)
+
+
+WriteParameters = Annotated[WriteRequest, Depends(write_request)]
+
+
+def etag(revision: str) -> str:
+    """A revision as an entity tag."""
+    return f'"{revision}"'
+
+
+def parse_if_match(value: str | None) -> Revision | None:
+    """Read ``If-Match``; None for no header or ``*``, which every such write implies.
+
+    Raises:
+        PreconditionFailed: An entity tag that no route of this project ever had.
+        InvalidParameter: Not one strong entity tag.
+    """
+    if value is None or value.strip() == "*":
+        return None
+    found = _OUR_TAG.fullmatch(value.strip())
+    if found:
+        return Revision(int(found[1]), int(found[2]))
+    if _ENTITY_TAG.fullmatch(value.strip()):
+        raise PreconditionFailed("If-Match names a revision that the route never had")
+    raise InvalidParameter('If-Match must be one entity tag, such as "1.42" with its quotes')
+
+
+def parse_if_none_match(value: str | None) -> bool:
+    """Read ``If-None-Match`` of a write: only ``*``, "the route must not exist".
+
+    Raises:
+        InvalidParameter: Anything else.
+    """
+    if value is None:
+        return False
+    if value.strip() != "*":
+        raise InvalidParameter("If-None-Match of a write must be *")
+    return True
+
+
+def is_unchanged(value: str | None, revision: str) -> bool:
+    """Whether ``If-None-Match`` of a read names the current revision (a 304)."""
+    if value is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in value.split(",")]
+    return "*" in tags or etag(revision) in tags
+
+
+def parse_op_id(value: str | None, namespace: str) -> bytes | None:
+    """Turn ``Idempotency-Key`` into the identity of the write.
+
+    Raises:
+        InvalidParameter: Not 1 to 255 printable ASCII characters.
+    """
+    if value is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(value):
+        raise InvalidParameter("Idempotency-Key must be 1 to 255 printable ASCII characters")
+    try:
+        return uuid.UUID(value).bytes
+    except ValueError:
+        pass
+    named = f"{namespace}\n{value}".encode()
+    return hashlib.blake2b(named, digest_size=OP_ID_BYTES).digest()
+
+
+def request_hash(method: str, path: str, document: Any) -> bytes:
+    """Sixteen bytes over what was asked, so that a reused key is noticed."""
+    body = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    asked = "\n".join((method, path, body))
+    return hashlib.blake2b(asked.encode(), digest_size=OP_ID_BYTES).digest()
+
+
+def reached(ack: Ack, asked: Ack) -> bool:
+    """Whether the level of durability reached is at least the one asked for."""
+    return ACKS.index(ack) >= ACKS.index(asked)
+
+
+# --- bodies --------------------------------------------------------------------------
 
 
 async def read_document(request: Request) -> Any:

@@ -31,8 +31,8 @@ from synaptoroute.sequencer.peers import (
     format_position,
     parse_position,
 )
-from synaptoroute.server.responses import runtime_of
-from synaptoroute.web.refusals import EndpointNotFound, InvalidParameter, Unauthorized
+from synaptoroute.server.runtime import runtime_of
+from synaptoroute.web.problems import EndpointNotFound, InvalidParameter, Unauthorized
 
 PART_BYTES: Final = 1 << 20
 _BINARY: Final = "application/octet-stream"

@@ -1,50 +1,54 @@
 """The life of a node process: listen, start, serve, drain, stop.
 
-The socket is open before the model is loaded, so that probes are answered from the
-first moment.  A stop signal first makes the node unready; connections are then
-answered with ``Connection: close`` for a moment, so that clients which are sending
-lose nothing; then the listener closes, what is in flight ends, and the router stops.
+The socket is open before the model is loaded, so that probes are answered from the first
+moment.  See ``web.http_server`` for what a stop signal does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import math
-import signal
+import gc
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, cast
+from importlib import import_module
+from typing import Any, Final
 
-import uvicorn
+import uvloop
+from fastapi import FastAPI
 
-from synaptoroute.config import NodeConfig, is_tracing_enabled, requested_failpoint
+from synaptoroute.config import NodeConfig, requested_failpoint, is_tracing_enabled
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.errors import ConfigError
 from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.client import Tls
-from synaptoroute.server import gc_tuning
 from synaptoroute.server.app import create_app
 from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_spare, load_tables
-from synaptoroute.server.fast_path import Express
 from synaptoroute.server.metrics import Metrics
-from synaptoroute.server.protocol import LimitedProtocol
 from synaptoroute.server.runtime import OpenRouter, Runtime
-from synaptoroute.server.tracing import start_tracing
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.version import __version__
-from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.http_server import (
+    FAILED_START,
+    HttpServer,
+    ProcessHooks,
+    ServerProcess,
+    check_exposure,
+    url_of,
+)
 from synaptoroute.web.logs import configure_logs, server_log
 
-FAILED_START: Final = 3
-"""Exit code of a process whose router could not be started."""
-DRAIN_GRACE_SECONDS: Final = 0.5
-KEEP_ALIVE_SECONDS: Final = 75
-BACKLOG_CONNECTIONS: Final = 2_048
+DRAIN_SECONDS: Final = 0.5
+SWITCH_SECONDS: Final = 0.000_5
+COLLECT_OBJECTS: Final = 20_000
+"""New objects after which the youngest generation is collected."""
+COLLECT_RUNS: Final = (20, 100)
+"""Collections of a generation after which the next older one is collected."""
+UNTRACED_PATHS: Final = "livez,readyz,metrics"
+SERVICE_NAME: Final = "synaptoroute"
 
 
 def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
@@ -52,61 +56,80 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
 
     Args:
         config: Settings of the node.
-        encoder: Gives the encoder of these settings, where it is being loaded already;
+        encoder: Returns the encoder of these settings, where it is being loaded already;
             called once, in a thread; None loads it here.
 
     Raises:
         ConfigError: The settings contradict each other; nothing was started.
-        SystemExit: With code 3, when the router could not be started; the log says why.
+        SystemExit: With code 3, if the address or the router cannot be used; the log says why.
     """
-    check_exposure(config)
-    configure_logs(config.log_level, config.log_format)
-    keys = KeyRing(config.api_keys_file) if config.api_keys_file is not None else None
-    metrics = Metrics()
-    app = create_app(
-        router_opener(config, metrics, encoder or partial(load_encoder, config)),
-        config,
-        metrics=metrics,
-        keys=keys,
-        on_failure=lambda: server.end(),
+    check_exposure(
+        config.host,
+        has_keys=config.api_keys_file is not None,
+        insecure=config.insecure,
+        ways_out="name a file of keys (SYNAPTOROUTE_API_KEYS_FILE), listen on 127.0.0.1 "
+        "(SYNAPTOROUTE_HOST), or accept that everybody may change routes (--insecure, "
+        "SYNAPTOROUTE_INSECURE=true)",
     )
-    runtime: Runtime = app.state.runtime
-    # What is traced is told by the application's own layers, so every request passes them.
-    express = None if is_tracing_enabled() else app.state.express
-    server = NodeServer(app, config, runtime, express)
+    configure_logs(config.log_level, config.log_format)
+    keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     arm(requested_failpoint())
-    end_tracing = start_tracing(app)
-    gc_tuning.tune()
-    try:
-        server.run()
-    finally:
-        end_tracing()
-    if runtime.failure is not None:
+    tune_interpreter()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        is_started = runner.run(_serve(config, keys, encoder or partial(load_encoder, config)))
+    if not is_started:
         raise SystemExit(FAILED_START)
 
 
-def check_exposure(config: NodeConfig) -> None:
-    """Refuse to serve everybody on an address that others can reach.
-
-    Raises:
-        ConfigError: Names the three ways out.
-    """
-    if config.api_keys_file is None and not config.insecure and not is_loopback(config.host):
-        raise ConfigError(
-            f"refusing to serve {config.host} without API keys: name a file of keys "
-            "(SYNAPTOROUTE_API_KEYS_FILE), listen on 127.0.0.1 (SYNAPTOROUTE_HOST), or accept "
-            "that everybody may change routes (--insecure, SYNAPTOROUTE_INSECURE=true)"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
+async def _serve(config: NodeConfig, keys: ApiKeys | None, load: LoadEncoder) -> bool:
+    """Serve until a stop signal; return False if the node did not start."""
+    metrics = Metrics()
+    app = create_app(
+        router_opener(config, metrics, load),
+        config,
+        metrics=metrics,
+        keys=keys,
+        on_failure=lambda: process.end(),
+    )
+    runtime: Runtime = app.state.runtime
+    # Spans are made by layers of the application, so every traced request passes them.
+    direct = None if is_tracing_enabled() else app.state.query_handler
+    hooks = ProcessHooks(
+        lifespan=app.router.lifespan_context(app),
+        on_drain=runtime.drain,
+        on_hangup=runtime.reload_keys,
+        drain_seconds=DRAIN_SECONDS,
+        shutdown_seconds=config.shutdown_seconds,
+    )
+    process = ServerProcess(HttpServer(app, direct=direct), hooks, server_log())
+    end_tracing = start_tracing(app)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        sockets = (front_socket(config),) if config.front_port else ()
+        is_listening = await process.run(config.host, config.port, sockets)
+    finally:
+        end_tracing()
+    return is_listening and runtime.failure is None
+
+
+def tune_interpreter() -> None:
+    """Adapt the interpreter to a process that only serves; once a process.
+
+    A query crosses several threads.  Each crossing may have to wait until a thread that
+    applies a large import gives up the interpreter, by default after 5 ms.  A full garbage
+    collection stops all threads while it looks at every object.  A library leaves such
+    settings to its host; here the process is the host.
+
+    Sources: https://docs.python.org/3/library/sys.html#sys.setswitchinterval and
+    https://docs.python.org/3/library/gc.html#gc.freeze.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(COLLECT_OBJECTS, *COLLECT_RUNS)
+
+
+def freeze_objects() -> None:
+    """Exclude from collections what is there now and stays: modules, encoder, settings."""
+    gc.collect()
+    gc.freeze()
 
 
 def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> OpenRouter:
@@ -136,7 +159,7 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
             if spare is not None:
                 spare.close()
             raise
-        gc_tuning.settle()
+        freeze_objects()
         return router, encoder
 
     return open_router
@@ -168,7 +191,7 @@ def advertised(config: NodeConfig) -> NodeConfig:
     """Say where peers reach this node, where the settings do not."""
     if config.advertise_url or config.host in ("0.0.0.0", "::", ""):
         return config
-    return config.model_copy(update={"advertise_url": _url((config.host, config.port))})
+    return config.model_copy(update={"advertise_url": url_of((config.host, config.port))})
 
 
 def front_socket(config: NodeConfig) -> socket.socket:
@@ -181,80 +204,37 @@ def front_socket(config: NodeConfig) -> socket.socket:
     return listener
 
 
-class NodeServer(uvicorn.Server):
-    """uvicorn with this project's signals, limits and log."""
+def start_tracing(app: FastAPI) -> Callable[[], None]:
+    """Trace every request but the probes, where OpenTelemetry is asked for.
 
-    def __init__(
-        self, app: object, config: NodeConfig, runtime: Runtime, express: Express | None = None
-    ) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,  # type: ignore[arg-type]
-                host=config.host,
-                port=config.port,
-                loop="uvloop",
-                http=cast(Any, partial(LimitedProtocol, express=express)),
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                backlog=BACKLOG_CONNECTIONS,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=math.ceil(config.shutdown_seconds),
-            )
-        )
-        self._runtime = runtime
-        self._settings = config
-        self._reload: asyncio.Task[None] | None = None
+    The variables of OpenTelemetry itself (``OTEL_EXPORTER_OTLP_ENDPOINT`` and the others) are
+    read by its own library.  Without the extra ``otel`` the node serves untraced.
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
-        if sockets is None and self._settings.front_port:
-            sockets = [self.config.bind_socket(), front_socket(self._settings)]
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_gently)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_keys)
-        try:
-            await super().serve(sockets)
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+    Returns:
+        A function that ends tracing.
+    """
+    if not is_tracing_enabled():
+        return lambda: None
+    try:
+        trace = import_module("opentelemetry.sdk.trace")
+        export = import_module("opentelemetry.sdk.trace.export")
+        resources = import_module("opentelemetry.sdk.resources")
+        otlp = import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        fastapi = import_module("opentelemetry.instrumentation.fastapi")
+    except ImportError as error:
+        server_log().warning("tracing_unavailable", missing=error.name, extra="otel")
+        return lambda: None
+    resource = resources.Resource.create(
+        {"service.name": SERVICE_NAME, "service.version": __version__}
+    )
+    provider: Any = trace.TracerProvider(resource=resource)
+    provider.add_span_processor(export.BatchSpanProcessor(otlp.OTLPSpanExporter()))
+    fastapi.FastAPIInstrumentor.instrument_app(
+        app, tracer_provider=provider, excluded_urls=UNTRACED_PATHS
+    )
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing: the event loop's own handlers do it, and no signal is raised again."""
-        yield
+    def end() -> None:
+        fastapi.FastAPIInstrumentor.uninstrument_app(app)
+        provider.shutdown()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
-        await super().startup(sockets)
-        if self.started:
-            for server in self.servers:
-                for listener in server.sockets:
-                    url = _url(listener.getsockname())
-                    server_log().info("listening", url=url, release=__version__)
-
-    def end(self) -> None:
-        """Stop at the next tick."""
-        self.should_exit = True
-
-    def _stop_gently(self) -> None:
-        """First signal: drain.  Second: do not wait for what is in flight."""
-        if self._runtime.is_draining:
-            self.force_exit = self.should_exit = True
-            return
-        server_log().info("draining", connections=len(self.server_state.connections))
-        self._runtime.drain()
-        grace_seconds = DRAIN_GRACE_SECONDS if self.server_state.connections else 0.0
-        asyncio.get_running_loop().call_later(grace_seconds, self.end)
-
-    def _reload_keys(self) -> None:
-        self._reload = asyncio.ensure_future(self._runtime.reload_keys(force=True))
-
-
-def _url(address: tuple[str, int]) -> str:
-    host, port = address[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return end

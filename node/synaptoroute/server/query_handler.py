@@ -1,242 +1,403 @@
-"""``POST /v1/query`` without the framework around it.
+"""``POST /v1/query``: from the bytes of a request to the bytes of its response.
 
-Nearly every request of a node is this one, and the framework's routing, dependencies
-and response object cost more than a query that is answered from the cache.  So the
-door gives it straight to ``HotQuery``, which parses and renders with the functions of
-``query_endpoints``: contract, errors and document are those of the endpoint there, which
-answers whatever is out of the ordinary (a version to wait for, parameters in the URL).
+Nearly every request of a node is this one.  ``QueryHandler`` makes all decisions about it,
+for both ways in:
 
-What was asked before at the position that is visible now gets the same bytes again, and
-what the queue alone makes too late is refused before its JSON is parsed.
-``Cache-Control: no-cache`` asks for the whole work.
+- as the direct handler of a connection, for a plain query whose body has arrived whole.
+  Tasks, events and ASGI messages would cost several times what a cached or refused query
+  costs, and an overloaded node mostly refuses;
+- behind the FastAPI endpoint, for everything else: a version to wait for, parameters in the
+  URL, other media types, a body in pieces.
+
+The response to the same bytes is cached until the visible state changes.  A query that
+would wait too long is refused before its JSON is parsed.  ``Cache-Control: no-cache`` asks
+for the whole work.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
 
-from synaptoroute.errors import TooLarge
+from synaptoroute.config import NodeConfig
+from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.router import answered
-from synaptoroute.server.bodies import BODY_IDLE_SECONDS, read_body, require_json
-from synaptoroute.server.query_endpoints import (
-    DEADLINE_HEADER,
-    begin,
-    longest_ms,
-    parse_deadline,
-    parse_query,
-)
-from synaptoroute.server.response_cache import AnswerCache, KeptAnswer
+from synaptoroute.server.bodies import read_body, require_json
+from synaptoroute.server.documents import parse_json
+from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
 from synaptoroute.server.responses import render_match
 from synaptoroute.server.runtime import Runtime
-from synaptoroute.server.schemas import QueryRequest
-from synaptoroute.web.refusals import ClientGone, RequestTimeout
+from synaptoroute.server.schemas import (
+    QUERY_DEADLINE_MS_MAX,
+    BatchRequest,
+    QueryFields,
+    QueryRequest,
+)
+from synaptoroute.web.http_protocol import Header, HttpRequest, Respond
+from synaptoroute.web.middleware import RequestContext
+from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
-PATH: Final = "/v1/query"
-_PLAIN_JSON: Final = b"application/json"
-_DEADLINE: Final = DEADLINE_HEADER.lower().encode()
+PATH: Final = QUERY_PATH
+DEADLINE_HEADER: Final = "SR-Deadline-Ms"
+RESPONSES_MAX: Final = 8_192
+RESPONSES_BYTES_MAX: Final = 33_554_432
+CACHED_BODY_BYTES_MAX: Final = 4_096
+"""Longer bodies are seldom sent twice."""
+_DEADLINE_KEY: Final = DEADLINE_HEADER.lower().encode()
+_DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
+_JSON: Final = b"application/json"
+_QUERY: Final = TypeAdapter(QueryRequest)
+_BATCH: Final = TypeAdapter(BatchRequest)
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the head of a plain query says about it.
+class QueryOptions:
+    """What the headers of a query say about it.
 
     Attributes:
-        may_use_cache: Whether bytes that were kept may be the answer.
-        deadline_ms: The deadline in the head.
+        use_cache: Whether a cached response or embedding may be used.
+        deadline_ms: The deadline in the headers.
     """
 
-    may_use_cache: bool
+    use_cache: bool
     deadline_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class QueryResponse:
+    """A rendered match, and the state of the router that it belongs to."""
+
+    visible: object
+    version: bytes
+    body: bytes
+
+    def headers(self) -> list[Header]:
+        """Headers of the response, without those of every response."""
+        found = [(b"content-length", b"%d" % len(self.body)), (b"content-type", _JSON)]
+        if self.version:
+            found.append((b"sr-version", self.version))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class PendingQuery:
     """A query on its way.
 
     Attributes:
-        answer: The match, or what will be it.
-        body: The bytes of the question.
-        wish: What its head says.
-        seen: What was visible before it.
-        is_first: Whether it is the one of these bytes that others may join.
+        answer: The match, or a future of it.
+        body: Bytes of the request.
+        options: What its headers say.
+        visible: State of the router when the query began.
+        is_first: Whether later queries with the same bytes may join this one.
     """
 
     answer: Match | asyncio.Future[Match]
     body: bytes
-    wish: Wish
-    seen: object
+    options: QueryOptions
+    visible: object
     is_first: bool
 
 
-def is_plain(headers: Mapping[bytes, bytes], query_string: bytes, body_bytes_max: int) -> bool:
-    """Whether a head asks for nothing that only the framework's way does.
+class ResponseCache:
+    """The newest responses by the bytes of their requests; used on the event loop only.
 
-    A body that says it is too long is refused there, before any of it arrives.
+    A response is a function of the request and of the visible state, so it counts only
+    while that state is the visible one.
     """
-    declared = headers.get(b"content-length", b"")
-    is_long = declared.isdigit() and int(declared) > body_bytes_max
-    return not (is_long or query_string or b"sr-min-version" in headers)
+
+    def __init__(
+        self, responses_max: int = RESPONSES_MAX, bytes_max: int = RESPONSES_BYTES_MAX
+    ) -> None:
+        self._responses: OrderedDict[bytes, QueryResponse] = OrderedDict()
+        self._responses_max = responses_max
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self.hits = 0
+
+    def __len__(self) -> int:
+        return len(self._responses)
+
+    def get(self, body: bytes, visible: object) -> QueryResponse | None:
+        """Return the response to these bytes, if it belongs to the visible state."""
+        found = self._responses.get(body)
+        if found is None or found.visible is not visible:
+            return None
+        self._responses.move_to_end(body)
+        self.hits += 1
+        return found
+
+    def put(self, body: bytes, response: QueryResponse) -> None:
+        """Keep a response; the least recently used ones make room."""
+        if len(body) > CACHED_BODY_BYTES_MAX:
+            return
+        former = self._responses.pop(body, None)
+        if former is not None:
+            self._bytes -= len(body) + len(former.body)
+        self._responses[body] = response
+        self._bytes += len(body) + len(response.body)
+        while len(self._responses) > self._responses_max or self._bytes > self._bytes_max:
+            oldest, dropped = self._responses.popitem(last=False)
+            self._bytes -= len(oldest) + len(dropped.body)
 
 
-def is_plain_json(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether the body is said to be JSON in the usual words."""
-    return headers.get(b"content-type") == _PLAIN_JSON and b"content-encoding" not in headers
+class QueryHandler:
+    """Answers queries; used on the event loop only."""
+
+    def __init__(self, runtime: Runtime, policy: NodePolicy) -> None:
+        self._runtime = runtime
+        self._policy = policy
+        self._cache = ResponseCache()
+        self._in_flight: set[bytes] = set()
+        runtime.metrics.watch_answers(lambda: self._cache.hits)
+
+    # --- between parser and socket ---------------------------------------------------
+
+    def __call__(self, request: HttpRequest, respond: Respond) -> bool:
+        """Answer a plain query; the direct handler of a connection.
+
+        Returns:
+            False for every other request, which goes to the application.
+        """
+        if request.path != PATH or request.method != "POST" or request.query_string:
+            return False
+        # Of a header that is sent twice the first counts, as in the framework.
+        headers = dict(reversed(request.headers))
+        body = bytes(request.body)
+        if not self._is_plain(headers, body):
+            return False
+        context = RequestContext(headers.get(b"x-request-id"), PATH)
+        self._policy.started()
+        try:
+            self._policy.authorize("POST", PATH, headers, context)
+            pending = self.begin(body, options_of(headers))
+        except Exception as error:
+            self._send_problem(request, respond, context, error)
+            return True
+        if isinstance(pending, QueryResponse):
+            self._send(request, respond, context, 200, pending.headers(), pending.body)
+        elif isinstance(pending.answer, Match):
+            self.release(pending)
+            response = self.complete(pending, pending.answer)
+            self._send(request, respond, context, 200, response.headers(), response.body)
+        else:
+            # A client that goes away takes its query out of the queue.
+            request.on_disconnect = pending.answer.cancel
+            pending.answer.add_done_callback(
+                partial(self._on_answer, request, respond, context, pending)
+            )
+        return True
+
+    def _is_plain(self, headers: Mapping[bytes, bytes], body: bytes) -> bool:
+        return (
+            headers.get(b"content-type") == _JSON
+            and b"content-encoding" not in headers
+            and b"sr-min-version" not in headers
+            and len(body) <= self._runtime.config.body_bytes_max
+        )
+
+    def _on_answer(
+        self,
+        request: HttpRequest,
+        respond: Respond,
+        context: RequestContext,
+        pending: PendingQuery,
+        future: asyncio.Future[Match],
+    ) -> None:
+        """Send what became of a query; nothing to a client that has gone."""
+        self.release(pending)
+        if future.cancelled():
+            self._policy.finished("POST", PATH, request.client, context)
+            return
+        try:
+            response = self.complete(pending, future.result())
+        except Exception as error:
+            self._send_problem(request, respond, context, error)
+        else:
+            self._send(request, respond, context, 200, response.headers(), response.body)
+
+    def _send_problem(
+        self, request: HttpRequest, respond: Respond, context: RequestContext, error: Exception
+    ) -> None:
+        response = self._policy.problem_response(error, context)
+        self._send(request, respond, context, *response)
+
+    def _send(
+        self,
+        request: HttpRequest,
+        respond: Respond,
+        context: RequestContext,
+        status: int,
+        headers: list[Header],
+        body: bytes,
+    ) -> None:
+        context.status = status
+        self._policy.finished("POST", PATH, request.client, context)
+        respond(request, status, headers + self._policy.common_headers(context), body)
+
+    # --- behind the framework --------------------------------------------------------
+
+    async def serve(self, request: Request) -> Response:
+        """Answer any query; the middleware has authorized it.
+
+        Raises:
+            SynaptoRouteError: See ``AdaptiveRouter.aquery``, and the limits of a body.
+        """
+        require_json(request)
+        options = options_of(dict(reversed(request.scope["headers"])))
+        runtime = self._runtime
+        with runtime.bodies.lease() as lease:
+            body = await read_body(request, lease, runtime.config.body_bytes_max)
+        found = self.begin(body, options)
+        if isinstance(found, PendingQuery):
+            try:
+                match = await answered(found.answer)
+            finally:
+                self.release(found)
+            found = self.complete(found, match)
+        headers = {name.decode(): value.decode() for name, value in found.headers()}
+        return Response(found.body, headers=headers)
+
+    # --- decisions -------------------------------------------------------------------
+
+    def begin(self, body: bytes, options: QueryOptions) -> QueryResponse | PendingQuery:
+        """Answer a query from the cache, or begin to answer it.
+
+        The caller releases a pending query in the end.
+
+        Raises:
+            SynaptoRouteError: See ``AdaptiveRouter.aquery``; nothing is pending then.
+        """
+        runtime = self._runtime
+        router = runtime.router
+        visible = router.visible
+        use_cache = options.use_cache
+        if use_cache and not runtime.config.log_queries:
+            cached = self._cache.get(body, visible)
+            if cached is not None:
+                return cached
+        is_first = use_cache and body not in self._in_flight
+        if is_first or not use_cache:
+            # Parsing costs more than refusing, and an overloaded node mostly refuses.  A
+            # query that is on its way may be joined at any load.
+            router.check_queue(longest_deadline_ms(options.deadline_ms, runtime.config))
+        query = parse_query(body)
+        log_texts(runtime, [query.text])
+        runtime.bodies.take(len(body))
+        try:
+            answer = router.begin_query(
+                query.text,
+                use_cache=use_cache,
+                **query_arguments(query, runtime.config, options.deadline_ms),
+            )
+        except BaseException:
+            runtime.bodies.release(len(body))
+            raise
+        if is_first:
+            self._in_flight.add(body)
+        return PendingQuery(answer, body, options, visible, is_first)
+
+    def complete(self, pending: PendingQuery, match: Match) -> QueryResponse:
+        """Render the answer of a pending query, and cache it where it may come again."""
+        config, router = self._runtime.config, self._runtime.router
+        visible = pending.visible
+        response = QueryResponse(visible, match.version.encode(), render_match(match).encode())
+        # Where unmatched queries are counted, each of them must reach the scorer.
+        is_counted = match.route is None and config.unmatched_kept > 0
+        # The state may have changed between begin and answer: then the match belongs to
+        # neither state for certain.
+        is_current = router.visible is visible and match.version == router.visible_version
+        if pending.options.use_cache and is_current and not (config.log_queries or is_counted):
+            self._cache.put(pending.body, response)
+        return response
+
+    def release(self, pending: PendingQuery) -> None:
+        """End a pending query, answered or not."""
+        self._runtime.bodies.release(len(pending.body))
+        if pending.is_first:
+            self._in_flight.discard(pending.body)
 
 
-def wish_of(headers: Mapping[bytes, bytes]) -> Wish:
-    """Read what a head wishes.
+# --- parsing -----------------------------------------------------------------------------
+
+
+def options_of(headers: Mapping[bytes, bytes]) -> QueryOptions:
+    """Read the headers of a query.
 
     Raises:
         InvalidParameter: The deadline is malformed.
     """
-    deadline = headers[_DEADLINE].decode("latin-1") if _DEADLINE in headers else None
-    may_use_cache = b"no-cache" not in headers.get(b"cache-control", b"")
-    return Wish(may_use_cache, parse_deadline(deadline))
+    deadline = headers.get(_DEADLINE_KEY)
+    deadline_ms = None if deadline is None else parse_deadline(deadline.decode("latin-1"))
+    return QueryOptions(b"no-cache" not in headers.get(b"cache-control", b""), deadline_ms)
 
 
-class HotQuery:
-    """Answers the plain form of one request; used on the event loop only."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._answers = AnswerCache()
-        self._on_their_way: set[bytes] = set()
-        runtime.metrics.watch_answers(lambda: self._answers.hits)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, *, app: ASGIApp) -> None:
-        """Answer one ``POST /v1/query``; ``app`` answers what is not plain.
-
-        Raises:
-            SynaptoRouteError: What the endpoint would raise; the door answers it.
-        """
-        # Of a header that is sent twice the first counts, as it does in the framework.
-        headers = dict(reversed(scope["headers"]))
-        bytes_max = self._runtime.config.body_bytes_max
-        if not is_plain(headers, scope["query_string"], bytes_max):
-            await app(scope, receive, send)
-            return
-        if not is_plain_json(headers):
-            require_json(Request(scope))
-        wish = wish_of(headers)
-        with self._runtime.bodies.lease() as lease:
-            first = await _first_piece(receive)
-            body: bytes = first.get("body", b"")
-            if first.get("more_body", False):
-                body = await read_body(Request(scope, _after(first, receive)), lease, bytes_max)
-            elif len(body) > bytes_max:
-                raise TooLarge(f"the body must be at most {bytes_max} bytes", limit=bytes_max)
-            else:
-                lease.take(len(body))
-            found = self.kept(body, wish)
-            if found is None:
-                self.check_queue(body, wish)
-                begun = self.begin(parse_query(body), body, wish)
-                try:
-                    found = self.end(begun, await answered(begun.answer))
-                finally:
-                    self.leave(begun)
-        await send({"type": "http.response.start", "status": 200, "headers": headers_of(found)})
-        await send({"type": "http.response.body", "body": found.content})
-
-    def kept(self, body: bytes, wish: Wish) -> KeptAnswer | None:
-        """Give the bytes that are the answer still.
-
-        Raises:
-            NotReady: The router has not started.
-        """
-        if not self._keeps(wish):
-            return None
-        return self._answers.get(body, self._runtime.router.visible)
-
-    def _keeps(self, wish: Wish) -> bool:
-        return wish.may_use_cache and not self._runtime.config.log_queries
-
-    def check_queue(self, body: bytes, wish: Wish) -> None:
-        """Refuse a query for what waits already; one that is on its way may be joined.
-
-        Raises:
-            Overloaded: Whatever the body says.
-        """
-        if not (wish.may_use_cache and body in self._on_their_way):
-            self._runtime.router.check_queue(longest_ms(wish.deadline_ms, self._runtime.config))
-
-    def begin(self, asked: QueryRequest, body: bytes, wish: Wish) -> Begun:
-        """Begin to answer a query; call ``leave`` in the end.
-
-        Raises:
-            SynaptoRouteError: See ``AdaptiveRouter.aquery``.
-        """
-        runtime = self._runtime
-        seen = runtime.router.visible
-        answer = begin(runtime, asked, use_cache=wish.may_use_cache, head_ms=wish.deadline_ms)
-        is_first = wish.may_use_cache and body not in self._on_their_way
-        if is_first:
-            self._on_their_way.add(body)
-        return Begun(answer, body, wish, seen, is_first)
-
-    def leave(self, begun: Begun) -> None:
-        """Know that a query is not on its way any more."""
-        if begun.is_first:
-            self._on_their_way.discard(begun.body)
-
-    def end(self, begun: Begun, match: Match) -> KeptAnswer:
-        """Render an answer, and keep it where it may come again."""
-        runtime, seen = self._runtime, begun.seen
-        found = KeptAnswer(seen, match.version.encode(), render_match(match).encode())
-        # Where unmatched queries are counted, each of them must reach the scorer.
-        is_counted = match.route is None and runtime.config.unmatched_kept > 0
-        if self._keeps(begun.wish) and not is_counted and _is_of(match, runtime, seen):
-            self._answers.put(begun.body, found)
-        return found
-
-
-def _is_of(match: Match, runtime: Runtime, seen: object) -> bool:
-    """Whether a match is of the position that was visible before it, and still is."""
-    router = runtime.router
-    return router.visible is seen and match.version == router.visible_version
-
-
-def headers_of(answer: KeptAnswer) -> list[tuple[bytes, bytes]]:
-    """Headers of an answer, without those of the door."""
-    headers = [
-        (b"content-length", b"%d" % len(answer.content)),
-        (b"content-type", _PLAIN_JSON),
-    ]
-    if answer.version:
-        headers.append((b"sr-version", answer.version))
-    return headers
-
-
-async def _first_piece(receive: Receive) -> Message:
-    """Wait for the first piece of the body; of most bodies it is all.
+def parse_deadline(value: str) -> int:
+    """Read ``SR-Deadline-Ms``.
 
     Raises:
-        RequestTimeout, ClientGone: See ``body_pieces``.
+        InvalidParameter: Not a number within its limits.
     """
+    if not _DEADLINE.fullmatch(value) or int(value) > QUERY_DEADLINE_MS_MAX:
+        raise InvalidParameter(
+            f"SR-Deadline-Ms must be a whole number from 1 to {QUERY_DEADLINE_MS_MAX}"
+        )
+    return int(value)
+
+
+def longest_deadline_ms(header_ms: int | None, config: NodeConfig) -> int:
+    """The deadline of a query whose body may name an earlier one."""
+    own_ms = config.query_deadline_ms
+    return own_ms if header_ms is None else min(own_ms, header_ms)
+
+
+def query_arguments(
+    query: QueryFields, config: NodeConfig, header_ms: int | None
+) -> dict[str, Any]:
+    """Arguments for the router, out of a request."""
+    deadline_ms = longest_deadline_ms(header_ms, config)
+    return {
+        "limit": query.limit,
+        "routes": query.routes,
+        "explain": query.explain,
+        "deadline_ms": min(deadline_ms, query.deadline_ms or deadline_ms),
+    }
+
+
+def parse_query(body: bytes) -> QueryRequest:
+    """Read a query.
+
+    Raises:
+        MalformedBody, InvalidQuery: Not JSON, or a field breaks its limits.
+    """
+    return _validated(_QUERY, body)
+
+
+def parse_batch(body: bytes) -> BatchRequest:
+    """Read a batch of queries; raises as ``parse_query`` does."""
+    return _validated(_BATCH, body)
+
+
+def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
     try:
-        async with asyncio.timeout(BODY_IDLE_SECONDS):
-            message = await receive()
-    except TimeoutError:
-        raise RequestTimeout(
-            f"the body paused for more than {BODY_IDLE_SECONDS:g} seconds"
-        ) from None
-    if message["type"] == "http.disconnect":
-        raise ClientGone("the client closed the connection inside the body")
-    return message
+        return adapter.validate_python(parse_json(body), strict=True)
+    except ValidationError as error:
+        found = field_errors(error)
+        message = first_message(found, "the query is malformed")
+        raise InvalidQuery(message, errors=found) from None
 
 
-def _after(first: Message, receive: Receive) -> Receive:
-    """Give a message once more, then what follows it."""
-    waiting = [first]
-
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return again
+def log_texts(runtime: Runtime, texts: list[str]) -> None:
+    """Log the texts of queries at debug level, where the operator asked for it."""
+    if runtime.config.log_queries:
+        runtime.log.debug("queries", texts=texts)

@@ -12,20 +12,13 @@ from starlette.responses import Response
 
 from synaptoroute.models import Match, WriteResult
 from synaptoroute.router import WriteOptions
-from synaptoroute.server.preconditions import etag, reached
-from synaptoroute.server.runtime import Runtime
-from synaptoroute.web.refusals import ClientGone
+from synaptoroute.server.parameters import etag, reached
+from synaptoroute.web.problems import ClientGone
 
 JSON: Final = "application/json"
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
 ResultT = TypeVar("ResultT")
-
-
-def runtime_of(request: Request) -> Runtime:
-    """The node that a request came to."""
-    runtime: Runtime = request.app.state.runtime
-    return runtime
 
 
 def json_answer(
@@ -59,12 +52,12 @@ def version_headers(version: str, revision: str | None = None) -> dict[str, str]
     return headers
 
 
-def write_answer(result: WriteResult, guard: WriteOptions, *, is_new: bool = False) -> Response:
+def write_answer(result: WriteResult, options: WriteOptions, *, is_new: bool = False) -> Response:
     """The answer to a write: 201 for a new route, 202 while ``ack`` is not reached, else 200."""
     headers = version_headers(result.version, result.revision)
     headers["SR-Op-Id"] = result.op_id
     status = 201 if is_new and result.status == "applied" else 200
-    if result.status == "pending" or not reached(result.ack, guard.ack):
+    if result.status == "pending" or not reached(result.ack, options.ack):
         status = 202
         headers["Location"] = f"/v1/ops/{result.op_id}"
     return model_answer(result, status=status, headers=headers)

@@ -21,21 +21,23 @@ from synaptoroute.server.openapi import (
     json_body,
     problems,
 )
-from synaptoroute.server.parameters import RouteName, Terms, checked, read_document
-from synaptoroute.server.preconditions import etag, is_unchanged
-from synaptoroute.server.responses import (
-    model_answer,
-    runtime_of,
-    version_headers,
-    write_answer,
+from synaptoroute.server.parameters import (
+    RouteName,
+    WriteParameters,
+    checked,
+    etag,
+    is_unchanged,
+    read_document,
 )
+from synaptoroute.server.responses import model_answer, version_headers, write_answer
+from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import (
     RouteList,
     RoutePatch,
     UtterancesToAdd,
     UtterancesToRemove,
 )
-from synaptoroute.web.refusals import InvalidParameter
+from synaptoroute.web.problems import InvalidParameter
 
 endpoints = APIRouter(tags=["routes"])
 
@@ -145,15 +147,15 @@ async def show_route(request: Request, name: RouteName) -> Response:
     responses=write_answers(*BODY_PROBLEMS, created=True),
     openapi_extra=json_body("RouteBody", ROUTE_EXAMPLE),
 )
-async def put_route(request: Request, name: RouteName, terms: Terms) -> Response:
+async def put_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Create a route or replace all of it. The utterances are encoded here unless their
     vectors are given. 201 if the write created the route.
     """
     document = await read_document(request)
     route = checked(_ROUTE, _named(document, name))
-    guard = terms.guard(document)
-    result = await runtime_of(request).router.aput_route(route, guard, is_checked=True)
-    return write_answer(result, guard, is_new=result.created)
+    options = write.options(document)
+    result = await runtime_of(request).router.aput_route(route, options, is_checked=True)
+    return write_answer(result, options, is_new=result.created)
 
 
 @endpoints.patch(
@@ -162,22 +164,22 @@ async def put_route(request: Request, name: RouteName, terms: Terms) -> Response
     responses=write_answers(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("RoutePatch", {"threshold": 0.45}),
 )
-async def patch_route(request: Request, name: RouteName, terms: Terms) -> Response:
+async def patch_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Replace threshold, metadata or payload, whole; what is absent stays as it is. A
     threshold of null takes the default again.
     """
     document = await read_document(request)
     patch = checked(_PATCH, document)
     given = patch.model_fields_set
-    guard = terms.guard(document)
+    options = write.options(document)
     result = await runtime_of(request).router.apatch_route(
         name,
         threshold=patch.threshold if "threshold" in given else KEEP,
         metadata=patch.metadata if "metadata" in given else KEEP,
         payload=patch.payload if "payload" in given else KEEP,
-        options=guard,
+        options=options,
     )
-    return write_answer(result, guard)
+    return write_answer(result, options)
 
 
 @endpoints.delete(
@@ -185,11 +187,11 @@ async def patch_route(request: Request, name: RouteName, terms: Terms) -> Respon
     summary="Delete a route",
     responses=write_answers(404),
 )
-async def delete_route(request: Request, name: RouteName, terms: Terms) -> Response:
+async def delete_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Remove a route. The answer has a body, so that the version of the write is seen."""
-    guard = terms.guard()
-    result = await runtime_of(request).router.adelete_route(name, guard)
-    return write_answer(result, guard)
+    options = write.options()
+    result = await runtime_of(request).router.adelete_route(name, options)
+    return write_answer(result, options)
 
 
 @endpoints.post(
@@ -198,15 +200,15 @@ async def delete_route(request: Request, name: RouteName, terms: Terms) -> Respo
     responses=write_answers(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("UtterancesToAdd", _UTTERANCES_EXAMPLE),
 )
-async def add_utterances(request: Request, name: RouteName, terms: Terms) -> Response:
+async def add_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Add examples to a route; those it has already are left as they are."""
     document = await read_document(request)
     asked = checked(_ADD, document)
-    guard = terms.guard(document)
+    options = write.options(document)
     result = await runtime_of(request).router.aadd_utterances(
         name, asked.utterances, asked.vectors, guard
     )
-    return write_answer(result, guard)
+    return write_answer(result, options)
 
 
 @endpoints.delete(
@@ -215,13 +217,13 @@ async def add_utterances(request: Request, name: RouteName, terms: Terms) -> Res
     responses=write_answers(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("UtterancesToRemove", _UTTERANCES_EXAMPLE),
 )
-async def remove_utterances(request: Request, name: RouteName, terms: Terms) -> Response:
+async def remove_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Remove examples from a route; the last one cannot be removed."""
     document = await read_document(request)
     asked = checked(_REMOVE, document)
-    guard = terms.guard(document)
-    result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, guard)
-    return write_answer(result, guard)
+    options = write.options(document)
+    result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, options)
+    return write_answer(result, options)
 
 
 def _named(document: Any, name: str) -> Any:

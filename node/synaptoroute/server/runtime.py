@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from starlette.requests import Request
+
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import NotReady, SynaptoRouteError
@@ -20,13 +22,11 @@ from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
 from synaptoroute.server.documents import load_routes_file
 from synaptoroute.server.metrics import Metrics, parse_version
-from synaptoroute.web.keys import KeyRing
+from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
-KEYS_LOOK_SECONDS: Final = 1.0
 START_RETRY_SECONDS: Final = 1.0
-REFUSALS_LOGGED_SECONDS: Final = 1.0
 READY_POLL_SECONDS: Final = 0.02
 
 
@@ -44,7 +44,7 @@ class Runtime:
         *,
         encoder: TextEncoder | None = None,
         metrics: Metrics | None = None,
-        keys: KeyRing | None = None,
+        keys: ApiKeys | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
@@ -55,15 +55,13 @@ class Runtime:
         self.failure: SynaptoRouteError | None = None
         self.is_draining = False
         self.began_at = time.monotonic()
-        self.node = ""
+        self.node_header = b""
         self._source = source
         self._encoder = encoder
         self._on_failure = on_failure
         self._router: AdaptiveRouter | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._refused_count = 0
-        self._refused_logged_at = -REFUSALS_LOGGED_SECONDS
-        self.metrics.watch(self._look)
+        self.metrics.watch(self._figures)
 
     # --- the router ----------------------------------------------------------------
 
@@ -85,19 +83,6 @@ class Runtime:
     def status(self) -> NodeStatus | None:
         """How the router is; None while there is none."""
         return None if self._router is None else self._router.status()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a router."""
-        return self._router is not None
-
-    def note_refusal(self) -> None:
-        """Log that queries are refused: the first at once, then one line a second for all."""
-        self._refused_count += 1
-        now = time.monotonic()
-        if now - self._refused_logged_at >= REFUSALS_LOGGED_SECONDS:
-            self.log.warning("queries_refused", count=self._refused_count)
-            self._refused_count, self._refused_logged_at = 0, now
 
     @property
     def staleness_ms(self) -> int | None:
@@ -126,7 +111,7 @@ class Runtime:
         status = self.status()
         return "starting" if status is None else status.state
 
-    def _look(self) -> tuple[NodeStatus, EncoderStats] | None:
+    def _figures(self) -> tuple[NodeStatus, EncoderStats] | None:
         if self._router is None:
             return None
         stats = EncoderStats() if self._encoder is None else self._encoder.stats()
@@ -138,7 +123,7 @@ class Runtime:
         """Begin to start the router; returns at once."""
         self._tasks = [asyncio.create_task(self._start(), name="router-start")]
         if self.keys is not None:
-            self._tasks.append(asyncio.create_task(self._watch_keys(self.keys), name="keys"))
+            self._tasks.append(asyncio.create_task(self.keys.watch(self.log), name="keys"))
 
     async def wait_started(self) -> None:
         """Wait until the router has started or failed to."""
@@ -172,12 +157,12 @@ class Runtime:
             await router.start()
             if router.follower is not None:
                 # A member answers its peers while it is still catching up.
-                self._router, self.node = router, router.status().node
+                self._publish(router)
                 if not await self._is_ready_in_time(router):
                     return
             await self._seed(router)
+            self._publish(router)
             status = router.status()
-            self._router, self.node = router, status.node
         except SynaptoRouteError as error:
             self._fail(error)
             self.log.error("start_failed", code=error.code, detail=error.message)
@@ -193,6 +178,13 @@ class Runtime:
                 model=status.model,
                 seconds=round(time.monotonic() - self.began_at, 3),
             )
+
+    def _publish(self, router: AdaptiveRouter) -> None:
+        """Let requests reach the router."""
+        self._router = router
+        # A name with a line break in it would end the head of every response.
+        name = "".join(each if each.isprintable() else "?" for each in router.status().node)
+        self.node_header = name.encode("ascii", "replace")
 
     async def _is_ready_in_time(self, router: AdaptiveRouter) -> bool:
         """Wait for a member that catches up, unless the node is told to go before."""
@@ -223,20 +215,16 @@ class Runtime:
         result = await router.aimport(_each(routes))
         self.log.info("routes_file_applied", path=str(path), routes=result.routes)
 
-    async def _watch_keys(self, keys: KeyRing) -> None:
-        while True:
-            await asyncio.sleep(KEYS_LOOK_SECONDS)
-            await self.reload_keys()
+    async def reload_keys(self) -> None:
+        """Read the file of API keys now."""
+        if self.keys is not None:
+            await self.keys.reload_and_log(self.log, force=True)
 
-    async def reload_keys(self, *, force: bool = False) -> None:
-        """Read the file of API keys again; a broken one leaves the old keys in force."""
-        if self.keys is None:
-            return
-        try:
-            if await asyncio.to_thread(self.keys.reload, force=force):
-                self.log.info("api_keys_read", keys=len(self.keys))
-        except SynaptoRouteError as error:
-            self.log.error("api_keys_refused", code=error.code, detail=error.message)
+
+def runtime_of(request: Request) -> Runtime:
+    """The node that a request came to."""
+    runtime: Runtime = request.app.state.runtime
+    return runtime
 
 
 async def _each(routes: list[Route]) -> AsyncIterator[Route]:

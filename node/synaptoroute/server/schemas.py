@@ -62,7 +62,7 @@ RouteFilter = Annotated[
 ]
 
 
-class QueryOptions(BaseModel):
+class QueryFields(BaseModel):
     """What a query and a batch of queries have in common."""
 
     model_config = ConfigDict(extra="forbid")
@@ -82,7 +82,7 @@ class QueryOptions(BaseModel):
     )
 
 
-class QueryRequest(QueryOptions):
+class QueryRequest(QueryFields):
     """One text to be routed."""
 
     model_config = ConfigDict(
@@ -95,7 +95,7 @@ class QueryRequest(QueryOptions):
     text: QueryText
 
 
-class BatchRequest(QueryOptions):
+class BatchRequest(QueryFields):
     """Several texts to be routed, with the same options."""
 
     model_config = ConfigDict(

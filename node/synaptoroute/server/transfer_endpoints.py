@@ -34,9 +34,10 @@ from synaptoroute.server.openapi import (
     problems,
 )
 from synaptoroute.server.parameters import AckLevel
-from synaptoroute.server.responses import model_answer, runtime_of, version_headers
+from synaptoroute.server.responses import model_answer, version_headers
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
-from synaptoroute.web.refusals import NotAcceptable, UnsupportedMediaType
+from synaptoroute.server.runtime import runtime_of
+from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 
 endpoints = APIRouter(tags=["transfer"])
 

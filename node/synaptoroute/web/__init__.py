@@ -1,10 +1,12 @@
-"""What every HTTP door of the project shares, whichever framework stands behind it.
+"""What the HTTP servers of the node and of the coordinator share.
 
-    keys      API keys with scopes: the file's format and its ring
-    problems  errors as RFC 9457 problem documents
-    refusals  refusals that exist only at a door
-    logs      structured logs of a process
+    http_protocol  HTTP/1.1 connections with limits, in front of an ASGI application
+    http_server    a server process: listen, serve, drain, stop
+    middleware     what every request passes: request id, policy, error documents, access log
+    api_keys       API keys with scopes
+    problems       errors as RFC 9457 problem documents
+    logs           structured logs
 
-Nothing here imports the HTTP framework, so the node and the coordinator refuse, log
-and authenticate alike.
+The command line uses ``api_keys``, ``problems`` and ``logs``, so these three import no
+HTTP framework.
 """

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,45 +21,112 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from synaptoroute import errors
-from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.web import refusals
+from synaptoroute.errors import RouteError, SynaptoRouteError
 
 PROBLEM_JSON: Final = "application/problem+json"
 DETAIL_CHARACTERS_MAX: Final = 500
 FIELD_CHARACTERS_MAX: Final = 120
 FIELD_ERRORS_MAX: Final = 20
 RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
-_DETAIL: Final = "<detail>"
-_INSTANCE: Final = "<instance>"
-_ESCAPED: Final = re.compile(r'["\\]')
+
+# --- errors that exist only over HTTP ----------------------------------------------------
+
+
+class MalformedBody(RouteError):
+    """The body is not what its content type says."""
+
+    code = "malformed_body"
+
+
+class InvalidParameter(RouteError):
+    """A query parameter, a header or the path holds what it must not."""
+
+    code = "invalid_parameter"
+
+
+class Unauthorized(RouteError):
+    """No API key, or one that this node does not know."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RouteError):
+    """The API key lacks the scope."""
+
+    code = "forbidden"
+
+
+class EndpointNotFound(RouteError):
+    """No endpoint at this path."""
+
+    code = "not_found"
+
+
+class OperationNotFound(RouteError):
+    """No write of this identity inside the idempotency window."""
+
+    code = "operation_not_found"
+
+
+class MethodNotAllowed(RouteError):
+    """The endpoint exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class NotAcceptable(RouteError):
+    """None of the formats that the client accepts can be given."""
+
+    code = "not_acceptable"
+
+
+class UnsupportedMediaType(RouteError):
+    """The body's content type or encoding is not read here."""
+
+    code = "unsupported_media_type"
+
+
+class RequestTimeout(RouteError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
+class ClientGone(RouteError):
+    """The client closed the connection before its answer; nobody reads this."""
+
+    code = "client_gone"
+
+
+# --- problem documents -------------------------------------------------------------------
 
 STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
     {
-        refusals.MalformedBody.code: 400,
+        MalformedBody.code: 400,
         errors.RouteError.code: 400,
-        refusals.Unauthorized.code: 401,
-        refusals.Forbidden.code: 403,
-        refusals.EndpointNotFound.code: 404,
-        refusals.OperationNotFound.code: 404,
+        Unauthorized.code: 401,
+        Forbidden.code: 403,
+        EndpointNotFound.code: 404,
+        OperationNotFound.code: 404,
         errors.RouteNotFound.code: 404,
         errors.UtteranceNotFound.code: 404,
-        refusals.MethodNotAllowed.code: 405,
-        refusals.NotAcceptable.code: 406,
-        refusals.RequestTimeout.code: 408,
+        MethodNotAllowed.code: 405,
+        NotAcceptable.code: 406,
+        RequestTimeout.code: 408,
         errors.CapacityExceeded.code: 409,
         errors.ImportRejected.code: 409,
         errors.VersionLost.code: 409,
         errors.EncoderMismatch.code: 409,
         errors.PreconditionFailed.code: 412,
         errors.TooLarge.code: 413,
-        refusals.UnsupportedMediaType.code: 415,
+        UnsupportedMediaType.code: 415,
         errors.InvalidRoute.code: 422,
         errors.InvalidQuery.code: 422,
         errors.InvalidVector.code: 422,
         errors.IdempotencyConflict.code: 422,
-        refusals.InvalidParameter.code: 422,
+        InvalidParameter.code: 422,
         errors.Overloaded.code: 429,
-        refusals.ClientGone.code: 499,
+        ClientGone.code: 499,
         errors.SynaptoRouteError.code: 500,
         errors.EncoderError.code: 500,
         errors.ModelNotFound.code: 500,
@@ -131,27 +197,6 @@ class Problem:
         }
         # ASCII keeps even a lone surrogate in a message a valid document.
         return json.dumps(document, separators=(",", ":")).encode("ascii")
-
-
-class OverloadedAnswers:
-    """Writes the documents of one kind of problem quickly, for a node that mostly refuses.
-
-    They are those of ``Problem.render``: its own document, with two places left open.
-    """
-
-    def __init__(self) -> None:
-        problem = Problem(STATUS_BY_CODE[errors.Overloaded.code], errors.Overloaded.code, _DETAIL)
-        pieces = problem.render(_INSTANCE).decode("ascii")
-        self._head, rest = pieces.split(_DETAIL)
-        self._middle, self._tail = rest.split(_INSTANCE)
-
-    def render(self, error: errors.Overloaded, instance: str) -> bytes | None:
-        """Write a document; None where something about the error is out of the ordinary."""
-        detail = error.message
-        is_plain = detail.isascii() and detail.isprintable() and not _ESCAPED.search(detail)
-        if error.fields or not is_plain or len(detail) > DETAIL_CHARACTERS_MAX:
-            return None
-        return f"{self._head}{detail}{self._middle}{instance}{self._tail}".encode("ascii")
 
 
 def retry_after_header(error: SynaptoRouteError) -> str:

@@ -16,7 +16,7 @@ from synaptoroute.cli.terminal import (
     printable,
     progress,
 )
-from synaptoroute.web.keys import parse_keys
+from synaptoroute.web.api_keys import parse_keys
 
 pytestmark = pytest.mark.unit
 

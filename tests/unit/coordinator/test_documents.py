@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synaptoroute.web.keys import ApiKey
+from synaptoroute.web.api_keys import ApiKey
 from synaptoroute_coordinator.alarms import CODES, Event
 from synaptoroute_coordinator.app.middleware import scope_needed
 from synaptoroute_coordinator.app.runtime import Sessions, cookie_of

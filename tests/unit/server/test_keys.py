@@ -10,7 +10,7 @@ import pytest
 
 from http_node import http_node, logged
 from synaptoroute.errors import ConfigError
-from synaptoroute.web.keys import KeyRing, key_line, make_key, parse_keys
+from synaptoroute.web.api_keys import ApiKeys, key_line, make_key, parse_keys
 
 pytestmark = pytest.mark.unit
 
@@ -94,7 +94,7 @@ def test_changed_file_of_keys_is_read_again(tmp_path: Path) -> None:
     """A new key counts, a removed one does not; broken content leaves the old keys."""
     path, first, second = tmp_path / "keys", make_key(), make_key()
     path.write_text(key_line(first, ["read"], "first"))
-    ring = KeyRing(path)
+    ring = ApiKeys(path)
     path.write_text(key_line(second, ["read", "write"], "second"))
     os.utime(path, ns=(1, 1))
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from http_node import HttpNode, http_node, logged
 from synaptoroute import errors
 from synaptoroute.errors import SynaptoRouteError
-from synaptoroute.web import refusals
+from synaptoroute.web import problems
 from synaptoroute.web.problems import STATUS_BY_CODE
 
 pytestmark = pytest.mark.unit
@@ -37,7 +37,7 @@ def test_every_error_has_a_status() -> None:
     known = {
         error.code
         for error in all_errors()
-        if error.__module__ in (errors.__name__, refusals.__name__)
+        if error.__module__ in (errors.__name__, problems.__name__)
     }
 
     assert known == set(STATUS_BY_CODE)

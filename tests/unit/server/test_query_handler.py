@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from http_node import HttpNode, http_node, on_socket, overloaded, seen
-from synaptoroute.server.response_cache import BODY_BYTES_KEPT_MAX, AnswerCache, KeptAnswer
+from synaptoroute.server.query_handler import (
+    CACHED_BODY_BYTES_MAX,
+    QueryResponse,
+    ResponseCache,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +59,7 @@ async def test_all_ways_answer_alike(node: HttpNode, content: str, headers: dict
     framed = await node.http.post(FRAMED, content=content, headers=headers)
     async with on_socket(node) as socket:
         express = [await socket.post(HOT, content=content, headers=headers) for _ in range(2)]
-    node.app.state.express._hot_query._answers = AnswerCache()
+    node.app.state.query_handler._cache = ResponseCache()
     hot = [await node.http.post(HOT, content=content, headers=headers) for _ in range(2)]
 
     for answer in (*express, *hot):
@@ -170,16 +174,16 @@ async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path)
 def test_answers_have_a_limit_in_number_and_bytes() -> None:
     """The answers that were not asked for the longest go first; a long question never comes in."""
     now = object()
-    answer = KeptAnswer(now, b"1.1", b"x" * 10)
-    few = AnswerCache(answers_max=2)
+    answer = QueryResponse(now, b"1.1", b"x" * 10)
+    few = ResponseCache(responses_max=2)
     for body in (b"a", b"b"):
         few.put(body, answer)
     few.get(b"a", now)
     few.put(b"c", answer)
-    small = AnswerCache(bytes_max=25)
+    small = ResponseCache(bytes_max=25)
     for body in (b"a", b"b", b"c"):
         small.put(body, answer)
-    small.put(b"y" * (BODY_BYTES_KEPT_MAX + 1), answer)
+    small.put(b"y" * (CACHED_BODY_BYTES_MAX + 1), answer)
 
     assert few.get(b"b", now) is None
     assert few.get(b"a", now) is few.get(b"c", now) is answer

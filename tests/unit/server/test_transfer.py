@@ -23,7 +23,7 @@ from synaptoroute.server.documents import (
     render_document,
 )
 from synaptoroute.server.transfer_endpoints import accepted_kind
-from synaptoroute.web.refusals import MalformedBody, NotAcceptable
+from synaptoroute.web.problems import MalformedBody, NotAcceptable
 
 pytestmark = pytest.mark.unit
 

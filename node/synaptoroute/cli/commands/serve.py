@@ -160,7 +160,7 @@ def new_key(
 
     The key is shown once; the file holds only its hash.
     """
-    from synaptoroute.web.keys import key_line, make_key
+    from synaptoroute.web.api_keys import key_line, make_key
 
     key = make_key()
     line = key_line(key, [scope.strip() for scope in scopes.split(",")], name)

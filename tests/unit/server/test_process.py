@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
-from synaptoroute.server import gc_tuning
+from synaptoroute.server import process
 
 pytestmark = pytest.mark.unit
 
 _PROGRAM = """
 import gc, sys
-from synaptoroute.server import gc_tuning
-gc_tuning.tune()
-gc_tuning.settle()
+from synaptoroute.server import process
+process.tune_interpreter()
+process.freeze_objects()
 print(sys.getswitchinterval(), *gc.get_threshold(), gc.get_freeze_count() > 1_000)
 """
 
@@ -28,7 +28,7 @@ def test_serving_process_is_tuned_and_a_library_is_not() -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     seconds, *numbers, is_frozen = done.stdout.split()
 
-    assert gc_tuning.SWITCH_SECONDS == pytest.approx(float(seconds))
-    assert [str(gc_tuning.COLLECT_OBJECTS), *map(str, gc_tuning.COLLECT_RUNS)] == numbers
+    assert process.SWITCH_SECONDS == pytest.approx(float(seconds))
+    assert [str(process.COLLECT_OBJECTS), *map(str, process.COLLECT_RUNS)] == numbers
     assert "True" == is_frozen
     assert before == (sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count())

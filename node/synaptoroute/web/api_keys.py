@@ -7,6 +7,7 @@ Keys are compared in constant time and never logged.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from synaptoroute.errors import ConfigError
+from synaptoroute.web.logs import ServerLog
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -26,6 +28,7 @@ KEY_RANDOM_BYTES: Final = 32
 KEY_CHARACTERS_MAX: Final = 256
 KEYS_MAX: Final = 1_000
 FILE_BYTES_MAX: Final = 1_048_576
+RELOAD_SECONDS: Final = 1.0
 _NAME = re.compile(r"[A-Za-z0-9_.@:-]{1,64}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -97,8 +100,8 @@ def _parse_line(line: str, where: str) -> ApiKey:
     return ApiKey(name, bytes.fromhex(digest), frozenset(known))
 
 
-class KeyRing:
-    """The keys of one node, read again when their file changes.
+class ApiKeys:
+    """The keys of one process, read again when their file changes.
 
     ``find`` runs on the event loop; ``reload`` reads a file and runs elsewhere.
     """
@@ -139,6 +142,21 @@ class KeyRing:
             self._stamp = _stamp(self._path)
             raise
         return True
+
+    async def reload_and_log(self, log: ServerLog, *, force: bool = False) -> None:
+        """Read the file again if it changed; a malformed one leaves the old keys valid."""
+        try:
+            if await asyncio.to_thread(self.reload, force=force):
+                log.info("api_keys_read", keys=len(self))
+        except ConfigError as error:
+            # A mistake in the file must not lock everybody out.
+            log.error("api_keys_refused", code=error.code, detail=error.message)
+
+    async def watch(self, log: ServerLog) -> None:
+        """Follow the file until cancelled."""
+        while True:
+            await asyncio.sleep(RELOAD_SECONDS)
+            await self.reload_and_log(log)
 
 
 Stamp = tuple[int, int, int] | None

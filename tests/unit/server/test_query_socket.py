@@ -13,9 +13,9 @@ import pytest
 
 from http_node import HttpNode, Wire, http_node, logged, on_socket, overloaded, request
 from routers import HeldEncoder
-from synaptoroute.errors import Overloaded
-from synaptoroute.web.keys import key_line, make_key
-from synaptoroute.web.problems import OverloadedAnswers, problem_of
+from synaptoroute.server.query_handler import QueryHandler
+from synaptoroute.web.api_keys import key_line, make_key
+from synaptoroute.web.http_protocol import HttpRequest, Respond
 
 pytestmark = pytest.mark.unit
 
@@ -38,17 +38,16 @@ async def client(node: HttpNode) -> AsyncIterator[httpx.AsyncClient]:
         yield found
 
 
-def taken(node: HttpNode, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Which requests were answered the short way."""
-    express, found = node.app.state.express, []
-    take = express.take
+def direct_answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each request was answered by the direct handler."""
+    found: list[bool] = []
+    begin = QueryHandler.__call__
 
-    def watched(*arguments: object) -> object:
-        result = take(*arguments)
-        found.append(result is not False)
-        return result
+    def watched(self: QueryHandler, request: HttpRequest, respond: Respond) -> bool:
+        found.append(begin(self, request, respond))
+        return found[-1]
 
-    monkeypatch.setattr(express, "take", watched)
+    monkeypatch.setattr(QueryHandler, "__call__", watched)
     return found
 
 
@@ -56,7 +55,7 @@ async def test_connection_lives_on_after_every_kind_of_answer(
     node: HttpNode, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Encoded, kept, refused, malformed, and another endpoint, all on one connection."""
-    short = taken(node, monkeypatch)
+    short = direct_answers(monkeypatch)
     wire = await Wire.open(client)
     statuses = []
     for body in (BODY, BODY, b"[1, 2"):
@@ -72,7 +71,7 @@ async def test_connection_lives_on_after_every_kind_of_answer(
     await wire.close()
 
     assert [200, 200, 400, 429, 200, 200] == statuses
-    assert [True, True, False, True, True] == short
+    assert [True, True, True, True, False, True] == short
 
 
 async def test_pipelined_requests_are_answered_in_order(client: httpx.AsyncClient) -> None:
@@ -264,20 +263,3 @@ async def test_request_id_is_kept_or_made(node: HttpNode, client: httpx.AsyncCli
     assert "abc-1" == given.headers["x-request-id"]
     assert 16 == len(made.headers["x-request-id"])
     assert f"urn:synaptoroute:request:{made.headers['x-request-id']}" == made.json()["instance"]
-
-
-@pytest.mark.parametrize(
-    ("error", "is_quick"),
-    [
-        (Overloaded("2 queries wait, the limit is 2", retry_after_seconds=3.2), True),
-        (Overloaded('a "quoted" word'), False),
-        (Overloaded("not ascii: \u00e4"), False),
-        (Overloaded("long" * 200), False),
-        (Overloaded("more", limit=5), False),
-    ],
-)
-def test_quick_document_is_the_usual_one(error: Overloaded, is_quick: bool) -> None:
-    """Or there is none, and the usual way makes it."""
-    quick = OverloadedAnswers().render(error, "urn:x:1")
-
-    assert (problem_of(error).render("urn:x:1") if is_quick else None) == quick

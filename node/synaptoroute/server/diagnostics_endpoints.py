@@ -16,7 +16,8 @@ from synaptoroute.models import CANDIDATES_MAX, Match
 from synaptoroute.router.comparison import LabelledText
 from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
 from synaptoroute.server.parameters import checked, read_document
-from synaptoroute.server.responses import json_answer, runtime_of, unless_gone
+from synaptoroute.server.responses import json_answer, unless_gone
+from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import PreviewRequest, TrialRequest
 
 endpoints = APIRouter()

@@ -1,0 +1,341 @@
+"""What every request passes, whichever endpoint it is for.
+
+In this order: a request id, the program's policy (API keys, origin), the endpoint; then one
+response, one line of the access log and one count in the metrics.  Every error becomes a
+problem document here.  Pure ASGI: nothing is buffered.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from random import getrandbits
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from synaptoroute.errors import SynaptoRouteError, TooLarge
+from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
+from synaptoroute.web.http_protocol import Address, Header
+from synaptoroute.web.logs import ServerLog
+from synaptoroute.web.problems import (
+    FIELD_CHARACTERS_MAX,
+    FIELD_ERRORS_MAX,
+    PROBLEM_JSON,
+    ClientGone,
+    EndpointNotFound,
+    Forbidden,
+    InvalidParameter,
+    MalformedBody,
+    MethodNotAllowed,
+    Problem,
+    first_message,
+    internal_problem,
+    problem_of,
+    shorten,
+)
+
+PATH_CHARACTERS_MAX: Final = 200
+CONTEXT: Final = "synaptoroute.context"
+"""Key of the request's context in its ASGI scope."""
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
+_CODE_BY_STATUS: Final = {
+    400: MalformedBody.code,
+    404: EndpointNotFound.code,
+    405: MethodNotAllowed.code,
+}
+
+
+class RequestContext:
+    """One request on its way to its response.
+
+    Attributes:
+        request_id: The client's own name of the request, or a random one.
+        started_at: When it arrived, on the performance counter.
+        endpoint: Template of the path; ``unmatched`` until an endpoint is found.
+        key: The API key that allowed the request.
+        has_started: Whether a part of the response has been sent.
+        status: Status of the response; 499 while there is none.
+    """
+
+    __slots__ = ("endpoint", "has_started", "key", "request_id", "started_at", "status")
+
+    def __init__(self, given_id: bytes | None, endpoint: str = "unmatched") -> None:
+        if given_id is not None and _REQUEST_ID.fullmatch(given_id):
+            self.request_id = given_id.decode()
+        else:
+            # It tells requests apart and protects nothing.  The entropy of the system would
+            # cost a call that lets another thread take the interpreter.
+            self.request_id = f"{getrandbits(64):016x}"
+        self.started_at = time.perf_counter()
+        self.endpoint = endpoint
+        self.key: ApiKey | None = None
+        self.has_started = False
+        self.status = 499
+
+    @property
+    def instance(self) -> str:
+        """Name of this one occurrence of a problem."""
+        return f"urn:synaptoroute:request:{self.request_id}"
+
+    @property
+    def key_name(self) -> str | None:
+        """Name of the API key, for logs."""
+        return None if self.key is None else self.key.name
+
+
+class RequestPolicy(ABC):
+    """What one program decides about each of its requests.
+
+    Attributes:
+        log: The log of the program.
+        body_bytes_max: Longest body; None where the endpoints count for themselves.
+    """
+
+    log: ServerLog
+    body_bytes_max: int | None = None
+
+    @abstractmethod
+    def authorize(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
+    ) -> None:
+        """Find the key of a request and decide whether it may go on.
+
+        Raises:
+            Unauthorized: No key, or an unknown one.
+            Forbidden: The key lacks the scope, or the origin is another site.
+        """
+
+    @abstractmethod
+    def common_headers(self, context: RequestContext) -> list[Header]:
+        """Headers of every response."""
+
+    @abstractmethod
+    def finished(
+        self, method: str, path: str, client: Address | None, context: RequestContext
+    ) -> None:
+        """Count and log a request after its response."""
+
+    def started(self) -> None:  # noqa: B027  (most policies count nothing here)
+        """Note that a request has arrived."""
+
+    def problem_of(self, error: SynaptoRouteError) -> Problem:
+        """Turn an error into its problem document."""
+        return problem_of(error)
+
+    def problem_response(
+        self, error: Exception, context: RequestContext
+    ) -> tuple[int, list[Header], bytes]:
+        """Status, headers and body for an error; an unexpected one is logged as an incident."""
+        is_expected = isinstance(error, SynaptoRouteError)
+        problem = self.problem_of(error) if is_expected else internal_problem()
+        if problem.status == 500:
+            self.log.error(
+                "request_failed",
+                incident=problem.fields.get("incident"),
+                code=problem.code,
+                request_id=context.request_id,
+                exc_info=error,
+            )
+        body = problem.render(context.instance)
+        headers = [(b"content-type", PROBLEM_JSON.encode())]
+        headers += [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in problem.headers.items()
+        ]
+        headers.append((b"content-length", b"%d" % len(body)))
+        return problem.status, headers, body
+
+    def log_request(
+        self,
+        level: int,
+        method: str,
+        path: str,
+        client: Address | None,
+        context: RequestContext,
+    ) -> None:
+        """Write one line of the access log."""
+        self.log.log(
+            level,
+            "request",
+            method=method,
+            path=path[:PATH_CHARACTERS_MAX],
+            status=context.status,
+            duration_ms=round((time.perf_counter() - context.started_at) * 1_000, 3),
+            request_id=context.request_id,
+            client=client[0] if client else None,
+            key=context.key_name,
+        )
+
+
+class Middleware:
+    """ASGI middleware around every endpoint of a program."""
+
+    def __init__(self, app: ASGIApp, policy: RequestPolicy) -> None:
+        self._app = app
+        self._policy = policy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request to its endpoint and its response to the client."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        policy = self._policy
+        # Of a header that is sent twice the first counts, as in the framework.
+        headers = dict(reversed(scope["headers"]))
+        context = RequestContext(headers.get(b"x-request-id"))
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
+        scope[CONTEXT] = context
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.status, context.has_started = message["status"], True
+                common = policy.common_headers(context)
+                message["headers"] = [*message.get("headers", ()), *common]
+            await send(message)
+
+        policy.started()
+        try:
+            policy.authorize(scope["method"], scope["path"], headers, context)
+            await self._app(scope, self._bounded(receive), send_with_headers)
+        except ClientGone:
+            pass
+        except Exception as error:
+            status, problem_headers, body = policy.problem_response(error, context)
+            # Once a response has begun, only a broken connection tells the client.
+            if context.has_started:
+                raise
+            start = {"type": "http.response.start", "status": status, "headers": problem_headers}
+            await send_with_headers(start)
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            context.endpoint = getattr(scope.get("route"), "path", context.endpoint)
+            policy.finished(scope["method"], scope["path"], scope.get("client"), context)
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Count the body where the policy limits it."""
+        bytes_max = self._policy.body_bytes_max
+        if bytes_max is None:
+            return receive
+        received_bytes = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > bytes_max:
+                raise TooLarge(f"a body has at most {bytes_max} bytes", limit=bytes_max)
+            return message
+
+        return receive_bounded
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """The context of a request that passed the middleware."""
+    context: RequestContext = scope[CONTEXT]
+    return context
+
+
+# --- rules that policies share -----------------------------------------------------------
+
+
+def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
+    """Find the API key among the headers of a request."""
+    value = headers.get(b"authorization")
+    if value is not None:
+        scheme, _, rest = value.partition(b" ")
+        key = rest.strip() if scheme.lower() == b"bearer" else b""
+    else:
+        key = headers.get(b"x-api-key", b"").strip()
+    return key.decode("latin-1") if 0 < len(key) <= KEY_CHARACTERS_MAX else None
+
+
+def check_same_site(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a request that a page of another site sends.
+
+    Raises:
+        Forbidden: It comes from another site.
+    """
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    is_foreign = site is not None and site not in (b"same-origin", b"none")
+    if origin is not None:
+        netloc = urlsplit(origin.decode("latin-1")).netloc
+        is_foreign |= netloc != headers.get(b"host", b"").decode("latin-1")
+    if is_foreign:
+        raise Forbidden("a page of another site may not do this")
+
+
+def check_loopback_host(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse a host name that another site may have pointed at the loopback.
+
+    Raises:
+        Forbidden: The Host header does not name the loopback.
+    """
+    name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
+    if not is_loopback(name):
+        raise Forbidden("without API keys only the loopback is served")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- errors that the framework raises ----------------------------------------------------
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer the framework's own errors with problem documents."""
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameters)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
+    """Name the wrong parameters, without repeating their values."""
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {
+            # The first part says where a parameter stands; users know it by its name.
+            "field": shorten(".".join(map(str, item["loc"][1:])), FIELD_CHARACTERS_MAX),
+            "message": shorten(str(item["msg"]), FIELD_CHARACTERS_MAX * 2),
+        }
+        for item in error.errors()[:FIELD_ERRORS_MAX]
+    ]
+    detail = first_message(found, "a parameter is wrong")
+    return _problem(request, Problem(422, InvalidParameter.code, detail, {"errors": found}))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Answer an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    details = {
+        404: "no endpoint has this path; see /v1/openapi.json",
+        405: f"the endpoint does not take {request.method}",
+    }
+    code = _CODE_BY_STATUS.get(error.status_code, "http_error")
+    detail = details.get(error.status_code, "the request was refused")
+    headers = dict(error.headers or {})
+    return _problem(request, Problem(error.status_code, code, detail, headers=headers))
+
+
+def _problem(request: Request, problem: Problem) -> Response:
+    body = problem.render(context_of(request.scope).instance)
+    headers = {"Content-Type": PROBLEM_JSON, **problem.headers}
+    return Response(body, status_code=problem.status, headers=headers)
