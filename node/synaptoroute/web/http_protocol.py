@@ -150,7 +150,7 @@ class ServerState:
         self.date = (b"date", formatdate(usegmt=True).encode("ascii"))
 
 
-class _LimitExceeded(Exception):
+class _Refused(Exception):
     """Stops the parser from inside one of its callbacks."""
 
 
@@ -185,6 +185,7 @@ class HttpProtocol(asyncio.Protocol):
         self._incoming: HttpRequest | None = None
         self._active: HttpRequest | None = None
         self._queue: deque[HttpRequest] = deque()
+        self._upgrade_body_bytes = 0
         self._problem = _MALFORMED
         self._refusal: Problem | None = None
         self._deadline: float | None = None
@@ -225,20 +226,34 @@ class HttpProtocol(asyncio.Protocol):
         if self._refusal is not None or self._saw_last or self._transport.is_closing():
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # No protocol is offered beside HTTP/1.1, so the request itself is answered
-            # (RFC 9110 section 7.8) and the bytes behind it are the next request.
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self.data_received(rest)
-                return
+            self._parse(data)
         except httptools.HttpParserError:
             if not self._saw_last:
                 self._refuse_in_order()
         self._advance()
         if self._is_in_head and self._deadline is None:
             self._deadline = self._loop.time() + self._limits.head_seconds
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, which stops behind the head of a request to upgrade.
+
+        No other protocol is offered, so such a request is answered over HTTP/1.1 (RFC 9110
+        section 7.8).  The parser takes its body for another protocol: it is read here, or
+        it would pass for the next request.
+        """
+        while data:
+            if (count := self._upgrade_body_bytes) > 0:
+                piece, data = data[:count], data[count:]
+                self.on_body(piece)
+                self._upgrade_body_bytes -= len(piece)
+                if self._upgrade_body_bytes == 0:
+                    self.on_message_complete()
+                continue
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
 
     def pause_writing(self) -> None:
         """Note that the client reads more slowly than the node writes."""
@@ -293,7 +308,7 @@ class HttpProtocol(asyncio.Protocol):
         self._url += url
         if len(self._url) > self._limits.url_bytes_max:
             self._problem = _long_url(self._limits)
-            raise _LimitExceeded
+            raise _Refused
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect one header."""
@@ -304,7 +319,7 @@ class HttpProtocol(asyncio.Protocol):
         limits = self._limits
         if self._head_bytes > limits.head_bytes_max or len(self._headers) > limits.headers_max:
             self._problem = _long_head(limits)
-            raise _LimitExceeded
+            raise _Refused
 
     def on_headers_complete(self) -> None:
         """Put the request in the queue; its body may follow."""
@@ -319,6 +334,8 @@ class HttpProtocol(asyncio.Protocol):
         for name, value in self._headers:
             if name == b"expect" and value.lower() == b"100-continue":
                 request.expects_continue = True
+        if parser.should_upgrade():
+            self._upgrade_body_bytes = _declared_bytes(self._headers)
         self._incoming = request
         self._queue.append(request)
 
@@ -328,7 +345,7 @@ class HttpProtocol(asyncio.Protocol):
         if not url.startswith(b"/") or b"?" in url or b"#" in url:
             parsed = httptools.parse_url(url)
             if parsed.path is None:
-                raise _LimitExceeded
+                raise _Refused
             url, request.query_string = parsed.path, parsed.query or b""
         request.raw_path = url
         path = url.decode("ascii")
@@ -345,6 +362,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """End the body of the request."""
+        if self._upgrade_body_bytes:
+            return
         request, self._incoming = self._incoming, None
         if request is not None:
             request.is_whole = True
@@ -629,6 +648,18 @@ def _checked(headers: Iterable[Header]) -> list[Header]:
         if not name or _BAD_NAME.search(name) or _BAD_VALUE.search(value):
             raise RuntimeError(f"malformed response header {name!r}")
     return checked
+
+
+def _declared_bytes(headers: Sequence[Header]) -> int:
+    """Length of the body of a request to upgrade, which must declare it.
+
+    Raises:
+        _Refused: The body is chunked.
+    """
+    found = dict(headers)
+    if b"transfer-encoding" in found:
+        raise _Refused
+    return int(found.get(b"content-length", b"0"))
 
 
 def _address(found: object) -> Address | None:
