@@ -18,7 +18,7 @@ from typing import Any, Final
 import uvloop
 from fastapi import FastAPI
 
-from synaptoroute.config import NodeConfig, requested_failpoint, is_tracing_enabled
+from synaptoroute.config import NodeConfig, is_tracing_enabled, requested_failpoint
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter

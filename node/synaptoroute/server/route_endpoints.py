@@ -206,7 +206,7 @@ async def add_utterances(request: Request, name: RouteName, write: WriteParamete
     asked = checked(_ADD, document)
     options = write.options(document)
     result = await runtime_of(request).router.aadd_utterances(
-        name, asked.utterances, asked.vectors, guard
+        name, asked.utterances, asked.vectors, options
     )
     return write_answer(result, options)
 
