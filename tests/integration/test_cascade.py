@@ -142,7 +142,7 @@ async def test_static_answers_do_not_wait_for_a_lane() -> None:
         await asyncio.gather(*slow)
 
 
-async def test_query_that_a_write_overtakes_is_judged_where_it_is_answered() -> None:
+async def test_query_overtaken_by_a_write_is_answered_at_the_new_position() -> None:
     """The stage is a function of text and position, whenever the encoder was done."""
     text = "please cancel my music on the flight"
     async with router_with() as router:
@@ -167,7 +167,7 @@ async def test_query_that_a_write_overtakes_is_judged_where_it_is_answered() -> 
         assert after == overtaken
 
 
-async def test_filtered_queries_and_long_lists_are_the_encoders() -> None:
+async def test_filtered_queries_and_long_lists_use_the_encoder() -> None:
     """The guard was measured on the whole route set, and on a shortlist."""
     async with router_with() as router:
         await router.aimport(stream(things()))
@@ -193,7 +193,7 @@ async def test_cascade_is_refused_where_there_is_too_little_to_measure() -> None
         await state(router, "on")
 
 
-async def test_changed_routes_are_judged_anew() -> None:
+async def test_changed_routes_are_calibrated_again() -> None:
     """Many at once suspend the cascade until it is; the answer follows the routes at once."""
     async with router_with() as router:
         await router.aimport(stream(things()))
@@ -223,7 +223,7 @@ async def test_new_threshold_ends_the_calibration() -> None:
         assert "off" == router.cascade().state
 
 
-async def test_router_that_starts_again_judges_as_before(tmp_path: Path) -> None:
+async def test_restarted_router_decides_as_before(tmp_path: Path) -> None:
     """The calibration is part of the state, so nothing is measured anew."""
     path = tmp_path / "routes.sqlite"
     async with router_with(path=path) as router:
@@ -239,7 +239,7 @@ async def test_router_that_starts_again_judges_as_before(tmp_path: Path) -> None
         assert {None} == {match.stage for match in await answers(router)}
 
 
-async def test_three_nodes_decide_alike(tmp_path: Path, valkey_server: Server) -> None:
+async def test_three_nodes_decide_equally(tmp_path: Path, valkey_server: Server) -> None:
     """At one position each gives the same answer by the same stage, also one that came later."""
     encoder, table = await asyncio.to_thread(distilled)
     async with peers(tmp_path, valkey_server.url, 2, encoder=encoder, cascade=[table]) as found:
@@ -284,7 +284,7 @@ async def test_node_without_a_table_asks_the_encoder(tmp_path: Path, valkey_serv
         await found.judge()
 
 
-async def test_router_with_a_new_table_measures_with_that(tmp_path: Path) -> None:
+async def test_router_with_a_new_table_calibrates_with_it(tmp_path: Path) -> None:
     """Nobody else could have the old one."""
     path = tmp_path / "routes.sqlite"
     async with router_with(path=path) as router:
@@ -298,9 +298,7 @@ async def test_router_with_a_new_table_measures_with_that(tmp_path: Path) -> Non
         assert {"static", "encoder"} == {match.stage for match in await answers(router)}
 
 
-async def test_table_that_no_node_has_any_more_is_given_up(
-    tmp_path: Path, valkey_server: Server
-) -> None:
+async def test_table_that_no_node_has_is_dropped(tmp_path: Path, valkey_server: Server) -> None:
     """Not while one node has it: then an upgrade is under way, or the other node is odd."""
     encoder, table = await asyncio.to_thread(distilled)
     other = await asyncio.to_thread(other_table)

@@ -139,7 +139,7 @@ def prepare(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=150)
 
 
-def test_what_was_prepared_is_left_as_it_is(cache: Path) -> None:
+def test_prepared_table_is_not_replaced(cache: Path) -> None:
     """The command verifies it and says which one it is."""
     (file,) = (cache / "static").iterdir()
     before = file.stat().st_mtime_ns

@@ -50,7 +50,7 @@ def wait_for(fact: Callable[[], Any], what: str) -> Any:
     pytest.fail(f"{what}: not within {WAIT_SECONDS_MAX} seconds")
 
 
-def test_demo_once_shows_and_ends(tmp_path: Path) -> None:
+def test_demo_once_prints_answers_and_exits(tmp_path: Path) -> None:
     """Exit code 0, a table, and no process left."""
     words = (*COMMAND, "demo", "--once", "--port", "0", "--data", str(tmp_path))
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False)
@@ -97,7 +97,7 @@ def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Si
             demo.wait()
 
 
-def test_a_demo_in_the_background_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
+def test_demo_in_the_background_ignores_ctrl_c(tmp_path: Path) -> None:
     """A script has its background jobs ignore SIGINT, which is for others; SIGTERM ends it."""
     words = (*COMMAND_IN_BACKGROUND, "demo", "--port", "0", "--data", str(tmp_path))
     with (tmp_path / "out").open("wb") as out:
@@ -116,7 +116,7 @@ def test_a_demo_in_the_background_is_deaf_to_ctrl_c(tmp_path: Path) -> None:
             demo.wait()
 
 
-def test_a_killed_demo_takes_its_node_along(tmp_path: Path) -> None:
+def test_node_ends_with_a_killed_demo(tmp_path: Path) -> None:
     """kill -9 of the parent leaves no node behind."""
     words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
     with (tmp_path / "out").open("wb") as out:
@@ -130,7 +130,7 @@ def test_a_killed_demo_takes_its_node_along(tmp_path: Path) -> None:
     assert wait_for(lambda: not Path(f"/proc/{node_id}").exists(), "the node ends")
 
 
-def test_a_node_that_cannot_start_ends_with_three(tmp_path: Path) -> None:
+def test_node_that_cannot_start_exits_with_3(tmp_path: Path) -> None:
     """The log says why."""
     environment = {**os.environ, "SYNAPTOROUTE_MODEL": str(tmp_path / "absent")}
     words = (*COMMAND, "serve", "--port", "0", "--database", str(tmp_path / "x.sqlite"))

@@ -76,7 +76,7 @@ def test_import_list_and_show_agree_with_the_file(run: Run) -> None:
     assert shown["utterances"][0] in run("routes", "show", "refunds").stdout
 
 
-def test_put_query_and_rm(run: Run) -> None:
+def test_put_query_and_delete(run: Run) -> None:
     """A route that was put answers, with its payload; one that was removed does not."""
     run("routes", "put", "moon", "-u", "How far is the moon?", "-u", "Distance to the moon",
         "--threshold", "0.4", "--payload", '{"tool": "moon"}')  # fmt: skip
@@ -120,7 +120,7 @@ def test_export_and_import_round_trip_byte_for_byte(run: Run, tmp_path: Path) ->
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_dry_run_changes_nothing_and_says_what_would(run: Run, tmp_path: Path) -> None:
+def test_dry_run_changes_nothing_and_prints_the_changes(run: Run, tmp_path: Path) -> None:
     """Created, removed and unchanged are counted against the node."""
     wanted = tmp_path / "wanted.ndjson"
     wanted.write_text('{"name": "new", "utterances": ["x"]}\n', encoding="utf-8")
@@ -175,7 +175,7 @@ def test_bench_measures_a_node_and_a_route_file(run: Run) -> None:
     assert "queries/s" in run("bench", str(QUERIES), "--seconds", "0.1").stdout
 
 
-def test_an_accuracy_that_is_missed_ends_with_one(run: Run) -> None:
+def test_missed_accuracy_exits_with_1(run: Run) -> None:
     """The gate of a pipeline."""
     said = run("evaluate", str(QUERIES), "--min-accuracy", "1.0", code=ExitCode.NO)
 
@@ -219,7 +219,7 @@ def test_lint_finds_no_error_in_the_examples(run: Run) -> None:
     assert [each for each in found if each["level"] == "error"] == []
 
 
-def test_lint_of_a_bad_file_ends_with_one(run: Run, tmp_path: Path) -> None:
+def test_lint_of_a_bad_file_exits_with_1(run: Run, tmp_path: Path) -> None:
     """A text in two routes, and a route that is malformed."""
     bad = tmp_path / "bad.json"
     bad.write_text(

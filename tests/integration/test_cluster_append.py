@@ -49,7 +49,7 @@ async def test_appended_entries_are_what_a_replica_applies(server: Server) -> No
     assert sorted(replica.table.routes) == ["music", "news", "weather"]
 
 
-async def test_lua_and_core_reckon_the_same_chain(server: Server) -> None:
+async def test_lua_and_core_compute_the_same_chain(server: Server) -> None:
     """Random batches get the chain that the core gives them, entry by entry."""
     draw = random.Random(20)
     async with opened(server.url) as log:
@@ -78,7 +78,7 @@ async def test_writes_that_come_together_share_a_call(server: Server) -> None:
     assert calls <= 3
 
 
-async def test_one_caller_keeps_consecutive_places(server: Server) -> None:
+async def test_entries_of_one_caller_are_consecutive(server: Server) -> None:
     """Proposals of one call stay together, whoever writes at the same time."""
     async with opened(server.url) as log:
         groups = [[put(f"g{group}-{n}") for n in range(5)] for group in range(10)]
@@ -92,7 +92,7 @@ async def test_one_caller_keeps_consecutive_places(server: Server) -> None:
         assert expected == [seq_of[proposal.op_id] for proposal in group]
 
 
-async def test_caller_who_gives_up_in_the_queue_writes_nothing(valkey_server: Server) -> None:
+async def test_caller_cancelled_in_the_queue_writes_nothing(valkey_server: Server) -> None:
     """A cancelled write that was not sent yet leaves no entry."""
     async with opened(valkey_server.url, limits=WriteLimits(window_ms=2.0)) as log:
         gone = asyncio.create_task(log.append([put("gone")]))
@@ -105,7 +105,7 @@ async def test_caller_who_gives_up_in_the_queue_writes_nothing(valkey_server: Se
     assert [put("stays")] == [entry.proposal for entry in entries[1:]]
 
 
-async def test_full_queue_refuses_at_the_door(valkey_server: Server) -> None:
+async def test_full_queue_refuses_a_write_at_once(valkey_server: Server) -> None:
     """Entries and bytes that wait have limits; what is refused can be sent again."""
     limits = WriteLimits(queue_entries_max=4)
     async with opened(valkey_server.url, limits=limits) as log:
@@ -118,7 +118,7 @@ async def test_full_queue_refuses_at_the_door(valkey_server: Server) -> None:
     assert again.at == Revision(1, 6)
 
 
-async def test_entry_over_the_limit_is_refused_here(valkey_server: Server) -> None:
+async def test_oversized_entry_is_refused_by_the_node(valkey_server: Server) -> None:
     """An entry that no node would take is never sent."""
     async with opened(valkey_server.url, limits=WriteLimits(entry_bytes_max=1_000)) as log:
         with pytest.raises(TooLarge):
@@ -195,7 +195,7 @@ async def test_deleted_entry_is_a_hole_not_a_success(server: Server) -> None:
     assert after.coverage is Coverage.HOLE
 
 
-async def test_altered_entry_stops_the_reading(server: Server) -> None:
+async def test_altered_entry_stops_the_read(server: Server) -> None:
     """An entry whose frame does not fit its chain is not handed over."""
     async with opened(server.url) as log:
         await log.append([put("sound")])

@@ -106,7 +106,7 @@ async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> N
     assert (beat.seq, beat.source) == (1, "me")
 
 
-async def test_silence_is_filled_by_another_node(valkey_server: Server) -> None:
+async def test_another_node_beats_when_one_is_silent(valkey_server: Server) -> None:
     """When the beating node ends, another one beats before any bus gives up."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
@@ -158,7 +158,7 @@ async def test_one_of_many_nodes_beats(valkey_server: Server) -> None:
     assert sum(node.sent for node in nodes) <= 6
 
 
-async def test_killed_server_means_subscribe_again(start_server) -> None:
+async def test_killed_server_causes_a_new_subscription(start_server) -> None:
     """A kill is an event, and so is the new subscription that asks for a catch-up."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")
@@ -244,7 +244,7 @@ async def test_forged_and_oversized_messages_are_counted_and_survived(server: Se
     assert bus.counts.subscriptions == 1
 
 
-async def test_slow_consumer_is_told_what_it_missed(valkey_server: Server) -> None:
+async def test_slow_consumer_learns_what_it_missed(valkey_server: Server) -> None:
     """The socket is read on; what does not fit is dropped and said."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()

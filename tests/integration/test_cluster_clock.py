@@ -35,7 +35,7 @@ def skewed(start_server: StartServer, clock: WallClock) -> Server:
         return start_server("valkey")
 
 
-async def test_lease_of_a_dead_holder_ends_though_the_clock_went_back(
+async def test_lease_of_a_dead_holder_expires_after_the_clock_went_back(
     skewed: Server, clock: WallClock
 ) -> None:
     """It would run for another hour; who takes it has the larger token, and the old one none."""
@@ -54,7 +54,7 @@ async def test_lease_of_a_dead_holder_ends_though_the_clock_went_back(
     assert not isinstance(renewed, Held)
 
 
-async def test_holder_that_lives_keeps_its_lease_over_a_jump(
+async def test_live_holder_keeps_its_lease_after_a_clock_jump(
     skewed: Server, clock: WallClock
 ) -> None:
     """It renews before anybody else looks; after a jump ahead it may lose it, never share it."""
@@ -76,7 +76,7 @@ async def test_holder_that_lives_keeps_its_lease_over_a_jump(
     assert taken.token > held.token
 
 
-async def test_node_that_died_before_the_jump_counts_no_longer(
+async def test_node_that_died_before_a_clock_jump_is_not_counted(
     skewed: Server, clock: WallClock
 ) -> None:
     """A last word from the future is taken for one of now, and grows old like any other."""

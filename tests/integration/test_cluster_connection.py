@@ -89,7 +89,7 @@ async def test_wrong_password_is_refused_by_name(start_server) -> None:
     assert "wrong" not in str(caught.value)
 
 
-async def test_frozen_server_is_found_out_before_anything_is_sent(valkey_server: Server) -> None:
+async def test_frozen_server_is_detected_before_a_command_is_sent(valkey_server: Server) -> None:
     """A server that accepts connections and says nothing took no write."""
     log = RedisLog(valkey_server.url, socket_timeout_seconds=0.3)
     valkey_server.pause()

@@ -30,7 +30,7 @@ async def entries_of(server: Server) -> tuple[Entry, ...]:
         await log.close()
 
 
-async def test_lost_answer_leaves_exactly_one_entry(server: Server) -> None:
+async def test_lost_reply_leaves_one_entry(server: Server) -> None:
     """A write that happened is found by its op_id and not repeated."""
     async with (
         FaultProxy(server.port) as proxy,
@@ -73,7 +73,7 @@ async def test_request_that_never_arrived_is_sent_again(server: Server) -> None:
     assert found == 0
 
 
-async def test_writes_behind_a_lost_answer_follow_it(server: Server) -> None:
+async def test_writes_after_a_lost_reply_follow_it(server: Server) -> None:
     """Whoever queued meanwhile is served once the outcome is known."""
     async with (
         FaultProxy(server.port) as proxy,
@@ -93,7 +93,7 @@ async def test_writes_behind_a_lost_answer_follow_it(server: Server) -> None:
     assert 10 == len({entry.proposal.op_id for entry in entries}) == len(entries)
 
 
-async def test_outcome_that_stays_unknown_is_called_so(server: Server) -> None:
+async def test_unknown_outcome_is_reported_as_unknown(server: Server) -> None:
     """After a bounded time the caller gets the op_id to try again with."""
     limits = WriteLimits(resolve_seconds=0.5)
     async with (
@@ -182,7 +182,7 @@ async def test_epoch_that_changes_meanwhile_is_not_forgotten(server: Server) -> 
     assert caught.value.fields["outcome"] == "unknown"
 
 
-async def test_close_answers_whoever_waits(server: Server) -> None:
+async def test_close_answers_waiting_callers(server: Server) -> None:
     """Closing under a frozen server leaves nobody waiting."""
     async with opened(server.url, socket_timeout_seconds=5.0) as log:
         await log.append([put("before")])

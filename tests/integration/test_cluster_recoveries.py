@@ -125,7 +125,7 @@ async def test_open_log_is_not_closed_without_proof(server: Server) -> None:
             assert RecoveryResult(RecoveryOutcome.OPEN) == begun
 
 
-async def test_what_an_operator_froze_stays_frozen(server: Server) -> None:
+async def test_frozen_log_stays_frozen(server: Server) -> None:
     """No ballot opens what an operator closed."""
     async with opened(server.url) as log:
         server.call("HSET", META, "state", "frozen")
@@ -249,7 +249,7 @@ async def test_torn_stream_is_not_kept(
     assert entries[2:] == list(after[:3])
 
 
-async def test_unapplied_entries_are_believed_only_if_they_link(
+async def test_unapplied_entries_must_link_to_the_chain(
     start_server: StartServer, kind: str
 ) -> None:
     """An entry that nobody holds and that continues nothing ends the server's credit."""

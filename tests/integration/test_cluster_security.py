@@ -139,7 +139,7 @@ async def test_signature_of_another_namespace_does_not_pass(server: Server, tmp_
     assert one.signing_keys.open(sealed) == b"S" * 200
 
 
-async def test_two_namespaces_on_one_server_never_meet(server: Server) -> None:
+async def test_two_namespaces_on_one_server_are_separate(server: Server) -> None:
     """Neither keys nor the bus are shared, whatever the number of the database."""
     other_url = server.url.removesuffix("/0") + "/1"
     async with (
@@ -206,7 +206,7 @@ async def open_next_epoch(log: RedisLog, at: Position) -> RecoveryResult:
     )
 
 
-async def test_room_needs_only_the_commands_of_the_acl_example(start_server) -> None:
+async def test_sequencer_needs_only_the_commands_of_the_acl_example(start_server) -> None:
     """Everything the room does works for the user of the example."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")

@@ -104,7 +104,7 @@ def test_every_answer_is_one_that_the_document_describes(
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_endpoint_asks_who_is_there(served: Served, method: str, path: str) -> None:
+def test_every_endpoint_requires_a_key(served: Served, method: str, path: str) -> None:
     """Without a key 401; with a key that only reads, 403 for whatever writes or acts."""
     named = path.replace("{name}", "refund")
     query = "?once=true" if path == "/v1/events" else ""

@@ -61,7 +61,7 @@ async def test_gap_asks_the_log_for_what_is_missing(tmp_path: Path, valkey_serve
         assert [0, 0] == counted(found, "forks")
 
 
-async def test_repeated_and_forged_messages_change_nothing(
+async def test_repeated_and_forged_messages_have_no_effect(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """Entries replayed, out of order, with a wrong chain or of a made-up epoch are ignored."""
@@ -204,7 +204,7 @@ async def test_staleness_stays_small_while_writes_never_end(
         assert max(seen[len(seen) // 2 :]) < 4_000
 
 
-async def test_mistake_in_one_turn_does_not_end_a_loop(
+async def test_error_in_one_iteration_does_not_end_a_loop(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unexpected error in heartbeat or catch-up is counted, and the next turn runs."""

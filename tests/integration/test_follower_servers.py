@@ -63,7 +63,7 @@ async def test_subscription_to_a_demoted_server_is_left(
         await found.judge()
 
 
-async def test_clock_of_a_node_decides_nothing(
+async def test_clock_of_a_node_has_no_effect(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With wall clocks a day ahead, ages, proofs and acknowledgements are as ever."""

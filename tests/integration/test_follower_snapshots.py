@@ -142,7 +142,7 @@ async def test_donor_that_dies_in_the_middle_is_replaced(
     assert [] == list(tmp_path.glob(".install-*"))
 
 
-async def test_donor_with_a_flipped_byte_is_found_out(
+async def test_snapshot_with_a_flipped_byte_is_rejected(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """A file with its own true SHA-256, and one byte of a vector changed, is refused."""
@@ -185,7 +185,7 @@ async def test_snapshot_of_another_history_is_refused(
             await found.judge()
 
 
-async def test_history_that_the_log_contradicts_is_left_and_its_entries_are_kept(
+async def test_history_that_the_log_contradicts_is_left_and_its_entries_become_orphans(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """A node whose own last entries are not in the log takes a snapshot, keeps them aside."""

@@ -179,7 +179,7 @@ async def test_d9_route_of_another_encoder_is_refused(
         assert 0 == alien.position.seq
 
 
-async def test_d10_nobody_hears_of_a_write_that_its_node_loses(
+async def test_d10_lost_write_of_a_node_is_never_acknowledged(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """A node applies what it hears and nothing it only said, also for a route it never had."""

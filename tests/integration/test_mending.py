@@ -123,7 +123,7 @@ async def diverge(found: Peers, slot: int) -> None:
     found[0].follower.session.catch_up_wanted.set()
 
 
-async def test_what_is_damaged_twice_is_left_to_a_snapshot(
+async def test_row_damaged_on_two_nodes_needs_a_snapshot(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """The same row in memory and on disk: nothing is invented."""

@@ -107,7 +107,7 @@ async def test_old_backup_is_brought_up_to_date(
 
 
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
-async def test_backup_restored_into_a_running_server_is_found_out(
+async def test_backup_restored_into_a_running_server_is_detected(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
     """The same server, the same replication id, an older log: positions prove the loss."""

@@ -42,7 +42,7 @@ def promise_in(path: Path) -> str:
     return str(promised)
 
 
-async def test_recovery_waits_for_a_majority_and_obeys_force(
+async def test_recovery_waits_for_a_majority_or_for_force(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """One voter of three opens nothing by itself, and says who is missing; forced it does."""
@@ -119,7 +119,7 @@ async def test_log_that_a_stranger_founded_is_not_read(
         assert 0 == lone.follower.session.counts.forks
 
 
-async def test_voters_are_exchanged_one_by_one(tmp_path: Path, valkey_server: Server) -> None:
+async def test_voters_are_replaced_one_by_one(tmp_path: Path, valkey_server: Server) -> None:
     """A new node votes, an old one votes no longer, and the new majority recovers the log."""
     async with voters_with_routes(tmp_path, valkey_server, routes_count=4) as (found, written):
         fresh = await found.add("fresh", expect=3)
@@ -155,9 +155,7 @@ async def test_voters_do_not_change_twice_at_once(tmp_path: Path, valkey_server:
         assert "unheld" == refused.value.fields["reason"]
 
 
-async def test_recovery_is_foretold_before_it_is_forced(
-    tmp_path: Path, valkey_server: Server
-) -> None:
+async def test_forced_recovery_is_previewed(tmp_path: Path, valkey_server: Server) -> None:
     """An operator sees what would be kept, who is missing, and what may be lost."""
     async with voters_with_routes(tmp_path, valkey_server, routes_count=4) as (found, _):
         at = await found.settle()
@@ -174,7 +172,7 @@ async def test_recovery_is_foretold_before_it_is_forced(
         assert all(name in outlook.risk for name in missing)
 
 
-async def test_available_recovery_goes_on_with_those_present(
+async def test_available_recovery_proceeds_with_the_nodes_present(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it is set, ten seconds without a majority are enough; the voters stay voters."""

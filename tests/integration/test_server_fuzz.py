@@ -62,7 +62,7 @@ def test_every_answer_is_one_that_the_document_describes(
     )
 
 
-def test_node_is_sound_after_all_that(node: NodeProcess) -> None:
+def test_node_is_sound_after_fuzzing(node: NodeProcess) -> None:
     """It still answers, its log has no incident, and its digest survives a restart."""
     state = httpx.get(f"{node.url}/-/state").json()
     incidents = [line for line in node.log() if line["message"] == "request_failed"]

@@ -33,7 +33,7 @@ SIZES = st.lists(st.integers(8, 768), min_size=60, max_size=120).filter(
 
 
 @given(st.lists(BATCHES, max_size=80), st.lists(st.tuples(st.floats(), st.floats()), max_size=40))
-def test_every_figure_stays_within_its_bounds(
+def test_calibration_figures_stay_within_their_bounds(
     batches: list[tuple[int, int, float]], waits: list[tuple[float, float]]
 ) -> None:
     """Neither nonsense nor accidents give a wait that is no number, or less than nothing."""
@@ -51,7 +51,7 @@ def test_every_figure_stays_within_its_bounds(
 
 
 @given(TRUTHS, SIZES)
-def test_prices_are_found(truth: tuple[float, float], sizes: list[int]) -> None:
+def test_costs_are_learned(truth: tuple[float, float], sizes: list[int]) -> None:
     """Batches that cost what they cost give a model that says so."""
     token_seconds, batch_seconds = truth
     model = CostModel()
@@ -65,7 +65,7 @@ def test_prices_are_found(truth: tuple[float, float], sizes: list[int]) -> None:
 
 
 @given(TRUTHS, st.integers(8, 768))
-def test_batches_of_one_size_still_tell_their_price(truth: tuple[float, float], size: int) -> None:
+def test_cost_is_learned_from_batches_of_one_size(truth: tuple[float, float], size: int) -> None:
     """Where nothing tells the two prices apart their sum is right where it was seen."""
     model = CostModel()
     for _ in range(30):
@@ -75,7 +75,7 @@ def test_batches_of_one_size_still_tell_their_price(truth: tuple[float, float], 
 
 
 @given(SIZES, st.floats(1.0, 1e9))
-def test_one_accident_moves_the_price_little(sizes: list[int], pause_seconds: float) -> None:
+def test_one_outlier_changes_the_cost_little(sizes: list[int], pause_seconds: float) -> None:
     """A process that was stopped in a batch does not close its door afterwards."""
     model = CostModel()
     for size in sizes:
@@ -89,7 +89,7 @@ def test_one_accident_moves_the_price_little(sizes: list[int], pause_seconds: fl
 
 
 @given(st.floats(1.5, 50.0))
-def test_a_machine_that_became_slower_is_noticed(times: float) -> None:
+def test_slower_machine_raises_the_cost(times: float) -> None:
     """What lasts is no accident: after some tens of batches the model has followed."""
     model = CostModel()
     for turn in range(400):
@@ -100,7 +100,9 @@ def test_a_machine_that_became_slower_is_noticed(times: float) -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 200), st.integers(1, 64))
-def test_more_work_never_waits_less(characters: int, texts: int, lanes: int) -> None:
+def test_more_queued_work_never_lowers_the_forecast(
+    characters: int, texts: int, lanes: int
+) -> None:
     """The forecast grows with characters, and shrinks with lanes."""
     model = CostModel()
     for size in (8, 64, 512) * 10:
@@ -111,7 +113,7 @@ def test_more_work_never_waits_less(characters: int, texts: int, lanes: int) -> 
     assert model.wait_seconds(characters, texts, lanes + 1, 64) <= wait
 
 
-def test_waits_that_came_true_correct_the_forecast() -> None:
+def test_measured_waits_correct_the_forecast() -> None:
     """Twice as long as predicted, again and again, doubles what is predicted."""
     model = CostModel()
     for size in (8, 64, 512) * 10:

@@ -82,7 +82,7 @@ def static_standing(given_set: Utterances, rows: np.ndarray, row: int) -> Sequen
 
 @settings(max_examples=40, deadline=None)
 @given(route_sets(), st.data())
-def test_leaving_one_out_is_leaving_one_out(given_set: Utterances, data: st.DataObject) -> None:
+def test_leave_one_out_equals_its_definition(given_set: Utterances, data: st.DataObject) -> None:
     """Both stages' verdicts are those of a router that never had the utterance, or the route."""
     everything = np.arange(len(given_set.owners))
     row = data.draw(st.integers(0, len(everything) - 1))
@@ -122,7 +122,7 @@ def near_a_tie(top: Sequence[RouteScore]) -> bool:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=12))
-def test_static_embedding_is_its_texts_alone(seed: int, texts: list[list[int]]) -> None:
+def test_static_embedding_depends_on_its_text_only(seed: int, texts: list[list[int]]) -> None:
     """Together, alone and backwards: the same bytes."""
     rows = np.random.default_rng(seed).integers(-32_767, 32_767, (50, DIM)).astype(np.int16)
     table = StaticTable("f" * 64, rows)

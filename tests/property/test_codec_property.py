@@ -42,7 +42,7 @@ def test_codec_round_trip_is_canonical(proposal: Proposal) -> None:
 
 @settings(max_examples=25)
 @given(proposals(MUTATIONS | EPOCH_OPENINGS), st.integers(1, 255))
-def test_any_altered_byte_is_refused(proposal: Proposal, flip: int) -> None:
+def test_altered_frame_is_refused(proposal: Proposal, flip: int) -> None:
     """At every position, with every other value."""
     frame = encode_proposal(proposal)
     for place in range(len(frame)):
@@ -54,7 +54,7 @@ def test_any_altered_byte_is_refused(proposal: Proposal, flip: int) -> None:
 
 @settings(max_examples=25)
 @given(proposals(), st.binary(min_size=1, max_size=8))
-def test_any_truncated_or_extended_frame_is_refused(proposal: Proposal, more: bytes) -> None:
+def test_truncated_or_extended_frame_is_refused(proposal: Proposal, more: bytes) -> None:
     """At every other length."""
     frame = encode_proposal(proposal)
     for size in range(len(frame)):
@@ -163,7 +163,7 @@ MUTATED_FIELDS: st.SearchStrategy[Any] = st.one_of(
 
 @settings(max_examples=250)
 @given(proposals(MUTATIONS | EPOCH_OPENINGS), st.data())
-def test_a_proposal_with_one_forged_field_never_corrupts(
+def test_proposal_with_one_forged_field_does_not_corrupt_the_replica(
     proposal: Proposal, data: st.DataObject
 ) -> None:
     """Nearly valid frames are refused or decided; the table can still be stored."""

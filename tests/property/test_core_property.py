@@ -211,7 +211,7 @@ def test_free_numbers_depend_only_on_the_used_ones(
 
 
 @given(st.dictionaries(st.integers(0, 2_000), st.binary(min_size=16, max_size=16), max_size=60))
-def test_digest_of_many_rows_equals_one_at_a_time(rows: dict[int, bytes]) -> None:
+def test_digest_of_many_rows_equals_the_digest_of_each(rows: dict[int, bytes]) -> None:
     """The boot adds the rows at once, in any order, and gets the same sums."""
     at_once, single = Digest(), Digest()
     at_once.add_rows(rows.items())

@@ -48,7 +48,7 @@ def test_good_history_has_no_violation() -> None:
     assert [] == convergence.apart(position(2), {"n0": position(2)}, {"n0": "d", "n1": "d"})
 
 
-def test_two_histories_at_one_place_are_found() -> None:
+def test_two_histories_at_one_position_are_found() -> None:
     """One place with two chains is a fork, on whatever node it is seen."""
     prefix = PrefixCheck()
     prefix.committed("n0", position(1, 1), "d")
@@ -98,7 +98,7 @@ def test_double_effect_is_found() -> None:
     assert 1 == len(once.doubled({"n0": {A: 2, B: 1}}))
 
 
-def test_order_against_real_time_is_found() -> None:
+def test_order_that_contradicts_real_time_is_found() -> None:
     """Who began after another one's end has the later place."""
     assert 1 == len(order.backwards(history(op(A, 2, 0, 1), op(B, 1, 2, 3))))
     assert [] == order.backwards(history(op(A, 2, 0, 2), op(B, 1, 1, 3)))
@@ -113,7 +113,7 @@ def test_lost_update_is_found() -> None:
     assert [] == order.unserial(history(op(A, 1, 0, 1), seeing))
 
 
-def test_read_without_the_write_that_it_named_is_found() -> None:
+def test_read_without_its_named_write_is_found() -> None:
     """A version is a floor."""
     unseen = Read("n0", Revision(1, 2), Revision(1, 3), A, is_seen=False)
     older = Read("n0", Revision(1, 2), Revision(1, 1), A, is_seen=True)
@@ -121,7 +121,7 @@ def test_read_without_the_write_that_it_named_is_found() -> None:
     assert 2 == len(sessions.blind(history(reads=[unseen, older])))
 
 
-def test_nodes_that_stay_apart_are_found() -> None:
+def test_nodes_that_do_not_converge_are_found() -> None:
     """After the faults there is one position and one state."""
     assert 1 == len(convergence.apart(None, {}, {}))
     assert 1 == len(convergence.apart(position(2), {"n0": position(1)}, {}))

@@ -21,7 +21,7 @@ SEEDS_AT_ONCE = 25
 
 
 @pytest.mark.parametrize("first", range(0, 100, SEEDS_AT_ONCE))
-def test_no_schedule_violates_anything(first: int) -> None:
+def test_no_schedule_violates_an_invariant(first: int) -> None:
     """Whatever fails and whenever: one history, nothing lost, nothing twice, one end."""
     bad = {
         seed: found for seed, found, _ in map(judge, range(first, first + SEEDS_AT_ONCE)) if found
@@ -31,7 +31,7 @@ def test_no_schedule_violates_anything(first: int) -> None:
 
 
 @pytest.mark.parametrize("name", list(ABLATIONS))
-def test_mechanism_that_is_missing_is_noticed(name: str) -> None:
+def test_removed_mechanism_is_detected(name: str) -> None:
     """A mechanism whose absence breaks nothing is not tested, or not needed."""
     seeds = range(ABLATIONS[name].seeds)
 
@@ -39,7 +39,7 @@ def test_mechanism_that_is_missing_is_noticed(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
-def test_scenario_is_good_and_bites(path: Path) -> None:
+def test_scenario_passes_and_fails_without_its_mechanism(path: Path) -> None:
     """What goes wrong without one mechanism goes right with it, told step by step."""
     text = path.read_text()
     name = text.partition("# breaks without: ")[2].split()[0]
@@ -51,7 +51,7 @@ def test_scenario_is_good_and_bites(path: Path) -> None:
     assert [] != ablated.violations()
 
 
-def test_schedule_can_be_told_and_repeated() -> None:
+def test_schedule_is_replayed_from_its_commands() -> None:
     """The commands of a seed, replayed, end where the seed ended."""
     lines = tell(7)
     again = replay("\n".join(lines))
@@ -66,7 +66,7 @@ def test_same_seed_is_the_same_run() -> None:
     assert judge(11) == judge(11)
 
 
-def test_forty_nodes_come_back_at_once() -> None:
+def test_forty_nodes_restart_at_once() -> None:
     """All processes die, the log is emptied meanwhile; all of them become one again."""
     world = World(3, 37)
     for number in range(1, 40):

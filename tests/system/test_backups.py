@@ -79,7 +79,7 @@ def fill(cluster: Cluster) -> dict[str, str]:
     return found
 
 
-def test_everything_is_wiped_and_comes_back_from_the_bucket(
+def test_wiped_cluster_is_restored_from_the_bucket(
     tmp_path: Path, start_cluster: StartCluster, bucket: BucketServer
 ) -> None:
     """Same digest on every node of a new cluster on an empty Redis, and it takes writes."""
@@ -133,7 +133,7 @@ def test_everything_is_wiped_and_comes_back_from_the_bucket(
     assert "applied" == written.outcome
 
 
-def test_bucket_keeps_as_many_as_are_wanted(
+def test_bucket_keeps_the_configured_number_of_backups(
     tmp_path: Path, start_cluster: StartCluster, bucket: BucketServer
 ) -> None:
     """The oldest goes with its manifest; a wrong key is an alarm, not a crash."""

@@ -20,7 +20,7 @@ VALKEY = (("flush",), ("old dump",), ("out of memory", "disk full"), ("database 
 
 
 @pytest.mark.parametrize(("kind", "faults"), [("redis", REDIS), ("valkey", VALKEY)])
-def test_cluster_outlives_trouble(
+def test_cluster_survives_faults(
     tmp_path: Path, kind: str, faults: tuple[tuple[str, ...], ...]
 ) -> None:
     """After each fault: one history, one state, every quorum write there, no failed query."""
@@ -33,7 +33,7 @@ def test_cluster_outlives_trouble(
 
 @pytest.mark.accept
 @pytest.mark.timeout(480)
-def test_cluster_with_the_real_encoder_outlives_trouble(tmp_path: Path) -> None:
+def test_cluster_with_the_real_encoder_survives_faults(tmp_path: Path) -> None:
     """The bundled model instead of the cheap one: the same promises, and the same bits."""
     outcome = rage(tmp_path, "redis", seed=1, seconds=0, chosen=REAL, model=DEFAULT_MODEL)
 

@@ -35,7 +35,7 @@ def restart(cluster: Cluster, clients: Clients, clock: WallClock, ahead_seconds:
     until(lambda: revision_of(clients.newest).epoch > epoch, REOPEN_SECONDS_MAX)
 
 
-def test_clocks_that_are_wrong_and_jump_decide_nothing(tmp_path: Path) -> None:
+def test_wrong_and_jumping_clocks_have_no_effect(tmp_path: Path) -> None:
     """One history, every quorum write in it, no failed query, and writes reopen as ever."""
     with ExitStack() as stack:
         clock = WallClock(tmp_path / "server-clock")

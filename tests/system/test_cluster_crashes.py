@@ -48,7 +48,7 @@ def test_nodes_killed_at_random_under_writes_lose_nothing(shared: Cluster) -> No
     shared.judge()
 
 
-def test_killed_node_s_write_is_repeated_elsewhere_with_one_effect(shared: Cluster) -> None:
+def test_retry_of_a_killed_node_s_write_has_one_effect(shared: Cluster) -> None:
     """A client that lost its node sends the same key to another one."""
     written = [shared.put(2, f"cut-short{n}", f"text {n}") for n in range(5)]
     shared[2].kill()
@@ -134,7 +134,7 @@ def test_database_that_is_damaged_at_boot_is_set_aside_and_replaced(shared: Clus
     shared.judge()
 
 
-def test_node_whose_disk_is_full_serves_and_resumes(shared: Cluster) -> None:
+def test_node_with_a_full_disk_serves_and_resumes(shared: Cluster) -> None:
     """No room for the next entry: answers go on, the others are not held up, room heals it."""
     node = shared[2]
     _, hard = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)

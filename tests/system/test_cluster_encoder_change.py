@@ -110,7 +110,7 @@ def test_node_that_was_away_changes_its_encoder_when_it_returns(
     cluster.judge()
 
 
-def test_node_without_the_encoder_stands_still(start_cluster: StartCluster) -> None:
+def test_node_without_the_encoder_halts(start_cluster: StartCluster) -> None:
     """It serves what it holds, says why, and goes on once it has the encoder."""
     cluster = start_cluster("valkey", 3, next_model="test-hash-32")
     cluster.put(0, "kept", "one text", "another text")

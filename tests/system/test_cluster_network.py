@@ -21,7 +21,7 @@ WRITES_COUNT = 15
 @pytest.mark.parametrize(
     "fault", [Fault.BLACK_HOLE, Fault.TO_SERVER_ONLY, Fault.TO_CLIENT_ONLY], ids=lambda f: f.value
 )
-def test_node_that_was_cut_off_serves_and_comes_back(shared: Cluster, fault: Fault) -> None:
+def test_isolated_node_serves_and_rejoins(shared: Cluster, fault: Fault) -> None:
     """Half-open connections make no noise: the node notices, serves, and catches up."""
     with shared.queries(2) as failed:
         shared.cut(2, fault)

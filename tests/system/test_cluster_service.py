@@ -90,7 +90,7 @@ def test_client_reads_its_writes_through_any_node(shared: Cluster) -> None:
     shared.judge()
 
 
-def test_version_of_the_future_is_refused_in_time(shared: Cluster) -> None:
+def test_future_version_is_refused_before_the_deadline(shared: Cluster) -> None:
     """A node that does not come so far says so and when to ask again."""
     answer = shared[0].http.post(
         "/v1/query",
@@ -166,7 +166,7 @@ def test_node_with_another_encoder_is_not_ready_and_writes_nothing(shared: Clust
     shared.judge()
 
 
-def test_what_strangers_publish_changes_nothing(shared: Cluster) -> None:
+def test_foreign_messages_on_the_bus_change_nothing(shared: Cluster) -> None:
     """Garbage, cut-off, forged and replayed messages are counted or ignored, never believed."""
     shared.put(0, "before", "before the noise")
     shared.settle()
@@ -205,7 +205,7 @@ def test_large_entry_travels_by_the_log(shared: Cluster) -> None:
     shared.judge()
 
 
-def test_huge_bodies_are_refused_at_the_door(shared: Cluster) -> None:
+def test_huge_bodies_are_refused_before_they_are_read(shared: Cluster) -> None:
     """What is over a limit never reaches the log."""
     before = shared.settle()
     json_type = {"Content-Type": "application/json"}

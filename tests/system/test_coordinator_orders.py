@@ -48,7 +48,7 @@ def act(coordinator: CoordinatorProcess, path: str, **body: Any) -> int:
     return coordinator.http("POST", f"/v1/actions/{path}", json=body).status_code
 
 
-def test_voters_change_by_an_order(start_cluster: StartCluster, coordinate: Coordinate) -> None:
+def test_voters_change_by_a_command(start_cluster: StartCluster, coordinate: Coordinate) -> None:
     """A fourth node votes, and votes no longer; an unknown one is refused; all is recorded."""
     cluster = start_cluster("valkey", 3)
     cluster.put(0, "r")

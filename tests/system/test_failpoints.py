@@ -65,7 +65,7 @@ def died(*members: Member) -> bool:
     return any(member.process.exit_code == -9 for member in members)
 
 
-def test_every_step_has_its_turn() -> None:
+def test_every_failpoint_is_tested() -> None:
     """No step is left out of the tests below."""
     named = {step.partition(":")[0] for step in (*WRITING, *RECOVERING, *INSTALLING, *GIVING)}
 

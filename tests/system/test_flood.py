@@ -70,7 +70,7 @@ def judge(answers: list[httpx.Response]) -> Counter[int]:
     return counts
 
 
-def test_floods_are_refused_with_a_time_and_leave_nothing_behind(
+def test_floods_are_refused_with_retry_after_and_leave_nothing_behind(
     start_cluster: StartCluster,
 ) -> None:
     """Queries and writes, each far beyond the queue; both peers go on, and are one."""

@@ -70,7 +70,9 @@ def test_report_runs_every_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {f"bench_{name}.py" for name in every} <= {path.name for path in FOLDER.iterdir()}
 
 
-def test_contender_that_dies_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_error_of_a_crashed_contender_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Its exit code and its last words, whether it dies at its start or at an order."""
     contenders = load(monkeypatch, "contenders")
     at_start = tmp_path / "at_start.py"
@@ -101,7 +103,7 @@ def test_contenders_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"a": 3, "b": 3, "c": 3} == {name: len(runs) for name, runs in found.items()}
 
 
-def test_ratio_is_that_of_medians_with_the_rounds_own_spread(
+def test_ratio_is_of_medians_with_the_spread_of_the_rounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One odd round moves the spread, not the ratio."""
@@ -127,7 +129,7 @@ def test_goal_without_figures_is_neither_met_nor_missed(monkeypatch: pytest.Monk
     assert {"no data"} == {goal.verdict for goal in goals}
 
 
-def test_missed_goal_is_said_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_goal_is_shown_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page shows a missed goal as plainly as a met one."""
     figures: dict[str, Any] = {
         "invariance": {"texts": 3, "batches": 2, "max_difference": 0.25},
@@ -158,7 +160,7 @@ def test_missed_goal_is_said_on_the_page(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "| padding tokens, equal lengths | <= 0 | 0 | met |" in page
 
 
-def test_losses_of_redis_stand_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outage_figures_are_shown_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``make outage`` and ``make chaos`` recorded is shown, failures included."""
     pages = load(monkeypatch, "pages")
     loss = {
@@ -184,7 +186,7 @@ def test_losses_of_redis_stand_on_the_page(monkeypatch: pytest.MonkeyPatch) -> N
     assert "| entries | 12,000 |" in chaos
 
 
-def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_seeds_draw_equal_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal seeds draw equal utterances, other seeds others."""
     corpus = load(monkeypatch, "route_texts").generated()
 
@@ -193,7 +195,7 @@ def test_draws_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {5} == {len(texts) for texts in corpus.draw(5, 1).values()}
 
 
-def test_page_and_goals_show_what_containers_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_and_goals_show_container_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes, starts and failures have their lines, and one failure misses its goal."""
     spread = {"median": 2.5, "low": 2.1, "high": 6.0}
     row = {"rounds": 3, "seconds": 120.0, "requests_per_second": 50.0, "requests": 6000}
@@ -257,7 +259,9 @@ def test_plots_of_equal_figures_are_equal_bytes(
     assert all(b"<svg" in path.read_bytes() for path in first)
 
 
-def test_plots_need_their_figures_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_plots_are_drawn_from_the_figures_present(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A run of some benchmarks draws what it has."""
     plots = load(monkeypatch, "plots")
 

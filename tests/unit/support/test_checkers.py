@@ -56,7 +56,7 @@ def test_any_differing_fact_is_found() -> None:
     assert 1 == len(differences({"n0": {"rows": [1]}, "n1": {}}))
 
 
-def test_two_histories_at_one_place_are_found() -> None:
+def test_two_histories_at_one_position_are_found() -> None:
     """One number with two chains is a fork, whatever the nodes hold later."""
     other = [LOG[0], replace(LOG[1], chain="x"), replace(LOG[2], prev_chain="x")]
 
@@ -79,7 +79,7 @@ def test_lost_write_is_found() -> None:
     assert 1 == len(lost_or_doubled(History([write("a", 9, 0, 1)]), LOG))
 
 
-def test_write_that_was_only_pending_may_be_lost() -> None:
+def test_pending_write_may_be_lost() -> None:
     """Nothing was promised to whoever got no acknowledgement."""
     pending = History([Write("z", 0, 1, 202, "pending", None)])
 
@@ -95,7 +95,7 @@ def test_double_effect_is_found() -> None:
     assert [] == lost_or_doubled(History(), repeated)
 
 
-def test_order_against_real_time_is_found() -> None:
+def test_order_that_contradicts_real_time_is_found() -> None:
     """Who began after another one's end has the later place."""
     backwards = History([write("a", 2, 0, 1), write("b", 1, 2, 3)])
     together = History([write("a", 2, 0, 2), write("b", 1, 1, 3)])
@@ -104,7 +104,7 @@ def test_order_against_real_time_is_found() -> None:
     assert [] == out_of_order(together)
 
 
-def test_repetition_of_a_write_keeps_its_first_place() -> None:
+def test_retried_write_keeps_its_first_position() -> None:
     """A retry with the same identity names the place of the first try."""
     retried = History([write("a", 1, 0, 1), write("b", 2, 2, 3), write("a", 1, 4, 5)])
 
@@ -128,7 +128,7 @@ def test_read_older_than_asked_is_found() -> None:
     assert 1 == len(broken_sessions(History(reads=[stale])))
 
 
-def test_client_that_misses_its_own_write_is_found() -> None:
+def test_read_that_misses_its_own_write_is_found() -> None:
     """A read that carries the write's version sees the write."""
     own = write("a", 5, 0, 1, client="c")
     blind = Read("c", 2, 3, Version(1, 4), min_version=Version(1, 5))
@@ -136,7 +136,7 @@ def test_client_that_misses_its_own_write_is_found() -> None:
     assert [] != broken_sessions(History([own], [blind]))
 
 
-def test_time_that_runs_backwards_is_found() -> None:
+def test_read_older_than_the_previous_read_is_found() -> None:
     """A client that carries what it saw never sees less."""
     reads = [
         Read("c", 0, 1, Version(1, 7), min_version=Version(1, 5)),
