@@ -247,7 +247,7 @@ class Epochs:
                 return Trimmed(TrimOutcome.TRIMMED, int(answer[1]), text_of(answer[2]))
             case b"FENCED" | b"TORN":
                 return Trimmed(TrimOutcome(text_of(answer[0]).lower()))
-            case b"NO_QUORUM":
+            case b"UNHELD":
                 held_by = f"{text_of(answer[1])} of {text_of(answer[2])} voters"
                 return Trimmed(TrimOutcome.NO_QUORUM, detail=held_by)
             case b"BEYOND":
