@@ -1,4 +1,4 @@
-"""Goal: what is read is what was in memory.  Method: random histories, random restarts."""
+"""Storage equals memory after random histories with random restarts."""
 
 from __future__ import annotations
 

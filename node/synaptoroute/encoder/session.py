@@ -25,7 +25,7 @@ from synaptoroute.errors import ConfigError, EncoderError, ModelCorrupt
 
 _TEXT_INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 _USUAL_OUTPUTS: Final = ("sentence_embedding", "last_hidden_state", "token_embeddings")
-_REAL_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
+_FLOAT_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 _LOG_ERRORS_ONLY: Final = 3
 RUN_COST_TOKENS: Final = 8
 PADDING_SHARE_MAX: Final = 0.09
@@ -170,17 +170,18 @@ def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
         declared: Names of the graph's outputs and their types, in its order.
         requested: The one the recipe names, if it does.
     """
-    real = [name for name, kind in declared.items() if kind in _REAL_TYPES]
+    floats = [name for name, kind in declared.items() if kind in _FLOAT_TYPES]
     names = _USUAL_OUTPUTS if requested is None else (requested,)
     for name in names:
-        if name in real:
+        if name in floats:
             return name
-    if requested is not None or not real:
+    if requested is not None or not floats:
+        missing = requested or "of floating-point numbers"
         raise EncoderError(
-            f"the graph has no output {requested or 'of real numbers'}, only {', '.join(declared)}",
+            f"the graph has no output {missing}, only {', '.join(declared)}",
             outputs=list(declared),
         )
-    return real[0]
+    return floats[0]
 
 
 def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Goal: fastembed's names work from its cache, and offline errors are clear.
+"""The catalogue: fastembed's models open from its cache, and offline errors are clear.
 
-Method: fastembed's own code, with the network forbidden, over a cache that holds
-the bundled model's files where fastembed keeps a download.
+fastembed's own code runs without a network, over a cache that holds the bundled model's
+files where fastembed keeps a download.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Goal: any folder with an ONNX graph and a tokenizer is an encoder.
+"""Local models: any folder with an ONNX graph and a tokenizer is an encoder.
 
-Method: folders that link to the bundled model's files; a second, real model
-where ``SYNAPTOROUTE_TEST_MODEL_DIR`` names its folder.
+The folders link to the bundled model's files; a second, real model is used if
+``SYNAPTOROUTE_TEST_MODEL_DIR`` names its folder.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Goal: a graph that is no text encoder is refused when it is opened.
+"""The graph session: which graphs are text encoders, and how their output is pooled.
 
-Method: tiny graphs, written field by field in ONNX's wire format, run by the
-real runtime.
+Small graphs run on the real runtime.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,59 +14,42 @@ import pytest
 from synaptoroute.encoder import Encoder
 from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.session import GraphSession, _choose_output, _pool, normalise
+from synaptoroute.encoder_graph.onnx_file import GraphWriter
 from synaptoroute.errors import EncoderError
 
 pytestmark = pytest.mark.unit
 
 CPU = ("CPUExecutionProvider",)
-FLOAT, INT64 = 1, 7
+AXES = ["batch", "sequence"]
+FLOAT = 1
 
 
-def varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
+def to_float(graph: GraphWriter, source: str = "input_ids") -> None:
+    graph.node("Cast", [source], ["numbers"], to=FLOAT)
+    graph.output("numbers", np.float32, AXES)
 
 
-def field(number: int, value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    payload = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
-
-
-def tensor(name: str, kind: int) -> bytes:
-    shape = b"".join(field(1, field(2, axis)) for axis in ("batch", "sequence"))
-    return field(1, name) + field(2, field(1, field(1, kind) + field(2, shape)))
-
-
-def node(op: str, sources: list[str], target: str, attribute: bytes = b"") -> bytes:
-    return b"".join(field(1, s) for s in sources) + field(2, target) + field(4, op) + attribute
-
-
-def to_float(source: str) -> bytes:
-    attribute = field(1, "to") + field(3, FLOAT) + field(20, 2)
-    return node("Cast", [source], "numbers", field(5, attribute))
+def ids_as_output(graph: GraphWriter) -> None:
+    graph.node("Identity", ["input_ids"], ["ids"])
+    graph.output("ids", np.int64, AXES)
 
 
 def graph_file(
-    folder: Path, nodes: list[bytes], outputs: dict[str, int], source: str = "input_ids"
+    folder: Path, *parts: Callable[[GraphWriter], None], source: str = "input_ids"
 ) -> Path:
     """Write a graph of one int64 input beside the bundled tokenizer."""
-    graph = b"".join(field(1, part) for part in nodes) + field(2, "g")
-    graph += field(11, tensor(source, INT64))
-    graph += b"".join(field(12, tensor(name, kind)) for name, kind in outputs.items())
-    model = field(1, 8) + field(8, field(2, 13)) + field(7, graph)
-    (folder / "model.onnx").write_bytes(model)
+    graph = GraphWriter()
+    graph.input(source, np.int64, AXES)
+    for part in parts:
+        part(graph)
+    (folder / "model.onnx").write_bytes(graph.model(8, {"": 13}))
     (folder / "tokenizer.json").symlink_to(bundled_recipe().tokenizer_file)
     return folder / "model.onnx"
 
 
 def test_graph_without_token_input_is_refused(tmp_path: Path) -> None:
     """The error lists its inputs."""
-    graph_file(tmp_path, [to_float("pixels")], {"numbers": FLOAT}, source="pixels")
+    graph_file(tmp_path, lambda graph: to_float(graph, "pixels"), source="pixels")
 
     with pytest.raises(EncoderError, match="not a text encoder: its inputs are pixels"):
         Encoder(tmp_path)
@@ -74,7 +57,7 @@ def test_graph_without_token_input_is_refused(tmp_path: Path) -> None:
 
 def test_output_whose_width_follows_the_text_is_refused(tmp_path: Path) -> None:
     """A vector has a fixed width."""
-    graph_file(tmp_path, [to_float("input_ids")], {"numbers": FLOAT})
+    graph_file(tmp_path, to_float)
 
     with pytest.raises(EncoderError, match="no fixed width"):
         Encoder(tmp_path)
@@ -82,8 +65,13 @@ def test_output_whose_width_follows_the_text_is_refused(tmp_path: Path) -> None:
 
 def test_zero_vector_is_refused(tmp_path: Path) -> None:
     """It cannot be scaled to unit length."""
-    nodes = [to_float("input_ids"), node("Sub", ["numbers", "numbers"], "zeros")]
-    graph_file(tmp_path, nodes, {"zeros": FLOAT})
+
+    def zeros(graph: GraphWriter) -> None:
+        graph.node("Cast", ["input_ids"], ["numbers"], to=FLOAT)
+        graph.node("Sub", ["numbers", "numbers"], ["zeros"])
+        graph.output("zeros", np.float32, AXES)
+
+    graph_file(tmp_path, zeros)
 
     with pytest.raises(EncoderError, match="zero or not finite"):
         Encoder(tmp_path)
@@ -91,8 +79,7 @@ def test_zero_vector_is_refused(tmp_path: Path) -> None:
 
 def test_integer_output_is_not_read(tmp_path: Path) -> None:
     """Some exports return their inputs first; the first output of floats is read."""
-    nodes = [node("Identity", ["input_ids"], "ids"), to_float("input_ids")]
-    graph = graph_file(tmp_path, nodes, {"ids": INT64, "numbers": FLOAT})
+    graph = graph_file(tmp_path, ids_as_output, to_float)
     session = GraphSession(graph, CPU, None, {})
 
     rows = session.run(np.array([[3, 4]]), np.array([2]), "none")
@@ -103,9 +90,9 @@ def test_integer_output_is_not_read(tmp_path: Path) -> None:
 
 def test_graph_without_float_output_is_refused(tmp_path: Path) -> None:
     """It has no vectors."""
-    graph = graph_file(tmp_path, [node("Identity", ["input_ids"], "ids")], {"ids": INT64})
+    graph = graph_file(tmp_path, ids_as_output)
 
-    with pytest.raises(EncoderError, match="real numbers"):
+    with pytest.raises(EncoderError, match="floating-point"):
         GraphSession(graph, CPU, None, {})
 
 
