@@ -165,7 +165,7 @@ def _external_weights(model_file: Path) -> list[Path]:
 
 
 def _scan(path: Path) -> tuple[str, bool]:
-    """Hash a file without reading it into memory; say whether it is batch-invariant."""
+    """Hash a file without reading it into memory; also returns whether it is batch-invariant."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return hashlib.sha256(data).hexdigest(), data.find(_BATCH_QUANTIZED) < 0

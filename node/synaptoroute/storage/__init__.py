@@ -2,7 +2,7 @@
 
 ``sqlite`` is the interface to the rest of the node and composes the others.  ``database``
 opens a file and holds its connection; ``writer`` writes entries, ``loader`` reads and
-verifies a whole state, from ``rows`` and, where it helps, the ``checkpoint``.
+verifies a whole state, from ``rows`` and, if there is one, the ``checkpoint``.
 ``snapshots`` exports and installs states, ``re_embedding`` replaces all vectors,
 ``maintenance`` writes checkpoints and scrubs, ``corruption`` finds and quarantines corrupt
 files.  ``connection``, ``records``, ``schema`` and ``schema.sql`` are the ground floor.

@@ -1,6 +1,6 @@
 """The checkpoint: a copy of verified rows beside the database that makes a boot fast.
 
-It is a cache.  A row of it is used only where the digest or the row hash in the database
+It is a cache.  A row of it is used only if the digest or the row hash in the database
 confirms it.  The checkpoint may therefore be of any position, even of another history,
 and its rows may be of different positions.  A file with any defect is ignored.
 
@@ -290,7 +290,7 @@ def _cut(joined: bytes, lengths: bytes) -> list[bytes]:
 
 
 class CheckpointWriter:
-    """Writes a checkpoint row by row; the former one stays in place until ``finish``."""
+    """Writes a checkpoint row by row; the previous one stays in place until ``finish``."""
 
     def __init__(self, path: Path, fingerprint: str, dim: int) -> None:
         self._path = checkpoint_of(path)
@@ -316,11 +316,11 @@ class CheckpointWriter:
 
         Args:
             remembered: Outcomes inside the idempotency window, in order of seq.
-            position: Where they end.
+            position: Position of the last one.
             derived: Bytes that the node derived from the rows at this position.
 
         Raises:
-            OSError: The former checkpoint, if any, is still in place.
+            OSError: The previous checkpoint, if any, is still in place.
         """
         slots, route_ids, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())

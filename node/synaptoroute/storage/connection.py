@@ -67,7 +67,7 @@ def connect_writer(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
-        # Overwrite deleted texts where that costs no extra write.
+        # Overwrite deleted texts if that costs no extra write.
         connection.execute("PRAGMA secure_delete = FAST")
         _check_writable(connection)
     except BaseException:
@@ -162,8 +162,8 @@ def transaction(
         yield connection
         connection.execute("COMMIT")
     except BaseException as error:
-        # A failed COMMIT may leave the transaction open.  SQLite ends it even where the
-        # rollback itself reports an error.
+        # A failed COMMIT may leave the transaction open.  SQLite ends it even if the
+        # rollback reports an error.
         with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -310,7 +310,7 @@ class ReadWriteLock:
 
     @contextmanager
     def exclusive(self, wait_seconds_max: float) -> Iterator[bool]:
-        """Keep new readers out; yields whether the present ones finished in time."""
+        """Keep new readers out; yields whether those that read finished in time."""
         with self._changed:
             assert not self._is_exclusive, "the lock is held already: this is a bug"
             self._is_exclusive = True

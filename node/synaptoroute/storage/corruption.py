@@ -59,7 +59,7 @@ class CorruptFile(Exception):
 
 @contextmanager
 def corruption_detected(position: Position | None = None) -> Iterator[None]:
-    """Tell corrupt content from a failing disk: only the former quarantines the file.
+    """Distinguish corrupt content, which quarantines the file, from a failing disk.
 
     Raises:
         CorruptFile: The bytes cannot be what was written.
@@ -199,8 +199,8 @@ def quarantine(path: Path, position: Position | None) -> Path:
     """Rename the database and its WAL out of the way.
 
     Returns:
-        The new path, ``NAME.corrupt-POSITION`` or, where that is unknown or taken,
-        with a number.
+        The new path, ``NAME.corrupt-POSITION``, with a number if the position is
+        unknown or the name exists.
 
     Raises:
         StorageUnavailable: The files cannot be renamed.

@@ -158,7 +158,7 @@ class Database:
         self.facts = facts if value is None else {**facts, key: value}
 
     def set_state(self, meta: Meta, row_count: int) -> None:
-        """Mirror a state that replaced the former one as a whole."""
+        """Mirror a state that replaced the previous one as a whole."""
         self.meta, self.facts = meta, self.lasting_facts()
         self._log.unload()
         self.changes.rows_changed = self.changes.rows = row_count

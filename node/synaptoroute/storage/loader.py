@@ -59,7 +59,7 @@ StandbyEncoders: TypeAlias = Mapping[str, int]
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Read where the state stands.
+    """Read the row of ``meta``.
 
     Raises:
         CorruptFile: There is no such row, or it does not match its checksum.

@@ -58,7 +58,7 @@ class ReEmbedding:
         return ReEmbeddingProgress(facts[NEXT_FINGERPRINT], int(facts[NEXT_DIM]), done, total)
 
     def begin(self, fingerprint: str, dim: int) -> ReEmbeddingProgress:
-        """Begin to replace all vectors, or continue where a former run ended.
+        """Begin to replace all vectors, or continue where an earlier run ended.
 
         Pending vectors of a third encoder are dropped.
 
@@ -103,7 +103,7 @@ class ReEmbedding:
         """Swap all vectors at once and read the state back, verified.
 
         Afterwards the op log is empty and open imports are dropped: both held vectors
-        of the former encoder.
+        of the old encoder.
 
         Raises:
             ConfigError: Vectors are missing; nothing changed.

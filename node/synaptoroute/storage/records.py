@@ -305,7 +305,7 @@ def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> 
 
     Args:
         snapshot: The state.
-        slots: int64[n], the keys of its row hashes, where the caller has them.
+        slots: int64[n], the keys of its row hashes, if the caller has them.
     """
     digest = Digest()
     hashes = snapshot.row_hashes

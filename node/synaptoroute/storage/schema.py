@@ -1,8 +1,8 @@
-"""The schema's life: made once, then moved from version to version.
+"""The schema: created once, then migrated from version to version.
 
-``PRAGMA user_version`` holds the version, ``PRAGMA application_id`` says whose file it
-is.  A migration is one function, runs in one transaction with the change of the version,
-and is never edited once it was released.
+``PRAGMA user_version`` holds the version, ``PRAGMA application_id`` marks the file as ours.
+A migration is one function.  It runs in one transaction with the change of the version, and
+is never edited once it was released.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from synaptoroute.storage.connection import transaction
 APPLICATION_ID: Final = 0x53526F75
 SCHEMA_VERSION = 1
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
-"""From each older version, the step to the next."""
+"""The step from each older version to the next."""
 
 TABLES: Final = frozenset(
     {
@@ -38,7 +38,9 @@ TABLES: Final = frozenset(
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Make the tables of version 1, inside the caller's transaction."""
+    """Create the tables of version 1, inside the caller's transaction."""
+    # Comments are removed: SQLite stores the text of each statement, and snapshots are
+    # compared with it character by character.
     script = files("synaptoroute.storage").joinpath("schema.sql").read_text("utf-8")
     lines = (line for line in script.splitlines() if not line.startswith("--"))
     for statement in "\n".join(lines).split(";\n"):
@@ -48,7 +50,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether nothing was ever put in the file."""
+    """Whether the file has no tables."""
     (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return bool(count == 0)
 
@@ -58,7 +60,7 @@ def stored_version(connection: sqlite3.Connection) -> int:
 
     Raises:
         SchemaTooNew: A later release wrote the file.
-        StorageUnavailable: The file is another program's.
+        StorageUnavailable: The file belongs to another program.
     """
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
@@ -79,7 +81,7 @@ def stored_version(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Move the file to this release's version, one transaction a step."""
+    """Migrate the file to this release's version, one transaction per step."""
     for version in range(stored_version(connection), SCHEMA_VERSION):
         with transaction(connection):
             MIGRATIONS[version](connection)

@@ -450,7 +450,7 @@ class SQLiteStorage:
         """Write a checkpoint: the next boot is several times as fast.  Any thread.
 
         Raises:
-            StorageUnavailable: It could not be written; the former one, if any, is kept.
+            StorageUnavailable: It could not be written; the previous one, if any, is kept.
         """
         database = self._opened()
         # What changes during the walk counts for the next checkpoint.

@@ -28,7 +28,7 @@ from synaptoroute.storage.records import (
 )
 
 TRIM_SLACK_SHIFT: Final = 5
-"""Old entries are deleted once a thirty-second part too many is there, not one by one."""
+"""Old entries are deleted in batches: once the limit is exceeded by a thirty-second part."""
 FORGET_SLACK_ENTRIES: Final = IDEMPOTENCY_WINDOW_ENTRIES >> TRIM_SLACK_SHIFT
 
 INSERT_SLOT: Final = "INSERT INTO slot VALUES (?, ?, ?, ?, ?)"
@@ -131,14 +131,14 @@ def write_group(
     Args:
         connection: The writer.
         commits: The group, in order.
-        meta: Where the state stands afterwards.
+        meta: The row of ``meta`` afterwards.
         floor: Delete entries of the op log before this seq.
         is_re_embedding: New vectors for some rows may wait in ``slot_next``.
     """
     changes = [commit.change for commit in commits]
     slots = _write_rows(connection, changes)
     if is_re_embedding:
-        # A new vector of the former text must never be swapped in.
+        # A new vector of the old text must never be swapped in.
         connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
     for commit in commits:
         change = commit.change
@@ -249,7 +249,7 @@ def _write_voters(connection: sqlite3.Connection, epoch: int, voters: tuple[str,
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Write where the state stands."""
+    """Write the row of ``meta``."""
     # An UPDATE, not a REPLACE: SQLite then leaves alone pages that do not change, such as
     # those of a long calibration.
     row = meta_row(meta)
