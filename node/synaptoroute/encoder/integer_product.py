@@ -54,6 +54,7 @@ class IntegerProduct:
         """
         if columns.size > len(self._digits):
             self._digits = np.empty(columns.size, np.int8)
+        # A copy at a fixed address: binding an input anew costs more than copying it.
         own = self._digits[: columns.size].reshape(columns.shape)
         own[:] = columns
         self._bind("rows", rows, self._binding.bind_input)
@@ -63,6 +64,7 @@ class IntegerProduct:
 
     def _bind(self, name: str, array: Array, bind: Callable[..., None]) -> None:
         """Bind the memory of an array, unless it is bound already."""
+        # The runtime keeps the bare address: the caller must keep the array alive.
         place = array.__array_interface__["data"][0], array.shape
         if self._bound.get(name) != place:
             bind(name, "cpu", 0, array.dtype.type, array.shape, place[0])
@@ -84,6 +86,7 @@ def _is_exact(product: IntegerProduct) -> bool:
         for columns_count in (1, 2, 16, 33):
             signs = np.where(np.arange(dim * columns_count) % 3 == 0, -1, 1)
             columns = (signs * product.digit_max).astype(np.int8).reshape(dim, columns_count)
+            # 255 x 127 twice exceeds 16 bits: CPUs that add pairs in 16 bits fail here.
             rows = np.full((35, dim), 255, np.uint8)
             rows[::3] = 1
             rows[1::3, ::2] = 0

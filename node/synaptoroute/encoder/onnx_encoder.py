@@ -124,6 +124,7 @@ class Encoder:
         Raises:
             EncoderError: Closed, or the runtime failed.
         """
+        # Read once: another thread may close the encoder meanwhile.
         session = self._session
         if session is None:
             raise EncoderError(f"the encoder {self.name} is closed")
@@ -133,6 +134,7 @@ class Encoder:
             self._micro_batch_tokens_max,
             self._micro_batch_texts_max,
         )
+        # Runs are sorted by length; each writes its rows to the places of its texts.
         for run in runs:
             vectors[run] = self._run(session, [tokens[index] for index in run])
         return vectors

@@ -149,6 +149,7 @@ def fingerprint(
         "dtype": "float32",
         "preprocessing": PREPROCESSING_VERSION,
     }
+    # Absent, not null: fingerprints of stored vectors must not change.
     if arithmetic is not None:
         identity["arithmetic"] = arithmetic
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -168,6 +169,7 @@ def _scan(path: Path) -> tuple[str, bool]:
     """Hash a file without reading it into memory; also returns whether it is batch-invariant."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            # Operator names stand in the file as plain text, so no graph has to be parsed.
             return hashlib.sha256(data).hexdigest(), data.find(_BATCH_QUANTIZED) < 0
     except ValueError as error:  # an empty file cannot be mapped
         raise ModelCorrupt(f"{path.name} is empty", file=path.name) from error

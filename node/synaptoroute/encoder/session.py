@@ -146,15 +146,19 @@ def open_session(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # One thread per run: the encoder workers are the parallelism.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Fusions round differently from the operators they replace; BASIC only removes and
+    # folds constants.
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_BASIC if is_final else levels.ORT_ENABLE_ALL
     )
     options.enable_mem_pattern = False  # shapes vary from run to run
     options.log_severity_level = _LOG_ERRORS_ONLY
+    # A thread that spins takes the CPU from the other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
@@ -207,6 +211,7 @@ def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> 
 def normalise(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     """Scale rows to unit length; raises EncoderError for rows that have none."""
     norms = np.sqrt((rows * rows).sum(axis=1))
+    # NaN fails both comparisons, so it is refused too.
     if not np.isfinite(norms).all() or not (norms > 0).all():
         raise EncoderError("the model returned a vector that is zero or not finite")
     unit: NDArray[np.float32] = (rows / norms[:, None]).astype(np.float32)

@@ -39,6 +39,7 @@ class TextTokenizer:
             ) from error
         padding = self._tokenizer.padding or {}
         self.pad_id = int(padding.get("pad_id", 0))
+        # Padding here would change the token count that batches are planned with.
         self._tokenizer.no_padding()
         truncation = self._tokenizer.truncation or {}
         self._tokenizer.enable_truncation(

@@ -289,6 +289,8 @@ class Int8Graph:
         graph, product = self.writer, self._weights.product(biases)
         graph.node("Abs", [rows], [rows + "_size"])
         graph.node("ReduceMax", [rows + "_size"], [rows + "_range"], axes=[-1], keepdims=1)
+        # Its zero is ``MIDDLE``, the same for every row, so QuantizeLinear and the product
+        # take it as zero point.
         self._lay(rows, rows, "half_step", "middles")
         self._multiply(rows, product, out + "_scaled", "middle")
         graph.node("Add", [out + "_scaled", graph.tensor(out + "_bias", product.bias)], [out])
@@ -302,6 +304,7 @@ class Int8Graph:
         graph.node("Add", [rows, "gelu_depth"], [rows + "_above"])
         self._lay(rows, rows + "_above", "step")
         self._multiply(rows, product, out + "_scaled", "zero")
+        # The least value is a constant here, so its share of the product goes to the bias.
         bias = graph.tensor(out + "_bias", product.bias - np.float32(GELU_DEPTH) * product.sums)
         graph.node("Add", [out + "_scaled", bias], [out])
         return out
@@ -341,6 +344,8 @@ class Int8Graph:
         graph = self.writer
         weights = graph.tensor(out + "_weights", product.numbers)
         scales = graph.tensor(out + "_scales", product.scales)
+        # Activations are uint8 of at most 127 and weights int8: the order of the arguments
+        # decides which kernel runs, and only this one is both exact and fast.
         names = [rows + "_q", weights, "one", scales, zero]
         graph.node("MatMulIntegerToFloat", names, [out + "_steps"], RUNTIME_DOMAIN)
         graph.node("Mul", [out + "_steps", rows + "_step"], [out])

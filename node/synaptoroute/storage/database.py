@@ -135,6 +135,7 @@ class Database:
         """Make a group of entries durable, all or none; ``meta`` is the state afterwards."""
         sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
         log = self._log
+        # Rows, log, outcomes and position in one transaction: a crash leaves all or none.
         with transaction(self.writable(), "commit entries") as writer:
             if not log.is_loaded:
                 log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
@@ -142,6 +143,7 @@ class Database:
             is_re_embedding = NEXT_FINGERPRINT in self.facts
             write_group(writer, commits, meta, floor, is_re_embedding=is_re_embedding)
             failpoint("commit.begun")
+        # Only now: a failed commit leaves the mirror, and the group can be repeated.
         log.extend(sizes, floor)
         self.meta = meta
         written = freed = 0

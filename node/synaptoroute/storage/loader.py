@@ -151,11 +151,8 @@ def load(path: Path, *, immutable: bool = False) -> Stored:
         ):
             connection.execute("BEGIN")
             stored = _load_state(connection)
-    except CorruptFile:
-        # The page check names the cause better than the first row that does not match.
-        check.join()
-        raise
     finally:
+        # Also after an error: no thread may have the file open when it is quarantined.
         check.join()
     check.raise_found(stored.snapshot.position)
     return stored
@@ -224,6 +221,7 @@ def load_from_checkpoint(path: Path, fingerprint: str, dim: int) -> Stored | Non
             return None
         if stored is None or not reader.is_sound():
             return None
+        # The derived bytes fit only the very rows they were computed from.
         is_exact = stored.snapshot.position == checkpoint.position
         derived = reader.derived if is_exact and stored.vectors is checkpoint.rows.vectors else None
         return replace(stored, is_from_checkpoint=True, derived=derived)

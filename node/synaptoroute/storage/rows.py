@@ -44,6 +44,8 @@ class Rows:
         if len(self.slots) == 0:
             return {}
         route_ids, slots, texts = self.route_ids, self.slots, tuple(self.utterances)
+        # Rows of a bulk import are sorted already.  The sort must be stable: the slots of a
+        # route stay ascending.
         if bool((route_ids[1:] < route_ids[:-1]).any()):
             order = np.argsort(route_ids, kind="stable")
             route_ids, slots = route_ids[order], slots[order]
@@ -107,6 +109,7 @@ def update_rows(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows |
     place_of = {slot: place for place, slot in enumerate(known.slots.tolist())}
     places = [place_of.get(slot, -1) for slot, _ in pairs]
     hashes = [*known.row_hashes, b""]
+    # The hash covers slot, owner, text and vector: an equal one proves the known row.
     new = [at for at, (_, hashed) in enumerate(pairs) if hashes[places[at]] != hashed]
     if 2 * len(new) > len(pairs):
         return None
