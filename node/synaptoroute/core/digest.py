@@ -107,16 +107,15 @@ class Digest:
 
     def add_row(self, slot: int, hashed: bytes) -> None:
         """Add a row."""
-        self._shift_row(slot, int.from_bytes(hashed, "little"))
+        term, bucket = int.from_bytes(hashed, "little"), slot % BUCKET_COUNT
+        self._total = (self._total + term) & _MODULUS_MASK
+        self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
 
     def remove_row(self, slot: int, hashed: bytes) -> None:
         """Remove a row."""
-        self._shift_row(slot, -int.from_bytes(hashed, "little"))
-
-    def _shift_row(self, slot: int, term: int) -> None:
-        bucket = slot % BUCKET_COUNT
-        self._total = (self._total + term) & _MODULUS_MASK
-        self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
+        term, bucket = int.from_bytes(hashed, "little"), slot % BUCKET_COUNT
+        self._total = (self._total - term) & _MODULUS_MASK
+        self.buckets[bucket] = (self.buckets[bucket] - term) & _MODULUS_MASK
 
     def add(self, hashed: bytes) -> None:
         """Add the hash of a route, a chunk or the settings."""
@@ -141,12 +140,16 @@ class Digest:
         for bucket, group in enumerate(groups):
             # A hash is two 64-bit words; sum() adds each column without a Python loop.
             words = struct.unpack(f"<{2 * len(group)}Q", b"".join(group))
-            self._shift_row(bucket, sum(words[::2]) + (sum(words[1::2]) << 64))
+            self._add_bucket(bucket, sum(words[::2]) + (sum(words[1::2]) << 64))
 
     def add_row_sums(self, terms: Iterable[int]) -> None:
         """Add rows that were summed elsewhere: one term for each bucket, in order."""
         for bucket, term in enumerate(terms):
-            self._shift_row(bucket, term)
+            self._add_bucket(bucket, term)
+
+    def _add_bucket(self, bucket: int, term: int) -> None:
+        self._total = (self._total + term) & _MODULUS_MASK
+        self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
 
     def hex(self) -> str:
         """The sum as 32 hexadecimal digits."""

@@ -379,7 +379,7 @@ class Replica:
             self.epochs[-1] = EpochRecord(self.epochs[-1].epoch, opened)
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
-        return Commit(entry, change, self.digest, is_duplicate=known is not None)
+        return Commit(entry, change, self.table.digest.hex(), is_duplicate=known is not None)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
         """Apply an entry to the table; its chain was checked before."""

@@ -46,7 +46,6 @@ from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
     ImportCommit,
-    Mutation,
     OpenEpoch,
     PatchRoute,
     Proposal,
@@ -318,7 +317,10 @@ class RouteTable:
 
     def _plan(self, proposal: Proposal, at: Revision) -> Change:
         mutation = proposal.mutation
-        check_mutation(mutation, self._dim_of(mutation))
+        dim = self.dim
+        if isinstance(mutation, ImportChunk) and (encoder := encoder_of(mutation.import_id)):
+            dim = encoder[1]  # a generation carries vectors of the encoder that it names
+        check_mutation(mutation, dim)
         match mutation:
             case PutRoute() | DeleteRoute() | AddUtterances() | RemoveUtterances() | PatchRoute():
                 self._check_preconditions(proposal, mutation.name)
@@ -355,13 +357,6 @@ class RouteTable:
                 return self._rewrite([self._after_remove(mutation)], (), at)
             case PatchRoute():
                 return self._rewrite([self._after_patch(mutation)], (), at)
-
-    def _dim_of(self, mutation: Mutation) -> int:
-        """Dimension of the vectors that a mutation may carry."""
-        # The chunks of a generation carry vectors of the encoder that the generation names.
-        if isinstance(mutation, ImportChunk) and (encoder := encoder_of(mutation.import_id)):
-            return encoder[1]
-        return self.dim
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)

@@ -105,8 +105,10 @@ def _check_route(route: PutRoute, dim: int) -> None:
     _check_rows(route.utterances, route.vectors, dim)
     if route.threshold is not None:
         _check_threshold(route.threshold, "invalid_route")
-    _check_json(route.metadata, is_object=True)
-    _check_json(route.payload, is_object=False)
+    if route.metadata != "{}":
+        _check_json(route.metadata, is_object=True)
+    if route.payload != "null":
+        _check_json(route.payload, is_object=False)
 
 
 def _check_patch(patch: PatchRoute) -> None:
