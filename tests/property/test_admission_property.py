@@ -1,4 +1,4 @@
-"""The cost model under any batches: bounded always, right where there is a truth to find."""
+"""The cost model for any batches: always bounded, and right where there is a true cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SIZES = st.lists(st.integers(8, 768), min_size=60, max_size=120).filter(
 def test_calibration_figures_stay_within_their_bounds(
     batches: list[tuple[int, int, float]], waits: list[tuple[float, float]]
 ) -> None:
-    """Neither nonsense nor accidents give a wait that is no number, or less than nothing."""
+    """Impossible values and outliers never give a negative or infinite wait."""
     model = CostModel()
     for batch in batches:
         model.learn(*batch)
@@ -52,7 +52,7 @@ def test_calibration_figures_stay_within_their_bounds(
 
 @given(TRUTHS, SIZES)
 def test_costs_are_learned(truth: tuple[float, float], sizes: list[int]) -> None:
-    """Batches that cost what they cost give a model that says so."""
+    """Batches of exact costs give these costs."""
     token_seconds, batch_seconds = truth
     model = CostModel()
     for size in sizes:
@@ -66,7 +66,7 @@ def test_costs_are_learned(truth: tuple[float, float], sizes: list[int]) -> None
 
 @given(TRUTHS, st.integers(8, 768))
 def test_cost_is_learned_from_batches_of_one_size(truth: tuple[float, float], size: int) -> None:
-    """Where nothing tells the two prices apart their sum is right where it was seen."""
+    """The two costs cannot be told apart, but their sum is right."""
     model = CostModel()
     for _ in range(30):
         model.learn(size, size, truth[1] + truth[0] * size)
@@ -76,7 +76,7 @@ def test_cost_is_learned_from_batches_of_one_size(truth: tuple[float, float], si
 
 @given(SIZES, st.floats(1.0, 1e9))
 def test_one_outlier_changes_the_cost_little(sizes: list[int], pause_seconds: float) -> None:
-    """A process that was stopped in a batch does not close its door afterwards."""
+    """A process that was stopped during a batch does not refuse queries afterwards."""
     model = CostModel()
     for size in sizes:
         model.learn(size, size, 1e-4 * size)
@@ -90,7 +90,7 @@ def test_one_outlier_changes_the_cost_little(sizes: list[int], pause_seconds: fl
 
 @given(st.floats(1.5, 50.0))
 def test_slower_machine_raises_the_cost(times: float) -> None:
-    """What lasts is no accident: after some tens of batches the model has followed."""
+    """The model follows after some tens of batches."""
     model = CostModel()
     for turn in range(400):
         size = 8 + 37 * turn % 700
@@ -103,7 +103,7 @@ def test_slower_machine_raises_the_cost(times: float) -> None:
 def test_more_queued_work_never_lowers_the_forecast(
     characters: int, texts: int, lanes: int
 ) -> None:
-    """The forecast grows with characters, and shrinks with lanes."""
+    """It grows with characters, and falls with workers."""
     model = CostModel()
     for size in (8, 64, 512) * 10:
         model.learn(size, 4 * size, 0.002 + 1e-4 * size)
@@ -114,7 +114,7 @@ def test_more_queued_work_never_lowers_the_forecast(
 
 
 def test_measured_waits_correct_the_forecast() -> None:
-    """Twice as long as predicted, again and again, doubles what is predicted."""
+    """Waits twice as long as predicted double the prediction."""
     model = CostModel()
     for size in (8, 64, 512) * 10:
         model.learn(size, size, 1e-4 * size)
@@ -127,7 +127,7 @@ def test_measured_waits_correct_the_forecast() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0.0, 1e6)), max_size=50))
 def test_rate_is_never_below_one(landings: list[tuple[int, float]]) -> None:
-    """So that a wait is always a number."""
+    """A retry-after is always finite."""
     rate, now = CompletionRate(0.0), 0.0
     for count, pause in landings:
         now += pause

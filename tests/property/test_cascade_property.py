@@ -1,4 +1,4 @@
-"""Goal: a calibration judges what it says.  Method: every shortcut against the long way."""
+"""Leave-one-out and static embeddings against their definitions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VECTOR_DIM = 8
 
 @st.composite
 def route_sets(draw: st.DrawFn) -> Utterances:
-    """Some routes, each of at least two utterances that lie about one place."""
+    """Some routes, each with at least two similar utterances."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     counts = draw(st.lists(st.integers(2, 5), min_size=3, max_size=9))
     owners = np.repeat(np.arange(len(counts)), counts)
@@ -53,7 +53,7 @@ def route_sets(draw: st.DrawFn) -> Utterances:
 
 
 def records_of(given_set: Utterances, rows: np.ndarray) -> list[RouteRecord]:
-    """Routes of the rows that are left; slots are the rows' numbers."""
+    """Routes of the remaining rows; slots are the numbers of the rows."""
     found = []
     for number, threshold in enumerate(given_set.thresholds.tolist()):
         slots = tuple(int(row) for row in rows if given_set.owners[row] == number)
@@ -72,7 +72,7 @@ def encoder_ranking(given_set: Utterances, rows: np.ndarray, row: int, how: Aggr
     return rank(tensor, given_set.vectors[row : row + 1], [QuerySpec(limit=20)])[0]
 
 
-def static_standing(given_set: Utterances, rows: np.ndarray, row: int) -> Sequence[RouteScore]:
+def static_scores(given_set: Utterances, rows: np.ndarray, row: int) -> Sequence[RouteScore]:
     """The product's own static scores for one row over the others."""
     routes = StaticRoutes(DIM, Settings(), AT)
     records = records_of(given_set, rows)
@@ -83,7 +83,7 @@ def static_standing(given_set: Utterances, rows: np.ndarray, row: int) -> Sequen
 @settings(max_examples=40, deadline=None)
 @given(route_sets(), st.data())
 def test_leave_one_out_equals_its_definition(given_set: Utterances, data: st.DataObject) -> None:
-    """Both stages' verdicts are those of a router that never had the utterance, or the route."""
+    """Both stages answer as a router that never had the utterance, or the route."""
     everything = np.arange(len(given_set.owners))
     row = data.draw(st.integers(0, len(everything) - 1))
     without = (
@@ -95,14 +95,14 @@ def test_leave_one_out_equals_its_definition(given_set: Utterances, data: st.Dat
         judged = evaluate(
             given_set, given_set.static_rows, everything, is_route_left_out=is_route_left_out
         )
-        standing = static_standing(given_set, rows, row)
+        scores = static_scores(given_set, rows, row)
         ranking = encoder_ranking(given_set, rows, row, given_set.aggregation)
 
-        assert standing[0].score == pytest.approx(judged.scores[row], abs=1e-9)
-        margin = standing[0].score - standing[1].score
+        assert scores[0].score == pytest.approx(judged.scores[row], abs=1e-9)
+        margin = scores[0].score - scores[1].score
         assert margin == pytest.approx(judged.margins[row], abs=1e-9)
         if margin > 1e-9:
-            assert standing[0].route_id == judged.answers[row]
+            assert scores[0].route_id == judged.answers[row]
         expected = {score.route_id: score.score for score in ranking.top}
         assert expected[judged.answers[row]] == pytest.approx(judged.expected[row], abs=1e-4)
         if ranking.best is None:
@@ -114,7 +114,7 @@ def test_leave_one_out_equals_its_definition(given_set: Utterances, data: st.Dat
 
 
 def near_a_tie(top: Sequence[RouteScore]) -> bool:
-    """Whether rounding may decide: two routes alike, or one at its threshold."""
+    """Whether rounding may decide: two equal routes, or one at its threshold."""
     scores = sorted(score.score for score in top)
     gaps = [b - a for a, b in pairwise(scores)]
     return min(gaps, default=1.0) < 1e-4 or any(abs(s.score - s.threshold) < 1e-4 for s in top)
@@ -123,7 +123,7 @@ def near_a_tie(top: Sequence[RouteScore]) -> bool:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.lists(st.integers(0, 60), max_size=40), max_size=12))
 def test_static_embedding_depends_on_its_text_only(seed: int, texts: list[list[int]]) -> None:
-    """Together, alone and backwards: the same bytes."""
+    """Together, alone and in reverse order, the bytes are the same."""
     rows = np.random.default_rng(seed).integers(-32_767, 32_767, (50, DIM)).astype(np.int16)
     table = StaticTable("f" * 64, rows)
     tokens = [freeze_tokens(ids) for ids in texts]

@@ -146,12 +146,12 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
     if routes < 3 or len(eligible_rows) < max(UTTERANCES_MIN, UTTERANCES_A_ROUTE_MIN * routes):
         return off("too_few_utterances")
     chosen = eligible_rows[_spread(len(eligible_rows), EVALUATED_MAX)]
-    ones, strays = leave_one_out(given, chosen)
-    found = _best(ones, strays, given.thresholds)
+    in_scope, out_of_scope = leave_one_out(given, chosen)
+    found = _best(in_scope, out_of_scope, given.thresholds)
     if found is None:
         return off("agreement_not_reached")
     guard, answered = found
-    agrees = _agrees(ones)
+    agrees = _agrees(in_scope)
     return Calibration(
         at,
         fingerprint,
@@ -161,7 +161,7 @@ def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calib
         guard,
         share=round(float(answered.mean()), 4),
         agreement=round(float(agrees[answered].mean()), 4),
-        strays=round(float(_strayed(strays, guard, given.thresholds).mean()), 4),
+        strays=round(float(_wrongly_answered(out_of_scope, guard, given.thresholds).mean()), 4),
         turn=fit_projection(given.static_rows, given.owners).dump(),
     )
 
@@ -173,9 +173,11 @@ def _spread(count: int, most: int) -> NDArray[np.int64]:
     return np.arange(most) * count // most
 
 
-def _agrees(ones: Evaluation) -> Mask:
+def _agrees(in_scope: Evaluation) -> Mask:
     """Whether the first stage gives the encoder's route, or the utterance's own."""
-    return np.asarray((ones.answers == ones.encoders) | (ones.answers == ones.owners))
+    return np.asarray(
+        (in_scope.answers == in_scope.encoders) | (in_scope.answers == in_scope.owners)
+    )
 
 
 def is_answered(found: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
@@ -187,14 +189,14 @@ def is_answered(found: Evaluation, guard: MarginGuard, thresholds: Float64s) -> 
     return np.asarray(leads & (found.scores >= guard.floor) & passes)
 
 
-def _strayed(strays: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
-    return is_answered(strays, guard, thresholds) & (strays.encoders < 0)
+def _wrongly_answered(out_of_scope: Evaluation, guard: MarginGuard, thresholds: Float64s) -> Mask:
+    return is_answered(out_of_scope, guard, thresholds) & (out_of_scope.encoders < 0)
 
 
-def _fit_line(ones: Evaluation, strays: Evaluation) -> tuple[float, float]:
+def _fit_line(in_scope: Evaluation, out_of_scope: Evaluation) -> tuple[float, float]:
     """Fit the encoder's score to that of the first stage: scale and offset."""
-    x = np.concatenate([ones.scores, strays.scores])
-    y = np.concatenate([ones.expected, strays.expected])
+    x = np.concatenate([in_scope.scores, out_of_scope.scores])
+    y = np.concatenate([in_scope.expected, out_of_scope.expected])
     usable = np.isfinite(x) & np.isfinite(y)
     x, y = x[usable], y[usable]
     spread = float(np.var(x))
@@ -206,44 +208,46 @@ def _fit_line(ones: Evaluation, strays: Evaluation) -> tuple[float, float]:
 
 
 def _best(
-    ones: Evaluation, strays: Evaluation, thresholds: Float64s
+    in_scope: Evaluation, out_of_scope: Evaluation, thresholds: Float64s
 ) -> tuple[MarginGuard, Mask] | None:
     """Choose the guard that answers most among those that hold the conditions."""
-    scale, offset = _fit_line(ones, strays)
-    floors = sorted({0.0, *np.quantile(ones.scores, _FLOOR_SHARES).tolist()})
+    scale, offset = _fit_line(in_scope, out_of_scope)
+    floors = sorted({0.0, *np.quantile(in_scope.scores, _FLOOR_SHARES).tolist()})
     best: tuple[MarginGuard, Mask] | None = None
-    most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(ones.owners)))
+    most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(in_scope.owners)))
     for slope in _SLOPES:
         for floor in floors:
             lenient = MarginGuard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
-            margin = _least_margin(ones, strays, lenient, thresholds)
+            margin = _least_margin(in_scope, out_of_scope, lenient, thresholds)
             if margin is None:
                 continue
             guard = MarginGuard(margin, slope, lenient.floor, scale, offset)
-            answered = is_answered(ones, guard, thresholds)
+            answered = is_answered(in_scope, guard, thresholds)
             count = int(answered.sum())
-            if count >= most and _holds(ones, strays, guard, answered, thresholds):
+            if count >= most and _holds(in_scope, out_of_scope, guard, answered, thresholds):
                 best, most = (guard, answered), count + 1
     return best
 
 
 def _least_margin(
-    ones: Evaluation, strays: Evaluation, lenient: MarginGuard, thresholds: Float64s
+    in_scope: Evaluation, out_of_scope: Evaluation, lenient: MarginGuard, thresholds: Float64s
 ) -> float | None:
     """Find the least margin that holds the conditions at a slope and a floor; rounded up."""
-    eligible = np.flatnonzero(is_answered(ones, lenient, thresholds))
-    sums = ones.margins[eligible] + lenient.slope * ones.scores[eligible]
+    eligible = np.flatnonzero(is_answered(in_scope, lenient, thresholds))
+    sums = in_scope.margins[eligible] + lenient.slope * in_scope.scores[eligible]
     order = np.argsort(-sums, kind="stable")
     sums, eligible = sums[order], eligible[order]
     counts = np.arange(1, len(sums) + 1)
-    wrong = np.cumsum((~_agrees(ones)[eligible]).astype(np.int64))
-    own, answers = ones.owners[eligible], ones.answers[eligible]
-    gain = np.cumsum((answers == own).astype(np.int64) - (ones.encoders[eligible] == own))
-    wild = _strayed(strays, lenient, thresholds)
-    stray_sums = np.sort(strays.margins[wild] + lenient.slope * strays.scores[wild])
-    astray = len(stray_sums) - np.searchsorted(stray_sums, sums, "left")
+    wrong = np.cumsum((~_agrees(in_scope)[eligible]).astype(np.int64))
+    own, answers = in_scope.owners[eligible], in_scope.answers[eligible]
+    gain = np.cumsum((answers == own).astype(np.int64) - (in_scope.encoders[eligible] == own))
+    wrongly = _wrongly_answered(out_of_scope, lenient, thresholds)
+    wrong_sums = np.sort(
+        out_of_scope.margins[wrongly] + lenient.slope * out_of_scope.scores[wrongly]
+    )
+    wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
     holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
-    holds &= astray <= STRAY_SHARE_MAX * len(strays.owners)
+    holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
     last = np.flatnonzero(holds)
     if len(last) == 0:
         return None
@@ -256,12 +260,16 @@ def _at_most(counted: NDArray[np.int64]) -> Float64s:
 
 
 def _holds(
-    ones: Evaluation, strays: Evaluation, guard: MarginGuard, answered: Mask, thresholds: Float64s
+    in_scope: Evaluation,
+    out_of_scope: Evaluation,
+    guard: MarginGuard,
+    answered: Mask,
+    thresholds: Float64s,
 ) -> bool:
     """Whether a guard holds the conditions after rounding."""
-    agreement = float(_agrees(ones)[answered].mean())
-    right = (ones.answers == ones.owners)[answered].sum()
-    encoder_right = (ones.encoders == ones.owners)[answered].sum()
-    astray = float(_strayed(strays, guard, thresholds).mean())
-    is_safe = astray <= STRAY_SHARE_MAX and bool(right >= encoder_right)
+    agreement = float(_agrees(in_scope)[answered].mean())
+    right = (in_scope.answers == in_scope.owners)[answered].sum()
+    encoder_right = (in_scope.encoders == in_scope.owners)[answered].sum()
+    wrong_share = float(_wrongly_answered(out_of_scope, guard, thresholds).mean())
+    is_safe = wrong_share <= STRAY_SHARE_MAX and bool(right >= encoder_right)
     return agreement >= AGREEMENT_MIN and is_safe

@@ -91,8 +91,8 @@ def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Evaluation, Evalu
         chosen: Rows of routes that have others.
     """
     places = np.arange(len(given.owners)) - given.starts[given.owners]
-    ones = _evaluate_folds(given, chosen, places % FOLDS, is_route_left_out=False)
-    return ones, _evaluate_folds(given, chosen, given.owners % FOLDS, is_route_left_out=True)
+    in_scope = _evaluate_folds(given, chosen, places % FOLDS, is_route_left_out=False)
+    return in_scope, _evaluate_folds(given, chosen, given.owners % FOLDS, is_route_left_out=True)
 
 
 def _evaluate_folds(

@@ -207,9 +207,9 @@ class Engine:
     # --- queries -------------------------------------------------------------------
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse who would be refused whatever is asked; see ``QueryQueue.check_queue``.
+        """Refuse queries that would be refused whatever their texts are.
 
-        The cascade may answer without the queue, so where there is one nobody is refused here.
+        With a cascade nothing is refused here: it may answer without the queue.
         """
         if self._cascade is None:
             self._queue.check_queue(texts, share, deadline_seconds)

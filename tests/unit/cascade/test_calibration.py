@@ -1,4 +1,4 @@
-"""Goal: a guard that was measured keeps its promises, and none is given where it would not."""
+"""A measured guard holds its conditions, and a route set without one gets none."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def judged(given: Utterances) -> Calibration:
 
 
 @pytest.mark.parametrize("noise", [0.2, 0.6, 1.0, 1.5])
-def test_guard_keeps_its_promises_on_what_it_was_measured_on(noise: float) -> None:
-    """Agreement, accuracy and strays, counted anew."""
+def test_guard_holds_its_conditions_on_the_measured_routes(noise: float) -> None:
+    """Agreement, accuracy and out-of-scope answers are counted again."""
     given = route_set(noise=noise)
     found = judged(given)
     ones, strays = leave_one_out(given, np.arange(len(given.owners)))
@@ -75,12 +75,12 @@ def test_guard_keeps_its_promises_on_what_it_was_measured_on(noise: float) -> No
 
 
 def test_equal_route_sets_give_equal_calibrations() -> None:
-    """Bit for bit, so that it does not matter which node measures."""
+    """They are equal bit for bit, so it does not matter which node measures."""
     assert judged(route_set()).dump() == judged(route_set()).dump()
 
 
-def test_cascade_is_refused_where_the_stages_do_not_agree() -> None:
-    """A static view that knows nothing of the routes."""
+def test_cascade_is_refused_if_the_stages_disagree() -> None:
+    """The static rows know nothing of the routes."""
     given = route_set()
     noise = np.random.default_rng(1).integers(-90, 90, given.static_rows.shape).astype(np.int8)
 
@@ -99,13 +99,13 @@ def test_cascade_is_refused_where_the_stages_do_not_agree() -> None:
         (replace(route_set(), aggregation="topk"), "aggregation_not_offered"),
     ],
 )
-def test_cascade_is_refused_where_nothing_can_be_measured(given: Utterances, reason: str) -> None:
-    """With the reason."""
+def test_cascade_is_refused_if_nothing_can_be_measured(given: Utterances, reason: str) -> None:
+    """The calibration names the reason."""
     assert reason == judged(given).reason
 
 
-def test_calibration_survives_the_log() -> None:
-    """As canonical JSON that the core accepts."""
+def test_calibration_round_trips_through_the_log() -> None:
+    """It is canonical JSON that the core accepts."""
     for given in (route_set(), route_set(routes=2)):
         found = judged(given)
         check_mutation(Calibrate(found.dump()), 0)
@@ -129,8 +129,8 @@ def test_calibration_survives_the_log() -> None:
         {"unknown": 1},
     ],
 )
-def test_what_this_release_cannot_read_is_no_calibration(change: dict[str, object]) -> None:
-    """Whoever wrote it."""
+def test_unreadable_calibration_is_ignored(change: dict[str, object]) -> None:
+    """Fields of a wrong type or version are rejected."""
     fields = {**json.loads(judged(route_set()).dump()), **change}
 
     assert read_calibration(json.dumps(fields)) is None
@@ -138,8 +138,8 @@ def test_what_this_release_cannot_read_is_no_calibration(change: dict[str, objec
         assert read_calibration(text) is None
 
 
-def test_calibration_brings_its_turn_along() -> None:
-    """One that fits the embeddings; none where the cascade stays off."""
+def test_calibration_contains_its_projection() -> None:
+    """It fits the embeddings; it is empty if the cascade stays off."""
     found = judged(route_set())
     turn = read_projection(found.turn, STATIC_DIM)
 
@@ -160,6 +160,6 @@ def test_calibration_brings_its_turn_along() -> None:
         ("{", False),
     ],
 )
-def test_calibration_of_an_earlier_release_is_told_apart(text: str, expected: bool) -> None:
-    """It is measured anew; one of a later release asks for an upgrade."""
+def test_calibration_of_an_earlier_release_is_superseded(text: str, expected: bool) -> None:
+    """It is measured again; one of a later release requires an upgrade."""
     assert expected == is_superseded(text)

@@ -1,4 +1,4 @@
-"""Goal: a turn brings a route's texts together, exactly, and survives the log."""
+"""The projection brings texts of a route together, exactly, and is read back from the log."""
 
 from __future__ import annotations
 
@@ -34,62 +34,64 @@ def right_share(rows: np.ndarray, owners: np.ndarray, queries: np.ndarray) -> fl
 
 
 @pytest.mark.parametrize("routes", [3, 12, 150])
-def test_turned_rows_tell_routes_apart_better(routes: int) -> None:
-    """On rows that it was not fitted to; with fewer routes than it has directions, too."""
+def test_projection_separates_routes_better(routes: int) -> None:
+    """It does on rows that it was not fitted to, also with few routes."""
     rows, owners = small_talk(routes, 2 * max(8, 120 // routes))
     known = np.arange(len(owners)) % 2 == 0
-    turn = fit_projection(rows[known], owners[known])
-    turned = turn.apply(rows)
+    projection = fit_projection(rows[known], owners[known])
+    projected = projection.apply(rows)
 
     before = right_share(rows[known], owners[known], rows[~known])
-    after = right_share(turned[known], owners[known], turned[~known])
+    after = right_share(projected[known], owners[known], projected[~known])
 
     assert before < 0.9
     assert after > 0.97
 
 
-def test_row_is_turned_alike_alone_and_in_company() -> None:
-    """Bit for bit, and as whole numbers say; a row of zeros stays one."""
+def test_projection_of_a_row_does_not_depend_on_the_batch() -> None:
+    """The result is exact, and a row of zeros stays zero."""
     rows, owners = small_talk(9, 5)
     rows[7] = 0
-    turn = fit_projection(rows, owners)
-    sums = rows.astype(np.int64) @ turn.factors.astype(np.int64)
+    projection = fit_projection(rows, owners)
+    sums = rows.astype(np.int64) @ projection.factors.astype(np.int64)
     lengths = np.sqrt((sums**2).sum(axis=1).astype(float))
     expected = np.clip(np.rint(sums * (254 / np.maximum(lengths, 1))[:, np.newaxis]), -127, 127)
 
-    turned = turn.apply(rows)
+    projected = projection.apply(rows)
 
-    assert np.int8 == turned.dtype
-    assert (expected == turned).all()
-    for row, found in zip(rows, turned, strict=True):
-        assert (turn.apply(row[np.newaxis])[0] == found).all()
+    assert np.int8 == projected.dtype
+    assert (expected == projected).all()
+    for row, found in zip(rows, projected, strict=True):
+        assert (projection.apply(row[np.newaxis])[0] == found).all()
 
 
-def test_products_stay_whole_numbers_at_the_worst() -> None:
-    """The greatest sum of products, and the greatest sum of squares."""
-    turn = LdaProjection(np.full((STATIC_DIM_MAX, PROJECTED_DIM_MAX), -127, np.int8))
+def test_largest_products_are_exact() -> None:
+    """The largest sum of products and the largest sum of squares are exact."""
+    projection = LdaProjection(np.full((STATIC_DIM_MAX, PROJECTED_DIM_MAX), -127, np.int8))
     row = np.full(STATIC_DIM_MAX, 127, np.int8)
     sum_max = 127 * 127 * STATIC_DIM_MAX
 
     assert sum_max < 2**24
     assert sum_max**2 * PROJECTED_DIM_MAX < 2**53
-    assert {round(-254 / PROJECTED_DIM_MAX**0.5)} == set(turn.apply(row[np.newaxis])[0].tolist())
+    assert {round(-254 / PROJECTED_DIM_MAX**0.5)} == set(
+        projection.apply(row[np.newaxis])[0].tolist()
+    )
 
 
-def test_equal_route_sets_give_equal_turns() -> None:
-    """On one machine; gaps in the routes' numbers change nothing."""
+def test_equal_route_sets_give_equal_projections() -> None:
+    """Gaps in the route ids change nothing."""
     rows, owners = small_talk(6, 8)
 
     assert fit_projection(rows, owners).dump() == fit_projection(rows, 3 * owners + 1).dump()
 
 
-def test_turn_survives_the_log() -> None:
-    """As text."""
-    turn = fit_projection(*small_talk(6, 8))
-    found = read_projection(turn.dump(), DIM)
+def test_projection_round_trips_through_the_log() -> None:
+    """It is written as text."""
+    projection = fit_projection(*small_talk(6, 8))
+    found = read_projection(projection.dump(), DIM)
 
     assert found is not None
-    assert (turn.factors == found.factors).all()
+    assert (projection.factors == found.factors).all()
     assert PROJECTED_DIM_MAX == found.dim
 
 
@@ -103,13 +105,13 @@ def test_turn_survives_the_log() -> None:
         base64.b64encode(bytes(DIM * (PROJECTED_DIM_MAX + 1))).decode(),
     ],
 )
-def test_what_is_no_turn_is_told_apart(text: str) -> None:
-    """Whoever wrote it."""
+def test_malformed_projection_is_rejected(text: str) -> None:
+    """The reader returns None."""
     assert read_projection(text, DIM) is None
 
 
-def test_rows_without_differences_give_a_turn_of_zeros() -> None:
-    """Nothing to tell apart is no error."""
-    turn = fit_projection(np.zeros((6, DIM), np.int8), np.repeat(np.arange(3), 2))
+def test_equal_rows_give_a_projection_of_zeros() -> None:
+    """Routes without differences are no error."""
+    projection = fit_projection(np.zeros((6, DIM), np.int8), np.repeat(np.arange(3), 2))
 
-    assert not turn.apply(np.ones((1, DIM), np.int8)).any() or turn.factors.any()
+    assert not projection.apply(np.ones((1, DIM), np.int8)).any() or projection.factors.any()

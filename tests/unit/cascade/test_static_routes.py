@@ -1,4 +1,4 @@
-"""Goal: the static stage says yes where it is sure, the same way whatever happened before."""
+"""The first stage answers only when it is sure, independent of the history of its routes."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def world() -> World:
     return world
 
 
-def test_scores_are_those_of_the_definition(world: World) -> None:
-    """For the routes of the shortlist; the leader is on it."""
+def test_scores_match_the_definition(world: World) -> None:
+    """All shortlisted routes are compared; the best route is among them."""
     routes = loaded(world)
     for number in range(20):
         query = embedding(f"query {number}")
@@ -111,8 +111,8 @@ def test_scores_are_those_of_the_definition(world: World) -> None:
         assert sorted(-s.score for s in scores) == [-s.score for s in scores]
 
 
-def test_answer_is_the_same_whatever_happened_before(world: World) -> None:
-    """A state that was changed step by step gives what one that was loaded whole gives."""
+def test_changed_routes_equal_loaded_routes(world: World) -> None:
+    """Routes changed step by step give the same answers as routes loaded at once."""
     routes = loaded(world)
     steps = (
         AddUtterances("a", ("new", "newer"), (ROW, ROW)),
@@ -144,8 +144,8 @@ def test_answer_is_the_same_whatever_happened_before(world: World) -> None:
         MarginGuard(0.0, 0.0, -1.0, 0.0, -1.5),
     ],
 )
-def test_stage_is_silent_where_it_is_not_sure(guard: MarginGuard, world: World) -> None:
-    """Below the margin, below the floor, or below the threshold in the encoder's scale."""
+def test_unsure_query_is_not_answered(guard: MarginGuard, world: World) -> None:
+    """The margin, the floor or the threshold is not reached."""
     world.do(PutSettings(Settings(threshold=-0.9, capacity_slots=200)))
     routes = loaded(world)
 
@@ -158,8 +158,8 @@ def test_stage_is_silent_where_it_is_not_sure(guard: MarginGuard, world: World) 
     assert sure.margin == unsure.margin
 
 
-def test_own_threshold_of_a_route_holds(world: World) -> None:
-    """In the encoder's scale, which is the scale that people set it in."""
+def test_threshold_of_a_route_applies(world: World) -> None:
+    """It is compared in the scale of the encoder."""
     routes = loaded(world)
     best = evaluate(routes, "a1", EASY, 1).ranking
     assert best is not None
@@ -171,8 +171,8 @@ def test_own_threshold_of_a_route_holds(world: World) -> None:
         assert is_sure == evaluate(routes, "a1", EASY, 1).is_sure
 
 
-def test_margin_that_is_needed_falls_with_the_score() -> None:
-    """Never below zero."""
+def test_required_margin_falls_with_the_score() -> None:
+    """It is never negative."""
     guard = MarginGuard(0.3, 0.5, 0.0, 1.0, 0.0)
 
     assert 0.3 == guard.margin_at(0.0)
@@ -181,15 +181,15 @@ def test_margin_that_is_needed_falls_with_the_score() -> None:
 
 
 def test_encoder_answers_queries_for_more_candidates_than_the_shortlist(world: World) -> None:
-    """The stage has not compared so many."""
+    """The first stage did not compare so many routes."""
     routes = loaded(world)
 
     assert evaluate(routes, "a1", EASY, SHORTLIST_ROUTES).is_sure
     assert not evaluate(routes, "a1", EASY, SHORTLIST_ROUTES + 1).is_sure
 
 
-def test_one_route_alone_has_no_margin() -> None:
-    """So nothing can be sure."""
+def test_single_route_is_never_sure() -> None:
+    """There is no second route to compare with."""
     world = World()
     world.do(route("a", "a1", "a2"))
 
@@ -197,7 +197,7 @@ def test_one_route_alone_has_no_margin() -> None:
 
 
 def test_encoder_answers_when_the_shortlist_has_too_many_rows() -> None:
-    """Whoever asks is not held up."""
+    """Comparing them would block the caller."""
     routes = StaticRoutes(DIM, Settings(threshold=-1.0), Revision(1, 1))
     count = SHORTLIST_ROWS_MAX // 2 + 1
     texts = [f"{number}" for number in range(2 * count)]

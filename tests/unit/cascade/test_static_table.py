@@ -1,4 +1,4 @@
-"""Goal: one table an encoder, one embedding a text, and a file that is whole or absent."""
+"""Static tables: distilling, embedding, and the file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def some_table(seed: int = 0, tokens: int = 50) -> StaticTable:
     return StaticTable(FINGERPRINT, rows)
 
 
-def test_embedding_does_not_depend_on_its_company() -> None:
-    """Alone, or with others in any order: the same bytes."""
+def test_embedding_does_not_depend_on_the_batch() -> None:
+    """Alone or with others in any order, the bytes are the same."""
     table = some_table()
     ids = np.array([3, 4, 9], np.int64)
 
@@ -38,7 +38,7 @@ def test_embedding_does_not_depend_on_its_company() -> None:
 
 
 def test_embedding_has_the_direction_of_the_sum() -> None:
-    """Within what rounding to int8 costs."""
+    """It differs only by the rounding to int8."""
     table = some_table()
     ids = np.array([3, 4, 4, 9], np.int64)
     exact = table.rows[ids].astype(np.float64).sum(axis=0)
@@ -51,7 +51,7 @@ def test_embedding_has_the_direction_of_the_sum() -> None:
 
 
 def test_text_of_unknown_or_special_tokens_has_no_embedding() -> None:
-    """It says nothing, so nothing may be answered to it."""
+    """Such a text must not be answered."""
     table = some_table()
 
     assert table.embed(np.array([0], np.int64)) is None
@@ -60,7 +60,7 @@ def test_text_of_unknown_or_special_tokens_has_no_embedding() -> None:
 
 
 def test_tokens_beyond_the_table_are_left_out() -> None:
-    """As those of a word that the vocabulary lacks."""
+    """They are treated as unknown words."""
     table = some_table()
     left, right = table.embed(np.array([5, 99])), table.embed(np.array([5]))
 
@@ -69,8 +69,8 @@ def test_tokens_beyond_the_table_are_left_out() -> None:
     assert (left == right).all()
 
 
-def test_table_survives_the_disk(tmp_path: Path) -> None:
-    """Rows and checksum are those that were saved."""
+def test_table_round_trips_through_the_file(tmp_path: Path) -> None:
+    """Rows and checksum are the same."""
     table = some_table()
     path = table_file(FINGERPRINT, tmp_path)
 
@@ -83,14 +83,14 @@ def test_table_survives_the_disk(tmp_path: Path) -> None:
     assert [path] == list(path.parent.iterdir())
 
 
-def test_absent_table_is_none(tmp_path: Path) -> None:
-    """A node that prepared nothing is not broken."""
+def test_missing_table_is_none(tmp_path: Path) -> None:
+    """A node without prepared tables is not broken."""
     assert load_table(table_file(FINGERPRINT, tmp_path), FINGERPRINT) is None
 
 
 @pytest.mark.parametrize("at", [0, 20, -1, -20_000])
 def test_damaged_table_is_refused(at: int, tmp_path: Path) -> None:
-    """One wrong byte in the header or in the rows."""
+    """One wrong byte in the header or in the rows is detected."""
     path = table_file(FINGERPRINT, tmp_path)
     save_table(some_table(), path)
     content = bytearray(path.read_bytes())
@@ -102,8 +102,8 @@ def test_damaged_table_is_refused(at: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 10, 400, 20_000])
-def test_torn_table_is_refused(size_bytes: int, tmp_path: Path) -> None:
-    """A copy that was cut off."""
+def test_truncated_table_is_refused(size_bytes: int, tmp_path: Path) -> None:
+    """A truncated copy is detected."""
     path = table_file(FINGERPRINT, tmp_path)
     save_table(some_table(), path)
     path.write_bytes(path.read_bytes()[:size_bytes])
@@ -113,7 +113,7 @@ def test_torn_table_is_refused(size_bytes: int, tmp_path: Path) -> None:
 
 
 def test_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
-    """Under whatever name it lies."""
+    """The name of the file does not matter."""
     path = table_file("e" * 64, tmp_path)
     save_table(some_table(), path)
 
@@ -122,8 +122,8 @@ def test_table_of_another_encoder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_crash_while_a_table_is_written_leaves_the_old_one(step: str, tmp_path: Path) -> None:
-    """The process dies before the new one is durable, or before it has its name."""
+def test_crash_during_save_keeps_the_old_table(step: str, tmp_path: Path) -> None:
+    """The process dies before the new file is durable, or before it is renamed."""
     path = table_file(FINGERPRINT, tmp_path)
     save_table(some_table(1), path)
     script = f"""
@@ -150,13 +150,13 @@ save_table(StaticTable({FINGERPRINT!r}, np.ones((9, {DIM}), np.int16)), Path({st
 
 
 def test_encoder_without_a_vocabulary_cannot_be_distilled() -> None:
-    """The encoder for tests hashes words, so it has no list of them."""
+    """The test encoder hashes words, so it has no vocabulary."""
     with pytest.raises(ConfigError, match="vocabulary"):
         distil(HashEncoder(64))  # type: ignore[arg-type]
 
 
 def test_distilling_twice_gives_the_same_bytes() -> None:
-    """On one machine; special tokens say nothing, pieces of words do."""
+    """Rows of special tokens are zero, rows of word pieces are not."""
     encoder = Encoder()
     try:
         special = encoder.vocabulary().special

@@ -1,4 +1,4 @@
-"""A node that stops leaves what its next boot takes over."""
+"""A boot takes over what the last run derived."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIM = 16
 
 
 class Watched(SQLiteStorage):
-    """A storage that keeps what it found at its last opening."""
+    """A storage that remembers what it read when it was opened."""
 
     found: Stored
 
@@ -41,8 +41,8 @@ def fill(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("is_running", [False, True])
-def test_boot_takes_over_the_centroids_that_were_served(tmp_path: Path, is_running: bool) -> None:
-    """Threads or not, the checkpoint asks whoever owns the tensor."""
+def test_boot_reuses_the_centroids_of_the_checkpoint(tmp_path: Path, is_running: bool) -> None:
+    """With or without threads, the checkpoint asks the owner of the tensor."""
     engine = engine_of(tmp_path / "node.sqlite")
     fill(engine)
     if is_running:
@@ -59,7 +59,7 @@ def test_boot_takes_over_the_centroids_that_were_served(tmp_path: Path, is_runni
     assert served == again.scorer.tensor.checksum()
 
 
-def test_nothing_is_derived_for_a_state_that_is_not_served(tmp_path: Path) -> None:
+def test_nothing_is_derived_at_another_position(tmp_path: Path) -> None:
     """The database may be ahead of the tensor, or hold other rows at its position."""
     engine = engine_of(tmp_path / "node.sqlite")
     fill(engine)

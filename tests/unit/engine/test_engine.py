@@ -1,4 +1,4 @@
-"""The small parts of the engine: inbox, waiters, cache."""
+"""The embedding cache, the inbox, pending writes and version waiters."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def row(value: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.full(4, value, dtype=np.float32)
 
 
-def test_cache_keeps_what_was_used_last() -> None:
-    """A full cache gives up the row that was not asked for the longest."""
+def test_full_cache_replaces_the_least_recently_used_row() -> None:
+    """A full cache gives up the row that was unused the longest."""
     cache = EmbeddingCache(2, 4)
     cache.put(b"a", row(1))
     cache.put(b"b", row(2))
@@ -40,7 +40,7 @@ def test_cache_keeps_what_was_used_last() -> None:
 
 
 def test_cached_row_is_a_copy() -> None:
-    """What a lane holds does not change when its row is given to another text."""
+    """A row that a worker holds does not change when it is given to another text."""
     cache = EmbeddingCache(1, 4)
     cache.put(b"a", row(1))
     held = cache.get(b"a")
@@ -50,7 +50,7 @@ def test_cached_row_is_a_copy() -> None:
     assert [1.0] * 4 == held.tolist()
 
 
-def test_cache_of_no_rows_keeps_nothing() -> None:
+def test_cache_without_rows_is_off() -> None:
     """Zero rows switch the cache off."""
     cache = EmbeddingCache(0, 4)
     cache.put(b"a", row(1))
@@ -59,7 +59,7 @@ def test_cache_of_no_rows_keeps_nothing() -> None:
 
 
 def test_repeated_key_takes_no_second_row() -> None:
-    """Two lanes that encode one text leave one row behind."""
+    """Two workers that encode one text use one row."""
     cache = EmbeddingCache(2, 4)
     for value in (1, 2, 3):
         cache.put(b"a", row(value))
@@ -70,8 +70,8 @@ def test_repeated_key_takes_no_second_row() -> None:
     assert (2, 3.0) == (len(cache), found[0])
 
 
-def test_cache_holds_under_many_threads() -> None:
-    """Whatever threads do, a key never gives another key's row."""
+def test_cache_is_correct_with_many_threads() -> None:
+    """A key never returns the row of another key."""
     cache = EmbeddingCache(8, 4)
     wrong: list[int] = []
 
@@ -93,8 +93,8 @@ def test_cache_holds_under_many_threads() -> None:
     assert 8 == len(cache)
 
 
-def test_inbox_gives_what_it_took_and_then_its_end() -> None:
-    """What was put before the close is taken out; nothing enters after it."""
+def test_inbox_returns_its_items_and_then_none() -> None:
+    """Items put before the close are returned; later ones are refused."""
     inbox: Inbox[int] = Inbox()
     inbox.put(1)
     inbox.put_all([2, 3])
@@ -109,8 +109,8 @@ def test_inbox_gives_what_it_took_and_then_its_end() -> None:
     assert [1, 2, 3, None] == taken
 
 
-def test_inbox_that_lost_its_thread_gives_back_what_is_left() -> None:
-    """What nobody will take any more is handed out to be refused."""
+def test_closed_inbox_returns_the_items_that_are_left() -> None:
+    """Items that no thread will take can be refused."""
     inbox: Inbox[int] = Inbox()
     inbox.put_all([1, 2])
 
@@ -118,8 +118,8 @@ def test_inbox_that_lost_its_thread_gives_back_what_is_left() -> None:
     assert [] == inbox.close_and_drop()
 
 
-def test_nothing_slips_in_behind_the_end() -> None:
-    """However puts race with the close, each is either taken or refused."""
+def test_item_put_during_the_close_is_taken_or_refused() -> None:
+    """No item is lost when puts race with the close."""
     for _ in range(200):
         inbox: Inbox[int] = Inbox()
         accepted: list[int] = []
@@ -140,8 +140,8 @@ def test_nothing_slips_in_behind_the_end() -> None:
         assert accepted == left
 
 
-def test_refused_call_tells_who_waits_and_spares_who_left() -> None:
-    """A call that will not be made raises where it is waited for."""
+def test_refused_call_raises_unless_it_was_cancelled() -> None:
+    """The error is raised where the call is awaited."""
     waiting: Future[int] = Future()
     left: Future[int] = Future()
     left.cancel()
@@ -153,8 +153,8 @@ def test_refused_call_tells_who_waits_and_spares_who_left() -> None:
     assert left.cancelled()
 
 
-def test_waiters_get_errors_of_their_own() -> None:
-    """Two who wait for one write get equal errors that are not the same object."""
+def test_each_waiter_gets_its_own_error() -> None:
+    """Two callers that wait for one write get equal errors, but not the same object."""
     waiters = PendingWrites()
     futures = [waiters.expect(OP), waiters.expect(OP)]
     waiters.fail(OP, StorageUnavailable("full", reason="disk_full", retry_after_seconds=5.0))
@@ -170,7 +170,7 @@ def test_waiters_get_errors_of_their_own() -> None:
 
 
 def test_forgotten_waiter_leaves_nothing_behind() -> None:
-    """Who gives up is forgotten alone; a late answer finds nobody and harms nothing."""
+    """Only the waiter that gave up is forgotten; a late outcome does no harm."""
     waiters = PendingWrites()
     futures = [waiters.expect(OP), waiters.expect(OP)]
     waiters.forget(OP, futures[0])
@@ -182,8 +182,8 @@ def test_forgotten_waiter_leaves_nothing_behind() -> None:
     assert 0 == len(waiters)
 
 
-def test_cancelled_waiter_does_not_stop_the_answering_thread() -> None:
-    """Cancelling from outside changes nothing: only the engine ends a wait."""
+def test_waiter_cannot_be_cancelled_from_outside() -> None:
+    """Only the engine ends a wait."""
     waiters = PendingWrites()
     future = waiters.expect(OP)
 
@@ -192,8 +192,8 @@ def test_cancelled_waiter_does_not_stop_the_answering_thread() -> None:
     assert isinstance(future.exception(0), NotReady)
 
 
-def test_versions_are_announced_once_and_in_order() -> None:
-    """Who waits for a version hears of it when it or a later one is visible."""
+def test_version_waiters_are_resolved_once_and_in_order() -> None:
+    """A waiter is resolved when its version or a later one is visible."""
     versions = VersionWaiters()
     futures = [versions.expect(seq) for seq in (5, 3, 9, 3)]
     versions.forget(futures[3])
@@ -206,8 +206,8 @@ def test_versions_are_announced_once_and_in_order() -> None:
     assert 0 == len(versions)
 
 
-def test_versions_hold_under_forgetting_threads() -> None:
-    """Waits that are given up while others are announced disturb neither side."""
+def test_version_waiters_are_correct_with_many_threads() -> None:
+    """Waits that are given up while others are resolved disturb neither."""
     versions = VersionWaiters()
     errors: list[Exception] = []
 
@@ -230,8 +230,8 @@ def test_versions_hold_under_forgetting_threads() -> None:
     assert 0 == len(versions)
 
 
-def test_inbox_that_stays_empty_is_waited_for_as_long_as_asked() -> None:
-    """Then there is time for something else."""
+def test_inbox_get_times_out() -> None:
+    """The thread can do other work then."""
     inbox: Inbox[int] = Inbox()
     with pytest.raises(queue.Empty):
         inbox.get(0.001)

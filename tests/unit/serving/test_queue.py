@@ -1,4 +1,4 @@
-"""The queue before the workers, without workers: every decision is taken by hand."""
+"""The query queue without workers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from synaptoroute.serving.queue import (
 pytestmark = pytest.mark.unit
 
 
-def test_what_has_queued_is_taken_at_once() -> None:
-    """A free worker takes everything that waits, in the order of arrival."""
+def test_free_worker_takes_all_queued_queries() -> None:
+    """They are taken in the order of arrival."""
     queue = query_queue()
     for text in "abc":
         queue.submit(text, Caller())
@@ -30,8 +30,8 @@ def test_what_has_queued_is_taken_at_once() -> None:
     assert ["a", "b", "c"] == take_texts(queue)
 
 
-def test_lanes_share_what_has_queued() -> None:
-    """Busy ones take their part of what is left, and no few of it."""
+def test_busy_workers_share_the_queue() -> None:
+    """Each takes its share of the rest, but at least the minimum."""
     queue = query_queue(workers=2)
     for number in range(40):
         queue.submit(str(number), Caller())
@@ -39,8 +39,8 @@ def test_lanes_share_what_has_queued() -> None:
     assert [20, 10, 8, 2] == [len(take_texts(queue)) for _ in range(4)]
 
 
-def test_idle_lanes_share_little() -> None:
-    """Where two wait for work, eight queries are encoded on both."""
+def test_idle_workers_share_a_short_queue() -> None:
+    """With two idle workers, eight queries are split between them."""
     queue = query_queue(workers=2)
     took: list[int] = []
     idle = [threading.Thread(target=lambda: took.append(len(take_texts(queue)))) for _ in range(2)]
@@ -56,7 +56,7 @@ def test_idle_lanes_share_little() -> None:
 
 
 def test_no_take_is_larger_than_the_limit() -> None:
-    """One worker never takes more than it can encode in a fair time."""
+    """A worker never takes more than the limit."""
     queue = query_queue(queue=1_000)
     for number in range(REQUESTS_PER_TAKE_MAX + 1):
         queue.submit(str(number), Caller())
@@ -64,8 +64,8 @@ def test_no_take_is_larger_than_the_limit() -> None:
     assert [REQUESTS_PER_TAKE_MAX, 1] == [len(take_texts(queue)), len(take_texts(queue))]
 
 
-def test_identical_texts_share_a_flight_until_it_lands() -> None:
-    """A text in flight takes newcomers on, also while it is being encoded."""
+def test_equal_texts_share_one_query_until_it_completes() -> None:
+    """Callers may join a text while it is queued and while it is encoded."""
     queue = query_queue()
     callers = [Caller() for _ in range(4)]
     queue.submit("a", callers[0])
@@ -80,8 +80,8 @@ def test_identical_texts_share_a_flight_until_it_lands() -> None:
     assert (4, 2) == (queue.counters.requests, queue.counters.shared)
 
 
-def test_unshared_text_flies_alone() -> None:
-    """A measurement neither joins a flight nor is joined."""
+def test_unshared_text_is_encoded_alone() -> None:
+    """A measurement neither joins another query nor is joined."""
     queue = query_queue()
     queue.submit("a", Caller(), share=False)
     queue.submit("a", Caller())
@@ -93,8 +93,8 @@ def test_unshared_text_flies_alone() -> None:
     assert 0 == queue.queue_requests
 
 
-def test_full_queue_refuses_and_says_when_to_return() -> None:
-    """One caller too many is refused, whether it would queue or join a flight."""
+def test_full_queue_refuses_with_a_retry_after() -> None:
+    """One caller too many is refused, even if its text is in flight."""
     queue = query_queue(queue=2)
     queue.submit("a", Caller())
     queue.submit("a", Caller())
@@ -112,8 +112,8 @@ def test_full_queue_refuses_and_says_when_to_return() -> None:
     assert 2 == queue.queue_requests
 
 
-def test_landing_makes_room() -> None:
-    """Callers count until their answer is on its way, not until they are taken."""
+def test_completing_makes_room() -> None:
+    """Callers count until their query is completed, not only until it is taken."""
     queue = query_queue(queue=1)
     queue.submit("a", Caller())
     queries = take_queries(queue)
@@ -125,8 +125,8 @@ def test_landing_makes_room() -> None:
     assert ["b"] == take_texts(queue)
 
 
-def test_several_are_admitted_all_or_none() -> None:
-    """A batch that does not fit leaves nothing behind."""
+def test_batch_is_admitted_as_a_whole() -> None:
+    """A batch that does not fit leaves nothing in the queue."""
     queue = query_queue(queue=3)
     queue.submit("a", Caller())
     with pytest.raises(Overloaded):
@@ -137,8 +137,8 @@ def test_several_are_admitted_all_or_none() -> None:
     assert [("a", 1), ("x", 2)] == [(flight.text, len(flight.waiters)) for flight in queries]
 
 
-def test_callers_that_have_gone_are_dropped_before_they_cost() -> None:
-    """Abandoned queries are forgotten at the take and again after it."""
+def test_abandoned_queries_are_dropped() -> None:
+    """They are dropped when they are taken, and again before encoding."""
     queue = query_queue()
     gone, late, stays = Caller(is_abandoned=True), Caller(), Caller()
     queue.submit("gone", gone)
@@ -153,8 +153,8 @@ def test_callers_that_have_gone_are_dropped_before_they_cost() -> None:
     assert (2, 1) == (queue.counters.abandoned, queue.queue_requests)
 
 
-def test_flight_with_one_caller_left_is_encoded() -> None:
-    """A flight is abandoned only when all its callers are."""
+def test_query_with_one_caller_left_is_encoded() -> None:
+    """A query is abandoned only when all its callers have gone."""
     queue = query_queue()
     queue.submit("a", Caller(is_abandoned=True))
     queue.submit("a", Caller())
@@ -163,8 +163,8 @@ def test_flight_with_one_caller_left_is_encoded() -> None:
     assert [2] == [len(flight.waiters) for flight in queries]
 
 
-def test_full_queue_of_the_gone_takes_newcomers() -> None:
-    """Callers that have gone do not keep others out while the workers are busy."""
+def test_full_queue_drops_abandoned_queries_first() -> None:
+    """Abandoned queries do not keep newcomers out while the workers are busy."""
     queue = query_queue(queue=3)
     queue.submit("a", Caller())
     queue.submit("b", Caller(is_abandoned=True))
@@ -174,8 +174,8 @@ def test_full_queue_of_the_gone_takes_newcomers() -> None:
     assert ["a", "d"] == take_texts(queue)
 
 
-def test_abandoned_text_can_be_asked_again() -> None:
-    """Forgetting a flight frees its text."""
+def test_dropped_text_can_be_queued_again() -> None:
+    """Dropping a query frees its text."""
     queue = query_queue()
     queue.submit("a", Caller(is_abandoned=True))
     queue.submit("b", Caller())
@@ -185,8 +185,8 @@ def test_abandoned_text_can_be_asked_again() -> None:
     assert ["a"] == take_texts(queue)
 
 
-def test_what_is_given_back_is_taken_first() -> None:
-    """Queries over a worker's budget keep their place and can still be joined."""
+def test_returned_queries_are_taken_first() -> None:
+    """Queries over the token budget keep their place and may still be joined."""
     queue = query_queue()
     for text in "abc":
         queue.submit(text, Caller())
@@ -199,7 +199,7 @@ def test_what_is_given_back_is_taken_first() -> None:
     assert 1 == queue.counters.shared
 
 
-def test_every_fourth_turn_is_a_job() -> None:
+def test_every_fourth_take_is_a_job() -> None:
     """Neither queries nor writes starve while both keep coming."""
     queue = query_queue()
     order = ""
@@ -215,7 +215,7 @@ def test_every_fourth_turn_is_a_job() -> None:
 
 
 def test_job_runs_at_once_without_queries() -> None:
-    """An idle worker does not wait to encode a write."""
+    """An idle worker starts a write job immediately."""
     queue = query_queue()
     queue.submit_jobs([job("a", "b")])
 
@@ -224,8 +224,8 @@ def test_job_runs_at_once_without_queries() -> None:
     assert 0 == queue.queue_texts
 
 
-def test_jobs_are_admitted_all_or_none() -> None:
-    """A write that finds no room queues nothing; the largest one is let in when it is quiet."""
+def test_jobs_of_a_write_are_admitted_as_a_whole() -> None:
+    """A write that does not fit queues nothing; an empty queue takes any write."""
     queue = query_queue(texts=4)
     queue.submit_jobs([job("a", "b", "c"), job("d", "e", "f")])
     with pytest.raises(Overloaded):
@@ -237,8 +237,8 @@ def test_jobs_are_admitted_all_or_none() -> None:
     assert 2 == queue.queue_texts
 
 
-def test_closed_batcher_refuses_and_drains() -> None:
-    """After the close newcomers are refused, and what had queued is still handed out."""
+def test_closed_queue_refuses_newcomers_and_drains() -> None:
+    """Queued work is still handed out after the close."""
     queue = query_queue()
     queue.submit("a", Caller())
     queue.submit_jobs([job("w")])
@@ -253,8 +253,8 @@ def test_closed_batcher_refuses_and_drains() -> None:
     assert queue.take() is None
 
 
-def test_close_wakes_every_lane() -> None:
-    """Lanes that wait for work end at the close."""
+def test_close_wakes_every_worker() -> None:
+    """Workers that wait for work end when the queue is closed."""
     queue = query_queue(workers=4)
     workers = [threading.Thread(target=queue.take) for _ in range(4)]
     for worker in workers:
@@ -266,8 +266,8 @@ def test_close_wakes_every_lane() -> None:
     assert not any(worker.is_alive() for worker in workers)
 
 
-def test_window_keeps_the_first_for_company() -> None:
-    """Inside the window a worker waits; at its end it takes all who came."""
+def test_window_delays_the_first_query() -> None:
+    """Inside the window a worker waits; at its end it takes all queued queries."""
     queue = query_queue(window_ms=80)
     queue.submit("a", Caller())
     threading.Timer(0.01, queue.submit, ("b", Caller())).start()
@@ -276,7 +276,7 @@ def test_window_keeps_the_first_for_company() -> None:
 
 
 def test_window_ends_early_for_a_full_take() -> None:
-    """A window of a second does not hold up what fills a take already."""
+    """A window of one second does not delay a full batch."""
     queue = query_queue(queue=1_000, window_ms=1_000_000)
     for number in range(REQUESTS_PER_TAKE_MAX):
         queue.submit(str(number), Caller())
@@ -284,10 +284,10 @@ def test_window_ends_early_for_a_full_take() -> None:
     assert REQUESTS_PER_TAKE_MAX == len(take_texts(queue))
 
 
-def test_window_that_ends_between_two_looks_is_not_slept_through(
+def test_window_is_read_once_per_decision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The clock is read once a decision, so that no worker waits for ever on an open window."""
+    """A window that ends between two reads of the clock does not block a worker for ever."""
     queue = query_queue(window_ms=50)
     queue.submit("a", Caller())
     real = QueryQueue._window_left_seconds
@@ -306,8 +306,8 @@ def test_window_that_ends_between_two_looks_is_not_slept_through(
     assert not worker.is_alive()
 
 
-def test_rest_of_the_queue_wakes_the_next_lane() -> None:
-    """What one worker leaves behind does not wait for the next newcomer."""
+def test_rest_of_the_queue_wakes_the_next_worker() -> None:
+    """Queries that one worker leaves do not wait for the next newcomer."""
     queue = query_queue(workers=3)
     got: list[int] = []
     lock = threading.Lock()
@@ -328,8 +328,8 @@ def test_rest_of_the_queue_wakes_the_next_lane() -> None:
     assert [1, 1, 1] == got
 
 
-def test_many_threads_lose_nobody() -> None:
-    """Every caller of a storm lands exactly once, with workers that give back and drop."""
+def test_no_caller_is_lost_with_many_threads() -> None:
+    """Every caller is completed exactly once, with workers that return and drop queries."""
     queue = query_queue(workers=3, queue=100_000)
     callers = [[Caller() for _ in range(400)] for _ in range(8)]
     callers_of: list[Caller] = []

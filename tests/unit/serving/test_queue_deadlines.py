@@ -12,13 +12,13 @@ pytestmark = pytest.mark.unit
 
 
 def slow(queue: QueryQueue, token_seconds: float = 0.01) -> None:
-    """Teach the batcher that a token costs so much; a character is a token."""
+    """Teach the queue what a token costs; each character is one token."""
     for count in (8, 16, 24, 32) * 4:
         queue.learn(count, count, count * token_seconds)
 
 
-def test_query_that_would_wait_too_long_is_refused_at_once() -> None:
-    """The caller learns by how much, and nothing of it stays in the queue."""
+def test_query_with_too_long_a_wait_is_refused() -> None:
+    """The error names the wait, and nothing of the query stays in the queue."""
     queue = query_queue()
     slow(queue)
     queue.submit("a" * 100, Caller(), deadline_seconds=0.1)
@@ -32,8 +32,8 @@ def test_query_that_would_wait_too_long_is_refused_at_once() -> None:
     queue.submit("c" * 100, Caller(), deadline_seconds=5.0)
 
 
-def test_first_in_line_is_never_refused() -> None:
-    """A model gone wrong cannot close the door: the next batch puts it right."""
+def test_first_query_is_never_refused() -> None:
+    """A wrong model cannot refuse everything: the next batch corrects it."""
     queue = query_queue()
     slow(queue, token_seconds=0.1)
 
@@ -42,8 +42,8 @@ def test_first_in_line_is_never_refused() -> None:
     assert 1 == queue.queue_requests
 
 
-def test_who_joins_a_flight_waits_no_longer_than_it() -> None:
-    """A text that is on its way costs nothing more."""
+def test_joining_a_text_in_flight_is_not_refused() -> None:
+    """A text in flight costs nothing more."""
     queue = query_queue()
     slow(queue)
     queue.submit("a" * 100, Caller())
@@ -55,7 +55,7 @@ def test_who_joins_a_flight_waits_no_longer_than_it() -> None:
 
 
 def test_predicted_wait_ends_with_the_work() -> None:
-    """What has callers_of, was dropped or went back is counted once and no more."""
+    """Completed, dropped and returned queries are counted exactly once."""
     queue = query_queue()
     slow(queue)
     gone = Caller()
@@ -76,7 +76,7 @@ def test_predicted_wait_ends_with_the_work() -> None:
 
 
 def test_batch_of_queries_is_refused_as_a_whole() -> None:
-    """All of its texts are counted into the wait, and into the refusals."""
+    """All of its texts count for the predicted wait and for the counters."""
     queue = query_queue()
     slow(queue)
     queue.submit("a" * 50, Caller())
@@ -88,8 +88,8 @@ def test_batch_of_queries_is_refused_as_a_whole() -> None:
     queue.submit("b" * 50, Caller(), deadline_seconds=1.6)
 
 
-def test_queue_alone_may_refuse_before_anything_is_looked_at() -> None:
-    """Whatever is asked: while what waits takes too long, nothing about a text matters."""
+def test_check_queue_refuses_unvalidated_texts() -> None:
+    """While the wait is too long, the texts do not matter."""
     queue = query_queue()
     slow(queue)
     queue.check_queue((b"no text",), True, 0.001)
@@ -108,8 +108,8 @@ def test_queue_alone_may_refuse_before_anything_is_looked_at() -> None:
     assert 1 == queue.queue_requests
 
 
-def test_queue_alone_refuses_nobody_who_may_join() -> None:
-    """Texts that are all on their way pass, unless they are to be encoded alone."""
+def test_check_queue_admits_texts_in_flight() -> None:
+    """Texts that are all in flight pass, unless they must be encoded alone."""
     queue = query_queue()
     slow(queue)
     queue.submit("a" * 100, Caller())
@@ -122,8 +122,8 @@ def test_queue_alone_refuses_nobody_who_may_join() -> None:
             queue.check_queue(texts, share, 0.1)
 
 
-def test_queue_that_empties_lets_all_pass() -> None:
-    """The predicted wait follows what lands, what is dropped and what the costs become."""
+def test_check_queue_admits_all_when_the_queue_empties() -> None:
+    """The predicted wait follows completed and dropped queries and changed costs."""
     queue = query_queue()
     slow(queue)
     gone = Caller()
@@ -142,8 +142,8 @@ def test_queue_that_empties_lets_all_pass() -> None:
     assert 0.0 == queue.admission.wait_seconds
 
 
-def test_full_queue_refuses_before_anything_is_looked_at() -> None:
-    """Also those whose text is on its way: there is no place to wait."""
+def test_check_queue_refuses_all_when_the_queue_is_full() -> None:
+    """Texts in flight are refused, too: there is no room for their callers."""
     queue = query_queue(queue=2)
     queue.submit("a", Caller())
     queue.check_queue(("a",), True, 5.0)
@@ -159,8 +159,8 @@ def test_full_queue_refuses_before_anything_is_looked_at() -> None:
     )
 
 
-def test_closed_queue_says_so_when_it_is_asked() -> None:
-    """A router that stops is not overloaded."""
+def test_closed_queue_is_not_overloaded() -> None:
+    """A router that stops reports that it stops."""
     queue = query_queue(queue=1)
     queue.submit("a", Caller())
     queue.close()

@@ -1,4 +1,4 @@
-"""What the scorer does while there is nothing to score."""
+"""What the scorer does while it is idle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIM = 8
 
 
 class Behind(Tensor):
-    """A tensor with one thing left for later."""
+    """A tensor with deferred work."""
 
     def __init__(self, events: list[str]) -> None:
         super().__init__(DIM)
@@ -28,17 +28,17 @@ class Behind(Tensor):
 
     @property
     def is_behind(self) -> bool:
-        """Until it was prepared."""
+        """Whether the work is still to be done."""
         return not self.done.is_set()
 
     def prepare(self) -> None:
-        """Do that thing."""
+        """Do the work."""
         self.events.append("prepared")
         self.done.set()
 
 
-def test_what_was_left_for_later_waits_for_writes_on_their_way() -> None:
-    """While a write is being applied nothing else takes the interpreter from it."""
+def test_deferred_work_waits_while_a_write_is_applied() -> None:
+    """The write needs the interpreter first."""
     events: list[str] = []
     tensor = Behind(events)
     batcher = QueryQueue(workers=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
