@@ -35,7 +35,7 @@ def reopened(cluster: Cluster) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("kind", ["redis", "valkey"])
+@pytest.mark.parametrize("kind", ["redis", pytest.param("valkey", marks=pytest.mark.accept)])
 def test_restart_of_redis_with_its_data_reopens_by_itself(
     start_cluster: StartCluster, kind: str
 ) -> None:
