@@ -19,7 +19,7 @@ SHOTS = os.environ.get("SYNAPTOROUTE_SCREENSHOTS")
 
 @pytest.fixture
 def open_page() -> Iterator[OpenPage]:
-    """Open pages of one browser: ``open_page(url, width=1360)``; an error in one fails the test."""
+    """Open pages of one browser: ``open_page(url, width=1360)``; a page error fails the test."""
     if importlib.util.find_spec("playwright") is None:
         lacking("the package playwright")
     from playwright.sync_api import sync_playwright
@@ -48,7 +48,7 @@ def open_page() -> Iterator[OpenPage]:
 
 @pytest.fixture
 def shoot() -> Callable[[Any, str], None]:
-    """Keep a picture of a page, where ``SYNAPTOROUTE_SCREENSHOTS`` names a folder for them."""
+    """Save a screenshot of a page to the folder ``SYNAPTOROUTE_SCREENSHOTS``, if it is set."""
 
     def keep(page: Any, name: str) -> None:
         if SHOTS:

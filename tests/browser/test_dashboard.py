@@ -33,7 +33,7 @@ Shoot = Callable[[Any, str], None]
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One fleet for all tests here; each leaves it whole."""
+    """One fleet for all tests of this module; each test leaves it intact."""
     started = Fleet(tmp_path_factory.mktemp("fleet"))
     try:
         started.start()
@@ -46,7 +46,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 def page(fleet: Fleet, open_page: Callable[..., Any]) -> Any:
-    """A page on the fleet."""
+    """A page that shows the fleet."""
     assert fleet.coordinator is not None
     return open_page(fleet.coordinator.url)
 
@@ -54,7 +54,7 @@ def page(fleet: Fleet, open_page: Callable[..., Any]) -> Any:
 def test_route_added_in_the_page_is_answered_by_every_node(
     fleet: Fleet, page: Any, shoot: Shoot
 ) -> None:
-    """Typed into the form, previewed, saved, asked of all nodes."""
+    """Entered in the form, previewed, saved, and matched by all nodes."""
     page.goto(f"{page.url.partition('#')[0]}#/routes/+")
     page.fill("#name", "coffee")
     page.fill("#utterances", "The coffee machine is broken\nWho repairs the espresso machine?")
@@ -79,7 +79,7 @@ def test_route_added_in_the_page_is_answered_by_every_node(
 
 
 def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any, shoot: Shoot) -> None:
-    """Red within six seconds of the kill, green after the node is back."""
+    """Red within six seconds of the kill, green once the node is back."""
     node = fleet.nodes[2]
     page.wait_for_selector('.node[data-node="node-2"][data-health="ok"]', timeout=20_000)
     began_at = time.monotonic()
@@ -97,7 +97,7 @@ def test_killed_node_turns_red_and_green_again(fleet: Fleet, page: Any, shoot: S
 def test_flipped_float_in_memory_is_found_and_repaired(
     fleet: Fleet, page: Any, shoot: Shoot
 ) -> None:
-    """One float of one row, overwritten from outside: seen, repaired, and told."""
+    """One bit of one row is flipped from outside; an audit finds it and it is repaired."""
     fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
     victim = fleet.nodes[1]
     assert 0 < poke(victim.process.pid, vector_of(fleet, "refunds"))
@@ -113,13 +113,13 @@ def test_flipped_float_in_memory_is_found_and_repaired(
 
 
 def checksum(node: NodeProcess) -> str:
-    """SHA-256 of a node's tensor in memory."""
+    """Return the SHA-256 of the tensor of a node in memory."""
     answer = httpx.get(f"{node.url}/-/digest", trust_env=False)
     return str(answer.json()["tensor_sha256"])
 
 
 def vector_of(fleet: Fleet, route: str) -> bytes:
-    """The first vector of a route, as the database holds it."""
+    """Return the first vector of a route from the database."""
     import sqlite3
 
     path = fleet.nodes[0].folder / "node.sqlite"
@@ -160,7 +160,7 @@ def poke(pid: int, vector: bytes) -> int:
 
 
 def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
-    """Taken from the running fleet, restored into a new database: not one bit differs."""
+    """Taken from the running fleet and restored into a new database, bit by bit the same."""
     assert fleet.coordinator is not None
     fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
     fleet.coordinator.http("POST", "/v1/actions/backup")
@@ -195,13 +195,13 @@ def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
 
 
 def imports(node: NodeProcess) -> list[str]:
-    """Imports that are open, as a node sees them."""
+    """Return the open imports of a node."""
     found = httpx.get(f"{node.url}/-/imports", trust_env=False).json()["imports"]
     return [each["import_id"] for each in found]
 
 
 def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
-    """An import whose client went away in the middle is staged everywhere, then dropped."""
+    """An import whose client disconnects is staged on all nodes, then dropped."""
     url = fleet.nodes[0].url
     assert fleet.coordinator is not None
     staged: list[list[str]] = []

@@ -41,7 +41,7 @@ OpenPage = Callable[..., Any]
 
 
 def queries() -> list[tuple[str, str | None]]:
-    """The example queries with the routes that they belong to."""
+    """Return the example queries with their routes."""
     lines = (ROOT / "examples" / "queries.txt").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t") for line in lines if line and not line.startswith("#")]
     return [(text, None if route == "-" else route) for text, route in pairs]
@@ -49,7 +49,7 @@ def queries() -> list[tuple[str, str | None]]:
 
 @contextmanager
 def asked(fleet: Fleet) -> Iterator[list[str]]:
-    """Ask every node the example queries while the block runs; gives what failed."""
+    """Send the example queries to every node while the block runs; yields the failures."""
     ended, failed = threading.Event(), list[str]()
 
     def run(index: int) -> None:
@@ -75,7 +75,7 @@ def asked(fleet: Fleet) -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A fleet with the example routes, under queries, with a second encoder."""
+    """A fleet with the example routes, under load, with a second encoder."""
     settings = {"next_model": str(second_model()), "unmatched_kept": "50"}
     duties = {"audit_seconds": "60", "scrub_seconds": "3600"}
     started = Fleet(tmp_path_factory.mktemp("fleet"), settings, duties)
@@ -92,7 +92,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def visit(page: Any, place: str) -> None:
-    """Go to a page and wait until it shows what it is about."""
+    """Go to a page and wait until it is loaded."""
     page.goto(f"{page.url.partition('#')[0]}#/{place}")
     page.wait_for_selector(PAGES[place], timeout=30_000)
 
@@ -108,7 +108,7 @@ def visit(page: Any, place: str) -> None:
 def test_every_page_is_accessible(
     fleet: Fleet, open_page: OpenPage, shoot: Shoot, name: str, width: int, scheme: str
 ) -> None:
-    """axe-core finds no serious fault, and nothing is wider than the screen."""
+    """axe-core finds no serious violation, and nothing is wider than the screen."""
     from axe_playwright_python.sync_playwright import Axe
 
     assert fleet.coordinator is not None
@@ -140,8 +140,8 @@ def test_every_page_is_accessible(
     assert [] == wide
 
 
-def test_page_is_used_by_the_keyboard_alone(fleet: Fleet, open_page: OpenPage) -> None:
-    """Skip link, slash for search, Enter to ask; the focus can always be seen."""
+def test_dashboard_can_be_used_by_keyboard_alone(fleet: Fleet, open_page: OpenPage) -> None:
+    """Skip link, slash for search, Enter to submit; the focus is always visible."""
     assert fleet.coordinator is not None
     page = open_page(fleet.coordinator.url)
     page.keyboard.press("Tab")
@@ -160,7 +160,7 @@ def test_page_is_used_by_the_keyboard_alone(fleet: Fleet, open_page: OpenPage) -
 
 
 def test_unmatched_query_becomes_a_route(fleet: Fleet, open_page: OpenPage) -> None:
-    """Asked of a node, seen by the operator, one click from a new route."""
+    """A query to a node appears in the dashboard, one click from a new route."""
     assert fleet.coordinator is not None
     said = "do you sell aquarium fish in the shop"
     httpx.post(f"{fleet.nodes[1].url}/v1/query", json={"text": said}, trust_env=False)
@@ -173,7 +173,7 @@ def test_unmatched_query_becomes_a_route(fleet: Fleet, open_page: OpenPage) -> N
 
 
 def test_encoder_is_changed_in_the_page(fleet: Fleet, open_page: OpenPage, shoot: Shoot) -> None:
-    """Made, tried, switched to and back, by clicks; no query fails meanwhile."""
+    """Encoded, tried, switched and switched back by clicks; no query fails meanwhile."""
     assert fleet.coordinator is not None
     page = open_page(fleet.coordinator.url)
     page.on("dialog", lambda dialog: dialog.accept())

@@ -1,4 +1,4 @@
-"""What holds in everything the chart renders: selectors, security, names, ports."""
+"""Invariants of everything the chart renders: selectors, security, names, ports."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FIXED_LABELS = {
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    """Whether a selector takes a pod."""
+    """Return whether a selector matches a pod."""
     return selector.items() <= labels.items()
 
 
 @every_values
-def test_selectors_take_their_own_pods_and_no_others(values: Path) -> None:
-    """Every Service, controller, budget and policy means exactly one kind of pod."""
+def test_selectors_match_only_their_own_pods(values: Path) -> None:
+    """Every Service, controller, budget and policy selects exactly one kind of pod."""
     objects = render(values=values)
     for each in objects:
         if each["kind"] == "Service":
@@ -52,8 +52,8 @@ def test_selectors_take_their_own_pods_and_no_others(values: Path) -> None:
 
 
 @every_values
-def test_pods_pass_restricted(values: Path) -> None:
-    """Pod Security `restricted`, a read-only root and no token, in every pod, the test's too."""
+def test_pods_pass_pod_security_restricted(values: Path) -> None:
+    """With a read-only root and no token, in every pod, including that of the test."""
     for name, _, spec in pods(render(values=values)):
         context = spec["securityContext"]
 
@@ -74,7 +74,7 @@ def test_pods_pass_restricted(values: Path) -> None:
 
 @every_values
 def test_own_containers_have_limits_and_writable_tmp(values: Path) -> None:
-    """What a container may use is bounded, and /tmp is not on the root."""
+    """/tmp is not on the root file system."""
     for name, _, spec in pods(render(values=values)):
         container = spec["containers"][0]
         if container["name"] != "test":
@@ -99,8 +99,8 @@ def test_mounts_have_their_volumes(values: Path) -> None:
 
 
 @every_values
-def test_volume_claims_carry_only_labels_that_never_change(values: Path) -> None:
-    """A version in a claim's labels makes the next upgrade fail."""
+def test_volume_claims_have_only_immutable_labels(values: Path) -> None:
+    """A version in the labels of a claim would make the next upgrade fail."""
     for each in named(render(values=values), "StatefulSet"):
         for claim in each["spec"].get("volumeClaimTemplates", []):
             assert FIXED_LABELS == set(claim["metadata"]["labels"])
@@ -108,7 +108,7 @@ def test_volume_claims_carry_only_labels_that_never_change(values: Path) -> None
 
 @every_values
 def test_variables_of_a_node_are_its_settings(values: Path) -> None:
-    """Every SYNAPTOROUTE_ variable is a field of NodeConfig, and the values pass its limits."""
+    """Every SYNAPTOROUTE_ variable is a field of NodeConfig, and the values are valid."""
     objects = render(values=values)
     spec = next(spec for _, labels, spec in pods(objects) if component(labels) == "node")
     told = {
@@ -124,7 +124,7 @@ def test_variables_of_a_node_are_its_settings(values: Path) -> None:
 
 @every_values
 def test_variables_of_the_coordinator_are_its_settings(values: Path) -> None:
-    """The same for CoordinatorConfig, whose variables have a prefix of their own."""
+    """Every SYNAPTOROUTE_COORDINATOR_ variable is a field of CoordinatorConfig."""
     objects = render(values=values)
     for _, labels, spec in pods(objects):
         if component(labels) == "coordinator":
@@ -139,13 +139,12 @@ def test_variables_of_the_coordinator_are_its_settings(values: Path) -> None:
 
 
 def component(labels: dict[str, str]) -> str:
-    """Which part of the cluster a pod is."""
+    """Return which part of the cluster a pod is."""
     return labels["app.kubernetes.io/component"]
 
 
 @every_values
 def test_services_and_probes_name_ports_that_exist(values: Path) -> None:
-    """A named port is a port of the container that is meant."""
     objects = render(values=values)
     for service in named(objects, "Service"):
         selector = service["spec"]["selector"]
@@ -162,7 +161,7 @@ def test_services_and_probes_name_ports_that_exist(values: Path) -> None:
 
 @every_values
 def test_secrets_are_files_never_variables(values: Path) -> None:
-    """No pod takes a Secret into its environment, and no URL carries a password."""
+    """No pod has a Secret in its environment, and no URL has a password."""
     objects = render(values=values)
     for name, _, spec in pods(objects):
         for container in spec["containers"]:
@@ -176,8 +175,8 @@ def test_secrets_are_files_never_variables(values: Path) -> None:
         )[0] or "@" not in each["data"].get("SYNAPTOROUTE_REDIS_URL", "")
 
 
-def test_node_listens_where_the_chart_looks() -> None:
-    """The image's port, the container's port, the headless port and HAProxy's are one."""
+def test_ports_of_a_node_are_consistent() -> None:
+    """Image, container, headless Service and HAProxy use the same port."""
     dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
     objects = render({"haproxy.enabled": True})
     spec = pick(objects, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
@@ -192,7 +191,7 @@ def test_node_listens_where_the_chart_looks() -> None:
 
 
 def test_headless_service_finds_nodes_that_are_not_ready() -> None:
-    """A node that catches up must reach peers, and be reached, before it is ready."""
+    """A node that catches up must reach its peers before it is ready."""
     headless = pick(render(), "Service", "-headless")["spec"]
 
     assert "None" == headless["clusterIP"]
@@ -200,8 +199,8 @@ def test_headless_service_finds_nodes_that_are_not_ready() -> None:
     assert "publishNotReadyAddresses" not in pick(render(), "Service", "rel-synaptoroute")["spec"]
 
 
-def test_liveness_never_asks_for_redis() -> None:
-    """An outage of Redis must not restart a single node."""
+def test_liveness_does_not_depend_on_redis() -> None:
+    """An outage of Redis must not restart a node."""
     spec = pick(render(), "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
     node = spec["containers"][0]
 
@@ -211,7 +210,6 @@ def test_liveness_never_asks_for_redis() -> None:
 
 
 def test_grace_period_covers_sleep_and_drain() -> None:
-    """The kubelet waits longer than the node needs to go."""
     objects = render()
     spec = pick(objects, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
     sleep = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
@@ -221,8 +219,8 @@ def test_grace_period_covers_sleep_and_drain() -> None:
     assert int(sleep[1]) + int(drain) < spec["terminationGracePeriodSeconds"]
 
 
-def test_lanes_follow_the_cpu_limit() -> None:
-    """The process is told its CPU limit, unless somebody names the lanes."""
+def test_encoder_workers_follow_the_cpu_limit() -> None:
+    """The process gets its CPU limit, unless the number of workers is set."""
 
     def lanes(changes: dict[str, Any]) -> Any:
         objects = render(changes)
@@ -234,7 +232,7 @@ def test_lanes_follow_the_cpu_limit() -> None:
 
 
 def test_changed_settings_replace_the_pods() -> None:
-    """The checksum of the configuration is part of the template."""
+    """The template has a checksum of the configuration."""
 
     def checksum(changes: dict[str, Any]) -> str:
         spec = pick(render(changes), "StatefulSet", "rel-synaptoroute")["spec"]
@@ -245,8 +243,8 @@ def test_changed_settings_replace_the_pods() -> None:
     assert checksum({}) != checksum({"node.settings": {"log_level": "debug"}})
 
 
-def test_founding_waits_for_all_nodes_of_the_first_install() -> None:
-    """The count of nodes at the installation founds the log."""
+def test_log_is_created_by_all_nodes_of_the_first_install() -> None:
+    """Later node counts do not change the number."""
 
     def expect(changes: dict[str, Any]) -> Any:
         objects = render(changes)
@@ -259,8 +257,8 @@ def test_founding_waits_for_all_nodes_of_the_first_install() -> None:
     assert "4" == expect({"autoscaling": {"enabled": True, "minReplicas": 4}})
 
 
-def test_redis_takes_its_password_from_a_file() -> None:
-    """It is in no argument, no variable and no ConfigMap; eviction is off."""
+def test_redis_reads_its_password_from_a_file() -> None:
+    """It is in no argument, variable or ConfigMap; eviction is off."""
     objects = render()
     secret = pick(objects, "Secret", "-redis")
     redis = pick(objects, "StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"][0]
@@ -274,7 +272,7 @@ def test_redis_takes_its_password_from_a_file() -> None:
 
 
 def test_policies_let_only_the_cluster_reach_redis() -> None:
-    """Redis takes connections of nodes and coordinators, and makes none."""
+    """Redis accepts connections of nodes and coordinators, and makes none."""
     policy = pick(render(), "NetworkPolicy", "-redis")["spec"]
     peers = [
         peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
@@ -286,8 +284,8 @@ def test_policies_let_only_the_cluster_reach_redis() -> None:
     assert {"Ingress", "Egress"} == set(policy["policyTypes"])
 
 
-def test_readme_is_made_of_the_values() -> None:
-    """The table is what `make docs` writes, and every leaf has its line."""
+def test_readme_lists_all_values() -> None:
+    """The table is what `make docs` writes."""
     readme = values_table.README.read_text(encoding="utf-8")
     values = (CHART / "values.yaml").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What the chart refuses: each rule of its schema and each of its guards trips on a mistake."""
+"""The chart refuses mistakes: each rule of its schema and each guard is tested."""
 
 from __future__ import annotations
 
@@ -79,13 +79,11 @@ MISTAKES: dict[str, Any] = {
 
 @pytest.mark.parametrize("major", HELMS)
 @pytest.mark.parametrize("said", GUARDS)
-def test_contradiction_is_refused_with_its_way_out(said: str, major: str) -> None:
-    """Values that cannot work together stop the installation before it begins."""
+def test_contradiction_is_refused_with_advice(said: str, major: str) -> None:
     assert said in refusal(GUARDS[said], major=major)
 
 
-def test_every_guard_has_a_mistake_that_trips_it() -> None:
-    """No guard stands there unproved."""
+def test_every_guard_is_tested() -> None:
     text = (CHART / "templates/_guards.tpl").read_text(encoding="utf-8")
     messages = re.findall(r'fail "([^"]+)"', text)
     unproved = [each for each in messages if not any(said in each for said in GUARDS)]
@@ -96,15 +94,15 @@ def test_every_guard_has_a_mistake_that_trips_it() -> None:
 
 @pytest.mark.parametrize("key", MISTAKES)
 def test_schema_refuses_a_mistake(key: str) -> None:
-    """A wrong type, a value out of its range and a misspelt name are seen at once."""
+    """A wrong type, a value out of range, or a misspelt name."""
     told = refusal({key: MISTAKES[key]}, major="4")
 
     assert "values don't meet the specifications of the schema" in told
     assert key.split(".")[0] in told or "Additional" in told or "additional" in told
 
 
-def test_every_rule_of_the_schema_is_broken_by_some_value() -> None:
-    """Each type, limit, pattern, choice and closed object refuses a mistake, at its own place."""
+def test_every_rule_of_the_schema_refuses_some_value() -> None:
+    """Each type, limit, pattern, enumeration and closed object."""
     try:
         from jsonschema import Draft7Validator
     except ImportError:
@@ -125,8 +123,8 @@ def test_every_rule_of_the_schema_is_broken_by_some_value() -> None:
 
 
 @pytest.mark.parametrize("major", HELMS)
-def test_helm_sees_every_broken_rule(major: str, tmp_path: Path) -> None:
-    """What the schema refuses stops the installation, and Helm names the place."""
+def test_helm_reports_every_broken_rule(major: str, tmp_path: Path) -> None:
+    """The error names the place."""
     unseen = []
     for group in together(list(rules(schema()))):
         values = tmp_path / "values.yaml"
@@ -141,13 +139,13 @@ def test_helm_sees_every_broken_rule(major: str, tmp_path: Path) -> None:
 
 
 def schema() -> dict[str, Any]:
-    """The chart's schema."""
+    """Return the schema of the chart."""
     found: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     return found
 
 
 def places_named(told: str, major: str) -> set[tuple[str | int, ...]]:
-    """The places that Helm complains of: `- a.b.0: ...` of version 3, `- at '/a/b/0': ...` of 4."""
+    """Return the places in Helm's error: `- a.b.0: ...` of version 3, `- at '/a/b/0': ...` of 4."""
     if major == "3":
         named = [each.replace("(root)", "") for each in re.findall(r"^- ([^:]+): ", told, re.M)]
         found = [name.split(".") if name else [] for name in named]
@@ -157,20 +155,20 @@ def places_named(told: str, major: str) -> set[tuple[str | int, ...]]:
     return {tuple(int(key) if key.isdecimal() else key for key in place) for place in found}
 
 
-def test_umbrella_charts_may_add_their_two_values() -> None:
-    """`global` and `enabled` reach every subchart and are not refused."""
+def test_values_of_umbrella_charts_are_accepted() -> None:
+    """`global` and `enabled` reach every subchart."""
     assert "" == refusal({"global": {"anything": 1}, "enabled": True}, major="3")
 
 
-def test_schema_knows_every_value() -> None:
-    """What values.yaml has, the schema describes; no object takes what it does not know."""
+def test_schema_describes_every_value() -> None:
+    """No object accepts unknown keys."""
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
     assert [] == list(_undescribed(values, schema(), ""))
 
 
 def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
-    """Paths of values that the schema says nothing of."""
+    """List the paths of values that the schema does not describe."""
     if not isinstance(value, dict) or "properties" not in schema:
         return []
     known = schema["properties"]
@@ -183,8 +181,8 @@ def _undescribed(value: Any, schema: dict[str, Any], path: str) -> list[str]:
     return missing
 
 
-def test_settings_are_those_of_the_processes() -> None:
-    """The schema offers what the code reads (`make docs`), and the chart sets what exists."""
+def test_schema_has_the_settings_of_the_processes() -> None:
+    """It offers what the code reads (`make docs`), and the chart sets only existing settings."""
     text = values_table.SCHEMA.read_text(encoding="utf-8")
 
     assert values_table.reshaped(text) == text

@@ -1,4 +1,4 @@
-"""The chart renders, with every example of values, under Helm 3 and 4, into valid objects."""
+"""The chart renders valid objects under Helm 3 and 4, with every example of values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ def by_name(path: Path) -> str:
 
 @pytest.mark.parametrize("major", HELMS)
 def test_chart_passes_lint(major: str) -> None:
-    """Helm finds nothing to complain of."""
     for values in CI_VALUES:
         done = charts.run_helm(major, "lint", str(CHART), "--strict", "--values", str(values))
 
@@ -34,7 +33,7 @@ def test_chart_passes_lint(major: str) -> None:
 
 @pytest.mark.parametrize("values", CI_VALUES, ids=by_name)
 def test_both_helms_render_the_same(values: Path) -> None:
-    """What one version installs, the other upgrades without a change."""
+    """An installation by one version can be upgraded by the other."""
     kinds = {"Secret"}  # holds what was drawn by lot
     three, four = (
         [o for o in render(values=values, major=m) if o["kind"] not in kinds] for m in HELMS
@@ -63,15 +62,13 @@ def test_objects_are_valid_in_every_supported_kubernetes(version: str) -> None:
 
 
 def test_kubernetes_before_1_25_is_refused() -> None:
-    """The chart says what it needs instead of failing half way."""
     done = charts.run_helm("4", "template", "rel", str(CHART), "--kube-version", "1.24.0")
 
     assert 0 != done.returncode
     assert "1.25" in done.stderr
 
 
-def test_volumes_are_kept_where_kubernetes_knows_how() -> None:
-    """The retention policy is there from 1.27 on, and absent before."""
+def test_retention_policy_needs_kubernetes_1_27() -> None:
     before, after = (
         pick(render(kube=kube), "StatefulSet", "rel-synaptoroute")["spec"]
         for kube in ("1.26.0", "1.27.0")
@@ -84,7 +81,7 @@ def test_volumes_are_kept_where_kubernetes_knows_how() -> None:
 
 
 def test_node_count_is_left_to_the_autoscaler() -> None:
-    """With an autoscaler the chart names no count: a server-side apply would fight over it."""
+    """With an autoscaler the chart sets no count: a server-side apply would reset it."""
     scaled = render({"autoscaling.enabled": True})
 
     assert "replicas" not in pick(scaled, "StatefulSet", "rel-synaptoroute")["spec"]
@@ -95,8 +92,8 @@ def test_node_count_is_left_to_the_autoscaler() -> None:
     )
 
 
-def test_features_that_reach_out_are_off_by_default() -> None:
-    """Nothing needs a CRD, and nothing is exposed, unless somebody asks for it."""
+def test_optional_features_are_off_by_default() -> None:
+    """Nothing needs a CRD, and nothing is exposed."""
     kinds = {each["kind"] for each in render()}
 
     assert not kinds & {*FOREIGN, "Ingress", "HorizontalPodAutoscaler"}
@@ -104,7 +101,6 @@ def test_features_that_reach_out_are_off_by_default() -> None:
 
 
 def test_image_digest_wins_over_the_tag() -> None:
-    """A pinned image is pulled by what it is."""
     digest = "sha256:" + "ab" * 32
     image = render({"node.image.digest": digest, "node.image.tag": "v9"})
     spec = pick(image, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
@@ -113,7 +109,7 @@ def test_image_digest_wins_over_the_tag() -> None:
 
 
 def test_extra_objects_are_templates() -> None:
-    """Names of the release can be used in them."""
+    """They can use the names of the release."""
     values = CHART / "ci/placement-values.yaml"
 
     assert {"chart": "synaptoroute"} == pick(render(values=values), "ConfigMap", "rel-extra")[
@@ -121,8 +117,8 @@ def test_extra_objects_are_templates() -> None:
     ]
 
 
-def test_routes_go_through_haproxy_where_there_is_one() -> None:
-    """Ingress and HTTPRoute lead to the door that balances requests."""
+def test_ingress_goes_through_haproxy_if_it_is_enabled() -> None:
+    """Ingress and HTTPRoute use the Service that balances requests."""
     objects = render(values=CHART / "ci/exposed-values.yaml")
     path = pick(objects, "Ingress")["spec"]["rules"][0]["http"]["paths"][0]
     services = {each["metadata"]["name"] for each in named(objects, "Service")}
@@ -137,7 +133,6 @@ def test_routes_go_through_haproxy_where_there_is_one() -> None:
 
 
 def test_single_node_needs_no_redis() -> None:
-    """A node on its own is told of no log and waits for nobody."""
     objects = render(values=CHART / "ci/single-node-values.yaml")
     _, _, spec = next(pod for pod in charts.pods(objects) if pod[0] == "rel-synaptoroute")
     told = charts.environment(objects, spec)

@@ -36,15 +36,15 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(autouse=True)
 def _logs_of_a_failure(request: pytest.FixtureRequest, stack: Stack) -> Iterator[None]:
-    """Print the containers' logs where a test fails."""
+    """Print the logs of the containers if a test fails."""
     failed_before = request.session.testsfailed
     yield
     if request.session.testsfailed > failed_before:
         raise AssertionError(stack.logs())
 
 
-def test_containers_hold_no_privilege(stack: Stack) -> None:
-    """Seen from inside: not root, nothing to write on, no capability, nothing to gain."""
+def test_containers_have_no_privileges(stack: Stack) -> None:
+    """Checked from inside: not root, no writable files, no capability."""
     every = [*stack.nodes.values(), *stack.others.values()]
     found = {container.name: assert_contained(container) for container in every}
     ours = [*stack.nodes.values(), stack.others["coordinator"]]
@@ -52,8 +52,8 @@ def test_containers_hold_no_privilege(stack: Stack) -> None:
     assert {(10001, 10001)} == {(found[c.name].user, found[c.name].group) for c in ours}
 
 
-def test_write_through_the_door_is_read_through_the_door(stack: Stack) -> None:
-    """Whichever node answers, it knows the version that was written."""
+def test_write_through_haproxy_is_read_through_haproxy(stack: Stack) -> None:
+    """Any node that answers has the version that was written."""
     document = {"name": "billing", "utterances": ["I need a refund"]}
     with httpx.Client(base_url=stack.door, timeout=30.0) as client:
         written = client.put("/v1/routes/billing", json=document)
@@ -68,8 +68,8 @@ def test_write_through_the_door_is_read_through_the_door(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("path", ["/-/state", "/peer/v1/snapshot", "/metrics"])
-def test_door_shows_only_the_public_api(stack: Stack, path: str) -> None:
-    """Introspection, peers' paths and metrics are not for clients."""
+def test_haproxy_exposes_only_the_public_api(stack: Stack, path: str) -> None:
+    """Introspection, paths for peers and metrics are not for clients."""
     answer = httpx.get(stack.door + path, timeout=30.0)
 
     assert 404 == answer.status_code
@@ -79,7 +79,7 @@ def test_door_shows_only_the_public_api(stack: Stack, path: str) -> None:
 
 @pytest.mark.timeout(600 + 3 * DISTURBED_SECONDS)
 @pytest.mark.parametrize("disturbance", DISTURBANCES, ids=lambda each: each.name)
-def test_disturbance_costs_nobody_an_answer(stack: Stack, disturbance: Disturbance) -> None:
+def test_disturbance_fails_no_request(stack: Stack, disturbance: Disturbance) -> None:
     """Under load each query, and each write with an Idempotency-Key, is answered, and well.
 
     DISTURBED_SECONDS says how long; without it each is done once.
@@ -94,8 +94,8 @@ def test_disturbance_costs_nobody_an_answer(stack: Stack, disturbance: Disturban
     assert (len(load.writes) > 0) == disturbance.has_writes
 
 
-def test_writes_are_refused_with_a_way_out_while_redis_is_away(stack: Stack) -> None:
-    """The refusal says when to come back, and then the same write goes through."""
+def test_writes_are_refused_with_retry_after_while_redis_is_away(stack: Stack) -> None:
+    """Afterwards the same write succeeds."""
     document = {"name": "later", "utterances": ["after the outage"]}
     with httpx.Client(base_url=stack.door, timeout=30.0) as client:
         stack.others["redis"].stop(timeout=10)
@@ -114,8 +114,8 @@ def test_writes_are_refused_with_a_way_out_while_redis_is_away(stack: Stack) -> 
     stack.wait_whole(NODES)
 
 
-def test_cascade_needs_a_setting_and_nothing_else(stack: Stack) -> None:
-    """The image brings the table along, so one node measures and all judge by it."""
+def test_cascade_needs_only_its_setting(stack: Stack) -> None:
+    """The image contains the table; one node calibrates and all use the result."""
     lines = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in things())
     with httpx.Client(base_url=stack.door, timeout=60.0) as client:
         kind = {"content-type": "application/x-ndjson"}
@@ -137,8 +137,8 @@ def test_cascade_needs_a_setting_and_nothing_else(stack: Stack) -> None:
     assert 1 < len({each["node"] for each in answers})
 
 
-def test_coordinator_stands_behind_its_own_door(stack: Stack) -> None:
-    """It sees the three nodes, holds no privilege, and its image has no array and no model."""
+def test_coordinator_container(stack: Stack) -> None:
+    """It sees the three nodes, has no privileges, and its image has no numpy and no model."""
     coordinator = stack.others["coordinator"]
     wait_until("the coordinator answers", lambda: stack.fleet("/readyz") == httpx.codes.OK)
     code, said = coordinator.exec_run(["python3", "-c", "import numpy"])
@@ -148,8 +148,8 @@ def test_coordinator_stands_behind_its_own_door(stack: Stack) -> None:
     assert stack.is_active_coordinator()
 
 
-def test_what_was_acknowledged_outlives_a_redis_that_comes_back_empty(stack: Stack) -> None:
-    """The nodes fill the new one, in a new epoch, and writes go on behind what was there."""
+def test_acknowledged_writes_survive_an_empty_redis(stack: Stack) -> None:
+    """The nodes fill it in a new epoch, and writes continue after the former ones."""
     document = {"name": "kept", "utterances": ["this outlives the sequencer"]}
     with httpx.Client(base_url=stack.door, timeout=30.0) as client:
         before = client.put("/v1/routes/kept?ack=all", json=document)
@@ -167,8 +167,8 @@ def test_what_was_acknowledged_outlives_a_redis_that_comes_back_empty(stack: Sta
     stack.wait_whole(NODES)
 
 
-def test_prometheus_finds_every_part_and_the_dashboard_has_something_to_show(stack: Stack) -> None:
-    """With the files that are shipped: all targets up, every panel has data, no rule is broken."""
+def test_prometheus_scrapes_all_targets_and_dashboard_has_data(stack: Stack) -> None:
+    """With the shipped files: all targets up, every panel has data, no rule is broken."""
     prometheus = start_prometheus(stack)
     with Load(stack.door), httpx.Client(base_url=stack.door) as client:
 

@@ -1,4 +1,4 @@
-"""The files of deploy/ and the compose file, against the code they speak of."""
+"""The files of deploy/ and the compose file against the code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(*command: str | Path, folder: Path = ROOT) -> None:
 
 
 def tool(name: str) -> Path:
-    """A tool that a package put beside this Python."""
+    """Return a tool that a package installed beside this Python."""
     found = Path(sys.executable).with_name(name)
     if not found.exists():
         lacking(f"the program {name!r}")
@@ -50,7 +50,7 @@ def tool(name: str) -> Path:
 
 
 def known_metrics() -> set[str]:
-    """Every series that a node exposes, and every metric that the coordinator's code names."""
+    """Return every series of a node, and every metric in the code of the coordinator."""
     fleet = (ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py").read_text(
         encoding="utf-8"
     )
@@ -62,12 +62,12 @@ def known_metrics() -> set[str]:
 
 
 def metrics_in(expressions: list[str]) -> set[str]:
-    """Names of series in expressions."""
+    """Return the names of the series in expressions."""
     return {name for each in expressions for name in _METRIC.findall(each)}
 
 
 def test_alerts_pass_their_unit_tests() -> None:
-    """promtool: the rules are well formed, each fires on its own trouble and else is silent."""
+    """promtool: the rules are well formed, and each fires only on its own condition."""
     promtool = require("promtool")
 
     run(promtool, "check", "rules", ALERTS)
@@ -76,7 +76,6 @@ def test_alerts_pass_their_unit_tests() -> None:
 
 
 def test_every_alert_has_a_unit_test_and_a_runbook() -> None:
-    """No alert wakes anybody without a proof that it works and a page that says what to do."""
     tests = yaml.safe_load((ALERTS.parent / "alerts_test.yml").read_text(encoding="utf-8"))["tests"]
     operations = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     names = [rule["alert"] for rule in alerts()]
@@ -89,7 +88,7 @@ def test_every_alert_has_a_unit_test_and_a_runbook() -> None:
 
 
 def test_chart_renders_the_same_alerts() -> None:
-    """With the thresholds of values.yaml the chart's rules are those of the file."""
+    """With the thresholds of values.yaml the rules of the chart are those of the file."""
     rules = render({"monitoring.prometheusRule.enabled": True})
     changed = render(
         {"monitoring.prometheusRule": {"enabled": True, "thresholds": {"lagEntries": 2500000}}}
@@ -105,7 +104,6 @@ def test_chart_renders_the_same_alerts() -> None:
 
 
 def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
-    """Each name in an expression is a series that a node exposes."""
     named = metrics_in(dashboard_expressions() + [rule["expr"] for rule in alerts()])
 
     assert 40 < len(named)
@@ -113,7 +111,7 @@ def test_alerts_and_dashboard_name_metrics_that_exist() -> None:
 
 
 def test_dashboard_covers_every_metric_that_counts_work() -> None:
-    """Panels have ids and places of their own, and no two lie on each other."""
+    """Panels have distinct ids and places, and no two overlap."""
     panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
     taken: set[tuple[int, int]] = set()
     for panel in panels:
@@ -126,7 +124,7 @@ def test_dashboard_covers_every_metric_that_counts_work() -> None:
 
 
 def test_compose_file_passes_its_schema() -> None:
-    """What docker-compose 1.29.2 and Compose v2 both read."""
+    """It is valid for docker-compose 1.29.2 and Compose v2."""
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", COMPOSE)
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
 
@@ -134,8 +132,8 @@ def test_compose_file_passes_its_schema() -> None:
     assert "start_interval" not in COMPOSE.read_text(encoding="utf-8")
 
 
-def test_compose_contains_every_service() -> None:
-    """Read-only root, no capability, no new privileges, a user by number, limits, a check."""
+def test_compose_confines_every_service() -> None:
+    """Read-only root, no capability, no new privileges, a numeric user, limits, a health check."""
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     for name, service in compose["services"].items():
         assert service["read_only"] is True, name
@@ -147,8 +145,8 @@ def test_compose_contains_every_service() -> None:
             assert port.startswith("127.0.0.1:"), name
 
 
-def test_only_doors_are_published() -> None:
-    """Nodes and Redis are reached through HAProxy alone, and their network has no way out."""
+def test_only_haproxy_is_published() -> None:
+    """Nodes and Redis are in a network without outside access."""
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     published = {name for name, service in compose["services"].items() if "ports" in service}
 
@@ -160,7 +158,6 @@ def test_only_doors_are_published() -> None:
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
 def test_workflow_passes_its_schema(name: str) -> None:
-    """A release is not the moment to find a misspelt key."""
     workflow = ROOT / ".github/workflows" / name
 
     run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", workflow)
@@ -182,8 +179,8 @@ def test_variables_are_settings(name: str) -> None:
     )
 
 
-def test_dockerfile_passes_hadolint_and_keeps_to_the_old_builder() -> None:
-    """The builder of Docker 20.10 refuses a syntax line and mounts."""
+def test_dockerfile_passes_hadolint_and_works_with_docker_20_10() -> None:
+    """Its builder has no syntax line and no mounts."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 
     run(tool("hadolint"), DEPLOY / "Dockerfile")
@@ -195,7 +192,7 @@ def test_dockerfile_passes_hadolint_and_keeps_to_the_old_builder() -> None:
 
 
 def test_locks_of_the_images_are_what_is_tested() -> None:
-    """Each pin of an image is also in dev.txt, and the coordinator has no array and no model."""
+    """Each pin of an image is also in dev.txt, and the coordinator has no numpy and no model."""
     pin = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
     locks = {
         name: dict(pin.findall((ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8")))
@@ -210,7 +207,7 @@ def test_locks_of_the_images_are_what_is_tested() -> None:
 
 
 def test_acl_allows_every_command_and_key_that_is_used() -> None:
-    """The example's list covers the scripts and the client, and the pattern covers the keys."""
+    """The list covers the scripts and the client, and the pattern covers the keys."""
     text = (DEPLOY / "redis/users.acl.example").read_text(encoding="utf-8")
     user = next(line for line in text.splitlines() if line.startswith("user synaptoroute"))
     allowed = {word[1:].upper() for word in user.split() if word.startswith("+")}

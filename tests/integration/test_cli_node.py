@@ -281,7 +281,7 @@ import sys
 from pathlib import Path
 from synaptoroute.cli import migration
 from synaptoroute.encoder import open_encoder
-migration.ROWS_AT_ONCE = 8
+migration.ROWS_PER_TRANSACTION = 8
 def step(count):
     sys.stdout.write(f"{count}\\n")
     sys.stdout.flush()

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(120 + AW
 def test_queries_and_writes_go_on_without_a_coordinator(
     tmp_path: Path, start_cluster: StartCluster
 ) -> None:
-    """None fails, a node that restarts meanwhile catches up, and the log is trimmed afterwards."""
+    """No request fails, a restarted node catches up, and the log is trimmed afterwards."""
     cluster = start_cluster("valkey", 3)
     settings = {"retain_entries": "50", "audit_seconds": "2", "scrub_seconds": "0"}
     coordinator = CoordinatorProcess(tmp_path / "coordinator", cluster.server.url, settings)

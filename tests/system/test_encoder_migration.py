@@ -40,7 +40,7 @@ ASKED = "give me my money back"
 
 @dataclass
 class Answers:
-    """What every node answered at which position."""
+    """The answers of every node, by position."""
 
     scores: dict[str, dict[int, set[tuple[str, float]]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
@@ -49,7 +49,7 @@ class Answers:
     count: int = 0
 
     def encoders_change_at(self, node: str) -> list[int]:
-        """First positions of a node at which the answer was another one."""
+        """Return the positions of a node at which the answer changed."""
         changes, before = [], None
         for seq, found in sorted(self.scores[node].items()):
             assert 1 == len(found), f"two answers of {node} at {seq}: {found}"
@@ -62,7 +62,7 @@ class Answers:
 
 @contextmanager
 def asking(cluster: Cluster) -> Iterator[Answers]:
-    """Ask every node one question, over and over, while the block runs."""
+    """Ask every node one question repeatedly while the block runs."""
     answers, ended = Answers(), threading.Event()
 
     def run(index: int) -> None:
@@ -94,7 +94,7 @@ def asking(cluster: Cluster) -> Iterator[Answers]:
 
 
 def switched_at(cluster: Cluster, coordinator: CoordinatorProcess) -> int:
-    """Place of the newest entry that changed the encoder."""
+    """Return the sequence number of the newest switch of the encoder."""
     entries = coordinator.http("GET", "/v1/log?limit=200").json()["entries"]
     return int(next(each["seq"] for each in entries if each["kind"] == "switch encoder"))
 
@@ -119,15 +119,15 @@ def order(coordinator: CoordinatorProcess, step: str, encoder: str) -> None:
 
 
 def encoders(coordinator: CoordinatorProcess) -> dict[str, Any]:
-    """The encoders as the coordinator sees them."""
+    """Return the encoders as the coordinator sees them."""
     found: dict[str, Any] = coordinator.http("GET", "/v1/encoders").json()
     return found
 
 
-def test_cluster_changes_to_another_real_encoder_and_back(
+def test_cluster_switches_to_another_encoder_and_back(
     tmp_path: Path, start_cluster: StartCluster
 ) -> None:
-    """Made in the background, tried on labelled texts, switched everywhere at one position."""
+    """Encoded in the background, tried on labelled texts, switched everywhere at one position."""
     cluster = start_cluster(
         "valkey", 3, model="all-MiniLM-L6-v2-int8", next_model=str(second_model())
     )

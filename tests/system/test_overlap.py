@@ -104,7 +104,7 @@ asyncio.run(main())
 
 
 def serve_until_killed(path: Path, kill_after_writes: int) -> list[dict[str, object]]:
-    """Run the child until so many writes, or its summary, and kill it; return what it said."""
+    """Run the child until it made this many writes or its summary, kill it, and return its output."""
     tests = Path(__file__).parents[1] / "support"
     arguments = [str(path), str(WRITES), str(CLIENTS)]
     process = subprocess.Popen(
@@ -127,7 +127,7 @@ def serve_until_killed(path: Path, kill_after_writes: int) -> list[dict[str, obj
 
 
 def recomputed_digest(stored: Stored) -> str:
-    """Digest of what SQLite holds, from the bytes of its rows alone."""
+    """Compute the digest from the bytes of the rows in SQLite."""
     vectors = {
         slot: row.tobytes() for slot, row in zip(stored.slots.tolist(), stored.vectors, strict=True)
     }
@@ -141,7 +141,7 @@ def recomputed_digest(stored: Stored) -> str:
 
 
 def read_back(path: Path) -> tuple[Stored, dict[str, str]]:
-    """The state on disk, and the version of every write in its log by op_id."""
+    """Return the state on disk, and the version of every logged write by op_id."""
     encoder = HashEncoder()
     storage = SQLiteStorage(path)
     with closing(storage):
@@ -153,7 +153,7 @@ def read_back(path: Path) -> tuple[Stored, dict[str, str]]:
 
 @pytest.mark.timeout(120)
 def test_overlapping_writes_survive_a_kill(tmp_path: Path) -> None:
-    """No error but Overloaded, every acknowledged write on disk, one digest on both sides."""
+    """The only error is Overloaded; every acknowledged write is on disk; the digests are equal."""
     path = tmp_path / "node.sqlite"
     *acknowledged, summary = serve_until_killed(path, kill_after_writes=WRITES * 2)
     stored, versions = read_back(path)
@@ -169,10 +169,10 @@ def test_overlapping_writes_survive_a_kill(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kill_after_writes", [1, 137, 900])
-def test_kill_in_the_midst_loses_nothing_acknowledged(
+def test_kill_under_load_loses_no_acknowledged_write(
     tmp_path: Path, kill_after_writes: int
 ) -> None:
-    """Killed while everything is under way, each acknowledged write is there at its place."""
+    """Each acknowledged write is on disk at its position."""
     path = tmp_path / "node.sqlite"
     acknowledged = serve_until_killed(path, kill_after_writes)
     stored, versions = read_back(path)
