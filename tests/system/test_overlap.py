@@ -104,7 +104,7 @@ asyncio.run(main())
 
 
 def serve_until_killed(path: Path, kill_after_writes: int) -> list[dict[str, object]]:
-    """Run the child until it made this many writes or its summary, kill it, and return its output."""
+    """Run the child until it made the writes or its summary, kill it, and return its output."""
     tests = Path(__file__).parents[1] / "support"
     arguments = [str(path), str(WRITES), str(CLIENTS)]
     process = subprocess.Popen(
