@@ -68,7 +68,7 @@ async def test_lua_and_core_compute_the_same_chain(server: Server) -> None:
     assert len(result.entries) > 100
 
 
-async def test_writes_that_come_together_share_a_call(server: Server) -> None:
+async def test_concurrent_writes_share_a_call(server: Server) -> None:
     """Sixty-four concurrent writes need a handful of calls, and each its own place."""
     async with opened(server.url) as log:
         placed = await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(64)))
@@ -161,7 +161,7 @@ async def test_numbers_stay_exact_near_their_limit(server: Server) -> None:
     assert 0 < head.kept_bytes < 2_000
 
 
-async def test_large_reads_come_in_pieces(server: Server) -> None:
+async def test_large_reads_are_split(server: Server) -> None:
     """No read is larger than asked, and the pieces make the whole."""
     async with opened(server.url) as log:
         for batch in range(4):
@@ -181,7 +181,7 @@ async def test_large_reads_come_in_pieces(server: Server) -> None:
     assert 7 <= pieces <= 12
 
 
-async def test_deleted_entry_is_a_hole_not_a_success(server: Server) -> None:
+async def test_deleted_entry_is_reported_as_a_hole(server: Server) -> None:
     """An entry that somebody deleted stops the reading where it was."""
     async with opened(server.url) as log:
         await log.append([put(f"r{n}") for n in range(5)])

@@ -40,7 +40,7 @@ def is_reconnecting(event: BusEvent) -> bool:
     return isinstance(event, Reconnecting)
 
 
-async def test_entries_arrive_as_the_log_has_them(server: Server) -> None:
+async def test_bus_entries_equal_the_log_entries(server: Server) -> None:
     """What the bus says equals what the log says, byte by byte."""
     async with opened(server.url) as log:
         bus = log.bus()
@@ -70,7 +70,7 @@ async def test_large_entry_is_only_announced(server: Server) -> None:
     assert entry.proposal == large
 
 
-async def test_beat_carries_the_head(server: Server) -> None:
+async def test_keepalive_carries_the_head(server: Server) -> None:
     """A beat says where the log stands; only the holder of the lease beats unasked."""
     async with opened(server.url) as log:
         await log.append([put("one")])
@@ -89,7 +89,7 @@ async def test_beat_carries_the_head(server: Server) -> None:
     assert (beat.state, beat.source) == ("open", "first")
 
 
-async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> None:
+async def test_keepalives_continue_while_the_server_takes_no_writes(server: Server) -> None:
     """A master without its replicas still says where the log stands; a replica does not."""
     async with opened(server.url) as log:
         bus = log.bus()
@@ -106,7 +106,7 @@ async def test_beats_go_on_while_the_server_takes_no_writes(server: Server) -> N
     assert (beat.seq, beat.source) == (1, "me")
 
 
-async def test_another_node_beats_when_one_is_silent(valkey_server: Server) -> None:
+async def test_another_node_sends_keepalives_when_one_is_silent(valkey_server: Server) -> None:
     """When the beating node ends, another one beats before any bus gives up."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
@@ -132,7 +132,7 @@ async def test_another_node_beats_when_one_is_silent(valkey_server: Server) -> N
     assert not any(map(is_reconnecting, heard))
 
 
-async def test_one_of_many_nodes_beats(valkey_server: Server) -> None:
+async def test_one_of_many_nodes_sends_keepalives(valkey_server: Server) -> None:
     """Nodes that hear a beat keep still."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
@@ -215,7 +215,7 @@ async def test_subscriber_cut_for_its_output_buffer_subscribes_again(server: Ser
     assert any(map(is_reconnecting, events))
 
 
-async def test_forged_and_oversized_messages_are_counted_and_survived(server: Server) -> None:
+async def test_forged_and_oversized_messages_are_counted_and_ignored(server: Server) -> None:
     """Whatever is published on the channel, the loop goes on with the next sound entry."""
     sound = "SR1 B 1 1 " + "0" * 40 + " 1 open me\n"
     garbage = [
@@ -244,7 +244,7 @@ async def test_forged_and_oversized_messages_are_counted_and_survived(server: Se
     assert bus.counts.subscriptions == 1
 
 
-async def test_slow_consumer_learns_what_it_missed(valkey_server: Server) -> None:
+async def test_slow_consumer_is_told_how_much_it_missed(valkey_server: Server) -> None:
     """The socket is read on; what does not fit is dropped and said."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()

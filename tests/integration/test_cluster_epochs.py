@@ -53,7 +53,7 @@ async def test_one_of_many_founders_wins(server: Server) -> None:
     assert 1 == len(entries)
 
 
-async def test_founder_whose_answer_was_lost_may_ask_again(server: Server) -> None:
+async def test_founding_can_be_repeated_after_a_lost_answer(server: Server) -> None:
     """The same ballot founds the same log."""
     log = RedisLog(server.url)
     outcomes = [await found(log, "ballot"), await found(log, "ballot"), await found(log, "other")]
@@ -72,7 +72,7 @@ async def test_log_that_lost_its_header_is_not_founded_again(server: Server) -> 
     assert outcome is FoundingOutcome.REMNANTS
 
 
-async def test_nodes_with_data_forbid_a_founding(server: Server) -> None:
+async def test_founding_is_refused_if_a_node_holds_data(server: Server) -> None:
     """A wiped server and a node that holds entries are a recovery, not a new cluster."""
     log = RedisLog(server.url)
     await log.presence.heartbeat(report("a", Position(1, 5, "a" * 40)))
@@ -135,7 +135,7 @@ async def test_trim_works_where_memory_is_used_up(server: Server) -> None:
     assert trimmed.entries == 9
 
 
-async def test_lease_that_ran_out_trims_nothing(server: Server) -> None:
+async def test_expired_lease_trims_nothing(server: Server) -> None:
     """An old holder is fenced off by its token."""
     async with opened(server.url, voters=("a",)) as log:
         await log.append([put(f"r{n}") for n in range(5)])
@@ -164,7 +164,7 @@ async def test_closed_log_is_not_trimmed(server: Server) -> None:
     assert NotPlaced(Reason.CLOSED, "recovering") == refused
 
 
-async def test_lease_is_held_kept_and_given_back(server: Server) -> None:
+async def test_lease_is_acquired_renewed_and_released(server: Server) -> None:
     """One owner at a time; tokens grow, also when the counter was lost."""
     log = RedisLog(server.url)
     mine, other = log.lease("work", "mine"), log.lease("work", "other")

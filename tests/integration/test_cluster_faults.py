@@ -133,7 +133,7 @@ async def test_server_that_cannot_be_reached_took_nothing(server: Server) -> Non
     assert put("after") == (await entries_of(server))[-1].proposal
 
 
-async def test_answers_that_are_slow_are_still_answers(server: Server) -> None:
+async def test_slow_answers_are_accepted(server: Server) -> None:
     """Delay below the deadline changes nothing."""
     async with FaultProxy(server.port, delay_seconds=0.05) as proxy, opened(proxy.url) as log:
         await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(20)))
@@ -143,7 +143,7 @@ async def test_answers_that_are_slow_are_still_answers(server: Server) -> None:
     assert counts.unknown == 0
 
 
-async def test_restart_without_loss_closes_writes_by_name(start_server) -> None:
+async def test_restart_without_loss_refuses_writes_with_a_reason(start_server) -> None:
     """After a kill the data is there, and the fence stops writes until it is verified."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")

@@ -15,7 +15,7 @@ from synaptoroute.sequencer.scripts import Head, NoLog
 pytestmark = pytest.mark.integration
 
 
-async def test_heartbeat_hears_the_head_and_is_listed(server: Server) -> None:
+async def test_heartbeat_returns_the_head_and_lists_the_node(server: Server) -> None:
     """A node learns where the log stands and the others learn of it."""
     async with opened(server.url) as log:
         await log.append([put("one")])
@@ -31,7 +31,7 @@ async def test_heartbeat_hears_the_head_and_is_listed(server: Server) -> None:
     assert nodes[0].is_live
 
 
-async def test_node_without_a_log_still_says_that_it_lives(server: Server) -> None:
+async def test_heartbeat_is_recorded_without_a_log(server: Server) -> None:
     """Before a founding, nodes find each other."""
     log = RedisLog(server.url)
     head = await log.presence.heartbeat(report("a", Position()))

@@ -139,7 +139,7 @@ async def test_frozen_log_stays_frozen(server: Server) -> None:
     assert caught.value.fields["detail"] == "frozen"
 
 
-async def test_whole_log_goes_on_as_the_next_epoch(start_server: StartServer, kind: str) -> None:
+async def test_complete_log_continues_as_the_next_epoch(start_server: StartServer, kind: str) -> None:
     """The stream is renamed, one entry opens the epoch, and writes follow it."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
@@ -322,7 +322,7 @@ async def test_runner_without_the_lease_is_fenced(start_server: StartServer, kin
     assert filled.outcome is acted.outcome is RecoveryOutcome.FENCED
 
 
-async def test_lost_header_is_made_of_what_a_node_knows(server: Server) -> None:
+async def test_lost_header_is_restored_from_a_node(server: Server) -> None:
     """On an emptied server the ballot brings a header; refilled, the log is what it was.
 
     Whoever begins the ballot may have missed a change of the encoder: the base tells.
@@ -356,7 +356,7 @@ async def test_lost_header_is_made_of_what_a_node_knows(server: Server) -> None:
     assert entries == after[:5]
 
 
-async def test_trimmed_log_goes_on_after_a_restart(start_server: StartServer, kind: str) -> None:
+async def test_trimmed_log_continues_after_a_restart(start_server: StartServer, kind: str) -> None:
     """A floor is part of a whole log."""
     server = start_server(kind, appendonly="yes", appendfsync="always")
     async with opened(server.url) as log:

@@ -74,7 +74,7 @@ async def test_all_restart_while_the_server_is_empty(tmp_path: Path, valkey_serv
         await assert_held(found, [*written, "again"], *back)
 
 
-async def test_promise_outlives_a_restart(tmp_path: Path, valkey_server: Server) -> None:
+async def test_promise_survives_a_restart(tmp_path: Path, valkey_server: Server) -> None:
     """What a node promised binds it after its death; a higher ballot goes on."""
     async with voters_with_routes(tmp_path, valkey_server) as (found, written):
         lone = await leave_one(found, valkey_server)
@@ -90,7 +90,7 @@ async def test_promise_outlives_a_restart(tmp_path: Path, valkey_server: Server)
         assert {3} == {peer.position.epoch for peer in back}
 
 
-async def test_log_that_a_stranger_founded_is_not_read(
+async def test_log_of_another_cluster_is_not_read(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """The same epoch by number, another one by ballot: nothing of it is applied or believed."""

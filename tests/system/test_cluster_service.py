@@ -114,7 +114,7 @@ def test_consistency_head_sees_what_another_node_wrote(shared: Cluster) -> None:
 
 
 @pytest.mark.parametrize("ack", ["accepted", "applied", "quorum", "all"])
-def test_ack_level_that_was_reached_is_told(shared: Cluster, ack: str) -> None:
+def test_reached_ack_level_is_reported(shared: Cluster, ack: str) -> None:
     """Each level answers with itself; only ``accepted`` is decided later."""
     answer = shared[0].http.put(
         f"/v1/routes/ack-{ack}?ack={ack}", json={"utterances": [f"ack {ack}"]}

@@ -106,7 +106,7 @@ def test_secret_without_a_file_follows_from_the_cluster() -> None:
         PeerSecret(session())()
 
 
-def test_every_state_of_the_log_has_its_words() -> None:
+def test_every_log_state_has_an_explanation() -> None:
     """Whatever the state, a person is told what it means; only the good one says nothing."""
     assert set(LogState) == set(EXPLANATIONS)
     assert [LogState.OPEN] == [state for state, words in EXPLANATIONS.items() if not words]

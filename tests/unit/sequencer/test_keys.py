@@ -30,7 +30,7 @@ def test_namespace_that_could_escape_is_refused(namespace: str) -> None:
 
 
 @pytest.mark.parametrize("script", list(Script))
-def test_script_refuses_before_it_runs(script: Script) -> None:
+def test_script_declares_its_flags(script: Script) -> None:
     """The header makes a script all or nothing where memory or replicas are lacking."""
     first = TEXTS[script].splitlines()[0]
 

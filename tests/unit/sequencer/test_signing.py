@@ -54,7 +54,7 @@ def test_either_of_two_keys_is_valid() -> None:
     ],
     ids=["unsigned", "unknown id", "other key", "other namespace", "cut", "shorter", "no text"],
 )
-def test_anything_else_is_refused(body: bytes) -> None:
+def test_invalid_signature_is_refused(body: bytes) -> None:
     """Unsigned, unknown, foreign or cut: refused, and marked as forged."""
     with pytest.raises(ProtocolError) as caught:
         SigningKeys("ns", {"a": OLD}).open(body)

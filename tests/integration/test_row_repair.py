@@ -54,7 +54,7 @@ def flip_on_disk(path: Path, slot: int) -> None:
         connection.close()
 
 
-async def test_row_of_memory_is_read_again_from_the_disk(
+async def test_damaged_row_in_memory_is_read_from_disk(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """One flipped float: found, and gone without a byte from a peer."""
@@ -70,7 +70,7 @@ async def test_row_of_memory_is_read_again_from_the_disk(
         await found.judge()
 
 
-async def test_row_of_the_disk_is_written_again_from_memory(
+async def test_damaged_row_on_disk_is_written_from_memory(
     tmp_path: Path, valkey_server: Server
 ) -> None:
     """And the node goes on taking writes afterwards."""
