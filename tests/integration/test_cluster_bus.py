@@ -1,4 +1,4 @@
-"""Goal: the bus never looks healthy while it is not.  Method: kills, black holes, floods."""
+"""Goal: a broken bus is always noticed.  Method: kills, black holes, floods."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def is_entry(event: BusEvent) -> bool:
 
 
 def is_subscribed(event: BusEvent) -> bool:
-    """Whether an event says that the log has to be read."""
+    """Whether an event requires reading the log."""
     return isinstance(event, Subscribed)
 
 
 def is_reconnecting(event: BusEvent) -> bool:
-    """Whether an event says that the connection is gone."""
+    """Whether an event reports a lost connection."""
     return isinstance(event, Reconnecting)
 
 
 async def test_bus_entries_equal_the_log_entries(server: Server) -> None:
-    """What the bus says equals what the log says, byte by byte."""
+    """Entries of the bus equal those of the log, byte by byte."""
     async with opened(server.url) as log:
         bus = log.bus()
         bus.start()
@@ -54,7 +54,7 @@ async def test_bus_entries_equal_the_log_entries(server: Server) -> None:
 
 
 async def test_large_entry_is_only_announced(server: Server) -> None:
-    """An entry over the limit of the bus is named, and read from the log."""
+    """An entry over the limit of the bus is announced, and read from the log."""
     async with opened(server.url) as log:
         bus = log.bus()
         bus.start()
@@ -71,7 +71,7 @@ async def test_large_entry_is_only_announced(server: Server) -> None:
 
 
 async def test_keepalive_carries_the_head(server: Server) -> None:
-    """A beat says where the log stands; only the holder of the lease beats unasked."""
+    """A keepalive carries the head; only the holder of the lease sends without a takeover."""
     async with opened(server.url) as log:
         await log.append([put("one")])
         bus = log.bus()
@@ -90,7 +90,7 @@ async def test_keepalive_carries_the_head(server: Server) -> None:
 
 
 async def test_keepalives_continue_while_the_server_takes_no_writes(server: Server) -> None:
-    """A master without its replicas still says where the log stands; a replica does not."""
+    """A master without its replicas still sends keepalives; a replica does not."""
     async with opened(server.url) as log:
         bus = log.bus()
         bus.start()
@@ -107,7 +107,7 @@ async def test_keepalives_continue_while_the_server_takes_no_writes(server: Serv
 
 
 async def test_another_node_sends_keepalives_when_one_is_silent(valkey_server: Server) -> None:
-    """When the beating node ends, another one beats before any bus gives up."""
+    """When the sending node ends, another one sends before any bus reaches its deadline."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
         bus.start()
@@ -133,7 +133,7 @@ async def test_another_node_sends_keepalives_when_one_is_silent(valkey_server: S
 
 
 async def test_one_of_many_nodes_sends_keepalives(valkey_server: Server) -> None:
-    """Nodes that hear a beat keep still."""
+    """Nodes that receive a keepalive do not send one."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
         bus.start()
@@ -159,7 +159,7 @@ async def test_one_of_many_nodes_sends_keepalives(valkey_server: Server) -> None
 
 
 async def test_killed_server_causes_a_new_subscription(start_server) -> None:
-    """A kill is an event, and so is the new subscription that asks for a catch-up."""
+    """A kill is an event, and so is the new subscription, which requires a catch-up."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")
         async with opened(server.url) as log:
@@ -177,7 +177,7 @@ async def test_killed_server_causes_a_new_subscription(start_server) -> None:
 
 
 async def test_half_open_connection_is_noticed_by_the_deadline(server: Server) -> None:
-    """A link that swallows everything ends at our own deadline, then heals."""
+    """A connection that delivers nothing ends at the deadline and is replaced."""
     async with FaultProxy(server.port) as proxy, opened(proxy.url) as log:
         bus = log.bus()
         bus.silence_seconds_max = 0.5
@@ -194,7 +194,7 @@ async def test_half_open_connection_is_noticed_by_the_deadline(server: Server) -
 
 
 async def test_subscriber_cut_for_its_output_buffer_subscribes_again(server: Server) -> None:
-    """A server that throws a slow subscriber out is one more reason to read the log."""
+    """A slow subscriber that the server disconnects subscribes again and reads the log."""
     server.call("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0")
     async with FaultProxy(server.port) as proxy, opened(server.url) as log:
         through = type(log)(proxy.url)
@@ -216,7 +216,7 @@ async def test_subscriber_cut_for_its_output_buffer_subscribes_again(server: Ser
 
 
 async def test_forged_and_oversized_messages_are_counted_and_ignored(server: Server) -> None:
-    """Whatever is published on the channel, the loop goes on with the next sound entry."""
+    """After any published garbage the loop continues with the next valid entry."""
     sound = "SR1 B 1 1 " + "0" * 40 + " 1 open me\n"
     garbage = [
         "garbage",
@@ -245,7 +245,7 @@ async def test_forged_and_oversized_messages_are_counted_and_ignored(server: Ser
 
 
 async def test_slow_consumer_is_told_how_much_it_missed(valkey_server: Server) -> None:
-    """The socket is read on; what does not fit is dropped and said."""
+    """The socket is read further; events that do not fit are dropped and counted."""
     async with opened(valkey_server.url) as log:
         bus = log.bus()
         bus.queue_events_max = 5
@@ -264,7 +264,7 @@ async def test_slow_consumer_is_told_how_much_it_missed(valkey_server: Server) -
 
 
 async def test_bus_closes_quickly_and_ends_its_iteration(server: Server) -> None:
-    """Close works under a frozen server, and whoever iterates comes to an end."""
+    """``close`` works with a frozen server, and the iteration ends."""
     async with opened(server.url) as log:
         bus = log.bus()
         bus.start()

@@ -1,4 +1,7 @@
-"""Goal: nodes know of each other and of what is held.  Method: heartbeats of several nodes."""
+"""Goal: nodes know each other and the acknowledged positions.
+
+Method: heartbeats of several nodes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_heartbeat_returns_the_head_and_lists_the_node(server: Server) -> None:
-    """A node learns where the log stands and the others learn of it."""
+    """A node receives the head of the log and appears in the list."""
     async with opened(server.url) as log:
         await log.append([put("one")])
         at = (await log.read(Position())).head
@@ -32,7 +35,7 @@ async def test_heartbeat_returns_the_head_and_lists_the_node(server: Server) -> 
 
 
 async def test_heartbeat_is_recorded_without_a_log(server: Server) -> None:
-    """Before a founding, nodes find each other."""
+    """Before a founding, nodes see each other in the list."""
     log = RedisLog(server.url)
     head = await log.presence.heartbeat(report("a", Position()))
     nodes = await log.presence.nodes()
@@ -103,7 +106,7 @@ async def test_position_after_the_head_is_no_acknowledgement(server: Server) -> 
 
 
 async def test_malformed_row_hides_one_node_only(server: Server) -> None:
-    """What somebody else wrote among the nodes is left out."""
+    """A malformed report is left out of the list."""
     async with opened(server.url) as log:
         for name in ("a", "b", "c"):
             await log.presence.heartbeat(report(name, Position()))
@@ -115,7 +118,7 @@ async def test_malformed_row_hides_one_node_only(server: Server) -> None:
 
 
 async def test_heartbeat_on_a_replica_still_reads_the_head(start_server, server: Server) -> None:
-    """Where nothing may be written the head is read alone."""
+    """If the server refuses writes, only the head is read."""
     async with opened(server.url) as log:
         other = start_server(server.kind)
         server.call("CONFIG", "SET", "min-replicas-to-write", "1")
@@ -129,7 +132,7 @@ async def test_heartbeat_on_a_replica_still_reads_the_head(start_server, server:
 
 
 async def test_settings_that_lose_writes_are_named(start_server) -> None:
-    """The check finds what the operator should change, and nothing where all is well."""
+    """The check finds what the operator should change, and nothing on a good server."""
     bad = start_server("redis", maxmemory_policy="allkeys-lru")
     good = start_server("valkey", appendonly="yes")
     async with opened(bad.url) as log:

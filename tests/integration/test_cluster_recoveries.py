@@ -139,7 +139,9 @@ async def test_frozen_log_stays_frozen(server: Server) -> None:
     assert caught.value.fields["detail"] == "frozen"
 
 
-async def test_complete_log_continues_as_the_next_epoch(start_server: StartServer, kind: str) -> None:
+async def test_complete_log_continues_as_the_next_epoch(
+    start_server: StartServer, kind: str
+) -> None:
     """The stream is renamed, one entry opens the epoch, and writes follow it."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:

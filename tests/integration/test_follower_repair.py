@@ -1,4 +1,4 @@
-"""Goal: whatever the bus does, a follower ends where the log ends.
+"""Goal: a follower reaches the end of the log, no matter what the bus does.
 
 Method: real routers on a real Valkey; messages are lost, doubled and forged one by one.
 """
@@ -32,7 +32,7 @@ def counted(found: Peers, name: str) -> list[int]:
 async def test_lost_last_message_is_found_by_the_head(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """No gap shows that the last message is missing; the next heartbeat does."""
+    """A lost last message leaves no gap; the next heartbeat finds it."""
     async with peers(tmp_path, valkey_server.url) as found:
         fingerprint = found[0].engine.encoder.fingerprint
         began = time.monotonic()
@@ -47,7 +47,7 @@ async def test_lost_last_message_is_found_by_the_head(
 
 
 async def test_gap_asks_the_log_for_what_is_missing(tmp_path: Path, valkey_server: Server) -> None:
-    """A message in the middle is lost: the next one shows it, and nothing is applied early."""
+    """A lost message is noticed at the next one, and nothing is applied early."""
     async with peers(tmp_path, valkey_server.url) as found:
         await found[0].router.aput_route(route("before"))
         await found.settle()
@@ -98,7 +98,7 @@ def _message(epoch: int, seq: int, prev: str, chain: str, frame: bytes) -> bytes
 
 
 async def test_lost_subscription_is_caught_up(tmp_path: Path, valkey_server: Server) -> None:
-    """Every new subscription means that the past is unknown."""
+    """After every new subscription the log is read."""
     async with peers(tmp_path, valkey_server.url) as found:
         for number in range(5):
             await asyncio.to_thread(valkey_server.call, "CLIENT", "KILL", "TYPE", "pubsub")
@@ -110,7 +110,7 @@ async def test_lost_subscription_is_caught_up(tmp_path: Path, valkey_server: Ser
 async def test_poison_entry_halts_and_is_never_skipped(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one node cannot apply stops that node there, with the reason; a mended node goes on."""
+    """An entry that a node cannot apply halts it, with the reason; it resumes when fixed."""
     async with peers(tmp_path, valkey_server.url, staleness_seconds_max=1) as found:
         sick = found[1].engine.applier.replica
         check = sick._check
@@ -142,7 +142,7 @@ async def test_poison_entry_halts_and_is_never_skipped(
 async def test_storage_that_fails_pauses_one_node_and_resumes(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the disk is full the node answers as it stood, the others are not held up."""
+    """While its disk is full a node answers from its state, and others continue."""
     async with peers(tmp_path, valkey_server.url) as found:
         await found[0].router.aput_route(route("before"))
         await found.settle()
@@ -170,7 +170,7 @@ async def test_storage_that_fails_pauses_one_node_and_resumes(
 async def test_slow_applier_drops_the_bus_and_reads_the_log(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits to be applied has a limit; what is over it is read again later."""
+    """The backlog has a limit; entries over it are read from the log later."""
     monkeypatch.setattr(follower_module, "BACKLOG_ENTRIES_MAX", 8)
     assert applier_module.INBOX_ENTRIES_MAX > 8
     async with peers(tmp_path, valkey_server.url) as found:
@@ -192,7 +192,7 @@ async def test_slow_applier_drops_the_bus_and_reads_the_log(
 async def test_staleness_stays_small_while_writes_never_end(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """Under a stream of writes no head is ever met exactly, yet the node is not stale."""
+    """Under constant writes the node rarely equals a head, yet it is not stale."""
     async with peers(tmp_path, valkey_server.url) as found:
         give_up_at = time.monotonic() + 5
         number, seen = 0, []
@@ -207,7 +207,7 @@ async def test_staleness_stays_small_while_writes_never_end(
 async def test_error_in_one_iteration_does_not_end_a_loop(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unexpected error in heartbeat or catch-up is counted, and the next turn runs."""
+    """An unexpected error in a loop is counted, and the loop is restarted."""
     async with peers(tmp_path, valkey_server.url) as found:
         follower = found[1].follower
 

@@ -1,4 +1,4 @@
-"""Goal: a server that is full, demoted or of another time costs writes at most.
+"""Goal: a server that is full or demoted, or a wrong clock, costs writes at most.
 
 Method: real routers on a real Valkey whose settings are changed under them.
 """
@@ -43,7 +43,7 @@ async def test_redis_out_of_memory_refuses_writes_and_loses_none(
 async def test_subscription_to_a_demoted_server_is_left(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """A replica takes no beats: its silence ends the subscription; promoted, it is proved anew."""
+    """A replica sends no keepalives, so its subscribers leave; promoted, it is verified again."""
     async with peers(tmp_path, valkey_server.url) as found:
         await found[0].router.aput_route(route("before"))
         await found.settle()
@@ -66,7 +66,7 @@ async def test_subscription_to_a_demoted_server_is_left(
 async def test_clock_of_a_node_has_no_effect(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With wall clocks a day ahead, ages, proofs and acknowledgements are as ever."""
+    """With wall clocks a day ahead, ages, proofs and acknowledgements do not change."""
     ahead = SimpleNamespace(time=lambda: time.time() + DAY_SECONDS, monotonic=time.monotonic)
     monkeypatch.setattr(session_module, "time", ahead)
     async with peers(tmp_path, valkey_server.url) as found:

@@ -1,4 +1,4 @@
-"""Goal: a peer that dies, lies or is lost itself costs time and nothing else.
+"""Goal: a peer that dies or lies, or that has diverged, costs time and nothing else.
 
 Method: an honest donor beside ones that break off, flip a byte, or hold another history.
 """
@@ -30,7 +30,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 def forget_op_log(path: Path) -> None:
-    """Leave only the newest entry, as a long life does."""
+    """Trim the log to its newest entry."""
     with closing(sqlite3.connect(path, timeout=10)) as raw, raw:
         raw.execute("DELETE FROM oplog WHERE seq < (SELECT max(seq) FROM oplog)")
 
@@ -55,7 +55,7 @@ async def trim_all(found: Peers) -> None:
 
 @asynccontextmanager
 async def fake_donor(found: Peers, node_id: str, answer: Answer) -> AsyncIterator[list[str]]:
-    """Somebody who says that it is a node; gives the paths it was asked for."""
+    """Run a fake node; yields the paths that were requested."""
     asked: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,7 +87,7 @@ async def fake_donor(found: Peers, node_id: str, answer: Answer) -> AsyncIterato
 
 
 def sends(body: bytes, at: Position, sha: str, *, share: float = 1.0) -> Answer:
-    """Send a snapshot, or a share of it."""
+    """Send a snapshot, or a part of it."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(
@@ -101,14 +101,14 @@ def sends(body: bytes, at: Position, sha: str, *, share: float = 1.0) -> Answer:
 
 
 async def snapshot_of(peer: Peer) -> tuple[bytes, Position, str]:
-    """A true snapshot."""
+    """A valid snapshot."""
     async with peer.follower.snapshots.snapshot() as download:
         body = await asyncio.to_thread(download.path.read_bytes)
         return body, download.position, download.sha256
 
 
 async def filled(found: Peers) -> None:
-    """Routes enough that a snapshot has many pages."""
+    """Enough routes for a snapshot of many pages."""
     for each in range(20):
         texts = [f"route {each} text {count}" for count in range(10)]
         await found[0].router.aput_route(route(f"r{each}", *texts))
@@ -129,7 +129,7 @@ async def join_beside(found: Peers, asked: list[str]) -> Peer:
 async def test_donor_that_dies_in_the_middle_is_replaced(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """Half a snapshot is thrown away, and another donor asked."""
+    """An incomplete snapshot is deleted, and another donor is asked."""
     async with peers(tmp_path, valkey_server.url, 2, door=True) as found:
         await filled(found)
         await trim_all(found)
@@ -172,7 +172,7 @@ def _flip_a_vector(path: Path, body: bytes) -> None:
 async def test_snapshot_of_another_history_is_refused(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """A sound file whose chain the log does not know is another cluster's."""
+    """A valid file is refused if the log does not confirm its chain."""
     async with peers(tmp_path, valkey_server.url, 2, door=True) as found:
         await filled(found)
         await trim_all(found)
@@ -188,7 +188,7 @@ async def test_snapshot_of_another_history_is_refused(
 async def test_history_that_the_log_contradicts_is_left_and_its_entries_become_orphans(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """A node whose own last entries are not in the log takes a snapshot, keeps them aside."""
+    """A node whose last entries are not in the log installs a snapshot and keeps orphans."""
     async with peers(tmp_path, valkey_server.url, 2, door=True) as found:
         await filled(found)
         lone = found[1]
@@ -220,7 +220,7 @@ def _orphans(path: Path) -> list[str]:
 async def test_requests_that_break_off_do_not_use_up_a_donor(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """A donor serves two at a time; askers that vanish give their places back."""
+    """A donor serves two peers at a time; a peer that hangs up frees its place."""
     async with peers(tmp_path, valkey_server.url, 1, door=True) as found:
         await filled(found)
         donor = found[0]

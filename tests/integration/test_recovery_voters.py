@@ -90,9 +90,7 @@ async def test_promise_survives_a_restart(tmp_path: Path, valkey_server: Server)
         assert {3} == {peer.position.epoch for peer in back}
 
 
-async def test_log_of_another_cluster_is_not_read(
-    tmp_path: Path, valkey_server: Server
-) -> None:
+async def test_log_of_another_cluster_is_not_read(tmp_path: Path, valkey_server: Server) -> None:
     """The same epoch by number, another one by ballot: nothing of it is applied or believed."""
     async with peers(tmp_path, valkey_server.url, 1) as found:
         lone = found[0]

@@ -1,4 +1,4 @@
-"""Goal: rows that went wrong are put right, one by one, and nothing else is touched.
+"""Goal: damaged rows are repaired one by one, and nothing else changes.
 
 Method: real routers on a real Valkey; bytes are altered in a tensor, in a database and in both
 copies of one node, as a broken memory, a broken disk and a broken machine would.
@@ -57,7 +57,7 @@ def flip_on_disk(path: Path, slot: int) -> None:
 async def test_damaged_row_in_memory_is_read_from_disk(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """One flipped float: found, and gone without a byte from a peer."""
+    """A flipped float is found and repaired without a peer."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
         await flip_in_memory(found, 0, 3)
@@ -73,7 +73,7 @@ async def test_damaged_row_in_memory_is_read_from_disk(
 async def test_damaged_row_on_disk_is_written_from_memory(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """And the node goes on taking writes afterwards."""
+    """The node takes writes afterwards."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
         flip_on_disk(found[0].engine.storage.path, 5)
@@ -91,7 +91,7 @@ async def test_damaged_row_on_disk_is_written_from_memory(
 async def test_row_that_differs_is_fetched_from_the_majority(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """The buckets show where; only their rows travel, and the digests are one again."""
+    """Only rows of differing buckets are fetched, and the digests are equal again."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
         await diverge(found, 4)
@@ -106,7 +106,7 @@ async def test_row_that_differs_is_fetched_from_the_majority(
 
 
 async def diverge(found: Peers, slot: int) -> None:
-    """Have one node hold another vector, everywhere and in its digest, as if it had always."""
+    """Give one node another vector, in memory, on disk and in its digest."""
     engine = found[0].engine
 
     def alter(state: AppliedState) -> None:
@@ -126,7 +126,7 @@ async def diverge(found: Peers, slot: int) -> None:
 async def test_row_damaged_on_two_nodes_needs_a_snapshot(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """The same row in memory and on disk: nothing is invented."""
+    """A row damaged in memory and on disk is not repaired from anything."""
     async with peers(tmp_path, valkey_server.url, door=True) as found:
         await filled(found)
         await flip_in_memory(found, 0, 3)

@@ -26,7 +26,7 @@ AT = Position(3, 10, "a" * 40)
 
 
 def head(epoch: int, seq: int, chain: str = "a" * 40, **more: Any) -> Any:
-    """As much of a head as is looked at."""
+    """The part of a head that these rules read."""
     return SimpleNamespace(
         epoch=epoch, seq=seq, chain=chain, cluster_id="ours", epoch_id="ballot", **more
     )
@@ -57,13 +57,13 @@ def session(
     ],
 )
 def test_position_beyond_the_log_proves_a_loss(there: Any, is_beyond: bool) -> None:
-    """More entries, or another last entry, than the log of the same epoch has."""
+    """A node with more entries than the log, or another last entry, is beyond it."""
     assert is_beyond is _is_beyond(AT, Position(there.epoch, there.seq, there.chain))
 
 
 @pytest.mark.parametrize(("expect", "voters"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (99, 99)])
 def test_voters_are_an_odd_number(expect: int, voters: int) -> None:
-    """An even number would need one more for a majority and survive no more losses."""
+    """An even number tolerates no more losses and needs one more for a majority."""
     assert voters == _voter_count(expect)
 
 
@@ -80,7 +80,7 @@ def test_voters_are_an_odd_number(expect: int, voters: int) -> None:
 def test_log_of_another_cluster_is_told_by_its_identity(
     node: Any, at: Position, is_foreign: bool
 ) -> None:
-    """Numbers alone would not tell; an empty node may join any log."""
+    """Positions alone cannot tell; an empty node may join any log."""
     assert is_foreign is LogBootstrap(node, *[cast("Any", None)] * 2)._is_foreign(head(3, 50), at)
 
 
@@ -99,7 +99,7 @@ async def test_secret_of_the_peers_is_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_secret_without_a_file_follows_from_the_cluster() -> None:
-    """Nodes of one cluster have one; before the cluster is known there is none."""
+    """Nodes of one cluster derive the same secret; without a cluster there is none."""
     assert PeerSecret(session(cluster_id="ours"))() == PeerSecret(session(cluster_id="ours"))()
     assert PeerSecret(session(cluster_id="ours"))() != PeerSecret(session(cluster_id="theirs"))()
     with pytest.raises(NotReady):
@@ -107,6 +107,6 @@ def test_secret_without_a_file_follows_from_the_cluster() -> None:
 
 
 def test_every_log_state_has_an_explanation() -> None:
-    """Whatever the state, a person is told what it means; only the good one says nothing."""
+    """Every state but OPEN has a text for people."""
     assert set(LogState) == set(EXPLANATIONS)
     assert [LogState.OPEN] == [state for state, words in EXPLANATIONS.items() if not words]

@@ -1,4 +1,4 @@
-"""Goal: what a follower started ends when it closes, even if a cancellation is lost.
+"""Goal: tasks of a follower end when it closes, even if a cancellation is lost.
 
 Method: a task that takes its first cancellation for a timeout of its own, as the client
 library may, and goes on.
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(20)
 
 
 async def stubborn() -> None:
-    """Go on after the first cancellation."""
+    """Ignore the first cancellation."""
     try:
         await asyncio.sleep(3_600)
     except asyncio.CancelledError:

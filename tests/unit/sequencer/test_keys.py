@@ -1,4 +1,4 @@
-"""Goal: no key of a namespace can be taken for another's; no URL is misread."""
+"""Goal: keys of two namespaces never collide, and malformed URLs are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_every_key_carries_the_namespace_as_hash_tag() -> None:
-    """One shard holds a namespace, and one ACL pattern covers it."""
+    """So one shard holds a namespace, and one ACL pattern covers it."""
     keys = Keys("prod-1")
     names = [keys.meta, keys.log(3), keys.bus, keys.positions(3), keys.nodes]
     names += [keys.heartbeats, keys.reports, keys.lease("beat"), keys.fence]
@@ -24,14 +24,14 @@ def test_every_key_carries_the_namespace_as_hash_tag() -> None:
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a}", "{a", "a:b", "*", "x" * 65, "é"])
 def test_namespace_that_could_escape_is_refused(namespace: str) -> None:
-    """Braces, colons and patterns would reach other clusters."""
+    """Braces, colons and patterns could address keys of other clusters."""
     with pytest.raises(ConfigError):
         Keys(namespace)
 
 
 @pytest.mark.parametrize("script", list(Script))
 def test_script_declares_its_flags(script: Script) -> None:
-    """The header makes a script all or nothing where memory or replicas are lacking."""
+    """The flags decide whether a script runs without memory or without replicas."""
     first = TEXTS[script].splitlines()[0]
 
     assert first in (b"#!lua", b"#!lua flags=no-writes", b"#!lua flags=allow-oom")
@@ -59,7 +59,7 @@ def test_founding_writes_every_field_of_the_header() -> None:
     ],
 )
 def test_url_of_unknown_form_is_refused(url: str) -> None:
-    """A URL is understood whole or not at all."""
+    """A URL with an unknown part is refused."""
     with pytest.raises(ConfigError):
         Connector(url)
 
@@ -74,7 +74,7 @@ def test_url_of_unknown_form_is_refused(url: str) -> None:
     ],
 )
 def test_label_names_the_server_without_its_password(url: str) -> None:
-    """What people see holds no credentials."""
+    """The label contains no credentials."""
     connector = Connector(url)
 
     assert "p%40ss" not in connector.label + repr(connector)

@@ -1,4 +1,7 @@
-"""Goal: only holders of a valid key are believed.  Method: every wrong key and signature."""
+"""Goal: only entries signed with a valid key are accepted.
+
+Method: every wrong key and signature.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ OLD, NEW = b"o" * 32, b"n" * 32
 
 
 def test_sealed_frame_opens_to_itself() -> None:
-    """A signature is taken off where it was put on."""
+    """``open`` removes the signature that ``seal`` added."""
     signing_keys = SigningKeys("ns", {"a": OLD})
     sealed = signing_keys.seal(FRAME)
 
@@ -26,7 +29,7 @@ def test_sealed_frame_opens_to_itself() -> None:
 
 
 def test_without_keys_nothing_is_signed_or_refused() -> None:
-    """A node without keys reads signed entries too."""
+    """A node without keys accepts signed entries, too."""
     plain = SigningKeys("ns")
 
     assert plain.seal(FRAME) == FRAME
@@ -55,7 +58,7 @@ def test_either_of_two_keys_is_valid() -> None:
     ids=["unsigned", "unknown id", "other key", "other namespace", "cut", "shorter", "no text"],
 )
 def test_invalid_signature_is_refused(body: bytes) -> None:
-    """Unsigned, unknown, foreign or cut: refused, and marked as forged."""
+    """Unsigned, foreign or truncated entries are refused and marked as forged."""
     with pytest.raises(ProtocolError) as caught:
         SigningKeys("ns", {"a": OLD}).open(body)
 
@@ -64,7 +67,7 @@ def test_invalid_signature_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("at", range(0, SEAL_BYTES + HEADER_BYTES, 7))
 def test_altered_signature_or_header_is_refused(at: int) -> None:
-    """Each byte of signature and header counts."""
+    """Every byte of signature and header is verified."""
     signing_keys = SigningKeys("ns", {"a": OLD})
     sealed = bytearray(signing_keys.seal(FRAME))
     sealed[at] ^= 1
@@ -93,7 +96,7 @@ def test_key_file_lists_keys_in_order(tmp_path: Path) -> None:
     ],
 )
 def test_malformed_key_file_is_refused(tmp_path: Path, text: str) -> None:
-    """A key file that would sign nothing, or weakly, is an error at the start."""
+    """A key file without keys, or with weak ones, is an error at the start."""
     path = tmp_path / "keys"
     path.write_text(text)
 
@@ -102,5 +105,5 @@ def test_malformed_key_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    """A signing_keys in a log line holds no secret."""
+    """The representation contains no secret."""
     assert "oooo" not in repr(SigningKeys("ns", {"a": OLD}))

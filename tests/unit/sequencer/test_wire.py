@@ -1,4 +1,7 @@
-"""Goal: only exact messages are believed.  Method: round trips, and every kind of damage."""
+"""Goal: only messages in the exact format are accepted.
+
+Method: round trips, and every kind of damage.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def record(entry: Entry, kind: str = "E", signing_keys: SigningKeys = PLAIN) -> 
 
 @pytest.mark.parametrize("signing_keys", [PLAIN, SIGNED], ids=["plain", "signed"])
 def test_message_gives_its_records_in_order(signing_keys: SigningKeys) -> None:
-    """Entries, announcements and beats may share a message."""
+    """Entries, announcements and keepalives may share a message."""
     first, second = entry_of(1, "one"), entry_of(2, "two")
     beat = keepalive_record(1, 2, second.chain, 9, "open", "node-1")
     data = record(first, signing_keys=signing_keys) + record(second, "P", signing_keys) + beat
@@ -63,7 +66,7 @@ def test_message_gives_its_records_in_order(signing_keys: SigningKeys) -> None:
 
 @given(st.binary(max_size=400))
 def test_random_bytes_are_refused(data: bytes) -> None:
-    """Nothing that was not made as a message passes as one."""
+    """Random bytes are never accepted."""
     with pytest.raises(ProtocolError):
         parse_message(data, PLAIN)
 
@@ -73,7 +76,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 def test_altered_byte_is_refused_or_changes_the_time_only(
     signing_keys: SigningKeys, data: st.DataObject
 ) -> None:
-    """One altered byte is refused, or touches only the time, which is for people."""
+    """An altered byte is refused, or changes only the time, which is not signed."""
     entry = entry_of()
     message = bytearray(record(entry, signing_keys=signing_keys))
     at = data.draw(st.integers(0, len(message) - 1))
@@ -111,7 +114,7 @@ def test_altered_byte_is_refused_or_changes_the_time_only(
     ],
 )
 def test_damaged_message_is_refused(data: bytes) -> None:
-    """Each limit and each field is judged."""
+    """Every limit and every field is checked."""
     with pytest.raises(ProtocolError):
         parse_message(data, PLAIN)
 
@@ -128,7 +131,7 @@ def stream_fields(entry: Entry) -> dict[bytes, bytes]:
 
 
 def test_stream_entry_is_the_entry() -> None:
-    """A field that a later release adds is no reason to stop."""
+    """A field of a later release is ignored."""
     entry = entry_of()
     fields = stream_fields(entry) | {b"later": b"field"}
     flat = [part for item in fields.items() for part in item]
@@ -153,7 +156,7 @@ def test_stream_entry_is_the_entry() -> None:
 def test_damaged_stream_entry_is_refused(
     stream_id: bytes, changes: dict[bytes, bytes | None]
 ) -> None:
-    """An entry that contradicts its place, its chain or its frame is not handed over."""
+    """An entry that contradicts its place, chain or frame is refused."""
     fields = stream_fields(entry_of()) | changes
     flat = [part for name, value in fields.items() if value is not None for part in (name, value)]
 
