@@ -1,6 +1,7 @@
 """Validation of queries, and their way to an answer.
 
-This is the one place that validates a query's text.  A query that the cascade's first stage
+A query is validated once: here, or by a caller that says so with ``is_checked``, as the HTTP
+server does, whose errors name the fields of its request.  A query that the cascade's first stage
 is sure of is answered on the event loop, past the queue and the encoder workers, together
 with those that arrived in the same turn of the loop.
 """
@@ -33,12 +34,15 @@ def make_query(
     routes: Sequence[str] | None = None,
     explain: bool = False,
     use_cache: bool = True,
+    is_checked: bool = False,
 ) -> Query:
-    """Validate a query.
+    """Validate and make a query.
 
     Raises:
         InvalidQuery: The text, the limit or the filter is malformed.
     """
+    if is_checked:
+        return Query(text, limit, None if routes is None else frozenset(routes), explain, use_cache)
     if not isinstance(text, str):
         raise InvalidQuery("text must be a string")
     try:
@@ -66,6 +70,7 @@ def begin_query(
     explain: bool = False,
     deadline_ms: int | None = None,
     use_cache: bool = True,
+    is_checked: bool = False,
 ) -> Match | asyncio.Future[Match]:
     """Start a query: the first stage answers at once, or the query is queued.
 
@@ -77,7 +82,7 @@ def begin_query(
     """
     seconds = _deadline_seconds(deadline_ms, config)
     try:
-        query = make_query(text, limit, routes, explain, use_cache)
+        query = make_query(text, limit, routes, explain, use_cache, is_checked)
     except InvalidQuery:
         # Overload is reported first: otherwise a client would learn that its query is
         # malformed only after it has retried.  A valid query is admitted by submit().
@@ -133,6 +138,7 @@ async def query_batch(
     explain: bool,
     deadline_ms: int | None,
     use_cache: bool,
+    is_checked: bool,
 ) -> list[Match]:
     """Answer several queries, all or none; see ``begin_query``.
 
@@ -149,7 +155,8 @@ async def query_batch(
             raise TooLarge(f"the queue holds {config.queue_requests_max} queries at most")
         # Before a thousand texts are validated: under overload that work would be wasted.
         engine.check_queue(texts, use_cache, seconds)
-    queries = [make_query(text, limit, routes, explain, use_cache) for text in texts]
+    arguments = (limit, routes, explain, use_cache, is_checked)
+    queries = [make_query(text, *arguments) for text in texts]
     if not engine.is_started:
         return answer_on_this_thread(engine, queries)
     if not engine.has_first_stage:

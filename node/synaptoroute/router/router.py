@@ -241,7 +241,10 @@ class AdaptiveRouter:
         )
 
     def begin_query(self, text: str, **options: Any) -> Match | asyncio.Future[Match]:
-        """Start a query on the event loop; arguments and errors are those of ``aquery``."""
+        """Start a query on the event loop; arguments and errors are those of ``aquery``.
+
+        ``is_checked=True`` says that the caller has validated the arguments.
+        """
         return begin_query(self._engine(), self._config, text, **options)
 
     async def aquery_batch(
@@ -253,8 +256,9 @@ class AdaptiveRouter:
         explain: bool = False,
         deadline_ms: int | None = None,
         use_cache: bool = True,
+        is_checked: bool = False,
     ) -> list[Match]:
-        """Answer up to 1,024 queries, in order, all or none; see ``aquery``.
+        """Answer up to 1,024 queries, in order, all or none; see ``begin_query``.
 
         Raises:
             TooLarge: There are more texts than the queue can hold.
@@ -268,6 +272,7 @@ class AdaptiveRouter:
             explain=explain,
             deadline_ms=deadline_ms,
             use_cache=use_cache,
+            is_checked=is_checked,
         )
 
     def query(

@@ -101,6 +101,7 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
         work = runtime.router.aquery_batch(
             batch.texts,
             use_cache=options.use_cache,
+            is_checked=True,
             **query_arguments(batch, runtime.config, options.deadline_ms),
         )
         matches = await unless_gone(request, work)

@@ -298,6 +298,7 @@ class QueryHandler:
             answer = router.begin_query(
                 query.text,
                 use_cache=use_cache,
+                is_checked=True,
                 **query_arguments(query, runtime.config, options.deadline_ms),
             )
         except BaseException:
