@@ -264,7 +264,8 @@ class SQLiteStorage:
                 size_bytes += len(frame)
                 if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                found.append(LogRow(*row[:7], outcome=load_outcome(row[7]), digest=row[8]))
+                fields = (*row[:7], load_outcome(row[7]), row[8])
+                found.append(LogRow(*fields))
         return found
 
     def log_floor(self) -> int | None:
