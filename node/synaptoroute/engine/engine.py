@@ -140,7 +140,7 @@ class Engine:
             # The applier is built below; the scorer asks only when its thread runs.
             is_applying=lambda: self.applier.is_applying,
         )
-        storage.derive = partial(derived_of, scorer)
+        storage.derive_with(partial(derived_of, scorer))
         founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim)
         applier = Applier(
             replica,

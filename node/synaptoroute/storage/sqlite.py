@@ -85,7 +85,7 @@ class SQLiteStorage:
         self._standby_encoders: StandbyEncoders = {}
         self._database: Database | None = None
         self._thread: MaintenanceThread | None = None
-        self.derive: Derive | None = None
+        self._derive: Derive | None = None
         self._set_path(Path(path))
 
     def _set_path(self, path: Path) -> None:
@@ -430,6 +430,13 @@ class SQLiteStorage:
         )
         self._thread.start()
 
+    def derive_with(self, derive: Derive) -> None:
+        """Keep what ``derive`` computes from the rows in every checkpoint from now on.
+
+        It is called on the thread that writes the checkpoint.
+        """
+        self._derive = derive
+
     def _stop_maintenance(self) -> bool:
         """Stop the thread; returns whether there was one."""
         thread, self._thread = self._thread, None
@@ -457,7 +464,7 @@ class SQLiteStorage:
         # What changes during the walk counts for the next checkpoint.
         changed = database.changes.rows_changed
         with database.lock.shared(), self._corruption_recorded(database):
-            maintenance.write_checkpoint(self.path, pause, self.derive)
+            maintenance.write_checkpoint(self.path, pause, self._derive)
         database.changes.rows_changed -= changed
 
     def scrub(self, pause: Pause | None = None) -> None:

@@ -48,7 +48,7 @@ def history(path: Path) -> History:
     storage.close()
     derived = tensor_of(boot(path), DIM).derived()
     storage = opened(path)
-    storage.derive = lambda *_: derived
+    storage.derive_with(lambda *_: derived)
     storage.checkpoint()
     storage.close()
     return history
@@ -88,7 +88,7 @@ def test_derive_is_called_with_position_and_digest(path: Path, history: History)
     """The callback can tell whether it has the state of the checkpoint."""
     asked = []
     storage = opened(path)
-    storage.derive = lambda position, digest: asked.append((position, digest)) or b""
+    storage.derive_with(lambda position, digest: asked.append((position, digest)) or b"")
     storage.checkpoint()
     storage.close()
 
