@@ -203,6 +203,7 @@ def _fit_line(in_scope: Evaluation, out_of_scope: Evaluation) -> tuple[float, fl
     if spread <= 0.0:
         return 0.0, round(float(y.mean()), _DIGITS)
     scale = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread
+    # A negative scale would make a better static score mean a worse one of the encoder.
     scale = round(max(scale, 0.0), _DIGITS)
     return scale, round(float(y.mean() - scale * x.mean()), _DIGITS)
 
@@ -217,10 +218,12 @@ def _best(
     most = max(_ANSWERS_MIN, math.ceil(SHARE_MIN * len(in_scope.owners)))
     for slope in _SLOPES:
         for floor in floors:
+            # A margin of -2 lets every query pass that reaches the floor.
             lenient = MarginGuard(-2.0, slope, round(max(0.0, floor), _DIGITS), scale, offset)
             margin = _least_margin(in_scope, out_of_scope, lenient, thresholds)
             if margin is None:
                 continue
+            # Evaluated again with the rounded numbers: these are what every node will read.
             guard = MarginGuard(margin, slope, lenient.floor, scale, offset)
             answered = is_answered(in_scope, guard, thresholds)
             count = int(answered.sum())
@@ -235,6 +238,8 @@ def _least_margin(
     """Find the least margin that holds the conditions at a slope and a floor; rounded up."""
     eligible = np.flatnonzero(is_answered(in_scope, lenient, thresholds))
     sums = in_scope.margins[eligible] + lenient.slope * in_scope.scores[eligible]
+    # Lowering the margin lets more queries in, in the order of these sums: one pass over the
+    # sorted sums evaluates every margin.
     order = np.argsort(-sums, kind="stable")
     sums, eligible = sums[order], eligible[order]
     counts = np.arange(1, len(sums) + 1)
@@ -248,6 +253,7 @@ def _least_margin(
     wrong_counts = len(wrong_sums) - np.searchsorted(wrong_sums, sums, "left")
     holds = (_at_most(wrong) <= (1.0 - AGREEMENT_MIN) * counts) & (gain >= 0)
     holds &= wrong_counts <= STRAY_SHARE_MAX * len(out_of_scope.owners)
+    # The conditions may fail at a high margin and hold at a lower one: take the lowest.
     last = np.flatnonzero(holds)
     if len(last) == 0:
         return None

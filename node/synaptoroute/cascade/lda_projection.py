@@ -103,7 +103,9 @@ def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
     square = _square(rows)
     within = (square - means.T @ sums) / len(rows)
     spread = max(float(np.trace(within)) / len(within), 1e-12)
+    # With few utterances the covariance is singular; shrinking makes it invertible.
     within = (1.0 - SHRINKAGE) * within + SHRINKAGE * spread * np.eye(len(within))
+    # Symmetric whitening: unlike a Cholesky factor it does not depend on the order of axes.
     weights, directions = np.linalg.eigh(within)
     whitening = (directions / np.sqrt(np.maximum(weights, 1e-12))) @ directions.T
     middle = sums.sum(axis=0) / len(rows)
@@ -112,6 +114,7 @@ def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
     between = apart.T @ apart / len(means) + TOTAL_SHARE * total
     _, chosen = np.linalg.eigh(whitening @ between @ whitening)
     factors = whitening @ chosen[:, ::-1][:, :PROJECTED_DIM_MAX]
+    # The scale is free, since rows are normalized afterwards: use the whole range of int8.
     factors *= _PEAK / max(float(np.abs(factors).max()), 1e-30)
     return LdaProjection(np.rint(factors).astype(np.int8))
 

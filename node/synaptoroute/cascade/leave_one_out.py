@@ -189,6 +189,7 @@ def _encoder_scores(given: Utterances, part: Numbers, sums: NDArray[np.generic])
         counts = np.repeat(given.counts[np.newaxis].astype(np.float64), len(part), axis=0)
         counts[every, own] -= 1.0
         return np.asarray(inner / counts)
+    # As for the mean: only the own route is computed without the utterance.
     norms = np.repeat(np.linalg.norm(everything, axis=1)[np.newaxis], len(part), axis=0)
     norms[every, own] = np.linalg.norm(rest, axis=1)
     centred: Float64s = inner / np.maximum(norms, 1e-12)
@@ -217,6 +218,7 @@ def _compare(
     listed = np.where(near, blended, -np.inf)
     best = listed.argmax(axis=1)
     top = np.partition(listed, -2, axis=1)[:, -2:]
+    # The encoder answers the best route among those that reach their threshold.
     passing = np.where(scores >= given.thresholds, scores, -np.inf)
     winners = passing.argmax(axis=1)
     return Evaluation(

@@ -180,6 +180,8 @@ class StaticRoutes:
     def _drop(self, record: RouteRecord) -> None:
         del self._routes[record.route_id], self._names[record.name]
         self._centroids[record.route_id] = 0.0
+        # An infinite length and a lowest score of minus infinity keep the free id off every
+        # shortlist without a branch.
         self._lengths[record.route_id] = np.inf
         self._lowest[record.route_id] = -np.inf
 
@@ -218,6 +220,7 @@ class StaticRoutes:
         *_, second, best = sorted(shortlist.scores)
         margin = best - second
         needed = guard.margin_at(best)
+        # A tie is never sure, even if the guard needs no margin at this score.
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return FirstStageResult(False, margin, needed)
         own = shortlist.routes[shortlist.scores.index(best)].record.threshold
@@ -237,6 +240,7 @@ class StaticRoutes:
         if len(self._routes) < _ROUTES_MIN:
             return [None] * len(embeddings)
         found: list[_Shortlist | None] = []
+        # Small blocks: OpenBLAS starts threads for larger products, and results are the same.
         block = max(1, min(_QUERIES_A_BLOCK, _TERMS_A_PRODUCT_MAX // self._centroids.size))
         for start in range(0, len(embeddings), block):
             rows = embeddings[start : start + block]

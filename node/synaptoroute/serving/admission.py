@@ -76,6 +76,7 @@ class CostModel:
         if self._batches >= BATCHES_BEFORE_OUTLIERS:
             expected = self.batch_cost(tokens)
             seconds = min(max(seconds, expected / OUTLIER), expected * OUTLIER)
+        # The first batches have no expectation yet, so they have a fixed bound.
         seconds = min(seconds, BATCH_SECONDS_SEEN_MAX)
         self._batches += 1
         self.is_known = True
@@ -121,6 +122,7 @@ class CostModel:
         tokens = characters * self.tokens_per_character
         batches = max(math.ceil(texts / texts_per_batch), 1)
         shared_by = min(workers, max(texts, 1))
+        # Idle workers split a short queue, so there is at least one batch per worker.
         work = self.batch_seconds * max(batches, shared_by) + self.token_seconds * tokens
         return self.stretch * work / shared_by
 
@@ -129,6 +131,7 @@ class CostModel:
         if not (predicted_seconds > 0 and math.isfinite(seconds) and seconds >= 0):
             return
         factor = min(max(seconds / predicted_seconds, 1 / OUTLIER), OUTLIER)
+        # Multiplicative, so that too long and too short predictions weigh the same.
         stretch = self.stretch * factor ** (1 - DECAY)
         self.stretch = min(max(stretch, STRETCH_MIN), STRETCH_MAX)
 

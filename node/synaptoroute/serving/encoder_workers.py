@@ -118,7 +118,8 @@ class EncoderWorkers:
         job.done(result)
 
     def _encode_queries(self, taken: tuple[InFlightQuery, ...]) -> None:
-        queries = self._queue.drop_abandoned(taken)
+        # A lone query was checked when it was taken; those behind the first one were not.
+        queries = self._queue.drop_abandoned(taken) if len(taken) > 1 else list(taken)
         serving = self.serving  # read once: the scorer may exchange it meanwhile
         try:
             self._tokenize(queries, serving.encoder)

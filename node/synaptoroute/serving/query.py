@@ -113,6 +113,7 @@ def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: 
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
     wants_candidates = query.explain or query.limit > 1
+    # ``model_construct`` skips validation: every value comes from validated state.
     match = Match.model_construct(
         route=record.name if is_match else None,
         score=shown.score,
@@ -196,6 +197,7 @@ class UnmatchedQueries:
     @property
     def newest(self) -> list[UnmatchedQuery]:
         """The kept queries, newest first."""
+        # A copy in one step: the scorer may append meanwhile.
         return list(reversed(self._newest.copy()))
 
     def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:

@@ -258,7 +258,9 @@ class QueryQueue:
             raise NotReady("the router is stopping", retry_after_seconds=1.0)
         if self.queue_requests + count > self.queue_requests_max:
             self._check_room(count)
-        if new:
+        # With nothing queued there is no predicted wait and no refusal: a model that is wrong is
+        # corrected by the next batch.
+        if new and self._forecast.wait_seconds > 0.0:
             wait = self._forecast.wait_with(new)
             if is_late(wait, deadline_seconds):
                 self._count_late(count)
