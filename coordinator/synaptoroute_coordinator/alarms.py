@@ -61,6 +61,7 @@ def find_alarms(
     if not view.holder and view.log.state != "away":
         found.append(Alarm("no_coordinator", "warning", "no coordinator holds the lease"))
     if missing_voters:
+        # Without a majority of the voters no recovery can finish by itself.
         is_majority_gone = len(missing_voters) * 2 >= len(view.log.voters)
         found.append(
             Alarm(

@@ -65,6 +65,7 @@ def serve(
         name = str(first["loc"][0]) if first["loc"] else "settings"
         typer.echo(f"{ENV_PREFIX}{name.upper()}: {first['msg']}", err=True)
         raise typer.Exit(USAGE) from None
+    # Imported late, so that --help does not load the HTTP framework.
     from synaptoroute_coordinator.app.process import serve as serve_coordinator
 
     try:

@@ -204,6 +204,8 @@ def _log_of(head: Head | NoLog | None) -> LogView:
         return LogView("away")
     if isinstance(head, NoLog):
         return LogView("lost", time_ms=head.time_us // 1_000)
+    # After a failover the header still says open, but appends are refused until the nodes
+    # have recovered the log on the new server.
     is_other_server = head.state == "open" and not head.is_same_server
     return LogView(
         state="recovering" if is_other_server else head.state,
@@ -265,6 +267,7 @@ def _digest_states(
     for each in seen:
         report = each.report
         count = count_equal[(report.position, report.digest)]
+        # Digests are comparable only at one position: elsewhere a difference is lag.
         if not each.is_live or report.epoch == 0:
             state: DigestState = "unknown"
         elif count_at[report.position] == 1:
@@ -273,6 +276,7 @@ def _digest_states(
             state = "agrees"
         else:
             state = "differs"
+        # A heartbeat cannot clear a verdict: the node reports the digest that it believes.
         if verdict is not None and report.node_id in verdict.differing:
             state = "differs"
         elif deep_verdict is not None and report.node_id in deep_verdict.unsound:
@@ -449,6 +453,7 @@ def quantile_ms(buckets: Mapping[float, float], share: float) -> float | None:
     for bound in sorted(buckets):
         count = buckets[bound]
         if count >= wanted:
+            # The last bucket has no upper bound, so its lower bound is the best estimate.
             if bound == float("inf"):
                 return round(floor * 1_000, 3)
             part = (wanted - below) / (count - below) if count > below else 1.0

@@ -219,9 +219,11 @@ class Reconciler:
                     imports = [
                         OpenImport(str(each["import_id"]), int(each["touched_seq"]))
                         for each in (found or {}).get("imports", [])
+                        # Staged vectors of an encoder are imports too, but not abandoned ones.
                         if encoder_of(str(each["import_id"])) is None
                     ]
                     self.state.record_imports(imports, time.monotonic())
+            # Often enough to notice a change of an import within its idle time.
             await asyncio.sleep(min(IMPORTS_SECONDS, self.policy.import_idle_seconds / 3))
 
     # --- act -------------------------------------------------------------------------
@@ -283,6 +285,7 @@ class Reconciler:
             case Trim():
                 return await self._executor.trim(held, action)
             case StartAudit(is_deep):
+                # Set before the append, which may fail: otherwise every cycle would try again.
                 self.state.audit_seconds = now_seconds
                 if is_deep:
                     self.state.scrub_seconds = now_seconds
@@ -302,6 +305,7 @@ class Reconciler:
                 self.state.imports.pop(OpenImport(import_id, touched_seq), None)
                 return await self._executor.abort_import(action)
             case TakeBackup(node, url):
+                # Counts from the start, so that a failing backup is not retried at once.
                 self.state.backup_seconds = now_seconds
                 return self._start_backup(node, url)
 
@@ -375,7 +379,7 @@ def _name_of(action: Action) -> str:
         case StartAudit(is_deep):
             return "scrub" if is_deep else "audit"
         case CompleteAudit():
-            return "judge"
+            return "complete-audit"
         case Repair():
             return "repair"
         case AbortImport():

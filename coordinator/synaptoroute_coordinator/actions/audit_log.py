@@ -53,6 +53,7 @@ class AuditLog:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
+            # Only the end is read; the first line read may be cut off and is skipped below.
             file.seek(max(0, self._path.stat().st_size - FILE_BYTES_MAX))
             lines = file.read().splitlines()[-ENTRIES_SHOWN_MAX:]
         for line in lines:
@@ -73,6 +74,7 @@ class AuditLog:
         )
         self._newest.append(entry)
         line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"
+        # One writer at a time: two threads would interleave their lines and rotate twice.
         async with self._writing:
             await asyncio.to_thread(self._append, line)
 

@@ -80,6 +80,8 @@ class FolderStore:
     def _put(self, name: str, source: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / name
+        # Write, sync, rename: the name appears only once the content is durable, and a rename
+        # is atomic only within one folder.
         if source.parent == self._folder:
             draft = source
         else:
@@ -254,6 +256,7 @@ class BucketStore:
 
     async def put(self, name: str, source: Path) -> None:
         """Store a file under a name."""
+        # The signature covers the hash of the body, so the file is read twice.
         size_bytes, sha256 = await asyncio.to_thread(_measure, source)
         if size_bytes > OBJECT_BYTES_MAX:
             raise ClusterError(f"{name} is larger than one object may be")
@@ -275,6 +278,7 @@ class BucketStore:
 
     async def read(self, name: str, bytes_max: int) -> bytes:
         """Read a small file."""
+        # The length is checked while reading: the store may send any amount.
         content = bytearray()
         async for part in self._stream(name):
             content += part

@@ -105,6 +105,7 @@ class Backups:
         store = self._store
         if store is None:
             raise ConfigError(NO_BACKUP_STORE)
+        # One backup at a time: two would share the part file.
         async with self._taking:
             folder = store.scratch
             await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
@@ -130,6 +131,8 @@ class Backups:
         head = await self._log.head()
         if isinstance(head, NoLog) or position.seq > head.seq:
             raise ClusterError(f"the log does not reach {position.revision}")
+        # The chain is known at the head and just before the floor; in between, the entry at
+        # this position has it.
         if position.seq == head.seq:
             chain: str | None = head.chain
         elif position.seq == head.floor - 1:
@@ -165,6 +168,7 @@ class Backups:
     async def _prune(self, store: BackupStore) -> None:
         """Delete the oldest backups beyond the limit."""
         for backup in (await self.list_backups())[self._kept :]:
+            # The manifest first: without it a half-deleted backup is not listed.
             await store.remove(backup.name + MANIFEST_SUFFIX)
             await store.remove(backup.name + SUFFIX)
 
@@ -222,7 +226,7 @@ async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
     try:
         await store.fetch(name + SUFFIX, draft)
         if await asyncio.to_thread(_hash_of, draft) != backup.sha256:
-            raise ClusterError(f"{name} is not what its manifest says: it was altered")
+            raise ClusterError(f"{name} does not match its manifest: it was altered")
         await asyncio.to_thread(draft.replace, folder / (name + SUFFIX))
     finally:
         await asyncio.to_thread(draft.unlink, missing_ok=True)

@@ -54,6 +54,8 @@ class FleetClient:
             headers=headers,
             timeout=httpx.Timeout(REQUEST_SECONDS, connect=SCRAPE_SECONDS),
             verify=verify,
+            # No proxy of the environment: nodes are inside the cluster, and a proxy would see
+            # the API key.
             trust_env=False,
         )
         self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS_MAX)
@@ -113,6 +115,7 @@ class FleetClient:
                     method, target, content=body, headers=headers, timeout=timeout_seconds
                 ) as answer,
             ):
+                # The limit is checked while reading, so that one node cannot use up the memory.
                 content = bytearray()
                 async for part in answer.aiter_bytes():
                     content += part

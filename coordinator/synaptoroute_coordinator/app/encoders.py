@@ -75,12 +75,12 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
     reconciler = runtime.reconciler
     view = reconciler.view
     live = [node for node in view.live if node.url]
-    said = await reconciler.client.documents(
+    documents = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/-/generations"
     )
     names: dict[str, str] = {}
     staged: dict[str, dict[str, Any]] = {}
-    for found in said.values():
+    for found in documents.values():
         names |= found.get("encoders", {})
         # The staged vectors are the same on all nodes, but a node that is behind has fewer
         # of them: the largest number is the newest.
@@ -104,9 +104,9 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
             for encoder in sorted(shown, key=lambda each: (each != view.log.encoder, each))
         ],
         "work": [
-            {"node": node.name, **said[node.node]["progress"]}
+            {"node": node.name, **documents[node.node]["progress"]}
             for node in live
-            if said.get(node.node, {}).get("progress", {}).get("step", "idle") != "idle"
+            if documents.get(node.node, {}).get("progress", {}).get("step", "idle") != "idle"
         ],
     }
 

@@ -212,16 +212,16 @@ async def show_unmatched(
     """The newest of all nodes; empty unless the nodes' setting `unmatched_kept` is above 0."""
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
-    said = await reconciler.client.documents(
+    documents = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/-/unmatched"
     )
     found = [
         {"node": node.name, **each}
         for node in live
-        for each in said.get(node.node, {}).get("queries", [])
+        for each in documents.get(node.node, {}).get("queries", [])
     ]
     found.sort(key=lambda each: -each["at_ms"])
-    is_on = any(each.get("is_on") for each in said.values())
+    is_on = any(each.get("is_on") for each in documents.values())
     return json_response({"is_on": is_on, "queries": found[:limit]})
 
 

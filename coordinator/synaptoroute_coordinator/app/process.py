@@ -1,4 +1,4 @@
-"""One coordinator process: listen, serve, stop."""
+"""One coordinator process: wire it, serve, stop."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def _serve(config: CoordinatorConfig) -> bool:
 
 
 def make_runtime(config: CoordinatorConfig) -> Runtime:
-    """Wire a coordinator; reads files and therefore blocks.
+    """Make a coordinator from its settings.  Reads files and blocks.
 
     Raises:
         ConfigError: A file or an address is malformed.
@@ -112,7 +112,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
 
 
 def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:
-    """Find where backups are kept; reads the bucket's key and therefore blocks.
+    """Open the configured backup store, if there is one.  Reads the bucket's key and blocks.
 
     Raises:
         ConfigError: The settings contradict each other, or the key cannot be read.

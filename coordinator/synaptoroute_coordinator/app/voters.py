@@ -83,13 +83,13 @@ async def list_orphans(request: Request) -> Response:
     """Writes accepted by a Redis server that lost a failover, held by no majority."""
     reconciler = runtime_of(request).reconciler
     live = [node for node in reconciler.view.live if node.url]
-    said = await reconciler.client.documents(
+    documents = await reconciler.client.documents(
         [(node.node, node.url) for node in live], "/v1/cluster/orphans"
     )
     found = [
         {"node": node.name, **each}
         for node in live
-        for each in said.get(node.node, {}).get("orphans", [])
+        for each in documents.get(node.node, {}).get("orphans", [])
     ]
     return json_response({"orphans": found[:ORPHANS_MAX]})
 

@@ -165,6 +165,7 @@ class NodeClient:
                     method,
                     path,
                     params=dict(parameters or {}),
+                    # A stream cannot be sent twice, so each attempt makes a new one.
                     content=body() if callable(body) else body,
                     headers=all_headers,
                 )
@@ -187,6 +188,7 @@ class NodeClient:
             problem = json.loads(answer.read()[:PROBLEM_BYTES_MAX])
             code, detail = str(problem["code"]), str(problem["detail"])
         except (ValueError, KeyError, TypeError):
+            # A proxy or another server answers here with its own kind of page.
             problem, code = {}, "not_a_node"
             detail = f"{self.url} answered {answer.status_code}, but it is not a node"
         raise NodeRefused(
@@ -219,6 +221,7 @@ class RetryWaits:
         Args:
             requested_seconds: Wait that the node asked for; None doubles the last wait.
         """
+        # Jitter, so that clients that were refused together do not return together.
         doubled = FIRST_WAIT_SECONDS * 2**self._waits_count * random.uniform(0.5, 1.0)
         seconds = doubled if requested_seconds is None else requested_seconds
         is_exhausted = self._waited_seconds + seconds > WAIT_SECONDS_MAX

@@ -135,11 +135,13 @@ def score_utterances(vectors: Float32s, counts: Sequence[int]) -> UtteranceScore
         counts: Utterances of each route, at least one each.
     """
     owners = np.repeat(np.arange(len(counts)), counts)
+    # ``reduceat`` aggregates the columns of one route: each group runs to the next start.
     starts = np.cumsum(counts) - np.asarray(counts)
     sums = np.add.reduceat(vectors.astype(np.float64), starts, axis=0)
     centroids = _unit(sums)
     own, without, other = (np.empty(len(vectors)) for _ in range(3))
     other_route = np.zeros(len(vectors), dtype=np.int64)
+    # In blocks: all similarities at once would need n * n floats.
     for start in range(0, len(vectors), _ROWS_PER_BLOCK):
         part = slice(start, min(start + _ROWS_PER_BLOCK, len(vectors)))
         rows, owner = vectors[part], owners[part]
@@ -147,6 +149,7 @@ def score_utterances(vectors: Float32s, counts: Sequence[int]) -> UtteranceScore
         similarities = (rows @ vectors.T).astype(np.float64)
         scores = (np.maximum.reduceat(similarities, starts, axis=1) + rows @ centroids.T) / 2
         own[part] = scores[line, owner]
+        # Leave one out: the utterance itself must not be its own nearest one.
         similarities[line, np.arange(part.start, part.stop)] = -np.inf
         best = np.maximum.reduceat(similarities, starts, axis=1)[line, owner]
         rest = (rows * _unit(np.subtract(sums[owner], rows, dtype=np.float64))).sum(axis=1)

@@ -120,6 +120,7 @@ class LocalCluster:
         """Return the file of the secret that nodes authenticate each other with; make it once."""
         path = self.folder / "peer.secret"
         if not path.exists():
+            # The mode is set before the secret is written: nobody else may read it.
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(32) + "\n")
         return path
@@ -135,6 +136,7 @@ class LocalCluster:
 
     def stop(self) -> None:
         """Stop the coordinator and the nodes, then the private server."""
+        # Nodes before the server: while they drain, their last writes still need it.
         stop_all([*([self.coordinator] if self.coordinator else []), *self.nodes])
         if self.server is not None:
             self.server.stop()
@@ -186,6 +188,7 @@ class PrivateServer:
             NodeUnreachable: It exited, or did not answer in time.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Valkey runs as a child that dies with this process, even if it is killed.
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "--exec"]
         command += [str(valkey_binary()), "--port", str(self.port), "--bind", LOOPBACK]
         command += ["--dir", str(self.folder.resolve()), "--appendonly", "yes"]

@@ -76,8 +76,9 @@ def migrate_database(
         former, dim = stored_encoder(path)
         if (former, dim) == (encoder.fingerprint, encoder.dim):
             return Migration(former, former, len(before.slots))
-        begun = storage.re_embedding.begin(encoder.fingerprint, encoder.dim)
-        step(begun.done_slots)
+        started = storage.re_embedding.begin(encoder.fingerprint, encoder.dim)
+        # Progress of an earlier run that was killed; its vectors are still staged.
+        step(started.done_slots)
         for rows in _encoded(storage, encoder):
             storage.re_embedding.put(rows)
             step(len(rows))
@@ -85,7 +86,7 @@ def migrate_database(
     finally:
         storage.close()
     _read_back(path, encoder)
-    return Migration(former, encoder.fingerprint, begun.total_slots, begun.done_slots)
+    return Migration(former, encoder.fingerprint, started.total_slots, started.done_slots)
 
 
 def stored_encoder(path: Path) -> tuple[str, int]:

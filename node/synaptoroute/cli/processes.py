@@ -46,6 +46,7 @@ def free_port() -> int:
 def is_port_free(port: int, host: str = LOOPBACK) -> bool:
     """Whether a server could listen on this port now."""
     with socket.socket() as probe:
+        # As servers do: a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -87,7 +88,7 @@ class NodeProcess:
     log_file: Path
     arguments: Sequence[str] = ("serve",)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    _is_asked: bool = field(default=False, repr=False)
+    _is_terminated: bool = field(default=False, repr=False)
 
     @property
     def url(self) -> str:
@@ -117,7 +118,7 @@ class NodeProcess:
         environment = {**os.environ, **{_variable(name): value for name, value in settings.items()}}
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid())]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._is_asked = False
+        self._is_terminated = False
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self.arguments],
@@ -125,7 +126,7 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                process_group=0,
+                process_group=0,  # rule 2
             )
 
     def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
@@ -144,7 +145,7 @@ class NodeProcess:
         raise self._failed(f"was not ready after {seconds_max:g} seconds")
 
     def is_ready(self) -> bool:
-        """Whether it says that it takes queries."""
+        """Whether the node reports that it is ready."""
         try:
             with _open(f"{self.url}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -152,13 +153,14 @@ class NodeProcess:
             return False
 
     def terminate(self) -> None:
-        """Ask it to stop, once: a second signal would cut short what is in flight."""
-        if self._process is not None and self.is_running and not self._is_asked:
-            self._is_asked = True
+        """Send SIGTERM, unless it was sent before."""
+        # A second signal would abort the requests in flight.
+        if self._process is not None and self.is_running and not self._is_terminated:
+            self._is_terminated = True
             self._process.terminate()
 
     def stop(self, seconds_max: float = STOP_SECONDS_MAX) -> int:
-        """Ask it to stop, wait, and kill it where it does not; give its exit code."""
+        """Stop the node, or kill it after a timeout; return its exit code."""
         assert self._process is not None, "the node was not started: this is a bug"
         self.terminate()
         try:
@@ -168,7 +170,7 @@ class NodeProcess:
             return self._process.wait()
 
     def wait(self) -> int:
-        """Wait until it ends by itself; give its exit code."""
+        """Wait until the node exits; return its exit code."""
         assert self._process is not None, "the node was not started: this is a bug"
         return self._process.wait()
 

@@ -124,6 +124,7 @@ def _validate(item: Any, place: str, place_by_name: dict[str, str]) -> Route:
         name = item.get("name") if isinstance(item, dict) else None
         named = f" ({name})" if isinstance(name, str) else ""
         raise InvalidRoute(f"{place}{named}: {error.message}") from None
+    # Two routes with one name are a mistake: one of them would be lost without notice.
     first = place_by_name.setdefault(route.name, place)
     if first != place:
         raise InvalidRoute(f"{place}: the route {route.name!r} is already defined in {first}")

@@ -225,6 +225,7 @@ async def open_loop(ask: Ask, texts: Sequence[str], rate: float, seconds: float)
     source, recorder, draw = cycle(texts), _Recorder(), random.Random(1)
     tasks: set[asyncio.Task[None]] = set()
     due = recorder.started
+    # The schedule never waits for answers: a slow router must not reduce the load.
     while due - recorder.started < seconds:
         if (pause := due - time.perf_counter()) > 0:
             await asyncio.sleep(pause)
@@ -236,7 +237,7 @@ async def open_loop(ask: Ask, texts: Sequence[str], rate: float, seconds: float)
     for task in late:
         task.cancel()
     recorder.errors["unanswered"] += len(late)
-    recorder.errors = +recorder.errors
+    recorder.errors = +recorder.errors  # drops codes with a count of 0
     return recorder.result(f"{rate:g} a second")
 
 

@@ -245,6 +245,7 @@ def fit_thresholds(
     for fit, share in zip(candidates, held_out, strict=True):
         if share > held_out_after:
             after, held_out_after = fit(queries, routes, before), share
+    # Better in cross-validation, but worse on all queries: keep the present thresholds.
     if accuracy(queries, after) < now:
         after, held_out_after = before, now
     return Calibration(
@@ -288,6 +289,7 @@ def _fit_default(
     """Fit the default threshold; own thresholds stay."""
     breakpoints = []
     for query in queries:
+        # 2.0 is above every score: routes without a threshold of their own are left out.
         kept = [name for name, score in query.scores if score >= before.own.get(name, 2.0)]
         leader = next(
             ((name, score) for name, score in query.scores if name not in before.own), None
@@ -389,6 +391,7 @@ def _threshold_cap(queries: Sequence[RankedQuery], route: str) -> float:
     if not won:
         return -1.0
     kept = won[max(0, math.ceil(KEPT_SHARE_MIN * len(won)) - 1)]
+    # Rounded down: a threshold above the score would reject the query.
     return math.floor(kept * 10**DIGITS) / 10**DIGITS
 
 

@@ -78,6 +78,7 @@ def demo(
             if not once:
                 _serve(node)
         finally:
+            # Also after an error: no node may outlive the command.
             if node.exit_code is None and node.is_running:
                 node.stop()
 

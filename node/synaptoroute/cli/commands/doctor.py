@@ -204,12 +204,12 @@ def check_redis(url: str) -> CheckResult:
         with socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection:
             if parts.password:
                 words = [word for word in (parts.username, parts.password) if word]
-                said = _call(connection, "AUTH", *map(unquote, words))
-                if not said.startswith("+OK"):
+                reply = _call(connection, "AUTH", *map(unquote, words))
+                if not reply.startswith("+OK"):
                     return CheckResult(
                         "redis", "fail", f"{where} refuses the password", "check the URL"
                     )
-            said = _call(connection, "PING")
+            reply = _call(connection, "PING")
     except OSError as error:
         return CheckResult(
             "redis",
@@ -217,10 +217,10 @@ def check_redis(url: str) -> CheckResult:
             f"{where} does not answer: {error}",
             "start Redis, or correct SYNAPTOROUTE_REDIS_URL",
         )
-    if said.startswith("+PONG"):
+    if reply.startswith("+PONG"):
         return CheckResult("redis", "ok", f"{where} answers")
     return CheckResult(
-        "redis", "fail", f"{where} says {said.strip()!r}", "check the password in the URL"
+        "redis", "fail", f"{where} replied {reply.strip()!r}", "check the password in the URL"
     )
 
 

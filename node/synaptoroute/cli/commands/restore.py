@@ -32,6 +32,7 @@ def restore(
     if database.exists():
         raise BadUsage(f"{database} already exists: move it away first")
     with waiting("Restoring ..."):
+        # Before anything is written: an altered backup must leave no database behind.
         if sha256_of(file) != manifest["sha256"]:
             raise CheckFailed(f"{file} does not match its manifest: it was altered")
         result = install(file, manifest, database)

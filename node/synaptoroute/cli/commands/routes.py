@@ -124,6 +124,7 @@ def export(
                 sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
             return
+        # A file beside the target: a rename is atomic only within one file system.
         part_file = file.with_name(f".{file.name}.{os.getpid()}.part")
         try:
             with part_file.open("wb") as output, progress("Exporting, bytes", None) as step:
