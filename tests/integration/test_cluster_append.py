@@ -1,4 +1,7 @@
-"""Goal: entries get their places all or none, as the core reckons them.  Method: real servers."""
+"""Goal: entries are appended all or none, with the chain that the core computes.
+
+Method: real servers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_first_entry_opens_the_epoch(server: Server) -> None:
-    """A founded log begins with what the core takes for the opening of epoch 1."""
+    """A founded log begins with an entry that the core accepts as the opening of epoch 1."""
     async with opened(server.url) as log:
         result = await log.read(Position())
         opening = result.entries[0].proposal.mutation
@@ -34,7 +37,7 @@ async def test_first_entry_opens_the_epoch(server: Server) -> None:
 
 
 async def test_appended_entries_are_what_a_replica_applies(server: Server) -> None:
-    """What one node appends, another node's replica follows to the same position."""
+    """A replica that reads the appended entries reaches the same position."""
     async with opened(server.url) as log:
         first = await log.append([put("weather")])
         second = await log.append([put("music"), put("news")])
@@ -50,7 +53,7 @@ async def test_appended_entries_are_what_a_replica_applies(server: Server) -> No
 
 
 async def test_lua_and_core_compute_the_same_chain(server: Server) -> None:
-    """Random batches get the chain that the core gives them, entry by entry."""
+    """Random batches get the chain that the core computes, entry by entry."""
     draw = random.Random(20)
     async with opened(server.url) as log:
         for batch in range(40):
@@ -69,7 +72,7 @@ async def test_lua_and_core_compute_the_same_chain(server: Server) -> None:
 
 
 async def test_concurrent_writes_share_a_call(server: Server) -> None:
-    """Sixty-four concurrent writes need a handful of calls, and each its own place."""
+    """Sixty-four concurrent writes share a few calls, and each gets its own place."""
     async with opened(server.url) as log:
         placed = await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(64)))
         calls = log.append_counts.calls
@@ -79,7 +82,7 @@ async def test_concurrent_writes_share_a_call(server: Server) -> None:
 
 
 async def test_entries_of_one_caller_are_consecutive(server: Server) -> None:
-    """Proposals of one call stay together, whoever writes at the same time."""
+    """Proposals of one call stay consecutive while others write."""
     async with opened(server.url) as log:
         groups = [[put(f"g{group}-{n}") for n in range(5)] for group in range(10)]
         placed = await asyncio.gather(*(log.append(group) for group in groups))
@@ -106,7 +109,7 @@ async def test_caller_cancelled_in_the_queue_writes_nothing(valkey_server: Serve
 
 
 async def test_full_queue_refuses_a_write_at_once(valkey_server: Server) -> None:
-    """Entries and bytes that wait have limits; what is refused can be sent again."""
+    """Waiting entries and bytes have limits; a refused write can be sent again."""
     limits = WriteLimits(queue_entries_max=4)
     async with opened(valkey_server.url, limits=limits) as log:
         results = await asyncio.gather(
@@ -119,7 +122,7 @@ async def test_full_queue_refuses_a_write_at_once(valkey_server: Server) -> None
 
 
 async def test_oversized_entry_is_refused_by_the_node(valkey_server: Server) -> None:
-    """An entry that no node would take is never sent."""
+    """An entry over the limit is never sent."""
     async with opened(valkey_server.url, limits=WriteLimits(entry_bytes_max=1_000)) as log:
         with pytest.raises(TooLarge):
             await log.append([put("large", text="x" * 2_000)])
@@ -129,7 +132,7 @@ async def test_oversized_entry_is_refused_by_the_node(valkey_server: Server) -> 
 
 
 async def test_script_is_loaded_again_after_a_flush(server: Server) -> None:
-    """A server that forgot its scripts gets them again, and the write happens once."""
+    """After SCRIPT FLUSH the script is loaded again, and the write happens once."""
     async with opened(server.url) as log:
         await log.append([put("before")])
         server.call("SCRIPT", "FLUSH")
@@ -162,7 +165,7 @@ async def test_numbers_stay_exact_near_their_limit(server: Server) -> None:
 
 
 async def test_large_reads_are_split(server: Server) -> None:
-    """No read is larger than asked, and the pieces make the whole."""
+    """No read exceeds its limits, and the parts are complete."""
     async with opened(server.url) as log:
         for batch in range(4):
             await log.append([put(f"r{batch}-{n}", text="x" * 3_000) for n in range(50)])
@@ -182,7 +185,7 @@ async def test_large_reads_are_split(server: Server) -> None:
 
 
 async def test_deleted_entry_is_reported_as_a_hole(server: Server) -> None:
-    """An entry that somebody deleted stops the reading where it was."""
+    """Reading stops before a deleted entry."""
     async with opened(server.url) as log:
         await log.append([put(f"r{n}") for n in range(5)])
         server.call("XDEL", "sr:{default}:log:1", "1-4")
@@ -196,7 +199,7 @@ async def test_deleted_entry_is_reported_as_a_hole(server: Server) -> None:
 
 
 async def test_altered_entry_stops_the_read(server: Server) -> None:
-    """An entry whose frame does not fit its chain is not handed over."""
+    """An entry whose frame does not match its chain is not returned."""
     async with opened(server.url) as log:
         await log.append([put("sound")])
         server.call(

@@ -1,4 +1,4 @@
-"""Goal: a jump of Redis' clock keeps no lease of the dead and no node that is gone.
+"""Goal: after a jump of Redis' clock, leases and heartbeats of dead nodes still expire.
 
 Method: a real Valkey under a wall clock that jumps while it runs.
 """
@@ -38,7 +38,7 @@ def skewed(start_server: StartServer, clock: WallClock) -> Server:
 async def test_lease_of_a_dead_holder_expires_after_the_clock_went_back(
     skewed: Server, clock: WallClock
 ) -> None:
-    """It would run for another hour; who takes it has the larger token, and the old one none."""
+    """The new holder gets a larger token, and the old holder loses its lease."""
     async with opened(skewed.url) as log:
         dead, other = log.lease("recovery", "dead"), log.lease("recovery", "other")
         first = await dead.acquire()
@@ -57,7 +57,7 @@ async def test_lease_of_a_dead_holder_expires_after_the_clock_went_back(
 async def test_live_holder_keeps_its_lease_after_a_clock_jump(
     skewed: Server, clock: WallClock
 ) -> None:
-    """It renews before anybody else looks; after a jump ahead it may lose it, never share it."""
+    """A live holder renews first; after a jump it may lose the lease but never shares it."""
     async with opened(skewed.url) as log:
         mine, other = log.lease("recovery", "mine"), log.lease("recovery", "other")
         held = await mine.acquire()
@@ -79,7 +79,7 @@ async def test_live_holder_keeps_its_lease_after_a_clock_jump(
 async def test_node_that_died_before_a_clock_jump_is_not_counted(
     skewed: Server, clock: WallClock
 ) -> None:
-    """A last word from the future is taken for one of now, and grows old like any other."""
+    """A heartbeat from the future counts as one of now, and ages normally."""
     async with opened(skewed.url) as log:
         await log.append([put("r")])
         at = [entry.position for entry in (await log.read(Position())).entries]

@@ -43,7 +43,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 async def test_tls_verifies_the_server(start_server, tmp_path: Path) -> None:
-    """With the right authority it works; without one nothing is sent."""
+    """With the right authority it works; with another one nothing is sent."""
     cert, key = certificate(tmp_path)
     port = free_port()
     start_server(
@@ -90,7 +90,7 @@ async def test_wrong_password_is_refused_by_name(start_server) -> None:
 
 
 async def test_frozen_server_is_detected_before_a_command_is_sent(valkey_server: Server) -> None:
-    """A server that accepts connections and says nothing took no write."""
+    """A server that accepts connections but does not answer gets no write."""
     log = RedisLog(valkey_server.url, socket_timeout_seconds=0.3)
     valkey_server.pause()
     with pytest.raises(SequencerUnavailable) as caught:
@@ -112,7 +112,7 @@ def sentinel(start_server, tmp_path: Path):
 
 
 async def test_sentinel_is_asked_for_the_master_at_each_connection(sentinel) -> None:
-    """After a failover the same URL leads to the new master, which the fence closes."""
+    """After a failover the same URL leads to the new master, which refuses writes at first."""
     url, master, replica = sentinel
     async with opened(url) as through:
         placed = await through.append([put("before")])

@@ -1,4 +1,4 @@
-"""Goal: a log is founded once, and trimmed only where it is held.
+"""Goal: a log is founded once, and trimmed only if a majority holds it.
 
 Method: two founders, forged reports, expired leases.
 """
@@ -42,7 +42,7 @@ async def positions_of(log: RedisLog) -> list[Position]:
 
 
 async def test_one_of_many_founders_wins(server: Server) -> None:
-    """Founders that come together found one log."""
+    """Concurrent founders found one log."""
     log = RedisLog(server.url)
     outcomes = await asyncio.gather(*(found(log, f"ballot-{n}") for n in range(8)))
     entries = (await log.read(Position())).entries
@@ -63,7 +63,7 @@ async def test_founding_can_be_repeated_after_a_lost_answer(server: Server) -> N
 
 
 async def test_log_that_lost_its_header_is_not_founded_again(server: Server) -> None:
-    """Entries without a header are a loss to recover from."""
+    """Entries without a header mean a loss, which needs a recovery."""
     async with opened(server.url) as log:
         await log.append([put("kept")])
         server.call("DEL", META)
@@ -73,7 +73,7 @@ async def test_log_that_lost_its_header_is_not_founded_again(server: Server) -> 
 
 
 async def test_founding_is_refused_if_a_node_holds_data(server: Server) -> None:
-    """A wiped server and a node that holds entries are a recovery, not a new cluster."""
+    """A wiped server and a node with entries need a recovery, not a new cluster."""
     log = RedisLog(server.url)
     await log.presence.heartbeat(report("a", Position(1, 5, "a" * 40)))
     outcome = await found(log, "new")
@@ -91,7 +91,7 @@ async def test_founding_needs_voters(valkey_server: Server) -> None:
 
 
 async def test_trim_drops_what_a_majority_holds_and_no_more(server: Server) -> None:
-    """The floor follows the voters; beyond it readers are told where it is."""
+    """The floor follows the voters; readers below it get the floor."""
     async with opened(server.url) as log:
         await log.append([put(f"r{n}") for n in range(9)])
         at = await positions_of(log)
@@ -121,7 +121,7 @@ async def test_trim_drops_what_a_majority_holds_and_no_more(server: Server) -> N
 
 
 async def test_trim_works_where_memory_is_used_up(server: Server) -> None:
-    """What frees memory is allowed over the limit."""
+    """A trim is allowed over maxmemory, because it frees memory."""
     async with opened(server.url, voters=("a",)) as log:
         await log.append([put(f"r{n}") for n in range(9)])
         at = await positions_of(log)
@@ -136,7 +136,7 @@ async def test_trim_works_where_memory_is_used_up(server: Server) -> None:
 
 
 async def test_expired_lease_trims_nothing(server: Server) -> None:
-    """An old holder is fenced off by its token."""
+    """The token of an old holder is refused."""
     async with opened(server.url, voters=("a",)) as log:
         await log.append([put(f"r{n}") for n in range(5)])
         at = await positions_of(log)
@@ -153,7 +153,7 @@ async def test_expired_lease_trims_nothing(server: Server) -> None:
 
 
 async def test_closed_log_is_not_trimmed(server: Server) -> None:
-    """While a recovery goes on nothing is dropped."""
+    """During a recovery nothing is dropped."""
     async with opened(server.url, voters=("a",)) as log:
         await log.append([put("r")])
         lease = await log.lease("trim", "me").acquire()

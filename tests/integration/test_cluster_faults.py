@@ -1,4 +1,7 @@
-"""Goal: a write has one outcome whatever the network does.  Method: a proxy that breaks it."""
+"""Goal: a write has one outcome, whatever happens on the network.
+
+Method: a proxy that breaks it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ async def entries_of(server: Server) -> tuple[Entry, ...]:
 
 
 async def test_lost_reply_leaves_one_entry(server: Server) -> None:
-    """A write that happened is found by its op_id and not repeated."""
+    """A write that happened is found by its op_id and not sent again."""
     async with (
         FaultProxy(server.port) as proxy,
         opened(proxy.url, limits=PATIENT, socket_timeout_seconds=0.3) as log,
@@ -53,7 +56,7 @@ async def test_lost_reply_leaves_one_entry(server: Server) -> None:
 
 
 async def test_request_that_never_arrived_is_sent_again(server: Server) -> None:
-    """A write that did not happen is absent from the log, and happens then."""
+    """A write that did not happen is not in the log, so it is sent again."""
     async with (
         FaultProxy(server.port) as proxy,
         opened(proxy.url, limits=PATIENT, socket_timeout_seconds=0.3) as log,
@@ -74,7 +77,7 @@ async def test_request_that_never_arrived_is_sent_again(server: Server) -> None:
 
 
 async def test_writes_after_a_lost_reply_follow_it(server: Server) -> None:
-    """Whoever queued meanwhile is served once the outcome is known."""
+    """Writes that waited are sent once the outcome is known."""
     async with (
         FaultProxy(server.port) as proxy,
         opened(proxy.url, limits=PATIENT, socket_timeout_seconds=0.3) as log,
@@ -94,7 +97,7 @@ async def test_writes_after_a_lost_reply_follow_it(server: Server) -> None:
 
 
 async def test_unknown_outcome_is_reported_as_unknown(server: Server) -> None:
-    """After a bounded time the caller gets the op_id to try again with."""
+    """After a bounded time the caller gets the op_id for another try."""
     limits = WriteLimits(resolve_seconds=0.5)
     async with (
         FaultProxy(server.port) as proxy,
@@ -113,7 +116,7 @@ async def test_unknown_outcome_is_reported_as_unknown(server: Server) -> None:
 
 
 async def test_server_that_cannot_be_reached_took_nothing(server: Server) -> None:
-    """A refused connection is a definite no, at once."""
+    """A refused connection is reported at once as not taken."""
     async with FaultProxy(server.port) as proxy, opened(proxy.url) as log:
         await log.append([put("before")])
         proxy.set_fault(Fault.REFUSE)
@@ -134,7 +137,7 @@ async def test_server_that_cannot_be_reached_took_nothing(server: Server) -> Non
 
 
 async def test_slow_answers_are_accepted(server: Server) -> None:
-    """Delay below the deadline changes nothing."""
+    """A delay below the deadline has no effect."""
     async with FaultProxy(server.port, delay_seconds=0.05) as proxy, opened(proxy.url) as log:
         await asyncio.gather(*(log.append([put(f"r{n}")]) for n in range(20)))
         counts = log.append_counts
@@ -144,7 +147,7 @@ async def test_slow_answers_are_accepted(server: Server) -> None:
 
 
 async def test_restart_without_loss_refuses_writes_with_a_reason(start_server) -> None:
-    """After a kill the data is there, and the fence stops writes until it is verified."""
+    """After a restart with its data, the server refuses writes until it is verified."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")
         async with opened(server.url) as log:
@@ -161,7 +164,7 @@ async def test_restart_without_loss_refuses_writes_with_a_reason(start_server) -
 
 
 async def test_epoch_that_changes_meanwhile_is_not_forgotten(server: Server) -> None:
-    """A lost answer followed by a closed log stays an unknown outcome, never a no."""
+    """A lost answer followed by a closed log stays an unknown outcome."""
     limits = WriteLimits(resolve_seconds=15.0)
     async with (
         FaultProxy(server.port) as proxy,
@@ -183,7 +186,7 @@ async def test_epoch_that_changes_meanwhile_is_not_forgotten(server: Server) -> 
 
 
 async def test_close_answers_waiting_callers(server: Server) -> None:
-    """Closing under a frozen server leaves nobody waiting."""
+    """``close`` with a frozen server leaves no caller waiting."""
     async with opened(server.url, socket_timeout_seconds=5.0) as log:
         await log.append([put("before")])
         log.attach(position=lambda: Position(1, 2, "0" * 40), fingerprint=lambda: FINGERPRINT)

@@ -1,4 +1,4 @@
-"""Goal: the scripts of an epoch change open a log once, whole, and on one server.
+"""Goal: the scripts of an epoch change open a log once, completely, and on one server.
 
 Method: a log of five entries on a server that was killed; reports as nodes would give them.
 """
@@ -68,7 +68,7 @@ async def log_check(log: RedisLog, ballot: Ballot) -> LogCheck:
 
 
 async def decision(log: RedisLog, ballot: Ballot) -> Decision:
-    """Decide upon the reports."""
+    """Decide from the reports."""
     found = await log_check(log, ballot)
     decided = decide(ballot, found.reports, found.kept)
     assert isinstance(decided, Decision), decided
@@ -116,7 +116,7 @@ async def restarted(start_server: StartServer, kind: str) -> Server:
 
 
 async def test_open_log_is_not_closed_without_proof(server: Server) -> None:
-    """A restart that did not happen, and proof against another epoch, close nothing."""
+    """A false restart, or a proof against another epoch, does not close the log."""
     async with opened(server.url) as log:
         for cause, seen in ((Cause.RESTARTED, ""), (Cause.REGRESSED, "another epoch")):
             begun = await log.epochs.begin(
@@ -126,7 +126,7 @@ async def test_open_log_is_not_closed_without_proof(server: Server) -> None:
 
 
 async def test_frozen_log_stays_frozen(server: Server) -> None:
-    """No ballot opens what an operator closed."""
+    """No ballot opens a log that an operator closed."""
     async with opened(server.url) as log:
         server.call("HSET", META, "state", "frozen")
         begun = await log.epochs.begin(
@@ -185,7 +185,7 @@ async def reopen_open(log: RedisLog, decided: Decision) -> RecoveryResult:
 
 
 async def test_report_counts_for_its_own_ballot_only(start_server: StartServer, kind: str) -> None:
-    """A heartbeat without the promise, or with another one, is no report."""
+    """A heartbeat without the promise to this ballot is no report."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         at = [entry.position for entry in await entries_of(log)]
@@ -229,7 +229,7 @@ async def test_stream_that_a_report_contradicts_is_not_kept(
 async def test_torn_stream_is_not_kept(
     start_server: StartServer, kind: str, damage: tuple[str, ...], words: str
 ) -> None:
-    """A stream that is not what its header says is refilled, never opened as it is."""
+    """A stream that does not match its header is refilled, never opened as it is."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         entries = await entries_of(log)
@@ -254,7 +254,7 @@ async def test_torn_stream_is_not_kept(
 async def test_unapplied_entries_must_link_to_the_chain(
     start_server: StartServer, kind: str
 ) -> None:
-    """An entry that nobody holds and that continues nothing ends the server's credit."""
+    """An unapplied entry that does not continue the chain makes the stream unusable."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         at = [entry.position for entry in await entries_of(log)]
@@ -268,7 +268,7 @@ async def test_unapplied_entries_must_link_to_the_chain(
 
 
 async def test_second_restart_voids_the_ballot(start_server: StartServer, kind: str) -> None:
-    """A ballot belongs to one life of the server; reports to it count there only."""
+    """A ballot is valid until the server restarts; reports count only until then."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         at = [entry.position for entry in await entries_of(log)]
@@ -288,7 +288,7 @@ async def test_second_restart_voids_the_ballot(start_server: StartServer, kind: 
 
 
 async def test_ballot_is_joined_or_outbid(start_server: StartServer, kind: str) -> None:
-    """Who comes second joins; only who names the ballot replaces it, by a higher one."""
+    """A second node joins; only a node that names the ballot replaces it by a higher one."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         first = await begin(log)
@@ -302,7 +302,7 @@ async def test_ballot_is_joined_or_outbid(start_server: StartServer, kind: str) 
 
 
 async def test_runner_without_the_lease_is_fenced(start_server: StartServer, kind: str) -> None:
-    """A lease that ran out fills and opens nothing."""
+    """With an expired lease nothing is refilled or opened."""
     server = await restarted(start_server, kind)
     async with opened(server.url) as log:
         entries = await entries_of(log)
@@ -359,7 +359,7 @@ async def test_lost_header_is_restored_from_a_node(server: Server) -> None:
 
 
 async def test_trimmed_log_continues_after_a_restart(start_server: StartServer, kind: str) -> None:
-    """A floor is part of a whole log."""
+    """A trimmed log is complete from its floor on."""
     server = start_server(kind, appendonly="yes", appendfsync="always")
     async with opened(server.url) as log:
         await log.append([put(f"r{n}") for n in range(4)])

@@ -1,4 +1,4 @@
-"""Goal: a log takes nothing from a writer that does not fit it, and says why.
+"""Goal: a log refuses writers that do not match it, with a reason.
 
 Method: real servers.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 
 async def refused(log: RedisLog, name: str = "refused") -> SequencerUnavailable:
-    """Append, and return the refusal that must come."""
+    """Append, and return the expected refusal."""
     with pytest.raises(SequencerUnavailable) as caught:
         await log.append([put(name)])
     return caught.value
@@ -40,7 +40,7 @@ async def test_writer_of_another_epoch_is_told_the_epoch(server: Server) -> None
 
 
 async def test_writer_of_an_epoch_that_another_ballot_opened_is_refused(server: Server) -> None:
-    """The number of an epoch alone does not make two logs one."""
+    """Two logs may have epochs of the same number."""
     async with opened(server.url) as log:
         at = await join(log)
         head = await log.head()
@@ -71,7 +71,7 @@ async def test_writer_with_another_encoder_is_refused(server: Server) -> None:
 
 @pytest.mark.parametrize("lead", [0, 1], ids=["other chain", "further"])
 async def test_log_behind_its_writer_is_closed_to_it(server: Server, lead: int) -> None:
-    """A writer that holds more than the log, or other entries, proves a loss."""
+    """A writer with more entries than the log, or other ones, proves a loss."""
     async with opened(server.url) as log:
         head = (await log.read(Position())).head
         beyond = Position(1, head.seq + lead, "9" * 40)
@@ -92,7 +92,7 @@ async def test_log_behind_its_writer_is_closed_to_it(server: Server, lead: int) 
 async def test_header_closes_the_log(
     server: Server, field: str, value: str, reason: Reason
 ) -> None:
-    """Each field of the header that forbids writes has a name of its own."""
+    """Each field of the header that prevents writes has its own reason."""
     async with opened(server.url) as log:
         server.call("HSET", "sr:{default}:meta", field, value)
         error = await refused(log)
@@ -119,7 +119,7 @@ async def test_lost_log_is_named(server: Server) -> None:
 
 
 async def test_full_log_refuses_and_keeps_what_it_has(server: Server) -> None:
-    """A log at its limit takes no entry and loses none."""
+    """A log at its limit accepts no entry and loses none."""
     async with opened(server.url, limits=WriteLimits(log_bytes_max=2_000)) as log:
         taken = 0
         for taken in range(100):
@@ -135,7 +135,7 @@ async def test_full_log_refuses_and_keeps_what_it_has(server: Server) -> None:
 
 
 async def test_out_of_memory_is_all_or_nothing(start_server, server: Server) -> None:
-    """Over maxmemory no entry is written and none escapes on the bus."""
+    """Over maxmemory no entry is written and none is published."""
     async with opened(server.url) as log:
         bus = log.bus()
         listener = await asyncio.open_connection("127.0.0.1", server.port)
@@ -188,7 +188,7 @@ async def test_foreign_key_in_the_logs_place_leaves_nothing_behind(server: Serve
 
 
 async def test_closed_log_refuses(valkey_server: Server) -> None:
-    """After close nothing is taken, and what waits is answered."""
+    """After ``close`` nothing is accepted, and waiting callers are answered."""
     async with opened(valkey_server.url) as log:
         await log.close()
         error = await refused(log)

@@ -1,4 +1,4 @@
-"""Goal: access to Redis is not enough, and less access is enough.
+"""Goal: access to Redis alone cannot forge entries, and minimal rights are enough.
 
 Method: signatures and their rotation, an ACL user with only the commands used, namespaces.
 """
@@ -52,7 +52,7 @@ def is_entry(event: object) -> bool:
 
 
 async def test_signed_entries_travel_both_ways(server: Server, tmp_path: Path) -> None:
-    """With one key everywhere, bus and log give what was written."""
+    """With one key on all nodes, bus and log return what was written."""
     path = keys_file(tmp_path, OLD_KEY)
     async with opened(server.url, signing_keys_file=path) as log:
         bus = log.bus()
@@ -70,7 +70,7 @@ async def test_signed_entries_travel_both_ways(server: Server, tmp_path: Path) -
 
 
 async def test_entry_without_a_key_is_refused_everywhere(server: Server, tmp_path: Path) -> None:
-    """Whoever can append but not sign is not believed, on the bus or in the log."""
+    """Unsigned entries are refused, on the bus and in the log."""
     path = keys_file(tmp_path, OLD_KEY)
     async with opened(server.url, signing_keys_file=path) as log:
         bus = log.bus()
@@ -91,7 +91,7 @@ async def test_entry_without_a_key_is_refused_everywhere(server: Server, tmp_pat
 
 
 async def test_keys_rotate_without_a_refused_entry(server: Server, tmp_path: Path) -> None:
-    """Verify the new key, then sign with it, then forget the old one."""
+    """Verify the new key, then sign with it, then remove the old one."""
     both, turned = keys_file(tmp_path, OLD_KEY, NEW_KEY), keys_file(tmp_path, NEW_KEY, OLD_KEY)
     async with (
         opened(server.url, signing_keys_file=both) as old_signer,
@@ -140,7 +140,7 @@ async def test_signature_of_another_namespace_does_not_pass(server: Server, tmp_
 
 
 async def test_two_namespaces_on_one_server_are_separate(server: Server) -> None:
-    """Neither keys nor the bus are shared, whatever the number of the database."""
+    """Neither keys nor the bus are shared, even with one database number."""
     other_url = server.url.removesuffix("/0") + "/1"
     async with (
         opened(server.url, namespace="one") as one,
@@ -207,7 +207,7 @@ async def open_next_epoch(log: RedisLog, at: Position) -> RecoveryResult:
 
 
 async def test_sequencer_needs_only_the_commands_of_the_acl_example(start_server) -> None:
-    """Everything the room does works for the user of the example."""
+    """Every operation works for the user of the example."""
     for kind in ("redis", "valkey"):
         server = start_server(kind, appendonly="yes", appendfsync="always")
         url = acl_user(server)
@@ -266,7 +266,7 @@ async def test_acl_user_reaches_no_other_namespace(server: Server) -> None:
 
 
 async def test_publish_that_is_forbidden_loses_no_write(server: Server) -> None:
-    """The entry is in the log although the bus refused the news, and the writer counts it."""
+    """The entry is in the log although it could not be published, and this is counted."""
     url = acl_user(server)
     async with opened(url) as log:
         server.call("ACL", "SETUSER", "node", "-publish")
@@ -280,7 +280,7 @@ async def test_publish_that_is_forbidden_loses_no_write(server: Server) -> None:
 
 
 async def test_forbidden_info_is_a_finding_not_a_failure(server: Server) -> None:
-    """Without INFO the room works, and says what that costs."""
+    """Without INFO everything works, and a finding explains the cost."""
     url = acl_user(server)
     server.call("ACL", "SETUSER", "node", "-info")
     async with opened(url) as log:

@@ -214,7 +214,7 @@ async def test_error_in_one_iteration_does_not_end_a_loop(
         async def fail(*_: object) -> None:
             raise KeyError("a mistake")
 
-        monkeypatch.setattr(follower.heartbeat, "_judge", fail)
+        monkeypatch.setattr(follower.heartbeat, "_on_head", fail)
         follower.session.heartbeat_wanted.set()
         await until(lambda: follower.session.counts.faults >= 1)
         monkeypatch.undo()

@@ -50,7 +50,7 @@ async def follow(replica: Server, port: int) -> None:
 
 
 async def test_emptied_server_is_filled_again(tmp_path: Path, server: Server) -> None:
-    """FLUSHALL: the voters bring the log back, in a new epoch, and nothing is lost."""
+    """After FLUSHALL the voters refill the log in a new epoch, and nothing is lost."""
     async with voters_with_routes(tmp_path, server) as (found, written):
         await asyncio.to_thread(server.call, "FLUSHALL")
         await write_again(found[1])
@@ -62,7 +62,7 @@ async def test_emptied_server_is_filled_again(tmp_path: Path, server: Server) ->
 
 
 async def test_restart_without_data_is_filled_again(tmp_path: Path, server: Server) -> None:
-    """A server that keeps nothing loses nothing that the voters hold."""
+    """A server without persistence loses nothing that the voters hold."""
     async with voters_with_routes(tmp_path, server) as (found, written):
         await asyncio.to_thread(server.kill)
         await begin_again(server)
@@ -75,7 +75,7 @@ async def test_restart_without_data_is_filled_again(tmp_path: Path, server: Serv
 async def test_restart_with_data_opens_upon_what_redis_holds(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
-    """A plain restart is an epoch change too, but nothing is copied."""
+    """A plain restart is an epoch change, too, but nothing is copied."""
     server = start_server(kind, appendonly="yes", appendfsync="always")
     async with voters_with_routes(tmp_path, server) as (found, written):
         at = await found.settle()
@@ -92,7 +92,7 @@ async def test_restart_with_data_opens_upon_what_redis_holds(
 async def test_old_backup_is_brought_up_to_date(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
-    """A dump of yesterday in the server's folder: the voters know better."""
+    """An old dump is restored: the voters bring it up to date."""
     server = start_server(kind)
     dump = server.folder / "dump.rdb"
     async with voters_with_routes(tmp_path, server, "old") as (found, written):
@@ -110,7 +110,7 @@ async def test_old_backup_is_brought_up_to_date(
 async def test_backup_restored_into_a_running_server_is_detected(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
-    """The same server, the same replication id, an older log: positions prove the loss."""
+    """With the same replication id but an older log, positions prove the loss."""
     server = start_server(kind)
     async with voters_with_routes(tmp_path, server, "old") as (found, written):
         log_key = "sr:{default}:log:1"
@@ -129,7 +129,7 @@ async def test_backup_restored_into_a_running_server_is_detected(
 async def test_promotion_that_lost_the_tail_loses_nothing(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
-    """A replica behind a dead link is promoted: what it missed comes from the voters."""
+    """A replica that lost its link is promoted; the voters supply what it missed."""
     master, replica = start_server(kind), start_server(kind)
     async with FaultProxy(master.port) as link, AsyncExitStack() as stack:
         await follow(replica, link.port)
@@ -151,7 +151,7 @@ async def test_promotion_that_lost_the_tail_loses_nothing(
 async def test_failover_during_a_recovery_voids_its_ballot(
     tmp_path: Path, start_server: StartServer
 ) -> None:
-    """A replica inherits the ballot and its reports; promoted, it begins its own."""
+    """A replica inherits the ballot and its reports; after promotion a new ballot begins."""
     master, replica = start_server("valkey"), start_server("valkey")
     await follow(replica, master.port)
     async with exchangeable(tmp_path, master) as (found, way):
@@ -176,7 +176,7 @@ async def test_failover_during_a_recovery_voids_its_ballot(
 
 @pytest.mark.parametrize("key", ["meta", "log:1", "pos:1", "nodes", "hb"])
 async def test_lost_key_is_made_again(tmp_path: Path, valkey_server: Server, key: str) -> None:
-    """Whatever key is deleted: writes are taken, and a fresh node finds all of them."""
+    """After any key is deleted, writes are taken, and a fresh node gets all of them."""
     async with voters_with_routes(tmp_path, valkey_server, door=True) as (found, written):
         await asyncio.to_thread(valkey_server.call, "DEL", f"sr:{{default}}:{key}")
         await write_again(found[1])
@@ -228,7 +228,7 @@ async def apart(folder: Path, way: FaultProxy, own_way: FaultProxy) -> AsyncIter
 async def test_writes_of_an_old_master_become_orphans_and_can_be_replayed(
     tmp_path: Path, start_server: StartServer
 ) -> None:
-    """What no majority held is kept aside where it was applied, shown, and made again."""
+    """Writes without a majority become orphans where they were applied, and can be replayed."""
     async with parted(tmp_path, start_server) as (found, own_way, promoted):
         lone = found[2]
         held = {each.name for each in await stored(lone)}

@@ -1,4 +1,4 @@
-"""Goal: voters decide what is recovered: a majority of them, or an operator who was told.
+"""Goal: a majority of the voters decides a recovery, or an operator forces it.
 
 Method: three real routers on a real server that is emptied while some of them are away.
 """
@@ -45,7 +45,7 @@ def promise_in(path: Path) -> str:
 async def test_recovery_waits_for_a_majority_or_for_force(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """One voter of three opens nothing by itself, and says who is missing; forced it does."""
+    """One voter of three opens nothing alone and names the missing ones; forced, it opens."""
     async with voters_with_routes(tmp_path, valkey_server) as (found, written):
         lone = await leave_one(found, valkey_server)
         await until(lambda: "waiting for voters" in lone.follower.status().detail)
@@ -75,7 +75,7 @@ async def test_all_restart_while_the_server_is_empty(tmp_path: Path, valkey_serv
 
 
 async def test_promise_survives_a_restart(tmp_path: Path, valkey_server: Server) -> None:
-    """What a node promised binds it after its death; a higher ballot goes on."""
+    """A promise binds a node after a restart; a higher ballot proceeds."""
     async with voters_with_routes(tmp_path, valkey_server) as (found, written):
         lone = await leave_one(found, valkey_server)
         await until(lambda: lone.engine.applier.replica.promised_epoch == 2)
@@ -91,7 +91,7 @@ async def test_promise_survives_a_restart(tmp_path: Path, valkey_server: Server)
 
 
 async def test_log_of_another_cluster_is_not_read(tmp_path: Path, valkey_server: Server) -> None:
-    """The same epoch by number, another one by ballot: nothing of it is applied or believed."""
+    """Nothing is applied from an epoch of the same number but another ballot."""
     async with peers(tmp_path, valkey_server.url, 1) as found:
         lone = found[0]
         await write_quorum(lone, numbered("r", 3))
@@ -118,7 +118,7 @@ async def test_log_of_another_cluster_is_not_read(tmp_path: Path, valkey_server:
 
 
 async def test_voters_are_replaced_one_by_one(tmp_path: Path, valkey_server: Server) -> None:
-    """A new node votes, an old one votes no longer, and the new majority recovers the log."""
+    """A voter is added, another is removed, and the new majority recovers the log."""
     async with voters_with_routes(tmp_path, valkey_server, routes_count=4) as (found, written):
         fresh = await found.add("fresh", expect=3)
         await fresh.router.wait_ready(30)
@@ -173,7 +173,7 @@ async def test_forced_recovery_is_previewed(tmp_path: Path, valkey_server: Serve
 async def test_available_recovery_proceeds_with_the_nodes_present(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where it is set, ten seconds without a majority are enough; the voters stay voters."""
+    """With ``available``, ten seconds without a majority are enough; the voters remain."""
     monkeypatch.setattr(recovery_module, "AVAILABLE_SECONDS", 1.0)
     available = voters_with_routes(tmp_path, valkey_server, routes_count=4, recovery="available")
     async with available as (found, written):

@@ -303,7 +303,7 @@ class Applier:
             self.storage_state = str(error.fields.get("reason", "failing"))
         for each in group:
             # An entry of a shared log keeps its place there and is applied later, so its
-            # writer goes on waiting.  A proposal has no place: its writer is told.
+            # writer continues to wait.  A proposal has no place: its writer gets the error.
             if isinstance(each, Proposal):
                 self._fail_write(each.op_id, error)
         self._on_failed(error)
@@ -324,9 +324,9 @@ def _fulfil(task: _Task, state: AppliedState) -> None:
 def check_vectors(mutation: Mutation) -> str | None:
     """Return what is wrong with a mutation's vectors, or None.
 
-    Every node must judge alike, or their states would differ.  Finiteness is exact.  The norm
-    is only checked where a write enters the node, because the last bit of a sum of squares
-    differs between CPUs.  The table checks the dimension.
+    All nodes must come to the same result, or their states would differ.  Finiteness is exact.
+    The norm is only checked where a write enters the node, because the last bit of a sum of
+    squares differs between CPUs.  The table checks the dimension.
     """
     if isinstance(mutation, PutRoute | AddUtterances):
         return _vectors_error(mutation.vectors)

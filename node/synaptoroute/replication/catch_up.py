@@ -155,7 +155,7 @@ class CatchUp:
                 return outcome
 
     def _is_other_log(self, position: Position, result: ReadResult) -> bool:
-        """Whether another ballot opened this node's epoch: the next heartbeat judges that log."""
+        """Whether another ballot opened this node's epoch: the next heartbeat handles that log."""
         epoch_id = self._engine.replica_status.epoch_id
         return result.epoch == position.epoch and bool(epoch_id) and result.epoch_id != epoch_id
 

@@ -3,7 +3,7 @@
 Every node has loaded the new encoder beside the one that serves.  One node encodes each text
 that lacks a vector and logs the vectors, so no other node encodes anything.  To switch, it
 completes what was written meanwhile and appends the switching entry directly behind the
-position at which it knows the vectors to be complete.  If somebody writes in between, the
+position at which it knows the vectors to be complete.  If another write comes first, the
 entry is refused and the node looks again.  The former encoder's vectors are staged too, so the
 way back needs no encoding.
 
@@ -171,7 +171,7 @@ class EncoderMigration:
     # --- steps ------------------------------------------------------------------------
 
     async def _append_switch(self, at: Position, fingerprint: str, dim: int) -> bool:
-        """Append the switching entry; False if somebody wrote since ``at``."""
+        """Append the switching entry; False if another write came first ``at``."""
         engine = self._engine
         proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
         encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)

@@ -56,7 +56,7 @@ class Follower:
 
     Invariants: entries reach the engine in the order in which they were read;
     ``session.is_caught_up`` never becomes false again; nothing is applied before the first head
-    was judged.
+    was handled.
 
     Attributes:
         session: State that the parts share.
@@ -64,7 +64,7 @@ class Follower:
         membership: Proofs by which the nodes of the cluster know each other.
         recovery: Epoch changes.
         catch_up: Fetches what is missing.
-        bootstrap: Judges the head of the log.
+        bootstrap: Handles the head of the log.
         heartbeat: Reports this node and reads the head.
         barriers: Waits of readers and writers.
         maintenance: Audits, scrubs and commands.
@@ -82,7 +82,7 @@ class Follower:
         self.recovery = Recovery(session)
         self.catch_up = CatchUp(session, self._peers, self.recovery)
         self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
-        self.heartbeat = Heartbeat(session, self.clock, self.bootstrap.judge)
+        self.heartbeat = Heartbeat(session, self.clock, self.bootstrap.handle_head)
         self.maintenance = Maintenance(
             session,
             self.clock,
@@ -211,7 +211,7 @@ class Follower:
             case Entry():
                 session.counts.bus_entries += 1
                 if session.log_state is not LogState.OPEN:
-                    session.heartbeat_wanted.set()  # somebody writes, so the log is open again
+                    session.heartbeat_wanted.set()  # another node writes, so the log is open again
                 if self._may_apply():
                     session.engine.deliver([IncomingEntry(message, Source.BUS, 0)])
                 else:
@@ -228,7 +228,7 @@ class Follower:
     def _may_apply(self) -> bool:
         """Whether an entry of the bus may belong to this node's log, and there is room for it."""
         session = self.session
-        # Before a first head was judged the bus may carry the log of another cluster.
+        # Before the first head was handled the bus may carry the log of another cluster.
         if session.log_state in _NOT_FOLLOWED or (
             session.log_state is LogState.AWAY and session.head is None
         ):
@@ -244,7 +244,7 @@ class Follower:
             # Cleared before the work: a request during the work starts another round.
             session.catch_up_wanted.clear()
             if session.log_state is LogState.UNKNOWN:
-                continue  # the first heartbeat judges the log and sets the event again
+                continue  # the first heartbeat handles the head and sets the event again
             try:
                 result = await self.catch_up.run()
             except SynaptoRouteError as error:

@@ -69,19 +69,19 @@ class Heartbeat:
         self,
         session: Session,
         clock: RedisClock,
-        judge: Callable[[Head | NoLog, Position], Awaitable[None]],
+        on_head: Callable[[Head | NoLog, Position], Awaitable[None]],
     ) -> None:
         """Create the sender.
 
         Args:
             session: The follower's session.
             clock: Updated from every answer.
-            judge: Decides what a head means, given the position before it was read.
+            on_head: Handles a head, given the position before it was read.
         """
         self.position_moved = asyncio.Event()
         self._session = session
         self._clock = clock
-        self._judge = judge
+        self._on_head = on_head
 
     async def run(self) -> None:
         """Send heartbeats until cancelled."""
@@ -97,7 +97,7 @@ class Heartbeat:
             wanted.clear()
 
     async def send(self) -> None:
-        """Report this node's position and judge the head that comes back."""
+        """Report this node's position and handle the head that comes back."""
         session = self._session
         # The position is read before the head.  A head read later may be newer, which is
         # normal; a head behind this position proves that Redis lost entries.
@@ -106,7 +106,7 @@ class Heartbeat:
         try:
             head = await session.log.presence.heartbeat(node_report(session, position))
             self._clock.update(head.time_us, sent_at, time.monotonic())
-            await self._judge(head, position)
+            await self._on_head(head, position)
         except ClusterError as error:
             session.set_log_state(LogState.AWAY, error.message)
         except ProtocolError as error:

@@ -1,4 +1,4 @@
-"""Judges the head of the log: found a log, follow it, or have it recovered.
+"""Handles the head of the log: found a log, follow it, or have it recovered.
 
 A log is founded once, by nodes that are all empty.  What a head means for a node that holds
 entries is decided by ``core.recovery``; ``recovery`` in this package carries it out.
@@ -41,21 +41,21 @@ class LogBootstrap:
         self._recovery = recovery
         self._catch_up = catch_up
 
-    async def judge(self, head: Head | NoLog, reported: Position) -> None:
+    async def handle_head(self, head: Head | NoLog, reported: Position) -> None:
         """Action on a head; ``reported`` is this node's position before the head was read."""
         session = self._session
         if head.role == "slave":
             # A replica may be behind its master: its head proves nothing.
             session.set_log_state(LogState.AWAY, "this Redis server is a replica")
         elif isinstance(head, NoLog):
-            await self._judge_no_log(reported)
+            await self._handle_no_log(reported)
         elif self._is_foreign(head, reported):
             session.set_log_state(LogState.FOREIGN)
         else:
             await self._keep_cluster_id(head.cluster_id)
-            self._judge_log(head, reported)
+            self._handle_log(head, reported)
 
-    def _judge_log(self, head: Head, reported: Position) -> None:
+    def _handle_log(self, head: Head, reported: Position) -> None:
         """Decide what the log of this node's own cluster means."""
         session = self._session
         replica = session.engine.replica_status
@@ -101,7 +101,7 @@ class LogBootstrap:
     def _is_foreign(self, head: Head, reported: Position) -> bool:
         """Whether the log belongs to another cluster than this node's database.
 
-        Positions alone cannot tell: a log that was founded anew grows past the old one.
+        Positions alone cannot tell: a newly founded log grows past the old one.
         """
         if reported.epoch == 0:
             return False
@@ -126,7 +126,7 @@ class LogBootstrap:
 
     # --- founding ---------------------------------------------------------------------
 
-    async def _judge_no_log(self, reported: Position) -> None:
+    async def _handle_no_log(self, reported: Position) -> None:
         if reported.epoch > 0:
             # This node holds entries, so there was a log: this is a recovery, never a founding.
             self._session.set_log_state(LogState.LOST)

@@ -2,7 +2,7 @@
 
 An audit is an entry of the log.  Every node that applies it reports its digest, and a deep
 audit also compares memory and disk row by row.  Commands are read every second.  Nothing here
-is needed to answer a query or to take a write, and nothing runs unless somebody asks for it.
+is needed to answer a query or to take a write, and nothing runs without a request.
 
 Runs on the event loop.
 """
@@ -31,7 +31,7 @@ from synaptoroute.sequencer.node_commands import COMMAND_AGE_MS_MAX, NodeCommand
 from synaptoroute.sequencer.presence import AuditReport
 
 AUDIT_AGE_MS_MAX: Final = 600_000
-"""A node that catches up reports to no older audit: nobody compares it any more."""
+"""A node that catches up reports to no older audit: it is not compared any more."""
 POLL_SECONDS: Final = 1.0
 RESYNC_SECONDS_MAX: Final = 300.0
 RESYNC_POLL_SECONDS: Final = 0.2

@@ -97,7 +97,7 @@ class RowRepair:
             try:
                 return await self._try(donors)
             except NotReady:
-                await asyncio.sleep(TRY_SECONDS)  # somebody wrote meanwhile
+                await asyncio.sleep(TRY_SECONDS)  # a write came in between
         raise ClusterError("others wrote all the time: rows could not be compared")
 
     async def _try(self, donors: Sequence[str]) -> RepairResult:

@@ -156,7 +156,7 @@ class Session:
         self._fresh_at = time.monotonic()
 
     def compare(self, head: Position) -> None:
-        """Compare a head that somebody read with what is visible here."""
+        """Compare a head of the log with what is visible here."""
         position, now = self.position, time.monotonic()
         if (position.epoch, position.seq) == (head.epoch, head.seq):
             self._fresh_at = now

@@ -48,7 +48,7 @@ class Reason(StrEnum):
     MODEL = "model"
     """The log carries vectors of another encoder."""
     MOVED = "moved"
-    """Somebody wrote since; the writer must look again."""
+    """Another write came first; the writer must look again."""
     STOPPED = "stopped"
     """This log was closed by its owner."""
 

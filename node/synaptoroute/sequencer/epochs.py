@@ -315,8 +315,8 @@ class Epochs:
         damage = text_of(answer[1])
         position = Position(epoch, int(answer[2]), text_of(answer[3]))
         voters = voters_of(text_of(answer[4]))
-        said = answer[6]
-        reports = tuple(_report_of(*pair) for pair in zip(said[::2], said[1::2], strict=True))
+        flat = answer[6]
+        reports = tuple(_report_of(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
         return LogCheck(
             reports=reports,
             kept=None if damage else ServerHistory(position, voters),
@@ -425,14 +425,14 @@ def epoch_op_id(opened: OpenEpoch) -> bytes:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"epoch {opened.epoch_id}").bytes
 
 
-def _report_of(node_id: bytes, said: bytes) -> Report:
+def _report_of(node_id: bytes, report: bytes) -> Report:
     """Read a report.
 
     Raises:
         ProtocolError: It is malformed.
     """
     try:
-        ballot, epoch, seq, chain, voters = text_of(said).split("|")
+        ballot, epoch, seq, chain, voters = text_of(report).split("|")
         position = Position(int(epoch), int(seq), chain)
         return Report(text_of(node_id), Ballot.parse(ballot), position, voters_of(voters))
     except ValueError as error:

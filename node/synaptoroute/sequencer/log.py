@@ -45,7 +45,7 @@ class Coverage(Enum):
     TRIMMED = "trimmed"
     """The next entry was trimmed: a peer may have it."""
     HOLE = "hole"
-    """The next entry is missing: somebody deleted from the log."""
+    """The next entry is missing: it was deleted from the log."""
     BEYOND = "beyond"
     """The position is after the head: the log lost entries, or it is another log."""
 
@@ -114,7 +114,7 @@ class Reader:
             epoch = int(answer.detail)
             answer = await self._scripts.read(epoch, after, entries_max, bytes_max)
         if isinstance(answer, Range):
-            return self._judge(epoch, after, answer)
+            return self._verify(epoch, after, answer)
         raise unavailable(answer.reason, "the server has no log to read from", detail=answer.detail)
 
     async def find(self, after: Position, op_id: bytes) -> Position | None:
@@ -139,7 +139,7 @@ class Reader:
                 return None
             after = result.entries[-1].position
 
-    def _judge(self, epoch: int, after: Position, found: Range) -> ReadResult:
+    def _verify(self, epoch: int, after: Position, found: Range) -> ReadResult:
         """Verify the entries and find what is missing."""
         entries: list[Entry] = []
         error: ProtocolError | None = None
@@ -290,7 +290,7 @@ class RedisLog:
         """Append the entry that changes the encoder directly after ``at``; see ``switch.lua``.
 
         Returns:
-            Its place, or why it has none: ``Reason.MOVED`` if somebody wrote since.
+            Its place, or why it has none: ``Reason.MOVED`` if another write came first.
 
         Raises:
             SequencerUnavailable: No answer; it may have happened.

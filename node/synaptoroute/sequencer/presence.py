@@ -232,8 +232,8 @@ def parse_node_report(row: bytes) -> NodeReport:
     if len(row) > ROW_BYTES_MAX:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
     try:
-        said: Any = json.loads(row)
-        values = {"encoders": "", "tables": "", **said}
+        parsed: Any = json.loads(row)
+        values = {"encoders": "", "tables": "", **parsed}
         values = {name: values[name] for name in _KIND_OF_FIELD}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("a node's row is malformed") from error
@@ -321,8 +321,8 @@ def parse_audit_report(row: bytes) -> AuditReport:
     if len(row) > REPORT_BYTES_MAX:
         raise ProtocolError(f"a report has at most {REPORT_BYTES_MAX} bytes")
     try:
-        said: Any = json.loads(row)
-        values = {name: said[name] for name in _KINDS}
+        parsed: Any = json.loads(row)
+        values = {name: parsed[name] for name in _KINDS}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError("a report is malformed") from error
     if any(type(values[name]) is not kind for name, kind in _KINDS.items()):

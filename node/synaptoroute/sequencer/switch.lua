@@ -4,8 +4,8 @@
 -- KEYS  meta, log:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint before, level, channel,
 --       fingerprint after, dim after, digest, header, body
--- Returns {'OK', seq}, or the name of an outcome and its detail; {'MOVED', seq} if somebody wrote
--- since: then the writer checks again that every text has its vector.
+-- Returns {'OK', seq}, or the name of an outcome and its detail; {'MOVED', seq} if another write
+-- came first: then the writer checks again that every text has its vector.
 --
 -- Entries after this one carry vectors of the other encoder, so the header changes in the same
 -- step.  The entry is only announced on the bus: it is rare and must be read from the log.
