@@ -255,124 +255,58 @@ def _read_chunk(fields: Fields, vectors: bytes) -> ImportChunk:
     return ImportChunk(_text(fields["import_id"]), _count(fields["number"]), parts)
 
 
-def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
-    return {
-        "epoch_id": opened.epoch_id,
-        "base_seq": opened.base_seq,
-        "voters": list(opened.voters),
-        "fingerprint": opened.fingerprint,
-        "dim": opened.dim,
-    }, []
-
-
-def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
-    _split(vectors, 0)
-    dim = _count(fields["dim"])
+def _dim(value: Any) -> int:
+    dim = _count(value)
     if dim > DIM_MAX:
         raise ValueError(f"a vector has at most {DIM_MAX} dimensions")
-    return OpenEpoch(
-        epoch_id=_text(fields["epoch_id"]),
-        base_seq=_count(fields["base_seq"]),
-        voters=_texts(fields["voters"]),
-        fingerprint=_text(fields["fingerprint"]),
-        dim=dim,
-    )
-
-
-def _write_abort(abort: ImportAbort) -> tuple[Fields, Vectors]:
-    return {"import_id": abort.import_id}, []
-
-
-def _read_delete(fields: Fields, vectors: bytes) -> DeleteRoute:
-    _split(vectors, 0)
-    return DeleteRoute(_text(fields["name"]))
-
-
-def _read_remove(fields: Fields, vectors: bytes) -> RemoveUtterances:
-    _split(vectors, 0)
-    return RemoveUtterances(_text(fields["name"]), _texts(fields["utterances"]))
-
-
-def _read_begin(fields: Fields, vectors: bytes) -> ImportBegin:
-    _split(vectors, 0)
-    return ImportBegin(_text(fields["import_id"]), _flag(fields["replace"]))
-
-
-def _read_commit(fields: Fields, vectors: bytes) -> ImportCommit:
-    _split(vectors, 0)
-    return ImportCommit(_text(fields["import_id"]), _count(fields["chunk_count"]))
-
-
-def _read_abort(fields: Fields, vectors: bytes) -> ImportAbort:
-    _split(vectors, 0)
-    return ImportAbort(_text(fields["import_id"]))
-
-
-def _read_audit(fields: Fields, vectors: bytes) -> Audit:
-    _split(vectors, 0)
-    return Audit(_text(fields["audit_id"]), _flag(fields["is_deep"]))
-
-
-def _read_switch(fields: Fields, vectors: bytes) -> SwitchEncoder:
-    _split(vectors, 0)
-    return SwitchEncoder(_text(fields["import_id"]))
-
-
-def _read_calibrate(fields: Fields, vectors: bytes) -> Calibrate:
-    _split(vectors, 0)
-    return Calibrate(_text(fields["calibration"]))
-
-
-def _write_voter(change: VoterAdd | VoterRemove) -> tuple[Fields, Vectors]:
-    return {"node_id": change.node_id}, []
-
-
-def _read_voter_add(fields: Fields, vectors: bytes) -> VoterAdd:
-    _split(vectors, 0)
-    return VoterAdd(_text(fields["node_id"]))
-
-
-def _read_voter_remove(fields: Fields, vectors: bytes) -> VoterRemove:
-    _split(vectors, 0)
-    return VoterRemove(_text(fields["node_id"]))
+    return dim
 
 
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
 _Reader = Callable[[Fields, bytes], Mutation]
+_Kind = tuple[int, type[Mutation], _Writer, _Reader]
 
-_KINDS: Final[tuple[tuple[int, type[Mutation], _Writer, _Reader], ...]] = (
+
+def _plain(kind: int, of: Callable[..., Mutation], **readers: Callable[[Any], Any]) -> _Kind:
+    """Make the entry of a kind without vectors and optional fields; one reader a field."""
+
+    def write(mutation: Mutation) -> tuple[Fields, Vectors]:
+        return {name: getattr(mutation, name) for name in readers}, []
+
+    def read(fields: Fields, vectors: bytes) -> Mutation:
+        _split(vectors, 0)
+        return of(**{name: reader(fields[name]) for name, reader in readers.items()})
+
+    assert isinstance(of, type)
+    return kind, of, write, read
+
+
+_KINDS: Final[tuple[_Kind, ...]] = (
     (1, PutRoute, _write_put, _read_put),
-    (2, DeleteRoute, lambda m: ({"name": m.name}, []), _read_delete),
+    _plain(2, DeleteRoute, name=_text),
     (3, AddUtterances, _write_add, _read_add),
-    (
-        4,
-        RemoveUtterances,
-        lambda m: ({"name": m.name, "utterances": list(m.utterances)}, []),
-        _read_remove,
-    ),
+    _plain(4, RemoveUtterances, name=_text, utterances=_texts),
     (5, PatchRoute, _write_patch, _read_patch),
     (6, PutSettings, _write_settings, _read_settings),
-    (
-        7,
-        ImportBegin,
-        lambda m: ({"import_id": m.import_id, "replace": m.replace}, []),
-        _read_begin,
-    ),
+    _plain(7, ImportBegin, import_id=_text, replace=_flag),
     (8, ImportChunk, _write_chunk, _read_chunk),
-    (
-        9,
-        ImportCommit,
-        lambda m: ({"import_id": m.import_id, "chunk_count": m.chunk_count}, []),
-        _read_commit,
+    _plain(9, ImportCommit, import_id=_text, chunk_count=_count),
+    _plain(10, ImportAbort, import_id=_text),
+    _plain(
+        11,
+        OpenEpoch,
+        epoch_id=_text,
+        base_seq=_count,
+        voters=_texts,
+        fingerprint=_text,
+        dim=_dim,
     ),
-    (10, ImportAbort, _write_abort, _read_abort),
-    (11, OpenEpoch, _write_epoch, _read_epoch),
-    (12, VoterAdd, _write_voter, _read_voter_add),
-    (13, VoterRemove, _write_voter, _read_voter_remove),
-    (20, Audit, lambda m: ({"audit_id": m.audit_id, "is_deep": m.is_deep}, []), _read_audit),
-    (21, SwitchEncoder, lambda m: ({"import_id": m.import_id}, []), _read_switch),
-    (22, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
-    (23, Calibrate, lambda m: ({"calibration": m.calibration}, []), _read_calibrate),
+    _plain(12, VoterAdd, node_id=_text),
+    _plain(13, VoterRemove, node_id=_text),
+    _plain(20, Audit, audit_id=_text, is_deep=_flag),
+    _plain(21, SwitchEncoder, import_id=_text),
+    _plain(22, Calibrate, calibration=_text),
+    _plain(23, Calibrate, calibration=_text),
 )
 # If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.
 # A release that knows only 22 would reject a longer calibration while other nodes apply it,
