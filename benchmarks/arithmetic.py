@@ -1,4 +1,4 @@
-"""What share of encoding is the arithmetic that cannot be left out?
+"""Measures the share of encoding that is matrix products.
 
 The matrix products of the bundled model's layers are timed by themselves, on one thread,
 with the operators that the encoder uses: bytes in whole numbers, and float32 by the runtime

@@ -1,4 +1,4 @@
-"""How long does a node take from its database to being able to score, and what does it hold?
+"""Measures the boot of a node from its database, and its memory.
 
 Each boot is a process of its own: ``SQLiteStorage.open`` (which checks the file and every
 row) and the loading of the tensor, timed apart from the encoder's loading and from
@@ -63,7 +63,7 @@ def boot(database: Path, leaving: str = "nothing") -> dict[str, Any]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     count = options.pick(50_000, 50_000, 100)
     repeats = options.pick(9, 3, 1)
     with tempfile.TemporaryDirectory() as folder:

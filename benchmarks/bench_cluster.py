@@ -1,4 +1,4 @@
-"""How fast does a cluster of three agree, take writes, import, and take nodes in?
+"""Measures a cluster of three: propagation, writes, imports and joining nodes.
 
     python benchmarks/bench_cluster.py [--quick | --tiny] [--json FILE] [--data FOLDER]
 
@@ -54,7 +54,7 @@ def log_of(url: str) -> RedisLog:
 
 @asynccontextmanager
 async def node(folder: Path, name: str, url: str, expect: int) -> AsyncIterator[AdaptiveRouter]:
-    """One router with a door for its peers, stopped at the end."""
+    """One router with an HTTP server for its peers, stopped at the end."""
     path = folder / f"{name}.sqlite"
     async with joined(path, url, door=True, expect=expect, dim=DIM) as peer:
         await peer.router.wait_ready(WAIT_SECONDS)
@@ -87,13 +87,13 @@ async def each(routes: Sequence[Route]) -> AsyncIterator[Route]:
 
 @dataclass
 class Remote:
-    """A router in a process of its own, asked through a pipe."""
+    """A router in its own process, controlled through a pipe."""
 
     pipe: Connection
     process: SpawnProcess
 
     async def ask(self, *words: Any) -> Any:
-        """Ask for something and wait for it.
+        """Send a command and wait for its result.
 
         Raises:
             RuntimeError: The other process failed at it, or has ended.
@@ -126,14 +126,14 @@ async def remote(folder: Path, name: str, url: str) -> AsyncIterator[Remote]:
 
 
 def serve_remote(folder: Path, name: str, url: str, pipe: Connection) -> None:
-    """Run a router and answer what is asked; the main function of a process."""
+    """Run a router and execute commands; the main function of a process."""
     process.tune_interpreter()
     process.freeze_objects()
     asyncio.run(answer_remote(folder, name, url, pipe))
 
 
 async def answer_remote(folder: Path, name: str, url: str, pipe: Connection) -> None:
-    """Answer until told to end."""
+    """Execute commands until the end."""
     ended, queries = asyncio.Event(), None
     async with node(folder, name, url, NODES_COUNT) as router:
         while (asked := await asyncio.to_thread(pipe.recv))[0] != "end":
@@ -220,7 +220,7 @@ async def bench_sustained(
 
 
 async def query_for(router: AdaptiveRouter, ended: asyncio.Event) -> list[float]:
-    """Query a node all the time; give the delays, milliseconds."""
+    """Query a node continuously; return the latencies in milliseconds."""
     draw, delays = random.Random(5), []
     while not ended.is_set():
         sent = time.perf_counter()
@@ -326,7 +326,7 @@ async def bench_fan_out(
 
 
 async def measure(options: Options, folder: Path, server: Server) -> dict[str, Any]:
-    """Everything, in one cluster's life."""
+    """Measure everything on one cluster."""
     figures: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
         others = [

@@ -1,4 +1,4 @@
-"""The images in real containers: sizes, starts, compose, and what clients see of disturbances.
+"""Measures images in real containers: sizes, starts, compose, and failures under disturbances.
 
     make images && python benchmarks/bench_deploy.py [--quick] [--only NAME ...]
 

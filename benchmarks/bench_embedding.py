@@ -1,4 +1,4 @@
-"""What is embedding alone worth?  The encoder against plain fastembed, same model file.
+"""Measures embedding alone: the encoder against plain fastembed with the same model file.
 
 ``bulk`` gives each a whole list in one call: one thread of this encoder, and as many as
 it has lanes, against fastembed's own batching with its default threads.  ``one by one``
@@ -34,7 +34,7 @@ def timed(work: Any, texts: int) -> float:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     texts = read_corpus(options.data).queries(options.pick(1_024, 512, 32), SEED)
     count, seconds = options.pick((5, 3.0), (2, 1.0), (1, 0.2))
     encoder = Encoder()

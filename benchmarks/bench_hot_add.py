@@ -1,4 +1,4 @@
-"""How soon is a new route visible, and does it matter how many there are already?
+"""Measures how soon a new route is visible, by the number of routes.
 
 One route of ten utterances with its vectors given, from the call to the moment at which
 queries see it.  This project answers after that, and after the commit where a database
@@ -56,11 +56,11 @@ def adding(
 
 
 SLOW_REPEATS = 20
-"""Peers get one add a round where this project gets more: theirs may take a second each."""
+"""Peers get one add a round, because theirs may take a second each."""
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     sizes = options.pick((500, 5_000, 50_000), (500, 5_000), (20, 40))
     repeats, count = options.pick((40, 5), (30, 2), (3, 1))
     found: dict[str, dict[str, list[float]]] = {}

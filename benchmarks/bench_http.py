@@ -1,4 +1,4 @@
-"""What does the HTTP door cost?  One real node process against the router in process.
+"""Measures the cost of HTTP: one node process against the router in process.
 
 The node runs as ``python -m synaptoroute.server`` on the loopback; the client is a few
 lines over plain sockets with keep-alive, so that its own work is small beside the
@@ -194,7 +194,7 @@ def compare(
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     corpus = read_corpus(options.data)
     routes = corpus.draw(10, SEED)
     texts = corpus.queries(4_096, SEED)

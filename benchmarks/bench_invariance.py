@@ -1,4 +1,4 @@
-"""Does an embedding depend on its batch-mates, and how much work is padding?
+"""Measures whether an embedding depends on its batch, and the share of padding.
 
 python benchmarks/bench_invariance.py [--data FOLDER] [--quick]
 """
@@ -19,7 +19,7 @@ SEED = 0
 
 
 def mixes(tokens: list[Tokens], random: np.random.Generator) -> list[list[int]]:
-    """Companies to meet in: equal lengths, random, sorted, and the longest with the shortest."""
+    """Return batches of equal lengths, random ones, sorted ones, and the longest with the shortest."""
     order = np.argsort([text.count for text in tokens], kind="stable")
     half = len(order) // 2
     extremes = np.column_stack([order[:half], order[::-1][:half]]).ravel()
@@ -31,7 +31,7 @@ def mixes(tokens: list[Tokens], random: np.random.Generator) -> list[list[int]]:
 
 
 def invariance(encoder: Encoder, texts: list[str]) -> dict[str, Any]:
-    """Encode every text alone and in every mix; give the largest difference."""
+    """Encode every text alone and in every batch; return the largest difference."""
     tokens = encoder.tokenize(texts)
     alone = np.concatenate([encoder.encode_tokens([each]) for each in tokens])
     worst = 0.0
@@ -83,7 +83,7 @@ def longer(texts: list[str]) -> list[str]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     encoder = Encoder()
     corpus = read_corpus(options.data)
     texts = longer(corpus.queries(options.pick(512, 128, 24), SEED))

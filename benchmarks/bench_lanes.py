@@ -1,4 +1,4 @@
-"""How many lanes, and how many texts a batch?  A grid of both, measured.
+"""Measures throughput by number of encoder workers and batch size.
 
 So many threads encode batches of so many texts, as lanes do, each its own share of the same
 texts.  The default is a lane for each CPU of the limit; more would wait for each other.

@@ -1,4 +1,4 @@
-"""What do 50,000, 200,000 and 1,000,000 utterances cost: memory, a query, a new route?
+"""Measures memory, queries and new routes with 50,000, 200,000 and 1,000,000 utterances.
 
 Vectors are generated, clouds of ten a route, as in ``bench_scoring``; each size runs in a
 process of its own, so that its memory is its own.  A query is scored by the product's own

@@ -1,4 +1,4 @@
-"""What do 100 mutations a second cost the queries?
+"""Measures the latency of queries under 100 mutations a second.
 
 One client queries without a pause, first alone, then while routes of one utterance with
 vectors given are put and deleted at a steady rate, database with synchronous=full.
@@ -100,7 +100,7 @@ async def run(options: Options, database: Path) -> dict[str, Any]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(run(options, Path(folder) / "mutations.sqlite"))
 

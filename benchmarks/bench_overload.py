@@ -1,4 +1,4 @@
-"""Does a router that is asked for too much still do what it can?
+"""Measures goodput under overload.
 
 Capacity is measured by a closed loop, before and after; between, queries arrive at their own
 times at a quarter to four times that rate.  Goodput counts answers within the deadline; what the
@@ -40,14 +40,14 @@ DEADLINE_MS = 500
 CLIENTS = 64
 TICK_SECONDS = 0.002
 WARM_UP_SECONDS = 1.0
-"""Until the queue has filled as far as it will; answers of it do not count."""
+"""Seconds until the queue has filled; answers before that are not counted."""
 LOADS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 LOADS_TINY = (0.5, 4.0)
 SEED = 0
 
 
 class Asked(Protocol):
-    """What is overloaded."""
+    """The router or node under load."""
 
     async def aquery(self, text: str, *, use_cache: bool, deadline_ms: int) -> object:
         """Answer or refuse."""
@@ -55,7 +55,7 @@ class Asked(Protocol):
 
 
 class Tally:
-    """What came of the queries of one load, counted while the load was even."""
+    """Results of the queries of one load, counted while the rate is constant."""
 
     def __init__(self, began: float, seconds: float) -> None:
         self.begin, self.end = began + min(WARM_UP_SECONDS, seconds / 2), began + seconds
@@ -65,16 +65,16 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """How long it counted."""
+        """Seconds that were counted."""
         return self.end - self.begin
 
     def is_counted(self, at: float) -> bool:
-        """Whether something that happened then counts."""
+        """Return whether this moment is counted."""
         return self.begin <= at < self.end
 
 
 async def one(router: Asked, text: str, due: float, tally: Tally) -> None:
-    """Ask one query and count what came of it; time runs from when it was due."""
+    """Ask one query and count its result; the latency starts when the query was due."""
     sent = time.perf_counter()
     try:
         await router.aquery(text, use_cache=False, deadline_ms=DEADLINE_MS)
@@ -141,7 +141,7 @@ async def offer(router: Asked, texts: Sequence[str], rate: float, seconds: float
 
 
 class Refusing:
-    """A router that costs nothing: what is left is the client."""
+    """A router without work, to measure the client."""
 
     def __init__(self) -> None:
         self._refusal = Overloaded("always")
@@ -252,7 +252,7 @@ def _from_outside(orders: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     return {**uvloop.run(run(options)), "over_http": over_http(options)}
 
 

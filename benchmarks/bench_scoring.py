@@ -1,4 +1,4 @@
-"""What does scoring cost a query, alone and in batches, at a few sizes?
+"""Measures scoring, alone and in batches, at several sizes.
 
 The product's own ``rank`` with ``blend``, ten utterances a route: scan, nomination and
 exact decision.  Routes are clouds of random unit rows and a query is near one of them;
@@ -144,7 +144,7 @@ class Case:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     small, large = options.pick((1_500, 50_000), (1_500, 50_000), (100, 200))
     repeats, turns = options.pick((40, 5), (12, 3), (2, 1))
     cases = {

@@ -1,4 +1,4 @@
-"""How fast does one Redis order writes, what does a subscriber cost, what does an entry weigh?
+"""Measures Redis as the sequencer: appends, cost of a subscriber, size of an entry.
 
     python benchmarks/bench_sequencer.py [redis|valkey] [--subscribers 100 500 1000]
 

@@ -1,4 +1,4 @@
-"""How many distinct queries a second does a router answer in process, and how soon?
+"""Measures throughput and latency of distinct queries in process.
 
 Every contender runs in its own process with the same driver, model file, tokenizer file,
 routes and texts; nothing is cached.  Closed loop with 1 and 64 clients; open loop at a

@@ -1,4 +1,4 @@
-"""The page's part about the cascade."""
+"""The part of BENCHMARKS.md about the cascade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is this tree as fast as another revision of it?  Both sides in one run, in alternation.
+"""Compares this tree with another revision in alternating rounds of one run.
 
 Each side is one process tree that stays up; every round asks each side for every figure and
 begins with another side.  A figure's ratio is formed within a round, so a slow phase of the
@@ -53,7 +53,7 @@ class Side:
         )
 
     def ask(self, **order: Any) -> dict[str, float]:
-        """Send an order and wait for its answer."""
+        """Send a command and wait for its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")

@@ -299,7 +299,7 @@ class Side:
 
 
 async def main() -> None:
-    """Answer orders until the input ends."""
+    """Execute commands until the input ends."""
     loop = asyncio.get_running_loop()
     side: Side | None = None
     try:

@@ -70,7 +70,7 @@ class Process:
         )
 
     def do(self, order: str, **fields: Any) -> Any:
-        """Give one order and wait for its result.
+        """Send one command and wait for its result.
 
         Raises:
             ContenderFailed: It answered an error or ended.

@@ -1,4 +1,4 @@
-"""Which default threshold, and which aggregation?  Measured on CLINC150 and Banking77.
+"""Fits the default threshold and aggregation on CLINC150 and Banking77.
 
 The threshold is chosen on CLINC150's training, validation and out-of-scope
 validation texts alone; the test splits are only reported.  Few-shot protocol: k

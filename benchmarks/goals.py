@@ -1,4 +1,4 @@
-"""The goals, and whether a run's figures meet them."""
+"""The goals, and the comparison of a run's figures with them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ REASONS = {
     "HTTP p50": "the node's own p50 is stable; that of the peer varies from run to run.",
     "HTTP throughput": "client, server and encoder share the machine's cores.",
 }
-"""Why a goal may be missed, by how its name begins; shown only where it was."""
+"""Reasons for missed goals, by the beginning of the goal's name."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One goal and what came of it.
+    """One goal and its result.
 
     Attributes:
         name: What is measured.
@@ -76,7 +76,7 @@ class Goal:
 
 
 class _Judge:
-    """Looks figures up and holds each against its goal."""
+    """Compares figures with their goals."""
 
     def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
@@ -95,7 +95,7 @@ class _Judge:
 
 
 def judge(results: Results) -> list[Goal]:
-    """Hold a run's figures against the goals."""
+    """Compare a run's figures with the goals."""
     judges = _Judge({name: result["figures"] for name, result in results.items()})
     return [*_node(judges), *_cluster(judges), *_deploy(judges)]
 
@@ -216,7 +216,7 @@ def _accuracy(found: dict[str, Any]) -> list[Goal]:
 
 
 def _look(found: dict[str, Any], path: tuple[str, ...]) -> float | None:
-    """Follow a path into the figures; None where it leads nowhere."""
+    """Follow a path into the figures; return None if it does not exist."""
     value: Any = found
     for key in path:
         if not isinstance(value, dict) or key not in value:

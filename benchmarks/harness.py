@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, interleaved rounds, ratios, and the JSON it prints.
+"""Shared by all benchmarks: options, interleaved rounds, ratios, and the JSON output.
 
 Rule 1: contenders run in turn, round by round, so that noise of the machine meets all
 of them; a ratio is that of medians, with the spread of the rounds' own ratios.
@@ -30,7 +30,7 @@ SizeT = TypeVar("SizeT")
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for.
+    """The options of the command line.
 
     Attributes:
         data: Folder with ``clinc150.json`` and ``banking77.json``; None for generated texts.
@@ -57,7 +57,7 @@ def read_options(about: str | None) -> Options:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the options that all benchmarks have."""
+    """Add the options that all benchmarks have."""
     default = os.environ.get(DATA_VARIABLE)
     parser.add_argument(
         "--data",
@@ -72,7 +72,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def to_options(given: argparse.Namespace) -> Options:
-    """Make the options of what was parsed."""
+    """Return the options that were parsed."""
     size = "tiny" if given.tiny else "quick" if given.quick else "full"
     data = given.data
     if data is not None and data.is_file():
@@ -81,7 +81,7 @@ def to_options(given: argparse.Namespace) -> Options:
 
 
 def rounds(contenders: Mapping[str, Callable[[], ResultT]], count: int) -> dict[str, list[ResultT]]:
-    """Run every contender once a round, each round beginning with another."""
+    """Run every contender once a round; each round begins with another."""
     names = list(contenders)
     found: dict[str, list[ResultT]] = {name: [] for name in names}
     for number in range(count):
@@ -163,7 +163,7 @@ def now() -> str:
 
 
 class Bench:
-    """One benchmark's run; ``finish`` prints what it found."""
+    """One run of a benchmark; ``finish`` prints its figures."""
 
     def __init__(self, name: str, options: Options) -> None:
         self._name = name
@@ -172,7 +172,7 @@ class Bench:
         self._load_before = load_average()
 
     def finish(self, figures: Mapping[str, Any]) -> None:
-        """Print the JSON, and write it where it was asked for."""
+        """Print the JSON, and write it to the file of ``--json``."""
         report = {
             "bench": self._name,
             "size": self._options.size,
@@ -192,7 +192,7 @@ class Bench:
 
 
 def command() -> str:
-    """The command line as a reader would type it; folders of this machine left out."""
+    """Return the command line without folders of this machine."""
     words = []
     hide_next = False
     for word in sys.argv[1:]:
@@ -204,5 +204,5 @@ def command() -> str:
 
 
 def load_average() -> float:
-    """Processes that wanted to run, on average over the last minute."""
+    """Return the load average of the last minute."""
     return rounded(os.getloadavg()[0])

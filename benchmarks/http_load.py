@@ -88,7 +88,7 @@ class Load:
             self.late += 1
 
     def report(self, cpu_seconds: float) -> dict[str, Any]:
-        """All figures."""
+        """Return all figures."""
         seconds = self.end - self.begin
         return {
             "offered_per_second": rounded(self.offered / seconds),

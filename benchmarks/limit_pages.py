@@ -1,4 +1,4 @@
-"""BENCHMARKS.md, what the hardware allows: encoding, lanes, a million utterances."""
+"""The part of BENCHMARKS.md about hardware limits: encoding, workers, a million utterances."""
 
 from __future__ import annotations
 

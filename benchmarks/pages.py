@@ -1,4 +1,4 @@
-"""BENCHMARKS.md: tables from a run's JSON, and nothing else."""
+"""Renders BENCHMARKS.md from the JSON of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long does a node need from a cold start, or from a peer's snapshot, to its first score?
+"""Measures the phases from a cold start, or from a peer's snapshot, to the first score.
 
 A database of routes with random unit vectors is made once in a temporary folder.  Every
 figure is the best and the median of some runs, warm page cache, encoder apart; phases of

@@ -51,7 +51,7 @@ SECONDS_MAX_ON_REQUEST = 3_600.0
 
 
 def run(name: str, options: Options, folder: Path) -> bool:
-    """Run one benchmark in a process of its own; its JSON goes to the folder."""
+    """Run one benchmark in its own process; its JSON goes to the folder."""
     words = [sys.executable, str(HERE / f"bench_{name}.py"), "--json", str(folder / f"{name}.json")]
     if options.data is not None:
         words += ["--data", str(options.data)]
@@ -73,7 +73,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> int:
-    """Measure and write; the exit code tells whether every benchmark ran."""
+    """Measure and write; return 1 if a benchmark failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_options(parser)
     parser.add_argument("--only", nargs="+", choices=(*BENCHES, *ON_REQUEST), default=list(BENCHES))

@@ -1,4 +1,4 @@
-"""How figures and tables of them are written."""
+"""Formats figures and Markdown tables."""
 
 from __future__ import annotations
 

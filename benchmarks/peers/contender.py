@@ -162,7 +162,7 @@ async def _search(contender: Searcher, repeats: int, dim: int) -> list[float]:
 
 
 async def _obey(contender: Contender, order: dict[str, Any]) -> Any:
-    """Carry out one line."""
+    """Execute one command."""
     match order.pop("do"):
         case "load":
             return await contender.load(order["routes"])
@@ -185,7 +185,7 @@ async def _obey(contender: Contender, order: dict[str, Any]) -> Any:
 
 
 def serve(contender: Contender) -> None:
-    """Obey lines from standard input until it ends."""
+    """Execute the commands on standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
