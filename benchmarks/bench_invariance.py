@@ -19,7 +19,7 @@ SEED = 0
 
 
 def mixes(tokens: list[Tokens], random: np.random.Generator) -> list[list[int]]:
-    """Return batches of equal lengths, random ones, sorted ones, and the longest with the shortest."""
+    """Return batches: equal lengths, random, sorted, and the longest with the shortest."""
     order = np.argsort([text.count for text in tokens], kind="stable")
     half = len(order) // 2
     extremes = np.column_stack([order[:half], order[::-1][:half]]).ravel()
