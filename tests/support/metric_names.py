@@ -37,9 +37,9 @@ def exposition() -> str:
     )
     encoder.close()
     metrics = Metrics()
-    metrics.answered("POST", "/v1/query", 200, 0.01)
+    metrics.count_response("POST", "/v1/query", 200, 0.01)
     metrics.batch(1, 8, 0.01)
-    metrics.watch_answers(lambda: 0)
+    metrics.watch_cached_responses(lambda: 0)
     metrics.watch(lambda: (status, EncoderStats()))
     return metrics.render().decode()
 

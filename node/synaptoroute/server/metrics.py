@@ -47,8 +47,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._answers = AnswersTold()
-        self.registry.register(self._answers)
+        responses = ResponseCounter()
+        self.count_response = responses.count
+        self.registry.register(responses)
         self.in_flight_count = 0
         in_flight = Gauge(
             "synaptoroute_requests_in_flight",
@@ -82,19 +83,15 @@ class Metrics:
         )
         build.labels(__version__, platform.python_version()).set(1)
 
-    def answered(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Count one answer."""
-        self._answers.count(method, endpoint, status, seconds)
-
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
         """Count one encoded batch; the engine's ``Observer``, called on a lane."""
         self._batch_size.observe(texts)
         self._batch_tokens.observe(tokens)
         self._encode_duration.observe(encode_seconds)
 
-    def watch_answers(self, hits: Callable[[], int]) -> None:
+    def watch_cached_responses(self, hits: Callable[[], int]) -> None:
         """Read how many queries were answered with bytes that were kept."""
-        self.registry.register(AnswersCollector(hits))
+        self.registry.register(CachedResponsesCollector(hits))
 
     def watch(self, look: Look) -> None:
         """Read the router and the encoder at every scrape."""
@@ -105,7 +102,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class AnswersTold(Collector):
+class ResponseCounter(Collector):
     """Requests by method, endpoint and status, and how long they took.
 
     Counted on the event loop only, many times between two scrapes, so without a lock.
@@ -152,7 +149,7 @@ class AnswersTold(Collector):
         yield duration
 
 
-class AnswersCollector(Collector):
+class CachedResponsesCollector(Collector):
     """Reads how often the same question was asked again at the same position."""
 
     def __init__(self, hits: Callable[[], int]) -> None:

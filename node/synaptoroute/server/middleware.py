@@ -85,7 +85,7 @@ class NodePolicy(RequestPolicy):
         metrics, endpoint, status = self._runtime.metrics, context.endpoint, context.status
         metrics.in_flight_count -= 1
         method = method if method in _METHODS else "OTHER"
-        metrics.answered(method, endpoint, status, time.perf_counter() - context.started_at)
+        metrics.count_response(method, endpoint, status, time.perf_counter() - context.started_at)
         is_query = endpoint == QUERY_PATH
         if is_query and status == 429:
             self._log_refusals()

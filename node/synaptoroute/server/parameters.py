@@ -139,11 +139,11 @@ async def await_consistency(
         VersionLost: A later epoch left the version behind.
         SequencerUnavailable: The log does not answer.
     """
+    if min_version is not None and not _VERSION.fullmatch(min_version):
+        raise InvalidParameter("SR-Min-Version must be epoch.seq, such as 1.42")
     if request.method not in ("GET", "HEAD") and request.url.path not in _READING_POSTS:
-        return
+        return  # a write is ordered by the log, whatever this node has applied
     if min_version is not None:
-        if not _VERSION.fullmatch(min_version):
-            raise InvalidParameter("SR-Min-Version must be epoch.seq, such as 1.42")
         epoch, _, seq = min_version.partition(".")
         version = Revision(int(epoch), int(seq))
         await runtime_of(request).router.await_version(version, timeout_seconds)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -76,18 +76,17 @@ class QueryOptions:
 
 @dataclass(frozen=True, slots=True)
 class QueryResponse:
-    """A rendered match, and the state of the router that it belongs to."""
+    """A rendered match.
+
+    Attributes:
+        visible: State of the router that it belongs to.
+        headers: Headers, without those of every response.
+        body: The match as JSON.
+    """
 
     visible: object
-    version: bytes
+    headers: Sequence[Header]
     body: bytes
-
-    def headers(self) -> list[Header]:
-        """Headers of the response, without those of every response."""
-        found = [(b"content-length", b"%d" % len(self.body)), (b"content-type", _JSON)]
-        if self.version:
-            found.append((b"sr-version", self.version))
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ class QueryHandler:
         self._policy = policy
         self._cache = ResponseCache()
         self._in_flight: set[bytes] = set()
-        runtime.metrics.watch_answers(lambda: self._cache.hits)
+        runtime.metrics.watch_cached_responses(lambda: self._cache.hits)
 
     # --- between parser and socket ---------------------------------------------------
 
@@ -174,7 +173,12 @@ class QueryHandler:
         # Of a header that is sent twice the first counts, as in the framework.
         headers = dict(reversed(request.headers))
         body = bytes(request.body)
-        if not self._is_plain(headers, body):
+        if (
+            headers.get(b"content-type") != _JSON
+            or b"content-encoding" in headers
+            or b"sr-min-version" in headers
+            or len(body) > self._runtime.config.body_bytes_max
+        ):
             return False
         context = RequestContext(headers.get(b"x-request-id"), PATH)
         self._policy.started()
@@ -185,11 +189,11 @@ class QueryHandler:
             self._send_problem(request, respond, context, error)
             return True
         if isinstance(pending, QueryResponse):
-            self._send(request, respond, context, 200, pending.headers(), pending.body)
+            self._send(request, respond, context, 200, pending.headers, pending.body)
         elif isinstance(pending.answer, Match):
             self.release(pending)
             response = self.complete(pending, pending.answer)
-            self._send(request, respond, context, 200, response.headers(), response.body)
+            self._send(request, respond, context, 200, response.headers, response.body)
         else:
             # A client that goes away takes its query out of the queue.
             request.on_disconnect = pending.answer.cancel
@@ -197,14 +201,6 @@ class QueryHandler:
                 partial(self._on_answer, request, respond, context, pending)
             )
         return True
-
-    def _is_plain(self, headers: Mapping[bytes, bytes], body: bytes) -> bool:
-        return (
-            headers.get(b"content-type") == _JSON
-            and b"content-encoding" not in headers
-            and b"sr-min-version" not in headers
-            and len(body) <= self._runtime.config.body_bytes_max
-        )
 
     def _on_answer(
         self,
@@ -224,7 +220,7 @@ class QueryHandler:
         except Exception as error:
             self._send_problem(request, respond, context, error)
         else:
-            self._send(request, respond, context, 200, response.headers(), response.body)
+            self._send(request, respond, context, 200, response.headers, response.body)
 
     def _send_problem(
         self, request: HttpRequest, respond: Respond, context: RequestContext, error: Exception
@@ -238,12 +234,12 @@ class QueryHandler:
         respond: Respond,
         context: RequestContext,
         status: int,
-        headers: list[Header],
+        headers: Sequence[Header],
         body: bytes,
     ) -> None:
         context.status = status
         self._policy.finished("POST", PATH, request.client, context)
-        respond(request, status, headers + self._policy.common_headers(context), body)
+        respond(request, status, [*headers, *self._policy.common_headers(context)], body)
 
     # --- behind the framework --------------------------------------------------------
 
@@ -265,7 +261,7 @@ class QueryHandler:
             finally:
                 self.release(found)
             found = self.complete(found, match)
-        headers = {name.decode(): value.decode() for name, value in found.headers()}
+        headers = {name.decode(): value.decode() for name, value in found.headers}
         return Response(found.body, headers=headers)
 
     # --- decisions -------------------------------------------------------------------
@@ -312,7 +308,11 @@ class QueryHandler:
         """Render the answer of a pending query, and cache it where it may come again."""
         config, router = self._runtime.config, self._runtime.router
         visible = pending.visible
-        response = QueryResponse(visible, match.version.encode(), render_match(match).encode())
+        body = render_match(match).encode()
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
+        if match.version:
+            headers.append((b"sr-version", match.version.encode()))
+        response = QueryResponse(visible, headers, body)
         # Where unmatched queries are counted, each of them must reach the scorer.
         is_counted = match.route is None and config.unmatched_kept > 0
         # The state may have changed between begin and answer: then the match belongs to

@@ -190,7 +190,7 @@ class HttpProtocol(asyncio.Protocol):
         self._refusal: Problem | None = None
         self._deadline: float | None = None
         self._is_advancing = False
-        self._is_ending = self._saw_last = False
+        self._is_ending = self._saw_last = self._has_answered = False
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._drained: asyncio.Future[None] | None = None
@@ -226,34 +226,39 @@ class HttpProtocol(asyncio.Protocol):
         if self._refusal is not None or self._saw_last or self._transport.is_closing():
             return
         try:
-            self._parse(data)
+            if self._upgrade_body_bytes:
+                self._parse_after_upgrade(data)
+            else:
+                self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            if not self._saw_last:
-                self._refuse_in_order()
+            self._refuse_in_order()
         self._advance()
         if self._is_in_head and self._deadline is None:
             self._deadline = self._loop.time() + self._limits.head_seconds
 
-    def _parse(self, data: bytes) -> None:
-        """Feed the parser, which stops behind the head of a request to upgrade.
+    def _parse_after_upgrade(self, data: bytes) -> None:
+        """Parse what follows the head of a request to upgrade, where the parser stops.
 
         No other protocol is offered, so such a request is answered over HTTP/1.1 (RFC 9110
         section 7.8).  The parser takes its body for another protocol: it is read here, or
         it would pass for the next request.
         """
-        while data:
-            if (count := self._upgrade_body_bytes) > 0:
+        try:
+            while data:
+                if (count := self._upgrade_body_bytes) == 0:
+                    self._parser.feed_data(data)
+                    return
                 piece, data = data[:count], data[count:]
                 self.on_body(piece)
                 self._upgrade_body_bytes -= len(piece)
                 if self._upgrade_body_bytes == 0:
                     self.on_message_complete()
-                continue
-            try:
-                self._parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_after_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse_in_order()
 
     def pause_writing(self) -> None:
         """Note that the client reads more slowly than the node writes."""
@@ -277,8 +282,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._deadline is None or now < self._deadline or self._active is not None:
             return
         self._deadline = None
-        is_head_awaited = self._is_in_head or not self._url
-        if is_head_awaited:
+        if self._is_in_head or not self._has_answered:
             self._refuse(_slow_head(self._limits))
         else:
             self._transport.close()
@@ -295,16 +299,12 @@ class HttpProtocol(asyncio.Protocol):
 
     # --- callbacks of the parser -----------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        self._url, self._headers, self._head_bytes = b"", [], 0
-        self._is_in_head = True
-        if self._active is None:
+    def on_url(self, url: bytes) -> None:
+        """Begin a request; its URL may come in pieces."""
+        if not self._is_in_head:
+            self._is_in_head, self._headers, self._head_bytes = True, [], 0
             # From here on the limit of the head holds instead of that of an idle connection.
             self._deadline = None
-
-    def on_url(self, url: bytes) -> None:
-        """Collect the URL, which may come in pieces."""
         self._url += url
         if len(self._url) > self._limits.url_bytes_max:
             self._problem = _long_url(self._limits)
@@ -330,7 +330,15 @@ class HttpProtocol(asyncio.Protocol):
         request.method = parser.get_method().decode("ascii")
         request.version = parser.get_http_version()
         request.keep_alive = request.version != "1.0" and parser.should_keep_alive()
-        self._set_target(request)
+        url, self._url = self._url, b""
+        if not url.startswith(b"/") or b"?" in url or b"#" in url:
+            parsed = httptools.parse_url(url)
+            if parsed.path is None:  # such as the target of CONNECT
+                raise _Refused
+            url, request.query_string = parsed.path, parsed.query or b""
+        request.raw_path = url
+        path = url.decode("ascii")
+        request.path = unquote(path) if "%" in path else path
         for name, value in self._headers:
             if name == b"expect" and value.lower() == b"100-continue":
                 request.expects_continue = True
@@ -338,18 +346,6 @@ class HttpProtocol(asyncio.Protocol):
             self._upgrade_body_bytes = _declared_bytes(self._headers)
         self._incoming = request
         self._queue.append(request)
-
-    def _set_target(self, request: HttpRequest) -> None:
-        """Split the URL; a target without a path (such as that of CONNECT) is malformed."""
-        url = self._url
-        if not url.startswith(b"/") or b"?" in url or b"#" in url:
-            parsed = httptools.parse_url(url)
-            if parsed.path is None:
-                raise _Refused
-            url, request.query_string = parsed.path, parsed.query or b""
-        request.raw_path = url
-        path = url.decode("ascii")
-        request.path = unquote(path) if "%" in path else path
 
     def on_body(self, body: bytes) -> None:
         """Add a piece of the body, unless its request has been answered already."""
@@ -387,23 +383,18 @@ class HttpProtocol(asyncio.Protocol):
                 and not self._transport.is_closing()
             ):
                 request = self._active = self._queue.popleft()
-                if not self._is_answered_directly(request):
+                is_direct = request.is_whole and self._direct is not None
+                if not (is_direct and self._direct(request, self.respond)):
                     self._start_app(request)
+        except Exception as error:  # a bug of the direct handler costs one connection
+            server_log().error("direct_handler_failed", exc_info=error)
+            self._refuse(internal_problem())
         finally:
             self._is_advancing = False
         if self._active is None and self._refusal is not None:
             self._refuse(self._refusal)
-        self.update_reading()
-
-    def _is_answered_directly(self, request: HttpRequest) -> bool:
-        if self._direct is None or not request.is_whole:
-            return False
-        try:
-            return self._direct(request, self.respond)
-        except Exception as error:  # a bug must not stop the other connections
-            server_log().error("request_failed", path=request.path[:200], exc_info=error)
-            self._refuse(internal_problem())
-            return True
+        if self._queue or self._incoming is not None or self._is_reading_paused:
+            self.update_reading()
 
     def _start_app(self, request: HttpRequest) -> None:
         scope: Scope = {
@@ -434,7 +425,7 @@ class HttpProtocol(asyncio.Protocol):
         """
         if self._active is not request:
             return
-        is_last = self.is_last(request, headers)
+        is_last = not request.keep_alive or self._is_ending or _CLOSE in headers
         self._transport.write(self.head(status, headers, is_last=is_last) + body)
         self.finish(request, is_last=is_last)
 
@@ -444,9 +435,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def head(self, status: int, headers: Sequence[Header], *, is_last: bool) -> bytes:
         """Status line and headers as bytes."""
-        date = self._state.date
-        lines = [_status_line(status), b"%b: %b\r\n" % date]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        lines = [line, b"%b: %b\r\n" % self._state.date]
+        for header in headers:
+            lines.append(b"%b: %b\r\n" % header)  # noqa: PERF401  (a call less a request)
         if is_last and _CLOSE not in headers:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
@@ -461,9 +453,11 @@ class HttpProtocol(asyncio.Protocol):
         if is_last:
             self._transport.close()
             return
+        self._has_answered = True
         if not self._queue and not self._is_in_head:
             self._deadline = self._loop.time() + self._limits.keep_alive_seconds
-        self._advance()
+        if not self._is_advancing:
+            self._advance()
 
     def update_reading(self) -> None:
         """Read no further while requests or a body wait; the kernel then slows the client."""
@@ -482,6 +476,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse_in_order(self) -> None:
         """Refuse what cannot be parsed, after the responses of the requests before it."""
+        if self._saw_last:
+            return
         broken, self._incoming = self._incoming, None
         if broken is not None and broken in self._queue:
             self._queue.remove(broken)
@@ -665,11 +661,6 @@ def _declared_bytes(headers: Sequence[Header]) -> int:
 def _address(found: object) -> Address | None:
     """The host and port of a socket; None for one that has none or is closed already."""
     return (str(found[0]), int(found[1])) if isinstance(found, tuple) else None
-
-
-def _status_line(status: int) -> bytes:
-    line = _STATUS_LINES.get(status)
-    return line if line is not None else b"HTTP/1.1 %d \r\n" % status
 
 
 _STATUS_LINES: Final = {

@@ -137,8 +137,10 @@ class RequestPolicy(ABC):
         self, error: Exception, context: RequestContext
     ) -> tuple[int, list[Header], bytes]:
         """Status, headers and body for an error; an unexpected one is logged as an incident."""
-        is_expected = isinstance(error, SynaptoRouteError)
-        problem = self.problem_of(error) if is_expected else internal_problem()
+        if isinstance(error, SynaptoRouteError):
+            problem = self.problem_of(error)
+        else:
+            problem = internal_problem()
         if problem.status == 500:
             self.log.error(
                 "request_failed",

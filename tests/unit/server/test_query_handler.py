@@ -174,7 +174,7 @@ async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path)
 def test_answers_have_a_limit_in_number_and_bytes() -> None:
     """The answers that were not asked for the longest go first; a long question never comes in."""
     now = object()
-    answer = QueryResponse(now, b"1.1", b"x" * 10)
+    answer = QueryResponse(now, (), b"x" * 10)
     few = ResponseCache(responses_max=2)
     for body in (b"a", b"b"):
         few.put(body, answer)
