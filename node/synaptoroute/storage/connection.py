@@ -103,13 +103,7 @@ def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection
 
 def connect_draft(draft: Path) -> sqlite3.Connection:
     """Open a file that is discarded unless it is completed: no journal, no sync."""
-    connection = sqlite3.connect(
-        f"{draft.absolute().as_uri()}?mode=rwc",
-        uri=True,
-        isolation_level=None,
-        timeout=BUSY_SECONDS,
-    )
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection = _connect(draft, "rwc")
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     return connection

@@ -252,7 +252,7 @@ def _replace_rows(
     with translated("open a snapshot"):
         writer.execute("ATTACH ? AS donor", (reader_uri(draft, immutable=True),))
         try:
-            with replacing_state(database, meta, row_count, orphans_after_seq, now_us):
+            with _replacing_state(database, meta, row_count, orphans_after_seq, now_us):
                 for table in _STATE_TABLES:
                     writer.execute(f"DELETE FROM main.{table}")
                     writer.execute(f"INSERT INTO main.{table} SELECT * FROM donor.{table}")
@@ -276,7 +276,7 @@ def replace_state(
         settings=snapshot.settings,
     )
     row_count = len(stored.slots)
-    with replacing_state(database, meta, row_count, orphans_after_seq, now_us) as writer:
+    with _replacing_state(database, meta, row_count, orphans_after_seq, now_us) as writer:
         for table in (*_STATE_TABLES, "slot_next"):
             if table != "meta":
                 writer.execute(f"DELETE FROM {table}")
@@ -284,7 +284,7 @@ def replace_state(
 
 
 @contextmanager
-def replacing_state(
+def _replacing_state(
     database: Database, meta: Meta, row_count: int, orphans_after_seq: int | None, now_us: int
 ) -> Iterator[sqlite3.Connection]:
     """Replace the state in one transaction, then mirror the new one."""
