@@ -289,6 +289,12 @@ class EnginePort(Protocol):
     ) -> list[Future[NDArray[np.float32]]]:
         """Encode utterances behind the queries; one future a job.
 
+        A future that is cancelled before its job begins costs nothing.
+
+        Args:
+            texts: The utterances.
+            encoder: The encoder to use; None for the one that serves now.
+
         Raises:
             Overloaded: Too many utterances wait.
             NotReady: The engine is stopping.
@@ -346,6 +352,9 @@ class EnginePort(Protocol):
         self, source: Path, *, orphans_after_seq: int | None = None
     ) -> Future[Position]:
         """Replace database, replica and tensor by a peer's snapshot file.
+
+        The tensor is built beside the one that serves and exchanged between two batches, so
+        queries go on.
 
         Args:
             source: The file; nobody may change it meanwhile.

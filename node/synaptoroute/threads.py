@@ -15,7 +15,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
@@ -92,6 +92,18 @@ class Inbox(Generic[ItemT]):
                 return left
             if item is not None:
                 left.append(item)
+
+
+def run_into(future: Future[Any], task: Callable[..., Any], *arguments: Any) -> None:
+    """Run a task and store its result or its error; skip it if it was cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = task(*arguments)
+    except BaseException as error:  # the caller gets it; the thread must live on
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def refuse(future: Future[Any]) -> None:

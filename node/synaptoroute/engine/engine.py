@@ -53,6 +53,8 @@ ResultT = TypeVar("ResultT")
 class Engine:
     """Owns the threads of one node.
 
+    ``EnginePort`` and ``QueryEngine`` document its methods.
+
     Invariant: each mutable state behind it belongs to exactly one thread.
 
     Attributes:
@@ -159,7 +161,6 @@ class Engine:
     # --- observers -----------------------------------------------------------------
 
     def subscribe(self, observer: EngineObserver) -> None:
-        """Report to an observer from now on."""
         self._observers = (*self._observers, observer)
 
     def _report_received(self, received: Sequence[ReceivedEntry]) -> None:
@@ -177,7 +178,6 @@ class Engine:
     # --- life cycle --------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the threads."""
         self.storage.start_maintenance()
         self.scorer.start()
         self.applier.start()
@@ -185,7 +185,6 @@ class Engine:
         self.is_started = True
 
     def stop(self) -> None:
-        """Answer what was accepted, end the threads, close the database."""
         self._is_stopped = True
         # In the order in which work flows: workers hand batches to the scorer, and the applier
         # waits for the scorer while it publishes.
@@ -215,12 +214,6 @@ class Engine:
             self._queue.check_queue(texts, share, deadline_seconds)
 
     def submit(self, query: Query) -> None:
-        """Answer a query, or queue it; its future is resolved on its event loop.
-
-        Raises:
-            Overloaded: The queue is full, or the predicted wait over the deadline.
-            NotReady: The engine is stopping.
-        """
         if self._coalescer is None or not self._coalescer.add(query):
             self._enqueue(query)
 
@@ -230,33 +223,24 @@ class Engine:
         )
 
     def submit_all(self, queries: Sequence[Query]) -> None:
-        """Queue several queries, all or none; see ``submit``."""
         if queries:
             first, pairs = queries[0], [(query.text, query) for query in queries]
             self._queue.submit_all(pairs, first.use_cache, deadline_seconds=first.deadline_seconds)
 
     @property
     def has_first_stage(self) -> bool:
-        """Whether sure queries may be answered without the encoder."""
         return self._cascade is not None
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
-        """Answer on the caller's thread what the cascade is sure of; None for the rest."""
         if self._cascade is None:
             return [None] * len(queries)
         return self._cascade.answer(queries, self.scorer.node)
 
     @property
     def unmatched(self) -> UnmatchedQueries:
-        """The newest queries that no route took."""
         return self.scorer.unmatched
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
-        """Encode and score on the caller's thread, before ``start``.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
         self._check_open()
         embeddings = self.encoder.encode([query.text for query in queries])
         in_flight = tuple(InFlightQuery(query.text, [query], 0.0) for query in queries)
@@ -272,18 +256,6 @@ class Engine:
     def encode_utterances(
         self, texts: Sequence[str], encoder: TextEncoder | None = None
     ) -> list[Future[NDArray[np.float32]]]:
-        """Encode utterances by the workers, behind the queries; one future a job.
-
-        A future that is cancelled before its job begins costs nothing.
-
-        Args:
-            texts: The utterances.
-            encoder: The encoder to use; None for the one that serves now.
-
-        Raises:
-            Overloaded: Too many utterances wait.
-            NotReady: The engine is stopping.
-        """
         encode = (encoder or self.encoder).encode_utterances
         if not self.is_started:
             self._check_open()
@@ -292,12 +264,6 @@ class Engine:
         return submit_utterances(self._queue, encode, texts)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
-        """Number, apply and publish proposals of a node that is its own log.
-
-        Raises:
-            Overloaded: Too many writes wait.
-            NotReady: The engine has stopped.
-        """
         if self.is_started:
             self.applier.propose(proposals)
         else:
@@ -306,11 +272,6 @@ class Engine:
             self.scorer.drain()
 
     def deliver(self, entries: Sequence[IncomingEntry]) -> None:
-        """Take in entries of a log, in order.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
         if self.is_started:
             self.applier.deliver(entries)
         else:
@@ -319,43 +280,26 @@ class Engine:
             self.scorer.drain()
 
     def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
-        """Wait for a write to be visible; register before it is sent."""
         return self._pending_writes.expect(op_id)
 
     def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
-        """Stop waiting for a write."""
         self._pending_writes.forget(op_id, future)
 
     def expect_version(self, seq: int) -> Future[None]:
-        """Wait until an entry is visible; check the position afterwards."""
         return self.scorer.version_waiters.expect(seq)
 
     def forget_version(self, future: Future[None]) -> None:
-        """Stop waiting for a version."""
         self.scorer.version_waiters.forget(future)
 
-    # --- looking ---------------------------------------------------------------------
+    # --- reads ---------------------------------------------------------------------
 
     def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
-        """Run a function on the tensor between two batches, at one position.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
         future = self.scorer.call(task)
         if not self.is_started:
             self.scorer.drain()
         return future
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
-        """Run a function on the applier's thread, between two groups of entries.
-
-        What it reads of the replica, the database and, by ``read``, of the tensor is of
-        one position.  Writes wait meanwhile, so it must be short.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
         if self.is_started:
             return self.applier.run(task)
         self._check_open()
@@ -364,8 +308,6 @@ class Engine:
         return future
 
     def look_up(self, op_id: bytes) -> Future[Outcome | None]:
-        """Find the outcome of a write inside the idempotency window."""
-
         def task(state: AppliedState) -> Outcome | None:
             known = state.replica.outcome_of(op_id)
             return known.outcome if known else None
@@ -373,51 +315,42 @@ class Engine:
         return self.run_on_applier(task)
 
     def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
-        """List the open imports."""
         return self.run_on_applier(lambda state: tuple(state.replica.table.imports.values()))
 
     # --- status ----------------------------------------------------------------------
 
     @property
     def node_id(self) -> str:
-        """Identity of this node."""
         return self.storage.node_id
 
     @property
     def encoder(self) -> TextEncoder:
-        """The encoder that serves now; any thread."""
         return self.scorer.encoder
 
     @property
     def database(self) -> SQLiteStorage:
-        """The database, to be read from any thread."""
         return self.storage
 
     @property
     def published(self) -> Published:
-        """The state that queries see."""
         return self.scorer.published
 
     @property
     def backlog_entries(self) -> int:
-        """Entries that wait to be applied."""
         return self.applier.backlog_entries
 
     @property
     def delays(self) -> tuple[tuple[int, int], ...]:
-        """Pairs of seq and microseconds from the sequencer's clock to visible here."""
         return tuple(self.scorer.delays)
 
     @property
     def replica_status(self) -> ReplicaStatus:
-        """The replica as of now; any thread."""
         replica = self.applier.replica
         # The applier may change the replica between two reads here.  Copying the list is one
         # step of the interpreter, so voters and epoch id always come from the same epoch.
         return ReplicaStatus(replica.state, replica.promised, tuple(replica.epochs))
 
     def status(self) -> EngineStatus:
-        """Describe the engine without blocking."""
         queue, cascade = self._queue, self._cascade
         stage = cascade.status if cascade else CascadeStatus()
         hits, misses = self.encoders.cache_counts
@@ -452,16 +385,6 @@ class Engine:
     def install_snapshot(
         self, source: Path, *, orphans_after_seq: int | None = None
     ) -> Future[Position]:
-        """Replace database, replica and tensor by a peer's snapshot file.
-
-        The tensor is built beside the one that serves and exchanged between two batches, so
-        queries go on.
-
-        Args:
-            source: The file; nobody may change it meanwhile.
-            orphans_after_seq: Keep own entries after this place as orphans.
-        """
-
         def task(_: AppliedState) -> Position:
             now_us = time.time_ns() // 1_000
             failpoint("install.fetched")

@@ -41,7 +41,7 @@ from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState, IncomingEntry, ReceivedEntry
 from synaptoroute.storage import SQLiteStorage
-from synaptoroute.threads import Inbox, lower_priority, refuse
+from synaptoroute.threads import Inbox, lower_priority, refuse, run_into
 
 GROUP_ENTRIES_MAX: Final = 128
 INBOX_ENTRIES_MAX: Final = 16_384
@@ -206,7 +206,7 @@ class Applier:
                 finally:
                     self.is_applying = False
             if isinstance(item, _Task):
-                _fulfil(item, self.state)
+                run_into(item.future, item.run, self.state)
 
     def apply(self, group: Sequence[Proposal | IncomingEntry]) -> None:
         """Apply, commit and publish a group.  Runs on the applier's thread.
@@ -307,18 +307,6 @@ class Applier:
             if isinstance(each, Proposal):
                 self._fail_write(each.op_id, error)
         self._on_failed(error)
-
-
-def _fulfil(task: _Task, state: AppliedState) -> None:
-    """Run a task and keep its result or its error; skip it if its caller gave up."""
-    if not task.future.set_running_or_notify_cancel():
-        return
-    try:
-        result = task.run(state)
-    except BaseException as error:
-        task.future.set_exception(error)
-    else:
-        task.future.set_result(result)
 
 
 def check_vectors(mutation: Mutation) -> str | None:

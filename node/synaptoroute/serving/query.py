@@ -87,7 +87,7 @@ class Query:
         ids = None
         if self.routes is not None:
             ids = frozenset(routes[name].route_id for name in self.routes if name in routes)
-        return QuerySpec(limit=self.candidates if self.explain else self.limit, routes=ids)
+        return QuerySpec(limit=self.candidates, routes=ids)
 
 
 class Records(Protocol):

@@ -38,7 +38,7 @@ from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.query import FirstStage, Query, UnmatchedQueries, match_of
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor
-from synaptoroute.threads import Inbox, refuse
+from synaptoroute.threads import Inbox, refuse, run_into
 
 FILL_ROWS_MAX: Final = 512
 FILL_SECONDS_MAX: Final = 30.0
@@ -299,7 +299,7 @@ class Scorer:
             case _Publish():
                 self._make_visible(item)
             case _Call(task, future):
-                _fulfil(self.tensor, task, future)
+                run_into(future, task, self.tensor)
 
     def _make_visible(self, item: _Publish) -> None:
         for index, commit in enumerate(item.commits):
@@ -430,15 +430,3 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
 def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
     """Join the bytes of vectors to float32[n, dim]."""
     return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)
-
-
-def _fulfil(tensor: Tensor, task: Callable[[Tensor], Any], future: Future[Any]) -> None:
-    """Run a task and store its result or its error; skip it if it was cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = task(tensor)
-    except BaseException as error:  # the caller gets it
-        future.set_exception(error)
-    else:
-        future.set_result(result)
