@@ -1,7 +1,7 @@
 """Requests about routes and queries, forwarded to a node.
 
-The coordinator holds no route.  It chooses a node that is live and at the head, or the
-one that the caller names, and gives its answer back unchanged, problems included.
+The coordinator has no routes.  It chooses a live node at the head, or the one that the caller
+names, and returns its response unchanged, errors included.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute.errors import NotReady, TooLarge
+from synaptoroute.errors import NotReady
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.responses import ANY_JSON, PROBLEMS, NodeNotFound
 from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
-BODY_BYTES_MAX: Final = 8_388_608
-_SENT: Final = ("content-type", "accept", "if-match", "if-none-match", "idempotency-key",
+_REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match", "idempotency-key",
                 "sr-min-version", "sr-min-version-timeout")  # fmt: skip
-_RETURNED: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
+_RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
                     "retry-after", "sr-staleness-ms")  # fmt: skip
 _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
 
@@ -62,16 +61,16 @@ async def forward(request: Request, requested: str = "") -> Response:
 
     Raises:
         NotReady: No node is available.
-        TooLarge: The body is over ``BODY_BYTES_MAX``.
         ClusterError: The node does not answer.
     """
     runtime = runtime_of(request)
     node = choose_node(runtime, requested)
-    body = await read_body(request)
-    headers = {name: request.headers[name] for name in _SENT if name in request.headers}
+    body = await request.body()
+    headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
     query = "&".join(
         part for part in request.url.query.split("&") if part and not part.startswith("node=")
     )
+    # The raw path: decoded and encoded again, an escaped slash in a name would be lost.
     path = request.scope["raw_path"].decode("latin-1") if request.scope.get("raw_path") else ""
     answer = await ask_node(
         runtime,
@@ -110,73 +109,51 @@ async def ask_node(
     answer = await runtime.reconciler.client.ask(
         node.url, method, path, query=query, body=body, headers=given
     )
-    kept = {name: answer.headers[name] for name in _RETURNED if name in answer.headers}
+    kept = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=kept)
 
 
-async def read_body(request: Request) -> bytes:
-    """Read the whole body of a request.
-
-    Raises:
-        TooLarge: It is over ``BODY_BYTES_MAX``.
-    """
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > BODY_BYTES_MAX:
-            raise TooLarge(f"a body has at most {BODY_BYTES_MAX} bytes", limit=BODY_BYTES_MAX)
-    return bytes(body)
+# --- endpoints -------------------------------------------------------------------------
 
 
-@endpoints.get("/v1/routes", summary="List routes", responses=_RESPONSES)
-async def list_routes(request: Request, node: NodeName = "") -> Response:
-    """The response of the node. Parameters: `after`, `limit`."""
+async def _forward(request: Request, node: NodeName = "") -> Response:
     return await forward(request, node)
 
 
-@endpoints.get("/v1/routes/{name}", summary="Show a route", responses=_RESPONSES)
-async def show_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """The response of the node."""
+async def _forward_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
     return await forward(request, node)
 
 
-@endpoints.put("/v1/routes/{name}", summary="Create or replace a route", responses=_RESPONSES)
-async def put_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Written through one node to all; the response has the position of the write."""
-    return await forward(request, node)
-
-
-@endpoints.patch("/v1/routes/{name}", summary="Change fields of a route", responses=_RESPONSES)
-async def patch_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Written through one node to all."""
-    return await forward(request, node)
-
-
-@endpoints.delete("/v1/routes/{name}", summary="Delete a route", responses=_RESPONSES)
-async def delete_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
-    """Written through one node to all."""
-    return await forward(request, node)
-
-
-@endpoints.get("/v1/settings", summary="Show the settings of the route set", responses=_RESPONSES)
-async def show_settings(request: Request, node: NodeName = "") -> Response:
-    """The response of the node."""
-    return await forward(request, node)
-
-
-@endpoints.get("/v1/conflicts", summary="List near-duplicate utterances", responses=_RESPONSES)
-async def list_conflicts(request: Request, node: NodeName = "") -> Response:
-    """The response of the node. Parameters: `similarity_min`, `limit`."""
-    return await forward(request, node)
-
-
-@endpoints.post("/v1/query", summary="Route one text", responses=_RESPONSES)
-async def query(request: Request, node: NodeName = "") -> Response:
-    """The response of the node; `explain` shows the reason."""
-    return await forward(request, node)
-
-
-@endpoints.post("/v1/preview", summary="Try a change of a route", responses=_RESPONSES)
-async def preview(request: Request, node: NodeName = "") -> Response:
-    """Which routes texts would match after a change; nothing changes."""
-    return await forward(request, node)
+_ANSWER: Final = "The response of the node."
+_WRITTEN: Final = "Written through one node to all; the response has the position of the write."
+_ENDPOINTS: Final = (
+    ("GET", "/v1/routes", "List routes", f"{_ANSWER} Parameters: `after`, `limit`."),
+    ("GET", "/v1/routes/{name}", "Show a route", _ANSWER),
+    ("PUT", "/v1/routes/{name}", "Create or replace a route", _WRITTEN),
+    ("PATCH", "/v1/routes/{name}", "Change fields of a route", _WRITTEN),
+    ("DELETE", "/v1/routes/{name}", "Delete a route", _WRITTEN),
+    ("GET", "/v1/settings", "Show the settings of the route set", _ANSWER),
+    (
+        "GET",
+        "/v1/conflicts",
+        "List near-duplicate utterances",
+        f"{_ANSWER} Parameters: `similarity_min`, `limit`.",
+    ),
+    ("POST", "/v1/query", "Route one text", f"{_ANSWER} `explain` shows the reason."),
+    (
+        "POST",
+        "/v1/preview",
+        "Try a change of a route",
+        "Which routes texts would match after a change; nothing changes.",
+    ),
+)
+for _method, _path, _summary, _description in _ENDPOINTS:
+    endpoints.add_api_route(
+        _path,
+        _forward_route if "{name}" in _path else _forward,
+        methods=[_method],
+        name=_summary.lower().replace(" ", "_"),
+        summary=_summary,
+        description=_description,
+        responses=_RESPONSES,
+    )
