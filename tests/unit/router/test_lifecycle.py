@@ -53,11 +53,11 @@ def test_library_works_without_an_event_loop(tmp_path: Path) -> None:
     router.add_utterances("alpha", ["two"])
     found = router.query("two")
     router.delete_route("alpha")
-    nobody = router.query("two")
+    unmatched = router.query("two")
     threads = set(threading.enumerate()) - before
     router.close()
 
-    assert ("alpha", None) == (found.route, nobody.route)
+    assert ("alpha", None) == (found.route, unmatched.route)
     assert set() == threads
 
 

@@ -160,10 +160,10 @@ async def test_cached_embedding_never_gives_a_stale_match(encoder: HeldEncoder) 
         await router.adelete_route("best")
         after = await router.aquery("reset my password")
         await router.adelete_route("next")
-        nobody = await router.aquery("reset my password")
+        unmatched = await router.aquery("reset my password")
 
     assert ("best", "next") == (before.route, after.route)
-    assert (None, "no_routes") == (nobody.route, nobody.reason)
+    assert (None, "no_routes") == (unmatched.route, unmatched.reason)
     assert 1 == encoder.count_of("reset my password")
 
 
@@ -340,7 +340,7 @@ async def test_explained_match_is_consistent() -> None:
         explained = await router.aquery("billing refund", explain=True)
         limited = await router.aquery("billing refund", limit=2)
         filtered = await router.aquery("billing refund", routes=["weather", "unknown"])
-        nobody = await router.aquery("billing refund", routes=["unknown"])
+        unmatched = await router.aquery("billing refund", routes=["unknown"])
     assert explained.candidates is not None
     assert limited.candidates is not None
     first, second = explained.candidates[:2]
@@ -352,4 +352,4 @@ async def test_explained_match_is_consistent() -> None:
     assert second.route == explained.runner_up
     assert explained.candidates[:2] == limited.candidates
     assert filtered.route in (None, "weather")
-    assert (None, "filter_empty") == (nobody.route, nobody.reason)
+    assert (None, "filter_empty") == (unmatched.route, unmatched.reason)
