@@ -7,6 +7,7 @@ Runtime, the tokenizer library and fastembed are loaded with a model, not by an 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from synaptoroute.config import DEFAULT_MODEL, Precision
@@ -28,6 +29,16 @@ __all__ = [
     "list_models",
     "open_encoder",
 ]
+
+_CASCADE_NAMES = frozenset({"StaticTable", "distil", "load_table", "save_table", "table_file"})
+"""Names that programs may still import from here; they live in ``synaptoroute.cascade``."""
+
+
+def __getattr__(name: str) -> object:
+    """Load a name of the cascade on first use."""
+    if name in _CASCADE_NAMES:
+        return getattr(import_module("synaptoroute.cascade"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def open_encoder(

@@ -170,3 +170,13 @@ def test_distilling_twice_gives_the_same_bytes() -> None:
     assert not one.rows[sorted(each for each in special if each < 1_400)].any()
     assert one.rows[1_300].any()
     assert encoder.fingerprint == one.fingerprint
+
+
+def test_tables_can_be_imported_from_the_encoder_package() -> None:
+    """The import path of programs that were written before the cascade had its own package."""
+    from synaptoroute import cascade, encoder
+
+    assert cascade.load_table is encoder.load_table
+    assert cascade.table_file is encoder.table_file
+    with pytest.raises(AttributeError):
+        encoder.no_such_name  # noqa: B018
