@@ -259,13 +259,14 @@ class SQLiteStorage:
                 " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, entries_max),
             )
-            for row in cursor:
-                seq, frame = row[0], row[6]
+            for seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest in cursor:
                 size_bytes += len(frame)
                 if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                fields = (*row[:7], load_outcome(row[7]), row[8])
-                found.append(LogRow(*fields))
+                parsed = load_outcome(outcome)
+                found.append(
+                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, parsed, digest)
+                )
         return found
 
     def log_floor(self) -> int | None:

@@ -95,7 +95,8 @@ def test_saturating_products_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         rows = feeds["rows"].astype(np.int64)
         parts = rows[:, :, None] * self_check.extreme_weights(rows.shape[1])[None]
         pairs = parts[:, ::2] + parts[:, 1::2]
-        return np.clip(pairs, -16_384, 16_383).sum(axis=1)
+        sums: NDArray[np.int64] = np.clip(pairs, -16_384, 16_383).sum(axis=1)
+        return sums
 
     monkeypatch.setattr(self_check, "run_session", saturate)
 

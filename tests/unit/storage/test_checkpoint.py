@@ -20,6 +20,7 @@ from synaptoroute.core.mutation import (
     ImportChunk,
     Mutation,
     PatchRoute,
+    Position,
     PutSettings,
     RemoveUtterances,
     Settings,
@@ -86,9 +87,14 @@ def test_derived_bytes_are_used_only_with_exactly_their_rows(path: Path, history
 
 def test_derive_is_called_with_position_and_digest(path: Path, history: History) -> None:
     """The callback can tell whether it has the state of the checkpoint."""
-    asked = []
+    asked: list[tuple[Position, str]] = []
+
+    def derive(position: Position, digest: str) -> bytes:
+        asked.append((position, digest))
+        return b""
+
     storage = opened(path)
-    storage.derive_with(lambda position, digest: asked.append((position, digest)) or b"")
+    storage.derive_with(derive)
     storage.checkpoint()
     storage.close()
 
