@@ -126,10 +126,10 @@ def test_measured_waits_correct_the_forecast() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 100), st.floats(0.0, 1e6)), max_size=50))
-def test_rate_is_never_below_one(landings: list[tuple[int, float]]) -> None:
+def test_rate_is_never_below_one(completions: list[tuple[int, float]]) -> None:
     """A retry-after is always finite."""
     rate, now = CompletionRate(0.0), 0.0
-    for count, pause in landings:
+    for count, pause in completions:
         now += pause
         rate.completed(count, now - 0.5, now)
 

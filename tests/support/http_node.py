@@ -101,16 +101,16 @@ def logged() -> Iterator[io.StringIO]:
 @contextmanager
 def overloaded(node: HttpNode) -> Iterator[None]:
     """Fill the queue with a quarter of an hour of work."""
-    batching = node.router._engine()._queue
+    queue = node.router._engine()._queue
     for tokens in (8, 16, 24, 32) * 4:
-        batching.learn(tokens, tokens, tokens * 0.1)
+        queue.learn(tokens, tokens, tokens * 0.1)
     texts = [f"{number}" + "x" * 2_047 for number in range(10)]
     for text in texts:
-        batching._forecast.enter(text)
+        queue._forecast.enter(text)
     yield
     for text in texts:
-        batching._forecast.leave(text)
-    batching._forecast.refresh()
+        queue._forecast.leave(text)
+    queue._forecast.refresh()
 
 
 _LENGTH: Final = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

@@ -88,7 +88,7 @@ def test_unshared_text_is_encoded_alone() -> None:
     queue.submit("a", Caller(), share=False)
     queries = take_queries(queue)
 
-    assert [1, 1, 1] == [len(flight.waiters) for flight in queries]
+    assert [1, 1, 1] == [len(query.waiters) for query in queries]
     assert 3 == len(queue.complete(queries))
     assert 0 == queue.queue_requests
 
@@ -134,7 +134,7 @@ def test_batch_is_admitted_as_a_whole() -> None:
     queue.submit_all([(text, Caller()) for text in "xx"])
     queries = take_queries(queue)
 
-    assert [("a", 1), ("x", 2)] == [(flight.text, len(flight.waiters)) for flight in queries]
+    assert [("a", 1), ("x", 2)] == [(query.text, len(query.waiters)) for query in queries]
 
 
 def test_abandoned_queries_are_dropped() -> None:
@@ -148,8 +148,8 @@ def test_abandoned_queries_are_dropped() -> None:
     late.is_abandoned = True
     kept = queue.drop_abandoned(queries)
 
-    assert ["late", "stays"] == [flight.text for flight in queries]
-    assert ["stays"] == [flight.text for flight in kept]
+    assert ["late", "stays"] == [query.text for query in queries]
+    assert ["stays"] == [query.text for query in kept]
     assert (2, 1) == (queue.counters.abandoned, queue.queue_requests)
 
 
@@ -160,7 +160,7 @@ def test_query_with_one_caller_left_is_encoded() -> None:
     queue.submit("a", Caller())
     queries = queue.drop_abandoned(take_queries(queue))
 
-    assert [2] == [len(flight.waiters) for flight in queries]
+    assert [2] == [len(query.waiters) for query in queries]
 
 
 def test_full_queue_drops_abandoned_queries_first() -> None:

@@ -41,14 +41,14 @@ def test_deferred_work_waits_while_a_write_is_applied() -> None:
     """The write needs the interpreter first."""
     events: list[str] = []
     tensor = Behind(events)
-    batcher = QueryQueue(workers=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
+    queue = QueryQueue(workers=1, queue_requests_max=8, write_texts_max=8, batch_window_ms=0.0)
 
     def is_applying() -> bool:
         events.append("asked")
         return len(events) < 4
 
     scorer = Scorer(
-        tensor, HashEncoder(DIM), batcher, Position(*START), "0" * 32, is_applying=is_applying
+        tensor, HashEncoder(DIM), queue, Position(*START), "0" * 32, is_applying=is_applying
     )
     scorer.start()
     assert tensor.done.wait(10.0)
