@@ -21,7 +21,7 @@ from typing import Any
 from harness import ROOT, Bench, add_options, rounded, spread, to_options
 
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-from containers import IMAGES, Composed, Stack
+from containers import IMAGES, ComposeProject, Stack
 from disturbances import DISTURBANCES, NODES, disturb
 
 PARTS = ("sizes", "starts", "compose", "disturbances")
@@ -58,9 +58,9 @@ def sizes() -> dict[str, float]:
 
 
 def compose() -> dict[str, Any]:
-    """From ``docker-compose up`` to the first query that the door routes."""
-    with Composed() as composed:
-        seconds = composed.up()
+    """From ``docker-compose up`` to the first query that HAProxy routes."""
+    with ComposeProject() as project:
+        seconds = project.up()
         return {"nodes": NODES, "up_to_routed_query_seconds": rounded(seconds)}
 
 

@@ -36,7 +36,7 @@ class Load:
     """Sends queries, and every tenth request a write with an Idempotency-Key.
 
     Attributes:
-        door: Address.
+        url: Address of HAProxy or of a node.
         rate: Requests per second of all workers together.
         has_writes: Whether to send writes.
         api_key: API key of every request; empty for none.
@@ -46,7 +46,7 @@ class Load:
         seconds: Duration of the load; 0 until it has ended.
     """
 
-    door: str
+    url: str
     rate: float = 50.0
     has_writes: bool = True
     api_key: str = ""
@@ -99,9 +99,7 @@ class Load:
 
     def _work(self) -> None:
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        with httpx.Client(
-            base_url=self.door, timeout=ANSWER_SECONDS_MAX, headers=headers
-        ) as client:
+        with httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS_MAX, headers=headers) as client:
             while True:
                 count = next(self._turn)
                 due = self._began + count / self.rate
@@ -138,13 +136,13 @@ class Load:
 def main() -> int:
     """Run a load and print its summary."""
     parser = argparse.ArgumentParser(description="Send queries and writes at a steady rate.")
-    parser.add_argument("door")
+    parser.add_argument("url", help="address of HAProxy or of a node")
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--read-only", action="store_true", help="send no writes")
     given = parser.parse_args()
-    load = Load(given.door, given.rate, not given.read_only, given.api_key)
+    load = Load(given.url, given.rate, not given.read_only, given.api_key)
     with load:
         time.sleep(given.seconds)
     sys.stdout.write(json.dumps(load.figures(), indent=1) + "\n")

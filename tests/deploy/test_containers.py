@@ -55,7 +55,7 @@ def test_containers_have_no_privileges(stack: Stack) -> None:
 def test_write_through_haproxy_is_read_through_haproxy(stack: Stack) -> None:
     """Any node that answers has the version that was written."""
     document = {"name": "billing", "utterances": ["I need a refund"]}
-    with httpx.Client(base_url=stack.door, timeout=30.0) as client:
+    with httpx.Client(base_url=stack.url, timeout=30.0) as client:
         written = client.put("/v1/routes/billing", json=document)
         asked = {"SR-Min-Version": written.headers["SR-Version"]}
         answers = [
@@ -70,7 +70,7 @@ def test_write_through_haproxy_is_read_through_haproxy(stack: Stack) -> None:
 @pytest.mark.parametrize("path", ["/-/state", "/peer/v1/snapshot", "/metrics"])
 def test_haproxy_exposes_only_the_public_api(stack: Stack, path: str) -> None:
     """Introspection, paths for peers and metrics are not for clients."""
-    answer = httpx.get(stack.door + path, timeout=30.0)
+    answer = httpx.get(stack.url + path, timeout=30.0)
 
     assert 404 == answer.status_code
     assert "not_found" == answer.json()["code"]
@@ -97,7 +97,7 @@ def test_disturbance_fails_no_request(stack: Stack, disturbance: Disturbance) ->
 def test_writes_are_refused_with_retry_after_while_redis_is_away(stack: Stack) -> None:
     """Afterwards the same write succeeds."""
     document = {"name": "later", "utterances": ["after the outage"]}
-    with httpx.Client(base_url=stack.door, timeout=30.0) as client:
+    with httpx.Client(base_url=stack.url, timeout=30.0) as client:
         stack.others["redis"].stop(timeout=10)
         refused = client.put("/v1/routes/later", json=document)
         asked = client.post("/v1/query", json={"text": "after the outage"})
@@ -117,7 +117,7 @@ def test_writes_are_refused_with_retry_after_while_redis_is_away(stack: Stack) -
 def test_cascade_needs_only_its_setting(stack: Stack) -> None:
     """The image contains the table; one node calibrates and all use the result."""
     lines = "\n".join(json.dumps(route.model_dump(exclude={"vectors"})) for route in things())
-    with httpx.Client(base_url=stack.door, timeout=60.0) as client:
+    with httpx.Client(base_url=stack.url, timeout=60.0) as client:
         kind = {"content-type": "application/x-ndjson"}
         client.post("/v1/import", content=lines, headers=kind).raise_for_status()
         settings = client.get("/v1/settings").json()
@@ -151,7 +151,7 @@ def test_coordinator_container(stack: Stack) -> None:
 def test_acknowledged_writes_survive_an_empty_redis(stack: Stack) -> None:
     """The nodes fill it in a new epoch, and writes continue after the former ones."""
     document = {"name": "kept", "utterances": ["this outlives the sequencer"]}
-    with httpx.Client(base_url=stack.door, timeout=30.0) as client:
+    with httpx.Client(base_url=stack.url, timeout=30.0) as client:
         before = client.put("/v1/routes/kept?ack=all", json=document)
         stack.empty_redis()
         wait_until("writes are taken again", stack.takes_writes)
@@ -170,7 +170,7 @@ def test_acknowledged_writes_survive_an_empty_redis(stack: Stack) -> None:
 def test_prometheus_scrapes_all_targets_and_dashboard_has_data(stack: Stack) -> None:
     """With the shipped files: all targets up, every panel has data, no rule is broken."""
     prometheus = start_prometheus(stack)
-    with Load(stack.door), httpx.Client(base_url=stack.door) as client:
+    with Load(stack.url), httpx.Client(base_url=stack.url) as client:
 
         def states() -> list[str]:
             targets = (ask(prometheus, "targets?state=active") or {}).get("activeTargets", [])

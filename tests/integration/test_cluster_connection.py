@@ -10,7 +10,7 @@ import pytest
 
 from needs import require
 from redis_logs import opened, put
-from servers import Server, free_port, watching
+from servers import Server, free_port, running_sentinels
 from synaptoroute.core.mutation import Revision
 from synaptoroute.errors import SequencerUnavailable
 from synaptoroute.sequencer.append_errors import Reason
@@ -107,7 +107,7 @@ def sentinel(start_server, tmp_path: Path):
     """A Sentinel that watches one master, and the master's replica."""
     master, replica = start_server("redis"), start_server("redis")
     replica.call("REPLICAOF", "127.0.0.1", str(master.port))
-    with watching(tmp_path, master, count=1) as sentinels:
+    with running_sentinels(tmp_path, master, count=1) as sentinels:
         yield sentinels.url, master, replica
 
 

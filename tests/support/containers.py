@@ -123,13 +123,13 @@ class Stack:
 
     Attributes:
         label: What everything of this stack carries.
-        door: URL of HAProxy, for clients.
-        fleet_door: URL of HAProxy, for operators.
+        url: URL of HAProxy, for clients.
+        coordinator_url: URL of HAProxy, for operators.
     """
 
     label: str = field(default_factory=lambda: uuid.uuid4().hex)
-    door: str = ""
-    fleet_door: str = ""
+    url: str = ""
+    coordinator_url: str = ""
     nodes: dict[int, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
     _client: Any = None
@@ -137,7 +137,7 @@ class Stack:
     _door: Any = None
 
     def start(self, node_count: int) -> Stack:
-        """Start everything and wait until queries are answered through the door."""
+        """Start everything and wait until queries are answered through HAProxy."""
         # Read when the package is imported: its helper container is not in any mirror of ours.
         os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
         import docker
@@ -192,8 +192,8 @@ class Stack:
         self._inside.connect(proxy.id, ["haproxy"])
         proxy.reload()
         ports = proxy.attrs["NetworkSettings"]["Ports"]
-        self.door = f"http://127.0.0.1:{ports['8080/tcp'][0]['HostPort']}"
-        self.fleet_door = f"http://127.0.0.1:{ports['8090/tcp'][0]['HostPort']}"
+        self.url = f"http://127.0.0.1:{ports['8080/tcp'][0]['HostPort']}"
+        self.coordinator_url = f"http://127.0.0.1:{ports['8090/tcp'][0]['HostPort']}"
         self.others["haproxy"] = proxy
 
     def _start_coordinator(self) -> None:
@@ -212,11 +212,11 @@ class Stack:
 
     def fleet(self, path: str) -> int:
         """Status of an answer of the coordinator, asked through HAProxy."""
-        return httpx.get(self.fleet_door + path, timeout=5.0).status_code
+        return httpx.get(self.coordinator_url + path, timeout=5.0).status_code
 
     def is_active_coordinator(self) -> bool:
         """Return whether the coordinator holds the lease and sees all nodes."""
-        lines = httpx.get(f"{self.fleet_door}/metrics", timeout=5.0).text.splitlines()
+        lines = httpx.get(f"{self.coordinator_url}/metrics", timeout=5.0).text.splitlines()
         found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return float(found["synaptoroute_fleet_active"]) == 1 and float(
             found["synaptoroute_fleet_live_nodes"]
@@ -277,7 +277,7 @@ class Stack:
         """Return whether HAProxy forwards a write that succeeds."""
         document = {"name": "probe", "utterances": ["is this written"]}
         with suppress(httpx.HTTPError):
-            answer = httpx.put(f"{self.door}/v1/routes/probe", json=document, timeout=30.0)
+            answer = httpx.put(f"{self.url}/v1/routes/probe", json=document, timeout=30.0)
             return answer.is_success
         return False
 
@@ -292,7 +292,7 @@ class Stack:
     def live_nodes(self) -> list[Mapping[str, Any]]:
         """Return the live nodes as the cluster reports them; empty while no node answers."""
         try:
-            answer = httpx.get(f"{self.door}/v1/cluster", timeout=5.0)
+            answer = httpx.get(f"{self.url}/v1/cluster", timeout=5.0)
         except httpx.HTTPError:
             return []
         if answer.status_code != httpx.codes.OK:
@@ -359,26 +359,26 @@ QUESTION = "I want my money back"
 
 
 @dataclass
-class Composed:
+class ComposeProject:
     """One `docker-compose up`; ends with everything that it made.
 
     Attributes:
         name: The project's name, which all it makes carries.
-        door: URL of HAProxy, for clients.
-        fleet_door: URL of HAProxy, for operators.
+        url: URL of HAProxy, for clients.
+        coordinator_url: URL of HAProxy, for operators.
     """
 
     name: str = field(default_factory=lambda: f"sr{uuid.uuid4().hex[:8]}")
-    door: str = ""
-    fleet_door: str = ""
+    url: str = ""
+    coordinator_url: str = ""
     _environment: dict[str, str] = field(default_factory=dict)
 
-    def __enter__(self) -> Composed:
+    def __enter__(self) -> ComposeProject:
         ports = {"PORT": str(free_port()), "FLEET_PORT": str(free_port())}
         images = {f"{name.upper()}_IMAGE": image for name, image in IMAGES.items()}
         self._environment = {**os.environ, **images, **ports}
-        self.door = f"http://127.0.0.1:{ports['PORT']}"
-        self.fleet_door = f"http://127.0.0.1:{ports['FLEET_PORT']}"
+        self.url = f"http://127.0.0.1:{ports['PORT']}"
+        self.coordinator_url = f"http://127.0.0.1:{ports['FLEET_PORT']}"
         return self
 
     def __exit__(
@@ -410,16 +410,16 @@ class Composed:
         began = time.monotonic()
         self.run("up", "--detach", "--no-build", *words)
         wait_until(
-            "a query through the door is routed",
+            "a query through HAProxy is routed",
             lambda: self.route() is not None,
             ROUTED_SECONDS_MAX,
         )
         return time.monotonic() - began
 
     def route(self) -> str | None:
-        """Where the door routes a question of the example routes; None for nowhere."""
+        """Return the route of an example question through HAProxy; None if it fails."""
         try:
-            answer = httpx.post(f"{self.door}/v1/query", json={"text": QUESTION}, timeout=10.0)
+            answer = httpx.post(f"{self.url}/v1/query", json={"text": QUESTION}, timeout=10.0)
         except httpx.HTTPError:
             return None
         found: str | None = answer.json()["route"] if answer.is_success else None
@@ -428,7 +428,7 @@ class Composed:
     def live_count(self) -> int:
         """How many nodes the cluster counts as live."""
         try:
-            answer = httpx.get(f"{self.door}/v1/cluster", timeout=10.0)
+            answer = httpx.get(f"{self.url}/v1/cluster", timeout=10.0)
         except httpx.HTTPError:
             return 0
         nodes = answer.json().get("nodes", []) if answer.is_success else []

@@ -135,7 +135,7 @@ def disturb(stack: Stack, disturbance: Disturbance, seconds: float) -> tuple[Loa
     Returns:
         The load, ended, and how many rounds there were.
     """
-    load = Load(stack.door, has_writes=disturbance.has_writes)
+    load = Load(stack.url, has_writes=disturbance.has_writes)
     end = time.monotonic() + seconds
     rounds = 0
     with load:

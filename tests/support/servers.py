@@ -265,7 +265,7 @@ class Sentinels:
 
 
 @contextmanager
-def watching(folder: Path, master: Server, count: int = 3) -> Iterator[Sentinels]:
+def running_sentinels(folder: Path, master: Server, count: int = 3) -> Iterator[Sentinels]:
     """Sentinels of a master that has a replica, ended with the block."""
     sentinels = Sentinels(master.binary, folder, master)
     try:

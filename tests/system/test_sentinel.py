@@ -17,7 +17,7 @@ from chaos.clients import Clients, revision_of
 from chaos.judge import Judge
 from chaos.storm import make_server
 from node_cluster import Cluster, cluster_on, until
-from servers import Sentinels, Server, free_port, watching
+from servers import Sentinels, Server, free_port, running_sentinels
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 CALM_SECONDS = 2.0
@@ -32,7 +32,7 @@ class Watched:
         self.replica = self._server(kind, folder / "second", stack)
         self.replica.call("REPLICAOF", "127.0.0.1", str(self.master.port))
         until(lambda: "master_link_status:up" in self.replica.call("INFO", "replication"))
-        self.sentinels: Sentinels = stack.enter_context(watching(folder, self.master))
+        self.sentinels: Sentinels = stack.enter_context(running_sentinels(folder, self.master))
 
     @staticmethod
     def _server(kind: str, folder: Path, stack: ExitStack) -> Server:
