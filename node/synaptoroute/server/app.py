@@ -27,7 +27,7 @@ from synaptoroute.server.middleware import NodePolicy
 from synaptoroute.server.openapi import openapi_document
 from synaptoroute.server.parameters import await_consistency
 from synaptoroute.server.query_handler import QueryHandler
-from synaptoroute.server.responses import json_answer
+from synaptoroute.server.responses import json_response
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
@@ -94,7 +94,7 @@ def _serve_document(app: FastAPI) -> None:
     """
 
     async def show_document(request: Request) -> Response:
-        return json_answer(json.dumps(app.openapi(), separators=(",", ":")))
+        return json_response(json.dumps(app.openapi(), separators=(",", ":")))
 
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)

@@ -1,4 +1,4 @@
-"""Request bodies: how much of them may come, and how long it may take.
+"""Request bodies, with limits on their size and their time.
 
 Rule 1: a body is counted while it arrives, with or without a Content-Length.
 Rule 2: all bodies held in memory at one time have one budget together.
@@ -22,7 +22,7 @@ BODY_IDLE_SECONDS: Final = 20.0
 BODIES_BYTES_MAX: Final = 268_435_456
 """Bodies held in memory at one time, all requests together."""
 PIECE_BYTES_MEAN_MIN: Final = 256
-"""A client that sends single bytes for ever is cut off."""
+"""A body of smaller pieces on average is refused: reading byte by byte costs too much."""
 _JSON_TYPE: Final = re.compile(r"application/(?:json|[\w.+-]+\+json)")
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
@@ -77,7 +77,7 @@ class BodyLease:
 
 
 async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
-    """Give a body as it arrives.
+    """Yield a body as it arrives.
 
     Raises:
         TooLarge: It is, or says that it is, over the limit.
@@ -111,7 +111,7 @@ async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
 
 
 async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes:
-    """Give a whole body; most arrive in one piece.
+    """Read a whole body.
 
     Raises:
         TooLarge, RequestTimeout, ClientGone, Overloaded: See ``body_pieces`` and ``BodyLease``.
@@ -124,7 +124,7 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
 
 
 def media_type(request: Request) -> str:
-    """Give the body's media type in lower case, without parameters.
+    """Return the media type of the body in lower case, without parameters.
 
     Raises:
         UnsupportedMediaType: None given, compressed, or of another charset than UTF-8.
@@ -144,16 +144,17 @@ def media_type(request: Request) -> str:
 
 
 def is_json(kind: str) -> bool:
-    """Whether a media type is JSON's."""
+    """Whether a media type is one of JSON."""
     return _JSON_TYPE.fullmatch(kind) is not None
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body of any other type; a web page of another origin cannot send this one unasked.
+    """Refuse a body of any type but JSON.
 
     Raises:
         UnsupportedMediaType: Not JSON.
     """
+    # A page of another origin may send other types without a preflight request.
     if not is_json(media_type(request)):
         raise UnsupportedMediaType("the body must be sent as application/json")
 

@@ -1,6 +1,6 @@
 """``/v1/cluster``: its nodes, and what operators do after a loss.
 
-After a loss operators force a recovery, change voters and replay writes that were left behind.
+After a loss operators force a recovery, change voters and replay orphaned writes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
     WRITE_PROBLEMS,
-    answer,
     json_body,
     problems,
+    success,
 )
 from synaptoroute.server.parameters import checked, read_document
-from synaptoroute.server.responses import json_answer, model_answer, version_headers, write_answer
+from synaptoroute.server.responses import (
+    json_response,
+    model_response,
+    version_headers,
+    write_response,
+)
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import OrphanToReplay, RecoveryRequest, VoterChange
@@ -39,19 +44,19 @@ _ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"
 
 
 class ClusterNode(BaseModel):
-    """One node, as it last said of itself.
+    """One node, as it last described itself.
 
     Attributes:
         node: Its identity.
-        url: Where its peers reach it; empty for one that only takes.
+        url: Where its peers reach it; empty if they cannot.
         role: ``voter`` or ``observer``.
         release: Its release.
         version: ``epoch.seq`` that it has made durable.
         digest: Digest of its state there.
         state: State of its replica.
-        lag_entries: How far it said it was behind.
+        lag_entries: Entries that it was behind.
         queue_requests: Queries that waited.
-        age_ms: How long ago it said so, by Redis' clock.
+        age_ms: Age of that description, by the clock of Redis.
         is_live: Whether it counts as live.
     """
 
@@ -72,10 +77,10 @@ class Cluster(BaseModel):
     """The cluster as one node sees it.
 
     Attributes:
-        log_state: How the log stands; ``local`` for a node on its own.
-        detail: What an operator should know; empty if all is well.
+        log_state: State of the log; ``local`` for a standalone node.
+        detail: What an operator should know; empty if there is nothing to do.
         head: ``epoch.seq`` of the newest entry that this node knows of.
-        nodes: Every node that was heard of in the last hour.
+        nodes: Every node that reported in the last hour.
     """
 
     log_state: str
@@ -109,16 +114,16 @@ _EXAMPLE: Final = {
 @endpoints.get(
     "/v1/cluster",
     summary="Show every node of the cluster",
-    responses={200: answer("The cluster", _EXAMPLE, Cluster), **problems(*READ_PROBLEMS)},
+    responses={200: success("The cluster", _EXAMPLE, Cluster), **problems(*READ_PROBLEMS)},
 )
 async def show_cluster(request: Request) -> Response:
-    """Positions, digests, lag and age of every node. While Redis is away the list is
-    empty and `log_state` says so.
+    """Positions, digests, lag and age of every node. While Redis cannot be
+    reached the list is empty and `log_state` says so.
     """
     router = runtime_of(request).router
     status, follower = router.status(), router.follower
     if follower is None:
-        return model_answer(
+        return model_response(
             Cluster(log_state="local", detail="", head=status.version, nodes=[]),
             headers=version_headers(status.version),
         )
@@ -146,7 +151,7 @@ async def show_cluster(request: Request) -> Response:
             )
         )
     follows = follower.status()
-    return model_answer(
+    return model_response(
         Cluster(
             log_state=follows.log_state.value,
             detail=detail or follows.detail,
@@ -160,7 +165,7 @@ async def show_cluster(request: Request) -> Response:
 @endpoints.get(
     "/-/propagation",
     tags=["node"],
-    summary="How long the newest entries took to become visible here",
+    summary="Show how long the newest entries took to become visible",
     responses={200: {"description": "Delays", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def show_propagation(request: Request) -> Response:
@@ -172,10 +177,10 @@ async def show_propagation(request: Request) -> Response:
         if router.follower is None
         else dataclasses.asdict(router.follower.status()),
     }
-    return json_answer(json.dumps(document, default=str))
+    return json_response(json.dumps(document, default=str))
 
 
-# --- after a loss: recoveries, voters, writes that were left behind ------------------------
+# --- after a loss: recoveries, voters, orphaned writes ------------------------
 
 _OUTLOOK: Final = {
     "log_state": "recovering",
@@ -199,90 +204,92 @@ _QUORUM: Final = WriteOptions(ack="quorum")
 
 
 class Orphans(BaseModel):
-    """Writes that recoveries left behind on this node."""
+    """The orphaned writes of a node."""
 
     orphans: list[OrphanedWrite]
 
 
 def _check_member(request: Request) -> None:
-    """Refuse where there is no cluster.
+    """Refuse the request on a standalone node.
 
     Raises:
-        InvalidParameter: This node is on its own.
+        InvalidParameter: This node is not a member of a cluster.
     """
     if runtime_of(request).router.follower is None:
-        raise InvalidParameter("this node is on its own: there is no cluster to look after")
+        raise InvalidParameter("this node is not a member of a cluster")
 
 
 @endpoints.post(
     "/v1/cluster/recover",
-    summary="Show how a recovery stands, or force it",
+    summary="Show the state of a recovery, or force it",
     responses={
-        200: answer("How it stands", _OUTLOOK, RecoveryOutlook),
+        200: success("State of the recovery", _OUTLOOK, RecoveryOutlook),
         **problems(*READ_PROBLEMS, *BODY_PROBLEMS),
     },
     openapi_extra=json_body("RecoveryRequest", {"force": False}),
 )
 async def recover(request: Request) -> Response:
-    """Without `force` nothing is done: the answer says what forcing would keep and may lose.
-    With it the nodes that are there open the log, and the absent voters vote no longer.
-    Needs the scope `admin`.
+    """Without `force` nothing changes: the response says what a forced recovery would keep and
+    may lose. With `force` the nodes that are reachable open the log, and absent voters lose
+    their vote. Needs the scope `admin`.
     """
     asked = checked(_RECOVERY, await read_document(request), InvalidParameter)
     _check_member(request)
     router = runtime_of(request).router
     outlook = await (router.aforce_recovery() if asked.force else router.arecovery())
-    return model_answer(outlook)
+    return model_response(outlook)
 
 
 @endpoints.post(
     "/v1/cluster/voters",
-    summary="Let one node vote on recoveries, or no longer",
+    summary="Give a node a vote on recoveries, or take it away",
     responses={
-        200: answer("What came of it", WRITE_EXAMPLE),
-        202: answer("Not held by a majority yet", WRITE_EXAMPLE),
+        200: success("The outcome", WRITE_EXAMPLE),
+        202: success("A majority does not hold the change yet", WRITE_EXAMPLE),
         **problems(*WRITE_PROBLEMS, *BODY_PROBLEMS),
     },
     openapi_extra=json_body("VoterChange", {"node": "5f0c6a5e9d1b4b0f", "vote": True}),
 )
 async def change_voter(request: Request) -> Response:
-    """One node at a time; the next change is taken once a majority holds this one. Needs the
-    scope `admin`.
+    """One node at a time: the next change is accepted once a majority holds this one. Needs
+    the scope `admin`.
     """
     asked = checked(_VOTER, await read_document(request), InvalidParameter)
     _check_member(request)
     router = runtime_of(request).router
     result = await router.achange_voter(asked.node, is_adding=asked.vote)
-    return write_answer(result, _QUORUM)
+    return write_response(result, _QUORUM)
 
 
 @endpoints.get(
     "/v1/cluster/orphans",
-    summary="List writes that recoveries left behind on this node",
+    summary="List the orphaned writes of this node",
     responses={
-        200: answer("The writes", {"orphans": [_ORPHAN]}, Orphans),
+        200: success("The writes", {"orphans": [_ORPHAN]}, Orphans),
         **problems(*READ_PROBLEMS),
     },
 )
 async def list_orphans(request: Request) -> Response:
-    """They were taken by a server that lost: no majority held them. Needs the scope `admin`."""
-    return model_answer(Orphans(orphans=await runtime_of(request).router.aorphans()))
+    """Writes that a recovery discarded because no majority held them. Needs the scope
+    `admin`.
+    """
+    return model_response(Orphans(orphans=await runtime_of(request).router.aorphans()))
 
 
 @endpoints.post(
     "/v1/cluster/orphans",
-    summary="Make one of those writes again",
+    summary="Replay an orphaned write",
     responses={
-        200: answer("What came of it", WRITE_EXAMPLE),
-        202: answer("Not decided yet", WRITE_EXAMPLE),
+        200: success("The outcome", WRITE_EXAMPLE),
+        202: success("Not decided yet", WRITE_EXAMPLE),
         **problems(*WRITE_PROBLEMS, *BODY_PROBLEMS, 404),
     },
     openapi_extra=json_body("OrphanToReplay", {"op_id": "0f" * 16}),
 )
 async def replay_orphan(request: Request) -> Response:
-    """The same write with the same conditions: if it was made elsewhere meanwhile, it has no
-    second effect. It is forgotten once it is decided. Needs the scope `admin`.
+    """The same write with the same conditions: if it was made elsewhere in the meantime, it
+    has no second effect. It leaves the list once it is decided. Needs the scope `admin`.
     """
     asked = checked(_REPLAY, await read_document(request), InvalidParameter)
     result = await runtime_of(request).router.areplay_orphan(uuid.UUID(asked.op_id).bytes)
-    return write_answer(result, WriteOptions())
+    return write_response(result, WriteOptions())

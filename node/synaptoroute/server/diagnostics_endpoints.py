@@ -1,4 +1,4 @@
-"""What operators and the coordinator ask of a node: previews, conflicts, scrub, imports."""
+"""Diagnostics for operators and the coordinator: previews, conflicts, scrub, imports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synaptoroute.models import CANDIDATES_MAX, Match
 from synaptoroute.router.comparison import LabelledText
 from synaptoroute.server.openapi import BODY_PROBLEMS, READ_PROBLEMS, json_body, problems
 from synaptoroute.server.parameters import checked, read_document
-from synaptoroute.server.responses import json_answer, unless_gone
+from synaptoroute.server.responses import json_response, unless_gone
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import PreviewRequest, TrialRequest
 
@@ -41,7 +41,7 @@ _PREVIEW: Final = TypeAdapter(PreviewRequest)
 @endpoints.post(
     "/v1/preview",
     tags=["queries"],
-    summary="Say where texts would go after a change of a route",
+    summary="Preview the effect of a change of a route",
     responses={
         200: {"description": "Each text before and after", **_ANYTHING},
         **problems(*BODY_PROBLEMS, *READ_PROBLEMS),
@@ -49,7 +49,7 @@ _PREVIEW: Final = TypeAdapter(PreviewRequest)
     openapi_extra=json_body("PreviewRequest", _PREVIEW_EXAMPLE),
 )
 async def preview(request: Request) -> Response:
-    """Nothing is changed: the route is scored beside the route set and set against it."""
+    """Nothing changes: the route is scored beside the route set and compared with it."""
     router = runtime_of(request).router
     asked = checked(_PREVIEW, await read_document(request), InvalidQuery)
 
@@ -59,7 +59,7 @@ async def preview(request: Request) -> Response:
     work = router.diagnostics.preview(asked.name, asked.route, asked.texts, ask_all)
     found = await unless_gone(request, work)
     shown = [{**dataclasses.asdict(each), "is_changed": each.is_changed} for each in found]
-    return json_answer(json.dumps({"texts": shown}))
+    return json_response(json.dumps({"texts": shown}))
 
 
 @endpoints.get(
@@ -73,49 +73,51 @@ async def list_conflicts(
     similarity_min: Annotated[float, Query(gt=0, le=1, allow_inf_nan=False)] = 0.85,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Response:
-    """A query that means what both utterances say goes to either route by a hair."""
+    """Two utterances of different routes that mean the same make the route of a query
+    arbitrary.
+    """
     work = runtime_of(request).router.diagnostics.conflicts(similarity_min, limit)
     found = await unless_gone(request, work)
-    return json_answer(json.dumps(dataclasses.asdict(found)))
+    return json_response(json.dumps(dataclasses.asdict(found)))
 
 
 @endpoints.post(
     "/-/scrub",
     tags=["node"],
     summary="Compare memory and disk with the digest, row by row",
-    responses={200: {"description": "What was found", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+    responses={200: {"description": "The findings", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def scrub(request: Request) -> Response:
     """Finds bits that flipped in memory or on disk, which the digest alone cannot see."""
     found = await runtime_of(request).router.diagnostics.scrub()
     shown = {**dataclasses.asdict(found), "is_sound": found.is_sound}
-    return json_answer(json.dumps(shown))
+    return json_response(json.dumps(shown))
 
 
 @endpoints.get(
     "/-/generations",
     tags=["node"],
-    summary="Show the encoders and what is staged of them",
+    summary="Show the encoders and their staged vectors",
     responses={200: {"description": "Encoders", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def show_generations(request: Request) -> Response:
-    """A generation is the vectors of another encoder; the cluster changes to it as a whole."""
+    """A generation holds the vectors of another encoder; the cluster switches to it as a whole."""
     found = await runtime_of(request).router.diagnostics.encoders()
-    return json_answer(json.dumps(dataclasses.asdict(found)))
+    return json_response(json.dumps(dataclasses.asdict(found)))
 
 
 @endpoints.post(
     "/-/generations/trial",
     tags=["node"],
-    summary="Compare an encoder that stands by with the one that serves",
+    summary="Compare a standby encoder with the active one",
     responses={
-        200: {"description": "How often either is right", **_ANYTHING},
+        200: {"description": "The accuracy of both", **_ANYTHING},
         **problems(*BODY_PROBLEMS, *READ_PROBLEMS, 409),
     },
     openapi_extra=json_body("TrialRequest", _TRIAL_EXAMPLE),
 )
 async def try_encoder(request: Request) -> Response:
-    """Nothing is changed: the generation is scored beside the route set."""
+    """Nothing changes: the generation is scored beside the route set."""
     router = runtime_of(request).router
     asked = checked(_TRIAL, await read_document(request), InvalidQuery)
 
@@ -125,20 +127,20 @@ async def try_encoder(request: Request) -> Response:
     cases = [LabelledText(each.text, each.route) for each in asked.texts]
     work = router.diagnostics.compare_encoders(asked.encoder, cases, ask_all)
     found = await unless_gone(request, work)
-    return json_answer(json.dumps(dataclasses.asdict(found)))
+    return json_response(json.dumps(dataclasses.asdict(found)))
 
 
 @endpoints.get(
     "/-/unmatched",
     tags=["node"],
-    summary="List the newest queries that no route took",
+    summary="List the newest queries that no route matched",
     responses={200: {"description": "Queries", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def list_unmatched(request: Request) -> Response:
-    """Empty unless the setting `unmatched_kept` says how many are kept."""
+    """Empty unless the setting `unmatched_kept` is above 0."""
     is_on, found = runtime_of(request).router.diagnostics.unmatched()
     queries = [dataclasses.asdict(each) for each in found]
-    return json_answer(json.dumps({"is_on": is_on, "queries": queries}))
+    return json_response(json.dumps({"is_on": is_on, "queries": queries}))
 
 
 @endpoints.get(
@@ -148,7 +150,7 @@ async def list_unmatched(request: Request) -> Response:
     responses={200: {"description": "Imports", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def list_imports(request: Request) -> Response:
-    """Each with the place of its newest entry, by which an abandoned one is known."""
+    """Each with the position of its newest entry, which shows whether it was abandoned."""
     found = await runtime_of(request).router.diagnostics.open_imports()
     shown = [
         {
@@ -160,4 +162,4 @@ async def list_imports(request: Request) -> Response:
         }
         for each in found
     ]
-    return json_answer(json.dumps({"imports": shown}))
+    return json_response(json.dumps({"imports": shown}))

@@ -2,7 +2,7 @@
 
 NDJSON has one route a line and is read and written without being held whole.
 JSON and YAML documents are a list of routes, or an object of ``routes`` and,
-where somebody wishes, ``version: 1``.  Every error names its place: a line, or
+optionally, ``version: 1``.  Every error names its place: a line, or
 ``routes[3].utterances[0]``.
 
 YAML is read without anchors (a few lines of them can stand for gigabytes) and
@@ -84,7 +84,7 @@ def read_route(document: Any, place: str = "", line: int | None = None) -> Route
 
 
 class _Names:
-    """Route names seen so far; a second use is a mistake that must not pass silently."""
+    """Route names of a document; a name that is given twice is an error."""
 
     def __init__(self) -> None:
         self._place_by_name: dict[str, str] = {}
@@ -103,7 +103,7 @@ class _Names:
 
 
 async def ndjson_routes(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[Route]:
-    """Give the routes of an NDJSON stream, holding one line at a time.
+    """Yield the routes of an NDJSON stream, holding one line at a time.
 
     Raises:
         MalformedBody: A line that is not JSON.
@@ -153,7 +153,7 @@ def parse_document(body: bytes, kind: Literal["json", "yaml"]) -> list[Route]:
     """Read a whole JSON or YAML document; may run on any thread.
 
     Raises:
-        MalformedBody: Not what it claims to be.
+        MalformedBody: Not valid JSON or YAML.
         InvalidRoute: A malformed or repeated route, or no route at all.
     """
     items, prefix = _items(parse_json(body) if kind == "json" else parse_yaml(body))
@@ -167,7 +167,7 @@ def parse_document(body: bytes, kind: Literal["json", "yaml"]) -> list[Route]:
 
 
 def _items(document: Any) -> tuple[list[Any], str]:
-    """Find the list of routes and what precedes an index in the names of places."""
+    """Return the list of routes, and the prefix of the names of its places."""
     prefix = ""
     if isinstance(document, dict) and "routes" in document:
         unknown = document.keys() - {"routes", "version"}
@@ -182,7 +182,7 @@ def _items(document: Any) -> tuple[list[Any], str]:
 
 
 def parse_yaml(body: bytes) -> Any:
-    """Read YAML that is as plain as JSON.
+    """Read YAML of the types that JSON has.
 
     Raises:
         MalformedBody: Not YAML, an anchor, or nested too deeply; says at which line.
@@ -207,7 +207,8 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def _check_yaml(body: bytes) -> None:
-    """Walk the events, which nest nothing, before anything recursive runs."""
+    """Reject anchors and deep nesting."""
+    # The events are a flat stream: nothing recursive has run yet.
     depth = 0
     for event in yaml.parse(body, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
@@ -261,7 +262,7 @@ def _file_lines(body: bytes) -> list[Route]:
 
 
 def plain_route(route: StoredRoute) -> dict[str, Any]:
-    """A route as a person would write it: what an import takes back."""
+    """A route without defaults, in the form that an import reads."""
     document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}
     if route.threshold is not None:
         document["threshold"] = route.threshold

@@ -3,7 +3,8 @@
 Opening the model is half a second of native code that needs no interpreter lock, and
 importing the server is a second of Python: side by side a node is ready that much
 sooner.  Source: measured in the container, docs/operations.md.
-Rule: this module imports nothing of the server, or there would be nothing left to hide.
+Rule: this module imports nothing of the server; the import of the server is what runs
+beside the loading.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def load_spare(config: NodeConfig) -> TextEncoder:
 def load_tables(config: NodeConfig, encoders: Sequence[TextEncoder]) -> list[StaticTable]:
     """Read the tables that were prepared for these encoders; a damaged one counts as none.
 
-    What an operator prepared goes before what came with the program.
+    Later files win: a table that an operator prepared replaces the one of the release.
     """
     found = (_load_table(config, encoder.fingerprint) for encoder in encoders)
     return [table for table in found if table is not None]
@@ -71,10 +72,10 @@ def _open(config: NodeConfig, model: str, precision: Precision) -> TextEncoder:
 
 
 def begin_loading(config: NodeConfig) -> LoadEncoder:
-    """Load the encoder in a thread of its own, which ends with that.
+    """Start to load the encoder in a thread of its own.
 
     Returns:
-        Waits for the encoder and gives it, or raises what ``load_encoder`` did.
+        A function that waits for the encoder, and raises what ``load_encoder`` raised.
     """
     loader = ThreadPoolExecutor(1, thread_name_prefix="encoder-load")
     loading = loader.submit(load_encoder, config)

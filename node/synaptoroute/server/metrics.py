@@ -1,9 +1,9 @@
 """Metrics in Prometheus' text format, prefix ``synaptoroute_``.
 
 Counters and histograms of requests are kept here; everything that the router and
-the encoder count themselves is read from them when somebody scrapes.  The label
-``endpoint`` is the template of a path, never the path, so that nobody can make
-series without limit by asking for them.
+the encoder count themselves is read from them at each scrape.  The label
+``endpoint`` is the template of a path, never the path: otherwise a client could
+make any number of series.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SECONDS: Final = (
 _TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096)
 
-Look = Callable[[], tuple[NodeStatus, EncoderStats] | None]
+ReadFigures = Callable[[], tuple[NodeStatus, EncoderStats] | None]
 
 
 class Metrics:
@@ -84,18 +84,18 @@ class Metrics:
         build.labels(__version__, platform.python_version()).set(1)
 
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
-        """Count one encoded batch; the engine's ``Observer``, called on a lane."""
+        """Count one encoded batch; called on an encoder worker."""
         self._batch_size.observe(texts)
         self._batch_tokens.observe(tokens)
         self._encode_duration.observe(encode_seconds)
 
     def watch_cached_responses(self, hits: Callable[[], int]) -> None:
-        """Read how many queries were answered with bytes that were kept."""
+        """Read the hits of the response cache at every scrape."""
         self.registry.register(CachedResponsesCollector(hits))
 
-    def watch(self, look: Look) -> None:
+    def watch(self, read: ReadFigures) -> None:
         """Read the router and the encoder at every scrape."""
-        self.registry.register(NodeCollector(look))
+        self.registry.register(NodeCollector(read))
 
     def render(self) -> bytes:
         """All metrics as text."""
@@ -123,11 +123,11 @@ class ResponseCounter(Collector):
         found[-1] += seconds
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand, as the node's own figures."""
+        """Nothing in advance."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give the counts."""
+        """Yield the counts."""
         requests = CounterMetricFamily(
             "synaptoroute_request_count",
             "HTTP requests answered.",
@@ -150,17 +150,17 @@ class ResponseCounter(Collector):
 
 
 class CachedResponsesCollector(Collector):
-    """Reads how often the same question was asked again at the same position."""
+    """Reads the hits of the response cache."""
 
     def __init__(self, hits: Callable[[], int]) -> None:
         self._hits = hits
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand, as the node's own figures."""
+        """Nothing in advance."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give the count."""
+        """Yield the count."""
         yield CounterMetricFamily(
             "synaptoroute_answers_cached",
             "Queries answered with the bytes of an earlier answer.",
@@ -169,18 +169,18 @@ class CachedResponsesCollector(Collector):
 
 
 class NodeCollector(Collector):
-    """Reads the node's own figures at the moment of a scrape."""
+    """Reads the figures of the router and the encoder at every scrape."""
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, read: ReadFigures) -> None:
+        self._read = read
 
     def describe(self) -> list[Metric]:
-        """Nothing beforehand: a node that starts has no figures yet."""
+        """Nothing in advance: a node that starts has no figures yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give every figure; only ``ready`` while the router is not there."""
-        seen = self._look()
+        """Yield every figure, or ``ready`` alone until the router has started."""
+        seen = self._read()
         if seen is None:
             yield _gauge("ready", "1 if the node takes queries.", 0)
             return
@@ -268,7 +268,7 @@ def _cascade(status: NodeStatus) -> Metric:
 
 
 def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
-    """How a member of a cluster follows the log; a node on its own has none of these."""
+    """Figures of a member of a cluster; a standalone node has none."""
     states = GaugeMetricFamily(
         "synaptoroute_log_state", "1 for the state that the log is in.", labels=("state",)
     )

@@ -19,13 +19,18 @@ from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
-    answer,
     json_body,
     problems,
+    success,
 )
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
-from synaptoroute.server.responses import json_answer, model_answer, version_headers, write_answer
-from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_answers
+from synaptoroute.server.responses import (
+    json_response,
+    model_response,
+    version_headers,
+    write_response,
+)
+from synaptoroute.server.route_endpoints import WRITE_EXAMPLE, write_responses
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import Liveness, Operation, Readiness
 from synaptoroute.version import __version__
@@ -65,7 +70,7 @@ _ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"
     tags=["settings"],
     summary="Show the settings of the route set",
     responses={
-        200: answer("Settings", _SETTINGS_EXAMPLE, RouteSetSettings, headers="SR-Version"),
+        200: success("Settings", _SETTINGS_EXAMPLE, RouteSetSettings, headers="SR-Version"),
         **problems(*READ_PROBLEMS),
     },
 )
@@ -75,14 +80,14 @@ async def show_settings(request: Request) -> Response:
     """
     router = runtime_of(request).router
     settings = await router.aget_settings()
-    return model_answer(settings, headers=version_headers(router.status().version))
+    return model_response(settings, headers=version_headers(router.status().version))
 
 
 @endpoints.put(
     "/v1/settings",
     tags=["settings"],
     summary="Replace the settings of the route set",
-    responses=write_answers(*BODY_PROBLEMS),
+    responses=write_responses(*BODY_PROBLEMS),
     openapi_extra=json_body("RouteSetSettings", _SETTINGS_EXAMPLE),
 )
 async def put_settings(request: Request, write: WriteParameters) -> Response:
@@ -93,32 +98,32 @@ async def put_settings(request: Request, write: WriteParameters) -> Response:
     if options.if_match is not None or options.if_none_match:
         raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
     result = await runtime_of(request).router.aput_settings(settings, options)
-    return write_answer(result, options)
+    return write_response(result, options)
 
 
 @endpoints.get(
     "/v1/settings/cascade",
     tags=["settings"],
-    summary="Show how the cascade stands on this node",
+    summary="Show the state of the cascade on this node",
     responses={
-        200: answer("How it stands", _CASCADE_EXAMPLE, CascadeReport, headers="SR-Version"),
+        200: success("State of the cascade", _CASCADE_EXAMPLE, CascadeReport, headers="SR-Version"),
         **problems(*READ_PROBLEMS),
     },
 )
 async def show_cascade(request: Request) -> Response:
-    """Whether sure queries are answered without the encoder here, by which measured numbers,
-    and why not.
+    """Whether this node answers sure queries without the encoder, the measurements behind
+    that decision, and the reason if it does not.
     """
     router = runtime_of(request).router
-    return model_answer(router.cascade(), headers=version_headers(router.status().version))
+    return model_response(router.cascade(), headers=version_headers(router.status().version))
 
 
 @endpoints.get(
     "/v1/ops/{op_id}",
     tags=["settings"],
-    summary="Show what came of a write",
+    summary="Show the outcome of a write",
     responses={
-        200: answer("The outcome", {**WRITE_EXAMPLE, "code": None, "detail": None}, Operation),
+        200: success("The outcome", {**WRITE_EXAMPLE, "code": None, "detail": None}, Operation),
         **problems(*READ_PROBLEMS, 404),
     },
 )
@@ -138,9 +143,9 @@ async def show_operation(
     try:
         result = await runtime_of(request).router.aoutcome(identity.bytes)
     except RouteError as error:
-        return model_answer(_rejected(identity.hex, error))
+        return model_response(_rejected(identity.hex, error))
     if result is None:
-        raise OperationNotFound("no write of this identity is remembered here")
+        raise OperationNotFound("this node remembers no write of this identity")
     shown = Operation(
         op_id=result.op_id,
         status=result.status,
@@ -148,7 +153,7 @@ async def show_operation(
         revision=result.revision,
         count=result.count,
     )
-    return model_answer(shown, headers=version_headers(result.version))
+    return model_response(shown, headers=version_headers(result.version))
 
 
 def _rejected(op_id: str, error: RouteError) -> Operation:
@@ -168,21 +173,21 @@ def _rejected(op_id: str, error: RouteError) -> Operation:
 @endpoints.get(
     "/livez",
     tags=["node"],
-    summary="Whether the process works",
-    responses={200: answer("It does", {"status": "live"}, Liveness), **problems(500)},
+    summary="Show whether the process runs",
+    responses={200: success("The process runs", {"status": "live"}, Liveness), **problems(500)},
 )
 async def live(request: Request) -> Response:
-    """Answers as long as the event loop turns, whatever else is wrong."""
-    return model_answer(Liveness())
+    """Answers as long as the event loop runs, even if nothing else works."""
+    return model_response(Liveness())
 
 
 @endpoints.get(
     "/readyz",
     tags=["node"],
-    summary="Whether the node takes queries",
+    summary="Show whether the node is ready for queries",
     responses={
-        200: answer("It does", {"status": "ready", "state": "ready", "reasons": []}, Readiness),
-        503: answer(
+        200: success("Ready", {"status": "ready", "state": "ready", "reasons": []}, Readiness),
+        503: success(
             "Starting, draining or failed",
             {"status": "not_ready", "state": "starting", "reasons": ["starting"]},
             Readiness,
@@ -192,7 +197,7 @@ async def live(request: Request) -> Response:
 )
 async def ready(request: Request) -> Response:
     """For load balancers: 503 with the reasons until the router has started, and again
-    from the stop signal on.
+    after the stop signal.
     """
     runtime = runtime_of(request)
     reasons = runtime.reasons()
@@ -200,7 +205,7 @@ async def ready(request: Request) -> Response:
         status="not_ready" if reasons else "ready", state=runtime.state, reasons=reasons
     )
     headers = {"Retry-After": "1"} if reasons else {}
-    return model_answer(shown, status=503 if reasons else 200, headers=headers)
+    return model_response(shown, status=503 if reasons else 200, headers=headers)
 
 
 @endpoints.get(
@@ -227,7 +232,7 @@ async def metrics(request: Request) -> Response:
 @endpoints.get(
     "/-/state",
     tags=["node"],
-    summary="Everything this node knows of itself",
+    summary="Show the whole state of this node",
     responses={200: {"description": "State", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def show_state(request: Request) -> Response:
@@ -242,26 +247,26 @@ async def show_state(request: Request) -> Response:
         "bodies_bytes": runtime.bodies.held_bytes,
         "router": None if status is None else dataclasses.asdict(status),
     }
-    return json_answer(json.dumps(document, default=str))
+    return json_response(json.dumps(document, default=str))
 
 
 @endpoints.get(
     "/-/settings",
     tags=["node"],
-    summary="Settings of this process",
+    summary="Show the settings of this process",
     responses={200: {"description": "Settings", **_ANYTHING}, **problems(*READ_PROBLEMS)},
 )
 async def show_process_settings(request: Request) -> Response:
-    """The settings that the process was started with; secrets are masked."""
-    return json_answer(runtime_of(request).config.model_dump_json())
+    """The settings of the process; secrets are masked."""
+    return json_response(runtime_of(request).config.model_dump_json())
 
 
 @endpoints.get(
     "/-/digest",
     tags=["node"],
-    summary="By what two nodes compare",
+    summary="Show the digest, by which two nodes are compared",
     responses={
-        200: answer(
+        200: success(
             "Digest and checksum",
             {"version": "1.42", "digest": "0" * 32, "tensor_sha256": "0" * 64},
         ),
@@ -270,4 +275,4 @@ async def show_process_settings(request: Request) -> Response:
 )
 async def show_digest(request: Request) -> Response:
     """Version, digest of the state and SHA-256 of the tensor. Reads the whole tensor."""
-    return json_answer(json.dumps(await runtime_of(request).router.achecksum()))
+    return json_response(json.dumps(await runtime_of(request).router.achecksum()))

@@ -1,7 +1,7 @@
-"""The OpenAPI document: the contract, with examples and every problem it may answer.
+"""The OpenAPI document, with examples and every problem document of each endpoint.
 
-Bodies are read by this room itself, strictly, so their schemas are named here and
-not found by the framework.
+The endpoints read bodies themselves, strictly, so the framework does not find their schemas;
+they are listed here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from synaptoroute.version import __version__
 from synaptoroute.web.problems import PROBLEM_JSON, status_phrase
 
 DESCRIPTION: Final = """\
-Says which named route a text belongs to.
+Finds the named route that a text belongs to.
 
 Every error is an RFC 9457 problem document with a stable `code`. Every write carries its
-place in the order of all writes (`SR-Version`), may be made safe to repeat
+position in the order of all writes (`SR-Version`), may be made safe to repeat
 (`Idempotency-Key`) and may be conditional (`If-Match`, `If-None-Match: *`)."""
 
 TAGS: Final = [
-    {"name": "queries", "description": "Ask which route a text belongs to."},
+    {"name": "queries", "description": "Find the route of a text."},
     {"name": "routes", "description": "Read and change routes."},
     {"name": "transfer", "description": "Import and export many routes at once."},
     {"name": "settings", "description": "Settings of the route set, and outcomes of writes."},
@@ -56,7 +56,7 @@ _SCHEMA: Final = "#/components/schemas/"
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe problem answers for an endpoint's ``responses``."""
+    """Describe problem documents for the ``responses`` of an endpoint."""
     return {
         status: {
             "description": status_phrase(status),
@@ -66,7 +66,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answer(
+def success(
     description: str, example: Any, model: type[BaseModel] | None = None, *, headers: str = ""
 ) -> dict[str, Any]:
     """Describe a success, with an example and the names of its headers."""
@@ -89,9 +89,9 @@ def json_body(schema: str, example: Any) -> dict[str, Any]:
 
 _HEADER_MEANINGS: Final = {
     "ETag": "Revision of the route, quoted; send it as If-Match.",
-    "SR-Version": "Place in the order of writes, epoch.seq.",
+    "SR-Version": "Position in the order of writes, epoch.seq.",
     "SR-Op-Id": "Identity of the write, 32 hexadecimal digits.",
-    "Location": "Where the outcome of a write that is still under way can be read.",
+    "Location": "Where to read the outcome of a write that is still pending.",
     "Link": "The next page, if there is one.",
 }
 

@@ -1,4 +1,4 @@
-"""What requests say beside their bodies: names, preconditions, durability, consistency.
+"""Parameters of requests beside their bodies: names, preconditions, durability, consistency.
 
 A write may be made safe to repeat (``Idempotency-Key``) and conditional (``If-Match``,
 ``If-None-Match: *``).  Its conditions are decided at its place in the order of the log,
@@ -210,7 +210,9 @@ def etag(revision: str) -> str:
 
 
 def parse_if_match(value: str | None) -> Revision | None:
-    """Read ``If-Match``; None for no header or ``*``, which every such write implies.
+    """Read ``If-Match``; None without the header or for ``*``.
+
+    Every write that takes ``If-Match`` requires its route to exist, as ``*`` does.
 
     Raises:
         PreconditionFailed: An entity tag that no route of this project ever had.

@@ -1,7 +1,7 @@
-"""What nodes take from each other: op log and snapshot.
+"""What the nodes of a cluster fetch from each other: log entries, rows and snapshots.
 
-Not part of the public API and not in its document.  A request proves that it comes
-from a member of the cluster; API keys do not open these paths.
+These paths are not part of the public API.  A request proves that it comes from a member
+of the cluster; API keys do not open these paths.
 """
 
 from __future__ import annotations

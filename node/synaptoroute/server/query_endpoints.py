@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import read_body, require_json
-from synaptoroute.server.openapi import QUERY_PROBLEMS, answer, json_body, problems
+from synaptoroute.server.openapi import QUERY_PROBLEMS, json_body, problems, success
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
@@ -19,7 +19,7 @@ from synaptoroute.server.query_handler import (
     parse_batch,
     query_arguments,
 )
-from synaptoroute.server.responses import json_answer, render_match, unless_gone
+from synaptoroute.server.responses import json_response, render_match, unless_gone
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import BatchAnswer
 
@@ -29,8 +29,8 @@ Deadline = Annotated[
     str | None,
     Header(
         alias=DEADLINE_HEADER,
-        description="Milliseconds within which the answer is of use; 429 `overloaded` at once "
-        "where the predicted wait is longer.",
+        description="Milliseconds within which the response is useful; 429 `overloaded` at once "
+        "if the predicted wait is longer.",
         json_schema_extra={"pattern": DEADLINE_PATTERN},
         examples=["250"],
     ),
@@ -62,7 +62,7 @@ def render_batch(matches: list[Match]) -> str:
     "/v1/query",
     summary="Route one text",
     responses={
-        200: answer("The match", _MATCH_EXAMPLE, Match, headers="SR-Version"),
+        200: success("The match", _MATCH_EXAMPLE, Match, headers="SR-Version"),
         **problems(*QUERY_PROBLEMS),
     },
     openapi_extra=json_body("QueryRequest", {"text": "How do I get my money back?"}),
@@ -80,7 +80,9 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
     "/v1/query/batch",
     summary="Route several texts",
     responses={
-        200: answer("One match a text, in order", {"matches": [_MATCH_EXAMPLE]}, BatchAnswer),
+        200: success(
+            "One match for each text, in order", {"matches": [_MATCH_EXAMPLE]}, BatchAnswer
+        ),
         **problems(*QUERY_PROBLEMS),
     },
     openapi_extra=json_body(
@@ -88,8 +90,8 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
     ),
 )
 async def query_batch(request: Request, deadline: Deadline = None) -> Response:
-    """Route up to 1,024 texts; each gets the answer that it would get alone. The work is
-    dropped when the client goes away.
+    """Route up to 1,024 texts; each gets the match that it would get alone. The work is
+    cancelled if the client goes away.
     """
     del deadline
     runtime = runtime_of(request)
@@ -105,4 +107,4 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
             **query_arguments(batch, runtime.config, options.deadline_ms),
         )
         matches = await unless_gone(request, work)
-    return json_answer(render_batch(matches))
+    return json_response(render_batch(matches))

@@ -17,9 +17,9 @@ from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
     WRITE_PROBLEMS,
-    answer,
     json_body,
     problems,
+    success,
 )
 from synaptoroute.server.parameters import (
     RouteName,
@@ -29,7 +29,7 @@ from synaptoroute.server.parameters import (
     is_unchanged,
     read_document,
 )
-from synaptoroute.server.responses import model_answer, version_headers, write_answer
+from synaptoroute.server.responses import model_response, version_headers, write_response
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import (
     RouteList,
@@ -71,13 +71,13 @@ WRITE_EXAMPLE: Final = {
 _UTTERANCES_EXAMPLE: Final = {"utterances": ["Give me my money back"]}
 
 
-def write_answers(*more: int, created: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers of an endpoint that writes."""
+def write_responses(*more: int, created: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Describe the responses of an endpoint that writes."""
     headers = "SR-Version SR-Op-Id ETag"
     found: dict[int | str, dict[str, Any]] = {
-        200: answer("Done", WRITE_EXAMPLE, WriteResult, headers=headers),
-        202: answer(
-            "In the log; the level of durability is not reached yet",
+        200: success("Done", WRITE_EXAMPLE, WriteResult, headers=headers),
+        202: success(
+            "In the log, but the level of durability is not reached yet",
             {**WRITE_EXAMPLE, "status": "pending", "version": "", "revision": None},
             WriteResult,
             headers="SR-Op-Id Location",
@@ -85,7 +85,7 @@ def write_answers(*more: int, created: bool = False) -> dict[int | str, dict[str
         **problems(*WRITE_PROBLEMS, *more),
     }
     if created:
-        found[201] = answer("Created", WRITE_EXAMPLE, WriteResult, headers=headers)
+        found[201] = success("Created", WRITE_EXAMPLE, WriteResult, headers=headers)
     return found
 
 
@@ -93,7 +93,7 @@ def write_answers(*more: int, created: bool = False) -> dict[int | str, dict[str
     "/v1/routes",
     summary="List routes",
     responses={
-        200: answer(
+        200: success(
             "One page, in order of name",
             {"routes": [_STORED_EXAMPLE], "next_after": None, "version": "1.42"},
             RouteList,
@@ -119,14 +119,14 @@ async def list_routes(
     shown = RouteList.model_construct(
         routes=page.routes, next_after=page.next_after, version=page.version
     )
-    return model_answer(shown, headers=headers)
+    return model_response(shown, headers=headers)
 
 
 @endpoints.get(
     "/v1/routes/{name}",
     summary="Show a route",
     responses={
-        200: answer("The route", _STORED_EXAMPLE, StoredRoute, headers="ETag SR-Version"),
+        200: success("The route", _STORED_EXAMPLE, StoredRoute, headers="ETag SR-Version"),
         304: {"description": "Unchanged since the ETag in If-None-Match"},
         **problems(*READ_PROBLEMS, 404),
     },
@@ -138,13 +138,13 @@ async def show_route(request: Request, name: RouteName) -> Response:
     headers = version_headers(router.status().version, route.revision)
     if is_unchanged(request.headers.get("if-none-match"), route.revision):
         return Response(status_code=304, headers={"ETag": etag(route.revision)})
-    return model_answer(route, headers=headers)
+    return model_response(route, headers=headers)
 
 
 @endpoints.put(
     "/v1/routes/{name}",
     summary="Create or replace a route",
-    responses=write_answers(*BODY_PROBLEMS, created=True),
+    responses=write_responses(*BODY_PROBLEMS, created=True),
     openapi_extra=json_body("RouteBody", ROUTE_EXAMPLE),
 )
 async def put_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
@@ -155,18 +155,18 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     route = checked(_ROUTE, _named(document, name))
     options = write.options(document)
     result = await runtime_of(request).router.aput_route(route, options, is_checked=True)
-    return write_answer(result, options, is_new=result.created)
+    return write_response(result, options, is_new=result.created)
 
 
 @endpoints.patch(
     "/v1/routes/{name}",
     summary="Change a route's fields",
-    responses=write_answers(*BODY_PROBLEMS, 404),
+    responses=write_responses(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("RoutePatch", {"threshold": 0.45}),
 )
 async def patch_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
-    """Replace threshold, metadata or payload, whole; what is absent stays as it is. A
-    threshold of null takes the default again.
+    """Replace threshold, metadata or payload as a whole; absent fields stay as they are. A
+    threshold of null restores the default.
     """
     document = await read_document(request)
     patch = checked(_PATCH, document)
@@ -179,42 +179,42 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
         payload=patch.payload if "payload" in given else KEEP,
         options=options,
     )
-    return write_answer(result, options)
+    return write_response(result, options)
 
 
 @endpoints.delete(
     "/v1/routes/{name}",
     summary="Delete a route",
-    responses=write_answers(404),
+    responses=write_responses(404),
 )
 async def delete_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
-    """Remove a route. The answer has a body, so that the version of the write is seen."""
+    """Remove a route. The response has a body that shows the version of the write."""
     options = write.options()
     result = await runtime_of(request).router.adelete_route(name, options)
-    return write_answer(result, options)
+    return write_response(result, options)
 
 
 @endpoints.post(
     "/v1/routes/{name}/utterances",
     summary="Add utterances",
-    responses=write_answers(*BODY_PROBLEMS, 404),
+    responses=write_responses(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("UtterancesToAdd", _UTTERANCES_EXAMPLE),
 )
 async def add_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
-    """Add examples to a route; those it has already are left as they are."""
+    """Add examples to a route; examples that it already has stay as they are."""
     document = await read_document(request)
     asked = checked(_ADD, document)
     options = write.options(document)
     result = await runtime_of(request).router.aadd_utterances(
         name, asked.utterances, asked.vectors, options
     )
-    return write_answer(result, options)
+    return write_response(result, options)
 
 
 @endpoints.delete(
     "/v1/routes/{name}/utterances",
     summary="Remove utterances",
-    responses=write_answers(*BODY_PROBLEMS, 404),
+    responses=write_responses(*BODY_PROBLEMS, 404),
     openapi_extra=json_body("UtterancesToRemove", _UTTERANCES_EXAMPLE),
 )
 async def remove_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
@@ -223,11 +223,11 @@ async def remove_utterances(request: Request, name: RouteName, write: WriteParam
     asked = checked(_REMOVE, document)
     options = write.options(document)
     result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, options)
-    return write_answer(result, options)
+    return write_response(result, options)
 
 
 def _named(document: Any, name: str) -> Any:
-    """Put the path's name into a body that has none, or the same."""
+    """Add the name of the path to a body; a body may repeat it."""
     if not isinstance(document, dict):
         raise InvalidRoute("the body must be an object")
     if document.get("name", name) != name:

@@ -1,8 +1,8 @@
 """What the endpoints of one node share.
 
-The router is made and started behind the door while the door is open already:
-until it is there, ``router`` raises NotReady and ``/readyz`` says why.  Everything
-here is used on the event loop, except what ``open_router`` does in its thread.
+The server listens before the router is loaded.  Until the router has started, ``router``
+raises NotReady and ``/readyz`` says why.  Everything here runs on the event loop, except
+``open_router``, which runs in a thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ READY_POLL_SECONDS: Final = 0.02
 
 
 class Runtime:
-    """One node behind its HTTP door.
+    """One node, as its endpoints see it.
 
     Invariants: ``_router`` is set once, after it started; ``is_draining`` never turns
     back; a failure is final.
@@ -81,12 +81,12 @@ class Runtime:
         return self._router
 
     def status(self) -> NodeStatus | None:
-        """How the router is; None while there is none."""
+        """Status of the router; None until it has started."""
         return None if self._router is None else self._router.status()
 
     @property
     def staleness_ms(self) -> int | None:
-        """How long ago a member of a cluster last knew that it was not behind."""
+        """Time since a member of a cluster last knew that it was not behind."""
         follower = self._router.follower if self._router is not None else None
         return None if follower is None else follower.session.staleness_ms
 
@@ -103,7 +103,7 @@ class Runtime:
 
     @property
     def state(self) -> str:
-        """One word for how the node is."""
+        """State of the node in one word."""
         if self.failure is not None:
             return "failed"
         if self.is_draining:
@@ -120,23 +120,23 @@ class Runtime:
     # --- life ----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to start the router; returns at once."""
+        """Start the router in the background."""
         self._tasks = [asyncio.create_task(self._start(), name="router-start")]
         if self.keys is not None:
             self._tasks.append(asyncio.create_task(self.keys.watch(self.log), name="keys"))
 
     async def wait_started(self) -> None:
-        """Wait until the router has started or failed to."""
+        """Wait until the router has started or has failed to start."""
         await asyncio.shield(self._tasks[0])
 
     def drain(self) -> None:
-        """Say that the node is going; what is in flight is still answered."""
+        """Become unready; requests are still answered."""
         self.is_draining = True
 
     async def stop(self) -> None:
-        """Stop the router: it drains, then closes the database."""
+        """Stop the router, which drains and closes the database."""
         self.drain()
-        # A start that is under way is let finish: half a router could not be closed.
+        # Wait for a start that is under way: half a router could not be closed.
         await asyncio.gather(self._tasks[0], return_exceptions=True)
         for task in self._tasks[1:]:
             task.cancel()
@@ -151,12 +151,12 @@ class Runtime:
             self.log.info("stopped")
 
     async def _start(self) -> None:
-        """Make and start the router; a failure is logged, kept and reported."""
+        """Make and start the router; a failure is logged and ends the process."""
         try:
             router = await self._open()
             await router.start()
             if router.follower is not None:
-                # A member answers its peers while it is still catching up.
+                # A member serves its peers while it catches up; the same peers may wait for it.
                 self._publish(router)
                 if not await self._is_ready_in_time(router):
                     return
@@ -187,7 +187,7 @@ class Runtime:
         self.node_header = name.encode("ascii", "replace")
 
     async def _is_ready_in_time(self, router: AdaptiveRouter) -> bool:
-        """Wait for a member that catches up, unless the node is told to go before."""
+        """Wait until a member has caught up; return False if the node drains before that."""
         while not router.status().is_ready:
             if self.is_draining:
                 return False
@@ -195,7 +195,7 @@ class Runtime:
         return True
 
     async def _open(self) -> AdaptiveRouter:
-        """Take the router that was given, or load what it needs in a thread."""
+        """Return the router that was given, or load one in a thread."""
         if isinstance(self._source, AdaptiveRouter):
             return self._source
         router, self._encoder = await asyncio.to_thread(self._source)
@@ -207,7 +207,7 @@ class Runtime:
             self._on_failure()
 
     async def _seed(self, router: AdaptiveRouter) -> None:
-        """Apply the route file to a database that never held anything."""
+        """Import the route file into a database that has never held a route."""
         path = self.config.routes_file
         if path is None or _was_used(router.status()):
             return
@@ -233,8 +233,6 @@ async def _each(routes: list[Route]) -> AsyncIterator[Route]:
 
 
 def _was_used(status: NodeStatus) -> bool:
-    """Whether the database holds routes now, or held any before.
-
-    The first entry of a log only founds it.
-    """
+    """Whether the database holds routes, or held any before."""
+    # The first entry of a log founds it and holds no route.
     return status.routes > 0 or parse_version(status.version).seq > 1

@@ -46,12 +46,12 @@ def _check_query(text: str) -> str:
 
 
 QueryText = Annotated[
-    str, Field(min_length=1, description="The text to be routed."), AfterValidator(_check_query)
+    str, Field(min_length=1, description="The text to route."), AfterValidator(_check_query)
 ]
 
 
 def _whole(value: Any) -> Any:
-    """Take 3.0 as 3, as JSON Schema does; some clients have no other numbers."""
+    """Convert 3.0 to 3, as JSON Schema does; some clients have no integers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -63,7 +63,7 @@ RouteFilter = Annotated[
 
 
 class QueryFields(BaseModel):
-    """What a query and a batch of queries have in common."""
+    """Fields that a query and a batch share."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,12 +78,12 @@ class QueryFields(BaseModel):
         default=None,
         ge=1,
         le=QUERY_DEADLINE_MS_MAX,
-        description="Give up after this time; the node's own limit still holds.",
+        description="Give up after this time; the limit of the node still holds.",
     )
 
 
 class QueryRequest(QueryFields):
-    """One text to be routed."""
+    """One text to route."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -96,7 +96,7 @@ class QueryRequest(QueryFields):
 
 
 class BatchRequest(QueryFields):
-    """Several texts to be routed, with the same options."""
+    """Several texts to route, with the same options."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -115,7 +115,7 @@ class BatchRequest(QueryFields):
 
 
 class BatchAnswer(BaseModel):
-    """One match a text, in the order of the request."""
+    """One match for each text, in the order of the request."""
 
     matches: list[Match]
 
@@ -154,7 +154,7 @@ class RoutePatch(BaseModel):
 
 
 class UtterancesToAdd(BaseModel):
-    """Examples to add to a route; those it has already are left alone."""
+    """Examples to add to a route; examples that it already has stay as they are."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
@@ -162,7 +162,8 @@ class UtterancesToAdd(BaseModel):
 
     utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
     vectors: list[list[float]] | None = Field(
-        default=None, description="One unit vector an utterance; encoded here where absent."
+        default=None,
+        description="One unit vector for each utterance; encoded here if absent.",
     )
 
     @model_validator(mode="after")
@@ -185,7 +186,7 @@ class UtterancesToRemove(BaseModel):
 
 
 class RecoveryRequest(BaseModel):
-    """Whether a recovery is only to be shown, or to be forced."""
+    """Whether to force a recovery, or only to show its state."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"force": False}]})
 
@@ -193,7 +194,7 @@ class RecoveryRequest(BaseModel):
 
 
 class VoterChange(BaseModel):
-    """Which node shall vote, or vote no longer."""
+    """A node, and whether it votes."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -205,7 +206,7 @@ class VoterChange(BaseModel):
 
 
 class OrphanToReplay(BaseModel):
-    """Which of the writes that were left behind is to be made again."""
+    """The orphaned write to replay."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"op_id": "0f" * 16}]}
@@ -229,7 +230,7 @@ class RouteList(BaseModel):
 
 
 class Operation(BaseModel):
-    """What came of a write, as long as the node remembers it.
+    """The outcome of a write, as long as the node remembers it.
 
     Attributes:
         op_id: Identity of the write.
@@ -251,13 +252,13 @@ class Operation(BaseModel):
 
 
 class Liveness(BaseModel):
-    """The process works."""
+    """The process runs."""
 
     status: str = "live"
 
 
 class Readiness(BaseModel):
-    """Whether the node takes queries.
+    """Whether the node is ready for queries.
 
     Attributes:
         status: ``ready`` or ``not_ready``.
@@ -271,7 +272,7 @@ class Readiness(BaseModel):
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field."""
+    """An error in one field."""
 
     field: str
     message: str
@@ -301,7 +302,7 @@ class LabelledText(BaseModel):
 
 
 class TrialRequest(BaseModel):
-    """Labelled texts for an encoder that stands by."""
+    """Labelled texts for a standby encoder."""
 
     model_config = ConfigDict(extra="forbid")
 

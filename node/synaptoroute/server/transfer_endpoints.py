@@ -30,11 +30,11 @@ from synaptoroute.server.openapi import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
     WRITE_PROBLEMS,
-    answer,
     problems,
+    success,
 )
 from synaptoroute.server.parameters import AckLevel
-from synaptoroute.server.responses import model_answer, version_headers
+from synaptoroute.server.responses import model_response, version_headers
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
@@ -42,7 +42,7 @@ from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 endpoints = APIRouter(tags=["transfer"])
 
 IMPORT_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,63}$"
-EXPORT_TRIES_MAX: Final = 5
+EXPORT_ATTEMPTS_MAX: Final = 5
 _PIECE_BYTES: Final = 65_536
 _LINE: Final = '{"name":"refund","utterances":["I want my money back"]}\n'
 _DOCUMENT: Final = {"routes": [{"name": "refund", "utterances": ["I want my money back"]}]}
@@ -81,9 +81,9 @@ _IMPORT_EXAMPLE: Final = {
     "/v1/import",
     summary="Import routes",
     responses={
-        200: answer("All routes are visible", _IMPORT_EXAMPLE, ImportResult, headers="SR-Version"),
-        202: answer(
-            "In the log, not applied here in time",
+        200: success("All routes are visible", _IMPORT_EXAMPLE, ImportResult, headers="SR-Version"),
+        202: success(
+            "In the log, but not applied here in time",
             {**_IMPORT_EXAMPLE, "status": "pending", "version": ""},
             ImportResult,
             headers="Location",
@@ -100,14 +100,14 @@ async def import_routes(
     import_id: Annotated[
         str | None,
         Query(
-            description="Names the import, so that one that broke off can be sent again.",
+            description="Identifies the import, so that an interrupted one can be sent again.",
             pattern=IMPORT_ID_PATTERN,
         ),
     ] = None,
     ack: AckLevel = "applied",
 ) -> Response:
     """Create or replace every route of a document, atomically. NDJSON is read while it
-    arrives; errors name the line.
+    arrives, and errors name the line.
     """
     runtime = runtime_of(request)
     router = runtime.router
@@ -125,7 +125,7 @@ async def import_routes(
     is_pending = result.status == "pending"
     if is_pending:
         headers["Location"] = f"/v1/ops/{result.op_id}"
-    return model_answer(result, status=202 if is_pending else 200, headers=headers)
+    return model_response(result, status=202 if is_pending else 200, headers=headers)
 
 
 @endpoints.get(
@@ -159,7 +159,7 @@ def _body_kind(request: Request) -> DocumentKind:
 
 
 def accepted_kind(accept: str) -> DocumentKind:
-    """Choose the format that a client likes best; NDJSON where it does not mind.
+    """Choose the format that a client prefers; NDJSON if it accepts any.
 
     Raises:
         NotAcceptable: It accepts none of them.
@@ -189,12 +189,12 @@ def _weight(parameters: str) -> float:
 
 
 async def _read_all(router: AdaptiveRouter) -> tuple[list[StoredRoute], str]:
-    """Read every route at one position; starts again when a write comes between two pages.
+    """Read every route at one position.
 
     Raises:
-        ClusterError: Writes kept coming between.
+        ClusterError: Writes changed the position during every attempt.
     """
-    for _ in range(EXPORT_TRIES_MAX):
+    for _ in range(EXPORT_ATTEMPTS_MAX):
         page = await router.alist_routes(limit=PAGE_ROUTES_MAX)
         routes, version = page.routes, page.version
         while page.next_after is not None and page.version == version:
@@ -206,7 +206,7 @@ async def _read_all(router: AdaptiveRouter) -> tuple[list[StoredRoute], str]:
 
 
 async def _pieces(routes: list[StoredRoute], kind: DocumentKind) -> AsyncIterator[bytes]:
-    """Join small pieces, so that a large export is not sent one route at a time."""
+    """Join small pieces, and yield to the event loop between large ones."""
     gathered = bytearray()
     for piece in render_document(routes, kind):
         gathered += piece

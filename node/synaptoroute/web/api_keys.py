@@ -35,12 +35,12 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key as the node knows it.
+    """One API key.
 
     Attributes:
-        name: Whose it is; appears in the log.
+        name: Name of its owner; appears in the log.
         key_hash: SHA-256 of the key.
-        scopes: What it may do; ``admin`` includes the others.
+        scopes: Its rights; ``admin`` includes the others.
     """
 
     name: str
@@ -53,12 +53,12 @@ class ApiKey:
 
 
 def make_key() -> str:
-    """Make a new key; it is shown once and stored nowhere."""
+    """Make a random key."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_RANDOM_BYTES)
 
 
 def key_line(key: str, scopes: Sequence[str], name: str) -> str:
-    """Write a key's line of the file, without its line end.
+    """Make the line of a key for the file, without its line end.
 
     Raises:
         ConfigError: An unknown scope or a malformed name.
@@ -119,9 +119,10 @@ class ApiKeys:
         return len(self._keys)
 
     def find(self, key: str) -> ApiKey | None:
-        """Give the key's entry; every entry is compared, whichever matches."""
+        """Return the entry of a key."""
         presented = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         found = None
+        # Every entry is compared, so that the time does not tell which one matches.
         for entry in self._keys:
             if hmac.compare_digest(entry.key_hash, presented):
                 found = entry
@@ -138,7 +139,7 @@ class ApiKeys:
         try:
             self._keys, self._stamp = _read(self._path)
         except ConfigError:
-            # The same broken content is reported once, not at every look.
+            # The same broken content is reported once, not every second.
             self._stamp = _stamp(self._path)
             raise
         return True
@@ -163,7 +164,7 @@ Stamp = tuple[int, int, int] | None
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a file is edited or replaced; None where there is none."""
+    """What changes when a file is edited or replaced; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

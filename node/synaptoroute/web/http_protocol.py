@@ -383,8 +383,8 @@ class HttpProtocol(asyncio.Protocol):
                 and not self._transport.is_closing()
             ):
                 request = self._active = self._queue.popleft()
-                is_direct = request.is_whole and self._direct is not None
-                if not (is_direct and self._direct(request, self.respond)):
+                direct = self._direct if request.is_whole else None
+                if direct is None or not direct(request, self.respond):
                     self._start_app(request)
         except Exception as error:  # a bug of the direct handler costs one connection
             server_log().error("direct_handler_failed", exc_info=error)

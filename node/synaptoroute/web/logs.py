@@ -1,7 +1,7 @@
 """Logs: structured, one line an event, on the standard error stream.
 
 Rule 1: no text of a query and no utterance at ``info`` or above.  Rule 2: an API key
-is never logged, only its name.  Rule 3: what the libraries log takes the same road.
+is never logged, only its name.  Rule 3: the logs of libraries go the same way.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 
-# Libraries whose ordinary lines repeat what this project says itself; warnings are kept.
-_CHATTY: Final = ("asyncio", "httpcore", "httpx", "uvicorn")
+# Libraries whose ordinary lines repeat those of the project; their warnings are kept.
+_CHATTY: Final = ("asyncio", "httpcore", "httpx")
 
 ServerLog = structlog.stdlib.BoundLogger
 
 
 def server_log() -> ServerLog:
-    """The log of this room."""
+    """The logger of the servers."""
     log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
     return log
 
@@ -86,5 +86,5 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
 
 
 def is_at(level: int) -> bool:
-    """Whether the log keeps lines of a level, to spare the work of making them."""
+    """Whether lines of a level are kept."""
     return _LOGGER.isEnabledFor(level)

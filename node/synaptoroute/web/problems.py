@@ -2,7 +2,7 @@
 
 Rule 1: one table maps an error's code to its HTTP status.  Rule 2: no problem
 repeats what the client sent beyond a short excerpt of a field's name.  Rule 3: an
-error that nobody foresaw tells the client an incident number and nothing else.
+unexpected error tells the client an incident number and nothing else.
 
 Source: RFC 9457 (problem details), RFC 9110 section 15 (status codes).
 """
@@ -33,19 +33,19 @@ RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
 
 
 class MalformedBody(RouteError):
-    """The body is not what its content type says."""
+    """The body is not of its content type."""
 
     code = "malformed_body"
 
 
 class InvalidParameter(RouteError):
-    """A query parameter, a header or the path holds what it must not."""
+    """A query parameter, a header or the path is malformed."""
 
     code = "invalid_parameter"
 
 
 class Unauthorized(RouteError):
-    """No API key, or one that this node does not know."""
+    """No API key, or an unknown one."""
 
     code = "unauthorized"
 
@@ -75,13 +75,13 @@ class MethodNotAllowed(RouteError):
 
 
 class NotAcceptable(RouteError):
-    """None of the formats that the client accepts can be given."""
+    """The client accepts none of the formats that exist."""
 
     code = "not_acceptable"
 
 
 class UnsupportedMediaType(RouteError):
-    """The body's content type or encoding is not read here."""
+    """The content type or encoding of the body is not supported."""
 
     code = "unsupported_media_type"
 
@@ -93,7 +93,7 @@ class RequestTimeout(RouteError):
 
 
 class ClientGone(RouteError):
-    """The client closed the connection before its answer; nobody reads this."""
+    """The client closed the connection before the response."""
 
     code = "client_gone"
 
@@ -168,7 +168,7 @@ _PUBLIC_FIELDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One answer that says what went wrong.
+    """One error response.
 
     Attributes:
         status: HTTP status.
@@ -200,18 +200,18 @@ class Problem:
 
 
 def retry_after_header(error: SynaptoRouteError) -> str:
-    """Whole seconds after which trying again may help."""
+    """Whole seconds after which the client may try again."""
     seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
     return str(max(1, math.ceil(seconds)))
 
 
 def status_phrase(status: int) -> str:
-    """The standard words for an HTTP status."""
+    """The reason phrase of an HTTP status."""
     return _STATUS_PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 def shorten(text: str, characters_max: int) -> str:
-    """Cut a text that may hold what a client sent."""
+    """Cut a text to a length."""
     return text if len(text) <= characters_max else f"{text[: characters_max - 3]}..."
 
 
@@ -229,14 +229,14 @@ def problem_of(error: SynaptoRouteError) -> Problem:
 
 
 def internal_problem(code: str = SynaptoRouteError.code) -> Problem:
-    """What the client learns of a failure that is not its own: a number to quote."""
+    """The problem of an unexpected error: an incident number, which the log explains."""
     incident = secrets.token_hex(8)
     detail = f"The node failed to answer. Its log has the details under incident {incident}."
     return Problem(500, code, detail, {"incident": incident})
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[dict[str, str]]:
-    """List what is wrong with which field, without the values."""
+    """List the errors of each field, without the values."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [
         {
@@ -257,7 +257,7 @@ def first_message(found: Sequence[Mapping[str, str]], fallback: str) -> str:
 
 
 def _field_name(location: Sequence[int | str]) -> str:
-    """Write a place as people do: ``utterances[3]``."""
+    """Write the place of a field, such as ``utterances[3]``."""
     name = ""
     for part in location:
         if isinstance(part, int):
@@ -286,7 +286,7 @@ def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
 
 
 def _plain(value: object) -> Any:
-    """A field's value as JSON has it; a revision becomes its text."""
+    """A value as JSON; a revision becomes text."""
     if isinstance(value, bool | int | float | str):
         return shorten(value, DETAIL_CHARACTERS_MAX) if isinstance(value, str) else value
     if isinstance(value, bytes):
