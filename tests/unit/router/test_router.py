@@ -188,6 +188,21 @@ async def test_overload_is_refused(encoder: HeldEncoder) -> None:
     assert "no_routes" == recovered.reason
 
 
+async def test_overload_is_reported_before_a_malformed_query(encoder: HeldEncoder) -> None:
+    """Both apply; the answer must be the same as for a valid query."""
+    async with running(encoder=encoder, lanes=1, queue_requests_max=2) as router:
+        await router.aput_route(route("a"))
+        with pytest.raises(InvalidQuery):
+            await router.aquery("")
+        encoder.hold()
+        waiting = [asyncio.create_task(router.aquery(f"text {n}")) for n in range(2)]
+        await encoder.held_up()
+        with pytest.raises(Overloaded):
+            await router.aquery("")
+        encoder.gate.set()
+        await asyncio.gather(*waiting)
+
+
 async def test_abandoned_queries_are_not_encoded(encoder: HeldEncoder) -> None:
     """Queries whose callers have gone are not encoded, and their places become free."""
     async with running(encoder=encoder, lanes=1) as router:

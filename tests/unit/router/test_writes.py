@@ -20,7 +20,7 @@ from synaptoroute.errors import (
     UtteranceNotFound,
 )
 from synaptoroute.models import Route, WriteResult
-from synaptoroute.router import WriteOptions
+from synaptoroute.router import WriteOptions, writes
 
 pytestmark = pytest.mark.unit
 
@@ -164,6 +164,21 @@ async def test_route_that_was_changed_to_be_invalid_is_refused(encoder: HeldEnco
             await router.aput_route(made)
 
     assert ["good"] == stored.utterances
+
+
+async def test_checked_route_is_not_validated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The HTTP server has validated it just before; the library validates by default."""
+
+    def refuse(_: Route) -> Route:
+        raise InvalidRoute("validated")
+
+    monkeypatch.setattr(writes, "checked_route", refuse)
+    async with running() as router:
+        with pytest.raises(InvalidRoute):
+            await router.aput_route(route("a"))
+        written = await router.aput_route(route("a"), is_checked=True)
+
+    assert written.created
 
 
 async def test_routes_are_copied() -> None:
