@@ -38,7 +38,7 @@ def cut(way: FaultProxy) -> None:
 async def apart(
     folder: Path, server: Server, late_spare_dim: int
 ) -> AsyncIterator[tuple[Peers, FaultProxy, FaultProxy]]:
-    """Three routers; the last one has a way of its own, and perhaps no other encoder.
+    """Three routers; the last one uses its own proxy, and perhaps has no other encoder.
 
     No router has a door, so that none learns by its peers what Redis does not tell it.
     """
@@ -57,7 +57,7 @@ async def apart(
 
 
 async def change(found: Peers, *peers: Peer) -> None:
-    """Change to the other encoder; these routers serve with it then."""
+    """Change to the other encoder, until these routers serve with it."""
     migration = peers[0].follower.maintenance.migration
     await migration.switch(NEXT.fingerprint)
     await until(lambda: all(serving(peer) == NEXT.fingerprint for peer in peers))
@@ -70,7 +70,7 @@ def serving(peer: Peer) -> str:
 
 
 async def lose(server: Server, way: FaultProxy, own_way: FaultProxy) -> None:
-    """Empty the server, and let the router that is late find it before the others do."""
+    """Empty the server, and let the late router notice it first."""
     cut(way)
     await asyncio.to_thread(server.call, "FLUSHALL")
     own_way.set_fault(Fault.NONE)
@@ -90,7 +90,7 @@ async def header(peer: Peer) -> Head:
 async def test_header_names_the_encoder_of_the_chosen_history(
     tmp_path: Path, start_server: StartServer, kind: str
 ) -> None:
-    """One that missed the change begins the ballot; the log goes on with the majority's encoder."""
+    """A node that missed the change begins the ballot; the majority's encoder wins."""
     server = start_server(kind)
     async with apart(tmp_path, server, NEXT.dim) as (found, way, own_way):
         written = await write_quorum(found[0], ["a", "b"])
@@ -114,7 +114,7 @@ async def test_header_names_the_encoder_of_the_chosen_history(
 async def test_change_that_only_redis_held_is_undone_in_the_header(
     tmp_path: Path, valkey_server: Server
 ) -> None:
-    """Its entry is lost before anybody reads it: the header goes back to the encoder before."""
+    """The entry is lost before any node reads it: the header gets the former encoder."""
     async with apart(tmp_path, valkey_server, NEXT.dim) as (found, way, own_way):
         written = await write_quorum(found[0], ["a", "b"])
         at = await found.settle()

@@ -96,13 +96,13 @@ class Peers:
         return peer
 
     async def settle(self, *peers: Peer) -> Position:
-        """Wait until the routers stand at one position."""
+        """Wait until the routers have the same position."""
         chosen = peers or tuple(self.all)
         await until(lambda: len({peer.position for peer in chosen}) == 1)
         return chosen[0].position
 
     async def judge(self, *peers: Peer) -> None:
-        """All routers are one, in memory and on disk."""
+        """Assert that all routers are equal, in memory and on disk."""
         chosen = peers or tuple(self.all)
         await self.settle(*chosen)
         views = {
@@ -183,7 +183,7 @@ async def peers(
 
 @asynccontextmanager
 async def mute_log(url: str, fingerprint: str) -> AsyncIterator[RedisLog]:
-    """A log whose writes the bus never tells of."""
+    """A log whose writes are never published."""
     log = RedisLog(url)
     log.scripts.keys = MuteKeys("default")
     head: Any = await log.head()
@@ -204,12 +204,12 @@ def put(name: str, *texts: str) -> Proposal:
 
 
 def route(name: str, *texts: str) -> Route:
-    """A route; its name is its only utterance where none is given."""
+    """A route; its name is its only utterance if none is given."""
     return Route(name=name, utterances=list(texts) or [name])
 
 
 async def until(fact: Any, seconds: float = WAIT_SECONDS) -> None:
-    """Wait until a function gives true."""
+    """Wait until a function returns true."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while not fact():
@@ -269,7 +269,7 @@ async def write_again(peer: Peer, name: str = "again") -> float:
 
 
 async def assert_held(found: Peers, names: Iterable[str], *chosen: Peer) -> None:
-    """Every router is open, holds these routes, and is one with the others."""
+    """Assert that every router is open, holds these routes, and equals the others."""
     routers = chosen or tuple(found.all)
     await until(lambda: all(peer.follower.session.log_state == "open" for peer in routers))
     await found.judge(*routers)
@@ -287,7 +287,7 @@ async def stored(peer: Peer) -> list[object]:
 async def exchangeable(
     folder: Path, server: Server, count: int = 3, *, door: bool = False, **settings: object
 ) -> AsyncIterator[tuple[Peers, FaultProxy]]:
-    """Routers that reach their server through a proxy that can lead elsewhere."""
+    """Routers that reach their server through a proxy, which can be redirected."""
     async with (
         FaultProxy(server.port) as way,
         peers(folder, way.url, count, door=door, **settings) as found,
@@ -296,6 +296,6 @@ async def exchangeable(
 
 
 def lead_to(way: FaultProxy, server: Server) -> None:
-    """Send everybody to another server, as an address that fails over does."""
+    """Route all connections to another server, like a failover."""
     way.target_port = server.port
     way.reset()

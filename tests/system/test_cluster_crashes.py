@@ -1,4 +1,4 @@
-"""Goal: nodes that die, freeze, or lose their disk come back to the same bits.
+"""Goal: nodes that die, freeze or lose their disk return to an identical state.
 
 Method: real processes, SIGKILL and SIGSTOP at random moments under writes, damaged files.
 """
@@ -23,20 +23,20 @@ KILLS_COUNT = int(os.environ.get("SYNAPTOROUTE_TEST_KILLS", "2"))
 
 
 def forget_op_log(member: Member, before_seq: int) -> None:
-    """Shorten a node's op log, as its limit does in a cluster that has run for long."""
+    """Shorten a node's op log, as its limit does in a long-running cluster."""
     with closing(sqlite3.connect(member.database, timeout=10)) as raw, raw:
         raw.execute("DELETE FROM oplog WHERE seq < ?", (before_seq,))
 
 
 def come_back(member: Member) -> dict[str, int]:
-    """Start a node again, wait until it is ready, and give what it counted."""
+    """Restart a node, wait until it is ready, and return its counters."""
     member.start().wait_ready()
     counts: dict[str, int] = until(lambda: member.follower["counts"])
     return counts
 
 
 def test_nodes_killed_at_random_under_writes_lose_nothing(shared: Cluster) -> None:
-    """SIGKILL anywhere leaves rows and position of one prefix; the rest is fetched again."""
+    """After SIGKILL, rows and position are of one prefix; the rest is fetched again."""
     draw = random.Random(7)
     with shared.writers(count=4):
         for _ in range(KILLS_COUNT):
@@ -49,7 +49,7 @@ def test_nodes_killed_at_random_under_writes_lose_nothing(shared: Cluster) -> No
 
 
 def test_retry_of_a_killed_node_s_write_has_one_effect(shared: Cluster) -> None:
-    """A client that lost its node sends the same key to another one."""
+    """A client that lost its node sends the same key to another node."""
     written = [shared.put(2, f"cut-short{n}", f"text {n}") for n in range(5)]
     shared[2].kill()
     again = [shared.put(0, f"cut-short{n}", f"text {n}", key=written[n].op_id) for n in range(5)]
@@ -60,7 +60,7 @@ def test_retry_of_a_killed_node_s_write_has_one_effect(shared: Cluster) -> None:
 
 
 def test_frozen_node_wakes_behind_the_trimmed_log(shared: Cluster) -> None:
-    """Frozen while the log was written and trimmed: its peers bridge the hole."""
+    """A node frozen while the log is trimmed reads a peer's op log."""
     before = shared[2].follower["counts"]
     shared[2].signal(signal.SIGSTOP)
     try:
@@ -83,7 +83,7 @@ def test_frozen_node_wakes_behind_the_trimmed_log(shared: Cluster) -> None:
 
 
 def test_stopped_node_behind_the_trimmed_log_reads_a_peer_s_op_log(shared: Cluster) -> None:
-    """The peers keep what the log let go of."""
+    """Peers keep entries that the log has dropped."""
     shared[2].kill()
     for number in range(20):
         shared.put(number % 2, f"away{number}")
@@ -97,7 +97,7 @@ def test_stopped_node_behind_the_trimmed_log_reads_a_peer_s_op_log(shared: Clust
 
 
 def test_stopped_node_behind_every_op_log_takes_a_snapshot(shared: Cluster) -> None:
-    """Where no op log reaches back, a peer's whole state is taken, verified by the log."""
+    """If no op log reaches back, a peer's snapshot is installed, verified by the log."""
     shared[2].kill()
     for number in range(10):
         shared.put(number % 2, f"longer{number}")
@@ -112,7 +112,7 @@ def test_stopped_node_behind_every_op_log_takes_a_snapshot(shared: Cluster) -> N
 
 
 def test_database_that_is_damaged_at_boot_is_set_aside_and_replaced(shared: Cluster) -> None:
-    """Damage is found before the node is ready; nothing is deleted, peers give the state."""
+    """Damage is found before the node is ready; the file is kept, peers supply the state."""
     for number in range(40):
         shared.put(0, f"damaged{number}")
     shared.settle()
@@ -135,7 +135,7 @@ def test_database_that_is_damaged_at_boot_is_set_aside_and_replaced(shared: Clus
 
 
 def test_node_with_a_full_disk_serves_and_resumes(shared: Cluster) -> None:
-    """No room for the next entry: answers go on, the others are not held up, room heals it."""
+    """Without disk space a node still answers and others continue; with space it resumes."""
     node = shared[2]
     _, hard = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
     with shared.queries(2) as failed:
@@ -160,7 +160,7 @@ def test_node_with_a_full_disk_serves_and_resumes(shared: Cluster) -> None:
 
 
 def test_new_node_joins_a_cluster_that_has_routes(shared: Cluster) -> None:
-    """An empty disk is a new node: it fetches everything, then follows; it has no vote."""
+    """A node with an empty disk is new: it fetches everything and has no vote."""
     head = shared.settle()
     shared.trim()
     for member in shared.members:

@@ -1,4 +1,4 @@
-"""Goal: with the real model, too, a route that one node takes is an answer of all.
+"""Goal: with the real model, a route written to one node is an answer of all nodes.
 
 Method: two real nodes with the bundled encoder.
 """

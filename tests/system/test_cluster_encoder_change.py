@@ -1,4 +1,4 @@
-"""Goal: a cluster changes its encoder at one place of the log, under load, and goes back.
+"""Goal: a cluster changes its encoder at one place of the log, under load, and back.
 
 Method: three real nodes with two encoders of different dimensions; clients query and write
 through all of them meanwhile.
@@ -26,7 +26,7 @@ SERVING, NEXT = HashEncoder(64), HashEncoder(32)
 
 
 def order(cluster: Cluster, member: Member, kind: CommandKind, encoder: str) -> None:
-    """Leave an order for a node, as the holder of a lease."""
+    """Leave a command for a node, as the holder of a lease."""
 
     async def give() -> None:
         log = RedisLog(cluster.server.url, namespace=cluster.namespace)
@@ -48,20 +48,20 @@ def order(cluster: Cluster, member: Member, kind: CommandKind, encoder: str) -> 
 
 
 def generations(member: Member) -> dict[str, Any]:
-    """What a node says of its encoders."""
+    """A node's view of its encoders."""
     found: dict[str, Any] = member.http.get("/-/generations").json()
     return found
 
 
 def done(member: Member) -> bool:
-    """Whether the order of a node is carried out."""
+    """Whether a node has executed its command."""
     progress = generations(member)["progress"]
     assert progress["step"] != "failed", progress
     return bool(progress["step"] == "done")
 
 
 def change_to(cluster: Cluster, member: Member, encoder: str) -> None:
-    """Make a generation and switch to it."""
+    """Compute the vectors of an encoder and switch to it."""
     for kind in ("generate", "switch"):
         order(cluster, member, kind, encoder)
         until(lambda: generations(member)["progress"]["encoder"] == encoder)
@@ -74,7 +74,7 @@ def serving(cluster: Cluster) -> set[str]:
 
 
 def test_encoder_changes_at_one_place_and_back(start_cluster: StartCluster) -> None:
-    """Under queries and writes through every node: nothing fails, and all bits agree."""
+    """Under queries and writes on every node nothing fails, and all states are equal."""
     cluster = start_cluster("valkey", 3, next_model="test-hash-32")
     for number in range(30):
         cluster.put(number % 3, f"r{number}", *(f"r{number} text {n}" for n in range(8)))
@@ -111,7 +111,7 @@ def test_node_that_was_away_changes_its_encoder_when_it_returns(
 
 
 def test_node_without_the_encoder_halts(start_cluster: StartCluster) -> None:
-    """It serves what it holds, says why, and goes on once it has the encoder."""
+    """It serves its state, reports why it halts, and resumes once it has the encoder."""
     cluster = start_cluster("valkey", 3, next_model="test-hash-32")
     cluster.put(0, "kept", "one text", "another text")
     lone = cluster[2]
@@ -138,7 +138,7 @@ def test_node_without_the_encoder_halts(start_cluster: StartCluster) -> None:
 
 
 def test_node_restarted_without_its_encoder_does_not_start(start_cluster: StartCluster) -> None:
-    """Its database has vectors that it could compare nothing with: it says so, the others go on."""
+    """It cannot encode queries for its vectors: it reports that, and the others continue."""
     cluster = start_cluster("valkey", 3, next_model="test-hash-32")
     cluster.put(0, "kept", "one text", "another text")
     change_to(cluster, cluster[0], NEXT.fingerprint)
@@ -166,14 +166,14 @@ def test_node_restarted_without_its_encoder_does_not_start(start_cluster: StartC
 
 
 def start_failure(member: Member) -> dict[str, Any] | None:
-    """What a node wrote about a start that failed."""
+    """The log of a node whose start failed."""
     lines = member.process.log_file.read_text().splitlines()
     found = [json.loads(line) for line in lines if '"start_failed"' in line]
     return found[-1] if found else None
 
 
 def test_incomplete_generation_is_not_switched_to(start_cluster: StartCluster) -> None:
-    """What is staged is shown with what it lacks, and a trial of it is refused."""
+    """Staged vectors are shown with what they lack, and a comparison is refused."""
     cluster = start_cluster("valkey", 1, next_model="test-hash-32")
     cluster.put(0, "kept", "one text", "another text")
     order(cluster, cluster[0], "generate", NEXT.fingerprint)

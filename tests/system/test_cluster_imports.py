@@ -1,4 +1,4 @@
-"""Goal: an import is all or nothing, whoever dies in the middle.  Method: real nodes, kills."""
+"""Goal: an import is all or nothing, no matter which process dies.  Method: real nodes, kills."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def send_half(cluster: Cluster, node: int, import_id: str, body: bytes) -> socke
 
 
 def resume(cluster: Cluster, node: int, import_id: str, body: bytes) -> dict[str, Any]:
-    """Send the whole import again, until it is taken."""
+    """Send the whole import again, until it is accepted."""
 
     def attempt() -> dict[str, Any] | None:
         answer = cluster[node].http.post(
@@ -71,7 +71,7 @@ def staged(cluster: Cluster, node: int, since_seq: int) -> bool:
 
 
 def test_import_whose_client_dies_is_invisible_until_it_is_sent_again(shared: Cluster) -> None:
-    """Half an import shows nothing; the whole of it, sent to another node, shows all."""
+    """Half an import shows nothing; sent to another node completely, it shows all."""
     body, before = lines("client"), shared.settle()
     connection = send_half(shared, 0, "by-client", body)
     until(lambda: staged(shared, 1, before.seq))
@@ -106,7 +106,7 @@ def test_import_whose_node_dies_is_resumed_on_another(shared: Cluster) -> None:
 
 
 def test_import_during_a_restart_of_redis_is_resumed(shared: Cluster) -> None:
-    """The server is killed between two chunks; queries go on, the import is sent again."""
+    """Redis is killed between two chunks; queries continue, the import is sent again."""
     body, before = lines("redis"), shared.settle()
     with shared.queries(0, 1, 2) as failed:
         connection = send_half(shared, 1, "by-redis", body)
@@ -128,7 +128,7 @@ def test_import_during_a_restart_of_redis_is_resumed(shared: Cluster) -> None:
 
 
 def test_import_with_a_bad_line_leaves_nothing(shared: Cluster) -> None:
-    """A line that is no route aborts the whole, on every node."""
+    """A malformed line aborts the whole import, on every node."""
     shared.settle()
     body = lines("bad", 20) + b'{"name": "bad20"}\n'
     answer = shared[0].http.post(

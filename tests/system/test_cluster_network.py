@@ -1,4 +1,4 @@
-"""Goal: no fault of the network parts the nodes for longer than it lasts.
+"""Goal: after a network fault the nodes agree again.
 
 Method: three real nodes, each behind a proxy that breaks its connections to Redis.
 """
@@ -22,7 +22,7 @@ WRITES_COUNT = 15
     "fault", [Fault.BLACK_HOLE, Fault.TO_SERVER_ONLY, Fault.TO_CLIENT_ONLY], ids=lambda f: f.value
 )
 def test_isolated_node_serves_and_rejoins(shared: Cluster, fault: Fault) -> None:
-    """Half-open connections make no noise: the node notices, serves, and catches up."""
+    """A node notices half-open connections, keeps serving, and catches up."""
     with shared.queries(2) as failed:
         shared.cut(2, fault)
         until(lambda: shared[2].log_state == "away")
@@ -39,7 +39,7 @@ def test_isolated_node_serves_and_rejoins(shared: Cluster, fault: Fault) -> None
 
 
 def test_node_whose_connections_are_reset_comes_back(shared: Cluster) -> None:
-    """Resets, and a server that cannot be reached for a moment, lose nothing."""
+    """Resets and short outages lose nothing."""
     with shared.writers(count=2), shared.queries(0, 1, 2) as failed:
         for node in (0, 1, 2):
             before = shared[node].follower["counts"]["bus_reconnects"]
@@ -53,7 +53,7 @@ def test_node_whose_connections_are_reset_comes_back(shared: Cluster) -> None:
 
 
 def test_slow_network_keeps_order(shared: Cluster) -> None:
-    """With every chunk of one node held back, all nodes come to the same state."""
+    """With every packet of one node delayed, all nodes reach the same state."""
     proxy = shared[1].proxy
     assert proxy is not None
     proxy.delay_seconds = 0.05
@@ -67,7 +67,7 @@ def test_slow_network_keeps_order(shared: Cluster) -> None:
 
 
 def test_writes_of_a_cut_off_node_are_refused_with_a_time(shared: Cluster) -> None:
-    """No local queue: what has no order is not taken, and the client hears when to retry."""
+    """Without the log a write is refused, and the client is told when to retry."""
     shared.cut(0, Fault.REFUSE, reset=True)
     try:
         until(lambda: shared[0].log_state == "away")
@@ -84,7 +84,7 @@ def test_writes_of_a_cut_off_node_are_refused_with_a_time(shared: Cluster) -> No
 
 
 def test_write_whose_reply_was_lost_is_entered_once(shared: Cluster) -> None:
-    """The node looks for its write in the log before it sends it again."""
+    """The node searches the log for its write before it sends it again."""
     proxy = shared[0].proxy
     assert proxy is not None
     proxy.answers_held.clear()
@@ -104,7 +104,7 @@ def test_write_whose_reply_was_lost_is_entered_once(shared: Cluster) -> None:
 
 
 def test_slow_subscriber_that_redis_cuts_off_catches_up(shared: Cluster) -> None:
-    """A frozen node overflows its output buffer; nothing of what it missed stays missing."""
+    """A frozen node overflows its output buffer; afterwards it catches up."""
     shared.server.call("CONFIG", "SET", "client-output-buffer-limit", "pubsub 262144 0 0")
     before = shared[2].follower["counts"]["bus_reconnects"]
     shared[2].signal(signal.SIGSTOP)

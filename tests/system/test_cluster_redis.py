@@ -29,7 +29,7 @@ def command(*words: str) -> Result:
 
 
 def reopened(cluster: Cluster) -> float:
-    """Wait until a write is taken again; give how long that took."""
+    """Wait until a write is accepted again; return how long that took."""
     began = time.monotonic()
     until(lambda: cluster.put(0, "reopened", f"at {time.monotonic()}").is_acknowledged)
     return time.monotonic() - began
@@ -39,7 +39,7 @@ def reopened(cluster: Cluster) -> float:
 def test_restart_of_redis_with_its_data_reopens_by_itself(
     start_cluster: StartCluster, kind: str
 ) -> None:
-    """Killed or stopped, back with its data: nobody acts, no query fails, writes resume."""
+    """After a restart with its data no query has failed, and writes resume by themselves."""
     cluster = start_cluster(kind)
     written = [cluster.put(n % 3, f"r{n}") for n in range(10)]
     with cluster.queries(0, 1, 2) as failed:
@@ -64,7 +64,7 @@ def test_restart_of_redis_with_its_data_reopens_by_itself(
 
 
 def test_redis_that_was_emptied_is_filled_again(start_cluster: StartCluster) -> None:
-    """After FLUSHALL the nodes put back what they hold, in a new epoch; queries go on."""
+    """After FLUSHALL the nodes refill the log in a new epoch; queries continue."""
     cluster = start_cluster("redis", 2, alone_seconds="1")
     for number in range(10):
         cluster.put(number % 2, f"r{number}")
@@ -81,7 +81,7 @@ def test_redis_that_was_emptied_is_filled_again(start_cluster: StartCluster) -> 
 
 
 def test_operator_forces_a_recovery_that_no_majority_can_end(start_cluster: StartCluster) -> None:
-    """Two of three disks are gone: the command says what may be lost, and does it when told."""
+    """With two of three disks gone, the command shows what may be lost, then forces it."""
     cluster = start_cluster("valkey")
     written = [cluster.put(n % 3, f"r{n}") for n in range(10)]
     cluster.settle()
@@ -110,7 +110,7 @@ def test_operator_forces_a_recovery_that_no_majority_can_end(start_cluster: Star
 
 
 def test_fresh_node_founds_nothing_over_a_log_that_was_lost(start_cluster: StartCluster) -> None:
-    """An emptied Redis and a node that expects nobody: the old nodes keep their history."""
+    """With an emptied Redis and a fresh node, the old nodes keep their history."""
     cluster = start_cluster("valkey", 1)
     for number in range(5):
         cluster.put(0, f"r{number}")
@@ -133,7 +133,7 @@ def test_fresh_node_founds_nothing_over_a_log_that_was_lost(start_cluster: Start
 
 
 def test_node_is_ready_only_after_it_caught_up_or_stood_alone(start_cluster: StartCluster) -> None:
-    """Without Redis a node with a verified state serves it after a while; an empty one never."""
+    """Without Redis a node serves its verified state after a while; an empty one never."""
     cluster = start_cluster("valkey", 1, alone_seconds="2")
     cluster.put(0, "kept")
     version = cluster[0].version

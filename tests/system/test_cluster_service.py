@@ -1,4 +1,4 @@
-"""Goal: what a client is promised holds through any node.  Method: three real nodes, HTTP."""
+"""Goal: the guarantees hold for clients of any node.  Method: three real nodes, HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
 def test_writes_through_any_node_are_one_history(shared: Cluster) -> None:
-    """Clients that write everywhere at once leave every node alike, to the bit."""
+    """Concurrent writes to all nodes leave them with identical states."""
     with shared.writers(count=4), shared.queries(0, 1, 2) as failed:
         until(lambda: len(shared.history.acknowledged) >= 60)
 
@@ -25,7 +25,7 @@ def test_writes_through_any_node_are_one_history(shared: Cluster) -> None:
 
 
 def add_to(cluster: Cluster, node: int, found: dict[str, Any]) -> str:
-    """Add one to a counter as it was found; asks with one key until it is decided."""
+    """Increment a counter under a precondition; retry with one key until decided."""
     key, path = uuid.uuid4().hex, "/v1/routes/counter"
     payload = {"payload": found["payload"] + 1}
 
@@ -38,7 +38,7 @@ def add_to(cluster: Cluster, node: int, found: dict[str, Any]) -> str:
 
 
 def test_fifty_writers_count_by_if_match(shared: Cluster) -> None:
-    """Fifty clients add one each to a counter; each addition sees the one before it."""
+    """Fifty clients increment a counter; each increment sees the one before it."""
     shared.write(0, "PUT", "/v1/routes/counter", {"utterances": ["count"], "payload": 0})
     shared.settle()
 
@@ -63,7 +63,7 @@ def test_fifty_writers_count_by_if_match(shared: Cluster) -> None:
 
 
 def test_retry_with_the_same_key_on_another_node_has_one_effect(shared: Cluster) -> None:
-    """Whoever lost the answer asks another node and gets the result of the first try."""
+    """A client that lost the answer asks another node and gets the first result."""
     key = uuid.uuid4().hex
     first = shared.put(0, "retried", "try me", key=key)
     again = shared.put(1, "retried", "try me", key=key)
@@ -91,7 +91,7 @@ def test_client_reads_its_writes_through_any_node(shared: Cluster) -> None:
 
 
 def test_future_version_is_refused_before_the_deadline(shared: Cluster) -> None:
-    """A node that does not reach the version in time says when to ask again."""
+    """A node that does not reach the version in time returns when to retry."""
     # A version of an earlier epoch would be lost, not in the future.
     future = f"{shared[0].version.epoch}.999999"
     answer = shared[0].http.post(
@@ -105,7 +105,7 @@ def test_future_version_is_refused_before_the_deadline(shared: Cluster) -> None:
 
 
 def test_consistency_head_sees_what_another_node_wrote(shared: Cluster) -> None:
-    """Asking for the head needs no token."""
+    """``consistency=head`` needs no token."""
     for number in range(10):
         shared.put(0, "headed", f"headed {number}")
         found = shared[1].http.get("/v1/routes/headed", params={"consistency": "head"}).json()
@@ -151,7 +151,7 @@ def test_clusters_of_two_namespaces_share_a_server(shared: Cluster) -> None:
 
 
 def test_node_with_another_encoder_is_not_ready_and_writes_nothing(shared: Cluster) -> None:
-    """Vectors of two encoders in one tensor would match nothing: the reason is told."""
+    """A node with another encoder reports the reason and is not ready."""
     other = shared.add(3, model="test-hash-128")
     try:
         other.start()
@@ -169,7 +169,7 @@ def test_node_with_another_encoder_is_not_ready_and_writes_nothing(shared: Clust
 
 
 def test_foreign_messages_on_the_bus_change_nothing(shared: Cluster) -> None:
-    """Garbage, cut-off, forged and replayed messages are counted or ignored, never believed."""
+    """Malformed, truncated, forged and replayed messages have no effect."""
     shared.put(0, "before", "before the noise")
     shared.settle()
     at = shared[0].version
@@ -208,7 +208,7 @@ def test_large_entry_travels_by_the_log(shared: Cluster) -> None:
 
 
 def test_huge_bodies_are_refused_before_they_are_read(shared: Cluster) -> None:
-    """What is over a limit never reaches the log."""
+    """A body over the limit never reaches the log."""
     before = shared.settle()
     json_type = {"Content-Type": "application/json"}
     body = json.dumps({"utterances": ["x" * 9_000_000]})
