@@ -81,7 +81,7 @@ class LeaderLease:
             self.holder = answer.owner
 
     async def release(self) -> None:
-        """Give the lease back, so that a standby need not wait for its expiry."""
+        """Release the lease, so that a standby need not wait for its expiry."""
         held, self._held = self._held, None
         if held is not None:
             with contextlib.suppress(SynaptoRouteError):

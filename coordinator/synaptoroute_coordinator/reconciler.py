@@ -335,7 +335,7 @@ class Reconciler:
         return [names.get(node, node) for node in dict.fromkeys(nodes)]
 
     def _start_backup(self, node: str, url: str) -> ActionResult:
-        """Start a backup in a task of its own, so that the loop goes on meanwhile."""
+        """Start a backup in a task of its own, so that the control loop continues."""
         if self._backup_task is not None and not self._backup_task.done():
             return ActionResult("failed", "a backup is already running")
         if not self.backups.is_on:

@@ -74,7 +74,6 @@ class FolderStore:
         return self._folder
 
     async def put(self, name: str, source: Path) -> None:
-        """Store a file under a name."""
         await asyncio.to_thread(self._put, name, source)
 
     def _put(self, name: str, source: Path) -> None:
@@ -101,7 +100,6 @@ class FolderStore:
         return [path.name for path in self._folder.iterdir() if not path.name.startswith(".")]
 
     async def read(self, name: str, bytes_max: int) -> bytes:
-        """Read a small file."""
         return await asyncio.to_thread(self._read, name, bytes_max)
 
     def _read(self, name: str, bytes_max: int) -> bytes:
@@ -112,11 +110,9 @@ class FolderStore:
         return content
 
     async def fetch(self, name: str, target: Path) -> None:
-        """Copy a file."""
         await asyncio.to_thread(shutil.copyfile, self._folder / name, target)
 
     async def remove(self, name: str) -> None:
-        """Delete a file."""
         path = self._folder / name
         await asyncio.to_thread(path.unlink, missing_ok=True)
 
@@ -247,15 +243,12 @@ class BucketStore:
 
     @property
     def scratch(self) -> Path:
-        """A local folder for files in transit."""
         return self._scratch
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def put(self, name: str, source: Path) -> None:
-        """Store a file under a name."""
         # The signature covers the hash of the body, so the file is read twice.
         size_bytes, sha256 = await asyncio.to_thread(_measure, source)
         if size_bytes > OBJECT_BYTES_MAX:
@@ -277,7 +270,6 @@ class BucketStore:
         raise ClusterError("the bucket holds too many objects under this prefix")
 
     async def read(self, name: str, bytes_max: int) -> bytes:
-        """Read a small file."""
         # The length is checked while reading: the store may send any amount.
         content = bytearray()
         async for part in self._stream(name):
@@ -287,13 +279,11 @@ class BucketStore:
         return bytes(content)
 
     async def fetch(self, name: str, target: Path) -> None:
-        """Download a file."""
         with await asyncio.to_thread(target.open, "wb") as file:
             async for part in self._stream(name):
                 await asyncio.to_thread(file.write, part)
 
     async def remove(self, name: str) -> None:
-        """Delete a file."""
         await self._call("DELETE", name)
 
     # --- requests ----------------------------------------------------------------------

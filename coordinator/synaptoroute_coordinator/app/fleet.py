@@ -105,7 +105,7 @@ async def follow(
     """
     runtime = runtime_of(request)
     if runtime.reconciler.feed.is_full:
-        raise Overloaded("as many streams as may be are open", retry_after_seconds=5.0)
+        raise Overloaded("too many event streams are open", retry_after_seconds=5.0)
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
     return StreamingResponse(
         _stream(runtime, after, once),
@@ -138,24 +138,24 @@ async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str
 async def _next(
     runtime: Runtime, feed: EventFeed, queue: asyncio.Queue[FeedEvent | None]
 ) -> AsyncIterator[str | None]:
-    """Wait for news and give the events among them; None ends the stream."""
+    """Wait for the next item and yield its event, if it is one; None ends the stream."""
     stopping = asyncio.ensure_future(runtime.is_stopping.wait())
-    news = asyncio.ensure_future(queue.get())
+    next_item = asyncio.ensure_future(queue.get())
     try:
         await asyncio.wait(
-            (stopping, news), timeout=KEEPALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            (stopping, next_item), timeout=KEEPALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
         if stopping.done() or not feed.is_subscribed(queue):
             yield None
-        elif not news.done():
+        elif not next_item.done():
             yield ": nothing new\n\n"
         else:
-            event = news.result()
+            event = next_item.result()
             if event is not None:
                 yield _event(event)
     finally:
         stopping.cancel()
-        news.cancel()
+        next_item.cancel()
 
 
 def _event(event: FeedEvent) -> str:
@@ -227,7 +227,7 @@ async def show_unmatched(
 
 @endpoints.get("/v1/backups", tags=["actions"], summary="List backups", responses=RESPONSES)
 async def list_backups(request: Request) -> Response:
-    """Newest first; empty where no place for them is set."""
+    """Newest first; empty if no backup store is configured."""
     backups = runtime_of(request).reconciler.backups
     try:
         found = await backups.list_backups()

@@ -75,16 +75,13 @@ class NodeBackend:
         self.client = client
 
     def query(self, text: str, limit: int = 1) -> dict[str, Any]:
-        """Route one text."""
         match: dict[str, Any] = self.client.post("/v1/query", {"text": text, "limit": limit})
         return match
 
     def routes(self) -> RouteDocuments:
-        """Return all routes."""
         return list(self.client.routes())
 
     def default_threshold(self) -> float:
-        """Return the default threshold."""
         return float(self.client.get("/v1/settings")["threshold"])
 
 
@@ -97,15 +94,12 @@ class FileBackend:
         self._default = default
 
     def query(self, text: str, limit: int = 1) -> dict[str, Any]:
-        """Route one text."""
         return self._router.query(text, limit=limit).model_dump()
 
     def routes(self) -> RouteDocuments:
-        """Return all routes."""
         return self._routes
 
     def default_threshold(self) -> float:
-        """Return the default threshold."""
         return self._default
 
 

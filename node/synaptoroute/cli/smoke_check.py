@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from synaptoroute.cli.client import NodeClient
@@ -178,9 +178,7 @@ def check_json(check: SmokeCheck, cluster: LocalCluster) -> dict[str, Any]:
         "is_one": check.is_consistent,
         "front_url": cluster.front_url,
         "front_answer": check.front_answer,
-        "nodes": [
-            {name: getattr(node, name) for name in NodeState.__slots__} for node in check.nodes
-        ],
+        "nodes": [asdict(node) for node in check.nodes],
         "propagation_ms": {
             "writes": len(check.propagation_ms),
             "p50": percentile(check.propagation_ms, 0.5),
