@@ -163,7 +163,7 @@ def test_encoder_that_cannot_be_distilled_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.table"))
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_whole_vocabulary_is_distilled_at_the_command_line(tmp_path: Path) -> None:
     """A damaged table is replaced by a whole one, without a network."""
     encoder, _ = distilled()
