@@ -1,1 +1,1 @@
-"""One file a command, or a family of small ones; ``cli.app`` names them."""
+"""The commands: one file for each command or group of commands; ``cli.app`` registers them."""
