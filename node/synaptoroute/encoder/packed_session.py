@@ -50,11 +50,17 @@ def offers_int8(recipe: Recipe, model_sha256: str, providers: Sequence[str]) -> 
     return is_model and recipe.pooling == "mean" and list(providers) == [_CPU]
 
 
+def width_of(count: int) -> int:
+    """Width of attention for a text of ``count`` tokens."""
+    return -(-count // WIDTH_STEP) * WIDTH_STEP
+
+
 class PackedSession:
     """Runs packed micro-batches; ``run`` may be called from any thread."""
 
     output = OUTPUT
     is_packed = True
+    width_of = staticmethod(width_of)
 
     def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
         """Open the graph of the bundled model.
@@ -68,15 +74,32 @@ class PackedSession:
         # Fusions would change the rounding of activations, and with it the vectors.
         self._session = open_session(graph, name, providers, is_final=True)
 
-    def width_of(self, tokens_count: int) -> int:
-        """Width of ``ids`` for a text of so many tokens."""
-        return width_of(tokens_count)
-
+    @staticmethod
     def plan(
-        self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
+        counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
-        """Split a batch into runs; an invariant graph needs no ``texts_max``."""
-        return plan(counts, tokens_max)
+        """Split a batch into runs: texts of one width, at most ``tokens_max`` tokens.
+
+        An invariant graph needs no ``texts_max``.
+
+        Returns:
+            Indexes into ``counts``, each exactly once; a longer text runs alone.
+        """
+        if len(counts) == 1:
+            return [[0]]
+        widths = [width_of(count) for count in counts]
+        runs: list[list[int]] = []
+        size = 0
+        for index in sorted(range(len(counts)), key=widths.__getitem__):
+            count = counts[index]
+            # One width a run: a text must not be laid out wider for a longer neighbour.
+            if runs and size + count <= tokens_max and widths[runs[-1][-1]] == widths[index]:
+                runs[-1].append(index)
+                size += count
+            else:
+                runs.append([index])
+                size = count
+        return runs
 
     def run(
         self, ids: NDArray[np.int64], counts: NDArray[np.int64], pooling: Pooling
@@ -189,32 +212,6 @@ def feeds(ids: NDArray[np.int64], packed: Packing) -> dict[str, NDArray[Any]]:
         "mask": packed.mask,
         "heads": packed.heads,
     }
-
-
-def width_of(count: int) -> int:
-    """Width of attention for a text of ``count`` tokens."""
-    return -(-count // WIDTH_STEP) * WIDTH_STEP
-
-
-def plan(counts: Sequence[int], tokens_max: int) -> list[list[int]]:
-    """Split a batch into runs: texts of one width, at most ``tokens_max`` tokens.
-
-    Returns:
-        Indexes into ``counts``, each exactly once; a longer text runs alone.
-    """
-    runs: list[list[int]] = []
-    size = 0
-    for index in sorted(range(len(counts)), key=lambda index: (width_of(counts[index]), index)):
-        count = counts[index]
-        fits = runs and size + count <= tokens_max
-        # One width a run: a text must not be laid out wider for a longer neighbour.
-        if fits and width_of(counts[runs[-1][-1]]) == width_of(count):
-            runs[-1].append(index)
-            size += count
-        else:
-            runs.append([index])
-            size = count
-    return runs
 
 
 def pack(counts: NDArray[np.int64], width: int, heads_count: int) -> Packing:

@@ -76,5 +76,8 @@ class TextTokenizer:
             encodings = self._tokenizer.encode_batch_fast(prefixed)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidQuery("a text to encode must be a string of valid Unicode") from error
-        truncated_count = sum(1 for encoding in encodings if encoding.overflowing)
-        return [freeze_tokens(encoding.ids) for encoding in encodings], truncated_count
+        tokens, truncated_count = [], 0
+        for encoding in encodings:
+            tokens.append(freeze_tokens(encoding.ids))
+            truncated_count += bool(encoding.overflowing)
+        return tokens, truncated_count

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.packed_session import WIDTH_STEP, pack, plan, width_of
+from synaptoroute.encoder.packed_session import WIDTH_STEP, PackedSession, pack, width_of
 
 pytestmark = pytest.mark.unit
 
@@ -17,7 +17,7 @@ COUNTS = st.lists(st.integers(1, 512), max_size=60)
 @given(COUNTS, st.integers(1, 1_024))
 def test_plan_names_each_text_once_in_runs_of_one_width(counts: list[int], limit: int) -> None:
     """Runs keep to the limit."""
-    runs = plan(counts, limit)
+    runs = PackedSession.plan(counts, limit)
 
     assert list(range(len(counts))) == sorted(index for run in runs for index in run)
     for run in runs:
@@ -70,4 +70,4 @@ def test_layout_of_one_short_text_is_cached() -> None:
 
 def test_empty_batch_has_no_runs() -> None:
     """The plan is empty."""
-    assert [] == plan([], 512)
+    assert [] == PackedSession.plan([], 512)
