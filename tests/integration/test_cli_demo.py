@@ -1,4 +1,4 @@
-"""Goal: commands that start a node of their own end with it, whichever way they end."""
+"""Commands that start a node stop it, however they end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WAIT_SECONDS_MAX = 40.0
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of the children of a process."""
+    """Return the process ids of the children of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -41,7 +41,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def wait_for(fact: Callable[[], Any], what: str) -> Any:
-    """Wait until a fact holds and give it."""
+    """Wait until a condition holds and return its value."""
     give_up_at = time.monotonic() + WAIT_SECONDS_MAX
     while time.monotonic() < give_up_at:
         if found := fact():
@@ -61,8 +61,8 @@ def test_demo_once_prints_answers_and_exits(tmp_path: Path) -> None:
     assert (tmp_path / "demo.sqlite").exists()
 
 
-def test_demo_judges_the_answers(tmp_path: Path) -> None:
-    """Routes that do not fit the queries end with 1."""
+def test_demo_with_wrong_answers_exits_with_1(tmp_path: Path) -> None:
+    """The routes do not fit the queries."""
     routes = tmp_path / "r.json"
     names = {line.split("\t")[1] for line in QUERIES.read_text().splitlines() if "\t" in line}
     routes.write_text(
@@ -78,13 +78,13 @@ def test_demo_judges_the_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM: the node drains, both processes end."""
+def test_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Signals) -> None:
+    """On Ctrl-C and SIGTERM the node drains and both processes end."""
     words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
     try:
-        wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+        wait_for(lambda: b"Ctrl-C to stop" in (tmp_path / "out").read_bytes(), "the demo serves")
         (node_id,) = children_of(demo.pid)
         demo.send_signal(number)
 
@@ -98,12 +98,12 @@ def test_a_stop_signal_stops_demo_and_its_node(tmp_path: Path, number: signal.Si
 
 
 def test_demo_in_the_background_ignores_ctrl_c(tmp_path: Path) -> None:
-    """A script has its background jobs ignore SIGINT, which is for others; SIGTERM ends it."""
+    """A script starts its background jobs with SIGINT ignored; SIGTERM stops them."""
     words = (*COMMAND_IN_BACKGROUND, "demo", "--port", "0", "--data", str(tmp_path))
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
     try:
-        wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+        wait_for(lambda: b"Ctrl-C to stop" in (tmp_path / "out").read_bytes(), "the demo serves")
         demo.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             demo.wait(1.0)
@@ -121,7 +121,7 @@ def test_node_ends_with_a_killed_demo(tmp_path: Path) -> None:
     words = (*COMMAND, "demo", "--port", "0", "--data", str(tmp_path))
     with (tmp_path / "out").open("wb") as out:
         demo = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-    wait_for(lambda: b"Ctrl-C stops" in (tmp_path / "out").read_bytes(), "the demo serves")
+    wait_for(lambda: b"Ctrl-C to stop" in (tmp_path / "out").read_bytes(), "the demo serves")
     (node_id,) = children_of(demo.pid)
     demo.kill()
     demo.wait()
@@ -131,7 +131,7 @@ def test_node_ends_with_a_killed_demo(tmp_path: Path) -> None:
 
 
 def test_node_that_cannot_start_exits_with_3(tmp_path: Path) -> None:
-    """The log says why."""
+    """The error names the log."""
     environment = {**os.environ, "SYNAPTOROUTE_MODEL": str(tmp_path / "absent")}
     words = (*COMMAND, "serve", "--port", "0", "--database", str(tmp_path / "x.sqlite"))
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)

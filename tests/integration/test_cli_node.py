@@ -1,4 +1,4 @@
-"""Goal: the commands do what they say against a real node process with the real model."""
+"""The commands against a real node process with the real model."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 @pytest.fixture
 def run(node: NodeProcess) -> Run:
-    """Runs a command against the node; the example routes are there, and no others."""
+    """Runs a command against the node, which holds exactly the example routes."""
 
     def invoke(*words: str, code: int = ExitCode.DONE) -> Any:
         result = CliRunner().invoke(app, list(words), env={"SYNAPTOROUTE_URL": node.url})
@@ -61,12 +61,11 @@ def run(node: NodeProcess) -> Run:
 
 
 def output(result: Any) -> Any:
-    """What a command printed for machines."""
+    """Parse the JSON output of a command."""
     return json.loads(result.stdout)
 
 
 def test_import_list_and_show_agree_with_the_file(run: Run) -> None:
-    """What the file says is what the node holds."""
     listed = output(run("routes", "list", "--json"))
     shown = output(run("routes", "show", "refunds", "--json"))
 
@@ -77,7 +76,7 @@ def test_import_list_and_show_agree_with_the_file(run: Run) -> None:
 
 
 def test_put_query_and_delete(run: Run) -> None:
-    """A route that was put answers, with its payload; one that was removed does not."""
+    """A route that was put matches, with its payload; a removed one does not."""
     run("routes", "put", "moon", "-u", "How far is the moon?", "-u", "Distance to the moon",
         "--threshold", "0.4", "--payload", '{"tool": "moon"}')  # fmt: skip
     match = output(run("query", "How far away is the moon?", "--json"))
@@ -88,7 +87,7 @@ def test_put_query_and_delete(run: Run) -> None:
 
 
 def test_query_shows_candidates_in_order(run: Run) -> None:
-    """The table and the JSON hold the same candidates."""
+    """The table and the JSON have the same candidates."""
     match = output(run("query", "Where is my order?", "--limit", "4", "--json"))
     scores = [candidate["score"] for candidate in match["candidates"]]
     table = run("query", "Where is my order?", "--limit", "4", "--explain").stdout
@@ -98,8 +97,7 @@ def test_query_shows_candidates_in_order(run: Run) -> None:
     assert all(candidate["route"] in table for candidate in match["candidates"])
 
 
-def test_a_filter_chooses_among_some_routes(run: Run) -> None:
-    """Only they are candidates."""
+def test_filter_restricts_the_candidates(run: Run) -> None:
     words = ("query", "How do I return this?", "--routes", "returns, warranty-and-repair", "--json")
     named = {candidate["route"] for candidate in output(run(*words))["candidates"]}
 
@@ -107,7 +105,7 @@ def test_a_filter_chooses_among_some_routes(run: Run) -> None:
 
 
 def test_export_and_import_round_trip_byte_for_byte(run: Run, tmp_path: Path) -> None:
-    """In each format: export, replace all by it, export again."""
+    """In each format: export, replace all routes by the file, export again."""
     for suffix in ("ndjson", "yaml", "json"):
         first, second = tmp_path / f"first.{suffix}", tmp_path / f"second.{suffix}"
         run("routes", "export", str(first))
@@ -121,7 +119,7 @@ def test_export_and_import_round_trip_byte_for_byte(run: Run, tmp_path: Path) ->
 
 
 def test_dry_run_changes_nothing_and_prints_the_changes(run: Run, tmp_path: Path) -> None:
-    """Created, removed and unchanged are counted against the node."""
+    """Created, removed and unchanged routes are counted."""
     wanted = tmp_path / "wanted.ndjson"
     wanted.write_text('{"name": "new", "utterances": ["x"]}\n', encoding="utf-8")
     before = run("routes", "export").stdout
@@ -134,8 +132,8 @@ def test_dry_run_changes_nothing_and_prints_the_changes(run: Run, tmp_path: Path
     assert (same["created"], same["changed"], same["removed"]) == ([], [], [])
 
 
-def test_a_condition_that_does_not_hold_is_refused(run: Run) -> None:
-    """The node's own code is shown, and exit code 4 told apart from all others."""
+def test_failed_precondition_is_refused(run: Run) -> None:
+    """The code of the node is shown; the exit code is 4."""
     said = run("routes", "put", "refunds", "-u", "x", "--if-new", code=ExitCode.REFUSED)
     assert said.stderr.startswith("synaptoroute: error: precondition_failed: ")
 
@@ -144,15 +142,15 @@ def test_a_condition_that_does_not_hold_is_refused(run: Run) -> None:
     run("routes", "rm", "refunds", "--if-match", revision)
 
 
-def test_an_unknown_route_is_refused(run: Run) -> None:
-    """Show and rm end with 4 and the node's code."""
+def test_unknown_route_is_refused(run: Run) -> None:
+    """show and rm exit with 4 and show the code of the node."""
     for words in (("routes", "show", "nobody"), ("routes", "rm", "nobody")):
         said = run(*words, code=ExitCode.REFUSED)
         assert said.stderr.startswith("synaptoroute: error: route_not_found: ")
 
 
-def test_the_examples_are_routed_well(run: Run) -> None:
-    """At the node and offline alike: the same answers, above the least accuracy."""
+def test_examples_reach_the_minimum_accuracy(run: Run) -> None:
+    """A node and a route file give the same answers."""
     at_node = output(run("evaluate", str(QUERIES), "--json"))
     offline = output(run("evaluate", str(QUERIES), "--routes", str(ROUTES), "--json"))
 
@@ -164,7 +162,7 @@ def test_the_examples_are_routed_well(run: Run) -> None:
 
 
 def test_bench_measures_a_node_and_a_route_file(run: Run) -> None:
-    """Every load is answered, without an error, over HTTP and in this process."""
+    """Every load is answered without errors, over HTTP and in this process."""
     words = ("bench", str(QUERIES), "--seconds", "0.3", "--clients", "2", "--rate", "20", "--json")
     at_node = output(run(*words))
     offline = output(run(*words, "--routes", str(ROUTES)))
@@ -176,14 +174,13 @@ def test_bench_measures_a_node_and_a_route_file(run: Run) -> None:
 
 
 def test_missed_accuracy_exits_with_1(run: Run) -> None:
-    """The gate of a pipeline."""
     said = run("evaluate", str(QUERIES), "--min-accuracy", "1.0", code=ExitCode.NO)
 
     assert "check_failed: accuracy" in said.stderr
 
 
 def test_calibration_is_applied_to_the_node(run: Run, tmp_path: Path) -> None:
-    """A threshold that rejects its queries is lowered, on the node, and the others stay."""
+    """A threshold that rejects its queries is lowered on the node; the others stay."""
     run("routes", "import", str(ROUTES), "--replace")
     route = output(run("routes", "show", "refunds", "--json"))
     texts = route["utterances"]
@@ -207,20 +204,20 @@ def test_calibration_is_applied_to_the_node(run: Run, tmp_path: Path) -> None:
 
 
 def test_status_shows_the_state(run: Run) -> None:
-    """A ready node ends with 0."""
+    """A ready node gives exit code 0."""
     assert output(run("status", "--json"))["state"] == "ready"
     assert "ready" in run("status").stdout
 
 
 def test_lint_finds_no_error_in_the_examples(run: Run) -> None:
-    """With the real model; and a broken file ends with 1."""
+    """With the real model."""
     found = output(run("routes", "lint", str(ROUTES), "--json"))
 
     assert [each for each in found if each["level"] == "error"] == []
 
 
 def test_lint_of_a_bad_file_exits_with_1(run: Run, tmp_path: Path) -> None:
-    """A text in two routes, and a route that is malformed."""
+    """One text in two routes, and a malformed route."""
     bad = tmp_path / "bad.json"
     bad.write_text(
         '[{"name": "a", "utterances": ["hi"]}, {"name": "b", "utterances": ["HI"]}, {"name": "?"}]',
@@ -231,8 +228,8 @@ def test_lint_of_a_bad_file_exits_with_1(run: Run, tmp_path: Path) -> None:
     assert {"invalid-route", "same-utterance"} <= {each["code"] for each in output(result)}
 
 
-def test_a_model_is_checked() -> None:
-    """The bundled model is fit; what is no model is not."""
+def test_model_check() -> None:
+    """The bundled model passes; a folder that is no model does not."""
     runner = CliRunner()
     result = runner.invoke(app, ["model", "check", "--json"])
 
@@ -260,7 +257,7 @@ def other_model(tmp_path: Path) -> Path:
 
 
 def few_routes() -> list[Route]:
-    """Some of the examples, to be encoded in little time."""
+    """Return some of the example routes, to save time."""
     return list(read_route_file(ROUTES).routes[:6])
 
 
@@ -289,7 +286,7 @@ migration.migrate_database(Path(sys.argv[1]), open_encoder(sys.argv[2]), step)
 """
 
 
-def test_a_migration_survives_kills_and_ends_sound(tmp_path: Path, other_model: Path) -> None:
+def test_migration_survives_kills(tmp_path: Path, other_model: Path) -> None:
     """Killed after some transactions, twice: the old model serves until the new one does."""
     database = tmp_path / "node.sqlite"
     routes = few_routes()

@@ -76,10 +76,10 @@ def test_voters_change_by_a_command(start_cluster: StartCluster, coordinate: Coo
     assert ["replay", "unmake a voter", "make a voter"] == [each["action"] for each in record]
 
 
-def test_row_damaged_on_a_disk_is_mended_by_the_audit(
+def test_row_damaged_on_disk_is_repaired_after_an_audit(
     start_cluster: StartCluster, coordinate: Coordinate
 ) -> None:
-    """Found by the comparison of memory and disk, written again from memory: no snapshot."""
+    """A comparison of memory and disk finds it; it is rewritten from memory, without a snapshot."""
     cluster = start_cluster("valkey", 3)
     for number in range(6):
         cluster.put(0, f"r{number}")
