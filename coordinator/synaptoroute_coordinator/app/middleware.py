@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web.api_keys import ApiKey, Scope
-from synaptoroute.web.http_protocol import Address, Header
+from synaptoroute.web.asgi_cycle import Address, Header
 from synaptoroute.web.middleware import (
     PATH_CHARACTERS_MAX,
     SAFE_METHODS,
