@@ -159,7 +159,7 @@ async def _served(
     app = create_app(router, config)
     app.state.runtime._router = router
     server = HttpServer(app)
-    await server.listen(sock=listener)
+    await server.listen(sockets=[listener])
     try:
         yield
     finally:

@@ -84,9 +84,9 @@ class ServerState:
         date: The Date header, renewed every second.
     """
 
-    def __init__(self) -> None:
-        self.connections: set[HttpProtocol] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, connections: set[HttpProtocol], tasks: set[asyncio.Task[None]]) -> None:
+        self.connections = connections
+        self.tasks = tasks
         self.date: Header = (b"date", b"")
         self.renew_date()
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
+import uvicorn
 from starlette.types import ASGIApp
 
 from synaptoroute.errors import ConfigError
@@ -26,13 +27,17 @@ from synaptoroute.web.middleware import is_loopback
 
 FAILED_START: Final = 3
 """Exit code of a process that could not listen or start its application."""
-TICK_SECONDS: Final = 1.0
+TICKS_A_SECOND: Final = 10
+"""uvicorn's main loop turns that often."""
 POLL_SECONDS: Final = 0.05
-ABORT_SECONDS: Final = 1.0
 
 
-class HttpServer:
-    """Listeners and connections of one application; used on one event loop."""
+class HttpServer(uvicorn.Server):
+    """uvicorn with the protocol and the limits of this project; used on one event loop.
+
+    uvicorn owns listeners, connections and tasks; ``HttpProtocol`` is passed by its public
+    option ``http``.  Signals and the lifespan of the application belong to the process.
+    """
 
     def __init__(
         self,
@@ -42,18 +47,39 @@ class HttpServer:
         limits: HttpLimits | None = None,
         backlog: int = 2_048,
     ) -> None:
-        self.state = ServerState()
-        self._app = app
         self._direct = direct
         self._limits = limits or HttpLimits()
-        self._backlog = backlog
-        self._listeners: list[asyncio.Server] = []
-        self._ticking: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._has_started = asyncio.Event()
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=cast(Any, self._connect),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                backlog=backlog,
+            )
+        )
+        connections = cast(set[HttpProtocol], self.server_state.connections)
+        self.state = ServerState(connections, self.server_state.tasks)
+
+    def _connect(self, **_: object) -> HttpProtocol:
+        app = cast(ASGIApp, self.config.app)
+        return HttpProtocol(app, self.state, self._limits, self._direct)
 
     async def listen(
-        self, host: str | None = None, port: int = 0, *, sock: socket.socket | None = None
+        self, host: str | None = None, port: int = 0, *, sockets: Sequence[socket.socket] = ()
     ) -> list[str]:
-        """Listen on an address, or on a socket that is bound already.
+        """Listen on an address, and on sockets that are bound already.
+
+        Args:
+            host: Name or address; None listens on the sockets alone.
+            port: Its TCP port; 0 takes a free one.
+            sockets: More listeners.
 
         Returns:
             The URLs that reach the application.
@@ -61,19 +87,14 @@ class HttpServer:
         Raises:
             OSError: The address cannot be used.
         """
-        loop = asyncio.get_running_loop()
-
-        def connect() -> HttpProtocol:
-            return HttpProtocol(self._app, self.state, self._limits, self._direct)
-
-        if sock is not None:
-            listener = await loop.create_server(connect, sock=sock, backlog=self._backlog)
-        else:
-            listener = await loop.create_server(connect, host, port, backlog=self._backlog)
-        self._listeners.append(listener)
-        if self._ticking is None:
-            self._ticking = asyncio.create_task(self._tick(), name="http-tick")
-        return [url_of(each.getsockname()) for each in listener.sockets]
+        listeners = [*(bind(host, port) if host is not None else ()), *sockets]
+        self._serving = asyncio.create_task(self.serve(listeners), name="http-server")
+        started = asyncio.ensure_future(self._has_started.wait())
+        await asyncio.wait({started, self._serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await self._serving
+        return [url_of(each.getsockname()) for each in listeners]
 
     async def close(self, seconds: float, is_forced: Callable[[], bool] = lambda: False) -> None:
         """Close the listeners, let requests in flight end, then cut what is left.
@@ -82,44 +103,60 @@ class HttpServer:
             seconds: How long requests in flight may take.
             is_forced: Whether to wait no longer; asked again and again.
         """
-        for listener in self._listeners:
-            listener.close()
-        for connection in list(self.state.connections):
-            connection.shutdown()
-        give_up_at = asyncio.get_running_loop().time() + seconds
-        while self._is_busy() and not is_forced():
-            if asyncio.get_running_loop().time() >= give_up_at:
-                break
-            await asyncio.sleep(POLL_SECONDS)
-        await self._cut()
-        if self._ticking is not None:
-            self._ticking.cancel()
-            await asyncio.gather(self._ticking, return_exceptions=True)
-        for listener in self._listeners:
-            await listener.wait_closed()
-
-    def _is_busy(self) -> bool:
-        return bool(self.state.connections or self.state.tasks)
-
-    async def _cut(self) -> None:
-        """Cancel the cycles that still run and close their connections."""
-        tasks = list(self.state.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=ABORT_SECONDS)
+        if self._serving is None:
+            return
+        self.config.timeout_graceful_shutdown = cast(int, seconds)
+        self.should_exit = True
+        while not self._serving.done():
+            # uvicorn gives up requests after its timeout, but waits for idle connections.
+            self.force_exit = is_forced()
+            await asyncio.wait({self._serving}, timeout=POLL_SECONDS)
         for connection in list(self.state.connections):
             connection.abort()
+        await self._serving
 
-    async def _tick(self) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and let ``listen`` return."""
+        await super().startup(sockets)
+        self._has_started.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
         """Renew the date and look for connections that are late, once a second."""
-        loop = asyncio.get_running_loop()
-        while True:
+        if counter % TICKS_A_SECOND == 0:
             self.state.renew_date()
-            now = loop.time()
+            now = asyncio.get_running_loop().time()
             for connection in list(self.state.connections):
                 connection.check_deadline(now)
-            await asyncio.sleep(TICK_SECONDS)
+        return await super().on_tick(counter)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Bind a listener on every address of a host.
+
+    Raises:
+        OSError: The host is unknown, or the address cannot be used.
+    """
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Otherwise the IPv6 listener also takes the port of the IPv4 one.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,12 +220,10 @@ class ServerProcess:
 
     async def _listens(self, host: str, port: int, sockets: tuple[socket.socket, ...]) -> bool:
         try:
-            urls = await self._server.listen(host, port)
+            urls = await self._server.listen(host, port, sockets=sockets)
         except OSError as error:
             self._log.error("listen_failed", host=host, port=port, detail=str(error))
             return False
-        for sock in sockets:
-            urls += await self._server.listen(sock=sock)
         for url in urls:
             self._log.info("listening", url=url, release=__version__)
         return True
