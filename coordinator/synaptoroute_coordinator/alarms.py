@@ -17,14 +17,7 @@ Severity = Literal["critical", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One condition that needs an operator.
-
-    Attributes:
-        code: Stable name.
-        severity: ``critical`` if answers or writes are at risk.
-        message: One sentence.
-        nodes: The nodes concerned.
-    """
+    """One condition that needs an operator."""
 
     code: str
     severity: Severity
@@ -49,14 +42,7 @@ CODES: Final = (
 def find_alarms(
     view: FleetView, policy: Policy, *, missing_voters: tuple[str, ...] = (), backup_error: str = ""
 ) -> tuple[Alarm, ...]:
-    """Find every alarm that is raised now.
-
-    Args:
-        view: The fleet now.
-        policy: The limits.
-        missing_voters: Voters that have been silent for longer than the policy allows.
-        backup_error: Error of the newest backup; empty if it succeeded.
-    """
+    """Find every alarm that is raised now."""
     found = [*_state_alarms(view), *_node_alarms(view, policy), *_log_alarms(view, policy)]
     if not view.holder and view.log.state != "away":
         found.append(Alarm("no_coordinator", "warning", "no coordinator holds the lease"))
@@ -130,14 +116,7 @@ _DIGEST_MESSAGES: Final = {"differs": "differs from the others", "unsound": "is 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in the fleet.
-
-    Attributes:
-        kind: Stable name.
-        tone: How the dashboard shows it.
-        message: One sentence.
-        node: The node concerned; empty for the fleet.
-    """
+    """Something that happened in the fleet."""
 
     kind: str
     tone: Tone

@@ -105,5 +105,4 @@ def fetch(
 
 
 def main() -> None:
-    """Run the command line."""
     app()

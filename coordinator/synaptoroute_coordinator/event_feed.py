@@ -19,13 +19,7 @@ SUBSCRIBERS_MAX: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """An event with its number and its time.
-
-    Attributes:
-        number: Grows by one; starts again with the process.
-        at_ms: Wall clock, milliseconds since 1970.
-        event: What happened.
-    """
+    """An event with its number and its time."""
 
     number: int
     at_ms: int
@@ -33,11 +27,7 @@ class FeedEvent:
 
 
 class EventFeed:
-    """Events of one coordinator.  Used on one event loop.
-
-    Attributes:
-        view_number: Grows with every fleet view; subscribers fetch the view themselves.
-    """
+    """Events of one coordinator.  Used on one event loop."""
 
     def __init__(self) -> None:
         self.view_number = 0
@@ -47,27 +37,22 @@ class EventFeed:
 
     @property
     def newest(self) -> list[FeedEvent]:
-        """The events that are kept, oldest first."""
         return list(self._kept)
 
     @property
     def is_full(self) -> bool:
-        """Whether no further subscriber is accepted."""
         return len(self._subscribers) >= SUBSCRIBERS_MAX
 
     def after(self, number: int) -> list[FeedEvent]:
-        """Return the kept events that are newer than a number."""
         return [each for each in self._kept if each.number > number]
 
     def add(self, event: Event) -> None:
-        """Keep an event and send it to the subscribers."""
         self._number += 1
         feed_event = FeedEvent(self._number, int(time.time() * 1_000), event)
         self._kept.append(feed_event)
         self._publish(feed_event)
 
     def notify_view(self) -> None:
-        """Tell the subscribers that there is a new fleet view."""
         self.view_number += 1
         self._publish(None)
 
@@ -91,5 +76,4 @@ class EventFeed:
             self._subscribers.discard(queue)
 
     def is_subscribed(self, queue: asyncio.Queue[FeedEvent | None]) -> bool:
-        """Whether a queue still receives events."""
         return queue in self._subscribers

@@ -26,30 +26,7 @@ _HEALTHY_STATES: Final = frozenset({"live"})
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node.
-
-    Attributes:
-        node: Its identity.
-        name: Its name; the start of its identity if unknown.
-        url: Address for its peers.
-        role: ``voter`` or ``observer``.
-        release: Its version.
-        level: Highest feature level that it supports.
-        encoder: Fingerprint of its encoder.
-        encoders: Fingerprints of all encoders that it has loaded.
-        epoch: Epoch of its durable position.
-        seq: Sequence number of that position.
-        chain: Hash chain at that position.
-        digest: Digest of its state at that position.
-        digest_state: How the digest compares to those of the other nodes.
-        state: State of its replica.
-        lag_entries: Entries that it is behind the head.
-        queue_requests: Queries waiting in its queue.
-        age_ms: Age of the heartbeat, by the Redis clock.
-        is_live: Whether it counts as live.
-        is_repairing: Whether it was told to resync and has not done it yet.
-        telemetry: Figures from its metrics; None if it did not answer.
-    """
+    """One node; epoch, seq, chain and digest belong to its durable position."""
 
     node: str
     name: str
@@ -62,24 +39,22 @@ class NodeView:
     seq: int
     chain: str
     digest: str
-    digest_state: DigestState
+    digest_state: DigestState  # compared to the other nodes
     state: str
     lag_entries: int
     queue_requests: int
-    age_ms: int
+    age_ms: int  # of its heartbeat, by the Redis clock
     is_live: bool
-    is_repairing: bool = False
+    is_repairing: bool = False  # told to resync and not done yet
     telemetry: Telemetry | None = None
     encoders: tuple[str, ...] = ()
 
     @property
     def version(self) -> str:
-        """``epoch.seq`` of its position."""
         return f"{self.epoch}.{self.seq}"
 
     @property
     def health(self) -> Health:
-        """The health of the node as one word."""
         if not self.is_live or self.digest_state in ("differs", "unsound"):
             return "bad"
         if self.state not in _HEALTHY_STATES or self.is_repairing:
@@ -89,59 +64,34 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class LogView:
-    """The log.
+    """The log; ``seq`` and ``chain`` belong to its newest entry."""
 
-    Attributes:
-        state: ``open``, ``recovering`` or ``frozen``; ``lost`` if there is no log, ``away``
-            if Redis does not answer.
-        epoch: Epoch of the log.
-        seq: Sequence number of the newest entry.
-        chain: Hash chain at it.
-        floor: Sequence number of the oldest entry kept.
-        kept_bytes: Bytes of the entries that are kept.
-        level: Feature level in force.
-        encoder: Fingerprint of the encoder of its vectors.
-        dim: Their dimension.
-        voters: Identities of the voters.
-        lineage: Identity of the cluster.
-        time_ms: The Redis clock.
-    """
-
-    state: str
+    state: str  # open, recovering, frozen; lost: no log, away: Redis does not answer
     epoch: int = 0
     seq: int = 0
     chain: str = ""
-    floor: int = 0
+    floor: int = 0  # oldest entry kept
     kept_bytes: int = 0
     level: int = 0
     encoder: str = ""
     dim: int = 0
     voters: tuple[str, ...] = ()
-    lineage: str = ""
-    time_ms: int = 0
+    cluster_id: str = ""
+    time_ms: int = 0  # the Redis clock
 
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """The fleet at one moment.
-
-    Attributes:
-        log: The log.
-        nodes: Every node heard of in the last hour, by name.
-        holder: Owner of the coordinators' lease; empty for nobody.
-        verdict: Result of the newest audit.
-        deep_verdict: Result of the newest audit that compared memory and disk.
-    """
+    """The fleet at one moment."""
 
     log: LogView
-    nodes: tuple[NodeView, ...] = ()
-    holder: str = ""
+    nodes: tuple[NodeView, ...] = ()  # heard of in the last hour, by name
+    holder: str = ""  # of the leader lease; empty for nobody
     verdict: AuditVerdict | None = None
     deep_verdict: AuditVerdict | None = field(default=None)
 
     @property
     def live(self) -> tuple[NodeView, ...]:
-        """Nodes that count as live."""
         return tuple(node for node in self.nodes if node.is_live)
 
     @property
@@ -173,17 +123,7 @@ def build_view(
     verdict: AuditVerdict | None = None,
     deep_verdict: AuditVerdict | None = None,
 ) -> FleetView:
-    """Build the view from heartbeats, telemetry and verdicts.
-
-    Args:
-        head: Header of the log; None if Redis does not answer.
-        seen: Heartbeats of the nodes.
-        telemetry: Telemetry by node id.
-        repairing: Nodes that were told to resync.
-        holder: Owner of the coordinators' lease.
-        verdict: Result of the newest audit.
-        deep_verdict: Result of the newest audit that compared memory and disk.
-    """
+    """Build the view from heartbeats, telemetry and verdicts."""
     log = _log_of(head)
     known_telemetry = telemetry or {}
     states = _digest_states(seen, verdict, deep_verdict)
@@ -218,7 +158,7 @@ def _log_of(head: Head | NoLog | None) -> LogView:
         encoder=head.fingerprint,
         dim=head.dim,
         voters=head.voters,
-        lineage=head.cluster_id,
+        cluster_id=head.cluster_id,
         time_ms=head.time_us // 1_000,
     )
 
@@ -289,25 +229,15 @@ def _digest_states(
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """The result of one audit.
-
-    Attributes:
-        seq: Its sequence number in the log.
-        is_deep: Whether memory and disk were compared as well.
-        digest: Digest of the majority; empty without one.
-        agreeing: Nodes with this digest that are sound.
-        differing: Nodes with another digest.
-        unsound: Nodes whose memory or disk does not match their own digest.
-        silent: Live nodes that did not report.
-    """
+    """The result of one audit."""
 
     seq: int
     is_deep: bool
-    digest: str
+    digest: str  # of the majority; empty without one
     agreeing: tuple[str, ...]
     differing: tuple[str, ...]
-    unsound: tuple[str, ...]
-    silent: tuple[str, ...]
+    unsound: tuple[str, ...]  # memory or disk does not match their own digest
+    silent: tuple[str, ...]  # live, but did not report
 
     @property
     def has_majority(self) -> bool:
@@ -330,14 +260,7 @@ class AuditVerdict:
 def evaluate_audit(
     seq: int, reports: Mapping[str, AuditReport], live: Iterable[str], *, is_deep: bool = False
 ) -> AuditVerdict:
-    """Compare what nodes reported at one position.
-
-    Args:
-        seq: Sequence number of the audit.
-        reports: Reports by node id.
-        live: Nodes that were expected to report.
-        is_deep: Whether memory and disk were compared.
-    """
+    """Compare what nodes reported at one position."""
     counts = Counter((report.epoch, report.digest) for report in reports.values())
     (majority, count) = counts.most_common(1)[0] if counts else ((0, ""), 0)
     has_majority = count * 2 > len(reports)
@@ -364,18 +287,11 @@ _ENDPOINTS: Final = frozenset({"/v1/query", "/v1/query/batch"})
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The metrics of a node at one moment.
-
-    Attributes:
-        at_seconds: Time of the scrape, on the coordinator's monotonic clock.
-        queries: Queries since its start.
-        buckets: Cumulative counts by upper bound of the duration in seconds.
-        is_ready: Whether it is ready for queries.
-        values: Gauges without labels, by name without prefix.
-    """
+    """The metrics of a node at one moment."""
 
     at_seconds: float
     queries: float = 0.0
+    # Cumulative counts by upper bound of the duration in seconds.
     buckets: Mapping[float, float] = field(default_factory=dict)
     is_ready: bool = False
     values: Mapping[str, float] = field(default_factory=dict)
@@ -383,18 +299,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Figures of a node, computed from two scrapes.
-
-    Attributes:
-        name: Name of the node.
-        is_ready: Whether it is ready for queries.
-        queries_per_second: Rate since the last scrape.
-        p50_ms: Median latency since then; None without queries.
-        p99_ms: 99th percentile of the latency.
-        routes: Number of routes.
-        slots_used: Number of used slots.
-        capacity_slots: Number of slots of its tensor.
-    """
+    """Figures of a node, computed from two scrapes."""
 
     name: str = ""
     is_ready: bool = False

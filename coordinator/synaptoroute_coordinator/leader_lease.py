@@ -25,17 +25,11 @@ OWNER_CHARACTERS_MAX: Final = 100
 
 
 class LeaderLease:
-    """One coordinator's side of the lease.  Used on one event loop.
-
-    Attributes:
-        owner: Identity of this process: its address and a random suffix.
-        holder: Owner of the lease, as last heard; empty if nobody holds it.
-        acquired_count: How often this process acquired the lease.
-    """
+    """One coordinator's side of the lease.  Used on one event loop."""
 
     def __init__(self, log: RedisLog, address: str) -> None:
         self.owner = f"{address[:OWNER_CHARACTERS_MAX]}#{uuid.uuid4().hex[:8]}"
-        self.holder = ""
+        self.holder = ""  # as last heard; empty if nobody holds it
         self.acquired_count = 0
         self._lease = log.lease(LEASE_NAME, self.owner, lease_ms=LEASE_MS)
         self._held: Held | None = None
@@ -49,11 +43,9 @@ class LeaderLease:
 
     @property
     def is_active(self) -> bool:
-        """Whether this coordinator may act."""
         return self.held is not None
 
     async def run(self) -> None:
-        """Acquire and renew the lease until cancelled."""
         while True:
             with contextlib.suppress(SynaptoRouteError):
                 await self.renew()

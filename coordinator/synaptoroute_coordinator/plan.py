@@ -68,8 +68,6 @@ class AbortImport:
 
 @dataclass(frozen=True, slots=True)
 class TakeBackup:
-    """Back up the snapshot of this node."""
-
     node: str
     url: str
 
@@ -82,12 +80,7 @@ Action: TypeAlias = Trim | StartAudit | CompleteAudit | Repair | AbortImport | T
 
 @dataclass(frozen=True, slots=True)
 class OpenImport:
-    """An import that is neither committed nor aborted.
-
-    Attributes:
-        import_id: Its identity.
-        touched_seq: Sequence number of its newest entry.
-    """
+    """An import that is neither committed nor aborted."""
 
     import_id: str
     touched_seq: int
@@ -95,14 +88,7 @@ class OpenImport:
 
 @dataclass(frozen=True, slots=True)
 class PendingAudit:
-    """An audit whose reports are coming in.
-
-    Attributes:
-        seq: Its sequence number in the log.
-        is_deep: Whether memory and disk are compared.
-        at_seconds: When it was logged.
-        live: Nodes that are expected to report.
-    """
+    """An audit whose reports are coming in."""
 
     seq: int
     is_deep: bool
@@ -152,7 +138,6 @@ class ControllerState:
         self.imports = {each: self.imports.get(each, now_seconds) for each in found}
 
     def record_voters(self, view: FleetView, now_seconds: float) -> None:
-        """Record which voters are live."""
         live = {node.node for node in view.live}
         self.voters_seen = {
             voter: now_seconds if voter in live else self.voters_seen.get(voter, now_seconds)
@@ -165,7 +150,6 @@ class ControllerState:
         return tuple(voter for voter, at in seen if now_seconds - at >= silent_seconds)
 
     def record_verdict(self, verdict: AuditVerdict) -> None:
-        """Record the result of the pending audit."""
         self.pending = None
         self.repairs = {each for each in self.repairs if each[0] == verdict.seq}
         # A shallow audit cannot see damage, so it must not reset the count of repairs

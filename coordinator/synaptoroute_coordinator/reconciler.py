@@ -61,15 +61,7 @@ class NotActive(ClusterError):
 
 
 class Reconciler:
-    """The control loop of one coordinator.  Used on one event loop.
-
-    Attributes:
-        view: The fleet as last observed.
-        alarms: The alarms raised now.
-        state: What was done already.
-        feed: Events for subscribers.
-        counts: Number of actions by kind and outcome.
-    """
+    """The control loop of one coordinator.  Used on one event loop."""
 
     def __init__(
         self,
@@ -104,7 +96,6 @@ class Reconciler:
     # --- lifecycle -------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the loops; returns at once."""
         for name, run in (
             ("lease", self.lease.run),
             ("reconcile", self._reconcile_loop),
@@ -114,7 +105,6 @@ class Reconciler:
             self._tasks.append(asyncio.create_task(self._run_forever(name, run), name=name))
 
     async def _run_forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop for ever, and restart it after an unexpected error."""
         while True:
             try:
                 await run()
@@ -123,7 +113,6 @@ class Reconciler:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def stop(self) -> None:
-        """Stop, and release the lease."""
         tasks = [*self._tasks, *([self._backup_task] if self._backup_task else [])]
         await asyncio.gather(*map(end_task, tasks))
         await self.lease.release()
@@ -178,7 +167,6 @@ class Reconciler:
         self._update_view(head)
 
     def _update_view(self, head: Head | NoLog | None) -> None:
-        """Build the fleet view, and publish what changed."""
         self.view = build_view(
             head,
             self._nodes_seen,
@@ -198,7 +186,6 @@ class Reconciler:
         self.feed.notify_view()
 
     def now_ms(self) -> int:
-        """Return the estimated time of the Redis clock."""
         return int(time.monotonic() * 1_000 + self._clock_offset_ms)
 
     async def _telemetry_loop(self) -> None:
@@ -229,11 +216,7 @@ class Reconciler:
     # --- act -------------------------------------------------------------------------
 
     async def execute(self, action: Action, actor: str) -> ActionResult:
-        """Do what an operator requested, now.
-
-        Raises:
-            NotActive: Another coordinator holds the lease.
-        """
+        """Do what an operator requested, now."""
         if self.lease.held is None:
             holder = self.lease.holder.partition("#")[0]
             raise NotActive(
@@ -251,12 +234,7 @@ class Reconciler:
         donors: tuple[str, ...] = (),
         encoder: str = "",
     ) -> ActionResult:
-        """Send an operator's command to a node.
-
-        Raises:
-            NotActive: Another coordinator holds the lease.
-            SequencerUnavailable: Redis does not answer.
-        """
+        """Send an operator's command to a node."""
         held = self.lease.held
         if held is None:
             raise NotActive("another coordinator is active", retry_after_seconds=2.0)
@@ -310,7 +288,6 @@ class Reconciler:
                 return self._start_backup(node, url)
 
     async def _complete_audit(self) -> ActionResult:
-        """Evaluate the reports to the pending audit."""
         pending = self.state.pending
         assert pending is not None, "no audit is pending: this is a bug"
         reports = await self._executor.reports(pending.seq)

@@ -22,20 +22,12 @@ FILE_BYTES_MAX: Final = 16_777_216
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One action.
+    """One action."""
 
-    Attributes:
-        at_ms: Wall clock, milliseconds since 1970.
-        actor: Name of the API key, or ``coordinator``.
-        action: Kind of the action.
-        outcome: ``done``, ``refused`` or ``failed``.
-        detail: One sentence.
-    """
-
-    at_ms: int
-    actor: str
+    at_ms: int  # wall clock
+    actor: str  # name of the API key, or "coordinator"
     action: str
-    outcome: str
+    outcome: str  # done, refused or failed
     detail: str = ""
 
 
@@ -64,11 +56,9 @@ class AuditLog:
 
     @property
     def newest(self) -> list[AuditRecord]:
-        """The newest actions, newest first."""
         return list(reversed(self._newest))
 
     async def add(self, actor: str, action: str, outcome: str, detail: str = "") -> None:
-        """Append an action."""
         entry = AuditRecord(
             int(time.time() * 1_000), actor, action, outcome, detail[:DETAIL_CHARACTERS_MAX]
         )

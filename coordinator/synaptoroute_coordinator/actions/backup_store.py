@@ -41,25 +41,17 @@ class BackupStore(Protocol):
         """Store a local file under a name; the file may be moved away."""
         ...
 
-    async def names(self) -> list[str]:
-        """List the names."""
-        ...
+    async def names(self) -> list[str]: ...
 
-    async def read(self, name: str, bytes_max: int) -> bytes:
-        """Read a small file."""
-        ...
+    async def read(self, name: str, bytes_max: int) -> bytes: ...
 
-    async def fetch(self, name: str, target: Path) -> None:
-        """Download a file."""
-        ...
+    async def fetch(self, name: str, target: Path) -> None: ...
 
     async def remove(self, name: str) -> None:
         """Delete a file; a missing file is not an error."""
         ...
 
-    async def close(self) -> None:
-        """Close the connections."""
-        ...
+    async def close(self) -> None: ...
 
 
 class FolderStore:
@@ -91,7 +83,6 @@ class FolderStore:
         draft.replace(target)
 
     async def names(self) -> list[str]:
-        """List the names."""
         return await asyncio.to_thread(self._names)
 
     def _names(self) -> list[str]:
@@ -133,13 +124,7 @@ _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Credentials for signing.
-
-    Attributes:
-        key_id: Id of the access key.
-        secret: Its secret.
-        region: Region in the signature.
-    """
+    """Credentials for signing."""
 
     key_id: str
     secret: str = field(repr=False)
@@ -147,11 +132,7 @@ class Credentials:
 
 
 def read_credentials(path: Path, region: str) -> Credentials:
-    """Read an access key from a file: its id and its secret, one per line.
-
-    Raises:
-        ConfigError: The file is unreadable or malformed.
-    """
+    """Read an access key from a file: its id and its secret, one per line."""
     try:
         words = path.read_text(encoding="utf-8")[:4_096].split()
     except (OSError, UnicodeDecodeError) as error:
@@ -169,16 +150,7 @@ def sign(
     sha256: str,
     now: datetime,
 ) -> dict[str, str]:
-    """Make the signature headers of a request.
-
-    Args:
-        credentials: Credentials for signing.
-        method: HTTP method.
-        url: URL without query; its path is already encoded.
-        query: Query parameters.
-        sha256: SHA-256 of the body, hexadecimal.
-        now: Time of the request, UTC.
-    """
+    """Make the signature headers of a request."""
     parts = urlsplit(url)
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/{credentials.region}/s3/aws4_request"
@@ -345,11 +317,7 @@ def _check(method: str, answer: httpx.Response) -> None:
 
 
 def parse_list(document: bytes) -> tuple[list[str], str]:
-    """Parse a page of a listing: its keys, and the token of the next page or nothing.
-
-    Raises:
-        ClusterError: It is malformed.
-    """
+    """Parse a page of a listing: its keys, and the token of the next page or nothing."""
     # ElementTree expands entities: a hostile store could exhaust the memory with them.
     if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
         raise ClusterError("the bucket's listing is malformed")

@@ -34,20 +34,7 @@ _MANIFEST: Final = re.compile(r"synaptoroute-[0-9TZ]+-[0-9.]+\.json")
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup, with the fields of its manifest.
-
-    Attributes:
-        name: File name without suffix.
-        at_ms: Wall clock, milliseconds since 1970.
-        node: Node that gave the snapshot.
-        version: ``epoch.seq`` of its position.
-        chain: Hash chain at that position.
-        sha256: SHA-256 of the file.
-        size_bytes: Its size.
-        encoder: Fingerprint of the encoder of its vectors.
-        dim: Dimension of its vectors.
-        lineage: Identity of the cluster.
-    """
+    """One backup, with the fields of its manifest."""
 
     name: str
     at_ms: int
@@ -62,14 +49,7 @@ class Backup:
 
 
 class Backups:
-    """The backups in one store.
-
-    Args:
-        store: Where they are kept; None keeps none.
-        log: The cluster's log.
-        membership: Credentials that nodes accept.
-        kept: Number of backups to keep.
-    """
+    """The backups in one store."""
 
     def __init__(
         self, store: BackupStore | None, log: RedisLog, membership: Membership, kept: int
@@ -83,25 +63,15 @@ class Backups:
 
     @property
     def is_on(self) -> bool:
-        """Whether a backup store is configured."""
         return self._store is not None
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._peers.close()
         if self._store is not None:
             await self._store.close()
 
     async def take(self, node: str, url: str) -> Backup:
-        """Back up the snapshot of a node.
-
-        Raises:
-            ConfigError: No backup store is configured.
-            ClusterError: No snapshot arrived, the log does not confirm it, or the bucket
-                refused it.
-            ProtocolError: The snapshot is not the announced one.
-            OSError: It could not be written.
-        """
+        """Back up the snapshot of a node."""
         store = self._store
         if store is None:
             raise ConfigError(NO_BACKUP_STORE)
@@ -146,12 +116,7 @@ class Backups:
         return head
 
     async def list_backups(self) -> list[Backup]:
-        """List the backups, newest first; unreadable manifests are skipped.
-
-        Raises:
-            ClusterError: The bucket does not answer.
-            OSError: The folder cannot be read.
-        """
+        """List the backups, newest first; unreadable manifests are skipped."""
         if self._store is None:
             return []
         names = [name for name in await self._store.names() if _MANIFEST.fullmatch(name)]
@@ -166,7 +131,6 @@ class Backups:
         return sorted(known.values(), key=lambda backup: backup.at_ms, reverse=True)
 
     async def _prune(self, store: BackupStore) -> None:
-        """Delete the oldest backups beyond the limit."""
         for backup in (await self.list_backups())[self._kept :]:
             # The manifest first: without it a half-deleted backup is not listed.
             await store.remove(backup.name + MANIFEST_SUFFIX)
@@ -174,7 +138,6 @@ class Backups:
 
 
 def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
-    """Write the manifest of a snapshot.  Blocks."""
     at_ms = int(time.time() * 1_000)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
     with path.open("rb") as file:
@@ -196,11 +159,6 @@ def _describe(path: Path, draft: Path, position: Position, head: Head, node: str
 
 
 def parse_manifest(document: bytes) -> Backup:
-    """Parse a manifest.
-
-    Raises:
-        ClusterError: It is malformed.
-    """
     try:
         return Backup(**json.loads(document))
     except (ValueError, TypeError, RecursionError) as error:

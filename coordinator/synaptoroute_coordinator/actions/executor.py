@@ -25,17 +25,9 @@ from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """The result of an action.
-
-    Attributes:
-        outcome: ``done``, ``refused`` (another coordinator holds the lease) or ``failed``.
-        detail: One sentence.
-        seq: Sequence number of the logged entry; 0 for none.
-    """
-
-    outcome: Literal["done", "refused", "failed"]
+    outcome: Literal["done", "refused", "failed"]  # refused: the lease was lost
     detail: str = ""
-    seq: int = 0
+    seq: int = 0  # of the logged entry; 0 for none
 
 
 class Executor:
@@ -59,11 +51,7 @@ class Executor:
         self._head = head
 
     async def trim(self, held: Held, action: Trim) -> ActionResult:
-        """Drop entries, as far as the script allows.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
+        """Drop entries, as far as the script allows."""
         found = await self._log.read(Position(action.epoch, action.floor - 1), entries_max=1)
         if not found.entries:
             return ActionResult("failed", f"there is no entry at {action.floor}")
@@ -82,20 +70,10 @@ class Executor:
                 return ActionResult("failed", f"{answer.outcome.value} {answer.detail}".strip())
 
     async def start_audit(self, action: StartAudit) -> ActionResult:
-        """Log an audit.
-
-        Raises:
-            SequencerUnavailable: It was not accepted, or the outcome is unknown.
-        """
         audit = Audit(f"audit-{int(time.time())}", action.is_deep)
         return await self._append(Proposal(uuid.uuid4().bytes, audit))
 
     async def abort_import(self, action: AbortImport) -> ActionResult:
-        """Log the abort of an abandoned import.
-
-        Raises:
-            SequencerUnavailable: It was not accepted, or the outcome is unknown.
-        """
         # The operation id follows from the import, so that two aborts count as one.
         name = f"abort|{action.import_id}|{action.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
@@ -108,11 +86,6 @@ class Executor:
         return ActionResult("done", f"logged at {appended.at}", appended.at.seq)
 
     async def command(self, held: Held, node: str, command: NodeCommand) -> ActionResult:
-        """Send a command to a node.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
         if not await self._log.node_commands.send(held, node, command):
             return ActionResult("refused", "another coordinator holds the lease")
         return ActionResult("done", f"was told to {command.kind}")
@@ -123,5 +96,4 @@ class Executor:
         return await self.command(held, action.node, command)
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
-        """Read the reports of the nodes to an audit."""
         return await self._log.audits.reports(seq)

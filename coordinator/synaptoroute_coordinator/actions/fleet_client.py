@@ -27,26 +27,13 @@ SECRET_CHARACTERS_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class NodeResponse:
-    """The response of a node.
-
-    Attributes:
-        status: HTTP status.
-        headers: Headers, names in lower case.
-        body: Body.
-    """
-
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
 class FleetClient:
-    """HTTP client of all nodes.  Used on one event loop.
-
-    Args:
-        key: API key for the nodes; empty for none.
-        verify: Whether TLS certificates are verified.
-    """
+    """HTTP client of all nodes.  Used on one event loop."""
 
     def __init__(self, key: str = "", *, verify: bool = True) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -62,15 +49,10 @@ class FleetClient:
         self._samples: dict[str, Sample] = {}
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def fetch_telemetry(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
-        """Scrape the metrics of nodes; those that do not answer are left out.
-
-        Args:
-            urls: Addresses by node id.
-        """
+        """Scrape the metrics of nodes; those that do not answer are left out."""
         found = await asyncio.gather(*(self._scrape(node, url) for node, url in urls.items()))
         self._samples = {node: sample for node, sample, _ in found if sample is not None}
         return {
@@ -102,11 +84,7 @@ class FleetClient:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> NodeResponse:
-        """Send one request to a node and read the whole response.
-
-        Raises:
-            ClusterError: No response, or one over ``RESPONSE_BYTES_MAX``.
-        """
+        """Send one request to a node and read the whole response."""
         target = f"{url}{path}" + (f"?{query}" if query else "")
         try:
             async with (
@@ -127,11 +105,7 @@ class FleetClient:
             raise ClusterError(f"the node at {url} does not answer: {error!r}") from error
 
     async def document(self, url: str, path: str) -> Any:
-        """Read a JSON document of a node; None if the node refuses.
-
-        Raises:
-            ClusterError: No response.
-        """
+        """Read a JSON document of a node; None if the node refuses."""
         answer = await self.ask(url, "GET", path, timeout_seconds=SCRAPE_SECONDS * 2)
         if answer.status != 200:
             return None
@@ -154,11 +128,7 @@ class FleetClient:
 
 
 def read_secret(path: Path | None, what: str) -> str:
-    """Read a secret from a file; empty without a file.
-
-    Raises:
-        ConfigError: The file is unreadable or empty.
-    """
+    """Read a secret from a file; empty without a file."""
     if path is None:
         return ""
     try:

@@ -144,11 +144,6 @@ async def change_encoder(request: Request, asked: EncoderAction) -> Response:
 
 
 async def _check_staged(runtime: Runtime, encoder: str) -> None:
-    """Refuse to switch to an encoder without staged vectors.
-
-    Raises:
-        ActionFailed: Nothing is staged for it.
-    """
     found = await encoders_document(runtime)
     for each in found["encoders"]:
         if each["encoder"] == encoder and (each["is_serving"] or each["vectors"]):

@@ -253,11 +253,6 @@ async def _do(request: Request, action: Action) -> Response:
 
 
 def find_node(runtime: Runtime, name: str) -> NodeView:
-    """Find a node by its identity or name.
-
-    Raises:
-        NodeNotFound: There is no such node.
-    """
     for node in runtime.reconciler.view.nodes:
         if name in (node.node, node.name):
             return node

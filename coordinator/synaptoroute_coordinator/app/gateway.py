@@ -38,12 +38,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
-    """Choose a node for a request: the requested one, or the least busy.
-
-    Raises:
-        NotReady: No node is live, or the requested one is not.
-        NodeNotFound: No node has that name.
-    """
+    """Choose a node for a request: the requested one, or the least busy."""
     view = runtime.reconciler.view
     if requested and all(requested not in (node.node, node.name) for node in view.nodes):
         raise NodeNotFound("no node has this identity or name")
@@ -57,12 +52,6 @@ def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
 
 
 async def forward(request: Request, requested: str = "") -> Response:
-    """Forward a request to a node.
-
-    Raises:
-        NotReady: No node is available.
-        ClusterError: The node does not answer.
-    """
     runtime = runtime_of(request)
     node = choose_node(runtime, requested)
     body = await request.body()
@@ -100,11 +89,6 @@ async def ask_node(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send one request to a node and return its response unchanged.
-
-    Raises:
-        ClusterError: The node does not answer.
-    """
     given = {"content-type": "application/json"} if headers is None and body else headers
     answer = await runtime.reconciler.client.ask(
         node.url, method, path, query=query, body=body, headers=given

@@ -62,11 +62,9 @@ class FleetCollector(Collector):
         self._reconciler = reconciler
 
     def describe(self) -> list[Metric]:
-        """Describe nothing: the metrics are known only once they are collected."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric."""
         reconciler = self._reconciler
         view = reconciler.view
         alarms = {alarm.code for alarm in reconciler.alarms}
@@ -123,7 +121,6 @@ class FleetCollector(Collector):
 
 
 def make_registry(reconciler: Reconciler) -> CollectorRegistry:
-    """Make the metrics registry of one coordinator."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FleetCollector(reconciler))
     return registry

@@ -69,12 +69,6 @@ class CoordinatorPolicy(RequestPolicy):
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
-        """Find the key or session of a request.
-
-        Raises:
-            Unauthorized: Neither, or an unknown one.
-            Forbidden: The key lacks the scope, or another site's page asks.
-        """
         runtime = self._runtime
         presented = presented_key(headers)
         # A browser sends cookies to every site, but no page can add an API key to a request
@@ -100,7 +94,6 @@ class CoordinatorPolicy(RequestPolicy):
             raise Forbidden(f"the API key {context.key.name!r} lacks the scope {needed!r}")
 
     def common_headers(self, context: RequestContext) -> list[Header]:
-        """Headers of every response of a coordinator."""
         return [*_FIXED_HEADERS, (b"x-request-id", context.request_id.encode())]
 
     def finished(
@@ -114,7 +107,6 @@ class CoordinatorPolicy(RequestPolicy):
             self._runtime.reconciler.feed.add(Event("refused", "warn", message))
 
     def problem_of(self, error: SynaptoRouteError) -> Problem:
-        """Turn an error into its problem document; the coordinator adds errors of its own."""
         status = _STATUS_BY_CODE.get(error.code)
         return problem_of(error) if status is None else Problem(status, error.code, error.message)
 
@@ -131,5 +123,4 @@ def scope_needed(method: str, path: str) -> Scope | None:
 
 
 def actor_of(scope: Any) -> str:
-    """Name of the key by which a request was allowed."""
     return context_of(scope).key_name or "anybody"

@@ -70,11 +70,6 @@ async def _serve(config: CoordinatorConfig) -> bool:
 
 
 def make_runtime(config: CoordinatorConfig) -> Runtime:
-    """Make a coordinator from its settings.  Reads files and blocks.
-
-    Raises:
-        ConfigError: A file or an address is malformed.
-    """
     log = RedisLog(
         config.redis_url.get_secret_value(),
         namespace=config.namespace,
@@ -93,10 +88,10 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
 
         if secret:
             return secret
-        lineage = reconciler.view.log.lineage
-        if not lineage:
+        cluster_id = reconciler.view.log.cluster_id
+        if not cluster_id:
             raise NotReady("the cluster's identity is not known yet")
-        return sha256(b"synaptoroute peer|" + lineage.encode()).digest()
+        return sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()
 
     membership = Membership(peer_secret, lambda: reconciler.now_ms())
     reconciler = Reconciler(
@@ -112,11 +107,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
 
 
 def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:
-    """Open the configured backup store, if there is one.  Reads the bucket's key and blocks.
-
-    Raises:
-        ConfigError: The settings contradict each other, or the key cannot be read.
-    """
+    """Open the configured backup store, if there is one.  Reads the bucket's key and blocks."""
     if not config.backup_bucket:
         return FolderStore(config.backup_folder) if config.backup_folder else None
     if config.backup_folder is not None:

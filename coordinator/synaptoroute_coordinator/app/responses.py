@@ -37,8 +37,6 @@ class ActionFailed(RouteError):
 
 
 class NodeNotFound(RouteError):
-    """No node has this identity or name."""
-
     code = "node_not_found"
 
 
@@ -61,7 +59,6 @@ _PROBLEM: Final = {
 
 
 def _problem_response(status: int) -> dict[str, Any]:
-    """Describe one error response."""
     return {"description": status_phrase(status), "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
 
 
@@ -73,25 +70,18 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {200: ANY_JSON, **PROBLEMS}
 
 
 def json_response(document: Any, status: int = 200) -> Response:
-    """Make a JSON response that no cache may keep."""
     body = json.dumps(document, separators=(",", ":"))
     headers = {"Cache-Control": "no-store"}
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 def result_response(result: ActionResult) -> Response:
-    """Make the response to an action.
-
-    Raises:
-        ActionFailed: The action was refused or failed.
-    """
     if result.outcome != "done":
         raise ActionFailed(f"{result.outcome}: {result.detail}")
     return json_response({"outcome": result.outcome, "detail": result.detail, "seq": result.seq})
 
 
 def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
-    """Make the document of the whole fleet."""
     view = reconciler.view
     log = view.log
     names = {node.node: node.name for node in view.nodes}
@@ -112,7 +102,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
             "dim": log.dim,
             "voters": list(log.voters),
             "missing_voters": list(view.missing_voters),
-            "lineage": log.lineage,
+            "lineage": log.cluster_id,
         },
         "coordinator": {
             "owner": reconciler.lease.owner,
@@ -183,7 +173,6 @@ def _node(node: NodeView) -> dict[str, Any]:
 
 
 def event_document(event: FeedEvent) -> dict[str, Any]:
-    """Make the document of an event."""
     return {"number": event.number, "at_ms": event.at_ms, **asdict(event.event)}
 
 

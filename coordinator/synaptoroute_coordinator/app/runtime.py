@@ -31,16 +31,6 @@ ADDRESSES_MAX: Final = 10_000
 
 
 class Runtime:
-    """One coordinator, as its endpoints see it.
-
-    Attributes:
-        config: Its settings.
-        reconciler: Its control loop.
-        keys: API keys; None allows everybody.
-        sessions: Sessions of the dashboard.
-        is_stopping: Set when the process stops; event streams end then.
-    """
-
     def __init__(
         self, config: CoordinatorConfig, reconciler: Reconciler, keys: ApiKeys | None
     ) -> None:
@@ -53,14 +43,12 @@ class Runtime:
         self._keys_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load the audit log and start the reconciler."""
         await asyncio.to_thread(self.reconciler.audit_log.load)
         self.reconciler.start()
         if self.keys is not None:
             self._keys_task = asyncio.create_task(self.keys.watch(self.log), name="keys")
 
     async def stop(self) -> None:
-        """Stop the reconciler, release the lease, close every connection."""
         self.is_stopping.set()
         if self._keys_task is not None:
             self._keys_task.cancel()
@@ -72,20 +60,12 @@ class Runtime:
 
 
 def runtime_of(request: Request) -> Runtime:
-    """Return the runtime that serves a request."""
     runtime: Runtime = request.app.state.runtime
     return runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session.
-
-    Attributes:
-        key: The API key that opened it.
-        ends_at: When it ends, on the monotonic clock.
-    """
-
     key: ApiKey
     ends_at: float
 
@@ -99,7 +79,6 @@ class Sessions:
         self._attempts: dict[str, tuple[int, float]] = {}
 
     def open(self, key: ApiKey) -> str:
-        """Open a session and return the value of its cookie."""
         now = time.monotonic()
         if len(self._sessions) >= SESSIONS_MAX:
             self._sessions = {c: s for c, s in self._sessions.items() if s.ends_at > now}
@@ -111,7 +90,6 @@ class Sessions:
         return cookie
 
     def find(self, cookie: str) -> ApiKey | None:
-        """Return the API key of a session that has not ended."""
         session = self._sessions.get(cookie)
         if session is None:
             return None
@@ -121,7 +99,6 @@ class Sessions:
         return session.key
 
     def close(self, cookie: str) -> None:
-        """Close a session."""
         self._sessions.pop(cookie, None)
 
     def allow_attempt(self, address: str) -> bool:
@@ -136,7 +113,6 @@ class Sessions:
         return count < ATTEMPTS_MAX
 
     def reset_attempts(self, address: str) -> None:
-        """Forget the attempts of an address that sent a valid key."""
         self._attempts.pop(address, None)
 
 

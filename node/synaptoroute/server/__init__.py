@@ -23,7 +23,6 @@ __all__ = ["create_app", "serve"]
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,6 @@ BAD_SETTINGS = 2
 
 
 def main() -> None:
-    """Read the settings and serve."""
     try:
         serve(NodeConfig())
     except ValidationError as error:

@@ -36,7 +36,6 @@ class BodyBudget:
 
     @contextmanager
     def lease(self) -> Iterator[BodyLease]:
-        """Hold bytes until the block ends."""
         lease = BodyLease(self)
         try:
             yield lease
@@ -44,11 +43,6 @@ class BodyBudget:
             self.release(lease.held_bytes)
 
     def take(self, count_bytes: int) -> None:
-        """Hold more.
-
-        Raises:
-            Overloaded: Other requests hold the rest.
-        """
         if self.held_bytes + count_bytes > self.bytes_max:
             raise Overloaded(
                 "the bodies of the requests in flight fill the memory set aside for them",
@@ -57,7 +51,6 @@ class BodyBudget:
         self.held_bytes += count_bytes
 
     def release(self, count_bytes: int) -> None:
-        """Hold less."""
         self.held_bytes -= count_bytes
 
 
@@ -71,7 +64,6 @@ class BodyLease:
         self.held_bytes = 0
 
     def take(self, count_bytes: int) -> None:
-        """Hold more; raises as ``BodyBudget.take`` does."""
         self._budget.take(count_bytes)
         self.held_bytes += count_bytes
 
@@ -111,11 +103,7 @@ async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
 
 
 async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes:
-    """Read a whole body.
-
-    Raises:
-        TooLarge, RequestTimeout, ClientGone, Overloaded: See ``body_pieces`` and ``BodyLease``.
-    """
+    """Read a whole body."""
     pieces = []
     async for piece in body_pieces(request, bytes_max):
         lease.take(len(piece))
@@ -124,11 +112,7 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
 
 
 def media_type(request: Request) -> str:
-    """Return the media type of the body in lower case, without parameters.
-
-    Raises:
-        UnsupportedMediaType: None given, compressed, or of another charset than UTF-8.
-    """
+    """Return the media type of the body in lower case, without parameters."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMediaType("a compressed body is not read here")
@@ -144,16 +128,10 @@ def media_type(request: Request) -> str:
 
 
 def is_json(kind: str) -> bool:
-    """Whether a media type is one of JSON."""
     return _JSON_TYPE.fullmatch(kind) is not None
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body of any type but JSON.
-
-    Raises:
-        UnsupportedMediaType: Not JSON.
-    """
     # A page of another origin may send other types without a preflight request.
     if not is_json(media_type(request)):
         raise UnsupportedMediaType("the body must be sent as application/json")

@@ -210,11 +210,6 @@ class Orphans(BaseModel):
 
 
 def _check_member(request: Request) -> None:
-    """Refuse the request on a standalone node.
-
-    Raises:
-        InvalidParameter: This node is not a member of a cluster.
-    """
     if runtime_of(request).router.follower is None:
         raise InvalidParameter("this node is not a member of a cluster")
 

@@ -57,9 +57,6 @@ def parse_json(body: bytes) -> Any:
 
     The parser takes no NaN, no Infinity, no lone surrogate and no invalid UTF-8, and limits
     the nesting to 200 so that nothing recursive can run out of stack.
-
-    Raises:
-        MalformedBody: Not JSON; says at which line and column.
     """
     try:
         return from_json(body, allow_inf_nan=False)
@@ -68,11 +65,6 @@ def parse_json(body: bytes) -> Any:
 
 
 def read_route(document: Any, place: str = "", line: int | None = None) -> Route:
-    """Check one route.
-
-    Raises:
-        InvalidRoute: Says which field and, where there are lines, which line.
-    """
     try:
         return _ROUTE.validate_python(document, strict=True)
     except ValidationError as error:
@@ -103,13 +95,7 @@ class _Names:
 
 
 async def ndjson_routes(pieces: AsyncIterator[bytes], line_bytes_max: int) -> AsyncIterator[Route]:
-    """Yield the routes of an NDJSON stream, holding one line at a time.
-
-    Raises:
-        MalformedBody: A line that is not JSON.
-        InvalidRoute: A malformed or repeated route, or no route at all.
-        TooLarge: A line over ``line_bytes_max``.
-    """
+    """Yield the routes of an NDJSON stream, holding one line at a time."""
     names = _Names()
     number = 0
     async for line in _lines(pieces, line_bytes_max):
@@ -150,12 +136,7 @@ def _line_route(line: bytes, number: int, names: _Names) -> Route:
 
 
 def parse_document(body: bytes, kind: Literal["json", "yaml"]) -> list[Route]:
-    """Read a whole JSON or YAML document; may run on any thread.
-
-    Raises:
-        MalformedBody: Not valid JSON or YAML.
-        InvalidRoute: A malformed or repeated route, or no route at all.
-    """
+    """Read a whole JSON or YAML document; may run on any thread."""
     items, prefix = _items(parse_json(body) if kind == "json" else parse_yaml(body))
     names = _Names()
     routes = []
@@ -182,11 +163,7 @@ def _items(document: Any) -> tuple[list[Any], str]:
 
 
 def parse_yaml(body: bytes) -> Any:
-    """Read YAML of the types that JSON has.
-
-    Raises:
-        MalformedBody: Not YAML, an anchor, or nested too deeply; says at which line.
-    """
+    """Read YAML of the types that JSON has."""
     try:
         _check_yaml(body)
         return yaml.load(body, Loader=_Loader)
@@ -207,7 +184,6 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def _check_yaml(body: bytes) -> None:
-    """Reject anchors and deep nesting."""
     # The events are a flat stream: nothing recursive has run yet.
     depth = 0
     for event in yaml.parse(body, Loader=_Loader):

@@ -72,11 +72,7 @@ def _open(config: NodeConfig, model: str, precision: Precision) -> TextEncoder:
 
 
 def begin_loading(config: NodeConfig) -> LoadEncoder:
-    """Start to load the encoder in a thread of its own.
-
-    Returns:
-        A function that waits for the encoder, and raises what ``load_encoder`` raised.
-    """
+    """Start to load the encoder in a thread of its own."""
     loader = ThreadPoolExecutor(1, thread_name_prefix="encoder-load")
     loading = loader.submit(load_encoder, config)
     loader.shutdown(wait=False)

@@ -84,13 +84,11 @@ class Metrics:
         build.labels(__version__, platform.python_version()).set(1)
 
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
-        """Count one encoded batch; called on an encoder worker."""
         self._batch_size.observe(texts)
         self._batch_tokens.observe(tokens)
         self._encode_duration.observe(encode_seconds)
 
     def watch_cached_responses(self, hits: Callable[[], int]) -> None:
-        """Read the hits of the response cache at every scrape."""
         self.registry.register(CachedResponsesCollector(hits))
 
     def watch(self, read: ReadFigures) -> None:
@@ -98,7 +96,6 @@ class Metrics:
         self.registry.register(NodeCollector(read))
 
     def render(self) -> bytes:
-        """All metrics as text."""
         return generate_latest(self.registry)
 
 
@@ -113,7 +110,6 @@ class ResponseCounter(Collector):
         self._seconds: dict[tuple[str, str], list[float]] = {}
 
     def count(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Count one answer."""
         key = (method, endpoint, status)
         self._counts[key] = self._counts.get(key, 0) + 1
         found = self._seconds.get(key[:2])
@@ -123,11 +119,9 @@ class ResponseCounter(Collector):
         found[-1] += seconds
 
     def describe(self) -> list[Metric]:
-        """Nothing in advance."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counts."""
         requests = CounterMetricFamily(
             "synaptoroute_request_count",
             "HTTP requests answered.",
@@ -150,17 +144,13 @@ class ResponseCounter(Collector):
 
 
 class CachedResponsesCollector(Collector):
-    """Reads the hits of the response cache."""
-
     def __init__(self, hits: Callable[[], int]) -> None:
         self._hits = hits
 
     def describe(self) -> list[Metric]:
-        """Nothing in advance."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the count."""
         yield CounterMetricFamily(
             "synaptoroute_answers_cached",
             "Queries answered with the bytes of an earlier answer.",
@@ -175,7 +165,6 @@ class NodeCollector(Collector):
         self._read = read
 
     def describe(self) -> list[Metric]:
-        """Nothing in advance: a node that starts has no figures yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -311,6 +300,5 @@ def _gauge(name: str, meaning: str, value: float) -> Metric:
 
 
 def parse_version(version: str) -> Revision:
-    """Read ``epoch.seq``."""
     epoch, _, seq = version.partition(".")
     return Revision(int(epoch), int(seq or 0))

@@ -41,18 +41,11 @@ class NodePolicy(RequestPolicy):
         self._refusals_logged_at = -REFUSALS_LOG_SECONDS
 
     def started(self) -> None:
-        """Count a request in flight."""
         self._runtime.metrics.in_flight_count += 1
 
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
-        """Find the API key of a request.
-
-        Raises:
-            Unauthorized: No key, or an unknown one.
-            Forbidden: The key lacks the scope.
-        """
         keys = self._runtime.keys
         if keys is None or (needed := scope_needed(method, path)) is None:
             return
@@ -67,7 +60,6 @@ class NodePolicy(RequestPolicy):
         context.key = key
 
     def common_headers(self, context: RequestContext) -> list[Header]:
-        """Headers of every response of a node."""
         runtime = self._runtime
         headers = [*_FIXED_HEADERS, (b"x-request-id", context.request_id.encode())]
         if runtime.node_header:
@@ -81,7 +73,6 @@ class NodePolicy(RequestPolicy):
     def finished(
         self, method: str, path: str, client: Address | None, context: RequestContext
     ) -> None:
-        """Count a request and write its line of the access log."""
         metrics, endpoint, status = self._runtime.metrics, context.endpoint, context.status
         metrics.in_flight_count -= 1
         method = method if method in _METHODS else "OTHER"

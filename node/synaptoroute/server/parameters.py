@@ -163,11 +163,7 @@ class WriteRequest:
         self._ack_timeout_seconds = ack_timeout_seconds
 
     def options(self, document: Any = None) -> WriteOptions:
-        """Make the options of a write whose body said ``document``.
-
-        Raises:
-            InvalidParameter, PreconditionFailed: A header that cannot be followed.
-        """
+        """Make the options of a write whose body said ``document``."""
         request, headers = self._request, self._request.headers
         namespace = runtime_of(request).config.namespace
         op_id = parse_op_id(headers.get("idempotency-key"), namespace)
@@ -205,7 +201,6 @@ WriteParameters = Annotated[WriteRequest, Depends(write_request)]
 
 
 def etag(revision: str) -> str:
-    """A revision as an entity tag."""
     return f'"{revision}"'
 
 
@@ -213,10 +208,6 @@ def parse_if_match(value: str | None) -> Revision | None:
     """Read ``If-Match``; None without the header or for ``*``.
 
     Every write that takes ``If-Match`` requires its route to exist, as ``*`` does.
-
-    Raises:
-        PreconditionFailed: An entity tag that no route of this project ever had.
-        InvalidParameter: Not one strong entity tag.
     """
     if value is None or value.strip() == "*":
         return None
@@ -229,11 +220,7 @@ def parse_if_match(value: str | None) -> Revision | None:
 
 
 def parse_if_none_match(value: str | None) -> bool:
-    """Read ``If-None-Match`` of a write: only ``*``, "the route must not exist".
-
-    Raises:
-        InvalidParameter: Anything else.
-    """
+    """Read ``If-None-Match`` of a write: only ``*``, "the route must not exist"."""
     if value is None:
         return False
     if value.strip() != "*":
@@ -250,11 +237,7 @@ def is_unchanged(value: str | None, revision: str) -> bool:
 
 
 def parse_op_id(value: str | None, namespace: str) -> bytes | None:
-    """Turn ``Idempotency-Key`` into the identity of the write.
-
-    Raises:
-        InvalidParameter: Not 1 to 255 printable ASCII characters.
-    """
+    """Turn ``Idempotency-Key`` into the identity of the write."""
     if value is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(value):
@@ -283,11 +266,6 @@ def reached(ack: Ack, asked: Ack) -> bool:
 
 
 async def read_document(request: Request) -> Any:
-    """Read a JSON body.
-
-    Raises:
-        UnsupportedMediaType, TooLarge, MalformedBody: It is no such body.
-    """
     runtime = runtime_of(request)
     require_json(request)
     with runtime.bodies.lease() as lease:
@@ -297,11 +275,7 @@ async def read_document(request: Request) -> Any:
 def checked(
     adapter: TypeAdapter[ModelT], document: Any, refusal: type[RouteError] = InvalidRoute
 ) -> ModelT:
-    """Check a body against its model, strictly.
-
-    Raises:
-        RouteError: ``refusal``, with a list of the fields that are wrong.
-    """
+    """Check a body against its model, strictly."""
     try:
         return adapter.validate_python(document, strict=True)
     except ValidationError as error:

@@ -41,12 +41,6 @@ endpoints = APIRouter(include_in_schema=False)
 
 
 def _member(request: Request) -> Follower:
-    """The follower, if the request comes from a member of its cluster.
-
-    Raises:
-        EndpointNotFound: This node is on its own.
-        Unauthorized: No proof, or a wrong one.
-    """
     follower = runtime_of(request).router.follower
     if follower is None:
         raise EndpointNotFound("this node has no peers")
@@ -105,7 +99,6 @@ async def peer_snapshot(request: Request) -> Response:
 
 
 async def _parts(path: Path, stack: AsyncExitStack) -> AsyncIterator[bytes]:
-    """Read a file in parts, off the event loop; end the gift whatever happens."""
     offset = 0
     try:
         while part := await asyncio.to_thread(_read_part, path, offset):
@@ -116,7 +109,6 @@ async def _parts(path: Path, stack: AsyncExitStack) -> AsyncIterator[bytes]:
 
 
 def _read_part(path: Path, offset: int) -> bytes:
-    """Read one part; a receiver that goes away in the middle leaves no file open."""
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(PART_BYTES)

@@ -54,7 +54,6 @@ _MATCH_EXAMPLE = {
 
 
 def render_batch(matches: list[Match]) -> str:
-    """Matches as JSON."""
     return f'{{"matches":[{",".join(render_match(match) for match in matches)}]}}'
 
 

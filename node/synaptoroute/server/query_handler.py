@@ -64,26 +64,13 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class QueryOptions:
-    """What the headers of a query say about it.
-
-    Attributes:
-        use_cache: Whether a cached response or embedding may be used.
-        deadline_ms: The deadline in the headers.
-    """
-
     use_cache: bool
     deadline_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResponse:
-    """A rendered match.
-
-    Attributes:
-        visible: State of the router that it belongs to.
-        headers: Headers, without those of every response.
-        body: The match as JSON.
-    """
+    """A rendered match, of one visible state; without the common headers."""
 
     visible: object
     headers: Sequence[Header]
@@ -138,7 +125,6 @@ class ResponseCache:
         return found
 
     def put(self, body: bytes, response: QueryResponse) -> None:
-        """Keep a response; the least recently used ones make room."""
         if len(body) > CACHED_BODY_BYTES_MAX:
             return
         former = self._responses.pop(body, None)
@@ -245,11 +231,7 @@ class QueryHandler:
     # --- behind the framework --------------------------------------------------------
 
     async def serve(self, request: Request) -> Response:
-        """Answer any query; the middleware has authorized it.
-
-        Raises:
-            SynaptoRouteError: See ``AdaptiveRouter.aquery``, and the limits of a body.
-        """
+        """Answer any query; the middleware has authorized it."""
         require_json(request)
         options = options_of(dict(reversed(request.scope["headers"])))
         runtime = self._runtime
@@ -271,9 +253,6 @@ class QueryHandler:
         """Answer a query from the cache, or begin to answer it.
 
         The caller releases a pending query in the end.
-
-        Raises:
-            SynaptoRouteError: See ``AdaptiveRouter.aquery``; nothing is pending then.
         """
         runtime = self._runtime
         router = runtime.router
@@ -334,22 +313,12 @@ class QueryHandler:
 
 
 def options_of(headers: Mapping[bytes, bytes]) -> QueryOptions:
-    """Read the headers of a query.
-
-    Raises:
-        InvalidParameter: The deadline is malformed.
-    """
     deadline = headers.get(_DEADLINE_KEY)
     deadline_ms = None if deadline is None else parse_deadline(deadline.decode("latin-1"))
     return QueryOptions(b"no-cache" not in headers.get(b"cache-control", b""), deadline_ms)
 
 
 def parse_deadline(value: str) -> int:
-    """Read ``SR-Deadline-Ms``.
-
-    Raises:
-        InvalidParameter: Not a number within its limits.
-    """
     if not _DEADLINE.fullmatch(value) or int(value) > QUERY_DEADLINE_MS_MAX:
         raise InvalidParameter(
             f"SR-Deadline-Ms must be a whole number from 1 to {QUERY_DEADLINE_MS_MAX}"
@@ -377,16 +346,10 @@ def query_arguments(
 
 
 def parse_query(body: bytes) -> QueryRequest:
-    """Read a query.
-
-    Raises:
-        MalformedBody, InvalidQuery: Not JSON, or a field breaks its limits.
-    """
     return _validated(_QUERY, body)
 
 
 def parse_batch(body: bytes) -> BatchRequest:
-    """Read a batch of queries; raises as ``parse_query`` does."""
     return _validated(_BATCH, body)
 
 

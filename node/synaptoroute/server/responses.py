@@ -24,14 +24,12 @@ ResultT = TypeVar("ResultT")
 def json_response(
     body: bytes | str, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A response of rendered JSON."""
     return Response(body, status_code=status, headers=headers, media_type=JSON)
 
 
 def model_response(
     model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A response that shows a model."""
     return json_response(model.model_dump_json(), status=status, headers=headers)
 
 
@@ -67,9 +65,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, ResultT]) -> R
     """Wait for a result, and cancel the work if the client goes away.
 
     The whole body must have been read: what arrives next is then the end of the connection.
-
-    Raises:
-        ClientGone: The client closed the connection; the work was cancelled.
     """
     task = asyncio.ensure_future(work)
     disconnect = asyncio.ensure_future(_disconnect(request))

@@ -72,7 +72,6 @@ _UTTERANCES_EXAMPLE: Final = {"utterances": ["Give me my money back"]}
 
 
 def write_responses(*more: int, created: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Describe the responses of an endpoint that writes."""
     headers = "SR-Version SR-Op-Id ETag"
     found: dict[int | str, dict[str, Any]] = {
         200: success("Done", WRITE_EXAMPLE, WriteResult, headers=headers),
@@ -227,7 +226,6 @@ async def remove_utterances(request: Request, name: RouteName, write: WriteParam
 
 
 def _named(document: Any, name: str) -> Any:
-    """Add the name of the path to a body; a body may repeat it."""
     if not isinstance(document, dict):
         raise InvalidRoute("the body must be an object")
     if document.get("name", name) != name:

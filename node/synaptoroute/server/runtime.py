@@ -31,12 +31,6 @@ READY_POLL_SECONDS: Final = 0.02
 
 
 class Runtime:
-    """One node, as its endpoints see it.
-
-    Invariants: ``_router`` is set once, after it started; ``is_draining`` never turns
-    back; a failure is final.
-    """
-
     def __init__(
         self,
         config: NodeConfig,
@@ -67,11 +61,6 @@ class Runtime:
 
     @property
     def router(self) -> AdaptiveRouter:
-        """The router, once it has started.
-
-        Raises:
-            NotReady: It has not, or never will.
-        """
         if self._router is None:
             raise NotReady(
                 "the node has not started yet",
@@ -81,7 +70,6 @@ class Runtime:
         return self._router
 
     def status(self) -> NodeStatus | None:
-        """Status of the router; None until it has started."""
         return None if self._router is None else self._router.status()
 
     @property
@@ -91,7 +79,6 @@ class Runtime:
         return None if follower is None else follower.session.staleness_ms
 
     def reasons(self) -> list[str]:
-        """Why the node is not ready; empty if it is."""
         if self.failure is not None:
             return [f"failed: {self.failure.code}"]
         if self.is_draining:
@@ -103,7 +90,6 @@ class Runtime:
 
     @property
     def state(self) -> str:
-        """State of the node in one word."""
         if self.failure is not None:
             return "failed"
         if self.is_draining:
@@ -120,13 +106,11 @@ class Runtime:
     # --- life ----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the router in the background."""
         self._tasks = [asyncio.create_task(self._start(), name="router-start")]
         if self.keys is not None:
             self._tasks.append(asyncio.create_task(self.keys.watch(self.log), name="keys"))
 
     async def wait_started(self) -> None:
-        """Wait until the router has started or has failed to start."""
         await asyncio.shield(self._tasks[0])
 
     def drain(self) -> None:
@@ -134,7 +118,6 @@ class Runtime:
         self.is_draining = True
 
     async def stop(self) -> None:
-        """Stop the router, which drains and closes the database."""
         self.drain()
         # Wait for a start that is under way: half a router could not be closed.
         await asyncio.gather(self._tasks[0], return_exceptions=True)
@@ -151,7 +134,6 @@ class Runtime:
             self.log.info("stopped")
 
     async def _start(self) -> None:
-        """Make and start the router; a failure is logged and ends the process."""
         try:
             router = await self._open()
             await router.start()
@@ -180,7 +162,6 @@ class Runtime:
             )
 
     def _publish(self, router: AdaptiveRouter) -> None:
-        """Let requests reach the router."""
         self._router = router
         # A name with a line break in it would end the head of every response.
         name = "".join(each if each.isprintable() else "?" for each in router.status().node)
@@ -195,7 +176,6 @@ class Runtime:
         return True
 
     async def _open(self) -> AdaptiveRouter:
-        """Return the router that was given, or load one in a thread."""
         if isinstance(self._source, AdaptiveRouter):
             return self._source
         router, self._encoder = await asyncio.to_thread(self._source)
@@ -216,13 +196,11 @@ class Runtime:
         self.log.info("routes_file_applied", path=str(path), routes=result.routes)
 
     async def reload_keys(self) -> None:
-        """Read the file of API keys now."""
         if self.keys is not None:
             await self.keys.reload_and_log(self.log, force=True)
 
 
 def runtime_of(request: Request) -> Runtime:
-    """The node that a request came to."""
     runtime: Runtime = request.app.state.runtime
     return runtime
 

@@ -159,11 +159,7 @@ def _body_kind(request: Request) -> DocumentKind:
 
 
 def accepted_kind(accept: str) -> DocumentKind:
-    """Choose the format that a client prefers; NDJSON if it accepts any.
-
-    Raises:
-        NotAcceptable: It accepts none of them.
-    """
+    """Choose the format that a client prefers; NDJSON if it accepts any."""
     chosen: tuple[float, DocumentKind] | None = None
     for item in accept.split(","):
         kind, _, parameters = item.partition(";")
@@ -189,11 +185,6 @@ def _weight(parameters: str) -> float:
 
 
 async def _read_all(router: AdaptiveRouter) -> tuple[list[StoredRoute], str]:
-    """Read every route at one position.
-
-    Raises:
-        ClusterError: Writes changed the position during every attempt.
-    """
     for _ in range(EXPORT_ATTEMPTS_MAX):
         page = await router.alist_routes(limit=PAGE_ROUTES_MAX)
         routes, version = page.routes, page.version

@@ -35,34 +35,22 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One API key.
-
-    Attributes:
-        name: Name of its owner; appears in the log.
-        key_hash: SHA-256 of the key.
-        scopes: Its rights; ``admin`` includes the others.
-    """
+    """One API key."""
 
     name: str
     key_hash: bytes
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Whether the key allows a request that needs ``scope``."""
         return scope in self.scopes or "admin" in self.scopes
 
 
 def make_key() -> str:
-    """Make a random key."""
     return KEY_PREFIX + secrets.token_urlsafe(KEY_RANDOM_BYTES)
 
 
 def key_line(key: str, scopes: Sequence[str], name: str) -> str:
-    """Make the line of a key for the file, without its line end.
-
-    Raises:
-        ConfigError: An unknown scope or a malformed name.
-    """
+    """Make the line of a key for the file, without its line end."""
     line = f"{','.join(scopes)} {hashlib.sha256(key.encode()).hexdigest()} {name}"
     _parse_line(line, "the key")
     return line
@@ -107,11 +95,6 @@ class ApiKeys:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file.
-
-        Raises:
-            ConfigError: It cannot be read or holds no valid keys.
-        """
         self._path = path
         self._keys, self._stamp = _read(path)
 
@@ -119,7 +102,6 @@ class ApiKeys:
         return len(self._keys)
 
     def find(self, key: str) -> ApiKey | None:
-        """Return the entry of a key."""
         presented = hashlib.sha256(key.encode("utf-8", "replace")).digest()
         found = None
         # Every entry is compared, so that the time does not tell which one matches.
@@ -129,11 +111,7 @@ class ApiKeys:
         return found
 
     def reload(self, *, force: bool = False) -> bool:
-        """Read the file again if it changed; say whether it was read.
-
-        Raises:
-            ConfigError: The new content cannot be used; the old keys stay.
-        """
+        """Read the file again if it changed; say whether it was read."""
         if not force and _stamp(self._path) == self._stamp:
             return False
         try:
@@ -154,7 +132,6 @@ class ApiKeys:
             log.error("api_keys_refused", code=error.code, detail=error.message)
 
     async def watch(self, log: ServerLog) -> None:
-        """Follow the file until cancelled."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             await self.reload_and_log(log)

@@ -79,37 +79,21 @@ class Connection(Protocol):
     """What a cycle needs of its connection."""
 
     @property
-    def is_closing(self) -> bool:
-        """Whether nothing can be sent any more."""
-        ...
+    def is_closing(self) -> bool: ...
 
-    def is_last(self, request: HttpRequest, headers: Sequence[Header]) -> bool:
-        """Whether the connection closes after the response with these headers."""
-        ...
+    def is_last(self, request: HttpRequest, headers: Sequence[Header]) -> bool: ...
 
-    def head(self, status: int, headers: Sequence[Header], *, is_last: bool) -> bytes:
-        """Status line and headers as bytes."""
-        ...
+    def head(self, status: int, headers: Sequence[Header], *, is_last: bool) -> bytes: ...
 
-    async def write(self, data: bytes) -> None:
-        """Write a part of a response, and wait while the client reads more slowly."""
-        ...
+    async def write(self, data: bytes) -> None: ...
 
-    def write_now(self, data: bytes) -> None:
-        """Write the end of a response."""
-        ...
+    def write_now(self, data: bytes) -> None: ...
 
-    def finish(self, request: HttpRequest, *, is_last: bool) -> None:
-        """End a request whose response is complete."""
-        ...
+    def finish(self, request: HttpRequest, *, is_last: bool) -> None: ...
 
-    def fail(self, request: HttpRequest, problem: Problem) -> None:
-        """Send a problem for a request that its application failed to answer."""
-        ...
+    def fail(self, request: HttpRequest, problem: Problem) -> None: ...
 
-    def update_reading(self) -> None:
-        """Read on after the application has taken a part of the body."""
-        ...
+    def update_reading(self) -> None: ...
 
 
 class AsgiCycle:
@@ -137,7 +121,6 @@ class AsgiCycle:
                 connection.fail(request, internal_problem())
 
     async def receive(self) -> Message:
-        """Return the next piece of the body, or the end of the connection."""
         request, connection = self._request, self._connection
         if request.expects_continue and not request.has_begun and not request.is_whole:
             request.expects_continue = False
@@ -154,11 +137,6 @@ class AsgiCycle:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Send a part of the response.
-
-        Raises:
-            RuntimeError: The application broke the order of ASGI messages.
-        """
         request, connection = self._request, self._connection
         if message["type"] == "http.response.start" and self._start is None:
             # The head waits for the first part of the body, as ASGI demands, so that a
@@ -199,11 +177,6 @@ class AsgiCycle:
         return self._connection.head(status, headers, is_last=self._is_last)
 
     def _framed(self, body: bytes, *, more_body: bool) -> bytes:
-        """A part of the body as it goes over the wire.
-
-        Raises:
-            RuntimeError: The body does not have the length that the head says.
-        """
         if self._is_bodiless:
             return b""
         if self._is_chunked:
@@ -217,11 +190,6 @@ class AsgiCycle:
 
 
 def _checked(headers: Iterable[Header]) -> list[Header]:
-    """Headers in lower case.
-
-    Raises:
-        RuntimeError: One could end the head early, or begin another response.
-    """
     checked = [(name.lower(), value) for name, value in headers]
     for name, value in checked:
         if not name or _BAD_NAME.search(name) or _BAD_VALUE.search(value):

@@ -39,25 +39,13 @@ _MALFORMED: Final = Problem(400, "malformed_request", "the request is not valid 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one connection may ask for.
-
-    Attributes:
-        url_bytes_max: Longest URL.
-        head_bytes_max: Names and values of all headers together.
-        headers_max: Number of headers.
-        head_seconds: Time for a head to arrive, also the first one of a connection.
-        keep_alive_seconds: Silence after which an idle connection is closed.
-        connections_max: Connections of the process.
-        buffer_bytes_max: Bytes of a body that wait for the application before reading pauses.
-    """
-
     url_bytes_max: int = 8_192
     head_bytes_max: int = 32_768
     headers_max: int = 100
-    head_seconds: float = 10.0
+    head_seconds: float = 10.0  # also for the first head of a connection
     keep_alive_seconds: float = 75.0
-    connections_max: int = 8_192
-    buffer_bytes_max: int = 65_536
+    connections_max: int = 8_192  # of the process
+    buffer_bytes_max: int = 65_536  # of a body that waits for the application
 
 
 Respond: TypeAlias = Callable[[HttpRequest, int, Sequence[Header], bytes], None]
@@ -76,13 +64,7 @@ class DirectHandler(Protocol):
 
 
 class ServerState:
-    """What the connections of one server share.
-
-    Attributes:
-        connections: All open connections.
-        tasks: Running ASGI cycles.
-        date: The Date header, renewed every second.
-    """
+    """What the connections of one server share."""
 
     def __init__(self, connections: set[HttpProtocol], tasks: set[asyncio.Task[None]]) -> None:
         self.connections = connections
@@ -91,7 +73,6 @@ class ServerState:
         self.renew_date()
 
     def renew_date(self) -> None:
-        """Take the time of now for the Date header."""
         self.date = (b"date", formatdate(usegmt=True).encode("ascii"))
 
 
@@ -143,7 +124,6 @@ class HttpProtocol(asyncio.Protocol):
     # --- the connection --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection, or refuse it where there are too many."""
         self._transport = cast(asyncio.Transport, transport)
         self._client = _address(transport.get_extra_info("peername"))
         self._local = _address(transport.get_extra_info("sockname"))
@@ -206,11 +186,9 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse_in_order()
 
     def pause_writing(self) -> None:
-        """Note that the client reads more slowly than the node writes."""
         self._is_writing_paused = True
 
     def resume_writing(self) -> None:
-        """Go on after the client has read."""
         self._is_writing_paused = False
         if self._drained is not None:
             if not self._drained.done():
@@ -239,13 +217,11 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
         self._transport.abort()
 
     # --- callbacks of the parser -----------------------------------------------------
 
     def on_url(self, url: bytes) -> None:
-        """Begin a request; its URL may come in pieces."""
         if not self._is_in_head:
             self._is_in_head, self._headers, self._head_bytes = True, [], 0
             # From here on the limit of the head holds instead of that of an idle connection.
@@ -256,7 +232,6 @@ class HttpProtocol(asyncio.Protocol):
             raise _Refused
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect one header."""
         self._head_bytes += len(name) + len(value)
         # Trailers count against the same limit, and are ignored.
         if self._is_in_head:
@@ -267,7 +242,6 @@ class HttpProtocol(asyncio.Protocol):
             raise _Refused
 
     def on_headers_complete(self) -> None:
-        """Put the request in the queue; its body may follow."""
         self._is_in_head = False
         self._deadline = None
         request = HttpRequest(self._client, self._headers)
@@ -302,7 +276,6 @@ class HttpProtocol(asyncio.Protocol):
             request.on_body()
 
     def on_message_complete(self) -> None:
-        """End the body of the request."""
         if self._upgrade_body_bytes:
             return
         request, self._incoming = self._incoming, None
@@ -375,11 +348,9 @@ class HttpProtocol(asyncio.Protocol):
         self.finish(request, is_last=is_last)
 
     def is_last(self, request: HttpRequest, headers: Sequence[Header]) -> bool:
-        """Whether the connection closes after the response with these headers."""
         return not request.keep_alive or self._is_ending or _CLOSE in headers
 
     def head(self, status: int, headers: Sequence[Header], *, is_last: bool) -> bytes:
-        """Status line and headers as bytes."""
         line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         lines = [line, b"%b: %b\r\n" % self._state.date]
         for header in headers:
@@ -452,7 +423,6 @@ class HttpProtocol(asyncio.Protocol):
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing can be sent any more."""
         return self._transport.is_closing()
 
     def write_now(self, data: bytes) -> None:
@@ -469,17 +439,12 @@ class HttpProtocol(asyncio.Protocol):
             await asyncio.shield(self._drained)
 
     def fail(self, request: HttpRequest, problem: Problem) -> None:
-        """Send a problem for a request that its application failed to answer."""
         if self._active is request:
             self._refuse(problem)
 
 
 def _declared_bytes(headers: Sequence[Header]) -> int:
-    """Length of the body of a request to upgrade, which must declare it.
-
-    Raises:
-        _Refused: The body is chunked.
-    """
+    """Length of the body of a request to upgrade, which must declare it."""
     found = dict(headers)
     if b"transfer-encoding" in found:
         raise _Refused

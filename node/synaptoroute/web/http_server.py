@@ -74,19 +74,7 @@ class HttpServer(uvicorn.Server):
     async def listen(
         self, host: str | None = None, port: int = 0, *, sockets: Sequence[socket.socket] = ()
     ) -> list[str]:
-        """Listen on an address, and on sockets that are bound already.
-
-        Args:
-            host: Name or address; None listens on the sockets alone.
-            port: Its TCP port; 0 takes a free one.
-            sockets: More listeners.
-
-        Returns:
-            The URLs that reach the application.
-
-        Raises:
-            OSError: The address cannot be used.
-        """
+        """Listen on an address, and on sockets that are bound already."""
         listeners = [*(bind(host, port) if host is not None else ()), *sockets]
         self._serving = asyncio.create_task(self.serve(listeners), name="http-server")
         started = asyncio.ensure_future(self._has_started.wait())
@@ -97,12 +85,7 @@ class HttpServer(uvicorn.Server):
         return [url_of(each.getsockname()) for each in listeners]
 
     async def close(self, seconds: float, is_forced: Callable[[], bool] = lambda: False) -> None:
-        """Close the listeners, let requests in flight end, then cut what is left.
-
-        Args:
-            seconds: How long requests in flight may take.
-            is_forced: Whether to wait no longer; asked again and again.
-        """
+        """Close the listeners, let requests in flight end, then cut what is left."""
         if self._serving is None:
             return
         self.config.timeout_graceful_shutdown = cast(int, seconds)
@@ -116,13 +99,11 @@ class HttpServer(uvicorn.Server):
         await self._serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and let ``listen`` return."""
         await super().startup(sockets)
         self._has_started.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
@@ -136,11 +117,6 @@ class HttpServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Bind a listener on every address of a host.
-
-    Raises:
-        OSError: The host is unknown, or the address cannot be used.
-    """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -191,7 +167,6 @@ class ServerProcess:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
-        """Stop without a drain."""
         self._stopped.set()
 
     async def run(self, host: str, port: int, sockets: tuple[socket.socket, ...] = ()) -> bool:
@@ -248,7 +223,6 @@ class ServerProcess:
 
 
 def url_of(address: tuple[str, int]) -> str:
-    """The URL of a listening address."""
     host, port = address[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -29,7 +29,6 @@ ServerLog = structlog.stdlib.BoundLogger
 
 
 def server_log() -> ServerLog:
-    """The logger of the servers."""
     log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
     return log
 
@@ -86,5 +85,4 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
 
 
 def is_at(level: int) -> bool:
-    """Whether lines of a level are kept."""
     return _LOGGER.isEnabledFor(level)

@@ -57,16 +57,7 @@ _CODE_BY_STATUS: Final = {
 
 
 class RequestContext:
-    """One request on its way to its response.
-
-    Attributes:
-        request_id: The client's own name of the request, or a random one.
-        started_at: When it arrived, on the performance counter.
-        endpoint: Template of the path; ``unmatched`` until an endpoint is found.
-        key: The API key that allowed the request.
-        has_started: Whether a part of the response has been sent.
-        status: Status of the response; 499 while there is none.
-    """
+    """One request on its way to its response."""
 
     __slots__ = ("endpoint", "has_started", "key", "request_id", "started_at", "status")
 
@@ -81,7 +72,7 @@ class RequestContext:
         self.endpoint = endpoint
         self.key: ApiKey | None = None
         self.has_started = False
-        self.status = 499
+        self.status = 499  # while there is no response
 
     @property
     def instance(self) -> str:
@@ -90,17 +81,11 @@ class RequestContext:
 
     @property
     def key_name(self) -> str | None:
-        """Name of the API key, for logs."""
         return None if self.key is None else self.key.name
 
 
 class RequestPolicy(ABC):
-    """What one program decides about each of its requests.
-
-    Attributes:
-        log: The log of the program.
-        body_bytes_max: Longest body; None where the endpoints count for themselves.
-    """
+    """What one program decides about each of its requests."""
 
     log: ServerLog
     body_bytes_max: int | None = None
@@ -117,20 +102,17 @@ class RequestPolicy(ABC):
         """
 
     @abstractmethod
-    def common_headers(self, context: RequestContext) -> list[Header]:
-        """Headers of every response."""
+    def common_headers(self, context: RequestContext) -> list[Header]: ...
 
     @abstractmethod
     def finished(
         self, method: str, path: str, client: Address | None, context: RequestContext
-    ) -> None:
-        """Count and log a request after its response."""
+    ) -> None: ...
 
     def started(self) -> None:  # noqa: B027  (most policies count nothing here)
-        """Note that a request has arrived."""
+        ...
 
     def problem_of(self, error: SynaptoRouteError) -> Problem:
-        """Turn an error into its problem document."""
         return problem_of(error)
 
     def problem_response(
@@ -166,7 +148,6 @@ class RequestPolicy(ABC):
         client: Address | None,
         context: RequestContext,
     ) -> None:
-        """Write one line of the access log."""
         self.log.log(
             level,
             "request",
@@ -188,7 +169,6 @@ class Middleware:
         self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request to its endpoint and its response to the client."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -245,7 +225,6 @@ class Middleware:
 
 
 def context_of(scope: Scope) -> RequestContext:
-    """The context of a request that passed the middleware."""
     context: RequestContext = scope[CONTEXT]
     return context
 
@@ -254,7 +233,6 @@ def context_of(scope: Scope) -> RequestContext:
 
 
 def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
-    """Find the API key among the headers of a request."""
     value = headers.get(b"authorization")
     if value is not None:
         scheme, _, rest = value.partition(b" ")
@@ -265,11 +243,7 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def check_same_site(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a request that a page of another site sends.
-
-    Raises:
-        Forbidden: It comes from another site.
-    """
+    """Refuse a request that a page of another site sends."""
     site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
     is_foreign = site is not None and site not in (b"same-origin", b"none")
     if origin is not None:
@@ -280,11 +254,7 @@ def check_same_site(headers: Mapping[bytes, bytes]) -> None:
 
 
 def check_loopback_host(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a host name that another site may have pointed at the loopback.
-
-    Raises:
-        Forbidden: The Host header does not name the loopback.
-    """
+    """Refuse a host name that another site may have pointed at the loopback."""
     name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
     if not is_loopback(name):
         raise Forbidden("without API keys only the loopback is served")
@@ -310,7 +280,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 async def _on_invalid_parameters(request: Request, error: Exception) -> Response:
-    """Name the wrong parameters, without repeating their values."""
     assert isinstance(error, RequestValidationError)
     found = [
         {
@@ -325,7 +294,6 @@ async def _on_invalid_parameters(request: Request, error: Exception) -> Response
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Answer an unknown path or method."""
     assert isinstance(error, HTTPException)
     details = {
         404: "no endpoint has this path; see /v1/openapi.json",

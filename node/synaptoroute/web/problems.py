@@ -33,32 +33,22 @@ RETRY_AFTER_SECONDS_DEFAULT: Final = 1.0
 
 
 class MalformedBody(RouteError):
-    """The body is not of its content type."""
-
     code = "malformed_body"
 
 
 class InvalidParameter(RouteError):
-    """A query parameter, a header or the path is malformed."""
-
     code = "invalid_parameter"
 
 
 class Unauthorized(RouteError):
-    """No API key, or an unknown one."""
-
     code = "unauthorized"
 
 
 class Forbidden(RouteError):
-    """The API key lacks the scope."""
-
     code = "forbidden"
 
 
 class EndpointNotFound(RouteError):
-    """No endpoint at this path."""
-
     code = "not_found"
 
 
@@ -69,32 +59,22 @@ class OperationNotFound(RouteError):
 
 
 class MethodNotAllowed(RouteError):
-    """The endpoint exists, but not for this method."""
-
     code = "method_not_allowed"
 
 
 class NotAcceptable(RouteError):
-    """The client accepts none of the formats that exist."""
-
     code = "not_acceptable"
 
 
 class UnsupportedMediaType(RouteError):
-    """The content type or encoding of the body is not supported."""
-
     code = "unsupported_media_type"
 
 
 class RequestTimeout(RouteError):
-    """The body did not arrive in time."""
-
     code = "request_timeout"
 
 
 class ClientGone(RouteError):
-    """The client closed the connection before the response."""
-
     code = "client_gone"
 
 
@@ -168,15 +148,7 @@ _PUBLIC_FIELDS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One error response.
-
-    Attributes:
-        status: HTTP status.
-        code: Stable name of the error.
-        detail: One sentence for a person.
-        fields: More members of the document.
-        headers: More headers of the answer.
-    """
+    """One error response."""
 
     status: int
     code: str
@@ -206,17 +178,14 @@ def retry_after_header(error: SynaptoRouteError) -> str:
 
 
 def status_phrase(status: int) -> str:
-    """The reason phrase of an HTTP status."""
     return _STATUS_PHRASES.get(status) or HTTPStatus(status).phrase
 
 
 def shorten(text: str, characters_max: int) -> str:
-    """Cut a text to a length."""
     return text if len(text) <= characters_max else f"{text[: characters_max - 3]}..."
 
 
 def problem_of(error: SynaptoRouteError) -> Problem:
-    """Turn an error of the project into its problem document."""
     status = STATUS_BY_CODE.get(error.code, 500)
     if status == 500:
         return internal_problem(error.code)
@@ -248,7 +217,6 @@ def field_errors(error: ValidationError, prefix: str = "") -> list[dict[str, str
 
 
 def first_message(found: Sequence[Mapping[str, str]], fallback: str) -> str:
-    """One sentence out of a list of field errors."""
     if not found:
         return fallback
     name, message = found[0]["field"], found[0]["message"]
