@@ -63,13 +63,11 @@ from synaptoroute.errors import CodecError, TooLarge, UnknownMutation
 Fields = dict[str, Any]
 Vectors = list[bytes]
 
-COUNT_MAX: Final = (1 << 53) - 1
-"""Largest integer that JSON, Lua and SQLite all represent exactly."""
+COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite all represent exactly
 DIM_MAX: Final = 65_536
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
-    """Collect the vectors of routes: one an utterance, all of one size."""
     vectors: Vectors = []
     for route in routes:
         if len(route.vectors) != len(route.utterances):
@@ -85,7 +83,6 @@ def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
 
 
 def _split(vectors: bytes, count: int) -> tuple[bytes, ...]:
-    """Split the bytes of all vectors into ``count`` equal rows."""
     if count == 0:
         if vectors:
             raise ValueError("vectors without utterances")
@@ -268,8 +265,6 @@ _Kind = tuple[int, type[Mutation], _Writer, _Reader]
 
 
 def _plain(kind: int, of: Callable[..., Mutation], **readers: Callable[[Any], Any]) -> _Kind:
-    """Make the entry of a kind without vectors and optional fields; one reader a field."""
-
     def write(mutation: Mutation) -> tuple[Fields, Vectors]:
         return {name: getattr(mutation, name) for name in readers}, []
 
@@ -318,8 +313,7 @@ READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
 
 _MAGIC: Final = b"SR"
 FORMAT: Final = 1
-LEVEL: Final = 1
-"""Feature level that this release writes; it cannot read entries of a higher level."""
+LEVEL: Final = 1  # Feature level that this release writes; it cannot read entries of a higher level
 _HEAD = struct.Struct("<2sBBHHI16s16s32s")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
@@ -404,7 +398,6 @@ def decode_proposal(frame: bytes) -> Proposal:
 
 
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:
-    """Encode what is not in the header: the canonical JSON and the vectors."""
     fields, vectors = WRITERS[kind](proposal.mutation)
     if proposal.if_match is not None:
         fields["if_match"] = list(proposal.if_match)
@@ -414,7 +407,6 @@ def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:
 
 
 def _split_payload(payload: bytes) -> tuple[bytes, bytes]:
-    """Split a payload into its JSON and its vectors."""
     (json_bytes,) = _LENGTH.unpack_from(payload)
     end = _LENGTH.size + json_bytes
     if end > len(payload):
@@ -449,7 +441,6 @@ def op_id_of(header: bytes) -> bytes:
 
 
 def _check_header(header: bytes) -> tuple[Any, ...]:
-    """Verify and unpack a header."""
     if len(header) < HEADER_BYTES:
         raise CodecError(f"a frame has at least {HEADER_BYTES} bytes, got {len(header)}")
     head = header[: _HEAD.size]
@@ -463,7 +454,6 @@ def _check_header(header: bytes) -> tuple[Any, ...]:
 
 
 def _unpack_frame(frame: bytes) -> tuple[int, bytes, bytes, bytes]:
-    """Verify a frame and split it."""
     if len(frame) > FRAME_BYTES_MAX:
         raise CodecError(f"a frame has at most {FRAME_BYTES_MAX} bytes, got {len(frame)}")
     _, _, kind, level, flags, payload_bytes, op_id, request_hash, digest = _check_header(frame)

@@ -46,7 +46,6 @@ def route_hash(route: RouteRecord) -> bytes:
 
 
 def settings_hash(settings: Settings) -> bytes:
-    """Hash the settings of the route set."""
     fields = [
         settings.aggregation,
         str(settings.topk),
@@ -59,7 +58,6 @@ def settings_hash(settings: Settings) -> bytes:
 
 
 def import_hash(begin: ImportBegin) -> bytes:
-    """Hash an open import."""
     return _hash_fields(b"import", begin.import_id, str(begin.replace))
 
 
@@ -106,13 +104,11 @@ class Digest:
         self.buckets = [0] * BUCKET_COUNT
 
     def add_row(self, slot: int, hashed: bytes) -> None:
-        """Add a row."""
         term, bucket = int.from_bytes(hashed, "little"), slot % BUCKET_COUNT
         self._total = (self._total + term) & _MODULUS_MASK
         self.buckets[bucket] = (self.buckets[bucket] + term) & _MODULUS_MASK
 
     def remove_row(self, slot: int, hashed: bytes) -> None:
-        """Remove a row."""
         term, bucket = int.from_bytes(hashed, "little"), slot % BUCKET_COUNT
         self._total = (self._total - term) & _MODULUS_MASK
         self.buckets[bucket] = (self.buckets[bucket] - term) & _MODULUS_MASK

@@ -153,7 +153,6 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
 
 
 def _check_complete(numbers: list[int], chunk_count: int) -> None:
-    """Refuse anything but chunks 0 to ``chunk_count - 1``."""
     if len(numbers) == chunk_count and numbers == list(range(chunk_count)):
         return
     staged = set(numbers)

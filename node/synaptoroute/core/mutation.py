@@ -15,8 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 OP_ID_BYTES: Final = 16
 CHAIN_START: Final = "0" * 40
-IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536
-"""Entries after which every node forgets an op_id."""
+IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536  # Entries after which every node forgets an op_id
 
 Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk"]
 AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
@@ -44,15 +43,10 @@ class Revision(NamedTuple):
 
 
 class Ballot(NamedTuple):
-    """One attempt to open an epoch; ordered.  Written ``epoch.id``.
+    """One attempt to open an epoch; ordered.  Written ``epoch.id``."""
 
-    Attributes:
-        epoch: Number of the epoch to open.
-        id: Distinguishes attempts with one number; letters and digits.
-    """
-
-    epoch: int = 0
-    id: str = ""
+    epoch: int = 0  # Number of the epoch to open
+    id: str = ""  # Distinguishes attempts with one number; letters and digits
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.id}"
@@ -72,66 +66,44 @@ class Ballot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Position of a replica in the log.
+    """Position of a replica in the log."""
 
-    Attributes:
-        epoch: Epoch of the log, from 1; 0 for a replica that knows no log yet.
-        seq: Sequence number of the last applied entry, or 0.
-        chain: Hash chain at that entry, 40 hexadecimal digits.
-    """
-
-    epoch: int = 0
-    seq: int = 0
-    chain: str = CHAIN_START
+    epoch: int = 0  # Epoch of the log, from 1; 0 for a replica that knows no log yet
+    seq: int = 0  # Sequence number of the last applied entry, or 0
+    chain: str = CHAIN_START  # Hash chain at that entry, 40 hexadecimal digits
 
     @property
     def revision(self) -> Revision:
-        """Epoch and sequence number."""
         return Revision(self.epoch, self.seq)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the route set; replicated, so every node scores alike.
+    """Settings of the route set; replicated, so every node scores alike."""
 
-    Attributes:
-        aggregation: How the scores of a route's utterances become one score.
-        topk: Number of utterances averaged by the ``topk`` aggregation.
-        threshold: Lowest score of a match, for routes without their own threshold.
-            Chosen on CLINC150's validation texts, see docs/accuracy.md.
-        capacity_slots: Rows of the tensor.  Never lowered below the highest slot in use.
-        cascade: Whether queries with a confident static answer skip the encoder.
-        calibration: Calibration of the cascade, a canonical JSON object; empty before the
-            first one, and without a cascade.  Set by ``Calibrate``, never by ``PutSettings``.
-    """
-
-    aggregation: Aggregation = "blend"
-    topk: int = 3
+    aggregation: Aggregation = "blend"  # How the scores of a route's utterances become one score
+    topk: int = 3  # Number of utterances averaged by the ``topk`` aggregation
+    # Lowest score of a match, for routes without their own threshold. Chosen on CLINC150's
+    # validation texts, see docs/accuracy.md.
     threshold: float = 0.49
+    # Rows of the tensor.  Never lowered below the highest slot in use.
     capacity_slots: int = DEFAULT_CAPACITY_SLOTS
-    cascade: bool = False
+    cascade: bool = False  # Whether queries with a confident static answer skip the encoder
+    # Calibration of the cascade, a canonical JSON object; empty before the first one, and without
+    # a cascade.  Set by ``Calibrate``, never by ``PutSettings``.
     calibration: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PutRoute:
-    """Create a route or replace the whole route.
-
-    Attributes:
-        name: Name of the route.
-        utterances: Distinct texts, at least one.
-        vectors: float32[dim] as little-endian bytes, one an utterance.
-        threshold: Lowest score at which the route matches; None for the default.
-        metadata: Canonical JSON object, for people and tools.
-        payload: Canonical JSON value returned with every match.
-    """
+    """Create a route or replace the whole route."""
 
     name: str
-    utterances: tuple[str, ...]
-    vectors: tuple[bytes, ...]
-    threshold: float | None = None
-    metadata: str = "{}"
-    payload: str = "null"
+    utterances: tuple[str, ...]  # Distinct texts, at least one
+    vectors: tuple[bytes, ...]  # float32[dim] as little-endian bytes, one an utterance
+    threshold: float | None = None  # Lowest score at which the route matches; None for the default
+    metadata: str = "{}"  # Canonical JSON object, for people and tools
+    payload: str = "null"  # Canonical JSON value returned with every match
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +149,17 @@ class PutSettings:
 
 @dataclass(frozen=True, slots=True)
 class Calibrate:
-    """Replace the calibration of the cascade; no effect while the cascade is off.
-
-    Attributes:
-        calibration: Canonical JSON object; opaque here.
-    """
+    """Replace the calibration of the cascade; no effect while the cascade is off."""
 
     calibration: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImportBegin:
-    """Open an import: its chunks are staged and invisible to queries.
-
-    Attributes:
-        import_id: Identity of the import, given by the client or generated.
-        replace: Whether the commit removes the routes that the import does not contain.
-    """
+    """Open an import: its chunks are staged and invisible to queries."""
 
     import_id: str
-    replace: bool = False
+    replace: bool = False  # Whether the commit removes the routes that the import does not contain
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +178,10 @@ class ImportChunk:
 
 @dataclass(frozen=True, slots=True)
 class ImportCommit:
-    """Make all chunks of an import visible at once.
-
-    Attributes:
-        import_id: Identity of the import.
-        chunk_count: Chunks 0 to ``chunk_count - 1`` must be staged.
-    """
+    """Make all chunks of an import visible at once."""
 
     import_id: str
-    chunk_count: int
+    chunk_count: int  # Chunks 0 to ``chunk_count - 1`` must be staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,21 +193,13 @@ class ImportAbort:
 
 @dataclass(frozen=True, slots=True)
 class OpenEpoch:
-    """First entry of an epoch: it settles the history before it.
+    """First entry of an epoch: it settles the history before it."""
 
-    Attributes:
-        epoch_id: Identity of the ballot that opened the epoch.
-        base_seq: The last sequence number kept from the epochs before.
-        voters: Nodes that vote on recoveries, sorted.
-        fingerprint: Fingerprint of the encoder whose vectors the log carries.
-        dim: Dimension of those vectors.
-    """
-
-    epoch_id: str
-    base_seq: int
-    voters: tuple[str, ...] = ()
-    fingerprint: str = ""
-    dim: int = 0
+    epoch_id: str  # Identity of the ballot that opened the epoch
+    base_seq: int  # The last sequence number kept from the epochs before
+    voters: tuple[str, ...] = ()  # Nodes that vote on recoveries, sorted
+    fingerprint: str = ""  # Fingerprint of the encoder whose vectors the log carries
+    dim: int = 0  # Dimension of those vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,26 +218,17 @@ class VoterRemove:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Make every node report its digest at this place of the log; changes nothing.
-
-    Attributes:
-        audit_id: Name of the audit, for people.
-        is_deep: Whether nodes also compare memory and disk with the digest, row by row.
-    """
+    """Make every node report its digest at this place of the log; changes nothing."""
 
     audit_id: str
-    is_deep: bool = False
+    is_deep: bool = False  # Whether nodes also compare memory and disk with the digest, row by row
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchEncoder:
-    """Switch every row to its vector in a generation.
+    """Switch every row to its vector in a generation."""
 
-    Attributes:
-        import_id: Identity of the generation, which contains the encoder (see ``imports``).
-    """
-
-    import_id: str
+    import_id: str  # Identity of the generation, which contains the encoder (see ``imports``)
 
 
 Mutation: TypeAlias = (
@@ -312,44 +253,27 @@ Mutation: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A mutation with the identity and the preconditions of the write.
+    """A mutation with the identity and the preconditions of the write."""
 
-    Attributes:
-        op_id: 16 bytes that identify the write; a second entry with them has no effect.
-        mutation: The intended change.
-        request_hash: 16 bytes over the client's request, so that one key with two
-            different requests is refused; empty if no client can repeat it.
-        if_match: The route must have this revision.
-        if_none_match: The route must not exist.
-    """
-
-    op_id: bytes
+    op_id: bytes  # 16 bytes that identify the write; a second entry with them has no effect
     mutation: Mutation
+    # 16 bytes over the client's request, so that one key with two different requests is refused;
+    # empty if no client can repeat it
     request_hash: bytes = b""
-    if_match: Revision | None = None
-    if_none_match: bool = False
+    if_match: Revision | None = None  # The route must have this revision
+    if_none_match: bool = False  # The route must not exist
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A proposal at its place in the log.
+    """A proposal at its place in the log."""
 
-    Attributes:
-        epoch: Epoch of the log.
-        seq: Sequence number, from 1, without gaps.
-        prev_chain: Hash chain before this entry.
-        chain: Hash chain at this entry.
-        time_us: Sequencer's clock, microseconds since 1970; for people only.
-        frame: The proposal's bytes as sequenced (see ``codec``).
-        proposal: The decoded proposal.
-    """
-
-    epoch: int
-    seq: int
-    prev_chain: str
-    chain: str
-    time_us: int
-    frame: bytes
+    epoch: int  # Epoch of the log
+    seq: int  # Sequence number, from 1, without gaps
+    prev_chain: str  # Hash chain before this entry
+    chain: str  # Hash chain at this entry
+    time_us: int  # Sequencer's clock, microseconds since 1970; for people only
+    frame: bytes  # The proposal's bytes as sequenced (see ``codec``)
     proposal: Proposal
 
     @property

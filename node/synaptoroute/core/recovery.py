@@ -39,111 +39,72 @@ REFILL_ENTRIES_MAX: Final = 10_000
 class Action(Enum):
     """What a node does about the log that it sees."""
 
-    FOLLOW = "follow"
-    """Apply its entries."""
-    CREATE_LOG = "create_log"
-    """Create a log: neither the node nor the server has any."""
-    START_BALLOT = "start_ballot"
-    """Close the log with a ballot: ``Assessment.cause`` says why."""
-    JOIN_BALLOT = "join_ballot"
-    """Promise the log's ballot and report."""
+    FOLLOW = "follow"  # Apply its entries
+    CREATE_LOG = "create_log"  # Create a log: neither the node nor the server has any
+    START_BALLOT = "start_ballot"  # Close the log with a ballot: ``Assessment.cause`` says why
+    JOIN_BALLOT = "join_ballot"  # Promise the log's ballot and report
     LEAVE_EPOCH = "leave_epoch"
     """Leave this node's own epoch: the log opened another one with that number."""
-    WAIT = "wait"
-    """Do nothing: an operator closed the log."""
+    WAIT = "wait"  # Do nothing: an operator closed the log
 
 
 class Cause(Enum):
     """Why a log is closed by a ballot."""
 
-    LOST = "lost"
-    """The server has no log."""
-    RESTARTED = "restarted"
-    """The server is not the one that the log was opened on."""
-    INHERITED = "inherited"
-    """The ballot was started on another server."""
-    PROMISED = "promised"
-    """A node has promised a higher ballot than the log's epoch."""
+    LOST = "lost"  # The server has no log
+    RESTARTED = "restarted"  # The server is not the one that the log was opened on
+    INHERITED = "inherited"  # The ballot was started on another server
+    PROMISED = "promised"  # A node has promised a higher ballot than the log's epoch
     OUTBID = "outbid"
     """A node has promised a higher ballot than the current one, or no node completes it."""
-    REGRESSED = "regressed"
-    """A node holds entries that the log has lost."""
-    DAMAGED = "damaged"
-    """The log does not match its header."""
-    FORCED = "forced"
-    """An operator asked for it."""
+    REGRESSED = "regressed"  # A node holds entries that the log has lost
+    DAMAGED = "damaged"  # The log does not match its header
+    FORCED = "forced"  # An operator asked for it
 
 
 class Mode(Enum):
     """Which reports are enough to end a recovery."""
 
-    SAFE = "safe"
-    """A majority of the voters: no entry that a majority held is lost."""
+    SAFE = "safe"  # A majority of the voters: no entry that a majority held is lost
     AVAILABLE = "available"
     """The nodes that are present: may lose entries that only absent nodes hold."""
-    FORCED = "forced"
-    """Like ``AVAILABLE``, and the absent voters lose their vote."""
+    FORCED = "forced"  # Like ``AVAILABLE``, and the absent voters lose their vote
 
 
 @dataclass(frozen=True, slots=True)
 class LogView:
-    """The log as its server shows it.
-
-    Attributes:
-        position: Its newest entry.
-        epoch_id: Ballot that opened its epoch.
-        state: ``open``, ``recovering`` or ``frozen``.
-        is_same_server: It was opened on this server, since the server started.
-        ballot: The ballot that closed it, while it recovers.
-        is_ballot_here: That ballot was started on this server, since the server started (R4).
-    """
+    """The log as its server shows it."""
 
     position: Position
-    epoch_id: str
-    state: str
-    is_same_server: bool
-    ballot: Ballot | None = None
+    epoch_id: str  # Ballot that opened its epoch
+    state: str  # ``open``, ``recovering`` or ``frozen``
+    is_same_server: bool  # It was opened on this server, since the server started
+    ballot: Ballot | None = None  # The ballot that closed it, while it recovers
+    # That ballot was started on this server, since the server started (R4)
     is_ballot_here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a node does about a log, and why.
-
-    Attributes:
-        action: What it does.
-        cause: Why it starts a ballot.
-    """
+    """What a node does about a log, and why."""
 
     action: Action
-    cause: Cause | None = None
+    cause: Cause | None = None  # Why it starts a ballot
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A node's answer to a ballot, given after its promise was durable.
-
-    Attributes:
-        node_id: The node.
-        ballot: The ballot that it has promised.
-        position: Its position; it no longer advances in epochs below the ballot.
-        voters: The voters at that position.
-    """
+    """A node's answer to a ballot, given after its promise was durable."""
 
     node_id: str
-    ballot: Ballot
-    position: Position
+    ballot: Ballot  # The ballot that it has promised
+    position: Position  # No longer advances in epochs below the ballot
     voters: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerHistory:
-    """The history on the server, if it is complete and contradicts no report.
-
-    Attributes:
-        position: Its newest entry.
-        voters: The voters at that entry.
-    """
+    """The history on the server, if it is complete and contradicts no report."""
 
     position: Position
     voters: tuple[str, ...]
@@ -151,38 +112,22 @@ class ServerHistory:
 
 @dataclass(frozen=True, slots=True)
 class MissingReports:
-    """Reports are missing, so nothing can be decided yet.
+    """Reports are missing, so nothing can be decided yet."""
 
-    Attributes:
-        missing: Voters that have not answered; empty if no report names the voters.
-        voter_count: Number of voters.
-    """
-
-    missing: tuple[str, ...]
+    missing: tuple[str, ...]  # Voters that have not answered; empty if no report names the voters
     voter_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the next epoch begins.
+    """How the next epoch begins."""
 
-    Attributes:
-        base: The last entry that is kept.
-        is_kept: Whether the server's own stream holds everything up to it.
-        holders: Nodes exactly at that position: each can fill the log again.
-        voters: The voters of the next epoch.
-        absent: Voters that did not answer.
-        is_majority: Whether a majority answered; otherwise entries that only absent
-            nodes hold are lost.
-        refill_after_seq: The log is filled again after this sequence number.
-    """
-
-    base: Position
-    is_kept: bool
-    holders: tuple[str, ...]
-    voters: tuple[str, ...]
-    absent: tuple[str, ...]
-    is_majority: bool
+    base: Position  # The last entry that is kept
+    is_kept: bool  # Whether the server's own stream holds everything up to it
+    holders: tuple[str, ...]  # Nodes exactly at that position: each can fill the log again
+    voters: tuple[str, ...]  # The voters of the next epoch
+    absent: tuple[str, ...]  # Voters that did not answer
+    is_majority: bool  # Otherwise entries that only absent nodes hold are lost
     refill_after_seq: int
 
     def opening(self, ballot: Ballot, fingerprint: str, dim: int) -> OpenEpoch:
@@ -244,7 +189,6 @@ def _start_ballot(cause: Cause) -> Assessment:
 
 
 def _is_beyond(position: Position, head: Position) -> bool:
-    """Whether a node in the log's epoch holds entries that the log does not have."""
     return position.seq > head.seq or (position.seq == head.seq and position.chain != head.chain)
 
 
@@ -317,7 +261,6 @@ def _longest(reports: Sequence[Report]) -> Report:
 
 
 def _reaches(head: Position, best: Position) -> bool:
-    """Whether the server's history is at least as long as the best reported one."""
     return head == best or head.revision > best.revision
 
 

@@ -87,30 +87,19 @@ class Ignored(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """A request for missing entries.
-
-    Attributes:
-        after_seq: The last sequence number that the replica has.
-    """
+    """A request for missing entries."""
 
     after_seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the shell has to do after one entry.
+    """What the shell has to do after one entry."""
 
-    Attributes:
-        commits: Commits to make durable and visible, in order, in one transaction.
-        fetch: Entries to ask the log for.
-        ignored: Why the entry changes nothing, if it does not.
-        diverged: How the log contradicts this replica's history, if it does.
-    """
-
-    commits: tuple[Commit, ...] = ()
+    commits: tuple[Commit, ...] = ()  # To make durable and visible, in order, in one transaction
     fetch: Fetch | None = None
-    ignored: Ignored | None = None
-    diverged: str | None = None
+    ignored: Ignored | None = None  # Why the entry changes nothing
+    diverged: str | None = None  # How the log contradicts this replica's history
 
 
 REORDER_ENTRIES_MAX: Final = 1_024
@@ -179,7 +168,6 @@ class Replica:
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """Voters at this position, sorted."""
         return self.epochs[-1].opened.voters if self.epochs else ()
 
     @property
@@ -244,13 +232,7 @@ class Replica:
         return self._extend(entry, source, log_epoch)
 
     def append(self, frame: bytes, proposal: Proposal, time_us: int) -> Step:
-        """Number a proposal and apply it: this replica is its own sequencer.
-
-        Args:
-            frame: The proposal's bytes.
-            proposal: The proposal.
-            time_us: Clock, microseconds since 1970.
-        """
+        """Number a proposal and apply it: this replica is its own sequencer."""
         entry = make_entry(self.position, frame, proposal, time_us)
         if (refusal := self._refusal(entry.epoch)) is not None:
             return Step(ignored=refusal)
@@ -259,7 +241,6 @@ class Replica:
         return self._extend(entry, Source.LOG, entry.epoch)
 
     def _refusal(self, log_epoch: int) -> Ignored | None:
-        """Why entries of a log with this epoch are not taken at all, if they are not."""
         if self.state in (State.DIVERGED, State.HALTED, State.INSTALLING):
             return Ignored.NOT_FOLLOWING
         return Ignored.PROMISED if log_epoch < self._promised.epoch else None
@@ -285,7 +266,6 @@ class Replica:
         return Step(diverged=reason)
 
     def _buffer(self, early: _Buffered) -> Step:
-        """Keep an entry that arrived too early, within the limits."""
         seq, size_bytes = early.entry.seq, len(early.entry.frame)
         # Only the places next to ours are kept: forged entries that claim to be far ahead
         # must not use up the room for the entries that are needed next.
@@ -334,7 +314,6 @@ class Replica:
         return Step(tuple(commits), fetch=fetch)
 
     def _can_follow(self, early: _Buffered, epoch_min: int) -> bool:
-        """Whether a buffered entry may be applied now without asking the log."""
         # An older log may continue where the newer one took another way, and an epoch is
         # joined only if the log itself was read.
         return (
@@ -344,7 +323,6 @@ class Replica:
         )
 
     def _contradiction(self, entry: Entry) -> str | None:
-        """Why an entry cannot follow our position; None if it can."""
         if entry.prev_chain != self.position.chain:
             return f"entry {entry.seq} does not continue the history that was applied"
         if entry.epoch == self.position.epoch:
@@ -355,7 +333,6 @@ class Replica:
         return None
 
     def _apply(self, entry: Entry) -> Commit:
-        """Apply an entry that continues our history."""
         proposal = entry.proposal
         opens = entry.epoch != self.position.epoch
         known = None if opens else self._recall(proposal.op_id, entry.seq)
@@ -382,7 +359,6 @@ class Replica:
         return Commit(entry, change, self.table.digest.hex(), is_duplicate=known is not None)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
-        """Apply an entry to the table; its chain was checked before."""
         at = entry.position.revision
         mutation = entry.proposal.mutation
         if isinstance(mutation, OpenEpoch) and not opens:
@@ -435,7 +411,6 @@ class Replica:
             self.position = before.position
 
     def _forget(self, newest: Remembered, before: Remembered | None) -> None:
-        """Undo the memory of an outcome."""
         if before is None:
             del self._remembered[newest.op_id]
         else:
@@ -461,7 +436,6 @@ def _epoch_of(ballot: Ballot) -> int:
 
 
 def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
-    """Return the outcome of a write that was applied before."""
     hashes = (known.request_hash, proposal.request_hash)
     if all(hashes) and hashes[0] != hashes[1]:
         return Outcome(

@@ -19,51 +19,32 @@ class Remembered(NamedTuple):
     """The outcome of a write, kept so that a repeat has no effect.
 
     A boot makes one for each entry of the idempotency window, so this is a plain tuple.
-
-    Attributes:
-        op_id: 16 bytes that identify the write.
-        seq: Its sequence number.
-        request_hash: Hash of the client's request; empty if unknown.
-        outcome: Its outcome.
     """
 
-    op_id: bytes
+    op_id: bytes  # 16 bytes that identify the write
     seq: int
-    request_hash: bytes
+    request_hash: bytes  # Of the client's request; empty if unknown
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """An epoch in this history.
-
-    Attributes:
-        epoch: Its number.
-        opened: The entry that opened it, with ``voters`` as changed since.
-    """
+    """An epoch in this history."""
 
     epoch: int
-    opened: OpenEpoch
+    opened: OpenEpoch  # With ``voters`` as changed since
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """State of a replica at ``position``.
-
-    Attributes:
-        position: Position in the log.
-        settings: Settings of the route set.
-        routes: All routes, in order of name.
-        row_hashes: Row hash of every slot that has an owner.
-        remembered: Outcomes inside the idempotency window, in order of seq.
-        imports: Open imports, in order of identity.
-        epochs: Epochs of this history, in order.
-    """
+    """State of a replica at ``position``."""
 
     position: Position = field(default_factory=Position)
     settings: Settings = field(default_factory=Settings)
-    routes: tuple[RouteRecord, ...] = ()
+    routes: tuple[RouteRecord, ...] = ()  # In order of name
+    # Row hash of every slot that has an owner
     row_hashes: Mapping[int, bytes] = field(default_factory=dict)
+    # Outcomes inside the idempotency window, in order of seq
     remembered: tuple[Remembered, ...] = ()
-    imports: tuple[StagedImport, ...] = ()
+    imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
     epochs: tuple[EpochRecord, ...] = ()

@@ -95,7 +95,6 @@ class FreeNumbers:
         return lowest + list(range(self.high_water, self.high_water + missing))
 
     def claim(self, number: int) -> None:
-        """Mark a free number as used."""
         if number < self.high_water:
             self._free.remove(number)
             return
@@ -114,7 +113,6 @@ class FreeNumbers:
             self._heap = sorted(self._free)
 
     def free(self, number: int) -> None:
-        """Mark a used number as free."""
         assert 0 <= number < self.high_water, f"{number} is not in use: this is a bug"
         assert number not in self._free, f"{number} is free already: this is a bug"
         self._free.add(number)
@@ -133,24 +131,16 @@ class FreeNumbers:
 
 @dataclass(slots=True)
 class DesiredRoute:
-    """A route as a mutation wants it, before its new rows have slots.
-
-    Attributes:
-        name: Name of the route.
-        before: The route as it stands, or None.
-        threshold: Wanted threshold.
-        metadata: Wanted metadata.
-        payload: Wanted payload.
-        kept: Slots that stay as they are, with their texts.
-        added: Texts and vectors that need a slot.
-    """
+    """A route as a mutation wants it, before its new rows have slots."""
 
     name: str
     before: RouteRecord | None
     threshold: float | None
     metadata: str
     payload: str
+    # Slots that stay as they are, with their texts
     kept: dict[int, str] = field(default_factory=dict)
+    # Texts and vectors that need a slot
     added: list[tuple[str, bytes]] = field(default_factory=list)
 
     def stale_slots(self) -> tuple[int, ...]:
@@ -171,7 +161,6 @@ class DesiredRoute:
         )
 
     def record(self, route_id: int, rows: dict[int, str], at: Revision) -> RouteRecord:
-        """Make the record of the route with these rows."""
         slots = tuple(sorted(rows))
         return RouteRecord(
             route_id=route_id,
@@ -191,7 +180,6 @@ def _outcome_of(
     gone: tuple[RouteRecord, ...],
     at: Revision,
 ) -> Outcome:
-    """Return the outcome of writing and deleting routes."""
     if not changed and not gone:
         before = wanted[0].before if len(wanted) == 1 else None
         return Outcome("unchanged", at, before.revision if before else None)
@@ -204,17 +192,7 @@ def _outcome_of(
 
 
 def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:
-    """Plan new settings of the route set.
-
-    Args:
-        before: The settings in force.
-        wanted: The settings asked for, without a calibration.
-        high_water: One above the highest slot in use.
-        at: Place in the log.
-
-    Raises:
-        Rejection: The capacity would be below the highest slot in use.
-    """
+    """Plan new settings of the route set."""
     # A calibration is valid for the settings it was measured with: another aggregation or
     # threshold drops it, and so does switching the cascade off.
     is_as_measured = (wanted.aggregation, wanted.topk, wanted.threshold) == (

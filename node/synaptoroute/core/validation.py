@@ -127,7 +127,6 @@ def _check_name(name: str) -> None:
 
 
 def _check_text(text: str, bytes_max: int, what: str) -> None:
-    """Refuse a text that is empty, too long, or that a database cannot store."""
     if not text or "\x00" in text:
         raise Rejection("invalid_route", f"{what} is empty or contains U+0000")
     size_bytes = len(text) if text.isascii() else len(_encode(text, what))
@@ -182,7 +181,6 @@ def _check_calibration(text: str) -> None:
 
 
 def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) -> None:
-    """Refuse a text that is not canonical JSON, or not an object if one is needed."""
     if text == "{}" or (text == "null" and not is_object):
         return
     what = "metadata" if is_object else "payload"
@@ -199,7 +197,6 @@ def _check_json(text: str, *, is_object: bool, bytes_max: int = JSON_BYTES_MAX) 
 
 
 def _depth(text: str) -> int:
-    """Return how deep brackets are nested."""
     # Counted without recursion: the depth at which json.loads fails differs between builds.
     depth = deepest = 0
     for character in _STRING.sub("", text):

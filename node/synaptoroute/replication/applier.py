@@ -60,15 +60,7 @@ _EMPTY: Final = object()
 
 
 class Applier:
-    """Owner of the replica and of the storage's writing side.
-
-    Attributes:
-        replica: The replicated state; only the applier's thread changes it.
-        storage: The database; only the applier's thread writes to it.
-        storage_state: ``ok``, or why the last commit failed.
-        commit_count: Entries applied since the start.
-        is_applying: Whether a group is being applied now.
-    """
+    """Owner of the replica and of the storage's writing side."""
 
     def __init__(
         self,
@@ -100,7 +92,7 @@ class Applier:
         """
         self.replica = replica
         self.storage = storage
-        self.storage_state = "ok"
+        self.storage_state = "ok"  # ``ok``, or why the last commit failed
         self.commit_count = 0
         self.is_applying = False
         self._founding = founding
@@ -118,7 +110,6 @@ class Applier:
 
     @property
     def backlog_entries(self) -> int:
-        """Entries that wait to be applied."""
         return len(self._inbox)
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
@@ -134,19 +125,11 @@ class Applier:
         self._inbox.put_all(proposals)
 
     def deliver(self, entries: Sequence[IncomingEntry]) -> None:
-        """Queue entries of a shared log, in the order in which they were read.
-
-        Raises:
-            NotReady: The applier has stopped.
-        """
+        """Queue entries of a shared log, in the order in which they were read."""
         self._inbox.put_all(entries)
 
     def run(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
-        """Run a function on the applier's thread, between two groups.
-
-        Raises:
-            NotReady: The applier has stopped.
-        """
+        """Run a function on the applier's thread, between two groups."""
         future: Future[ResultT] = Future()
         self._inbox.put(_Task(task, future))
         return future
@@ -172,7 +155,6 @@ class Applier:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
@@ -259,7 +241,6 @@ class Applier:
         return None
 
     def _commit(self, commits: list[Commit]) -> None:
-        """Make commits durable, then visible; only the last may change the encoder."""
         failpoint("apply.received")
         self.storage.commit(commits)
         failpoint("commit.done")
@@ -285,9 +266,6 @@ class Applier:
 
         The entry is not skipped: the node halts in front of it, since it could not encode a
         query for the rows that follow.
-
-        Raises:
-            EncoderMismatch: The encoder is not loaded.
         """
         encoder = encoder_of(mutation.import_id)
         if encoder is not None and not self._has_encoder(encoder[0]):
@@ -298,7 +276,6 @@ class Applier:
             )
 
     def _reject(self, group: Sequence[Proposal | IncomingEntry], error: Exception) -> None:
-        """Report that a group was not applied."""
         if isinstance(error, StorageUnavailable):
             self.storage_state = str(error.fields.get("reason", "failing"))
         for each in group:

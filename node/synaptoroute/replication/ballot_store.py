@@ -21,18 +21,11 @@ PROMISE_KEY: Final = "promise"
 
 @dataclass(frozen=True, slots=True)
 class VoterState:
-    """What a node reports to a ballot, read between two groups of entries.
+    """What a node reports to a ballot, read between two groups of entries."""
 
-    Attributes:
-        position: The durable position.
-        promised: The newest promised ballot.
-        epoch_id: The ballot that opened the current epoch; empty before the first epoch.
-        voters: The voters at that position.
-    """
-
-    position: Position
-    promised: Ballot
-    epoch_id: str
+    position: Position  # durable
+    promised: Ballot  # The newest promised ballot
+    epoch_id: str  # The ballot that opened the current epoch; empty before the first
     voters: tuple[str, ...]
 
 

@@ -14,8 +14,7 @@ from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.scripts import NoLog
 
 ACK_POLL_SECONDS: Final = 0.008
-ACK_RETRY_SECONDS: Final = 0.25
-"""Pause after a call that Redis did not answer."""
+ACK_RETRY_SECONDS: Final = 0.25  # Pause after a call that Redis did not answer
 
 
 class Barriers:
@@ -26,12 +25,7 @@ class Barriers:
         self._engine = session.engine
 
     async def wait_version(self, version: Revision, timeout_seconds: float) -> None:
-        """Wait until a version is visible here.
-
-        Raises:
-            NotCaughtUp: It is not visible in time.
-            VersionLost: The version belongs to a write that a later epoch left behind.
-        """
+        """Wait until a version is visible here."""
         deadline = time.monotonic() + timeout_seconds
         while not self._is_visible(version):
             self._session.catch_up_wanted.set()
@@ -71,26 +65,14 @@ class Barriers:
         return version.seq <= position.seq
 
     async def wait_head(self, timeout_seconds: float) -> None:
-        """Wait until everything is visible that the log holds now.
-
-        Raises:
-            SequencerUnavailable: The log does not answer.
-            NotCaughtUp: It is not visible in time.
-        """
+        """Wait until everything is visible that the log holds now."""
         head = await self._session.log.head()
         if isinstance(head, NoLog):
             raise NotCaughtUp("there is no log to compare with", retry_after_seconds=2.0)
         await self.wait_version(head.position.revision, timeout_seconds)
 
     async def wait_acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
-        """Wait until a majority of the voters, or every live node, holds an entry.
-
-        Returns:
-            False if they do not hold it in time.
-
-        Raises:
-            VersionLost: A later epoch left the entry behind.
-        """
+        """Wait until a majority of the voters, or every live node, holds an entry in time."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             pause_seconds = ACK_POLL_SECONDS

@@ -39,8 +39,7 @@ from synaptoroute.sequencer.scripts import NoLog
 from synaptoroute.storage import SQLiteStorage
 
 PEERS_ASKED_MAX: Final = 3
-SPREAD_SECONDS: Final = 0.2
-"""Nodes that miss the same entries do not all ask at one moment."""
+SPREAD_SECONDS: Final = 0.2  # Nodes that miss the same entries do not all ask at one moment
 SNAPSHOT_PAUSE_SECONDS: Final = 30.0
 """Time between two tries to take a snapshot instead of a long log."""
 FAR_ENTRIES: Final = 2_000
@@ -63,20 +62,13 @@ class CatchUpResult(Enum):
 
 
 class CatchUp:
-    """Brings one node to the head of the log.
-
-    Attributes:
-        diverged: How the log contradicts this node's history; None if it does not.
-        halted: Why the next entry cannot be applied; None if it can.
-        last_error: Why the last try failed.
-        is_too_stale: Whether peers have been ahead for too long.
-    """
+    """Brings one node to the head of the log."""
 
     def __init__(self, session: Session, peers: PeerClient, recovery: Recovery) -> None:
-        self.diverged: str | None = None
-        self.halted: str | None = None
+        self.diverged: str | None = None  # How the log contradicts this node's history
+        self.halted: str | None = None  # Why the next entry cannot be applied
         self.last_error = ""
-        self.is_too_stale = False
+        self.is_too_stale = False  # Whether peers have been ahead for too long
         self._session = session
         self._engine = session.engine
         self._peers = peers
@@ -160,7 +152,6 @@ class CatchUp:
         return result.epoch == position.epoch and bool(epoch_id) and result.epoch_id != epoch_id
 
     def _is_far(self, position: Position, result: ReadResult) -> bool:
-        """Whether to try a snapshot before the log is read to its end."""
         if result.coverage is not Coverage.WHOLE or time.monotonic() < self._snapshot_tried_until:
             return False
         head = self._session.head
@@ -176,7 +167,6 @@ class CatchUp:
         return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
     async def _take(self, position: Position, result: ReadResult) -> CatchUpResult:
-        """Apply what the log returned, or get from peers what it no longer has."""
         match result.coverage:
             case Coverage.WHOLE:
                 return await self._extend(position, result)
@@ -206,7 +196,6 @@ class CatchUp:
         return True
 
     async def _extend(self, position: Position, result: ReadResult) -> CatchUpResult:
-        """Apply entries that follow the position."""
         session = self._session
         if result.entries:
             await self._set_state(State.CATCHING_UP)
@@ -242,11 +231,9 @@ class CatchUp:
         return CatchUpResult.BLOCKED
 
     async def _applied(self) -> Position:
-        """Position after everything that was delivered before this call."""
         return await self._session.on_applier(lambda state: state.replica.position)
 
     async def _set_state(self, state: State) -> None:
-        """Move the replica to a state, if there is a transition to it."""
         if self._engine.replica_status.state is state:
             return
 
@@ -275,7 +262,6 @@ class CatchUp:
         return donors[:PEERS_ASKED_MAX]
 
     async def _from_peers(self, position: Position) -> bool:
-        """Bridge a gap by a peer's op log, else by a peer's snapshot."""
         await asyncio.sleep(random.uniform(0.0, SPREAD_SECONDS))
         donors = await self._find_donors(position)
         if await self._from_op_logs(position, donors):
@@ -283,7 +269,6 @@ class CatchUp:
         return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
     async def _from_op_logs(self, position: Position, donors: Sequence[NodeSeen]) -> bool:
-        """Apply what a peer's op log holds after a position; whether the position moved."""
         is_ahead = False
         for donor in donors:
             try:
@@ -307,7 +292,6 @@ class CatchUp:
         return True
 
     async def _without_log(self, position: Position) -> CatchUpResult:
-        """Redis is away: take what peers have, and notice if they stay ahead."""
         if position.seq and await self._from_op_logs(position, await self._find_donors(position)):
             self._note_in_reach()
         return CatchUpResult.BLOCKED
@@ -350,7 +334,6 @@ class CatchUp:
     async def _from_snapshots(
         self, position: Position, donors: Sequence[NodeSeen], *, orphans_after_seq: int | None
     ) -> bool:
-        """Install the first snapshot that the log confirms."""
         for donor in donors:
             target = temporary_file(self._engine, "install")
             try:
@@ -372,7 +355,6 @@ class CatchUp:
     async def _install(
         self, position: Position, file: SnapshotFile, orphans_after_seq: int | None
     ) -> bool:
-        """Install a snapshot, if it is ahead and the log has its position."""
         is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
         if orphans_after_seq is None and not is_ahead:
             self.last_error = "a snapshot is older than what it should replace"
@@ -406,11 +388,7 @@ class CatchUp:
 
 
 async def is_confirmed(log: RedisLog, position: Position) -> bool:
-    """Whether the log has this position in its history, as far back as it reaches.
-
-    Raises:
-        SequencerUnavailable: Redis does not answer.
-    """
+    """Whether the log has this position in its history, as far back as it reaches."""
     head = await log.head()
     if isinstance(head, NoLog) or not 0 < position.seq <= head.seq:
         return False

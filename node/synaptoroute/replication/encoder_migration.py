@@ -63,21 +63,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MigrationProgress:
-    """How far this node has come with a change of the encoder.
-
-    Attributes:
-        step: The current step.
-        encoder: Fingerprint of the new encoder.
-        done_texts: Texts that have their vector.
-        total_texts: Texts that need one.
-        detail: Why it failed.
-    """
+    """How far this node has come with a change of the encoder."""
 
     step: MigrationStep = "idle"
     encoder: str = ""
     done_texts: int = 0
     total_texts: int = 0
-    detail: str = ""
+    detail: str = ""  # Why it failed
 
 
 def split(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
@@ -86,11 +78,7 @@ def split(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
 
 
 class EncoderMigration:
-    """One node's work on a change of the encoder.
-
-    Attributes:
-        progress: What is being done.
-    """
+    """One node's work on a change of the encoder."""
 
     def __init__(self, session: Session, barriers: Barriers) -> None:
         self.progress = MigrationProgress()
@@ -116,12 +104,7 @@ class EncoderMigration:
         self.progress = replace(self.progress, step="done")
 
     async def generate(self, fingerprint: str) -> None:
-        """Log the vector of every text that an encoder's staged vectors lack.
-
-        Raises:
-            EncoderMismatch: This node does not have the encoder.
-            ClusterError: The log does not take what is written.
-        """
+        """Log the vector of every text that an encoder's staged vectors lack."""
         encoder = self._engine.encoders.find(fingerprint)
         name = generation_id(fingerprint, encoder.dim)
         await self._open(name)
@@ -139,11 +122,7 @@ class EncoderMigration:
         self.progress = replace(self.progress, done_texts=total, total_texts=total)
 
     async def switch(self, fingerprint: str) -> None:
-        """Change the cluster to an encoder, at one place of the log.
-
-        Raises:
-            ClusterError: Others wrote all the time, or the log took nothing.
-        """
+        """Change the cluster to an encoder, at one place of the log."""
         if self._engine.encoder.fingerprint == fingerprint:
             return
         dim = self._engine.encoders.find(fingerprint).dim
@@ -171,7 +150,6 @@ class EncoderMigration:
     # --- steps ------------------------------------------------------------------------
 
     async def _append_switch(self, at: Position, fingerprint: str, dim: int) -> bool:
-        """Append the switching entry; False if another write came first ``at``."""
         engine = self._engine
         proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
         encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)
@@ -215,7 +193,6 @@ class EncoderMigration:
         return list(self._engine.database.rows(slot, CHUNK_TEXTS_MAX))
 
     async def _encode(self, encoder: TextEncoder, texts: Sequence[str]) -> list[bytes]:
-        """Encode a few texts at a time, on a thread of its own, so that queries come first."""
         vectors: list[bytes] = []
         for part in split(texts, ENCODE_TEXTS_MAX):
             rows = await asyncio.to_thread(encoder.encode_utterances, part)
@@ -228,7 +205,6 @@ class EncoderMigration:
             await self._write(ImportBegin(name))
 
     async def _stage(self, name: str, rows: Sequence[tuple[str, str, bytes]]) -> None:
-        """Log vectors, as triples of route, text and vector."""
         by_route: dict[str, dict[str, bytes]] = {}
         for route, text, vector in rows:
             by_route.setdefault(route, {})[text] = vector
@@ -246,11 +222,6 @@ class EncoderMigration:
         )
 
     async def _write(self, mutation: Mutation) -> Outcome:
-        """Log a mutation and wait for its outcome here.
-
-        Raises:
-            ClusterError: It was rejected.
-        """
         engine = self._engine
         proposal = Proposal(os.urandom(16), mutation)
         future = engine.expect_outcome(proposal.op_id)

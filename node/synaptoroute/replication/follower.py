@@ -57,18 +57,6 @@ class Follower:
     Invariants: entries reach the engine in the order in which they were read;
     ``session.is_caught_up`` never becomes false again; nothing is applied before the first head
     was handled.
-
-    Attributes:
-        session: State that the parts share.
-        clock: Redis' clock.
-        membership: Proofs by which the nodes of the cluster know each other.
-        recovery: Epoch changes.
-        catch_up: Fetches what is missing.
-        bootstrap: Handles the head of the log.
-        heartbeat: Reports this node and reads the head.
-        barriers: Waits of readers and writers.
-        maintenance: Audits, scrubs and commands.
-        snapshots: Serves peers.
     """
 
     def __init__(self, engine: EnginePort, log: RedisLog, config: ClusterConfig) -> None:
@@ -99,11 +87,7 @@ class Follower:
     # --- start and stop ---------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to follow; returns soon, ``status`` shows when the node has caught up.
-
-        Raises:
-            ConfigError: The file with the peers' secret cannot be used.
-        """
+        """Begin to follow; returns soon, ``status`` shows when the node has caught up."""
         engine, log = self.session.engine, self.session.log
         await asyncio.to_thread(self._secret.load)
         await asyncio.to_thread(delete_leftovers, engine)
@@ -128,7 +112,6 @@ class Follower:
             self._tasks.append(task)
 
     async def _run_forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop, and start it again if a bug ends it."""
         while True:
             try:
                 await run()
@@ -171,7 +154,6 @@ class Follower:
         self._call(self.heartbeat.position_moved.set)
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Run a function on the event loop."""
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
@@ -262,12 +244,7 @@ class Follower:
     # --- status -----------------------------------------------------------------------
 
     def check_may_write(self) -> None:
-        """Refuse a write that the log would not take, with the reason.
-
-        Raises:
-            EncoderMismatch: The log carries vectors of another encoder.
-            SequencerUnavailable: The log is another cluster's.
-        """
+        """Refuse a write that the log would not take, with the reason."""
         session = self.session
         if session.log_state is LogState.MISMATCH:
             raise EncoderMismatch(session.detail)

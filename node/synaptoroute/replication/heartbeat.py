@@ -59,11 +59,7 @@ def node_report(session: Session, position: Position) -> NodeReport:
 
 
 class Heartbeat:
-    """Sends one node's heartbeats.
-
-    Attributes:
-        position_moved: Set when a new position is visible.
-    """
+    """Sends one node's heartbeats."""
 
     def __init__(
         self,
@@ -71,20 +67,12 @@ class Heartbeat:
         clock: RedisClock,
         on_head: Callable[[Head | NoLog, Position], Awaitable[None]],
     ) -> None:
-        """Create the sender.
-
-        Args:
-            session: The follower's session.
-            clock: Updated from every answer.
-            on_head: Handles a head, given the position before it was read.
-        """
-        self.position_moved = asyncio.Event()
+        self.position_moved = asyncio.Event()  # Set when a new position is visible
         self._session = session
         self._clock = clock
         self._on_head = on_head
 
     async def run(self) -> None:
-        """Send heartbeats until cancelled."""
         wanted = self._session.heartbeat_wanted
         while True:
             await self.send()

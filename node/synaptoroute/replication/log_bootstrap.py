@@ -28,14 +28,11 @@ _STATE_OF_CAUSE: Final = {
 
 
 class LogBootstrap:
-    """Decides what one node does about the state of the log.
-
-    Attributes:
-        mismatch: Which encoder this node lacks to follow the log; empty if it lacks none.
-            Kept while the log recovers, because a lost header names no encoder.
-    """
+    """Decides what one node does about the state of the log."""
 
     def __init__(self, session: Session, recovery: Recovery, catch_up: CatchUp) -> None:
+        # Which encoder this node lacks. Kept while the log recovers: a lost header names no
+        # encoder.
         self.mismatch = ""
         self._session = session
         self._recovery = recovery
@@ -56,7 +53,6 @@ class LogBootstrap:
             self._handle_log(head, reported)
 
     def _handle_log(self, head: Head, reported: Position) -> None:
-        """Decide what the log of this node's own cluster means."""
         session = self._session
         replica = session.engine.replica_status
         assessment = assess_log(head.view, reported, replica.promised, replica.epoch_id)
@@ -90,7 +86,6 @@ class LogBootstrap:
         return bool(self.mismatch)
 
     def _recover(self, cause: Cause | None, head: Head, reported: Position) -> None:
-        """Note that the log is closed, and take part in its recovery."""
         state = LogState.RECOVERING if cause is None else _STATE_OF_CAUSE.get(cause)
         detail = self._recovery.detail
         if cause is Cause.REGRESSED:
@@ -115,7 +110,6 @@ class LogBootstrap:
         return own is not None and own.epoch == head.epoch and own.opened.epoch_id != head.epoch_id
 
     async def _keep_cluster_id(self, cluster_id: str) -> None:
-        """Store the cluster's identity, by which its nodes know each other."""
         known = self._session.engine.database.meta_get(CLUSTER_ID_KEY)
         if not cluster_id or cluster_id == known:
             return
@@ -135,7 +129,6 @@ class LogBootstrap:
             await self._found()
 
     async def _found(self) -> None:
-        """Found the log, if all expected nodes are there and all of them are empty."""
         session = self._session
         session.set_log_state(LogState.FOUNDING)
         live = [seen.report for seen in await session.log.presence.nodes() if seen.is_live]

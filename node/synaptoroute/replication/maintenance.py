@@ -50,14 +50,7 @@ def audits_in(received: Sequence[ReceivedEntry]) -> list[Commit]:
 
 
 class Maintenance:
-    """One node's part in keeping the fleet sound.
-
-    Attributes:
-        last_scrub: Result of the newest scrub; None before the first.
-        resyncs: Commanded resyncs that completed.
-        row_repair: Repairs single rows.
-        migration: Changes the cluster's encoder.
-    """
+    """One node's part in keeping the fleet sound."""
 
     def __init__(
         self,
@@ -68,7 +61,7 @@ class Maintenance:
         migration: EncoderMigration,
     ) -> None:
         self.last_scrub: Scrub | None = None
-        self.resyncs = 0
+        self.resyncs = 0  # Commanded resyncs that completed
         self.row_repair = row_repair
         self.migration = migration
         self._session = session
@@ -116,11 +109,7 @@ class Maintenance:
             _log.warning("audit %s was not reported: %s", entry.seq, error)
 
     async def scrub(self) -> Scrub:
-        """Compare memory and disk with the digest; one scrub at a time.
-
-        Raises:
-            StorageUnavailable, NotReady: It could not be done.
-        """
+        """Compare memory and disk with the digest; one scrub at a time."""
         async with self._scrubbing:
             found = await scrub(self._session.engine)
             self.last_scrub = found
@@ -131,7 +120,6 @@ class Maintenance:
     # --- commands ---------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look for commands until cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS * random.uniform(0.8, 1.2))
             if self._session.log_state is LogState.OPEN:

@@ -37,7 +37,6 @@ class PendingWrites:
         return future
 
     def forget(self, op_id: bytes, future: Future[Outcome]) -> None:
-        """Stop waiting."""
         with self._lock:
             futures = self._futures.get(op_id, [])
             if future in futures:

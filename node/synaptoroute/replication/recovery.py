@@ -49,15 +49,13 @@ from synaptoroute.sequencer.scripts import Head, NoLog
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
 OBSERVER_POLL_SECONDS: Final = 0.5
-PATIENCE_SECONDS: Final = 1.0
-"""How long silent nodes are waited for once a majority has answered."""
+PATIENCE_SECONDS: Final = 1.0  # How long silent nodes are waited for once a majority has answered
 FORCED_PATIENCE_SECONDS: Final = 3.0
 STUCK_SECONDS: Final = 5.0
 """After this time without the node that should act, a higher ballot is begun."""
 STUCK_DOUBLINGS_MAX: Final = 4
 """Each ballot in a row gets twice the time, so that slow nodes finish one eventually."""
-AVAILABLE_SECONDS: Final = 10.0
-"""How long ``recovery=available`` waits for a majority."""
+AVAILABLE_SECONDS: Final = 10.0  # How long ``recovery=available`` waits for a majority
 CHECK_INTERVAL_SECONDS: Final = 5.0
 READ_ENTRIES: Final = 512
 READ_BYTES: Final = 4_194_304
@@ -67,14 +65,10 @@ _log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """One node's part in epoch changes.
-
-    Attributes:
-        detail: What the recovery waits for; empty if there is none.
-    """
+    """One node's part in epoch changes."""
 
     def __init__(self, session: Session) -> None:
-        self.detail = ""
+        self.detail = ""  # What the recovery waits for; empty if there is none
         self._session = session
         self._epochs = session.log.epochs
         self._task: asyncio.Task[None] | None = None
@@ -135,7 +129,6 @@ class Recovery:
     # --- the ballot -------------------------------------------------------------------
 
     async def _begin(self, cause: Cause, head: Head | NoLog, state: VoterState) -> bool:
-        """Close the log with a ballot, or join the current one."""
         identity = await self._identity(head, state)
         if identity is None:
             return False
@@ -215,7 +208,6 @@ class Recovery:
         return Mode.AVAILABLE if is_available and waited_seconds > AVAILABLE_SECONDS else Mode.SAFE
 
     async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
-        """Decide, and execute the decision if this node can."""
         waited_seconds = time.monotonic() - self._ballot_since
         kept = None if head.cause == Cause.DAMAGED.value else check.kept
         found = decide(ballot, check.reports, kept, self._mode(head, waited_seconds))
@@ -250,7 +242,6 @@ class Recovery:
         self._session.set_log_state(LogState.RECOVERING, detail)
 
     async def _execute(self, head: Head, ballot: Ballot, decision: Decision) -> None:
-        """Open the next epoch under the lease."""
         lease = self._session.log.lease(RECOVERY_LEASE, self._session.node_id)
         held = await lease.acquire()
         if not isinstance(held, Held):
@@ -279,7 +270,6 @@ class Recovery:
     async def _open(
         self, lease: Lease, held: Held, head: Head, ballot: Ballot, decision: Decision
     ) -> RecoveryResult:
-        """Refill the log if Redis does not hold the base, and open it."""
         base = decision.base
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
@@ -331,7 +321,6 @@ class Recovery:
     # --- damage, operators ------------------------------------------------------------
 
     async def _check_damage(self) -> None:
-        """Close an open log whose stream contradicts its header."""
         log = self._session.log
         try:
             head = await log.head()
@@ -347,11 +336,7 @@ class Recovery:
             _log.warning("the log could not be checked: %s", error)
 
     async def outlook(self) -> Decision | MissingReports | None:
-        """Show what forcing the recovery would keep and risk; None if the log is open.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
-        """
+        """Show what forcing the recovery would keep and risk; None if the log is open."""
         head = await self._session.log.head()
         if isinstance(head, NoLog) or head.ballot is None:
             return None
@@ -364,9 +349,6 @@ class Recovery:
         """Let the nodes that are present decide; absent voters lose their vote.
 
         Call it only after an operator has seen what may be lost.
-
-        Raises:
-            SequencerUnavailable: Redis does not answer.
         """
         head = await self._session.log.head()
         cause = Cause.FORCED

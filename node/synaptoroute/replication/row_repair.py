@@ -31,8 +31,7 @@ from synaptoroute.replication.scrub import find_damage
 from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.peers import PeerClient
 
-ROWS_MAX: Final = 4_096
-"""More rows than that arrive as fast in a snapshot."""
+ROWS_MAX: Final = 4_096  # More rows than that arrive as fast in a snapshot
 TRIES_MAX: Final = 10
 TRY_SECONDS: Final = 0.3
 
@@ -41,40 +40,24 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StateSums:
-    """What two nodes compare.
-
-    Attributes:
-        position: Position of the sums.
-        digest: Digest of the whole state there.
-        buckets: Sum over the rows of each bucket of slots, hexadecimal.
-    """
+    """What two nodes compare."""
 
     position: Position
     digest: str
-    buckets: tuple[str, ...]
+    buckets: tuple[str, ...]  # Sum over the rows of each bucket of slots, hexadecimal
 
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """Rows that a repair replaced.
+    """Rows that a repair replaced."""
 
-    Attributes:
-        rows_from_memory: Rows of the database that were written again.
-        rows_from_disk: Rows of the tensor that were read again.
-        rows_from_peer: Rows that were fetched.
-    """
-
-    rows_from_memory: int = 0
-    rows_from_disk: int = 0
+    rows_from_memory: int = 0  # Rows of the database that were written again
+    rows_from_disk: int = 0  # Rows of the tensor that were read again
     rows_from_peer: int = 0
 
 
 class RowRepair:
-    """Repairs the rows of one node.
-
-    Attributes:
-        last: Result of the newest repair; None before the first.
-    """
+    """Repairs the rows of one node."""
 
     def __init__(self, session: Session, peers: PeerClient) -> None:
         self.last: RepairResult | None = None
@@ -83,16 +66,7 @@ class RowRepair:
         self._peers = peers
 
     async def repair(self, donors: Sequence[str]) -> RepairResult:
-        """Put right what is wrong, as far as it is rows.
-
-        Args:
-            donors: Identities of nodes of the majority.
-
-        Raises:
-            ClusterError: It is more than rows, or no donor can be compared with: take a
-                snapshot instead.
-            StorageUnavailable: The database cannot be written.
-        """
+        """Put right what is wrong, as far as it is rows."""
         for _ in range(TRIES_MAX):
             try:
                 return await self._try(donors)
@@ -123,7 +97,6 @@ class RowRepair:
     async def _fetch_differing(
         self, donors: Sequence[str]
     ) -> tuple[Position, str, list[SlotWrite]]:
-        """Fetch the rows by which this node differs, and the digest that they lead to."""
         seen = await self._session.log.presence.nodes()
         urls = {each.report.node_id: each.report.url for each in seen if each.is_live}
         for url in [urls[donor] for donor in donors if urls.get(donor)]:
@@ -157,19 +130,7 @@ class RowRepair:
 def _rewrite(
     engine: EnginePort, state: AppliedState, rows: Sequence[SlotWrite], at: Position, digest: str
 ) -> None:
-    """Write rows again and serve what the database then holds.  Runs on the applier's thread.
-
-    Args:
-        engine: Serves the repaired state; queries continue meanwhile.
-        state: The state to repair.
-        rows: Rows of slots that belong to the same owner already.
-        at: The position at which they were compared.
-        digest: Digest of the state with these rows.
-
-    Raises:
-        NotReady: The state has changed since the comparison.
-        ClusterError: The rows do not lead to the digest.
-    """
+    """Write rows again and serve what the database then holds.  Runs on the applier's thread."""
     table = state.replica.table
     is_own = all(table.row_hashes.get(row.slot) == row.row_hash for row in rows)
     if not is_own:
@@ -183,11 +144,6 @@ def _rewrite(
 
 
 def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
-    """Refuse rows that do not turn this state into the donor's.
-
-    Raises:
-        ClusterError: They do not.
-    """
     owners = {
         slot: (route.route_id, text)
         for route in table.routes.values()
@@ -215,11 +171,7 @@ def _sums(state: AppliedState) -> StateSums:
 
 
 async def dump_rows(engine: EnginePort, buckets: Iterable[int]) -> bytes:
-    """Write this node's sums, and its rows of some buckets, for a peer.
-
-    Raises:
-        ClusterError: There are too many rows.
-    """
+    """Write this node's sums, and its rows of some buckets, for a peer."""
     sums = await _own_sums(engine)
     wanted = frozenset(buckets)
     rows = await asyncio.to_thread(_read_rows, engine, wanted) if wanted else []
@@ -246,11 +198,7 @@ def _read_rows(engine: EnginePort, wanted: frozenset[int]) -> list[list[object]]
 
 
 def parse_rows(document: bytes) -> tuple[StateSums, list[SlotWrite]]:
-    """Read what a donor sent; the hash of each row is computed here.
-
-    Raises:
-        ProtocolError: It is malformed.
-    """
+    """Read what a donor sent; the hash of each row is computed here."""
     try:
         parsed: Any = json.loads(document)
         epoch, seq, chain = parsed["position"]

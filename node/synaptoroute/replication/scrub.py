@@ -19,29 +19,18 @@ from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.tensor import Tensor
 
 PART_SLOTS: Final = 256
-PAUSE_SECONDS: Final = 0.002
-"""Between two parts, so that writes and queries come first."""
+PAUSE_SECONDS: Final = 0.002  # Between two parts, so that writes and queries come first
 SLOTS_NAMED_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Scrub:
-    """Result of a scrub.
-
-    Attributes:
-        rows: Rows compared.
-        memory_slots: Slots of the tensor that differ; the first ones.
-        memory_rows: How many differ.
-        disk_slots: Slots of the database that differ; the first ones.
-        disk_rows: How many differ.
-        is_digest_right: Whether the digest is the sum over the state.
-        seconds: Duration.
-    """
+    """Result of a scrub."""
 
     rows: int
-    memory_slots: tuple[int, ...]
+    memory_slots: tuple[int, ...]  # The first ones that differ
     memory_rows: int
-    disk_slots: tuple[int, ...]
+    disk_slots: tuple[int, ...]  # The first ones that differ
     disk_rows: int
     is_digest_right: bool
     seconds: float
@@ -54,16 +43,11 @@ class Scrub:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Rows that are not what the digest says.
-
-    Attributes:
-        memory: Slots of the tensor.
-        disk: Slots of the database.
-        sound_rows: Rows of memory for the slots of the disk that memory still has.
-    """
+    """Rows that are not what the digest says."""
 
     memory: tuple[int, ...]
     disk: tuple[int, ...]
+    # Rows of memory for the slots of the disk that memory still has
     sound_rows: tuple[SlotWrite, ...]
 
 
@@ -75,12 +59,7 @@ class _Differences:
 
 
 async def scrub(engine: EnginePort) -> Scrub:
-    """Compare memory and disk with the digest, row by row.
-
-    Raises:
-        NotReady: The engine has stopped.
-        StorageUnavailable: The database cannot be read.
-    """
+    """Compare memory and disk with the digest, row by row."""
     began_at = time.monotonic()
     found = await _compare_all(engine)
     is_right = await asyncio.wrap_future(engine.run_on_applier(_is_digest_right))
@@ -96,12 +75,7 @@ async def scrub(engine: EnginePort) -> Scrub:
 
 
 async def find_damage(engine: EnginePort) -> Damage:
-    """Find every damaged row, and what memory has for those of the disk.
-
-    Raises:
-        NotReady: The engine has stopped.
-        StorageUnavailable: The database cannot be read.
-    """
+    """Find every damaged row, and what memory has for those of the disk."""
     found = await _compare_all(engine)
     in_memory = frozenset(found.memory)
     wanted = [slot for slot in found.disk if slot not in in_memory]
@@ -115,7 +89,6 @@ async def find_damage(engine: EnginePort) -> Damage:
 
 
 async def _compare_all(engine: EnginePort) -> _Differences:
-    """Compare all slots, one part at a time."""
     found = _Differences()
     start, is_last = 0, False
     while not is_last:

@@ -22,10 +22,8 @@ from synaptoroute.replication.status import EXPLANATIONS, FollowerCounts, LogSta
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head
 
-CLUSTER_ID_KEY: Final = "lineage"
-"""Key of the cluster's identity in the node's database."""
-BEHIND_SECONDS: Final = 0.2
-"""Time for the bus to bring what a head shows, before the log is read."""
+CLUSTER_ID_KEY: Final = "lineage"  # Key of the cluster's identity in the node's database
+BEHIND_SECONDS: Final = 0.2  # Time for the bus to bring what a head shows, before the log is read
 
 ResultT = TypeVar("ResultT")
 
@@ -53,23 +51,7 @@ class RedisClock:
 
 
 class Session:
-    """The shared state of one follower.
-
-    Attributes:
-        engine: Applies entries and serves queries.
-        log: The log of the cluster.
-        config: How this node takes part in the cluster.
-        node_id: Identity of this node, kept in its database.
-        counts: Totals since the start.
-        log_state: State of the log.
-        detail: What an operator should know about that state; empty if all is well.
-        head: The newest head that could be followed; None before the first.
-        is_caught_up: Whether a head was reached since the start; never becomes false again.
-        is_alone: Whether the stored state is served because there is no log to follow.
-        orphans_count: Writes that recoveries left behind on this node.
-        catch_up_wanted: Set to have the log read now.
-        heartbeat_wanted: Set to have a heartbeat sent now.
-    """
+    """The shared state of one follower."""
 
     def __init__(self, engine: EnginePort, log: RedisLog, config: ClusterConfig) -> None:
         self.engine = engine
@@ -78,13 +60,14 @@ class Session:
         self.node_id = engine.node_id
         self.counts = FollowerCounts()
         self.log_state = LogState.UNKNOWN
-        self.detail = EXPLANATIONS[LogState.UNKNOWN]
-        self.head: Head | None = None
-        self.is_caught_up = False
+        self.detail = EXPLANATIONS[LogState.UNKNOWN]  # For operators; empty if all is well
+        self.head: Head | None = None  # The newest head that could be followed
+        self.is_caught_up = False  # Never becomes false again
+        # Whether the stored state is served because there is no log to follow
         self.is_alone = False
-        self.orphans_count = 0
-        self.catch_up_wanted = asyncio.Event()
-        self.heartbeat_wanted = asyncio.Event()
+        self.orphans_count = 0  # Writes that recoveries left behind on this node
+        self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
+        self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
         self._fresh_at = self._followed_at = time.monotonic()
 
     # --- this node --------------------------------------------------------------------
@@ -96,7 +79,6 @@ class Session:
 
     @property
     def role(self) -> str:
-        """``voter`` or ``observer``."""
         return "voter" if self.head and self.node_id in self.head.voters else "observer"
 
     @property
@@ -119,17 +101,12 @@ class Session:
         return await asyncio.wrap_future(self.engine.run_on_applier(task))
 
     async def count_orphans(self) -> None:
-        """Count the writes that recoveries left behind, after they may have changed.
-
-        Raises:
-            StorageUnavailable: They cannot be read.
-        """
+        """Count the writes that recoveries left behind, after they may have changed."""
         self.orphans_count = await asyncio.to_thread(self.engine.database.orphan_count)
 
     # --- the log ----------------------------------------------------------------------
 
     def set_log_state(self, state: LogState, detail: str = "") -> None:
-        """Note the state of the log."""
         before, self.log_state = self.log_state, state
         self.detail = detail or EXPLANATIONS[state]
         if state is before:

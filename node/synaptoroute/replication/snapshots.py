@@ -33,16 +33,9 @@ _SERVING: Final = frozenset({State.LIVE, State.CATCHING_UP, State.SYNCING})
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDownload:
-    """A snapshot file that is ready to be sent.
+    """A snapshot file that is ready to be sent."""
 
-    Attributes:
-        path: The file; deleted after the download.
-        position: The position of its state.
-        sha256: Its SHA-256, hexadecimal.
-        size_bytes: Its size.
-    """
-
-    path: Path
+    path: Path  # deleted after the download
     position: Position
     sha256: str
     size_bytes: int
@@ -60,7 +53,6 @@ class SnapshotServer:
 
     @property
     def position(self) -> Position:
-        """The position of this node."""
         return self._session.position
 
     def _check_may_serve(self) -> None:
@@ -69,12 +61,7 @@ class SnapshotServer:
             raise NotReady(f"a replica that is {state.value} gives nothing")
 
     async def read_log(self, after: Position) -> bytes:
-        """Return the entries after a position; nothing if the op log does not reach it.
-
-        Raises:
-            RouteError: The position is not of this node's history.
-            Overloaded: Enough peers are being served.
-        """
+        """Return the entries after a position; nothing if the op log does not reach it."""
         self._check_may_serve()
         if self._logs.locked():
             raise Overloaded("enough peers are being served", retry_after_seconds=1.0)
@@ -99,12 +86,7 @@ class SnapshotServer:
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[SnapshotDownload]:
-        """Write a snapshot for one download; it is deleted afterwards.
-
-        Raises:
-            Overloaded: Enough peers are being served.
-            StorageUnavailable: It could not be written.
-        """
+        """Write a snapshot for one download; it is deleted afterwards."""
         self._check_may_serve()
         if self._snapshots.locked():
             raise Overloaded("enough peers are being served", retry_after_seconds=2.0)
@@ -170,11 +152,7 @@ class PeerSecret:
         self._secret = b""
 
     def load(self) -> None:
-        """Read the file, if one is configured; blocks.
-
-        Raises:
-            ConfigError: It cannot be read, or has less than ``SECRET_BYTES_MIN``.
-        """
+        """Read the file, if one is configured; blocks."""
         path = self._session.config.peer_secret_file
         if path is None:
             return
@@ -186,11 +164,6 @@ class PeerSecret:
             raise ConfigError(f"the peers' secret needs {SECRET_BYTES_MIN} bytes or more: {path}")
 
     def __call__(self) -> bytes:
-        """Return the secret.
-
-        Raises:
-            NotReady: It is derived from the cluster's identity, which is not known yet.
-        """
         if self._secret:
             return self._secret
         head = self._session.head

@@ -9,28 +9,17 @@ from enum import StrEnum
 class LogState(StrEnum):
     """State of the log, as this node sees it."""
 
-    UNKNOWN = "unknown"
-    """Not reached since the start."""
-    OPEN = "open"
-    """Writes are accepted."""
-    AWAY = "away"
-    """Redis does not answer; queries continue."""
-    RECOVERING = "recovering"
-    """Redis restarted; the nodes verify that nothing was lost."""
-    FOUNDING = "founding"
-    """There is no log yet; the expected nodes are not all there."""
-    FROZEN = "frozen"
-    """An operator closed the log."""
-    MISMATCH = "mismatch"
-    """The log carries vectors of another encoder than this node's."""
-    LOST = "lost"
-    """Redis has no log any more, though this node holds entries of one."""
-    FOREIGN = "foreign"
-    """Redis holds the log of another cluster than this node's database."""
-    REGRESSED = "regressed"
-    """Redis has lost entries that this node holds."""
-    DAMAGED = "damaged"
-    """The log in Redis contradicts itself."""
+    UNKNOWN = "unknown"  # Not reached since the start
+    OPEN = "open"  # Writes are accepted
+    AWAY = "away"  # Redis does not answer; queries continue
+    RECOVERING = "recovering"  # Redis restarted; the nodes verify that nothing was lost
+    FOUNDING = "founding"  # There is no log yet; the expected nodes are not all there
+    FROZEN = "frozen"  # An operator closed the log
+    MISMATCH = "mismatch"  # The log carries vectors of another encoder than this node's
+    LOST = "lost"  # Redis has no log any more, though this node holds entries of one
+    FOREIGN = "foreign"  # Redis holds the log of another cluster than this node's database
+    REGRESSED = "regressed"  # Redis has lost entries that this node holds
+    DAMAGED = "damaged"  # The log in Redis contradicts itself
 
 
 EXPLANATIONS = {
@@ -50,65 +39,35 @@ EXPLANATIONS = {
 
 @dataclass(slots=True)
 class FollowerCounts:
-    """Totals since the start; only the event loop writes them.
-
-    Attributes:
-        bus_entries: Entries received on the bus.
-        announced: Entries announced on the bus, to be read from the log.
-        gaps: Times an entry arrived before an earlier one.
-        tail_losses: Times the head showed entries that the bus had not brought.
-        catch_ups_log: Catch-ups from the log.
-        catch_ups_peer: Catch-ups from a peer's op log.
-        snapshots: Peers' snapshots that were installed.
-        forks: Times the log contradicted what had been applied.
-        halts: Times an entry could not be applied.
-        reopenings: Times this node opened an epoch after a recovery.
-        bus_reconnects: Times the bus reconnected.
-        faults: Times a task of the follower failed unexpectedly and was restarted.
-    """
+    """Totals since the start; only the event loop writes them."""
 
     bus_entries: int = 0
-    announced: int = 0
-    gaps: int = 0
-    tail_losses: int = 0
+    announced: int = 0  # Entries announced on the bus, to be read from the log
+    gaps: int = 0  # Times an entry arrived before an earlier one
+    tail_losses: int = 0  # Times the head showed entries that the bus had not brought
     catch_ups_log: int = 0
-    catch_ups_peer: int = 0
-    snapshots: int = 0
-    forks: int = 0
-    halts: int = 0
-    reopenings: int = 0
+    catch_ups_peer: int = 0  # From a peer's op log
+    snapshots: int = 0  # Peers' snapshots that were installed
+    forks: int = 0  # Times the log contradicted what had been applied
+    halts: int = 0  # Times an entry could not be applied
+    reopenings: int = 0  # Times this node opened an epoch after a recovery
     bus_reconnects: int = 0
-    faults: int = 0
+    faults: int = 0  # Times a task failed unexpectedly and was restarted
 
 
 @dataclass(frozen=True, slots=True)
 class FollowerStatus:
-    """How a node follows the log.
-
-    Attributes:
-        log_state: See ``LogState``.
-        replica_state: See ``core.replica.State``.
-        detail: What an operator should know; empty if all is well.
-        is_caught_up: Whether the node has reached a head that it saw after its start.
-        is_alone: Whether it serves its stored state because there is no log to follow.
-        head: ``epoch.seq`` of the newest known head; empty if there is none.
-        lag_entries: Entries between this node and that head.
-        staleness_ms: Time since the node last knew that it was not behind.
-        role: ``voter`` or ``observer``.
-        is_bus_live: Whether the subscription is up.
-        orphans_count: Writes that recoveries left behind on this node.
-        counts: Totals since the start.
-    """
+    """How a node follows the log."""
 
     log_state: LogState
-    replica_state: str
-    detail: str
-    is_caught_up: bool
-    is_alone: bool
-    head: str
+    replica_state: str  # See ``core.replica.State``
+    detail: str  # For operators; empty if all is well
+    is_caught_up: bool  # Whether the node has reached a head that it saw after its start
+    is_alone: bool  # Whether it serves its stored state because there is no log to follow
+    head: str  # ``epoch.seq`` of the newest known head; empty if there is none
     lag_entries: int
-    staleness_ms: int
-    role: str
+    staleness_ms: int  # Time since the node last knew that it was not behind
+    role: str  # ``voter`` or ``observer``
     is_bus_live: bool
-    orphans_count: int
+    orphans_count: int  # Writes that recoveries left behind on this node
     counts: FollowerCounts

@@ -23,34 +23,21 @@ RETRY_AFTER_SECONDS: Final = 2.0
 class Reason(StrEnum):
     """Why a write has no place in the order of the log."""
 
-    UNREACHABLE = "unreachable"
-    """No connection: nothing was sent."""
-    INTERRUPTED = "interrupted"
-    """Sent, but no answer came: the outcome is unknown."""
+    UNREACHABLE = "unreachable"  # No connection: nothing was sent
+    INTERRUPTED = "interrupted"  # Sent, but no answer came: the outcome is unknown
     REFUSED = "refused"
     """The server refused before it did anything: out of memory, a replica, no permission."""
-    LOST = "lost"
-    """The server has no log."""
-    NEW_HISTORY = "new_history"
-    """The server is not the one on which the log was opened."""
-    CLOSED = "closed"
-    """A recovery is going on, or an operator froze the log."""
-    STALE = "stale_epoch"
-    """The writer has not joined the log's epoch yet."""
-    REGRESSED = "regressed"
-    """The writer holds entries that the log has lost."""
-    LEVEL = "level"
-    """The write needs a feature level that not every node has."""
-    FULL = "log_full"
-    """The log is at its limit, because voters lag or nothing trims it."""
-    NO_QUORUM = "unheld"
-    """The voters change while no majority holds the last change of them."""
-    MODEL = "model"
-    """The log carries vectors of another encoder."""
-    MOVED = "moved"
-    """Another write came first; the writer must look again."""
-    STOPPED = "stopped"
-    """This log was closed by its owner."""
+    LOST = "lost"  # The server has no log
+    NEW_HISTORY = "new_history"  # The server is not the one on which the log was opened
+    CLOSED = "closed"  # A recovery is going on, or an operator froze the log
+    STALE = "stale_epoch"  # The writer has not joined the log's epoch yet
+    REGRESSED = "regressed"  # The writer holds entries that the log has lost
+    LEVEL = "level"  # The write needs a feature level that not every node has
+    FULL = "log_full"  # The log is at its limit, because voters lag or nothing trims it
+    NO_QUORUM = "unheld"  # The voters change while no majority holds the last change of them
+    MODEL = "model"  # The log carries vectors of another encoder
+    MOVED = "moved"  # Another write came first; the writer must look again
+    STOPPED = "stopped"  # This log was closed by its owner
 
 
 _REASON_OF_OUTCOME: Final = {
@@ -83,23 +70,14 @@ _MESSAGES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NotPlaced:
-    """A script's answer that nothing was written.
-
-    Attributes:
-        reason: Why.
-        detail: The value that belongs to it: the log's epoch, state, fingerprint, ...
-    """
+    """A script's answer that nothing was written."""
 
     reason: Reason
-    detail: str
+    detail: str  # The log's epoch, state, fingerprint, ...
 
 
 def not_placed(answer: Sequence[bytes]) -> NotPlaced:
-    """Type a script's outcome that is not OK.
-
-    Raises:
-        ProtocolError: It is no outcome of a script of this release.
-    """
+    """Type a script's outcome that is not OK."""
     reason = _REASON_OF_OUTCOME.get(answer[0])
     if reason is None:
         raise ProtocolError(f"an unknown outcome {answer[0]!r}")
@@ -107,12 +85,7 @@ def not_placed(answer: Sequence[bytes]) -> NotPlaced:
 
 
 def error_of(refused: NotPlaced, outcome: str) -> SynaptoRouteError:
-    """Build the error of a write that has no place.
-
-    Args:
-        refused: The script's answer.
-        outcome: ``not_taken``, or ``unknown`` if an earlier call may have succeeded.
-    """
+    """Build the error of a write that has no place."""
     if refused.reason is Reason.MODEL:
         return EncoderMismatch(
             "the log carries vectors of another encoder than this node's",
@@ -131,11 +104,7 @@ def unavailable(reason: Reason, message: str, **fields: object) -> SequencerUnav
 
 
 def text_of(value: bytes | int) -> str:
-    """Text of a part of an answer.
-
-    Raises:
-        ProtocolError: It is not ASCII.
-    """
+    """Text of a part of an answer."""
     try:
         return value.decode("ascii") if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:

@@ -42,27 +42,16 @@ _OVERLOAD_RETRY_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Limits of appending.
-
-    Attributes:
-        entry_bytes_max: Largest frame.
-        call_entries_max: Most entries of one call.
-        call_bytes_max: Most bytes of one call.
-        queue_entries_max: Most entries that wait.
-        queue_bytes_max: Most bytes that wait.
-        log_bytes_max: Most bytes that the log keeps; beyond that writes are refused.
-        window_ms: How long a call waits for further writes, 0 to 2.
-        resolve_seconds: How long an unknown outcome is searched for.
-    """
+    """Limits of appending."""
 
     entry_bytes_max: int = 262_144
     call_entries_max: int = 128
     call_bytes_max: int = 1_048_576
     queue_entries_max: int = 8_192
     queue_bytes_max: int = 33_554_432
-    log_bytes_max: int = 268_435_456
-    window_ms: float = 0.0
-    resolve_seconds: float = 3.0
+    log_bytes_max: int = 268_435_456  # Beyond that, writes are refused
+    window_ms: float = 0.0  # How long a call waits for further writes, 0 to 2
+    resolve_seconds: float = 3.0  # How long an unknown outcome is searched for
 
 
 @dataclass(slots=True)
@@ -78,43 +67,26 @@ class _PendingAppend:
 
 @dataclass(slots=True)
 class AppendCounts:
-    """Totals of the appender, for metrics.
+    """Totals of the appender, for metrics."""
 
-    Attributes:
-        calls: Calls of the script.
-        entries: Entries that got a place.
-        unknown: Calls whose answer was lost.
-        found: Of those, how many had happened.
-        unannounced: Calls whose entries could not be published.
-    """
-
-    calls: int = 0
+    calls: int = 0  # Calls of the script
     entries: int = 0
-    unknown: int = 0
-    found: int = 0
-    unannounced: int = 0
+    unknown: int = 0  # Calls whose answer was lost
+    found: int = 0  # Of those, how many had happened
+    unannounced: int = 0  # Calls whose entries could not be published
 
 
 @dataclass
 class Appender:
-    """Appends proposals to the log.  Used on one event loop.
-
-    Attributes:
-        scripts: Where to append.
-        find: Looks for an op_id in the log after a position.
-        seal: Signs a frame.
-        position: Returns this node's position.
-        fingerprint: Returns the fingerprint of its encoder.
-        epoch_id: Returns the ballot that opened this node's epoch; empty to write to any.
-        limits: See ``WriteLimits``.
-        counts: Totals.
-    """
+    """Appends proposals to the log.  Used on one event loop."""
 
     scripts: Scripts
+    # Looks for an op_id in the log after a position
     find: Callable[[Position, bytes], Awaitable[Position | None]]
     seal: Callable[[bytes], bytes]
-    position: Callable[[], Position]
-    fingerprint: Callable[[], str]
+    position: Callable[[], Position]  # Returns this node's position
+    fingerprint: Callable[[], str]  # Returns the fingerprint of its encoder
+    # Returns the ballot that opened this node's epoch; empty to write to any
     epoch_id: Callable[[], str] = str
     limits: WriteLimits = field(default_factory=WriteLimits)
     counts: AppendCounts = field(default_factory=AppendCounts)
@@ -149,12 +121,7 @@ class Appender:
         return Appended(at=Revision(placed.epoch, placed.last_seq))
 
     async def change_voters(self, proposal: Proposal, before: tuple[str, ...]) -> Appended:
-        """Append a change of the voters, in a call of its own.
-
-        Raises:
-            SequencerUnavailable: With reason ``unheld`` if no majority holds the last change
-                yet; try again.
-        """
+        """Append a change of the voters, in a call of its own."""
         assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
         after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
         frame = encode_proposal(proposal)
@@ -233,7 +200,6 @@ class Appender:
         return waiting
 
     def _take(self) -> list[_PendingAppend]:
-        """Take as many callers as fit into one call, except those that gave up."""
         batch: list[_PendingAppend] = []
         entries, size_bytes = 0, 0
         while self._queue:
@@ -250,7 +216,6 @@ class Appender:
         return batch
 
     async def _send(self, batch: list[_PendingAppend]) -> None:
-        """Make one call and answer its callers."""
         try:
             placed = await self._place(batch)
         except asyncio.CancelledError:
@@ -317,11 +282,6 @@ class Appender:
         give_up_at: float,
         error: SequencerUnavailable,
     ) -> Placed | None:
-        """Search the log for a batch; None if it is not there.
-
-        Raises:
-            SequencerUnavailable: The outcome could not be determined in time.
-        """
         pause_seconds = _RETRY_MIN_SECONDS
         while time.monotonic() < give_up_at:
             try:
@@ -339,7 +299,6 @@ class Appender:
         raise error
 
     async def _search(self, since: Position, op_ids: list[bytes]) -> Placed | None:
-        """Find the consecutive places of a call in the log."""
         first = await self.find(since, op_ids[0])
         if first is None:
             return None
@@ -360,7 +319,6 @@ def _set_error(waiting: _PendingAppend, error: Exception) -> None:
 
 
 def _copy_for(error: SynaptoRouteError, waiting: _PendingAppend) -> SynaptoRouteError:
-    """Copy an error for one caller, with its own op_id."""
     fields = error.fields | {"op_id": waiting.op_ids[0].hex()}
     copy = type(error)(error.message, retry_after_seconds=error.retry_after_seconds, **fields)
     copy.__cause__ = error

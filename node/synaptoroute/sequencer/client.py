@@ -46,15 +46,9 @@ IO_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the server is verified and how this node identifies itself.
+    """How the server is verified and how this node identifies itself."""
 
-    Attributes:
-        ca_file: Certificates to trust; None for those of the system.
-        cert_file: This node's certificate, if the server asks for one.
-        key_file: Its private key.
-    """
-
-    ca_file: Path | None = None
+    ca_file: Path | None = None  # None for the certificates of the system
     cert_file: Path | None = None
     key_file: Path | None = None
 
@@ -79,22 +73,12 @@ class PasswordFile(CredentialProvider):
 
 @dataclass(frozen=True)
 class Connector:
-    """Address of the sequencer and the options of its connections.
+    """Address of the sequencer and the options of its connections."""
 
-    Attributes:
-        url: See the module; credentials in it are percent-encoded.
-        password_file: Replaces a password in the URL.
-        tls: Files for ``rediss://``.
-        socket_timeout_seconds: Longest wait for a connection, and for an answer.
-
-    Raises:
-        ConfigError: The URL has no known form.
-    """
-
-    url: str = field(repr=False)
-    password_file: Path | None = None
+    url: str = field(repr=False)  # See the module; credentials in it are percent-encoded
+    password_file: Path | None = None  # Replaces a password in the URL
     tls: Tls = field(default_factory=Tls)
-    socket_timeout_seconds: float = 1.0
+    socket_timeout_seconds: float = 1.0  # Longest wait for a connection, and for an answer
 
     def __post_init__(self) -> None:
         parts = self._parts
@@ -152,7 +136,6 @@ class Connector:
         return int(number)
 
     def _options(self, timeout_seconds: float) -> dict[str, Any]:
-        """Arguments of a connection of any kind."""
         user, _, password = self._parts.netloc.rpartition("@")[0].partition(":")
         options: dict[str, Any] = {
             "protocol": 2,
@@ -179,11 +162,7 @@ class Connector:
         return {name: str(path) for name, path in files.items() if path is not None}
 
     def link(self, *, timeout_seconds: float | None = None) -> Link:
-        """Create a pool of connections for one purpose; nothing is opened yet.
-
-        Args:
-            timeout_seconds: Longest wait for an answer, if not the default one.
-        """
+        """Create a pool of connections for one purpose; nothing is opened yet."""
         seconds = timeout_seconds or self.socket_timeout_seconds
         options = self._options(seconds)
         if self.is_sentinel:
@@ -290,7 +269,6 @@ class Link:
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
-        """Close every connection."""
         with contextlib.suppress(*IO_ERRORS):
             await self._pool.aclose()
         if self._sentinel is not None:
@@ -299,7 +277,6 @@ class Link:
 
 
 async def _greet(connection: AbstractConnection) -> None:
-    """Open a connection and wait for one answer on it."""
     # A frozen server, or a proxy without a server, accepts connections, too.  A write sent to
     # it would have an unknown outcome; after an answered PING it is known to be alive.
     await connection.on_connect()
@@ -308,7 +285,6 @@ async def _greet(connection: AbstractConnection) -> None:
 
 
 def _split_address(text: str, port: int) -> tuple[str, int]:
-    """Split ``host``, ``host:port`` or ``[v6]:port``."""
     try:
         parts = urlsplit(f"//{text}")
         if not parts.hostname:
@@ -319,7 +295,6 @@ def _split_address(text: str, port: int) -> tuple[str, int]:
 
 
 def _say(error: BaseException) -> str:
-    """Describe an error, also one without a message."""
     return str(error) or type(error).__name__
 
 
@@ -331,33 +306,20 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding about the server that an operator should know.
-
-    Attributes:
-        code: Stable name.
-        severity: ``error`` if a node must not join this server.
-        message: What it means and what to do.
-    """
+    """A finding about the server that an operator should know."""
 
     code: str
-    severity: Severity
+    severity: Severity  # ``error`` if a node must not join this server
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What is known about the server.
+    """What is known about the server."""
 
-    Attributes:
-        kind: ``redis``, ``valkey`` or ``unknown``.
-        version: Its version; empty if unknown.
-        role: ``master``, ``slave`` or ``unknown``.
-        findings: What an operator should know.
-    """
-
-    kind: str
-    version: str
-    role: str
+    kind: str  # ``redis``, ``valkey`` or ``unknown``
+    version: str  # empty if unknown
+    role: str  # ``master``, ``slave`` or ``unknown``
     findings: tuple[Finding, ...]
 
     @property
@@ -367,11 +329,7 @@ class ServerFacts:
 
 
 async def check_server(link: Link, role: str) -> ServerFacts:
-    """Check the server and its settings.
-
-    Raises:
-        SequencerUnavailable: It does not answer, or refuses the scripts.
-    """
+    """Check the server and its settings."""
     info = await _info(link)
     kind, version = _version_of(info)
     findings = [*_check_version(kind, version), *_check_info(info)]
@@ -393,7 +351,6 @@ async def check_server(link: Link, role: str) -> ServerFacts:
 
 
 async def _info(link: Link) -> dict[str, str]:
-    """Read INFO; empty if it is not allowed."""
     try:
         text = await link.call("INFO")
     except SequencerUnavailable as error:
@@ -405,7 +362,6 @@ async def _info(link: Link) -> dict[str, str]:
 
 
 async def _settings(link: Link) -> dict[str, str]:
-    """Read the settings that matter; empty if CONFIG is not allowed."""
     names = ("maxmemory-policy", "appendonly", "save", "min-replicas-to-write")
     try:
         flat = await link.call("CONFIG", "GET", *names)

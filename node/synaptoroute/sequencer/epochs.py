@@ -33,25 +33,15 @@ CHUNK_BYTES_MAX: Final = 1_048_576
 
 
 class RecoveryOutcome(Enum):
-    """Outcome of a step of a recovery."""
-
     OK = "ok"
-    OPEN = "open"
-    """There is nothing to recover."""
-    FROZEN = "frozen"
-    """An operator closed the log."""
-    LOST = "lost"
-    """The server has no log: begin with a ballot."""
-    SUPERSEDED = "superseded"
-    """There is another ballot or another epoch: read the head again."""
-    RESTARTED = "restarted"
-    """The server restarted or changed: begin with a ballot."""
-    FENCED = "fenced"
-    """The lease is not ours any more."""
-    TORN = "torn"
-    """The stream does not match its header."""
-    REFUSED = "refused"
-    """The server refused to write."""
+    OPEN = "open"  # There is nothing to recover
+    FROZEN = "frozen"  # An operator closed the log
+    LOST = "lost"  # The server has no log: begin with a ballot
+    SUPERSEDED = "superseded"  # There is another ballot or another epoch: read the head again
+    RESTARTED = "restarted"  # The server restarted or changed: begin with a ballot
+    FENCED = "fenced"  # The lease is not ours any more
+    TORN = "torn"  # The stream does not match its header
+    REFUSED = "refused"  # The server refused to write
 
 
 _OUTCOMES: Final = {each.name.encode(): each for each in RecoveryOutcome}
@@ -59,45 +49,23 @@ _OUTCOMES: Final = {each.name.encode(): each for each in RecoveryOutcome}
 
 @dataclass(frozen=True, slots=True)
 class RecoveryResult:
-    """Result of a step of a recovery.
-
-    Attributes:
-        outcome: See ``RecoveryOutcome``.
-        detail: The reason, if there is more to say.
-    """
-
     outcome: RecoveryOutcome
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LogCheck:
-    """What the nodes reported to a ballot, and what the server holds.
-
-    Attributes:
-        reports: One report of each node that has answered.
-        kept: The server's history, if it is complete and contradicts no report.
-        damage: Why it cannot be kept; empty if it can.
-        silent: Live nodes that have not answered.
-    """
+    """What the nodes reported to a ballot, and what the server holds."""
 
     reports: tuple[Report, ...]
-    kept: ServerHistory | None
-    damage: str
-    silent: tuple[str, ...]
+    kept: ServerHistory | None  # The server's history, if it is complete and contradicts no report
+    damage: str  # Why it cannot be kept; empty if it can
+    silent: tuple[str, ...]  # Live nodes that have not answered
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterIdentity:
-    """Values from which a lost header is restored.
-
-    Attributes:
-        cluster_id: Identity of the cluster.
-        fingerprint: Fingerprint of the encoder.
-        dim: Dimension of its vectors.
-        level: Highest feature level that every node understands.
-        voters: The voters.
-    """
+    """Values from which a lost header is restored."""
 
     cluster_id: str
     fingerprint: str
@@ -119,8 +87,6 @@ class RefillEntry:
 
 
 class FoundingOutcome(Enum):
-    """Outcome of a founding."""
-
     FOUNDED = "founded"
     EXISTS = "exists"
     REMNANTS = "remnants"
@@ -129,21 +95,14 @@ class FoundingOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """Result of a founding.
+    """Result of a founding."""
 
-    Attributes:
-        outcome: ``EXISTS`` if another node was first, ``REMNANTS`` if something is left of
-            a log that is gone.
-        detail: The existing epoch, the remnant, or why it was refused.
-    """
-
+    # ``EXISTS`` if another node was first, ``REMNANTS`` if parts of an old log are left
     outcome: FoundingOutcome
-    detail: str = ""
+    detail: str = ""  # The existing epoch, the remnant, or why it was refused
 
 
 class TrimOutcome(Enum):
-    """Outcome of a trim."""
-
     TRIMMED = "trimmed"
     FENCED = "fenced"
     NO_QUORUM = "unheld"
@@ -153,17 +112,9 @@ class TrimOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """Result of a trim.
-
-    Attributes:
-        outcome: Only ``TRIMMED`` dropped anything.
-        entries: How many entries were dropped.
-        detail: The floor now, or what prevents the trim.
-    """
-
     outcome: TrimOutcome
-    entries: int = 0
-    detail: str = ""
+    entries: int = 0  # How many entries were dropped
+    detail: str = ""  # The floor now, or what prevents the trim
 
 
 class Epochs:
@@ -229,13 +180,7 @@ class Epochs:
         raise ProtocolError(f"an unknown outcome {details[0]!r}")
 
     async def trim(self, held: Held, epoch: int, floor: Revision) -> Trimmed | NotPlaced:
-        """Drop the entries before a floor, if a majority of the voters holds them.
-
-        Args:
-            held: The lease under which it is done.
-            epoch: Epoch of the log.
-            floor: Place of the oldest entry to keep; its epoch may be an older one.
-        """
+        """Drop the entries before a floor, if a majority of the voters holds them."""
         keys = self._scripts.keys
         answer = await self._scripts.run(
             Script.TRIM,
@@ -344,7 +289,6 @@ class Epochs:
         return RecoveryResult(RecoveryOutcome.OK)
 
     def _chunks(self, entries: Iterable[RefillEntry]) -> Iterator[list[Any]]:
-        """Split entries into calls; there is at least one call, which clears old leftovers."""
         chunk: list[Any] = []
         count = size_bytes = 0
         for each in entries:
@@ -426,11 +370,6 @@ def epoch_op_id(opened: OpenEpoch) -> bytes:
 
 
 def _report_of(node_id: bytes, report: bytes) -> Report:
-    """Read a report.
-
-    Raises:
-        ProtocolError: It is malformed.
-    """
     try:
         ballot, epoch, seq, chain, voters = text_of(report).split("|")
         position = Position(int(epoch), int(seq), chain)

@@ -40,11 +40,7 @@ META_FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names of the keys of one namespace.
-
-    Raises:
-        ConfigError: The namespace has characters that a key may not have.
-    """
+    """Names of the keys of one namespace."""
 
     namespace: str
 

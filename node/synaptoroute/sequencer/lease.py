@@ -19,34 +19,22 @@ OWNER_BYTES_MAX: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease that is ours.
-
-    Attributes:
-        name: What it is for.
-        owner: This process.
-        token: Its number, larger than that of every earlier holder.
-    """
+    """A lease that is ours."""
 
     name: str
     owner: str
-    token: int
+    token: int  # Larger than that of every earlier holder
 
     @property
     def proof(self) -> str:
-        """The value that scripts compare."""
         return f"{self.token}:{self.owner}"
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A lease that is not ours.
+    """A lease that is not ours."""
 
-    Attributes:
-        owner: Its holder; empty if it has expired.
-        left_ms: Time until it expires.
-    """
-
-    owner: str
+    owner: str  # empty if it has expired
     left_ms: int
 
 
@@ -65,11 +53,7 @@ class Lease:
         self._lease_ms = lease_ms
 
     async def acquire(self) -> Held | Taken:
-        """Take the lease if nobody holds it.
-
-        Raises:
-            SequencerUnavailable: No answer; if the lease was taken, it expires by itself.
-        """
+        """Take the lease if nobody holds it."""
         return await self._run("acquire", "")
 
     async def renew(self, held: Held) -> Held | Taken:

@@ -40,39 +40,24 @@ READ_ENTRIES_MAX: Final = 1_024
 class Coverage(Enum):
     """What the log has after a position."""
 
-    WHOLE = "whole"
-    """Everything: the entries follow the position without a gap."""
-    TRIMMED = "trimmed"
-    """The next entry was trimmed: a peer may have it."""
-    HOLE = "hole"
-    """The next entry is missing: it was deleted from the log."""
-    BEYOND = "beyond"
-    """The position is after the head: the log lost entries, or it is another log."""
+    WHOLE = "whole"  # Everything: the entries follow the position without a gap
+    TRIMMED = "trimmed"  # The next entry was trimmed: a peer may have it
+    HOLE = "hole"  # The next entry is missing: it was deleted from the log
+    BEYOND = "beyond"  # The position is after the head: the log lost entries, or it is another log
 
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Entries after a position, verified, and how complete they are.
+    """Entries after a position, verified, and how complete they are."""
 
-    Attributes:
-        epoch: Epoch of the log (``log_epoch`` of the replica).
-        head: Position of the newest entry when they were read.
-        floor: Place of the oldest entry that is kept.
-        state: State of the log.
-        entries: The entries, in order and without gaps; each is valid in itself.
-        coverage: Whether they begin directly after the position.
-        error: Why reading stopped before an existing entry.
-        epoch_id: Ballot that opened the log's epoch.
-    """
-
-    epoch: int
-    head: Position
-    floor: int
+    epoch: int  # Epoch of the log (``log_epoch`` of the replica)
+    head: Position  # The newest entry when they were read
+    floor: int  # Place of the oldest entry that is kept
     state: str
-    entries: tuple[Entry, ...]
-    coverage: Coverage
-    error: ProtocolError | None = None
-    epoch_id: str = ""
+    entries: tuple[Entry, ...]  # In order and without gaps; each is valid in itself
+    coverage: Coverage  # Whether they begin directly after the position
+    error: ProtocolError | None = None  # Why reading stopped before an existing entry
+    epoch_id: str = ""  # Ballot that opened the log's epoch
 
     @property
     def is_end(self) -> bool:
@@ -118,12 +103,7 @@ class Reader:
         raise unavailable(answer.reason, "the server has no log to read from", detail=answer.detail)
 
     async def find(self, after: Position, op_id: bytes) -> Position | None:
-        """Search the log from a position to its head for a write; None if it is not there.
-
-        Raises:
-            SequencerUnavailable: No answer, or the log no longer reaches back to the position.
-            ProtocolError: See ``read``.
-        """
+        """Search the log from a position to its head for a write; None if it is not there."""
         while True:
             result = await self.read(after)
             for entry in result.entries:
@@ -140,7 +120,6 @@ class Reader:
             after = result.entries[-1].position
 
     def _verify(self, epoch: int, after: Position, found: Range) -> ReadResult:
-        """Verify the entries and find what is missing."""
         entries: list[Entry] = []
         error: ProtocolError | None = None
         coverage = coverage_of(after, found)
@@ -169,7 +148,6 @@ class Reader:
 
 
 def coverage_of(after: Position, found: Range) -> Coverage:
-    """Compare a position with the entries that the log keeps."""
     if after.seq > found.head.seq:
         return Coverage.BEYOND
     if after.seq == found.head.seq and not found.entries:
@@ -317,7 +295,6 @@ class RedisLog:
         return await self.scripts.head()
 
     async def check(self) -> ServerFacts:
-        """Check the server and its settings."""
         return await check_server(self._commands, (await self.scripts.head()).role)
 
     def bus(self) -> Bus:
@@ -331,7 +308,6 @@ class RedisLog:
         return BusKeepalive(self.scripts, self._commands, source)
 
     def lease(self, name: str, owner: str, *, lease_ms: int = 5_000) -> Lease:
-        """Create a lease for an owner that is unique to this process."""
         return Lease(self.scripts, name, owner, lease_ms=lease_ms)
 
     async def reload_keys(self) -> None:

@@ -26,25 +26,17 @@ COMMAND_AGE_MS_MAX: Final = 600_000
 
 @dataclass(frozen=True, slots=True)
 class NodeCommand:
-    """One command.  The names of the fields are its JSON form in Redis.
-
-    Attributes:
-        order_id: Identity of the command.
-        kind: ``mend``: repair rows; ``resync``: install another node's snapshot; ``scrub``:
-            compare memory and disk with the digest; ``generate``: compute the vectors of
-            another encoder; ``switch``: change the cluster to it; ``drop``: drop such vectors.
-        reason: Why, for people.
-        given_ms: When it was given, by Redis' clock.
-        donors: Nodes from which a snapshot may come.
-        encoder: Fingerprint of the encoder concerned.
-    """
+    """One command.  The names of the fields are its JSON form in Redis."""
 
     order_id: str
+    # ``mend``: repair rows; ``resync``: install another node's snapshot; ``scrub``: compare
+    # memory and disk with the digest; ``generate``: compute the vectors of another encoder;
+    # ``switch``: change the cluster to it; ``drop``: drop such vectors
     kind: CommandKind
     reason: str
-    given_ms: int
-    donors: tuple[str, ...] = ()
-    encoder: str = ""
+    given_ms: int  # By Redis' clock
+    donors: tuple[str, ...] = ()  # Nodes from which a snapshot may come
+    encoder: str = ""  # Fingerprint of the encoder concerned
 
 
 class NodeCommands:
@@ -63,11 +55,7 @@ class NodeCommands:
         return bool(answer[0] == b"OK")
 
     async def pending(self, node_id: str) -> NodeCommand | None:
-        """Read the command that a node has not completed yet.
-
-        Raises:
-            ProtocolError: It is malformed.
-        """
+        """Read the command that a node has not completed yet."""
         row = await self._link.call("HGET", self._key, node_id)
         return None if row is None else parse_command(row)
 
@@ -88,11 +76,7 @@ class NodeCommands:
 
 
 def parse_command(row: bytes) -> NodeCommand:
-    """Read a command.
-
-    Raises:
-        ProtocolError: It is malformed, or of a kind of a later release.
-    """
+    """Read a command."""
     if len(row) > COMMAND_BYTES_MAX:
         raise ProtocolError(f"an order has at most {COMMAND_BYTES_MAX} bytes")
     try:

@@ -34,8 +34,7 @@ SHA_HEADER: Final = "SR-SHA256"
 PROOF_AGE_MS_MAX: Final = 300_000
 SNAPSHOT_BYTES_MAX: Final = 64 << 30
 ROWS_BYTES_MAX: Final = 64 << 20
-LOG_BYTES_MAX: Final = 8 << 20
-"""Most bytes of an op log in one request."""
+LOG_BYTES_MAX: Final = 8 << 20  # Most bytes of an op log in one request
 _BARE: Final = SigningKeys("")
 _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
@@ -47,44 +46,29 @@ _READ_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
-    """A received snapshot that matches its SHA-256.
+    """A received snapshot that matches its SHA-256."""
 
-    Attributes:
-        path: The file; the receiver deletes it.
-        position: Its position, as announced by the donor.
-    """
-
-    path: Path
-    position: Position
+    path: Path  # The receiver deletes it
+    position: Position  # As announced by the donor
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLog:
-    """Entries of a peer's op log after a position.
+    """Entries of a peer's op log after a position."""
 
-    Attributes:
-        entries: The entries directly after the position; none if it does not reach back.
-        position: Position of the peer.
-    """
-
+    # Directly after the position; none if the op log does not reach back
     entries: tuple[Entry, ...]
-    position: Position
+    position: Position  # Position of the peer
 
 
 class Membership:
-    """Proofs of membership, made with the secret that the nodes share.
-
-    Args:
-        secret: Returns the secret, at least 16 bytes; it may become known late.
-        now_ms: Returns Redis' clock as this node estimates it, milliseconds.
-    """
+    """Proofs of membership, made with the secret that the nodes share."""
 
     def __init__(self, secret: Callable[[], bytes], now_ms: Callable[[], int]) -> None:
         self._secret = secret
         self._now_ms = now_ms
 
     def proof(self, path_and_query: str) -> str:
-        """Create the proof for one request."""
         now_ms = str(self._now_ms())
         return f"{now_ms}.{self._sign(path_and_query, now_ms)}"
 
@@ -113,16 +97,10 @@ class PeerClient:
         self._client = httpx.AsyncClient(timeout=timeout, verify=verify, trust_env=False)
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def read_log(self, url: str, after: Position) -> PeerLog:
-        """Read the entries after a position from a peer's op log.
-
-        Raises:
-            ClusterError: No answer, or a refusal.
-            ProtocolError: The answer is malformed.
-        """
+        """Read the entries after a position from a peer's op log."""
         path = f"{LOG_PATH}?epoch={after.epoch}&seq={after.seq}&chain={after.chain}"
         body = bytearray()
         async with self._open(url, path) as response:
@@ -135,12 +113,7 @@ class PeerClient:
         return PeerLog(tuple(entries), position)
 
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
-        """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``.
-
-        Raises:
-            ClusterError: No answer, or a refusal.
-            ProtocolError: The answer is too long.
-        """
+        """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``."""
         path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
         body = bytearray()
         async with self._open(url, path) as response:
@@ -151,12 +124,7 @@ class PeerClient:
         return bytes(body)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
-        """Fetch a snapshot into a file.
-
-        Raises:
-            ClusterError: No answer, a refusal, or an incomplete answer.
-            ProtocolError: It does not match its SHA-256.
-        """
+        """Fetch a snapshot into a file."""
         target = folder / name
         digest = hashlib.sha256()
         size_bytes = 0
@@ -219,11 +187,7 @@ def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, frame:
 
 
 def parse_entries(body: bytes) -> list[Entry]:
-    """Read entries of a peer's op log; each is verified in itself.
-
-    Raises:
-        ProtocolError: They are malformed.
-    """
+    """Read entries of a peer's op log; each is verified in itself."""
     entries: list[Entry] = []
     at = 0
     while at < len(body):
@@ -244,11 +208,7 @@ def parse_entries(body: bytes) -> list[Entry]:
 
 
 def parse_position(text: str) -> Position:
-    """Read ``epoch.seq.chain``.
-
-    Raises:
-        ProtocolError: It is malformed.
-    """
+    """Read ``epoch.seq.chain``."""
     epoch, _, rest = text.partition(".")
     seq, _, chain = rest.partition(".")
     if not (epoch.isdigit() and seq.isdigit() and len(chain) == 40):

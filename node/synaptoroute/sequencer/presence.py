@@ -37,45 +37,26 @@ ROW_BYTES_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """A node's report.  The names of the fields are its JSON form in Redis.
-
-    Attributes:
-        node_id: Identity of the node, kept in its database.
-        url: Address for its peers.
-        role: ``voter`` or ``observer``.
-        version: Release.
-        level: Highest feature level that it understands.
-        fingerprint: Fingerprint of its encoder.
-        encoders: Fingerprints of all encoders that it has loaded, separated by commas.
-        tables: Names of the tables of the cascade that it has, separated by commas.
-        epoch: Epoch of its durable position.
-        seq: Sequence number of that position.
-        chain: Hash chain of that position.
-        digest: Digest of its state there.
-        state: State of its replica.
-        queue_count: Queries that wait.
-        lag_entries: How far it is behind the newest head that it knows.
-    """
+    """A node's report.  The names of the fields are its JSON form in Redis."""
 
     node_id: str
-    url: str
-    role: str
+    url: str  # Address for its peers
+    role: str  # ``voter`` or ``observer``
     version: str
-    level: int
+    level: int  # Highest feature level that it understands
     fingerprint: str
-    epoch: int
+    epoch: int  # Epoch, seq, chain and digest are those of its durable position
     seq: int
     chain: str
     digest: str
     state: str
-    queue_count: int = 0
-    lag_entries: int = 0
-    encoders: str = ""
-    tables: str = ""
+    queue_count: int = 0  # Queries that wait
+    lag_entries: int = 0  # Behind the newest head that it knows
+    encoders: str = ""  # Fingerprints of all encoders that it has loaded, separated by commas
+    tables: str = ""  # Tables of the cascade that it has, separated by commas
 
     @property
     def position(self) -> Position:
-        """Durable position of the node."""
         return Position(self.epoch, self.seq, self.chain)
 
 
@@ -86,15 +67,10 @@ _KIND_OF_FIELD: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NodeSeen:
-    """A node as the others see it.
-
-    Attributes:
-        report: Its last report.
-        age_ms: Age of the report, by Redis' clock.
-    """
+    """A node as the others see it."""
 
     report: NodeReport
-    age_ms: int
+    age_ms: int  # By Redis' clock
 
     @property
     def is_live(self) -> bool:
@@ -104,26 +80,18 @@ class NodeSeen:
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """Durable sequence numbers of the voters and the live nodes.
+    """Durable sequence numbers of the voters and the live nodes."""
 
-    Attributes:
-        voters: Durable seq of each voter; 0 if it never reported.
-        live: Durable seq of each live node.
-    """
-
-    voters: tuple[int, ...]
-    live: tuple[int, ...]
+    voters: tuple[int, ...]  # Durable seq of each voter; 0 if it never reported
+    live: tuple[int, ...]  # Durable seq of each live node
 
     def voters_at(self, seq: int) -> int:
-        """Count the voters that hold an entry."""
         return sum(held >= seq for held in self.voters)
 
     def nodes_at(self, seq: int) -> int:
-        """Count the live nodes that hold an entry."""
         return sum(held >= seq for held in self.live)
 
     def is_quorum(self, seq: int) -> bool:
-        """Whether more than half of the voters hold an entry."""
         return 2 * self.voters_at(seq) > len(self.voters)
 
     def is_all(self, seq: int) -> bool:
@@ -212,11 +180,6 @@ class Presence:
 
 
 def dump_node_report(report: NodeReport) -> bytes:
-    """Write a node's report.
-
-    Raises:
-        ProtocolError: It is over the limit.
-    """
     row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":")).encode()
     if len(row) > ROW_BYTES_MAX:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
@@ -224,11 +187,7 @@ def dump_node_report(report: NodeReport) -> bytes:
 
 
 def parse_node_report(row: bytes) -> NodeReport:
-    """Read a node's report; fields of a later release are ignored.
-
-    Raises:
-        ProtocolError: It is malformed.
-    """
+    """Read a node's report; fields of a later release are ignored."""
     if len(row) > ROW_BYTES_MAX:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
     try:
@@ -249,27 +208,17 @@ REPORT_BYTES_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """One node's report to an audit.  The names of the fields are its JSON form in Redis.
-
-    Attributes:
-        epoch: Epoch of the audit's place.
-        digest: Digest of the whole state there, 32 hexadecimal digits.
-        is_scrubbed: Whether memory and disk were compared with it, row by row.
-        rows: Rows compared.
-        memory_rows: Rows of the tensor that differ.
-        disk_rows: Rows of the database that differ.
-    """
+    """One node's report to an audit.  The names of the fields are its JSON form in Redis."""
 
     epoch: int
-    digest: str
-    is_scrubbed: bool = False
+    digest: str  # Of the whole state there, 32 hexadecimal digits
+    is_scrubbed: bool = False  # Whether memory and disk were compared with it, row by row
     rows: int = 0
-    memory_rows: int = 0
-    disk_rows: int = 0
+    memory_rows: int = 0  # Rows of the tensor that differ
+    disk_rows: int = 0  # Rows of the database that differ
 
     @property
     def is_sound(self) -> bool:
-        """Whether the node's memory and disk match its own digest."""
         return not (self.memory_rows or self.disk_rows)
 
 
@@ -287,21 +236,13 @@ class Audits:
         self._link = link
 
     async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
-        """Report to the audit at a place.
-
-        Raises:
-            SequencerUnavailable: No answer.
-        """
+        """Report to the audit at a place."""
         row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":"))
         key = self._scripts.keys.audit(seq)
         await self._scripts.run(Script.AUDIT, [key], [node_id, row, KEPT_MS])
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
-        """Read the reports to an audit by node; malformed ones are left out.
-
-        Raises:
-            SequencerUnavailable: No answer.
-        """
+        """Read the reports to an audit by node; malformed ones are left out."""
         flat = await self._link.call("HGETALL", self._scripts.keys.audit(seq))
         found: dict[str, AuditReport] = {}
         for node_id, row in zip(flat[::2], flat[1::2], strict=False):
@@ -313,11 +254,7 @@ class Audits:
 
 
 def parse_audit_report(row: bytes) -> AuditReport:
-    """Read an audit report; fields of a later release are ignored.
-
-    Raises:
-        ProtocolError: It is malformed.
-    """
+    """Read an audit report; fields of a later release are ignored."""
     if len(row) > REPORT_BYTES_MAX:
         raise ProtocolError(f"a report has at most {REPORT_BYTES_MAX} bytes")
     try:

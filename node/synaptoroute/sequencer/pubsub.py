@@ -43,23 +43,14 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Events were dropped because the consumer was slow: read the log.
-
-    Attributes:
-        count: How many were dropped.
-    """
+    """Events were dropped because the consumer was slow: read the log."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """The connection is lost, and a new one will be tried.
-
-    Attributes:
-        reason: What happened.
-        pause_seconds: Pause before the next try.
-    """
+    """The connection is lost, and a new one will be tried."""
 
     reason: str
     pause_seconds: float
@@ -67,12 +58,6 @@ class Reconnecting:
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A verified message.
-
-    Attributes:
-        message: An entry, the announcement of one, or a keepalive.
-    """
-
     message: Message
 
 
@@ -81,42 +66,25 @@ BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | MessageReceived
 
 @dataclass(slots=True)
 class BusCounts:
-    """Totals of the bus, for metrics.
-
-    Attributes:
-        messages: Valid messages.
-        malformed: Invalid messages.
-        forged: Invalid messages without a valid signature.
-        subscriptions: Subscriptions made.
-        dropped: Events dropped because the consumer was slow.
-    """
+    """Totals of the bus, for metrics."""
 
     messages: int = 0
     malformed: int = 0
-    forged: int = 0
+    forged: int = 0  # Messages without a valid signature
     subscriptions: int = 0
-    dropped: int = 0
+    dropped: int = 0  # Events dropped because the consumer was slow
 
 
 @dataclass
 class Bus:
-    """One subscription of one namespace.  Used on one event loop, by one consumer.
-
-    Attributes:
-        connector: Connects to the server.
-        keys: Keys of the namespace.
-        signing_keys: Keys of the signatures.
-        silence_seconds_max: Silence after which the connection is replaced.
-        queue_events_max: Most events that wait for the consumer.
-        queue_bytes_max: Most bytes of messages that wait for the consumer.
-        counts: Totals.
-    """
+    """One subscription of one namespace.  Used on one event loop, by one consumer."""
 
     connector: Connector
     keys: Keys
     signing_keys: SigningKeys
+    # Silence after which the connection is replaced
     silence_seconds_max: float = SILENCE_SECONDS_MAX
-    queue_events_max: int = QUEUE_EVENTS_MAX
+    queue_events_max: int = QUEUE_EVENTS_MAX  # Most events that wait for the consumer
     queue_bytes_max: int = QUEUE_BYTES_MAX
     counts: BusCounts = field(default_factory=BusCounts)
     _events: deque[tuple[BusEvent, int]] = field(default_factory=deque, init=False)
@@ -132,7 +100,6 @@ class Bus:
             self._task = asyncio.create_task(self._run(), name="bus")
 
     async def close(self) -> None:
-        """Stop listening; ``events`` ends."""
         self._is_closed = True
         task, self._task = self._task, None
         if task is not None:
@@ -156,7 +123,6 @@ class Bus:
             await self._ready.wait()
 
     async def _run(self) -> None:
-        """Listen, and reconnect after every failure."""
         failures = 0
         while True:
             link = self.connector.link(timeout_seconds=self.silence_seconds_max)
@@ -180,7 +146,6 @@ class Bus:
             await asyncio.sleep(pause_seconds)
 
     async def _listen(self, link: Link) -> str:
-        """Subscribe and take messages until the connection fails; return why it did."""
         connection = await link.connect()
         try:
             await connection.send_command("SUBSCRIBE", self.keys.bus)
@@ -198,7 +163,6 @@ class Bus:
             await link.release(connection)
 
     def _take(self, reply: Any) -> None:
-        """Handle one reply of the subscription."""
         kind = reply[0] if isinstance(reply, list) and len(reply) == 3 else None
         if kind == b"subscribe":
             self.counts.subscriptions += 1
@@ -209,7 +173,6 @@ class Bus:
             self.counts.malformed += 1
 
     def _take_message(self, data: bytes) -> None:
-        """Verify a message and queue its records."""
         try:
             messages = parse_message(data, self.signing_keys)
         except ProtocolError as error:
@@ -247,16 +210,10 @@ LEASE_NAME: Final = "beat"
 
 
 class KeepaliveResult(Enum):
-    """Outcome of a try to send a keepalive."""
-
-    OWN = "own"
-    """Sent as the holder of the lease."""
-    FOREIGN = "foreign"
-    """Sent in place of a holder that is silent."""
-    HELD = "held"
-    """Not sent: another node holds the lease."""
-    LOST = "lost"
-    """Not sent: there is no log."""
+    OWN = "own"  # Sent as the holder of the lease
+    FOREIGN = "foreign"  # Sent in place of a holder that is silent
+    HELD = "held"  # Not sent: another node holds the lease
+    LOST = "lost"  # Not sent: there is no log
 
 
 _RESULTS: Final = {
@@ -275,17 +232,11 @@ class BusKeepalive:
     and a random delay, any node that reaches Redis sends in its place, and its message silences
     the others.  This happens before the bus reaches its own deadline, so the end of one node
     makes no other node reconnect.  Used on one event loop.
-
-    Attributes:
-        scripts: Scripts of the namespace.
-        link: For a server that refuses to run writing scripts.
-        source: The sender; unique to the process.
-        sent: Keepalives that this node published.
     """
 
     scripts: Scripts
-    link: Link
-    source: str
+    link: Link  # For a server that refuses to run writing scripts
+    source: str  # The sender; unique to the process
     sent: int = 0
     _received: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -326,14 +277,7 @@ class BusKeepalive:
         return True
 
     async def send(self, *, is_takeover: bool = False) -> KeepaliveResult:
-        """Publish the head of the log.
-
-        Args:
-            is_takeover: Send although another node holds the lease, because it is silent.
-
-        Raises:
-            SequencerUnavailable: No answer, or this server is a replica.
-        """
+        """Publish the head of the log."""
         keys = self.scripts.keys
         names = [keys.meta, keys.lease(LEASE_NAME), keys.fence]
         args = [keys.bus, self.source, LEASE_MS, int(is_takeover)]

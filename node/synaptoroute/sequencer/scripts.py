@@ -26,10 +26,8 @@ from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.wire import INLINE_BYTES_MAX, StreamEntry, parse_stream_entry
 
-ALIVE_MS: Final = 5_000
-"""Nodes with an older heartbeat do not count as live."""
-FORGET_MS: Final = 3_600_000
-"""Nodes with an older heartbeat are no longer listed."""
+ALIVE_MS: Final = 5_000  # Nodes with an older heartbeat do not count as live
+FORGET_MS: Final = 3_600_000  # Nodes with an older heartbeat are no longer listed
 
 
 class Script(Enum):
@@ -65,53 +63,30 @@ _SHAS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The header of the log when it was read.
-
-    Attributes:
-        epoch: Life of the log.
-        seq: Place of the newest entry.
-        chain: Hash chain at it.
-        state: ``open``, ``recovering`` or ``frozen``.
-        is_same_server: Whether the log was opened on this server since it started.
-        role: ``master`` or ``slave``; ``unknown`` if INFO is not allowed.
-        time_us: Redis' clock.
-        floor: Place of the oldest entry that is kept.
-        floor_chain: Hash chain before it.
-        kept_bytes: Bytes of the entries that are kept.
-        cluster_id: Identity of the cluster.
-        epoch_id: Ballot that opened the epoch.
-        ballot: The ballot that closed the log; None while it is open.
-        is_ballot_here: Whether that ballot was started on this server.
-        cause: Why it was started; empty while the log is open.
-        fingerprint: Fingerprint of the encoder of the log's vectors.
-        dim: Their dimension.
-        level: Highest feature level that every node understands.
-        voters: Identities of the voters, sorted.
-    """
+    """The header of the log when it was read."""
 
     epoch: int
-    seq: int
-    chain: str
-    state: str
-    is_same_server: bool
-    role: str
-    time_us: int
-    floor: int
-    floor_chain: str
-    kept_bytes: int
+    seq: int  # Place of the newest entry
+    chain: str  # Hash chain at it
+    state: str  # ``open``, ``recovering`` or ``frozen``
+    is_same_server: bool  # Whether the log was opened on this server since it started
+    role: str  # ``master`` or ``slave``; ``unknown`` if INFO is not allowed
+    time_us: int  # Redis' clock
+    floor: int  # Place of the oldest entry that is kept
+    floor_chain: str  # Hash chain before it
+    kept_bytes: int  # Bytes of the entries that are kept
     cluster_id: str
-    epoch_id: str
-    ballot: Ballot | None
-    is_ballot_here: bool
-    cause: str
+    epoch_id: str  # Ballot that opened the epoch
+    ballot: Ballot | None  # The ballot that closed the log; None while it is open
+    is_ballot_here: bool  # Whether that ballot was started on this server
+    cause: str  # Why it was started; empty while the log is open
     fingerprint: str
     dim: int
-    level: int
-    voters: tuple[str, ...]
+    level: int  # Highest feature level that every node understands
+    voters: tuple[str, ...]  # sorted
 
     @property
     def position(self) -> Position:
-        """Position of the newest entry."""
         return Position(self.epoch, self.seq, self.chain)
 
     @property
@@ -134,65 +109,39 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class NoLog:
-    """The server has no log for this namespace.
-
-    Attributes:
-        time_us: Redis' clock.
-        role: ``master``, ``slave`` or ``unknown``.
-    """
+    """The server has no log for this namespace."""
 
     time_us: int
-    role: str
+    role: str  # ``master``, ``slave`` or ``unknown``
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Frames that have a place in the log.
-
-    Attributes:
-        epoch: Epoch of the places.
-        first_seq: Place of the first frame; the others follow it.
-        last_seq: Place of the last.
-        is_announced: Whether it was published; else nodes find it by polling.
-    """
+    """Frames that have a place in the log."""
 
     epoch: int
     first_seq: int
     last_seq: int
-    is_announced: bool = True
+    is_announced: bool = True  # Whether it was published; else nodes find it by polling
 
 
 @dataclass(frozen=True, slots=True)
 class Encoders:
-    """A change of the encoder.
+    """A change of the encoder."""
 
-    Attributes:
-        before: Fingerprint of the one whose vectors the log carries.
-        after: Fingerprint of the next one.
-        dim: Dimension of its vectors.
-    """
-
-    before: str
-    after: str
+    before: str  # Fingerprint of the one whose vectors the log carries
+    after: str  # Fingerprint of the next one
     dim: int
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Entries as stored in the stream.
-
-    Attributes:
-        head: The log's position when they were read.
-        floor: Place of the oldest entry that is kept.
-        state: State of the log.
-        entries: In order; not verified yet.
-        epoch_id: Ballot that opened the log's epoch.
-    """
+    """Entries as stored in the stream."""
 
     head: Position
-    floor: int
+    floor: int  # Place of the oldest entry that is kept
     state: str
-    entries: tuple[StreamEntry, ...]
+    entries: tuple[StreamEntry, ...]  # In order; not verified yet
     epoch_id: str = ""
 
 
@@ -204,11 +153,7 @@ class Scripts:
         self.keys = keys
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Call a script; load it first if the server does not know it.
-
-        Raises:
-            SequencerUnavailable: See ``Link.call``.
-        """
+        """Call a script; load it first if the server does not know it."""
         words = (_SHAS[script], len(keys), *keys, *args)
         try:
             return await self._link.call("EVALSHA", *words)
@@ -220,7 +165,6 @@ class Scripts:
             raise ProtocolError("the server forgot a script right after it was loaded") from error
 
     async def head(self) -> Head | NoLog:
-        """Read the head of the log."""
         return head_of(await self.run(Script.HEAD, [self.keys.meta], []))
 
     async def append(
@@ -264,14 +208,7 @@ class Scripts:
     async def switch(
         self, at: Position, frame: bytes, body: bytes, encoders: Encoders
     ) -> int | NotPlaced:
-        """Append the entry that changes the encoder; see ``switch.lua``.
-
-        Args:
-            at: Position of the writer; the entry follows it directly or is refused.
-            frame: The entry, plain.
-            body: The entry as it is stored (signed or not).
-            encoders: The encoders before and after.
-        """
+        """Append the entry that changes the encoder; see ``switch.lua``."""
         header_bytes = len(body) - len(frame) + len(header_of(frame))
         args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
         args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body]
@@ -281,11 +218,7 @@ class Scripts:
     async def read(
         self, epoch: int, after: Position, entries_max: int, bytes_max: int
     ) -> Range | NotPlaced:
-        """Read entries of an epoch's log after a position.
-
-        Raises:
-            ProtocolError: The stream holds something other than entries.
-        """
+        """Read entries of an epoch's log after a position."""
         keys = [self.keys.meta, self.keys.log(epoch)]
         args = [epoch, after.epoch, after.seq, entries_max, bytes_max]
         answer = await self.run(Script.READ, keys, args)
@@ -301,11 +234,7 @@ class Scripts:
 
 
 def head_of(answer: Sequence[bytes]) -> Head | NoLog:
-    """Type the answer of ``head.lua`` and ``heartbeat.lua``.
-
-    Raises:
-        ProtocolError: The header is not what ``keys.META_FIELDS`` says.
-    """
+    """Type the answer of ``head.lua`` and ``heartbeat.lua``."""
     try:
         if answer[0] == b"LOST":
             return NoLog(int(answer[1]), text_of(answer[2]))

@@ -64,19 +64,11 @@ class SigningKeys:
     def load(
         cls, namespace: str, path: Path | None, *, allow_unsigned: bool = False
     ) -> SigningKeys:
-        """Read the key file, if there is one; blocks.
-
-        Raises:
-            ConfigError: The file has no key, too many, a short one, or a malformed line.
-        """
+        """Read the key file, if there is one; blocks."""
         return cls(namespace, _read_keys(path) if path else {}, allow_unsigned, path)
 
     def reload(self) -> None:
-        """Read the key file again; blocks.  The former keys stay if the file is malformed.
-
-        Raises:
-            ConfigError: See ``load``.
-        """
+        """Read the key file again; blocks.  The former keys stay if the file is malformed."""
         if self._path is not None:
             self.keys = _read_keys(self._path)
 
@@ -90,11 +82,7 @@ class SigningKeys:
         return _MAGIC + key_id.encode().ljust(_ID_BYTES, b"\x00") + mac + frame
 
     def open(self, body: bytes) -> bytes:
-        """Verify a frame, or the header of one, and remove the signature.
-
-        Raises:
-            ProtocolError: The signature is missing, of an unknown key, or wrong.
-        """
+        """Verify a frame, or the header of one, and remove the signature."""
         is_signed = body.startswith(_MAGIC)
         frame = body[SEAL_BYTES:] if is_signed else body
         # Read once: ``reload`` may replace the keys on another thread meanwhile.
@@ -118,11 +106,6 @@ class SigningKeys:
 
 
 def _read_keys(path: Path) -> dict[str, bytes]:
-    """Read a key file.
-
-    Raises:
-        ConfigError: See ``SigningKeys.load``.
-    """
     with path.open("rb") as file:
         text = file.read(KEYS_FILE_BYTES_MAX).decode()
     keys: dict[str, bytes] = {}

@@ -35,8 +35,7 @@ INLINE_BYTES_MAX: Final = 16_384
 MESSAGE_BYTES_MAX: Final = 131_072
 RECORDS_MAX: Final = 512
 BODY_BYTES_MAX: Final = FRAME_BYTES_MAX + SEAL_BYTES
-NUMBER_MAX: Final = 1 << 53
-"""Above this Lua's numbers are not exact."""
+NUMBER_MAX: Final = 1 << 53  # Above this Lua's numbers are not exact
 
 _LINE_BYTES_MAX: Final = 256
 _NUMBER: Final = rb"(0|[1-9][0-9]{0,15})"
@@ -54,14 +53,7 @@ _STREAM_ID: Final = re.compile(_NUMBER + rb"-" + _NUMBER)
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An entry that has to be read from the log.
-
-    Attributes:
-        epoch: Epoch of the entry.
-        seq: Its place.
-        chain: Hash chain at it.
-        op_id: Name of the write.
-    """
+    """An entry that has to be read from the log."""
 
     epoch: int
     seq: int
@@ -71,22 +63,13 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Keepalive:
-    """A keepalive: the head of the log when it was sent.
-
-    Attributes:
-        epoch: Epoch of the log.
-        seq: Place of the newest entry.
-        chain: Hash chain at it.
-        time_us: Redis' clock.
-        state: ``open``, ``recovering`` or ``frozen``.
-        source: The sender.
-    """
+    """A keepalive: the head of the log when it was sent."""
 
     epoch: int
     seq: int
     chain: str
-    time_us: int
-    state: str
+    time_us: int  # Redis' clock
+    state: str  # ``open``, ``recovering`` or ``frozen``
     source: str
 
 
@@ -94,12 +77,7 @@ Message: TypeAlias = Entry | Announced | Keepalive
 
 
 def parse_message(data: bytes, signing_keys: SigningKeys) -> tuple[Message, ...]:
-    """Read a bus message.
-
-    Raises:
-        ProtocolError: It is not in the format of this module, or not signed as the keys
-            require.
-    """
+    """Read a bus message."""
     if len(data) > MESSAGE_BYTES_MAX:
         raise ProtocolError(f"a message has at most {MESSAGE_BYTES_MAX} bytes, got {len(data)}")
     messages: list[Message] = []
@@ -181,41 +159,23 @@ def keepalive_record(
 
 @dataclass(frozen=True, slots=True)
 class StreamEntry:
-    """An entry of the stream with its frame, not decoded.
-
-    Attributes:
-        epoch: Epoch, from the id.
-        seq: Place, from the id.
-        prev_chain: Hash chain before it.
-        chain: Hash chain at it.
-        time_us: Redis' clock when it was appended.
-        body: Its frame, sealed.
-    """
+    """An entry of the stream with its frame, not decoded."""
 
     epoch: int
     seq: int
     prev_chain: str
     chain: str
-    time_us: int
-    body: bytes
+    time_us: int  # Redis' clock when it was appended
+    body: bytes  # Its frame, sealed
 
     def decode(self, signing_keys: SigningKeys) -> Entry:
-        """Verify the signature, the chain and the frame.
-
-        Raises:
-            UnknownMutation: It is valid, but of a later release.
-            ProtocolError: It is not valid.
-        """
+        """Verify the signature, the chain and the frame."""
         frame = signing_keys.open(self.body)
         return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, frame)
 
 
 def parse_stream_entry(stream_id: bytes, flat: Sequence[bytes]) -> StreamEntry:
-    """Read an entry of the stream; a field of a later release is ignored.
-
-    Raises:
-        ProtocolError: A field is missing or malformed.
-    """
+    """Read an entry of the stream; a field of a later release is ignored."""
     place = _STREAM_ID.fullmatch(stream_id)
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     try:

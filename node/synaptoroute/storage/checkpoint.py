@@ -52,23 +52,16 @@ _OP_ID_DTYPE: Final = np.dtype(f"V{OP_ID_BYTES}")
 _TEXTS_END: Final = "\0"
 """Separates utterances, none of which can hold it (see ``core.validation``)."""
 
-section_sum = xxh3_64_intdigest
-"""Checksum of a section."""
+section_sum = xxh3_64_intdigest  # Checksum of a section
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The content of a sound file.
+    """The content of a sound file."""
 
-    Attributes:
-        rows: Rows as they stood in the database when they were copied.
-        remembered: Outcomes inside the idempotency window, in order of seq.
-        position: Where ``remembered`` ends.
-    """
-
-    rows: Rows
+    rows: Rows  # As they were in the database when they were copied
     remembered: list[Remembered]
-    position: Position
+    position: Position  # Where ``remembered`` ends
 
 
 class Header(NamedTuple):
@@ -91,17 +84,14 @@ class Header(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """Position of the outcomes."""
         return Position(self.epoch, self.seq, self.chain.decode("ascii"))
 
     @property
     def vector_bytes(self) -> int:
-        """Length of the first section."""
         return self.row_count * self.dim * VECTOR_DTYPE.itemsize
 
     @property
     def column_bytes(self) -> int:
-        """Length of the third section."""
         of_rows = (2 * _NUMBER_BYTES + _HASH_BYTES) * self.row_count
         of_outcomes = (_NUMBER_BYTES + OP_ID_BYTES + 1) * self.outcome_count
         texts = self.text_bytes + self.request_hash_bytes + self.outcome_bytes
@@ -109,12 +99,10 @@ class Header(NamedTuple):
 
     @property
     def columns_at(self) -> int:
-        """Offset of the third section."""
         return _PAGE_BYTES + self.vector_bytes + self.derived_bytes
 
     @property
     def file_bytes(self) -> int:
-        """Length of the file."""
         return self.columns_at + self.column_bytes
 
     def pack(self) -> bytes:
@@ -136,7 +124,6 @@ def unpack_header(content: bytes) -> Header | None:
 
 
 def _encoder_digest(fingerprint: str) -> bytes:
-    """The encoder's fingerprint at a fixed length."""
     return sha256(fingerprint.encode()).digest()
 
 
@@ -189,7 +176,6 @@ class CheckpointReader:
         return header if is_whole else None
 
     def _read_vectors(self) -> None:
-        """Read and sum the vectors."""
         header = self._header
         assert header is not None
         assert self._vectors is not None
@@ -204,7 +190,6 @@ class CheckpointReader:
             )
 
     def _read(self, into: NDArray[np.uint8], at: int) -> bool:
-        """Fill all of ``into`` from an offset; False if the file ends before."""
         done = 0
         while done < len(into):
             read = os.preadv(self._descriptor, [into[done:].data], at + done)
@@ -242,7 +227,6 @@ class CheckpointReader:
 def _unpack_columns(
     header: Header, columns: bytes, vectors: NDArray[np.float32]
 ) -> Checkpoint | None:
-    """Split the third section into its columns."""
     rows, outcomes = header.row_count, header.outcome_count
     sizes_bytes = (
         _NUMBER_BYTES * rows,
@@ -281,7 +265,6 @@ def _unpack_columns(
 
 
 def _cut(joined: bytes, lengths: bytes) -> list[bytes]:
-    """Undo a join of byte strings."""
     # Nearly always all have the same length: then no Python loop is needed.
     if lengths.count(_HASH_BYTES) == len(lengths):
         return [*np.frombuffer(joined, _HASH_DTYPE).tolist()]
@@ -362,7 +345,6 @@ class CheckpointWriter:
         self._put_in_place(header)
 
     def _put_in_place(self, header: Header) -> None:
-        """Sync the sections, then the header, then the name."""
         # The header counts as the commit mark: written before the sections are on the
         # disk, it could describe bytes that a power failure lost.
         self._file.flush()
@@ -376,7 +358,6 @@ class CheckpointWriter:
         sync(self._path.parent)
 
     def close(self) -> None:
-        """Remove the draft, if it was not finished."""
         self._file.close()
         self._draft.unlink(missing_ok=True)
 

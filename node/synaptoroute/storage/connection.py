@@ -55,11 +55,7 @@ _MESSAGES: Final = {
 
 
 def connect_writer(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
-    """Open the one connection that writes and checkpoints.
-
-    Raises:
-        sqlite3.Error: The file cannot be opened for writing.
-    """
+    """Open the one connection that writes and checkpoints."""
     connection = _connect(path, "rwc")
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -115,11 +111,7 @@ def reader_uri(path: Path, *, immutable: bool = False) -> str:
 
 
 def roll_back_journal(path: Path) -> None:
-    """Undo a change of the journal mode that a crash interrupted; readers cannot.
-
-    Raises:
-        sqlite3.Error: The file cannot be read or written.
-    """
+    """Undo a change of the journal mode that a crash interrupted; readers cannot."""
     with closing(_connect(path, "rw")) as connection:
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
@@ -143,10 +135,6 @@ def transaction(
     connection: sqlite3.Connection, doing: str | None = None
 ) -> Iterator[sqlite3.Connection]:
     """Run a transaction: all of it becomes durable, or nothing.
-
-    Args:
-        connection: The connection that writes.
-        doing: Translate errors to "cannot ``doing``"; None passes them through.
 
     Raises:
         StorageUnavailable: SQLite or the file system failed, and ``doing`` is given.
@@ -263,7 +251,6 @@ class FileLock:
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
-        """Release the lock, if it is held."""
         # The lock file stays: if it were removed, a process that still waits for the
         # removed file and one that makes a new file would both believe to hold the lock.
         if self._descriptor is not None:
@@ -286,11 +273,7 @@ class ReadWriteLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Read the file.
-
-        Raises:
-            StorageUnavailable: The file is being replaced for too long.
-        """
+        """Read the file."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._is_exclusive, EXCLUSIVE_SECONDS_MAX):
                 raise StorageUnavailable("the database is being replaced", reason="busy")

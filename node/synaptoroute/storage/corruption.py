@@ -59,12 +59,7 @@ class CorruptFile(Exception):
 
 @contextmanager
 def corruption_detected(position: Position | None = None) -> Iterator[None]:
-    """Distinguish corrupt content, which quarantines the file, from a failing disk.
-
-    Raises:
-        CorruptFile: The bytes cannot be what was written.
-        StorageUnavailable: They could not be read.
-    """
+    """Distinguish corrupt content, which quarantines the file, from a failing disk."""
     try:
         yield
     except CorruptFile as corrupt:
@@ -161,7 +156,6 @@ def is_wal_corrupt(path: Path) -> bool:
 
 
 def _is_wal_header_sound(header: bytes) -> bool:
-    """Check the WAL's header against its own checksum."""
     magic, *_, sum_1, sum_2 = _WAL_HEADER.unpack(header)
     order = _WAL_MAGICS.get(magic)
     if order is None:
@@ -218,7 +212,6 @@ def quarantine(path: Path, position: Position | None) -> Path:
 
 
 def _unused_name(path: Path, position: Position | None) -> Path:
-    """A name that no file has, nor any WAL."""
     stem = f"{path.name}.corrupt"
     names = [f"{stem}-{position.revision}"] if position is not None else []
     number = 1

@@ -62,14 +62,6 @@ class Database:
 
     Invariants: no transaction is open between two calls; ``meta``, ``facts`` and the log
     window change only after the transaction that changed the file.
-
-    Attributes:
-        meta: Position, digest, encoder and settings that are durable.  Any thread.
-        facts: Facts of this node by key; replaced, never changed.  Any thread.
-        changes: What changed since the checkpoint.
-        lock: Readers hold it shared; a file that takes this one's place exclusively.
-        needs_scrub: A boot from a checkpoint left pages unread.
-        corruption: Why the file may no longer be written to or given away.
     """
 
     def __init__(
@@ -81,12 +73,12 @@ class Database:
         facts: dict[str, str],
     ) -> None:
         self.path = path
-        self.meta = meta
-        self.facts = facts
-        self.changes = ChangeCounter()
-        self.lock = ReadWriteLock()
-        self.needs_scrub = False
-        self.corruption: str | None = None
+        self.meta = meta  # What is durable.  Any thread.
+        self.facts = facts  # Replaced, never changed.  Any thread.
+        self.changes = ChangeCounter()  # Since the checkpoint
+        self.lock = ReadWriteLock()  # Shared for readers; exclusive for replacing the file
+        self.needs_scrub = False  # A boot from a checkpoint left pages unread
+        self.corruption: str | None = None  # Why the file may no longer be written to or given away
         self._synchronous: Synchronous = synchronous
         self._log = log
         # The sizes of the op log are read with the first commit, not at boot.
@@ -100,26 +92,17 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection that writes."""
         return self._writer is not None
 
     @property
     def writer(self) -> sqlite3.Connection:
-        """The connection that writes; for the writing thread only.
-
-        Raises:
-            StorageUnavailable: The database is closed.
-        """
+        """The connection that writes; for the writing thread only."""
         if self._writer is None:
             raise StorageUnavailable("the storage is closed", reason="closed")
         return self._writer
 
     def writable(self) -> sqlite3.Connection:
-        """The connection that writes, if the file may be written to.
-
-        Raises:
-            StorageUnavailable: The database is closed or corrupt.
-        """
+        """The connection that writes, if the file may be written to."""
         if self.corruption is not None:
             raise StorageUnavailable(corruption_message(self.corruption), reason="corrupt")
         return self.writer
@@ -183,7 +166,6 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the connection; calling it again does nothing."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -245,7 +227,6 @@ def _is_blank(path: Path) -> bool:
 
 
 def _migrate(path: Path, synchronous: Synchronous) -> None:
-    """Move an older file to this release's schema, once its pages are checked."""
     with corruption_detected(), closing(connect_reader(path)) as reader:
         if schema.stored_version(reader) == schema.SCHEMA_VERSION:
             return

@@ -59,11 +59,7 @@ StandbyEncoders: TypeAlias = Mapping[str, int]
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Read the row of ``meta``.
-
-    Raises:
-        CorruptFile: There is no such row, or it does not match its checksum.
-    """
+    """Read the row of ``meta``."""
     with corruption_detected():
         rows = connection.execute("SELECT * FROM meta").fetchall()
         if len(rows) != 1:
@@ -76,11 +72,7 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
 
 
 def read_facts(connection: sqlite3.Connection) -> dict[str, str]:
-    """Read the facts of this node.
-
-    Raises:
-        CorruptFile: A fact does not match its checksum, or the node has no identity.
-    """
+    """Read the facts of this node."""
     with corruption_detected():
         facts = {}
         for key, value, total in connection.execute("SELECT key, value, sum FROM node"):
@@ -95,11 +87,7 @@ def read_facts(connection: sqlite3.Connection) -> dict[str, str]:
 def check_encoder(
     meta: Meta, fingerprint: str, dim: int, standby_encoders: StandbyEncoders | None = None
 ) -> None:
-    """Refuse vectors of an encoder that is neither running nor standing by.
-
-    Raises:
-        EncoderMismatch: The stored vectors are of another encoder or dimension.
-    """
+    """Refuse vectors of an encoder that is neither running nor standing by."""
     known = {fingerprint: dim, **(standby_encoders or {})}
     if known.get(meta.fingerprint) != meta.dim:
         found = f"{meta.fingerprint} with {meta.dim} dimensions"
@@ -159,11 +147,7 @@ def load(path: Path, *, immutable: bool = False) -> Stored:
 
 
 def check_pages(path: Path) -> None:
-    """Let SQLite check the structure of the file.
-
-    Raises:
-        CorruptFile: It found something.
-    """
+    """Let SQLite check the structure of the file."""
     check = _PageCheck(path, immutable=False)
     check.run()
     check.raise_found(None)
@@ -180,7 +164,6 @@ class _PageCheck(threading.Thread):
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Check, and keep the result for ``raise_found``."""
         try:
             with closing(connect_reader(self._path, immutable=self._immutable)) as connection:
                 rows = connection.execute("PRAGMA quick_check(3)").fetchall()
@@ -189,7 +172,6 @@ class _PageCheck(threading.Thread):
             self._error = error
 
     def raise_found(self, position: Position | None) -> None:
-        """Raise what the check found, on the caller's thread."""
         with corruption_detected(position):
             if self._error is not None:
                 raise self._error
@@ -202,9 +184,6 @@ def load_from_checkpoint(path: Path, fingerprint: str, dim: int) -> Stored | Non
 
     The digest over them must be the one that the last commit stored.  The pages that
     hold vectors and texts are not read: ``scrub`` verifies them later.
-
-    Returns:
-        The state; None if the checkpoint does not help, and ``load`` has to be used.
     """
     with (
         CheckpointReader(path, fingerprint, dim) as reader,
@@ -277,7 +256,6 @@ def _load_state(connection: sqlite3.Connection) -> Stored:
 def _assemble(
     connection: sqlite3.Connection, meta: Meta, rows: Rows, remembered: list[Remembered]
 ) -> Stored:
-    """Join rows with the rest of the database and compute the digest."""
     snapshot = Snapshot(
         position=meta.position,
         settings=meta.settings,
@@ -315,11 +293,7 @@ def _read_routes(
 def read_remembered(
     connection: sqlite3.Connection, seq: int, after_seq: int = -1
 ) -> list[Remembered]:
-    """Read the outcomes of the window that ends at ``seq``, or those after ``after_seq``.
-
-    Raises:
-        CorruptFile: An outcome does not match its checksum, or is newer than ``seq``.
-    """
+    """Read the outcomes of the window that ends at ``seq``, or those after ``after_seq``."""
     first = max(seq - IDEMPOTENCY_WINDOW_ENTRIES, after_seq + 1)
     rows = connection.execute(
         "SELECT seq, op_id, request_hash, outcome, sum FROM remembered WHERE seq >= ? ORDER BY seq",
@@ -384,11 +358,7 @@ def _check_position(connection: sqlite3.Connection, snapshot: Snapshot) -> None:
 
 
 def check_op_log(connection: sqlite3.Connection) -> None:
-    """Check that the op log has no gaps; reads all of it.
-
-    Raises:
-        CorruptFile: It has gaps.
-    """
+    """Check that the op log has no gaps; reads all of it."""
     count, first, last = connection.execute(
         "SELECT count(*), min(seq), max(seq) FROM oplog"
     ).fetchone()

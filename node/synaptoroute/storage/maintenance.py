@@ -25,8 +25,7 @@ from synaptoroute.storage.corruption import CorruptFile, corruption_detected
 from synaptoroute.storage.loader import check_op_log, check_pages, read_meta, read_remembered
 from synaptoroute.storage.rows import read_after, verify_rows
 
-CHECKPOINT_ROWS_MIN: Final = 4_096
-"""Fewer rows and outcomes are read as fast without a checkpoint."""
+CHECKPOINT_ROWS_MIN: Final = 4_096  # Fewer rows and outcomes are read as fast without a checkpoint
 WALK_ROWS: Final = 1_024
 PAUSE_SECONDS: Final = 0.02
 POLL_SECONDS: Final = 5.0
@@ -108,12 +107,7 @@ def write_checkpoint(path: Path, pause: Pause | None = None, derive: Derive | No
 
 
 def scrub(path: Path, pause: Pause | None = None) -> None:
-    """Verify all of the file that a boot from a checkpoint does not read.  Any thread.
-
-    Raises:
-        CorruptFile: The file is not what was written.
-        StorageUnavailable: It could not be read.
-    """
+    """Verify all of the file that a boot from a checkpoint does not read.  Any thread."""
     check_pages(path)
     with corruption_detected(), closing(connect_reader(path)) as reader:
         _walk(reader, read_meta(reader).dim, pause, None)
@@ -123,7 +117,6 @@ def scrub(path: Path, pause: Pause | None = None) -> None:
 def _walk(
     reader: sqlite3.Connection, dim: int, pause: Pause | None, writer: CheckpointWriter | None
 ) -> None:
-    """Verify rows in slot order, and add them to a checkpoint."""
     slot = -1
     while part := read_after(reader, slot, WALK_ROWS):
         vectors = verify_rows(part, dim)

@@ -26,14 +26,7 @@ from synaptoroute.storage.writer import INSERT_META, write_fact
 
 @dataclass(frozen=True, slots=True)
 class ReEmbeddingProgress:
-    """How far the vectors of another encoder are written.
-
-    Attributes:
-        fingerprint: The other encoder's.
-        dim: Dimension of its vectors.
-        done_slots: Slots that have their new vector.
-        total_slots: Slots that need one.
-    """
+    """How far the vectors of another encoder are written."""
 
     fingerprint: str
     dim: int
@@ -61,9 +54,6 @@ class ReEmbedding:
         """Begin to replace all vectors, or continue where an earlier run ended.
 
         Pending vectors of a third encoder are dropped.
-
-        Raises:
-            ConfigError: The stored vectors are this encoder's already.
         """
         database = self._database
         if (database.meta.fingerprint, database.meta.dim) == (fingerprint, dim):
@@ -153,12 +143,6 @@ def _write_next(connection: sqlite3.Connection, slot: int, vector: bytes) -> Non
 
 
 def _swap(connection: sqlite3.Connection, snapshot: Snapshot, pending: ReEmbeddingProgress) -> Meta:
-    """Replace the old vectors by the new, inside the caller's transaction.
-
-    Raises:
-        ConfigError: Slots have no new vector.
-        CorruptFile: A new vector changed on the disk since it was written.
-    """
     if _read_missing(connection, 1) or pending.done_slots != pending.total_slots:
         raise ConfigError(
             f"{pending.total_slots - pending.done_slots} utterances are not re-encoded yet"
@@ -181,7 +165,6 @@ def _swap(connection: sqlite3.Connection, snapshot: Snapshot, pending: ReEmbeddi
 
 
 def _verified_hashes(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
-    """Recompute the hash of every new row."""
     cursor = connection.execute(
         "SELECT s.slot, s.route_id, s.utterance, n.vector, n.row_hash"
         " FROM slot AS s JOIN slot_next AS n ON n.slot = s.slot ORDER BY s.slot"

@@ -35,57 +35,36 @@ _write_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A whole state, read from the file and verified.
-
-    Attributes:
-        snapshot: The state without the vectors.
-        digest: Digest of that state, recomputed from its bytes, 32 hexadecimal digits.
-        slots: int64[n], the slots that have an owner, ascending.
-        vectors: float32[n, dim]; row i belongs to ``slots[i]``.  Zeroed memory follows
-            the last row, so that a tensor can use the array without a copy.
-        sums: The digest with its buckets; a replica may take it over.
-        is_new: The file was made by this call.
-        moved_aside: Where a corrupt database of this name was moved, if there was one.
-        is_from_checkpoint: The database pages that hold rows were not read.
-        derived: Bytes a node derived from exactly these rows, if the checkpoint has them.
-    """
+    """A whole state, read from the file and verified."""
 
     snapshot: Snapshot
-    digest: str
-    slots: NDArray[np.int64]
+    digest: str  # Digest of that state, recomputed from its bytes, 32 hexadecimal digits
+    slots: NDArray[np.int64]  # int64[n], the slots that have an owner, ascending
+    # float32[n, dim]; row i belongs to ``slots[i]``.  Zeroed memory follows the last row, so that
+    # a tensor can use the array without a copy.
     vectors: NDArray[np.float32]
-    sums: Digest
-    is_new: bool = False
+    sums: Digest  # The digest with its buckets; a replica may take it over
+    is_new: bool = False  # The file was made by this call
+    # Where a corrupt database of this name was moved, if there was one
     moved_aside: Path | None = None
-    is_from_checkpoint: bool = False
+    is_from_checkpoint: bool = False  # The database pages that hold rows were not read
+    # Bytes a node derived from exactly these rows, if the checkpoint has them
     derived: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One entry of the op log.
-
-    Attributes:
-        seq: Place in the log.
-        epoch: Life of the log.
-        op_id: 16 bytes that name the write.
-        prev_chain: Hash chain before the entry.
-        chain: Hash chain at the entry.
-        time_us: Sequencer's clock, microseconds since 1970.
-        frame: The proposal's bytes as sequenced.
-        outcome: Outcome of the write on this node.
-        digest: Digest of the state afterwards.
-    """
+    """One entry of the op log."""
 
     seq: int
-    epoch: int
+    epoch: int  # Epoch of the log
     op_id: bytes
     prev_chain: str
     chain: str
-    time_us: int
-    frame: bytes
+    time_us: int  # Sequencer's clock, microseconds since 1970
+    frame: bytes  # The proposal's bytes as sequenced
     outcome: Outcome
-    digest: str
+    digest: str  # Digest of the state afterwards
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +80,13 @@ class SlotRow:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """One entry that the winning history does not have, kept for an operator.
-
-    Attributes:
-        op_id: 16 bytes that name the write.
-        epoch: Life of the log in which it was placed.
-        seq: Its place there.
-        frame: The proposal's bytes.
-        moved_at_us: When it became an orphan, microseconds since 1970.
-    """
+    """One entry that the winning history does not have, kept for an operator."""
 
     op_id: bytes
     epoch: int
     seq: int
     frame: bytes
-    moved_at_us: int
+    moved_at_us: int  # Microseconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +135,10 @@ def _settings_columns(settings: Settings) -> tuple[str, bytes]:
 
 
 def load_settings(text: str) -> Settings:
-    """Read the settings of the route set."""
     return Settings(*json.loads(text))
 
 
 def route_row(route: RouteRecord) -> tuple[object, ...]:
-    """Columns of ``route``."""
     at = route.revision
     return (
         route.route_id,
@@ -183,13 +152,11 @@ def route_row(route: RouteRecord) -> tuple[object, ...]:
 
 
 def import_row(import_id: str, is_replace: bool, touched_seq: int) -> tuple[object, ...]:
-    """Columns of ``import_open``."""
     fields = (import_id, int(is_replace), touched_seq)
     return (*fields, checksum(*fields))
 
 
 def epoch_row(record: EpochRecord) -> tuple[object, ...]:
-    """Columns of ``epoch``."""
     opened = record.opened
     voters = json.dumps(opened.voters, separators=(",", ":"))
     fields = (
@@ -213,7 +180,6 @@ def load_epoch(
 
 
 def remembered_row(seq: int, op_id: bytes, request_hash: bytes, outcome: str) -> tuple[object, ...]:
-    """Columns of ``remembered``."""
     return (seq, op_id, request_hash, outcome, remembered_sum(seq, op_id, request_hash, outcome))
 
 
@@ -236,12 +202,10 @@ class StoredOutcome(Remembered):
 
     @property
     def outcome(self) -> Outcome:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The outcome, parsed."""
         return load_outcome(self.text)
 
     @property
     def text(self) -> str:
-        """The outcome as it is stored."""
         return str(tuple.__getitem__(self, _OUTCOME_FIELD))
 
     def _parsed(self) -> tuple[bytes, int, bytes, Outcome]:
@@ -291,7 +255,6 @@ def dump_outcome(outcome: Outcome) -> str:
 
 
 def load_outcome(text: str) -> Outcome:
-    """Read an outcome."""
     status, epoch, seq, revision, code, message, count = json.loads(text)
     held = None if revision is None else Revision(*revision)
     return Outcome(status, Revision(epoch, seq), held, code, message, count)
@@ -317,7 +280,6 @@ def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> 
 
 
 def _bucket_sums(slots: NDArray[np.int64], row_hashes: bytes) -> list[int]:
-    """Sum joined row hashes by bucket, as ``Digest.add_rows`` does, but as arrays."""
     # ``bincount`` adds in float64, which is exact up to 2^53: words of 32 bits, of which
     # no bucket adds more than 2^21, because slots are spread evenly over the buckets.
     assert int(slots.max(initial=0)) < BUCKET_COUNT << 21, "more than a float64 adds exactly"

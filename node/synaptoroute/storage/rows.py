@@ -23,21 +23,13 @@ _COLUMNS: Final = "slot, route_id, utterance, vector, row_hash"
 
 @dataclass(slots=True)
 class Rows:
-    """Rows that have an owner, as columns of equal length.
+    """Rows that have an owner, as columns of equal length."""
 
-    Attributes:
-        slots: int64[n], ascending.
-        route_ids: int64[n], their owners.
-        utterances: Their texts.
-        row_hashes: Their hashes.
-        vectors: float32[n, dim], with zeroed memory behind them.
-    """
-
-    slots: NDArray[np.int64]
-    route_ids: NDArray[np.int64]
+    slots: NDArray[np.int64]  # int64[n], ascending
+    route_ids: NDArray[np.int64]  # int64[n]
     utterances: list[str]
     row_hashes: list[bytes]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32]  # float32[n, dim], with zeroed memory behind them
 
     def by_route(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
         """Slots and texts of each route, by slot."""
@@ -65,11 +57,7 @@ def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
 
 
 def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
-    """Read the whole table ``slot``, a few hundred rows at a time.
-
-    Raises:
-        CorruptFile: A row does not match its hash, or is beyond the capacity.
-    """
+    """Read the whole table ``slot``, a few hundred rows at a time."""
     (highest,) = connection.execute("SELECT max(slot) FROM slot").fetchone()
     if highest is not None and not 0 <= highest < slots_max:
         raise CorruptFile(f"slot {highest} is beyond the capacity")
@@ -161,11 +149,7 @@ def _read_one(connection: sqlite3.Connection, slot: int) -> Any:
 
 
 def verify_rows(part: list[Any], dim: int) -> NDArray[np.float32]:
-    """Check rows against their hashes and join their vectors: float32[n, dim].
-
-    Raises:
-        CorruptFile: A row does not match its hash, or is no row.
-    """
+    """Check rows against their hashes and join their vectors: float32[n, dim]."""
     computed = list(starmap(row_hash, (row[:4] for row in part)))
     if computed != [row[4] for row in part]:
         wrong = next(row[0] for row, each in zip(part, computed, strict=True) if each != row[4])

@@ -62,8 +62,7 @@ _NODE_TABLES: Final = frozenset({"node", "orphan", "slot_next"})
 _STATE_TABLES: Final = tuple(sorted(TABLES - _NODE_TABLES))
 TAIL_ENTRIES_MAX: Final = 1_024
 TAIL_BYTES_MAX: Final = 8_388_608
-READERS_SECONDS_MAX: Final = 5.0
-"""How long running reads may delay the exchange of the file."""
+READERS_SECONDS_MAX: Final = 5.0  # How long running reads may delay the exchange of the file
 _NO_OP_ID: Final = b"\x00" * OP_ID_BYTES
 
 
@@ -71,11 +70,7 @@ _NO_OP_ID: Final = b"\x00" * OP_ID_BYTES
 
 
 def export_snapshot(path: Path, target: Path) -> Position:
-    """Write the state at one position to a file of its own.
-
-    Returns:
-        The position of the file.
-    """
+    """Write the state at one position to a file of its own; return that position."""
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
     try:
         with closing(connect_draft(draft)) as copy:
@@ -155,7 +150,6 @@ def drop_incoming(path: Path) -> None:
 
 
 def _verify(database: Database, source: Path, draft: Path) -> tuple[Stored, Meta]:
-    """Copy a snapshot beside the database and verify the copy."""
     if not is_present(source):
         raise CorruptFile("there is no snapshot")
     # The copy is verified, not the source: the source may change in between.
@@ -180,7 +174,6 @@ def _check_schema(own: sqlite3.Connection, donor: sqlite3.Connection) -> None:
 def _copy_node_tables(
     database: Database, draft: Path, orphans_after_seq: int | None, now_us: int
 ) -> None:
-    """Copy what belongs to this node into a snapshot that takes the database's place."""
     with closing(connect_draft(draft)) as copy:
         copy.execute("ATTACH ? AS own", (reader_uri(database.path),))
         with transaction(copy):
@@ -213,12 +206,6 @@ def _rename_over(writer: sqlite3.Connection, draft: Path, path: Path) -> bool:
     """Rename a draft over the database, whose only connection is ``writer``.
 
     A crash leaves either the one file or the other, whole.
-
-    Returns:
-        False if another connection exists; nothing changed.
-
-    Raises:
-        OSError: The file could not be renamed; the database is as it was.
     """
     try:
         # The database first becomes a single file without a WAL, or the old WAL would lie
@@ -352,7 +339,6 @@ def set_sole_voter(connection: sqlite3.Connection, node_id: str) -> None:
 def _move_to_orphans(
     connection: sqlite3.Connection, after_seq: int, now_us: int, schema: str = "main"
 ) -> None:
-    """Keep entries that the winning history does not have, inside the caller's transaction."""
     connection.execute(
         "INSERT INTO orphan (op_id, epoch, seq, frame, moved_at_us)"
         f" SELECT op_id, epoch, seq, frame, ? FROM {schema}.oplog WHERE seq > ? ORDER BY seq",

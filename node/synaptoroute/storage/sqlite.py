@@ -40,8 +40,7 @@ from synaptoroute.storage.writer import REPLACE_SLOT, LogWindow, meta_after, wri
 
 OPLOG_ENTRIES_MAX: Final = 10_000
 OPLOG_BYTES_MAX: Final = 67_108_864
-ORPHANS_MAX: Final = 10_000
-"""Orphans read at once; an op log holds no more entries."""
+ORPHANS_MAX: Final = 10_000  # Orphans read at once; an op log holds no more entries
 _EPHEMERAL: Final = ":memory:"
 
 
@@ -439,7 +438,6 @@ class SQLiteStorage:
         self._derive = derive
 
     def _stop_maintenance(self) -> bool:
-        """Stop the thread; returns whether there was one."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()
@@ -447,7 +445,6 @@ class SQLiteStorage:
 
     @contextmanager
     def _maintenance_paused(self) -> Iterator[None]:
-        """Let no walk over the rows run meanwhile."""
         was_running = self._stop_maintenance()
         try:
             yield
@@ -482,7 +479,6 @@ class SQLiteStorage:
 
     @contextmanager
     def _corruption_recorded(self, database: Database) -> Iterator[None]:
-        """Record corruption, so that nothing more is written to the file."""
         try:
             yield
         except CorruptFile as corrupt:

@@ -160,7 +160,6 @@ def write_group(
 
 
 def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[int]:
-    """Write the rows and routes that a group leaves behind; returns the changed slots."""
     slots: dict[int, SlotWrite | None] = {}
     routes: dict[int, RouteRecord | None] = {}
     for change in changes:
@@ -191,7 +190,6 @@ def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> li
 
 
 def _write_import(connection: sqlite3.Connection, commit: Commit) -> None:
-    """Open, fill or drop an import."""
     change, seq = commit.change, commit.entry.seq
     if change.opened is not None:
         connection.execute(
@@ -241,7 +239,6 @@ def _write_log(connection: sqlite3.Connection, commits: Sequence[Commit]) -> Non
 
 
 def _write_voters(connection: sqlite3.Connection, epoch: int, voters: tuple[str, ...]) -> None:
-    """Update the voters in the row of their epoch."""
     *fields, _ = connection.execute("SELECT * FROM epoch WHERE epoch = ?", (epoch,)).fetchone()
     record = load_epoch(*fields)
     opened = replace(record.opened, voters=voters)
@@ -249,7 +246,6 @@ def _write_voters(connection: sqlite3.Connection, epoch: int, voters: tuple[str,
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
-    """Write the row of ``meta``."""
     # An UPDATE, not a REPLACE: SQLite then leaves alone pages that do not change, such as
     # those of a long calibration.
     row = meta_row(meta)
