@@ -43,11 +43,7 @@ class Failpoint:
     """An armed step, and how often it may still be passed."""
 
     def __init__(self, requested: str) -> None:
-        """Parse a name, with an optional count after a colon.
-
-        Raises:
-            ConfigError: No step has this name, or the count is not a number.
-        """
+        """Parse a name, with an optional count after a colon."""
         self.name, _, count = requested.partition(":")
         if self.name not in FAILPOINTS:
             raise ConfigError(f"unknown failpoint: {self.name!r}")
@@ -69,11 +65,7 @@ _armed: Failpoint | None = None
 
 
 def arm(requested: str) -> None:
-    """Crash the process at a step; at none if empty.
-
-    Raises:
-        ConfigError: No step has this name, or the count is not a number.
-    """
+    """Crash the process at a step; at none if empty."""
     global _armed
     _armed = Failpoint(requested) if requested else None
 

@@ -38,11 +38,7 @@ class Inbox(Generic[ItemT]):
         return self._queue.qsize()
 
     def put(self, item: ItemT) -> None:
-        """Add one item.
-
-        Raises:
-            NotReady: The inbox is closed.
-        """
+        """Add one item."""
         with self._lock:
             # Checked under the lock: an item put after the thread has drained a closed inbox
             # would never be taken, and its caller would wait for good.

@@ -58,9 +58,6 @@ class Calibration:
 
     Attributes:
         at: ``epoch.seq`` of the measured route set.
-        fingerprint: First digits of the encoder's fingerprint.
-        table: First digits of the static table's checksum.
-        routes: Routes that were evaluated.
         reason: Why the cascade is off; empty if it is on.
         guard: The conditions of a sure answer; None if it is off.
         share: Share of the evaluated queries that the first stage answers.
@@ -125,14 +122,7 @@ def _is_sound(found: Calibration) -> bool:
 
 @single_blas_thread()
 def calibrate(given: Utterances, at: str, fingerprint: str, table: str) -> Calibration:
-    """Evaluate a route set and choose the guard; equal inputs give equal guards.
-
-    Args:
-        given: The route set.
-        at: Its place in the log.
-        fingerprint: First digits of the encoder's fingerprint.
-        table: First digits of the static table's checksum.
-    """
+    """Evaluate a route set and choose the guard; equal inputs give equal guards."""
     routes = len(given.thresholds)
 
     def off(reason: str) -> Calibration:
@@ -211,7 +201,6 @@ def _fit_line(in_scope: Evaluation, out_of_scope: Evaluation) -> tuple[float, fl
 def _best(
     in_scope: Evaluation, out_of_scope: Evaluation, thresholds: Float64s
 ) -> tuple[MarginGuard, Mask] | None:
-    """Choose the guard that answers most among those that hold the conditions."""
     scale, offset = _fit_line(in_scope, out_of_scope)
     floors = sorted({0.0, *np.quantile(in_scope.scores, _FLOOR_SHARES).tolist()})
     best: tuple[MarginGuard, Mask] | None = None
@@ -272,7 +261,6 @@ def _holds(
     answered: Mask,
     thresholds: Float64s,
 ) -> bool:
-    """Whether a guard holds the conditions after rounding."""
     agreement = float(_agrees(in_scope)[answered].mean())
     right = (in_scope.answers == in_scope.owners)[answered].sum()
     encoder_right = (in_scope.encoders == in_scope.owners)[answered].sum()

@@ -43,13 +43,7 @@ ABANDONED_SECONDS: Final = 30.0
 
 
 class Calibrator:
-    """A task of the event loop; the measurement itself runs in a thread.
-
-    Args:
-        calibrate_now: Measures, and writes the result to the log.
-        cascade: Says whether a calibration is due.
-        live_tables: Asks for the tables of the live nodes; None for a router on its own.
-    """
+    """A task of the event loop; the measurement itself runs in a thread."""
 
     def __init__(
         self,
@@ -66,11 +60,9 @@ class Calibrator:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the task."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End the task."""
         if self._task is not None:
             await end_task(self._task)
             self._task = None
@@ -118,12 +110,7 @@ async def calibrate_cascade(
     cascade: Cascade | None,
     write: Callable[[Calibrate], Awaitable[WriteResult]],
 ) -> tuple[Calibration, WriteResult]:
-    """Measure on the route set that is visible now, and write the result to the log.
-
-    Raises:
-        ConfigError: This node has no table of the encoder that serves.
-        ClusterError: The log did not take it.
-    """
+    """Measure on the route set that is visible now, and write the result to the log."""
     copied = await asyncio.wrap_future(engine.read(_RouteSetCopy))
     found = None if cascade is None else cascade.table_of(engine.encoder)
     if found is None:

@@ -57,8 +57,6 @@ class CascadeStatus:
         reason: Why it is not on; empty where it is, or is off.
         static: Queries answered by the first stage.
         deferred: Queries that it left to the encoder while it was on.
-        changed_share: Share of routes changed since the calibration.
-        calibration: The newest calibration; None before the first.
     """
 
     state: str = "off"
@@ -70,12 +68,9 @@ class CascadeStatus:
 
 
 class Cascade:
-    """The first stage of one node.
+    """The first stage of one node; ``FirstStage`` documents most of its methods.
 
     Invariant: ``_routes`` is at the tensor's position whenever the lock is free.
-
-    Attributes:
-        is_calibrating: Whether this node is measuring a calibration.
     """
 
     def __init__(self, tables: Sequence[StaticTable]) -> None:
@@ -98,7 +93,6 @@ class Cascade:
 
     @property
     def table_names(self) -> list[str]:
-        """Names of all prepared tables."""
         return sorted(name for _, name in self._tables.values())
 
     @property
@@ -110,7 +104,6 @@ class Cascade:
 
     @property
     def status(self) -> CascadeStatus:
-        """The state and the totals."""
         return CascadeStatus(
             self._state,
             self._reason,
@@ -202,7 +195,6 @@ class Cascade:
         return self.build(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
 
     def needs_rebuild(self, change: Change) -> bool:
-        """Whether a change requires the whole route set to be embedded or projected again."""
         settings, routes = change.settings, self._routes
         if settings is None or not settings.cascade:
             return False
@@ -243,7 +235,6 @@ class Cascade:
         return routes
 
     def embed(self, change: Change, encoder: TextEncoder) -> StaticRows:
-        """Embed the rows that a change writes, before it becomes visible; any thread."""
         found = self.table_of(encoder)
         if self._routes is None or found is None or not change.writes:
             return {}
@@ -259,7 +250,6 @@ class Cascade:
     def install(
         self, routes: StaticRoutes | None, encoder: TextEncoder, settings: Settings
     ) -> None:
-        """Replace the whole state; None for no first stage."""
         with self._lock:
             self._routes, self._encoder = routes, encoder
             self._take_settings(settings)
@@ -275,10 +265,7 @@ class Cascade:
         """Apply one change, in the step in which it becomes visible.
 
         Args:
-            change: As the table applied it.
-            at: Its place in the log.
             written: What ``embed`` returned for it; missing rows are embedded here.
-            tensor: The tensor that holds the change.
             built: The route set at this place, if ``rebuild`` was called before.
         """
         encoder, settings = self._encoder, change.settings
@@ -358,7 +345,6 @@ class Cascade:
 
 
 def _projection_of(settings: Settings, dim: int) -> LdaProjection | None:
-    """Read the projection of the calibration in the settings; None if there is none."""
     calibration = read_calibration(settings.calibration) if settings.calibration else None
     return read_projection(calibration.turn, dim) if calibration is not None else None
 

@@ -27,11 +27,6 @@ class QueryCoalescer:
     """Queries on their way to the first stage.
 
     Invariant: an event loop has a list here exactly while a call of ``_flush`` is scheduled.
-
-    Args:
-        cascade: The first stage.
-        submit: Queues what it leaves to the encoder.
-        node: Name of this node, for answers.
     """
 
     def __init__(self, cascade: Cascade, submit: Callable[[Query], None], node: str) -> None:

@@ -60,7 +60,6 @@ class LdaProjection:
 
     @property
     def dim(self) -> int:
-        """Length of a projected row."""
         return int(self.factors.shape[1])
 
     def apply(self, rows: Int8s) -> Int8s:

@@ -42,7 +42,6 @@ class Utterances:
         static_rows: Static embeddings, int8[n, static dim].
         owners: Route of each row, int64[n], ascending from 0 without gaps.
         thresholds: Effective threshold of each route, float64[routes].
-        aggregation: How the encoder's scores are aggregated.
     """
 
     vectors: Float32s
@@ -53,12 +52,10 @@ class Utterances:
 
     @property
     def starts(self) -> Numbers:
-        """First row of each route."""
         return np.searchsorted(self.owners, np.arange(len(self.thresholds)))
 
     @property
     def counts(self) -> Numbers:
-        """Rows of each route."""
         return np.bincount(self.owners, minlength=len(self.thresholds))
 
 

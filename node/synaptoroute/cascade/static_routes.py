@@ -68,7 +68,6 @@ class MarginGuard:
         return max(0.0, self.margin - self.slope * score)
 
     def expected(self, score: float) -> float:
-        """Score that the encoder is expected to give."""
         return min(1.0, max(-1.0, self.offset + self.scale * score))
 
 
@@ -83,14 +82,7 @@ class _Route:
 
 
 class StaticRoutes:
-    """Static embeddings of all utterances at one position; one thread at a time.
-
-    Args:
-        dim: Length of an embedding.
-        settings: Settings of the route set.
-        revision: Place in the log.
-        projection: Applied to embeddings before they are compared; None for none.
-    """
+    """Static embeddings of all utterances at one position; one thread at a time."""
 
     def __init__(
         self,
@@ -122,11 +114,9 @@ class StaticRoutes:
 
     @property
     def routes(self) -> Mapping[str, RouteRecord]:
-        """Routes by name, read-only."""
         return MappingProxyType(self._names)
 
     def record_of(self, route_id: int) -> RouteRecord:
-        """The route with this id."""
         return self._routes[route_id].record
 
     def rows_of(self, route_id: int) -> Int8s:
@@ -144,8 +134,6 @@ class StaticRoutes:
         """Apply one change.
 
         Args:
-            change: As the table applied it.
-            at: Its place in the log.
             written: Embedding of every row that the change writes, by slot.
         """
         for record in change.deleted:
@@ -203,7 +191,6 @@ class StaticRoutes:
 
         Args:
             embeddings: int8[n, dim].
-            guard: The conditions of a sure answer.
             limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
         """
         shortlists = self._shortlists(embeddings)
@@ -270,7 +257,6 @@ class StaticRoutes:
         return _Shortlist(routes, scores.tolist(), similarities, starts)
 
     def _ranked(self, shortlist: _Shortlist, count: int) -> list[RouteScore]:
-        """Rank the best of the shortlist."""
         scores = shortlist.scores
         order = sorted(range(len(scores)), key=lambda number: -scores[number])
         ranked = [self._score(shortlist, number) for number in order[:count]]
@@ -330,6 +316,5 @@ def lengths_of(rows: Int8s | Float32s) -> Float64s:
 
 
 def _scaled(score: RouteScore, guard: MarginGuard) -> RouteScore:
-    """Convert a score to the encoder's scale."""
     value = guard.expected(score.score)
     return RouteScore(score.route_id, value, score.threshold, score.slot, score.similarity)

@@ -56,13 +56,9 @@ class Distillable(Protocol):
     """What distilling needs of an encoder."""
 
     @property
-    def fingerprint(self) -> str:
-        """Identity of everything that shapes a vector."""
-        ...
+    def fingerprint(self) -> str: ...
 
-    def vocabulary(self) -> Vocabulary:
-        """The tokens of the encoder."""
-        ...
+    def vocabulary(self) -> Vocabulary: ...
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
         """Encode to float32[n, dim], unit rows."""
@@ -83,7 +79,6 @@ class StaticTable:
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
         return int(self.rows.shape[1])
 
     @property
@@ -135,15 +130,7 @@ class StaticTable:
 
 
 def distil(encoder: Distillable, *, tokens_max: int | None = None) -> StaticTable:
-    """Distil the table of an encoder; takes about 1 ms of one core per token.
-
-    Args:
-        encoder: An encoder with a vocabulary.
-        tokens_max: Leave out ids from this one on; None for all.
-
-    Raises:
-        ConfigError: The encoder has no vocabulary to distil.
-    """
+    """Distil the table of an encoder; takes about 1 ms of one core per token."""
     if not hasattr(encoder, "vocabulary"):
         raise ConfigError("this encoder has no vocabulary, so no cascade can be distilled from it")
     vocabulary = encoder.vocabulary()
@@ -182,12 +169,7 @@ def _reduced(vectors: NDArray[np.float64]) -> Rows:
 
 
 def table_file(fingerprint: str, cache_dir: Path | None = None) -> Path:
-    """Path of the table of an encoder.
-
-    Args:
-        fingerprint: The encoder's.
-        cache_dir: Folder of prepared models; None for the user's cache folder.
-    """
+    """Path of the table of an encoder."""
     home = os.path.expanduser("~")
     folder = cache_dir or Path(home) / ".cache" / "synaptoroute"
     return folder / "static" / f"{fingerprint[:32]}-{RECIPE_VERSION}.table"
@@ -219,11 +201,7 @@ def save_table(table: StaticTable, path: Path) -> None:
 
 
 def load_table(path: Path, fingerprint: str) -> StaticTable | None:
-    """Read and verify a table; None if none was prepared.
-
-    Raises:
-        ModelCorrupt: It is damaged, or of another encoder or recipe.
-    """
+    """Read and verify a table; None if none was prepared."""
     try:
         with path.open("rb") as file:
             header = _header(file.readline(_HEADER_BYTES_MAX))
@@ -262,7 +240,6 @@ def _corrupt(path: Path, what: str) -> ModelCorrupt:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sync the folder, so that the new name is durable."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -38,7 +38,6 @@ class RootGroup(TyperGroup):
     """Turns the error of any command into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # report a closed pipe here, not when the process exits
@@ -90,7 +89,6 @@ def root(
 
 
 def _group(name: str, about: str) -> typer.Typer:
-    """Add a group of commands."""
     group = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(group, name=name)
     return group

@@ -47,19 +47,9 @@ def load_httpx() -> None:
 
 
 class NodeClient:
-    """HTTP client of one node; used on one thread.
-
-    Raises (all requests):
-        NodeUnreachable: No answer after all attempts.
-        NodeRefused: The node answered with a problem document.
-    """
+    """HTTP client of one node; used on one thread."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        """Make a client; nothing is sent yet.
-
-        Raises:
-            BadUsage: The address is invalid.
-        """
         if not url.startswith(("http://", "https://")):
             raise BadUsage(f"the address must start with http:// or https://, got {url!r}")
         load_httpx()
@@ -85,7 +75,6 @@ class NodeClient:
         self._http.close()
 
     def get(self, path: str, **parameters: str | int) -> Any:
-        """Get a JSON document."""
         return self._send("GET", path, parameters=parameters).json()
 
     def post(self, path: str, document: Any) -> Any:
@@ -154,7 +143,6 @@ class NodeClient:
         content_type: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send one request, with retries."""
         import httpx
 
         all_headers = {**(headers or {}), **({"Content-Type": content_type} if body else {})}
@@ -181,7 +169,6 @@ class NodeClient:
                     raise
 
     def _check(self, answer: httpx.Response) -> None:
-        """Raise the error of a problem document."""
         if answer.is_success:
             return
         try:
@@ -234,7 +221,6 @@ class RetryWaits:
 
 
 def route_path(name: str) -> str:
-    """Return the path of one route."""
     return f"/v1/routes/{quote(name, safe='')}"
 
 

@@ -53,11 +53,7 @@ class NodeUnreachable(SynaptoRouteError):
 
 
 class NodeRefused(SynaptoRouteError):
-    """A node answered with a problem document; ``refused_code`` is its code.
-
-    Attributes:
-        status: HTTP status of the answer.
-    """
+    """A node answered with a problem document; ``refused_code`` is its code."""
 
     def __init__(
         self,
@@ -74,7 +70,6 @@ class NodeRefused(SynaptoRouteError):
 
 
 def exit_code_of(error: SynaptoRouteError) -> ExitCode:
-    """Return the exit code of an error."""
     match error:
         case NodeRefused():
             return ExitCode.REFUSED

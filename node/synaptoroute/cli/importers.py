@@ -52,11 +52,7 @@ def detect_format(document: Any) -> FileFormat | None:
 
 
 def convert(document: Any, file_format: FileFormat) -> tuple[list[dict[str, Any]], list[str]]:
-    """Convert a file of another router to our routes, and list what was changed.
-
-    Raises:
-        InvalidRoute: A route is no object, has no name, or has an unknown key.
-    """
+    """Convert a file of another router to our routes, and list what was changed."""
     routes = document["routes"] if isinstance(document, dict) else document
     converted, renamed, thresholds = [], [], 0
     for index, item in enumerate(routes):

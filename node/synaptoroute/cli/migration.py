@@ -36,9 +36,6 @@ class Migration:
     """The result of a run.
 
     Attributes:
-        former_fingerprint: Fingerprint of the former encoder.
-        fingerprint: Fingerprint of the new encoder.
-        total_slots: Utterances in the database.
         resumed_slots: Utterances that an earlier run had re-encoded.
     """
 

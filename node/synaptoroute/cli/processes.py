@@ -56,11 +56,7 @@ def is_port_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def choose_port(requested: int | None, default: int) -> int:
-    """Return the requested port, or without one the default or a free port.
-
-    Raises:
-        NodeUnreachable: The requested port is in use.
-    """
+    """Return the requested port, or without one the default or a free port."""
     if requested == 0:
         return free_port()
     if is_port_free(requested or default):
@@ -77,7 +73,6 @@ class NodeProcess:
     """One node process on the loopback.
 
     Attributes:
-        port: Its TCP port.
         settings: Settings of the node by field name, besides host and port.
         log_file: File that its output is appended to.
         arguments: Arguments after ``python -m synaptoroute.cli.child PID``.
@@ -92,23 +87,19 @@ class NodeProcess:
 
     @property
     def url(self) -> str:
-        """Address for a client."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Process id of the running node."""
         assert self._process is not None, "the node was not started: this is a bug"
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code; None while the process runs."""
         return None if self._process is None else self._process.poll()
 
     @property
     def is_running(self) -> bool:
-        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -130,11 +121,7 @@ class NodeProcess:
             )
 
     def wait_ready(self, seconds_max: float = READY_SECONDS_MAX) -> None:
-        """Wait until the node is ready.
-
-        Raises:
-            NodeUnreachable: It exited, or was not ready in time; quotes its log.
-        """
+        """Wait until the node is ready."""
         deadline = time.monotonic() + seconds_max
         while time.monotonic() < deadline:
             if not self.is_running:
@@ -170,7 +157,6 @@ class NodeProcess:
             return self._process.wait()
 
     def wait(self) -> int:
-        """Wait until the node exits; return its exit code."""
         assert self._process is not None, "the node was not started: this is a bug"
         return self._process.wait()
 

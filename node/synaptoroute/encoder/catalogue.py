@@ -53,15 +53,7 @@ _PREFIX_BY_FAMILY: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One line of the list of models.
-
-    Attributes:
-        name: Value of ``model``.
-        dim: Length of a vector.
-        size_bytes: Approximate size on disk.
-        licence: Licence of the weights, as published.
-        is_local: Whether it can be loaded without the network.
-    """
+    """One line of the list of models."""
 
     name: str
     dim: int
@@ -83,11 +75,7 @@ class _Listed:
 
 
 def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
-    """List the bundled model, then fastembed's by name.
-
-    Args:
-        cache_dir: Folder of downloads; None for fastembed's default.
-    """
+    """List the bundled model, then fastembed's by name."""
     own = ModelSummary(
         DEFAULT_MODEL, bundled.DIM, bundled.SIZE_BYTES, bundled.LICENCE, is_local=True
     )
@@ -97,24 +85,14 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
 
 
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
-    """Download a model, if needed; returns its folder.  Shows progress on stderr.
-
-    Raises:
-        ModelNotFound: No model has this name.
-        EncoderError: It is not in the cache and could not be downloaded.
-    """
+    """Download a model, if needed; returns its folder.  Shows progress on stderr."""
     if name == DEFAULT_MODEL:
         return bundled.bundled_recipe().model_file.parent
     return _fetch(_look_up(name), cache_dir)
 
 
 def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:
-    """Find a model: the bundled one, a folder, or one of fastembed, in this order.
-
-    Raises:
-        ModelNotFound: None of them; the error lists similar names.
-        EncoderError: It is not in the cache and could not be downloaded.
-    """
+    """Find a model: the bundled one, a folder, or one of fastembed, in this order."""
     if model == DEFAULT_MODEL:
         return bundled.bundled_recipe()
     if Path(model).is_dir():

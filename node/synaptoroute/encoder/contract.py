@@ -37,7 +37,6 @@ class EncoderStats:
     """Totals since the encoder was opened.
 
     Attributes:
-        texts: Texts encoded.
         tokens: Tokens encoded, without padding.
         padding_tokens: Tokens that padded a micro-batch.
         truncated_texts: Texts cut to ``max_tokens``.
@@ -109,9 +108,7 @@ class TextEncoder(Protocol):
         """Tokenize and encode utterances: float32[n, dim]."""
         ...
 
-    def stats(self) -> EncoderStats:
-        """Totals so far."""
-        ...
+    def stats(self) -> EncoderStats: ...
 
     def close(self) -> None:
         """Release the model; later calls raise EncoderError."""
@@ -128,7 +125,6 @@ class StatsCounter:
     def add(
         self, *, texts: int = 0, tokens: int = 0, padding_tokens: int = 0, truncated_texts: int = 0
     ) -> None:
-        """Add to the totals."""
         with self._lock:
             so_far = self._stats
             self._stats = EncoderStats(
@@ -139,7 +135,6 @@ class StatsCounter:
             )
 
     def read(self) -> EncoderStats:
-        """Totals so far."""
         with self._lock:
             return self._stats
 

@@ -50,7 +50,6 @@ class HashEncoder:
         return [freeze_tokens([_token_id(word) for word in found[:TOKENS_MAX]]) for found in words]
 
     def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenize utterances; the same as for queries."""
         return self.tokenize(texts)
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
@@ -64,19 +63,15 @@ class HashEncoder:
         return vectors
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode queries: float32[n, dim]."""
         return self.encode_tokens(self.tokenize(texts))
 
     def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Encode utterances: float32[n, dim]."""
         return self.encode_tokens(self.tokenize_utterances(texts))
 
     def stats(self) -> EncoderStats:
-        """Totals so far."""
         return self._stats.read()
 
     def close(self) -> None:
-        """Refuse later calls."""
         self._is_closed = True
 
     def _vector(self, text: Tokens) -> NDArray[np.float64]:

@@ -43,14 +43,7 @@ _POOLING_MODES: Final[Mapping[str, Pooling]] = {
 
 
 def local_recipe(folder: Path) -> Recipe:
-    """Describe the model in a folder.
-
-    Raises:
-        ModelNotFound: The graph or ``tokenizer.json`` is not there.
-        ConfigError: ``synaptoroute.json`` has a wrong key or value.
-        EncoderError: A configuration file cannot be read, or asks for a pooling
-            that is not offered.
-    """
+    """Describe the model in a folder."""
     own = _own_settings(folder)
     tokenizer_file = folder / "tokenizer.json"
     if not tokenizer_file.is_file():
@@ -71,7 +64,6 @@ def local_recipe(folder: Path) -> Recipe:
 
 
 def positions_of(folder: Path) -> int:
-    """Number of positions of the graph in a folder."""
     config = read_config(folder / "config.json")
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 3:
@@ -88,11 +80,7 @@ def trained_tokens(folder: Path) -> int:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent file is an empty one.
-
-    Raises:
-        EncoderError: Not a JSON object of at most 1 MiB.
-    """
+    """Read a JSON object; an absent file is an empty one."""
     if not path.is_file():
         return {}
     try:
@@ -107,7 +95,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _own_settings(folder: Path) -> dict[str, Any]:
-    """Read and check ``synaptoroute.json``."""
     own = read_config(folder / OWN_FILE)
     for key, value in own.items():
         kind = _OWN_KEYS.get(key)

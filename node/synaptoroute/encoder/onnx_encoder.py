@@ -104,7 +104,6 @@ class Encoder:
         return self._micro_batch_texts_max is None
 
     def vocabulary(self) -> Vocabulary:
-        """Tokens of the model."""
         return self._tokenizer.vocabulary()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:

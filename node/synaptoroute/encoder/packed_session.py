@@ -63,12 +63,7 @@ class PackedSession:
     width_of = staticmethod(width_of)
 
     def __init__(self, recipe: Recipe, providers: Sequence[str]) -> None:
-        """Open the graph of the bundled model.
-
-        Raises:
-            ConfigError: Another model or use of it, or a provider other than the CPU's.
-            ModelCorrupt: The shipped parts of the graph cannot be read.
-        """
+        """Open the graph of the bundled model."""
         graph = assemble_graph(_read_model(recipe, providers), DATA)
         name = f"{recipe.model_file.name} as int8"
         # Fusions would change the rounding of activations, and with it the vectors.
@@ -116,7 +111,6 @@ class PackedSession:
 
 
 def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
-    """Read the bundled model; refuse any other, as ``PackedSession`` says."""
     if list(providers) != [_CPU]:
         raise ConfigError(f"precision int8 runs on {_CPU} alone, got {', '.join(providers)}")
     content = recipe.model_file.read_bytes()
@@ -131,12 +125,7 @@ def _read_model(recipe: Recipe, providers: Sequence[str]) -> bytes:
 
 
 def assemble_graph(model: bytes, folder: Path) -> bytes:
-    """Join the shipped parts of the int8 graph with tensors of the model file.
-
-    Args:
-        model: The bundled model's file.
-        folder: Where ``encoder_graph.build`` wrote the parts.
-    """
+    """Join the shipped parts of the int8 graph with tensors of the model file."""
     try:
         parts = json.loads((folder / GRAPH_PARTS).read_bytes())
         inline = memoryview((folder / GRAPH_INLINE).read_bytes())

@@ -36,19 +36,14 @@ class Recipe:
     """A model on disk and how to use it.
 
     Attributes:
-        name: Name of the model.
-        model_file: The ONNX graph.
         tokenizer_file: The ``tokenizer.json`` that belongs to it.
         pooling: How token rows become one row; ``none`` if the graph does it.
         max_tokens: Tokens of a text, special tokens included.
         positions_max: Positions that the graph has.
         output: Name of the graph's output; None takes ``sentence_embedding``,
             else ``last_hidden_state``, else the first output of floats.
-        query_prefix: Text put before every query.
-        utterance_prefix: Text put before every utterance.
         constant_inputs: Scalar inputs of the graph and their values.
         model_sha256: Required digest of the graph's file; None accepts any.
-        tokenizer_sha256: The same for the tokenizer.
     """
 
     name: str
@@ -67,11 +62,7 @@ class Recipe:
     def override(
         self, max_tokens: int | None, query_prefix: str | None, utterance_prefix: str | None
     ) -> Recipe:
-        """Replace values of the model by those of the caller.
-
-        Raises:
-            ConfigError: ``max_tokens`` is below 3 or beyond the model's positions.
-        """
+        """Replace values of the model by those of the caller."""
         chosen = self.max_tokens if max_tokens is None else max_tokens
         if not 3 <= chosen <= self.positions_max:
             raise ConfigError(
@@ -95,7 +86,6 @@ class VerifiedFiles:
 
     Attributes:
         model_sha256: One digest over the graph and its external weights.
-        tokenizer_sha256: Digest of the tokenizer.
         is_batch_invariant: False if the graph quantises activations by the
             range of a whole batch; such texts must run one by one.
     """
@@ -106,12 +96,7 @@ class VerifiedFiles:
 
 
 def verify_files(recipe: Recipe) -> VerifiedFiles:
-    """Hash the files of a recipe and compare them with its digests.
-
-    Raises:
-        ModelNotFound: A file is absent or unreadable.
-        ModelCorrupt: A file is empty or not the expected one.
-    """
+    """Hash the files of a recipe and compare them with its digests."""
     model_sha256, is_batch_invariant = _scan(recipe.model_file)
     tokenizer_sha256, _ = _scan(recipe.tokenizer_file)
     _expect(recipe.model_file, model_sha256, recipe.model_sha256)
@@ -129,10 +114,6 @@ def fingerprint(
     """Hash everything that shapes a vector: 64 hexadecimal digits.
 
     Args:
-        recipe: The model and how it is used.
-        files: Digests of its files.
-        dim: Length of a vector.
-        output: Name of the output that is read.
         arithmetic: Name of another graph than the file's own.
     """
     identity: dict[str, object] = {

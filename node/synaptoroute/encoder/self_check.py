@@ -60,20 +60,7 @@ def check_probe(
     reference_file: Path,
     cosine_min: float = COSINE_MIN,
 ) -> float:
-    """Encode the probe and compare it with the reference.
-
-    Args:
-        encode: Texts to float32[n, dim].
-        reference_file: An ``npz`` file with ``vectors`` float32[16, dim].
-        cosine_min: Least cosine that passes.
-
-    Returns:
-        The least cosine found.
-
-    Raises:
-        EncoderError: A vector is too far from its reference.
-        ModelCorrupt: The reference cannot be read.
-    """
+    """Encode the probe and compare it with the reference; returns the least cosine found."""
     try:
         content = BytesIO(reference_file.read_bytes())  # numpy leaves a broken file open
         with np.load(content, allow_pickle=False) as archive:
@@ -99,11 +86,7 @@ def check_probe(
 
 
 def check_exactness() -> None:
-    """Multiply extreme activations and weights, and compare with exact integers.
-
-    Raises:
-        EncoderError: A product is wrong on this CPU.
-    """
+    """Multiply extreme activations and weights, and compare with exact integers."""
     # A CPU without VNNI adds two products of bytes in 16 bits and saturates.  With
     # activations of at most 127 the sum fits; a kernel that needs more would show here.
     for depth in PRODUCT_DEPTHS:

@@ -35,7 +35,6 @@ class GraphSession:
     """Runs micro-batches; ``run`` may be called from any thread.
 
     Attributes:
-        output: Name of the output that is read.
         is_packed: Whether rows of unequal length share a run without padding.
     """
 
@@ -83,7 +82,6 @@ class GraphSession:
         Args:
             ids: int64[n, length], padded on the right.
             counts: int64[n], tokens of each row that are real.
-            pooling: How token rows become one row.
 
         Returns:
             float32[n, dim], unit rows.
@@ -100,11 +98,7 @@ class GraphSession:
 
 
 def check_providers(providers: Sequence[str]) -> None:
-    """Refuse execution providers that the runtime does not have.
-
-    Raises:
-        ConfigError: A name is unknown, or none is given.
-    """
+    """Refuse execution providers that the runtime does not have."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -117,11 +111,7 @@ def check_providers(providers: Sequence[str]) -> None:
 
 
 def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Run a graph for one of its outputs.
-
-    Raises:
-        EncoderError: The runtime failed.
-    """
+    """Run a graph for one of its outputs."""
     try:
         (hidden,) = session.run([output], feeds)
     except Exception as error:  # the runtime's errors share no narrower type
@@ -135,9 +125,6 @@ def open_session(
     """Open an ``InferenceSession`` that runs on the caller's thread.
 
     Args:
-        model: Path of a graph, or the graph itself.
-        name: Name of the graph in an error.
-        providers: Execution providers, best first.
         is_final: Run the operators as written; fuse nothing.
 
     Raises:
@@ -168,12 +155,7 @@ def open_session(
 
 
 def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
-    """Choose the output to read: the requested one, a usual name, or the first of floats.
-
-    Args:
-        declared: Names of the graph's outputs and their types, in its order.
-        requested: The one the recipe names, if it does.
-    """
+    """Choose the output to read: the requested one, a usual name, or the first of floats."""
     floats = [name for name, kind in declared.items() if kind in _FLOAT_TYPES]
     names = _USUAL_OUTPUTS if requested is None else (requested,)
     for name in names:

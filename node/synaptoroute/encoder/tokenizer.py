@@ -47,7 +47,6 @@ class TextTokenizer:
         )
 
     def vocabulary(self) -> Vocabulary:
-        """Tokens of the model, and those that surround every text."""
         tokenizer = self._tokenizer
         empty, one = tokenizer.encode("").ids, tokenizer.encode("a").ids
         head = 0
@@ -66,11 +65,7 @@ class TextTokenizer:
         )
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
-        """Tokenize texts; also returns how many of them were truncated.
-
-        Raises:
-            InvalidQuery: A text is not valid Unicode.
-        """
+        """Tokenize texts; also returns how many of them were truncated."""
         prefixed = [prefix + text for text in texts] if prefix else list(texts)
         try:
             encodings = self._tokenizer.encode_batch_fast(prefixed)

@@ -47,11 +47,7 @@ def build_files() -> dict[Path, bytes]:
 
 
 def split_graph(graph: bytes, model: bytes) -> tuple[list[Part], bytes]:
-    """Split a graph into parts and the bytes that are not found in the model file.
-
-    Raises:
-        ModelCorrupt: The model has no position embeddings of the expected names.
-    """
+    """Split a graph into parts and the bytes that are not found in the model file."""
     start = np.frombuffer(graph, np.uint8).ctypes.data
     tensors = sorted(
         (tensor.ctypes.data - start, name, tensor)

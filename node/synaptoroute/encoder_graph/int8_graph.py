@@ -180,7 +180,6 @@ def int8_graph(content: bytes) -> bytes:
 
 
 def graph_model(graph: GraphWriter) -> bytes:
-    """Serialize a graph of the operators used here."""
     return graph.model(_IR_VERSION, _OPSETS)
 
 
@@ -193,7 +192,6 @@ class Int8Graph:
         self._dim = self._weights.dim
 
     def write(self) -> bytes:
-        """Write all operators and tensors, and serialize them."""
         graph = self.writer
         self._constants()
         hidden = self._embeddings()

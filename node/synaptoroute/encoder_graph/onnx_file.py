@@ -113,7 +113,6 @@ class GraphWriter:
         self._parts.append(_nested(_GRAPH_INPUT, _declaration(name, dtype, axes)))
 
     def output(self, name: str, dtype: type[np.generic], axes: Sequence[str | int]) -> None:
-        """Declare an output."""
         self._parts.append(_nested(_GRAPH_OUTPUT, _declaration(name, dtype, axes)))
 
     def model(self, ir_version: int, opsets: Mapping[str, int]) -> bytes:
@@ -126,7 +125,6 @@ class GraphWriter:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Iterate over the fields of one message."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)

@@ -56,13 +56,6 @@ class Engine:
     ``EnginePort`` and ``QueryEngine`` document its methods.
 
     Invariant: each mutable state behind it belongs to exactly one thread.
-
-    Attributes:
-        is_started: Whether the threads run.
-        encoders: All encoders of this node.
-        storage: The database; the applier's thread writes it.
-        applier: Owns the replica.
-        scorer: Owns the tensor.
     """
 
     def __init__(
@@ -117,7 +110,6 @@ class Engine:
                 raise
 
     def _compose(self, stored: Stored) -> tuple[Applier, Scorer]:
-        """Build the owners of the state that was read."""
         config, storage = self._config, self.storage
         fingerprint, dim = storage.encoder
         self._moved_aside = str(stored.moved_aside) if stored.moved_aside else None

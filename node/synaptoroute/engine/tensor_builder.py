@@ -48,12 +48,7 @@ def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
 
 
 def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
-    """Build a tensor from an entry that changed the encoder and so rewrote every row.
-
-    Args:
-        commit: The entry; the newest one of the table.
-        table: The state.
-    """
+    """Build a tensor from an entry that changed the encoder and so rewrote every row."""
     encoder, writes = commit.change.encoder, commit.change.writes
     assert encoder is not None, "nothing was switched: this is a bug"
     tensor = Tensor(encoder.dim, table.settings)

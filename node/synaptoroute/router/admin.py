@@ -44,17 +44,12 @@ class ClusterAdmin:
         self._follower = follower
 
     def _member(self) -> Follower:
-        """Return how this router follows the log of its cluster.
-
-        Raises:
-            ConfigError: It is on its own.
-        """
+        """Return how this router follows the log of its cluster."""
         if self._follower is None:
             raise ConfigError("this router is on its own and belongs to no cluster")
         return self._follower
 
     async def recovery(self) -> RecoveryOutlook:
-        """See ``AdaptiveRouter.arecovery``."""
         follower = self._member()
         found = await follower.recovery.outlook()
         status = follower.status()
@@ -67,7 +62,6 @@ class ClusterAdmin:
         return outlook
 
     async def force_recovery(self) -> RecoveryOutlook:
-        """See ``AdaptiveRouter.aforce_recovery``."""
         before = await self.recovery()
         await self._member().recovery.force()
         return before
@@ -75,17 +69,12 @@ class ClusterAdmin:
     async def change_voter(
         self, node_id: str, is_adding: bool, options: WriteOptions
     ) -> WriteResult:
-        """See ``AdaptiveRouter.achange_voter``."""
         self._member()
         mutation = VoterAdd(node_id) if is_adding else VoterRemove(node_id)
         return await self._writer.write(mutation, options)
 
     async def orphans(self) -> list[OrphanedWrite]:
-        """List the orphaned writes in the order in which they were put aside.
-
-        Raises:
-            StorageUnavailable: They cannot be read.
-        """
+        """List the orphaned writes in the order in which they were put aside."""
         orphans = await asyncio.to_thread(self._engine.database.orphans)
         return [shown for each in orphans if (shown := _shown(each)) is not None]
 
@@ -131,7 +120,6 @@ class ClusterAdmin:
 
 
 def _proposal_of(orphan: Orphan) -> Proposal | None:
-    """Decode the write, if this release can read it."""
     try:
         return decode_proposal(orphan.frame)
     except ProtocolError:

@@ -46,10 +46,7 @@ class RoutedText:
     """Where a text goes; ``route`` is None for none.
 
     Attributes:
-        route: Name of the route.
         score: Its score; the score of the best route if none matches.
-        threshold: The threshold of that route.
-        utterance: Its most similar example.
     """
 
     route: str | None
@@ -59,7 +56,6 @@ class RoutedText:
 
     @property
     def is_match(self) -> bool:
-        """Whether the score reaches the threshold."""
         return (self.score or _NEVER) >= (self.threshold or -1.0)
 
     def unmatched(self) -> RoutedText:
@@ -76,13 +72,7 @@ def _routed(match: Match) -> RoutedText:
 
 @dataclass(frozen=True, slots=True)
 class PreviewedText:
-    """A text before and after a change of a route.
-
-    Attributes:
-        text: The text.
-        before: Where it goes now.
-        after: Where it would go.
-    """
+    """A text before and after a change of a route."""
 
     text: str
     before: RoutedText
@@ -90,7 +80,6 @@ class PreviewedText:
 
     @property
     def is_changed(self) -> bool:
-        """Whether the text would go to another route."""
         return self.before.route != self.after.route
 
 
@@ -104,9 +93,6 @@ async def score_alone(
     """Score texts against a single route, on another thread.
 
     Args:
-        encoder: The encoder that serves.
-        settings: Settings of the route set.
-        route: The route as it would be.
         vectors: float32[n, dim] of its utterances.
         texts: Checked texts.
     """
@@ -143,8 +129,6 @@ def preview_route(
     """Compare a changed route with the others.
 
     Args:
-        name: Name of the route.
-        texts: The texts.
         now: The node's answers, with as many candidates as possible.
         alone: Scores of the changed route for each text; empty if it is deleted.
     """
@@ -187,8 +171,6 @@ class ComparedText:
     """A text with both encoders.
 
     Attributes:
-        text: The text.
-        expected: The route that it belongs to.
         before: Where it goes with the encoder that serves.
         after: Where it goes with the other one.
     """
@@ -204,9 +186,6 @@ class EncoderComparison:
     """What a change of the encoder would do to labelled texts.
 
     Attributes:
-        encoder: Fingerprint of the other encoder.
-        texts: Number of texts.
-        correct_before: Texts that the encoder that serves routes correctly.
         correct_after: The same for the other encoder, with the current thresholds.
         threshold_best: Default threshold with which the other encoder is right most
             often, if no route has its own threshold.
@@ -238,10 +217,8 @@ async def compare_encoders(
     """Compare a spare encoder with the one that serves.
 
     Args:
-        engine: The engine of this node.
         fingerprint: The other encoder; its vectors must be staged completely.
         cases: Labelled texts.
-        now: The node's answers to them.
 
     Raises:
         EncoderMismatch: This node does not have the encoder.

@@ -65,7 +65,6 @@ class Conflicts:
     Attributes:
         conflicts: Pairs, most similar first.
         rows_compared: Utterances that were compared.
-        rows: All utterances.
         version: ``epoch.seq`` of the route set that was compared.
     """
 
@@ -77,14 +76,7 @@ class Conflicts:
 
 @dataclass(frozen=True, slots=True)
 class StagedVectors:
-    """Staged vectors of another encoder.
-
-    Attributes:
-        encoder: Fingerprint of the encoder.
-        dim: Dimension of its vectors.
-        vectors: Number of staged vectors.
-        missing_texts: Texts without a vector.
-    """
+    """Staged vectors of another encoder."""
 
     encoder: str
     dim: int
@@ -97,10 +89,8 @@ class EncoderStatus:
     """The encoders of a node and the progress of a change to another one.
 
     Attributes:
-        serving: Fingerprint of the encoder that serves.
         encoders: Names of the loaded encoders, by fingerprint.
         staged: Staged vectors of the whole cluster.
-        progress: What this node does for a change.
     """
 
     serving: str
@@ -126,8 +116,6 @@ class Diagnostics:
         """Show where texts would go if a route were put, or deleted if it is None.
 
         Args:
-            name: Name of the route.
-            route: The route as it would be.
             texts: 1 to ``PREVIEW_TEXTS_MAX`` queries.
             ask_all: Queries the node with ``CANDIDATES_MAX`` candidates.
 
@@ -147,11 +135,7 @@ class Diagnostics:
         return preview_route(name, asked, now, alone)
 
     async def conflicts(self, similarity_min: float, limit: int) -> Conflicts:
-        """Find near-duplicate utterances of different routes.
-
-        Raises:
-            InvalidQuery: An argument is out of its limits.
-        """
+        """Find near-duplicate utterances of different routes."""
         if not (0.0 < similarity_min <= 1.0 and 1 <= limit <= CONFLICTS_MAX):
             raise InvalidQuery(f"similarity is above 0 to 1, limit is 1 to {CONFLICTS_MAX}")
         async with self._room:
@@ -162,11 +146,7 @@ class Diagnostics:
         return Conflicts(found, len(rows.owners), rows.total, version)
 
     async def scrub(self) -> Scrub:
-        """Compare memory and disk with the digest, row by row.
-
-        Raises:
-            StorageUnavailable: The database cannot be read.
-        """
+        """Compare memory and disk with the digest, row by row."""
         if self._follower is not None:
             return await self._follower.maintenance.scrub()
         return await scrub(self._engine)
@@ -174,12 +154,7 @@ class Diagnostics:
     async def compare_encoders(
         self, fingerprint: str, cases: Sequence[LabelledText], ask_all: AskAll
     ) -> EncoderComparison:
-        """Compare a spare encoder with the one that serves, on labelled texts.
-
-        Raises:
-            InvalidQuery: The texts are malformed.
-            EncoderMismatch, NotReady: See ``comparison.compare_encoders``.
-        """
+        """Compare a spare encoder with the one that serves, on labelled texts."""
         asked = _checked_texts([case.text for case in cases], COMPARED_TEXTS_MAX)
         checked = [LabelledText(text, case.route) for text, case in zip(asked, cases, strict=True)]
         async with self._room:
@@ -237,9 +212,6 @@ class _Rows:
     Attributes:
         vectors: float32[n, dim].
         owners: int64[n], index in ``routes``.
-        utterances: Their texts.
-        routes: Names of the routes.
-        total: Number of rows in the tensor.
     """
 
     vectors: NDArray[np.float32]

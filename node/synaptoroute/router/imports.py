@@ -97,7 +97,6 @@ class _ChunkSender:
         return self.count, self.utterances
 
     async def cancel(self) -> None:
-        """End all tasks."""
         # A chunk that arrives after the abort of its import would only be rejected, but one
         # that is still being sent could delay the abort.
         for task in self.running:
@@ -117,13 +116,7 @@ class _ChunkSender:
 
 
 class Importer:
-    """Runs one import through a writer.
-
-    Args:
-        engine: The engine.
-        writer: Writes the chunks.
-        running: Runs of this router, shared by all its importers.
-    """
+    """Runs one import through a writer."""
 
     def __init__(self, engine: EnginePort, writer: Writer, running: set[str]) -> None:
         self._engine = engine
@@ -142,12 +135,7 @@ class Importer:
         import_id: str | None,
         ack: Ack,
     ) -> ImportResult:
-        """Stage all routes, then commit.
-
-        Raises:
-            ImportRejected: It cannot be committed; nothing became visible.
-            RouteError: A route is malformed; nothing became visible.
-        """
+        """Stage all routes, then commit."""
         identity = check_import_id(import_id)
         commit_id, outcome = await self._find_commit(identity)
         if outcome is not None:
@@ -227,7 +215,6 @@ class Importer:
             await sender.cancel()
 
     async def _parts_of(self, routes: list[Route]) -> list[PutRoute]:
-        """Encode a batch of routes."""
         bare = [route for route in routes if route.vectors is None]
         vector_of = await self._encode([text for route in bare for text in route.utterances])
         parts = []
@@ -263,11 +250,7 @@ class Importer:
             )
 
     async def _retry_overloaded(self, attempt: Callable[[], Awaitable[ResultT]]) -> ResultT:
-        """Retry while the queue is full: an import can wait.
-
-        Raises:
-            Overloaded: The queue was full for ``CHUNK_TIMEOUT_SECONDS``.
-        """
+        """Retry while the queue is full: an import can wait."""
         waited_seconds = 0.0
         while True:
             try:
@@ -279,7 +262,6 @@ class Importer:
             waited_seconds += RETRY_SECONDS
 
     async def _drop(self, run_id: str, options: WriteOptions) -> None:
-        """Drop the chunks of a failed run."""
         try:
             await self._writer.write(ImportAbort(run_id), options)
         except SynaptoRouteError:
@@ -324,7 +306,6 @@ def _pieces(parts: list[PutRoute]) -> list[list[PutRoute]]:
 
 
 def _cut(part: PutRoute, start: int, end: int) -> PutRoute:
-    """Take some rows of a route."""
     return PutRoute(
         part.name,
         part.utterances[start:end],

@@ -92,18 +92,13 @@ class Lifecycle:
             self.state = "stopped"
 
     def close(self) -> None:
-        """Close an engine that was never started, on the caller's thread.
-
-        Raises:
-            ConfigError: Its threads run; ``stop`` drains them.
-        """
+        """Close an engine that was never started, on the caller's thread."""
         if self.state in ("starting", "ready", "draining"):
             raise ConfigError("a router that was started is closed by awaiting stop()")
         self._close()
 
 
 def _stop_opened(opening: Future[QueryEngine]) -> None:
-    """Close an engine that was opened for a start that failed."""
     if opening.exception() is None:
         opening.result().stop()
 

@@ -36,11 +36,7 @@ def make_query(
     use_cache: bool = True,
     is_checked: bool = False,
 ) -> Query:
-    """Validate and make a query.
-
-    Raises:
-        InvalidQuery: The text, the limit or the filter is malformed.
-    """
+    """Validate and make a query."""
     if is_checked:
         return Query(text, limit, None if routes is None else frozenset(routes), explain, use_cache)
     if not isinstance(text, str):
@@ -101,11 +97,7 @@ def begin_query(
 
 
 def _deadline_seconds(deadline_ms: int | None, config: EngineConfig) -> float:
-    """Time in which a query must be answered.
-
-    Raises:
-        InvalidQuery: Less than a millisecond.
-    """
+    """Time in which a query must be answered."""
     if deadline_ms is not None and deadline_ms < 1:
         raise InvalidQuery(f"deadline_ms must be at least 1, got {deadline_ms}")
     return (deadline_ms or config.query_deadline_ms) / 1_000
@@ -140,11 +132,7 @@ async def query_batch(
     use_cache: bool,
     is_checked: bool,
 ) -> list[Match]:
-    """Answer several queries, all or none; see ``begin_query``.
-
-    Raises:
-        TooLarge: There are more texts than the queue can hold.
-    """
+    """Answer several queries, all or none; see ``begin_query``."""
     if isinstance(texts, str):
         raise InvalidQuery("texts must be a list of strings")
     if len(texts) > QUERY_BATCH_TEXTS_MAX:

@@ -32,7 +32,6 @@ class RoutePage:
     """Some routes, in order of name.
 
     Attributes:
-        routes: The routes.
         next_after: Name to continue after; None at the end.
         version: ``epoch.seq`` of the route set that was read.
     """
@@ -47,30 +46,20 @@ class NodeStatus:
     """Status of a node.
 
     Attributes:
-        node: Identity of the node.
         state: ``new``, ``starting``, ``ready``, ``draining``, ``stopped`` or ``failed``.
-        is_ready: Whether it may take queries.
         reasons: Why it may not.
         version: ``epoch.seq`` that is visible.
         chain: Hash chain at that position.
         digest: Digest of the state at that position.
-        routes: Number of routes.
         slots_used: Slots that have an owner.
-        capacity_slots: All slots.
         queue_requests: Queries in the queue or being answered.
-        queue_requests_max: Limit of ``queue_requests``.
         backlog_entries: Entries that wait to be applied.
         lanes: Encoder workers.
-        model: Name of the encoder.
-        fingerprint: Fingerprint of the encoder.
-        dim: Dimension of its vectors.
-        database: Path of the SQLite file.
         storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
         moved_aside: Where a corrupt database was moved at the start, if one was.
         counters: Totals since the start.
         admission: What admission control expects of the queued work.
         follower: How it follows the log of a cluster; None for a node on its own.
-        cascade: Status of the cascade.
     """
 
     node: str
@@ -103,11 +92,7 @@ class NodeStatus:
 
 
 async def get_route(engine: EnginePort, name: str) -> StoredRoute:
-    """Read one route.
-
-    Raises:
-        RouteNotFound: No route has this name.
-    """
+    """Read one route."""
 
     def read(tensor: Tensor) -> tuple[RouteRecord | None, Settings]:
         return tensor.routes.get(name), tensor.settings
@@ -119,11 +104,7 @@ async def get_route(engine: EnginePort, name: str) -> StoredRoute:
 
 
 async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
-    """Read up to ``limit`` routes whose names follow ``after``, in order of name.
-
-    Raises:
-        InvalidQuery: The limit is not 1 to ``PAGE_ROUTES_MAX``.
-    """
+    """Read up to ``limit`` routes whose names follow ``after``, in order of name."""
     if not 1 <= limit <= PAGE_ROUTES_MAX:
         raise InvalidQuery(f"limit must be 1 to {PAGE_ROUTES_MAX}")
 
@@ -151,7 +132,6 @@ def _stored_route(record: RouteRecord, settings: Settings) -> StoredRoute:
 
 
 async def get_settings(engine: EnginePort) -> RouteSetSettings:
-    """Read the settings of the route set."""
     settings = await asyncio.wrap_future(engine.read(lambda tensor: tensor.settings))
     return RouteSetSettings(
         aggregation=settings.aggregation,

@@ -126,7 +126,6 @@ class AdaptiveRouter:
     # --- lifecycle ---------------------------------------------------------------------
 
     def _make_engine(self) -> QueryEngine:
-        """Build the engine; this reads the database."""
         engine = Engine(
             self._encoder,
             self._storage,

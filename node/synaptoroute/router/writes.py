@@ -148,7 +148,6 @@ class Writer:
         return self._log.is_local
 
     def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
-        """Create a route or replace the whole route."""
         route = route if is_checked else checked_route(route)
         make = partial(put_mutation, route)
         return self._write_rows(route.utterances, route.vectors, make, options)
@@ -160,7 +159,6 @@ class Writer:
         vectors: Sequence[Sequence[float]] | None,
         options: WriteOptions,
     ) -> Awaitable[WriteResult]:
-        """Add utterances to a route."""
         name = checked_name(name)
         texts, given = distinct_utterances(utterances, vectors)
         make = partial(AddUtterances, name, tuple(texts))
@@ -199,8 +197,6 @@ class Writer:
         """Append a mutation to the log and wait for its outcome.
 
         Args:
-            mutation: The mutation.
-            options: Identity, preconditions and durability.
             fingerprint: Encoder of its vectors; None for a mutation without vectors.
 
         Raises:
@@ -270,7 +266,6 @@ class Writer:
         """Check given vectors, or encode the texts behind the queries.
 
         Args:
-            texts: The utterances.
             given: Their vectors, if the client sent them.
             encoder: The encoder; None takes the one that serves now.
 
@@ -329,11 +324,7 @@ class Writer:
 
 
 def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
-    """Make the result of a write, or raise the error of a rejected one.
-
-    Raises:
-        RouteError: The outcome is a rejection.
-    """
+    """Make the result of a write, or raise the error of a rejected one."""
     if outcome.status == "rejected":
         kind = _ERROR_BY_CODE.get(outcome.code or "", RouteError)
         current = str(outcome.revision) if outcome.revision else None
@@ -358,7 +349,6 @@ def _pending(op_id: bytes, at: Revision | None) -> WriteResult:
 
 
 def put_mutation(route: Route, vectors: tuple[bytes, ...]) -> PutRoute:
-    """Make the mutation that puts a route with its vectors."""
     return PutRoute(
         name=route.name,
         utterances=tuple(route.utterances),
@@ -370,11 +360,7 @@ def put_mutation(route: Route, vectors: tuple[bytes, ...]) -> PutRoute:
 
 
 def checked_route(route: Route) -> Route:
-    """Validate a route again and copy it.
-
-    Raises:
-        InvalidRoute: It is malformed now.
-    """
+    """Validate a route again and copy it."""
     # A Route is mutable: a caller of the library may have changed it since it was made.
     fields = route.model_dump(exclude={"vectors"}, warnings=False)
     try:
@@ -389,11 +375,6 @@ def checked_route(route: Route) -> Route:
 
 
 def checked_name(name: str) -> str:
-    """Check a route's name.
-
-    Raises:
-        InvalidRoute: It is malformed.
-    """
     try:
         return check_name(name)
     except (TypeError, ValueError) as error:
@@ -410,11 +391,7 @@ def is_threshold(value: object) -> bool:
 def distinct_utterances(
     utterances: Sequence[str], vectors: Sequence[Sequence[float]] | None
 ) -> tuple[list[str], list[Sequence[float]] | None]:
-    """Check and trim utterances, and drop repeats with their vectors.
-
-    Raises:
-        InvalidRoute: There are none or too many, or one is empty, too long or not Unicode.
-    """
+    """Check and trim utterances, and drop repeats with their vectors."""
     if isinstance(utterances, str) or not all(isinstance(text, str) for text in utterances):
         raise InvalidRoute("utterances must be a list of strings")
     if not 1 <= len(utterances) <= UTTERANCES_PER_ROUTE_CALL_MAX:
@@ -434,11 +411,7 @@ def distinct_utterances(
 
 
 def check_size(proposal: Proposal) -> None:
-    """Refuse a write whose entry would be too long for the log.
-
-    Raises:
-        TooLarge: It has more than ``FRAME_BYTES_MAX``.
-    """
+    """Refuse a write whose entry would be too long for the log."""
     # The bound is cheap.  Only a write near the limit is encoded here and once more later.
     bound = _frame_bytes_bound(proposal.mutation)
     if bound is not None and bound <= FRAME_BYTES_MAX:
@@ -504,7 +477,6 @@ def checked_rows(vectors: Sequence[Sequence[float]], dim: int) -> NDArray[np.flo
 
 
 def _float64s(vectors: Sequence[Sequence[float]], dim: int) -> NDArray[np.float64]:
-    """Convert rows of numbers."""
     # struct converts lists of floats, as JSON gives them, in a third of NumPy's time.
     if all(type(vector) is list for vector in vectors):
         pack = struct.Struct(f"{dim}d").pack

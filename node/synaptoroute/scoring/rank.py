@@ -70,7 +70,6 @@ def rank(
     Args:
         tensor: The routes; must not change meanwhile.
         queries: float32[n, dim], finite, unit length.
-        specs: n of them.
         scratch: Memory kept from batch to batch; belongs to the calling thread.
 
     Returns:
@@ -193,12 +192,6 @@ def _rank_lone(
 
     Args:
         view: The routes; their aggregation is ``blend`` or ``max``.
-        query: float32[1, dim].
-        scan: Of this query.
-        upper_scores: Approximate scores, float64[1, routes].
-        upper_error: Their error, float64[1].
-        spec: What the query asks for, without a filter.
-        scratch: The calling thread's own.
 
     Returns:
         None where there are too many candidates.

@@ -41,9 +41,6 @@ Number = TypeVar("Number", np.float32, np.int32)
 class Scratch:
     """Memory that is kept from batch to batch; belongs to one thread.
 
-    Attributes:
-        few_dots: Multiplies a handful of rows with one query.
-
     Args:
         integer_product: Allows scans of bytes.
         bytes_rows_min: Fewer rows are scanned in float32.
@@ -116,10 +113,8 @@ def scan_rows(view: TensorView, queries: Float32s, error: Float64s, scratch: Scr
     """Compare every row with every query in float32.
 
     Args:
-        view: The rows.
         queries: float32[n, dim].
         error: Bound of each query's products, float64[n].
-        scratch: Memory for the similarities.
     """
     columns = np.ascontiguousarray(queries.T)
     similarities = scratch.take(view.slot_stop, len(queries))
@@ -135,10 +130,8 @@ def scan_bytes(
     """Compare every row with every query in bytes; None if that is not possible now.
 
     Args:
-        view: The rows.
         queries: float32[n, dim].
         lengths: Of the queries, float64[n].
-        scratch: Memory for the similarities.
     """
     product = scratch.integer_product()
     if product is None:

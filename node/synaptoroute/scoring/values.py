@@ -49,7 +49,6 @@ class RouteScore:
     """The score of one route for a query.
 
     Attributes:
-        route_id: The route.
         score: Its aggregated score, about -1 to 1.
         threshold: Least score at which the route matches.
         slot: Its most similar utterance, the lowest slot of equals.
@@ -64,7 +63,6 @@ class RouteScore:
 
     @property
     def passed(self) -> bool:
-        """Whether the score reaches the threshold."""
         return self.score >= self.threshold
 
 

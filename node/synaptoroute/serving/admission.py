@@ -53,7 +53,6 @@ class CostModel:
 
     Attributes:
         batch_seconds: Fixed cost of a batch.
-        token_seconds: Cost of a token.
         tokens_per_character: Average number of tokens of a character.
         stretch: Ratio of actual to predicted waits.
     """
@@ -111,14 +110,7 @@ class CostModel:
     def wait_seconds(
         self, characters: int, texts: int, workers: int, texts_per_batch: int
     ) -> float:
-        """Seconds until all queued texts are answered.
-
-        Args:
-            characters: Characters of all of them.
-            texts: How many they are.
-            workers: Workers that share them.
-            texts_per_batch: Most that a worker takes at once.
-        """
+        """Seconds until all queued texts are answered."""
         tokens = characters * self.tokens_per_character
         batches = max(math.ceil(texts / texts_per_batch), 1)
         shared_by = min(workers, max(texts, 1))
@@ -155,7 +147,6 @@ class WaitForecast:
 
     @property
     def admission(self) -> Admission:
-        """The figures for status and metrics."""
         return Admission(self.wait_seconds, self.cost.batch_seconds, self.cost.token_seconds)
 
     def enter(self, text: str) -> float:

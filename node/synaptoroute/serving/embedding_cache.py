@@ -107,11 +107,9 @@ class EncoderSet:
         return found
 
     def find(self, fingerprint: str) -> TextEncoder:
-        """Find an encoder; see ``cached``."""
         return self.cached(fingerprint).encoder
 
     @property
     def cache_counts(self) -> tuple[int, int]:
-        """Hits and misses of all caches."""
         caches = [each.cache for each in self._held.values()]
         return sum(each.hits for each in caches), sum(each.misses for each in caches)

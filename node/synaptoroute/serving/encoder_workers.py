@@ -32,9 +32,7 @@ UTTERANCES_PER_JOB_MAX: Final = 16
 class Observer(Protocol):
     """Receives measurements; called on a worker, so it must be quick and thread-safe."""
 
-    def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
-        """One batch was encoded."""
-        ...
+    def batch(self, texts: int, tokens: int, encode_seconds: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,6 @@ class Batch:
     """Embedded queries, ready to be scored.
 
     Attributes:
-        queries: The queries.
         embeddings: float32[n, dim], one row a query; empty if ``error`` is set.
         encoder: The encoder of the embeddings.
         error: Why the encoder failed, if it did.
@@ -80,7 +77,6 @@ class EncoderWorkers:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the threads."""
         for index in range(self._queue.workers):
             thread = threading.Thread(
                 target=self._run, name=f"synaptoroute-encoder-{index}", daemon=True
@@ -96,7 +92,6 @@ class EncoderWorkers:
 
     @property
     def are_alive(self) -> bool:
-        """Whether every worker still runs."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def _run(self) -> None:

@@ -45,16 +45,12 @@ class Query:
     """One caller's query.
 
     Attributes:
-        text: Validated text.
-        limit: Candidates to report.
         routes: Names to choose among; None for all.
         explain: Report candidates even with a limit of one.
         use_cache: False encodes the text again, to measure.
         deadline_seconds: A longer predicted wait is refused.
         future: Resolved on the event loop.
-        loop: That event loop.
         tokens: Its tokens, if the first stage made them.
-        tokens_of: The encoder of these tokens.
         first_stage: What the first stage found, if it is on.
         first_stage_at: The position of that result.
     """
@@ -94,13 +90,9 @@ class Records(Protocol):
     """The routes that ``match_of`` reads: the tensor, or the first stage."""
 
     @property
-    def routes(self) -> Mapping[str, RouteRecord]:
-        """Routes by name."""
-        ...
+    def routes(self) -> Mapping[str, RouteRecord]: ...
 
-    def record_of(self, route_id: int) -> RouteRecord:
-        """The route with this number."""
-        ...
+    def record_of(self, route_id: int) -> RouteRecord: ...
 
 
 def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: str) -> Match:
@@ -166,11 +158,8 @@ class UnmatchedQuery:
     """One query that no route took.
 
     Attributes:
-        text: The query.
         at_ms: Wall clock, milliseconds since 1970.
         nearest: Utterance of the route with the highest score; None without routes.
-        score: The score of that route.
-        threshold: The threshold that it missed.
     """
 
     text: str
@@ -258,18 +247,12 @@ class QueryEngine(EnginePort, Protocol):
     """What the router uses of the engine: ``EnginePort`` and the query path."""
 
     @property
-    def has_first_stage(self) -> bool:
-        """Whether sure queries may be answered without the encoder."""
-        ...
+    def has_first_stage(self) -> bool: ...
 
     @property
-    def unmatched(self) -> UnmatchedQueries:
-        """The newest queries that no route took."""
-        ...
+    def unmatched(self) -> UnmatchedQueries: ...
 
-    def start(self) -> None:
-        """Start the threads."""
-        ...
+    def start(self) -> None: ...
 
     def stop(self) -> None:
         """Answer what was accepted, end the threads, close the database."""

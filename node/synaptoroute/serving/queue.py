@@ -59,7 +59,6 @@ class InFlightQuery:
     thread that scores.
 
     Attributes:
-        text: The query's text.
         waiters: Its callers; more may join until it is completed.
         queued_at: Monotonic seconds.
         tokens: Set by the worker that tokenized it.
@@ -90,7 +89,6 @@ class EncodeJob:
     """Utterances of a write, to be encoded together.
 
     Attributes:
-        texts: The utterances.
         encode: Encodes them.
         begin: Called first, on the worker; false if the writer has gone.
         done: Called with the vectors or the error, on the worker.
@@ -107,9 +105,7 @@ class QueueCounters:
     """Totals since the start.
 
     Attributes:
-        requests: Queries submitted.
         shared: Queries that joined an equal text in flight.
-        overloaded: Queries and jobs refused.
         too_late: Queries among them whose predicted wait exceeded their deadline.
         abandoned: Texts dropped because their callers had gone.
         completed: Queries handed to the scorer.
@@ -163,7 +159,6 @@ class QueryQueue:
 
     @property
     def admission(self) -> Admission:
-        """What admission control expects of the queued work."""
         with self._condition:
             return self._forecast.admission
 
@@ -180,14 +175,6 @@ class QueryQueue:
 
         It is asked before a request is parsed, so that refusing costs little.  Admitting
         remains the decision of ``submit``.
-
-        Args:
-            texts: What is asked; not validated yet.
-            share: As in ``submit``.
-            deadline_seconds: The longest deadline that the caller may still name.
-
-        Raises:
-            Overloaded: See ``submit``.
         """
         # Read without the lock: the forecast replaces ``wait_seconds`` as a whole, and a
         # decision that is one query old is as good.
@@ -218,10 +205,7 @@ class QueryQueue:
         """Queue a query, or join the same text in flight.
 
         Args:
-            text: The query's text.
-            waiter: The caller.
             share: False encodes it alone, without sharing and without caches, to measure.
-            deadline_seconds: A longer predicted wait is refused.
 
         Raises:
             Overloaded: The queue is full, or the predicted wait is too long.
@@ -247,13 +231,7 @@ class QueryQueue:
                 self._enqueue(text, waiter, share)
 
     def _admit(self, count: int, new: Sequence[str], deadline_seconds: float) -> None:
-        """Count callers in, or refuse them.
-
-        Args:
-            count: How many they are.
-            new: Their texts that are not in flight and have to be encoded.
-            deadline_seconds: A longer predicted wait is refused.
-        """
+        """Count callers in, or refuse them."""
         if self._is_closed:
             raise NotReady("the router is stopping", retry_after_seconds=1.0)
         if self.queue_requests + count > self.queue_requests_max:
@@ -269,7 +247,6 @@ class QueryQueue:
         self.queue_requests += count
 
     def _check_room(self, count: int) -> None:
-        """Refuse more callers than the queue holds."""
         if self.queue_requests + count > self.queue_requests_max:
             self._sweep()
         if self.queue_requests + count > self.queue_requests_max:

@@ -73,7 +73,6 @@ class VersionWaiters:
         return future
 
     def forget(self, future: Future[None]) -> None:
-        """Stop waiting."""
         with self._lock:
             kept = [each for each in self._heap if each[2] is not future]
             if len(kept) != len(self._heap):
@@ -133,9 +132,6 @@ class Scorer:
     """Owns the tensor.
 
     Attributes:
-        tensor: What queries are scored against.
-        encoder: The encoder of its rows.
-        published: The state that queries see.
         version_waiters: Readers that wait for a version.
         delays: Pairs of seq and microseconds from the sequencer's clock to visible here.
     """
@@ -229,11 +225,7 @@ class Scorer:
         return stage.rebuild(self.encoder, settings, records, commit.entry.position.revision)
 
     def call(self, task: Callable[[Tensor], Any]) -> Future[Any]:
-        """Run a function on the tensor, between two batches.
-
-        Raises:
-            NotReady: The scorer has stopped.
-        """
+        """Run a function on the tensor, between two batches."""
         future: Future[Any] = Future()
         self._inbox.put(_Call(task, future))
         return future
@@ -254,7 +246,6 @@ class Scorer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:

@@ -159,9 +159,7 @@ def build_block(
     """Group the rows of a block by route; None if all of its slots are free.
 
     Args:
-        number: Of the block.
         owners: int32[slots], route of each slot of the tensor, ``FREE`` for none.
-        rows: All rows.
         route_id_max: No route id is above this.
     """
     base = number * BLOCK_SLOTS

@@ -57,7 +57,6 @@ class Centroids:
         self._deferred: set[int] = set()
 
     def reserve(self, routes: int) -> None:
-        """Make room for route ids below ``routes``."""
         if routes <= self.units.capacity_rows:
             return
         self._sums.reserve(routes)
@@ -226,7 +225,6 @@ class StagedRows:
         self._routes: set[int] = set()
 
     def reserve(self, capacity_rows: int) -> None:
-        """Grow with the rows."""
         missing = np.zeros(capacity_rows - len(self._is_written), np.bool_)
         self._is_written = np.concatenate([self._is_written, missing])
         self._is_summed = np.concatenate([self._is_summed, missing])

@@ -39,10 +39,7 @@ class TensorView:
     """What scoring reads of a tensor; valid until its next change.
 
     Attributes:
-        dim: Dimension of the vectors.
-        settings: Aggregation and its parameter.
         is_live: Whether a route id is in use, bool[routes].
-        live_count: How many are.
         thresholds: Effective threshold by route id, float64[routes].
         mean_norms: Length of the mean of each route's rows, float64[routes].
         slots_of: Slots of each live route, int64[n], ascending.
@@ -78,7 +75,6 @@ class Tensor:
 
     Attributes:
         routes: Routes by name, read-only.
-        settings: Settings of the route set.
         revision: Place in the log of the last change.
         slots_used: Rows that a route owns.
     """
@@ -148,11 +144,9 @@ class Tensor:
         return self._rows.read(slots)
 
     def record_of(self, route_id: int) -> RouteRecord:
-        """Return the route that has this id."""
         return self._records[route_id]
 
     def utterance_of(self, slot: int) -> str:
-        """Return the text of an owned slot."""
         record = self._records[int(self._owners[slot])]
         return record.utterances[bisect_left(record.slots, slot)]
 
@@ -256,7 +250,6 @@ class Tensor:
         or by the next query if that comes first.
 
         Args:
-            change: As the table enacted it.
             at: Its place in the log; the revision of the answers from now on.
             filled: ``fill`` was called with every write of this change.
         """

@@ -148,11 +148,6 @@ class LoadResult:
     """The result of one load.
 
     Attributes:
-        load: Description of the load.
-        seconds: Its duration.
-        answers: Number of answered queries.
-        errors: Number of errors by code.
-        queries_per_second: Answers per second.
         latency_ms: ``p50``, ``p90``, ``p99`` and ``max`` of the answers.
         client_cpu_share: CPU time of this process divided by the duration.
     """
@@ -168,8 +163,6 @@ class LoadResult:
 
 @dataclass
 class _Recorder:
-    """Collects latencies and errors."""
-
     latencies: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.perf_counter)
@@ -184,7 +177,6 @@ class _Recorder:
             self.errors[code] += 1
 
     def result(self, load: str) -> LoadResult:
-        """Summarize what was recorded."""
         seconds = time.perf_counter() - self.started
         ranked = sorted(self.latencies)
         shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
@@ -244,11 +236,7 @@ async def open_loop(ask: Ask, texts: Sequence[str], rate: float, seconds: float)
 async def measure(
     ask: Ask, texts: Sequence[str], clients: Sequence[int], rate: float | None, seconds: float
 ) -> list[LoadResult]:
-    """Warm up, then run each load.
-
-    Raises:
-        CheckFailed: No query of the first load was answered.
-    """
+    """Warm up, then run each load."""
     await closed_loop(ask, texts, max(clients, default=1), min(WARM_SECONDS_MAX, seconds))
     results: list[LoadResult] = []
     for count in clients:
@@ -264,7 +252,6 @@ async def measure(
 async def connect_node(
     url: str, api_key: str | None, *, connections: int, cached: bool
 ) -> AsyncIterator[Ask]:
-    """Connect to a node with a number of connections."""
     load_httpx()
     import httpx
 
@@ -298,8 +285,6 @@ async def connect_node(
 async def start_router(
     router: AdaptiveRouter, routes: Sequence[Route], *, cached: bool
 ) -> AsyncIterator[Ask]:
-    """Start a router in this process and import the routes."""
-
     async def all_routes() -> AsyncIterator[Route]:
         for route in routes:
             yield route

@@ -166,7 +166,6 @@ class RankedQuery:
     """One labelled query and the scores of the routes.
 
     Attributes:
-        expected: The right route, or None.
         scores: (route, score), best first, whether or not they reach their thresholds.
     """
 
@@ -176,18 +175,12 @@ class RankedQuery:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Thresholds of a set of routes.
-
-    Attributes:
-        default: For routes without a threshold of their own.
-        own: Own thresholds by route.
-    """
+    """Thresholds of a set of routes."""
 
     default: float
     own: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, route: str) -> float:
-        """Return the effective threshold of a route."""
         return self.own.get(route, self.default)
 
 
@@ -196,13 +189,9 @@ class Calibration:
     """The result of a calibration.
 
     Attributes:
-        before: Thresholds as they are.
         after: Proposed thresholds; equal to ``before`` if nothing was better.
-        accuracy_before: Share of right answers now.
         accuracy_after: The same with the proposal, on the queries it was fitted to.
         held_out_after: Share of right answers in cross-validation.
-        queries_by_route: Number of labelled queries of each route.
-        warnings: Weaknesses of the labelled queries.
     """
 
     before: Thresholds
@@ -220,7 +209,6 @@ def decide(query: RankedQuery, thresholds: Thresholds) -> str | None:
 
 
 def accuracy(queries: Sequence[RankedQuery], thresholds: Thresholds) -> float:
-    """Return the share of right answers."""
     right = sum(decide(query, thresholds) == query.expected for query in queries)
     return right / len(queries)
 
@@ -232,11 +220,6 @@ def fit_thresholds(
 
     The three are compared by cross-validation.  The simplest of the best is proposed,
     fitted to all queries.
-
-    Args:
-        queries: Labelled queries, at least one.
-        routes: Names of all routes.
-        before: Thresholds as they are.
     """
     now = accuracy(queries, before)
     candidates = (_fit_default, _fit_routes)

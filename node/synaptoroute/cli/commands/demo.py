@@ -84,11 +84,7 @@ def demo(
 
 
 def _ask_examples(node: NodeProcess, labelled: list[LabelledQuery], as_json: bool) -> None:
-    """Ask every example query, show some answers, and check the accuracy.
-
-    Raises:
-        CheckFailed: Too many answers are wrong.
-    """
+    """Ask every example query, show some answers, and check the accuracy."""
     with NodeClient(node.url) as client:
         route_count = sum(1 for _ in client.routes())
         started = time.perf_counter()
@@ -140,11 +136,7 @@ def _row(each: LabelledQuery, match: dict[str, Any]) -> tuple[Cell, ...]:
 
 
 def _serve(node: NodeProcess) -> None:
-    """Wait for Ctrl-C, or for the node to exit.
-
-    Raises:
-        NodeUnreachable: The node exited by itself.
-    """
+    """Wait for Ctrl-C, or for the node to exit."""
     note(f"Serving on http://{LOOPBACK}:{node.port}. Press Ctrl-C to stop.")
     try:
         code = node.wait()

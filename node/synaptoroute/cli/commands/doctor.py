@@ -68,9 +68,7 @@ class CheckResult:
     """The result of one check.
 
     Attributes:
-        name: What was checked.
         state: ``ok``, ``warn`` or ``fail``.
-        what: What was found.
         advice: What to do; empty if nothing is to be done.
     """
 
@@ -97,13 +95,11 @@ def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
 
 
 def check_python() -> CheckResult:
-    """Check the Python interpreter."""
     what = f"{platform.python_implementation()} {platform.python_version()} on {sys.platform}"
     return CheckResult("python", "ok", what)
 
 
 def check_packages() -> CheckResult:
-    """Check the required packages."""
     from importlib.metadata import PackageNotFoundError, version
 
     found, absent = [], []
@@ -120,7 +116,6 @@ def check_packages() -> CheckResult:
 
 
 def check_sqlite() -> CheckResult:
-    """Check the SQLite library of this Python."""
     from synaptoroute.storage import SQLiteStorage
 
     release = SQLiteStorage.sqlite_version
@@ -130,7 +125,6 @@ def check_sqlite() -> CheckResult:
 
 
 def check_cpu() -> CheckResult:
-    """Check how many CPUs this process may use."""
     from synaptoroute.config import cpu_limit
 
     limit, present = cpu_limit(), os.cpu_count() or 1
@@ -164,7 +158,6 @@ def check_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> CheckResult:
 
 
 def check_disk(database: Path) -> CheckResult:
-    """Check the free space for the database."""
     folder = database.absolute().parent
     while not folder.exists():
         folder = folder.parent
@@ -182,7 +175,6 @@ def check_disk(database: Path) -> CheckResult:
 
 
 def check_port(host: str, port: int) -> CheckResult:
-    """Check the port that a node would listen on."""
     if port and not is_port_free(port, host):
         return CheckResult(
             "port",
@@ -236,7 +228,6 @@ def _check_tls_port(host: str, port: int) -> CheckResult:
 
 
 def _call(connection: socket.socket, *words: str) -> str:
-    """Send one command and return the raw reply."""
     parts = [word.encode() for word in words]
     request = b"*%d\r\n" % len(parts) + b"".join(
         b"$%d\r\n%s\r\n" % (len(part), part) for part in parts

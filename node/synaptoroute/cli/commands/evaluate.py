@@ -139,7 +139,6 @@ class RouteScore:
 
     Attributes:
         route: Its name; ``-`` stands for no route.
-        count: Queries that belong to it.
         precision: Share of its matches that are right; None without matches.
         recall: Share of its queries that it matched; None without queries.
     """
@@ -155,14 +154,9 @@ class Evaluation:
     """The result of one run.
 
     Attributes:
-        count: Queries.
-        correct_count: Queries with the right answer.
-        in_scope_count: Queries that belong to a route.
-        in_scope_correct_count: In-scope queries with the right answer.
         false_rejects: In-scope queries that matched no route.
         out_of_scope_count: Queries that belong to no route.
         false_accepts: Out-of-scope queries that matched a route.
-        routes: Precision and recall by route, in order of name.
         confusions: (expected, given, count), most frequent first.
         latency_ms: Percentiles by name: ``p50``, ``p95``, ``p99``.
     """
@@ -180,7 +174,6 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
         return self.correct_count / self.count
 
 

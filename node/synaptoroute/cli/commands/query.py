@@ -45,7 +45,6 @@ def query(
 
 
 def _show(text: str, match: dict[str, Any], explain: bool) -> None:
-    """Print one match."""
     route = match["route"] or f"no route ({match['reason']})"
     print_line(f"{printable(text)}  →  {route}")
     candidates = match.get("candidates") or [_single_candidate(match)]

@@ -43,11 +43,7 @@ def restore(
 
 
 def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
-    """Find the file and the manifest of a backup.
-
-    Raises:
-        BadUsage: One of the two is missing or malformed.
-    """
+    """Find the file and the manifest of a backup."""
     file, manifest_file = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
     if not backup.name.endswith((".sqlite", ".json")):
         file = backup.with_name(backup.name + ".sqlite")
@@ -65,7 +61,6 @@ def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(_PART_BYTES):
@@ -74,12 +69,7 @@ def sha256_of(path: Path) -> str:
 
 
 def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, Any]:
-    """Install a snapshot into a new database, verified.
-
-    Raises:
-        CheckFailed: Its position is not that of the manifest.
-        StorageCorrupt: Its rows do not match its digest.
-    """
+    """Install a snapshot into a new database, verified."""
     from synaptoroute.replication.session import CLUSTER_ID_KEY
     from synaptoroute.storage import SQLiteStorage
 

@@ -231,7 +231,6 @@ def rm(
 
 
 def _precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
-    """Make the HTTP headers of the preconditions."""
     headers = {}
     if if_match is not None:
         headers["If-Match"] = f'"{if_match.strip(chr(34))}"'

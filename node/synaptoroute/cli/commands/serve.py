@@ -87,11 +87,7 @@ def setting_parameters() -> list[Any]:
 
 
 def read_settings(given: Mapping[str, Any]) -> NodeConfig:
-    """Read the settings from the environment and the given options, which win.
-
-    Raises:
-        BadUsage: A value is invalid; names the option and the variable.
-    """
+    """Read the settings from the environment and the given options, which win."""
     from pydantic import ValidationError
 
     from synaptoroute.config import ENV_PREFIX, NodeConfig

@@ -93,11 +93,7 @@ def _load_routes(cluster: LocalCluster, routes: Path) -> None:
 
 
 def _serve(cluster: LocalCluster) -> None:
-    """Wait for Ctrl-C, or for a node to exit.
-
-    Raises:
-        NodeUnreachable: A node exited by itself.
-    """
+    """Wait for Ctrl-C, or for a node to exit."""
     url = cluster.front_url
     print_line(f"query     curl -s {url}/v1/query -H 'Content-Type: application/json' \\")
     print_line("""            -d '{"text": "Where is my order?", "explain": true}'""")
