@@ -66,7 +66,7 @@ def serve(
         typer.echo(f"{ENV_PREFIX}{name.upper()}: {first['msg']}", err=True)
         raise typer.Exit(USAGE) from None
     # Imported late, so that --help does not load the HTTP framework.
-    from synaptoroute_coordinator.app.process import serve as serve_coordinator
+    from synaptoroute_coordinator.app.app import serve as serve_coordinator
 
     try:
         serve_coordinator(config)
@@ -85,7 +85,7 @@ def fetch(
     `synaptoroute restore` makes a node's database from it.
     """
     from synaptoroute_coordinator.actions.backups import fetch_backup
-    from synaptoroute_coordinator.app.process import open_backup_store
+    from synaptoroute_coordinator.app.app import open_backup_store
 
     async def download() -> None:
         store = open_backup_store(CoordinatorConfig())

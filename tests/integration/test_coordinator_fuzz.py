@@ -20,9 +20,8 @@ from needs import require_valkey
 from processes import CoordinatorProcess, NodeProcess
 from servers import Server, free_port
 from synaptoroute.web.api_keys import key_line, make_key
-from synaptoroute_coordinator.app.app import create_app
-from synaptoroute_coordinator.app.middleware import ADMIN_PATHS
-from synaptoroute_coordinator.app.process import make_runtime
+from synaptoroute_coordinator.app.app import create_app, make_runtime
+from synaptoroute_coordinator.app.runtime import ADMIN_PATHS
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

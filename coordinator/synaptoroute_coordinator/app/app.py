@@ -1,7 +1,8 @@
-"""The application of one coordinator."""
+"""One coordinator process: make the application, serve, stop."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,12 +12,36 @@ from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.peers import Membership
 from synaptoroute.version import __version__
+from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.http_server import (
+    FAILED_START,
+    HttpServer,
+    ProcessHooks,
+    ServerProcess,
+    check_exposure,
+)
+from synaptoroute.web.logs import configure_logs
 from synaptoroute.web.middleware import Middleware, add_error_handlers
-from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, metrics, voters
-from synaptoroute_coordinator.app.middleware import CoordinatorPolicy
+from synaptoroute_coordinator.actions.audit_log import AuditLog
+from synaptoroute_coordinator.actions.backup_store import (
+    BackupStore,
+    BucketStore,
+    FolderStore,
+    read_credentials,
+)
+from synaptoroute_coordinator.actions.backups import Backups
+from synaptoroute_coordinator.actions.fleet_client import FleetClient, read_secret
+from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, metrics
 from synaptoroute_coordinator.app.responses import json_response
-from synaptoroute_coordinator.app.runtime import Runtime
+from synaptoroute_coordinator.app.runtime import CoordinatorPolicy, Runtime
+from synaptoroute_coordinator.config import CoordinatorConfig
+from synaptoroute_coordinator.leader_lease import LeaderLease
+from synaptoroute_coordinator.reconciler import Reconciler
 
 _DESCRIPTION: Final = """\
 The control plane of a SynaptoRoute cluster: the state of every node, and the actions that
@@ -50,7 +75,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     app.state.registry = metrics.make_registry(runtime.reconciler)
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_error_handlers(app)
-    for module in (dashboard, metrics, fleet, encoders, voters, gateway):
+    for module in (dashboard, metrics, fleet, encoders, gateway):
         app.include_router(module.endpoints)
     _add_openapi(app)
     return app
@@ -68,3 +93,91 @@ def _add_openapi(app: FastAPI) -> None:
         return json_response(document)
 
     app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)
+
+
+# --- the process ---------------------------------------------------------------------
+
+BACKLOG_CONNECTIONS: Final = 512
+RECORD_NAME: Final = "actions.jsonl"
+
+
+def serve(config: CoordinatorConfig) -> None:
+    """Run a coordinator until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: The settings contradict each other; nothing was started.
+        SystemExit: With code 3, if the address cannot be used; the log says why.
+    """
+    check_exposure(
+        config.host,
+        has_keys=config.api_keys_file is not None,
+        insecure=config.insecure,
+        ways_out="name a file of keys (SYNAPTOROUTE_COORDINATOR_API_KEYS_FILE), listen on "
+        "127.0.0.1, or accept that everybody may change routes "
+        "(SYNAPTOROUTE_COORDINATOR_INSECURE=true)",
+    )
+    configure_logs(config.log_level, config.log_format)
+    if not asyncio.run(_serve(config)):
+        raise SystemExit(FAILED_START)
+
+
+async def _serve(config: CoordinatorConfig) -> bool:
+    """Serve until a stop signal; return False if the address cannot be used."""
+    runtime = await asyncio.to_thread(make_runtime, config)
+    app = create_app(runtime)
+    # Event streams end by themselves only when they are told that the process stops.
+    hooks = ProcessHooks(
+        lifespan=app.router.lifespan_context(app), on_drain=runtime.is_stopping.set
+    )
+    server = HttpServer(app, backlog=BACKLOG_CONNECTIONS)
+    return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
+
+
+def make_runtime(config: CoordinatorConfig) -> Runtime:
+    log = RedisLog(
+        config.redis_url.get_secret_value(),
+        namespace=config.namespace,
+        password_file=config.redis_password_file,
+        tls=Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file),
+        signing_keys_file=config.signing_keys_file,
+        allow_unsigned=config.allow_unsigned,
+    )
+    node_key = read_secret(config.node_key_file, "API key for the nodes")
+    secret = read_secret(config.peer_secret_file, "peers' secret").encode()
+    address = config.url or f"http://{config.host}:{config.port}"
+    lease = LeaderLease(log, address)
+
+    def peer_secret() -> bytes:
+        from hashlib import sha256
+
+        if secret:
+            return secret
+        cluster_id = reconciler.view.log.cluster_id
+        if not cluster_id:
+            raise NotReady("the cluster's identity is not known yet")
+        return sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()
+
+    membership = Membership(peer_secret, lambda: reconciler.now_ms())
+    reconciler = Reconciler(
+        log,
+        config,
+        lease,
+        FleetClient(node_key),
+        Backups(open_backup_store(config), log, membership, config.backups_kept),
+        AuditLog(config.folder / RECORD_NAME),
+    )
+    keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
+    return Runtime(config, reconciler, keys)
+
+
+def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:
+    """Open the configured backup store, if there is one.  Reads the bucket's key and blocks."""
+    if not config.backup_bucket:
+        return FolderStore(config.backup_folder) if config.backup_folder else None
+    if config.backup_folder is not None:
+        raise ConfigError("backups go to a folder or to a bucket, not to both")
+    if config.backup_key_file is None:
+        raise ConfigError("a bucket needs its access key (backup_key_file)")
+    credentials = read_credentials(config.backup_key_file, config.backup_region)
+    scratch = config.folder / "backups"
+    return BucketStore(config.backup_endpoint, config.backup_bucket, credentials, scratch)

@@ -18,14 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute_coordinator.app.gateway import ask_node, choose_node
-from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.responses import (
     RESPONSES,
     ActionFailed,
     json_response,
     result_response,
 )
-from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
 from synaptoroute_coordinator.fleet import FleetView, NodeView
 from synaptoroute_coordinator.plan import choose_backup_source
 

@@ -16,7 +16,6 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute.sequencer.node_commands import CommandKind
-from synaptoroute_coordinator.app.middleware import actor_of
 from synaptoroute_coordinator.app.responses import (
     PROBLEMS,
     RESPONSES,
@@ -28,7 +27,7 @@ from synaptoroute_coordinator.app.responses import (
     json_response,
     result_response,
 )
-from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
 from synaptoroute_coordinator.event_feed import EventFeed, FeedEvent
 from synaptoroute_coordinator.fleet import NodeView
 from synaptoroute_coordinator.plan import (

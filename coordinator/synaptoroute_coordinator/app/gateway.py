@@ -1,4 +1,4 @@
-"""Requests about routes and queries, forwarded to a node.
+"""Requests that a node answers: routes and queries, voters, orphaned writes, recoveries.
 
 The coordinator has no routes.  It chooses a live node at the head, or the one that the caller
 names, and returns its response unchanged, errors included.
@@ -6,18 +6,27 @@ names, and returns its response unchanged, errors included.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.errors import NotReady
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
-from synaptoroute_coordinator.app.middleware import actor_of
-from synaptoroute_coordinator.app.responses import ANY_JSON, PROBLEMS, NodeNotFound
-from synaptoroute_coordinator.app.runtime import Runtime, runtime_of
+from synaptoroute_coordinator.actions.executor import ActionResult
+from synaptoroute_coordinator.app.fleet import find_node
+from synaptoroute_coordinator.app.responses import (
+    ANY_JSON,
+    PROBLEMS,
+    ActionFailed,
+    NodeNotFound,
+    json_response,
+)
+from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
 from synaptoroute_coordinator.fleet import NodeView
 
 _REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match", "idempotency-key",
@@ -26,13 +35,18 @@ _RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "s
                     "retry-after", "sr-staleness-ms")  # fmt: skip
 _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
 
-endpoints = APIRouter(tags=["routes"])
+endpoints = APIRouter()
 
 NodeName = Annotated[str, Query(description="Identity or name of the node to ask.", max_length=128)]
 RouteName = Annotated[str, Path(max_length=NAME_CHARACTERS_MAX, min_length=1, pattern=NAME_PATTERN)]
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: ANY_JSON,
     304: {"description": "Unchanged"},
+    **PROBLEMS,
+}
+_ACTION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: ANY_JSON,
+    202: {**ANY_JSON, "description": "Not decided yet"},
     **PROBLEMS,
 }
 
@@ -51,9 +65,9 @@ def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
     return min(ready or live, key=lambda node: (node.lag_entries, node.queue_requests, node.name))
 
 
-async def forward(request: Request, requested: str = "") -> Response:
+async def forward(request: Request, node: NodeName = "") -> Response:
     runtime = runtime_of(request)
-    node = choose_node(runtime, requested)
+    chosen = choose_node(runtime, node)
     body = await request.body()
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
     query = "&".join(
@@ -63,7 +77,7 @@ async def forward(request: Request, requested: str = "") -> Response:
     path = request.scope["raw_path"].decode("latin-1") if request.scope.get("raw_path") else ""
     answer = await ask_node(
         runtime,
-        node,
+        chosen,
         request.method,
         path.partition("?")[0] or request.url.path,
         query=query,
@@ -74,7 +88,7 @@ async def forward(request: Request, requested: str = "") -> Response:
         outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {request.url.path}"
         await runtime.reconciler.audit_log.add(
-            actor_of(request.scope), action, outcome, f"{answer.status_code} from {node.name}"
+            actor_of(request.scope), action, outcome, f"{answer.status_code} from {chosen.name}"
         )
     return answer
 
@@ -95,13 +109,6 @@ async def ask_node(
     )
     kept = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=kept)
-
-
-# --- endpoints -------------------------------------------------------------------------
-
-
-async def _forward(request: Request, node: NodeName = "") -> Response:
-    return await forward(request, node)
 
 
 async def _forward_route(request: Request, name: RouteName, node: NodeName = "") -> Response:
@@ -134,10 +141,122 @@ _ENDPOINTS: Final = (
 for _method, _path, _summary, _description in _ENDPOINTS:
     endpoints.add_api_route(
         _path,
-        _forward_route if "{name}" in _path else _forward,
+        _forward_route if "{name}" in _path else forward,
         methods=[_method],
+        tags=["routes"],
         name=_summary.lower().replace(" ", "_"),
         summary=_summary,
         description=_description,
         responses=_RESPONSES,
     )
+
+
+# --- voters, orphaned writes and forced recoveries ------------------------------------
+
+# The nodes decide.  The coordinator finds the node to ask, forwards the request with its own
+# key, and records the operator in the audit log.
+
+ORPHANS_MAX: Final = 1_000
+
+
+class VoterAction(BaseModel):
+    """Whether a node votes on recoveries."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
+    vote: StrictBool
+
+
+class OrphanAction(BaseModel):
+    """A write that a recovery left behind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str = Field(min_length=1, max_length=128, description="Node that holds it.")
+    op_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class RecoveryAction(BaseModel):
+    """Open the log with the nodes that are present."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: StrictBool = Field(description="False only shows what forcing would keep and may lose.")
+
+
+@endpoints.post(
+    "/v1/actions/voter", tags=["actions"], summary="Change the voters", responses=_ACTION_RESPONSES
+)
+async def change_voter(request: Request, asked: VoterAction) -> Response:
+    """One node at a time; the next change is accepted once a majority holds this one."""
+    runtime = runtime_of(request)
+    # A voter that is lost for good is no longer in the fleet view, only in the log.
+    voters = runtime.reconciler.view.log.voters
+    identity = asked.node if asked.node in voters else find_node(runtime, asked.node).node
+    action = "make a voter" if asked.vote else "unmake a voter"
+    body = {"node": identity, "vote": asked.vote}
+    chosen = choose_node(runtime)
+    return await _forward_action(request, chosen, "/v1/cluster/voters", body, action, asked.node)
+
+
+@endpoints.get(
+    "/v1/orphans",
+    tags=["fleet"],
+    summary="List writes that recoveries left behind",
+    responses=_ACTION_RESPONSES,
+)
+async def list_orphans(request: Request) -> Response:
+    """Writes accepted by a Redis server that lost a failover, held by no majority."""
+    reconciler = runtime_of(request).reconciler
+    live = [node for node in reconciler.view.live if node.url]
+    documents = await reconciler.client.documents(
+        [(node.node, node.url) for node in live], "/v1/cluster/orphans"
+    )
+    found = [
+        {"node": node.name, **each}
+        for node in live
+        for each in documents.get(node.node, {}).get("orphans", [])
+    ]
+    return json_response({"orphans": found[:ORPHANS_MAX]})
+
+
+@endpoints.post(
+    "/v1/actions/orphan",
+    tags=["actions"],
+    summary="Repeat a lost write",
+    responses=_ACTION_RESPONSES,
+)
+async def replay_orphan(request: Request, asked: OrphanAction) -> Response:
+    """Repeated with its identity and preconditions, so it takes effect at most once."""
+    chosen = find_node(runtime_of(request), asked.node)
+    body, path = {"op_id": asked.op_id}, "/v1/cluster/orphans"
+    return await _forward_action(request, chosen, path, body, "replay", asked.op_id)
+
+
+@endpoints.post(
+    "/v1/actions/recover", tags=["actions"], summary="Force a recovery", responses=_ACTION_RESPONSES
+)
+async def recover(request: Request, asked: RecoveryAction) -> Response:
+    """For a log that stays closed because voters are lost for good. Writes that only they
+    held may be lost.
+    """
+    chosen = choose_node(runtime_of(request))
+    body, path = {"force": asked.force}, "/v1/cluster/recover"
+    return await _forward_action(request, chosen, path, body, "recover" if asked.force else "", "")
+
+
+async def _forward_action(
+    request: Request, node: NodeView, path: str, body: dict[str, Any], action: str, about: str
+) -> Response:
+    """Forward an action to a node, and record the result."""
+    runtime: Runtime = runtime_of(request)
+    if not node.url:
+        raise ActionFailed(f"{node.name} cannot be reached")
+    answer = await ask_node(runtime, node, "POST", path, body=json.dumps(body).encode())
+    if action:
+        is_done = answer.status_code < 300
+        detail = f"{about} {answer.status_code} from {node.name}".strip()
+        done = ActionResult("done" if is_done else "failed", detail)
+        await runtime.reconciler.record_result(actor_of(request.scope), action, done)
+    return answer

@@ -1,4 +1,4 @@
-"""What the endpoints of one coordinator share: settings, reconciler, keys and sessions.
+"""What the endpoints of one coordinator share: settings, reconciler, keys, sessions, policy.
 
 A session replaces the API key in the dashboard: the key is sent once, and a random cookie
 stands for it afterwards.  Sessions are kept in memory and end with the process.
@@ -7,18 +7,35 @@ stands for it afterwards.  Sessions are kept in memory and end with the process.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from starlette.requests import Request
 
-from synaptoroute.web.api_keys import ApiKey, ApiKeys
+from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.web.api_keys import ApiKey, ApiKeys, Scope
+from synaptoroute.web.asgi_cycle import Address, Header
 from synaptoroute.web.logs import ServerLog
+from synaptoroute.web.middleware import (
+    PATH_CHARACTERS_MAX,
+    SAFE_METHODS,
+    RequestContext,
+    RequestPolicy,
+    check_loopback_host,
+    check_same_site,
+    context_of,
+    presented_key,
+)
+from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_of
+from synaptoroute_coordinator.alarms import Event
+from synaptoroute_coordinator.app import responses
 from synaptoroute_coordinator.config import CoordinatorConfig
-from synaptoroute_coordinator.reconciler import Reconciler
+from synaptoroute_coordinator.reconciler import NotActive, Reconciler
 
 LOGGER_NAME: Final = "synaptoroute.coordinator"
 
@@ -123,3 +140,102 @@ def cookie_of(header: bytes) -> str:
         if name == COOKIE:
             return value[:COOKIE_CHARACTERS_MAX]
     return ""
+
+
+# --- the policy of requests ------------------------------------------------------------
+
+PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
+ASSETS: Final = "/assets/"
+ADMIN_PATHS: Final = frozenset({"/v1/unmatched", "/v1/orphans"})
+"""These show what people wrote, which is for administrators and not for every reader."""
+_READING_POSTS: Final = frozenset(
+    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
+)
+BODY_BYTES_MAX: Final = 8_388_608
+_STATUS_BY_CODE: Final = {
+    responses.ActionFailed.code: 409,
+    responses.NodeNotFound.code: 404,
+    NotActive.code: 409,
+}
+CONTENT_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_FIXED_HEADERS: Final = (
+    (b"content-security-policy", CONTENT_POLICY),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+ANYBODY: Final = ApiKey("anybody", b"", frozenset({"admin"}))
+"""The key of every request where no keys are set."""
+
+
+class CoordinatorPolicy(RequestPolicy):
+    """What a coordinator decides about each of its requests."""
+
+    body_bytes_max = BODY_BYTES_MAX
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.log = runtime.log
+        self._runtime = runtime
+
+    def authorize(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
+    ) -> None:
+        runtime = self._runtime
+        presented = presented_key(headers)
+        # A browser sends cookies to every site, but no page can add an API key to a request
+        # to another site: only requests without one can be forged.
+        is_browser = presented is None and b"authorization" not in headers
+        if is_browser and method not in SAFE_METHODS:
+            check_same_site(headers)
+        if runtime.keys is None:
+            if not runtime.config.insecure:
+                check_loopback_host(headers)
+            context.key = ANYBODY
+            return
+        if presented is not None:
+            context.key = runtime.keys.find(presented)
+        elif is_browser:
+            context.key = runtime.sessions.find(cookie_of(headers.get(b"cookie", b"")))
+        needed = scope_needed(method, path)
+        if needed is None:
+            return
+        if context.key is None:
+            raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
+        if not context.key.may(needed):
+            raise Forbidden(f"the API key {context.key.name!r} lacks the scope {needed!r}")
+
+    def common_headers(self, context: RequestContext) -> list[Header]:
+        return [*_FIXED_HEADERS, (b"x-request-id", context.request_id.encode())]
+
+    def finished(
+        self, method: str, path: str, client: Address | None, context: RequestContext
+    ) -> None:
+        """Write a line of the access log; a refused change is an event as well."""
+        self.log_request(logging.INFO, method, path, client, context)
+        if context.status in (401, 403) and method not in SAFE_METHODS:
+            actor = context.key_name or "nobody known"
+            message = f"{method} {path[:PATH_CHARACTERS_MAX]} by {actor} was refused"
+            self._runtime.reconciler.feed.add(Event("refused", "warn", message))
+
+    def problem_of(self, error: SynaptoRouteError) -> Problem:
+        status = _STATUS_BY_CODE.get(error.code)
+        return problem_of(error) if status is None else Problem(status, error.code, error.message)
+
+
+def scope_needed(method: str, path: str) -> Scope | None:
+    """The scope that a request needs; None for what is open to all."""
+    if path in PUBLIC_PATHS or path.startswith(ASSETS):
+        return None
+    if path in ADMIN_PATHS or (path.startswith("/v1/actions") and method not in SAFE_METHODS):
+        return "admin"
+    if method in SAFE_METHODS or path in _READING_POSTS:
+        return "read"
+    return "write"
+
+
+def actor_of(scope: Any) -> str:
+    return context_of(scope).key_name or "anybody"

@@ -15,19 +15,16 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
     cluster_endpoints,
-    diagnostics_endpoints,
     node_endpoints,
-    peer_endpoints,
     query_endpoints,
     route_endpoints,
     transfer_endpoints,
 )
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.middleware import NodePolicy
-from synaptoroute.server.openapi import openapi_document
 from synaptoroute.server.parameters import await_consistency
 from synaptoroute.server.query_handler import QueryHandler
-from synaptoroute.server.responses import json_response
+from synaptoroute.server.responses import json_response, openapi_document
 from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
@@ -81,8 +78,9 @@ def create_app(
     add_error_handlers(app)
     for module in (query_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
-    for module in (diagnostics_endpoints, node_endpoints, cluster_endpoints, peer_endpoints):
+    for module in (node_endpoints, cluster_endpoints):
         app.include_router(module.endpoints)
+    app.include_router(cluster_endpoints.peer_endpoints)
     _serve_document(app)
     return app
 

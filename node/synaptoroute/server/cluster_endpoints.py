@@ -1,46 +1,62 @@
-"""``/v1/cluster``: its nodes, and what operators do after a loss.
+"""``/v1/cluster``: its nodes, and what operators do after a loss; and what peers fetch.
 
 After a loss operators force a recovery, change voters and replay orphaned writes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter
 from pydantic import BaseModel, TypeAdapter
+from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
-from synaptoroute.errors import ClusterError
+from synaptoroute.core.digest import BUCKET_COUNT
+from synaptoroute.errors import ClusterError, ProtocolError
 from synaptoroute.models import OrphanedWrite, RecoveryOutlook
+from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
-from synaptoroute.server.openapi import (
-    BODY_PROBLEMS,
-    READ_PROBLEMS,
-    WRITE_PROBLEMS,
-    json_body,
-    problems,
-    success,
+from synaptoroute.sequencer.peers import (
+    LOG_PATH,
+    POSITION_HEADER,
+    PROOF_HEADER,
+    ROWS_PATH,
+    SHA_HEADER,
+    SNAPSHOT_PATH,
+    format_position,
+    parse_position,
 )
 from synaptoroute.server.parameters import checked, read_document
 from synaptoroute.server.responses import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    any_json,
+    json_body,
     json_response,
     model_response,
+    problems,
+    success,
     version_headers,
     write_response,
 )
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import OrphanToReplay, RecoveryRequest, VoterChange
-from synaptoroute.web.problems import InvalidParameter
+from synaptoroute.web.problems import EndpointNotFound, InvalidParameter, Unauthorized
 
 endpoints = APIRouter(tags=["cluster"])
-
-_ANYTHING: Final = {"content": {"application/json": {"schema": {"type": "object"}}}}
+peer_endpoints = APIRouter(include_in_schema=False)
 
 
 class ClusterNode(BaseModel):
@@ -166,7 +182,7 @@ async def show_cluster(request: Request) -> Response:
     "/-/propagation",
     tags=["node"],
     summary="Show how long the newest entries took to become visible",
-    responses={200: {"description": "Delays", **_ANYTHING}, **problems(*READ_PROBLEMS)},
+    responses={200: any_json("Delays"), **problems(*READ_PROBLEMS)},
 )
 async def show_propagation(request: Request) -> Response:
     """Pairs of seq and milliseconds from the log to this node's tensor, newest last."""
@@ -288,3 +304,86 @@ async def replay_orphan(request: Request) -> Response:
     asked = checked(_REPLAY, await read_document(request), InvalidParameter)
     result = await runtime_of(request).router.areplay_orphan(uuid.UUID(asked.op_id).bytes)
     return write_response(result, WriteOptions())
+
+
+# --- what nodes fetch from each other: log entries, rows and snapshots -----------------
+
+# Not part of the public API.  A request proves that it comes from a member of the cluster;
+# API keys do not open these paths.
+
+PART_BYTES: Final = 1 << 20
+_BINARY: Final = "application/octet-stream"
+
+
+def _member(request: Request) -> Follower:
+    follower = runtime_of(request).router.follower
+    if follower is None:
+        raise EndpointNotFound("this node has no peers")
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if not follower.membership.is_proof(asked, request.headers.get(PROOF_HEADER, "")):
+        raise Unauthorized("a proof of membership is needed")
+    return follower
+
+
+@peer_endpoints.get(LOG_PATH)
+async def peer_log(request: Request) -> Response:
+    """Entries after a position."""
+    server = _member(request).snapshots
+    asked = request.query_params
+    try:
+        after = parse_position(
+            f"{asked.get('epoch', '')}.{asked.get('seq', '')}.{asked.get('chain', '')}"
+        )
+    except ProtocolError as error:
+        raise InvalidParameter("epoch, seq and chain name a position") from error
+    body = await server.read_log(after)
+    return Response(
+        body, media_type=_BINARY, headers={POSITION_HEADER: format_position(server.position)}
+    )
+
+
+@peer_endpoints.get(ROWS_PATH)
+async def peer_rows(request: Request) -> Response:
+    """Sums over buckets of slots, and the rows of those that are named."""
+    follower = _member(request)
+    asked = request.query_params.get("buckets", "")
+    words = asked.split(".") if asked else []
+    if not all(word.isascii() and word.isdigit() and int(word) < BUCKET_COUNT for word in words):
+        raise InvalidParameter("buckets are numbers below 256, separated by dots")
+    return Response(
+        await dump_rows(follower.session.engine, map(int, words)), media_type="application/json"
+    )
+
+
+@peer_endpoints.get(SNAPSHOT_PATH)
+async def peer_snapshot(request: Request) -> Response:
+    """The whole state at one position, as a SQLite file."""
+    server = _member(request).snapshots
+    stack = AsyncExitStack()
+    download = await stack.enter_async_context(server.snapshot())
+    return StreamingResponse(
+        _parts(download.path, stack),
+        media_type=_BINARY,
+        headers={
+            POSITION_HEADER: format_position(download.position),
+            SHA_HEADER: download.sha256,
+            "Content-Length": str(download.size_bytes),
+        },
+        background=BackgroundTask(stack.aclose),
+    )
+
+
+async def _parts(path: Path, stack: AsyncExitStack) -> AsyncIterator[bytes]:
+    offset = 0
+    try:
+        while part := await asyncio.to_thread(_read_part, path, offset):
+            offset += len(part)
+            yield part
+    finally:
+        await stack.aclose()
+
+
+def _read_part(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(PART_BYTES)

@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import read_body, require_json
-from synaptoroute.server.openapi import QUERY_PROBLEMS, json_body, problems, success
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
@@ -19,7 +18,15 @@ from synaptoroute.server.query_handler import (
     parse_batch,
     query_arguments,
 )
-from synaptoroute.server.responses import json_response, render_match, unless_gone
+from synaptoroute.server.responses import (
+    QUERY_PROBLEMS,
+    json_body,
+    json_response,
+    problems,
+    render_match,
+    success,
+    unless_gone,
+)
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import BatchAnswer
 

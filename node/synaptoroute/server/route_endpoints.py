@@ -13,14 +13,6 @@ from starlette.responses import Response
 from synaptoroute.core.mutation import KEEP
 from synaptoroute.errors import InvalidRoute
 from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
-from synaptoroute.server.openapi import (
-    BODY_PROBLEMS,
-    READ_PROBLEMS,
-    WRITE_PROBLEMS,
-    json_body,
-    problems,
-    success,
-)
 from synaptoroute.server.parameters import (
     RouteName,
     WriteParameters,
@@ -29,7 +21,17 @@ from synaptoroute.server.parameters import (
     is_unchanged,
     read_document,
 )
-from synaptoroute.server.responses import model_response, version_headers, write_response
+from synaptoroute.server.responses import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    json_body,
+    model_response,
+    problems,
+    success,
+    version_headers,
+    write_response,
+)
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import (
     RouteList,

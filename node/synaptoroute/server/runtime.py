@@ -31,6 +31,8 @@ READY_POLL_SECONDS: Final = 0.02
 
 
 class Runtime:
+    """One node, as its endpoints see it; draining and a failure are final."""
+
     def __init__(
         self,
         config: NodeConfig,

@@ -26,15 +26,16 @@ from synaptoroute.server.documents import (
     parse_document,
     render_document,
 )
-from synaptoroute.server.openapi import (
+from synaptoroute.server.parameters import AckLevel
+from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
     WRITE_PROBLEMS,
+    model_response,
     problems,
     success,
+    version_headers,
 )
-from synaptoroute.server.parameters import AckLevel
-from synaptoroute.server.responses import model_response, version_headers
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType

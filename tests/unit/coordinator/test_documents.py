@@ -9,8 +9,7 @@ import pytest
 
 from synaptoroute.web.api_keys import ApiKey
 from synaptoroute_coordinator.alarms import CODES, Event
-from synaptoroute_coordinator.app.middleware import scope_needed
-from synaptoroute_coordinator.app.runtime import Sessions, cookie_of
+from synaptoroute_coordinator.app.runtime import Sessions, cookie_of, scope_needed
 from synaptoroute_coordinator.config import ENV_PREFIX, CoordinatorConfig
 from synaptoroute_coordinator.event_feed import QUEUE_MAX, EventFeed
 
