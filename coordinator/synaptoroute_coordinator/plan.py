@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from synaptoroute.sequencer.node_commands import DONORS_MAX
+from synaptoroute.sequencer.presence import DONORS_MAX
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 

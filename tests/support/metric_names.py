@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import EncoderStats, HashEncoder
-from synaptoroute.replication.status import FollowerCounts, FollowerStatus, LogState
+from synaptoroute.replication.session import FollowerCounts, FollowerStatus, LogState
 from synaptoroute.router.reads import node_status
 from synaptoroute.server.metrics import Metrics
 

@@ -18,7 +18,7 @@ from node_cluster import Cluster, Member, StartCluster, until
 from synaptoroute.cluster import RedisLog
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.sequencer.lease import Held
-from synaptoroute.sequencer.node_commands import CommandKind, NodeCommand
+from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 

@@ -14,7 +14,7 @@ import pytest
 from metric_names import exposition, families
 from repository import ROOT, SOURCE_ROOTS, files, name_of, python_files
 from synaptoroute.config import NodeConfig
-from synaptoroute.replication.status import LogState
+from synaptoroute.replication.session import LogState
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.tidy

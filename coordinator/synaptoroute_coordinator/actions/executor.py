@@ -17,8 +17,7 @@ from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.node_commands import NodeCommand
-from synaptoroute.sequencer.presence import AuditReport
+from synaptoroute.sequencer.presence import AuditReport, NodeCommand
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
-from synaptoroute.sequencer.node_commands import CommandKind
+from synaptoroute.sequencer.presence import CommandKind
 from synaptoroute_coordinator.app.responses import (
     PROBLEMS,
     RESPONSES,

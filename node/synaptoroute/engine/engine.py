@@ -36,9 +36,7 @@ from synaptoroute.ports import (
     ReceivedEntry,
     ReplicaStatus,
 )
-from synaptoroute.replication.applier import Applier, check_vectors
-from synaptoroute.replication.ballot_store import stored_promise
-from synaptoroute.replication.pending_writes import PendingWrites
+from synaptoroute.replication.applier import Applier, PendingWrites, check_vectors, stored_promise
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.query import Query, UnmatchedQueries

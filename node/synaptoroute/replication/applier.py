@@ -7,10 +7,16 @@ memory and disk never disagree.
 
 The order is fixed: commit, tensor, ``advance``, answer.  Group commit is the usual technique
 of databases: one fsync pays for all entries that arrived during the previous one.
+
+A promise to a ballot, as in Paxos, is durable before it is reported.  A node that promised a
+ballot applies no entry of an older epoch any more.  If it reported the promise before it was on
+disk and then crashed, it could come back, apply such an entry, and the majority that the recovery
+counted would not exist.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import queue
 import threading
@@ -23,21 +29,24 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import Commit, Outcome
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
     AddUtterances,
+    Ballot,
     ImportChunk,
     Mutation,
     OpenEpoch,
+    Position,
     Proposal,
     PutRoute,
     SwitchEncoder,
 )
+from synaptoroute.core.recovery import may_promise
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.validation import VECTOR_ITEM_BYTES
-from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable
+from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState, IncomingEntry, ReceivedEntry
 from synaptoroute.storage import SQLiteStorage
@@ -311,3 +320,117 @@ def _vectors_error(vectors: tuple[bytes, ...]) -> str | None:
 def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:
     """Join vectors' bytes to float32[n, dim]."""
     return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), dim)
+
+
+# --- promises ---------------------------------------------------------------------
+
+
+PROMISE_KEY: Final = "promise"
+
+
+@dataclass(frozen=True, slots=True)
+class VoterState:
+    """What a node reports to a ballot, read between two groups of entries."""
+
+    position: Position  # durable
+    promised: Ballot  # The newest promised ballot
+    epoch_id: str  # The ballot that opened the current epoch; empty before the first
+    voters: tuple[str, ...]
+
+
+def stored_promise(storage: SQLiteStorage) -> Ballot:
+    """Read the newest promise from disk; the lowest ballot if there is none."""
+    text = storage.meta_get(PROMISE_KEY)
+    return Ballot.parse(text) if text else Ballot()
+
+
+def voter_state(replica: Replica) -> VoterState:
+    """Read the state that a ballot asks for.  Runs on the applier's thread."""
+    return VoterState(replica.position, replica.promised, replica.epoch_id, replica.voters)
+
+
+def promise(replica: Replica, storage: SQLiteStorage, ballot: Ballot) -> VoterState | None:
+    """Promise a ballot; None if this or a higher epoch is promised to another ballot.
+
+    From then on the position cannot grow in epochs below the ballot.  Runs on the applier's
+    thread.
+
+    Raises:
+        StorageUnavailable: The promise is not durable, so it does not bind.
+    """
+    if not may_promise(replica.promised, ballot):
+        return None
+    if replica.promised != ballot:
+        failpoint("promise.begun")
+        # Disk first: the replica must never enforce, and the node never tell, a promise that a
+        # crash would undo.
+        storage.meta_set(PROMISE_KEY, str(ballot))
+        failpoint("promise.kept")
+        replica.promise(ballot)
+    return voter_state(replica)
+
+
+# --- writers ----------------------------------------------------------------------
+
+
+class PendingWrites:
+    """Futures by op_id; several writers may wait for the same op_id.
+
+    A write is complete when its entry is applied on this node, not when it is sent.  Writers
+    register on the event loop; the scorer resolves them and the applier fails them, each on its
+    own thread.
+    """
+
+    def __init__(self) -> None:
+        self._futures: dict[bytes, list[Future[Outcome]]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def expect(self, op_id: bytes) -> Future[Outcome]:
+        """Register a writer.  Call this before the write is sent, or its entry may be missed."""
+        future: Future[Outcome] = Future()
+        # A running future cannot be cancelled, so only this class ever ends it: without this
+        # line a caller's cancellation could race with ``set_result``.
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            self._futures.setdefault(op_id, []).append(future)
+        return future
+
+    def forget(self, op_id: bytes, future: Future[Outcome]) -> None:
+        with self._lock:
+            futures = self._futures.get(op_id, [])
+            if future in futures:
+                futures.remove(future)
+            if not futures:
+                self._futures.pop(op_id, None)
+
+    def resolve(self, commits: Sequence[Commit]) -> None:
+        """Answer the writers of commits that are durable and visible."""
+        # Most entries of a cluster are written on other nodes.  Reading a dictionary is atomic,
+        # and a writer registers before it sends, so the lock is only needed for a hit.
+        waiting = [each for each in commits if each.entry.proposal.op_id in self._futures]
+        if not waiting:
+            return
+        with self._lock:
+            found = [(self._futures.pop(e.entry.proposal.op_id, ()), e.change) for e in waiting]
+        for futures, change in found:
+            for future in futures:
+                future.set_result(change.outcome)
+
+    def fail(self, op_id: bytes, error: Exception) -> None:
+        """Fail the writers of a write that was not taken, each with its own copy of the error."""
+        with self._lock:
+            futures = self._futures.pop(op_id, [])
+        for future in futures:
+            # One exception raised in two tasks would collect both tracebacks.
+            own = copy.copy(error) if isinstance(error, SynaptoRouteError) else error
+            if own is not error:
+                own.__cause__ = error
+            future.set_exception(own)
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every writer, because the engine stops."""
+        for op_id in list(self._futures):
+            self.fail(op_id, error)

@@ -29,9 +29,8 @@ from synaptoroute.errors import (
 )
 from synaptoroute.ports import AppliedState, IncomingEntry
 from synaptoroute.replication.recovery import Recovery
-from synaptoroute.replication.session import Session
+from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
-from synaptoroute.replication.status import LogState
 from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.presence import NodeSeen

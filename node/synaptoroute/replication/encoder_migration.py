@@ -42,8 +42,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.ports import AppliedState
-from synaptoroute.replication.barriers import Barriers
-from synaptoroute.replication.session import Session
+from synaptoroute.replication.session import Barriers, Session
 from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.scripts import Encoders
 from synaptoroute.storage import SlotRow

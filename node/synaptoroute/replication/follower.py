@@ -23,7 +23,6 @@ from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.core.replica import Ignored, Source, State
 from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
 from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
-from synaptoroute.replication.barriers import Barriers
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
 from synaptoroute.replication.encoder_migration import EncoderMigration
 from synaptoroute.replication.heartbeat import Heartbeat
@@ -31,9 +30,8 @@ from synaptoroute.replication.log_bootstrap import LogBootstrap
 from synaptoroute.replication.maintenance import Maintenance, audits_in
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
-from synaptoroute.replication.session import RedisClock, Session
+from synaptoroute.replication.session import Barriers, FollowerStatus, LogState, RedisClock, Session
 from synaptoroute.replication.snapshots import PeerSecret, SnapshotServer, delete_leftovers
-from synaptoroute.replication.status import FollowerStatus, LogState
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog

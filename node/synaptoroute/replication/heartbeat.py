@@ -20,8 +20,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import State
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
-from synaptoroute.replication.session import RedisClock, Session
-from synaptoroute.replication.status import LogState
+from synaptoroute.replication.session import LogState, RedisClock, Session
 from synaptoroute.sequencer.presence import HEARTBEAT_JITTER, HEARTBEAT_SECONDS, NodeReport
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.version import __version__

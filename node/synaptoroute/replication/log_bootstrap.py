@@ -15,8 +15,7 @@ from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.recovery import Recovery
-from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
-from synaptoroute.replication.status import LogState
+from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
 from synaptoroute.sequencer.epochs import FoundingOutcome
 from synaptoroute.sequencer.scripts import Head, NoLog
 

@@ -24,11 +24,9 @@ from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.encoder_migration import EncoderMigration
 from synaptoroute.replication.row_repair import RowRepair
 from synaptoroute.replication.scrub import Scrub, scrub
-from synaptoroute.replication.session import RedisClock, Session
-from synaptoroute.replication.status import LogState
+from synaptoroute.replication.session import LogState, RedisClock, Session
 from synaptoroute.sequencer.client import end_task
-from synaptoroute.sequencer.node_commands import COMMAND_AGE_MS_MAX, NodeCommand
-from synaptoroute.sequencer.presence import AuditReport
+from synaptoroute.sequencer.presence import COMMAND_AGE_MS_MAX, AuditReport, NodeCommand
 
 AUDIT_AGE_MS_MAX: Final = 600_000
 """A node that catches up reports to no older audit: it is not compared any more."""

@@ -31,10 +31,9 @@ from synaptoroute.core.recovery import (
 )
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
-from synaptoroute.replication.ballot_store import VoterState, promise, voter_state
+from synaptoroute.replication.applier import VoterState, promise, voter_state
 from synaptoroute.replication.heartbeat import node_report
-from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
-from synaptoroute.replication.status import LogState
+from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.epochs import (
     ClusterIdentity,

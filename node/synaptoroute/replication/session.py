@@ -1,8 +1,9 @@
-"""What the parts of one follower share: the engine, the log, and what is known about it.
+"""What the parts of one follower share: the engine, the log, and the state of the log.
 
 A part receives the session and the parts below it as constructor arguments.  It never sees the
 follower, which only connects the parts.  A part asks for a heartbeat or a catch-up by an event
-of the session.
+of the session.  ``Barriers`` wait on behalf of clients: readers for a version, writers until
+other nodes hold an entry.
 
 Everything here runs on the event loop.
 """
@@ -10,17 +11,89 @@ Everything here runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, TypeVar
 
 from synaptoroute.config import ClusterConfig
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
 from synaptoroute.ports import AppliedState, EnginePort
-from synaptoroute.replication.status import EXPLANATIONS, FollowerCounts, LogState
+from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.scripts import Head, NoLog
+
+
+class LogState(StrEnum):
+    """State of the log, as this node sees it."""
+
+    UNKNOWN = "unknown"  # Not reached since the start
+    OPEN = "open"  # Writes are accepted
+    AWAY = "away"  # Redis does not answer; queries continue
+    RECOVERING = "recovering"  # Redis restarted; the nodes verify that nothing was lost
+    FOUNDING = "founding"  # There is no log yet; the expected nodes are not all there
+    FROZEN = "frozen"  # An operator closed the log
+    MISMATCH = "mismatch"  # The log carries vectors of another encoder than this node's
+    LOST = "lost"  # Redis has no log any more, though this node holds entries of one
+    FOREIGN = "foreign"  # Redis holds the log of another cluster than this node's database
+    REGRESSED = "regressed"  # Redis has lost entries that this node holds
+    DAMAGED = "damaged"  # The log in Redis contradicts itself
+
+
+EXPLANATIONS = {
+    LogState.UNKNOWN: "the log has not been reached yet",
+    LogState.OPEN: "",
+    LogState.AWAY: "Redis does not answer",
+    LogState.RECOVERING: "Redis restarted; the nodes are proving that nothing was lost",
+    LogState.FOUNDING: "there is no log yet; waiting for the expected number of nodes",
+    LogState.FROZEN: "an operator closed the log",
+    LogState.MISMATCH: "the log carries vectors of another encoder",
+    LogState.LOST: "Redis has no log any more, though nodes hold entries of one",
+    LogState.FOREIGN: "Redis holds the log of another cluster than this node's database",
+    LogState.REGRESSED: "Redis has lost entries that nodes hold",
+    LogState.DAMAGED: "what Redis holds of the log contradicts itself",
+}
+
+
+@dataclass(slots=True)
+class FollowerCounts:
+    """Totals since the start; only the event loop writes them."""
+
+    bus_entries: int = 0
+    announced: int = 0  # Entries announced on the bus, to be read from the log
+    gaps: int = 0  # Times an entry arrived before an earlier one
+    tail_losses: int = 0  # Times the head showed entries that the bus had not brought
+    catch_ups_log: int = 0
+    catch_ups_peer: int = 0  # From a peer's op log
+    snapshots: int = 0  # Peers' snapshots that were installed
+    forks: int = 0  # Times the log contradicted what had been applied
+    halts: int = 0  # Times an entry could not be applied
+    reopenings: int = 0  # Times this node opened an epoch after a recovery
+    bus_reconnects: int = 0
+    faults: int = 0  # Times a task failed unexpectedly and was restarted
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerStatus:
+    """How a node follows the log."""
+
+    log_state: LogState
+    replica_state: str  # See ``core.replica.State``
+    detail: str  # For operators; empty if all is well
+    is_caught_up: bool  # Whether the node has reached a head that it saw after its start
+    is_alone: bool  # Whether it serves its stored state because there is no log to follow
+    head: str  # ``epoch.seq`` of the newest known head; empty if there is none
+    lag_entries: int
+    staleness_ms: int  # Time since the node last knew that it was not behind
+    role: str  # ``voter`` or ``observer``
+    is_bus_live: bool
+    orphans_count: int  # Writes that recoveries left behind on this node
+    counts: FollowerCounts
+
 
 CLUSTER_ID_KEY: Final = "lineage"  # Key of the cluster's identity in the node's database
 BEHIND_SECONDS: Final = 0.2  # Time for the bus to bring what a head shows, before the log is read
@@ -149,3 +222,87 @@ class Session:
             self.catch_up_wanted.set()
         else:
             self._fresh_at = max(self._fresh_at, seen_at)
+
+
+# --- barriers ---------------------------------------------------------------------
+
+
+ACK_POLL_SECONDS: Final = 0.008
+ACK_RETRY_SECONDS: Final = 0.25  # Pause after a call that Redis did not answer
+
+
+class Barriers:
+    """Waits on behalf of one node's clients.  Runs on the event loop."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
+
+    async def wait_version(self, version: Revision, timeout_seconds: float) -> None:
+        """Wait until a version is visible here."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self._is_visible(version):
+            self._session.catch_up_wanted.set()
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                at = self._session.position.revision
+                raise NotCaughtUp(
+                    f"this node is at {at}, not yet at {version}",
+                    retry_after_seconds=1.0,
+                    version=str(at),
+                )
+            future = self._engine.expect_version(version.seq)
+            try:
+                # The version may have become visible between the check and ``expect_version``.
+                if not self._is_visible(version):
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(left_seconds):
+                            await asyncio.wrap_future(future)
+            finally:
+                self._engine.forget_version(future)
+
+    def _is_visible(self, version: Revision) -> bool:
+        position = self._session.position
+        if version.epoch == position.epoch:
+            return version.seq <= position.seq
+        if version.epoch > position.epoch:
+            return False
+        # An epoch keeps a prefix of the one before it.  A version beyond that prefix belongs to
+        # a write that no node holds any more, so it would never become visible.
+        epochs = self._engine.replica_status.epochs
+        later = [each for each in epochs if each.epoch > version.epoch]
+        if later and version.seq > later[0].opened.base_seq:
+            raise VersionLost(
+                f"the write at {version} was left behind when epoch {later[0].epoch} was opened",
+                version=str(position.revision),
+            )
+        return version.seq <= position.seq
+
+    async def wait_head(self, timeout_seconds: float) -> None:
+        """Wait until everything is visible that the log holds now."""
+        head = await self._session.log.head()
+        if isinstance(head, NoLog):
+            raise NotCaughtUp("there is no log to compare with", retry_after_seconds=2.0)
+        await self.wait_version(head.position.revision, timeout_seconds)
+
+    async def wait_acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
+        """Wait until a majority of the voters, or every live node, holds an entry in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            pause_seconds = ACK_POLL_SECONDS
+            self._is_visible(at)  # raises VersionLost
+            # Positions are kept for each epoch.  If a later epoch was opened meanwhile, its
+            # positions count, because it continues with this entry.
+            epoch = max(at.epoch, self._session.position.epoch)
+            try:
+                acked = await self._session.log.presence.acked(epoch)
+                if not isinstance(acked, NotPlaced) and (
+                    acked.is_quorum(at.seq) and (not is_all or acked.is_all(at.seq))
+                ):
+                    return True
+            except SynaptoRouteError:
+                pause_seconds = ACK_RETRY_SECONDS
+            left_seconds = deadline - time.monotonic()
+            if left_seconds <= 0:
+                return False
+            await asyncio.sleep(min(pause_seconds, left_seconds))

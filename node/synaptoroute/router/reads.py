@@ -20,7 +20,7 @@ from synaptoroute.errors import InvalidQuery, RouteNotFound
 from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
 from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
 from synaptoroute.replication.follower import Follower
-from synaptoroute.replication.status import FollowerStatus
+from synaptoroute.replication.session import FollowerStatus
 from synaptoroute.serving.query import QueryEngine, load_json
 from synaptoroute.tensor import Tensor
 

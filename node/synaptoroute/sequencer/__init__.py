@@ -7,14 +7,12 @@ and fetches what it lacks.
     keys           every key and channel, documented
     *.lua          the atomic steps; loaded by ``scripts``, which types the answers
     client         connections from a URL: TLS, password files, Sentinel; checks of the server
-    signing        optional HMAC over entries, with keys that rotate
-    wire           the format of the bus and of the stream; everything is verified
+    wire           the format of the bus and of the stream; optional signatures over entries
     appender       concurrent writes in one call; unknown outcomes are resolved
     append_errors  why a write has no place
     log            ``RedisLog``, the log of a cluster: reads, and the parts below
     pubsub         the bus, and the keepalives that show that it works
-    presence       heartbeats, the list of nodes, acknowledgements, audit reports
-    node_commands  what the coordinator asks a node to do
+    presence       heartbeats, the list of nodes, acknowledgements, audit reports, commands
     lease          leases with fencing tokens
     epochs         founding, trimming and recovering a log
     peers          op log, rows and snapshots from another node

@@ -24,7 +24,7 @@ from synaptoroute.failpoints import failpoint
 from synaptoroute.sequencer.append_errors import NotPlaced, not_placed, text_of
 from synaptoroute.sequencer.lease import Held, Lease
 from synaptoroute.sequencer.scripts import ALIVE_MS, Head, Script, Scripts, voters_of
-from synaptoroute.sequencer.signing import SigningKeys
+from synaptoroute.sequencer.wire import SigningKeys
 
 LINKS_MAX: Final = 20_000
 """Most entries that no node has applied and that are still accepted from the server."""

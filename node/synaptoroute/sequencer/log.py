@@ -27,11 +27,10 @@ from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_ser
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
-from synaptoroute.sequencer.node_commands import NodeCommands
-from synaptoroute.sequencer.presence import Audits, Presence
+from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
-from synaptoroute.sequencer.signing import SigningKeys
+from synaptoroute.sequencer.wire import SigningKeys
 
 READ_BYTES_MAX: Final = 1_048_576
 READ_ENTRIES_MAX: Final = 1_024
@@ -174,7 +173,7 @@ class RedisLog:
         namespace: Clusters that share a server have different ones.
         password_file: File with the password, read again for every connection.
         tls: Certificates for ``rediss://``.
-        signing_keys_file: Keys of the signatures, see ``signing``; reading it blocks.
+        signing_keys_file: Keys of the signatures, see ``wire``; reading it blocks.
         allow_unsigned: Accept entries without a signature, while keys are introduced.
         limits: Limits of appending.
         socket_timeout_seconds: Longest wait for a connection or an answer.

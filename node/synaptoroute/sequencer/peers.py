@@ -22,8 +22,7 @@ import httpx
 
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import ClusterError, ProtocolError
-from synaptoroute.sequencer.signing import SigningKeys
-from synaptoroute.sequencer.wire import StreamEntry
+from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"

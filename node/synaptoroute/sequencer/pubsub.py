@@ -25,8 +25,7 @@ from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.client import IO_ERRORS, Connector, Link, end_task
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.scripts import NoLog, Script, Scripts
-from synaptoroute.sequencer.signing import SigningKeys
-from synaptoroute.sequencer.wire import Message, keepalive_record, parse_message
+from synaptoroute.sequencer.wire import Message, SigningKeys, keepalive_record, parse_message
 
 SILENCE_SECONDS_MAX: Final = 3.0
 RECONNECT_MIN_SECONDS: Final = 0.2

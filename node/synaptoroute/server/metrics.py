@@ -27,7 +27,7 @@ from prometheus_client.utils import floatToGoString
 from synaptoroute.cascade.cascade import STATES as CASCADE_STATES
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
-from synaptoroute.replication.status import FollowerStatus, LogState
+from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.version import __version__
 

@@ -5,7 +5,7 @@ opens a file and holds its connection; ``writer`` writes entries, ``loader`` rea
 verifies a whole state, from ``rows`` and, if there is one, the ``checkpoint``.
 ``snapshots`` exports and installs states, ``re_embedding`` replaces all vectors,
 ``maintenance`` writes checkpoints and scrubs, ``corruption`` finds and quarantines corrupt
-files.  ``connection``, ``records``, ``schema`` and ``schema.sql`` are the ground floor.
+files.  The others build on ``connection``, ``records`` and ``schema.sql``.
 """
 
 from synaptoroute.storage.loader import gc_paused

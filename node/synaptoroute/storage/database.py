@@ -2,14 +2,19 @@
 
 Until a state is verified the file is only read, so that corruption is quarantined exactly
 as it was found.
+
+``PRAGMA user_version`` holds the version of the schema, ``PRAGMA application_id`` marks the file
+as ours.  A migration is one function.  It runs in one transaction with the change of the version,
+and is never edited once it was released.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +22,8 @@ import numpy as np
 
 from synaptoroute.core.change import Commit
 from synaptoroute.core.snapshot import Snapshot
-from synaptoroute.errors import StorageUnavailable
+from synaptoroute.errors import SchemaTooNew, StorageUnavailable
 from synaptoroute.failpoints import failpoint
-from synaptoroute.storage import schema
 from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint
 from synaptoroute.storage.connection import (
     ReadWriteLock,
@@ -50,6 +54,79 @@ from synaptoroute.storage.loader import (
 from synaptoroute.storage.maintenance import ChangeCounter
 from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, state_digest
 from synaptoroute.storage.writer import LogWindow, write_fact, write_group, write_meta
+
+APPLICATION_ID: Final = 0x53526F75
+SCHEMA_VERSION = 1
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
+"""The step from each older version to the next."""
+
+TABLES: Final = frozenset(
+    {
+        "meta",
+        "node",
+        "route",
+        "slot",
+        "slot_next",
+        "oplog",
+        "remembered",
+        "import_open",
+        "staging",
+        "epoch",
+        "orphan",
+    }
+)
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables of version 1, inside the caller's transaction."""
+    # Comments are removed: SQLite stores the text of each statement, and snapshots are
+    # compared with it character by character.
+    script = files("synaptoroute.storage").joinpath("schema.sql").read_text("utf-8")
+    lines = (line for line in script.splitlines() if not line.startswith("--"))
+    for statement in "\n".join(lines).split(";\n"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+
+
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether the file has no tables."""
+    (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return bool(count == 0)
+
+
+def stored_version(connection: sqlite3.Connection) -> int:
+    """Read the schema version.
+
+    Raises:
+        SchemaTooNew: A later release wrote the file.
+        StorageUnavailable: The file belongs to another program.
+    """
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if application_id != APPLICATION_ID and not {"meta", "slot", "oplog"} <= names:
+        raise StorageUnavailable(
+            "the file is the SQLite database of another program; choose another path",
+            reason="foreign",
+        )
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"the database has schema version {version}, this release knows up to "
+            f"{SCHEMA_VERSION}; run the release that wrote it, or a later one",
+            stored=version,
+            known=SCHEMA_VERSION,
+        )
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Migrate the file to this release's version, one transaction per step."""
+    for version in range(stored_version(connection), SCHEMA_VERSION):
+        with transaction(connection):
+            MIGRATIONS[version](connection)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+
 
 NODE_ID: Final = "node_id"
 NEXT_FINGERPRINT: Final = "next_fingerprint"
@@ -223,17 +300,17 @@ def open_database(
 def _is_blank(path: Path) -> bool:
     """Whether a crash came between the first page of the file and its tables."""
     with corruption_detected(), closing(connect_reader(path)) as reader:
-        return schema.is_empty(reader) or schema.stored_version(reader) < 0
+        return is_empty(reader) or stored_version(reader) < 0
 
 
 def _migrate(path: Path, synchronous: Synchronous) -> None:
     with corruption_detected(), closing(connect_reader(path)) as reader:
-        if schema.stored_version(reader) == schema.SCHEMA_VERSION:
+        if stored_version(reader) == SCHEMA_VERSION:
             return
     check_pages(path)
     doing = translated("migrate the database")
     with doing, closing(connect_writer(path, synchronous)) as writer:
-        schema.migrate(writer)
+        migrate(writer)
 
 
 def _load_checkpoint(path: Path, meta: Meta) -> Stored | None:
@@ -256,10 +333,10 @@ def _create(
     doing = translated(f"make the database {path.name}")
     with doing, closing(connect_writer(path, synchronous)) as writer:
         with transaction(writer):
-            schema.create_tables(writer)
+            create_tables(writer)
             write_meta(writer, meta)
             write_fact(writer, NODE_ID, facts[NODE_ID])
-        schema.migrate(writer)
+        migrate(writer)
     empty = np.empty(0, dtype=np.int64), np.empty((0, dim), dtype=VECTOR_DTYPE)
     stored = Stored(snapshot, meta.digest, *empty, sums, is_new=True)
     return Database(path, synchronous, log, meta, facts), stored

@@ -33,7 +33,13 @@ from synaptoroute.storage.connection import (
     translated,
 )
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected, is_present
-from synaptoroute.storage.database import NEXT_DIM, NEXT_FINGERPRINT, Database
+from synaptoroute.storage.database import (
+    NEXT_DIM,
+    NEXT_FINGERPRINT,
+    TABLES,
+    Database,
+    create_tables,
+)
 from synaptoroute.storage.loader import StandbyEncoders, check_encoder, load, read_meta
 from synaptoroute.storage.records import (
     Meta,
@@ -46,7 +52,6 @@ from synaptoroute.storage.records import (
     route_row,
     state_digest,
 )
-from synaptoroute.storage.schema import TABLES, create_tables
 from synaptoroute.storage.writer import (
     INSERT_EPOCH,
     INSERT_IMPORT,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from synaptoroute.errors import NotReady, StorageUnavailable
-from synaptoroute.replication.pending_writes import PendingWrites
+from synaptoroute.replication.applier import PendingWrites
 from synaptoroute.serving.embedding_cache import EmbeddingCache
 from synaptoroute.serving.scorer import VersionWaiters
 from synaptoroute.threads import Inbox, refuse

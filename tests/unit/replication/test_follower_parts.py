@@ -17,9 +17,8 @@ from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.ports import ReplicaStatus
 from synaptoroute.replication.log_bootstrap import LogBootstrap, _voter_count
-from synaptoroute.replication.session import CLUSTER_ID_KEY
+from synaptoroute.replication.session import CLUSTER_ID_KEY, EXPLANATIONS, LogState
 from synaptoroute.replication.snapshots import PeerSecret
-from synaptoroute.replication.status import EXPLANATIONS, LogState
 
 pytestmark = pytest.mark.unit
 AT = Position(3, 10, "a" * 40)

@@ -11,7 +11,7 @@ import pytest
 
 from synaptoroute.core.codec import HEADER_BYTES
 from synaptoroute.errors import ConfigError, ProtocolError
-from synaptoroute.sequencer.signing import SEAL_BYTES, SigningKeys
+from synaptoroute.sequencer.wire import SEAL_BYTES, SigningKeys
 
 pytestmark = pytest.mark.unit
 

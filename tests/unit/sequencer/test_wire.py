@@ -15,13 +15,13 @@ from synaptoroute.core.codec import encode_proposal, header_of
 from synaptoroute.core.mutation import CHAIN_START, DeleteRoute, Entry, Position, Proposal
 from synaptoroute.core.replica import make_entry
 from synaptoroute.errors import ProtocolError
-from synaptoroute.sequencer.signing import SigningKeys
 from synaptoroute.sequencer.wire import (
     MESSAGE_BYTES_MAX,
     NUMBER_MAX,
     RECORDS_MAX,
     Announced,
     Keepalive,
+    SigningKeys,
     keepalive_record,
     parse_message,
     parse_stream_entry,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
 from synaptoroute.core.mutation import Calibrate, Position, PutSettings, Settings
 from synaptoroute.storage.connection import PAGE_BYTES, connect_writer, transaction
+from synaptoroute.storage.database import create_tables
 from synaptoroute.storage.loader import read_meta
 from synaptoroute.storage.records import Meta, checksum, meta_row
-from synaptoroute.storage.schema import create_tables
 from synaptoroute.storage.writer import write_meta
 
 pytestmark = pytest.mark.unit
