@@ -14,7 +14,7 @@ from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
 from synaptoroute.core.mutation import Settings
 from synaptoroute.encoder.hash_encoder import HashEncoder
 from synaptoroute.errors import SchemaTooNew, StorageUnavailable
-from synaptoroute.storage import SQLiteStorage, schema
+from synaptoroute.storage import SQLiteStorage, database
 
 pytestmark = pytest.mark.unit
 
@@ -44,8 +44,8 @@ def test_older_schema_is_migrated_with_its_rows(
     def add_column(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE orphan ADD COLUMN reason TEXT")
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(schema, "MIGRATIONS", {1: add_column})
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(database, "MIGRATIONS", {1: add_column})
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
     storage.close()
     with closing(sqlite3.connect(storage.path)) as raw:
@@ -68,8 +68,8 @@ def test_failed_migration_changes_nothing(
         connection.execute("SELECT * FROM nowhere")
 
     with monkeypatch.context() as later:
-        later.setattr(schema, "SCHEMA_VERSION", 2)
-        later.setattr(schema, "MIGRATIONS", {1: break_off})
+        later.setattr(database, "SCHEMA_VERSION", 2)
+        later.setattr(database, "MIGRATIONS", {1: break_off})
         with pytest.raises(StorageUnavailable):
             storage.open(fingerprint=FINGERPRINT, dim=DIM)
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
