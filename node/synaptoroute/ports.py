@@ -48,13 +48,14 @@ class ReceivedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The state that queries see; replaced as a whole."""
+    """The state that queries see; replaced as a whole.  ``version`` is ``epoch.seq``."""
 
     position: Position
     digest: str
     routes_count: int
     slots_used: int
     settings: Settings
+    version: str
 
 
 @dataclass(frozen=True, slots=True)

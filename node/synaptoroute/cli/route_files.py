@@ -17,7 +17,8 @@ from synaptoroute.cli.importers import convert, detect_format
 from synaptoroute.cli.query_files import read_bytes
 from synaptoroute.errors import InvalidRoute, SynaptoRouteError
 from synaptoroute.models import Route
-from synaptoroute.server.documents import KIND_BY_SUFFIX, parse_json, parse_yaml, read_route
+from synaptoroute.server.bodies import parse_json
+from synaptoroute.server.documents import KIND_BY_SUFFIX, parse_yaml, read_route
 
 FILE_BYTES_MAX: Final = 1_073_741_824
 FILE_VERSION: Final = 1

@@ -127,6 +127,8 @@ class Encoder:
         session = self._session
         if session is None:
             raise EncoderError(f"the encoder {self.name} is closed")
+        if len(tokens) == 1:
+            return self._run(session, tokens)
         vectors = np.empty((len(tokens), self.dim), dtype=np.float32)
         runs = session.plan(
             [text.count for text in tokens],

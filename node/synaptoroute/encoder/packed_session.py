@@ -80,8 +80,6 @@ class PackedSession:
         Returns:
             Indexes into ``counts``, each exactly once; a longer text runs alone.
         """
-        if len(counts) == 1:
-            return [[0]]
         widths = [width_of(count) for count in counts]
         runs: list[list[int]] = []
         size = 0

@@ -310,8 +310,9 @@ def check_vectors(mutation: Mutation) -> str | None:
 
 
 def _vectors_error(vectors: tuple[bytes, ...]) -> str | None:
-    if any(len(vector) % VECTOR_ITEM_BYTES for vector in vectors):
-        return "a vector is not a row of float32"
+    for vector in vectors:
+        if len(vector) % VECTOR_ITEM_BYTES:
+            return "a vector is not a row of float32"
     if not np.isfinite(np.frombuffer(b"".join(vectors), dtype="<f4")).all():
         return "a vector holds a value that is not finite"
     return None

@@ -42,6 +42,7 @@ from synaptoroute.models import (
     WriteResult,
     canonical_json,
 )
+from synaptoroute.ports import Published
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
@@ -483,14 +484,9 @@ class AdaptiveRouter:
         return await reads.get_checksum(self._engine())
 
     @property
-    def visible(self) -> object:
-        """Identity of the state that queries see: another object after every change."""
+    def visible(self) -> Published:
+        """The state that queries see: another object after every change."""
         return self._engine().published
-
-    @property
-    def visible_version(self) -> str:
-        """Version of that state, ``epoch.seq``."""
-        return str(self._engine().published.position.revision)
 
     def status(self) -> NodeStatus:
         """Describe the node; never blocks."""

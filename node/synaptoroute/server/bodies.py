@@ -10,12 +10,18 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from synaptoroute.errors import Overloaded, TooLarge
-from synaptoroute.web.problems import ClientGone, RequestTimeout, UnsupportedMediaType
+from synaptoroute.web.problems import (
+    ClientGone,
+    MalformedBody,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 
 BODY_IDLE_SECONDS: Final = 20.0
 """Longest pause between two pieces of a body."""
@@ -109,6 +115,21 @@ async def read_body(request: Request, lease: BodyLease, bytes_max: int) -> bytes
         lease.take(len(piece))
         pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def parse_json(body: bytes) -> Any:
+    """Read JSON as RFC 8259 has it.
+
+    The parser takes no NaN, no Infinity, no lone surrogate and no invalid UTF-8, and limits
+    the nesting to 200 so that nothing recursive can run out of stack.
+
+    Raises:
+        MalformedBody: Not JSON; says at which line and column.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def media_type(request: Request) -> str:

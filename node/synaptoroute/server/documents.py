@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
 
 from synaptoroute.errors import ConfigError, InvalidRoute, SynaptoRouteError, TooLarge
 from synaptoroute.models import JSON_DEPTH_MAX, Route, StoredRoute
+from synaptoroute.server.bodies import parse_json
 from synaptoroute.web.problems import MalformedBody, field_errors, first_message
 
 DocumentKind = Literal["ndjson", "json", "yaml"]
@@ -50,18 +50,6 @@ KIND_BY_SUFFIX: Final[dict[str, DocumentKind]] = {
 FORMAT_VERSION: Final = 1
 _YAML_DEPTH_MAX: Final = JSON_DEPTH_MAX + 8
 _ROUTE = TypeAdapter(Route)
-
-
-def parse_json(body: bytes) -> Any:
-    """Read JSON as RFC 8259 has it.
-
-    The parser takes no NaN, no Infinity, no lone surrogate and no invalid UTF-8, and limits
-    the nesting to 200 so that nothing recursive can run out of stack.
-    """
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def read_route(document: Any, place: str = "", line: int | None = None) -> Route:

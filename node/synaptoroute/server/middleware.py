@@ -10,7 +10,7 @@ from typing import Final
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.api_keys import Scope
 from synaptoroute.web.asgi_cycle import Address, Header
-from synaptoroute.web.logs import is_at
+from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
     SAFE_METHODS,
     RequestContext,
@@ -64,8 +64,9 @@ class NodePolicy(RequestPolicy):
         headers = [*_FIXED_HEADERS, (b"x-request-id", context.request_id.encode())]
         if runtime.node_header:
             headers.append((b"sr-node", runtime.node_header))
-        if (staleness_ms := runtime.staleness_ms) is not None:
-            headers.append((b"sr-staleness-ms", b"%d" % staleness_ms))
+        if runtime.follower is not None:
+            # Time since this node last knew that it was not behind.
+            headers.append((b"sr-staleness-ms", b"%d" % runtime.follower.session.staleness_ms))
         if runtime.is_draining:
             headers.append((b"connection", b"close"))
         return headers
@@ -83,7 +84,7 @@ class NodePolicy(RequestPolicy):
         # Lines of a flood of refusals would cost more than the refusals themselves.
         is_quiet = endpoint in PROBES or (is_query and status in (200, 429))
         level = logging.DEBUG if is_quiet else logging.INFO
-        if is_at(level):
+        if LOGGER.isEnabledFor(level):
             self.log_request(level, method, path, client, context)
 
     def _log_refusals(self) -> None:

@@ -25,8 +25,7 @@ from synaptoroute.core.mutation import OP_ID_BYTES, Revision
 from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteError
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.router import WriteOptions
-from synaptoroute.server.bodies import read_body, require_json
-from synaptoroute.server.documents import parse_json
+from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 

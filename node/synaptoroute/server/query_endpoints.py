@@ -13,7 +13,7 @@ from synaptoroute.server.bodies import read_body, require_json
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
-    log_texts,
+    longest_deadline_ms,
     options_of,
     parse_batch,
     query_arguments,
@@ -105,12 +105,13 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     options = options_of(dict(reversed(request.scope["headers"])))
     with runtime.bodies.lease() as lease:
         batch = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
-        log_texts(runtime, batch.texts)
+        if runtime.config.log_queries:
+            runtime.log.debug("queries", texts=batch.texts)
         work = runtime.router.aquery_batch(
             batch.texts,
             use_cache=options.use_cache,
             is_checked=True,
-            **query_arguments(batch, runtime.config, options.deadline_ms),
+            **query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
         )
         matches = await unless_gone(request, work)
     return json_response(render_batch(matches))

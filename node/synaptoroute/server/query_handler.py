@@ -31,9 +31,9 @@ from starlette.responses import Response
 from synaptoroute.config import NodeConfig
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
+from synaptoroute.ports import Published
 from synaptoroute.router import answered
-from synaptoroute.server.bodies import read_body, require_json
-from synaptoroute.server.documents import parse_json
+from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
 from synaptoroute.server.responses import render_match
 from synaptoroute.server.runtime import Runtime
@@ -92,7 +92,7 @@ class PendingQuery:
     answer: Match | asyncio.Future[Match]
     body: bytes
     options: QueryOptions
-    visible: object
+    visible: Published
     is_first: bool
 
 
@@ -263,19 +263,21 @@ class QueryHandler:
             if cached is not None:
                 return cached
         is_first = use_cache and body not in self._in_flight
+        deadline_ms = longest_deadline_ms(options.deadline_ms, runtime.config)
         if is_first or not use_cache:
             # Parsing costs more than refusing, and an overloaded node mostly refuses.  A
             # query that is on its way may be joined at any load.
-            router.check_queue(longest_deadline_ms(options.deadline_ms, runtime.config))
+            router.check_queue(deadline_ms)
         query = parse_query(body)
-        log_texts(runtime, [query.text])
+        if runtime.config.log_queries:
+            runtime.log.debug("queries", texts=[query.text])
         runtime.bodies.take(len(body))
         try:
             answer = router.begin_query(
                 query.text,
                 use_cache=use_cache,
                 is_checked=True,
-                **query_arguments(query, runtime.config, options.deadline_ms),
+                **query_arguments(query, deadline_ms),
             )
         except BaseException:
             runtime.bodies.release(len(body))
@@ -286,8 +288,7 @@ class QueryHandler:
 
     def complete(self, pending: PendingQuery, match: Match) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
-        config, router = self._runtime.config, self._runtime.router
-        visible = pending.visible
+        config, visible = self._runtime.config, pending.visible
         body = render_match(match).encode()
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
         if match.version:
@@ -297,7 +298,7 @@ class QueryHandler:
         is_counted = match.route is None and config.unmatched_kept > 0
         # The state may have changed between begin and answer: then the match belongs to
         # neither state for certain.
-        is_current = router.visible is visible and match.version == router.visible_version
+        is_current = self._runtime.router.visible is visible and match.version == visible.version
         if pending.options.use_cache and is_current and not (config.log_queries or is_counted):
             self._cache.put(pending.body, response)
         return response
@@ -332,11 +333,8 @@ def longest_deadline_ms(header_ms: int | None, config: NodeConfig) -> int:
     return own_ms if header_ms is None else min(own_ms, header_ms)
 
 
-def query_arguments(
-    query: QueryFields, config: NodeConfig, header_ms: int | None
-) -> dict[str, Any]:
-    """Arguments for the router, out of a request."""
-    deadline_ms = longest_deadline_ms(header_ms, config)
+def query_arguments(query: QueryFields, deadline_ms: int) -> dict[str, Any]:
+    """Arguments for the router, out of a request; ``deadline_ms`` is the longest deadline."""
     return {
         "limit": query.limit,
         "routes": query.routes,
@@ -360,9 +358,3 @@ def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
         found = field_errors(error)
         message = first_message(found, "the query is malformed")
         raise InvalidQuery(message, errors=found) from None
-
-
-def log_texts(runtime: Runtime, texts: list[str]) -> None:
-    """Log the texts of queries at debug level, where the operator asked for it."""
-    if runtime.config.log_queries:
-        runtime.log.debug("queries", texts=texts)

@@ -18,6 +18,7 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import NotReady, SynaptoRouteError
 from synaptoroute.models import Route
+from synaptoroute.replication.follower import Follower
 from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
 from synaptoroute.server.documents import load_routes_file
@@ -52,6 +53,7 @@ class Runtime:
         self.is_draining = False
         self.began_at = time.monotonic()
         self.node_header = b""
+        self.follower: Follower | None = None  # set with the router, for a member of a cluster
         self._source = source
         self._encoder = encoder
         self._on_failure = on_failure
@@ -73,12 +75,6 @@ class Runtime:
 
     def status(self) -> NodeStatus | None:
         return None if self._router is None else self._router.status()
-
-    @property
-    def staleness_ms(self) -> int | None:
-        """Time since a member of a cluster last knew that it was not behind."""
-        follower = self._router.follower if self._router is not None else None
-        return None if follower is None else follower.session.staleness_ms
 
     def reasons(self) -> list[str]:
         if self.failure is not None:
@@ -127,7 +123,7 @@ class Runtime:
             task.cancel()
         await asyncio.gather(*self._tasks[1:], return_exceptions=True)
         if self._router is not None:
-            router, self._router = self._router, None
+            router, self._router, self.follower = self._router, None, None
             await router.stop()
             if self._encoder is not None and not isinstance(self._source, AdaptiveRouter):
                 await asyncio.to_thread(self._encoder.close)
@@ -164,7 +160,7 @@ class Runtime:
             )
 
     def _publish(self, router: AdaptiveRouter) -> None:
-        self._router = router
+        self._router, self.follower = router, router.follower
         # A name with a line break in it would end the head of every response.
         name = "".join(each if each.isprintable() else "?" for each in router.status().node)
         self.node_header = name.encode("ascii", "replace")

@@ -180,11 +180,6 @@ class WaitForecast:
         )
 
 
-def is_late(wait_seconds: float, deadline_seconds: float) -> bool:
-    """Whether a predicted wait is too long for a deadline."""
-    return wait_seconds > DEADLINE_SHARE * deadline_seconds
-
-
 def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
     """Make the error for a query whose predicted wait is too long."""
     return Overloaded(

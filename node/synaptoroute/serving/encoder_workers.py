@@ -128,7 +128,7 @@ class EncoderWorkers:
 
     @staticmethod
     def _tokenize(queries: Sequence[InFlightQuery], encoder: TextEncoder) -> None:
-        missing = []
+        missing, texts = [], []
         for query in queries:
             first = query.waiters[0]
             # The first stage may have tokenized the text already.
@@ -137,9 +137,9 @@ class EncoderWorkers:
             # Tokens of the former encoder are useless after a change of the encoder.
             if query.tokens_of is not encoder:
                 missing.append(query)
+                texts.append(query.text)
         if missing:
-            tokens = encoder.tokenize([query.text for query in missing])
-            for query, tokenized in zip(missing, tokens, strict=True):
+            for query, tokenized in zip(missing, encoder.tokenize(texts), strict=True):
                 query.tokens, query.tokens_of = tokenized, encoder
 
     def _fit_budget(self, queries: list[InFlightQuery]) -> list[InFlightQuery]:
@@ -155,16 +155,17 @@ class EncoderWorkers:
     def _encode(self, queries: list[InFlightQuery], serving: CachedEncoder) -> Batch:
         encoder, cache = serving.encoder, serving.cache
         embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
-        missing = []
+        missing, tokenized = [], []
         for row, query in enumerate(queries):
             cached = cache.get(query.tokens.key) if query.is_shared else None
             if cached is None:
                 missing.append(row)
+                tokenized.append(query.tokens)
             else:
                 embeddings[row] = cached
         if missing:
             started = time.perf_counter()
-            encoded = encoder.encode_tokens([queries[row].tokens for row in missing])
+            encoded = encoder.encode_tokens(tokenized)
             embeddings[missing] = encoded
             tokens = characters = 0
             for row, vector in zip(missing, encoded, strict=True):

@@ -25,9 +25,9 @@ from typing import Any, Final, Protocol
 from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.ports import Admission
 from synaptoroute.serving.admission import (
+    DEADLINE_SHARE,
     CompletionRate,
     WaitForecast,
-    is_late,
     retry_after,
     too_late,
 )
@@ -179,7 +179,7 @@ class QueryQueue:
         # Read without the lock: the forecast replaces ``wait_seconds`` as a whole, and a
         # decision that is one query old is as good.
         wait, count = self._forecast.wait_seconds, len(texts)
-        late = is_late(wait, deadline_seconds)
+        late = wait > DEADLINE_SHARE * deadline_seconds
         if not late and self.queue_requests + count <= self.queue_requests_max:
             return
         with self._condition:
@@ -240,7 +240,7 @@ class QueryQueue:
         # corrected by the next batch.
         if new and self._forecast.wait_seconds > 0.0:
             wait = self._forecast.wait_with(new)
-            if is_late(wait, deadline_seconds):
+            if wait > DEADLINE_SHARE * deadline_seconds:
                 self._count_late(count)
                 raise too_late(wait, deadline_seconds)
         self.counters.requests += count
@@ -302,7 +302,9 @@ class QueryQueue:
         with self._condition:
             if self._is_closed:
                 raise NotReady("the router is stopping", retry_after_seconds=1.0)
-            count = sum(len(job.texts) for job in jobs)
+            count = 0
+            for job in jobs:
+                count += len(job.texts)
             if self.queue_texts and self.queue_texts + count > self.write_texts_max:
                 self.counters.overloaded += 1
                 raise Overloaded(

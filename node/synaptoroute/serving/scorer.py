@@ -294,17 +294,17 @@ class Scorer:
 
     def _make_visible(self, item: _Publish) -> None:
         for index, commit in enumerate(item.commits):
-            at = commit.entry.position.revision
+            position = commit.entry.position
+            at = position.revision
             self.tensor.apply(commit.change, at, filled=item.is_filled)
             if self._first_stage is not None:
                 written = item.static_rows[index] if item.static_rows else {}
                 self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
             failpoint("tensor.begun")
-        last = item.commits[-1]
         # Published before writers are resolved: a writer must read its own write at once.
-        self.published = self._describe(last.entry.position, last.digest)
+        self.published = self._describe(position, item.commits[-1].digest)
         self.resolve_writers(item.commits)
-        self._announce(last.entry.position)
+        self._announce(position)
 
     def resolve_writers(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are visible now.  Runs on the scorer's thread."""
@@ -336,8 +336,10 @@ class Scorer:
         self._on_visible(position)
 
     def _describe(self, position: Position, digest: str) -> Published:
-        tensor = self.tensor
-        return Published(position, digest, len(tensor.routes), tensor.slots_used, tensor.settings)
+        tensor, version = self.tensor, f"{position.epoch}.{position.seq}"
+        return Published(
+            position, digest, len(tensor.routes), tensor.slots_used, tensor.settings, version
+        )
 
     # --- scoring -----------------------------------------------------------------
 

@@ -14,7 +14,8 @@ import structlog
 from structlog.typing import Processor
 
 LOGGER_NAME: Final = "synaptoroute.server"
-_LOGGER: Final = logging.getLogger(LOGGER_NAME)
+LOGGER: Final = logging.getLogger(LOGGER_NAME)
+"""Says which levels are kept."""
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -82,7 +83,3 @@ def _renderers(style: str, stream: TextIO) -> list[Processor]:
         ]
     colors = bool(getattr(stream, "isatty", lambda: False)())
     return [structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=24)]
-
-
-def is_at(level: int) -> bool:
-    return _LOGGER.isEnabledFor(level)
