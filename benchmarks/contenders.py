@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import Options, rounds
 from peers.install import environment, is_installed
-from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 
 OURS = "synaptoroute-cluster"
 OURS_FLOAT32 = "synaptoroute-cluster, float32"

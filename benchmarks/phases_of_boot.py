@@ -34,7 +34,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.replica import Replica, make_entry
-from synaptoroute.engine.tensor_builder import tensor_of
+from synaptoroute.engine.engine import tensor_of
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.serving.scorer import as_rows
 from synaptoroute.storage import SQLiteStorage, Stored

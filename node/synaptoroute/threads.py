@@ -1,9 +1,14 @@
-"""Threads: an inbox that a thread reads, and thread priorities.
+"""Threads: an inbox that a thread reads, thread priorities, and numpy on one thread.
 
 Encoding and applying use all CPU time they get.  Receiving, admission and scoring need
 little, but soon: an event loop that waits for a CPU delays every answer.  On Linux each
 thread has its own nice value.  Elsewhere the value is that of the process, and
 ``lower_priority`` does nothing.
+
+OpenBLAS splits a decomposition among threads that synchronize a thousand times and spin
+meanwhile.  Beside encoder workers, each synchronization waits for the scheduler: one
+decomposition took 1.7 s of two cores instead of 0.04 s of one.  A numpy with another
+library is left as it is.
 
 Source: https://man7.org/linux/man-pages/man2/setpriority.2.html, section "C library/kernel
 differences".
@@ -11,13 +16,16 @@ differences".
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, Final, Generic, TypeVar
 
 from synaptoroute.errors import NotReady
@@ -115,3 +123,48 @@ def lower_priority(nice: int) -> None:
         with suppress(OSError):  # a sandbox may forbid it: all threads stay equal then
             own = os.getpriority(os.PRIO_PROCESS, thread)
             os.setpriority(os.PRIO_PROCESS, thread, own + nice)
+
+
+# --- linear algebra on one thread --------------------------------------------------------
+
+
+_NAMES: Final = (
+    ("scipy_openblas_get_num_threads64_", "scipy_openblas_set_num_threads64_"),
+    ("scipy_openblas_get_num_threads", "scipy_openblas_set_num_threads"),
+    ("openblas_get_num_threads64_", "openblas_set_num_threads64_"),
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+)
+_EXTENSION: Final = "numpy._core._multiarray_umath"
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """Limit numpy's products and decompositions to one thread, in the whole process."""
+    functions = blas_functions()
+    if functions is None:
+        yield
+        return
+    count_threads, use_threads = functions
+    before = count_threads()
+    use_threads(1)
+    try:
+        yield
+    finally:
+        use_threads(before)
+
+
+@cache
+def blas_functions() -> tuple[Any, Any] | None:
+    """Find the getter and the setter of OpenBLAS's thread count; None without OpenBLAS."""
+    found = find_spec(_EXTENSION)
+    if found is None or found.origin is None:
+        return None
+    try:
+        # A symbol is also looked up in the libraries that the extension is linked with.
+        library = ctypes.CDLL(found.origin)
+    except OSError:
+        return None
+    for count, use in _NAMES:
+        if hasattr(library, use) and hasattr(library, count):
+            return getattr(library, count), getattr(library, use)
+    return None

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from synaptoroute.cascade.lda_projection import fit_projection
 from synaptoroute.cascade.leave_one_out import OFFERED, Evaluation, Utterances, leave_one_out
 from synaptoroute.cascade.static_routes import MarginGuard
-from synaptoroute.scoring.blas_threads import single_blas_thread
+from synaptoroute.threads import single_blas_thread
 
 Float64s: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]

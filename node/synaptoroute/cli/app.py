@@ -17,8 +17,6 @@ from synaptoroute.cli.commands import (
     doctor,
     evaluate,
     model,
-    query,
-    restore,
     routes,
     serve,
     up,
@@ -97,7 +95,7 @@ def _group(name: str, about: str) -> typer.Typer:
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
-app.command("query")(query.query)
+app.command("query")(evaluate.query)
 
 _routes = _group("routes", "Read and change routes.")
 _routes.command("list")(routes.list_routes)
@@ -121,7 +119,7 @@ _model.command("migrate")(model.migrate)
 
 app.command("status")(cluster.status)
 app.command("doctor")(doctor.doctor)
-app.command("restore")(restore.restore)
+app.command("restore")(cluster.restore)
 
 _cluster = _group("cluster", "Recover a cluster after a loss.")
 _cluster.command("recover")(cluster.recover)

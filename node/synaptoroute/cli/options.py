@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and input files that several commands share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import typer
+
+from synaptoroute.cli.exit_codes import FileRejected
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
@@ -50,3 +52,15 @@ RoutesFile = Annotated[
         help="Use the routes of this file, without a node.",
     ),
 ]
+
+
+def read_bytes(path: Path, bytes_max: int) -> bytes:
+    """Read a file of limited size."""
+    try:
+        with path.open("rb") as file:
+            body = file.read(bytes_max + 1)
+    except OSError as error:
+        raise FileRejected(f"{path} cannot be read: {error.strerror}") from error
+    if len(body) > bytes_max:
+        raise FileRejected(f"{path} has more than {bytes_max} bytes")
+    return body

@@ -18,9 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synaptoroute.config import DEFAULT_MODEL
-from synaptoroute.encoder import bundled
 from synaptoroute.encoder.local import local_recipe, positions_of, trained_tokens
-from synaptoroute.encoder.recipe import Pooling, Recipe
+from synaptoroute.encoder.recipe import (
+    BUNDLED_DIM,
+    BUNDLED_LICENCE,
+    BUNDLED_SIZE_BYTES,
+    Pooling,
+    Recipe,
+    bundled_recipe,
+)
 from synaptoroute.errors import EncoderError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -77,7 +83,7 @@ class _Listed:
 def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
     """List the bundled model, then fastembed's by name."""
     own = ModelSummary(
-        DEFAULT_MODEL, bundled.DIM, bundled.SIZE_BYTES, bundled.LICENCE, is_local=True
+        DEFAULT_MODEL, BUNDLED_DIM, BUNDLED_SIZE_BYTES, BUNDLED_LICENCE, is_local=True
     )
     folder = _cache_folder(cache_dir)
     listed = sorted(_catalogue().values(), key=lambda model: model.name.lower())
@@ -87,14 +93,14 @@ def list_models(cache_dir: Path | None = None) -> list[ModelSummary]:
 def fetch_model(name: str, cache_dir: Path | None = None) -> Path:
     """Download a model, if needed; returns its folder.  Shows progress on stderr."""
     if name == DEFAULT_MODEL:
-        return bundled.bundled_recipe().model_file.parent
+        return bundled_recipe().model_file.parent
     return _fetch(_look_up(name), cache_dir)
 
 
 def find_recipe(model: str | Path, cache_dir: Path | None = None) -> Recipe:
     """Find a model: the bundled one, a folder, or one of fastembed, in this order."""
     if model == DEFAULT_MODEL:
-        return bundled.bundled_recipe()
+        return bundled_recipe()
     if Path(model).is_dir():
         return local_recipe(Path(model))
     if isinstance(model, Path):

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synaptoroute.config import DEFAULT_MODEL, Precision
-from synaptoroute.encoder.bundled import probe_file
 from synaptoroute.encoder.catalogue import find_recipe
 from synaptoroute.encoder.contract import EncoderStats, StatsCounter, Tokens, Vocabulary
 from synaptoroute.encoder.packed_session import GRAPH_VERSION, PackedSession, offers_int8
-from synaptoroute.encoder.recipe import Recipe, fingerprint, verify_files
+from synaptoroute.encoder.recipe import Recipe, fingerprint, probe_file, verify_files
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
 from synaptoroute.encoder.session import GraphSession, check_providers
 from synaptoroute.encoder.tokenizer import TextTokenizer

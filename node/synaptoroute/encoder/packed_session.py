@@ -22,8 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.encoder.bundled import DATA, MODEL_OUTPUT, MODEL_SHA256
-from synaptoroute.encoder.recipe import Pooling, Recipe
+from synaptoroute.encoder.recipe import DATA, MODEL_OUTPUT, MODEL_SHA256, Pooling, Recipe
 from synaptoroute.encoder.session import normalise, open_session, run_session
 from synaptoroute.errors import ConfigError, ModelCorrupt
 

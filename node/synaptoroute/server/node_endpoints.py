@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from synaptoroute.errors import InvalidQuery, RouteError
 from synaptoroute.models import CANDIDATES_MAX, CascadeReport, Match, RouteSetSettings
-from synaptoroute.router.comparison import LabelledText
+from synaptoroute.router.diagnostics import LabelledText
 from synaptoroute.server.metrics import CONTENT_TYPE
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
 from synaptoroute.server.responses import (

@@ -33,7 +33,7 @@ from synaptoroute.models import (
     canonical_json,
     check_text,
 )
-from synaptoroute.router.comparison import COMPARED_TEXTS_MAX
+from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
 PREVIEW_TEXTS_MAX: Final = 200

@@ -8,8 +8,7 @@ import pytest
 
 from synaptoroute.cli.commands.evaluate import RouteScore, count_answers
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.query_backend import Answer
-from synaptoroute.cli.query_files import LabelledQuery, check_known, read_labelled
+from synaptoroute.cli.query_backend import Answer, LabelledQuery, check_known, read_labelled
 
 pytestmark = pytest.mark.unit
 

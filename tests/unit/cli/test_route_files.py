@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from synaptoroute.cli.exit_codes import FileRejected
-from synaptoroute.cli.importers import detect_format
 from synaptoroute.cli.route_files import (
     RouteDiff,
     compare,
+    detect_format,
     inspect_route_file,
     ndjson_line,
     plain_route,

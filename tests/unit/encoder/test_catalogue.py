@@ -14,8 +14,8 @@ import pytest
 
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, fetch_model, list_models
-from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.catalogue import find_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.errors import EncoderError, ModelNotFound
 
 pytestmark = pytest.mark.unit

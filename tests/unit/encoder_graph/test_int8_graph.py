@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from encoders import text_of
 from synaptoroute.encoder import Encoder, packed_session
-from synaptoroute.encoder.bundled import bundled_recipe, probe_file
 from synaptoroute.encoder.packed_session import HEADS, MIDDLE, STEPS, feeds, pack, width_of
+from synaptoroute.encoder.recipe import bundled_recipe, probe_file
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, PROBE_TEXTS, check_probe
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.encoder_graph.int8_graph import (

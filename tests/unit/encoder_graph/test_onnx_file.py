@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.encoder.bundled import bundled_recipe
+from synaptoroute.encoder.recipe import bundled_recipe
 from synaptoroute.encoder.session import open_session, run_session
 from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
 from synaptoroute.errors import ModelCorrupt

@@ -13,7 +13,7 @@ from synaptoroute.config import EngineConfig
 from synaptoroute.core.mutation import Proposal
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.engine import Engine
-from synaptoroute.engine.tensor_builder import derived_of
+from synaptoroute.engine.engine import derived_of
 from synaptoroute.storage import SQLiteStorage, Stored
 
 pytestmark = pytest.mark.unit

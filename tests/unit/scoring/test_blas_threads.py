@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from synaptoroute.scoring.blas_threads import blas_functions, single_blas_thread
+from synaptoroute.threads import blas_functions, single_blas_thread
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ def test_thread_count_is_restored_after_an_error() -> None:
 
 
 def test_numpy_without_openblas_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synaptoroute.scoring.blas_threads.blas_functions", lambda: None)
+    monkeypatch.setattr("synaptoroute.threads.blas_functions", lambda: None)
     with single_blas_thread():
         entered = True
 

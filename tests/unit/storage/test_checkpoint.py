@@ -25,7 +25,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
-from synaptoroute.engine.tensor_builder import tensor_of
+from synaptoroute.engine.engine import tensor_of
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, Stored, checkpoint
 from synaptoroute.storage.checkpoint import checkpoint_of

@@ -25,9 +25,8 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Settings,
 )
-from synaptoroute.encoder.bundled import bundled_recipe
 from synaptoroute.encoder.packed_session import OUTPUT
-from synaptoroute.encoder.recipe import fingerprint, verify_files
+from synaptoroute.encoder.recipe import bundled_recipe, fingerprint, verify_files
 from synaptoroute.errors import EncoderMismatch, StorageUnavailable
 from synaptoroute.storage import SQLiteStorage, writer
 from synaptoroute.storage.loader import OPENVINO_FINGERPRINT

@@ -36,8 +36,7 @@ from synaptoroute.cli.options import (
     RoutesFile,
     Url,
 )
-from synaptoroute.cli.query_backend import open_empty_router
-from synaptoroute.cli.query_files import read_labelled
+from synaptoroute.cli.query_backend import open_empty_router, read_labelled
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__

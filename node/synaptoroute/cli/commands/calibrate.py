@@ -34,8 +34,15 @@ from synaptoroute.cli.options import (
     RoutesFile,
     Url,
 )
-from synaptoroute.cli.query_backend import NodeBackend, QueryBackend, ask_all, open_backend
-from synaptoroute.cli.query_files import LabelledQuery, check_known, read_labelled
+from synaptoroute.cli.query_backend import (
+    LabelledQuery,
+    NodeBackend,
+    QueryBackend,
+    ask_all,
+    check_known,
+    open_backend,
+    read_labelled,
+)
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table, progress
 
 SHRINK_COUNT: Final = 10

@@ -16,7 +16,7 @@ from synaptoroute.cli.processes import (
     StopSignal,
     choose_port,
 )
-from synaptoroute.cli.query_files import LabelledQuery, read_labelled
+from synaptoroute.cli.query_backend import LabelledQuery, read_labelled
 from synaptoroute.cli.terminal import (
     Cell,
     note,

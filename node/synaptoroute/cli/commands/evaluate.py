@@ -1,4 +1,4 @@
-"""``synaptoroute evaluate``: how well labelled queries are routed."""
+"""``synaptoroute query`` and ``evaluate``: route texts, and measure how well that works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from synaptoroute.cli.exit_codes import CheckFailed
+from synaptoroute.cli.client import NodeClient
+from synaptoroute.cli.exit_codes import CheckFailed, ExitCode
 from synaptoroute.cli.options import (
     DEFAULT_URL,
     ApiKey,
@@ -21,9 +22,23 @@ from synaptoroute.cli.options import (
     RoutesFile,
     Url,
 )
-from synaptoroute.cli.query_backend import Answer, ask_all, open_backend
-from synaptoroute.cli.query_files import NO_ROUTE, check_known, read_labelled
-from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table
+from synaptoroute.cli.query_backend import (
+    NO_ROUTE,
+    Answer,
+    ask_all,
+    check_known,
+    open_backend,
+    read_labelled,
+)
+from synaptoroute.cli.terminal import (
+    Cell,
+    note,
+    number,
+    print_json,
+    print_line,
+    print_table,
+    printable,
+)
 
 CONFUSIONS_SHOWN: Final = 15
 WRONG_SHOWN: Final = 20
@@ -231,3 +246,73 @@ def _percentiles(values: Sequence[float]) -> dict[str, float]:
 
 def _name(route: str | None) -> str:
     return NO_ROUTE if route is None else route
+
+
+# --- query -------------------------------------------------------------------------------
+
+
+def query(
+    text: Annotated[list[str], typer.Argument(help="Texts to route.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Number of candidates.")] = 3,
+    routes: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Only these routes: names separated by commas."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also show the reason and the data of the route.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Route texts and show the candidates.
+
+    Exits with 1 when a text matches no route.
+    """
+    options: dict[str, Any] = {"limit": limit, "explain": explain}
+    if routes is not None:
+        options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
+    with NodeClient(url, api_key) as client:
+        matches = [client.post("/v1/query", {"text": each, **options}) for each in text]
+    if as_json:
+        print_json(matches if len(matches) > 1 else matches[0])
+    else:
+        for each, match in zip(text, matches, strict=True):
+            _show_match(each, match, explain)
+    if not all(match["route"] for match in matches):
+        raise typer.Exit(ExitCode.NO)
+
+
+def _show_match(text: str, match: dict[str, Any], explain: bool) -> None:
+    route = match["route"] or f"no route ({match['reason']})"
+    print_line(f"{printable(text)}  →  {route}")
+    candidates = match.get("candidates") or [_single_candidate(match)]
+    if match["threshold"] is not None:
+        print_table(
+            ("route", "score", "threshold", "passed", "nearest utterance", "similarity"),
+            (_candidate_row(candidate) for candidate in candidates),
+            right=("score", "threshold", "similarity"),
+        )
+    if explain:
+        for key in ("margin", "runner_up", "reason", "payload", "metadata", "version", "node"):
+            if match.get(key) not in (None, {}, ""):
+                print_line(f"  {key}: {printable(str(match[key]))}")
+        print_line()
+
+
+def _single_candidate(match: dict[str, Any]) -> dict[str, Any]:
+    """Make the candidate of a match without a list of candidates."""
+    passed = match["route"] is not None
+    return {**match, "route": match["route"] or "–", "passed": passed}
+
+
+def _candidate_row(candidate: dict[str, Any]) -> tuple[Cell, ...]:
+    passed = bool(candidate["passed"])
+    return (
+        (candidate["route"], "ok" if passed else "no"),
+        number(candidate["score"]),
+        number(candidate["threshold"]),
+        ("yes", "ok") if passed else ("no", "no"),
+        candidate["utterance"] or "",
+        number(candidate["similarity"]),
+    )
