@@ -104,15 +104,11 @@ def _encoded(storage: SQLiteStorage, encoder: TextEncoder) -> Iterator[list[tupl
 
 
 @contextmanager
-def _encode_threads(
-    encoder: TextEncoder,
-) -> Iterator[Callable[[list[str]], NDArray[np.float32]]]:
+def _encode_threads(encoder: TextEncoder) -> Iterator[Callable[[list[str]], NDArray[np.float32]]]:
     """Encode on as many threads as there are CPUs, and check every vector."""
     with ThreadPoolExecutor(cpu_limit(), thread_name_prefix="migrate") as threads:
 
-        def encode(
-            texts: list[str],
-        ) -> NDArray[np.float32]:
+        def encode(texts: list[str]) -> NDArray[np.float32]:
             starts = range(0, len(texts), TEXTS_PER_THREAD)
             parts = [texts[start : start + TEXTS_PER_THREAD] for start in starts]
             vectors = np.concatenate(list(threads.map(encoder.encode_utterances, parts)))

@@ -164,8 +164,7 @@ def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
     if requested is not None or not floats:
         missing = requested or "of floating-point numbers"
         raise EncoderError(
-            f"the graph has no output {missing}, only {', '.join(declared)}",
-            outputs=list(declared),
+            f"the graph has no output {missing}, only {', '.join(declared)}", outputs=list(declared)
         )
     return floats[0]
 

@@ -128,12 +128,7 @@ class Importer:
         self._known: dict[str, bytes] = {}
 
     async def run(
-        self,
-        routes: AsyncIterator[Route],
-        *,
-        replace: bool,
-        import_id: str | None,
-        ack: Ack,
+        self, routes: AsyncIterator[Route], *, replace: bool, import_id: str | None, ack: Ack
     ) -> ImportResult:
         """Stage all routes, then commit."""
         identity = check_import_id(import_id)

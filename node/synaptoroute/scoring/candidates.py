@@ -16,14 +16,7 @@ import numpy as np
 
 from synaptoroute.exact import dots
 from synaptoroute.scoring.scan import Scan
-from synaptoroute.scoring.values import (
-    Float32s,
-    Float64s,
-    Indexes,
-    Mask,
-    Numbers,
-    QuerySpec,
-)
+from synaptoroute.scoring.values import Float32s, Float64s, Indexes, Mask, Numbers, QuerySpec
 from synaptoroute.tensor import TensorView
 
 _GATHERED_ROWS: Final = 512

@@ -58,10 +58,7 @@ _LONE_ROWS_MAX: Final = 32
 
 
 def rank(
-    tensor: Tensor,
-    queries: Float32s,
-    specs: Sequence[QuerySpec],
-    scratch: Scratch | None = None,
+    tensor: Tensor, queries: Float32s, specs: Sequence[QuerySpec], scratch: Scratch | None = None
 ) -> list[Ranking]:
     """Rank the routes for each query.
 

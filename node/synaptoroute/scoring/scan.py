@@ -47,9 +47,7 @@ class Scratch:
     """
 
     def __init__(
-        self,
-        integer_product: IntegerProduct | None = None,
-        bytes_rows_min: int = BYTES_ROWS_MIN,
+        self, integer_product: IntegerProduct | None = None, bytes_rows_min: int = BYTES_ROWS_MIN
     ) -> None:
         self.bytes_rows_min = bytes_rows_min
         self.few_dots = FewDots()

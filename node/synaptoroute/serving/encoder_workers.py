@@ -181,9 +181,7 @@ class EncoderWorkers:
 
 
 def submit_utterances(
-    queue: QueryQueue,
-    encode: Callable[[Sequence[str]], NDArray[np.float32]],
-    texts: Sequence[str],
+    queue: QueryQueue, encode: Callable[[Sequence[str]], NDArray[np.float32]], texts: Sequence[str]
 ) -> list[Future[NDArray[np.float32]]]:
     """Queue utterances to be encoded; one future a job."""
     futures: list[Future[NDArray[np.float32]]] = []

@@ -195,12 +195,7 @@ class QueryQueue:
         return isinstance(text, str) and text.strip() in self._in_flight
 
     def submit(
-        self,
-        text: str,
-        waiter: Waiter,
-        *,
-        share: bool = True,
-        deadline_seconds: float = math.inf,
+        self, text: str, waiter: Waiter, *, share: bool = True, deadline_seconds: float = math.inf
     ) -> None:
         """Queue a query, or join the same text in flight.
 

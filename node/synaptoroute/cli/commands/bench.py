@@ -69,10 +69,7 @@ def bench(
     clients: Annotated[
         list[int] | None,
         typer.Option(
-            min=1,
-            max=CLIENTS_MAX,
-            show_default="1 and 64",
-            help="Clients; may be repeated.",
+            min=1, max=CLIENTS_MAX, show_default="1 and 64", help="Clients; may be repeated."
         ),
     ] = None,
     rate: Annotated[

@@ -10,12 +10,7 @@ import typer
 
 from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
-from synaptoroute.cli.processes import (
-    LOOPBACK,
-    NodeProcess,
-    StopSignal,
-    choose_port,
-)
+from synaptoroute.cli.processes import LOOPBACK, NodeProcess, StopSignal, choose_port
 from synaptoroute.cli.query_backend import LabelledQuery, read_labelled
 from synaptoroute.cli.terminal import (
     Cell,

@@ -242,9 +242,7 @@ def check_encoder(config: NodeConfig) -> tuple[tuple[str, int] | None, CheckResu
 
     try:
         encoder = open_encoder(
-            config.model,
-            precision=config.encoder_precision,
-            cache_dir=config.model_cache_dir,
+            config.model, precision=config.encoder_precision, cache_dir=config.model_cache_dir
         )
     except SynaptoRouteError as error:
         advice = "see `synaptoroute model list`; the bundled model needs no network"

@@ -198,8 +198,7 @@ def migrate(
         ),
     ],
     model: Annotated[
-        str,
-        typer.Option(envvar="SYNAPTOROUTE_MODEL", help="The new encoder: a name or a folder."),
+        str, typer.Option(envvar="SYNAPTOROUTE_MODEL", help="The new encoder: a name or a folder.")
     ],
     precision: EncoderPrecision = "auto",
     cache_dir: CacheDir = None,

@@ -47,8 +47,7 @@ _CHUNK_BYTES: Final = 65_536
 _TEXTS_PER_BATCH: Final = 64
 
 IfMatch = Annotated[
-    str | None,
-    typer.Option(show_default=False, help="Only if the route is at this revision."),
+    str | None, typer.Option(show_default=False, help="Only if the route is at this revision.")
 ]
 
 
@@ -168,8 +167,7 @@ def put(
         typer.Option(min=-1.0, max=1.0, show_default="the default one", help="Its threshold."),
     ] = None,
     payload: Annotated[
-        str | None,
-        typer.Option(show_default=False, help="JSON returned with every match."),
+        str | None, typer.Option(show_default=False, help="JSON returned with every match.")
     ] = None,
     metadata: Annotated[
         str | None, typer.Option(show_default=False, help="JSON object with any information.")
@@ -284,8 +282,7 @@ def import_(
         bool, typer.Option("--dry-run", help="Only show what would change.")
     ] = False,
     import_id: Annotated[
-        str | None,
-        typer.Option(show_default=False, help="Continue an interrupted import."),
+        str | None, typer.Option(show_default=False, help="Continue an interrupted import.")
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -321,10 +318,7 @@ def _upload(
         parameters["replace"] = "true"
     with progress("Importing", len(routes)) as step:
         return client.upload(
-            "/v1/import",
-            lambda: _chunks(routes, step),
-            "application/x-ndjson",
-            **parameters,
+            "/v1/import", lambda: _chunks(routes, step), "application/x-ndjson", **parameters
         )
 
 

@@ -117,10 +117,7 @@ def _parameter(name: str, field: FieldInfo, meaning: str) -> inspect.Parameter:
         declared = [f"{_option(name)}/--no-{_option(name)[2:]}"]
     option = typer.Option(*declared, help=help_text, show_default=False, metavar=metavar)
     return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind, option],
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )
 
 
