@@ -48,7 +48,7 @@ class Outcome:
 
 
 class RouteRecord(NamedTuple):
-    """A route as it stands after some entry.
+    """A route after some entry.
 
     A boot makes thousands of them, so this is a plain tuple.
     """
@@ -103,7 +103,7 @@ class Change:
     # Slots without an owner now, ascending; none of them is in ``writes``
     freed: tuple[int, ...] = ()
     put: tuple[RouteRecord, ...] = ()  # Routes that are new or changed, in order of name
-    # Routes that are removed, as they stood, in order of name
+    # Routes that are removed, as they were, in order of name
     deleted: tuple[RouteRecord, ...] = ()
     settings: Settings | None = None  # New settings, if they changed
     staged: ImportChunk | None = None  # A chunk to keep, if one was staged

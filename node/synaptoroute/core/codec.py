@@ -415,7 +415,7 @@ def _split_payload(payload: bytes) -> tuple[bytes, bytes]:
 
 
 def header_of(frame: bytes) -> bytes:
-    """Return the header; its hash of the payload makes it stand for the whole frame."""
+    """Return the header; by its hash of the payload it covers the whole frame."""
     return frame[:HEADER_BYTES]
 
 

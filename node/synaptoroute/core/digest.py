@@ -93,7 +93,7 @@ def _hash_fields(kind: bytes, *fields: str) -> bytes:
 class Digest:
     """Running sum over a state.
 
-    Invariants: equal states have equal sums, whatever their history.  Removing what was
+    Invariants: equal states have equal sums, independent of their history.  Removing what was
     added restores the sum.
     """
 
@@ -183,7 +183,7 @@ def add_rest(
 def frame_digest(header: bytes) -> str:
     """Digest of a frame for the hash chain, 64 hexadecimal digits.
 
-    The header carries the payload's SHA-256, so it stands for the whole frame.
+    The header carries the payload's SHA-256, so it covers the whole frame.
     """
     return sha256(header).hexdigest()
 

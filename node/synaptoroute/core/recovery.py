@@ -52,7 +52,7 @@ class Cause(Enum):
     """Why a log is closed by a ballot."""
 
     LOST = "lost"  # The server has no log
-    RESTARTED = "restarted"  # The server is not the one that the log was opened on
+    RESTARTED = "restarted"  # The log was opened on another server
     INHERITED = "inherited"  # The ballot was started on another server
     PROMISED = "promised"  # A node has promised a higher ballot than the log's epoch
     OUTBID = "outbid"

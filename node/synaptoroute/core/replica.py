@@ -1,7 +1,7 @@
 """One node's copy of the replicated state, fed one log entry at a time.
 
-``receive`` takes an entry and returns a frozen ``Step``: what to make durable and
-visible, what is missing, or why nothing is to be done.  The shell executes a step in a
+``receive`` takes an entry and returns a frozen ``Step``: the commits to make durable and
+visible, the entries to fetch, or the reason why nothing changes.  The shell executes a step in a
 fixed order (commit to SQLite, write the tensor, advance, answer) and calls ``advance``,
 or ``revert`` if the commit failed.
 
@@ -144,7 +144,7 @@ class Replica:
         check: Check | None = None,
         digest: Digest | None = None,
     ) -> None:
-        """Restore a snapshot; the replica takes over its ``digest``, if that is known."""
+        """Restore a snapshot; the replica reuses its ``digest``, if that is known."""
         state = snapshot or Snapshot()
         self.table = RouteTable.restore(
             state.settings, dim, state.routes, dict(state.row_hashes), state.imports, digest

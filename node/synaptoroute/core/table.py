@@ -150,7 +150,7 @@ class DesiredRoute:
         return tuple(slot for slot in self.before.slots if slot not in self.kept)
 
     def is_unchanged(self) -> bool:
-        """Whether the route already is what is wanted."""
+        """Whether the mutation changes nothing."""
         before = self.before
         return (
             before is not None
@@ -255,7 +255,8 @@ class RouteTable:
     ) -> RouteTable:
         """Build the table of a snapshot.
 
-        The table takes over ``row_hashes`` and ``digest``.  Without a digest, it computes it.
+        The table keeps and changes ``row_hashes`` and ``digest``; without a digest it computes
+        one.
         """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
@@ -342,7 +343,7 @@ class RouteTable:
         if proposal.if_none_match and route is not None:
             raise Rejection("precondition_failed", f"the route {name!r} exists", current)
         if proposal.if_match is not None and proposal.if_match != current:
-            state = "does not exist" if current is None else f"stands at {current}"
+            state = "does not exist" if current is None else f"is at {current}"
             raise Rejection(
                 "precondition_failed",
                 f"the route {name!r} {state}, not at {proposal.if_match}",
@@ -372,20 +373,20 @@ class RouteTable:
                 desired.added.append((text, vector))
         return desired
 
-    def _as_it_stands(self, name: str) -> DesiredRoute:
+    def _as_it_is(self, name: str) -> DesiredRoute:
         route = self._existing(name)
         kept = dict(zip(route.slots, route.utterances, strict=True))
         return DesiredRoute(name, route, route.threshold, route.metadata, route.payload, kept)
 
     def _after_add(self, add: AddUtterances) -> DesiredRoute:
-        desired = self._as_it_stands(add.name)
+        desired = self._as_it_is(add.name)
         present = set(desired.kept.values())
         rows = zip(add.utterances, add.vectors, strict=True)
         desired.added = [(text, vector) for text, vector in rows if text not in present]
         return desired
 
     def _after_remove(self, remove: RemoveUtterances) -> DesiredRoute:
-        desired = self._as_it_stands(remove.name)
+        desired = self._as_it_is(remove.name)
         gone = set(remove.utterances)
         missing = gone - set(desired.kept.values())
         if missing:
@@ -401,7 +402,7 @@ class RouteTable:
         return desired
 
     def _after_patch(self, patch: PatchRoute) -> DesiredRoute:
-        desired = self._as_it_stands(patch.name)
+        desired = self._as_it_is(patch.name)
         if patch.threshold is not KEEP:
             desired.threshold = patch.threshold
         if patch.metadata is not KEEP:

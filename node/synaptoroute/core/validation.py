@@ -1,9 +1,9 @@
 """Validation of mutations, with the same result on every node.
 
-The door (``models``) refuses the same things earlier.  These checks are for entries that
-did not come through it: a frame with valid checksums may contain anything.  They depend on
+``models`` refuses the same things earlier.  These checks are for entries that did not
+pass it: a frame with valid checksums may contain anything.  They depend on
 the mutation and the dimension alone, and on nothing that differs between machines or
-releases of Python, so that every node rejects the same entries.  Whatever they accept can
+releases of Python, so that every node rejects the same entries.  Everything they accept can
 be hashed, stored and read back.
 """
 

@@ -95,8 +95,8 @@ class Applier:
             switch_encoder: Makes a durable change of the encoder visible.
             fail_write: Fails the writers of a proposal that was not taken.
             has_encoder: Whether an encoder is loaded, by fingerprint.
-            on_received: Told what the replica did with incoming entries.
-            on_failed: Told that entries could not be applied.
+            on_received: Called with the steps of incoming entries.
+            on_failed: Called if entries could not be applied.
             nice: Priority of the thread.
         """
         self.replica = replica
@@ -363,8 +363,8 @@ def promise(replica: Replica, storage: SQLiteStorage, ballot: Ballot) -> VoterSt
         return None
     if replica.promised != ballot:
         failpoint("promise.begun")
-        # Disk first: the replica must never enforce, and the node never tell, a promise that a
-        # crash would undo.
+        # Disk first: the replica must not enforce, and the node must not report, a promise
+        # that a crash would undo.
         storage.meta_set(PROMISE_KEY, str(ballot))
         failpoint("promise.kept")
         replica.promise(ballot)

@@ -208,7 +208,7 @@ class CatchUp:
         if self.diverged is not None:
             return CatchUpResult.MOVED
         if session.log_state in _CLOSED:
-            return CatchUpResult.BLOCKED  # closed meanwhile: what was read may not be applied
+            return CatchUpResult.BLOCKED  # closed meanwhile: the entries may not be applied
         if result.entries and after.seq <= position.seq:
             storage_state = self._engine.status().storage_state
             return await self._halt(f"entry {position.seq + 1} was not applied ({storage_state})")
@@ -356,7 +356,7 @@ class CatchUp:
     ) -> bool:
         is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
         if orphans_after_seq is None and not is_ahead:
-            self.last_error = "a snapshot is older than what it should replace"
+            self.last_error = "a snapshot is older than the state to replace"
             return False
         if file.position.epoch < self._engine.replica_status.promised_epoch:
             # The promise says that this node takes nothing from that epoch any more.

@@ -2,12 +2,12 @@
 
 Every node has loaded the new encoder beside the one that serves.  One node encodes each text
 that lacks a vector and logs the vectors, so no other node encodes anything.  To switch, it
-completes what was written meanwhile and appends the switching entry directly behind the
+adds the vectors of texts written meanwhile and appends the switching entry directly behind the
 position at which it knows the vectors to be complete.  If another write comes first, the
 entry is refused and the node looks again.  The former encoder's vectors are staged too, so the
 way back needs no encoding.
 
-Every step begins with a look at what is there.  So a command that is executed twice, or by
+Every step first reads the current state.  So a command that is executed twice, or by
 another node after a crash, continues where the first one stopped.  Runs on the event loop.
 """
 
@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeVar
 
@@ -97,7 +97,7 @@ class EncoderMigration:
             else:
                 await self.generate(fingerprint)
         except (SynaptoRouteError, TimeoutError) as error:
-            _log.error("the order to %s failed: %s", kind, error)
+            _log.error("the command %s failed: %s", kind, error)
             self.progress = replace(self.progress, step="failed", detail=str(error))
             return
         self.progress = replace(self.progress, step="done")
@@ -149,26 +149,20 @@ class EncoderMigration:
     # --- steps ------------------------------------------------------------------------
 
     async def _append_switch(self, at: Position, fingerprint: str, dim: int) -> bool:
-        engine = self._engine
-        proposal = Proposal(os.urandom(16), SwitchEncoder(generation_id(fingerprint, dim)))
-        encoders = Encoders(engine.encoder.fingerprint, fingerprint, dim)
-        future = engine.expect_outcome(proposal.op_id)
-        try:
+        encoders = Encoders(self._engine.encoder.fingerprint, fingerprint, dim)
+
+        async def send(proposal: Proposal) -> bool:
             # Compare-and-append: the script refuses the entry unless it follows ``at``, where
             # the vectors were seen to be complete.
             placed = await self._session.log.switch(at, proposal, encoders)
-            if not isinstance(placed, int):
-                if placed.reason is Reason.MOVED:
-                    return False
+            if isinstance(placed, int):
+                self._session.catch_up_wanted.set()
+            elif placed.reason is not Reason.MOVED:
                 raise ClusterError(f"the log did not take the change: {placed.reason.value}")
-            self._session.catch_up_wanted.set()
-            async with asyncio.timeout(WRITE_SECONDS_MAX):
-                outcome = await asyncio.wrap_future(future)
-        finally:
-            engine.forget_outcome(proposal.op_id, future)
-        if outcome.code is not None:
-            raise ClusterError(f"the change was rejected at its place: {outcome.message}")
-        return True
+            return isinstance(placed, int)
+
+        mutation = SwitchEncoder(generation_id(fingerprint, dim))
+        return await self._outcome_of(mutation, send) is not None
 
     async def _keep_current(self) -> None:
         """Stage the vectors that serve now, so that the way back needs no encoding."""
@@ -221,17 +215,30 @@ class EncoderMigration:
         )
 
     async def _write(self, mutation: Mutation) -> Outcome:
+        async def send(proposal: Proposal) -> bool:
+            await self._session.log.append([proposal], self._engine.encoder.fingerprint)
+            return True
+
+        outcome = await self._outcome_of(mutation, send)
+        assert outcome is not None, "the write was sent: this is a bug"
+        return outcome
+
+    async def _outcome_of(
+        self, mutation: Mutation, send: Callable[[Proposal], Awaitable[bool]]
+    ) -> Outcome | None:
+        """Send a write and wait until it is applied here; None if ``send`` returns False."""
         engine = self._engine
         proposal = Proposal(os.urandom(16), mutation)
         future = engine.expect_outcome(proposal.op_id)
         try:
-            await self._session.log.append([proposal], engine.encoder.fingerprint)
+            if not await send(proposal):
+                return None
             async with asyncio.timeout(WRITE_SECONDS_MAX):
                 outcome = await asyncio.wrap_future(future)
         finally:
             engine.forget_outcome(proposal.op_id, future)
         if outcome.code is not None:
-            raise ClusterError(f"a chunk was rejected: {outcome.message}")
+            raise ClusterError(f"the log rejected a write of the migration: {outcome.message}")
         return outcome
 
     # --- looks at the replica -----------------------------------------------------------

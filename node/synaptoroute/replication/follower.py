@@ -1,12 +1,12 @@
 """The follower: connects the log of a cluster to the engine of one node.
 
 Pub/Sub only signals that something happened; the log is the truth.  Entries from the bus go
-straight to the replica, which knows what is missing.  What is missing is read from the log,
+straight to the replica, which detects missing entries.  They are read from the log,
 then from a peer's op log, then from a peer's snapshot.  None of this is needed to answer a
 query.
 
 The follower builds its parts, passes events between them, and runs their loops.  The parts do
-not know it: ``session`` holds what they share.  Runs on the event loop; the engine's threads
+not know it: they share the ``session``.  Runs on the event loop; the engine's threads
 report to it as an observer.
 """
 
@@ -116,7 +116,7 @@ class Follower:
                 return
             except Exception as error:
                 self.session.counts.faults += 1
-                _log.exception("the follower's %s failed and begins again: %s", name, error)
+                _log.exception("the follower's task %s failed and is restarted: %s", name, error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def stop(self) -> None:
@@ -173,7 +173,7 @@ class Follower:
             match event:
                 case Subscribed():
                     self._is_bus_live = True
-                    # Whatever was published before is gone: only the log knows it.
+                    # Messages published before are lost: only the log has them.
                     session.catch_up_wanted.set()
                     session.heartbeat_wanted.set()
                 case Missed():
@@ -250,7 +250,7 @@ class Follower:
             raise unavailable(Reason.LOST, session.detail, outcome="not_taken")
 
     def reasons(self) -> tuple[str, ...]:
-        """Say why this node may not take queries."""
+        """Return the reasons why this node may not take queries."""
         session = self.session
         state = session.engine.replica_status.state
         if self.bootstrap.mismatch:

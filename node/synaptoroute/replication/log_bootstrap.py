@@ -38,7 +38,7 @@ class LogBootstrap:
         self._catch_up = catch_up
 
     async def handle_head(self, head: Head | NoLog, reported: Position) -> None:
-        """Action on a head; ``reported`` is this node's position before the head was read."""
+        """Handle a head; ``reported`` is this node's position before the head was read."""
         session = self._session
         if head.role == "slave":
             # A replica may be behind its master: its head proves nothing.
@@ -60,8 +60,8 @@ class LogBootstrap:
                 session.set_log_state(LogState.FROZEN)
             case Action.START_BALLOT | Action.JOIN_BALLOT:
                 self._recover(assessment.cause, head, reported)
-            # Only for a log that may be followed: a voter answers a ballot with whatever
-            # encoder it has.  Else an old header would exclude the voters of a newer encoder.
+            # Only for a log that may be followed: a voter answers a ballot with any encoder.
+            # Otherwise an old header would exclude the voters of a newer encoder.
             case _ if self._lacks_encoder(head):
                 session.set_log_state(LogState.MISMATCH, self.mismatch)
             case Action.LEAVE_EPOCH:
@@ -88,14 +88,14 @@ class LogBootstrap:
         state = LogState.RECOVERING if cause is None else _STATE_OF_CAUSE.get(cause)
         detail = self._recovery.detail
         if cause is Cause.REGRESSED:
-            detail = f"Redis stands at {head.position.revision}, this node at {reported.revision}"
+            detail = f"Redis is at {head.position.revision}, this node at {reported.revision}"
         self._session.set_log_state(state or LogState.RECOVERING, detail)
         self._recovery.start()
 
     def _is_foreign(self, head: Head, reported: Position) -> bool:
         """Whether the log belongs to another cluster than this node's database.
 
-        Positions alone cannot tell: a newly founded log grows past the old one.
+        Positions are not enough: a newly founded log grows past the old one.
         """
         if reported.epoch == 0:
             return False

@@ -48,7 +48,7 @@ def audits_in(received: Sequence[ReceivedEntry]) -> list[Commit]:
 
 
 class Maintenance:
-    """One node's part in keeping the fleet sound."""
+    """Audits, scrubs and commands of one node."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Maintenance:
         self._scrubbing = asyncio.Lock()
 
     async def close(self) -> None:
-        """Stop what is under way; a command is executed again after the next start."""
+        """Stop running tasks; a command is executed again after the next start."""
         await asyncio.gather(*map(end_task, tuple(self._tasks)))
 
     # --- audits -----------------------------------------------------------------------
@@ -136,13 +136,13 @@ class Maintenance:
         try:
             # An old command was given for another state of the fleet.
             if self._clock.now_ms() - command.given_ms <= COMMAND_AGE_MS_MAX:
-                _log.warning("ordered to %s: %s", command.kind, command.reason)
+                _log.warning("executing the command %s: %s", command.kind, command.reason)
                 await self._execute(command)
             # Removed only now: a node that dies halfway executes it again.  Each kind may be
             # repeated without harm.
             await commands.complete(node_id)
         except SynaptoRouteError as error:
-            _log.warning("the order to %s failed: %s", command.kind, error)
+            _log.warning("the command %s failed: %s", command.kind, error)
 
     async def _execute(self, command: NodeCommand) -> None:
         match command.kind:
@@ -175,6 +175,6 @@ class Maintenance:
                 ):
                     await asyncio.sleep(RESYNC_POLL_SECONDS)
         except TimeoutError:
-            _log.error("the ordered resync did not end: %s", command.reason)
+            _log.error("the commanded resync did not end in time: %s", command.reason)
             return
         self.resyncs += 1

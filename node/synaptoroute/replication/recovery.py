@@ -273,7 +273,7 @@ class Recovery:
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
-            # This node's database stands at the base, so it knows the encoder of the vectors.
+            # This node's database is at the base, so it has the encoder of the vectors.
             # The header may be older or newer than the base, or made up after a loss.
             encoder = self._session.engine.database.encoder
             entries = await asyncio.to_thread(self._read_log, decision.refill_after_seq, base)

@@ -1,4 +1,4 @@
-"""Row repair: puts damaged or differing rows right without a whole snapshot.
+"""Row repair: repairs damaged or differing rows without a whole snapshot.
 
 A row that is damaged on disk is written again from memory; one that is damaged in memory is
 read again from disk.  Rows by which this node differs from the majority are found like in a
@@ -6,7 +6,7 @@ Merkle tree of depth one: sums over buckets of slots are compared with a donor's
 position, and only the rows of the buckets that differ are fetched.
 
 Everything is checked before a byte is written: each row against its own hash, and the state
-that would result against the donor's digest.  Whatever does not fit is left to a snapshot: too
+that would result against the donor's digest.  A snapshot is needed for everything else: too
 many rows, another owner of a slot, different routes or settings.  Runs on the event loop.
 """
 
@@ -66,7 +66,7 @@ class RowRepair:
         self._peers = peers
 
     async def repair(self, donors: Sequence[str]) -> RepairResult:
-        """Put right what is wrong, as far as it is rows."""
+        """Repair damaged or differing rows; ``ClusterError`` if a snapshot is needed."""
         for _ in range(TRIES_MAX):
             try:
                 return await self._try(donors)
@@ -114,7 +114,7 @@ class RowRepair:
                 break
             await asyncio.sleep(TRY_SECONDS)
         else:
-            raise ClusterError("the donor never stood at this node's position")
+            raise ClusterError("the donor was never at this node's position")
         differing = [n for n in range(BUCKET_COUNT) if theirs.buckets[n] != own.buckets[n]]
         if not differing and theirs.digest != own.digest:
             raise ClusterError("what differs is not a row")
@@ -138,8 +138,8 @@ def _rewrite(
         if state.replica.position != at:
             raise NotReady("the state changed while rows were compared")
         _check(table, rows, digest)
-    # ``repair_rows`` reads the database back and verifies it as at a start, so what is served
-    # from now on is what is on disk.
+    # ``repair_rows`` reads the database back and verifies it as at a start, so the rows
+    # that are served from now on are those on disk.
     engine.adopt(state.storage.repair_rows(rows, state.replica.digest if is_own else digest))
 
 

@@ -1,4 +1,4 @@
-"""What the parts of one follower share: the engine, the log, and the state of the log.
+"""The shared state of one follower: the engine, the log, and the state of the log.
 
 A part receives the session and the parts below it as constructor arguments.  It never sees the
 follower, which only connects the parts.  A part asks for a heartbeat or a catch-up by an event
@@ -48,14 +48,14 @@ EXPLANATIONS = {
     LogState.UNKNOWN: "the log has not been reached yet",
     LogState.OPEN: "",
     LogState.AWAY: "Redis does not answer",
-    LogState.RECOVERING: "Redis restarted; the nodes are proving that nothing was lost",
+    LogState.RECOVERING: "Redis restarted; the nodes verify that nothing was lost",
     LogState.FOUNDING: "there is no log yet; waiting for the expected number of nodes",
     LogState.FROZEN: "an operator closed the log",
     LogState.MISMATCH: "the log carries vectors of another encoder",
     LogState.LOST: "Redis has no log any more, though nodes hold entries of one",
     LogState.FOREIGN: "Redis holds the log of another cluster than this node's database",
     LogState.REGRESSED: "Redis has lost entries that nodes hold",
-    LogState.DAMAGED: "what Redis holds of the log contradicts itself",
+    LogState.DAMAGED: "the log in Redis contradicts itself",
 }
 
 

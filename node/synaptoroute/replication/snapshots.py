@@ -1,4 +1,4 @@
-"""What a node serves to its peers: its op log and its snapshot; and the peers' secret.
+"""Serves a node's op log and snapshots to its peers; and the peers' secret.
 
 Serving delays neither queries nor the applier: the op log is read, and the snapshot is
 written, on connections of their own, and only a few peers are served at a time.
@@ -58,7 +58,7 @@ class SnapshotServer:
     def _check_may_serve(self) -> None:
         state = self._engine.replica_status.state
         if state not in _SERVING:
-            raise NotReady(f"a replica that is {state.value} gives nothing")
+            raise NotReady(f"a replica that is {state.value} serves no peers")
 
     async def read_log(self, after: Position) -> bytes:
         """Return the entries after a position; nothing if the op log does not reach it."""

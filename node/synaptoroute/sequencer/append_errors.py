@@ -1,4 +1,4 @@
-"""Why a write has no place in the log, as names that a program can tell apart.
+"""The reasons why a write has no place in the log, as stable names.
 
 Each name travels as ``SequencerUnavailable.fields["reason"]`` and is part of the API.
 """
@@ -28,7 +28,7 @@ class Reason(StrEnum):
     REFUSED = "refused"
     """The server refused before it did anything: out of memory, a replica, no permission."""
     LOST = "lost"  # The server has no log
-    NEW_HISTORY = "new_history"  # The server is not the one on which the log was opened
+    NEW_HISTORY = "new_history"  # The log was opened on another server
     CLOSED = "closed"  # A recovery is going on, or an operator froze the log
     STALE = "stale_epoch"  # The writer has not joined the log's epoch yet
     REGRESSED = "regressed"  # The writer holds entries that the log has lost
@@ -60,7 +60,7 @@ _MESSAGES: Final = {
     Reason.CLOSED: "the log is closed for writes",
     Reason.STALE: "the log is at another epoch than this node",
     Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
-    Reason.MOVED: "somebody wrote at the same time",
+    Reason.MOVED: "another write came first",
     Reason.LEVEL: "not every node of the cluster understands this write yet",
     Reason.NO_QUORUM: "the voters changed, and a majority does not hold that change yet",
     Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",

@@ -315,7 +315,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What is known about the server."""
+    """Facts about the server, and findings about its settings."""
 
     kind: str  # ``redis``, ``valkey`` or ``unknown``
     version: str  # empty if unknown

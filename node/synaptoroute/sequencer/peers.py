@@ -101,26 +101,17 @@ class PeerClient:
     async def read_log(self, url: str, after: Position) -> PeerLog:
         """Read the entries after a position from a peer's op log."""
         path = f"{LOG_PATH}?epoch={after.epoch}&seq={after.seq}&chain={after.chain}"
-        body = bytearray()
         async with self._open(url, path) as response:
             position = parse_position(response.headers.get(POSITION_HEADER, ""))
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > 2 * LOG_BYTES_MAX:
-                    raise ProtocolError("a peer sends more of its op log than was asked for")
-        entries = await asyncio.to_thread(parse_entries, bytes(body))
+            body = await _read(response, 2 * LOG_BYTES_MAX)
+        entries = await asyncio.to_thread(parse_entries, body)
         return PeerLog(tuple(entries), position)
 
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
         """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``."""
         path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
-        body = bytearray()
         async with self._open(url, path) as response:
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > ROWS_BYTES_MAX:
-                    raise ProtocolError("a peer sends more rows than were asked for")
-        return bytes(body)
+            return await _read(response, ROWS_BYTES_MAX)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
         """Fetch a snapshot into a file."""
@@ -150,6 +141,15 @@ class PeerClient:
     def _open(self, url: str, path: str) -> _Response:
         headers = {PROOF_HEADER: self._membership.proof(path)}
         return _Response(self._client, url.rstrip("/") + path, headers)
+
+
+async def _read(response: httpx.Response, bytes_max: int) -> bytes:
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > bytes_max:
+            raise ProtocolError("a peer sends more than was asked for")
+    return bytes(body)
 
 
 def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:

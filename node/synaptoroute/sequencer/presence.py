@@ -14,10 +14,11 @@ Only the holder of a lease can send one: the script compares the lease's token.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
@@ -38,6 +39,10 @@ from synaptoroute.sequencer.scripts import (
 HEARTBEAT_SECONDS: Final = 1.0
 HEARTBEAT_JITTER: Final = 0.2
 ROW_BYTES_MAX: Final = 4_096
+_TYPES: Final = {"int": int, "str": str, "bool": bool}
+
+ItemT = TypeVar("ItemT")
+ValueT = TypeVar("ValueT", "NodeReport", "AuditReport")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,6 @@ class NodeReport:
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.seq, self.chain)
-
-
-_KIND_OF_FIELD: Final = {
-    each.name: int if each.type == "int" else str for each in fields(NodeReport)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Presence:
 
 
 def dump_node_report(report: NodeReport) -> bytes:
-    row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":")).encode()
+    row = _dump(report).encode()
     if len(row) > ROW_BYTES_MAX:
         raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
     return row
@@ -193,18 +193,42 @@ def dump_node_report(report: NodeReport) -> bytes:
 
 def parse_node_report(row: bytes) -> NodeReport:
     """Read a node's report; fields of a later release are ignored."""
-    if len(row) > ROW_BYTES_MAX:
-        raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
+    return _parse(NodeReport, row, ROW_BYTES_MAX, {"encoders": "", "tables": ""})
+
+
+def _dump(value: NodeReport | AuditReport | NodeCommand) -> str:
+    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"))
+
+
+def _parse(
+    kind: type[ValueT], row: bytes, bytes_max: int, defaults: Mapping[str, object]
+) -> ValueT:
+    if len(row) > bytes_max:
+        raise ProtocolError(f"a {kind.__name__} has at most {bytes_max} bytes")
+    types = {each.name: _TYPES[str(each.type)] for each in fields(kind)}
     try:
         parsed: Any = json.loads(row)
-        values = {"encoders": "", "tables": "", **parsed}
-        values = {name: values[name] for name in _KIND_OF_FIELD}
+        values = {**defaults, **parsed}
+        values = {name: values[name] for name in types}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError("a node's row is malformed") from error
-    for name, kind in _KIND_OF_FIELD.items():
-        if type(values[name]) is not kind:
-            raise ProtocolError(f"a node's row has a wrong {name}")
-    return NodeReport(**values)
+        raise ProtocolError(f"a {kind.__name__} is malformed") from error
+    for name, expected in types.items():
+        # ``type`` and not ``isinstance``: True is an int.
+        if type(values[name]) is not expected:
+            raise ProtocolError(f"a {kind.__name__} has a wrong {name}")
+    return kind(**values)
+
+
+def _parse_by_node(flat: Sequence[bytes], parse: Callable[[bytes], ItemT]) -> dict[str, ItemT]:
+    """Read a hash of rows by node; malformed rows are left out."""
+    found: dict[str, ItemT] = {}
+    for node_id, row in zip(flat[::2], flat[1::2], strict=False):
+        with contextlib.suppress(ProtocolError, UnicodeDecodeError):
+            found[node_id.decode()] = parse(row)
+    return found
+
+
+# --- audits -----------------------------------------------------------------------
 
 
 KEPT_MS: Final = 3_600_000
@@ -227,12 +251,6 @@ class AuditReport:
         return not (self.memory_rows or self.disk_rows)
 
 
-_KINDS: Final = {
-    each.name: {"int": int, "str": str, "bool": bool}[str(each.type)]
-    for each in fields(AuditReport)
-}
-
-
 class Audits:
     """Audit reports of one namespace."""
 
@@ -242,34 +260,18 @@ class Audits:
 
     async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
         """Report to the audit at a place."""
-        row = json.dumps(asdict(report), sort_keys=True, separators=(",", ":"))
         key = self._scripts.keys.audit(seq)
-        await self._scripts.run(Script.AUDIT, [key], [node_id, row, KEPT_MS])
+        await self._scripts.run(Script.AUDIT, [key], [node_id, _dump(report), KEPT_MS])
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
         """Read the reports to an audit by node; malformed ones are left out."""
         flat = await self._link.call("HGETALL", self._scripts.keys.audit(seq))
-        found: dict[str, AuditReport] = {}
-        for node_id, row in zip(flat[::2], flat[1::2], strict=False):
-            try:
-                found[node_id.decode()] = parse_audit_report(row)
-            except (ProtocolError, UnicodeDecodeError):
-                continue
-        return found
+        return _parse_by_node(flat, parse_audit_report)
 
 
 def parse_audit_report(row: bytes) -> AuditReport:
     """Read an audit report; fields of a later release are ignored."""
-    if len(row) > REPORT_BYTES_MAX:
-        raise ProtocolError(f"a report has at most {REPORT_BYTES_MAX} bytes")
-    try:
-        parsed: Any = json.loads(row)
-        values = {name: parsed[name] for name in _KINDS}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError("a report is malformed") from error
-    if any(type(values[name]) is not kind for name, kind in _KINDS.items()):
-        raise ProtocolError("a report has a field of a wrong kind")
-    return AuditReport(**values)
+    return _parse(AuditReport, row, REPORT_BYTES_MAX, {})
 
 
 # --- commands ---------------------------------------------------------------------
@@ -309,8 +311,8 @@ class NodeCommands:
     async def send(self, held: Held, node_id: str, command: NodeCommand) -> bool:
         """Leave a command for a node; False if the lease is not ours any more."""
         keys = [self._scripts.keys.lease(held.name), self._key]
-        row = json.dumps(asdict(command), sort_keys=True, separators=(",", ":"))
-        answer = await self._scripts.run(Script.NODE_COMMAND, keys, [held.proof, node_id, row])
+        args = [held.proof, node_id, _dump(command)]
+        answer = await self._scripts.run(Script.NODE_COMMAND, keys, args)
         return bool(answer[0] == b"OK")
 
     async def pending(self, node_id: str) -> NodeCommand | None:
@@ -321,13 +323,7 @@ class NodeCommands:
     async def all_pending(self) -> dict[str, NodeCommand]:
         """Read every pending command by node; malformed ones are left out."""
         flat = await self._link.call("HGETALL", self._key)
-        found: dict[str, NodeCommand] = {}
-        for node_id, row in zip(flat[::2], flat[1::2], strict=False):
-            try:
-                found[node_id.decode()] = parse_command(row)
-            except (ProtocolError, UnicodeDecodeError):
-                continue
-        return found
+        return _parse_by_node(flat, parse_command)
 
     async def complete(self, node_id: str) -> None:
         """Remove a node's command, because it was executed or given up."""
@@ -337,16 +333,15 @@ class NodeCommands:
 def parse_command(row: bytes) -> NodeCommand:
     """Read a command."""
     if len(row) > COMMAND_BYTES_MAX:
-        raise ProtocolError(f"an order has at most {COMMAND_BYTES_MAX} bytes")
+        raise ProtocolError(f"a command has at most {COMMAND_BYTES_MAX} bytes")
     try:
         parsed: Any = json.loads(row)
         kind, given_ms, donors = parsed["kind"], parsed["given_ms"], parsed["donors"]
         encoder = parsed.get("encoder", "")
         texts = (parsed["order_id"], parsed["reason"], encoder, *donors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ProtocolError("an order is malformed") from error
-    if kind not in COMMAND_KINDS or type(given_ms) is not int or len(donors) > DONORS_MAX:
-        raise ProtocolError("an order is malformed")
-    if not all(isinstance(text, str) for text in texts):
-        raise ProtocolError("an order is malformed")
+        raise ProtocolError("a command is malformed") from error
+    is_known = kind in COMMAND_KINDS and type(given_ms) is int and len(donors) <= DONORS_MAX
+    if not is_known or not all(isinstance(text, str) for text in texts):
+        raise ProtocolError("a command is malformed")
     return NodeCommand(parsed["order_id"], kind, parsed["reason"], given_ms, tuple(donors), encoder)

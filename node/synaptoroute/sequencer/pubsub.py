@@ -2,9 +2,9 @@
 
 Pub/Sub delivers at most once, and a dead connection is silent.  So some node publishes a
 keepalive every second, and silence means that the connection is broken.  Each (re)subscription
-is an event, because the log has to be read for what was missed; so is each loss because the
-consumer was slow.  Every message is verified.  The loop raises nothing and never blocks the
-socket on its consumer.
+is an event, because the log has to be read for the messages that were missed; so is each loss
+because the consumer was slow.  Every message is verified.  The loop raises nothing and never
+blocks the socket on its consumer.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ class BusKeepalive:
         head = await self.scripts.head()
         if isinstance(head, NoLog):
             return KeepaliveResult.LOST
-        # A demoted master must fall silent, or its subscribers would never look for the new one.
+        # A demoted master must not send, or its subscribers would stay connected to it.
         if head.role == "slave":
             raise refused
         record = keepalive_record(

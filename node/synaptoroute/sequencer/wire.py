@@ -7,7 +7,7 @@ A bus message is a series of records, each a line of text and a body::
     SR1 B <epoch> <seq> <chain> <time_us> <state> <sender>\n
 
 ``E`` carries an entry.  ``P`` announces an entry that is too large for the bus and has to be
-read from the log.  ``B`` is a keepalive with the head of the log.  Anybody who reaches the
+read from the log.  ``B`` is a keepalive with the head of the log.  Any client that reaches the
 channel can publish, so everything that is not exactly in this format raises ``ProtocolError``
 and is counted.
 
@@ -72,7 +72,7 @@ class SigningKeys:
         """Use keys that are known already; see ``load`` for those of a file.
 
         Args:
-            namespace: Part of what is signed: an entry is void in another cluster.
+            namespace: Part of what is signed: an entry is not valid in another cluster.
             keys: Secret by key id; the first one signs, all of them verify.
             allow_unsigned: Accept entries without a signature, while keys are introduced.
             path: The file that ``reload`` reads again.

@@ -255,7 +255,7 @@ def open_database(
     encoder: tuple[str, int] | None,
     standby_encoders: StandbyEncoders,
 ) -> tuple[Database, Stored]:
-    """Make or migrate the file, verify all of it and take it over for writing.
+    """Make or migrate the file, verify all of it and open it for writing.
 
     Args:
         path: The database; the caller holds its lock.

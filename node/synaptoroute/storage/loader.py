@@ -87,7 +87,7 @@ def read_facts(connection: sqlite3.Connection) -> dict[str, str]:
 def check_encoder(
     meta: Meta, fingerprint: str, dim: int, standby_encoders: StandbyEncoders | None = None
 ) -> None:
-    """Refuse vectors of an encoder that is neither running nor standing by."""
+    """Refuse vectors of an encoder that is neither the running one nor a standby."""
     known = {fingerprint: dim, **(standby_encoders or {})}
     if known.get(meta.fingerprint) != meta.dim:
         found = f"{meta.fingerprint} with {meta.dim} dimensions"

@@ -43,7 +43,7 @@ class Stored:
     # float32[n, dim]; row i belongs to ``slots[i]``.  Zeroed memory follows the last row, so that
     # a tensor can use the array without a copy.
     vectors: NDArray[np.float32]
-    sums: Digest  # The digest with its buckets; a replica may take it over
+    sums: Digest  # The digest with its buckets; a replica may reuse it
     is_new: bool = False  # The file was made by this call
     # Where a corrupt database of this name was moved, if there was one
     moved_aside: Path | None = None

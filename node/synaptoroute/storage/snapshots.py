@@ -1,6 +1,6 @@
 """Snapshots: the state at one position, written to a file and installed from one.
 
-Export: SQLite copies the tables as they stand at one position while the writer goes on.
+Export: SQLite copies the tables as they are at one position while the writer continues.
 Install: a verified copy of the snapshot takes the database's place by a rename.  If
 another program has the database open, its rows are replaced in one transaction instead.
 What belongs to the node itself (table ``node``) is neither exported nor replaced.
@@ -125,7 +125,7 @@ def install_snapshot(
     orphans_after_seq: int | None,
     now_us: int,
 ) -> Stored:
-    """Verify a snapshot file and take over its state; see ``SQLiteStorage.install``."""
+    """Verify a snapshot file and install its state; see ``SQLiteStorage.install``."""
     draft = incoming_path(database.path)
     try:
         stored, meta = _verify(database, source, draft)

@@ -1,4 +1,4 @@
-"""The durable state of a node, as the rest of the node sees it.
+"""``SQLiteStorage``: the durable state of a node.
 
 Threads: methods that write belong to one thread at a time (the caller's before ``start``,
 the applier's afterwards); those marked "Any thread" may be called from any.  Rows, log,
@@ -137,7 +137,7 @@ class SQLiteStorage:
     def open(
         self, *, fingerprint: str, dim: int, standby_encoders: StandbyEncoders | None = None
     ) -> Stored:
-        """Make or migrate the file, verify all of it and take it over for writing.
+        """Make or migrate the file, verify all of it and open it for writing.
 
         Args:
             fingerprint: The running encoder's; a new file remembers it.
@@ -154,7 +154,7 @@ class SQLiteStorage:
         return self._open((fingerprint, dim))
 
     def open_stored(self) -> Stored:
-        """Open a file with whatever encoder it was made with; for tools, not for nodes.
+        """Open a file with the encoder it was made with; for tools, not for nodes.
 
         Raises:
             StorageUnavailable: As ``open``, or there is no database.
@@ -338,7 +338,7 @@ class SQLiteStorage:
     def snapshot_to(self, target: Path) -> Position:
         """Write the state at one position to a file of its own.  Any thread.
 
-        The writer goes on meanwhile.  The file is complete and synced before it has its
+        The writer continues meanwhile.  The file is complete and synced before it has its
         name, and holds nothing that belongs to this node alone.
 
         Raises:
@@ -353,7 +353,7 @@ class SQLiteStorage:
     def install(
         self, source: Path, *, orphans_after_seq: int | None = None, now_us: int = 0
     ) -> Stored:
-        """Verify a snapshot file and take over its state.  Runs on the writing thread.
+        """Verify a snapshot file and install its state.  Runs on the writing thread.
 
         Args:
             source: A file of ``snapshot_to``, of a peer.
@@ -431,7 +431,7 @@ class SQLiteStorage:
         self._thread.start()
 
     def derive_with(self, derive: Derive) -> None:
-        """Keep what ``derive`` computes from the rows in every checkpoint from now on.
+        """Store the result of ``derive`` over the rows in every checkpoint from now on.
 
         It is called on the thread that writes the checkpoint.
         """

@@ -66,7 +66,7 @@ class LogWindow:
         self._sizes.clear()
 
     def load(self, sizes: Iterable[tuple[int, int]]) -> None:
-        """Take over what the file holds: pairs of seq and frame bytes, ascending."""
+        """Load the entries of the file: pairs of seq and frame bytes, ascending."""
         self.is_loaded = True
         self._sizes = deque(sizes)
         self._bytes = sum(size_bytes for _, size_bytes in self._sizes)
