@@ -210,7 +210,11 @@ def plan_actions(
         *_plan_repairs(view, policy, state),
         *_plan_audits(view, policy, state, now_seconds),
         *_plan_trim(view, policy),
-        *_plan_import_aborts(policy, state, now_seconds),
+        *(
+            AbortImport(found.import_id, found.touched_seq)
+            for found, since_seconds in state.imports.items()
+            if now_seconds - since_seconds >= policy.import_idle_seconds
+        ),
         *_plan_backup(view, policy, state, now_seconds),
     )
 
@@ -299,14 +303,6 @@ def _is_repair_due(state: ControllerState, verdict: AuditVerdict, node: str) -> 
 
 def _donors(by_id: dict[str, NodeView], verdict: AuditVerdict) -> tuple[str, ...]:
     return tuple(n for n in verdict.agreeing if n in by_id and by_id[n].url)[:DONORS_MAX]
-
-
-def _plan_import_aborts(
-    policy: Policy, state: ControllerState, now_seconds: float
-) -> Iterator[Action]:
-    for found, since_seconds in state.imports.items():
-        if now_seconds - since_seconds >= policy.import_idle_seconds:
-            yield AbortImport(found.import_id, found.touched_seq)
 
 
 def _plan_backup(

@@ -25,9 +25,8 @@ from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups
 from synaptoroute_coordinator.actions.executor import ActionResult, Executor
 from synaptoroute_coordinator.actions.fleet_client import FleetClient
-from synaptoroute_coordinator.alarms import Alarm, Event, Tone, find_alarms, find_changes
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.event_feed import EventFeed
+from synaptoroute_coordinator.events import Alarm, Event, EventFeed, Tone, find_alarms, find_changes
 from synaptoroute_coordinator.fleet import FleetView, LogView, Telemetry, build_view, evaluate_audit
 from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.plan import (

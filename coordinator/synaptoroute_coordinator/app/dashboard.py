@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Final
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +16,7 @@ from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, SCOPES
 from synaptoroute.web.middleware import context_of
 from synaptoroute.web.problems import EndpointNotFound, Unauthorized
-from synaptoroute_coordinator.app.responses import RESPONSES, json_response
+from synaptoroute_coordinator.app.responses import RESPONSES, RequestModel, json_response
 from synaptoroute_coordinator.app.runtime import COOKIE, cookie_of, runtime_of
 
 MEDIA_TYPES: Final = {
@@ -32,10 +32,8 @@ endpoints = APIRouter()
 # --- sessions --------------------------------------------------------------------------
 
 
-class SessionKey(BaseModel):
+class SessionKey(RequestModel):
     """The API key that opens a session."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key: str = Field(min_length=1, max_length=KEY_CHARACTERS_MAX)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,6 +21,7 @@ from synaptoroute_coordinator.app.gateway import ask_node, choose_node
 from synaptoroute_coordinator.app.responses import (
     RESPONSES,
     ActionFailed,
+    RequestModel,
     json_response,
     result_response,
 )
@@ -36,28 +37,22 @@ Fingerprint = Annotated[
 endpoints = APIRouter()
 
 
-class EncoderAction(BaseModel):
+class EncoderAction(RequestModel):
     """One step of a change of the encoder."""
-
-    model_config = ConfigDict(extra="forbid")
 
     step: Literal["generate", "switch", "drop"]
     encoder: Fingerprint
 
 
-class LabelledText(BaseModel):
+class LabelledText(RequestModel):
     """A text and the route it belongs to; null for none."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str = Field(min_length=1, max_length=32_768)
     route: str | None = Field(default=None, max_length=128)
 
 
-class EncoderTrial(BaseModel):
+class EncoderTrial(RequestModel):
     """Labelled texts for an encoder."""
-
-    model_config = ConfigDict(extra="forbid")
 
     encoder: Fingerprint
     texts: list[LabelledText] = Field(min_length=1, max_length=TRIAL_TEXTS_MAX)
@@ -71,15 +66,11 @@ async def show_encoders(request: Request) -> Response:
 
 async def encoders_document(runtime: Runtime) -> dict[str, Any]:
     """Ask every live node and combine the answers."""
-    reconciler = runtime.reconciler
-    view = reconciler.view
-    live = [node for node in view.live if node.url]
-    documents = await reconciler.client.documents(
-        [(node.node, node.url) for node in live], "/-/generations"
-    )
+    view = runtime.reconciler.view
+    documents = await runtime.ask_live("/-/generations")
     names: dict[str, str] = {}
     staged: dict[str, dict[str, Any]] = {}
-    for found in documents.values():
+    for _, found in documents:
         names |= found.get("encoders", {})
         # The staged vectors are the same on all nodes, but a node that is behind has fewer
         # of them: the largest number is the newest.
@@ -95,7 +86,7 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
                 "encoder": encoder,
                 "name": names.get(encoder, ""),
                 "is_serving": encoder == view.log.encoder,
-                "serving_nodes": [n.name for n in live if n.encoder == encoder],
+                "serving_nodes": [n.name for n, _ in documents if n.encoder == encoder],
                 "missing_nodes": [n.name for n in _needed(view) if encoder not in n.encoders],
                 "vectors": staged.get(encoder, {}).get("vectors", 0),
                 "missing_texts": staged.get(encoder, {}).get("missing_texts"),
@@ -103,9 +94,9 @@ async def encoders_document(runtime: Runtime) -> dict[str, Any]:
             for encoder in sorted(shown, key=lambda each: (each != view.log.encoder, each))
         ],
         "work": [
-            {"node": node.name, **documents[node.node]["progress"]}
-            for node in live
-            if documents.get(node.node, {}).get("progress", {}).get("step", "idle") != "idle"
+            {"node": node.name, **found["progress"]}
+            for node, found in documents
+            if found.get("progress", {}).get("step", "idle") != "idle"
         ],
     }
 

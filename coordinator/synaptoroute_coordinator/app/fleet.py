@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -21,6 +21,7 @@ from synaptoroute_coordinator.app.responses import (
     RESPONSES,
     ActionFailed,
     NodeNotFound,
+    RequestModel,
     cluster_document,
     entry_document,
     event_document,
@@ -28,7 +29,7 @@ from synaptoroute_coordinator.app.responses import (
     result_response,
 )
 from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
-from synaptoroute_coordinator.event_feed import EventFeed, FeedEvent
+from synaptoroute_coordinator.events import EventFeed, FeedEvent
 from synaptoroute_coordinator.fleet import NodeView
 from synaptoroute_coordinator.plan import (
     AbortImport,
@@ -47,27 +48,21 @@ UNMATCHED_MAX: Final = 1_000
 endpoints = APIRouter()
 
 
-class NodeAction(BaseModel):
+class NodeAction(RequestModel):
     """An action on one node."""
-
-    model_config = ConfigDict(extra="forbid")
 
     node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
     reason: str = Field(default="an operator asked for it", max_length=500)
 
 
-class ImportAction(BaseModel):
+class ImportAction(RequestModel):
     """An action on one import."""
-
-    model_config = ConfigDict(extra="forbid")
 
     import_id: str = Field(min_length=1, max_length=128)
 
 
-class TrimAction(BaseModel):
+class TrimAction(RequestModel):
     """Number of entries to keep."""
-
-    model_config = ConfigDict(extra="forbid")
 
     retain_entries: int = Field(default=10_000, ge=0, le=10_000_000)
 
@@ -184,22 +179,18 @@ async def show_propagation(
     request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
 ) -> Response:
     """Milliseconds from the log to each node's tensor, for the newest entries."""
-    reconciler = runtime_of(request).reconciler
-    live = [node for node in reconciler.view.live if node.url]
-    targets = [(node.node, node.url) for node in live]
-    found = await reconciler.client.documents(targets, "/-/propagation")
-    since = reconciler.view.log.seq - limit
+    runtime = runtime_of(request)
+    found = await runtime.ask_live("/-/propagation")
+    head = runtime.reconciler.view.log.seq
     shown = [
         {
             "node": node.node,
             "name": node.name,
-            "entries": [
-                pair for pair in found.get(node.node, {}).get("entries", []) if pair[0] > since
-            ],
+            "entries": [pair for pair in document.get("entries", []) if pair[0] > head - limit],
         }
-        for node in live
+        for node, document in found
     ]
-    return json_response({"head": reconciler.view.log.seq, "nodes": shown})
+    return json_response({"head": head, "nodes": shown})
 
 
 @endpoints.get(
@@ -209,18 +200,14 @@ async def show_unmatched(
     request: Request, limit: Annotated[int, Query(ge=1, le=UNMATCHED_MAX)] = 200
 ) -> Response:
     """The newest of all nodes; empty unless the nodes' setting `unmatched_kept` is above 0."""
-    reconciler = runtime_of(request).reconciler
-    live = [node for node in reconciler.view.live if node.url]
-    documents = await reconciler.client.documents(
-        [(node.node, node.url) for node in live], "/-/unmatched"
-    )
+    documents = await runtime_of(request).ask_live("/-/unmatched")
     found = [
         {"node": node.name, **each}
-        for node in live
-        for each in documents.get(node.node, {}).get("queries", [])
+        for node, document in documents
+        for each in document.get("queries", [])
     ]
     found.sort(key=lambda each: -each["at_ms"])
-    is_on = any(each.get("is_on") for each in documents.values())
+    is_on = any(document.get("is_on") for _, document in documents)
     return json_response({"is_on": is_on, "queries": found[:limit]})
 
 

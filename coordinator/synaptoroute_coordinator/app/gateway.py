@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +24,7 @@ from synaptoroute_coordinator.app.responses import (
     PROBLEMS,
     ActionFailed,
     NodeNotFound,
+    RequestModel,
     json_response,
 )
 from synaptoroute_coordinator.app.runtime import Runtime, actor_of, runtime_of
@@ -159,28 +160,22 @@ for _method, _path, _summary, _description in _ENDPOINTS:
 ORPHANS_MAX: Final = 1_000
 
 
-class VoterAction(BaseModel):
+class VoterAction(RequestModel):
     """Whether a node votes on recoveries."""
-
-    model_config = ConfigDict(extra="forbid")
 
     node: str = Field(min_length=1, max_length=128, description="Identity or name of the node.")
     vote: StrictBool
 
 
-class OrphanAction(BaseModel):
+class OrphanAction(RequestModel):
     """A write that a recovery left behind."""
-
-    model_config = ConfigDict(extra="forbid")
 
     node: str = Field(min_length=1, max_length=128, description="Node that holds it.")
     op_id: str = Field(pattern=r"^[0-9a-f]{32}$")
 
 
-class RecoveryAction(BaseModel):
+class RecoveryAction(RequestModel):
     """Open the log with the nodes that are present."""
-
-    model_config = ConfigDict(extra="forbid")
 
     force: StrictBool = Field(description="False only shows what forcing would keep and may lose.")
 
@@ -208,15 +203,11 @@ async def change_voter(request: Request, asked: VoterAction) -> Response:
 )
 async def list_orphans(request: Request) -> Response:
     """Writes accepted by a Redis server that lost a failover, held by no majority."""
-    reconciler = runtime_of(request).reconciler
-    live = [node for node in reconciler.view.live if node.url]
-    documents = await reconciler.client.documents(
-        [(node.node, node.url) for node in live], "/v1/cluster/orphans"
-    )
+    documents = await runtime_of(request).ask_live("/v1/cluster/orphans")
     found = [
         {"node": node.name, **each}
-        for node in live
-        for each in documents.get(node.node, {}).get("orphans", [])
+        for node, document in documents
+        for each in document.get("orphans", [])
     ]
     return json_response({"orphans": found[:ORPHANS_MAX]})
 

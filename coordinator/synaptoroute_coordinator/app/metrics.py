@@ -12,9 +12,9 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute_coordinator.alarms import CODES
 from synaptoroute_coordinator.app.responses import PROBLEMS, RESPONSES, json_response
 from synaptoroute_coordinator.app.runtime import runtime_of
+from synaptoroute_coordinator.events import CODES
 from synaptoroute_coordinator.reconciler import Reconciler
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

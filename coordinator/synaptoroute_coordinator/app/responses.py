@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any, Final
 
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from synaptoroute.core.imports import encoder_of
@@ -25,9 +26,13 @@ from synaptoroute.errors import RouteError
 from synaptoroute.web.problems import PROBLEM_JSON, status_phrase
 from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.event_feed import FeedEvent
+from synaptoroute_coordinator.events import FeedEvent
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 from synaptoroute_coordinator.reconciler import Reconciler
+
+
+class RequestModel(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
 
 class ActionFailed(RouteError):

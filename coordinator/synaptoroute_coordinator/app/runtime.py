@@ -19,7 +19,7 @@ from starlette.requests import Request
 
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web.api_keys import ApiKey, ApiKeys, Scope
-from synaptoroute.web.asgi_cycle import Address, Header
+from synaptoroute.web.http_protocol import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.middleware import (
     PATH_CHARACTERS_MAX,
@@ -32,9 +32,10 @@ from synaptoroute.web.middleware import (
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_of
-from synaptoroute_coordinator.alarms import Event
 from synaptoroute_coordinator.app import responses
 from synaptoroute_coordinator.config import CoordinatorConfig
+from synaptoroute_coordinator.events import Event
+from synaptoroute_coordinator.fleet import NodeView
 from synaptoroute_coordinator.reconciler import NotActive, Reconciler
 
 LOGGER_NAME: Final = "synaptoroute.coordinator"
@@ -64,6 +65,13 @@ class Runtime:
         self.reconciler.start()
         if self.keys is not None:
             self._keys_task = asyncio.create_task(self.keys.watch(self.log), name="keys")
+
+    async def ask_live(self, path: str) -> list[tuple[NodeView, dict[str, Any]]]:
+        """Read the same JSON document of every live node; those that fail give an empty one."""
+        live = [node for node in self.reconciler.view.live if node.url]
+        targets = [(node.node, node.url) for node in live]
+        found = await self.reconciler.client.documents(targets, path)
+        return [(node, found.get(node.node, {})) for node in live]
 
     async def stop(self) -> None:
         self.is_stopping.set()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastapi import APIRouter
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -213,9 +213,6 @@ _ORPHAN: Final = {
     "route": "refund",
     "moved_at_ms": 1_760_000_000_000,
 }
-_RECOVERY: Final = TypeAdapter(RecoveryRequest)
-_REPLAY: Final = TypeAdapter(OrphanToReplay)
-_VOTER: Final = TypeAdapter(VoterChange)
 _QUORUM: Final = WriteOptions(ack="quorum")
 
 
@@ -244,7 +241,7 @@ async def recover(request: Request) -> Response:
     may lose. With `force` the nodes that are reachable open the log, and absent voters lose
     their vote. Needs the scope `admin`.
     """
-    asked = checked(_RECOVERY, await read_document(request), InvalidParameter)
+    asked = checked(RecoveryRequest, await read_document(request), InvalidParameter)
     _check_member(request)
     router = runtime_of(request).router
     outlook = await (router.aforce_recovery() if asked.force else router.arecovery())
@@ -265,7 +262,7 @@ async def change_voter(request: Request) -> Response:
     """One node at a time: the next change is accepted once a majority holds this one. Needs
     the scope `admin`.
     """
-    asked = checked(_VOTER, await read_document(request), InvalidParameter)
+    asked = checked(VoterChange, await read_document(request), InvalidParameter)
     _check_member(request)
     router = runtime_of(request).router
     result = await router.achange_voter(asked.node, is_adding=asked.vote)
@@ -301,7 +298,7 @@ async def replay_orphan(request: Request) -> Response:
     """The same write with the same conditions: if it was made elsewhere in the meantime, it
     has no second effect. It leaves the list once it is decided. Needs the scope `admin`.
     """
-    asked = checked(_REPLAY, await read_document(request), InvalidParameter)
+    asked = checked(OrphanToReplay, await read_document(request), InvalidParameter)
     result = await runtime_of(request).router.areplay_orphan(uuid.UUID(asked.op_id).bytes)
     return write_response(result, WriteOptions())
 

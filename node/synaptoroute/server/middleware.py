@@ -9,7 +9,7 @@ from typing import Final
 
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.api_keys import Scope
-from synaptoroute.web.asgi_cycle import Address, Header
+from synaptoroute.web.http_protocol import Address, Header
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
     SAFE_METHODS,

@@ -9,7 +9,6 @@ import uuid
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
-from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -39,7 +38,6 @@ from synaptoroute.web.problems import InvalidParameter, OperationNotFound
 
 endpoints = APIRouter()
 
-_SETTINGS = TypeAdapter(RouteSetSettings)
 _SETTINGS_EXAMPLE: Final = {
     "aggregation": "blend",
     "topk": 3,
@@ -93,7 +91,7 @@ async def show_settings(request: Request) -> Response:
 async def put_settings(request: Request, write: WriteParameters) -> Response:
     """Replace all of them, on every node at one position. Needs the scope `admin`."""
     document = await read_document(request)
-    settings = checked(_SETTINGS, document)
+    settings = checked(RouteSetSettings, document)
     options = write.options(document)
     if options.if_match is not None or options.if_none_match:
         raise InvalidParameter("settings have no ETag: If-Match and If-None-Match do not apply")
@@ -287,12 +285,10 @@ _PREVIEW_EXAMPLE: Final = {
 }
 
 
-_TRIAL: Final = TypeAdapter(TrialRequest)
 _TRIAL_EXAMPLE: Final = {
     "encoder": "0" * 64,
     "texts": [{"text": "Where is my parcel?", "route": "order-status"}],
 }
-_PREVIEW: Final = TypeAdapter(PreviewRequest)
 
 
 @endpoints.post(
@@ -308,7 +304,7 @@ _PREVIEW: Final = TypeAdapter(PreviewRequest)
 async def preview(request: Request) -> Response:
     """Nothing changes: the route is scored beside the route set and compared with it."""
     router = runtime_of(request).router
-    asked = checked(_PREVIEW, await read_document(request), InvalidQuery)
+    asked = checked(PreviewRequest, await read_document(request), InvalidQuery)
 
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts, limit=CANDIDATES_MAX, explain=True)
@@ -376,7 +372,7 @@ async def show_generations(request: Request) -> Response:
 async def try_encoder(request: Request) -> Response:
     """Nothing changes: the generation is scored beside the route set."""
     router = runtime_of(request).router
-    asked = checked(_TRIAL, await read_document(request), InvalidQuery)
+    asked = checked(TrialRequest, await read_document(request), InvalidQuery)
 
     async def ask_all(texts: Any) -> list[Match]:
         return await router.aquery_batch(texts)

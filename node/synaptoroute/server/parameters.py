@@ -18,7 +18,7 @@ import uuid
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from fastapi import Depends, Header, Path, Query
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
@@ -271,12 +271,10 @@ async def read_document(request: Request) -> Any:
         return parse_json(await read_body(request, lease, runtime.config.body_bytes_max))
 
 
-def checked(
-    adapter: TypeAdapter[ModelT], document: Any, refusal: type[RouteError] = InvalidRoute
-) -> ModelT:
+def checked(model: type[ModelT], document: Any, refusal: type[RouteError] = InvalidRoute) -> ModelT:
     """Check a body against its model, strictly."""
     try:
-        return adapter.validate_python(document, strict=True)
+        return model.model_validate(document, strict=True)
     except ValidationError as error:
         found = field_errors(error)
         raise refusal(first_message(found, "the body is malformed"), errors=found) from None

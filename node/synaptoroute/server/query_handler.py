@@ -43,8 +43,7 @@ from synaptoroute.server.schemas import (
     QueryFields,
     QueryRequest,
 )
-from synaptoroute.web.asgi_cycle import Header, HttpRequest
-from synaptoroute.web.http_protocol import Respond
+from synaptoroute.web.http_protocol import Header, HttpRequest, Respond
 from synaptoroute.web.middleware import RequestContext
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -45,10 +44,6 @@ endpoints = APIRouter(tags=["routes"])
 
 PAGE_ROUTES_MAX: Final = 1_000
 PAGE_ROUTES_DEFAULT: Final = 100
-_ROUTE = TypeAdapter(Route)
-_PATCH = TypeAdapter(RoutePatch)
-_ADD = TypeAdapter(UtterancesToAdd)
-_REMOVE = TypeAdapter(UtterancesToRemove)
 
 ROUTE_EXAMPLE: Final = {
     "utterances": ["I want my money back", "How do I get a refund?"],
@@ -153,7 +148,7 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     vectors are given. 201 if the write created the route.
     """
     document = await read_document(request)
-    route = checked(_ROUTE, _named(document, name))
+    route = checked(Route, _named(document, name))
     options = write.options(document)
     result = await runtime_of(request).router.aput_route(route, options, is_checked=True)
     return write_response(result, options, is_new=result.created)
@@ -170,7 +165,7 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
     threshold of null restores the default.
     """
     document = await read_document(request)
-    patch = checked(_PATCH, document)
+    patch = checked(RoutePatch, document)
     given = patch.model_fields_set
     options = write.options(document)
     result = await runtime_of(request).router.apatch_route(
@@ -204,7 +199,7 @@ async def delete_route(request: Request, name: RouteName, write: WriteParameters
 async def add_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Add examples to a route; examples that it already has stay as they are."""
     document = await read_document(request)
-    asked = checked(_ADD, document)
+    asked = checked(UtterancesToAdd, document)
     options = write.options(document)
     result = await runtime_of(request).router.aadd_utterances(
         name, asked.utterances, asked.vectors, options
@@ -221,7 +216,7 @@ async def add_utterances(request: Request, name: RouteName, write: WriteParamete
 async def remove_utterances(request: Request, name: RouteName, write: WriteParameters) -> Response:
     """Remove examples from a route; the last one cannot be removed."""
     document = await read_document(request)
-    asked = checked(_REMOVE, document)
+    asked = checked(UtterancesToRemove, document)
     options = write.options(document)
     result = await runtime_of(request).router.aremove_utterances(name, asked.utterances, options)
     return write_response(result, options)

@@ -62,10 +62,12 @@ RouteFilter = Annotated[
 ]
 
 
-class QueryFields(BaseModel):
-    """Fields that a query and a batch share."""
-
+class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class QueryFields(RequestModel):
+    """Fields that a query and a batch share."""
 
     limit: WholeNumber = Field(
         default=1, ge=1, le=CANDIDATES_MAX, description="Best routes to list as candidates."
@@ -86,7 +88,6 @@ class QueryRequest(QueryFields):
     """One text to route."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"text": "How do I get my money back?", "limit": 3, "explain": True}]
         },
@@ -99,7 +100,6 @@ class BatchRequest(QueryFields):
     """Several texts to route, with the same options."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"texts": ["How do I get my money back?", "Where is my parcel?"]}]
         },
@@ -120,10 +120,8 @@ class BatchAnswer(BaseModel):
     matches: list[Match]
 
 
-class PreviewRequest(BaseModel):
+class PreviewRequest(RequestModel):
     """A change of a route that is only tried."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     route: Route | None = Field(
@@ -132,11 +130,10 @@ class PreviewRequest(BaseModel):
     texts: list[str] = Field(min_length=1, max_length=PREVIEW_TEXTS_MAX)
 
 
-class RoutePatch(BaseModel):
+class RoutePatch(RequestModel):
     """Fields of a route to change; a field that is absent stays as it is."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"minProperties": 1, "examples": [{"threshold": 0.45}]},
     )
 
@@ -153,11 +150,11 @@ class RoutePatch(BaseModel):
         return self
 
 
-class UtterancesToAdd(BaseModel):
+class UtterancesToAdd(RequestModel):
     """Examples to add to a route; examples that it already has stay as they are."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
+        json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
     )
 
     utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
@@ -175,29 +172,28 @@ class UtterancesToAdd(BaseModel):
         return self
 
 
-class UtterancesToRemove(BaseModel):
+class UtterancesToRemove(RequestModel):
     """Examples to remove from a route; the last one cannot be removed."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
+        json_schema_extra={"examples": [{"utterances": ["Give me my money back"]}]}
     )
 
     utterances: list[Utterance] = Field(min_length=1, max_length=UTTERANCES_PER_ROUTE_CALL_MAX)
 
 
-class RecoveryRequest(BaseModel):
+class RecoveryRequest(RequestModel):
     """Whether to force a recovery, or only to show its state."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"force": False}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
 
     force: StrictBool = False
 
 
-class VoterChange(BaseModel):
+class VoterChange(RequestModel):
     """A node, and whether it votes."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"node": "5f0c6a5e9d1b4b0f", "vote": True}]},
     )
 
@@ -205,12 +201,10 @@ class VoterChange(BaseModel):
     vote: StrictBool
 
 
-class OrphanToReplay(BaseModel):
+class OrphanToReplay(RequestModel):
     """The orphaned write to replay."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"op_id": "0f" * 16}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"op_id": "0f" * 16}]})
 
     op_id: str = Field(pattern=r"^[0-9a-f]{32}$")
 
@@ -292,19 +286,15 @@ class ProblemDocument(BaseModel):
     errors: list[FieldError] | None = None
 
 
-class LabelledText(BaseModel):
+class LabelledText(RequestModel):
     """A text and the route that it belongs to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: str
     route: str | None = None
 
 
-class TrialRequest(BaseModel):
+class TrialRequest(RequestModel):
     """Labelled texts for a standby encoder."""
-
-    model_config = ConfigDict(extra="forbid")
 
     encoder: str = Field(pattern=r"^[0-9a-f]{64}$", description="Fingerprint of the encoder.")
     texts: list[LabelledText] = Field(min_length=1, max_length=COMPARED_TEXTS_MAX)

@@ -1,7 +1,6 @@
 """What the HTTP servers of the node and of the coordinator share.
 
     http_protocol  HTTP/1.1 connections with limits, in front of an ASGI application
-    asgi_cycle     one request and its response, as an ASGI application sees them
     http_server    a server process: listen, serve, drain, stop
     middleware     what every request passes: request id, policy, error documents, access log
     api_keys       API keys with scopes

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from synaptoroute.web.api_keys import ApiKey
-from synaptoroute_coordinator.alarms import CODES, Event
 from synaptoroute_coordinator.app.runtime import Sessions, cookie_of, scope_needed
 from synaptoroute_coordinator.config import ENV_PREFIX, CoordinatorConfig
-from synaptoroute_coordinator.event_feed import QUEUE_MAX, EventFeed
+from synaptoroute_coordinator.events import CODES, QUEUE_MAX, Event, EventFeed
 
 pytestmark = pytest.mark.unit
 

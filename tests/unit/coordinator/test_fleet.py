@@ -8,7 +8,7 @@ from fleet_views import DIGEST, fleet, head, policy, seen
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.presence import AuditReport, parse_audit_report
 from synaptoroute.sequencer.scripts import NoLog
-from synaptoroute_coordinator.alarms import CODES, find_alarms, find_changes
+from synaptoroute_coordinator.events import CODES, find_alarms, find_changes
 from synaptoroute_coordinator.fleet import (
     Telemetry,
     build_view,

@@ -15,8 +15,7 @@ from http_node import HttpNode, Wire, http_node, logged, on_socket, overloaded, 
 from routers import HeldEncoder
 from synaptoroute.server.query_handler import QueryHandler
 from synaptoroute.web.api_keys import key_line, make_key
-from synaptoroute.web.asgi_cycle import HttpRequest
-from synaptoroute.web.http_protocol import Respond
+from synaptoroute.web.http_protocol import HttpRequest, Respond
 
 pytestmark = pytest.mark.unit
 
