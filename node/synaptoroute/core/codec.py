@@ -129,7 +129,6 @@ def _flag(value: Any) -> bool:
 
 
 def read_revision(value: Any) -> Revision | None:
-    """Read the revision of a precondition, or None."""
     if value is None:
         return None
     epoch, seq = value

@@ -34,7 +34,6 @@ def row_hash(slot: int, route_id: int, utterance: str, vector: bytes) -> bytes:
 
 
 def route_hash(route: RouteRecord) -> bytes:
-    """Hash a route without its rows."""
     name, metadata, payload = route.name, route.metadata, route.payload
     epoch, seq = route.revision
     # The lengths come first, so that different texts never give the same bytes.

@@ -278,5 +278,4 @@ class Entry:
 
     @property
     def position(self) -> Position:
-        """Position of a replica after this entry."""
         return Position(self.epoch, self.seq, self.chain)

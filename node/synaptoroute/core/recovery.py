@@ -131,7 +131,6 @@ class Decision:
     refill_after_seq: int
 
     def opening(self, ballot: Ballot, fingerprint: str, dim: int) -> OpenEpoch:
-        """Make the first entry of the next epoch."""
         return OpenEpoch(ballot.id, self.base.seq, self.voters, fingerprint, dim)
 
     @property

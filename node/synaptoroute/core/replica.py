@@ -44,8 +44,6 @@ VOTERS_MAX: Final = 99
 
 
 class State(Enum):
-    """State of a replica as a follower of the log."""
-
     SYNCING = "syncing"
     LIVE = "live"
     CATCHING_UP = "catching_up"
@@ -66,15 +64,11 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 
 
 class Source(Enum):
-    """Where an entry was read from."""
-
     BUS = "bus"
     LOG = "log"
 
 
 class Ignored(Enum):
-    """Reason why an entry changes nothing."""
-
     DUPLICATE = "duplicate"
     OLD = "old"
     OLD_EPOCH = "old_epoch"
@@ -381,7 +375,6 @@ class Replica:
         return known
 
     def outcome_of(self, op_id: bytes) -> Remembered | None:
-        """Return the outcome of a write, if it is inside the idempotency window."""
         return self._recall(op_id, self.position.seq)
 
     def advance(self) -> None:

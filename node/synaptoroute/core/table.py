@@ -192,7 +192,6 @@ def _outcome_of(
 
 
 def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:
-    """Plan new settings of the route set."""
     # A calibration is valid for the settings it was measured with: another aggregation or
     # threshold drops it, and so does switching the cascade off.
     is_as_measured = (wanted.aggregation, wanted.topk, wanted.threshold) == (
@@ -271,7 +270,6 @@ class RouteTable:
 
     @property
     def slots_used(self) -> int:
-        """Number of slots that have an owner."""
         return len(self.row_hashes)
 
     def apply(self, proposal: Proposal, at: Revision) -> Change:

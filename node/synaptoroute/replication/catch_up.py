@@ -61,8 +61,6 @@ class CatchUpResult(Enum):
 
 
 class CatchUp:
-    """Brings one node to the head of the log."""
-
     def __init__(self, session: Session, peers: PeerClient, recovery: Recovery) -> None:
         self.diverged: str | None = None  # How the log contradicts this node's history
         self.halted: str | None = None  # Why the next entry cannot be applied
@@ -81,7 +79,6 @@ class CatchUp:
     # --- trouble ----------------------------------------------------------------------
 
     def note_fork(self, reason: str) -> None:
-        """Note that this node's history is not the log's."""
         self._session.counts.forks += 1
         self.diverged = reason
         _log.error("this node's history is not the log's: %s", reason)
@@ -93,7 +90,6 @@ class CatchUp:
         self.note_fork(reason)
 
     def note_halt(self, reason: str) -> None:
-        """Note that the next entry cannot be applied."""
         if self.halted is None:
             self._halted_since = time.monotonic()
             self._session.counts.halts += 1

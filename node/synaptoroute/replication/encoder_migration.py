@@ -62,8 +62,6 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MigrationProgress:
-    """How far this node has come with a change of the encoder."""
-
     step: MigrationStep = "idle"
     encoder: str = ""
     done_texts: int = 0
@@ -72,13 +70,10 @@ class MigrationProgress:
 
 
 def split(items: Sequence[ItemT], count: int) -> list[Sequence[ItemT]]:
-    """Split a sequence into parts of at most ``count`` items."""
     return [items[start : start + count] for start in range(0, len(items), count)]
 
 
 class EncoderMigration:
-    """One node's work on a change of the encoder."""
-
     def __init__(self, session: Session, barriers: Barriers) -> None:
         self.progress = MigrationProgress()
         self._session = session

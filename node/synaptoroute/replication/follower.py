@@ -120,7 +120,6 @@ class Follower:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def stop(self) -> None:
-        """Stop following and close every connection."""
         await self._bus.close()
         await asyncio.gather(*map(end_task, self._tasks))
         self._tasks.clear()

@@ -35,7 +35,6 @@ _UNFOLLOWED: Final = frozenset(
 
 
 def node_report(session: Session, position: Position) -> NodeReport:
-    """Describe this node for the others."""
     engine = session.engine
     status = engine.status()
     return NodeReport(
@@ -58,8 +57,6 @@ def node_report(session: Session, position: Position) -> NodeReport:
 
 
 class Heartbeat:
-    """Sends one node's heartbeats."""
-
     def __init__(
         self,
         session: Session,

@@ -27,8 +27,6 @@ _STATE_OF_CAUSE: Final = {
 
 
 class LogBootstrap:
-    """Decides what one node does about the state of the log."""
-
     def __init__(self, session: Session, recovery: Recovery, catch_up: CatchUp) -> None:
         # Which encoder this node lacks. Kept while the log recovers: a lost header names no
         # encoder.

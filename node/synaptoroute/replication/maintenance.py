@@ -48,8 +48,6 @@ def audits_in(received: Sequence[ReceivedEntry]) -> list[Commit]:
 
 
 class Maintenance:
-    """Audits, scrubs and commands of one node."""
-
     def __init__(
         self,
         session: Session,

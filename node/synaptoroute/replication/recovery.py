@@ -64,8 +64,6 @@ _log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """One node's part in epoch changes."""
-
     def __init__(self, session: Session) -> None:
         self.detail = ""  # What the recovery waits for; empty if there is none
         self._session = session

@@ -49,16 +49,12 @@ class StateSums:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """Rows that a repair replaced."""
-
     rows_from_memory: int = 0  # Rows of the database that were written again
     rows_from_disk: int = 0  # Rows of the tensor that were read again
     rows_from_peer: int = 0
 
 
 class RowRepair:
-    """Repairs the rows of one node."""
-
     def __init__(self, session: Session, peers: PeerClient) -> None:
         self.last: RepairResult | None = None
         self._session = session

@@ -25,8 +25,6 @@ SLOTS_NAMED_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Scrub:
-    """Result of a scrub."""
-
     rows: int
     memory_slots: tuple[int, ...]  # The first ones that differ
     memory_rows: int

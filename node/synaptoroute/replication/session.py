@@ -29,8 +29,6 @@ from synaptoroute.sequencer.scripts import Head, NoLog
 
 
 class LogState(StrEnum):
-    """State of the log, as this node sees it."""
-
     UNKNOWN = "unknown"  # Not reached since the start
     OPEN = "open"  # Writes are accepted
     AWAY = "away"  # Redis does not answer; queries continue
@@ -79,8 +77,6 @@ class FollowerCounts:
 
 @dataclass(frozen=True, slots=True)
 class FollowerStatus:
-    """How a node follows the log."""
-
     log_state: LogState
     replica_state: str  # See ``core.replica.State``
     detail: str  # For operators; empty if all is well
@@ -156,7 +152,6 @@ class Session:
 
     @property
     def lag_entries(self) -> int:
-        """How far this node is behind the newest known head."""
         return max(0, self.head.seq - self.position.seq) if self.head else 0
 
     @property
@@ -174,7 +169,6 @@ class Session:
         return await asyncio.wrap_future(self.engine.run_on_applier(task))
 
     async def count_orphans(self) -> None:
-        """Count the writes that recoveries left behind, after they may have changed."""
         self.orphans_count = await asyncio.to_thread(self.engine.database.orphan_count)
 
     # --- the log ----------------------------------------------------------------------
@@ -191,7 +185,6 @@ class Session:
         self.catch_up_wanted.set()
 
     def accept_head(self, head: Head) -> None:
-        """Note the head of a log that can be followed."""
         self.head = head
         self._followed_at = time.monotonic()
         self.is_alone = False
@@ -201,7 +194,6 @@ class Session:
         self.compare(head.position)
 
     def mark_caught_up(self) -> None:
-        """Note that the head of the log is applied and visible."""
         self.is_caught_up = True
         self._fresh_at = time.monotonic()
 

@@ -42,8 +42,6 @@ _OVERLOAD_RETRY_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class WriteLimits:
-    """Limits of appending."""
-
     entry_bytes_max: int = 262_144
     call_entries_max: int = 128
     call_bytes_max: int = 1_048_576
@@ -67,8 +65,6 @@ class _PendingAppend:
 
 @dataclass(slots=True)
 class AppendCounts:
-    """Totals of the appender, for metrics."""
-
     calls: int = 0  # Calls of the script
     entries: int = 0
     unknown: int = 0  # Calls whose answer was lost

@@ -306,8 +306,6 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding about the server that an operator should know."""
-
     code: str
     severity: Severity  # ``error`` if a node must not join this server
     message: str

@@ -95,8 +95,6 @@ class FoundingOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Founding:
-    """Result of a founding."""
-
     # ``EXISTS`` if another node was first, ``REMNANTS`` if parts of an old log are left
     outcome: FoundingOutcome
     detail: str = ""  # The existing epoch, the remnant, or why it was refused

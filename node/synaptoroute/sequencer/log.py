@@ -60,15 +60,12 @@ class ReadResult:
 
     @property
     def is_end(self) -> bool:
-        """Whether the entries reach the head."""
         if self.coverage is not Coverage.WHOLE or self.error is not None:
             return False
         return not self.entries or self.entries[-1].seq == self.head.seq
 
 
 class Reader:
-    """Reads the log of one namespace."""
-
     def __init__(self, scripts: Scripts, signing_keys: SigningKeys) -> None:
         self._scripts = scripts
         self.signing_keys = signing_keys

@@ -45,16 +45,12 @@ _READ_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class SnapshotFile:
-    """A received snapshot that matches its SHA-256."""
-
     path: Path  # The receiver deletes it
     position: Position  # As announced by the donor
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLog:
-    """Entries of a peer's op log after a position."""
-
     # Directly after the position; none if the op log does not reach back
     entries: tuple[Entry, ...]
     position: Position  # Position of the peer
@@ -114,7 +110,6 @@ class PeerClient:
             return await _read(response, ROWS_BYTES_MAX)
 
     async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
-        """Fetch a snapshot into a file."""
         target = folder / name
         digest = hashlib.sha256()
         size_bytes = 0

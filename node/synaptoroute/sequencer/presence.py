@@ -105,8 +105,6 @@ class Acked:
 
 
 class Presence:
-    """Heartbeats and the list of nodes of one namespace."""
-
     def __init__(self, scripts: Scripts, link: Link) -> None:
         self._scripts = scripts
         self._link = link
@@ -252,14 +250,11 @@ class AuditReport:
 
 
 class Audits:
-    """Audit reports of one namespace."""
-
     def __init__(self, scripts: Scripts, link: Link) -> None:
         self._scripts = scripts
         self._link = link
 
     async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
-        """Report to the audit at a place."""
         key = self._scripts.keys.audit(seq)
         await self._scripts.run(Script.AUDIT, [key], [node_id, _dump(report), KEPT_MS])
 
@@ -316,7 +311,6 @@ class NodeCommands:
         return bool(answer[0] == b"OK")
 
     async def pending(self, node_id: str) -> NodeCommand | None:
-        """Read the command that a node has not completed yet."""
         row = await self._link.call("HGET", self._key, node_id)
         return None if row is None else parse_command(row)
 
@@ -331,7 +325,6 @@ class NodeCommands:
 
 
 def parse_command(row: bytes) -> NodeCommand:
-    """Read a command."""
     if len(row) > COMMAND_BYTES_MAX:
         raise ProtocolError(f"a command has at most {COMMAND_BYTES_MAX} bytes")
     try:

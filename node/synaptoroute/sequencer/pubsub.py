@@ -65,8 +65,6 @@ BusEvent: TypeAlias = Subscribed | Missed | Reconnecting | MessageReceived
 
 @dataclass(slots=True)
 class BusCounts:
-    """Totals of the bus, for metrics."""
-
     messages: int = 0
     malformed: int = 0
     forged: int = 0  # Messages without a valid signature
@@ -240,7 +238,6 @@ class BusKeepalive:
     _received: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def note_received(self) -> None:
-        """Note that a keepalive arrived on the bus."""
         self._received.set()
 
     async def run(self) -> None:
@@ -276,7 +273,6 @@ class BusKeepalive:
         return True
 
     async def send(self, *, is_takeover: bool = False) -> KeepaliveResult:
-        """Publish the head of the log."""
         keys = self.scripts.keys
         names = [keys.meta, keys.lease(LEASE_NAME), keys.fence]
         args = [keys.bus, self.source, LEASE_MS, int(is_takeover)]

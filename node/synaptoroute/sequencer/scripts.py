@@ -31,8 +31,6 @@ FORGET_MS: Final = 3_600_000  # Nodes with an older heartbeat are no longer list
 
 
 class Script(Enum):
-    """The scripts, by file name."""
-
     ACKED = "acked"
     APPEND = "append"
     AUDIT = "audit"
@@ -117,8 +115,6 @@ class NoLog:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Frames that have a place in the log."""
-
     epoch: int
     first_seq: int
     last_seq: int
@@ -146,8 +142,6 @@ class Range:
 
 
 class Scripts:
-    """The scripts of one namespace, on one link."""
-
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self.keys = keys
@@ -274,5 +268,4 @@ def ballot_of(text: str) -> Ballot | None:
 
 
 def voters_of(joined: str) -> tuple[str, ...]:
-    """Split the voters of a header."""
     return tuple(voter for voter in joined.split(",") if voter)

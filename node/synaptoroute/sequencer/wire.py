@@ -172,8 +172,6 @@ _STREAM_ID: Final = re.compile(_NUMBER + rb"-" + _NUMBER)
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """An entry that has to be read from the log."""
-
     epoch: int
     seq: int
     chain: str

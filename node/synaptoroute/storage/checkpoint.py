@@ -363,7 +363,6 @@ class CheckpointWriter:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Path of the checkpoint of a database."""
     return sibling(path, SUFFIX)
 
 

@@ -273,7 +273,6 @@ class ReadWriteLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Read the file."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._is_exclusive, EXCLUSIVE_SECONDS_MAX):
                 raise StorageUnavailable("the database is being replaced", reason="busy")

@@ -90,7 +90,6 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def is_empty(connection: sqlite3.Connection) -> bool:
-    """Whether the file has no tables."""
     (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     return bool(count == 0)
 

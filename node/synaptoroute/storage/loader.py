@@ -59,7 +59,6 @@ StandbyEncoders: TypeAlias = Mapping[str, int]
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
-    """Read the row of ``meta``."""
     with corruption_detected():
         rows = connection.execute("SELECT * FROM meta").fetchall()
         if len(rows) != 1:
@@ -72,7 +71,6 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
 
 
 def read_facts(connection: sqlite3.Connection) -> dict[str, str]:
-    """Read the facts of this node."""
     with corruption_detected():
         facts = {}
         for key, value, total in connection.execute("SELECT key, value, sum FROM node"):

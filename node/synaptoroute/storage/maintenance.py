@@ -55,7 +55,6 @@ class ChangeCounter:
     newest_at: float = 0.0
 
     def add(self, added: int, changed: int) -> None:
-        """Follow a commit."""
         self.rows += added
         self.rows_changed += changed
         self.newest_at = time.monotonic()

@@ -69,8 +69,6 @@ class LogRow:
 
 @dataclass(frozen=True, slots=True)
 class SlotRow:
-    """One row of the tensor as the file holds it; see ``core.digest`` for the hash."""
-
     slot: int
     route_id: int
     utterance: str
@@ -173,7 +171,6 @@ def epoch_row(record: EpochRecord) -> tuple[object, ...]:
 def load_epoch(
     epoch: int, epoch_id: str, base_seq: int, voters: str, fingerprint: str, dim: int
 ) -> EpochRecord:
-    """Read a row of ``epoch`` without its checksum."""
     return EpochRecord(
         epoch, OpenEpoch(epoch_id, base_seq, tuple(json.loads(voters)), fingerprint, dim)
     )
@@ -242,7 +239,6 @@ def outcome_text(remembered: Remembered) -> str:
 
 
 def dump_outcome(outcome: Outcome) -> str:
-    """Write an outcome as a JSON array."""
     fields = (
         outcome.status,
         *outcome.at,

@@ -90,7 +90,6 @@ class LogWindow:
         return None
 
     def extend(self, added: Sequence[tuple[int, int]], floor: int | None) -> None:
-        """Follow a commit."""
         self._sizes.extend(added)
         for _, size in added:
             self._bytes += size
