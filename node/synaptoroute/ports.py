@@ -16,10 +16,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Outcome, StagedImport
+from synaptoroute.core.change import EpochRecord, Outcome, StagedImport
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal, Settings
 from synaptoroute.core.replica import Replica, Source, State, Step
-from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.storage import SQLiteStorage, Stored
 from synaptoroute.tensor import Tensor

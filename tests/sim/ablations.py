@@ -12,6 +12,7 @@ from typing import Any
 from sim.model_server import ModelServer
 from sim.node import Life, Node
 from sim.world import Kinds
+from synaptoroute.core.change import Remembered
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -26,7 +27,6 @@ from synaptoroute.core.recovery import (
     decide,
 )
 from synaptoroute.core.replica import Replica, Source, Step
-from synaptoroute.core.snapshot import Remembered
 from synaptoroute.sequencer.epochs import LogCheck
 from synaptoroute.sequencer.scripts import Head
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sim.model_store import ENCODERS
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import Commit, Snapshot
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.replica import Replica
-from synaptoroute.core.snapshot import Snapshot
 
 
 class DiskFull(Exception):

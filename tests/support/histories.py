@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import Commit, Snapshot
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import (
     DeleteRoute,
@@ -22,7 +22,6 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.replica import Replica, Source, make_entry
-from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.storage import SQLiteStorage, Stored
 
 DIM = 8

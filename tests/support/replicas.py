@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from strategies import CAPACITY_SLOTS, DIM
-from synaptoroute.core.change import Change, Commit
+from synaptoroute.core.change import Change, Commit, Snapshot
 from synaptoroute.core.codec import HEADER_BYTES, encode_proposal
 from synaptoroute.core.digest import (
     BUCKET_COUNT,
@@ -32,7 +32,6 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.replica import Ignored, Replica, make_entry
-from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.core.table import FreeNumbers, RouteTable
 
 SMALL = Settings(capacity_slots=CAPACITY_SLOTS)

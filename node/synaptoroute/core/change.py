@@ -1,11 +1,16 @@
-"""The effects of one log entry, as data.
+"""The effects of one log entry, and the whole state between two entries, as data.
 
 A *change* is everything that one entry changes: enough to write it to SQLite, to update
 the tensor and to undo it.  All values are frozen, so they may cross threads.
+
+A *snapshot* is a replica's whole state at one position, without the vectors.  A snapshot and the
+entries after it give the same state as a replay of the whole log.  It does not contain the free
+slots: the lowest free slot is always taken first, so they follow from the owners.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -14,6 +19,7 @@ from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
     OpenEpoch,
+    Position,
     Revision,
     Settings,
 )
@@ -129,3 +135,38 @@ class Commit:
     change: Change  # Its change; empty for a duplicate
     digest: str  # Digest of the whole state afterwards, 32 hexadecimal digits
     is_duplicate: bool = False  # Whether the op_id was seen before; then only the position moves
+
+
+class Remembered(NamedTuple):
+    """The outcome of a write, kept so that a repeat has no effect.
+
+    A boot makes one for each entry of the idempotency window, so this is a plain tuple.
+    """
+
+    op_id: bytes  # 16 bytes that identify the write
+    seq: int
+    request_hash: bytes  # Of the client's request; empty if unknown
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """An epoch in this history."""
+
+    epoch: int
+    opened: OpenEpoch  # With ``voters`` as changed since
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """State of a replica at ``position``."""
+
+    position: Position = field(default_factory=Position)
+    settings: Settings = field(default_factory=Settings)
+    routes: tuple[RouteRecord, ...] = ()  # In order of name
+    # Row hash of every slot that has an owner
+    row_hashes: Mapping[int, bytes] = field(default_factory=dict)
+    # Outcomes inside the idempotency window, in order of seq
+    remembered: tuple[Remembered, ...] = ()
+    imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
+    epochs: tuple[EpochRecord, ...] = ()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
 
-from synaptoroute.core.change import Change, Commit, Outcome
+from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
 from synaptoroute.core.codec import digest_of, is_chained
 from synaptoroute.core.digest import Digest, next_chain
 from synaptoroute.core.mutation import (
@@ -37,7 +37,6 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
-from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.core.table import RouteTable
 
 VOTERS_MAX: Final = 99

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from synaptoroute.core.change import Remembered
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
-from synaptoroute.core.snapshot import Remembered
 from synaptoroute.storage.connection import sibling, sync
 from synaptoroute.storage.records import VECTOR_DTYPE, as_remembered, outcome_text
 from synaptoroute.storage.rows import Rows, allocate_vectors

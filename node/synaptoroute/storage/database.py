@@ -20,8 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from synaptoroute.core.change import Commit
-from synaptoroute.core.snapshot import Snapshot
+from synaptoroute.core.change import Commit, Snapshot
 from synaptoroute.errors import SchemaTooNew, StorageUnavailable
 from synaptoroute.failpoints import failpoint
 from synaptoroute.storage.checkpoint import checkpoint_of, drop_checkpoint

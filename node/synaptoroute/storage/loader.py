@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from synaptoroute.core.change import RouteRecord, StagedImport
+from synaptoroute.core.change import EpochRecord, Remembered, RouteRecord, Snapshot, StagedImport
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.imports import row_count_of
 from synaptoroute.core.mutation import (
@@ -29,7 +29,6 @@ from synaptoroute.core.mutation import (
     Position,
     Revision,
 )
-from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 from synaptoroute.errors import EncoderMismatch
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader

@@ -12,8 +12,8 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from synaptoroute.core.change import Snapshot
 from synaptoroute.core.digest import row_hash
-from synaptoroute.core.snapshot import Snapshot
 from synaptoroute.errors import ConfigError, InvalidVector, StorageUnavailable
 from synaptoroute.storage.connection import transaction, translated
 from synaptoroute.storage.corruption import CorruptFile

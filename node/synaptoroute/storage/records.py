@@ -19,10 +19,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.core.change import Outcome, RouteRecord
+from synaptoroute.core.change import EpochRecord, Outcome, Remembered, RouteRecord, Snapshot
 from synaptoroute.core.digest import BUCKET_COUNT, Digest, add_rest
 from synaptoroute.core.mutation import OpenEpoch, Position, Revision, Settings
-from synaptoroute.core.snapshot import EpochRecord, Remembered, Snapshot
 
 VECTOR_DTYPE: Final = np.dtype("<f4")
 HASH_WORDS: Final = 4

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from synaptoroute.core.change import EpochRecord, Snapshot
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
-from synaptoroute.core.snapshot import EpochRecord, Snapshot
 from synaptoroute.errors import StorageCorrupt
 from synaptoroute.failpoints import failpoint
 from synaptoroute.storage.connection import (

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from synaptoroute.core.change import Change, Commit, RouteRecord, SlotWrite
+from synaptoroute.core.change import Change, Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
-from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.storage.records import (
     Meta,
     checksum,

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from synaptoroute.config import ClusterConfig
+from synaptoroute.core.change import EpochRecord
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
 from synaptoroute.core.recovery import _is_beyond
 from synaptoroute.core.replica import State
-from synaptoroute.core.snapshot import EpochRecord
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.ports import ReplicaStatus
 from synaptoroute.replication.log_bootstrap import LogBootstrap, _voter_count
