@@ -59,13 +59,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """The replica at one moment.
-
-    Attributes:
-        state: Whether it follows the log.
-        promised: The newest ballot that binds it.
-        epochs: The epochs of its history, oldest first.
-    """
+    """The replica at one moment."""
 
     state: State
     promised: Ballot
@@ -73,7 +67,6 @@ class ReplicaStatus:
 
     @property
     def voters(self) -> tuple[str, ...]:
-        """Identities of the voters, sorted."""
         return self.epochs[-1].opened.voters if self.epochs else ()
 
     @property
@@ -89,13 +82,7 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What admission control expects of the queued work.
-
-    Attributes:
-        wait_seconds: Until all of it is answered.
-        batch_seconds: Fitted fixed cost of a batch.
-        token_seconds: Fitted cost of a token.
-    """
+    """What admission control expects of the queued work."""
 
     wait_seconds: float = 0.0
     batch_seconds: float = 0.0
@@ -107,14 +94,10 @@ class EngineCounters:
     """Totals since the start.
 
     Attributes:
-        queries: Queries submitted.
         shared: Queries that shared the encoding of an equal text in flight.
-        cache_hits: Embeddings found in the cache.
-        cache_misses: Embeddings that had to be computed.
         overloaded: Queries and writes refused by admission control.
         too_late: Queries among them whose predicted wait exceeded their deadline.
         abandoned: Texts dropped because their callers had gone.
-        entries: Entries applied.
         static: Queries answered by the first stage; included in ``queries``.
         deferred: Queries that the first stage left to the encoder.
     """
@@ -136,15 +119,10 @@ class EngineStatus:
     """The engine at one moment.
 
     Attributes:
-        node: Name of the node.
         are_threads_alive: Whether every thread that was started still runs.
-        queue_requests: Queries in the queue or being answered.
-        backlog_entries: Entries that wait to be applied.
         lanes: Encoder workers.
         storage_state: ``ok``, ``disk_full``, ``read_only`` or another reason.
         moved_aside: Where a corrupt database was moved at the start, if one was.
-        counters: Totals since the start.
-        admission: What admission control expects of the queued work.
         tables: Names of the first stage's static tables on this node.
     """
 
@@ -193,11 +171,7 @@ class Encoders(Protocol):
         ...
 
     def find(self, fingerprint: str) -> TextEncoder:
-        """Find an encoder.
-
-        Raises:
-            EncoderMismatch: This node does not have it.
-        """
+        """Find an encoder."""
         ...
 
 
@@ -213,14 +187,10 @@ class EnginePort(Protocol):
     """What the router and the follower use of the engine."""
 
     @property
-    def is_started(self) -> bool:
-        """Whether the threads run."""
-        ...
+    def is_started(self) -> bool: ...
 
     @property
-    def node_id(self) -> str:
-        """Identity of this node."""
-        ...
+    def node_id(self) -> str: ...
 
     @property
     def encoder(self) -> TextEncoder:
@@ -228,9 +198,7 @@ class EnginePort(Protocol):
         ...
 
     @property
-    def encoders(self) -> Encoders:
-        """All encoders of this node."""
-        ...
+    def encoders(self) -> Encoders: ...
 
     @property
     def database(self) -> SQLiteStorage:
@@ -238,41 +206,27 @@ class EnginePort(Protocol):
         ...
 
     @property
-    def published(self) -> Published:
-        """The state that queries see."""
-        ...
+    def published(self) -> Published: ...
 
     @property
-    def replica_status(self) -> ReplicaStatus:
-        """The replica as of now."""
-        ...
+    def replica_status(self) -> ReplicaStatus: ...
 
     @property
-    def backlog_entries(self) -> int:
-        """Entries that wait to be applied."""
-        ...
+    def backlog_entries(self) -> int: ...
 
     @property
     def delays(self) -> tuple[tuple[int, int], ...]:
         """Pairs of seq and microseconds from the sequencer's clock to visible here."""
         ...
 
-    def status(self) -> EngineStatus:
-        """Describe the engine without blocking."""
-        ...
+    def status(self) -> EngineStatus: ...
 
-    def subscribe(self, observer: EngineObserver) -> None:
-        """Report to an observer from now on."""
-        ...
+    def subscribe(self, observer: EngineObserver) -> None: ...
 
     # --- entries and writes ---
 
     def deliver(self, entries: Sequence[IncomingEntry]) -> None:
-        """Take in entries of a log, in order.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
+        """Take in entries of a log, in order."""
         ...
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
@@ -305,26 +259,18 @@ class EnginePort(Protocol):
         """Wait for a write to be visible; register before it is sent."""
         ...
 
-    def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
-        """Stop waiting for a write."""
-        ...
+    def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None: ...
 
     def expect_version(self, seq: int) -> Future[None]:
         """Wait until an entry is visible; check the position afterwards."""
         ...
 
-    def forget_version(self, future: Future[None]) -> None:
-        """Stop waiting for a version."""
-        ...
+    def forget_version(self, future: Future[None]) -> None: ...
 
     # --- reads ---
 
     def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
-        """Run a function on the tensor between two batches, at one position.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
+        """Run a function on the tensor between two batches, at one position."""
         ...
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
@@ -342,9 +288,7 @@ class EnginePort(Protocol):
         """Find the outcome of a write inside the idempotency window."""
         ...
 
-    def staged_imports(self) -> Future[tuple[StagedImport, ...]]:
-        """List the open imports."""
-        ...
+    def staged_imports(self) -> Future[tuple[StagedImport, ...]]: ...
 
     # --- whole states ---
 

@@ -63,19 +63,11 @@ class Inbox(Generic[ItemT]):
                 self._queue.put(item)
 
     def get(self, seconds_max: float | None = None) -> ItemT | None:
-        """Wait for the next item; None at the end.
-
-        Raises:
-            queue.Empty: None came for ``seconds_max``.
-        """
+        """Wait for the next item; None at the end.  Raises queue.Empty after ``seconds_max``."""
         return self._queue.get(timeout=seconds_max)
 
     def get_nowait(self) -> ItemT | None:
-        """Take the next item without waiting; None at the end.
-
-        Raises:
-            queue.Empty: There is none now.
-        """
+        """Take the next item; None at the end.  Raises queue.Empty if there is none."""
         return self._queue.get_nowait()
 
     def close(self) -> None:

@@ -78,7 +78,6 @@ class Calibration:
     turn: str = ""
 
     def dump(self) -> str:
-        """Write it as canonical JSON."""
         fields = {"version": _VERSION, **asdict(self)}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 

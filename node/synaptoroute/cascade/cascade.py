@@ -50,14 +50,7 @@ StaticRows: TypeAlias = Mapping[int, NDArray[np.int8]]
 
 @dataclass(frozen=True, slots=True)
 class CascadeStatus:
-    """The cascade on this node at one moment.
-
-    Attributes:
-        state: ``off``, ``no_table``, ``uncalibrated``, ``refused``, ``suspended`` or ``on``.
-        reason: Why it is not on; empty where it is, or is off.
-        static: Queries answered by the first stage.
-        deferred: Queries that it left to the encoder while it was on.
-    """
+    """The cascade on this node at one moment."""
 
     state: str = "off"
     reason: str = ""
@@ -124,7 +117,6 @@ class Cascade:
 
     @property
     def is_on(self) -> bool:
-        """Whether sure queries are answered here."""
         return self._state == "on"
 
     def answer(self, queries: Sequence[Query], node: str) -> list[Match | None]:
@@ -143,10 +135,6 @@ class Cascade:
         return [found.get(id(query)) for query in queries]
 
     def answer_if_moved(self, queries: Sequence[Query], node: str) -> list[Match | None]:
-        """Evaluate queries again that come back from the encoder, if the position moved.
-
-        The caller holds the tensor lock, so the position does not move meanwhile.
-        """
         # The first evaluation saw an older position than the answer will carry: at this one
         # the first stage might be sure, and every node must decide alike at one position.
         routes = self._routes if self._state == "on" else None
@@ -209,7 +197,6 @@ class Cascade:
         records: Iterable[RouteRecord],
         revision: Revision,
     ) -> StaticRoutes | None:
-        """Project the embedded routes by other settings, or embed them; any thread."""
         found, routes = self.table_of(encoder), self._routes
         if routes is None or found is None:
             return self.build(encoder, settings, records, revision)

@@ -36,10 +36,7 @@ class QueryCoalescer:
         self._waiting: dict[asyncio.AbstractEventLoop, list[Query]] = {}
 
     def add(self, query: Query) -> bool:
-        """Evaluate a query soon, if the first stage is on; its future gets the answer.
-
-        Runs on the query's event loop.
-        """
+        """Evaluate a query soon, if the first stage is on; its future gets the answer."""
         if query.routes is not None or not self._cascade.is_on:
             return False
         loop = query.loop

@@ -72,7 +72,6 @@ class LdaProjection:
         return projected
 
     def dump(self) -> str:
-        """Write the factors in base64, row by row."""
         return base64.b64encode(self.factors.tobytes()).decode()
 
 
@@ -128,11 +127,7 @@ def _square(rows: Int8s) -> Float64s:
 
 
 def rounded(sums: Numbers) -> Float32s:
-    """Scale rows of integers to one length and round them: float32[n, dim] of integers.
-
-    Args:
-        sums: int64[n, dim]; zero rows stay zero.
-    """
+    """Scale rows of integers to one length and round them: float32[n, dim]; zero rows stay zero."""
     squares = np.einsum("ij,ij->i", sums, sums)
     steps = sums * (STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64)))[:, np.newaxis]
     np.rint(steps, steps)

@@ -131,11 +131,7 @@ class StaticRoutes:
             self._put(record, own)
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
-        """Apply one change.
-
-        Args:
-            written: Embedding of every row that the change writes, by slot.
-        """
+        """Apply one change; ``written`` holds the embeddings of the rows that it writes, by slot."""
         for record in change.deleted:
             self._drop(record)
         for record in change.before:

@@ -120,7 +120,6 @@ class StaticTable:
 
     @staticmethod
     def _rounded(sums: NDArray[np.int64]) -> Int8s:
-        """Scale sums to one length and round them; zero rows stay zero."""
         squares = np.einsum("ij,ij->i", sums, sums)
         steps = EMBEDDING_STEPS / np.sqrt(np.maximum(squares, 1).astype(np.float64))
         embeddings = sums * steps[:, np.newaxis]

@@ -203,11 +203,7 @@ class RetryWaits:
         self._waited_seconds = 0.0
 
     def wait(self, requested_seconds: float | None) -> bool:
-        """Wait before another attempt; return False if there may be none.
-
-        Args:
-            requested_seconds: Wait that the node asked for; None doubles the last wait.
-        """
+        """Wait as the node asked, else with doubling; return False after the last attempt."""
         # Jitter, so that clients that were refused together do not return together.
         doubled = FIRST_WAIT_SECONDS * 2**self._waits_count * random.uniform(0.5, 1.0)
         seconds = doubled if requested_seconds is None else requested_seconds

@@ -35,13 +35,7 @@ Level = Literal["error", "warning"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One mistake.
-
-    Attributes:
-        level: ``error`` or ``warning``.
-        code: Stable name of the rule.
-        route: The route concerned; empty for the file.
-    """
+    """One mistake: its level, the stable name of the rule, the route (or empty), and a sentence."""
 
     level: Level
     code: str
@@ -73,12 +67,8 @@ def check_texts(routes: Sequence[Route]) -> Iterator[Finding]:
     for route in routes:
         count = len(route.utterances)
         if count < UTTERANCES_MIN:
-            yield Finding(
-                "warning",
-                "few-utterances",
-                route.name,
-                f"has {count} utterance{'s' * (count > 1)}; {UTTERANCES_MIN} or more are needed",
-            )
+            what = f"has {count} utterance{'s' * (count > 1)}; {UTTERANCES_MIN} or more are needed"
+            yield Finding("warning", "few-utterances", route.name, what)
     yield from _check_names(routes)
     yield from _check_same_texts(routes)
 
@@ -88,9 +78,8 @@ def _check_names(routes: Sequence[Route]) -> Iterator[Finding]:
     for route in routes:
         other = first.setdefault(route.name.casefold(), route.name)
         if other != route.name:
-            yield Finding(
-                "warning", "similar-name", route.name, f"differs from {other!r} only by case"
-            )
+            what = f"differs from {other!r} only by case"
+            yield Finding("warning", "similar-name", route.name, what)
 
 
 def _check_same_texts(routes: Sequence[Route]) -> Iterator[Finding]:
@@ -99,12 +88,8 @@ def _check_same_texts(routes: Sequence[Route]) -> Iterator[Finding]:
         for text in route.utterances:
             other = first.setdefault(" ".join(text.casefold().split()), route.name)
             if other != route.name:
-                yield Finding(
-                    "error",
-                    "same-utterance",
-                    route.name,
-                    f"{text!r} is also an utterance of {other!r}",
-                )
+                what = f"{text!r} is also an utterance of {other!r}"
+                yield Finding("error", "same-utterance", route.name, what)
 
 
 def check_vectors(
@@ -173,13 +158,11 @@ def _check_near_duplicates(
             shown[pair] = shown.get(pair, 0) + 1
             if shown[pair] > FINDINGS_PER_PAIR_MAX:
                 continue
-            yield Finding(
-                "warning",
-                "near-duplicate",
-                routes[pair[0]].name,
+            what = (
                 f"{texts[left]!r} is nearly {texts[right]!r} of {routes[pair[1]].name!r} "
-                f"(similarity {similarities[row, column]:.3f})",
+                f"(similarity {similarities[row, column]:.3f})"
             )
+            yield Finding("warning", "near-duplicate", routes[pair[0]].name, what)
 
 
 def _check_nearer_elsewhere(
@@ -192,13 +175,9 @@ def _check_nearer_elsewhere(
     )
     for index in np.flatnonzero(is_taken).tolist():
         other = routes[int(scores.other_route[index])].name
-        yield Finding(
-            "warning",
-            "nearer-elsewhere",
-            routes[int(scores.owners[index])].name,
-            f"{texts[index]!r} is nearer to {other!r} "
-            f"({scores.other[index]:.3f} against {scores.without[index]:.3f})",
-        )
+        figures = f"{scores.other[index]:.3f} against {scores.without[index]:.3f}"
+        what = f"{texts[index]!r} is nearer to {other!r} ({figures})"
+        yield Finding("warning", "nearer-elsewhere", routes[int(scores.owners[index])].name, what)
 
 
 def _check_reach(
@@ -209,23 +188,17 @@ def _check_reach(
         mine = scores.owners == index
         other = scores.other[mine]
         if not ((scores.own[mine] >= threshold) & (scores.own[mine] >= other)).any():
-            yield Finding(
-                "error",
-                "unreachable",
-                route.name,
-                f"none of its own utterances reaches it: the best scores "
-                f"{scores.own[mine].max():.3f}, the threshold is {threshold:g}",
+            figures = (
+                f"the best scores {scores.own[mine].max():.3f}, the threshold is {threshold:g}"
             )
+            what = f"none of its own utterances reaches it: {figures}"
+            yield Finding("error", "unreachable", route.name, what)
             continue
         without = scores.without[mine]
         if mine.sum() > 1 and not ((without >= threshold) & (without >= other)).any():
-            yield Finding(
-                "warning",
-                "hardly-reachable",
-                route.name,
-                "none of its utterances would reach it as a query: "
-                f"the best scores {np.nanmax(without):.3f}, the threshold is {threshold:g}",
-            )
+            figures = f"the best scores {np.nanmax(without):.3f}, the threshold is {threshold:g}"
+            what = f"none of its utterances would reach it as a query: {figures}"
+            yield Finding("warning", "hardly-reachable", route.name, what)
 
 
 def _unit(rows: Float64s) -> Float64s:

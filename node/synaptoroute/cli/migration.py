@@ -33,11 +33,7 @@ LENGTH_ERROR_MAX: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """The result of a run.
-
-    Attributes:
-        resumed_slots: Utterances that an earlier run had re-encoded.
-    """
+    """The result of a run; ``resumed_slots`` were re-encoded by an earlier run."""
 
     former_fingerprint: str
     fingerprint: str
@@ -57,7 +53,6 @@ def migrate_database(
 
     Args:
         path: The database; no node may have it open.
-        encoder: The new encoder.
         step: Called with the number of utterances just re-encoded.
 
     Raises:

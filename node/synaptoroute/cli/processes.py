@@ -28,7 +28,6 @@ from synaptoroute.cli.terminal import note
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 25.0
 POLL_SECONDS: Final = 0.05
-PORT_TRIES_MAX: Final = 5
 LOG_TAIL_BYTES: Final = 2_000
 LOOPBACK: Final = "127.0.0.1"
 

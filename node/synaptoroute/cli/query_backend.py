@@ -32,12 +32,7 @@ RouteDocuments = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One labelled query and its answer.
-
-    Attributes:
-        score: Score of that route; of the best one if none matched.
-        runner_up: Name of the next best route.
-    """
+    """One labelled query and its answer; ``score`` is the best one if no route matched."""
 
     text: str
     expected: str | None

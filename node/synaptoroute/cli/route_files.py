@@ -33,11 +33,7 @@ _OWN_KEYS: Final = frozenset({"routes", "version"})
 
 @dataclass(frozen=True, slots=True)
 class RouteFile:
-    """The content of a route file.
-
-    Attributes:
-        notes: What the conversion changed; empty for our own files.
-    """
+    """The content of a route file, and notes on what a conversion changed."""
 
     routes: tuple[Route, ...]
     notes: tuple[str, ...] = ()
@@ -152,11 +148,7 @@ def ndjson_line(route: Route) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RouteDiff:
-    """What an import would change.
-
-    Attributes:
-        changed: (name, what changes) of changed routes.
-    """
+    """What an import would change."""
 
     created: tuple[str, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()
@@ -172,11 +164,7 @@ class RouteDiff:
 def compare(
     present: Iterable[Mapping[str, Any]], wanted: Iterable[Mapping[str, Any]], *, replace: bool
 ) -> RouteDiff:
-    """Compare the routes of a node with the routes of a file.
-
-    Args:
-        replace: Whether routes that are not in the file are removed.
-    """
+    """Compare routes of a node with routes of a file; ``replace`` removes those not in the file."""
     old, new = ({route["name"]: route for route in side} for side in (present, wanted))
     created, changed, unchanged = [], [], []
     for name in sorted(new):

@@ -53,11 +53,7 @@ def print_table(
     title: str | None = None,
     right: Sequence[str] = (),
 ) -> None:
-    """Print a table on standard output.
-
-    Args:
-        right: Headings of columns that are aligned to the right.
-    """
+    """Print a table on standard output; columns named in ``right`` are aligned to the right."""
     from rich import box
     from rich.table import Table
 
@@ -84,11 +80,7 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on standard error; yield a function that advances it.
-
-    Args:
-        total: Number of steps; None if unknown.
-    """
+    """Show a progress bar on standard error; yield a function that advances it."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -34,13 +34,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class EncoderStats:
-    """Totals since the encoder was opened.
-
-    Attributes:
-        tokens: Tokens encoded, without padding.
-        padding_tokens: Tokens that padded a micro-batch.
-        truncated_texts: Texts cut to ``max_tokens``.
-    """
+    """Totals since the encoder was opened; ``tokens`` leaves out padding."""
 
     texts: int = 0
     tokens: int = 0
@@ -69,9 +63,7 @@ class TextEncoder(Protocol):
     """Text to unit vectors; every method may run on any thread."""
 
     @property
-    def name(self) -> str:
-        """Name of the model."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def dim(self) -> int:

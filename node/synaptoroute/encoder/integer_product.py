@@ -30,11 +30,7 @@ _LOG_ERRORS_ONLY: Final = 3
 
 
 class IntegerProduct:
-    """Multiplies bytes with digits, exactly; one thread at a time.
-
-    Attributes:
-        digit_max: Greatest digit that is multiplied exactly.
-    """
+    """Multiplies bytes with digits up to ``digit_max``, exactly; one thread at a time."""
 
     def __init__(self, session: Any, digit_max: int) -> None:
         self.digit_max = digit_max

@@ -88,13 +88,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFiles:
-    """Digests of the files of a recipe.
-
-    Attributes:
-        model_sha256: One digest over the graph and its external weights.
-        is_batch_invariant: False if the graph quantises activations by the
-            range of a whole batch; such texts must run one by one.
-    """
+    """Digests of a recipe's files, and whether the graph gives a text the same vector in any batch."""
 
     model_sha256: str
     tokenizer_sha256: str
@@ -117,11 +111,7 @@ def verify_files(recipe: Recipe) -> VerifiedFiles:
 def fingerprint(
     recipe: Recipe, files: VerifiedFiles, dim: int, output: str, arithmetic: str | None = None
 ) -> str:
-    """Hash everything that shapes a vector: 64 hexadecimal digits.
-
-    Args:
-        arithmetic: Name of another graph than the file's own.
-    """
+    """Hash everything that shapes a vector: 64 hexadecimal digits."""
     identity: dict[str, object] = {
         "model": files.model_sha256,
         "tokenizer": files.tokenizer_sha256,

@@ -71,7 +71,6 @@ class GraphSession:
     def plan(
         self, counts: Sequence[int], tokens_max: int, texts_max: int | None = None
     ) -> list[list[int]]:
-        """Split a batch into runs; see ``plan``."""
         return plan(counts, tokens_max, texts_max)
 
     def run(
@@ -111,7 +110,6 @@ def check_providers(providers: Sequence[str]) -> None:
 
 
 def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """Run a graph for one of its outputs."""
     try:
         (hidden,) = session.run([output], feeds)
     except Exception as error:  # the runtime's errors share no narrower type
@@ -122,14 +120,7 @@ def run_session(session: Any, output: str, feeds: Mapping[str, NDArray[Any]]) ->
 def open_session(
     model: str | bytes, name: str, providers: Sequence[str], *, is_final: bool = False
 ) -> Any:
-    """Open an ``InferenceSession`` that runs on the caller's thread.
-
-    Args:
-        is_final: Run the operators as written; fuse nothing.
-
-    Raises:
-        ModelCorrupt: The runtime cannot load it.
-    """
+    """Open an ``InferenceSession`` on the caller's thread; ``is_final`` fuses no operators."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -170,7 +161,6 @@ def _choose_output(declared: Mapping[str, str], requested: str | None) -> str:
 
 
 def _pool(hidden: NDArray[Any], counts: NDArray[np.int64], pooling: Pooling) -> NDArray[np.float64]:
-    """Make one row of the token rows of each text."""
     if hidden.ndim == 2:  # the graph has pooled already
         return hidden.astype(np.float64)
     if hidden.ndim != 3 or pooling == "none":

@@ -19,11 +19,7 @@ _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
 
 
 class TextTokenizer:
-    """The tokenizer of one model; its methods may run on any thread.
-
-    Attributes:
-        pad_id: Token id that pads a micro-batch.
-    """
+    """The tokenizer of one model; its methods may run on any thread."""
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
         # The encoder workers are the only parallelism.  The library reads this variable

@@ -130,7 +130,6 @@ class BundledWeights:
         return Product(numbers, scales, sums.astype(np.float32), bias)
 
     def floats(self, name: str) -> Floats:
-        """Return a tensor that must be float32."""
         tensor = self._tensors[name]
         if tensor.dtype != np.float32:
             raise ValueError(f"{name} is not float32")
@@ -169,9 +168,6 @@ def int8_graph(content: bytes) -> bytes:
     Inputs of the result, for n texts of t tokens in all: ``ids`` int64[t], and
     ``positions``, ``queries``, ``keys``, ``values``, ``mask`` and ``heads`` as
     in ``Packing``.  Output: ``hidden`` float32[t, dim].
-
-    Raises:
-        ModelCorrupt: The file is not the bundled model.
     """
     try:
         return Int8Graph(read_graph(content)).write()

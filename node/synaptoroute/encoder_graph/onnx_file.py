@@ -59,11 +59,7 @@ class Graph:
 
 
 def read_graph(content: bytes) -> Graph:
-    """Read operators and tensors of a model; the tensors are views of ``content``.
-
-    Raises:
-        ModelCorrupt: It is no model, or a tensor has a form that is not read here.
-    """
+    """Read operators and tensors of a model; the tensors are views of ``content``."""
     try:
         model = dict(_fields(memoryview(content)))
         nodes: list[Node] = []

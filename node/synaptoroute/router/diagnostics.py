@@ -87,12 +87,7 @@ class StagedVectors:
 
 @dataclass(frozen=True, slots=True)
 class EncoderStatus:
-    """The encoders of a node and the progress of a change to another one.
-
-    Attributes:
-        encoders: Names of the loaded encoders, by fingerprint.
-        staged: Staged vectors of the whole cluster.
-    """
+    """The encoders of a node and the progress of a change to another one."""
 
     serving: str
     encoders: dict[str, str]
@@ -208,12 +203,7 @@ def _checked_texts(texts: Sequence[str], texts_max: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows copied from the tensor.
-
-    Attributes:
-        vectors: float32[n, dim].
-        owners: int64[n], index in ``routes``.
-    """
+    """Rows copied from the tensor."""
 
     vectors: NDArray[np.float32]
     owners: NDArray[np.int64]
@@ -285,11 +275,7 @@ _NEVER: Final = -2.0
 
 @dataclass(frozen=True, slots=True)
 class RoutedText:
-    """Where a text goes; ``route`` is None for none.
-
-    Attributes:
-        score: Its score; the score of the best route if none matches.
-    """
+    """Where a text goes; if no route matches, ``score`` is that of the best one."""
 
     route: str | None
     score: float | None
@@ -332,12 +318,7 @@ async def score_alone(
     vectors: NDArray[np.float32],
     texts: Sequence[str],
 ) -> list[Match]:
-    """Score texts against a single route, on another thread.
-
-    Args:
-        vectors: float32[n, dim] of its utterances.
-        texts: Checked texts.
-    """
+    """Score texts against one route and its ``vectors``, float32[n, dim]; on another thread."""
     tensor = Tensor(encoder.dim, settings)
     slots = np.arange(len(vectors), dtype=np.int64)
     record = RouteRecord(
@@ -410,12 +391,7 @@ class LabelledText:
 
 @dataclass(frozen=True, slots=True)
 class ComparedText:
-    """A text with both encoders.
-
-    Attributes:
-        before: Where it goes with the encoder that serves.
-        after: Where it goes with the other one.
-    """
+    """A text with both encoders."""
 
     text: str
     expected: str | None
@@ -456,16 +432,7 @@ class _StagedSet:
 async def compare_encoders(
     engine: EnginePort, fingerprint: str, cases: Sequence[LabelledText], now: Sequence[Match]
 ) -> EncoderComparison:
-    """Compare a spare encoder with the one that serves.
-
-    Args:
-        fingerprint: The other encoder; its vectors must be staged completely.
-        cases: Labelled texts.
-
-    Raises:
-        EncoderMismatch: This node does not have the encoder.
-        NotReady: Vectors are missing.
-    """
+    """Compare a spare encoder with the one that serves."""
     encoder = engine.encoders.find(fingerprint)
     name = generation_id(fingerprint, encoder.dim)
 

@@ -36,11 +36,7 @@ class Lifecycle:
         self._closing: Future[None] | None = None
 
     def opened(self) -> QueryEngine:
-        """Return the engine; before ``start`` the first use opens it on the caller's thread.
-
-        Raises:
-            NotReady: It is being opened, or is closed.
-        """
+        """Return the engine; before ``start`` the first use opens it on the caller's thread."""
         if self.state == "new":
             return self._open()
         if self.engine is None or self.state in ("starting", "stopped", "failed"):

@@ -72,9 +72,6 @@ def begin_query(
 
     The future fails by itself at the deadline.  Cancelling it takes the query out of the
     queue.
-
-    Raises:
-        InvalidQuery, Overloaded, NotReady: See ``AdaptiveRouter.aquery``.
     """
     seconds = _deadline_seconds(deadline_ms, config)
     try:

@@ -129,13 +129,7 @@ class CostModel:
 
 
 class WaitForecast:
-    """The texts in the queue or being answered, and how long they will take.
-
-    Attributes:
-        cost: The cost model.
-        wait_seconds: Predicted seconds until all are answered; 0 with nothing queued.  It may
-            be read without the lock.
-    """
+    """The texts in the queue or being answered; ``wait_seconds`` may be read without the lock."""
 
     def __init__(self, workers: int, texts_per_batch: int) -> None:
         self.cost = CostModel()
@@ -190,11 +184,7 @@ def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
 
 
 class CompletionRate:
-    """Queries completed per second, smoothed; a full queue derives its retry-after from it.
-
-    Attributes:
-        per_second: At least one.
-    """
+    """Queries completed per second, smoothed; a full queue derives its retry-after from it."""
 
     def __init__(self, now: float) -> None:
         self.per_second = 1.0

@@ -92,11 +92,7 @@ class EncoderSet:
         self.names = {each.fingerprint: each.name for each in encoders}
 
     def cached(self, fingerprint: str) -> CachedEncoder:
-        """Find an encoder with its cache.
-
-        Raises:
-            EncoderMismatch: This node does not have it.
-        """
+        """Find an encoder with its cache."""
         found = self._held.get(fingerprint)
         if found is None:
             raise EncoderMismatch(

@@ -52,11 +52,7 @@ class Batch:
 
 
 class EncoderWorkers:
-    """A fixed number of encoding threads over one encoder.
-
-    Attributes:
-        serving: The encoder of the queries, with its cache; the scorer exchanges it as a whole.
-    """
+    """A fixed number of encoding threads over one encoder."""
 
     def __init__(
         self,

@@ -70,7 +70,6 @@ class Query:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the caller has gone."""
         return self.future is not None and self.future.done()
 
     @property
@@ -174,9 +173,6 @@ class UnmatchedQueries:
 
     They are what users wrote: nothing is kept unless an operator says how many, and nothing
     is written to disk or log.  Written under the tensor lock, read from any thread.
-
-    Args:
-        kept: How many are kept; 0 keeps none.
     """
 
     def __init__(self, kept: int = 0) -> None:
@@ -284,9 +280,5 @@ class QueryEngine(EnginePort, Protocol):
         ...
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
-        """Encode and score on the caller's thread, before ``start``.
-
-        Raises:
-            NotReady: The engine has stopped.
-        """
+        """Encode and score on the caller's thread, before ``start``."""
         ...

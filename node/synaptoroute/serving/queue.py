@@ -46,9 +46,7 @@ class Waiter(Protocol):
     """A caller that waits for an answer."""
 
     @property
-    def is_abandoned(self) -> bool:
-        """Whether the caller has gone."""
-        ...
+    def is_abandoned(self) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +75,6 @@ class InFlightQuery:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether all callers have gone."""
         for waiter in self.waiters:  # noqa: SIM110 - a generator costs two calls more
             if not waiter.is_abandoned:
                 return False
@@ -102,14 +99,7 @@ class EncodeJob:
 
 @dataclass(slots=True)
 class QueueCounters:
-    """Totals since the start.
-
-    Attributes:
-        shared: Queries that joined an equal text in flight.
-        too_late: Queries among them whose predicted wait exceeded their deadline.
-        abandoned: Texts dropped because their callers had gone.
-        completed: Queries handed to the scorer.
-    """
+    """Totals since the start; ``too_late`` is part of ``overloaded``."""
 
     requests: int = 0
     shared: int = 0
@@ -197,15 +187,7 @@ class QueryQueue:
     def submit(
         self, text: str, waiter: Waiter, *, share: bool = True, deadline_seconds: float = math.inf
     ) -> None:
-        """Queue a query, or join the same text in flight.
-
-        Args:
-            share: False encodes it alone, without sharing and without caches, to measure.
-
-        Raises:
-            Overloaded: The queue is full, or the predicted wait is too long.
-            NotReady: The queue is closed.
-        """
+        """Queue a query, or join the same text in flight; without ``share`` it is encoded alone."""
         with self._condition:
             is_new = not (share and text in self._in_flight)
             self._admit(1, (text,) if is_new else (), deadline_seconds)
@@ -288,12 +270,7 @@ class QueryQueue:
         self._forecast.refresh()
 
     def submit_jobs(self, jobs: Sequence[EncodeJob]) -> None:
-        """Queue all utterances of a write or none; an empty queue takes any number.
-
-        Raises:
-            Overloaded: ``write_texts_max`` utterances wait.
-            NotReady: The queue is closed.
-        """
+        """Queue all utterances of a write or none; an empty queue takes any number."""
         with self._condition:
             if self._is_closed:
                 raise NotReady("the router is stopping", retry_after_seconds=1.0)

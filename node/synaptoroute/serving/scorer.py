@@ -105,13 +105,7 @@ class _Fill:
 
 @dataclass(frozen=True, slots=True)
 class _Publish:
-    """Commits to be made visible.
-
-    Attributes:
-        is_filled: Whether their rows are written already.
-        static_rows: What the first stage prepared for each.
-        built: What the first stage rebuilt, if it had to.
-    """
+    """Commits to be made visible."""
 
     commits: tuple[Commit, ...]
     is_filled: bool

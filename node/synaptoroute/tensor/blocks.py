@@ -156,12 +156,7 @@ class BlockIndex:
 def build_block(
     number: int, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
 ) -> Block | None:
-    """Group the rows of a block by route; None if all of its slots are free.
-
-    Args:
-        owners: int32[slots], route of each slot of the tensor, ``FREE`` for none.
-        route_id_max: No route id is above this.
-    """
+    """Group the rows of a block by route; None if all of its slots are free."""
     base = number * BLOCK_SLOTS
     own = owners[base : base + BLOCK_SLOTS]
     owned = np.flatnonzero(own != FREE)

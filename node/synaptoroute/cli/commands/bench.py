@@ -141,12 +141,7 @@ def _show(results: list[LoadResult]) -> None:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """The result of one load.
-
-    Attributes:
-        latency_ms: ``p50``, ``p90``, ``p99`` and ``max`` of the answers.
-        client_cpu_share: CPU time of this process divided by the duration.
-    """
+    """The result of one load."""
 
     load: str
     seconds: float

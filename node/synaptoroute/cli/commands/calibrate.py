@@ -170,11 +170,7 @@ def _apply(client: NodeClient, found: Calibration) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RankedQuery:
-    """One labelled query and the scores of the routes.
-
-    Attributes:
-        scores: (route, score), best first, whether or not they reach their thresholds.
-    """
+    """One labelled query and all scores of routes, best first, below their thresholds, too."""
 
     expected: str | None
     scores: tuple[tuple[str, float], ...]
@@ -193,13 +189,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The result of a calibration.
-
-    Attributes:
-        after: Proposed thresholds; equal to ``before`` if nothing was better.
-        accuracy_after: The same with the proposal, on the queries it was fitted to.
-        held_out_after: Share of right answers in cross-validation.
-    """
+    """The result; ``after`` equals ``before`` if nothing was better in cross-validation."""
 
     before: Thresholds
     after: Thresholds

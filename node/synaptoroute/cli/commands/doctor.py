@@ -65,12 +65,7 @@ def _show(results: list[CheckResult], as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check.
-
-    Attributes:
-        state: ``ok``, ``warn`` or ``fail``.
-        advice: What to do; empty if nothing is to be done.
-    """
+    """The result of one check."""
 
     name: str
     state: State
@@ -109,9 +104,8 @@ def check_packages() -> CheckResult:
         except PackageNotFoundError:
             absent.append(name)
     if absent:
-        return CheckResult(
-            "packages", "fail", f"{', '.join(absent)} missing", "reinstall synaptoroute-cluster"
-        )
+        what = f"{', '.join(absent)} missing"
+        return CheckResult("packages", "fail", what, "reinstall synaptoroute-cluster")
     return CheckResult("packages", "ok", ", ".join(found))
 
 
@@ -148,12 +142,8 @@ def check_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> CheckResult:
     }
     found = [flag for flag in _VECTOR_FLAGS if flag in flags]
     if not found:
-        return CheckResult(
-            "cpu flags",
-            "warn",
-            "neither AVX2 nor NEON",
-            "encoding will be several times slower than on a CPU of the last ten years",
-        )
+        advice = "encoding will be several times slower than on a CPU of the last ten years"
+        return CheckResult("cpu flags", "warn", "neither AVX2 nor NEON", advice)
     return CheckResult("cpu flags", "ok", " ".join(found))
 
 
@@ -162,9 +152,8 @@ def check_disk(database: Path) -> CheckResult:
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):
-        return CheckResult(
-            "disk", "fail", f"{folder} cannot be written", "choose another --database"
-        )
+        what = f"{folder} cannot be written"
+        return CheckResult("disk", "fail", what, "choose another --database")
     free = shutil.disk_usage(folder).free
     what = f"{free / 1e9:.1f} GB free at {folder}"
     if free < DISK_BYTES_MIN:
@@ -176,12 +165,8 @@ def check_disk(database: Path) -> CheckResult:
 
 def check_port(host: str, port: int) -> CheckResult:
     if port and not is_port_free(port, host):
-        return CheckResult(
-            "port",
-            "warn",
-            f"{host}:{port} is in use",
-            "unless this is your node, choose another SYNAPTOROUTE_PORT",
-        )
+        advice = "unless this is your node, choose another SYNAPTOROUTE_PORT"
+        return CheckResult("port", "warn", f"{host}:{port} is in use", advice)
     return CheckResult("port", "ok", f"{host}:{port} is free")
 
 
@@ -198,22 +183,16 @@ def check_redis(url: str) -> CheckResult:
                 words = [word for word in (parts.username, parts.password) if word]
                 reply = _call(connection, "AUTH", *map(unquote, words))
                 if not reply.startswith("+OK"):
-                    return CheckResult(
-                        "redis", "fail", f"{where} refuses the password", "check the URL"
-                    )
+                    what = f"{where} refuses the password"
+                    return CheckResult("redis", "fail", what, "check the URL")
             reply = _call(connection, "PING")
     except OSError as error:
-        return CheckResult(
-            "redis",
-            "fail",
-            f"{where} does not answer: {error}",
-            "start Redis, or correct SYNAPTOROUTE_REDIS_URL",
-        )
+        advice = "start Redis, or correct SYNAPTOROUTE_REDIS_URL"
+        return CheckResult("redis", "fail", f"{where} does not answer: {error}", advice)
     if reply.startswith("+PONG"):
         return CheckResult("redis", "ok", f"{where} answers")
-    return CheckResult(
-        "redis", "fail", f"{where} replied {reply.strip()!r}", "check the password in the URL"
-    )
+    what = f"{where} replied {reply.strip()!r}"
+    return CheckResult("redis", "fail", what, "check the password in the URL")
 
 
 def _check_tls_port(host: str, port: int) -> CheckResult:
@@ -221,9 +200,8 @@ def _check_tls_port(host: str, port: int) -> CheckResult:
     try:
         socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX).close()
     except OSError as error:
-        return CheckResult(
-            "redis", "fail", f"{host}:{port}: {error}", "start Redis, or correct the URL"
-        )
+        advice = "start Redis, or correct the URL"
+        return CheckResult("redis", "fail", f"{host}:{port}: {error}", advice)
     return CheckResult("redis", "ok", f"{host}:{port} accepts connections (TLS not tried)")
 
 
@@ -266,28 +244,16 @@ def check_database(path: Path, encoder: tuple[str, int] | None) -> CheckResult:
         stored = load(path)
         stored_by = stored_encoder(path)
     except CorruptFile as corrupt:
-        return CheckResult(
-            "database",
-            "fail",
-            f"{path} is damaged: {corrupt.reason}",
-            "restore a backup; a node that opens this file moves it aside",
-        )
+        advice = "restore a backup; a node that opens this file moves it aside"
+        return CheckResult("database", "fail", f"{path} is damaged: {corrupt.reason}", advice)
     except SynaptoRouteError as error:
         return CheckResult("database", "fail", f"{error.code}: {error.message}")
     routes, slots = len(stored.snapshot.routes), len(stored.slots)
     what = f"{path}: {routes} routes, {slots} utterances at {stored.snapshot.position.revision}"
     if encoder is not None and stored_by and stored_by[0] == OPENVINO_FINGERPRINT:
-        return CheckResult(
-            "database",
-            "fail",
-            f"{what}, vectors of the bundled model on OpenVINO, which this release does not have",
-            "run `synaptoroute model migrate`",
-        )
+        what += ", vectors of the bundled model on OpenVINO, which this release does not have"
+        return CheckResult("database", "fail", what, "run `synaptoroute model migrate`")
     if encoder is not None and encoder != stored_by:
-        return CheckResult(
-            "database",
-            "fail",
-            f"{what}, vectors of another encoder",
-            "run `synaptoroute model migrate`, or start with the former model",
-        )
+        advice = "run `synaptoroute model migrate`, or start with the former model"
+        return CheckResult("database", "fail", f"{what}, vectors of another encoder", advice)
     return CheckResult("database", "ok", what)

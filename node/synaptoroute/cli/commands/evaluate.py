@@ -150,13 +150,7 @@ def summary(result: Evaluation) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class RouteScore:
-    """Precision and recall of one route.
-
-    Attributes:
-        route: Its name; ``-`` stands for no route.
-        precision: Share of its matches that are right; None without matches.
-        recall: Share of its queries that it matched; None without queries.
-    """
+    """Precision and recall of one route; None stands for a share of nothing."""
 
     route: str
     count: int
@@ -166,15 +160,7 @@ class RouteScore:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result of one run.
-
-    Attributes:
-        false_rejects: In-scope queries that matched no route.
-        out_of_scope_count: Queries that belong to no route.
-        false_accepts: Out-of-scope queries that matched a route.
-        confusions: (expected, given, count), most frequent first.
-        latency_ms: Percentiles by name: ``p50``, ``p95``, ``p99``.
-    """
+    """The result of one run; ``confusions`` are (expected, given, count), most frequent first."""
 
     count: int
     correct_count: int

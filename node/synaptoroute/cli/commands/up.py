@@ -143,11 +143,7 @@ NEW_QUERY: Final = "our coffee maker is broken again"
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """The state of one node, as it reports it.
-
-    Attributes:
-        answer: The route it returns for the query of the check.
-    """
+    """The state of one node, as it reports it."""
 
     name: str
     url: str
@@ -160,12 +156,7 @@ class NodeState:
 
 @dataclass(frozen=True, slots=True)
 class SmokeCheck:
-    """The result of the check.
-
-    Attributes:
-        front_answer: The route returned through the front port.
-        propagation_ms: For each write, the time from the log to the last node.
-    """
+    """The result of the check."""
 
     nodes: tuple[NodeState, ...]
     front_answer: str | None
