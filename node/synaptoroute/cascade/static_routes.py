@@ -131,7 +131,7 @@ class StaticRoutes:
             self._put(record, own)
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
-        """Apply one change; ``written`` holds the embeddings of the rows that it writes, by slot."""
+        """Apply one change; ``written`` holds the embeddings of its rows by slot."""
         for record in change.deleted:
             self._drop(record)
         for record in change.before:

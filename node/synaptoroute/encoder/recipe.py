@@ -88,7 +88,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFiles:
-    """Digests of a recipe's files, and whether the graph gives a text the same vector in any batch."""
+    """Digests of a recipe's files, and whether vectors are independent of the batch."""
 
     model_sha256: str
     tokenizer_sha256: str

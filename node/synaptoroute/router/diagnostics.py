@@ -404,7 +404,7 @@ class EncoderComparison:
     """What a change of the encoder would do to labelled texts.
 
     Attributes:
-        correct_after: The same for the other encoder, with the current thresholds.
+        correct_after: Texts that the other encoder routes correctly, with the current thresholds.
         threshold_best: Default threshold with which the other encoder is right most
             often, if no route has its own threshold.
         correct_best: How often that is.

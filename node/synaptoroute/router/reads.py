@@ -47,7 +47,7 @@ class NodeStatus:
 
     Attributes:
         state: ``new``, ``starting``, ``ready``, ``draining``, ``stopped`` or ``failed``.
-        reasons: Why it may not.
+        reasons: Why it may not take queries; empty if it may.
         version: ``epoch.seq`` that is visible.
         chain: Hash chain at that position.
         digest: Digest of the state at that position.
