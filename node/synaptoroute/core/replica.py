@@ -352,7 +352,7 @@ class Replica:
         return Commit(entry, change, self.table.digest.hex(), is_duplicate=known is not None)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
-        at = entry.position.revision
+        at = Revision(entry.epoch, entry.seq)
         mutation = entry.proposal.mutation
         if isinstance(mutation, OpenEpoch) and not opens:
             message = f"the epoch {entry.epoch} is open already"

@@ -409,16 +409,16 @@ class PendingWrites:
 
     def resolve(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are durable and visible."""
-        # Most entries of a cluster are written on other nodes.  Reading a dictionary is atomic,
-        # and a writer registers before it sends, so the lock is only needed for a hit.
-        waiting = [each for each in commits if each.entry.proposal.op_id in self._futures]
-        if not waiting:
-            return
-        with self._lock:
-            found = [(self._futures.pop(e.entry.proposal.op_id, ()), e.change) for e in waiting]
-        for futures, change in found:
+        for commit in commits:
+            op_id = commit.entry.proposal.op_id
+            # Most entries of a cluster are written on other nodes.  Reading a dictionary is
+            # atomic, and a writer registers before it sends, so only a hit needs the lock.
+            if op_id not in self._futures:
+                continue
+            with self._lock:
+                futures = self._futures.pop(op_id, [])
             for future in futures:
-                future.set_result(change.outcome)
+                future.set_result(commit.change.outcome)
 
     def fail(self, op_id: bytes, error: Exception) -> None:
         """Fail the writers of a write that was not taken, each with its own copy of the error."""

@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import uuid
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from fastapi import Depends, Header, Path, Query
@@ -153,17 +154,17 @@ async def await_consistency(
 # --- writes --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class WriteRequest:
     """What the parameters and headers of one write ask for."""
 
-    def __init__(self, request: Request, ack: Ack, ack_timeout_seconds: float) -> None:
-        self._request = request
-        self._ack: Ack = ack
-        self._ack_timeout_seconds = ack_timeout_seconds
+    request: Request
+    ack: Ack
+    ack_timeout_seconds: float
 
     def options(self, document: Any = None) -> WriteOptions:
         """Make the options of a write whose body said ``document``."""
-        request, headers = self._request, self._request.headers
+        request, headers = self.request, self.request.headers
         namespace = runtime_of(request).config.namespace
         op_id = parse_op_id(headers.get("idempotency-key"), namespace)
         # A reused key with another request must be noticed; without a key there is nothing
@@ -174,8 +175,8 @@ class WriteRequest:
             request_hash=asked,
             if_match=parse_if_match(headers.get("if-match")),
             if_none_match=parse_if_none_match(headers.get("if-none-match")),
-            ack=self._ack,
-            ack_timeout_seconds=self._ack_timeout_seconds,
+            ack=self.ack,
+            ack_timeout_seconds=self.ack_timeout_seconds,
         )
 
 

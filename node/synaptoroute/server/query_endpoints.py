@@ -17,13 +17,13 @@ from synaptoroute.server.query_handler import (
     options_of,
     parse_batch,
     query_arguments,
+    render_match,
 )
 from synaptoroute.server.responses import (
     QUERY_PROBLEMS,
     json_body,
     json_response,
     problems,
-    render_match,
     success,
     unless_gone,
 )

@@ -35,7 +35,6 @@ from synaptoroute.ports import Published
 from synaptoroute.router import answered
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
-from synaptoroute.server.responses import render_match
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.server.schemas import (
     QUERY_DEADLINE_MS_MAX,
@@ -58,6 +57,8 @@ _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
 _JSON: Final = b"application/json"
 _QUERY: Final = TypeAdapter(QueryRequest)
 _BATCH: Final = TypeAdapter(BatchRequest)
+_OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
+_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -357,3 +358,12 @@ def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
         found = field_errors(error)
         message = first_message(found, "the query is malformed")
         raise InvalidQuery(message, errors=found) from None
+
+
+def render_match(match: Match) -> str:
+    """A match as JSON, with candidates and stage only if the query asked for them."""
+    if match.candidates is None:
+        return match.model_dump_json(exclude=_WITHOUT_EXPLAIN)
+    if match.stage is None:
+        return match.model_dump_json(exclude=_OF_CASCADE)
+    return match.model_dump_json()

@@ -17,7 +17,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from synaptoroute.models import Match, Route, RouteSetSettings, WriteResult
+from synaptoroute.models import Route, RouteSetSettings, WriteResult
 from synaptoroute.router import WriteOptions
 from synaptoroute.server import schemas
 from synaptoroute.server.parameters import etag, reached
@@ -25,8 +25,6 @@ from synaptoroute.version import __version__
 from synaptoroute.web.problems import PROBLEM_JSON, ClientGone, status_phrase
 
 JSON: Final = "application/json"
-_OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
-_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
 ResultT = TypeVar("ResultT")
 
 
@@ -40,15 +38,6 @@ def model_response(
     model: BaseModel, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     return json_response(model.model_dump_json(), status=status, headers=headers)
-
-
-def render_match(match: Match) -> str:
-    """A match as JSON, with candidates and stage only if the query asked for them."""
-    if match.candidates is None:
-        return match.model_dump_json(exclude=_WITHOUT_EXPLAIN)
-    if match.stage is None:
-        return match.model_dump_json(exclude=_OF_CASCADE)
-    return match.model_dump_json()
 
 
 def version_headers(version: str, revision: str | None = None) -> dict[str, str]:

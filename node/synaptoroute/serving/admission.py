@@ -86,10 +86,7 @@ class CostModel:
         self._tokens_seconds = DECAY * self._tokens_seconds + tokens * seconds
         self._characters = DECAY * self._characters + characters
         self.tokens_per_character = min(self._tokens / self._characters, _TOKENS_PER_CHARACTER_MAX)
-        self._fit()
-
-    def _fit(self) -> None:
-        """Fit both costs by least squares; neither is negative."""
+        # Fit both costs by least squares; neither is negative.
         spread = self._weight * self._tokens_squared - self._tokens**2
         slope = 0.0
         if spread > 1e-6 * self._weight * self._tokens_squared:

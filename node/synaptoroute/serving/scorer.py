@@ -288,17 +288,19 @@ class Scorer:
 
     def _make_visible(self, item: _Publish) -> None:
         for index, commit in enumerate(item.commits):
-            position = commit.entry.position
-            at = position.revision
+            at = Revision(commit.entry.epoch, commit.entry.seq)
             self.tensor.apply(commit.change, at, filled=item.is_filled)
             if self._first_stage is not None:
                 written = item.static_rows[index] if item.static_rows else {}
                 self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
             failpoint("tensor.begun")
         # Published before writers are resolved: a writer must read its own write at once.
-        self.published = self._describe(position, item.commits[-1].digest)
-        self.resolve_writers(item.commits)
+        last = item.commits[-1]
+        position = last.entry.position
+        self.published = self._describe(position, last.digest)
+        # Writers last: their thread takes over as soon as it has its answer.
         self._announce(position)
+        self.resolve_writers(item.commits)
 
     def resolve_writers(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are visible now.  Runs on the scorer's thread."""
@@ -373,7 +375,7 @@ class Scorer:
                 embeddings = embeddings[rows]
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
-            version = str(self.tensor.revision)
+            version = self.published.version
             stage = self._first_stage
             sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
             return [

@@ -191,7 +191,12 @@ class Database:
 
     def commit(self, commits: Sequence[Commit], meta: Meta) -> None:
         """Make a group of entries durable, all or none; ``meta`` is the state afterwards."""
-        sizes = [(commit.entry.seq, len(commit.entry.frame)) for commit in commits]
+        sizes: list[tuple[int, int]] = []
+        written = freed = 0
+        for commit in commits:
+            sizes.append((commit.entry.seq, len(commit.entry.frame)))
+            written += len(commit.change.writes)
+            freed += len(commit.change.freed)
         log = self._log
         # Rows, log, outcomes and position in one transaction: a crash leaves all or none.
         with transaction(self.writable(), "commit entries") as writer:
@@ -204,10 +209,6 @@ class Database:
         # Only now: a failed commit leaves the mirror, and the group can be repeated.
         log.extend(sizes, floor)
         self.meta = meta
-        written = freed = 0
-        for commit in commits:
-            written += len(commit.change.writes)
-            freed += len(commit.change.freed)
         self.changes.add(written - freed, len(commits) + written + freed)
 
     def set_fact(self, key: str, value: str | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from synaptoroute.core.change import Change, Commit, EpochRecord, RouteRecord, SlotWrite
+from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
 from synaptoroute.storage.records import (
     Meta,
@@ -133,8 +133,7 @@ def write_group(
         floor: Delete entries of the op log before this seq.
         is_re_embedding: New vectors for some rows may wait in ``slot_next``.
     """
-    changes = [commit.change for commit in commits]
-    slots = _write_rows(connection, changes)
+    slots = _write_rows(connection, commits)
     if is_re_embedding:
         # A new vector of the old text must never be swapped in.
         connection.executemany("DELETE FROM slot_next WHERE slot = ?", [(each,) for each in slots])
@@ -157,10 +156,11 @@ def write_group(
     write_meta(connection, meta)
 
 
-def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> list[int]:
+def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[int]:
     slots: dict[int, SlotWrite | None] = {}
     routes: dict[int, RouteRecord | None] = {}
-    for change in changes:
+    for commit in commits:
+        change = commit.change
         for slot in change.freed:
             slots[slot] = None
         for write in change.writes:
@@ -169,12 +169,15 @@ def _write_rows(connection: sqlite3.Connection, changes: Sequence[Change]) -> li
             routes[route.route_id] = None
         for route in change.put:
             routes[route.route_id] = route
+    old_rows, new_rows = [], []
+    for route_id, record in routes.items():
+        old_rows.append((route_id,))
+        if record is not None:
+            new_rows.append(route_row(record))
     # All old routes are deleted first: a name may have moved from one number to another,
     # and names are unique.
-    connection.executemany("DELETE FROM route WHERE route_id = ?", [(each,) for each in routes])
-    connection.executemany(
-        INSERT_ROUTE, [route_row(each) for each in routes.values() if each is not None]
-    )
+    connection.executemany("DELETE FROM route WHERE route_id = ?", old_rows)
+    connection.executemany(INSERT_ROUTE, new_rows)
     # Generators, not lists: sqlite3 then returns to Python between two rows, where other
     # threads get their turn.
     connection.executemany(

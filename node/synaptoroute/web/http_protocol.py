@@ -564,11 +564,11 @@ class AsgiCycle:
         assert self._start is not None
         status, headers = self._start
         request = self._request
-        sizes = [value for name, value in headers if name == b"content-length"]
+        length = dict(reversed(headers)).get(b"content-length")
         if request.method == "HEAD" or status in _BODILESS_STATUSES:
             self._is_bodiless = True
-        elif sizes:
-            self._left_bytes = int(sizes[0])
+        elif length is not None:
+            self._left_bytes = int(length)
         elif request.version == "1.0":
             request.keep_alive = False  # the end of the connection ends the body
         else:
@@ -592,10 +592,11 @@ class AsgiCycle:
 
 
 def _checked(headers: Iterable[Header]) -> list[Header]:
-    checked = [(name.lower(), value) for name, value in headers]
-    for name, value in checked:
+    checked = []
+    for name, value in headers:
         if not name or _BAD_NAME.search(name) or _BAD_VALUE.search(value):
             raise RuntimeError(f"malformed response header {name!r}")
+        checked.append((name.lower(), value))
     return checked
 
 
