@@ -1,4 +1,4 @@
-"""Alarms and events: what is wrong, what changed between two views, and who is told.
+"""Alarms, events (what changed between two views), and the feed of events to subscribers.
 
 Alarms and changes are pure functions of views.  Each alarm is a metric as well.
 """

@@ -50,7 +50,7 @@ def test_query_is_sorted_and_encoded() -> None:
 
 
 def test_listing_gives_keys_and_continuation_token() -> None:
-    """With or without the XML namespace."""
+    """The XML namespace is optional."""
     page = (
         b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         b"<Contents><Key>p/a.json</Key></Contents><Contents><Key>p/b</Key></Contents>"
@@ -73,7 +73,7 @@ def test_malformed_listing_is_refused(page: bytes) -> None:
     [("", "b"), ("ftp://host", "b"), ("http://", "b"), ("http://host", ""), ("http://host", "/")],
 )
 def test_invalid_bucket_address_is_refused(endpoint: str, place: str, tmp_path: Path) -> None:
-    """At the start, not at the first backup."""
+    """The error is raised at the start, not at the first backup."""
     with pytest.raises(ConfigError):
         BucketStore(endpoint, place, EXAMPLE, tmp_path)
 

@@ -99,7 +99,7 @@ def test_observers_do_not_count_for_the_majority() -> None:
 
 
 def test_small_trim_is_skipped() -> None:
-    """Otherwise every turn would trim a handful of entries."""
+    """Otherwise every cycle would trim a few entries."""
     actions = plan_actions(voters_at(1_020, 1_020, 1_020), SMALL_LOG, controller_state(), NOW)
 
     assert () == actions

@@ -1,4 +1,4 @@
-"""API keys: what their scopes allow, what is logged of them, and how their file is read."""
+"""API keys: scopes, log lines and reloading of the file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def keys(tmp_path: Path) -> dict[str, str]:
 async def test_scope_is_needed(
     tmp_path: Path, keys: dict[str, str], method: str, path: str, needed: str | None
 ) -> None:
-    """401 without a key or with an unknown one, 403 with the wrong scope; admin may all."""
+    """401 without a valid key, 403 with the wrong scope; admin includes every scope."""
     async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
         bare = (await node.http.request(method, path)).status_code
         wrong = (
@@ -73,10 +73,10 @@ async def test_scope_is_needed(
         assert status != 401
 
 
-async def test_refused_key_is_asked_for_and_not_logged(
+async def test_missing_or_unknown_key_is_refused_and_not_logged(
     tmp_path: Path, keys: dict[str, str]
 ) -> None:
-    """The log has a key's name, never the key."""
+    """The log contains the name of a key, never the key."""
     with logged() as log_lines:
         async with http_node(tmp_path, api_keys_file=tmp_path / "keys") as node:
             unknown = await node.http.get(
@@ -90,8 +90,8 @@ async def test_refused_key_is_asked_for_and_not_logged(
     assert keys["read"] not in log_lines.getvalue()
 
 
-def test_changed_file_of_keys_is_read_again(tmp_path: Path) -> None:
-    """A new key counts, a removed one does not; broken content leaves the old keys."""
+def test_changed_keys_file_is_reloaded(tmp_path: Path) -> None:
+    """A new key is valid, a removed one is not; malformed content leaves the old keys valid."""
     path, first, second = tmp_path / "keys", make_key(), make_key()
     path.write_text(key_line(first, ["read"], "first"))
     ring = ApiKeys(path)
@@ -130,7 +130,7 @@ def test_changed_file_of_keys_is_read_again(tmp_path: Path) -> None:
         f"read {HASH} name more",
     ],
 )
-def test_malformed_file_of_keys_is_refused(text: str) -> None:
-    """A typing error must not open or close a door in silence."""
+def test_malformed_keys_file_is_refused(text: str) -> None:
+    """A typing error must not silently grant or deny access."""
     with pytest.raises(ConfigError):
         parse_keys(text)

@@ -1,4 +1,4 @@
-"""The door: request ids, problems, probes and metrics."""
+"""The middleware: request ids, problems, probes and metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def all_errors(root: type[SynaptoRouteError] = SynaptoRouteError) -> set[type[Sy
 
 
 def test_every_error_has_a_status() -> None:
-    """The one table is complete for both files of errors, and holds nothing else."""
+    """The table of statuses lists exactly the error types of the project."""
     known = {
         error.code
         for error in all_errors()
@@ -66,7 +66,7 @@ def test_every_error_has_a_status() -> None:
 async def test_every_refusal_is_a_problem_document(
     node: HttpNode, method: str, path: str, status: int, code: str
 ) -> None:
-    """Also what the framework itself refuses."""
+    """Errors of the framework are included."""
     answer = await node.http.request(method, path)
     problem = answer.json()
 
@@ -76,8 +76,8 @@ async def test_every_refusal_is_a_problem_document(
     assert ("allow" in answer.headers) == (status == 405)
 
 
-async def test_request_id_is_kept_or_made(node: HttpNode) -> None:
-    """A sound one is echoed and names the problem; another is replaced."""
+async def test_valid_request_id_is_echoed(node: HttpNode) -> None:
+    """A valid id is echoed and names the problem; a malformed one is replaced."""
     given = await node.http.get("/v1/routes/none", headers={"X-Request-Id": "abc-1"})
     made = await node.http.get("/livez", headers={"X-Request-Id": 'a"b\tc'})
 
@@ -87,10 +87,10 @@ async def test_request_id_is_kept_or_made(node: HttpNode) -> None:
     assert "nosniff" == made.headers["x-content-type-options"]
 
 
-async def test_unforeseen_error_tells_an_incident_and_nothing_else(
+async def test_unexpected_error_shows_only_an_incident_number(
     node: HttpNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log has the traceback under the number that the client got."""
+    """The log has the traceback under the same incident number."""
 
     async def broken(name: str) -> None:
         raise ZeroDivisionError("secret internals")
@@ -107,12 +107,12 @@ async def test_unforeseen_error_tells_an_incident_and_nothing_else(
 
 
 async def test_head_is_answered_like_get(node: HttpNode) -> None:
-    """Probes may ask without wanting a body."""
+    """Probes may use HEAD."""
     assert 200 == (await node.http.head("/readyz")).status_code
 
 
 async def test_node_is_alive_before_it_is_ready(tmp_path: Path) -> None:
-    """Until the router has started, probes answer and queries get 503 with a time."""
+    """Until the router has started, probes answer and queries get 503 with Retry-After."""
     async with http_node(tmp_path) as node:
         node.runtime._router, router = None, node.runtime._router
         live = await node.http.get("/livez")
@@ -130,7 +130,7 @@ async def test_node_is_alive_before_it_is_ready(tmp_path: Path) -> None:
 
 
 async def test_draining_node_is_unready_and_still_answers(node: HttpNode) -> None:
-    """Clients are told to close; nobody is turned away."""
+    """Responses ask clients to close; no request is refused."""
     node.runtime.drain()
     ready = await node.http.get("/readyz")
     query = await node.http.post("/v1/query", json={"text": "where is my parcel"})
@@ -179,7 +179,7 @@ async def test_metrics_count_requests_by_template(node: HttpNode) -> None:
 
 
 async def test_metrics_show_the_node(node: HttpNode) -> None:
-    """Gauges and counters are those of the router and the encoder at this moment."""
+    """Gauges and counters are read from the router and the encoder at each scrape."""
     await node.http.post("/v1/query", json={"text": "where is my parcel"})
     text = (await node.http.get("/metrics")).text
     status = node.router.status()
@@ -204,8 +204,8 @@ async def test_metrics_show_the_node(node: HttpNode) -> None:
     assert "synaptoroute_queue_size 0.0" in text
 
 
-async def test_batch_of_a_client_that_left_is_dropped(node: HttpNode) -> None:
-    """Nobody computes an answer that nobody waits for."""
+async def test_batch_of_a_disconnected_client_is_cancelled(node: HttpNode) -> None:
+    """The work stops when the client disconnects."""
     body = json.dumps({"texts": [f"text {at}" for at in range(1_000)]}).encode()
     messages = [
         {"type": "http.request", "body": body, "more_body": False},

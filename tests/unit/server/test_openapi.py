@@ -79,7 +79,7 @@ async def test_document_is_served_and_complete(node: HttpNode) -> None:
 
 
 async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
-    """An example that the server refuses would be worse than none."""
+    """The server accepts each example of the document."""
     document = (await node.http.get("/v1/openapi.json")).json()
     checked = 0
     for _, _, operation in operations(document):
@@ -95,8 +95,8 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
     assert 12 == checked
 
 
-async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:
-    """docs/api.md names each method and path, and none that is not there."""
+async def test_guide_lists_every_endpoint(node: HttpNode) -> None:
+    """docs/api.md names exactly the methods and paths of the application."""
     document = (await node.http.get("/v1/openapi.json")).json()
     served = {f"{method} {path}" for method, path, _ in operations(document)}
     served.add("GET /v1/openapi.json")
@@ -105,22 +105,22 @@ async def test_every_endpoint_stands_in_the_guide(node: HttpNode) -> None:
     assert served == written
 
 
-def test_every_code_stands_in_the_guide() -> None:
+def test_guide_lists_every_error_code() -> None:
     """docs/api.md lists each error code with its status."""
     rows = dict(re.findall(r"^\| `(\w+)` \| (\d{3}) \|", API_MD.read_text(), re.MULTILINE))
 
     assert {code: str(status) for code, status in STATUS_BY_CODE.items()} == rows
 
 
-def test_every_metric_stands_in_the_guide() -> None:
-    """docs/api.md names each metric of a member, and none that is not there."""
+def test_guide_lists_every_metric() -> None:
+    """docs/api.md names exactly the metrics of a cluster member."""
     written = set(re.findall(r"^\| `(synaptoroute_\w+)` \|", API_MD.read_text(), re.MULTILINE))
 
     assert families(exposition()) == written
 
 
-async def test_node_on_its_own_has_the_metrics_but_those_of_the_log(node: HttpNode) -> None:
-    """What is never measured is not shown as zero."""
+async def test_standalone_node_has_no_metrics_of_the_log(node: HttpNode) -> None:
+    """A standalone node leaves out metrics that it never measures."""
     await node.http.post("/v1/query", json={"text": "a"})
     found = families((await node.http.get("/metrics")).text)
 

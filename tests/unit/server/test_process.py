@@ -1,4 +1,4 @@
-"""A process that only serves shares the interpreter in small turns."""
+"""Interpreter settings of a serving process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(sys.getswitchinterval(), *gc.get_threshold(), gc.get_freeze_count() > 1_00
 
 
 def test_serving_process_is_tuned_and_a_library_is_not() -> None:
-    """Settings of the process change when they are asked for, and not by an import."""
+    """Importing the package changes no settings of the interpreter."""
     before = (sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count())
     words = [sys.executable, "-c", _PROGRAM]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)

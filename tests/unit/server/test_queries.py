@@ -1,4 +1,4 @@
-"""Queries over HTTP: the answer, its limits, and what is refused."""
+"""Queries over HTTP: responses, limits and refusals."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_query_names_the_route_and_why(node: HttpNode) -> None:
     assert match["node"] == answer.headers["sr-node"]
 
 
-async def test_query_that_nothing_passes_says_so(node: HttpNode) -> None:
+async def test_query_without_a_match_has_a_reason(node: HttpNode) -> None:
     """The route is null and the reason is named; the best score is still shown."""
     answer = await node.http.post("/v1/query", json={"text": "zebra quantum violin"})
 
@@ -72,7 +72,7 @@ async def test_explain_lists_candidates_best_first(node: HttpNode) -> None:
 
 
 async def test_filter_leaves_only_the_named_routes(node: HttpNode) -> None:
-    """A route outside the filter cannot match, however near it is."""
+    """A route outside the filter cannot match."""
     body = {"text": "where is my parcel", "routes": ["refund"], "limit": 5}
     answer = await node.http.post("/v1/query", json=body)
 
@@ -118,7 +118,7 @@ async def test_batch_answers_each_text_as_if_alone(node: HttpNode) -> None:
 async def test_malformed_query_is_refused_with_its_code(
     node: HttpNode, body: bytes, expected: tuple[int, str]
 ) -> None:
-    """Whatever is wrong has a 4xx with a stable code, and nothing changes."""
+    """Every malformed query gets a 4xx with a stable code, and nothing changes."""
     assert expected == await refused(node, body)
 
 
@@ -128,7 +128,7 @@ async def test_long_text_is_refused(node: HttpNode) -> None:
 
 
 async def test_repeated_key_takes_the_last_value(node: HttpNode) -> None:
-    """RFC 8259 leaves it open; the last one wins and nothing breaks."""
+    """RFC 8259 leaves the behaviour open."""
     answer = await node.http.post(
         "/v1/query",
         content=b'{"text": "zebra", "text": "where is my parcel"}',
@@ -139,7 +139,7 @@ async def test_repeated_key_takes_the_last_value(node: HttpNode) -> None:
 
 
 async def test_problem_lists_fields_and_repeats_no_body(node: HttpNode) -> None:
-    """What the client sent is not sent back, not even as the name of a field."""
+    """The problem never echoes what the client sent, not even as the name of a field."""
     secret = "s3cr3t" * 2_000
     answer = await node.http.post("/v1/query", json={"text": ["s3cr3t-value"], secret: 1})
 
@@ -163,14 +163,14 @@ async def test_problem_lists_fields_and_repeats_no_body(node: HttpNode) -> None:
 async def test_body_must_be_json_in_utf8(
     node: HttpNode, headers: dict[str, str], status: int
 ) -> None:
-    """A web page of another origin cannot send such a body without being asked first."""
+    """A page of another origin needs a preflight request to send JSON."""
     answer = await node.http.post("/v1/query", content=b'{"text": "a"}', headers=headers)
 
     assert status == answer.status_code
 
 
 async def test_body_without_a_type_is_refused(node: HttpNode) -> None:
-    """No content type is a type that no rule could judge."""
+    """A body without a content type is refused with 415."""
     answer = await node.http.post("/v1/query", content=b'{"text": "a"}')
 
     assert (415, "unsupported_media_type") == (answer.status_code, answer.json()["code"])
@@ -186,8 +186,8 @@ async def test_batch_has_a_limit_on_texts_and_on_bytes(node: HttpNode) -> None:
     assert [422, 422, 422] == [many.status_code, large.status_code, empty.status_code]
 
 
-async def test_full_queue_is_429_with_a_time(tmp_path: Path) -> None:
-    """What the queue cannot take now is refused with Retry-After; what it never can, with 413."""
+async def test_full_queue_is_429_with_retry_after(tmp_path: Path) -> None:
+    """A batch that does not fit now gets 429 with Retry-After; one that never fits gets 413."""
     async with http_node(tmp_path, queue_requests_max=4) as node:
         batch = {"texts": ["a", "b", "c", "d"]}
         answers = await asyncio.gather(
@@ -203,8 +203,8 @@ async def test_full_queue_is_429_with_a_time(tmp_path: Path) -> None:
     assert (413, "too_large") == (never.status_code, never.json()["code"])
 
 
-async def test_full_body_memory_is_429(node: HttpNode) -> None:
-    """Bodies in memory have one budget; what does not fit is refused and frees its part."""
+async def test_body_over_the_budget_is_429(node: HttpNode) -> None:
+    """All bodies in memory share one budget; a refused request releases its part."""
     node.runtime.bodies.bytes_max = 10
     answer = await node.http.post("/v1/query", json={"text": "where is my parcel"})
     node.runtime.bodies.bytes_max = 1_000
@@ -214,8 +214,8 @@ async def test_full_body_memory_is_429(node: HttpNode) -> None:
     assert 0 == node.runtime.bodies.held_bytes
 
 
-async def test_no_cache_encodes_anew(node: HttpNode) -> None:
-    """A measurement can ask for the whole work."""
+async def test_no_cache_encodes_again(node: HttpNode) -> None:
+    """``no-cache`` skips the embedding cache."""
     body = {"text": "where is my parcel"}
     await node.http.post("/v1/query", json=body)
     before = node.router.status().counters.cache_hits

@@ -1,4 +1,4 @@
-"""The short ways of a query answer as the framework's way does, and only what is true now."""
+"""The direct handler and its cache give the same responses as the framework."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ async def node(tmp_path: Path) -> AsyncIterator[HttpNode]:
         (json.dumps({"text": LONG_TEXT * 30}), JSON),
     ],
 )
-async def test_all_ways_answer_alike(node: HttpNode, content: str, headers: dict[str, str]) -> None:
-    """Status, headers and document are the same, the first time and from what was kept."""
+async def test_all_query_paths_give_the_same_response(
+    node: HttpNode, content: str, headers: dict[str, str]
+) -> None:
+    """Status, headers and document are the same, encoded or cached."""
     framed = await node.http.post(FRAMED, content=content, headers=headers)
     async with on_socket(node) as socket:
         express = [await socket.post(HOT, content=content, headers=headers) for _ in range(2)]
@@ -68,10 +70,10 @@ async def test_all_ways_answer_alike(node: HttpNode, content: str, headers: dict
 
 @pytest.mark.parametrize("bypass", [{}, {"cache-control": "no-cache"}])
 @pytest.mark.parametrize("deadline", [{}, {"sr-deadline-ms": "500"}])
-async def test_all_ways_refuse_alike(
+async def test_all_query_paths_give_the_same_refusal(
     node: HttpNode, bypass: dict[str, str], deadline: dict[str, str]
 ) -> None:
-    """An overloaded node says the same and counts the same, whichever way it is asked."""
+    """An overloaded node gives the same refusal and the same counts on every path."""
     asked = {"content": '{"text": "I want my money back"}', "headers": JSON | bypass | deadline}
     with overloaded(node):
         framed = await node.http.post(FRAMED, **asked)
@@ -90,8 +92,8 @@ async def test_all_ways_refuse_alike(
     assert 'duration_seconds_count{endpoint="/v1/query",method="POST"} 4.0' in metrics
 
 
-async def test_kept_answer_is_given_by_an_overloaded_node(node: HttpNode) -> None:
-    """It costs nothing; what is on its way may be joined; all else is refused unread."""
+async def test_overloaded_node_serves_cached_responses(node: HttpNode) -> None:
+    """Cached queries are answered and queries in flight are joined; others are refused unread."""
     asked = {"text": "I want my money back"}
     async with on_socket(node) as socket:
         before = await socket.post(HOT, json=asked)
@@ -106,10 +108,10 @@ async def test_kept_answer_is_given_by_an_overloaded_node(node: HttpNode) -> Non
 
 
 @pytest.mark.parametrize(("values", "status"), [(("5000", "soon"), 200), (("soon", "5000"), 422)])
-async def test_first_of_two_headers_counts_both_ways(
+async def test_first_of_two_headers_counts_on_both_paths(
     node: HttpNode, values: tuple[str, str], status: int
 ) -> None:
-    """A deadline that is sent twice means the same with and without the framework."""
+    """A repeated deadline header is read the same on both paths."""
     headers = [*JSON.items(), *(("sr-deadline-ms", value) for value in values)]
     content = '{"text": "I want my money back"}'
     framed = await node.http.post(FRAMED, content=content, headers=headers)
@@ -120,7 +122,7 @@ async def test_first_of_two_headers_counts_both_ways(
 
 
 async def test_body_in_pieces_is_read_whole(node: HttpNode) -> None:
-    """A client may send byte by byte."""
+    """The client sends the body byte by byte."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for byte in b'{"text": "I want my money back"}':
@@ -133,8 +135,8 @@ async def test_body_in_pieces_is_read_whole(node: HttpNode) -> None:
     assert whole.json() == cut.json()
 
 
-async def test_kept_answer_ends_with_the_position(node: HttpNode) -> None:
-    """After any write the question is answered anew."""
+async def test_cached_response_expires_with_its_version(node: HttpNode) -> None:
+    """Every write makes cached responses stale."""
     asked = {"text": "I want my money back"}
     before = await node.http.post(HOT, json=asked)
     again = await node.http.post(HOT, json=asked)
@@ -147,8 +149,8 @@ async def test_kept_answer_ends_with_the_position(node: HttpNode) -> None:
     assert before.headers["sr-version"] != after.headers["sr-version"]
 
 
-async def test_no_cache_asks_for_the_whole_work(node: HttpNode) -> None:
-    """A measurement is not answered with what was kept; the metrics tell both apart."""
+async def test_no_cache_skips_the_response_cache(node: HttpNode) -> None:
+    """The metrics count cached and computed responses separately."""
     asked = {"text": "I want my money back"}
     for headers in ({}, {}, {"cache-control": "no-cache"}):
         await node.http.post(HOT, json=asked, headers=headers)
@@ -158,8 +160,8 @@ async def test_no_cache_asks_for_the_whole_work(node: HttpNode) -> None:
     assert "synaptoroute_queries_total 2.0" in metrics
 
 
-async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path) -> None:
-    """A question without a route that comes again is counted again."""
+async def test_unmatched_queries_are_not_cached_when_recorded(tmp_path: Path) -> None:
+    """A repeated unmatched query is recorded again."""
     async with http_node(tmp_path, unmatched_kept=10) as node:
         await node.fill()
         for _ in range(3):
@@ -171,8 +173,8 @@ async def test_every_unmatched_query_is_seen_where_they_are_kept(tmp_path: Path)
     assert "synaptoroute_queries_total 4.0" in metrics
 
 
-def test_answers_have_a_limit_in_number_and_bytes() -> None:
-    """The answers that were not asked for the longest go first; a long question never comes in."""
+def test_response_cache_has_limits_in_number_and_bytes() -> None:
+    """The least recently used response goes first; a long query is never cached."""
     now = object()
     answer = QueryResponse(now, (), b"x" * 10)
     few = ResponseCache(responses_max=2)

@@ -1,4 +1,4 @@
-"""Queries between parser and socket: connections live on, limits hold, nobody waits in vain."""
+"""The direct handler of queries on a socket: connections, limits, disconnects and logs."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def direct_answers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-async def test_connection_lives_on_after_every_kind_of_answer(
+async def test_connection_stays_open_after_every_kind_of_response(
     node: HttpNode, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Encoded, kept, refused, malformed, and another endpoint, all on one connection."""
+    """Encoded, cached, refused, malformed, and another endpoint, all on one connection."""
     short = direct_answers(monkeypatch)
     wire = await Wire.open(client)
     statuses = []
@@ -75,7 +75,7 @@ async def test_connection_lives_on_after_every_kind_of_answer(
 
 
 async def test_pipelined_requests_are_answered_in_order(client: httpx.AsyncClient) -> None:
-    """Several requests in one piece are as many answers, each to its own question."""
+    """Several requests in one segment get one response each, in order."""
     texts = ["I want my money back", "where is my parcel", "I want my money back"]
     wire = await Wire.open(client)
     await wire.send(b"".join(request(json.dumps({"text": text}).encode()) for text in texts))
@@ -86,8 +86,8 @@ async def test_pipelined_requests_are_answered_in_order(client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("cut", [10, 60, 140, -1])
-async def test_request_in_two_pieces_is_answered(client: httpx.AsyncClient, cut: int) -> None:
-    """Wherever the network cuts it."""
+async def test_split_request_is_answered(client: httpx.AsyncClient, cut: int) -> None:
+    """The request may be split at any byte."""
     whole = request(BODY)
     wire = await Wire.open(client)
     await wire.send(whole[:cut])
@@ -99,10 +99,10 @@ async def test_request_in_two_pieces_is_answered(client: httpx.AsyncClient, cut:
     assert (200, "refund") == (status, json.loads(body)["route"])
 
 
-async def test_last_request_of_a_connection_is_answered_and_closed(
+async def test_connection_closes_after_its_last_request(
     node: HttpNode, client: httpx.AsyncClient
 ) -> None:
-    """Where the client says so, by header or by version; also when it is refused."""
+    """The client asks for it by header or by version; a refusal closes as well."""
     bypass = "Cache-Control: no-cache"
     for lines, version in (([bypass, "Connection: close"], "1.1"), ([bypass], "1.0")):
         for status in (200, 429):
@@ -115,8 +115,8 @@ async def test_last_request_of_a_connection_is_answered_and_closed(
             await wire.close()
 
 
-async def test_client_that_waits_to_be_told_to_go_on_is_told(client: httpx.AsyncClient) -> None:
-    """``Expect: 100-continue`` goes the usual way."""
+async def test_expect_continue_is_answered(client: httpx.AsyncClient) -> None:
+    """The application handles ``Expect: 100-continue``."""
     wire = await Wire.open(client)
     whole = request(BODY, "Expect: 100-continue")
     await wire.send(whole[: -len(BODY)])
@@ -128,10 +128,10 @@ async def test_client_that_waits_to_be_told_to_go_on_is_told(client: httpx.Async
     assert (100, 200) == (interim[0], final[0])
 
 
-async def test_draining_node_closes_after_the_answer(
+async def test_draining_node_closes_the_connection_after_the_response(
     node: HttpNode, client: httpx.AsyncClient
 ) -> None:
-    """So that a load balancer sends the next one elsewhere."""
+    """A load balancer then sends the next request elsewhere."""
     wire = await Wire.open(client)
     node.runtime.drain()
     await wire.send(request(BODY))
@@ -142,8 +142,8 @@ async def test_draining_node_closes_after_the_answer(
     assert (200, "close", b"") == (status, headers["connection"], rest)
 
 
-async def test_answer_that_was_begun_before_the_drain_closes(tmp_path: Path) -> None:
-    """The door's word and the connection's deed agree, once."""
+async def test_response_begun_before_the_drain_closes_the_connection(tmp_path: Path) -> None:
+    """The response has one ``connection: close`` header, and the connection closes."""
     encoder = HeldEncoder()
     async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
         wire = await Wire.open(client)
@@ -159,8 +159,8 @@ async def test_answer_that_was_begun_before_the_drain_closes(tmp_path: Path) -> 
     assert (200, "close", b"") == (status, headers["connection"], rest)
 
 
-async def test_client_that_goes_takes_its_query_along(tmp_path: Path) -> None:
-    """What nobody waits for any more is not encoded; it is counted as 499."""
+async def test_query_of_a_disconnected_client_is_cancelled(tmp_path: Path) -> None:
+    """Its text is not encoded, and the request is counted as 499."""
     encoder = HeldEncoder()
     async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
         encoder.hold()
@@ -186,8 +186,8 @@ async def test_client_that_goes_takes_its_query_along(tmp_path: Path) -> None:
     assert 0 == node.runtime.bodies.held_bytes
 
 
-async def test_encoder_that_fails_is_an_incident(tmp_path: Path) -> None:
-    """The client gets a number; the connection and its memory are there for the next."""
+async def test_encoder_failure_is_an_incident(tmp_path: Path) -> None:
+    """The client gets an incident number; the connection and its memory stay usable."""
     encoder = HeldEncoder()
     encoder.fails_on = "broken"
     async with http_node(tmp_path, encoder=encoder) as node, on_socket(node) as client:
@@ -201,8 +201,10 @@ async def test_encoder_that_fails_is_an_incident(tmp_path: Path) -> None:
     assert 0 == node.runtime.bodies.held_bytes
 
 
-async def test_full_body_memory_is_refused(node: HttpNode, client: httpx.AsyncClient) -> None:
-    """The budget of all bodies holds here, too."""
+async def test_request_over_the_body_budget_is_refused(
+    node: HttpNode, client: httpx.AsyncClient
+) -> None:
+    """The direct handler uses the same budget of bodies."""
     node.runtime.bodies.bytes_max = 10
     answer = await client.post("/v1/query", content=BODY, headers=JSON)
     node.runtime.bodies.bytes_max = 1_000
@@ -212,8 +214,8 @@ async def test_full_body_memory_is_refused(node: HttpNode, client: httpx.AsyncCl
     assert 0 == node.runtime.bodies.held_bytes
 
 
-async def test_keys_are_asked_for(tmp_path: Path) -> None:
-    """No key, a wrong one and one without the scope are refused, kept answers or not."""
+async def test_query_without_a_valid_key_is_refused(tmp_path: Path) -> None:
+    """A missing, wrong or insufficient key is refused, also for cached responses."""
     reader, writer = make_key(), make_key()
     lines = [key_line(reader, ["read"], "reader"), key_line(writer, ["write"], "writer")]
     (tmp_path / "keys").write_text("\n".join(lines))
@@ -237,10 +239,10 @@ async def test_keys_are_asked_for(tmp_path: Path) -> None:
     assert 2 == log_lines.getvalue().count('"key": "reader"')
 
 
-async def test_flood_of_refusals_is_one_line_a_second(
+async def test_refused_queries_are_logged_once_a_second(
     node: HttpNode, client: httpx.AsyncClient
 ) -> None:
-    """Each has its line at debug level; what an operator sees does not grow with the flood."""
+    """Each refusal has a line at debug level; above it there is one line a second."""
     with logged() as lines, overloaded(node):
         for _ in range(20):
             await client.post("/v1/query", content=BODY, headers=JSON)
@@ -253,8 +255,8 @@ async def test_flood_of_refusals_is_one_line_a_second(
     assert ["debug"] * 20 == [line["level"] for line in each]
 
 
-async def test_request_id_is_kept_or_made(node: HttpNode, client: httpx.AsyncClient) -> None:
-    """In the answer and as the name of a refusal."""
+async def test_valid_request_id_is_echoed(node: HttpNode, client: httpx.AsyncClient) -> None:
+    """It is in the response headers and in the problem document."""
     given = await client.post("/v1/query", content=BODY, headers=JSON | {"x-request-id": "abc-1"})
     with overloaded(node):
         bypass = JSON | {"x-request-id": "no good", "cache-control": "no-cache"}

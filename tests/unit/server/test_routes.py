@@ -1,4 +1,4 @@
-"""Routes over HTTP: writes, their conditions and their repetition."""
+"""Routes over HTTP: writes, preconditions and idempotency."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_put_creates_then_replaces(node: HttpNode) -> None:
 
 
 async def test_write_is_seen_by_the_next_query(node: HttpNode) -> None:
-    """A write that was answered is visible."""
+    """A write is visible once it has been answered."""
     await node.fill()
     answer = await node.http.post("/v1/query", json={"text": "track my order"})
     await node.http.delete("/v1/routes/parcel")
@@ -56,7 +56,7 @@ async def test_write_is_seen_by_the_next_query(node: HttpNode) -> None:
 
 
 async def test_delete_shows_the_version_of_the_write(node: HttpNode) -> None:
-    """A deletion has a place in the order like every write."""
+    """A deletion has a version, as every write has."""
     await node.fill()
     answer = await node.http.delete("/v1/routes/parcel")
     again = await node.http.delete("/v1/routes/parcel")
@@ -81,7 +81,7 @@ async def test_patch_changes_only_what_it_names(node: HttpNode) -> None:
 
 
 async def test_utterances_are_added_and_removed(node: HttpNode) -> None:
-    """The count says how many; what is there already is left alone."""
+    """The count has the number of changes; existing utterances stay."""
     await node.fill()
     url = "/v1/routes/refund/utterances"
     added = await node.http.post(url, json={"utterances": ["pay me back", "I want my money back"]})
@@ -96,8 +96,8 @@ async def test_utterances_are_added_and_removed(node: HttpNode) -> None:
     assert REFUND["utterances"] == shown
 
 
-async def test_if_match_is_judged_and_says_what_stands(node: HttpNode) -> None:
-    """412 with the current ETag for an old one; the right one passes."""
+async def test_failed_if_match_shows_the_current_etag(node: HttpNode) -> None:
+    """412 with the current ETag for an old one; the current one succeeds."""
     await node.fill()
     tag = (await node.http.get("/v1/routes/refund")).headers["etag"]
     url, body = "/v1/routes/refund", {"threshold": 0.4}
@@ -133,10 +133,10 @@ async def test_if_none_match_star_creates_only(node: HttpNode) -> None:
         ({"Idempotency-Key": "\u00e9"}, (422, "invalid_parameter")),
     ],
 )
-async def test_header_that_cannot_be_followed_is_refused(
+async def test_unusable_precondition_is_refused(
     node: HttpNode, headers: dict[str, str], expected: tuple[int, str]
 ) -> None:
-    """A condition is never ignored."""
+    """An unusable precondition gets a 4xx and is never ignored."""
     await node.fill()
     before = await node.digest()
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -149,7 +149,7 @@ async def test_header_that_cannot_be_followed_is_refused(
 
 
 async def test_unchanged_route_is_304(node: HttpNode) -> None:
-    """A reader that has the revision already is told so."""
+    """A read of the current revision gets 304."""
     await node.fill()
     tag = (await node.http.get("/v1/routes/refund")).headers["etag"]
     same = await node.http.get("/v1/routes/refund", headers={"If-None-Match": f'"0.0", W/{tag}'})
@@ -161,7 +161,7 @@ async def test_unchanged_route_is_304(node: HttpNode) -> None:
 
 @pytest.mark.parametrize("key", ["order-7", str(uuid.UUID(int=7))])
 async def test_repeated_key_has_the_effect_of_one(node: HttpNode, key: str) -> None:
-    """The same request gets the same answer, in any order of its fields."""
+    """The same request gets the same response, in any order of its fields."""
     headers = {"Idempotency-Key": key}
     body = {"utterances": ["a b", "c d"], "threshold": 0.3}
     first = await node.http.put("/v1/routes/x", json=body, headers=headers)
@@ -186,7 +186,7 @@ async def test_one_key_for_two_requests_is_a_conflict(node: HttpNode) -> None:
         assert (422, "idempotency_conflict") == (answer.status_code, answer.json()["code"])
 
 
-async def test_outcome_of_a_write_can_be_asked_for(node: HttpNode) -> None:
+async def test_outcome_of_a_write_is_remembered(node: HttpNode) -> None:
     """Applied and rejected writes are remembered under their op_id."""
     key = uuid.uuid4()
     headers = {"Idempotency-Key": str(key)}
@@ -229,8 +229,8 @@ async def test_malformed_parameter_is_named(node: HttpNode, query: str) -> None:
     assert "limit" == answer.json()["errors"][0]["field"]
 
 
-async def test_settings_are_replaced_whole(node: HttpNode) -> None:
-    """What is put is what is shown; a part is refused."""
+async def test_settings_are_replaced_as_a_whole(node: HttpNode) -> None:
+    """A GET shows what was put; a partial document is refused."""
     settings_ = (await node.http.get("/v1/settings")).json()
     changed = {**settings_, "aggregation": "max", "threshold": 0.25}
     written = await node.http.put("/v1/settings", json=changed)
@@ -288,7 +288,7 @@ async def test_malformed_route_changes_nothing(node: HttpNode, body: Any) -> Non
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "1e39", "NaN", "Infinity"])
 async def test_vector_that_is_not_finite_is_refused(node: HttpNode, number: str) -> None:
-    """Not as a literal, not by overflow of a double, not by overflow of a float32."""
+    """Neither as a literal nor by overflow of a double or a float32."""
     values = ",".join([number, *["0.0"] * 63])
     answer = await node.http.put(
         "/v1/routes/x",
@@ -300,7 +300,7 @@ async def test_vector_that_is_not_finite_is_refused(node: HttpNode, number: str)
     assert 0 == node.router.status().routes
 
 
-async def test_given_vectors_are_taken_as_they_are(node: HttpNode) -> None:
+async def test_given_vectors_are_stored_unchanged(node: HttpNode) -> None:
     """Unit vectors of the right length travel with their utterances."""
     body = {"utterances": ["a", "b"], "vectors": [unit_vector(0), unit_vector(1)]}
     answer = await node.http.put("/v1/routes/x", json=body)
@@ -309,7 +309,7 @@ async def test_given_vectors_are_taken_as_they_are(node: HttpNode) -> None:
 
 
 async def test_payload_nested_beyond_the_limit_is_refused(node: HttpNode) -> None:
-    """What a recursive reader could not follow does not enter."""
+    """Deep nesting could exhaust the stack of a recursive reader."""
     deep: Any = 1
     for _ in range(40):
         deep = [deep]
@@ -318,8 +318,8 @@ async def test_payload_nested_beyond_the_limit_is_refused(node: HttpNode) -> Non
     assert (422, "invalid_route") == (answer.status_code, answer.json()["code"])
 
 
-async def test_overlapping_writes_all_have_their_own_place(node: HttpNode) -> None:
-    """Concurrent writers get distinct versions, and every route is there."""
+async def test_concurrent_writes_have_distinct_versions(node: HttpNode) -> None:
+    """Every concurrent write gets its own version, and every route exists."""
     names = [f"r{index}" for index in range(30)]
     answers = await asyncio.gather(
         *(node.http.put(f"/v1/routes/{name}", json={"utterances": [name]}) for name in names)
@@ -335,8 +335,8 @@ ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=140))
-async def test_any_name_is_taken_or_refused_with_4xx(node: HttpNode, name: str) -> None:
-    """No name breaks the server; one that is taken can be read back."""
+async def test_any_name_is_accepted_or_refused_with_4xx(node: HttpNode, name: str) -> None:
+    """An accepted name can be read back."""
     raw = "".join(f"%{byte:02X}" for byte in name.encode())
     answer = await node.http.put(f"/v1/routes/{raw}", json={"utterances": ["a"]})
 
@@ -349,10 +349,10 @@ async def test_any_name_is_taken_or_refused_with_4xx(node: HttpNode, name: str) 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(utterances=st.lists(ANY_TEXT, max_size=5), text=ANY_TEXT)
-async def test_any_text_is_taken_or_refused_with_4xx(
+async def test_any_text_is_accepted_or_refused_with_4xx(
     node: HttpNode, utterances: list[str], text: str
 ) -> None:
-    """Unicode of every kind goes in and comes out, or is refused; never a 5xx."""
+    """Any Unicode is stored unchanged or refused; never a 5xx."""
     before = await node.digest()
     written = await node.http.put("/v1/routes/x", json={"utterances": utterances})
     asked = await node.http.post("/v1/query", json={"text": text})
@@ -369,7 +369,7 @@ async def test_any_text_is_taken_or_refused_with_4xx(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(vector=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=60, max_size=68))
 async def test_any_vector_is_of_unit_length_or_refused(node: HttpNode, vector: list[float]) -> None:
-    """Length, dimension and range are checked at the door."""
+    """Length, dimension and range are checked before the write."""
     before = await node.digest()
     body = {"utterances": ["a"], "vectors": [vector]}
     answer = await node.http.put("/v1/routes/v", json=body)

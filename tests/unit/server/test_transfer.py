@@ -58,7 +58,7 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_import_adds_all_routes_at_one_version(node: HttpNode) -> None:
-    """Counts and version are answered; the routes of before stay."""
+    """The response has counts and a version; existing routes stay."""
     answer = await node.http.post("/v1/import", content=lines(300), headers=NDJSON)
 
     assert (200, 300, 300) == (
@@ -74,7 +74,7 @@ async def test_import_adds_all_routes_at_one_version(node: HttpNode) -> None:
 
 
 async def test_import_with_replace_removes_the_others(node: HttpNode) -> None:
-    """What the import does not name is gone."""
+    """Routes that the import does not name are deleted."""
     await node.http.post("/v1/import?replace=true", content=lines(3), headers=NDJSON)
 
     assert ["n0000", "n0001", "n0002"] == await names(node)
@@ -93,7 +93,7 @@ async def test_import_with_replace_removes_the_others(node: HttpNode) -> None:
 async def test_broken_line_is_named_and_nothing_is_imported(
     node: HttpNode, broken: bytes, status: int, code: str, line: int | None
 ) -> None:
-    """300 sound routes before it do not become visible."""
+    """The 300 valid routes before the broken line do not become visible."""
     before = await names(node)
     answer = await node.http.post("/v1/import", content=lines(300) + broken, headers=NDJSON)
 
@@ -103,7 +103,7 @@ async def test_broken_line_is_named_and_nothing_is_imported(
 
 
 async def test_empty_import_cannot_wipe_the_routes(node: HttpNode) -> None:
-    """A pipe that broke before its first byte is not an order to delete everything."""
+    """An empty body with ``replace`` must not delete every route."""
     for headers in (NDJSON, YAML, {"Content-Type": "application/json"}):
         body = b"[]" if "json" in headers["Content-Type"] and headers != NDJSON else b""
         answer = await node.http.post("/v1/import?replace=true", content=body, headers=headers)
@@ -113,7 +113,7 @@ async def test_empty_import_cannot_wipe_the_routes(node: HttpNode) -> None:
 
 
 async def test_import_id_names_an_import_once(node: HttpNode) -> None:
-    """Sent again, it answers as before and changes nothing."""
+    """A repeated import gets the same response and changes nothing."""
     url = "/v1/import?import_id=first"
     once = await node.http.post(url, content=lines(5), headers=NDJSON)
     before = await node.digest()
@@ -146,7 +146,7 @@ async def test_import_over_its_limit_is_413(tmp_path: Path) -> None:
 
 
 async def test_import_of_another_type_is_415(node: HttpNode) -> None:
-    """The answer names the types that are read."""
+    """The problem names the supported types."""
     answer = await node.http.post("/v1/import", content=b"a", headers={"Content-Type": "text/csv"})
 
     assert 415 == answer.status_code
@@ -158,7 +158,7 @@ async def test_import_of_another_type_is_415(node: HttpNode) -> None:
     [("*/*", "ndjson"), ("application/yaml", "yaml"), ("application/json", "json")],
 )
 async def test_export_is_what_an_import_takes(node: HttpNode, accept: str, kind: str) -> None:
-    """Out, everything deleted, in again: the same routes."""
+    """Export, delete everything, import: the same routes."""
     before = (await node.http.get("/v1/routes")).json()["routes"]
     exported = await node.http.get("/v1/export", headers={"Accept": accept})
     for name in await names(node):
@@ -186,7 +186,7 @@ async def test_export_of_many_pages_is_whole(node: HttpNode) -> None:
 
 
 async def test_export_in_an_unknown_format_is_406(node: HttpNode) -> None:
-    """Nobody is sent what they said they cannot read."""
+    """406 if the client accepts none of the formats."""
     answer = await node.http.get("/v1/export", headers={"Accept": "text/html"})
 
     assert (406, "not_acceptable") == (answer.status_code, answer.json()["code"])
@@ -201,13 +201,13 @@ async def test_export_in_an_unknown_format_is_406(node: HttpNode) -> None:
         ("application/json;q=0, application/*", "ndjson"),
     ],
 )
-def test_best_accepted_format_is_chosen(accept: str, kind: str) -> None:
-    """Weights are followed."""
+def test_preferred_format_is_chosen(accept: str, kind: str) -> None:
+    """The highest weight wins."""
     assert kind == accepted_kind(accept)
 
 
 def test_weight_that_is_no_number_accepts_nothing() -> None:
-    """A malformed weight is not an invitation."""
+    """A malformed weight counts as 0."""
     with pytest.raises(NotAcceptable):
         accepted_kind("application/json;q=high")
 
@@ -215,7 +215,7 @@ def test_weight_that_is_no_number_accepts_nothing() -> None:
 # --- documents ---------------------------------------------------------------------------
 
 
-async def test_line_is_found_wherever_the_stream_is_cut() -> None:
+async def test_lines_are_found_in_pieces_of_any_size() -> None:
     """Pieces of one byte give the same routes as one piece."""
     body = lines(3)
     whole = [route async for route in ndjson_routes(pieces(body), 1_000)]
@@ -227,8 +227,8 @@ async def test_line_is_found_wherever_the_stream_is_cut() -> None:
     assert 3 == len(whole)
 
 
-async def test_line_without_an_end_is_cut_off_at_the_limit() -> None:
-    """A stream without a line end is not gathered for ever."""
+async def test_line_over_the_limit_is_refused() -> None:
+    """A stream without a line end is refused at the limit."""
     with pytest.raises(TooLarge):
         [route async for route in ndjson_routes(pieces(*[b"x" * 100] * 100), 1_000)]
 
@@ -257,8 +257,8 @@ def test_yaml_that_is_not_plain_is_refused(body: bytes, line: int | None) -> Non
     assert line == caught.value.fields["line"]
 
 
-def test_yaml_date_stays_the_text_that_was_written() -> None:
-    """A person who writes 2024-01-01 as an utterance means these characters."""
+def test_yaml_date_stays_text() -> None:
+    """``2024-01-01`` as an utterance is text, not a date."""
     (route,) = parse_document(b"- name: x\n  utterances: [2024-01-01]\n", "yaml")
 
     assert ["2024-01-01"] == route.utterances
@@ -272,13 +272,13 @@ def test_document_of_another_shape_is_refused(body: bytes) -> None:
 
 
 def test_document_of_a_later_version_is_refused() -> None:
-    """What this release does not know is not guessed."""
+    """An unknown document version is refused."""
     with pytest.raises(InvalidRoute, match="version: 1"):
         parse_document(b'{"version": 2, "routes": [{"name": "a", "utterances": ["b"]}]}', "json")
 
 
 def test_error_in_a_document_names_the_place() -> None:
-    """The field's place in the document, and not its value."""
+    """The message has the path of the field, never its value."""
     body = b'{"routes": [{"name": "a", "utterances": ["b"]}, {"name": "c", "utterances": ["", 1]}]}'
     with pytest.raises(InvalidRoute) as caught:
         parse_document(body, "json")
@@ -304,7 +304,7 @@ def test_route_file_is_read_by_its_suffix(tmp_path: Path, suffix: str, text: str
 
 
 @pytest.mark.parametrize("name", ["routes.txt", "missing.yaml", "broken.yaml"])
-def test_route_file_that_cannot_be_used_is_a_setting_error(tmp_path: Path, name: str) -> None:
+def test_unusable_route_file_is_a_config_error(tmp_path: Path, name: str) -> None:
     """The message names the file."""
     (tmp_path / "broken.yaml").write_text("- name: x\n")
     with pytest.raises(ConfigError, match=name):
@@ -349,7 +349,7 @@ ROUTES = st.builds(
     st.sampled_from(["json", "yaml"]),
 )
 def test_document_round_trip(routes: list[StoredRoute], kind: DocumentKind) -> None:
-    """Whatever a node may hold survives its own export."""
+    """Every valid route survives an export and an import."""
     assert kind != "ndjson"
     body = b"".join(render_document(routes, kind))
 

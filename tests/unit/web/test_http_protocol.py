@@ -106,7 +106,7 @@ class Served:
         return client
 
     def expire(self, seconds: float) -> None:
-        """Let time pass for every connection."""
+        """Advance the time of every connection."""
         now = asyncio.get_running_loop().time() + seconds
         for connection in list(self.server.state.connections):
             connection.check_deadline(now)
@@ -216,7 +216,7 @@ async def test_malformed_request_is_refused_after_the_responses_before_it() -> N
     assert received.index(b"HTTP/1.1 200 ") < received.index(b"HTTP/1.1 400 ")
 
 
-async def test_broken_body_is_refused_and_its_application_told() -> None:
+async def test_broken_body_is_refused_and_the_application_notified() -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with served() as found:
         received = await (await found.connect()).exchange(head, b"not a size\r\n")
@@ -244,7 +244,7 @@ async def test_bytes_after_the_last_request_are_ignored() -> None:
         ({"connections_max": 0}, b"", 503),
     ],
 )
-async def test_broken_limit_is_a_problem_document(
+async def test_exceeded_limit_is_a_problem_document(
     change: dict[str, int], request_bytes: bytes, status: int
 ) -> None:
     async with served(replace(HttpLimits(), **change)) as found:
@@ -279,7 +279,7 @@ async def test_failed_application_is_a_500_and_the_connection_closes() -> None:
         assert b"connection: close" in received
 
 
-async def test_client_that_leaves_is_told_to_the_application() -> None:
+async def test_application_is_notified_of_a_disconnect() -> None:
     async with served() as found:
         client = await found.connect()
         await client.exchange(GET % b"wait")
@@ -287,7 +287,7 @@ async def test_client_that_leaves_is_told_to_the_application() -> None:
         await asyncio.wait_for(found.app.disconnected.wait(), 3)
 
 
-async def test_slow_client_holds_its_response_and_no_more() -> None:
+async def test_slow_client_holds_only_its_own_response() -> None:
     async with served() as found:
         client = await found.connect()
         client.writer.write(GET % b"large")

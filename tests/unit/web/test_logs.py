@@ -1,4 +1,4 @@
-"""The log of a node: a line for each request, and nothing of what was said in it."""
+"""The log of a node: one line a request, without texts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def log_lines() -> Iterator[io.StringIO]:
         yield stream
 
 
-async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
-    """One line a request, with its id, status and duration, and nothing that was said.
+async def test_query_texts_are_not_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
+    """One line a request, with its id, status and duration, and without its text.
 
     Queries that were answered are counted, and have lines at debug level only.
     """
@@ -48,7 +48,7 @@ async def test_no_text_of_a_query_is_logged_at_info(node: HttpNode, log_lines: i
         assert word not in log_lines.getvalue()
 
 
-async def test_query_texts_are_logged_only_where_asked_for(
+async def test_query_texts_are_logged_only_if_enabled(
     tmp_path: Path, log_lines: io.StringIO
 ) -> None:
     """``log_queries`` writes them, at debug level."""
@@ -60,7 +60,7 @@ async def test_query_texts_are_logged_only_where_asked_for(
 
 
 async def test_probes_are_not_logged_at_info(node: HttpNode, log_lines: io.StringIO) -> None:
-    """A probe a second would bury everything else."""
+    """Probes are too frequent for the log."""
     await node.http.get("/livez")
     (line,) = [json.loads(line) for line in log_lines.getvalue().splitlines()]
 
