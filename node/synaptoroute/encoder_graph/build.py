@@ -4,7 +4,8 @@ The int8 graph has 23 MB, nearly all of it tensors of the bundled model's file. 
 a list of parts: bytes of its own (``inline``), ranges of the model file (``copy``), and two
 kinds of tensor that are put together from such ranges: matrices side by side (``columns``),
 and int8 rows times a scale plus one row (``dequantized``).  ``encoder.packed_session``
-joins the parts to exactly the graph that ``int8_graph`` writes.
+joins the parts to exactly the graph that ``int8_graph`` writes.  Two more graphs hold one
+integer product each: for the exactness check, and for scoring.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ import synaptoroute.encoder
 from synaptoroute.encoder.integer_product import GRAPH_FILE
 from synaptoroute.encoder.packed_session import GRAPH_INLINE, GRAPH_PARTS
 from synaptoroute.encoder.recipe import DATA, bundled_recipe
-from synaptoroute.encoder.self_check import PRODUCT_DEPTHS, product_file
-from synaptoroute.encoder_graph.int8_graph import EMBEDDINGS, PLACES, int8_graph
-from synaptoroute.encoder_graph.onnx_file import read_graph
-from synaptoroute.encoder_graph.products import check_graph, scoring_graph
+from synaptoroute.encoder.self_check import PRODUCT_DEPTHS, extreme_weights, product_file
+from synaptoroute.encoder_graph.int8_graph import (
+    EMBEDDINGS,
+    PLACES,
+    RUNTIME_DOMAIN,
+    graph_model,
+    int8_graph,
+)
+from synaptoroute.encoder_graph.onnx_file import GraphWriter, read_graph
 from synaptoroute.errors import ModelCorrupt
 
 _COPIED_BYTES_MIN: Final = 1_000
@@ -95,3 +101,37 @@ def _positions(model: bytes) -> Part:
         raise ModelCorrupt(f"not the bundled model's graph: {error!r}") from error
     starts = [tensor.ctypes.data - start for tensor in (numbers, scales, types)]
     return ["dequantized", *numbers.shape, *starts]
+
+
+# --- graphs of one integer product -------------------------------------------------------
+
+
+_IR_VERSION = 8
+_OPSET = 13
+
+
+def check_graph(depth: int) -> bytes:
+    """Bytes times extreme weights, by the operator of the int8 graph."""
+    weights = extreme_weights(depth)
+    graph = GraphWriter()
+    graph.tensor("one", np.array(1, dtype=np.float32))
+    # Constants, not an input: the runtime packs constant weights for its fast kernels.
+    graph.tensor("weights", weights)
+    graph.tensor("ones", np.ones(weights.shape[1], dtype=np.float32))
+    names = ["rows", "weights", "one", "ones", "zero"]
+    graph.node("MatMulIntegerToFloat", names, ["products"], RUNTIME_DOMAIN)
+    graph.input("rows", np.uint8, ["n", weights.shape[0]])
+    graph.input("zero", np.uint8, [])
+    graph.output("products", np.float32, ["n", weights.shape[1]])
+    return graph_model(graph)
+
+
+def scoring_graph() -> bytes:
+    """``(rows - zero) @ columns`` in int32, of any shape; see ``encoder.integer_product``."""
+    graph = GraphWriter()
+    graph.node("MatMulInteger", ["rows", "columns", "zero"], ["products"])
+    graph.input("rows", np.uint8, ["n", "dim"])
+    graph.input("columns", np.int8, ["dim", "m"])
+    graph.input("zero", np.uint8, [])
+    graph.output("products", np.int32, ["n", "m"])
+    return graph.model(_IR_VERSION, {"": _OPSET})

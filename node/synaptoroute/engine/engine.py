@@ -16,8 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from synaptoroute.cascade.cascade import Cascade, CascadeStatus
-from synaptoroute.cascade.coalescer import QueryCoalescer
+from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal

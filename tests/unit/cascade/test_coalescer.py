@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from synaptoroute.cascade.cascade import Cascade
-from synaptoroute.cascade.coalescer import QUERIES_PER_ITERATION_MAX, QueryCoalescer
+from synaptoroute.cascade.cascade import QUERIES_PER_ITERATION_MAX, Cascade, QueryCoalescer
 from synaptoroute.errors import EncoderError, Overloaded
 from synaptoroute.models import Match
 from synaptoroute.serving.query import Query
