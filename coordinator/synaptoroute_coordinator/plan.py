@@ -102,34 +102,21 @@ class ControllerState:
 
     Times are seconds of the coordinator's monotonic clock.  A coordinator that takes over
     starts with an empty state: actions then come a little later, but never wrongly.
-
-    Attributes:
-        started_seconds: When this coordinator became active.
-        audit_seconds: When the newest audit was logged; None for never.
-        scrub_seconds: When the newest deep audit was logged; None for never.
-        backup_seconds: When the newest backup was attempted; None for never.
-        pending: The audit whose reports are coming in.
-        verdict: Result of the newest audit.
-        deep_verdict: Result of the newest deep audit.
-        reported: Number of nodes that have reported to the pending audit.
-        repairing: Nodes that were told to resync and have not done it yet.
-        repairs: (sequence number of the audit, node) of each repair.
-        repair_counts: Repairs of a node since it was last found sound.
-        imports: When each open import was first seen in its present state.
-        voters_seen: When each voter was last live.
     """
 
     started_seconds: float
-    audit_seconds: float | None = None
+    audit_seconds: float | None = None  # of the newest audit; None for never
     scrub_seconds: float | None = None
-    backup_seconds: float | None = None
+    backup_seconds: float | None = None  # of the newest attempt
     pending: PendingAudit | None = None
     verdict: AuditVerdict | None = None
     deep_verdict: AuditVerdict | None = None
-    reported: int = 0
-    repairing: frozenset[str] = frozenset()
-    repairs: set[tuple[int, str]] = field(default_factory=set)
+    reported: int = 0  # nodes that have reported to the pending audit
+    repairing: frozenset[str] = frozenset()  # told to resync and not done yet
+    repairs: set[tuple[int, str]] = field(default_factory=set)  # (seq of the audit, node)
+    # Repairs of a node since it was last found sound.
     repair_counts: dict[str, int] = field(default_factory=dict)
+    # When each open import was first seen in its present state.
     imports: dict[OpenImport, float] = field(default_factory=dict)
     voters_seen: dict[str, float] = field(default_factory=dict)
 
@@ -193,17 +180,7 @@ class ControllerState:
 def plan_actions(
     view: FleetView, policy: Policy, state: ControllerState, now_seconds: float
 ) -> tuple[Action, ...]:
-    """Decide what to do now.
-
-    Args:
-        view: The fleet now.
-        policy: The desired behaviour.
-        state: What was done already.
-        now_seconds: The coordinator's monotonic clock.
-
-    Returns:
-        Actions, the most urgent first; none while the log is not open.
-    """
+    """Return what to do now, the most urgent first; nothing while the log is not open."""
     if view.log.state != "open":
         return ()
     return (

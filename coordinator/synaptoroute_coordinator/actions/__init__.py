@@ -4,5 +4,5 @@ executor      actions carried out against the log, under the lease
 fleet_client  HTTP requests to the nodes
 backups       snapshots kept in a backup store
 backup_store  a folder, or a bucket of an S3-compatible store
-audit_log     who did what, when
+audit_log     actor, action, time and outcome
 """

@@ -1,4 +1,4 @@
-"""The audit log of actions: who did what, when, and with what outcome.
+"""The audit log of actions: actor, action, time and outcome.
 
 Each action is one JSON line, appended and synced.  The newest are kept in memory.
 """

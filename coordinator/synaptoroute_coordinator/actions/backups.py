@@ -13,7 +13,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -140,15 +139,13 @@ class Backups:
 def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
     at_ms = int(time.time() * 1_000)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
-    with path.open("rb") as file:
-        sha256 = _sha256_of(file.read)
     backup = Backup(
         f"synaptoroute-{stamp}-{position.epoch}.{position.seq}",
         at_ms,
         node,
         str(position.revision),
         position.chain,
-        sha256,
+        _sha256_of(path),
         path.stat().st_size,
         head.fingerprint,
         head.dim,
@@ -166,12 +163,7 @@ def parse_manifest(document: bytes) -> Backup:
 
 
 async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
-    """Download a backup, verified by the hash in its manifest.
-
-    Args:
-        store: Where it is kept.
-        name: Its name without suffix.
-        folder: Target folder; the manifest is written last.
+    """Download a backup, verified by the hash in its manifest, which is written last.
 
     Raises:
         ClusterError: It does not exist, or does not match its manifest.
@@ -183,7 +175,7 @@ async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
     draft = folder / f".{name}{SUFFIX}"
     try:
         await store.fetch(name + SUFFIX, draft)
-        if await asyncio.to_thread(_hash_of, draft) != backup.sha256:
+        if await asyncio.to_thread(_sha256_of, draft) != backup.sha256:
             raise ClusterError(f"{name} does not match its manifest: it was altered")
         await asyncio.to_thread(draft.replace, folder / (name + SUFFIX))
     finally:
@@ -192,13 +184,6 @@ async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
     return backup
 
 
-def _hash_of(path: Path) -> str:
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        return _sha256_of(file.read)
-
-
-def _sha256_of(read: Callable[[int], bytes]) -> str:
-    digest = hashlib.sha256()
-    while part := read(1 << 20):
-        digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

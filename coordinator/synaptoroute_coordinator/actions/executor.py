@@ -35,15 +35,10 @@ class Executor:
     def __init__(self, log: RedisLog) -> None:
         self._log = log
         self._head: Head | None = None
-        log.attach(position=lambda: self._at, fingerprint=lambda: self._fingerprint)
-
-    @property
-    def _at(self) -> Position:
-        return self._head.position if self._head else Position()
-
-    @property
-    def _fingerprint(self) -> str:
-        return self._head.fingerprint if self._head else ""
+        log.attach(
+            position=lambda: self._head.position if self._head else Position(),
+            fingerprint=lambda: self._head.fingerprint if self._head else "",
+        )
 
     def update_head(self, head: Head) -> None:
         """Set the header of the log, on which appended entries are based."""

@@ -55,11 +55,7 @@ class FleetClient:
         """Scrape the metrics of nodes; those that do not answer are left out."""
         found = await asyncio.gather(*(self._scrape(node, url) for node, url in urls.items()))
         self._samples = {node: sample for node, sample, _ in found if sample is not None}
-        return {
-            node: fetch_telemetry
-            for node, _, fetch_telemetry in found
-            if fetch_telemetry is not None
-        }
+        return {node: telemetry for node, _, telemetry in found if telemetry is not None}
 
     async def _scrape(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
         try:

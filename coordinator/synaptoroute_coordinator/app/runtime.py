@@ -107,7 +107,7 @@ class Sessions:
         now = time.monotonic()
         if len(self._sessions) >= SESSIONS_MAX:
             self._sessions = {c: s for c, s in self._sessions.items() if s.ends_at > now}
-        # Still full: the oldest sessions go, so that nobody can lock others out.
+        # Still full: the oldest sessions go, so that one client cannot lock others out.
         while len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[next(iter(self._sessions))]
         cookie = secrets.token_urlsafe(32)

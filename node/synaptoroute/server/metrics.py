@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -57,23 +57,10 @@ class Metrics:
             registry=self.registry,
         )
         in_flight.set_function(lambda: self.in_flight_count)
-        self._batch_size = Histogram(
-            "synaptoroute_batch_size",
-            "Texts that a lane encoded together.",
-            buckets=_TEXTS,
-            registry=self.registry,
-        )
-        self._batch_tokens = Histogram(
-            "synaptoroute_batch_tokens",
-            "Tokens that a lane encoded together.",
-            buckets=_TOKENS,
-            registry=self.registry,
-        )
-        self._encode_duration = Histogram(
-            "synaptoroute_encode_duration_seconds",
-            "Time that a lane took to encode a batch.",
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._batch_size = self._histogram("batch_size", "Texts encoded together.", _TEXTS)
+        self._batch_tokens = self._histogram("batch_tokens", "Tokens encoded together.", _TOKENS)
+        self._encode_duration = self._histogram(
+            "encode_duration_seconds", "Time to encode a batch.", _SECONDS
         )
         build = Gauge(
             "synaptoroute_build_info",
@@ -82,6 +69,9 @@ class Metrics:
             registry=self.registry,
         )
         build.labels(__version__, platform.python_version()).set(1)
+
+    def _histogram(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"synaptoroute_{name}", meaning, buckets=buckets, registry=self.registry)
 
     def batch(self, texts: int, tokens: int, encode_seconds: float) -> None:
         self._batch_size.observe(texts)
@@ -221,9 +211,9 @@ def _counters(status: NodeStatus, stats: EncoderStats) -> Iterator[Metric]:
         ("queries_shared", "Queries that shared another's encoding.", counters.shared),
         ("cache_hits", "Embeddings found in the cache.", counters.cache_hits),
         ("cache_misses", "Embeddings that had to be computed.", counters.cache_misses),
-        ("overloaded", "Queries and writes refused at the door.", counters.overloaded),
+        ("overloaded", "Queries and writes refused on arrival.", counters.overloaded),
         ("too_late", "Queries refused for their predicted wait.", counters.too_late),
-        ("abandoned", "Texts dropped because their callers had gone.", counters.abandoned),
+        ("abandoned", "Texts dropped because their clients had disconnected.", counters.abandoned),
         ("entries_applied", "Entries applied.", counters.entries),
         ("queries_static", "Queries answered by the static stage.", counters.static),
         ("queries_deferred", "Queries it left to the encoder.", counters.deferred),

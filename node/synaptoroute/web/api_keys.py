@@ -1,4 +1,4 @@
-"""API keys: who may read, write and administer.
+"""API keys with the scopes read, write and admin.
 
 The file holds hashes only, ``scope[,scope] sha256-hex name`` a line; ``#`` starts a
 comment.  A key has 256 random bits, so a plain SHA-256 of it cannot be searched.

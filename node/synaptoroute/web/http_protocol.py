@@ -41,24 +41,7 @@ _MALFORMED: Final = Problem(400, "malformed_request", "the request is not valid 
 
 
 class HttpRequest:
-    """One request.
-
-    Attributes:
-        method: Upper case.
-        path: Decoded path.
-        raw_path: Path as it was sent.
-        query_string: What follows the question mark.
-        headers: Names in lower case, in the order in which they were sent.
-        version: HTTP version, such as ``1.1``.
-        keep_alive: Whether the connection goes on after the response.
-        client: Address of the client.
-        body: Bytes of the body that nobody has read yet.
-        is_whole: Whether the body has arrived to its end.
-        has_begun: Whether a part of the response has been sent.
-        is_answered: Whether the response is complete.
-        on_disconnect: Called if the client goes away before the response.
-        on_body: Called when more of the body has arrived, and when the client goes away.
-    """
+    """One request; header names are in lower case, in the order in which they were sent."""
 
     __slots__ = (
         "body",
@@ -85,10 +68,12 @@ class HttpRequest:
         self.client = client
         self.keep_alive = True
         self.expects_continue = False
-        self.body = bytearray()
-        self.is_whole = False
-        self.has_begun = self.is_answered = False
+        self.body = bytearray()  # not read yet
+        self.is_whole = False  # whether the body has arrived to its end
+        self.has_begun = self.is_answered = False  # the response
+        # Called if the client goes away before the response.
         self.on_disconnect: Callable[[], object] | None = None
+        # Called when more of the body has arrived, and when the client goes away.
         self.on_body: Callable[[], None] | None = None
 
 
@@ -481,7 +466,7 @@ class HttpProtocol(asyncio.Protocol):
         return self._transport.is_closing()
 
     def write_now(self, data: bytes) -> None:
-        """Write the end of a response; nothing to a client that has gone."""
+        """Write the end of a response, unless the client has disconnected."""
         if not self._transport.is_closing():
             self._transport.write(data)
 

@@ -137,21 +137,14 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessHooks:
-    """What a program adds to the life of its server process.
-
-    Attributes:
-        lifespan: Starts the application when it is entered, and stops it when it is left.
-        on_drain: Called at the first stop signal.
-        on_hangup: Runs at SIGHUP; None leaves the signal its default, which ends the process.
-        drain_seconds: How long connections are told to close before the listener closes.
-        shutdown_seconds: How long requests in flight may take after that.
-    """
+    """What a program adds to the life of its server process."""
 
     lifespan: AbstractAsyncContextManager[object]
-    on_drain: Callable[[], None]
+    on_drain: Callable[[], None]  # called at the first stop signal
+    # Runs at SIGHUP; None leaves the signal its default, which ends the process.
     on_hangup: Callable[[], Coroutine[None, None, None]] | None = None
-    drain_seconds: float = 0.0
-    shutdown_seconds: float = 5.0
+    drain_seconds: float = 0.0  # responses ask to close before the listener closes
+    shutdown_seconds: float = 5.0  # for requests in flight after that
 
 
 class ServerProcess:
