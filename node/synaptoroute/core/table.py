@@ -160,19 +160,6 @@ class DesiredRoute:
             == (self.threshold, self.metadata, self.payload)
         )
 
-    def record(self, route_id: int, rows: dict[int, str], at: Revision) -> RouteRecord:
-        slots = tuple(sorted(rows))
-        return RouteRecord(
-            route_id=route_id,
-            name=self.name,
-            slots=slots,
-            utterances=tuple(map(rows.__getitem__, slots)),
-            threshold=self.threshold,
-            metadata=self.metadata,
-            payload=self.payload,
-            revision=at,
-        )
-
 
 def _outcome_of(
     wanted: list[DesiredRoute],
@@ -460,7 +447,18 @@ class RouteTable:
                 rows[slot] = text
                 hashed = row_hash(slot, route_id, text, vector)
                 writes.append(SlotWrite(slot, route_id, text, vector, hashed))
-            put.append(desired.record(route_id, rows, at))
+            owned = tuple(sorted(rows))
+            record = RouteRecord(
+                route_id=route_id,
+                name=desired.name,
+                slots=owned,
+                utterances=tuple(map(rows.__getitem__, owned)),
+                threshold=desired.threshold,
+                metadata=desired.metadata,
+                payload=desired.payload,
+                revision=at,
+            )
+            put.append(record)
         writes.sort()  # by slot: the first field, and each slot is written once
         return Change(
             outcome=_outcome_of(wanted, changed, gone, at),

@@ -6,6 +6,7 @@ are those of ``synaptoroute.models``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Final
 
 from pydantic import (
@@ -40,13 +41,10 @@ PREVIEW_TEXTS_MAX: Final = 200
 BATCH_BYTES_MAX: Final = 2_097_152
 """UTF-8 bytes of all texts of one batch."""
 
-
-def _check_query(text: str) -> str:
-    return check_text(text, QUERY_BYTES_MAX)
-
-
 QueryText = Annotated[
-    str, Field(min_length=1, description="The text to route."), AfterValidator(_check_query)
+    str,
+    Field(min_length=1, description="The text to route."),
+    AfterValidator(partial(check_text, bytes_max=QUERY_BYTES_MAX)),
 ]
 
 

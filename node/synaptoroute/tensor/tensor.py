@@ -387,7 +387,11 @@ class Tensor:
 
     def _show(self, change: Change, slots: Slots, is_summed: NDArray[np.bool_]) -> None:
         """Give the written rows their owners; sums of small new routes are deferred."""
-        put = [record.route_id for record in change.put]
+        put, new = [], []
+        for record in change.put:
+            put.append(record.route_id)
+            if record.route_id not in self._records:
+                new.append(record.route_id)
         self._reserve_routes(max(put, default=-1) + 1)
         owners = np.array([write.route_id for write in change.writes], np.int64)
         # From here on the rows count; they were complete before.
@@ -395,7 +399,6 @@ class Tensor:
         self.slots_used += len(slots)
         self._blocks.mark_stale(slots)
         due = ~is_summed
-        new = [route_id for route_id in put if route_id not in self._records]
         # A deferred sum takes all rows of its route, so no row may be in the sum already.
         if new and len(slots) <= DEFERRED_ROWS_MAX and due.all():
             self._centroids.defer_sums(np.array(new, np.int64))

@@ -191,7 +191,9 @@ class Middleware:
         policy.started()
         try:
             policy.authorize(scope["method"], scope["path"], headers, context)
-            await self._app(scope, self._bounded(receive), send_with_headers)
+            if policy.body_bytes_max is not None:
+                receive = _bounded(receive, policy.body_bytes_max)
+            await self._app(scope, receive, send_with_headers)
         except ClientGone:
             pass
         except Exception as error:
@@ -206,22 +208,20 @@ class Middleware:
             context.endpoint = getattr(scope.get("route"), "path", context.endpoint)
             policy.finished(scope["method"], scope["path"], scope.get("client"), context)
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """Count the body where the policy limits it."""
-        bytes_max = self._policy.body_bytes_max
-        if bytes_max is None:
-            return receive
-        received_bytes = 0
 
-        async def receive_bounded() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            if received_bytes > bytes_max:
-                raise TooLarge(f"a body has at most {bytes_max} bytes", limit=bytes_max)
-            return message
+def _bounded(receive: Receive, bytes_max: int) -> Receive:
+    """Refuse a body once more than ``bytes_max`` of it have arrived."""
+    received_bytes = 0
 
-        return receive_bounded
+    async def receive_bounded() -> Message:
+        nonlocal received_bytes
+        message = await receive()
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > bytes_max:
+            raise TooLarge(f"a body has at most {bytes_max} bytes", limit=bytes_max)
+        return message
+
+    return receive_bounded
 
 
 def context_of(scope: Scope) -> RequestContext:
