@@ -203,19 +203,11 @@ def plan_switch(
     imports: Mapping[str, StagedImport],
     import_id: str,
     routes: Iterable[RouteRecord],
-    row_hashes: Mapping[int, bytes],
-    dim: int,
+    row_hashes: Mapping[int, bytes],  # Row hash of every slot that has an owner
+    dim: int,  # Dimension of the current vectors
     at: Revision,
 ) -> Change:
     """Plan the switch of every row to its vector in a generation.
-
-    Args:
-        imports: All open imports.
-        import_id: Identity of the generation.
-        routes: All routes.
-        row_hashes: Row hash of every slot that has an owner.
-        dim: Dimension of the current vectors.
-        at: Place of the entry.
 
     Raises:
         Rejection: The generation is not open or lacks a text, or routes are being

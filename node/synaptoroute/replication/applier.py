@@ -76,29 +76,17 @@ class Applier:
         replica: Replica,
         storage: SQLiteStorage,
         *,
-        founding: OpenEpoch,
-        publish: Callable[[Sequence[Commit]], None],
-        switch_encoder: Callable[[Commit], None],
+        founding: OpenEpoch,  # First entry of a log that this node sequences itself
+        publish: Callable[[Sequence[Commit]], None],  # Makes durable commits visible
+        switch_encoder: Callable[[Commit], None],  # Makes a durable change of the encoder visible
+        # Fails the writers of a proposal that was not taken
         fail_write: Callable[[bytes, Exception], None],
-        has_encoder: Callable[[str], bool],
+        has_encoder: Callable[[str], bool],  # Whether an encoder is loaded, by fingerprint
+        # Called with the steps of incoming entries
         on_received: Callable[[Sequence[ReceivedEntry]], None],
-        on_failed: Callable[[Exception], None],
+        on_failed: Callable[[Exception], None],  # Called if entries could not be applied
         nice: int = 0,
     ) -> None:
-        """Create the applier; ``start`` starts its thread.
-
-        Args:
-            replica: The state that the database holds.
-            storage: The database.
-            founding: First entry of a log that this node sequences itself.
-            publish: Makes durable commits visible.
-            switch_encoder: Makes a durable change of the encoder visible.
-            fail_write: Fails the writers of a proposal that was not taken.
-            has_encoder: Whether an encoder is loaded, by fingerprint.
-            on_received: Called with the steps of incoming entries.
-            on_failed: Called if entries could not be applied.
-            nice: Priority of the thread.
-        """
         self.replica = replica
         self.storage = storage
         self.storage_state = "ok"  # ``ok``, or why the last commit failed

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Final
 
 from synaptoroute.core.mutation import Entry, Position
+from synaptoroute.core.recovery import common_seq
 from synaptoroute.core.replica import TRANSITIONS, Source, State
 from synaptoroute.errors import (
     ClusterError,
@@ -318,7 +319,7 @@ class CatchUp:
             self.diverged = None
             return True
         await self._set_state(State.DIVERGED)
-        common = await common_seq(log, self._engine.database, position)
+        common = await _common_seq_with_log(log, self._engine.database, position)
         donors = await self._find_donors(Position(0, 0))
         if not await self._from_snapshots(position, donors, orphans_after_seq=common):
             return False
@@ -397,7 +398,7 @@ async def is_confirmed(log: RedisLog, position: Position) -> bool:
     return position.chain == known
 
 
-async def common_seq(log: RedisLog, database: SQLiteStorage, position: Position) -> int:
+async def _common_seq_with_log(log: RedisLog, database: SQLiteStorage, position: Position) -> int:
     """The last sequence number at which a node's op log and the log agree."""
     start = max(0, position.seq - COMPARED_ENTRIES)
     own = await asyncio.to_thread(
@@ -412,9 +413,7 @@ async def common_seq(log: RedisLog, database: SQLiteStorage, position: Position)
             theirs = await log.read(common)
         except (ClusterError, ProtocolError):
             return common.seq
-        for entry in theirs.entries:
-            if chains.get(entry.seq) != entry.chain:
-                return common.seq
-            common = entry.position
-        if theirs.is_end or not theirs.entries:
-            return common.seq
+        agreed = common_seq(common.seq, chains, ((e.seq, e.chain) for e in theirs.entries))
+        if theirs.is_end or not theirs.entries or agreed != theirs.entries[-1].seq:
+            return agreed
+        common = theirs.entries[-1].position

@@ -326,7 +326,7 @@ class Recovery:
             check = await self._epochs.check_log(head.epoch, None)
             if isinstance(check, RecoveryResult) or not check.damage:
                 return
-            _log.error("what Redis holds of the log is damaged: %s", check.damage)
+            _log.error("the log in Redis is damaged: %s", check.damage)
             if await self._begin(Cause.DAMAGED, head, await self._voter_state()):
                 await self._run()
         except SynaptoRouteError as error:

@@ -381,7 +381,9 @@ def _check_version(kind: str, version: str) -> list[Finding]:
     least = {"redis": REDIS_MAJOR_MIN, "valkey": VALKEY_MAJOR_MIN}.get(kind)
     major = version.partition(".")[0]
     if least is None or not major.isdecimal():
-        return [Finding("version_unknown", "warning", "INFO does not say what server this is")]
+        return [
+            Finding("version_unknown", "warning", "INFO does not name the server and its version")
+        ]
     if int(major) < least:
         message = f"{kind} {version} is too old: Redis 7 or Valkey 8 is needed"
         return [Finding("version_too_old", "error", message)]
@@ -400,7 +402,7 @@ def _check_settings(settings: Mapping[str, str], info: Mapping[str, str]) -> lis
     policy = settings.get("maxmemory-policy") or info.get("maxmemory_policy")
     is_append_only = settings.get("appendonly", "") == "yes" or info.get("aof_enabled") == "1"
     if policy is None:
-        message = "neither INFO nor CONFIG may be read, so eviction and persistence are unknown"
+        message = "INFO and CONFIG may not be read, so eviction and persistence are unknown"
         return [Finding("settings_unknown", "warning", message)]
     if policy != "noeviction" and not policy.startswith("volatile-"):
         message = f"maxmemory-policy is {policy}: it may evict the log; set noeviction"
@@ -413,7 +415,7 @@ def _check_settings(settings: Mapping[str, str], info: Mapping[str, str]) -> lis
         findings.append(Finding("snapshots_only", "warning", message))
     replicas = int(info.get("connected_slaves", "0") or 0)
     if replicas and settings.get("min-replicas-to-write", "0") == "0":
-        message = "min-replicas-to-write is 0: a cut-off master goes on taking writes; set 1"
+        message = "min-replicas-to-write is 0: a cut-off master continues to take writes; set 1"
         findings.append(Finding("min_replicas", "warning", message))
     return findings
 

@@ -301,25 +301,17 @@ class Epochs:
 
     async def reopen(
         self,
-        held: Held,
-        head: Head,
-        decision: Decision,
+        held: Held,  # The lease under which it is done
+        head: Head,  # The header; its ballot ends
+        decision: Decision,  # The history that survives
         *,
+        # Fingerprint and dimension of the encoder of that history.  The header may name another
+        # one if the server's history was not kept.
         encoder: tuple[str, int],
-        floor: int,
-        floor_chain: str,
+        floor: int,  # Place of the oldest entry of the refilled stream
+        floor_chain: str,  # Hash chain before it
     ) -> RecoveryResult:
-        """Open the next epoch; safe to repeat after a lost answer.
-
-        Args:
-            held: The lease under which it is done.
-            head: The header; its ballot ends.
-            decision: The history that survives.
-            encoder: Fingerprint and dimension of the encoder of that history.  The header may
-                name another one if the server's history was not kept.
-            floor: Place of the oldest entry of the refilled stream.
-            floor_chain: Hash chain before it.
-        """
+        """Open the next epoch; safe to repeat after a lost answer."""
         assert head.ballot is not None, "a closed log has a ballot: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
         opened = decision.opening(ballot, *encoder)

@@ -163,26 +163,18 @@ class Scripts:
 
     async def append(
         self,
-        position: Position,
-        fingerprint: str,
+        position: Position,  # Position of the writer; it must be in the log's epoch
+        fingerprint: str,  # Encoder of the writer's vectors
+        # Each frame, plain and as it is stored (signed or not)
         frames: Sequence[tuple[bytes, bytes]],
         *,
-        log_bytes_max: int,
-        inline_bytes_max: int = INLINE_BYTES_MAX,
+        log_bytes_max: int,  # Limit of the bytes that the log keeps
+        inline_bytes_max: int = INLINE_BYTES_MAX,  # Largest frame that is published whole
+        # The voters before and after, joined by commas, if they change
         voters: tuple[str, str] = ("", ""),
-        epoch_id: str = "",
+        epoch_id: str = "",  # Ballot that opened the writer's epoch; empty for any
     ) -> Placed | NotPlaced:
-        """Append frames at consecutive places, all or none.
-
-        Args:
-            position: Position of the writer; it must be in the log's epoch.
-            fingerprint: Encoder of the writer's vectors.
-            frames: Each frame, plain and as it is stored (signed or not).
-            log_bytes_max: Limit of the bytes that the log keeps.
-            inline_bytes_max: Largest frame that is published whole.
-            voters: The voters before and after, joined by commas, if they change.
-            epoch_id: Ballot that opened the writer's epoch; empty for any.
-        """
+        """Append frames at consecutive places, all or none."""
         level = str(LEVEL)
         args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
         args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters, epoch_id]

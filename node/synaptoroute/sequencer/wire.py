@@ -64,19 +64,14 @@ class SigningKeys:
 
     def __init__(
         self,
-        namespace: str,
+        namespace: str,  # Part of what is signed: an entry is not valid in another cluster
+        # Secret by key id; the first one signs, all of them verify
         keys: Mapping[str, bytes] | None = None,
+        # Accept entries without a signature, while keys are introduced
         allow_unsigned: bool = False,
-        path: Path | None = None,
+        path: Path | None = None,  # The file that ``reload`` reads again
     ) -> None:
-        """Use keys that are known already; see ``load`` for those of a file.
-
-        Args:
-            namespace: Part of what is signed: an entry is not valid in another cluster.
-            keys: Secret by key id; the first one signs, all of them verify.
-            allow_unsigned: Accept entries without a signature, while keys are introduced.
-            path: The file that ``reload`` reads again.
-        """
+        """Use keys that are known already; see ``load`` for those of a file."""
         self.namespace = namespace
         self.keys: Mapping[str, bytes] = keys or {}
         self._allow_unsigned = allow_unsigned

@@ -248,21 +248,14 @@ class Database:
 
 
 def open_database(
-    path: Path,
+    path: Path,  # The database; the caller holds its lock
     synchronous: Synchronous,
-    log: LogWindow,
+    log: LogWindow,  # The window of the op log to use
+    # Fingerprint and dimension of the running one; None accepts any, and makes no file
     encoder: tuple[str, int] | None,
-    standby_encoders: StandbyEncoders,
+    standby_encoders: StandbyEncoders,  # Others whose vectors the file may hold
 ) -> tuple[Database, Stored]:
     """Make or migrate the file, verify all of it and open it for writing.
-
-    Args:
-        path: The database; the caller holds its lock.
-        synchronous: SQLite's setting.
-        log: The window of the op log to use.
-        encoder: Fingerprint and dimension of the running one; None accepts any, and makes
-            no file.
-        standby_encoders: Others whose vectors the file may hold.
 
     Raises:
         CorruptFile: The content cannot be what was written.

@@ -119,20 +119,12 @@ def meta_after(meta: Meta, commits: Sequence[Commit]) -> Meta:
 def write_group(
     connection: sqlite3.Connection,
     commits: Sequence[Commit],
-    meta: Meta,
-    floor: int | None,
+    meta: Meta,  # The row of ``meta`` afterwards
+    floor: int | None,  # Delete entries of the op log before this seq
     *,
-    is_re_embedding: bool,
+    is_re_embedding: bool,  # New vectors for some rows may wait in ``slot_next``
 ) -> None:
-    """Write a group of entries, inside the caller's transaction.
-
-    Args:
-        connection: The writer.
-        commits: The group, in order.
-        meta: The row of ``meta`` afterwards.
-        floor: Delete entries of the op log before this seq.
-        is_re_embedding: New vectors for some rows may wait in ``slot_next``.
-    """
+    """Write a group of entries, inside the caller's transaction."""
     slots = _write_rows(connection, commits)
     if is_re_embedding:
         # A new vector of the old text must never be swapped in.
