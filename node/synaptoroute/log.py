@@ -29,6 +29,7 @@ class Log(Protocol):
     @property
     def is_local(self) -> bool:
         """Whether the engine numbers the proposals itself."""
+        ...
 
     async def append(
         self, proposals: Sequence[Proposal], fingerprint: str | None = None
@@ -43,6 +44,7 @@ class Log(Protocol):
             SequencerUnavailable: The proposals were not accepted, or the outcome is
                 unknown; the error's fields say which.
         """
+        ...
 
 
 class LocalLog:

@@ -146,12 +146,15 @@ class EngineObserver(Protocol):
 
     def on_received(self, received: Sequence[ReceivedEntry]) -> None:
         """Entries were taken in.  Runs on the applier's thread."""
+        ...
 
     def on_failed(self, error: Exception) -> None:
         """Entries could not be applied.  Runs on the applier's thread."""
+        ...
 
     def on_visible(self, position: Position) -> None:
         """A new position is visible to queries.  Runs on the scorer's thread."""
+        ...
 
 
 class Encoders(Protocol):
@@ -160,13 +163,16 @@ class Encoders(Protocol):
     @property
     def known(self) -> Mapping[str, int]:
         """Dimension by fingerprint."""
+        ...
 
     @property
     def names(self) -> dict[str, str]:
         """Display name by fingerprint."""
+        ...
 
     def find(self, fingerprint: str) -> TextEncoder:
         """Find an encoder."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +195,7 @@ class EnginePort(Protocol):
     @property
     def encoder(self) -> TextEncoder:
         """The encoder that serves now."""
+        ...
 
     @property
     def encoders(self) -> Encoders: ...
@@ -196,6 +203,7 @@ class EnginePort(Protocol):
     @property
     def database(self) -> SQLiteStorage:
         """The database, to be read from any thread; writes go through ``run_on_applier``."""
+        ...
 
     @property
     def published(self) -> Published: ...
@@ -209,6 +217,7 @@ class EnginePort(Protocol):
     @property
     def delays(self) -> tuple[tuple[int, int], ...]:
         """Pairs of seq and microseconds from the sequencer's clock to visible here."""
+        ...
 
     def status(self) -> EngineStatus: ...
 
@@ -218,6 +227,7 @@ class EnginePort(Protocol):
 
     def deliver(self, entries: Sequence[IncomingEntry]) -> None:
         """Take in entries of a log, in order."""
+        ...
 
     def propose(self, proposals: Sequence[Proposal]) -> None:
         """Number, apply and publish proposals of a node that is its own log.
@@ -226,6 +236,7 @@ class EnginePort(Protocol):
             Overloaded: Too many writes wait.
             NotReady: The engine has stopped.
         """
+        ...
 
     def encode_utterances(
         self, texts: Sequence[str], encoder: TextEncoder | None = None
@@ -242,14 +253,17 @@ class EnginePort(Protocol):
             Overloaded: Too many utterances wait.
             NotReady: The engine is stopping.
         """
+        ...
 
     def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
         """Wait for a write to be visible; register before it is sent."""
+        ...
 
     def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None: ...
 
     def expect_version(self, seq: int) -> Future[None]:
         """Wait until an entry is visible; check the position afterwards."""
+        ...
 
     def forget_version(self, future: Future[None]) -> None: ...
 
@@ -257,6 +271,7 @@ class EnginePort(Protocol):
 
     def read(self, task: Callable[[Tensor], ResultT]) -> Future[ResultT]:
         """Run a function on the tensor between two batches, at one position."""
+        ...
 
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         """Run a function between two groups of entries.
@@ -267,9 +282,11 @@ class EnginePort(Protocol):
         Raises:
             NotReady: The engine has stopped.
         """
+        ...
 
     def look_up(self, op_id: bytes) -> Future[Outcome | None]:
         """Find the outcome of a write inside the idempotency window."""
+        ...
 
     def staged_imports(self) -> Future[tuple[StagedImport, ...]]: ...
 
@@ -287,6 +304,8 @@ class EnginePort(Protocol):
             source: The file; nobody may change it meanwhile.
             orphans_after_seq: Keep own entries after this place as orphans.
         """
+        ...
 
     def adopt(self, stored: Stored) -> None:
         """Replace replica and tensor by what the database holds.  Runs on the applier's thread."""
+        ...

@@ -62,6 +62,7 @@ class Distillable(Protocol):
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
         """Encode to float32[n, dim], unit rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,9 +52,11 @@ class QueryBackend(Protocol):
 
     def query(self, text: str, limit: int = 1) -> dict[str, Any]:
         """Route one text; return the match as the HTTP API gives it."""
+        ...
 
     def routes(self) -> RouteDocuments:
         """Return all routes, with ``name``, ``threshold`` and ``effective_threshold``."""
+        ...
 
     def default_threshold(self) -> float: ...
 

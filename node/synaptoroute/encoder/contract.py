@@ -68,34 +68,43 @@ class TextEncoder(Protocol):
     @property
     def dim(self) -> int:
         """Length of a vector."""
+        ...
 
     @property
     def max_tokens(self) -> int:
         """Tokens kept of a text, special tokens included."""
+        ...
 
     @property
     def fingerprint(self) -> str:
         """Identity of everything that shapes a vector; 64 hexadecimal digits."""
+        ...
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize queries, cut to ``max_tokens``."""
+        ...
 
     def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize utterances, cut to ``max_tokens``."""
+        ...
 
     def encode_tokens(self, tokens: Sequence[Tokens]) -> NDArray[np.float32]:
         """Encode to float32[n, dim] of unit rows, in the order of ``tokens``."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Tokenize and encode queries: float32[n, dim]."""
+        ...
 
     def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Tokenize and encode utterances: float32[n, dim]."""
+        ...
 
     def stats(self) -> EncoderStats: ...
 
     def close(self) -> None:
         """Release the model; later calls raise EncoderError."""
+        ...
 
 
 class StatsCounter:

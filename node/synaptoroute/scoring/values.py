@@ -24,9 +24,11 @@ class IntegerProduct(Protocol):
     @property
     def digit_max(self) -> int:
         """Greatest digit that may be given, at most 127."""
+        ...
 
     def __call__(self, rows: Bytes, columns: Digits, out: Int32s) -> None:
         """Write ``(rows - 128) @ columns``: uint8[n, dim], int8[dim, m], int32[n, m]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

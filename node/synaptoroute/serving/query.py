@@ -204,12 +204,15 @@ class FirstStage(Protocol):
     @property
     def is_on(self) -> bool:
         """Whether some queries may be answered here."""
+        ...
 
     def answer_if_moved(self, queries: Sequence[Query], node: str) -> Sequence[Match | None]:
         """Evaluate queries that come back from the encoder, if the position moved meanwhile."""
+        ...
 
     def needs_rebuild(self, change: Change) -> bool:
         """Whether a change requires the whole route set to be embedded again."""
+        ...
 
     def rebuild(
         self,
@@ -219,17 +222,21 @@ class FirstStage(Protocol):
         revision: Revision,
     ) -> Any:
         """Prepare the state for a change that ``needs_rebuild`` names; any thread."""
+        ...
 
     def embed(self, change: Change, encoder: TextEncoder) -> Mapping[int, Any]:
         """Embed the rows that a change writes, before it becomes visible; any thread."""
+        ...
 
     def install(self, routes: Any, encoder: TextEncoder, settings: Settings) -> None:
         """Replace the whole state.  Runs on the scorer's thread."""
+        ...
 
     def apply(
         self, change: Change, at: Revision, written: Mapping[int, Any], tensor: Tensor, built: Any
     ) -> None:
         """Apply one change, in the step in which it becomes visible."""
+        ...
 
 
 class QueryEngine(EnginePort, Protocol):
@@ -245,6 +252,7 @@ class QueryEngine(EnginePort, Protocol):
 
     def stop(self) -> None:
         """Answer what was accepted, end the threads, close the database."""
+        ...
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
         """Refuse queries that would be refused whatever their texts are.
@@ -252,6 +260,7 @@ class QueryEngine(EnginePort, Protocol):
         Raises:
             Overloaded: The queue is full, or the predicted wait over the deadline.
         """
+        ...
 
     def submit(self, query: Query) -> None:
         """Answer or queue a query; its future is resolved on its event loop.
@@ -260,12 +269,16 @@ class QueryEngine(EnginePort, Protocol):
             Overloaded: The queue is full, or the predicted wait over the deadline.
             NotReady: The engine is stopping.
         """
+        ...
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         """Queue several queries, all or none; see ``submit``."""
+        ...
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
         """Answer on the caller's thread what the first stage is sure of; None for the rest."""
+        ...
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         """Encode and score on the caller's thread, before ``start``."""
+        ...
