@@ -226,14 +226,16 @@ class BucketStore:
         if size_bytes > OBJECT_BYTES_MAX:
             raise ClusterError(f"{name} is larger than one object may be")
         headers = {"content-length": str(size_bytes)}
-        await self._call("PUT", name, sha256=sha256, headers=headers, content=_parts(source))
+        await self._send(
+            self._request("PUT", name, sha256=sha256, headers=headers, content=_parts(source))
+        )
 
     async def names(self) -> list[str]:
         """List the names under the prefix, without folders below it."""
         found: list[str] = []
         query = {"list-type": "2", "prefix": self._prefix, "delimiter": "/"}
         for _ in range(LIST_PAGES_MAX):
-            answer = await self._call("GET", None, query=query)
+            answer = await self._send(self._request("GET", None, query=query))
             keys, following = parse_list(answer.content[:LIST_BYTES_MAX])
             found += [key.removeprefix(self._prefix) for key in keys]
             if not following:
@@ -256,7 +258,7 @@ class BucketStore:
                 await asyncio.to_thread(file.write, part)
 
     async def remove(self, name: str) -> None:
-        await self._call("DELETE", name)
+        await self._send(self._request("DELETE", name))
 
     # --- requests ----------------------------------------------------------------------
 
@@ -278,24 +280,12 @@ class BucketStore:
             method, shown, headers={**signed, **(headers or {})}, content=content
         )
 
-    async def _call(
-        self,
-        method: str,
-        name: str | None,
-        *,
-        query: Mapping[str, str] | None = None,
-        sha256: str = EMPTY_SHA256,
-        headers: Mapping[str, str] | None = None,
-        content: AsyncIterator[bytes] | None = None,
-    ) -> httpx.Response:
-        request = self._request(
-            method, name, query=query, sha256=sha256, headers=headers, content=content
-        )
+    async def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             answer = await self._client.send(request)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ClusterError(f"the bucket does not answer: {error!r}") from error
-        _check(method, answer)
+        _check(request.method, answer)
         return answer
 
     async def _stream(self, name: str) -> AsyncIterator[bytes]:
@@ -331,11 +321,8 @@ def parse_list(document: bytes) -> tuple[list[str], str]:
 
 
 def _measure(path: Path) -> tuple[int, str]:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(PART_BYTES):
-            digest.update(part)
-    return path.stat().st_size, digest.hexdigest()
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def _parts(path: Path) -> AsyncIterator[bytes]:
