@@ -114,7 +114,8 @@ class EncoderWorkers:
         serving = self.serving  # read once: the scorer may exchange it meanwhile
         try:
             self._tokenize(queries, serving.encoder)
-            queries = self._fit_budget(queries)
+            if len(queries) > 1:
+                queries = self._fit_budget(queries)
             batch = self._encode(queries, serving)
         except Exception as error:  # the callers get it; the worker must live on
             empty = np.empty((0, serving.encoder.dim), dtype=np.float32)
@@ -143,7 +144,7 @@ class EncoderWorkers:
         budget = self._batch_tokens_max
         for index, query in enumerate(queries):
             budget -= query.tokens.count
-            if budget < 0 and index:
+            if budget < 0 and index:  # the first text is encoded however long it is
                 self._queue.give_back(queries[index:])
                 return queries[:index]
         return queries
