@@ -7,7 +7,7 @@
 --       voters
 -- Returns {'RECOVERING', ballot} (the new or the current one), {'OPEN'} (there is no reason to
 -- close the log) or {'FROZEN'}.
--- An open log is closed if it was opened on another server (the replication id tells), or if
+-- An open log is closed if it was opened on another server (by its replication id), or if
 -- the caller has a proof against the epoch that it has seen.  The current ballot is replaced
 -- only by a caller that has seen it.  A ballot is bound to this server: one that a replica
 -- inherited is void.

@@ -164,17 +164,11 @@ class Epochs:
             ],
         )
         details = [text_of(each) for each in answer]
-        match details[0]:
-            case "OK":
-                return Founding(FoundingOutcome.FOUNDED)
-            case "EXISTS" if details[2] == ballot:
-                return Founding(FoundingOutcome.FOUNDED)
-            case "EXISTS":
-                return Founding(FoundingOutcome.EXISTS, details[1])
-            case "REMNANTS":
-                return Founding(FoundingOutcome.REMNANTS, details[1])
-            case "REFUSED":
-                return Founding(FoundingOutcome.REFUSED, details[1])
+        # The same ballot: an earlier call founded the log, and its answer was lost.
+        if details[0] == "OK" or (details[0] == "EXISTS" and details[2] == ballot):
+            return Founding(FoundingOutcome.FOUNDED)
+        if details[0] in ("EXISTS", "REMNANTS", "REFUSED"):
+            return Founding(FoundingOutcome[details[0]], details[1])
         raise ProtocolError(f"an unknown outcome {details[0]!r}")
 
     async def trim(self, held: Held, epoch: int, floor: Revision) -> Trimmed | NotPlaced:

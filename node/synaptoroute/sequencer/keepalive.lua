@@ -4,7 +4,7 @@
 -- KEYS  meta, lease:beat, fence
 -- ARGV  channel, node id, lease_ms, '1' to send although another node holds the lease
 -- Returns 'BEAT' (the lease is ours), 'FOREIGN' (sent without it), 'HELD' or 'LOST'.
--- The script may write, so a replica refuses it: the bus of a demoted server falls silent.
+-- The script may write, so a replica refuses it: a demoted server sends none.
 local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state')
 if not (m[1] and m[2] and m[3] and m[4]) then return 'LOST' end
 local time = redis.call('TIME')

@@ -1,9 +1,9 @@
 -- The node's database, schema version 1.
 --
--- `sum` is the CRC-32 of the row's other columns (see records.py).  It guards what the
+-- `sum` is the CRC-32 of the row's other columns (see records.py).  It covers what the
 -- state's digest does not cover.  Texts are UTF-8, vectors are float32, little-endian.
 
--- One row: where the state stands, and the settings of the route set.
+-- One row: the position of the state, and the settings of the route set.
 CREATE TABLE meta (
     only          INTEGER PRIMARY KEY CHECK (only = 1),
     epoch         INTEGER NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE meta (
     sum           INTEGER NOT NULL
 ) STRICT;
 
--- What belongs to this node alone and never travels: its identity, promises, voters.
+-- Facts of this node that no other node gets: its identity, promises, voters.
 CREATE TABLE node (
     key           TEXT    PRIMARY KEY,
     value         TEXT    NOT NULL,
@@ -61,7 +61,7 @@ CREATE TABLE oplog (
     digest        TEXT    NOT NULL
 ) STRICT;
 
--- Outcomes of writes.  The key is seq, not op_id: what is too old goes by a range.
+-- Outcomes of writes.  The key is seq, not op_id, so that old outcomes are a range to delete.
 CREATE TABLE remembered (
     seq           INTEGER PRIMARY KEY,
     op_id         BLOB    NOT NULL,
