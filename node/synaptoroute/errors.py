@@ -1,6 +1,6 @@
 """Every error that the project raises on purpose.
 
-The type says who can fix it, ``code`` is stable and machine-readable, and the fields hold
+The type says whether the caller or the operator can fix it, ``code`` is stable and machine-readable, and the fields hold
 what an operator needs to act.  ``web/problems.py`` maps codes to HTTP status.
 
     SynaptoRouteError

@@ -137,7 +137,7 @@ def _halve(terms: Float64s) -> Float64s:
 
 
 def dot_error(dim: int) -> float:
-    """Bound |BLAS - exact| for unit vectors, in whatever order BLAS adds.
+    """Bound |BLAS - exact| for unit vectors, for any order of addition in BLAS.
 
     Higham's gamma_n for float32 with n = ``dim``, 2 % for rows that are unit only
     within rounding, and four roundings for what is computed from the product.

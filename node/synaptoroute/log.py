@@ -4,7 +4,7 @@ A log accepts proposals and later delivers every entry, in order, to the router 
 follows it.  ``LocalLog`` is the log of a node without Redis: the engine numbers the entries
 when it applies them, so the only copy of the order is the node's own database.
 ``cluster.RedisLog`` is the log of a cluster.  With either, a node applies only entries that
-the log delivered, never a write that it merely sent.
+the log delivered, never a write that it only sent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The values and protocols between the two planes of a node and those who use them.
+"""Values and protocols between the two planes of a node and their callers.
 
 The serving plane answers queries, the replication plane follows the log.  Neither imports
 the other.  ``Engine`` composes both; everything above it and the follower beside it use it
@@ -301,7 +301,7 @@ class EnginePort(Protocol):
         queries go on.
 
         Args:
-            source: The file; nobody may change it meanwhile.
+            source: The file; it must not change meanwhile.
             orphans_after_seq: Keep own entries after this place as orphans.
         """
         ...

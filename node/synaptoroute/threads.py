@@ -49,7 +49,7 @@ class Inbox(Generic[ItemT]):
         """Add one item."""
         with self._lock:
             # Checked under the lock: an item put after the thread has drained a closed inbox
-            # would never be taken, and its caller would wait for good.
+            # would never be taken, and its caller would wait forever.
             if self._is_closed:
                 raise NotReady(_STOPPED)
             self._queue.put(item)

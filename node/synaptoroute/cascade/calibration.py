@@ -105,7 +105,7 @@ def is_superseded(text: str) -> bool:
 
 
 def _is_sound(found: Calibration) -> bool:
-    """Whether every field has the right type: anybody may have written it to the log."""
+    """Whether every field has the right type: the log is external input."""
     texts = (found.at, found.fingerprint, found.table, found.reason, found.turn)
     numbers = [found.share, found.agreement, found.strays]
     if found.guard is not None:

@@ -2,8 +2,8 @@
 
 One node measures and the calibration travels through the log, so every node uses the same
 numbers at the same position, including nodes that joined from a snapshot or were away.  Which
-node measures does not matter: equal route sets give equal guards, and a second measurement is
-merely one entry more.  Members of a cluster wait a random time first, so mostly one measures.
+node measures does not matter: equal route sets give equal guards, and a second measurement
+only adds an entry.  Members of a cluster wait a random time first, so usually one measures.
 
 A calibration counts for the table that it was measured with.  After an upgrade perhaps no
 node has that table any more; then the nodes that are there measure with theirs.
@@ -31,7 +31,7 @@ from synaptoroute.tensor import Tensor
 
 POLL_SECONDS: Final = 0.2
 SETTLE_SECONDS: Final = 1.0
-"""Changes seldom come alone: measuring starts this long after it became due."""
+"""Delay between a calibration becoming due and its start: changes come in groups."""
 
 SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0

@@ -186,7 +186,7 @@ class Cascade:
         return found
 
     def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
-        """Embed the route set of a tensor; nobody may change it meanwhile.  See ``build``."""
+        """Embed the route set of a tensor, which must not change meanwhile; see ``build``."""
         return self.build(encoder, tensor.settings, tensor.routes.values(), tensor.revision)
 
     def needs_rebuild(self, change: Change) -> bool:

@@ -81,7 +81,7 @@ class Evaluation:
 
 
 def leave_one_out(given: Utterances, chosen: Numbers) -> tuple[Evaluation, Evaluation]:
-    """Evaluate chosen utterances without themselves, and without their routes; three at least."""
+    """Evaluate utterances without themselves and without their routes; needs three routes."""
     places = np.arange(len(given.owners)) - given.starts[given.owners]
     in_scope = _evaluate_folds(given, chosen, places % FOLDS, is_route_left_out=False)
     return in_scope, _evaluate_folds(given, chosen, given.owners % FOLDS, is_route_left_out=True)

@@ -4,7 +4,7 @@ Embeddings are projected first, by the projection that was fitted to the route s
 (``lda_projection``).  Rows are int8, so a product of two is an integer below 2^24, which
 float32 adds without error in any order: a decision is the same on every machine, alone or in
 a batch.  Only the ``SHORTLIST_ROUTES`` routes with the nearest centroids are compared, as by
-``blend``, so a query costs the same however many utterances there are.
+``blend``, so the cost of a query does not depend on the number of utterances.
 
 The first stage only ever says *yes*: the best route must lead the next one by the guard
 margin and reach the floor, and the score that the encoder is expected to give must reach the
@@ -104,7 +104,7 @@ class StaticRoutes:
     def projected_by(
         self, projection: LdaProjection | None, settings: Settings, revision: Revision
     ) -> StaticRoutes:
-        """Copy the routes with another projection; nobody may change them meanwhile."""
+        """Copy the routes, which must not change meanwhile, with another projection."""
         routes = StaticRoutes(self._dim, settings, revision, projection)
         kept = self._routes.values()
         routes.load([each.record for each in kept], [each.rows for each in kept])

@@ -196,7 +196,7 @@ class Engine:
     # --- queries -------------------------------------------------------------------
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that would be refused whatever their texts are.
+        """Refuse queries that no text could make acceptable now.
 
         With a cascade nothing is refused here: it may answer without the queue.
         """

@@ -1,6 +1,6 @@
 """From a batch of queries to one ranking each: scan, select candidates, score them exactly.
 
-A call of numpy costs about a microsecond whatever it does, and a lone query is made of
+A call of numpy costs at least about a microsecond, and a lone query is made of
 little else.  A handful of candidates of a lone query is therefore scored in plain Python
 (``_rank_lone``): the same arithmetic as for a batch, so the same bits.
 """

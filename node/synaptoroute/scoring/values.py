@@ -72,7 +72,7 @@ class Ranking:
 
     Attributes:
         best: The highest of the routes that reach their thresholds, if any does.
-        top: The highest routes, whatever their thresholds, at most ``limit``.
+        top: The highest routes, even below their thresholds, at most ``limit``.
         runner_up: The highest route other than ``best``; the second where none passed.
         route_count: How many routes were considered.
     """

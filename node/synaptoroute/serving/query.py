@@ -255,7 +255,7 @@ class QueryEngine(EnginePort, Protocol):
         ...
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that would be refused whatever their texts are.
+        """Refuse queries that no text could make acceptable now.
 
         Raises:
             Overloaded: The queue is full, or the predicted wait over the deadline.

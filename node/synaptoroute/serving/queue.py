@@ -161,7 +161,7 @@ class QueryQueue:
     # --- admission, on the event loop ------------------------------------------------
 
     def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that would be refused whatever their texts are.
+        """Refuse queries that no text could make acceptable now.
 
         It is asked before a request is parsed, so that refusing costs little.  Admitting
         remains the decision of ``submit``.

@@ -3,7 +3,7 @@
 It publishes changes and scores batches, one after the other, so a batch sees exactly one
 position.  While it waits for work, an encoder worker may take the tensor lock and answer a
 query that is alone in the queue (ADR 0026).  The rows of a large change are written in
-slices, between batches, into slots that nobody can see yet; then the change becomes visible
+slices, between batches, into slots that queries cannot see yet; then the change becomes visible
 in one short step.
 """
 
