@@ -1,7 +1,8 @@
 """Every error that the project raises on purpose.
 
-The type says whether the caller or the operator can fix it, ``code`` is stable and machine-readable, and the fields hold
-what an operator needs to act.  ``web/problems.py`` maps codes to HTTP status.
+The type says whether the caller or the operator can fix it, ``code`` is stable and
+machine-readable, and the fields hold what an operator needs to act.  ``web/problems.py`` maps
+codes to HTTP status.
 
     SynaptoRouteError
     ├── RouteError               the request is wrong: change it

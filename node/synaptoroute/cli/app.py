@@ -86,9 +86,9 @@ def root(
     """Route texts to named routes, and operate the nodes that do it."""
 
 
-def _group(name: str, about: str) -> typer.Typer:
+def _group(name: str, about: str, parent: typer.Typer = app) -> typer.Typer:
     group = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
-    app.add_typer(group, name=name)
+    parent.add_typer(group, name=name)
     return group
 
 
@@ -124,12 +124,8 @@ app.command("restore")(cluster.restore)
 _cluster = _group("cluster", "Recover a cluster after a loss.")
 _cluster.command("recover")(cluster.recover)
 _cluster.command("voter")(cluster.voter)
-_orphans = typer.Typer(
-    help="Writes left behind by a recovery.", no_args_is_help=True, rich_markup_mode=None
-)
-_cluster.add_typer(_orphans, name="orphans")
+_orphans = _group("orphans", "Writes left behind by a recovery.", _cluster)
 _orphans.command("list")(cluster.list_orphans)
 _orphans.command("replay")(cluster.replay)
 
-_keys = _group("keys", "Make API keys.")
-_keys.command("new")(serve.new_key)
+_group("keys", "Make API keys.").command("new")(serve.new_key)

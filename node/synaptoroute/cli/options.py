@@ -39,6 +39,12 @@ EncoderPrecision = Annotated[
         help="Arithmetic of the encoder; auto is int8 for the bundled model, else float32.",
     ),
 ]
+LabelledFile = Annotated[
+    Path,
+    typer.Argument(
+        exists=True, dir_okay=False, help="Labelled queries: text, tab, route ('-' for none)."
+    ),
+]
 RoutesFile = Annotated[
     Path | None,
     typer.Option(

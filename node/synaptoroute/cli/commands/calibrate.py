@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
@@ -30,6 +29,7 @@ from synaptoroute.cli.options import (
     ApiKey,
     AsJson,
     EncoderPrecision,
+    LabelledFile,
     Model,
     RoutesFile,
     Url,
@@ -57,12 +57,7 @@ KEPT_SHARE_MIN: Final = 0.5
 
 
 def calibrate(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="Labelled queries: text, tab, route ('-' for none)."
-        ),
-    ],
+    file: LabelledFile,
     apply: Annotated[bool, typer.Option("--apply", help="Set the proposed thresholds.")] = False,
     routes: RoutesFile = None,
     model: Model = None,

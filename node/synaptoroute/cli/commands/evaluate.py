@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,6 +17,7 @@ from synaptoroute.cli.options import (
     ApiKey,
     AsJson,
     EncoderPrecision,
+    LabelledFile,
     Model,
     RoutesFile,
     Url,
@@ -45,12 +45,7 @@ WRONG_SHOWN: Final = 20
 
 
 def evaluate(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="Labelled queries: text, tab, route ('-' for none)."
-        ),
-    ],
+    file: LabelledFile,
     routes: RoutesFile = None,
     min_accuracy: Annotated[
         float | None,
