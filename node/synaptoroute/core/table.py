@@ -260,15 +260,7 @@ class RouteTable:
         return len(self.row_hashes)
 
     def apply(self, proposal: Proposal, at: Revision) -> Change:
-        """Apply one proposal and return what changed.
-
-        Args:
-            proposal: The next proposal in log order.
-            at: Its place in the log.
-
-        Returns:
-            The change, already enacted; empty for a rejected proposal.
-        """
+        """Apply the next proposal in log order; return the change, empty if it is rejected."""
         try:
             change = self._plan(proposal, at)
         except Rejection as rejection:

@@ -59,11 +59,7 @@ _WRITE_JSON = json.JSONEncoder(
 
 
 def check_mutation(mutation: Mutation, dim: int) -> None:
-    """Check a mutation of any origin.
-
-    Args:
-        mutation: The mutation.
-        dim: Dimension of the vectors; 0 if it is not known.
+    """Check a mutation of any origin; ``dim`` is 0 if it is not known.
 
     Raises:
         Rejection: It is malformed or over a limit.

@@ -236,10 +236,8 @@ class Epochs:
     ) -> LogCheck | RecoveryResult:
         """Read the reports to a ballot, and check the server's own stream.
 
-        Args:
-            epoch: Epoch of the header.
-            ballot: The ballot; None checks an open log.
-            alive_ms: Nodes with an older heartbeat are not waited for.
+        Without a ballot an open log is checked.  Nodes with a heartbeat older than ``alive_ms`` are not
+        waited for.
         """
         keys = self._scripts.keys
         answer = await self._scripts.run(

@@ -295,15 +295,10 @@ class CheckpointWriter:
     def finish(
         self, remembered: Sequence[Remembered], position: Position, derived: bytes = b""
     ) -> None:
-        """Make it the checkpoint.
+        """Make it the checkpoint; after an error the previous one is still in place.
 
-        Args:
-            remembered: Outcomes inside the idempotency window, in order of seq.
-            position: Position of the last one.
-            derived: Bytes that the node derived from the rows at this position.
-
-        Raises:
-            OSError: The previous checkpoint, if any, is still in place.
+        ``position`` is that of the last outcome.  ``derived`` are bytes that the node derived from the
+        rows at this position.
         """
         slots, route_ids, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())

@@ -87,9 +87,7 @@ def _check_writable(connection: sqlite3.Connection) -> None:
 def connect_reader(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
     """Open a connection that can neither write nor checkpoint.
 
-    Args:
-        path: The database.
-        immutable: No process changes the file while it is open; its WAL is ignored.
+    With ``immutable`` no process may change the file while it is open; its WAL is ignored.
     """
     connection = _connect(path, "ro&immutable=1" if immutable else "ro")
     connection.execute("PRAGMA wal_autocheckpoint = 0")

@@ -119,9 +119,8 @@ def gc_paused() -> Iterator[None]:
 def load(path: Path, *, immutable: bool = False) -> Stored:
     """Read and verify the whole state; the page check runs on a second thread.
 
-    Args:
-        path: The database; nothing may write to it meanwhile.
-        immutable: It is a single file that no process has open, such as a peer's snapshot.
+    Nothing may write to the file meanwhile.  ``immutable`` is for a single file that no process has
+    open, such as a peer's snapshot.
 
     Raises:
         CorruptFile: Anything does not match.

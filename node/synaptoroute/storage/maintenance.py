@@ -76,14 +76,7 @@ class ChangeCounter:
 def write_checkpoint(path: Path, pause: Pause | None = None, derive: Derive | None = None) -> None:
     """Copy every row, verified, and the outcomes into a checkpoint.  Any thread.
 
-    Args:
-        path: The database.
-        pause: Called after each part.
-        derive: Called with the position and the digest at the end of the walk.
-
-    Raises:
-        CorruptFile: A row of the database is not what was written.
-        StorageUnavailable: It could not be read, or the checkpoint not be written.
+    ``derive`` is called with the position and the digest at the end of the walk.
     """
     with (
         translated("write a checkpoint"),

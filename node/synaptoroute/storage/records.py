@@ -261,9 +261,7 @@ def load_outcome(text: str) -> Outcome:
 def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> Digest:
     """Compute the digest of a state from the state alone.
 
-    Args:
-        snapshot: The state.
-        slots: int64[n], the keys of its row hashes, if the caller has them.
+    ``slots`` are the keys of its row hashes, int64[n], if the caller has them.
     """
     digest = Digest()
     hashes = snapshot.row_hashes
