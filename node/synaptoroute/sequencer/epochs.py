@@ -236,8 +236,8 @@ class Epochs:
     ) -> LogCheck | RecoveryResult:
         """Read the reports to a ballot, and check the server's own stream.
 
-        Without a ballot an open log is checked.  Nodes with a heartbeat older than ``alive_ms`` are not
-        waited for.
+        Without a ballot an open log is checked.  Nodes with a heartbeat older than ``alive_ms``
+        are not waited for.
         """
         keys = self._scripts.keys
         answer = await self._scripts.run(

@@ -297,8 +297,8 @@ class CheckpointWriter:
     ) -> None:
         """Make it the checkpoint; after an error the previous one is still in place.
 
-        ``position`` is that of the last outcome.  ``derived`` are bytes that the node derived from the
-        rows at this position.
+        ``position`` is that of the last outcome.  ``derived`` are bytes that the node derived
+        from the rows at this position.
         """
         slots, route_ids, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
