@@ -2,7 +2,7 @@
 
 ``sqlite`` is the interface to the rest of the node and composes the others.  ``database``
 opens a file and holds its connection; ``writer`` writes entries, ``loader`` reads and
-verifies a whole state, from ``rows`` and, if there is one, the ``checkpoint``.
+verifies a whole state, with the rows of the ``checkpoint`` if there is one.
 ``snapshots`` exports and installs states, ``re_embedding`` replaces all vectors,
 ``maintenance`` writes checkpoints and scrubs, ``corruption`` finds and quarantines corrupt
 files.  The others build on ``connection``, ``records`` and ``schema.sql``.

@@ -32,8 +32,13 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from synaptoroute.core.change import Remembered
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
 from synaptoroute.storage.connection import sibling, sync
-from synaptoroute.storage.records import VECTOR_DTYPE, as_remembered, outcome_text
-from synaptoroute.storage.rows import Rows, allocate_vectors
+from synaptoroute.storage.records import (
+    VECTOR_DTYPE,
+    Rows,
+    allocate_vectors,
+    as_remembered,
+    outcome_text,
+)
 
 FORMAT_VERSION: Final = 2
 SUFFIX: Final = ".checkpoint"

@@ -35,15 +35,17 @@ from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
 from synaptoroute.storage.records import (
     Meta,
+    Rows,
     Stored,
     as_remembered,
     checksum,
     load_epoch,
     load_settings,
+    read_rows,
     remembered_sum,
     state_digest,
+    update_rows,
 )
-from synaptoroute.storage.rows import Rows, read_rows, update_rows
 
 _CHAIN_DIGITS: Final = len(CHAIN_START)
 

@@ -23,7 +23,7 @@ from synaptoroute.storage.checkpoint import CheckpointWriter
 from synaptoroute.storage.connection import connect_reader, translated
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
 from synaptoroute.storage.loader import check_op_log, check_pages, read_meta, read_remembered
-from synaptoroute.storage.rows import read_after, verify_rows
+from synaptoroute.storage.records import read_after, verify_rows
 
 CHECKPOINT_ROWS_MIN: Final = 4_096  # Fewer rows and outcomes are read as fast without a checkpoint
 WALK_ROWS: Final = 1_024

@@ -19,8 +19,14 @@ from synaptoroute.storage.connection import transaction, translated
 from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.database import NEXT_DIM, NEXT_FINGERPRINT, Database
 from synaptoroute.storage.loader import load
-from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, meta_row, state_digest
-from synaptoroute.storage.rows import ROWS_AT_ONCE
+from synaptoroute.storage.records import (
+    ROWS_AT_ONCE,
+    VECTOR_DTYPE,
+    Meta,
+    Stored,
+    meta_row,
+    state_digest,
+)
 from synaptoroute.storage.writer import INSERT_META, write_fact
 
 

@@ -27,8 +27,7 @@ from synaptoroute.storage.database import NODE_ID, Database, open_database
 from synaptoroute.storage.loader import StandbyEncoders, gc_paused, load
 from synaptoroute.storage.maintenance import Derive, MaintenanceThread, Pause
 from synaptoroute.storage.re_embedding import ReEmbedding
-from synaptoroute.storage.records import LogRow, Orphan, SlotRow, Stored, load_outcome
-from synaptoroute.storage.rows import ROWS_AT_ONCE
+from synaptoroute.storage.records import ROWS_AT_ONCE, LogRow, Orphan, SlotRow, Stored, load_outcome
 from synaptoroute.storage.snapshots import (
     drop_incoming,
     export_snapshot,
