@@ -27,8 +27,7 @@ from synaptoroute.web.middleware import is_loopback
 
 FAILED_START: Final = 3
 """Exit code of a process that could not listen or start its application."""
-TICKS_A_SECOND: Final = 10
-"""uvicorn's main loop turns that often."""
+CHECK_SECONDS: Final = 1
 POLL_SECONDS: Final = 0.05
 
 
@@ -62,6 +61,8 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 backlog=backlog,
+                callback_notify=self._check_connections,
+                timeout_notify=CHECK_SECONDS,
             )
         )
         connections = cast(set[HttpProtocol], self.server_state.connections)
@@ -106,14 +107,12 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def on_tick(self, counter: int) -> bool:
-        """Renew the date and look for connections that are late, once a second."""
-        if counter % TICKS_A_SECOND == 0:
-            self.state.renew_date()
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.state.connections):
-                connection.check_deadline(now)
-        return await super().on_tick(counter)
+    async def _check_connections(self) -> None:
+        """Renew the date, and close connections that are late."""
+        self.state.renew_date()
+        now = asyncio.get_running_loop().time()
+        for connection in list(self.state.connections):
+            connection.check_deadline(now)
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

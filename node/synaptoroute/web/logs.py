@@ -24,7 +24,7 @@ _LEVELS: Final = {
 }
 
 # Libraries whose ordinary lines repeat those of the project; their warnings are kept.
-_CHATTY: Final = ("asyncio", "httpcore", "httpx")
+_CHATTY: Final = ("asyncio", "httpcore", "httpx", "uvicorn")
 
 ServerLog = structlog.stdlib.BoundLogger
 
