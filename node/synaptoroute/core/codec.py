@@ -30,7 +30,7 @@ from hashlib import sha256
 from math import isfinite
 from typing import Any, Final
 
-from synaptoroute.core.digest import frame_digest, next_chain
+from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
@@ -419,8 +419,11 @@ def header_of(frame: bytes) -> bytes:
 
 
 def digest_of(frame: bytes) -> str:
-    """Digest of a frame for the hash chain, 64 hexadecimal digits."""
-    return frame_digest(frame[:HEADER_BYTES])
+    """Digest of a frame for the hash chain, 64 hexadecimal digits.
+
+    The header carries the payload's SHA-256, so it covers the whole frame.
+    """
+    return sha256(frame[:HEADER_BYTES]).hexdigest()
 
 
 def is_chained(entry: Entry) -> bool:

@@ -179,14 +179,6 @@ def add_rest(
             digest.add(chunk_hash(chunk))
 
 
-def frame_digest(header: bytes) -> str:
-    """Digest of a frame for the hash chain, 64 hexadecimal digits.
-
-    The header carries the payload's SHA-256, so it covers the whole frame.
-    """
-    return sha256(header).hexdigest()
-
-
 def next_chain(prev_chain: str, epoch: int, seq: int, digest: str) -> str:
     """Extend the hash chain by one entry, exactly as ``append.lua`` does."""
     return sha1(f"{prev_chain}|{epoch}|{seq}|{digest}".encode(), usedforsecurity=False).hexdigest()

@@ -32,7 +32,7 @@ from synaptoroute.config import NodeConfig
 from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
-from synaptoroute.router import answered
+from synaptoroute.router import AdaptiveRouter, answered
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
 from synaptoroute.server.runtime import Runtime
@@ -82,6 +82,7 @@ class PendingQuery:
     """A query on its way.
 
     Attributes:
+        router: The router that answers it.
         answer: The match, or a future of it.
         body: Bytes of the request.
         options: What its headers say.
@@ -89,6 +90,7 @@ class PendingQuery:
         is_first: Whether later queries with the same bytes may join this one.
     """
 
+    router: AdaptiveRouter
     answer: Match | asyncio.Future[Match]
     body: bytes
     options: QueryOptions
@@ -284,7 +286,7 @@ class QueryHandler:
             raise
         if is_first:
             self._in_flight.add(body)
-        return PendingQuery(answer, body, options, visible, is_first)
+        return PendingQuery(router, answer, body, options, visible, is_first)
 
     def complete(self, pending: PendingQuery, match: Match) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
@@ -298,7 +300,7 @@ class QueryHandler:
         is_counted = match.route is None and config.unmatched_kept > 0
         # The state may have changed between begin and answer: then the match belongs to
         # neither state for certain.
-        is_current = self._runtime.router.visible is visible and match.version == visible.version
+        is_current = pending.router.visible is visible and match.version == visible.version
         if pending.options.use_cache and is_current and not (config.log_queries or is_counted):
             self._cache.put(pending.body, response)
         return response

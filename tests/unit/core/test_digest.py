@@ -8,11 +8,11 @@ from hashlib import sha1
 import pytest
 
 from synaptoroute.core.change import RouteRecord
+from synaptoroute.core.codec import digest_of
 from synaptoroute.core.digest import (
     BUCKET_COUNT,
     Digest,
     chunk_hash,
-    frame_digest,
     import_hash,
     next_chain,
     route_hash,
@@ -154,7 +154,7 @@ def test_row_changes_only_its_own_bucket() -> None:
 
 def test_chain_equals_the_one_of_the_lua_script() -> None:
     """SHA-1 over the fields, separated by bars."""
-    frame = frame_digest(b"header")
+    frame = digest_of(b"header")
     expected = sha1(f"{CHAIN_START}|3|14|{frame}".encode()).hexdigest()
 
     assert expected == next_chain(CHAIN_START, 3, 14, frame)
