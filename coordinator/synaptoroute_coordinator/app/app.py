@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Final
 
 from fastapi import FastAPI
@@ -148,8 +149,6 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     lease = LeaderLease(log, address)
 
     def peer_secret() -> bytes:
-        from hashlib import sha256
-
         if secret:
             return secret
         cluster_id = reconciler.view.log.cluster_id

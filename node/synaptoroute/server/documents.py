@@ -225,6 +225,12 @@ def _file_lines(body: bytes) -> list[Route]:
     return routes
 
 
+async def each_route(routes: Sequence[Route]) -> AsyncIterator[Route]:
+    """Yield routes as an import takes them."""
+    for route in routes:
+        yield route
+
+
 def plain_route(route: StoredRoute) -> dict[str, Any]:
     """A route without defaults, in the form that an import reads."""
     document: dict[str, Any] = {"name": route.name, "utterances": route.utterances}

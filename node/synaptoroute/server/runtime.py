@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import Request
@@ -17,11 +17,10 @@ from starlette.requests import Request
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import NotReady, SynaptoRouteError
-from synaptoroute.models import Route
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
-from synaptoroute.server.documents import load_routes_file
+from synaptoroute.server.documents import each_route, load_routes_file
 from synaptoroute.server.metrics import Metrics, parse_version
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
@@ -190,7 +189,7 @@ class Runtime:
         if path is None or _was_used(router.status()):
             return
         routes = await asyncio.to_thread(load_routes_file, path)
-        result = await router.aimport(_each(routes))
+        result = await router.aimport(each_route(routes))
         self.log.info("routes_file_applied", path=str(path), routes=result.routes)
 
     async def reload_keys(self) -> None:
@@ -201,11 +200,6 @@ class Runtime:
 def runtime_of(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
     return runtime
-
-
-async def _each(routes: list[Route]) -> AsyncIterator[Route]:
-    for route in routes:
-        yield route
 
 
 def _was_used(status: NodeStatus) -> bool:

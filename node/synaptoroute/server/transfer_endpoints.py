@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.errors import ClusterError
-from synaptoroute.models import ImportResult, Route, StoredRoute
+from synaptoroute.models import ImportResult, StoredRoute
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
 from synaptoroute.server.documents import (
     KIND_BY_MEDIA_TYPE,
     MEDIA_TYPES,
     DocumentKind,
+    each_route,
     ndjson_routes,
     parse_document,
     render_document,
@@ -119,7 +120,7 @@ async def import_routes(
             routes = ndjson_routes(pieces, runtime.config.body_bytes_max)
         else:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
-            routes = _each(await asyncio.to_thread(parse_document, body, kind))
+            routes = each_route(await asyncio.to_thread(parse_document, body, kind))
         result = await router.aimport(routes, replace=replace, import_id=import_id, ack=ack)
     headers = version_headers(result.version)
     headers["SR-Op-Id"] = result.op_id
@@ -207,8 +208,3 @@ async def _pieces(routes: list[StoredRoute], kind: DocumentKind) -> AsyncIterato
             gathered.clear()
             await asyncio.sleep(0)
     yield bytes(gathered)
-
-
-async def _each(routes: list[Route]) -> AsyncIterator[Route]:
-    for route in routes:
-        yield route

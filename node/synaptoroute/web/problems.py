@@ -171,12 +171,6 @@ class Problem:
         return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def retry_after_header(error: SynaptoRouteError) -> str:
-    """Whole seconds after which the client may try again."""
-    seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
-    return str(max(1, math.ceil(seconds)))
-
-
 def status_phrase(status: int) -> str:
     return _STATUS_PHRASES.get(status) or HTTPStatus(status).phrase
 
@@ -242,7 +236,8 @@ def _message(text: str) -> str:
 def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
     headers: dict[str, str] = {}
     if status in _RETRY_STATUSES:
-        headers["Retry-After"] = retry_after_header(error)
+        seconds = error.retry_after_seconds or RETRY_AFTER_SECONDS_DEFAULT
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="synaptoroute"'
     current = error.fields.get("current")
