@@ -146,7 +146,7 @@ class Follower:
         """Note that entries could not be applied.  Runs on the applier's thread."""
         self._call(self._note_halt, error)
 
-    def on_visible(self, _position: Position) -> None:
+    def on_visible(self, position: Position) -> None:
         """Note a new position.  Runs on the scorer's thread."""
         self._call(self.heartbeat.position_moved.set)
 
