@@ -28,19 +28,16 @@ Digits: TypeAlias = NDArray[np.int8]
 GRID: Final = 2.0**-30
 GRID_ROWS_MAX: Final = 1 << 22
 """Most unit rows that float64 sums without rounding."""
-
 BYTE_ZERO: Final = 128
 """The byte of a component of zero."""
 
 _BYTE_REACH: Final = 127
 _USUAL_PEAK: Final = 6.0
 """Components beyond this many times their root mean square are cut off."""
-
 _SMALLEST: Final = 2.0**-60
 
 _SHAPES_MAX: Final = 64
 """Shapes whose arrays are kept."""
-
 _UNIT_MAX: Final = 1.02
 """Greatest length of a row; rows are unit only within rounding."""
 

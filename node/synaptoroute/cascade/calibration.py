@@ -39,7 +39,6 @@ UTTERANCES_A_ROUTE_MIN: Final = 5.0
 UTTERANCES_MIN: Final = 200
 UTTERANCES_MAX: Final = 65_536
 """A larger route set would take too long to evaluate, and too much memory."""
-
 EVALUATED_MAX: Final = 4_096
 _ANSWERS_MIN: Final = 50
 _SLOPES: Final = (0.0, 0.1, 0.2, 0.35, 0.5)

@@ -32,12 +32,10 @@ from synaptoroute.tensor import Tensor
 POLL_SECONDS: Final = 0.2
 SETTLE_SECONDS: Final = 1.0
 """Delay between a calibration becoming due and its start: changes come in groups."""
-
 SPREAD_SECONDS: Final = 4.0
 RETRY_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 5.0
 """How often the nodes are asked for a table that this node lacks."""
-
 ABANDONED_SECONDS: Final = 30.0
 """A table is abandoned if no live node had it for so long; a restart takes less."""
 

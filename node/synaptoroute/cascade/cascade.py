@@ -45,7 +45,6 @@ from synaptoroute.tensor import Tensor
 NAME_DIGITS: Final = 16
 RECALIBRATED_SHARE: Final = 0.1
 """Share of routes changed since the calibration at which it is measured again."""
-
 SUSPENDED_SHARE: Final = 0.25
 """Share of routes changed since the calibration at which it no longer applies."""
 

@@ -32,7 +32,6 @@ PROJECTED_DIM_MAX: Final = 96
 STATIC_DIM_MAX: Final = 256
 STEPS: Final = 254
 """Quantization steps per unit of a component; components beyond half a unit are clipped."""
-
 SHRINKAGE: Final = 0.3
 """Share of the covariance within routes that is replaced by its mean over all directions."""
 

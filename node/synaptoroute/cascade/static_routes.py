@@ -36,11 +36,9 @@ Float64s: TypeAlias = NDArray[np.float64]
 SHORTLIST_ROUTES: Final = 6
 SHORTLIST_ROWS_MAX: Final = 4_096
 """With more utterances on the shortlist the encoder answers: they would block the caller."""
-
 _QUERIES_A_BLOCK: Final = 10
 _TERMS_A_PRODUCT_MAX: Final = 262_144
 """OpenBLAS splits larger products among threads, and the caller would wait for them."""
-
 _ROUTES_MIN: Final = 2
 _GROWTH: Final = 2
 

@@ -34,11 +34,9 @@ from synaptoroute.errors import ConfigError, ModelCorrupt
 
 RECIPE_VERSION: Final = 1
 """Raise it when the same encoder gives another table or the same table other embeddings."""
-
 DIM: Final = 256
 EMBEDDING_STEPS: Final = 254
 """Steps of one unit of an embedding's component; beyond half a unit it is cut off."""
-
 TOKENS_MAX: Final = 512
 """More tokens of a text than this are left out, so that sums stay exact."""
 

@@ -24,7 +24,6 @@ Array = Bytes | Digits | Int32s
 _ZERO: Final = 128
 _DIGITS_MAX: Final = (127, 63)
 """63 cannot overflow: twice 255 x 63 is below 2^15."""
-
 GRAPH_FILE: Final = "integer_product.onnx"
 _LOG_ERRORS_ONLY: Final = 3
 

@@ -37,7 +37,6 @@ STEPS: Final = 127
 """Activations are rounded to integers from 0 to this."""
 MIDDLE: Final = 64
 """Zero on a grid that is symmetric about zero."""
-
 WIDTH_STEP: Final = 16
 CACHED_WIDTH_MAX: Final = 64
 _CPU: Final = "CPUExecutionProvider"

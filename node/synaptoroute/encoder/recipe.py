@@ -25,7 +25,6 @@ from synaptoroute.errors import ConfigError, ModelCorrupt, ModelNotFound
 
 PREPROCESSING_VERSION: Final = 1
 """Raise it when tokenization, pooling or normalisation change their results."""
-
 TOKENS_MAX_DEFAULT: Final = 512
 """A longer context must be asked for: attention costs its square."""
 

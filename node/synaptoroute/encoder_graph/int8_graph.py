@@ -43,7 +43,6 @@ from synaptoroute.errors import ModelCorrupt
 
 MIDDLE_MAX: Final = STEPS - MIDDLE
 """Steps to either side of zero, on a grid that is symmetric about it."""
-
 GELU_DEPTH: Final = 0.17
 """GELU has its least value at -0.75: -0.16997."""
 

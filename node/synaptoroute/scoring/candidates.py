@@ -21,7 +21,6 @@ from synaptoroute.tensor import TensorView
 
 _GATHERED_ROWS: Final = 512
 """Rows copied together at a time; the copies stay in the CPU cache."""
-
 _LEAST: Final = -1e300
 """Below every score, above -inf."""
 

@@ -44,14 +44,12 @@ _WITH_UTTERANCES: Final = ("blend", "max", "topk")
 _WITH_CENTROIDS: Final = ("blend", "mean", "centroid")
 _BYTES_ROWS_MAX: Final = 512
 """Utterances a query that a scan of bytes may leave; of more, float32 leaves fewer for less."""
-
 _ROUNDED_UP: Final = 1.0 + 2.0**-12
 """Makes a length that float32 added up, of thousands of components, no shorter than it is."""
 
 _REFINE_ROWS: Final = 32
 _REFINE_ROWS_PER_QUERY: Final = 4
 """Utterances that are scored exactly at once; of more, float32 drops most first."""
-
 _LONE_ROUTES_MAX: Final = 8
 _LONE_ROWS_MAX: Final = 32
 """Candidates of a lone query that plain Python scores; more are scored as a batch."""

@@ -25,7 +25,6 @@ from synaptoroute.tensor.blocks import ROWS_ALIGNED
 
 SCORES_BYTES_MAX: Final = 64 * 1_048_576
 """Most memory that the similarities of one batch may take."""
-
 BYTES_ROWS_MIN: Final = 4_096
 """With fewer rows, what bytes save is less than the cost of the further candidates."""
 

@@ -25,7 +25,6 @@ Indexes: TypeAlias = NDArray[np.intp]
 BLOCK_SLOTS: Final = 4_096
 ROWS_ALIGNED: Final = 128
 """``Block.rows`` holds a multiple of this, for the small products of a scan."""
-
 FREE: Final = -1
 _RADIX_ROUTES_MAX: Final = 65_535
 

@@ -26,7 +26,6 @@ from synaptoroute.tensor.rows import CACHED_ROWS, ChunkedArray, Slots
 
 DEFERRED_ROUTES_MAX: Final = 256
 """Centroids that may be out of date until the next query."""
-
 _CHUNK_ROUTES: Final = 4_096
 _THREADED_ROWS_MIN: Final = 16_384
 """From so many rows on, a second thread takes half of a sum."""

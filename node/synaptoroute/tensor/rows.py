@@ -20,7 +20,6 @@ Slots: TypeAlias = NDArray[np.int64]
 
 CACHED_ROWS: Final = 256
 """Rows converted in one step; their float64 copies stay in the CPU cache."""
-
 ADVANCE_ROWS: Final = 2_048
 """Rows of deferred work done between two batches; some milliseconds."""
 
