@@ -261,7 +261,10 @@ class Side:
         return {"p50_ms": percentile(took, 0.5), "p99_ms": percentile(took, 0.99)}
 
     async def boot(self, _seconds: float) -> dict[str, float]:
-        """From a database of many utterances to a started router."""
+        """From a database of many utterances to a started router; the best of three."""
+        return {"seconds": min([await self._boot_once() for _ in range(3)])}
+
+    async def _boot_once(self) -> float:
         copy = self._folder / "boot.sqlite"
         for path in self._big.parent.glob(f"{self._big.name}*"):
             (self._folder / path.name.replace(self._big.name, copy.name)).write_bytes(
@@ -273,7 +276,7 @@ class Side:
         await router.start()
         took = time.perf_counter() - began
         await router.stop()
-        return {"seconds": took}
+        return took
 
     async def hot_add(self, seconds: float) -> dict[str, float]:
         """From a call with vectors to the answer that it is visible."""
