@@ -1,4 +1,4 @@
-"""What to do about the fleet: fleet view + policy + controller state -> actions.
+"""The plan: fleet view + policy + controller state -> actions.
 
 Everything here is pure: equal arguments give equal plans, and time is an argument.
 """
@@ -98,7 +98,7 @@ class PendingAudit:
 
 @dataclass(slots=True)
 class ControllerState:
-    """What the coordinator has done, and when.
+    """Past actions of the coordinator, with their times.
 
     Times are seconds of the coordinator's monotonic clock.  A coordinator that takes over
     starts with an empty state: actions then come a little later, but never wrongly.

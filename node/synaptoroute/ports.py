@@ -82,7 +82,7 @@ class ReplicaStatus:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What admission control expects of the queued work."""
+    """The forecast of admission control for the queued work."""
 
     wait_seconds: float = 0.0
     batch_seconds: float = 0.0
@@ -177,14 +177,14 @@ class Encoders(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AppliedState:
-    """What a task on the applier's thread may read and write."""
+    """State that a task on the applier's thread may read and write."""
 
     replica: Replica
     storage: SQLiteStorage
 
 
 class EnginePort(Protocol):
-    """What the router and the follower use of the engine."""
+    """The engine as router and follower see it."""
 
     @property
     def is_started(self) -> bool: ...

@@ -1,4 +1,4 @@
-"""What the coordinator does in the world: to the log, to nodes, to backups.
+"""Actions of the coordinator on the log, on nodes and on backups.
 
 executor      actions carried out against the log, under the lease
 fleet_client  HTTP requests to the nodes

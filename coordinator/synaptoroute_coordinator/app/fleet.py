@@ -161,7 +161,7 @@ def _event(event: FeedEvent) -> str:
 async def show_log(
     request: Request, limit: Annotated[int, Query(ge=1, le=LOG_ENTRIES_MAX)] = 40
 ) -> Response:
-    """What was written, newest first: kind and subject, never the utterances."""
+    """Newest entries of the log: kind and subject, never the utterances."""
     reconciler = runtime_of(request).reconciler
     log = reconciler.view.log
     if not log.epoch:
@@ -224,7 +224,7 @@ async def list_backups(request: Request) -> Response:
 
 @endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=RESPONSES)
 async def list_actions(request: Request) -> Response:
-    """Who did what, newest first."""
+    """Newest actions with their authors."""
     audit_log = runtime_of(request).reconciler.audit_log
     return json_response({"actions": [asdict(each) for each in audit_log.newest]})
 

@@ -1,4 +1,4 @@
-"""What the endpoints of one coordinator share: settings, reconciler, keys, sessions, policy.
+"""State that the endpoints share: settings, reconciler, keys, sessions, policy.
 
 A session replaces the API key in the dashboard: the key is sent once, and a random cookie
 stands for it afterwards.  Sessions are kept in memory and end with the process.
@@ -181,7 +181,7 @@ ANYBODY: Final = ApiKey("anybody", b"", frozenset({"admin"}))
 
 
 class CoordinatorPolicy(RequestPolicy):
-    """What a coordinator decides about each of its requests."""
+    """The request policy of a coordinator."""
 
     body_bytes_max = BODY_BYTES_MAX
 

@@ -51,7 +51,7 @@ Int8s: TypeAlias = NDArray[np.int8]
 
 
 class Distillable(Protocol):
-    """What distilling needs of an encoder."""
+    """An encoder as distilling needs it."""
 
     @property
     def fingerprint(self) -> str: ...

@@ -148,7 +148,7 @@ def ndjson_line(route: Route) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RouteDiff:
-    """What an import would change."""
+    """The changes that an import would make."""
 
     created: tuple[str, ...] = ()
     changed: tuple[tuple[str, str], ...] = ()

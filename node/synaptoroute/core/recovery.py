@@ -37,7 +37,7 @@ REFILL_ENTRIES_MAX: Final = 10_000
 
 
 class Action(Enum):
-    """What a node does about the log that it sees."""
+    """Actions of a node on the log that it sees."""
 
     FOLLOW = "follow"  # Apply its entries
     CREATE_LOG = "create_log"  # Create a log: neither the node nor the server has any
@@ -86,7 +86,7 @@ class LogView:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a node does about a log, and why."""
+    """The action of a node on a log, and its reason."""
 
     action: Action
     cause: Cause | None = None  # Why it starts a ballot
@@ -135,7 +135,7 @@ class Decision:
 
     @property
     def risk(self) -> str:
-        """What the decision may lose; empty if nothing that a majority held."""
+        """A description of what the decision may lose; empty if a majority held none of it."""
         if self.is_majority:
             return ""
         names = ", ".join(self.absent) or "the voters"
@@ -272,7 +272,7 @@ def _voters_after(
 
 
 def _refill_after(base: Position, reports: Iterable[Report]) -> int:
-    """Where the refilled log begins, so that nodes that are behind need no peer."""
+    """First seq of the refilled log, low enough that nodes that are behind need no peer."""
     behind = [report.position.seq for report in reports if report.position.epoch]
     wanted = min([*behind, base.seq - REFILL_ENTRIES_MIN])
     return max(0, base.seq - REFILL_ENTRIES_MAX, wanted)

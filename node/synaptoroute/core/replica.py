@@ -87,7 +87,7 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the shell has to do after one entry."""
+    """Orders to the shell after one entry."""
 
     commits: tuple[Commit, ...] = ()  # To make durable and visible, in order, in one transaction
     fetch: Fetch | None = None

@@ -133,7 +133,7 @@ class Applier:
 
     @property
     def state(self) -> AppliedState:
-        """What a task uses.  Only for the applier's thread, or before ``start``."""
+        """State for tasks.  Only for the applier's thread, or before ``start``."""
         return AppliedState(self.replica, self.storage)
 
     # --- the thread ---------------------------------------------------------------
@@ -319,7 +319,7 @@ PROMISE_KEY: Final = "promise"
 
 @dataclass(frozen=True, slots=True)
 class VoterState:
-    """What a node reports to a ballot, read between two groups of entries."""
+    """A node's report to a ballot, read between two groups of entries."""
 
     position: Position  # durable
     promised: Ballot  # The newest promised ballot

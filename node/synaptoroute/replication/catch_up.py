@@ -105,7 +105,7 @@ class CatchUp:
 
     @property
     def trouble(self) -> str:
-        """What an operator should know; empty if all is well."""
+        """A message for operators; empty if all is well."""
         if self.diverged:
             return f"diverged: {self.diverged}"
         return f"halted: {self.halted}" if self.halted else ""

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StateSums:
-    """What two nodes compare."""
+    """The values that two nodes compare."""
 
     position: Position
     digest: str

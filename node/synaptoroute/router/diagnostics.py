@@ -275,7 +275,7 @@ _NEVER: Final = -2.0
 
 @dataclass(frozen=True, slots=True)
 class RoutedText:
-    """Where a text goes; if no route matches, ``score`` is that of the best one."""
+    """The route of a text; if none matches, ``score`` is that of the best one."""
 
     route: str | None
     score: float | None
@@ -401,7 +401,7 @@ class ComparedText:
 
 @dataclass(frozen=True, slots=True)
 class EncoderComparison:
-    """What a change of the encoder would do to labelled texts.
+    """The effect of a change of the encoder on labelled texts.
 
     Attributes:
         correct_after: Texts that the other encoder routes correctly, with the current thresholds.

@@ -1,4 +1,4 @@
-"""What goes into scoring and what comes out."""
+"""Inputs and results of scoring."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class IntegerProduct(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QuerySpec:
-    """What a query asks for beside its vector.
+    """The options of a query beside its vector.
 
     Attributes:
         limit: How many of the best routes to list, at least 1.

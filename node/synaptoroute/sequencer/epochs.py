@@ -55,7 +55,7 @@ class RecoveryResult:
 
 @dataclass(frozen=True, slots=True)
 class LogCheck:
-    """What the nodes reported to a ballot, and what the server holds."""
+    """Reports of the nodes to a ballot, and the server's own stream."""
 
     reports: tuple[Report, ...]
     kept: ServerHistory | None  # The server's history, if it is complete and contradicts no report

@@ -37,7 +37,7 @@ READ_ENTRIES_MAX: Final = 1_024
 
 
 class Coverage(Enum):
-    """What the log has after a position."""
+    """Entries of the log after a position."""
 
     WHOLE = "whole"  # Everything: the entries follow the position without a gap
     TRIMMED = "trimmed"  # The next entry was trimmed: a peer may have it

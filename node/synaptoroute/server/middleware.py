@@ -32,7 +32,7 @@ _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-contr
 
 
 class NodePolicy(RequestPolicy):
-    """What a node decides about each of its requests."""
+    """The request policy of a node: authorization, headers, logs, metrics."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.log = runtime.log

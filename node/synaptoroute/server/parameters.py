@@ -156,7 +156,7 @@ async def await_consistency(
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """What the parameters and headers of one write ask for."""
+    """Parameters and headers of one write."""
 
     request: Request
     ack: Ack

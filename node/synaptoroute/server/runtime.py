@@ -1,4 +1,4 @@
-"""What the endpoints of one node share.
+"""State that the endpoints of one node share.
 
 The server listens before the router is loaded.  Until the router has started, ``router``
 raises NotReady and ``/readyz`` says why.  Everything here runs on the event loop, except

@@ -25,7 +25,7 @@ EXPLAIN_CANDIDATES = 5
 
 @dataclass(frozen=True, slots=True)
 class FirstStageResult:
-    """What the first stage found for one query.
+    """Result of the first stage for one query.
 
     Attributes:
         is_sure: Whether it answers.
@@ -240,7 +240,7 @@ class FirstStage(Protocol):
 
 
 class QueryEngine(EnginePort, Protocol):
-    """What the router uses of the engine: ``EnginePort`` and the query path."""
+    """The engine as the router sees it: ``EnginePort`` and the query path."""
 
     @property
     def has_first_stage(self) -> bool: ...

@@ -144,7 +144,7 @@ def install_snapshot(
 
 
 def incoming_path(path: Path) -> Path:
-    """Where a snapshot is prepared before it becomes the database."""
+    """Path of a snapshot that is being prepared to become the database."""
     return sibling(path, ".incoming")
 
 

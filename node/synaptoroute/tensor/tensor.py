@@ -36,7 +36,7 @@ _DEFERRED_BLOCKS_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorView:
-    """What scoring reads of a tensor; valid until its next change.
+    """A tensor as scoring reads it; valid until its next change.
 
     Attributes:
         is_live: Whether a route id is in use, bool[routes].

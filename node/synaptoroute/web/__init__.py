@@ -1,4 +1,4 @@
-"""What the HTTP servers of the node and of the coordinator share.
+"""Code that the HTTP servers of node and coordinator share.
 
     http_protocol  HTTP/1.1 connections with limits, in front of an ASGI application
     http_server    a server process: listen, serve, drain, stop

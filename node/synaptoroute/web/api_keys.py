@@ -141,7 +141,7 @@ Stamp = tuple[int, int, int] | None
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a file is edited or replaced; None if there is no file."""
+    """Identify the present content of a file; None if there is no file."""
     try:
         status = os.stat(path)
     except OSError:

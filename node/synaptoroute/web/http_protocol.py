@@ -104,7 +104,7 @@ class DirectHandler(Protocol):
 
 
 class ServerState:
-    """What the connections of one server share."""
+    """State that the connections of one server share."""
 
     def __init__(self, connections: set[HttpProtocol], tasks: set[asyncio.Task[None]]) -> None:
         self.connections = connections

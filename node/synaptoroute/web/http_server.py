@@ -136,7 +136,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessHooks:
-    """What a program adds to the life of its server process."""
+    """Hooks of a program in the life of its server process."""
 
     lifespan: AbstractAsyncContextManager[object]
     on_drain: Callable[[], None]  # called at the first stop signal

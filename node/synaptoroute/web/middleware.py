@@ -1,4 +1,4 @@
-"""What every request passes, whichever endpoint it is for.
+"""The middleware that every request passes.
 
 In this order: a request id, the program's policy (API keys, origin), the endpoint; then one
 response, one line of the access log and one count in the metrics.  Every error becomes a
@@ -85,7 +85,7 @@ class RequestContext:
 
 
 class RequestPolicy(ABC):
-    """What one program decides about each of its requests."""
+    """The decisions of one program about each of its requests."""
 
     log: ServerLog
     body_bytes_max: int | None = None
