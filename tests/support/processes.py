@@ -187,7 +187,7 @@ class CoordinatorProcess:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL of the process."""
         return f"http://127.0.0.1:{self.port}"
 
     @property

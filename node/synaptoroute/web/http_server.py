@@ -9,6 +9,7 @@ second signal does not wait for requests in flight.
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -116,22 +117,36 @@ class HttpServer(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
+    """Bind a listener on every address of a host that this machine has."""
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listener = socket.socket(family, kind, protocol)
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Otherwise the IPv6 listener also takes the port of the IPv4 one.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
+    absent: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            listeners.append(_bound(socket.socket(family, kind, protocol), address))
+        except OSError as error:
+            # A name such as localhost has an IPv6 address even where IPv6 is switched off.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                for listener in listeners:
+                    listener.close()
+                raise
+            absent = error
+    if absent is not None and not listeners:
+        raise absent
     return listeners
+
+
+def _bound(listener: socket.socket, address: Any) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            # Otherwise the IPv6 listener also takes the port of the IPv4 one.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

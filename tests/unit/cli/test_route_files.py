@@ -186,7 +186,7 @@ def test_own_file_is_not_taken_for_a_foreign_one() -> None:
 
 
 def test_unknown_key_of_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    """What cannot be converted is not dropped silently."""
+    """An entry that cannot be converted is reported."""
     document = {**SEMANTIC_ROUTER, "routes": [{**BARE, "score_threshold": 1, "vibe": 2}]}
     with pytest.raises(FileRejected, match="no key 'vibe'"):
         read_route_file(write(tmp_path, "sr.json", document))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from synaptoroute.web.http_protocol import HttpLimits
-from synaptoroute.web.http_server import HttpServer
+from synaptoroute.web.http_server import HttpServer, bind
 
 pytestmark = pytest.mark.unit
 
@@ -314,3 +315,17 @@ async def test_close_waits_for_requests_in_flight() -> None:
     assert is_idle_closed
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in received
+
+
+def test_address_family_that_is_absent_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name keeps its other addresses; a host without any is an error."""
+    absent = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0))
+    present = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [absent, present])
+    (listener,) = bind("both.test", 0)
+    with listener:
+        assert "127.0.0.1" == listener.getsockname()[0]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [absent])
+    with pytest.raises(OSError, match=r"assign|not supported"):
+        bind("absent.test", 0)
