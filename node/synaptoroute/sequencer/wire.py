@@ -18,9 +18,7 @@ and an announcement without the payload can be verified, too.  Epoch and seq are
 because the sequencer assigns them later.  A frame that is appended a second time repeats its
 op_id, so it has no effect.
 
-The key file has lines ``key_id secret``: the first key signs, all keys verify.  To rotate, add
-the new key as the second line on all nodes, then make it the first line on all nodes, then
-remove the old key.
+The keys are those of the cluster secret, see ``trust.cluster_secret``.
 """
 
 from __future__ import annotations
@@ -43,13 +41,10 @@ from synaptoroute.core.codec import (
 )
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Entry
-from synaptoroute.errors import ConfigError, ProtocolError, UnknownMutation
+from synaptoroute.errors import ProtocolError, UnknownMutation
+from synaptoroute.trust.cluster_secret import ClusterSecret, read_keys
 
-KEYS_MAX: Final = 4
-KEYS_FILE_BYTES_MAX: Final = 4_096
-SECRET_BYTES_MIN: Final = 32
 _MAGIC: Final = b"SK"
-_KEY_ID: Final = re.compile(r"[A-Za-z0-9_\-]{1,8}")
 _ID_BYTES: Final = 8
 _MAC_BYTES: Final = 32
 SEAL_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
@@ -73,21 +68,23 @@ class SigningKeys:
     ) -> None:
         """Use keys that are known already; see ``load`` for those of a file."""
         self.namespace = namespace
-        self.keys: Mapping[str, bytes] = keys or {}
+        self.secret = ClusterSecret(namespace, keys, path)
         self._allow_unsigned = allow_unsigned
-        self._path = path
 
     @classmethod
     def load(
         cls, namespace: str, path: Path | None, *, allow_unsigned: bool = False
     ) -> SigningKeys:
         """Read the key file, if there is one; blocks."""
-        return cls(namespace, _read_keys(path) if path else {}, allow_unsigned, path)
+        return cls(namespace, read_keys(path) if path else {}, allow_unsigned, path)
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        return self.secret.keys
 
     def reload(self) -> None:
         """Read the key file again; blocks.  The former keys stay if the file is malformed."""
-        if self._path is not None:
-            self.keys = _read_keys(self._path)
+        self.secret.reload()
 
     def seal(self, frame: bytes) -> bytes:
         """Put a signature before a frame, if there are keys."""
@@ -120,29 +117,6 @@ class SigningKeys:
     def _sign(self, secret: bytes, header: bytes) -> bytes:
         signed = _DOMAIN + self.namespace.encode() + b"\x00" + header
         return hmac.new(secret, signed, sha256).digest()
-
-
-def _read_keys(path: Path) -> dict[str, bytes]:
-    with path.open("rb") as file:
-        text = file.read(KEYS_FILE_BYTES_MAX).decode()
-    keys: dict[str, bytes] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        key_id, _, secret = line.strip().partition(" ")
-        if not _KEY_ID.fullmatch(key_id) or key_id in keys:
-            raise ConfigError(
-                f"line {number} of the key file: the key id is malformed or used twice"
-            )
-        if len(secret.strip()) < SECRET_BYTES_MIN:
-            raise ConfigError(
-                f"line {number} of the key file: a secret has at least "
-                f"{SECRET_BYTES_MIN} characters"
-            )
-        keys[key_id] = secret.strip().encode()
-    if not 1 <= len(keys) <= KEYS_MAX:
-        raise ConfigError(f"a key file has 1 to {KEYS_MAX} keys, found {len(keys)}")
-    return keys
 
 
 INLINE_BYTES_MAX: Final = 16_384
