@@ -19,7 +19,9 @@ class Policy(BaseSettings):
     """How the coordinator looks after the fleet.
 
     Attributes:
-        retain_entries: Newest entries that are never trimmed from the log.
+        retain_entries: How many of the newest entries the log keeps, while they have no more
+            than ``retain_bytes``.
+        retain_bytes: Bytes above which the log is trimmed to fewer entries.
         audit_seconds: Interval between audits, in which all nodes compare their digests; 0 for
             never.
         scrub_seconds: Interval between deep audits, which compare memory and disk row by row;
@@ -38,6 +40,7 @@ class Policy(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
     retain_entries: int = Field(default=10_000, ge=0, le=10_000_000)
+    retain_bytes: int = Field(default=67_108_864, ge=1_024, le=1 << 40)
     audit_seconds: float = Field(default=60.0, ge=0, le=86_400)
     scrub_seconds: float = Field(default=3_600.0, ge=0, le=2_592_000)
     audit_wait_seconds: float = Field(default=10.0, ge=1, le=600)

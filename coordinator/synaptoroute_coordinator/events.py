@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from synaptoroute.sequencer.retention import FULL_PERCENT
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.fleet import FleetView, NodeView
+from synaptoroute_coordinator.fleet import FleetView, LogView, NodeView
 
 Severity = Literal["critical", "warning"]
 
@@ -37,6 +38,7 @@ CODES: Final = (
     "no_coordinator",
     "log_closed",
     "log_near_full",
+    "log_full",
     "voters_missing",
     "backup_failed",
     "mixed_encoders",
@@ -102,13 +104,25 @@ def _node_alarms(view: FleetView, policy: Policy) -> list[Alarm]:
     return found
 
 
+def is_log_full(log: LogView, policy: Policy) -> bool:
+    """Whether an open log has no room for writes; the nodes report it likewise."""
+    is_over = 100 * log.kept_bytes >= FULL_PERCENT * policy.log_bytes_max
+    return log.state == "open" and is_over
+
+
 def _log_alarms(view: FleetView, policy: Policy) -> list[Alarm]:
     found = []
     if view.log.state != "open":
         message = f"the log is {view.log.state}: writes are refused, queries continue"
         found.append(Alarm("log_closed", "critical", message))
     percent = 100 * view.log.kept_bytes / policy.log_bytes_max
-    if percent >= policy.log_full_percent:
+    if is_log_full(view.log, policy):
+        message = (
+            f"the log is full ({view.log.kept_bytes} of {policy.log_bytes_max} bytes): writes are "
+            "refused until a majority of the voters holds more of it"
+        )
+        found.append(Alarm("log_full", "critical", message))
+    elif percent >= policy.log_full_percent:
         message = f"the log is {percent:.0f} % full; when it is full, writes are refused"
         found.append(Alarm("log_near_full", "warning", message))
     return found

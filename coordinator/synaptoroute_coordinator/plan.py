@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from synaptoroute.sequencer.presence import DONORS_MAX
+from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 
@@ -31,6 +32,7 @@ class Trim:
 
     epoch: int
     floor: int
+    keep_bytes: int = 0  # Drop only as many as needed to keep no more bytes; 0 drops all
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +202,18 @@ def _plan_trim(view: FleetView, policy: Policy) -> Iterator[Action]:
     log = view.log
     # Never trim what a majority of the voters has not made durable: a recovery after the
     # loss of Redis could not restore it.
-    floor = min(log.seq - policy.retain_entries + 1, _held_by_majority(view) + 1, log.seq)
-    if log.kept_bytes * 2 < policy.log_bytes_max:
+    floor_max = min(_held_by_majority(view) + 1, log.seq)
+    retention = RetentionLimits(policy.log_bytes_max, policy.retain_bytes, policy.retain_entries)
+    if log.kept_bytes < retention.pressed_bytes:
         # While there is room, keep what live nodes still need, so that a node that is
         # behind catches up from the log and need not install a peer's snapshot.
         behind = [node.seq for node in view.live if node.epoch == log.epoch]
-        floor = min([floor, *(seq + 1 for seq in behind)])
+        floor_max = min([floor_max, *(seq + 1 for seq in behind)])
+    floor = min(floor_max, log.seq - policy.retain_entries + 1)
+    # The number of entries says nothing about their size: bytes count as well.
+    if log.kept_bytes > retention.bytes_max and floor_max > max(floor, log.floor):
+        yield Trim(log.epoch, floor_max, retention.target_bytes)
+        return
     step = max(TRIM_STEP_MIN, policy.retain_entries // 10) if policy.retain_entries else 1
     if floor - log.floor >= step:
         yield Trim(log.epoch, floor)

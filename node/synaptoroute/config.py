@@ -68,6 +68,10 @@ class ClusterConfig(BaseSettings):
             are present suffice, which may lose writes that a quorum had acknowledged.
         staleness_seconds_max: After this long without Redis, a node becomes unready if it
             knows that a peer is ahead of it.
+        log_bytes_max: Bytes that the log in Redis may keep; a write that does not fit waits a
+            moment for room and is then refused.  The same on all nodes.
+        retain_bytes: Bytes of the log above which nodes trim what all live nodes hold.
+        retain_entries: Entries of the log above which nodes trim what all live nodes hold.
         alone_seconds: After this long without Redis and peers, a node becomes ready with
             the verified state that it holds.
         peer_secret_file: File of the secret that authenticates nodes to each other; without
@@ -81,6 +85,9 @@ class ClusterConfig(BaseSettings):
     bootstrap_expect: int = Field(default=1, ge=1, le=99)
     recovery: Literal["safe", "available"] = "safe"
     staleness_seconds_max: float = Field(default=30.0, ge=1, le=86_400)
+    log_bytes_max: int = Field(default=268_435_456, ge=1_024, le=1 << 40)
+    retain_bytes: int = Field(default=67_108_864, ge=1_024, le=1 << 40)
+    retain_entries: int = Field(default=100_000, ge=1, le=10_000_000)
     alone_seconds: float = Field(default=30.0, ge=0, le=86_400)
     peer_secret_file: Path | None = None
 

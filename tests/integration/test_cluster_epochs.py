@@ -11,7 +11,7 @@ import pytest
 
 from redis_logs import DIM, FINGERPRINT, opened, put, report
 from servers import Server
-from synaptoroute.core.mutation import CHAIN_START, Position, Revision
+from synaptoroute.core.mutation import CHAIN_START, Position
 from synaptoroute.errors import ConfigError
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.epochs import (
@@ -98,11 +98,11 @@ async def test_trim_drops_what_a_majority_holds_and_no_more(server: Server) -> N
         lease = await log.lease("trim", "me").acquire()
         assert isinstance(lease, Held)
         await log.presence.report_position("a", at[9])
-        unheld = await log.epochs.trim(lease, 1, Revision(1, 6))
+        unheld = await log.epochs.trim(lease, 1, 6)
         await log.presence.report_position("b", at[4])
-        trimmed = await log.epochs.trim(lease, 1, Revision(1, 6))
-        again = await log.epochs.trim(lease, 1, Revision(1, 6))
-        beyond = await log.epochs.trim(lease, 1, Revision(1, 11))
+        trimmed = await log.epochs.trim(lease, 1, 6)
+        again = await log.epochs.trim(lease, 1, 6)
+        beyond = await log.epochs.trim(lease, 1, 11)
         behind = await log.read(at[3])
         level = await log.read(at[4])
         head = await log.head()
@@ -129,7 +129,7 @@ async def test_trim_works_where_memory_is_used_up(server: Server) -> None:
         assert isinstance(lease, Held)
         server.call("CONFIG", "SET", "maxmemory", "1")
         await log.presence.heartbeat(report("a", at[9]))
-        trimmed = await log.epochs.trim(lease, 1, Revision(1, 10))
+        trimmed = await log.epochs.trim(lease, 1, 10)
 
     assert not isinstance(trimmed, NotPlaced)
     assert trimmed.entries == 9
@@ -145,7 +145,7 @@ async def test_expired_lease_trims_nothing(server: Server) -> None:
         server.call("DEL", "sr:{default}:lease:trim")
         new = await log.lease("trim", "new").acquire()
         assert isinstance(old, Held)
-        fenced = await log.epochs.trim(old, 1, Revision(1, 4))
+        fenced = await log.epochs.trim(old, 1, 4)
 
     assert isinstance(new, Held)
     assert new.token > old.token
@@ -159,7 +159,7 @@ async def test_closed_log_is_not_trimmed(server: Server) -> None:
         lease = await log.lease("trim", "me").acquire()
         server.call("HSET", META, "state", "recovering")
         assert isinstance(lease, Held)
-        refused = await log.epochs.trim(lease, 1, Revision(1, 2))
+        refused = await log.epochs.trim(lease, 1, 2)
 
     assert NotPlaced(Reason.CLOSED, "recovering") == refused
 

@@ -368,7 +368,7 @@ async def test_trimmed_log_continues_after_a_restart(start_server: StartServer, 
         assert isinstance(lease, Held)
         for voter in ("a", "b"):
             await log.presence.report_position(voter, at[4])
-        await log.epochs.trim(lease, 1, Revision(1, 4))
+        await log.epochs.trim(lease, 1, 4)
         await restart(server)
         ballot = await begin(log)
         await answer(log, ballot, a=at[4], b=at[2])

@@ -230,7 +230,7 @@ async def test_sequencer_needs_only_the_commands_of_the_acl_example(start_server
             await lease.renew(held)
             server.call("ZADD", "sr:{default}:hb", "1", "forgotten")
             await log.presence.heartbeat(report("a", at[4]))
-            trimmed = await log.epochs.trim(held, 1, Revision(1, 3))
+            trimmed = await log.epochs.trim(held, 1, 3)
             await lease.release(held)
             facts = await log.check()
             used = commands_used(server)

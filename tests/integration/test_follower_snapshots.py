@@ -44,7 +44,7 @@ async def trim_all(found: Peers) -> None:
     at = await found.settle()
     async with asyncio.timeout(WAIT_SECONDS):
         while True:  # until the voters have said what they hold
-            trimmed = await log.epochs.trim(held, at.epoch, at.revision)
+            trimmed = await log.epochs.trim(held, at.epoch, at.seq)
             if isinstance(trimmed, Trimmed) and trimmed.outcome is TrimOutcome.TRIMMED:
                 break
             await asyncio.sleep(0.02)

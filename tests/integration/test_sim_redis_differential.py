@@ -23,7 +23,6 @@ from synaptoroute.core.mutation import (
     DeleteRoute,
     Position,
     Proposal,
-    Revision,
     SwitchEncoder,
     VoterAdd,
 )
@@ -194,7 +193,7 @@ class Pair:
         lease = self.log.lease("trim", "me")
         held = await lease.acquire()
         assert isinstance(held, Held)
-        real = await self.log.epochs.trim(held, meta["epoch"], Revision(there.epoch, floor))
+        real = await self.log.epochs.trim(held, meta["epoch"], floor)
         await lease.release(held)
         return getattr(real, "entries", 0), self.model.trim(floor)
 
@@ -337,8 +336,11 @@ class Pair:
         log.pop()
         name = self.log.keys.log(meta["epoch"])
         await self._call("DEL", name)
+        size_bytes = 0
         for entry in log:
-            words = ["t", "0", "p", entry.prev_chain, "c", entry.chain, "b", "1", "f", entry.frame]
+            size_bytes += len(entry.frame)
+            words = ["t", "0", "p", entry.prev_chain, "c", entry.chain]
+            words += ["b", str(size_bytes), "f", entry.frame]
             await self._call("XADD", name, f"{entry.epoch}-{entry.seq}", *words)
         return None, None
 

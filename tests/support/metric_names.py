@@ -25,6 +25,8 @@ def exposition() -> str:
         is_caught_up=True,
         is_alone=False,
         head="1.1",
+        log_bytes=100,
+        log_bytes_max=1_000,
         lag_entries=0,
         staleness_ms=10,
         role="voter",

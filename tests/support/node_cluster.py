@@ -304,8 +304,7 @@ class Cluster:
                 held = await lease.acquire()
                 assert isinstance(held, Held)
                 head: Any = await log.head()
-                floor = head.position.revision
-                trimmed = await log.epochs.trim(held, head.epoch, floor)
+                trimmed = await log.epochs.trim(held, head.epoch, head.seq)
                 await lease.release(held)
                 assert isinstance(trimmed, Trimmed)
                 assert TrimOutcome.TRIMMED is trimmed.outcome

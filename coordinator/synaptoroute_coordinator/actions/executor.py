@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal
 
-from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal, Revision
+from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal
 from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
@@ -46,11 +46,9 @@ class Executor:
 
     async def trim(self, held: Held, action: Trim) -> ActionResult:
         """Drop entries, as far as the script allows."""
-        found = await self._log.read(Position(action.epoch, action.floor - 1), entries_max=1)
-        if not found.entries:
-            return ActionResult("failed", f"there is no entry at {action.floor}")
-        floor = Revision(found.entries[0].epoch, action.floor)
-        answer = await self._log.epochs.trim(held, action.epoch, floor)
+        answer = await self._log.epochs.trim(
+            held, action.epoch, action.floor, keep_bytes=action.keep_bytes
+        )
         if not isinstance(answer, Trimmed):
             return ActionResult("failed", f"{answer.reason.value} {answer.detail}".strip())
         match answer.outcome:

@@ -17,6 +17,7 @@ from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership
+from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.http_server import (
@@ -142,6 +143,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         tls=Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file),
         signing_keys_file=config.signing_keys_file,
         allow_unsigned=config.allow_unsigned,
+        retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
     )
     node_key = read_secret(config.node_key_file, "API key for the nodes")
     secret = read_secret(config.peer_secret_file, "peers' secret").encode()

@@ -26,7 +26,7 @@ from synaptoroute.errors import RouteError
 from synaptoroute.web.problems import PROBLEM_JSON, status_phrase
 from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.config import Policy
-from synaptoroute_coordinator.events import FeedEvent
+from synaptoroute_coordinator.events import FeedEvent, is_log_full
 from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 from synaptoroute_coordinator.reconciler import Reconciler
 
@@ -91,7 +91,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
     log = view.log
     names = {node.node: node.name for node in view.nodes}
     return {
-        "log_state": log.state,
+        "log_state": "full" if is_log_full(log, policy) else log.state,
         "detail": reconciler.alarms[0].message if reconciler.alarms else "",
         "head": f"{log.epoch}.{log.seq}" if log.epoch else "",
         "log": {

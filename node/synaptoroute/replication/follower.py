@@ -75,6 +75,7 @@ class Follower:
             self.catch_up,
             RowRepair(session, self._peers),
             EncoderMigration(session, self.barriers),
+            self.recovery,
         )
         self._bus = log.bus()
         self._keepalive = log.keepalive(session.node_id)
@@ -269,12 +270,14 @@ class Follower:
         """Show how this node follows; never blocks."""
         session = self.session
         return FollowerStatus(
-            log_state=session.log_state,
+            log_state=session.shown_log_state,
             replica_state=session.engine.replica_status.state.value,
-            detail=self.catch_up.trouble or session.detail,
+            detail=self.catch_up.trouble or session.shown_detail,
             is_caught_up=session.is_caught_up,
             is_alone=session.is_alone,
             head=str(session.head.position.revision) if session.head else "",
+            log_bytes=session.head.kept_bytes if session.head else 0,
+            log_bytes_max=session.log.retention.limits.log_bytes_max,
             lag_entries=session.lag_entries,
             staleness_ms=session.staleness_ms,
             role=session.role,

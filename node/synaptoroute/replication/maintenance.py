@@ -22,6 +22,7 @@ from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.ports import ReceivedEntry
 from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.encoder_migration import EncoderMigration
+from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.replication.session import LogState, RedisClock, Session
@@ -55,6 +56,7 @@ class Maintenance:
         catch_up: CatchUp,
         row_repair: RowRepair,
         migration: EncoderMigration,
+        recovery: Recovery,
     ) -> None:
         self.last_scrub: Scrub | None = None
         self.resyncs = 0  # Commanded resyncs that completed
@@ -63,6 +65,7 @@ class Maintenance:
         self._session = session
         self._clock = clock
         self._catch_up = catch_up
+        self._recovery = recovery
         self._tasks: set[asyncio.Task[None]] = set()
         self._scrubbing = asyncio.Lock()
 
@@ -113,12 +116,32 @@ class Maintenance:
                 _log.error("a scrub found damage: %s", found)
             return found
 
+    # --- the size of the log ------------------------------------------------------------
+
+    async def trim_log(self) -> None:
+        """Drop what the log need not keep; every node does, so no coordinator is needed."""
+        head, retention = self._session.head, self._session.log.retention
+        if head is None:
+            return
+        try:
+            dropped = await retention.keep(head)
+        except SynaptoRouteError as error:
+            _log.debug("the log could not be trimmed: %s", error)
+            return
+        if dropped:
+            _log.info("%s entries were trimmed from the log", dropped)
+            self._session.heartbeat_wanted.set()  # the next trim needs the new floor
+        if retention.is_torn:
+            retention.is_torn = False
+            self._recovery.suspect_damage()
+
     # --- commands ---------------------------------------------------------------------
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS * random.uniform(0.8, 1.2))
             if self._session.log_state is LogState.OPEN:
+                await self.trim_log()
                 await self.poll()
 
     async def poll(self) -> None:

@@ -310,7 +310,8 @@ class Recovery:
             after = entries[-1].seq
         # Redis need not hold more than this: nodes farther behind take a snapshot.
         skipped = 0
-        while size_bytes > REFILL_BYTES_MAX:
+        bytes_max = min(REFILL_BYTES_MAX, self._session.log.retention.limits.target_bytes)
+        while size_bytes > bytes_max:
             size_bytes -= len(entries[skipped].frame)
             skipped += 1
         return entries[skipped:]

@@ -34,6 +34,7 @@ class LogState(StrEnum):
     AWAY = "away"  # Redis does not answer; queries continue
     RECOVERING = "recovering"  # Redis restarted; the nodes verify that nothing was lost
     FOUNDING = "founding"  # There is no log yet; the expected nodes are not all there
+    FULL = "full"  # The log has no room for a write; shown only, it is followed as ``OPEN``
     FROZEN = "frozen"  # An operator closed the log
     MISMATCH = "mismatch"  # The log carries vectors of another encoder than this node's
     LOST = "lost"  # Redis has no log any more, though this node holds entries of one
@@ -48,6 +49,7 @@ EXPLANATIONS = {
     LogState.AWAY: "Redis does not answer",
     LogState.RECOVERING: "Redis restarted; the nodes verify that nothing was lost",
     LogState.FOUNDING: "there is no log yet; waiting for the expected number of nodes",
+    LogState.FULL: "the log is full; writes are refused until a majority of the voters holds more",
     LogState.FROZEN: "an operator closed the log",
     LogState.MISMATCH: "the log carries vectors of another encoder",
     LogState.LOST: "Redis has no log any more, though nodes hold entries of one",
@@ -83,6 +85,8 @@ class FollowerStatus:
     is_caught_up: bool  # Whether the node has reached a head that it saw after its start
     is_alone: bool  # Whether it serves its stored state because there is no log to follow
     head: str  # ``epoch.seq`` of the newest known head; empty if there is none
+    log_bytes: int  # Bytes that the log keeps
+    log_bytes_max: int
     lag_entries: int
     staleness_ms: int  # Time since the node last knew that it was not behind
     role: str  # ``voter`` or ``observer``
@@ -163,6 +167,19 @@ class Session:
     def unfollowed_seconds(self) -> float:
         """Time since there was a log to follow, or since the start."""
         return time.monotonic() - self._followed_at
+
+    @property
+    def shown_log_state(self) -> LogState:
+        """The state for operators: an open log may be full."""
+        is_open = self.log_state is LogState.OPEN and self.head is not None
+        if is_open and self.head and self.log.is_full(self.head.kept_bytes):
+            return LogState.FULL
+        return self.log_state
+
+    @property
+    def shown_detail(self) -> str:
+        state = self.shown_log_state
+        return self.detail if state is self.log_state else EXPLANATIONS[state]
 
     async def on_applier(self, task: Callable[[AppliedState], ResultT]) -> ResultT:
         """Run a function on the applier's thread, between two groups of entries."""

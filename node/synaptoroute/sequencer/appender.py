@@ -50,6 +50,7 @@ class WriteLimits:
     log_bytes_max: int = 268_435_456  # Beyond that, writes are refused
     window_ms: float = 0.0  # How long a call waits for further writes, 0 to 2
     resolve_seconds: float = 3.0  # How long an unknown outcome is searched for
+    room_seconds: float = 3.0  # How long a write waits for room in a full log
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class AppendCounts:
     unknown: int = 0  # Calls whose answer was lost
     found: int = 0  # Of those, how many had happened
     unannounced: int = 0  # Calls whose entries could not be published
+    full: int = 0  # Calls that were refused because the log is full
 
 
 @dataclass
@@ -84,8 +86,11 @@ class Appender:
     fingerprint: Callable[[], str]  # Returns the fingerprint of its encoder
     # Returns the ballot that opened this node's epoch; empty to write to any
     epoch_id: Callable[[], str] = str
+    # Trims a full log; returns whether anything was dropped
+    make_room: Callable[[], Awaitable[bool]] | None = None
     limits: WriteLimits = field(default_factory=WriteLimits)
     counts: AppendCounts = field(default_factory=AppendCounts)
+    refused_bytes: int = 0  # Size of the last call if the log had no room for it, else 0
     _queue: deque[_PendingAppend] = field(default_factory=deque, init=False)
     _queue_entries: int = field(default=0, init=False)
     _queue_bytes: int = field(default=0, init=False)
@@ -240,6 +245,7 @@ class Appender:
         op_ids = [op_id for waiting in batch for op_id in waiting.op_ids]
         # Taken before the first call: the entries can only be behind this position.
         since = self.position()
+        room = _Room(self.limits.room_seconds)
         give_up_at = 0.0
         while True:
             try:
@@ -253,6 +259,8 @@ class Appender:
                 )
             except SequencerUnavailable as error:
                 reason = error.fields.get("reason")
+                if _is_out_of_memory(error) and await self._wait_room(room):
+                    continue
                 # Once one answer was lost, even a later refusal leaves the outcome unknown.
                 if reason is not Reason.INTERRUPTED and not give_up_at:
                     error.fields["outcome"] = "not_taken"
@@ -268,8 +276,26 @@ class Appender:
                 continue
             if isinstance(outcome, Placed):
                 self.counts.unannounced += not outcome.is_announced
+                self.refused_bytes = 0
                 return outcome
+            if outcome.reason is Reason.FULL:
+                self.counts.full += 1
+                if await self._wait_room(room):
+                    continue
+                self.refused_bytes = sum(len(body) for _, body in frames)
             raise error_of(outcome, "unknown" if give_up_at else "not_taken")
+
+    async def _wait_room(self, room: _Room) -> bool:
+        """Trim the log, or wait for nodes to hold more of it; False once the time is over."""
+        if self.make_room is None or not room.is_time_left:
+            return False
+        try:
+            if await self.make_room():
+                return True
+        except (SequencerUnavailable, ProtocolError):
+            pass  # the next call of the log says what is wrong
+        await room.pause()
+        return True
 
     async def _find(
         self,
@@ -307,6 +333,32 @@ class Appender:
         _set_error(
             waiting, unavailable(reason, message, outcome=outcome, op_id=waiting.op_ids[0].hex())
         )
+
+
+class _Room:
+    """The time that one batch of writes waits for room in a full log."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._give_up_at: float | None = None
+        self._pause_seconds = _RETRY_MIN_SECONDS
+
+    @property
+    def is_time_left(self) -> bool:
+        now = time.monotonic()
+        if self._give_up_at is None:
+            self._give_up_at = now + self._seconds
+        return now < self._give_up_at
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._pause_seconds * random.uniform(0.5, 1.0))
+        self._pause_seconds = min(2 * self._pause_seconds, _RETRY_MAX_SECONDS)
+
+
+def _is_out_of_memory(error: SequencerUnavailable) -> bool:
+    """Whether the server has no memory left for a write; a trim is allowed nevertheless."""
+    text = str(error.fields.get("redis_error", ""))
+    return error.fields.get("reason") is Reason.REFUSED and "maxmemory" in text
 
 
 def _set_error(waiting: _PendingAppend, error: Exception) -> None:

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final
 
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
-from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal, Revision
+from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
@@ -171,14 +171,22 @@ class Epochs:
             return Founding(FoundingOutcome[details[0]], details[1])
         raise ProtocolError(f"an unknown outcome {details[0]!r}")
 
-    async def trim(self, held: Held, epoch: int, floor: Revision) -> Trimmed | NotPlaced:
-        """Drop the entries before a floor, if a majority of the voters holds them."""
+    async def trim(
+        self, held: Held | None, epoch: int, floor: int, *, keep_bytes: int = 0
+    ) -> Trimmed | NotPlaced:
+        """Drop the entries before a floor, if a majority of the voters holds them.
+
+        Args:
+            held: The lease that must still be ours; None needs no lease.
+            epoch: Epoch of the log.
+            floor: Place of the oldest entry that is kept at least.
+            keep_bytes: Drop only as many as needed to keep no more bytes; 0 drops all.
+        """
         keys = self._scripts.keys
-        answer = await self._scripts.run(
-            Script.TRIM,
-            [keys.meta, keys.log(epoch), keys.positions(epoch), keys.lease(held.name)],
-            [held.proof, epoch, floor.seq, floor.epoch],
-        )
+        names = [keys.meta, keys.log(epoch), keys.positions(epoch)]
+        names += [keys.lease(held.name)] if held else []
+        args = [held.proof if held else "", epoch, floor, keep_bytes]
+        answer = await self._scripts.run(Script.TRIM, names, args)
         match answer[0]:
             case b"OK":
                 return Trimmed(TrimOutcome.TRIMMED, int(answer[1]), text_of(answer[2]))

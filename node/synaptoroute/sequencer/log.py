@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,7 @@ from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
 from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
+from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
 from synaptoroute.sequencer.wire import SigningKeys
 
@@ -172,7 +173,8 @@ class RedisLog:
         tls: Certificates for ``rediss://``.
         signing_keys_file: Keys of the signatures, see ``wire``; reading it blocks.
         allow_unsigned: Accept entries without a signature, while keys are introduced.
-        limits: Limits of appending.
+        limits: Limits of appending; the retention decides how large the log may be.
+        retention: How much of the log is kept.
         socket_timeout_seconds: Longest wait for a connection or an answer.
 
     Raises:
@@ -191,6 +193,7 @@ class RedisLog:
         signing_keys_file: Path | None = None,
         allow_unsigned: bool = False,
         limits: WriteLimits | None = None,
+        retention: RetentionLimits | None = None,
         socket_timeout_seconds: float = 1.0,
     ) -> None:
         self.connector = Connector(url, password_file, tls or Tls(), socket_timeout_seconds)
@@ -212,6 +215,15 @@ class RedisLog:
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
         self._epoch_id: Callable[[], str] = str
+        limits = limits or WriteLimits()
+        retention = retention or RetentionLimits(log_bytes_max=limits.log_bytes_max)
+        self.retention = Retention(
+            self.epochs,
+            self.presence,
+            read_head=self.head,
+            position=lambda: self._position(),
+            limits=retention,
+        )
         self._appender = Appender(
             self.scripts,
             find=self._reader.find,
@@ -219,7 +231,8 @@ class RedisLog:
             position=lambda: self._position(),
             fingerprint=lambda: self._fingerprint(),
             epoch_id=lambda: self._epoch_id(),
-            limits=limits or WriteLimits(),
+            make_room=self.retention.make_room,
+            limits=replace(limits, log_bytes_max=retention.log_bytes_max),
         )
         self._buses: list[Bus] = []
 
@@ -243,6 +256,14 @@ class RedisLog:
         self._epoch_id = epoch_id
         self._position = position
         self._fingerprint = fingerprint
+
+    def is_full(self, kept_bytes: int) -> bool:
+        """Whether the log has no room for writes, or had none for the last one of this node."""
+        needed = self._appender.refused_bytes
+        limits = self.retention.limits
+        return limits.is_full(kept_bytes) or bool(
+            needed and kept_bytes + needed > limits.log_bytes_max
+        )
 
     @property
     def append_counts(self) -> AppendCounts:

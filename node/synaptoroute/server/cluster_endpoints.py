@@ -96,12 +96,16 @@ class Cluster(BaseModel):
         log_state: State of the log; ``local`` for a standalone node.
         detail: What an operator should know; empty if there is nothing to do.
         head: ``epoch.seq`` of the newest entry that this node knows of.
+        log_bytes: Bytes that the log keeps; 0 for a standalone node.
+        log_bytes_max: Bytes that it may keep, as this node is set; 0 for a standalone node.
         nodes: Every node that reported in the last hour.
     """
 
     log_state: str
     detail: str
     head: str
+    log_bytes: int = 0
+    log_bytes_max: int = 0
     nodes: list[ClusterNode]
 
 
@@ -109,6 +113,8 @@ _EXAMPLE: Final = {
     "log_state": "open",
     "detail": "",
     "head": "1.42",
+    "log_bytes": 48_210,
+    "log_bytes_max": 268_435_456,
     "nodes": [
         {
             "node": "5f0c6a5e9d1b4b0f",
@@ -172,6 +178,8 @@ async def show_cluster(request: Request) -> Response:
             log_state=follows.log_state.value,
             detail=detail or follows.detail,
             head=follows.head,
+            log_bytes=follows.log_bytes,
+            log_bytes_max=follows.log_bytes_max,
             nodes=sorted(nodes, key=lambda node: node.node),
         ),
         headers=version_headers(status.version),

@@ -255,6 +255,8 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
         states.add_metric([state.value], int(state is follower.log_state))
     yield states
     for name, meaning, value in (
+        ("log_kept_bytes", "Bytes that the log keeps.", follower.log_bytes),
+        ("log_kept_bytes_max", "Bytes that the log may keep.", follower.log_bytes_max),
         ("lag_entries", "Entries behind the newest head that is known.", follower.lag_entries),
         (
             "staleness_seconds",

@@ -24,6 +24,7 @@ from synaptoroute.failpoints import arm
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.client import Tls
+from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.server.app import create_app
 from synaptoroute.server.encoder_loading import LoadEncoder, load_encoder, load_spare, load_tables
 from synaptoroute.server.metrics import Metrics
@@ -184,6 +185,7 @@ def log_of(config: NodeConfig) -> RedisLog | None:
         ),
         signing_keys_file=config.signing_keys_file,
         allow_unsigned=config.allow_unsigned,
+        retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
     )
 
 

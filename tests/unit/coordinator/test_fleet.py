@@ -145,6 +145,7 @@ def test_every_alarm_can_be_raised() -> None:
     raised |= alarm_codes(fleet(at=head(5_000)))
     raised |= alarm_codes(fleet(at=head(state="frozen")))
     raised |= alarm_codes(fleet(at=head(kept_bytes=250_000_000)))
+    raised |= alarm_codes(fleet(at=head(kept_bytes=268_000_000)))
     raised |= alarm_codes(fleet(holder=""))
     raised |= alarm_codes(fleet(), missing_voters=("a",))
     raised |= alarm_codes(fleet(), backup_error="disk full")

@@ -49,7 +49,7 @@ async def test_recovery_ends_with_its_follower() -> None:
 
 async def test_maintenance_ends_with_its_follower() -> None:
     nothing = cast(Any, None)
-    maintenance = Maintenance(nothing, nothing, nothing, nothing, nothing)
+    maintenance = Maintenance(nothing, nothing, nothing, nothing, nothing, nothing)
     tasks = [await started() for _ in range(2)]
     maintenance._tasks.update(tasks)
     await maintenance.close()

@@ -99,8 +99,17 @@ def _show_cluster(url: str, cluster: dict[str, Any], as_json: bool) -> None:
         print_json(cluster)
         return
     detail = f": {cluster['detail']}" if cluster["detail"] else ""
-    print_line(f"{url}  log {cluster['log_state']} at {cluster['head'] or '-'}{detail}")
+    size = _log_size(cluster)
+    print_line(f"{url}  log {cluster['log_state']} at {cluster['head'] or '-'}{size}{detail}")
     print_table(CLUSTER_COLUMNS, [node_row(node) for node in cluster["nodes"]])
+
+
+def _log_size(cluster: dict[str, Any]) -> str:
+    """The bytes of the log and their limit; a coordinator reports them in a part of their own."""
+    log = cluster.get("log", {})
+    kept = log.get("kept_bytes", cluster.get("log_bytes", 0))
+    limit = log.get("bytes_max", cluster.get("log_bytes_max", 0))
+    return f", {kept / (1 << 20):.1f} of {limit / (1 << 20):.0f} MiB" if limit else ""
 
 
 def node_row(node: dict[str, Any]) -> tuple[Cell, ...]:
