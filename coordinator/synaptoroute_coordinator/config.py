@@ -72,7 +72,8 @@ class CoordinatorConfig(Policy):
         peer_secret_file: Secret shared with the nodes, to fetch backups; without a file it is
             derived as the nodes do.
         node_key_file: File with the API key for requests to nodes.
-        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` per line.
+        api_keys_file: File of API keys, one per line:
+            ``scope[,scope] sha256:hex name [expires=time]``.
         insecure: Serve a public address without API keys.
         folder: Folder of the audit log.
         backup_folder: Folder of backups; without one no backups are taken.

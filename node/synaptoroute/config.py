@@ -112,7 +112,8 @@ class NodeConfig(EngineConfig, ClusterConfig):
         database: Path of the SQLite file.
         sqlite_synchronous: ``full`` survives a power loss, ``normal`` a process kill.
         routes_file: Route file that is applied when an empty database is first started.
-        api_keys_file: File of API keys, one ``scope[,scope] sha256-hex name`` per line.
+        api_keys_file: File of API keys, one per line:
+            ``scope[,scope] sha256:hex name [expires=time]``.
         insecure: Serve a public address without API keys.
         body_bytes_max: Largest request body, except for imports.
         import_bytes_max: Largest body of an import.

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from processes import CoordinatorProcess
@@ -261,6 +263,88 @@ def test_address_is_throttled_after_ten_wrong_keys(
     ]
 
     assert [401] * 10 + [429] == statuses
+
+
+def test_wrong_keys_of_others_do_not_lock_out_a_valid_one(
+    tmp_path: Path, start_coordinator: StartCoordinator
+) -> None:
+    """Many users may share the address of one proxy."""
+    key = make_key()
+    (tmp_path / "keys").write_text(key_line(key, ["admin"], "ops"))
+    coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
+    for number in range(12):
+        coordinator.http("POST", "/v1/session", json={"key": f"sr_{number}"})
+
+    assert 200 == coordinator.http("POST", "/v1/session", json={"key": key}).status_code
+
+
+SESSION_END_SECONDS_MAX = 1.5  # one second, and a poll of a loaded machine
+
+
+@pytest.mark.parametrize("how", ["removed", "expired", "rescoped"])
+def test_session_and_its_event_stream_end_with_the_key(
+    tmp_path: Path, start_coordinator: StartCoordinator, how: str
+) -> None:
+    """A key that is removed, expires or loses a scope ends its sessions within a second."""
+    path, key, other = tmp_path / "keys", make_key(), make_key()
+    kept = key_line(other, ["read"], "other")
+    until = datetime.now(UTC) + timedelta(seconds=4 if how == "expired" else 3_600)
+    path.write_text(f"{key_line(key, ['admin'], 'ops', until)}\n{kept}\n")
+    coordinator = start_coordinator(api_keys_file=str(path))
+    coordinator.until(lambda: coordinator.http("GET", "/readyz").status_code == 200)
+    session = coordinator.http("POST", "/v1/session", json={"key": key})
+    by_cookie = {"Cookie": session.headers["set-cookie"].partition(";")[0]}
+
+    assert 200 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
+
+    with httpx.stream(
+        "GET", f"{coordinator.url}/v1/events", headers=by_cookie, timeout=10
+    ) as stream:
+        if how == "removed":
+            path.write_text(kept)
+        if how == "rescoped":
+            path.write_text(f"{key_line(key, ['read'], 'ops', until)}\n{kept}\n")
+        if how == "expired":
+            time.sleep(max(0.0, until.timestamp() - time.time()))
+        changed_at = time.monotonic()
+        for _ in stream.iter_lines():
+            pass
+        ended_seconds = time.monotonic() - changed_at
+
+    assert ended_seconds < SESSION_END_SECONDS_MAX
+    assert 401 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
+    assert 401 == coordinator.http("POST", "/v1/actions/audit", headers=by_cookie).status_code
+
+    # The old key in a file that is put back, by mistake or by an attacker, is a new matter:
+    # the session stays ended.
+    path.write_text(f"{key_line(key, ['admin'], 'ops')}\n{kept}\n")
+    time.sleep(1.0)
+
+    assert 401 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
+
+
+def test_sessions_end_with_the_process(tmp_path: Path, start_coordinator: StartCoordinator) -> None:
+    key = make_key()
+    (tmp_path / "keys").write_text(key_line(key, ["admin"], "ops"))
+    coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
+    session = coordinator.http("POST", "/v1/session", json={"key": key})
+    by_cookie = {"Cookie": session.headers["set-cookie"].partition(";")[0]}
+    coordinator.stop()
+    coordinator.start()
+
+    assert 401 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
+
+
+def test_files_of_a_coordinator_are_its_owner_s_alone(
+    tmp_path: Path, start_coordinator: StartCoordinator
+) -> None:
+    """The mode does not depend on the umask."""
+    coordinator = start_coordinator()
+    coordinator.until(lambda: coordinator.is_active)
+    coordinator.http("POST", "/v1/actions/audit")
+    records = list(tmp_path.rglob("actions.jsonl"))
+
+    assert [0o600] == [path.stat().st_mode & 0o777 for path in records]
 
 
 def test_page_has_all_its_files_and_a_strict_content_policy(

@@ -10,6 +10,7 @@ from synaptoroute.encoder import EncoderStats, HashEncoder
 from synaptoroute.replication.session import FollowerCounts, FollowerStatus, LogState
 from synaptoroute.router.reads import node_status
 from synaptoroute.server.metrics import Metrics
+from synaptoroute.web.api_keys import KeysStatus
 
 _TYPE = re.compile(r"^# TYPE (\S+) ", re.MULTILINE)
 _SERIES = re.compile(r"^([a-z][a-z0-9_]*)[{ ]", re.MULTILINE)
@@ -42,6 +43,7 @@ def exposition() -> str:
     metrics.count_response("POST", "/v1/query", 200, 0.01)
     metrics.batch(1, 8, 0.01)
     metrics.watch_cached_responses(lambda: 0)
+    metrics.watch_keys(lambda: KeysStatus(1, 0, None, "", ""))
     metrics.watch(lambda: (status, EncoderStats()))
     return metrics.render().decode()
 

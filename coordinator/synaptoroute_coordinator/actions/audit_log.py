@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from synaptoroute.private_files import make_private_folder, open_private
+
 ENTRIES_SHOWN_MAX: Final = 200
 DETAIL_CHARACTERS_MAX: Final = 500
 FILE_BYTES_MAX: Final = 16_777_216
@@ -41,7 +43,7 @@ class AuditLog:
 
     def load(self) -> None:
         """Read the newest actions; a line that a crash cut off is skipped."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._path.parent)
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -71,7 +73,7 @@ class AuditLog:
     def _append(self, line: str) -> None:
         if self._path.exists() and self._path.stat().st_size > FILE_BYTES_MAX:
             self._path.replace(self._path.with_suffix(".1"))
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with open_private(self._path, "ab") as file:
+            file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())

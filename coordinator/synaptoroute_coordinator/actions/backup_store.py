@@ -27,6 +27,7 @@ from xml.etree import ElementTree
 import httpx
 
 from synaptoroute.errors import ClusterError, ConfigError
+from synaptoroute.private_files import make_private_file, make_private_folder, open_private
 
 
 class BackupStore(Protocol):
@@ -69,7 +70,7 @@ class FolderStore:
         await asyncio.to_thread(self._put, name, source)
 
     def _put(self, name: str, source: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder)
         target = self._folder / name
         # Write, sync, rename: the name appears only once the content is durable, and a rename
         # is atomic only within one folder.
@@ -77,6 +78,7 @@ class FolderStore:
             draft = source
         else:
             draft = self._folder / f".{uuid.uuid4().hex}"
+            make_private_file(draft)
             shutil.copyfile(source, draft)
         with draft.open("rb") as file:
             os.fsync(file.fileno())
@@ -101,6 +103,7 @@ class FolderStore:
         return content
 
     async def fetch(self, name: str, target: Path) -> None:
+        await asyncio.to_thread(make_private_file, target)
         await asyncio.to_thread(shutil.copyfile, self._folder / name, target)
 
     async def remove(self, name: str) -> None:
@@ -253,7 +256,7 @@ class BucketStore:
         return bytes(content)
 
     async def fetch(self, name: str, target: Path) -> None:
-        with await asyncio.to_thread(target.open, "wb") as file:
+        with await asyncio.to_thread(open_private, target, "wb") as file:
             async for part in self._stream(name):
                 await asyncio.to_thread(file.write, part)
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
+from synaptoroute.private_files import make_private_file, make_private_folder
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -77,7 +78,7 @@ class Backups:
         # One backup at a time: two would share the part file.
         async with self._taking:
             folder = store.scratch
-            await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(make_private_folder, folder)
             part = f".part-{os.getpid()}"
             file = await self._peers.fetch_snapshot(url, folder, part)
             draft = folder / f"{part}{MANIFEST_SUFFIX}"
@@ -151,6 +152,7 @@ def _describe(path: Path, draft: Path, position: Position, head: Head, node: str
         head.dim,
         head.cluster_id,
     )
+    make_private_file(draft)
     draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
     return backup
 
@@ -171,7 +173,7 @@ async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
     """
     manifest = await store.read(name + MANIFEST_SUFFIX, MANIFEST_BYTES_MAX)
     backup = parse_manifest(manifest)
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(make_private_folder, folder)
     draft = folder / f".{name}{SUFFIX}"
     try:
         await store.fetch(name + SUFFIX, draft)
@@ -180,6 +182,7 @@ async def fetch_backup(store: BackupStore, name: str, folder: Path) -> Backup:
         await asyncio.to_thread(draft.replace, folder / (name + SUFFIX))
     finally:
         await asyncio.to_thread(draft.unlink, missing_ok=True)
+    await asyncio.to_thread(make_private_file, folder / (name + MANIFEST_SUFFIX))
     await asyncio.to_thread((folder / (name + MANIFEST_SUFFIX)).write_bytes, manifest)
     return backup
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.errors import ConfigError, NotReady
+from synaptoroute.private_files import exposed_secrets
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership
@@ -74,7 +75,7 @@ def create_app(runtime: Runtime) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.runtime = runtime
-    app.state.registry = metrics.make_registry(runtime.reconciler)
+    app.state.registry = metrics.make_registry(runtime.reconciler, runtime.keys)
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_error_handlers(app)
     for module in (dashboard, metrics, fleet, encoders, gateway):
@@ -126,6 +127,8 @@ def serve(config: CoordinatorConfig) -> None:
 async def _serve(config: CoordinatorConfig) -> bool:
     """Serve until a stop signal; return False if the address cannot be used."""
     runtime = await asyncio.to_thread(make_runtime, config)
+    for warning in exposed_secrets(config):
+        runtime.log.warning("secret_exposed", detail=warning)
     app = create_app(runtime)
     # Event streams end by themselves only when they are told that the process stops.
     hooks = ProcessHooks(

@@ -63,13 +63,13 @@ async def open_session(request: Request, given: SessionKey) -> Response:
     runtime = runtime_of(request)
     if runtime.keys is None:
         return await show_session(request)
-    address = request.client.host if request.client else ""
-    if not runtime.sessions.allow_attempt(address):
-        raise Overloaded("too many keys were tried from this address", retry_after_seconds=60.0)
     key = runtime.keys.find(given.key)
     if key is None:
-        raise Unauthorized("unknown API key")
-    runtime.sessions.reset_attempts(address)
+        address = request.client.host if request.client else ""
+        if not runtime.sessions.allow_failure(address):
+            raise Overloaded("too many keys were tried from this address", retry_after_seconds=60.0)
+        is_known = runtime.keys.look_up(given.key) is not None
+        raise Unauthorized("the API key has expired" if is_known else "unknown API key")
     context_of(request.scope).key = key
     response = await show_session(request)
     response.set_cookie(

@@ -16,6 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute.sequencer.presence import CommandKind
+from synaptoroute.web.api_keys import ApiKey
+from synaptoroute.web.middleware import context_of
 from synaptoroute_coordinator.app.responses import (
     PROBLEMS,
     RESPONSES,
@@ -42,6 +44,8 @@ from synaptoroute_coordinator.plan import (
 
 KEEPALIVE_SECONDS: Final = 10.0
 """A silent stream sends a comment this often, so that both sides know it is open."""
+KEY_CHECK_SECONDS: Final = 0.5
+"""How often a stream asks whether its API key is still valid."""
 LOG_ENTRIES_MAX: Final = 200
 UNMATCHED_MAX: Final = 1_000
 
@@ -102,13 +106,15 @@ async def follow(
         raise Overloaded("too many event streams are open", retry_after_seconds=5.0)
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() else 0
     return StreamingResponse(
-        _stream(runtime, after, once),
+        _stream(runtime, context_of(request.scope).key, after, once),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str]:
+async def _stream(
+    runtime: Runtime, key: ApiKey | None, after: int, once: bool
+) -> AsyncIterator[str]:
     feed = runtime.reconciler.feed
     with feed.subscribe() as queue:
         # A number from before a restart is larger than any that is kept: give all.
@@ -123,23 +129,34 @@ async def _stream(runtime: Runtime, after: int, once: bool) -> AsyncIterator[str
                 shown = view
             if once:
                 return
-            async for part in _next(runtime, feed, queue):
+            async for part in _next(runtime, key, feed, queue):
                 if part is None:
                     return
                 yield part
 
 
 async def _next(
-    runtime: Runtime, feed: EventFeed, queue: asyncio.Queue[FeedEvent | None]
+    runtime: Runtime,
+    key: ApiKey | None,
+    feed: EventFeed,
+    queue: asyncio.Queue[FeedEvent | None],
 ) -> AsyncIterator[str | None]:
     """Wait for the next item and yield its event, if it is one; None ends the stream."""
     stopping = asyncio.ensure_future(runtime.is_stopping.wait())
     next_item = asyncio.ensure_future(queue.get())
     try:
-        await asyncio.wait(
-            (stopping, next_item), timeout=KEEPALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        if stopping.done() or not feed.is_subscribed(queue):
+        waited_seconds, is_allowed = 0.0, True
+        while waited_seconds < KEEPALIVE_SECONDS:
+            done, _ = await asyncio.wait(
+                (stopping, next_item),
+                timeout=KEY_CHECK_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            # A stream ends with its key, though nothing happens that it would show.
+            if done or not (is_allowed := runtime.is_in_force(key)):
+                break
+            waited_seconds += KEY_CHECK_SECONDS
+        if stopping.done() or not is_allowed or not feed.is_subscribed(queue):
             yield None
         elif not next_item.done():
             yield ": nothing new\n\n"

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.web.api_keys import ApiKeys, KeysStatus
 from synaptoroute_coordinator.app.responses import PROBLEMS, RESPONSES, json_response
 from synaptoroute_coordinator.app.runtime import runtime_of
 from synaptoroute_coordinator.events import CODES
@@ -58,8 +59,9 @@ async def show_metrics(request: Request) -> Response:
 class FleetCollector(Collector):
     """Reads the fleet view at the moment of a scrape."""
 
-    def __init__(self, reconciler: Reconciler) -> None:
+    def __init__(self, reconciler: Reconciler, keys: ApiKeys | None) -> None:
         self._reconciler = reconciler
+        self._keys = keys
 
     def describe(self) -> list[Metric]:
         return []
@@ -91,6 +93,7 @@ class FleetCollector(Collector):
             ("level_possible", "Level that every live node supports.", view.level_possible),
         ):
             yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=float(value))
+        yield from self._collect_keys()
         yield from self._collect_nodes()
         actions = CounterMetricFamily(
             "synaptoroute_fleet_actions", "Actions of this process.", labels=("action", "outcome")
@@ -98,6 +101,16 @@ class FleetCollector(Collector):
         for (action, outcome), count in sorted(reconciler.counts.items()):
             actions.add_metric([action, outcome], count)
         yield actions
+
+    def _collect_keys(self) -> Iterator[Metric]:
+        """State of this coordinator's own API keys; it names no key."""
+        status = self._keys.status if self._keys is not None else KeysStatus(0, 0, None, "", "")
+        for name, meaning, value in (
+            ("api_keys", "API keys in force.", status.keys - status.expired),
+            ("api_keys_expired", "API keys that have expired.", status.expired),
+            ("api_keys_file_valid", "0 while the key file is refused.", not status.error),
+        ):
+            yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=float(value))
 
     def _collect_nodes(self) -> Iterator[Metric]:
         lag = GaugeMetricFamily(
@@ -120,7 +133,7 @@ class FleetCollector(Collector):
         yield from (lag, live, sound)
 
 
-def make_registry(reconciler: Reconciler) -> CollectorRegistry:
+def make_registry(reconciler: Reconciler, keys: ApiKeys | None = None) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(FleetCollector(reconciler))
+    registry.register(FleetCollector(reconciler, keys))
     return registry

@@ -1,7 +1,8 @@
 """State that the endpoints share: settings, reconciler, keys, sessions, policy.
 
 A session replaces the API key in the dashboard: the key is sent once, and a random cookie
-stands for it afterwards.  Sessions are kept in memory and end with the process.
+stands for it afterwards.  A session ends with its key: at each request the key is looked up
+in the present ring, by its hash.  Sessions are kept in memory and end with the process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,7 +56,7 @@ class Runtime:
         self.config = config
         self.reconciler = reconciler
         self.keys = keys
-        self.sessions = Sessions(config.session_seconds)
+        self.sessions = Sessions(config.session_seconds, self.is_in_force)
         self.is_stopping = asyncio.Event()
         self.log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
         self._keys_task: asyncio.Task[None] | None = None
@@ -65,6 +66,10 @@ class Runtime:
         self.reconciler.start()
         if self.keys is not None:
             self._keys_task = asyncio.create_task(self.keys.watch(self.log), name="keys")
+
+    def is_in_force(self, key: ApiKey | None) -> bool:
+        """Whether a key that was found before still counts, with the same rights."""
+        return self.keys is None or key is None or self.keys.is_in_force(key)
 
     async def ask_live(self, path: str) -> list[tuple[NodeView, dict[str, Any]]]:
         """Read the same JSON document of every live node; those that fail give an empty one."""
@@ -98,15 +103,20 @@ class Session:
 class Sessions:
     """The sessions of one process.  Used on one event loop."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, is_in_force: Callable[[ApiKey], bool]) -> None:
         self.seconds = seconds
+        self._is_in_force = is_in_force
         self._sessions: dict[str, Session] = {}
         self._attempts: dict[str, tuple[int, float]] = {}
 
     def open(self, key: ApiKey) -> str:
         now = time.monotonic()
         if len(self._sessions) >= SESSIONS_MAX:
-            self._sessions = {c: s for c, s in self._sessions.items() if s.ends_at > now}
+            self._sessions = {
+                cookie: session
+                for cookie, session in self._sessions.items()
+                if session.ends_at > now and self._is_in_force(session.key)
+            }
         # Still full: the oldest sessions go, so that one client cannot lock others out.
         while len(self._sessions) >= SESSIONS_MAX:
             del self._sessions[next(iter(self._sessions))]
@@ -118,7 +128,7 @@ class Sessions:
         session = self._sessions.get(cookie)
         if session is None:
             return None
-        if session.ends_at <= time.monotonic():
+        if session.ends_at <= time.monotonic() or not self._is_in_force(session.key):
             del self._sessions[cookie]
             return None
         return session.key
@@ -126,8 +136,13 @@ class Sessions:
     def close(self, cookie: str) -> None:
         self._sessions.pop(cookie, None)
 
-    def allow_attempt(self, address: str) -> bool:
-        """Count an attempt to open a session; return False after too many of them."""
+    def allow_failure(self, address: str) -> bool:
+        """Count a wrong key from an address; return False after too many of them.
+
+        Only wrong keys count and only they are refused: many users may share the address of
+        a proxy, and one of them must not lock the others out.  A key of 256 random bits
+        needs no limit of guesses; the limit keeps the log short.
+        """
         now = time.monotonic()
         if len(self._attempts) >= ADDRESSES_MAX:
             self._attempts.clear()
@@ -136,9 +151,6 @@ class Sessions:
             count, since = 0, now
         self._attempts[address] = (count + 1, since)
         return count < ATTEMPTS_MAX
-
-    def reset_attempts(self, address: str) -> None:
-        self._attempts.pop(address, None)
 
 
 def cookie_of(header: bytes) -> str:
@@ -204,17 +216,25 @@ class CoordinatorPolicy(RequestPolicy):
                 check_loopback_host(headers)
             context.key = ANYBODY
             return
+        why = "an API key is needed: Authorization: Bearer KEY, or X-API-Key"
         if presented is not None:
+            why = "the API key is not known here"
             context.key = runtime.keys.find(presented)
+            if context.key is None and runtime.keys.look_up(presented) is not None:
+                # Only who holds the key gets here, so this tells nothing to a guesser.
+                why = "the API key has expired"
         elif is_browser:
             context.key = runtime.sessions.find(cookie_of(headers.get(b"cookie", b"")))
         needed = scope_needed(method, path)
         if needed is None:
             return
         if context.key is None:
-            raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
+            raise Unauthorized(why)
         if not context.key.may(needed):
             raise Forbidden(f"the API key {context.key.name!r} lacks the scope {needed!r}")
+
+    def is_in_force(self, context: RequestContext) -> bool:
+        return self._runtime.is_in_force(context.key)
 
     def common_headers(self, context: RequestContext) -> list[Header]:
         return [*_FIXED_HEADERS, (b"x-request-id", context.request_id.encode())]

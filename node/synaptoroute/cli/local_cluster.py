@@ -25,6 +25,7 @@ from typing import Final
 
 from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.processes import LOOPBACK, POLL_SECONDS, NodeProcess, free_port, stop_all
+from synaptoroute.private_files import FOLDER_MODE, make_private_folder, open_private
 
 NODES_MAX: Final = 32
 
@@ -57,7 +58,7 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start the server, then all nodes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         if self.redis_url is None:
             self.server = PrivateServer(self.folder / "valkey")
             self.server.start()
@@ -161,19 +162,20 @@ class PrivateServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         # Valkey runs as a child that dies with this process, even if it is killed.
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "--exec"]
         command += [str(valkey_binary()), "--port", str(self.port), "--bind", LOOPBACK]
         command += ["--dir", str(self.folder.resolve()), "--appendonly", "yes"]
         command += ["--appendfsync", "everysec", "--save", "", "--maxmemory-policy", "noeviction"]
-        with (self.folder / "valkey.log").open("ab") as log:
+        with open_private(self.folder / "valkey.log", "ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                umask=0o777 ^ FOLDER_MODE,
             )
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not self._answers():

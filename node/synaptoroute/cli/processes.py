@@ -24,6 +24,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.terminal import note
+from synaptoroute.private_files import make_private_folder, open_private
 
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 25.0
@@ -107,9 +108,9 @@ class NodeProcess:
         settings = {"host": LOOPBACK, "port": str(self.port), **self.settings}
         environment = {**os.environ, **{_variable(name): value for name, value in settings.items()}}
         command = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid())]
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.log_file.parent)
         self._is_terminated = False
-        with self.log_file.open("ab") as log:
+        with open_private(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self.arguments],
                 env=environment,

@@ -22,6 +22,7 @@ import httpx
 
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 
 LOG_PATH: Final = "/peer/v1/log"
@@ -117,7 +118,7 @@ class PeerClient:
             async with self._open(url, SNAPSHOT_PATH) as response:
                 position = parse_position(response.headers.get(POSITION_HEADER, ""))
                 announced = response.headers.get(SHA_HEADER, "")
-                file = await asyncio.to_thread(target.open, "wb")
+                file = await asyncio.to_thread(open_private, target, "wb")
                 try:
                     async for part in response.aiter_bytes(1 << 20):
                         size_bytes += len(part)

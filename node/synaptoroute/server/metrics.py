@@ -30,6 +30,7 @@ from synaptoroute.encoder import EncoderStats
 from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.version import __version__
+from synaptoroute.web.api_keys import KeysStatus
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STORAGE_STATES: Final = ("ok", "disk_full", "read_only", "failed")
@@ -80,6 +81,9 @@ class Metrics:
 
     def watch_cached_responses(self, hits: Callable[[], int]) -> None:
         self.registry.register(CachedResponsesCollector(hits))
+
+    def watch_keys(self, read: Callable[[], KeysStatus]) -> None:
+        self.registry.register(KeysCollector(read))
 
     def watch(self, read: ReadFigures) -> None:
         """Read the router and the encoder at every scrape."""
@@ -145,6 +149,26 @@ class CachedResponsesCollector(Collector):
             "synaptoroute_answers_cached",
             "Queries answered with the bytes of an earlier answer.",
             value=self._hits(),
+        )
+
+
+class KeysCollector(Collector):
+    """Reads the state of the API keys at every scrape; it names no key."""
+
+    def __init__(self, read: Callable[[], KeysStatus]) -> None:
+        self._read = read
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._read()
+        yield _gauge("api_keys", "API keys in force.", status.keys - status.expired)
+        yield _gauge("api_keys_expired", "API keys that have expired.", status.expired)
+        yield _gauge(
+            "api_keys_file_valid",
+            "0 while the content of the key file is refused and earlier keys are in force.",
+            int(not status.error),
         )
 
 

@@ -52,12 +52,19 @@ class NodePolicy(RequestPolicy):
         presented = presented_key(headers)
         if presented is None:
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
-        key = keys.find(presented)
+        key = keys.look_up(presented)
         if key is None:
             raise Unauthorized("the API key is not known here")
+        if key.expires_at is not None and keys.is_expired(key):
+            # Only who holds the key gets here, so this tells nothing to a guesser.
+            raise Unauthorized("the API key has expired")
         if not key.may(needed):
             raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
         context.key = key
+
+    def is_in_force(self, context: RequestContext) -> bool:
+        keys = self._runtime.keys
+        return keys is None or context.key is None or keys.is_in_force(context.key)
 
     def common_headers(self, context: RequestContext) -> list[Header]:
         runtime = self._runtime

@@ -243,6 +243,7 @@ async def show_state(request: Request) -> Response:
         "reasons": runtime.reasons(),
         "uptime_seconds": round(time.monotonic() - runtime.began_at, 3),
         "bodies_bytes": runtime.bodies.held_bytes,
+        "api_keys": None if runtime.keys is None else dataclasses.asdict(runtime.keys.status),
         "router": None if status is None else dataclasses.asdict(status),
     }
     return json_response(json.dumps(document, default=str))

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from synaptoroute.config import NodeConfig, is_tracing_enabled, requested_failpoint
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.failpoints import arm
+from synaptoroute.private_files import exposed_secrets
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.sequencer.client import Tls
@@ -73,6 +74,8 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
         "SYNAPTOROUTE_INSECURE=true)",
     )
     configure_logs(config.log_level, config.log_format)
+    for warning in exposed_secrets(config):
+        server_log().warning("secret_exposed", detail=warning)
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     arm(requested_failpoint())
     tune_interpreter()

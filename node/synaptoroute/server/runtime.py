@@ -59,6 +59,8 @@ class Runtime:
         self._router: AdaptiveRouter | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch(self._figures)
+        if keys is not None:
+            self.metrics.watch_keys(lambda: keys.status)
 
     # --- the router ----------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from synaptoroute.core.change import Remembered
 from synaptoroute.core.mutation import OP_ID_BYTES, Position
+from synaptoroute.private_files import open_private
 from synaptoroute.storage.connection import sibling, sync
 from synaptoroute.storage.records import (
     VECTOR_DTYPE,
@@ -287,7 +288,7 @@ class CheckpointWriter:
         self._dim = dim
         self._rows: list[tuple[int, int, str, bytes]] = []
         self._vectors_sum = xxh3_64()
-        self._file = self._draft.open("wb")
+        self._file = open_private(self._draft, "wb")
         self._file.write(bytes(_PAGE_BYTES))
 
     def add(self, part: Sequence[Any], vectors: NDArray[np.float32]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 from synaptoroute.errors import StorageUnavailable
+from synaptoroute.private_files import FILE_MODE, make_private_file
 
 Synchronous: TypeAlias = Literal["full", "normal", "off"]
 
@@ -115,6 +116,9 @@ def roll_back_journal(path: Path) -> None:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    if mode == "rwc":
+        # SQLite gives a new file the mode that the umask leaves, and the WAL that of the file.
+        make_private_file(path)
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
@@ -224,7 +228,7 @@ class FileLock:
         """
         assert self._descriptor is None, "the lock is held already: this is a bug"
         with translated(f"open the lock file {self.path.name}"):
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             self._lock(descriptor)
         except BaseException:

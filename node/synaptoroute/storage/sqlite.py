@@ -19,6 +19,7 @@ from typing import Final, Literal
 from synaptoroute.core.change import Commit, SlotWrite
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
+from synaptoroute.private_files import make_private_folder
 from synaptoroute.storage import maintenance
 from synaptoroute.storage.checkpoint import drop_checkpoint
 from synaptoroute.storage.connection import FileLock, Synchronous, sibling, transaction, translated
@@ -91,7 +92,7 @@ class SQLiteStorage:
         self._lock = FileLock(sibling(path, ".lock"))
         if not self._is_ephemeral:
             with translated(f"make the folder of {path.name}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_private_folder(path.parent)
 
     def _opened(self) -> Database:
         database = self._database

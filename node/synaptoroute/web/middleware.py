@@ -38,6 +38,7 @@ from synaptoroute.web.problems import (
     MalformedBody,
     MethodNotAllowed,
     Problem,
+    Unauthorized,
     first_message,
     internal_problem,
     problem_of,
@@ -108,6 +109,10 @@ class RequestPolicy(ABC):
     def finished(
         self, method: str, path: str, client: Address | None, context: RequestContext
     ) -> None: ...
+
+    def is_in_force(self, context: RequestContext) -> bool:
+        """Whether the key of a request is still valid; asked while a stream goes on."""
+        return True
 
     def started(self) -> None:  # noqa: B027  (most policies count nothing here)
         ...
@@ -180,8 +185,18 @@ class Middleware:
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         scope[CONTEXT] = context
+        receive_bounded = receive
+
+        async def receive_in_force() -> Message:
+            message = await receive_bounded()
+            if message.get("more_body") and not policy.is_in_force(context):
+                raise Unauthorized("the API key was revoked or has expired")
+            return message
 
         async def send_with_headers(message: Message) -> None:
+            if message.get("more_body") and not policy.is_in_force(context):
+                # Nothing but the end of the connection can tell the client by now.
+                raise ClientGone("the API key was revoked or has expired")
             if message["type"] == "http.response.start":
                 context.status, context.has_started = message["status"], True
                 common = policy.common_headers(context)
@@ -192,8 +207,8 @@ class Middleware:
         try:
             policy.authorize(scope["method"], scope["path"], headers, context)
             if policy.body_bytes_max is not None:
-                receive = _bounded(receive, policy.body_bytes_max)
-            await self._app(scope, receive, send_with_headers)
+                receive_bounded = _bounded(receive, policy.body_bytes_max)
+            await self._app(scope, receive_in_force, send_with_headers)
         except ClientGone:
             pass
         except Exception as error:

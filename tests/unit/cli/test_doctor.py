@@ -19,8 +19,10 @@ from synaptoroute.cli.commands.doctor import (
     check_disk,
     check_port,
     check_redis,
+    check_secrets,
 )
 from synaptoroute.cli.processes import free_port
+from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
@@ -48,6 +50,20 @@ def test_sound_database_is_ok_and_unchanged(database: Path) -> None:
 
     assert (finding.state, "1 routes, 2 utterances" in finding.what) == ("ok", True)
     assert before == hashlib.sha256(database.read_bytes()).hexdigest()
+
+
+def test_secrets_that_others_can_read_are_found(tmp_path: Path, database: Path) -> None:
+    keys, authority = tmp_path / "keys", tmp_path / "ca.pem"
+    for path in (keys, authority):
+        path.touch(mode=0o600)
+    authority.chmod(0o644)
+    config = NodeConfig(database=database, api_keys_file=keys, redis_ca_file=authority)
+    sound = check_secrets(config)
+    keys.chmod(0o644)
+    open_to_all = check_secrets(config)
+
+    assert "ok" == sound.state
+    assert ("warn", f"chmod 600 {keys}") == (open_to_all.state, open_to_all.advice)
 
 
 def test_vectors_of_another_encoder_are_found(database: Path) -> None:

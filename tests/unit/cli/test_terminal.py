@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -66,3 +68,25 @@ def test_new_key_matches_its_line() -> None:
 
     assert (key.name, key.scopes) == ("ops", frozenset({"read", "write"}))
     assert made["key"] not in made["line"]
+
+
+@pytest.mark.parametrize("text", ["90d", "12h", "2999-01-31", "2999-01-31T12:00:00+01:00"])
+def test_new_key_expires_and_joins_its_file(tmp_path: Path, text: str) -> None:
+    """The file is made with mode 0600 and keeps the lines that it has."""
+    path = tmp_path / "keys"
+    for name in ("one", "two"):
+        words = ["keys", "new", "--name", name, "--expires", text, "--file", str(path)]
+        assert 0 == CliRunner().invoke(app, words).exit_code
+    one, two = parse_keys(path.read_text())
+
+    assert ("one", "two") == (one.name, two.name)
+    assert one.expires_at is not None
+    assert one.expires_at > time.time()
+    assert 0o600 == path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("text", ["0d", "2001-01-01", "soon", "-1d"])
+def test_expiry_that_is_malformed_or_past_is_refused(text: str) -> None:
+    words = ["keys", "new", "--name", "ops", f"--expires={text}"]
+
+    assert 2 == CliRunner().invoke(app, words).exit_code

@@ -12,6 +12,7 @@ from synaptoroute_coordinator.actions.backup_store import (
     EMPTY_SHA256,
     BucketStore,
     Credentials,
+    FolderStore,
     encode_query,
     parse_list,
     read_credentials,
@@ -89,3 +90,17 @@ def test_key_file_holds_two_words(text: str, tmp_path: Path) -> None:
 
 def test_secret_is_not_in_the_repr() -> None:
     assert EXAMPLE.secret not in repr(EXAMPLE)
+
+
+async def test_files_of_a_folder_store_are_their_owner_s_alone(tmp_path: Path) -> None:
+    """Stored, copied and fetched files, whatever the mode of the source."""
+    source = tmp_path / "source"
+    source.write_bytes(b"rows")
+    source.chmod(0o644)
+    store = FolderStore(tmp_path / "backups")
+    await store.put("a.sqlite", source)
+    await store.fetch("a.sqlite", tmp_path / "fetched")
+
+    assert 0o700 == (tmp_path / "backups").stat().st_mode & 0o777
+    assert 0o600 == (tmp_path / "backups" / "a.sqlite").stat().st_mode & 0o777
+    assert 0o600 == (tmp_path / "fetched").stat().st_mode & 0o777

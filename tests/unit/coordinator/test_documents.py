@@ -48,7 +48,7 @@ def test_scope_of_each_endpoint(method: str, path: str, scope: str | None) -> No
 
 def test_session_ends_when_it_expires_or_is_closed() -> None:
     key = ApiKey("ops", b"", frozenset({"admin"}))
-    short, long = Sessions(0.0), Sessions(60.0)
+    short, long = Sessions(0.0, lambda _: True), Sessions(60.0, lambda _: True)
     cookie = long.open(key)
 
     assert short.find(short.open(key)) is None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
-from http_node import http_node, logged
+from http_node import http_node, logged, on_socket
 from synaptoroute.errors import ConfigError
-from synaptoroute.web.api_keys import ApiKeys, key_line, make_key, parse_keys
+from synaptoroute.web.api_keys import ApiKeys, add_line, key_line, make_key, parse_keys
 
 pytestmark = pytest.mark.unit
 
@@ -128,9 +132,206 @@ def test_changed_keys_file_is_reloaded(tmp_path: Path) -> None:
         f"read {HASH[1:]} name",
         f"read {HASH} na/me",
         f"read {HASH} name more",
+        f"read {HASH} name sets=shop-*",
+        f"read {HASH} name expires=",
+        f"read {HASH} name expires=tomorrow",
+        f"read {HASH} name expires=2027-01-31",
+        f"read {HASH} name expires=2027-01-31T00:00:00",
+        f"read {HASH} name expires=2027-13-31T00:00:00Z",
+        f"read {HASH} name expires=2027-01-31T00:00:00Z expires=2028-01-31T00:00:00Z",
+        f"read {HASH} one\nwrite sha256:{HASH} other",
+        f"read sha512:{HASH} name",
+        f"read {HASH} na\x07me",
     ],
 )
 def test_malformed_keys_file_is_refused(text: str) -> None:
     """A typing error must not silently grant or deny access."""
     with pytest.raises(ConfigError):
         parse_keys(text)
+
+
+def test_line_may_name_its_hash_and_its_expiry() -> None:
+    """The plain hash of earlier releases stays valid; times are read with their zone."""
+    plain, dated = parse_keys(
+        f"read {HASH} old\nadmin sha256:{HASH[::-1]} new expires=2027-01-31T02:00:00+02:00"
+    )
+
+    assert (plain.key_hash.hex(), plain.expires_at) == (HASH, None)
+    assert dated.expires_at == datetime(2027, 1, 31, tzinfo=UTC).timestamp()
+    assert "expires=2027-01-31T00:00:00Z" in key_line(
+        make_key(), ["read"], "n", datetime(2027, 1, 31, tzinfo=UTC)
+    )
+
+
+def test_key_is_valid_until_the_second_of_its_expiry(tmp_path: Path) -> None:
+    path, key, now = tmp_path / "keys", make_key(), 1_000.0
+    path.write_text(key_line(key, ["read"], "n", datetime.fromtimestamp(1_002, UTC)))
+    ring = ApiKeys(path, clock=lambda: now)
+    found = ring.find(key)
+
+    assert found is not None
+    assert ring.is_in_force(found)
+
+    now = 1_002.0
+
+    assert ring.find(key) is None
+    assert not ring.is_in_force(found)
+    assert ring.look_up(key) == found
+    assert (1, 1, None) == (ring.status.keys, ring.status.expired, ring.status.next_expiry_at)
+
+
+def test_rewrite_of_equal_size_and_time_is_noticed(tmp_path: Path) -> None:
+    """Two changes may fall into one tick of the file system's clock."""
+    path, first, second = tmp_path / "keys", make_key(), make_key()
+    path.write_text(key_line(first, ["read"], "name"))
+    os.utime(path, ns=(1, 1))
+    ring = ApiKeys(path)
+    path.write_text(key_line(second, ["read"], "name"))
+    os.utime(path, ns=(1, 1))
+
+    assert ring.reload()
+    assert ring.find(first) is None
+
+
+def test_key_with_other_scopes_is_not_in_force_any_more(tmp_path: Path) -> None:
+    """A later expiry leaves it in force."""
+    path, key = tmp_path / "keys", make_key()
+    path.write_text(key_line(key, ["admin"], "name"))
+    ring = ApiKeys(path)
+    found = ring.find(key)
+    assert found is not None
+    path.write_text(key_line(key, ["admin"], "name", datetime.now(UTC) + timedelta(days=1)))
+    ring.reload()
+
+    assert ring.is_in_force(found)
+
+    path.write_text(key_line(key, ["read"], "name"))
+    ring.reload()
+
+    assert not ring.is_in_force(found)
+
+
+def test_refused_and_exposed_files_are_in_the_status(tmp_path: Path) -> None:
+    """The status says why the content of a file is not in force, and who else can read it."""
+    path, key = tmp_path / "keys", make_key()
+    add_line(path, key_line(key, ["read"], "name"))
+    ring = ApiKeys(path)
+
+    assert ("", "") == (ring.status.error, ring.status.warning)
+    assert 0o600 == path.stat().st_mode & 0o777
+
+    path.write_text("nonsense")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError):
+        ring.reload()
+
+    assert "line 1" in ring.status.error
+    assert "chmod 600" in ring.status.warning
+    assert ring.find(key) is not None
+
+    path.write_text(key_line(key, ["read"], "name"))
+    ring.reload()
+
+    assert ring.status.error == ""
+
+
+async def test_expired_key_is_unauthorized_and_only_its_holder_learns_why(tmp_path: Path) -> None:
+    path, expired, valid = tmp_path / "keys", make_key(), make_key()
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    lines = [key_line(expired, ["read"], "old", past), key_line(valid, ["read"], "new")]
+    path.write_text("\n".join(lines))
+    async with http_node(tmp_path, api_keys_file=path) as node:
+        answers = [
+            await node.http.get("/v1/routes", headers={"X-API-Key": key})
+            for key in (expired, make_key(), valid)
+        ]
+        metrics = (await node.http.get("/metrics")).text
+
+    assert [401, 401, 200] == [answer.status_code for answer in answers]
+    assert {"unauthorized"} == {answer.json()["code"] for answer in answers[:2]}
+    assert "expired" in answers[0].json()["detail"]
+    assert "expired" not in answers[1].json()["detail"]
+    assert "old" not in answers[0].text
+    assert "synaptoroute_api_keys_expired 1.0" in metrics
+    assert "synaptoroute_api_keys_file_valid 1.0" in metrics
+
+
+async def test_revocation_ends_a_running_import(tmp_path: Path) -> None:
+    """The key is asked again for each piece of a body; nothing of the import is visible."""
+    path, key, other = tmp_path / "keys", make_key(), make_key()
+    path.write_text(key_line(key, ["write"], "name"))
+    headers = {"X-API-Key": key, "Content-Type": "application/x-ndjson"}
+
+    async def lines() -> AsyncIterator[bytes]:
+        for number in range(40):
+            if number == 3:
+                path.write_text(key_line(other, ["write"], "name"))
+            if number > 3:
+                await asyncio.sleep(0.05)
+            yield b'{"name": "r%d", "utterances": ["text %d"]}\n' % (number, number)
+
+    async with http_node(tmp_path, api_keys_file=path) as node, on_socket(node) as client:
+        try:
+            answer = await client.post("/v1/import", content=lines(), headers=headers)
+            status = answer.status_code
+        except httpx.TransportError:
+            status = 0
+        routes = node.router.status().routes
+
+    assert status in (0, 401)
+    assert 0 == routes
+
+
+async def test_revocation_breaks_off_a_running_export(tmp_path: Path) -> None:
+    """The connection of a stream ends when its key does."""
+    path, key, other = tmp_path / "keys", make_key(), make_key()
+    path.write_text(key_line(key, ["admin"], "name"))
+    headers = {"X-API-Key": key}
+    async with http_node(tmp_path, api_keys_file=path) as node, on_socket(node) as client:
+        body = b"".join(
+            b'{"name": "r%d", "utterances": ["t%d"], "payload": "%b"}\n' % (n, n, b"x" * 16_000)
+            for n in range(1_000)
+        )
+        ndjson = {**headers, "Content-Type": "application/x-ndjson"}
+        filled = await node.http.post("/v1/import", content=body, headers=ndjson)
+        assert 200 == filled.status_code, filled.text
+
+        async def export() -> None:
+            async with client.stream("GET", "/v1/export", headers=headers) as answer:
+                assert 200 == answer.status_code
+                path.write_text(key_line(other, ["read"], "name"))
+                await asyncio.sleep(0.8)
+                async for _ in answer.aiter_bytes():
+                    pass
+
+        with pytest.raises(httpx.TransportError):
+            await export()
+
+
+async def test_new_key_takes_over_without_a_failed_request(tmp_path: Path) -> None:
+    """Rotation: add the new key, switch the clients, remove the old key."""
+    path, old, new = tmp_path / "keys", make_key(), make_key()
+    lines = [key_line(old, ["read"], "app"), key_line(new, ["read"], "app")]
+    path.write_text(lines[0])
+    statuses: list[int] = []
+    present = old
+
+    async def ask(client: httpx.AsyncClient, rounds: asyncio.Event) -> None:
+        while not rounds.is_set():
+            answer = await client.get("/v1/routes", headers={"X-API-Key": present})
+            statuses.append(answer.status_code)
+
+    async with http_node(tmp_path, api_keys_file=path) as node, on_socket(node) as client:
+        done = asyncio.Event()
+        asking = asyncio.create_task(ask(client, done))
+        path.write_text("\n".join(lines))
+        await asyncio.sleep(1.0)
+        present = new
+        path.write_text(lines[1])
+        await asyncio.sleep(1.0)
+        done.set()
+        await asking
+        refused = await client.get("/v1/routes", headers={"X-API-Key": old})
+
+    assert {200} == set(statuses)
+    assert 401 == refused.status_code

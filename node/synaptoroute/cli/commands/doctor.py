@@ -22,6 +22,7 @@ from synaptoroute.cli.options import AsJson
 from synaptoroute.cli.processes import is_port_free
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
 from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.private_files import exposed_secrets, exposure_of
 
 if TYPE_CHECKING:
     from synaptoroute.config import NodeConfig
@@ -82,6 +83,7 @@ def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
     yield check_cpu_flags()
     yield check_disk(config.database)
     yield check_port(config.host, config.port)
+    yield check_secrets(config)
     if config.redis_url is not None:
         yield check_redis(config.redis_url.get_secret_value())
     fingerprint, result = check_encoder(config)
@@ -116,6 +118,18 @@ def check_sqlite() -> CheckResult:
     if tuple(map(int, release.split("."))) < (3, 37, 0):
         return CheckResult("sqlite", "fail", release, "STRICT tables need SQLite 3.37 or later")
     return CheckResult("sqlite", "ok", release)
+
+
+def check_secrets(config: NodeConfig) -> CheckResult:
+    """Check that only their owner reads the files with secrets, and the database."""
+    found = [*exposed_secrets(config), exposure_of(config.database)]
+    if exposed := [warning for warning in found if warning]:
+        return CheckResult("secrets", "warn", exposed[0], "chmod 600 " + _paths_of(exposed))
+    return CheckResult("secrets", "ok", "no file with a secret is open to other users")
+
+
+def _paths_of(warnings: list[str]) -> str:
+    return " ".join(warning.partition(" can be ")[0] for warning in warnings)
 
 
 def check_cpu() -> CheckResult:

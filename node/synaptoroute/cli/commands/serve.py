@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
 
 import typer
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from synaptoroute.config import NodeConfig
 
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,4})([dh])")
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _ATTRIBUTE: Final = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
@@ -143,24 +147,64 @@ def _read_meanings() -> dict[str, str]:
 
 
 def new_key(
-    name: Annotated[str, typer.Option(help="Name of the key's owner, shown in the node's log.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the key's owner: the author of its writes in the history.")
+    ],
     scopes: Annotated[
         str, typer.Option(help="read, write, admin: one or several, separated by commas.")
     ] = "read",
+    expires: Annotated[
+        str,
+        typer.Option(
+            help="When the key stops working: a number of days such as 90d, hours such as 12h, "
+            "a day, or a time such as 2027-01-31T12:00:00Z. Never, if it is not given."
+        ),
+    ] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Append the line to this key file, which is made with mode 0600."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an API key and its line for the node's key file.
 
     The key is shown once; the file holds only its hash.
     """
-    from synaptoroute.web.api_keys import key_line, make_key
+    from synaptoroute.web.api_keys import add_line, key_line, make_key
 
     key = make_key()
-    line = key_line(key, [scope.strip() for scope in scopes.split(",")], name)
+    until = _expiry(expires) if expires else None
+    line = key_line(key, [scope.strip() for scope in scopes.split(",")], name, until)
+    if file is not None:
+        add_line(file, line)
     if as_json:
         print_json({"key": key, "line": line})
         return
     note("The key, shown only now (clients send it as: Authorization: Bearer KEY):")
     print_line(key)
+    if file is not None:
+        note(f"Its line was added to {file}.")
+        return
     note("The line for the file that SYNAPTOROUTE_API_KEYS_FILE names:")
     print_line(line)
+
+
+def _expiry(text: str) -> datetime:
+    """Read the option ``--expires``."""
+    from synaptoroute.web.api_keys import parse_expiry
+
+    now = datetime.now(UTC)
+    found = _DURATION.fullmatch(text)
+    try:
+        if found:
+            unit = {"d": 86_400, "h": 3_600}[found[2]]
+            until = now + timedelta(seconds=int(found[1]) * unit)
+        else:
+            is_day = _DAY.fullmatch(text) is not None
+            moment = parse_expiry(f"{text}T00:00:00Z" if is_day else text)
+            until = datetime.fromtimestamp(moment, UTC)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"--expires: {error}") from error
+    if until <= now:
+        raise ConfigError("--expires: the time has passed already")
+    return until
