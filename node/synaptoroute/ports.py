@@ -292,8 +292,15 @@ class EnginePort(Protocol):
 
     # --- whole states ---
 
+    def content_root(self, position: Position) -> str | None:
+        """Return the content root at a position, 64 hexadecimal digits, if it is known.
+
+        The first call begins to keep the roots; those of older positions stay unknown.
+        """
+        ...
+
     def install_snapshot(
-        self, source: Path, *, orphans_after_seq: int | None = None
+        self, source: Path, *, orphans_after_seq: int | None = None, root: str | None = None
     ) -> Future[Position]:
         """Replace database, replica and tensor by a peer's snapshot file.
 
@@ -303,6 +310,10 @@ class EnginePort(Protocol):
         Args:
             source: The file; it must not change meanwhile.
             orphans_after_seq: Keep own entries after this place as orphans.
+            root: The content root that the file must have; None for any.
+
+        Raises:
+            StorageCorrupt: By the future: the file is damaged or has another root.
         """
         ...
 

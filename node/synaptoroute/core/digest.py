@@ -53,16 +53,16 @@ def settings_hash(settings: Settings) -> bytes:
     ]
     if settings.cascade or settings.calibration:
         fields += [str(int(settings.cascade)), settings.calibration]
-    return _hash_fields(b"settings", *fields)
+    return hash_fields(b"settings", *fields)
 
 
 def import_hash(begin: ImportBegin) -> bytes:
-    return _hash_fields(b"import", begin.import_id, str(begin.replace))
+    return hash_fields(b"import", begin.import_id, str(begin.replace))
 
 
 def chunk_hash(chunk: ImportChunk) -> bytes:
     """Hash a staged chunk with its vectors."""
-    state = blake2b(_hash_fields(b"chunk", chunk.import_id, str(chunk.number)))
+    state = blake2b(hash_fields(b"chunk", chunk.import_id, str(chunk.number)))
     for part in chunk.parts:
         state.update(_part_hash(part))
     return state.digest()[:_HASH_BYTES]
@@ -72,7 +72,7 @@ def _part_hash(part: PutRoute) -> bytes:
     threshold = _threshold_text(part.threshold)
     fields = (part.name, threshold, part.metadata, part.payload, *part.utterances)
     return blake2b(
-        _hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES
+        hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES
     ).digest()
 
 
@@ -81,7 +81,7 @@ def _threshold_text(threshold: float | None) -> str:
     return "" if threshold is None else (float(threshold) + 0.0).hex()
 
 
-def _hash_fields(kind: bytes, *fields: str) -> bytes:
+def hash_fields(kind: bytes, *fields: str) -> bytes:
     # Count and lengths are hashed too, so that different lists never give the same bytes.
     encoded = [kind, *map(str.encode, fields)]
     count = len(encoded)

@@ -227,7 +227,7 @@ class RouteTable:
         self.digest.add(settings_hash(self.settings))
         self._slots = FreeNumbers()
         self._route_ids = FreeNumbers()
-        self._chunk_hashes: dict[tuple[str, int], bytes] = {}
+        self._chunk_hashes: dict[tuple[str, int], tuple[ImportChunk, bytes]] = {}
 
     @classmethod
     def restore(
@@ -566,9 +566,16 @@ class RouteTable:
 
     def _add_chunk(self, chunk: ImportChunk) -> None:
         # The hash covers all vectors of the chunk, so it is kept for the removal.
-        hashed = self._chunk_hashes[chunk.import_id, chunk.number] = chunk_hash(chunk)
+        hashed = chunk_hash(chunk)
+        self._chunk_hashes[chunk.import_id, chunk.number] = chunk, hashed
         self.digest.add(hashed)
 
+    def hash_of_chunk(self, chunk: ImportChunk) -> bytes:
+        """Return the hash of a chunk; that of a staged one is known."""
+        known, hashed = self._chunk_hashes.get((chunk.import_id, chunk.number), (None, b""))
+        return hashed if known is chunk else chunk_hash(chunk)
+
     def _remove_chunk(self, chunk: ImportChunk) -> None:
-        hashed = self._chunk_hashes.pop((chunk.import_id, chunk.number), None)
-        self.digest.remove(hashed or chunk_hash(chunk))
+        hashed = self.hash_of_chunk(chunk)
+        self._chunk_hashes.pop((chunk.import_id, chunk.number), None)
+        self.digest.remove(hashed)

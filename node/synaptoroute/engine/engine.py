@@ -372,14 +372,33 @@ class Engine:
 
     # --- whole states ------------------------------------------------------------------
 
+    def content_root(self, position: Position) -> str | None:
+        roots = self.applier.content_roots
+        if not roots.is_kept:
+            with suppress(NotReady):
+                self.run_on_applier(self._keep_roots)
+        return roots.find(position)
+
+    def _keep_roots(self, state: AppliedState) -> None:
+        replica, applier = state.replica, self.applier
+        fingerprint, dim = state.storage.encoder
+
+        def later(task: Callable[[], None]) -> None:
+            with suppress(NotReady):
+                self.run_on_applier(lambda _: task())
+
+        applier.content_roots.begin(
+            replica.snapshot, fingerprint, dim, replica.table.hash_of_chunk, later
+        )
+
     def install_snapshot(
-        self, source: Path, *, orphans_after_seq: int | None = None
+        self, source: Path, *, orphans_after_seq: int | None = None, root: str | None = None
     ) -> Future[Position]:
         def task(_: AppliedState) -> Position:
             now_us = time.time_ns() // 1_000
             failpoint("install.fetched")
             stored = self.storage.install(
-                source, orphans_after_seq=orphans_after_seq, now_us=now_us
+                source, orphans_after_seq=orphans_after_seq, now_us=now_us, root=root
             )
             failpoint("install.stored")
             self.adopt(stored)
@@ -396,6 +415,7 @@ class Engine:
         replica.promise(old.promised)
         tensor = tensor_of(stored, dim)
         self.applier.replica = replica
+        self.applier.content_roots.reset()
         self._serve(tensor, replica.position, replica.digest, fingerprint).result()
 
     def _switch(self, commit: Commit) -> None:

@@ -49,6 +49,7 @@ from synaptoroute.core.validation import VECTOR_ITEM_BYTES
 from synaptoroute.errors import EncoderMismatch, Overloaded, StorageUnavailable, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState, IncomingEntry, ReceivedEntry
+from synaptoroute.replication.content_roots import ContentRoots
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.threads import Inbox, lower_priority, refuse, run_into
 
@@ -92,6 +93,7 @@ class Applier:
         self.storage_state = "ok"  # ``ok``, or why the last commit failed
         self.commit_count = 0
         self.is_applying = False
+        self.content_roots = ContentRoots()
         self._founding = founding
         self._publish = publish
         self._switch_encoder = switch_encoder
@@ -245,6 +247,7 @@ class Applier:
         self.storage_state = "ok"
         self.replica.advance()
         self.commit_count += len(commits)
+        self.content_roots.extend(commits)
         if commits[-1].change.encoder is None:
             self._publish(commits)
         else:

@@ -19,6 +19,7 @@ from typing import Final
 
 from synaptoroute.core.change import EpochRecord, Snapshot
 from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.content import root_of
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.errors import StorageCorrupt
 from synaptoroute.failpoints import failpoint
@@ -40,7 +41,13 @@ from synaptoroute.storage.database import (
     Database,
     create_tables,
 )
-from synaptoroute.storage.loader import StandbyEncoders, check_encoder, load, read_meta
+from synaptoroute.storage.loader import (
+    StandbyEncoders,
+    check_chains,
+    check_encoder,
+    load,
+    read_meta,
+)
 from synaptoroute.storage.records import (
     Meta,
     Stored,
@@ -124,11 +131,14 @@ def install_snapshot(
     standby_encoders: StandbyEncoders,
     orphans_after_seq: int | None,
     now_us: int,
+    root: str | None = None,
 ) -> Stored:
     """Verify a snapshot file and install its state; see ``SQLiteStorage.install``."""
     draft = incoming_path(database.path)
     try:
         stored, meta = _verify(database, source, draft)
+        if root is not None and root_of(stored.snapshot, meta.fingerprint, meta.dim) != root:
+            raise CorruptFile("its content is not what the voters certified")
         check_encoder(meta, database.meta.fingerprint, database.meta.dim, standby_encoders)
         with translated("prepare a snapshot"):
             _copy_node_tables(database, draft, orphans_after_seq, now_us)
@@ -163,6 +173,7 @@ def _verify(database: Database, source: Path, draft: Path) -> tuple[Stored, Meta
     with corruption_detected(), closing(connect_reader(draft, immutable=True)) as reader:
         _check_schema(database.writer, reader)
         meta = read_meta(reader)
+        check_chains(reader)
     return load(draft, immutable=True), meta
 
 

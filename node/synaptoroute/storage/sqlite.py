@@ -351,7 +351,12 @@ class SQLiteStorage:
             return export_snapshot(self.path, target)
 
     def install(
-        self, source: Path, *, orphans_after_seq: int | None = None, now_us: int = 0
+        self,
+        source: Path,
+        *,
+        orphans_after_seq: int | None = None,
+        now_us: int = 0,
+        root: str | None = None,
     ) -> Stored:
         """Verify a snapshot file and install its state.  Runs on the writing thread.
 
@@ -359,6 +364,7 @@ class SQLiteStorage:
             source: A file of ``snapshot_to``, of a peer.
             orphans_after_seq: Keep own entries after this place as orphans.
             now_us: Wall clock for them, microseconds since 1970.
+            root: The content root that the state must have; None for any.
 
         Raises:
             StorageCorrupt: The file is not what it claims to be; nothing changed.
@@ -368,7 +374,7 @@ class SQLiteStorage:
         database = self._opened()
         with self._maintenance_paused():
             return install_snapshot(
-                database, source, self._standby_encoders, orphans_after_seq, now_us
+                database, source, self._standby_encoders, orphans_after_seq, now_us, root
             )
 
     def replace_all(
