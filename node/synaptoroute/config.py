@@ -66,14 +66,16 @@ class ClusterConfig(BaseSettings):
         recovery: What happens after Redis lost data.  ``safe``: writes stay closed until a
             majority of the voters has answered.  ``available``: after 10 s the voters that
             are present suffice, which may lose writes that a quorum had acknowledged.
-        staleness_seconds_max: After this long without Redis, a node becomes unready if it
-            knows that a peer is ahead of it.
+        staleness_seconds_max: After this long without word from Redis or from a majority of
+            the voters that its state is current, a node becomes unready.
         log_bytes_max: Bytes that the log in Redis may keep; a write that does not fit waits a
             moment for room and is then refused.  The same on all nodes.
         retain_bytes: Bytes of the log above which nodes trim what all live nodes hold.
         retain_entries: Entries of the log above which nodes trim what all live nodes hold.
-        alone_seconds: After this long without Redis and peers, a node becomes ready with
-            the verified state that it holds.
+        alone_seconds: A node that starts while neither Redis nor a majority of the voters
+            answers becomes ready after this long, with the verified state that it holds.
+        peer_urls: Addresses of peers, comma-separated, that a node asks while Redis is away,
+            besides those that it has learned and kept.
         peer_secret_file: File of the secret that authenticates nodes to each other; without
             one, the secret is derived from the cluster's identity, which anyone who can
             read its Redis knows.
@@ -89,6 +91,7 @@ class ClusterConfig(BaseSettings):
     retain_bytes: int = Field(default=67_108_864, ge=1_024, le=1 << 40)
     retain_entries: int = Field(default=100_000, ge=1, le=10_000_000)
     alone_seconds: float = Field(default=30.0, ge=0, le=86_400)
+    peer_urls: str = Field(default="", max_length=16_384)
     peer_secret_file: Path | None = None
 
 

@@ -157,7 +157,7 @@ async def _served(
 ) -> AsyncIterator[None]:
     """Serve a router that has started."""
     app = create_app(router, config)
-    app.state.runtime._router = router
+    app.state.runtime._router = app.state.runtime._serving = router
     server = HttpServer(app)
     await server.listen(sockets=[listener])
     try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import EncoderStats, HashEncoder
+from synaptoroute.replication.readiness import Readiness
 from synaptoroute.replication.session import FollowerCounts, FollowerStatus, LogState
 from synaptoroute.router.reads import node_status
 from synaptoroute.server.metrics import Metrics
@@ -30,6 +31,8 @@ def exposition() -> str:
         log_bytes_max=1_000,
         lag_entries=0,
         staleness_ms=10,
+        readiness=Readiness.FOLLOWING,
+        peers=2,
         role="voter",
         is_bus_live=True,
         counts=FollowerCounts(),

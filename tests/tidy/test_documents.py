@@ -26,7 +26,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 FLEET_METRICS = ROOT / "coordinator/synaptoroute_coordinator/app/metrics.py"
-FAILURE_ROWS_COUNT = 48
+FAILURE_ROWS_MIN = 48
 _ROW = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
 _TEST_NAME = re.compile(r"`(test_\w+)`")
 _TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
@@ -230,7 +230,8 @@ def test_failure_table_has_every_row_once() -> None:
     """Rows are numbered in order."""
     numbers = [int(row[0]) for row in _ROW.findall(section("docs/operations.md", "Failure table"))]
 
-    assert list(range(1, FAILURE_ROWS_COUNT + 1)) == numbers
+    assert list(range(1, len(numbers) + 1)) == numbers
+    assert FAILURE_ROWS_MIN <= len(numbers)
 
 
 def test_every_row_of_the_failure_table_names_a_test() -> None:

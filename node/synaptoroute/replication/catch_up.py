@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -29,6 +29,7 @@ from synaptoroute.errors import (
     UnknownMutation,
 )
 from synaptoroute.ports import AppliedState, IncomingEntry
+from synaptoroute.replication.peer_watch import PeerWatch
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
@@ -62,17 +63,18 @@ class CatchUpResult(Enum):
 
 
 class CatchUp:
-    def __init__(self, session: Session, peers: PeerClient, recovery: Recovery) -> None:
+    def __init__(
+        self, session: Session, peers: PeerClient, recovery: Recovery, peer_watch: PeerWatch
+    ) -> None:
         self.diverged: str | None = None  # How the log contradicts this node's history
         self.halted: str | None = None  # Why the next entry cannot be applied
         self.last_error = ""
-        self.is_too_stale = False  # Whether peers have been ahead for too long
         self._session = session
         self._engine = session.engine
         self._peers = peers
         self._recovery = recovery
+        self._peer_watch = peer_watch
         self._known_nodes: tuple[NodeSeen, ...] = ()
-        self._behind_since: float | None = None
         self._donors_allowed: frozenset[str] = frozenset()
         self._halted_since = 0.0
         self._snapshot_tried_until = 0.0
@@ -132,7 +134,6 @@ class CatchUp:
             except SequencerUnavailable as error:
                 self.last_error = error.message
                 return await self._without_log(position)
-            self._note_in_reach()
             if self._is_other_log(position, result):
                 session.heartbeat_wanted.set()
                 return CatchUpResult.BLOCKED
@@ -260,22 +261,19 @@ class CatchUp:
     async def _from_peers(self, position: Position) -> bool:
         await asyncio.sleep(random.uniform(0.0, SPREAD_SECONDS))
         donors = await self._find_donors(position)
-        if await self._from_op_logs(position, donors):
+        if await self._from_op_logs(position, [seen.report.url for seen in donors]):
             return True
         return await self._from_snapshots(position, donors, orphans_after_seq=None)
 
-    async def _from_op_logs(self, position: Position, donors: Sequence[NodeSeen]) -> bool:
-        is_ahead = False
-        for donor in donors:
+    async def _from_op_logs(self, position: Position, urls: Iterable[str]) -> bool:
+        for url in urls:
             try:
-                found = await self._peers.read_log(donor.report.url, position)
+                found = await self._peers.read_log(url, position)
             except (ClusterError, ProtocolError) as error:
                 self.last_error = str(error)
                 continue
-            is_ahead |= (found.position.epoch, found.position.seq) > (position.epoch, position.seq)
             if found.entries and await self._apply_from_peer(position, found.entries):
                 return True
-        self._note_staleness(is_ahead)
         return False
 
     async def _apply_from_peer(self, position: Position, entries: Sequence[Entry]) -> bool:
@@ -288,22 +286,12 @@ class CatchUp:
         return True
 
     async def _without_log(self, position: Position) -> CatchUpResult:
-        if position.seq and await self._from_op_logs(position, await self._find_donors(position)):
-            self._note_in_reach()
+        """Take from peers what continues this node's history, while Redis does not answer."""
+        # Those of the last round of questions: what nodes reported to Redis is too old.
+        ahead = self._peer_watch.ahead[:PEERS_ASKED_MAX]
+        if position.seq and await self._from_op_logs(position, ahead):
+            return CatchUpResult.MOVED
         return CatchUpResult.BLOCKED
-
-    def _note_in_reach(self) -> None:
-        self._behind_since = None
-        self.is_too_stale = False
-
-    def _note_staleness(self, is_ahead: bool) -> None:
-        """A node that has known for too long that it is behind must not answer queries."""
-        if not is_ahead:
-            self._note_in_reach()
-            return
-        now = time.monotonic()
-        self._behind_since = self._behind_since or now
-        self.is_too_stale = now - self._behind_since > self._session.config.staleness_seconds_max
 
     # --- snapshots --------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ from synaptoroute.replication.encoder_migration import EncoderMigration
 from synaptoroute.replication.heartbeat import Heartbeat
 from synaptoroute.replication.log_bootstrap import LogBootstrap
 from synaptoroute.replication.maintenance import Maintenance, audits_in
+from synaptoroute.replication.peer_watch import PeerDirectory, PeerWatch
+from synaptoroute.replication.readiness import Readiness
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
 from synaptoroute.replication.session import Barriers, FollowerStatus, LogState, RedisClock, Session
@@ -66,7 +68,8 @@ class Follower:
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
         self.recovery = Recovery(session)
-        self.catch_up = CatchUp(session, self._peers, self.recovery)
+        self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
+        self.catch_up = CatchUp(session, self._peers, self.recovery, self.peer_watch)
         self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
         self.heartbeat = Heartbeat(session, self.clock, self.bootstrap.handle_head)
         self.maintenance = Maintenance(
@@ -90,6 +93,7 @@ class Follower:
         engine, log = self.session.engine, self.session.log
         await asyncio.to_thread(self._secret.load)
         await asyncio.to_thread(delete_leftovers, engine)
+        await asyncio.to_thread(self.peer_watch.load)
         await self.session.count_orphans()
         engine.subscribe(self)
         log.attach(
@@ -106,6 +110,8 @@ class Follower:
             ("positions", self.heartbeat.report_positions),
             ("keepalive", self._keepalive.run),
             ("maintenance", self.maintenance.run),
+            ("peers", self.peer_watch.run),
+            ("readiness", self.peer_watch.track),
         ):
             task = asyncio.create_task(self._run_forever(name, run), name=f"follower-{name}")
             self._tasks.append(task)
@@ -124,6 +130,7 @@ class Follower:
         await self._bus.close()
         await asyncio.gather(*map(end_task, self._tasks))
         self._tasks.clear()
+        await self.peer_watch.keep_freshness()
         # The loops start tasks of these parts, so the parts are closed after the loops.
         await self.maintenance.close()
         await self.recovery.close()
@@ -257,14 +264,18 @@ class Follower:
             return (self.bootstrap.mismatch,)
         if state in (State.DIVERGED, State.INSTALLING):
             return (f"the replica is {state.value}",)
-        if self.catch_up.is_too_stale:
-            return ("a peer is ahead, and the log cannot be reached",)
         if self.catch_up.is_halted_too_long:
             return (self.catch_up.trouble,)
-        if not (session.is_caught_up or session.is_alone):
-            detail = session.detail or session.log_state.value
-            return (f"not caught up with the log yet: {detail}",)
-        return ()
+        self.peer_watch.update()
+        detail = session.detail or session.log_state.value
+        match self.peer_watch.state:
+            case Readiness.WAITING:
+                return (f"not caught up with the log yet: {detail}",)
+            case Readiness.STALE:
+                seconds = session.staleness_ms // 1_000
+                return (f"stale: for {seconds} s nobody has confirmed this state; {detail}",)
+            case _:
+                return ()
 
     def status(self) -> FollowerStatus:
         """Show how this node follows; never blocks."""
@@ -274,12 +285,14 @@ class Follower:
             replica_state=session.engine.replica_status.state.value,
             detail=self.catch_up.trouble or session.shown_detail,
             is_caught_up=session.is_caught_up,
-            is_alone=session.is_alone,
+            is_alone=self.peer_watch.state is Readiness.ALONE,
             head=str(session.head.position.revision) if session.head else "",
             log_bytes=session.head.kept_bytes if session.head else 0,
             log_bytes_max=session.log.retention.limits.log_bytes_max,
             lag_entries=session.lag_entries,
             staleness_ms=session.staleness_ms,
+            readiness=self.peer_watch.state,
+            peers=len(self.peer_watch.directory),
             role=session.role,
             is_bus_live=self._is_bus_live,
             orphans_count=session.orphans_count,

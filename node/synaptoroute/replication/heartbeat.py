@@ -28,10 +28,6 @@ from synaptoroute.version import __version__
 COALESCE_SECONDS: Final = 0.05
 """Requests for a heartbeat come in bursts; one heartbeat serves all of them."""
 RETRY_SECONDS: Final = 0.5
-_UNFOLLOWED: Final = frozenset(
-    {LogState.AWAY, LogState.LOST, LogState.REGRESSED, LogState.RECOVERING}
-)
-"""States in which there is no log to catch up with."""
 
 
 def node_report(session: Session, position: Position) -> NodeReport:
@@ -50,7 +46,7 @@ def node_report(session: Session, position: Position) -> NodeReport:
         digest=engine.published.digest,
         state=engine.replica_status.state.value,
         queue_count=status.queue_requests,
-        lag_entries=session.lag_entries,
+        lag_entries=session.lag_entries or 0,
         encoders=",".join(sorted(engine.encoders.known)),
         tables=",".join(status.tables),
     )
@@ -95,19 +91,6 @@ class Heartbeat:
             session.set_log_state(LogState.AWAY, error.message)
         except ProtocolError as error:
             session.set_log_state(LogState.DAMAGED, str(error))
-        self._check_alone()
-
-    def _check_alone(self) -> None:
-        """After a while without a log, serve the state that was verified at the start.
-
-        Otherwise an outage of Redis together with a rolling restart would be an outage of
-        the queries, too.
-        """
-        session = self._session
-        if session.log_state not in _UNFOLLOWED or session.is_caught_up:
-            return
-        if session.position.seq and session.unfollowed_seconds >= session.config.alone_seconds:
-            session.is_alone = True
 
     async def report_positions(self) -> None:
         """Report a voter's positions at once, so that a quorum need not wait a second."""

@@ -56,6 +56,7 @@ class LogBootstrap:
         match assessment.action:
             case Action.WAIT:
                 session.set_log_state(LogState.FROZEN)
+                session.hear_log(head.position)
             case Action.START_BALLOT | Action.JOIN_BALLOT:
                 self._recover(assessment.cause, head, reported)
             # Only for a log that may be followed: a voter answers a ballot with any encoder.
@@ -88,6 +89,7 @@ class LogBootstrap:
         if cause is Cause.REGRESSED:
             detail = f"Redis is at {head.position.revision}, this node at {reported.revision}"
         self._session.set_log_state(state or LogState.RECOVERING, detail)
+        self._session.hear_log()
         self._recovery.start()
 
     def _is_foreign(self, head: Head, reported: Position) -> bool:
@@ -121,6 +123,7 @@ class LogBootstrap:
         if reported.epoch > 0:
             # This node holds entries, so there was a log: this is a recovery, never a founding.
             self._session.set_log_state(LogState.LOST)
+            self._session.hear_log()
             self._recovery.start()
         else:
             await self._found()

@@ -23,6 +23,7 @@ from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
 from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.replication.readiness import PeersSay, Readiness, ReadinessTracker
 from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -87,8 +88,10 @@ class FollowerStatus:
     head: str  # ``epoch.seq`` of the newest known head; empty if there is none
     log_bytes: int  # Bytes that the log keeps
     log_bytes_max: int
-    lag_entries: int
+    lag_entries: int | None  # None while the node cannot know it
     staleness_ms: int  # Time since the node last knew that it was not behind
+    readiness: Readiness
+    peers: int  # Peers whose addresses are known
     role: str  # ``voter`` or ``observer``
     is_bus_live: bool
     orphans_count: int  # Writes that recoveries left behind on this node
@@ -96,6 +99,8 @@ class FollowerStatus:
 
 
 CLUSTER_ID_KEY: Final = "lineage"  # Key of the cluster's identity in the node's database
+FRESH_KEY: Final = "fresh_ms"
+"""Key of the wall clock, in milliseconds, at which the node last knew that it was not behind."""
 BEHIND_SECONDS: Final = 0.2  # Time for the bus to bring what a head shows, before the log is read
 
 ResultT = TypeVar("ResultT")
@@ -136,12 +141,10 @@ class Session:
         self.detail = EXPLANATIONS[LogState.UNKNOWN]  # For operators; empty if all is well
         self.head: Head | None = None  # The newest head that could be followed
         self.is_caught_up = False  # Never becomes false again
-        # Whether the stored state is served because there is no log to follow
-        self.is_alone = False
+        self.readiness = ReadinessTracker(config.staleness_seconds_max, config.alone_seconds)
         self.orphans_count = 0  # Writes that recoveries left behind on this node
         self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
         self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
-        self._fresh_at = self._followed_at = time.monotonic()
 
     # --- this node --------------------------------------------------------------------
 
@@ -155,18 +158,18 @@ class Session:
         return "voter" if self.head and self.node_id in self.head.voters else "observer"
 
     @property
-    def lag_entries(self) -> int:
-        return max(0, self.head.seq - self.position.seq) if self.head else 0
+    def lag_entries(self) -> int | None:
+        """Entries behind the newest that is known; None while nobody tells what is newest."""
+        now, tracker = time.monotonic(), self.readiness
+        if tracker.is_log_heard(now) and self.head is not None:
+            return max(0, self.head.seq - self.position.seq)
+        newest = tracker.newest_of_peers(now)
+        return None if newest is None else max(0, newest.seq - self.position.seq)
 
     @property
     def staleness_ms(self) -> int:
         """Time since this node last knew that it was not behind."""
-        return int((time.monotonic() - self._fresh_at) * 1_000)
-
-    @property
-    def unfollowed_seconds(self) -> float:
-        """Time since there was a log to follow, or since the start."""
-        return time.monotonic() - self._followed_at
+        return int((time.monotonic() - self.readiness.fresh_at) * 1_000)
 
     @property
     def shown_log_state(self) -> LogState:
@@ -203,22 +206,31 @@ class Session:
 
     def accept_head(self, head: Head) -> None:
         self.head = head
-        self._followed_at = time.monotonic()
-        self.is_alone = False
         self.set_log_state(LogState.OPEN)
         if not self.is_caught_up:
             self.catch_up_wanted.set()
-        self.compare(head.position)
+        self.hear_log(head.position)
+
+    def hear_log(self, head: Position | None = None) -> None:
+        """Note that the log's own server answered, with a head to compare if there is one."""
+        self.readiness.hear_log(time.monotonic(), is_open=self.log_state is LogState.OPEN)
+        if head is not None:
+            self.compare(head)
 
     def mark_caught_up(self) -> None:
         self.is_caught_up = True
-        self._fresh_at = time.monotonic()
+        self.readiness.catch_up(time.monotonic())
+
+    def hear_peers(self, say: PeersSay | None, newest: Position | None, asked_at: float) -> None:
+        """Note what a round of questions to the peers found; ``asked_at`` is when it began."""
+        self.readiness.hear_peers(say, newest, asked_at, time.monotonic())
+        self.is_caught_up |= say is PeersSay.CURRENT
 
     def compare(self, head: Position) -> None:
         """Compare a head of the log with what is visible here."""
         position, now = self.position, time.monotonic()
         if (position.epoch, position.seq) == (head.epoch, head.seq):
-            self._fresh_at = now
+            self.readiness.note_fresh(now)
         elif (position.epoch, position.seq) < (head.epoch, head.seq):
             # The entries are usually on their way on the bus.  Pub/Sub drops messages without
             # a trace, so if they do not arrive, the log has to be read.
@@ -230,7 +242,7 @@ class Session:
             self.counts.tail_losses += 1
             self.catch_up_wanted.set()
         else:
-            self._fresh_at = max(self._fresh_at, seen_at)
+            self.readiness.note_fresh(seen_at)
 
 
 # --- barriers ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from typing import BinaryIO, Final
 
 import httpx
 
-from synaptoroute.core.mutation import Entry, Position
+from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.errors import ClusterError, ProtocolError
 from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 
+HEAD_PATH: Final = "/peer/v1/head"
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
 ROWS_PATH: Final = "/peer/v1/rows"
@@ -42,6 +44,57 @@ _LINE: Final = re.compile(
 )
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 30.0
+HEAD_SECONDS: Final = 1.0
+_HEAD_BYTES_MAX: Final = 4_096
+
+
+class PeerDown(ClusterError):
+    """Nothing listens at a peer's address."""
+
+
+class PeerTooOld(ClusterError):
+    """A peer does not know the request: it runs an earlier release."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHead:
+    """What a peer says of itself."""
+
+    node_id: str
+    cluster_id: str
+    position: Position  # Durable
+    promised: Ballot  # The newest ballot that binds it
+    epoch_id: str  # The ballot that opened the epoch of its position
+
+    def dump(self) -> bytes:
+        return json.dumps(
+            {
+                "node": self.node_id,
+                "cluster": self.cluster_id,
+                "position": format_position(self.position),
+                "promised": str(self.promised),
+                "epoch_id": self.epoch_id,
+            }
+        ).encode()
+
+    @classmethod
+    def parse(cls, body: bytes) -> PeerHead:
+        """Read what ``dump`` wrote.
+
+        Raises:
+            ProtocolError: It is malformed.
+        """
+        try:
+            found = json.loads(body)
+            texts = [found[name] for name in ("node", "cluster", "epoch_id")]
+            promised = found["promised"]
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("a field is not a text")
+            ballot = Ballot() if promised == str(Ballot()) else Ballot.parse(promised)
+            position = parse_position(found["position"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ProtocolError("a peer's head is malformed") from error
+        return cls(texts[0], texts[1], position, ballot, texts[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +157,21 @@ class PeerClient:
         entries = await asyncio.to_thread(parse_entries, body)
         return PeerLog(tuple(entries), position)
 
+    async def read_head(self, url: str) -> PeerHead:
+        """Ask a peer for its position and its promise.
+
+        Raises:
+            PeerDown: Nothing listens there.
+            PeerTooOld: It runs a release without this request.
+            ClusterError: No answer in time, or a refusal.
+        """
+        try:
+            async with asyncio.timeout(HEAD_SECONDS):
+                async with self._open(url, HEAD_PATH) as response:
+                    return PeerHead.parse(await _read(response, _HEAD_BYTES_MAX))
+        except TimeoutError as error:
+            raise ClusterError("a peer does not answer in time") from error
+
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
         """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``."""
         path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
@@ -164,9 +232,12 @@ class _Response:
         try:
             response = await self._context.__aenter__()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ClusterError(f"a peer does not answer: {error!r}") from error
+            kind = PeerDown if _is_refused(error) else ClusterError
+            raise kind(f"a peer does not answer: {error!r}") from error
         if response.status_code != 200:
             await self._context.__aexit__(None, None, None)
+            if response.status_code == 404:
+                raise PeerTooOld("a peer does not know the request")
             raise ClusterError(f"a peer refused with status {response.status_code}")
         return response
 
@@ -174,6 +245,17 @@ class _Response:
         await self._context.__aexit__(kind, error, trace)  # type: ignore[arg-type]
         if isinstance(error, httpx.HTTPError):
             raise ClusterError(f"a peer broke off: {error!r}") from error
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a connection was refused, as a host does on whose port nothing listens."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(_is_refused(each) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, frame: bytes) -> bytes:

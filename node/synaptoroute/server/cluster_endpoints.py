@@ -27,6 +27,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
 from synaptoroute.sequencer.peers import (
+    HEAD_PATH,
     LOG_PATH,
     POSITION_HEADER,
     PROOF_HEADER,
@@ -328,6 +329,12 @@ def _member(request: Request) -> Follower:
     if not follower.membership.is_proof(asked, request.headers.get(PROOF_HEADER, "")):
         raise Unauthorized("a proof of membership is needed")
     return follower
+
+
+@peer_endpoints.get(HEAD_PATH)
+async def peer_head(request: Request) -> Response:
+    """Position and promise of this node."""
+    return json_response(_member(request).peer_watch.own_head().dump())
 
 
 @peer_endpoints.get(LOG_PATH)

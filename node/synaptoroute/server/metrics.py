@@ -8,6 +8,7 @@ make any number of series.
 
 from __future__ import annotations
 
+import math
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -281,7 +282,7 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
     for name, meaning, value in (
         ("log_kept_bytes", "Bytes that the log keeps.", follower.log_bytes),
         ("log_kept_bytes_max", "Bytes that the log may keep.", follower.log_bytes_max),
-        ("lag_entries", "Entries behind the newest head that is known.", follower.lag_entries),
+        ("lag_entries", "Entries behind the newest; NaN if unknown.", _lag(follower)),
         (
             "staleness_seconds",
             "Time since the node last knew that it was not behind.",
@@ -309,6 +310,10 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
     caught_up.add_metric(["log"], counts.catch_ups_log)
     caught_up.add_metric(["peer"], counts.catch_ups_peer)
     yield caught_up
+
+
+def _lag(follower: FollowerStatus) -> float:
+    return math.nan if follower.lag_entries is None else follower.lag_entries
 
 
 def _gauge(name: str, meaning: str, value: float) -> Metric:

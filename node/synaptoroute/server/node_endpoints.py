@@ -76,7 +76,7 @@ async def show_settings(request: Request) -> Response:
     """How the scores of a route's utterances become one score, the default threshold, and
     the size of the tensor.
     """
-    router = runtime_of(request).router
+    router = runtime_of(request).serving_router
     settings = await router.aget_settings()
     return model_response(settings, headers=version_headers(router.status().version))
 
@@ -112,7 +112,7 @@ async def show_cascade(request: Request) -> Response:
     """Whether this node answers sure queries without the encoder, the measurements behind
     that decision, and the reason if it does not.
     """
-    router = runtime_of(request).router
+    router = runtime_of(request).serving_router
     return model_response(router.cascade(), headers=version_headers(router.status().version))
 
 
@@ -304,7 +304,7 @@ _TRIAL_EXAMPLE: Final = {
 )
 async def preview(request: Request) -> Response:
     """Nothing changes: the route is scored beside the route set and compared with it."""
-    router = runtime_of(request).router
+    router = runtime_of(request).serving_router
     asked = checked(PreviewRequest, await read_document(request), InvalidQuery)
 
     async def ask_all(texts: Any) -> list[Match]:
@@ -330,7 +330,7 @@ async def list_conflicts(
     """Two utterances of different routes that mean the same make the route of a query
     arbitrary.
     """
-    work = runtime_of(request).router.diagnostics.conflicts(similarity_min, limit)
+    work = runtime_of(request).serving_router.diagnostics.conflicts(similarity_min, limit)
     found = await unless_gone(request, work)
     return json_response(json.dumps(dataclasses.asdict(found)))
 
@@ -372,7 +372,7 @@ async def show_generations(request: Request) -> Response:
 )
 async def try_encoder(request: Request) -> Response:
     """Nothing changes: the generation is scored beside the route set."""
-    router = runtime_of(request).router
+    router = runtime_of(request).serving_router
     asked = checked(TrialRequest, await read_document(request), InvalidQuery)
 
     async def ask_all(texts: Any) -> list[Match]:

@@ -135,6 +135,7 @@ async def await_consistency(
 
     Raises:
         InvalidParameter: The version is malformed.
+        NotReady: The node has not caught up since its start.
         NotCaughtUp: Not in time.
         VersionLost: A later epoch left the version behind.
         SequencerUnavailable: The log does not answer.
@@ -143,12 +144,13 @@ async def await_consistency(
         raise InvalidParameter("SR-Min-Version must be epoch.seq, such as 1.42")
     if request.method not in ("GET", "HEAD") and request.url.path not in _READING_POSTS:
         return  # a write is ordered by the log, whatever this node has applied
+    router = runtime_of(request).serving_router
     if min_version is not None:
         epoch, _, seq = min_version.partition(".")
         version = Revision(int(epoch), int(seq))
-        await runtime_of(request).router.await_version(version, timeout_seconds)
+        await router.await_version(version, timeout_seconds)
     if consistency == "head":
-        await runtime_of(request).router.await_head(timeout_seconds)
+        await router.await_head(timeout_seconds)
 
 
 # --- writes --------------------------------------------------------------------------

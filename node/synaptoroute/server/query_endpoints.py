@@ -107,7 +107,7 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
         batch = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=batch.texts)
-        work = runtime.router.aquery_batch(
+        work = runtime.serving_router.aquery_batch(
             batch.texts,
             use_cache=options.use_cache,
             is_checked=True,

@@ -257,7 +257,7 @@ class QueryHandler:
         The caller releases a pending query in the end.
         """
         runtime = self._runtime
-        router = runtime.router
+        router = runtime.serving_router
         visible = router.visible
         use_cache = options.use_cache
         if use_cache and not runtime.config.log_queries:

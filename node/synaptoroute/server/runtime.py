@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
 
 from synaptoroute.config import NodeConfig
 from synaptoroute.encoder import EncoderStats, TextEncoder
-from synaptoroute.errors import NotReady, SynaptoRouteError
+from synaptoroute.errors import ClusterError, NotReady, SynaptoRouteError
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import AdaptiveRouter, NodeStatus
 from synaptoroute.server.bodies import BODIES_BYTES_MAX, BodyBudget
@@ -27,6 +28,7 @@ from synaptoroute.web.logs import server_log
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 START_RETRY_SECONDS: Final = 1.0
+SEED_RETRY_SECONDS: Final = 2.0
 READY_POLL_SECONDS: Final = 0.02
 
 
@@ -57,6 +59,7 @@ class Runtime:
         self._encoder = encoder
         self._on_failure = on_failure
         self._router: AdaptiveRouter | None = None
+        self._serving: AdaptiveRouter | None = None  # set once the router has been ready
         self._tasks: list[asyncio.Task[None]] = []
         self.metrics.watch(self._figures)
         if keys is not None:
@@ -66,26 +69,37 @@ class Runtime:
 
     @property
     def router(self) -> AdaptiveRouter:
+        """The router as soon as it is open, for writes, peers and operators."""
         if self._router is None:
-            raise NotReady(
-                "the node has not started yet",
-                retry_after_seconds=START_RETRY_SECONDS,
-                reasons=self.reasons(),
-            )
+            raise self._not_ready("the node has not started yet")
         return self._router
+
+    @property
+    def serving_router(self) -> AdaptiveRouter:
+        """The router for queries and reads: a member's state may be empty until it caught up."""
+        if self._serving is None:
+            raise self._not_ready("the node has not caught up since its start")
+        return self._serving
+
+    def _not_ready(self, message: str) -> NotReady:
+        return NotReady(message, retry_after_seconds=START_RETRY_SECONDS, reasons=self.reasons())
 
     def status(self) -> NodeStatus | None:
         return None if self._router is None else self._router.status()
 
     def reasons(self) -> list[str]:
+        return self._reasons_of(self.status())
+
+    def _reasons_of(self, status: NodeStatus | None) -> list[str]:
         if self.failure is not None:
             return [f"failed: {self.failure.code}"]
         if self.is_draining:
             return ["draining"]
-        status = self.status()
         if status is None:
             return ["starting"]
-        return [] if status.is_ready else list(status.reasons) or [status.state]
+        if not status.is_ready:
+            return list(status.reasons) or [status.state]
+        return [] if self._serving is not None else ["starting"]
 
     @property
     def state(self) -> str:
@@ -100,7 +114,8 @@ class Runtime:
         if self._router is None:
             return None
         stats = EncoderStats() if self._encoder is None else self._encoder.stats()
-        return self._router.status(), stats
+        status = self._router.status()
+        return replace(status, is_ready=not self._reasons_of(status)), stats
 
     # --- life ----------------------------------------------------------------------
 
@@ -125,6 +140,7 @@ class Runtime:
         await asyncio.gather(*self._tasks[1:], return_exceptions=True)
         if self._router is not None:
             router, self._router, self.follower = self._router, None, None
+            self._serving = None
             await router.stop()
             if self._encoder is not None and not isinstance(self._source, AdaptiveRouter):
                 await asyncio.to_thread(self._encoder.close)
@@ -141,8 +157,10 @@ class Runtime:
                 self._publish(router)
                 if not await self._is_ready_in_time(router):
                     return
+                self._serving = router
             await self._seed(router)
             self._publish(router)
+            self._serving = router
             status = router.status()
         except SynaptoRouteError as error:
             self._fail(error)
@@ -191,7 +209,18 @@ class Runtime:
         if path is None or _was_used(router.status()):
             return
         routes = await asyncio.to_thread(load_routes_file, path)
-        result = await router.aimport(each_route(routes))
+        while True:
+            try:
+                result = await router.aimport(each_route(routes))
+                break
+            except ClusterError as error:
+                # A member may have become ready while Redis is away: the file can wait.
+                if self.follower is None or self.is_draining:
+                    raise
+                self.log.warning("routes_file_waits", code=error.code, detail=error.message)
+            await asyncio.sleep(SEED_RETRY_SECONDS)
+            if _was_used(router.status()):
+                return
         self.log.info("routes_file_applied", path=str(path), routes=result.routes)
 
     async def reload_keys(self) -> None:

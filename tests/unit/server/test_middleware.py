@@ -114,12 +114,13 @@ async def test_head_is_answered_like_get(node: HttpNode) -> None:
 async def test_node_is_alive_before_it_is_ready(tmp_path: Path) -> None:
     """Until the router has started, probes answer and queries get 503 with Retry-After."""
     async with http_node(tmp_path) as node:
-        node.runtime._router, router = None, node.runtime._router
+        router = node.router
+        node.runtime._router = node.runtime._serving = None
         live = await node.http.get("/livez")
         ready = await node.http.get("/readyz")
         query = await node.http.post("/v1/query", json={"text": "a"})
         metrics = await node.http.get("/metrics")
-        node.runtime._router = router
+        node.runtime._router = node.runtime._serving = router
         recovered = await node.http.get("/readyz")
 
     assert (200, 503, 503) == (live.status_code, ready.status_code, query.status_code)

@@ -150,7 +150,7 @@ class NodeState:
     version: str
     digest: str
     tensor_sha256: str
-    lag_entries: int
+    lag_entries: int | None  # None if the node cannot know it
     answer: str | None
 
 
@@ -230,7 +230,7 @@ def _read_state(client: NodeClient, url: str) -> NodeState:
         version=str(digest["version"]),
         digest=str(digest["digest"]),
         tensor_sha256=str(digest["tensor_sha256"]),
-        lag_entries=int(follower.get("lag_entries", 0)),
+        lag_entries=follower.get("lag_entries", 0),
         answer=match["route"],
     )
 
@@ -251,7 +251,7 @@ def show_check(check: SmokeCheck, cluster: LocalCluster) -> None:
                 node.version,
                 node.digest[:16],
                 node.tensor_sha256[:16],
-                str(node.lag_entries),
+                "unknown" if node.lag_entries is None else str(node.lag_entries),
                 (node.answer or "no route", "ok" if node.answer == NEW_ROUTE else "fail"),
             )
             for node in check.nodes
