@@ -39,6 +39,8 @@ class EngineConfig(BaseSettings):
         embedding_cache_rows: Cached embeddings, by exact token sequence; 0 for no cache.
         unmatched_kept: How many of the newest queries that matched no route are kept in
             memory, for operators to read; 0 keeps none, as they contain text of users.
+        import_idle_seconds: An open import to which nothing was added for this long is aborted.
+            The author of a slow import says so every few seconds.
         node_name: Name of this node in its answers; empty for its stored identity.
     """
 
@@ -53,6 +55,7 @@ class EngineConfig(BaseSettings):
     query_deadline_ms: int = Field(default=10_000, ge=1, le=600_000)
     embedding_cache_rows: int = Field(default=20_000, ge=0, le=10_000_000)
     unmatched_kept: int = Field(default=0, ge=0, le=10_000)
+    import_idle_seconds: float = Field(default=900.0, ge=1, le=604_800)
     node_name: str = Field(default="", max_length=128)
 
 

@@ -11,6 +11,7 @@ codes to HTTP status.
     │   ├── InvalidVector        wrong dimension, not finite, not of unit length
     │   ├── TooLarge             a limit on a size, a count or a length
     │   ├── RouteNotFound
+    │   ├── ImportNotFound
     │   ├── UtteranceNotFound
     │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
     │   ├── IdempotencyConflict  one key for two different requests
@@ -127,6 +128,12 @@ class ImportRejected(RouteError):
     """An import cannot be committed."""
 
     code = "import_rejected"
+
+
+class ImportNotFound(RouteError):
+    """No import of this identity is open."""
+
+    code = "import_not_found"
 
 
 class ClusterError(SynaptoRouteError):

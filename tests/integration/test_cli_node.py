@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -130,6 +131,22 @@ def test_dry_run_changes_nothing_and_prints_the_changes(run: Run, tmp_path: Path
     assert before == run("routes", "export").stdout
     same = output(run("routes", "import", str(ROUTES), "--replace", "--dry-run", "--json"))
     assert (same["created"], same["changed"], same["removed"]) == ([], [], [])
+
+
+def test_open_imports_are_listed_and_aborted(run: Run, node: NodeProcess) -> None:
+    lines = [
+        json.dumps({"name": f"n{each}", "utterances": [f"text {each}"]}) for each in range(200)
+    ]
+    broken = "\n".join([*lines, "{"]).encode()
+    headers = {"Content-Type": "application/x-ndjson"}
+    httpx.post(f"{node.url}/v1/import?import_id=mine", content=broken, headers=headers)
+    listed = json.loads(run("imports", "list", "--json").output)
+    aborted = run("imports", "abort", "mine")
+    run("imports", "abort", "mine", code=ExitCode.REFUSED)
+
+    assert ["mine"] == [each["import_id"] for each in listed]
+    assert "mine aborted at" in aborted.output
+    assert [] == json.loads(run("imports", "list", "--json").output)
 
 
 def test_failed_precondition_is_refused(run: Run) -> None:

@@ -106,6 +106,10 @@ _routes.command("rm")(routes.rm)
 _routes.command("import")(routes.import_)
 _routes.command("lint")(routes.lint)
 
+_imports = _group("imports", "Open imports: neither committed nor aborted.")
+_imports.command("list")(routes.list_imports)
+_imports.command("abort")(routes.abort_imports)
+
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("bench")(bench.bench)

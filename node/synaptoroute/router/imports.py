@@ -9,6 +9,7 @@ the commit a repeat gets the same answer.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -43,6 +44,8 @@ RETRY_SECONDS: Final = 0.05
 ATTEMPTS_MAX: Final = 16
 STAGES_MAX: Final = 4
 """Chunks of one import in flight: nodes apply several in one transaction."""
+KEEPALIVE_SECONDS_MAX: Final = 10.0
+KEEPALIVES_PER_IDLE_TIME: Final = 4
 RUN_SEPARATOR: Final = "/"
 """Between the identity of an import and of one run; no identity contains it."""
 ResultT = TypeVar("ResultT")
@@ -78,6 +81,7 @@ class _ChunkSender:
     run_id: str
     count: int = 0
     utterances: int = 0
+    sent_at: float = field(default_factory=time.monotonic)
     waiting: list[PutRoute] = field(default_factory=list)
     running: deque[asyncio.Task[None]] = field(default_factory=deque)
 
@@ -87,6 +91,17 @@ class _ChunkSender:
         *full, self.waiting = _pieces(self.waiting + parts)
         for piece in full:
             await self._send(piece)
+
+    async def keep_alive(self, seconds: float) -> None:
+        """Stage an empty chunk after so many seconds without one, until cancelled.
+
+        Nodes abort an import that is idle.  An empty chunk shows that its author lives.
+        """
+        while True:
+            await asyncio.sleep(seconds / 2)
+            is_silent = time.monotonic() - self.sent_at >= seconds
+            if is_silent and all(task.done() for task in self.running):
+                self._start(())
 
     async def finish(self) -> tuple[int, int]:
         """Send the rest and wait; return the numbers of chunks and utterances."""
@@ -106,9 +121,14 @@ class _ChunkSender:
     async def _send(self, piece: list[PutRoute]) -> None:
         while len(self.running) >= STAGES_MAX:
             await self._end_one()
-        chunk = ImportChunk(self.run_id, self.count, tuple(piece))
+        self._start(tuple(piece))
+
+    def _start(self, parts: tuple[PutRoute, ...]) -> None:
+        # Without a pause between the number and the task: two tasks call this.
+        chunk = ImportChunk(self.run_id, self.count, parts)
         self.running.append(asyncio.create_task(self.stage(chunk), name="import-chunk"))
         self.count += 1
+        self.sent_at = time.monotonic()
 
     async def _end_one(self) -> None:
         await self.running[0]
@@ -118,9 +138,14 @@ class _ChunkSender:
 class Importer:
     """Runs one import through a writer."""
 
-    def __init__(self, engine: EnginePort, writer: Writer, running: set[str]) -> None:
+    def __init__(
+        self, engine: EnginePort, writer: Writer, running: set[str], idle_seconds: float
+    ) -> None:
         self._engine = engine
         self._running = running
+        self._keepalive_seconds = min(
+            KEEPALIVE_SECONDS_MAX, idle_seconds / KEEPALIVES_PER_IDLE_TIME
+        )
         self._writer = writer
         # One encoder from the first chunk to the commit: if the cluster switches to another,
         # the import is rejected and can be repeated.
@@ -197,6 +222,9 @@ class Importer:
     ) -> tuple[int, int]:
         """Stage the routes; return the numbers of chunks and utterances."""
         sender = _ChunkSender(lambda chunk: self._stage(chunk, options), run_id)
+        keepalive = asyncio.create_task(
+            sender.keep_alive(self._keepalive_seconds), name="import-keepalive"
+        )
         try:
             batch = _EncoderBatch()
             async for route in routes:
@@ -205,8 +233,10 @@ class Importer:
                     await sender.add(await self._parts_of(batch.routes))
                     batch = _EncoderBatch()
             await sender.add(await self._parts_of(batch.routes))
+            keepalive.cancel()
             return await sender.finish()
         finally:
+            keepalive.cancel()
             await sender.cancel()
 
     async def _parts_of(self, routes: list[Route]) -> list[PutRoute]:

@@ -49,6 +49,7 @@ from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.lifecycle import Lifecycle
+from synaptoroute.router.open_imports import OpenImports
 from synaptoroute.router.queries import (
     answer_on_this_thread,
     answered,
@@ -120,6 +121,7 @@ class AdaptiveRouter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calibrator: Calibrator | None = None
         self._running_imports: set[str] = set()
+        self._open_imports: OpenImports | None = None
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
@@ -157,6 +159,9 @@ class AdaptiveRouter:
         if isinstance(self._log, RedisLog) and self.follower is None:
             self.follower = Follower(self._engine(), self._log, self._cluster or ClusterConfig())
             await self.follower.start()
+        if self._open_imports is None:
+            self._open_imports = self.open_imports
+            self._open_imports.start()
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
                 self.acalibrate, self._cascade, self._live_tables if self.follower else None
@@ -185,6 +190,8 @@ class AdaptiveRouter:
         """Refuse new requests, answer the accepted ones, close the database."""
         if self._calibrator is not None:
             await self._calibrator.stop()
+        if self._open_imports is not None:
+            await self._open_imports.stop()
         if self.follower is not None:
             await self.follower.stop()
         await self._lifecycle.stop()
@@ -405,8 +412,24 @@ class AdaptiveRouter:
         Raises:
             ImportRejected: It cannot be committed; nothing became visible.
         """
-        importer = Importer(self._engine(), self._writer(), self._running_imports)
+        importer = Importer(
+            self._engine(), self._writer(), self._running_imports, self._config.import_idle_seconds
+        )
         return await importer.run(routes, replace=replace, import_id=import_id, ack=ack)
+
+    @property
+    def open_imports(self) -> OpenImports:
+        """The imports that are neither committed nor aborted."""
+        if self._open_imports is not None:
+            return self._open_imports
+        return OpenImports(
+            self._engine(),
+            self._writer(),
+            self._log,
+            self.follower,
+            self._running_imports,
+            self._config.import_idle_seconds,
+        )
 
     async def aoutcome(self, op_id: bytes) -> WriteResult | None:
         """Find the outcome of a write inside the idempotency window.

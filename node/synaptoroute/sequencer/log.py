@@ -293,6 +293,28 @@ class RedisLog:
         frame = encode_proposal(proposal)
         return await self.scripts.switch(at, frame, self.signing_keys.seal(frame), encoders)
 
+    async def append_unless_named(
+        self, at: Position, proposal: Proposal, name: str, fingerprint: str, dim: int
+    ) -> int | NotPlaced:
+        """Append a proposal if no entry after ``at`` contains a name.
+
+        Args:
+            at: Position at which the proposal was decided.
+            proposal: A mutation without vectors.
+            name: Text in the frames of the entries that would contradict the decision.
+            fingerprint: Encoder of the log, with its dimension ``dim``.
+
+        Returns:
+            Its place, or why it has none: ``Reason.MOVED`` if such an entry came first, or
+            too many others.
+
+        Raises:
+            SequencerUnavailable: No answer; it may have happened.
+        """
+        frame = encode_proposal(proposal)
+        encoders = Encoders(fingerprint, fingerprint, dim)
+        return await self.scripts.switch(at, frame, self.signing_keys.seal(frame), encoders, name)
+
     async def read(
         self,
         after: Position,

@@ -192,12 +192,12 @@ class Scripts:
         return not_placed(answer)
 
     async def switch(
-        self, at: Position, frame: bytes, body: bytes, encoders: Encoders
+        self, at: Position, frame: bytes, body: bytes, encoders: Encoders, name: str = ""
     ) -> int | NotPlaced:
-        """Append the entry that changes the encoder; see ``switch.lua``."""
+        """Append an entry directly after a position; see ``switch.lua``."""
         header_bytes = len(body) - len(frame) + len(header_of(frame))
         args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
-        args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body]
+        args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body, name]
         answer = await self.run(Script.SWITCH, [self.keys.meta, self.keys.log(at.epoch)], args)
         return int(answer[1]) if answer[0] == b"OK" else not_placed(answer)
 

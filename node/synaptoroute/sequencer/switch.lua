@@ -1,11 +1,12 @@
 #!lua
--- Append the entry that changes the encoder, directly after its writer's position.
+-- Append one entry directly after its writer's position, such as the one that changes the encoder.
 --
 -- KEYS  meta, log:<epoch>
 -- ARGV  epoch, writer's seq, writer's chain, fingerprint before, level, channel,
---       fingerprint after, dim after, digest, header, body
+--       fingerprint after, dim after, digest, header, body, name ('' for none)
 -- Returns {'OK', seq}, or the name of an outcome and its detail; {'MOVED', seq} if another write
--- came first: then the writer checks again that every text has its vector.
+-- came first: then the writer checks again what it decided from its position.  With a name,
+-- entries may come first whose frames do not contain the name.
 --
 -- Entries after this one carry vectors of the other encoder, so the header changes in the same
 -- step.  The entry is only announced on the bus: it is rare and must be read from the log.
@@ -24,7 +25,18 @@ if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
 if tonumber(m[7]) < tonumber(ARGV[5]) then return {'LEVEL', m[7]} end
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
-if mine < seq then return {'MOVED', m[2]} end
+if mine < seq then
+  if ARGV[12] == '' or seq - mine > 256 then return {'MOVED', m[2]} end
+  local later = redis.call('XRANGE', KEYS[2], '(' .. m[1] .. '-' .. ARGV[2], '+', 'COUNT', 256)
+  if #later ~= seq - mine then return {'MOVED', m[2]} end
+  for _, entry in ipairs(later) do
+    for i = 1, #entry[2], 2 do
+      if entry[2][i] == 'f' and string.find(entry[2][i + 1], ARGV[12], 1, true) then
+        return {'MOVED', m[2]}
+      end
+    end
+  end
+end
 
 local function exact(number) return string.format('%.0f', number) end
 

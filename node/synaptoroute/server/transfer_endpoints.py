@@ -10,13 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.errors import ClusterError
 from synaptoroute.models import ImportResult, StoredRoute
 from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router.imports import RUN_SEPARATOR
 from synaptoroute.server.bodies import body_pieces, is_json, media_type, read_body
 from synaptoroute.server.documents import (
     KIND_BY_MEDIA_TYPE,
@@ -27,7 +29,7 @@ from synaptoroute.server.documents import (
     parse_document,
     render_document,
 )
-from synaptoroute.server.parameters import AckLevel
+from synaptoroute.server.parameters import AckLevel, WriteParameters
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -36,8 +38,9 @@ from synaptoroute.server.responses import (
     problems,
     success,
     version_headers,
+    write_response,
 )
-from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX
+from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX, write_responses
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 
@@ -128,6 +131,83 @@ async def import_routes(
     if is_pending:
         headers["Location"] = f"/v1/ops/{result.op_id}"
     return model_response(result, status=202 if is_pending else 200, headers=headers)
+
+
+class OpenImport(BaseModel):
+    """An import that is neither committed nor aborted.
+
+    Attributes:
+        import_id: The client's identity of the import.
+        run_id: Identity of this run: an import that was sent again has several.
+        replace: Whether the commit deletes the routes that it does not name.
+        chunks: Parts that are staged.
+        utterances: Utterances in them.
+    """
+
+    import_id: str
+    run_id: str
+    replace: bool
+    chunks: int
+    utterances: int
+
+
+class OpenImportList(BaseModel):
+    """The open imports of the cluster; every node has the same."""
+
+    imports: list[OpenImport]
+
+
+_OPEN_IMPORT: Final = {
+    "import_id": "2026-10-01-support",
+    "run_id": "2026-10-01-support/5f0c6a5e9d1b4b0f8a3a1c2d3e4f5a6b",
+    "replace": False,
+    "chunks": 3,
+    "utterances": 384,
+}
+
+
+@endpoints.get(
+    "/v1/imports",
+    summary="List open imports",
+    responses={
+        200: success("The imports", {"imports": [_OPEN_IMPORT]}, OpenImportList),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def list_open_imports(request: Request) -> Response:
+    """Imports that are neither committed nor aborted. One to which nothing is added for
+    `import_idle_seconds` is aborted by any node.
+    """
+    found = await runtime_of(request).router.open_imports.list()
+    imports = [
+        OpenImport(
+            import_id=each.begin.import_id.partition(RUN_SEPARATOR)[0],
+            run_id=each.begin.import_id,
+            replace=each.begin.replace,
+            chunks=len(each.chunks),
+            utterances=each.row_count,
+        )
+        for each in found
+    ]
+    return model_response(OpenImportList(imports=imports))
+
+
+@endpoints.delete(
+    "/v1/imports/{import_id}",
+    summary="Abort an open import",
+    responses=write_responses(404),
+)
+async def abort_import(
+    request: Request,
+    import_id: Annotated[str, Path(pattern=IMPORT_ID_PATTERN)],
+    write: WriteParameters,
+) -> Response:
+    """Drop everything that the import staged; queries never saw it. A client that still sends
+    it gets 409 `import_rejected`.
+    """
+    options = write.options()
+    result = await runtime_of(request).router.open_imports.abort(import_id, options)
+    return write_response(result, options)
 
 
 @endpoints.get(

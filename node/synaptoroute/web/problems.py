@@ -89,6 +89,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         EndpointNotFound.code: 404,
         OperationNotFound.code: 404,
         errors.RouteNotFound.code: 404,
+        errors.ImportNotFound.code: 404,
         errors.UtteranceNotFound.code: 404,
         MethodNotAllowed.code: 405,
         NotAcceptable.code: 406,

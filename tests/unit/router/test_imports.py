@@ -14,13 +14,14 @@ from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import (
     CapacityExceeded,
+    ImportNotFound,
     ImportRejected,
     InvalidRoute,
     InvalidVector,
     Overloaded,
 )
 from synaptoroute.models import Route
-from synaptoroute.router import AdaptiveRouter
+from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.serving.scorer import FILL_ROWS_MAX
 from synaptoroute.tensor import Tensor
 
@@ -327,3 +328,43 @@ async def test_query_waits_for_at_most_one_slice_of_a_large_import(
     assert len(waiting) == 5
     assert max(waiting) == 0
     assert "r0003" == answer.route
+
+
+async def test_idle_import_of_a_standalone_node_expires() -> None:
+    """Nothing but time is needed; a running import stays."""
+    async with running(import_idle_seconds=1.0) as router:
+        for number in range(IMPORTS_OPEN_MAX - 1):
+            with pytest.raises(ConnectionError):
+                await router.aimport(
+                    broken_after(many(3), ConnectionError()), import_id=f"broken-{number}"
+                )
+        broken = await open_imports(router)
+
+        async def slow() -> AsyncIterator[Route]:
+            for each in many(3, word="slow"):
+                yield each
+                await asyncio.sleep(1.2)
+
+        result = await router.aimport(slow(), import_id="slow")
+        left = await open_imports(router)
+
+    assert IMPORTS_OPEN_MAX - 1 == broken
+    assert "applied" == result.status
+    assert 0 == left
+
+
+async def test_open_import_can_be_aborted() -> None:
+    """By the client's identity; another one is not found."""
+    async with running() as router:
+        with pytest.raises(ConnectionError):
+            await router.aimport(broken_after(many(3), ConnectionError()), import_id="mine")
+        with pytest.raises(ImportNotFound):
+            await router.open_imports.abort("other", WriteOptions())
+        options = WriteOptions(op_id=b"x" * 16)
+        first = await router.open_imports.abort("mine", options)
+        again = await router.open_imports.abort("mine", options)
+        left = await open_imports(router)
+
+    assert "applied" == first.status
+    assert first == again
+    assert 0 == left

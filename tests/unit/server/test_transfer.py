@@ -355,3 +355,21 @@ def test_document_round_trip(routes: list[StoredRoute], kind: DocumentKind) -> N
 
     expected = [Route.model_validate(plain_route(route)) for route in routes]
     assert expected == parse_document(body, kind)
+
+
+async def test_open_import_is_listed_and_aborted(node: HttpNode) -> None:
+    """An import whose client went away is named, and can be dropped by its identity."""
+    broken = lines(200) + b'{"name": "x"\n'
+    refused = await node.http.post("/v1/import?import_id=mine", content=broken, headers=NDJSON)
+    listed = (await node.http.get("/v1/imports")).json()["imports"]
+    aborted = await node.http.delete("/v1/imports/mine", headers={"Idempotency-Key": "once"})
+    repeated = await node.http.delete("/v1/imports/mine", headers={"Idempotency-Key": "once"})
+    gone = await node.http.delete("/v1/imports/mine")
+    left = (await node.http.get("/v1/imports")).json()["imports"]
+
+    assert 400 == refused.status_code
+    assert ["mine"] == [each["import_id"] for each in listed]
+    assert (200, "applied") == (aborted.status_code, aborted.json()["status"])
+    assert aborted.json() == repeated.json()
+    assert (404, "import_not_found") == (gone.status_code, gone.json()["code"])
+    assert [] == left

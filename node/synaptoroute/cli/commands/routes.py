@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import quote
 
 import typer
 
@@ -307,6 +308,35 @@ def import_(
             f"imported {len(content.routes)} routes, {result['utterances']} utterances at {at}: "
             f"{result['routes']} routes changed"
         )
+
+
+def list_imports(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """List the imports that are neither committed nor aborted."""
+    with NodeClient(url, api_key) as client:
+        found = client.get("/v1/imports")["imports"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [(each["import_id"], str(each["chunks"]), str(each["utterances"])) for each in found]
+    print_table(("import", "chunks", "utterances"), rows)
+
+
+def abort_imports(
+    import_id: Annotated[
+        list[str], typer.Argument(show_default=False, help="Which ones; see `list`.")
+    ],
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Abort open imports; queries never saw what they staged."""
+    with NodeClient(url, api_key) as client:
+        for each in import_id:
+            result = client.write("DELETE", f"/v1/imports/{quote(each, safe='')}")
+            if as_json:
+                print_json({"import_id": each, **result})
+            else:
+                print_line(f"{each} aborted at {result['version'] or 'a version not known yet'}")
 
 
 def _upload(
