@@ -25,6 +25,7 @@ BANNED_MODULES = frozenset({"utils", "util", "common", "misc", "helpers", "helpe
 CLOCK_ROOMS = frozenset(
     [
         "cli",
+        "web",
         "server",
         "router",
         "engine",
