@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from synaptoroute.serving.queue import EncodeJob, InFlightQuery, QueryQueue
+from synaptoroute.serving.fair_queue import InFlightQuery
+from synaptoroute.serving.queue import EncodeJob, QueryQueue
 
 
 @dataclass
@@ -13,6 +14,7 @@ class Caller:
     """A caller that waits for an answer."""
 
     is_abandoned: bool = False
+    flow: str = ""
 
 
 def query_queue(

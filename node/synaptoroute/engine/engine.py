@@ -39,8 +39,9 @@ from synaptoroute.ports import (
 from synaptoroute.replication.applier import Applier, PendingWrites, check_vectors, stored_promise
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
+from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.query import Query, UnmatchedQueries
-from synaptoroute.serving.queue import InFlightQuery, QueryQueue
+from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer, as_rows
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
 from synaptoroute.tensor import Tensor
@@ -195,13 +196,15 @@ class Engine:
 
     # --- queries -------------------------------------------------------------------
 
-    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that no text could make acceptable now.
+    def check_queue(
+        self, texts: Sequence[object], share: bool, deadline_seconds: float, flow: str = ""
+    ) -> None:
+        """Refuse queries of a client that no text could make acceptable now.
 
         With a cascade nothing is refused here: it may answer without the queue.
         """
         if self._cascade is None:
-            self._queue.check_queue(texts, share, deadline_seconds)
+            self._queue.check_queue(texts, share, deadline_seconds, flow)
 
     def submit(self, query: Query) -> None:
         if self._coalescer is None or not self._coalescer.add(query):

@@ -67,11 +67,12 @@ def begin_query(
     deadline_ms: int | None = None,
     use_cache: bool = True,
     is_checked: bool = False,
+    flow: str = "",
 ) -> Match | asyncio.Future[Match]:
     """Start a query: the first stage answers at once, or the query is queued.
 
     The future fails by itself at the deadline.  Cancelling it takes the query out of the
-    queue.
+    queue.  ``flow`` names the client: an overloaded node shares its capacity among clients.
     """
     seconds = _deadline_seconds(deadline_ms, config)
     try:
@@ -80,13 +81,14 @@ def begin_query(
         # Overload is reported first: otherwise a client would learn that its query is
         # malformed only after it has retried.  A valid query is admitted by submit().
         if engine.is_started:
-            engine.check_queue((text,), use_cache, seconds)
+            engine.check_queue((text,), use_cache, seconds, flow)
         raise
     if not engine.is_started:
         return answer_on_this_thread(engine, [query])[0]
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Match] = loop.create_future()
     query.future, query.loop, query.deadline_seconds = future, loop, seconds
+    query.flow = flow
     engine.submit(query)
     handle = loop.call_later(seconds, _expire, [future], seconds)
     future.add_done_callback(lambda _: handle.cancel())
@@ -128,6 +130,7 @@ async def query_batch(
     deadline_ms: int | None,
     use_cache: bool,
     is_checked: bool,
+    flow: str,
 ) -> list[Match]:
     """Answer several queries, all or none; see ``begin_query``."""
     if isinstance(texts, str):
@@ -139,11 +142,13 @@ async def query_batch(
         if len(texts) > config.queue_requests_max:
             raise TooLarge(f"the queue holds {config.queue_requests_max} queries at most")
         # Before a thousand texts are validated: under overload that work would be wasted.
-        engine.check_queue(texts, use_cache, seconds)
+        engine.check_queue(texts, use_cache, seconds, flow)
     arguments = (limit, routes, explain, use_cache, is_checked)
     queries = [make_query(text, *arguments) for text in texts]
     if not engine.is_started:
         return answer_on_this_thread(engine, queries)
+    for query in queries:
+        query.flow = flow
     if not engine.has_first_stage:
         return await _submit_all(engine, queries, seconds)
     found: list[Match | None] = []

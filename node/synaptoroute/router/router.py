@@ -264,6 +264,7 @@ class AdaptiveRouter:
         deadline_ms: int | None = None,
         use_cache: bool = True,
         is_checked: bool = False,
+        flow: str = "",
     ) -> list[Match]:
         """Answer up to 1,024 queries, in order, all or none; see ``begin_query``.
 
@@ -280,6 +281,7 @@ class AdaptiveRouter:
             deadline_ms=deadline_ms,
             use_cache=use_cache,
             is_checked=is_checked,
+            flow=flow,
         )
 
     def query(
@@ -313,8 +315,8 @@ class AdaptiveRouter:
             raise NotReady("the event loop on which the router was started has ended")
         return self._loop
 
-    def check_queue(self, deadline_ms: int) -> None:
-        """Refuse a query, before it is parsed, if every query would be refused now.
+    def check_queue(self, deadline_ms: int, flow: str = "") -> None:
+        """Refuse a query of a client, before it is parsed, if each would be refused now.
 
         Raises:
             Overloaded: The queue is full, or the answer would come too late.
@@ -322,7 +324,7 @@ class AdaptiveRouter:
         """
         engine = self._engine()
         if engine.is_started:
-            engine.check_queue((None,), False, deadline_ms / 1_000)
+            engine.check_queue((None,), False, deadline_ms / 1_000, flow)
 
     # --- writes ------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from synaptoroute.server.responses import (
 )
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import BatchAnswer
+from synaptoroute.web.middleware import request_flow
 
 DEADLINE_PATTERN: Final = "^([1-9][0-9]{0,4}|[1-5][0-9]{5}|600000)$"
 
@@ -111,6 +112,7 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
             batch.texts,
             use_cache=options.use_cache,
             is_checked=True,
+            flow=request_flow(request),
             **query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
         )
         matches = await unless_gone(request, work)

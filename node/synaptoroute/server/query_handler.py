@@ -43,7 +43,7 @@ from synaptoroute.server.schemas import (
     QueryRequest,
 )
 from synaptoroute.web.http_protocol import Header, HttpRequest, Respond
-from synaptoroute.web.middleware import RequestContext
+from synaptoroute.web.middleware import RequestContext, flow_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 PATH: Final = QUERY_PATH
@@ -173,7 +173,7 @@ class QueryHandler:
         self._policy.started()
         try:
             self._policy.authorize("POST", PATH, headers, context)
-            pending = self.begin(body, options_of(headers))
+            pending = self.begin(body, options_of(headers), flow_of(context, request.client))
         except Exception as error:
             self._send_problem(request, respond, context, error)
             return True
@@ -239,7 +239,7 @@ class QueryHandler:
         runtime = self._runtime
         with runtime.bodies.lease() as lease:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
-        found = self.begin(body, options)
+        found = self.begin(body, options, request_flow(request))
         if isinstance(found, PendingQuery):
             try:
                 match = await answered(found.answer)
@@ -251,10 +251,12 @@ class QueryHandler:
 
     # --- decisions -------------------------------------------------------------------
 
-    def begin(self, body: bytes, options: QueryOptions) -> QueryResponse | PendingQuery:
+    def begin(
+        self, body: bytes, options: QueryOptions, flow: str = ""
+    ) -> QueryResponse | PendingQuery:
         """Answer a query from the cache, or begin to answer it.
 
-        The caller releases a pending query in the end.
+        ``flow`` names the client, see ``flow_of``.  The caller releases a pending query in the end.
         """
         runtime = self._runtime
         router = runtime.serving_router
@@ -269,7 +271,7 @@ class QueryHandler:
         if is_first or not use_cache:
             # Parsing costs more than refusing, and an overloaded node mostly refuses.  A
             # query that is on its way may be joined at any load.
-            router.check_queue(deadline_ms)
+            router.check_queue(deadline_ms, flow)
         query = parse_query(body)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=[query.text])
@@ -279,6 +281,7 @@ class QueryHandler:
                 query.text,
                 use_cache=use_cache,
                 is_checked=True,
+                flow=flow,
                 **query_arguments(query, deadline_ms),
             )
         except BaseException:

@@ -170,6 +170,12 @@ class WaitForecast:
             characters, self._texts + len(texts), self._workers, self._texts_per_batch
         )
 
+    def wait_of(self, characters: int, texts: int) -> float:
+        """Predict how long so much work takes; 0 for none."""
+        if not texts:
+            return 0.0
+        return self.cost.wait_seconds(characters, texts, self._workers, self._texts_per_batch)
+
 
 def too_late(wait_seconds: float, deadline_seconds: float) -> Overloaded:
     """Make the error for a query whose predicted wait is too long."""

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.serving.admission import CHARACTERS_MAX
 from synaptoroute.serving.embedding_cache import CachedEncoder
+from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.query import Query
-from synaptoroute.serving.queue import EncodeJob, InFlightQuery, QueryQueue
+from synaptoroute.serving.queue import EncodeJob, QueryQueue
 from synaptoroute.threads import lower_priority
 
 UTTERANCES_PER_JOB_MAX: Final = 16

@@ -49,6 +49,7 @@ class Query:
         explain: Report candidates even with a limit of one.
         use_cache: False encodes the text again, to measure.
         deadline_seconds: A longer predicted wait is refused.
+        flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
         tokens: Its tokens, if the first stage made them.
         first_stage: What the first stage found, if it is on.
@@ -61,6 +62,7 @@ class Query:
     explain: bool
     use_cache: bool = True
     deadline_seconds: float = math.inf
+    flow: str = ""
     future: asyncio.Future[Match] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
     tokens: Any = field(default=None, repr=False)
@@ -254,8 +256,10 @@ class QueryEngine(EnginePort, Protocol):
         """Answer what was accepted, end the threads, close the database."""
         ...
 
-    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that no text could make acceptable now.
+    def check_queue(
+        self, texts: Sequence[object], share: bool, deadline_seconds: float, flow: str = ""
+    ) -> None:
+        """Refuse queries of a client that no text could make acceptable now.
 
         Raises:
             Overloaded: The queue is full, or the predicted wait over the deadline.

@@ -4,7 +4,11 @@ A free worker takes its share of what is queued.  By default there is no batchin
 batches form by themselves while the workers are busy.  Equal texts in flight share one
 encoding.  The queue is bounded.  It refuses a query when it is full, or when the predicted
 wait (``admission``) exceeds the caller's deadline.  A query whose caller has gone is dropped
-before it costs anything.  Utterances of writes are encoded by the same workers behind the
+before it costs anything.
+
+Queries of different clients are served in turn (``fair_queue``), and a client below its equal
+share is not refused because of another's: it counts as alone with its own work, served at
+its share of the speed.  Utterances of writes are encoded by the same workers behind the
 queries, but every fourth take is theirs, so neither starves.
 
 Threads: ``submit`` and ``submit_jobs`` run on the event loop, ``take`` and ``give_back`` on a
@@ -20,17 +24,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.ports import Admission
 from synaptoroute.serving.admission import (
+    CHARACTERS_MAX,
     DEADLINE_SHARE,
     CompletionRate,
     WaitForecast,
+    characters_of,
     retry_after,
     too_late,
 )
+from synaptoroute.serving.fair_queue import FairQueue, InFlightQuery, Waiter
 
 REQUESTS_PER_TAKE_MAX: Final = 64
 REQUESTS_PER_TAKE_MIN: Final = 8
@@ -39,46 +46,11 @@ QUERY_TAKES_PER_JOB: Final = 4
 SWEEP_SECONDS_MIN: Final = 0.05
 """Least time between two searches of a full queue for callers that have gone."""
 
+LIMIT_MULTIPLE_MAX: Final = 2
+"""Clients below their share may exceed the limit of the queue together, up to this multiple."""
+
 _queued_at = attrgetter("queued_at")
-
-
-class Waiter(Protocol):
-    """A caller that waits for an answer."""
-
-    @property
-    def is_abandoned(self) -> bool: ...
-
-
-@dataclass(slots=True, eq=False)
-class InFlightQuery:
-    """One text in the queue or being encoded, with all its callers.
-
-    It is changed by one owner at a time: the queue under its lock, then a worker, then the
-    thread that scores.
-
-    Attributes:
-        waiters: Its callers; more may join until it is completed.
-        queued_at: Monotonic seconds.
-        tokens: Set by the worker that tokenized it.
-        tokens_of: The encoder of these tokens.
-        is_shared: Whether others may join it and caches may serve it.
-        predicted_seconds: The predicted wait; 0 for none.
-    """
-
-    text: str
-    waiters: list[Waiter]
-    queued_at: float
-    tokens: Any = None
-    tokens_of: Any = None
-    is_shared: bool = True
-    predicted_seconds: float = 0.0
-
-    @property
-    def is_abandoned(self) -> bool:
-        for waiter in self.waiters:  # noqa: SIM110 - a generator costs two calls more
-            if not waiter.is_abandoned:
-                return False
-        return True
+_is_abandoned = attrgetter("is_abandoned")
 
 
 @dataclass(slots=True, eq=False)
@@ -112,8 +84,9 @@ class QueueCounters:
 class QueryQueue:
     """Bounded queue of queries, and of write jobs behind them.
 
-    Invariants: ``queue_requests`` is at most ``queue_requests_max``; a text is in
-    ``_in_flight`` exactly while callers may still join it.
+    Invariants: ``queue_requests`` is at most ``queue_requests_max``, and above it, up to twice
+    as much, only by callers of flows below their share; a text is in ``_in_flight`` exactly
+    while callers may still join it.
 
     Attributes:
         queue_requests: Callers in the queue or being answered.
@@ -140,7 +113,7 @@ class QueryQueue:
         self._rate = CompletionRate(time.monotonic())
         self._window_seconds = batch_window_ms / 1_000
         self._condition = threading.Condition()
-        self._queued: deque[InFlightQuery] = deque()
+        self._fair = FairQueue()
         self._in_flight: dict[str, InFlightQuery] = {}
         self._jobs: deque[EncodeJob] = deque()
         self._takes_since_job = 0
@@ -160,8 +133,10 @@ class QueryQueue:
 
     # --- admission, on the event loop ------------------------------------------------
 
-    def check_queue(self, texts: Sequence[object], share: bool, deadline_seconds: float) -> None:
-        """Refuse queries that no text could make acceptable now.
+    def check_queue(
+        self, texts: Sequence[object], share: bool, deadline_seconds: float, flow: str = ""
+    ) -> None:
+        """Refuse queries of a flow that no text could make acceptable now.
 
         It is asked before a request is parsed, so that refusing costs little.  Admitting
         remains the decision of ``submit``.
@@ -175,7 +150,10 @@ class QueryQueue:
         with self._condition:
             if self._is_closed:
                 return
-            self._check_room(count)
+            self._check_room(count, flow)
+            if late and self._fair.active:
+                wait = min(wait, self._fair_wait((), flow))
+                late = wait > DEADLINE_SHARE * deadline_seconds
             # A text in flight may still be joined, however long the queue is.
             if late and not (share and all(map(self._is_in_flight, texts))):
                 self._count_late(count)
@@ -190,7 +168,7 @@ class QueryQueue:
         """Queue a query, or join the same text in flight; without ``share`` it is encoded alone."""
         with self._condition:
             is_new = not (share and text in self._in_flight)
-            self._admit(1, (text,) if is_new else (), deadline_seconds)
+            self._admit(1, (text,) if is_new else (), deadline_seconds, waiter.flow)
             self._enqueue(text, waiter, share)
 
     def submit_all(
@@ -200,33 +178,55 @@ class QueryQueue:
         *,
         deadline_seconds: float = math.inf,
     ) -> None:
-        """Queue several queries, all or none; see ``submit``."""
+        """Queue several queries of one flow, all or none; see ``submit``."""
         with self._condition:
             new = [text for text, _ in queries if not (share and text in self._in_flight)]
-            self._admit(len(queries), new, deadline_seconds)
+            flow = queries[0][1].flow if queries else ""
+            self._admit(len(queries), new, deadline_seconds, flow)
             for text, waiter in queries:
                 self._enqueue(text, waiter, share)
 
-    def _admit(self, count: int, new: Sequence[str], deadline_seconds: float) -> None:
+    def _admit(self, count: int, new: Sequence[str], deadline_seconds: float, flow: str) -> None:
         """Count callers in, or refuse them."""
         if self._is_closed:
             raise NotReady("the router is stopping", retry_after_seconds=1.0)
         if self.queue_requests + count > self.queue_requests_max:
-            self._check_room(count)
+            self._check_room(count, flow)
         # With nothing queued there is no predicted wait and no refusal: a model that is wrong is
         # corrected by the next batch.
         if new and self._forecast.wait_seconds > 0.0:
             wait = self._forecast.wait_with(new)
+            if wait > DEADLINE_SHARE * deadline_seconds:
+                wait = min(wait, self._fair_wait(new, flow))
             if wait > DEADLINE_SHARE * deadline_seconds:
                 self._count_late(count)
                 raise too_late(wait, deadline_seconds)
         self.counters.requests += count
         self.queue_requests += count
 
-    def _check_room(self, count: int) -> None:
+    def _fair_wait(self, new: Sequence[str], flow: str) -> float:
+        """Predict the wait of texts of a flow that gets its share of the speed."""
+        known = self._fair.flows.get(flow)
+        own, characters = (known.texts, known.characters) if known else (0, 0)
+        # The flow itself counts, whether it has queries already or not.
+        flows = self._fair.active + (known is None or not known.requests)
+        characters += sum(map(characters_of, new))
+        return self._forecast.wait_of(flows * characters, flows * (own + len(new)))
+
+    def _is_below_share(self, count: int, flow: str) -> bool:
+        """Whether a flow would have no more callers than its share of a full queue."""
+        known = self._fair.flows.get(flow)
+        own = known.requests if known else 0
+        share = self.queue_requests_max // (self._fair.active + (own == 0))
+        limit = LIMIT_MULTIPLE_MAX * self.queue_requests_max
+        return own + count <= share and self.queue_requests + count <= limit
+
+    def _check_room(self, count: int, flow: str) -> None:
         if self.queue_requests + count > self.queue_requests_max:
             self._sweep()
-        if self.queue_requests + count > self.queue_requests_max:
+        if self.queue_requests + count > self.queue_requests_max and not self._is_below_share(
+            count, flow
+        ):
             self.counters.requests += count
             self.counters.overloaded += count
             raise Overloaded(
@@ -240,18 +240,28 @@ class QueryQueue:
         self.counters.too_late += count
 
     def _enqueue(self, text: str, waiter: Waiter, share: bool) -> None:
+        fair = self._fair
+        flow = fair.flows.get(waiter.flow) or fair.add_flow(waiter.flow)
+        fair.active += flow.requests == 0
+        flow.requests += 1
         query = self._in_flight.get(text) if share else None
         if query is not None:
             self.counters.shared += 1
             query.waiters.append(waiter)
+            if flow is not query.flow:
+                fair.join(query, flow)
             return
         predicted = self._forecast.enter(text)
+        flow.texts += 1
+        flow.characters += min(len(text), CHARACTERS_MAX)
+        if fair.active > 1 and predicted:
+            predicted = min(predicted, self._fair_wait((), waiter.flow))
         query = InFlightQuery(
             text, [waiter], time.monotonic(), is_shared=share, predicted_seconds=predicted
         )
         if share:
             self._in_flight[text] = query
-        self._queued.append(query)
+        fair.push(query, flow)
         self._condition.notify()
 
     def _sweep(self) -> None:
@@ -260,13 +270,8 @@ class QueryQueue:
         if now - self._swept_at < SWEEP_SECONDS_MIN:
             return
         self._swept_at = now
-        waiting: deque[InFlightQuery] = deque()
-        for query in self._queued:
-            if query.is_abandoned:
-                self._forget(query)
-            else:
-                waiting.append(query)
-        self._queued = waiting
+        for query in self._fair.remove(_is_abandoned):
+            self._forget(query)
         self._forecast.refresh()
 
     def submit_jobs(self, jobs: Sequence[EncodeJob]) -> None:
@@ -293,19 +298,16 @@ class QueryQueue:
     def take(self) -> tuple[InFlightQuery, ...] | EncodeJob | None:
         """Wait for work and take a fair share of it; None once closed and empty."""
         with self._condition:
+            fair = self._fair
             while True:
-                # Abandoned queries at the head must not open a batch or a window.
-                while self._queued and self._queued[0].is_abandoned:
-                    self._forget(self._queued.popleft())
-                    self._forecast.refresh()
                 # Read once: the window may end between two reads of the clock.
                 window_left = self._window_left_seconds() if self._window_seconds else None
-                work = self._next_work(bool(self._queued) and window_left is None)
+                work = self._next_work(fair.count > 0 and window_left is None)
                 if work is not None:
-                    if self._queued or self._jobs:
+                    if fair.count or self._jobs:
                         self._condition.notify()  # one notification may have stood for more
                     return work
-                if self._is_closed and not self._queued and not self._jobs:
+                if self._is_closed and not fair.count and not self._jobs:
                     return None
                 self.idle_workers += 1
                 self._condition.wait(window_left)
@@ -313,24 +315,42 @@ class QueryQueue:
 
     def _next_work(self, has_queries: bool) -> tuple[InFlightQuery, ...] | EncodeJob | None:
         """Choose between queries and jobs, without waiting."""
-        if self._jobs and (not has_queries or self._takes_since_job >= QUERY_TAKES_PER_JOB):
+        first = None
+        if has_queries and not (self._jobs and self._takes_since_job >= QUERY_TAKES_PER_JOB):
+            first = self._fair.pop()
+            # An abandoned query must not open a batch.
+            while first is not None and first.is_abandoned:
+                self._forget(first)
+                self._forecast.refresh()
+                first = self._fair.pop()
+        if first is None:
+            if not self._jobs:
+                return None
             self._takes_since_job, job = 0, self._jobs.popleft()
             self.queue_texts -= len(job.texts)
             return job
-        if not has_queries:
-            return None
         self._takes_since_job += 1
-        queued = len(self._queued)
+        queued = self._fair.count + 1
         sharers = 1 + self.idle_workers if self.idle_workers else self.workers
         least = 1 if self.idle_workers else min(queued, REQUESTS_PER_TAKE_MIN)
         count = min(max(least, math.ceil(queued / sharers)), REQUESTS_PER_TAKE_MAX)
-        return tuple([self._queued.popleft() for _ in range(count)])
+        taken = [first]
+        while len(taken) < count and (query := self._fair.pop()) is not None:
+            taken.append(query)
+        return tuple(taken)
 
     def _window_left_seconds(self) -> float | None:
         """How long the oldest query may still wait for others; None for not at all."""
-        if self._is_closed or not 0 < len(self._queued) < REQUESTS_PER_TAKE_MAX:
+        head = self._fair.head()
+        # An abandoned query must not open a window.
+        while head is not None and head.is_abandoned:
+            self._fair.pop()
+            self._forget(head)
+            self._forecast.refresh()
+            head = self._fair.head()
+        if self._is_closed or head is None or self._fair.count >= REQUESTS_PER_TAKE_MAX:
             return None
-        left = self._queued[0].queued_at + self._window_seconds - time.monotonic()
+        left = head.queued_at + self._window_seconds - time.monotonic()
         return left if left > 0 else None
 
     def _forget(self, query: InFlightQuery) -> None:
@@ -340,13 +360,23 @@ class QueryQueue:
 
     def _close_to_newcomers(self, query: InFlightQuery) -> None:
         self._forecast.leave(query.text)
+        fair = self._fair
+        if query.flow is not None:
+            query.flow.texts -= 1
+            query.flow.characters -= min(len(query.text), CHARACTERS_MAX)
+        for waiter in query.waiters:
+            flow = fair.flows.get(waiter.flow)
+            if flow is not None and flow.requests:
+                flow.requests -= 1
+                fair.active -= flow.requests == 0
         if query.is_shared:
             del self._in_flight[query.text]
 
     def give_back(self, queries: Sequence[InFlightQuery]) -> None:
         """Return queries to the head of the queue: they did not fit, or must be encoded again."""
         with self._condition:
-            self._queued.extendleft(reversed(queries))
+            fair = self._fair
+            fair.give_back(reversed(queries), fair.flows.get("") or fair.add_flow(""))
             self._condition.notify()
 
     def drop_abandoned(self, queries: Sequence[InFlightQuery]) -> list[InFlightQuery]:

@@ -12,6 +12,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import lru_cache
 from random import getrandbits
 from typing import Final
 from urllib.parse import urlsplit
@@ -242,6 +243,32 @@ def _bounded(receive: Receive, bytes_max: int) -> Receive:
 def context_of(scope: Scope) -> RequestContext:
     context: RequestContext = scope[CONTEXT]
     return context
+
+
+def request_flow(request: Request) -> str:
+    return flow_of(context_of(request.scope), request.scope.get("client"))
+
+
+def flow_of(context: RequestContext, client: Address | None) -> str:
+    """Name of the client among which capacity is shared: its key's name, or its address."""
+    if context.key is not None:
+        return context.key.name
+    if client is None:
+        return ""
+    # No name of a key has a slash.  One client may have as many addresses of an IPv6 network
+    # of 64 bits as it likes.
+    return f"/{_network_of(client[0])}" if ":" in client[0] else f"/{client[0]}"
+
+
+@lru_cache(maxsize=4_096)
+def _network_of(address: str) -> str:
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
 
 
 # --- rules that policies share -----------------------------------------------------------

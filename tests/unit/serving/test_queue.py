@@ -10,11 +10,11 @@ import pytest
 from queues import Caller, job, query_queue, take_queries, take_texts
 from synaptoroute.errors import NotReady, Overloaded
 from synaptoroute.serving.admission import RETRY_AFTER_SECONDS_MAX, RETRY_AFTER_SECONDS_MIN
+from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.queue import (
     QUERY_TAKES_PER_JOB,
     REQUESTS_PER_TAKE_MAX,
     EncodeJob,
-    InFlightQuery,
     QueryQueue,
 )
 
