@@ -32,13 +32,17 @@ class Log(Protocol):
         ...
 
     async def append(
-        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+        self,
+        proposals: Sequence[Proposal],
+        fingerprint: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> Appended:
         """Append the proposals at consecutive places.
 
         Args:
             proposals: What to write.
             fingerprint: Encoder of their vectors; None for this node's current one.
+            timeout_seconds: Longest time to wait; None for the log's own limits.
 
         Raises:
             SequencerUnavailable: The proposals were not accepted, or the outcome is
@@ -60,7 +64,10 @@ class LocalLog:
         self._deliver = deliver
 
     async def append(
-        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+        self,
+        proposals: Sequence[Proposal],
+        fingerprint: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> Appended:
         """Pass the proposals to the engine, which numbers them when it applies them."""
         assert self._deliver is not None, "a LocalLog is attached before it is used"

@@ -266,7 +266,7 @@ class WriteResult(BaseModel):
         count: Utterances added or removed, or routes imported.
         ack: Level of durability reached.
         created: Whether the write created its route, decided by the order of the log.  Not part
-            of the HTTP body, where the status 201 says it; false for a repeated write.
+            of the HTTP body, where the status 201 says it.
     """
 
     status: Literal["applied", "unchanged", "pending"]

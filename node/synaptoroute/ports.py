@@ -255,8 +255,12 @@ class EnginePort(Protocol):
         """
         ...
 
-    def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
-        """Wait for a write to be visible; register before it is sent."""
+    def expect_outcome(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome]:
+        """Wait for the outcome of a write for one request; register before it is sent.
+
+        If another request decided the op_id, the outcome is a rejection with
+        ``idempotency_conflict``.
+        """
         ...
 
     def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None: ...
@@ -284,8 +288,8 @@ class EnginePort(Protocol):
         """
         ...
 
-    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
-        """Find the outcome of a write inside the idempotency window."""
+    def look_up(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome | None]:
+        """Find the outcome of a write inside the idempotency window, for one request."""
         ...
 
     def staged_imports(self) -> Future[tuple[StagedImport, ...]]: ...

@@ -73,8 +73,10 @@ def test_route_is_created_once_between_its_deletions(log: list[Proposal]) -> Non
         names = set(replica.table.routes)
         mutation = entry.proposal.mutation
         for commit in replay(replica, [entry]):
+            if commit.is_duplicate:
+                continue  # it has the outcome of the first entry
             is_new = isinstance(mutation, PutRoute) and mutation.name not in names
-            is_applied = commit.change.outcome.status == "applied" and not commit.is_duplicate
+            is_applied = commit.change.outcome.status == "applied"
             assert (is_new and is_applied) == commit.change.outcome.created
 
 

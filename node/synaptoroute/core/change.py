@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.mutation import (
     Entry,
@@ -25,6 +25,7 @@ from synaptoroute.core.mutation import (
 )
 
 OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
+_OTHER_REQUEST: Final = "the idempotency key was used before for another request"
 
 
 class Rejection(Exception):
@@ -47,9 +48,8 @@ class Outcome:
     code: str | None = None  # Error code of a rejection (see ``synaptoroute.errors``)
     message: str = ""  # One sentence about a rejection
     count: int = 0  # Utterances added or removed, or routes imported
-    # Not compared: stored outcomes must equal the ones in memory.
-    # Whether the entry created its route.  Known when the entry is applied; it is not stored, so
-    # it is false for an outcome that was read back or repeated.
+    # Whether the entry created its route.  Not compared: an earlier release does not store it,
+    # so an outcome in its database or its snapshot lacks it.
     created: bool = field(default=False, compare=False)
 
 
@@ -127,16 +127,6 @@ class Change:
     staged_before: StagedImport | None = None  # The import before ``staged`` was added; for undo
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """An entry and its change, to be made durable and then visible."""
-
-    entry: Entry
-    change: Change  # Its change; empty for a duplicate
-    digest: str  # Digest of the whole state afterwards, 32 hexadecimal digits
-    is_duplicate: bool = False  # Whether the op_id was seen before; then only the position moves
-
-
 class Remembered(NamedTuple):
     """The outcome of a write, kept so that a repeat has no effect.
 
@@ -147,6 +137,36 @@ class Remembered(NamedTuple):
     seq: int
     request_hash: bytes  # Of the client's request; empty if unknown
     outcome: Outcome
+
+    def outcome_for(self, request_hash: bytes, at: Revision) -> Outcome:
+        """The outcome for a request with the same op_id that is decided at ``at``.
+
+        A request with another hash than the remembered one is a conflict.  An empty hash on
+        either side is unknown and matches every request.
+        """
+        if self.request_hash and request_hash and self.request_hash != request_hash:
+            return Outcome("rejected", at, code="idempotency_conflict", message=_OTHER_REQUEST)
+        return self.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An entry and its change, to be made durable and then visible."""
+
+    entry: Entry
+    change: Change  # Its change; empty for a duplicate
+    digest: str  # Digest of the whole state afterwards, 32 hexadecimal digits
+    is_duplicate: bool = False  # Whether the op_id was seen before; then only the position moves
+    decided: Remembered | None = None  # What the op_id is remembered with; None only in tests
+
+    def outcome_for(self, request_hash: bytes) -> Outcome:
+        """The outcome for a writer that sent this op_id with ``request_hash``.
+
+        The entry may be of another writer, even on another node, that used the same op_id.
+        """
+        if self.decided is None or request_hash == self.entry.proposal.request_hash:
+            return self.change.outcome
+        return self.decided.outcome_for(request_hash, self.entry.position.revision)
 
 
 @dataclass(frozen=True, slots=True)

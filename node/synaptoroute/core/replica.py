@@ -330,18 +330,19 @@ class Replica:
         opens = entry.epoch != self.position.epoch
         known = None if opens else self._recall(proposal.op_id, entry.seq)
         change = (
-            self._change(entry, opens) if known is None else Change(_repeat(known, proposal, entry))
+            self._change(entry, opens)
+            if known is None
+            else Change(known.outcome_for(proposal.request_hash, entry.position.revision))
         )
         count = len(self.epochs)
         record = self.epochs[-1] if count else None
         before = _Undo(self.position, count, record, self._remembered.get(proposal.op_id))
         self._undo.append(before)
-        if known is None:
-            remembered = Remembered(
-                proposal.op_id, entry.seq, proposal.request_hash, change.outcome
-            )
-            self._remembered[proposal.op_id] = remembered
-            self._in_order.append(remembered)
+        decided = known
+        if decided is None:
+            decided = Remembered(proposal.op_id, entry.seq, proposal.request_hash, change.outcome)
+            self._remembered[proposal.op_id] = decided
+            self._in_order.append(decided)
         if change.epoch is not None:
             self.epochs.append(EpochRecord(entry.epoch, change.epoch))
         if change.voters is not None:
@@ -349,7 +350,8 @@ class Replica:
             self.epochs[-1] = EpochRecord(self.epochs[-1].epoch, opened)
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
-        return Commit(entry, change, self.table.digest.hex(), is_duplicate=known is not None)
+        is_duplicate = known is not None
+        return Commit(entry, change, self.table.digest.hex(), is_duplicate, decided)
 
     def _change(self, entry: Entry, opens: bool) -> Change:
         at = Revision(entry.epoch, entry.seq)
@@ -425,20 +427,6 @@ class Replica:
 
 def _epoch_of(ballot: Ballot) -> int:
     return ballot.epoch
-
-
-def _repeat(known: Remembered, proposal: Proposal, entry: Entry) -> Outcome:
-    hashes = (known.request_hash, proposal.request_hash)
-    if all(hashes) and hashes[0] != hashes[1]:
-        return Outcome(
-            "rejected",
-            entry.position.revision,
-            code="idempotency_conflict",
-            message="the idempotency key was used before for another request",
-        )
-    # The repeat itself creates nothing.  A restarted node could not say more anyway,
-    # because ``created`` is not stored.
-    return replace(known.outcome, created=False)
 
 
 def make_entry(position: Position, frame: bytes, proposal: Proposal, time_us: int) -> Entry:

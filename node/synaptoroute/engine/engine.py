@@ -272,8 +272,8 @@ class Engine:
             self.applier.apply(list(entries))
             self.scorer.drain()
 
-    def expect_outcome(self, op_id: bytes) -> Future[Outcome]:
-        return self._pending_writes.expect(op_id)
+    def expect_outcome(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome]:
+        return self._pending_writes.expect(op_id, request_hash)
 
     def forget_outcome(self, op_id: bytes, future: Future[Outcome]) -> None:
         self._pending_writes.forget(op_id, future)
@@ -300,10 +300,11 @@ class Engine:
         future.set_result(task(self.applier.state))
         return future
 
-    def look_up(self, op_id: bytes) -> Future[Outcome | None]:
+    def look_up(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome | None]:
         def task(state: AppliedState) -> Outcome | None:
             known = state.replica.outcome_of(op_id)
-            return known.outcome if known else None
+            at = state.replica.position.revision
+            return known.outcome_for(request_hash, at) if known else None
 
         return self.run_on_applier(task)
 

@@ -368,35 +368,40 @@ def promise(replica: Replica, storage: SQLiteStorage, ballot: Ballot) -> VoterSt
 class PendingWrites:
     """Futures by op_id; several writers may wait for the same op_id.
 
-    A write is complete when its entry is applied on this node, not when it is sent.  Writers
-    register on the event loop; the scorer resolves them and the applier fails them, each on its
-    own thread.
+    A write is complete when its entry is applied on this node, not when it is sent.  The first
+    entry with an op_id decides for every writer that waits for it: it may be the entry of
+    another writer, here or on another node.  So each writer gets the outcome for its own
+    request hash.
+
+    Writers register on the event loop; the scorer resolves them and the applier fails them,
+    each on its own thread.
     """
 
     def __init__(self) -> None:
-        self._futures: dict[bytes, list[Future[Outcome]]] = {}
+        self._futures: dict[bytes, list[tuple[Future[Outcome], bytes]]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._futures)
 
-    def expect(self, op_id: bytes) -> Future[Outcome]:
+    def expect(self, op_id: bytes, request_hash: bytes = b"") -> Future[Outcome]:
         """Register a writer.  Call this before the write is sent, or its entry may be missed."""
         future: Future[Outcome] = Future()
         # A running future cannot be cancelled, so only this class ever ends it: without this
         # line a caller's cancellation could race with ``set_result``.
         future.set_running_or_notify_cancel()
         with self._lock:
-            self._futures.setdefault(op_id, []).append(future)
+            self._futures.setdefault(op_id, []).append((future, request_hash))
         return future
 
     def forget(self, op_id: bytes, future: Future[Outcome]) -> None:
         with self._lock:
-            futures = self._futures.get(op_id, [])
-            if future in futures:
-                futures.remove(future)
-            if not futures:
-                self._futures.pop(op_id, None)
+            waiting = self._futures.get(op_id)
+            if waiting is None:
+                return
+            waiting[:] = [each for each in waiting if each[0] is not future]
+            if not waiting:
+                del self._futures[op_id]
 
     def resolve(self, commits: Sequence[Commit]) -> None:
         """Answer the writers of commits that are durable and visible."""
@@ -407,15 +412,15 @@ class PendingWrites:
             if op_id not in self._futures:
                 continue
             with self._lock:
-                futures = self._futures.pop(op_id, [])
-            for future in futures:
-                future.set_result(commit.change.outcome)
+                waiting = self._futures.pop(op_id, [])
+            for future, request_hash in waiting:
+                future.set_result(commit.outcome_for(request_hash))
 
     def fail(self, op_id: bytes, error: Exception) -> None:
         """Fail the writers of a write that was not taken, each with its own copy of the error."""
         with self._lock:
-            futures = self._futures.pop(op_id, [])
-        for future in futures:
+            waiting = self._futures.pop(op_id, [])
+        for future, _ in waiting:
             # One exception raised in two tasks would collect both tracebacks.
             own = copy.copy(error) if isinstance(error, SynaptoRouteError) else error
             if own is not error:

@@ -12,7 +12,6 @@ import os
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,16 +36,19 @@ from synaptoroute.core.mutation import (
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import (
     CapacityExceeded,
+    ClusterError,
+    DeadlineExceeded,
     EncoderMismatch,
     IdempotencyConflict,
     ImportRejected,
     InvalidRoute,
     InvalidVector,
-    NotCaughtUp,
     PreconditionFailed,
     RouteError,
     RouteNotFound,
     SequencerUnavailable,
+    StorageUnavailable,
+    SynaptoRouteError,
     TooLarge,
     UtteranceNotFound,
 )
@@ -73,6 +75,9 @@ CHARACTER_BYTES_MAX: Final = 6
 SEPARATOR_BYTES_MAX: Final = 4
 FIELDS_BYTES_MAX: Final = 1_024
 """Bytes of the rest of a frame: its header, names of fields, preconditions."""
+
+_NOTHING_WRITTEN: Final = frozenset({"disk_full", "read_only"})
+"""Reasons of a storage that refused a transaction before it wrote anything."""
 
 Ack: TypeAlias = Literal["accepted", "applied", "quorum", "all"]
 
@@ -102,7 +107,7 @@ class WriteOptions:
         if_match: The route must have this revision.
         if_none_match: The route must not exist.
         ack: Level of durability to wait for.
-        ack_timeout_seconds: How long to wait for it.
+        ack_timeout_seconds: Longest time for the whole write: encoding, the log, and ``ack``.
     """
 
     op_id: bytes | None = None
@@ -172,24 +177,37 @@ class Writer:
         options: WriteOptions,
     ) -> WriteResult:
         """Encode and write; retry once if the cluster switched its encoder meanwhile."""
+        deadline = deadline_of(options)
+        if options.op_id is not None and (known := await self._repeated(options, deadline)):
+            return known
         encoder = self._engine.encoder
-        rows = await self.encode(texts, given, encoder)
+        rows = await self.encode(texts, given, encoder, deadline)
+        mutation = make(row_bytes(rows))
         try:
-            return await self.write(make(row_bytes(rows)), options, encoder.fingerprint)
-        except EncoderMismatch:
+            return await self._send(mutation, options, encoder.fingerprint, deadline)
+        except EncoderMismatch as error:
             # Given vectors are of the old encoder; only texts can be encoded again.
-            if given is not None or not await self._has_another(encoder.fingerprint):
+            if given is not None or error.fields.get("outcome") == "unknown":
+                raise
+            if not await self._has_another(encoder.fingerprint, deadline):
                 raise
         encoder = self._engine.encoder
-        rows = await self.encode(texts, None, encoder)
-        return await self.write(make(row_bytes(rows)), options, encoder.fingerprint)
+        rows = await self.encode(texts, None, encoder, deadline)
+        mutation = make(row_bytes(rows))
+        return await self._send(mutation, options, encoder.fingerprint, deadline)
 
-    async def _has_another(self, fingerprint: str) -> bool:
+    async def _has_another(self, fingerprint: str, deadline: float) -> bool:
         """Whether this node has another encoder once it has reached the head of the log."""
-        if self._follower is not None:
-            with suppress(NotCaughtUp):  # the caller raises the first error instead
-                await self._follower.barriers.wait_head(JOIN_SECONDS)
+        await self._follow(deadline)
         return self._engine.encoder.fingerprint != fingerprint
+
+    async def _follow(self, deadline: float) -> None:
+        """Follow the log to its head, if that is possible in time."""
+        if self._follower is not None:
+            # The caller raises the error that made it wait instead.
+            with suppress(ClusterError, TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._follower.barriers.wait_head(JOIN_SECONDS)
 
     async def write(
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None = None
@@ -201,47 +219,89 @@ class Writer:
 
         Raises:
             RouteError: It was rejected at its place.
-            ClusterError: The log did not take it.
+            ClusterError: The log did not take it, or it is not known whether it did: the
+                field ``outcome`` is ``not_taken`` or ``unknown``.
         """
+        deadline = deadline_of(options)
+        if options.op_id is not None and (known := await self._repeated(options, deadline)):
+            return known
+        return await self._send(mutation, options, fingerprint, deadline)
+
+    async def _repeated(self, options: WriteOptions, deadline: float) -> WriteResult | None:
+        """Answer a write that this node has applied already; None if it has not."""
+        # Also while Redis is away: a client that was told ``unknown`` gets its answer here.
+        assert options.op_id is not None, "only a write with an identity can be repeated"
+        found = self._engine.look_up(options.op_id, options.request_hash)
+        outcome = await asyncio.wrap_future(found)
+        if outcome is None:
+            return None
+        return await self._answer(outcome, options.op_id, options, deadline)
+
+    async def _send(
+        self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
+    ) -> WriteResult:
         proposal = options.propose(mutation)
         check_size(proposal)
-        if self._follower is not None:
-            self._follower.check_may_write()
         # Registered before the append: the entry may be applied before append() returns.
-        future = self._engine.expect_outcome(proposal.op_id)
-        deadline = time.monotonic() + options.ack_timeout_seconds
-        appended = Appended(at=None)
+        future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
+        lost = "not_taken"  # what is known of the write if the next step fails
         try:
-            appended = await self._append(proposal, fingerprint)
-            if options.ack == "accepted" and appended.at is not None:
+            if self._follower is not None:
+                self._follower.check_may_write()
+            appended = await self._append(proposal, fingerprint, deadline)
+            # Of a write with a key only its outcome tells the version: an earlier entry may
+            # have decided it.
+            if options.ack == "accepted" and appended.at is not None and options.op_id is None:
                 return _pending(proposal.op_id, appended.at)
+            lost = "unknown"
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 outcome = await asyncio.wrap_future(future)
         except TimeoutError:
             # Not an error: the entry is in the log, or on its way, and may be applied later.
-            return _pending(proposal.op_id, appended.at)
+            return _pending(proposal.op_id, None if options.op_id else appended.at)
+        except (ClusterError, EncoderMismatch) as error:
+            # An equal write on another node may have decided it meanwhile.
+            if not future.done() or future.exception() is not None:
+                error.fields.setdefault("outcome", _outcome_of_failure(error, lost))
+                error.fields.setdefault("op_id", proposal.op_id.hex())
+                raise
+            outcome = future.result()
         finally:
             self._engine.forget_outcome(proposal.op_id, future)
-        result = result_of(outcome, proposal.op_id)
-        if options.ack in ("accepted", "applied"):
+        return await self._answer(outcome, proposal.op_id, options, deadline)
+
+    async def _answer(
+        self, outcome: Outcome, op_id: bytes, options: WriteOptions, deadline: float
+    ) -> WriteResult:
+        result = result_of(outcome, op_id)
+        if options.ack == "accepted":
+            return _pending(op_id, outcome.at)
+        if options.ack == "applied":
             return result
         return await self._await_ack(result, outcome, options.ack, deadline)
 
-    async def _append(self, proposal: Proposal, fingerprint: str | None) -> Appended:
+    async def _append(
+        self, proposal: Proposal, fingerprint: str | None, deadline: float
+    ) -> Appended:
         """Append a proposal; if the log has a later epoch or encoder, follow it there first."""
-        for _ in range(JOIN_TRIES_MAX - 1):
+        tries_left, outcome = JOIN_TRIES_MAX, "not_taken"
+        while True:
+            tries_left -= 1
+            left_seconds = max(0.0, deadline - time.monotonic())
             try:
-                return await self._log.append([proposal], fingerprint)
-            except SequencerUnavailable as error:
-                if self._follower is None or error.fields.get("reason") != Reason.STALE:
+                return await self._log.append([proposal], fingerprint, left_seconds)
+            except (SequencerUnavailable, EncoderMismatch) as error:
+                # If the answer of one call was lost, a later refusal does not undo it.
+                if outcome == "not_taken":
+                    outcome = str(error.fields.get("outcome", outcome))
+                error.fields["outcome"] = outcome
+                is_stale = error.fields.get("reason") == Reason.STALE
+                is_other = isinstance(error, EncoderMismatch) and fingerprint is None
+                if self._follower is None or not tries_left or not (is_stale or is_other):
                     raise
-                await self._follower.barriers.wait_head(JOIN_SECONDS)
-            except EncoderMismatch:
-                if self._follower is None or fingerprint is not None:
+                await self._follow(deadline)
+                if time.monotonic() >= deadline:
                     raise
-                with suppress(NotCaughtUp):
-                    await self._follower.barriers.wait_head(JOIN_SECONDS)
-        return await self._log.append([proposal], fingerprint)
 
     async def _await_ack(
         self, result: WriteResult, outcome: Outcome, ack: Ack, deadline: float
@@ -262,15 +322,20 @@ class Writer:
         texts: Sequence[str],
         given: Sequence[Sequence[float]] | None,
         encoder: TextEncoder | None = None,
+        deadline: float | None = None,
     ) -> NDArray[np.float32]:
         """Check given vectors, or encode the texts behind the queries.
 
         Args:
             given: Their vectors, if the client sent them.
             encoder: The encoder; None takes the one that serves now.
+            deadline: When to give up, by the monotonic clock.
 
         Returns:
             float32[n, dim].
+
+        Raises:
+            DeadlineExceeded: They are not encoded in time.
         """
         if given is not None:
             if len(given) != len(texts):
@@ -278,10 +343,16 @@ class Writer:
             return checked_rows(given, (encoder or self._engine.encoder).dim)
         futures = self._engine.encode_utterances(texts, encoder)
         parts: list[NDArray[np.float32]] = []
+        left_seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            for future in futures:
-                parts.append(await asyncio.wrap_future(future))  # noqa: PERF401
+            async with asyncio.timeout(left_seconds):
+                for future in futures:
+                    parts.append(await asyncio.wrap_future(future))  # noqa: PERF401
             return np.concatenate(parts)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the utterances were not encoded in time", outcome="not_taken"
+            ) from None
         finally:
             # After an error, or if the caller has gone, the rest must not be encoded.
             for future in futures:
@@ -309,7 +380,7 @@ class Writer:
         """Propose to the engine and wait on this thread; only without a shared log."""
         proposal = options.propose(mutation)
         check_size(proposal)
-        future: Future[Outcome] = self._engine.expect_outcome(proposal.op_id)
+        future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         try:
             self._engine.propose([proposal])
             outcome = future.result(INLINE_TIMEOUT_SECONDS)
@@ -337,6 +408,18 @@ def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
         count=outcome.count,
         created=outcome.created,
     )
+
+
+def deadline_of(options: WriteOptions) -> float:
+    """When a write that begins now gives up, by the monotonic clock."""
+    return time.monotonic() + options.ack_timeout_seconds
+
+
+def _outcome_of_failure(error: SynaptoRouteError, lost: str) -> str:
+    """Whether a failed write may still be applied: ``not_taken`` or ``unknown``."""
+    if isinstance(error, StorageUnavailable) and error.fields.get("reason") in _NOTHING_WRITTEN:
+        return "not_taken"
+    return lost
 
 
 def _pending(op_id: bytes, at: Revision | None) -> WriteResult:

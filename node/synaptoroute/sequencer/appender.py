@@ -62,6 +62,7 @@ class _PendingAppend:
     size_bytes: int
     fingerprint: str
     placed: asyncio.Future[Placed]
+    is_sent: bool = False  # whether a call with these frames may have begun
 
 
 @dataclass(slots=True)
@@ -98,13 +99,17 @@ class Appender:
     _is_closed: bool = field(default=False, init=False)
 
     async def append(
-        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+        self,
+        proposals: Sequence[Proposal],
+        fingerprint: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> Appended:
         """Append proposals at consecutive places; return the last place.
 
         Args:
             proposals: What to write.
             fingerprint: Encoder of their vectors; None means this node's current one.
+            timeout_seconds: Longest time to wait; what has not been sent by then is not sent.
 
         Raises:
             TooLarge: A frame, or all of them together, exceed a limit.
@@ -118,22 +123,40 @@ class Appender:
         if not proposals:
             return Appended(at=None)
         waiting = self._enqueue(proposals, fingerprint or self.fingerprint())
-        placed = await waiting.placed
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                placed = await waiting.placed
+        except TimeoutError:
+            # ``_take`` leaves out a write whose future is cancelled, so it is never sent later.
+            raise _too_late(waiting.is_sent, waiting.op_ids[0]) from None
         return Appended(at=Revision(placed.epoch, placed.last_seq))
 
-    async def change_voters(self, proposal: Proposal, before: tuple[str, ...]) -> Appended:
+    async def change_voters(
+        self,
+        proposal: Proposal,
+        before: tuple[str, ...],
+        timeout_seconds: float | None = None,
+    ) -> Appended:
         """Append a change of the voters, in a call of its own."""
         assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
         after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
         frame = encode_proposal(proposal)
-        outcome = await self.scripts.append(
-            self.position(),
-            self.fingerprint(),
-            [(frame, self.seal(frame))],
-            log_bytes_max=self.limits.log_bytes_max,
-            voters=(",".join(before), ",".join(after)),
-            epoch_id=self.epoch_id(),
-        )
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                outcome = await self.scripts.append(
+                    self.position(),
+                    self.fingerprint(),
+                    [(frame, self.seal(frame))],
+                    log_bytes_max=self.limits.log_bytes_max,
+                    voters=(",".join(before), ",".join(after)),
+                    epoch_id=self.epoch_id(),
+                )
+        except TimeoutError:
+            raise _too_late(is_sent=True, op_id=proposal.op_id) from None
+        except SequencerUnavailable as error:
+            is_lost = error.fields.get("reason") is Reason.INTERRUPTED
+            error.fields["outcome"] = "unknown" if is_lost else "not_taken"
+            raise
         if isinstance(outcome, Placed):
             return Appended(at=Revision(outcome.epoch, outcome.last_seq))
         raise error_of(outcome, "not_taken")
@@ -213,6 +236,7 @@ class Appender:
                 break
             waiting = self._take_one()
             if not waiting.placed.done():
+                waiting.is_sent = True
                 batch.append(waiting)
         return batch
 
@@ -359,6 +383,15 @@ def _is_out_of_memory(error: SequencerUnavailable) -> bool:
     """Whether the server has no memory left for a write; a trim is allowed nevertheless."""
     text = str(error.fields.get("redis_error", ""))
     return error.fields.get("reason") is Reason.REFUSED and "maxmemory" in text
+
+
+def _too_late(is_sent: bool, op_id: bytes) -> SequencerUnavailable:
+    return unavailable(
+        Reason.INTERRUPTED if is_sent else Reason.UNREACHABLE,
+        "Redis did not answer within the time of this write",
+        outcome="unknown" if is_sent else "not_taken",
+        op_id=op_id.hex(),
+    )
 
 
 def _set_error(waiting: _PendingAppend, error: Exception) -> None:

@@ -271,15 +271,18 @@ class RedisLog:
         return self._appender.counts
 
     async def append(
-        self, proposals: Sequence[Proposal], fingerprint: str | None = None
+        self,
+        proposals: Sequence[Proposal],
+        fingerprint: str | None = None,
+        timeout_seconds: float | None = None,
     ) -> Appended:
         """Append proposals at consecutive places; return the last place.
 
         Concurrent calls share one round trip.  Raises the errors of ``Appender.append``.
         """
         if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
-            return await self._appender.change_voters(proposals[0], self._voters())
-        return await self._appender.append(proposals, fingerprint)
+            return await self._appender.change_voters(proposals[0], self._voters(), timeout_seconds)
+        return await self._appender.append(proposals, fingerprint, timeout_seconds)
 
     async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:
         """Append the entry that changes the encoder directly after ``at``; see ``switch.lua``.

@@ -189,6 +189,9 @@ def remembered_sum(seq: int, op_id: bytes, request_hash: bytes, outcome: str) ->
 
 # --- outcomes ---
 
+_CREATED: Final = "created"
+"""Message of a stored outcome whose entry created its route."""
+
 
 class StoredOutcome(Remembered):
     """A remembered write whose outcome is still text.
@@ -246,7 +249,8 @@ def dump_outcome(outcome: Outcome) -> str:
         *outcome.at,
         outcome.revision,
         outcome.code,
-        outcome.message,
+        # Earlier releases read exactly these fields, and an applied write has no message.
+        _CREATED if outcome.created else outcome.message,
         outcome.count,
     )
     return _write_json(fields)
@@ -255,7 +259,9 @@ def dump_outcome(outcome: Outcome) -> str:
 def load_outcome(text: str) -> Outcome:
     status, epoch, seq, revision, code, message, count = json.loads(text)
     held = None if revision is None else Revision(*revision)
-    return Outcome(status, Revision(epoch, seq), held, code, message, count)
+    created = status == "applied" and message == _CREATED
+    message = "" if created else message
+    return Outcome(status, Revision(epoch, seq), held, code, message, count, created)
 
 
 # --- digests ---

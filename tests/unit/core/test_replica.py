@@ -249,14 +249,15 @@ def test_entry_of_an_unopened_epoch_is_a_fork() -> None:
     assert replica.receive(entry).diverged is not None
 
 
-def test_repeated_put_creates_nothing() -> None:
-    """The repeat has the same outcome, but only the first entry created the route."""
+def test_repeated_put_has_the_same_outcome() -> None:
+    """The repeat gets the answer of the first entry, with its place and ``created``."""
     replica, _ = at(2)
     first = Proposal(op_id_of(77), put("new"))
     written, repeated = log_of([first, first], replica.position)
     commits = [*replay(replica, [written]), *replay(replica, [repeated])]
 
-    assert [True, False] == [commit.change.outcome.created for commit in commits]
+    assert [True, True] == [commit.change.outcome.created for commit in commits]
+    assert [False, True] == [commit.is_duplicate for commit in commits]
     assert commits[0].change.outcome == commits[1].change.outcome
 
 

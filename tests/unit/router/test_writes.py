@@ -340,10 +340,14 @@ async def test_stopped_router_refuses_everything() -> None:
 
 async def test_pending_writes_are_forgotten_after_a_timeout() -> None:
     """A writer that does not wait gets ``pending``, and its entry is removed."""
+    vectors = [[1.0] + [0.0] * 63]  # given, so that nothing has to be encoded in that time
     async with running() as router:
         results = await asyncio.gather(
             *(
-                router.aput_route(route(f"r{n}"), WriteOptions(ack_timeout_seconds=0.0))
+                router.aput_route(
+                    Route(name=f"r{n}", utterances=[f"r{n}"], vectors=vectors),
+                    WriteOptions(ack_timeout_seconds=0.0),
+                )
                 for n in range(50)
             )
         )
