@@ -169,6 +169,8 @@ class StoredRoute(BaseModel):
         metadata: As given.
         payload: As given.
         revision: ``epoch.seq`` of the last change; also the ETag.
+        version: ``epoch.seq`` at which it was read.  Not part of the HTTP body, where the
+            header ``SR-Version`` says it.
     """
 
     name: str
@@ -178,6 +180,7 @@ class StoredRoute(BaseModel):
     metadata: dict[str, Any]
     payload: Any
     revision: str
+    version: SkipJsonSchema[str] = Field(default="", exclude=True)
 
 
 class Candidate(BaseModel):

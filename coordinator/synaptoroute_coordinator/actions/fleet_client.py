@@ -23,6 +23,13 @@ SCRAPE_SECONDS: Final = 2.0
 REQUEST_SECONDS: Final = 30.0
 RESPONSE_BYTES_MAX: Final = 33_554_432
 SECRET_CHARACTERS_MAX: Final = 4_096
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +101,16 @@ class FleetClient:
                 async for part in answer.aiter_bytes():
                     content += part
                     if len(content) > RESPONSE_BYTES_MAX:
-                        raise ClusterError("the response of a node is too large")
+                        raise ClusterError("the response of a node is too large", outcome="unknown")
                 shown = {name.lower(): value for name, value in answer.headers.items()}
                 return NodeResponse(answer.status_code, shown, bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ClusterError(f"the node at {url} does not answer: {error!r}") from error
+            # Without a connection nothing was sent; otherwise a write may still be applied.
+            is_sent = not isinstance(error, _NOT_SENT)
+            raise ClusterError(
+                f"the node at {url} does not answer: {error!r}",
+                outcome="unknown" if is_sent else "not_taken",
+            ) from error
 
     async def document(self, url: str, path: str) -> Any:
         """Read a JSON document of a node; None if the node refuses."""

@@ -62,7 +62,7 @@ def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
         live = [node for node in live if requested in (node.node, node.name)]
     ready = [node for node in live if node.telemetry is None or node.telemetry.is_ready]
     if not (ready or live):
-        raise NotReady("no such node is live", retry_after_seconds=1.0)
+        raise NotReady("no such node is live", retry_after_seconds=1.0, outcome="not_taken")
     return min(ready or live, key=lambda node: (node.lag_entries, node.queue_requests, node.name))
 
 

@@ -94,13 +94,13 @@ class NodeStatus:
 async def get_route(engine: EnginePort, name: str) -> StoredRoute:
     """Read one route."""
 
-    def read(tensor: Tensor) -> tuple[RouteRecord | None, Settings]:
-        return tensor.routes.get(name), tensor.settings
+    def read(tensor: Tensor) -> tuple[RouteRecord | None, Settings, str]:
+        return tensor.routes.get(name), tensor.settings, str(tensor.revision)
 
-    record, settings = await asyncio.wrap_future(engine.read(read))
+    record, settings, version = await asyncio.wrap_future(engine.read(read))
     if record is None:
-        raise RouteNotFound(f"no route is named {name!r}")
-    return _stored_route(record, settings)
+        raise RouteNotFound(f"no route is named {name!r}", version=version)
+    return _stored_route(record, settings, version)
 
 
 async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
@@ -113,12 +113,12 @@ async def list_routes(engine: EnginePort, after: str, limit: int) -> RoutePage:
         return [tensor.routes[name] for name in names], tensor.settings, str(tensor.revision)
 
     records, settings, version = await asyncio.wrap_future(engine.read(read))
-    shown = [_stored_route(record, settings) for record in records[:limit]]
+    shown = [_stored_route(record, settings, version) for record in records[:limit]]
     has_more = len(records) > limit
     return RoutePage(shown, shown[-1].name if has_more else None, version)
 
 
-def _stored_route(record: RouteRecord, settings: Settings) -> StoredRoute:
+def _stored_route(record: RouteRecord, settings: Settings, version: str) -> StoredRoute:
     own = record.threshold
     return StoredRoute(
         name=record.name,
@@ -128,6 +128,7 @@ def _stored_route(record: RouteRecord, settings: Settings) -> StoredRoute:
         metadata=load_json(record.metadata),
         payload=load_json(record.payload),
         revision=str(record.revision),
+        version=version,
     )
 
 

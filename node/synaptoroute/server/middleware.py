@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from synaptoroute.errors import ClusterError, NotReady
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.api_keys import Scope
 from synaptoroute.web.http_protocol import Address, Header
@@ -46,6 +47,7 @@ class NodePolicy(RequestPolicy):
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
+        context.is_write = is_write(method, path)
         keys = self._runtime.keys
         if keys is None or (needed := scope_needed(method, path)) is None:
             return
@@ -78,6 +80,22 @@ class NodePolicy(RequestPolicy):
             headers.append((b"connection", b"close"))
         return headers
 
+    def default_headers(self) -> list[Header]:
+        try:
+            version = self._runtime.router.visible.version
+        except NotReady:  # the database is not open
+            return []
+        return [(b"sr-version", version.encode())]
+
+    def problem_response(
+        self, error: Exception, context: RequestContext
+    ) -> tuple[int, list[Header], bytes]:
+        if context.is_write and isinstance(error, ClusterError):
+            # The writer says what it knows of a write that it sent.  Whatever fails before the
+            # writer has sent nothing.
+            error.fields.setdefault("outcome", "not_taken")
+        return super().problem_response(error, context)
+
     def finished(
         self, method: str, path: str, client: Address | None, context: RequestContext
     ) -> None:
@@ -101,6 +119,11 @@ class NodePolicy(RequestPolicy):
         if now - self._refusals_logged_at >= REFUSALS_LOG_SECONDS:
             self.log.warning("queries_refused", count=self._refused_count)
             self._refused_count, self._refusals_logged_at = 0, now
+
+
+def is_write(method: str, path: str) -> bool:
+    """Whether a request asks for a change of the route set or of the cluster."""
+    return method not in SAFE_METHODS and path not in _READING_POSTS and path.startswith("/v1/")
 
 
 def scope_needed(method: str, path: str) -> Scope | None:

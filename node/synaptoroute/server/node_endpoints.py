@@ -77,8 +77,9 @@ async def show_settings(request: Request) -> Response:
     the size of the tensor.
     """
     router = runtime_of(request).serving_router
+    version = router.visible.version  # before the read: what is read is not older
     settings = await router.aget_settings()
-    return model_response(settings, headers=version_headers(router.status().version))
+    return model_response(settings, headers=version_headers(version))
 
 
 @endpoints.put(
@@ -113,7 +114,8 @@ async def show_cascade(request: Request) -> Response:
     that decision, and the reason if it does not.
     """
     router = runtime_of(request).serving_router
-    return model_response(router.cascade(), headers=version_headers(router.status().version))
+    version = router.visible.version
+    return model_response(router.cascade(), headers=version_headers(version))
 
 
 @endpoints.get(
@@ -141,7 +143,8 @@ async def show_operation(
     try:
         result = await runtime_of(request).router.aoutcome(identity.bytes)
     except RouteError as error:
-        return model_response(_rejected(identity.hex, error))
+        rejected = _rejected(identity.hex, error)
+        return model_response(rejected, headers=version_headers(rejected.version))
     if result is None:
         raise OperationNotFound("this node remembers no write of this identity")
     shown = Operation(
@@ -274,7 +277,8 @@ async def show_process_settings(request: Request) -> Response:
 )
 async def show_digest(request: Request) -> Response:
     """Version, digest of the state and SHA-256 of the tensor. Reads the whole tensor."""
-    return json_response(json.dumps(await runtime_of(request).router.achecksum()))
+    found = await runtime_of(request).router.achecksum()
+    return json_response(json.dumps(found), headers=version_headers(found["version"]))
 
 
 # --- diagnostics: previews, conflicts, scrub, encoders, imports --------------------------
@@ -332,7 +336,8 @@ async def list_conflicts(
     """
     work = runtime_of(request).serving_router.diagnostics.conflicts(similarity_min, limit)
     found = await unless_gone(request, work)
-    return json_response(json.dumps(dataclasses.asdict(found)))
+    shown = json.dumps(dataclasses.asdict(found))
+    return json_response(shown, headers=version_headers(found.version))
 
 
 @endpoints.post(

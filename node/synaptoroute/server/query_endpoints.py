@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import read_body, require_json
+from synaptoroute.server.metrics import parse_version
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
@@ -26,6 +27,7 @@ from synaptoroute.server.responses import (
     problems,
     success,
     unless_gone,
+    version_headers,
 )
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import BatchAnswer
@@ -88,7 +90,10 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
     summary="Route several texts",
     responses={
         200: success(
-            "One match for each text, in order", {"matches": [_MATCH_EXAMPLE]}, BatchAnswer
+            "One match for each text, in order",
+            {"matches": [_MATCH_EXAMPLE]},
+            BatchAnswer,
+            headers="SR-Version",
         ),
         **problems(*QUERY_PROBLEMS),
     },
@@ -116,4 +121,6 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
             **query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
         )
         matches = await unless_gone(request, work)
-    return json_response(render_batch(matches))
+    # Texts may be answered at different positions: the oldest holds for all of them.
+    version = min((match.version for match in matches), key=parse_version)
+    return json_response(render_batch(matches), headers=version_headers(version))

@@ -214,8 +214,10 @@ class QueryHandler:
     def _send_problem(
         self, request: HttpRequest, respond: Respond, context: RequestContext, error: Exception
     ) -> None:
-        response = self._policy.problem_response(error, context)
-        self._send(request, respond, context, *response)
+        status, headers, body = self._policy.problem_response(error, context)
+        if not any(name == b"sr-version" for name, _ in headers):
+            headers += self._policy.default_headers()
+        self._send(request, respond, context, status, headers, body)
 
     def _send(
         self,

@@ -16,7 +16,6 @@ from synaptoroute.server.parameters import (
     RouteName,
     WriteParameters,
     checked,
-    etag,
     is_unchanged,
     read_document,
 )
@@ -129,11 +128,10 @@ async def list_routes(
 )
 async def show_route(request: Request, name: RouteName) -> Response:
     """A route with its utterances, as this node holds it."""
-    router = runtime_of(request).router
-    route = await router.aget_route(name)
-    headers = version_headers(router.status().version, route.revision)
+    route = await runtime_of(request).router.aget_route(name)
+    headers = version_headers(route.version, route.revision)
     if is_unchanged(request.headers.get("if-none-match"), route.revision):
-        return Response(status_code=304, headers={"ETag": etag(route.revision)})
+        return Response(status_code=304, headers=headers)
     return model_response(route, headers=headers)
 
 

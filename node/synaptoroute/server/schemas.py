@@ -7,7 +7,7 @@ are those of ``synaptoroute.models``.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -282,6 +282,15 @@ class ProblemDocument(BaseModel):
     code: str
     instance: str
     errors: list[FieldError] | None = None
+    outcome: Literal["not_taken", "unknown"] | None = Field(
+        default=None,
+        description="In 429, 503 and 504 of a write: `not_taken`, or `unknown` if it may still "
+        "be applied. The same Idempotency-Key resolves it.",
+    )
+    op_id: str | None = Field(default=None, description="Identity of the write.")
+    version: str | None = Field(default=None, description="Version at which it was decided.")
+    current: str | None = Field(default=None, description="Present revision, in a 412.")
+    limit: int | None = Field(default=None, description="The limit that was exceeded, in a 413.")
 
 
 class LabelledText(RequestModel):

@@ -61,7 +61,15 @@ _CODE_BY_STATUS: Final = {
 class RequestContext:
     """One request on its way to its response."""
 
-    __slots__ = ("endpoint", "has_started", "key", "request_id", "started_at", "status")
+    __slots__ = (
+        "endpoint",
+        "has_started",
+        "is_write",
+        "key",
+        "request_id",
+        "started_at",
+        "status",
+    )
 
     def __init__(self, given_id: bytes | None, endpoint: str = "unmatched") -> None:
         if given_id is not None and _REQUEST_ID.fullmatch(given_id):
@@ -74,6 +82,7 @@ class RequestContext:
         self.endpoint = endpoint
         self.key: ApiKey | None = None
         self.has_started = False
+        self.is_write = False  # whether it asks for a change
         self.status = 499  # while there is no response
 
     @property
@@ -114,6 +123,10 @@ class RequestPolicy(ABC):
     def is_in_force(self, context: RequestContext) -> bool:
         """Whether the key of a request is still valid; asked while a stream goes on."""
         return True
+
+    def default_headers(self) -> list[Header]:
+        """Headers of every response whose endpoint did not set them itself."""
+        return []
 
     def started(self) -> None:  # noqa: B027  (most policies count nothing here)
         ...
@@ -200,8 +213,10 @@ class Middleware:
                 raise ClientGone("the API key was revoked or has expired")
             if message["type"] == "http.response.start":
                 context.status, context.has_started = message["status"], True
-                common = policy.common_headers(context)
-                message["headers"] = [*message.get("headers", ()), *common]
+                own = list(message.get("headers", ()))
+                names = {name.lower() for name, _ in own}
+                own += [each for each in policy.default_headers() if each[0] not in names]
+                message["headers"] = [*own, *policy.common_headers(context)]
             await send(message)
 
         policy.started()

@@ -241,6 +241,11 @@ def _headers(status: int, error: SynaptoRouteError) -> dict[str, str]:
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="synaptoroute"'
+    version, op_id = error.fields.get("version"), error.fields.get("op_id")
+    if version is not None:
+        headers["SR-Version"] = str(version)
+    if op_id is not None:
+        headers["SR-Op-Id"] = str(op_id)
     current = error.fields.get("current")
     if status == 412 and current is not None:
         headers["ETag"] = f'"{current}"'
