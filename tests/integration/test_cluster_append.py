@@ -235,3 +235,22 @@ async def test_embedded_author_sees_its_own_writes(server: Server) -> None:
         at = await author.join()
 
     assert at.seq == 4
+
+
+async def test_search_for_a_lost_answer_wants_all_writes_of_the_call(server: Server) -> None:
+    """An equal op_id that another node wrote alone is not the call that is searched for."""
+    first, second, third = put("a"), put("b"), put("c")
+    async with opened(server.url) as log:
+        begun = await log.read(Position())
+        since = begun.entries[-1].position
+        await log.append([first])
+        twin_alone = await log._reader.find(since, [first.op_id, second.op_id])
+        await log.append([third])
+        await log.append([first, second])
+        call = await log._reader.find(since, [first.op_id, second.op_id])
+        alone = await log._reader.find(since, [third.op_id])
+
+    assert twin_alone is None
+    assert call is not None
+    assert alone is not None
+    assert (since.seq + 3, since.seq + 2) == (call.seq, alone.seq)

@@ -80,8 +80,8 @@ class Appender:
     """Appends proposals to the log.  Used on one event loop."""
 
     scripts: Scripts
-    # Looks for an op_id in the log after a position
-    find: Callable[[Position, bytes], Awaitable[Position | None]]
+    # Looks for consecutive op_ids in the log after a position; returns the place of the first
+    find: Callable[[Position, Sequence[bytes]], Awaitable[Position | None]]
     seal: Callable[[bytes], bytes]
     position: Callable[[], Position]  # Returns this node's position
     fingerprint: Callable[[], str]  # Returns the fingerprint of its encoder
@@ -345,10 +345,9 @@ class Appender:
         raise error
 
     async def _search(self, since: Position, op_ids: list[bytes]) -> Placed | None:
-        first = await self.find(since, op_ids[0])
+        first = await self.find(since, op_ids)
         if first is None:
             return None
-        # A call is atomic, so its other entries follow the first one.
         return Placed(first.epoch, first.seq, first.seq + len(op_ids) - 1)
 
     def _fail(

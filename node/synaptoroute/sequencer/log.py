@@ -99,13 +99,24 @@ class Reader:
             return self._verify(epoch, after, answer)
         raise unavailable(answer.reason, "the server has no log to read from", detail=answer.detail)
 
-    async def find(self, after: Position, op_id: bytes) -> Position | None:
-        """Search the log from a position to its head for a write; None if it is not there."""
+    async def find(self, after: Position, op_ids: Sequence[bytes]) -> Position | None:
+        """Search the log from a position to its head for consecutive writes.
+
+        Returns:
+            The place of the first one; None if they are not there.
+        """
+        # All of them are compared.  Another node may have written one of them alone, for the
+        # same idempotency key, and the others of this call would count as written.
+        run: list[Position] = []  # places of op_ids[0], op_ids[1], ... found so far
         while True:
             result = await self.read(after)
             for entry in result.entries:
-                if entry.proposal.op_id == op_id:
-                    return entry.position
+                if entry.proposal.op_id != op_ids[len(run)]:
+                    run.clear()
+                if entry.proposal.op_id == op_ids[len(run)]:
+                    run.append(entry.position)
+                if len(run) == len(op_ids):
+                    return run[0]
             if result.coverage is not Coverage.WHOLE or result.error is not None:
                 raise unavailable(
                     Reason.INTERRUPTED,
