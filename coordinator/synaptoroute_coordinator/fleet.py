@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from synaptoroute.sequencer.presence import AuditReport, NodeSeen
+from synaptoroute.sequencer.node_rows import NodeSeen
+from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]

@@ -19,7 +19,8 @@ from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.presence import CommandKind, NodeCommand, NodeSeen
+from synaptoroute.sequencer.node_rows import NodeSeen
+from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups

@@ -79,9 +79,13 @@ class ClusterConfig(BaseSettings):
             answers becomes ready after this long, with the verified state that it holds.
         peer_urls: Addresses of peers, comma-separated, that a node asks while Redis is away,
             besides those that it has learned and kept.
-        peer_secret_file: File of the secret that authenticates nodes to each other; without
-            one, the secret is derived from the cluster's identity, which anyone who can
-            read its Redis knows.
+        peer_secret_file: File of the secret that authenticates nodes to each other where there
+            are no signing keys; without either, the secret is derived from the cluster's
+            identity, which anyone who can read its Redis knows.
+        identity_key_file: File of this node's private key (Ed25519, PEM); without one the node
+            makes a key and keeps it beside its database.
+        clock_skew_seconds_max: Most that the time in another node's signed report may differ
+            from Redis' clock; a report that differs more does not show a live node.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -96,6 +100,8 @@ class ClusterConfig(BaseSettings):
     alone_seconds: float = Field(default=30.0, ge=0, le=86_400)
     peer_urls: str = Field(default="", max_length=16_384)
     peer_secret_file: Path | None = None
+    identity_key_file: Path | None = None
+    clock_skew_seconds_max: float = Field(default=60.0, ge=5, le=86_400)
 
 
 class NodeConfig(EngineConfig, ClusterConfig):

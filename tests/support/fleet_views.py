@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synaptoroute.sequencer.presence import NodeReport, NodeSeen
+from synaptoroute.sequencer.node_rows import NodeReport, NodeSeen
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.config import Policy
 from synaptoroute_coordinator.fleet import FleetView, build_view

@@ -14,7 +14,7 @@ from servers import Server
 from synaptoroute.core.mutation import Position, Proposal, PutRoute
 from synaptoroute.sequencer.epochs import FoundingOutcome
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.presence import NodeReport
+from synaptoroute.sequencer.node_rows import NodeReport
 from synaptoroute.sequencer.pubsub import Bus, BusEvent
 
 FINGERPRINT = "f" * 64

@@ -56,7 +56,7 @@ class Backups:
     ) -> None:
         self._store = store
         self._log = log
-        self._peers = PeerClient(membership)
+        self._peers = PeerClient(membership, log.verifier)
         self._kept = kept
         self._taking = asyncio.Lock()
         self._manifests: dict[str, Backup] = {}

@@ -34,8 +34,8 @@ from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
 from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
+from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
-from synaptoroute.sequencer.presence import NodeSeen
 from synaptoroute.sequencer.scripts import NoLog
 from synaptoroute.storage import SQLiteStorage
 
@@ -48,7 +48,13 @@ FAR_BYTES: Final = 16 << 20
 """A node farther behind asks for a snapshot first: installing rows is faster than replaying."""
 COMPARED_ENTRIES: Final = 1_024
 _CLOSED: Final = frozenset(
-    {LogState.MISMATCH, LogState.REGRESSED, LogState.FOREIGN, LogState.RECOVERING}
+    {
+        LogState.MISMATCH,
+        LogState.REGRESSED,
+        LogState.FOREIGN,
+        LogState.RECOVERING,
+        LogState.CLONE,
+    }
 )
 
 _log = logging.getLogger(__name__)

@@ -26,25 +26,37 @@ from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
 from synaptoroute.replication.encoder_migration import EncoderMigration
 from synaptoroute.replication.heartbeat import Heartbeat
+from synaptoroute.replication.incarnation import Incarnation
 from synaptoroute.replication.log_bootstrap import LogBootstrap
 from synaptoroute.replication.maintenance import Maintenance, audits_in
 from synaptoroute.replication.peer_watch import PeerDirectory, PeerWatch
 from synaptoroute.replication.readiness import Readiness
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.row_repair import RowRepair
-from synaptoroute.replication.session import Barriers, FollowerStatus, LogState, RedisClock, Session
+from synaptoroute.replication.session import Barriers, FollowerStatus, LogState, Session
 from synaptoroute.replication.snapshots import PeerSecret, SnapshotServer, delete_leftovers
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.peers import Membership, PeerClient
+from synaptoroute.sequencer.peers import BOOT, Membership, PeerClient
 from synaptoroute.sequencer.pubsub import MessageReceived, Missed, Reconnecting, Subscribed
 from synaptoroute.sequencer.wire import Announced, Keepalive, Message
+from synaptoroute.trust.documents import sign_document
+from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.nonces import Nonces
+from synaptoroute.trust.statements import Signer
 
 RETRY_SECONDS: Final = 0.5
 BACKLOG_ENTRIES_MAX: Final = 8_192
 _NOT_FOLLOWED: Final = frozenset(
-    {LogState.UNKNOWN, LogState.MISMATCH, LogState.FOREIGN, LogState.LOST, LogState.REGRESSED}
+    {
+        LogState.UNKNOWN,
+        LogState.MISMATCH,
+        LogState.FOREIGN,
+        LogState.LOST,
+        LogState.REGRESSED,
+        LogState.CLONE,
+    }
 )
 """States in which the bus may carry another log than this node's."""
 
@@ -59,19 +71,26 @@ class Follower:
     was handled.
     """
 
-    def __init__(self, engine: EnginePort, log: RedisLog, config: ClusterConfig) -> None:
-        self.session = session = Session(engine, log, config)
-        self.clock = RedisClock()
+    def __init__(
+        self, engine: EnginePort, log: RedisLog, config: ClusterConfig, identity: NodeIdentity
+    ) -> None:
+        signer = Signer(engine.node_id, identity, log.signing_keys.secret)
+        self.incarnation = Incarnation(signer, log.verifier, log.presence, self._ask_boot)
+        self.session = session = Session(engine, log, config, signer, self.incarnation)
+        self.clock = session.clock
         self._secret = PeerSecret(session)
         self.membership = Membership(self._secret, self.clock.now_ms)
-        self._peers = PeerClient(self.membership)
+        self.nonces = Nonces()
+        self._peers = PeerClient(self.membership, log.verifier)
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
         self.recovery = Recovery(session)
         self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
         self.catch_up = CatchUp(session, self._peers, self.recovery, self.peer_watch)
         self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
-        self.heartbeat = Heartbeat(session, self.clock, self.bootstrap.handle_head)
+        self.heartbeat = Heartbeat(
+            session, self.clock, self.bootstrap.handle_head, self.recovery.close
+        )
         self.maintenance = Maintenance(
             session,
             self.clock,
@@ -101,6 +120,12 @@ class Follower:
             fingerprint=lambda: engine.encoder.fingerprint,
             voters=lambda: engine.replica_status.voters,
             epoch_id=lambda: engine.replica_status.epoch_id,
+            level=lambda: self.session.level,
+        )
+        _log.info(
+            "trust: %s; the key of this node is %s",
+            log.trust_mode,
+            self.session.signer.public_key,
         )
         self._bus.start()
         for name, run in (
@@ -126,11 +151,26 @@ class Follower:
                 _log.exception("the follower's task %s failed and is restarted: %s", name, error)
             await asyncio.sleep(RETRY_SECONDS)
 
+    def boot_document(self, challenge: str) -> dict[str, Any]:
+        """Say which run of this node answers here, with a nonce for a request to it."""
+        signer = self.session.signer
+        document = {
+            "node": signer.name,
+            "boot": self.incarnation.boot,
+            "nonce": self.nonces.issue(),
+            "challenge": challenge,
+        }
+        return sign_document(signer, BOOT, document)
+
+    async def _ask_boot(self, url: str, public_key: str) -> str:
+        return await self._peers.ask_boot(url, public_key)
+
     async def stop(self) -> None:
         await self._bus.close()
         await asyncio.gather(*map(end_task, self._tasks))
         self._tasks.clear()
         await self.peer_watch.keep_freshness()
+        await self.heartbeat.end()
         # The loops start tasks of these parts, so the parts are closed after the loops.
         await self.maintenance.close()
         await self.recovery.close()
@@ -253,7 +293,7 @@ class Follower:
         session = self.session
         if session.log_state is LogState.MISMATCH:
             raise EncoderMismatch(session.detail)
-        if session.log_state is LogState.FOREIGN:
+        if session.log_state in (LogState.FOREIGN, LogState.CLONE):
             raise unavailable(Reason.LOST, session.detail, outcome="not_taken")
 
     def reasons(self) -> tuple[str, ...]:
@@ -262,6 +302,8 @@ class Follower:
         state = session.engine.replica_status.state
         if self.bootstrap.mismatch:
             return (self.bootstrap.mismatch,)
+        if session.log_state is LogState.CLONE:
+            return (session.detail,)
         if state in (State.DIVERGED, State.INSTALLING):
             return (f"the replica is {state.value}",)
         if self.catch_up.is_halted_too_long:
@@ -295,6 +337,12 @@ class Follower:
             peers=len(self.peer_watch.directory),
             role=session.role,
             is_bus_live=self._is_bus_live,
+            trust_mode=session.log.trust_mode,
+            public_key=session.signer.public_key,
+            boot=session.incarnation.boot,
+            identity_conflict=session.incarnation.conflict,
+            identity_conflicts=session.incarnation.conflicts_count,
+            rows_refused=session.log.presence.rows.refused_count,
             orphans_count=session.orphans_count,
             counts=session.counts,
         )

@@ -13,6 +13,7 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.codec import LEVEL
@@ -21,7 +22,8 @@ from synaptoroute.core.replica import State
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.replication.session import LogState, RedisClock, Session
-from synaptoroute.sequencer.presence import HEARTBEAT_JITTER, HEARTBEAT_SECONDS, NodeReport
+from synaptoroute.sequencer.node_rows import NodeReport
+from synaptoroute.sequencer.presence import HEARTBEAT_JITTER
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.version import __version__
 
@@ -49,6 +51,11 @@ def node_report(session: Session, position: Position) -> NodeReport:
         lag_entries=session.lag_entries or 0,
         encoders=",".join(sorted(engine.encoders.known)),
         tables=",".join(status.tables),
+        boot=session.incarnation.boot,
+        counter=session.incarnation.next_counter(),
+        time_ms=session.clock.now_ms(),
+        interval_ms=int(session.heartbeat_seconds * 1_000),
+        process=session.incarnation.process,
     )
 
 
@@ -58,11 +65,13 @@ class Heartbeat:
         session: Session,
         clock: RedisClock,
         on_head: Callable[[Head | NoLog, Position], Awaitable[None]],
+        on_clone: Callable[[], Awaitable[None]],
     ) -> None:
         self.position_moved = asyncio.Event()  # Set when a new position is visible
         self._session = session
         self._clock = clock
         self._on_head = on_head
+        self._on_clone = on_clone  # Stops what this node does in the name of its identity
 
     async def run(self) -> None:
         wanted = self._session.heartbeat_wanted
@@ -71,7 +80,7 @@ class Heartbeat:
             # Jitter keeps the heartbeats of many nodes from hitting Redis at one moment.
             jitter = random.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_SECONDS * jitter):
+                async with asyncio.timeout(self._session.heartbeat_seconds * jitter):
                     await wanted.wait()
                     await asyncio.sleep(COALESCE_SECONDS)
             wanted.clear()
@@ -79,18 +88,40 @@ class Heartbeat:
     async def send(self) -> None:
         """Report this node's position and handle the head that comes back."""
         session = self._session
-        # The position is read before the head.  A head read later may be newer, which is
-        # normal; a head behind this position proves that Redis lost entries.
-        position = session.position
-        sent_at = time.monotonic()
+        incarnation, presence = session.incarnation, session.log.presence
         try:
-            head = await session.log.presence.heartbeat(node_report(session, position))
+            if not incarnation.is_claimed and not await incarnation.claim(
+                session.config.advertise_url
+            ):
+                session.set_log_state(LogState.CLONE, incarnation.conflict)
+                return
+            # The position is read before the head.  A head read later may be newer, which is
+            # normal; a head behind this position proves that Redis lost entries.
+            position = session.position
+            sent_at = time.monotonic()
+            report = node_report(session, position)
+            head = await presence.heartbeat(report, signer=session.signer)
             self._clock.update(head.time_us, sent_at, time.monotonic())
+            facts = presence.facts
+            session.live_count = facts.live_count
+            if not incarnation.check(facts.displaced, facts.claim):
+                session.set_log_state(LogState.CLONE, incarnation.conflict)
+                await self._on_clone()
+                return
             await self._on_head(head, position)
         except ClusterError as error:
             session.set_log_state(LogState.AWAY, error.message)
         except ProtocolError as error:
             session.set_log_state(LogState.DAMAGED, str(error))
+
+    async def end(self) -> None:
+        """Say that this process ends, so that the next one of this node need not wait."""
+        session = self._session
+        if not session.incarnation.is_claimed or session.log_state is LogState.AWAY:
+            return
+        report = replace(node_report(session, session.position), is_ended=True)
+        with contextlib.suppress(SynaptoRouteError):
+            await session.log.presence.end(report, session.signer)
 
     async def report_positions(self) -> None:
         """Report a voter's positions at once, so that a quorum need not wait a second."""

@@ -190,7 +190,10 @@ class Recovery:
         # The position was read after the promise on the applier's thread, so no entry of an
         # older epoch can follow it.
         await self._session.log.presence.heartbeat(
-            node_report(self._session, state.position), promise=ballot, voters=state.voters
+            node_report(self._session, state.position),
+            signer=self._session.signer,
+            promise=ballot,
+            voters=state.voters,
         )
         self._answered = ballot
         failpoint("promise.told")

@@ -23,10 +23,14 @@ from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
 from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.replication.incarnation import Incarnation
 from synaptoroute.replication.readiness import PeersSay, Readiness, ReadinessTracker
 from synaptoroute.sequencer.append_errors import NotPlaced
 from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.node_rows import STRICT_LEVEL
+from synaptoroute.sequencer.presence import heartbeat_seconds
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.trust.statements import Signer
 
 
 class LogState(StrEnum):
@@ -42,6 +46,7 @@ class LogState(StrEnum):
     FOREIGN = "foreign"  # Redis holds the log of another cluster than this node's database
     REGRESSED = "regressed"  # Redis has lost entries that this node holds
     DAMAGED = "damaged"  # The log in Redis contradicts itself
+    CLONE = "clone"  # Another process that has this node's identity is alive
 
 
 EXPLANATIONS = {
@@ -57,6 +62,7 @@ EXPLANATIONS = {
     LogState.FOREIGN: "Redis holds the log of another cluster than this node's database",
     LogState.REGRESSED: "Redis has lost entries that nodes hold",
     LogState.DAMAGED: "the log in Redis contradicts itself",
+    LogState.CLONE: "another process that has this node's identity is alive",
 }
 
 
@@ -96,6 +102,12 @@ class FollowerStatus:
     is_bus_live: bool
     orphans_count: int  # Writes that recoveries left behind on this node
     counts: FollowerCounts
+    trust_mode: str = "trusting-redis"  # See ``RedisLog.trust_mode``
+    public_key: str = ""  # The key of this node, 64 hexadecimal digits
+    boot: str = ""  # Names this run of the process
+    identity_conflict: str = ""  # The other process with this identity; empty if there is none
+    identity_conflicts: int = 0  # Times one was found
+    rows_refused: int = 0  # Rows of nodes that were forged, foreign or replayed
 
 
 CLUSTER_ID_KEY: Final = "lineage"  # Key of the cluster's identity in the node's database
@@ -131,10 +143,19 @@ class RedisClock:
 class Session:
     """The shared state of one follower."""
 
-    def __init__(self, engine: EnginePort, log: RedisLog, config: ClusterConfig) -> None:
+    def __init__(
+        self,
+        engine: EnginePort,
+        log: RedisLog,
+        config: ClusterConfig,
+        signer: Signer,
+        incarnation: Incarnation,
+    ) -> None:
         self.engine = engine
         self.log = log
         self.config = config
+        self.signer = signer
+        self.incarnation = incarnation
         self.node_id = engine.node_id
         self.counts = FollowerCounts()
         self.log_state = LogState.UNKNOWN
@@ -145,8 +166,15 @@ class Session:
         self.orphans_count = 0  # Writes that recoveries left behind on this node
         self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
         self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
+        self.clock = RedisClock()
+        self.live_count = 0  # Nodes with a heartbeat of the last seconds
 
     # --- this node --------------------------------------------------------------------
+
+    @property
+    def level(self) -> int:
+        """The feature level in force at this node's position."""
+        return int(getattr(self.engine.replica_status, "level", 1))
 
     @property
     def position(self) -> Position:
@@ -165,6 +193,12 @@ class Session:
             return max(0, self.head.seq - self.position.seq)
         newest = tracker.newest_of_peers(now)
         return None if newest is None else max(0, newest.seq - self.position.seq)
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Time between two heartbeats; it grows with the fleet, so that their sum does not."""
+        # Nodes of a release before level 2 take a node for dead after five seconds.
+        return heartbeat_seconds(self.live_count) if self.level >= STRICT_LEVEL else 1.0
 
     @property
     def staleness_ms(self) -> int:

@@ -44,6 +44,7 @@ from synaptoroute.models import (
 )
 from synaptoroute.ports import Published
 from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.diagnostics import Diagnostics
@@ -157,7 +158,10 @@ class AdaptiveRouter:
         self._loop = asyncio.get_running_loop()
         await self._lifecycle.start()
         if isinstance(self._log, RedisLog) and self.follower is None:
-            self.follower = Follower(self._engine(), self._log, self._cluster or ClusterConfig())
+            engine, cluster = self._engine(), self._cluster or ClusterConfig()
+            database = str(engine.database.path)
+            identity = await asyncio.to_thread(open_identity, cluster, database)
+            self.follower = Follower(engine, self._log, cluster, identity)
             await self.follower.start()
         if self._open_imports is None:
             self._open_imports = self.open_imports

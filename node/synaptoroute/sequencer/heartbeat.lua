@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
 -- Report a node and its position; return the head of the log.
 --
--- KEYS  meta, nodes, hb, pos:<node's epoch>, rec
+-- KEYS  meta, nodes, hb, pos:<node's epoch>, rec, claims
 -- ARGV  node id, report (JSON), epoch, seq, chain, promise, forget_ms, voters
--- Returns the same as head.lua.  If the node has promised the current ballot, this is also its
+-- Returns {answer of head.lua, the row that was replaced, count of live nodes, claim of another
+-- process on this identity}.  If the node has promised the current ballot, this is also its
 -- report to the ballot.  Allowed over maxmemory: the rows replace older ones, and a node that
 -- cannot report would be taken for dead.
 local info = redis.pcall('INFO', 'replication')
@@ -19,6 +20,7 @@ local m = {}
 for i = 1, #meta, 2 do m[meta[i]] = meta[i + 1] end
 local is_log = m.epoch and m.seq and m.chain and m.state
 
+local displaced = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 local now = string.format('%.0f', now_ms)
 redis.call('ZADD', KEYS[3], now, ARGV[1])
@@ -43,7 +45,12 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 
   end
 end
 
-if not is_log then return {'LOST', time_us, role} end
-local answer = {'HEAD', time_us, role, replid}
-for _, value in ipairs(meta) do answer[#answer + 1] = value end
-return answer
+local live = redis.call('ZRANGEBYSCORE', KEYS[3], string.format('%.0f', now_ms - 90000), '+inf')
+local claim = redis.pcall('HGET', KEYS[6], ARGV[1])
+if type(claim) ~= 'string' then claim = '' end
+local answer = {'LOST', time_us, role}
+if is_log then
+  answer = {'HEAD', time_us, role, replid}
+  for _, value in ipairs(meta) do answer[#answer + 1] = value end
+end
+return {answer, displaced, #live, claim}

@@ -92,6 +92,11 @@ class Keys:
         return f"{self.prefix}hb"
 
     @property
+    def claims(self) -> str:
+        """Hash with expiry: node id -> what a second process with that identity says, JSON."""
+        return f"{self.prefix}claims"
+
+    @property
     def reports(self) -> str:
         """Hash: node id -> ``rec_id|epoch|seq|chain|voters``, answers to a ballot."""
         return f"{self.prefix}rec"

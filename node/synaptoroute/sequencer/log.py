@@ -27,11 +27,13 @@ from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_ser
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Lease
+from synaptoroute.sequencer.node_rows import CLOCK_SKEW_SECONDS, STRICT_LEVEL, NodeRows
 from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
 from synaptoroute.sequencer.wire import SigningKeys
+from synaptoroute.trust.statements import Verifier
 
 READ_BYTES_MAX: Final = 1_048_576
 READ_ENTRIES_MAX: Final = 1_024
@@ -184,6 +186,7 @@ class RedisLog:
         tls: Certificates for ``rediss://``.
         signing_keys_file: Keys of the signatures, see ``wire``; reading it blocks.
         allow_unsigned: Accept entries without a signature, while keys are introduced.
+        clock_skew_seconds_max: Most that the time in a signed row may differ from Redis' clock.
         limits: Limits of appending; the retention decides how large the log may be.
         retention: How much of the log is kept.
         socket_timeout_seconds: Longest wait for a connection or an answer.
@@ -203,6 +206,7 @@ class RedisLog:
         tls: Tls | None = None,
         signing_keys_file: Path | None = None,
         allow_unsigned: bool = False,
+        clock_skew_seconds_max: float = CLOCK_SKEW_SECONDS,
         limits: WriteLimits | None = None,
         retention: RetentionLimits | None = None,
         socket_timeout_seconds: float = 1.0,
@@ -212,12 +216,20 @@ class RedisLog:
         self.signing_keys = SigningKeys.load(
             namespace, signing_keys_file, allow_unsigned=allow_unsigned
         )
+        self.verifier = Verifier(self.signing_keys.secret)
+        self._level: Callable[[], int] = int
         self._commands = self.connector.link()
         self._reads = self.connector.link(
             timeout_seconds=max(_READ_TIMEOUT_SECONDS, socket_timeout_seconds)
         )
         self.scripts = Scripts(self._commands, self.keys)
-        self.presence = Presence(self.scripts, self._commands)
+        rows = NodeRows(
+            self.verifier,
+            self.signing_keys.secret,
+            is_strict=lambda: self.is_strict,
+            clock_skew_seconds_max=clock_skew_seconds_max,
+        )
+        self.presence = Presence(self.scripts, self._commands, rows)
         self.audits = Audits(self.scripts, self._commands)
         self.node_commands = NodeCommands(self.scripts, self._commands)
         self.epochs = Epochs(self.scripts, self.signing_keys)
@@ -254,6 +266,7 @@ class RedisLog:
         fingerprint: Callable[[], str],
         voters: Callable[[], tuple[str, ...]] = tuple,
         epoch_id: Callable[[], str] = str,
+        level: Callable[[], int] = int,
     ) -> None:
         """Register the node that writes and reads.
 
@@ -262,7 +275,9 @@ class RedisLog:
             fingerprint: Returns the fingerprint of its encoder.
             voters: Returns the voters at its position.
             epoch_id: Returns the ballot that opened its epoch; empty to write to any.
+            level: Returns the feature level in force at its position.
         """
+        self._level = level
         self._voters = voters
         self._epoch_id = epoch_id
         self._position = position
@@ -275,6 +290,18 @@ class RedisLog:
         return limits.is_full(kept_bytes) or bool(
             needed and kept_bytes + needed > limits.log_bytes_max
         )
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether what is not signed is refused: with a secret, once the level is in force."""
+        return bool(self.signing_keys.secret) and self._level() >= STRICT_LEVEL
+
+    @property
+    def trust_mode(self) -> str:
+        """``trusting-redis``, ``authenticated``, or ``pinned`` where voters' keys are pinned."""
+        if not self.signing_keys.secret:
+            return "trusting-redis"
+        return "pinned" if self.verifier.pinned else "authenticated"
 
     @property
     def append_counts(self) -> AppendCounts:

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import re
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,19 @@ from typing import BinaryIO, Final
 import httpx
 
 from synaptoroute.core.mutation import Ballot, Entry, Position
-from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
+from synaptoroute.trust.documents import verify_document
+from synaptoroute.trust.statements import Verifier
 
 HEAD_PATH: Final = "/peer/v1/head"
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
 ROWS_PATH: Final = "/peer/v1/rows"
+NONCE_PATH: Final = "/peer/v1/nonce"
+BOOT: Final = "boot 1"  # Purpose of a node's word on which run of it is at an address
+CHALLENGE_CHARACTERS_MAX: Final = 64
 PROOF_HEADER: Final = "SR-Peer-Proof"
 POSITION_HEADER: Final = "SR-Position"
 SHA_HEADER: Final = "SR-SHA256"
@@ -42,6 +48,10 @@ _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
     rb"(\d{1,16}) (\d{1,16}) ([0-9a-f]{40}) ([0-9a-f]{40}) (\d{1,16}) (\d{1,8})"
 )
+BOOT_TRIES: Final = 10
+BOOT_SECONDS: Final = 2.0
+BOOT_RETRY_SECONDS: Final = 0.2
+BOOT_BYTES_MAX: Final = 8_192
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 30.0
 HEAD_SECONDS: Final = 1.0
@@ -140,8 +150,11 @@ class Membership:
 class PeerClient:
     """Sends requests to peers.  Used on one event loop."""
 
-    def __init__(self, membership: Membership, verify: bool | str = True) -> None:
+    def __init__(
+        self, membership: Membership, verifier: Verifier, verify: bool | str = True
+    ) -> None:
         self._membership = membership
+        self._verifier = verifier
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
         self._client = httpx.AsyncClient(timeout=timeout, verify=verify, trust_env=False)
 
@@ -171,6 +184,28 @@ class PeerClient:
                     return PeerHead.parse(await _read(response, _HEAD_BYTES_MAX))
         except TimeoutError as error:
             raise ClusterError("a peer does not answer in time") from error
+
+    async def ask_boot(self, url: str, public_key: str) -> str:
+        """Ask which run of a node is at an address; empty if it does not say so itself.
+
+        Nothing is sent but a random number.
+        """
+        challenge = secrets.token_hex(16)
+        target = f"{url.rstrip('/')}{NONCE_PATH}?challenge={challenge}"
+        for _ in range(BOOT_TRIES):
+            try:
+                async with _Response(self._client, target, {}, BOOT_SECONDS) as response:
+                    document = json.loads(await _read(response, BOOT_BYTES_MAX))
+                    found = verify_document(self._verifier, BOOT, document)
+            except NotReady:
+                await asyncio.sleep(BOOT_RETRY_SECONDS)  # It is starting
+                continue
+            except (ClusterError, ProtocolError, ValueError, AttributeError):
+                return ""
+            if found.public_key != public_key or document.get("challenge") != challenge:
+                return ""
+            return str(document.get("boot", ""))
+        return ""
 
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
         """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``."""
@@ -225,8 +260,18 @@ def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:
 class _Response:
     """One streamed answer; errors of the HTTP client become ``ClusterError``."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> None:
-        self._context = client.stream("GET", url, headers=headers)
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        headers: dict[str, str],
+        seconds: float = _READ_SECONDS,
+    ) -> None:
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+        # A redirect could lead anywhere.
+        self._context = client.stream(
+            "GET", url, headers=headers, timeout=timeout, follow_redirects=False
+        )
 
     async def __aenter__(self) -> httpx.Response:
         try:
@@ -238,6 +283,8 @@ class _Response:
             await self._context.__aexit__(None, None, None)
             if response.status_code == 404:
                 raise PeerTooOld("a peer does not know the request")
+            if response.status_code == 503:
+                raise NotReady("a peer is not ready")
             raise ClusterError(f"a peer refused with status {response.status_code}")
         return response
 

@@ -16,16 +16,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
-from synaptoroute.sequencer.append_errors import NotPlaced, Reason, not_placed
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason, not_placed, text_of
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Held
+from synaptoroute.sequencer.node_rows import (
+    NodeReport,
+    NodeRows,
+    NodeSeen,
+    dump_node_report,
+    parse_document,
+    value_of,
+)
 from synaptoroute.sequencer.scripts import (
     ALIVE_MS,
     FORGET_MS,
@@ -35,52 +44,23 @@ from synaptoroute.sequencer.scripts import (
     Scripts,
     head_of,
 )
+from synaptoroute.trust.documents import canonical
+from synaptoroute.trust.statements import Signer
 
 HEARTBEAT_SECONDS: Final = 1.0
+HEARTBEAT_SECONDS_MAX: Final = 30.0
 HEARTBEAT_JITTER: Final = 0.2
-ROW_BYTES_MAX: Final = 4_096
-_TYPES: Final = {"int": int, "str": str, "bool": bool}
+HEARTBEATS_PER_SECOND_MAX: Final = 100
+"""Of the whole fleet: who verifies every row then spends about 1 % of a core."""
+LIVE_SECONDS: Final = 1.0  # How long a list of live nodes is used for ``ack=all``
 
 ItemT = TypeVar("ItemT")
-ValueT = TypeVar("ValueT", "NodeReport", "AuditReport")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReport:
-    """A node's report.  The names of the fields are its JSON form in Redis."""
-
-    node_id: str
-    url: str  # Address for its peers
-    role: str  # ``voter`` or ``observer``
-    version: str
-    level: int  # Highest feature level that it understands
-    fingerprint: str
-    epoch: int  # Epoch, seq, chain and digest are those of its durable position
-    seq: int
-    chain: str
-    digest: str
-    state: str
-    queue_count: int = 0  # Queries that wait
-    lag_entries: int = 0  # Behind the newest head that it knows
-    encoders: str = ""  # Fingerprints of all encoders that it has loaded, separated by commas
-    tables: str = ""  # Tables of the cascade that it has, separated by commas
-
-    @property
-    def position(self) -> Position:
-        return Position(self.epoch, self.seq, self.chain)
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSeen:
-    """A node as the others see it."""
-
-    report: NodeReport
-    age_ms: int  # By Redis' clock
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it counts for ``ack=all``."""
-        return self.age_ms <= ALIVE_MS
+def heartbeat_seconds(live_count: int) -> float:
+    """Time between the heartbeats of one node in a fleet of some size."""
+    seconds = live_count / HEARTBEATS_PER_SECOND_MAX
+    return min(max(seconds, HEARTBEAT_SECONDS), HEARTBEAT_SECONDS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +84,35 @@ class Acked:
         return bool(self.live) and min(self.live) >= seq
 
 
+@dataclass(frozen=True, slots=True)
+class HeartbeatFacts:
+    """What a heartbeat found beside the head."""
+
+    displaced: bytes = b""  # The row of this node that the heartbeat replaced
+    live_count: int = 0  # Nodes with a heartbeat of the last seconds
+    claim: bytes = b""  # What another process with this node's identity has left, see ``claim``
+
+
 class Presence:
-    def __init__(self, scripts: Scripts, link: Link) -> None:
+    def __init__(self, scripts: Scripts, link: Link, rows: NodeRows) -> None:
+        self.rows = rows
+        self.facts = HeartbeatFacts()  # Of the last heartbeat
         self._scripts = scripts
         self._link = link
+        self._live: frozenset[bytes] = frozenset()
+        self._live_at = -LIVE_SECONDS
 
     @property
     def _keys(self) -> Keys:
         return self._scripts.keys
 
     async def heartbeat(
-        self, report: NodeReport, *, promise: Ballot | None = None, voters: Sequence[str] = ()
+        self,
+        report: NodeReport,
+        *,
+        signer: Signer | None = None,
+        promise: Ballot | None = None,
+        voters: Sequence[str] = (),
     ) -> Head | NoLog:
         """Report this node and its position; return the head of the log.
 
@@ -123,6 +121,7 @@ class Presence:
 
         Args:
             report: Its position must be durable and, with a promise, read after the promise.
+            signer: Signs the row as this node.
             promise: The ballot that this node has durably promised, if any.
             voters: The voters at that position.
 
@@ -130,7 +129,8 @@ class Presence:
             SequencerUnavailable: No answer, or reading is not allowed either.
         """
         keys = self._keys
-        args = [report.node_id, dump_node_report(report), report.epoch, report.seq, report.chain]
+        row = dump_node_report(report, signer)
+        args = [report.node_id, row, report.epoch, report.seq, report.chain]
         try:
             answer = await self._scripts.run(
                 Script.HEARTBEAT,
@@ -140,6 +140,7 @@ class Presence:
                     keys.heartbeats,
                     keys.positions(report.epoch),
                     keys.reports,
+                    keys.claims,
                 ],
                 [*args, str(promise) if promise else "-", FORGET_MS, ",".join(voters)],
             )
@@ -147,7 +148,8 @@ class Presence:
             if error.fields.get("reason") is not Reason.REFUSED:
                 raise
             return await self._scripts.head()
-        return head_of(answer)
+        self.facts = HeartbeatFacts(answer[1], int(answer[2]), answer[3])
+        return head_of(answer[0])
 
     async def report_position(self, node_id: str, position: Position) -> None:
         """Report a voter's durable position at once, so that a quorum need not wait a second."""
@@ -156,18 +158,42 @@ class Presence:
         await self._link.call("ZADD", key, "GT", position.seq, node_id)
 
     async def nodes(self) -> tuple[NodeSeen, ...]:
-        """List the nodes that reported in the last hour; malformed reports are left out."""
+        """List the nodes that reported in the last hour; rows that do not count are left out."""
         keys = self._keys
         answer = await self._scripts.run(Script.NODES, [keys.nodes, keys.heartbeats], [])
-        now_ms, seen = int(answer[0]), []
-        for node_id, heard_ms, row in zip(answer[1::3], answer[2::3], answer[3::3], strict=True):
-            try:
-                report = parse_node_report(row)
-            except ProtocolError:
-                continue
-            if report.node_id.encode() == node_id:
-                seen.append(NodeSeen(report, max(0, now_ms - int(heard_ms))))
-        return tuple(seen)
+        now_ms = int(answer[0])
+        ids, times, rows = answer[1::3], map(int, answer[2::3]), answer[3::3]
+        return tuple(self.rows.read_all(zip(ids, times, rows, strict=True), now_ms))
+
+    async def row_of(self, node_id: str) -> tuple[bytes, int, int]:
+        """Read the row of a node, the age of its heartbeat, and Redis' time, both in ms.
+
+        The row is empty if there is none.
+        """
+        keys = self._keys
+        row = await self._link.call("HGET", keys.nodes, node_id)
+        heard_ms = await self._link.call("ZSCORE", keys.heartbeats, node_id)
+        seconds, microseconds = await self._link.call("TIME")
+        now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
+        if row is None or heard_ms is None:
+            return b"", 0, now_ms
+        return bytes(row), max(0, now_ms - int(float(heard_ms))), now_ms
+
+    async def end(self, report: NodeReport, signer: Signer) -> None:
+        """Leave a last report, so that the next process of this node need not wait."""
+        await self._link.call(
+            "HSET", self._keys.nodes, report.node_id, dump_node_report(report, signer)
+        )
+
+    async def claim(self, node_id: str, text: str, kept_ms: int) -> None:
+        """Leave word that this process has the identity of a node that is alive."""
+        await self._link.call("HSET", self._keys.claims, node_id, text)
+        await self._link.call("PEXPIRE", self._keys.claims, kept_ms)
+
+    async def claims(self) -> dict[str, bytes]:
+        """Read what refused processes have left, by node."""
+        flat = await self._link.call("HGETALL", self._keys.claims)
+        return {text_of(node): text for node, text in zip(flat[::2], flat[1::2], strict=False)}
 
     async def acked(self, epoch: int, *, alive_ms: int = ALIVE_MS) -> Acked | NotPlaced:
         """Read the durable sequence numbers of voters and live nodes in an epoch."""
@@ -177,44 +203,22 @@ class Presence:
         )
         if answer[0] != b"OK":
             return not_placed(answer)
-        held = [int(each) for each in answer[2:]]
         voters = int(answer[1])
-        return Acked(tuple(held[:voters]), tuple(held[voters:]))
+        held = [int(each) for each in answer[2 : 2 + voters]]
+        flat = answer[2 + voters :]
+        live = dict(zip(flat[::2], map(int, flat[1::2]), strict=True))
+        if self.rows.is_verifying:
+            # Heartbeats in Redis are claims: a stranger does not count, and a node whose
+            # heartbeat somebody removed still does.
+            live = {node: live.get(node, 0) for node in await self._live_nodes()}
+        return Acked(tuple(held), tuple(live.values()))
 
-
-def dump_node_report(report: NodeReport) -> bytes:
-    row = _dump(report).encode()
-    if len(row) > ROW_BYTES_MAX:
-        raise ProtocolError(f"a node's row has at most {ROW_BYTES_MAX} bytes")
-    return row
-
-
-def parse_node_report(row: bytes) -> NodeReport:
-    """Read a node's report; fields of a later release are ignored."""
-    return _parse(NodeReport, row, ROW_BYTES_MAX, {"encoders": "", "tables": ""})
-
-
-def _dump(value: NodeReport | AuditReport | NodeCommand) -> str:
-    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"))
-
-
-def _parse(
-    kind: type[ValueT], row: bytes, bytes_max: int, defaults: Mapping[str, object]
-) -> ValueT:
-    if len(row) > bytes_max:
-        raise ProtocolError(f"a {kind.__name__} has at most {bytes_max} bytes")
-    types = {each.name: _TYPES[str(each.type)] for each in fields(kind)}
-    try:
-        parsed: Any = json.loads(row)
-        values = {**defaults, **parsed}
-        values = {name: values[name] for name in types}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ProtocolError(f"a {kind.__name__} is malformed") from error
-    for name, expected in types.items():
-        # ``type`` and not ``isinstance``: True is an int.
-        if type(values[name]) is not expected:
-            raise ProtocolError(f"a {kind.__name__} has a wrong {name}")
-    return kind(**values)
+    async def _live_nodes(self) -> frozenset[bytes]:
+        if time.monotonic() - self._live_at > LIVE_SECONDS:
+            seen = await self.nodes()
+            self._live = frozenset(each.report.node_id.encode() for each in seen if each.is_live)
+            self._live_at = time.monotonic()
+        return self._live
 
 
 def _parse_by_node(flat: Sequence[bytes], parse: Callable[[bytes], ItemT]) -> dict[str, ItemT]:
@@ -256,7 +260,7 @@ class Audits:
 
     async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
         key = self._scripts.keys.audit(seq)
-        await self._scripts.run(Script.AUDIT, [key], [node_id, _dump(report), KEPT_MS])
+        await self._scripts.run(Script.AUDIT, [key], [node_id, canonical(asdict(report)), KEPT_MS])
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
         """Read the reports to an audit by node; malformed ones are left out."""
@@ -266,7 +270,7 @@ class Audits:
 
 def parse_audit_report(row: bytes) -> AuditReport:
     """Read an audit report; fields of a later release are ignored."""
-    return _parse(AuditReport, row, REPORT_BYTES_MAX, {})
+    return value_of(AuditReport, parse_document(row, REPORT_BYTES_MAX))
 
 
 # --- commands ---------------------------------------------------------------------
@@ -306,7 +310,7 @@ class NodeCommands:
     async def send(self, held: Held, node_id: str, command: NodeCommand) -> bool:
         """Leave a command for a node; False if the lease is not ours any more."""
         keys = [self._scripts.keys.lease(held.name), self._key]
-        args = [held.proof, node_id, _dump(command)]
+        args = [held.proof, node_id, canonical(asdict(command))]
         answer = await self._scripts.run(Script.NODE_COMMAND, keys, args)
         return bool(answer[0] == b"OK")
 

@@ -27,8 +27,10 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
 from synaptoroute.sequencer.peers import (
+    CHALLENGE_CHARACTERS_MAX,
     HEAD_PATH,
     LOG_PATH,
+    NONCE_PATH,
     POSITION_HEADER,
     PROOF_HEADER,
     ROWS_PATH,
@@ -335,6 +337,18 @@ def _member(request: Request) -> Follower:
 async def peer_head(request: Request) -> Response:
     """Position and promise of this node."""
     return json_response(_member(request).peer_watch.own_head().dump())
+
+
+@peer_endpoints.get(NONCE_PATH)
+async def peer_nonce(request: Request) -> Response:
+    """Which run of the node answers here, and a nonce for one request."""
+    follower = runtime_of(request).router.follower
+    if follower is None:
+        raise EndpointNotFound("this node has no peers")
+    challenge = request.query_params.get("challenge", "")
+    if len(challenge) > CHALLENGE_CHARACTERS_MAX or not challenge.isascii():
+        raise InvalidParameter(f"a challenge has at most {CHALLENGE_CHARACTERS_MAX} characters")
+    return json_response(json.dumps(follower.boot_document(challenge)))
 
 
 @peer_endpoints.get(LOG_PATH)

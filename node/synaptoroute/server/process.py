@@ -189,6 +189,7 @@ def log_of(config: NodeConfig) -> RedisLog | None:
         signing_keys_file=config.signing_keys_file,
         allow_unsigned=config.allow_unsigned,
         retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
+        clock_skew_seconds_max=config.clock_skew_seconds_max,
     )
 
 
