@@ -12,6 +12,7 @@ and fetches what it lacks.
     append_errors  why a write has no place
     log            ``RedisLog``, the log of a cluster: reads, and the parts below
     pubsub         the bus, and the keepalives that show that it works
+    node_rows      the rows of nodes in Redis, verified; addresses: which of them may be asked
     presence       heartbeats, the list of nodes, acknowledgements, audit reports, commands
     lease          leases with fencing tokens
     epochs         founding, trimming and recovering a log

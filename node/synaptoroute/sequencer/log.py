@@ -37,6 +37,7 @@ from synaptoroute.trust.statements import Verifier
 
 READ_BYTES_MAX: Final = 1_048_576
 READ_ENTRIES_MAX: Final = 1_024
+TRUST_MODES: Final = ("trusting-redis", "authenticated", "pinned")
 
 
 class Coverage(Enum):

@@ -101,12 +101,16 @@ class Cluster(BaseModel):
         head: ``epoch.seq`` of the newest entry that this node knows of.
         log_bytes: Bytes that the log keeps; 0 for a standalone node.
         log_bytes_max: Bytes that it may keep, as this node is set; 0 for a standalone node.
+        trust_mode: ``trusting-redis`` if whoever writes to Redis is believed,
+            ``authenticated`` if nodes prove that they know the cluster secret, ``pinned`` if the
+            keys of the voters are pinned as well; empty for a standalone node.
         nodes: Every node that reported in the last hour.
     """
 
     log_state: str
     detail: str
     head: str
+    trust_mode: str = ""
     log_bytes: int = 0
     log_bytes_max: int = 0
     nodes: list[ClusterNode]
@@ -116,6 +120,7 @@ _EXAMPLE: Final = {
     "log_state": "open",
     "detail": "",
     "head": "1.42",
+    "trust_mode": "authenticated",
     "log_bytes": 48_210,
     "log_bytes_max": 268_435_456,
     "nodes": [
@@ -179,8 +184,9 @@ async def show_cluster(request: Request) -> Response:
     return model_response(
         Cluster(
             log_state=follows.log_state.value,
-            detail=detail or follows.detail,
+            detail=detail or follows.detail or follows.identity_conflict,
             head=follows.head,
+            trust_mode=follows.trust_mode,
             log_bytes=follows.log_bytes,
             log_bytes_max=follows.log_bytes_max,
             nodes=sorted(nodes, key=lambda node: node.node),

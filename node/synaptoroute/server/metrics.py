@@ -30,6 +30,7 @@ from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
 from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
+from synaptoroute.sequencer.log import TRUST_MODES
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KeysStatus
 
@@ -289,8 +290,19 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
             follower.staleness_ms / 1000,
         ),
         ("bus_live", "1 if the subscription to the bus is up.", int(follower.is_bus_live)),
+        (
+            "identity_conflict",
+            "1 while another process has this node's identity.",
+            int(bool(follower.identity_conflict)),
+        ),
     ):
         yield _gauge(name, meaning, value)
+    modes = GaugeMetricFamily(
+        "synaptoroute_trust_mode", "1 for the mode in which others are trusted.", labels=("mode",)
+    )
+    for mode in TRUST_MODES:
+        modes.add_metric([mode], int(mode == follower.trust_mode))
+    yield modes
     counts = follower.counts
     for name, meaning, value in (
         ("bus_entries", "Entries heard on the bus.", counts.bus_entries),
@@ -298,6 +310,11 @@ def _of_follower(follower: FollowerStatus) -> Iterator[Metric]:
         ("gaps", "Times an entry came before an earlier one.", counts.gaps),
         ("tail_losses", "Times only the head showed that entries were lost.", counts.tail_losses),
         ("snapshots", "Snapshots of peers that were installed.", counts.snapshots),
+        (
+            "rows_refused",
+            "Rows of nodes that were forged, foreign or replayed.",
+            follower.rows_refused,
+        ),
         ("forks", "Times the log contradicted what had been applied.", counts.forks),
         ("halts", "Times an entry could not be applied.", counts.halts),
         ("reopenings", "Times this node reopened the log.", counts.reopenings),

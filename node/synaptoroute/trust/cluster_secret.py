@@ -76,8 +76,11 @@ def read_keys(path: Path) -> dict[str, bytes]:
     Raises:
         ConfigError: A line is malformed, or there are no keys or too many.
     """
-    with path.open("rb") as file:
-        text = file.read(KEYS_FILE_BYTES_MAX).decode()
+    try:
+        with path.open("rb") as file:
+            text = file.read(KEYS_FILE_BYTES_MAX).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the key file {path} cannot be read: {error}") from error
     keys: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):

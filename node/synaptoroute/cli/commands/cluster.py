@@ -100,7 +100,9 @@ def _show_cluster(url: str, cluster: dict[str, Any], as_json: bool) -> None:
         return
     detail = f": {cluster['detail']}" if cluster["detail"] else ""
     size = _log_size(cluster)
-    print_line(f"{url}  log {cluster['log_state']} at {cluster['head'] or '-'}{size}{detail}")
+    trust = f", {mode}" if (mode := cluster.get("trust_mode")) else ""
+    head = cluster["head"] or "-"
+    print_line(f"{url}  log {cluster['log_state']} at {head}{size}{trust}{detail}")
     print_table(CLUSTER_COLUMNS, [node_row(node) for node in cluster["nodes"]])
 
 
