@@ -71,9 +71,21 @@ class CoordinatorConfig(Policy):
         namespace: Name of the cluster's log on that server.
         peer_secret_file: Secret shared with the nodes, to fetch backups; without a file it is
             derived as the nodes do.
+        peer_ca_file: Certificate authorities of the nodes' certificates; ``tls_client_ca`` by
+            default, else those of the system.
+        peer_cert_file: Client certificate that is shown to nodes; ``tls_cert`` by default.
+        peer_key_file: Key of that certificate.
+        allow_plain_peers: Also send requests to nodes with ``http://`` addresses, while TLS is
+            being introduced; without TLS they are always allowed.
         node_key_file: File with the API key for requests to nodes.
         api_keys_file: File of API keys, one per line:
             ``scope[,scope] sha256:hex name [expires=time]``.
+        tls_cert: Certificate of the HTTP server, with intermediate certificates after it;
+            the port then speaks HTTPS only.  Changed files are read within a second.
+        tls_key: Private key of that certificate, not encrypted.
+        tls_client_ca: Certificate authorities of client certificates.
+        tls_client_auth: With a client CA, ``required`` refuses every connection without a
+            client certificate; ``optional`` verifies one only if it is presented.
         insecure: Serve a public address without API keys.
         folder: Folder of the audit log.
         backup_folder: Folder of backups; without one no backups are taken.
@@ -99,8 +111,16 @@ class CoordinatorConfig(Policy):
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
     peer_secret_file: Path | None = None
+    peer_ca_file: Path | None = None
+    peer_cert_file: Path | None = None
+    peer_key_file: Path | None = None
+    allow_plain_peers: bool = False
     node_key_file: Path | None = None
     api_keys_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_client_auth: Literal["optional", "required"] = "optional"
     insecure: bool = False
     folder: Path = Path("data/coordinator")
     backup_folder: Path | None = None

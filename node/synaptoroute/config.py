@@ -86,6 +86,13 @@ class ClusterConfig(BaseSettings):
             makes a key and keeps it beside its database.
         clock_skew_seconds_max: Most that the time in another node's signed report may differ
             from Redis' clock; a report that differs more does not show a live node.
+        peer_ca_file: Certificate authorities of the other nodes' certificates; a node
+            process uses ``tls_client_ca`` by default, else those of the system.
+        peer_cert_file: Client certificate that is shown to other nodes; a node process uses
+            ``tls_cert`` by default.
+        peer_key_file: Key of that certificate.
+        allow_plain_peers: Also send requests to nodes with ``http://`` addresses, while TLS
+            is being introduced; without TLS they are always allowed.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -102,6 +109,10 @@ class ClusterConfig(BaseSettings):
     peer_secret_file: Path | None = None
     identity_key_file: Path | None = None
     clock_skew_seconds_max: float = Field(default=60.0, ge=5, le=86_400)
+    peer_ca_file: Path | None = None
+    peer_cert_file: Path | None = None
+    peer_key_file: Path | None = None
+    allow_plain_peers: bool = False
 
 
 class NodeConfig(EngineConfig, ClusterConfig):
@@ -126,6 +137,13 @@ class NodeConfig(EngineConfig, ClusterConfig):
         routes_file: Route file that is applied when an empty database is first started.
         api_keys_file: File of API keys, one per line:
             ``scope[,scope] sha256:hex name [expires=time]``.
+        tls_cert: Certificate of the HTTP server, with intermediate certificates after it;
+            the port then speaks HTTPS only.  Changed files are read within a second.
+        tls_key: Private key of that certificate, not encrypted.
+        tls_client_ca: Certificate authorities of client certificates; requests of other
+            nodes then need a certificate of theirs.
+        tls_client_auth: With a client CA, ``required`` refuses every connection without a
+            client certificate; ``optional`` refuses only requests of other nodes without one.
         insecure: Serve a public address without API keys.
         body_bytes_max: Largest request body, except for imports.
         import_bytes_max: Largest body of an import.
@@ -160,6 +178,10 @@ class NodeConfig(EngineConfig, ClusterConfig):
     sqlite_synchronous: Literal["full", "normal"] = "full"
     routes_file: Path | None = None
     api_keys_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tls_client_auth: Literal["optional", "required"] = "optional"
     insecure: bool = False
     body_bytes_max: int = Field(default=8_388_608, ge=1_024, le=1_073_741_824)
     import_bytes_max: int = Field(default=1_073_741_824, ge=1_024, le=1 << 40)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.encoder import EncoderStats, HashEncoder
@@ -12,6 +14,8 @@ from synaptoroute.replication.session import FollowerCounts, FollowerStatus, Log
 from synaptoroute.router.reads import node_status
 from synaptoroute.server.metrics import Metrics
 from synaptoroute.web.api_keys import KeysStatus
+from synaptoroute.web.tls import ServerTls, TlsFiles
+from tls_files import TestTls
 
 _TYPE = re.compile(r"^# TYPE (\S+) ", re.MULTILINE)
 _SERIES = re.compile(r"^([a-z][a-z0-9_]*)[{ ]", re.MULTILINE)
@@ -48,6 +52,10 @@ def exposition() -> str:
     metrics.watch_cached_responses(lambda: 0)
     metrics.watch_keys(lambda: KeysStatus(1, 0, None, "", ""))
     metrics.watch(lambda: (status, EncoderStats()))
+    with TemporaryDirectory() as folder:
+        files = TestTls.make(Path(folder))
+        tls = ServerTls(TlsFiles(files.cert, files.key))
+    metrics.watch_certificates(lambda: (tls, None))
     return metrics.render().decode()
 
 

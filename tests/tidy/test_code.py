@@ -30,6 +30,7 @@ CLOCK_ROOMS = frozenset(
         "router",
         "engine",
         "sequencer",
+        "web",  # certificates and API keys expire
         "replication",
         "serving",
         "cascade",

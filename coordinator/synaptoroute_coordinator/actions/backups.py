@@ -21,7 +21,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute.private_files import make_private_file, make_private_folder
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.peers import Membership, PeerClient
+from synaptoroute.sequencer.peers import PeerClient
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute_coordinator.actions.backup_store import BackupStore
 
@@ -52,11 +52,11 @@ class Backups:
     """The backups in one store."""
 
     def __init__(
-        self, store: BackupStore | None, log: RedisLog, membership: Membership, kept: int
+        self, store: BackupStore | None, log: RedisLog, peers: PeerClient, kept: int
     ) -> None:
         self._store = store
         self._log = log
-        self._peers = PeerClient(membership, log.verifier)
+        self._peers = peers
         self._kept = kept
         self._taking = asyncio.Lock()
         self._manifests: dict[str, Backup] = {}

@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 
 from synaptoroute.errors import ClusterError, ConfigError
+from synaptoroute.web.tls import ClientTls
 from synaptoroute_coordinator.fleet import Sample, Telemetry, parse_sample, telemetry_of
 
 CONCURRENT_REQUESTS_MAX: Final = 32
@@ -42,12 +43,18 @@ class NodeResponse:
 class FleetClient:
     """HTTP client of all nodes.  Used on one event loop."""
 
-    def __init__(self, key: str = "", *, verify: bool = True) -> None:
+    def __init__(
+        self, key: str = "", tls: ClientTls | None = None, *, allow_plain: bool = False
+    ) -> None:
+        self._tls = tls
+        self._is_tls_needed = tls is not None and not allow_plain
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(REQUEST_SECONDS, connect=SCRAPE_SECONDS),
-            verify=verify,
+            verify=True if tls is None else tls.http_context,
+            # A redirect would take the API key to another place.
+            follow_redirects=False,
             # No proxy of the environment: nodes are inside the cluster, and a proxy would see
             # the API key.
             trust_env=False,
@@ -65,10 +72,14 @@ class FleetClient:
         return {node: telemetry for node, _, telemetry in found if telemetry is not None}
 
     async def _scrape(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
+        if self._is_tls_needed and not url.startswith("https://"):
+            return node, None, None
         try:
             async with self._slots:
                 answer = await self._client.get(f"{url}/metrics", timeout=SCRAPE_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._tls is not None:
+                self._tls.report(url, error)
             return node, None, None
         if answer.status_code != 200:
             return node, None, None
@@ -88,6 +99,8 @@ class FleetClient:
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> NodeResponse:
         """Send one request to a node and read the whole response."""
+        if self._is_tls_needed and not url.startswith("https://"):
+            raise ClusterError(f"the node at {url} has no TLS, which this coordinator requires")
         target = f"{url}{path}" + (f"?{query}" if query else "")
         try:
             async with (
@@ -105,6 +118,8 @@ class FleetClient:
                 shown = {name.lower(): value for name, value in answer.headers.items()}
                 return NodeResponse(answer.status_code, shown, bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._tls is not None:
+                self._tls.report(url, error)
             # Without a connection nothing was sent; otherwise a write may still be applied.
             is_sent = not isinstance(error, _NOT_SENT)
             raise ClusterError(

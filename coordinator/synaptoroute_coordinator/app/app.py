@@ -17,7 +17,7 @@ from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.private_files import exposed_secrets
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.peers import Membership
+from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
@@ -27,9 +27,12 @@ from synaptoroute.web.http_server import (
     ProcessHooks,
     ServerProcess,
     check_exposure,
+    url_of,
 )
 from synaptoroute.web.logs import configure_logs
 from synaptoroute.web.middleware import Middleware, add_error_handlers
+from synaptoroute.web.tls import client_tls, peer_files, server_tls
+from synaptoroute.web.tls_metrics import TlsCollector
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backup_store import (
     BackupStore,
@@ -76,6 +79,9 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     app.state.runtime = runtime
     app.state.registry = metrics.make_registry(runtime.reconciler, runtime.keys)
+    app.state.registry.register(
+        TlsCollector("synaptoroute_fleet_", lambda: (runtime.tls, runtime.peer_tls))
+    )
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_error_handlers(app)
     for module in (dashboard, metrics, fleet, encoders, gateway):
@@ -134,7 +140,7 @@ async def _serve(config: CoordinatorConfig) -> bool:
     hooks = ProcessHooks(
         lifespan=app.router.lifespan_context(app), on_drain=runtime.is_stopping.set
     )
-    server = HttpServer(app, backlog=BACKLOG_CONNECTIONS)
+    server = HttpServer(app, backlog=BACKLOG_CONNECTIONS, tls=runtime.tls)
     return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
 
 
@@ -150,7 +156,8 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     )
     node_key = read_secret(config.node_key_file, "API key for the nodes")
     secret = read_secret(config.peer_secret_file, "peers' secret").encode()
-    address = config.url or f"http://{config.host}:{config.port}"
+    tls, peer_tls = server_tls(config), client_tls(peer_files(config))
+    address = config.url or url_of((config.host, config.port), is_tls=tls is not None)
     lease = LeaderLease(log, address)
 
     def peer_secret() -> bytes:
@@ -162,16 +169,17 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         return sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()
 
     membership = Membership(peer_secret, lambda: reconciler.now_ms())
+    peers = PeerClient(membership, log.verifier, peer_tls, allow_plain=config.allow_plain_peers)
     reconciler = Reconciler(
         log,
         config,
         lease,
-        FleetClient(node_key),
-        Backups(open_backup_store(config), log, membership, config.backups_kept),
+        FleetClient(node_key, peer_tls, allow_plain=config.allow_plain_peers),
+        Backups(open_backup_store(config), log, peers, config.backups_kept),
         AuditLog(config.folder / RECORD_NAME),
     )
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
-    return Runtime(config, reconciler, keys)
+    return Runtime(config, reconciler, keys, tls, peer_tls)
 
 
 def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:

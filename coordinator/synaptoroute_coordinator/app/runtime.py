@@ -33,6 +33,7 @@ from synaptoroute.web.middleware import (
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_of
+from synaptoroute.web.tls import ClientTls, ServerTls
 from synaptoroute_coordinator.app import responses
 from synaptoroute_coordinator.config import CoordinatorConfig
 from synaptoroute_coordinator.events import Event
@@ -51,7 +52,12 @@ ADDRESSES_MAX: Final = 10_000
 
 class Runtime:
     def __init__(
-        self, config: CoordinatorConfig, reconciler: Reconciler, keys: ApiKeys | None
+        self,
+        config: CoordinatorConfig,
+        reconciler: Reconciler,
+        keys: ApiKeys | None,
+        tls: ServerTls | None = None,
+        peer_tls: ClientTls | None = None,
     ) -> None:
         self.config = config
         self.reconciler = reconciler
@@ -59,13 +65,19 @@ class Runtime:
         self.sessions = Sessions(config.session_seconds, self.is_in_force)
         self.is_stopping = asyncio.Event()
         self.log: ServerLog = structlog.stdlib.get_logger(LOGGER_NAME)
-        self._keys_task: asyncio.Task[None] | None = None
+        self.tls = tls
+        self.peer_tls = peer_tls
+        self._watches: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         await asyncio.to_thread(self.reconciler.audit_log.load)
         self.reconciler.start()
         if self.keys is not None:
-            self._keys_task = asyncio.create_task(self.keys.watch(self.log), name="keys")
+            self._watches.append(asyncio.create_task(self.keys.watch(self.log), name="keys"))
+        for certificates in (self.tls, self.peer_tls):
+            if certificates is not None:
+                watch = asyncio.create_task(certificates.watch(), name="certificates")
+                self._watches.append(watch)
 
     def is_in_force(self, key: ApiKey | None) -> bool:
         """Whether a key that was found before still counts, with the same rights."""
@@ -80,9 +92,9 @@ class Runtime:
 
     async def stop(self) -> None:
         self.is_stopping.set()
-        if self._keys_task is not None:
-            self._keys_task.cancel()
-            await asyncio.gather(self._keys_task, return_exceptions=True)
+        for task in self._watches:
+            task.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
         await self.reconciler.stop()
         await self.reconciler.client.close()
         await self.reconciler.backups.close()

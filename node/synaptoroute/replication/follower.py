@@ -45,6 +45,7 @@ from synaptoroute.trust.documents import sign_document
 from synaptoroute.trust.identity import NodeIdentity
 from synaptoroute.trust.nonces import Nonces
 from synaptoroute.trust.statements import Signer
+from synaptoroute.web.tls import ClientTls
 
 RETRY_SECONDS: Final = 0.5
 BACKLOG_ENTRIES_MAX: Final = 8_192
@@ -72,7 +73,12 @@ class Follower:
     """
 
     def __init__(
-        self, engine: EnginePort, log: RedisLog, config: ClusterConfig, identity: NodeIdentity
+        self,
+        engine: EnginePort,
+        log: RedisLog,
+        config: ClusterConfig,
+        identity: NodeIdentity,
+        tls: ClientTls | None = None,
     ) -> None:
         signer = Signer(engine.node_id, identity, log.signing_keys.secret)
         self.incarnation = Incarnation(signer, log.verifier, log.presence, self._ask_boot)
@@ -81,7 +87,10 @@ class Follower:
         self._secret = PeerSecret(session)
         self.membership = Membership(self._secret, self.clock.now_ms)
         self.nonces = Nonces()
-        self._peers = PeerClient(self.membership, log.verifier)
+        self.tls = tls
+        self._peers = PeerClient(
+            self.membership, log.verifier, tls, allow_plain=config.allow_plain_peers
+        )
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
         self.recovery = Recovery(session)
@@ -140,6 +149,9 @@ class Follower:
         ):
             task = asyncio.create_task(self._run_forever(name, run), name=f"follower-{name}")
             self._tasks.append(task)
+        if self.tls is not None:
+            watch = self._run_forever("certificates", self.tls.watch)
+            self._tasks.append(asyncio.create_task(watch, name="follower-certificates"))
 
     async def _run_forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -72,6 +72,7 @@ from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
 from synaptoroute.serving.query import QueryEngine
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.web.tls import TlsFiles, client_tls
 
 READY_POLL_SECONDS: Final = 0.02
 _DEFAULTS: Final = WriteOptions()
@@ -161,7 +162,9 @@ class AdaptiveRouter:
             engine, cluster = self._engine(), self._cluster or ClusterConfig()
             database = str(engine.database.path)
             identity = await asyncio.to_thread(open_identity, cluster, database)
-            self.follower = Follower(engine, self._log, cluster, identity)
+            files = TlsFiles(cluster.peer_cert_file, cluster.peer_key_file, cluster.peer_ca_file)
+            tls = await asyncio.to_thread(client_tls, files)
+            self.follower = Follower(engine, self._log, cluster, identity, tls)
             await self.follower.start()
         if self._open_imports is None:
             self._open_imports = self.open_imports

@@ -28,6 +28,7 @@ from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 from synaptoroute.trust.documents import verify_document
 from synaptoroute.trust.statements import Verifier
+from synaptoroute.web.tls import ClientTls
 
 HEAD_PATH: Final = "/peer/v1/head"
 LOG_PATH: Final = "/peer/v1/log"
@@ -151,12 +152,23 @@ class PeerClient:
     """Sends requests to peers.  Used on one event loop."""
 
     def __init__(
-        self, membership: Membership, verifier: Verifier, verify: bool | str = True
+        self,
+        membership: Membership,
+        verifier: Verifier,
+        tls: ClientTls | None = None,
+        *,
+        allow_plain: bool = False,
     ) -> None:
         self._membership = membership
         self._verifier = verifier
+        self._tls = tls
+        self._is_tls_needed = tls is not None and not allow_plain
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
-        self._client = httpx.AsyncClient(timeout=timeout, verify=verify, trust_env=False)
+        verify = True if tls is None else tls.http_context
+        # Redirects are not followed: a request and its proof are for one node.
+        self._client = httpx.AsyncClient(
+            timeout=timeout, verify=verify, trust_env=False, follow_redirects=False
+        )
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -191,10 +203,10 @@ class PeerClient:
         Nothing is sent but a random number.
         """
         challenge = secrets.token_hex(16)
-        target = f"{url.rstrip('/')}{NONCE_PATH}?challenge={challenge}"
+        path = f"{NONCE_PATH}?challenge={challenge}"
         for _ in range(BOOT_TRIES):
             try:
-                async with _Response(self._client, target, {}, BOOT_SECONDS) as response:
+                async with self._get(url, path, {}, BOOT_SECONDS) as response:
                     document = json.loads(await _read(response, BOOT_BYTES_MAX))
                     found = verify_document(self._verifier, BOOT, document)
             except NotReady:
@@ -238,8 +250,14 @@ class PeerClient:
         return SnapshotFile(target, position)
 
     def _open(self, url: str, path: str) -> _Response:
-        headers = {PROOF_HEADER: self._membership.proof(path)}
-        return _Response(self._client, url.rstrip("/") + path, headers)
+        return self._get(url, path, {PROOF_HEADER: self._membership.proof(path)})
+
+    def _get(
+        self, url: str, path: str, headers: dict[str, str], seconds: float = _READ_SECONDS
+    ) -> _Response:
+        if self._is_tls_needed and not url.startswith("https://"):
+            raise ClusterError(f"the peer at {url} has no TLS, which is required")
+        return _Response(self._client, url.rstrip("/") + path, headers, self._tls, seconds)
 
 
 async def _read(response: httpx.Response, bytes_max: int) -> bytes:
@@ -265,8 +283,11 @@ class _Response:
         client: httpx.AsyncClient,
         url: str,
         headers: dict[str, str],
+        tls: ClientTls | None,
         seconds: float = _READ_SECONDS,
     ) -> None:
+        self._url = url
+        self._tls = tls
         timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
         # A redirect could lead anywhere.
         self._context = client.stream(
@@ -277,6 +298,8 @@ class _Response:
         try:
             response = await self._context.__aenter__()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._tls is not None:
+                self._tls.report(self._url.partition("?")[0], error)
             kind = PeerDown if _is_refused(error) else ClusterError
             raise kind(f"a peer does not answer: {error!r}") from error
         if response.status_code != 200:

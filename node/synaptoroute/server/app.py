@@ -29,6 +29,7 @@ from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.middleware import Middleware, add_error_handlers
+from synaptoroute.web.tls import ServerTls
 
 
 def create_app(
@@ -38,6 +39,7 @@ def create_app(
     encoder: TextEncoder | None = None,
     metrics: Metrics | None = None,
     keys: ApiKeys | None = None,
+    tls: ServerTls | None = None,
     on_failure: Callable[[], None] | None = None,
 ) -> FastAPI:
     """Make the application; its lifespan starts and stops the router.
@@ -48,10 +50,17 @@ def create_app(
         encoder: The encoder of a router that is given, for its metrics.
         metrics: Where to count; the same object may observe the router's engine.
         keys: API keys; None allows everybody.
+        tls: Certificates of the server, for their metrics and reloads.
         on_failure: Called on the event loop if the router does not start.
     """
     runtime = Runtime(
-        config, router, encoder=encoder, metrics=metrics, keys=keys, on_failure=on_failure
+        config,
+        router,
+        encoder=encoder,
+        metrics=metrics,
+        keys=keys,
+        tls=tls,
+        on_failure=on_failure,
     )
 
     @asynccontextmanager

@@ -33,6 +33,7 @@ from synaptoroute.router import NodeStatus
 from synaptoroute.sequencer.log import TRUST_MODES
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import KeysStatus
+from synaptoroute.web.tls_metrics import ReadCertificates, TlsCollector
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 STORAGE_STATES: Final = ("ok", "disk_full", "read_only", "failed")
@@ -90,6 +91,9 @@ class Metrics:
     def watch(self, read: ReadFigures) -> None:
         """Read the router and the encoder at every scrape."""
         self.registry.register(NodeCollector(read))
+
+    def watch_certificates(self, read: ReadCertificates) -> None:
+        self.registry.register(TlsCollector("synaptoroute_", read))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -48,7 +48,14 @@ class NodePolicy(RequestPolicy):
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
         context.is_write = is_write(method, path)
-        keys = self._runtime.keys
+        tls, keys = self._runtime.tls, self._runtime.keys
+        if (
+            tls is not None
+            and tls.asks_clients
+            and context.client_certificate is None
+            and path.startswith(PEER_PREFIX)
+        ):
+            raise Forbidden("a client certificate of the cluster is needed")
         if keys is None or (needed := scope_needed(method, path)) is None:
             return
         presented = presented_key(headers)

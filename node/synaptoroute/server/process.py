@@ -42,6 +42,7 @@ from synaptoroute.web.http_server import (
     url_of,
 )
 from synaptoroute.web.logs import configure_logs, server_log
+from synaptoroute.web.tls import ServerTls, client_tls, peer_files, server_tls
 
 DRAIN_SECONDS: Final = 0.5
 SWITCH_SECONDS: Final = 0.000_5
@@ -77,15 +78,24 @@ def serve(config: NodeConfig, *, encoder: LoadEncoder | None = None) -> None:
     for warning in exposed_secrets(config):
         server_log().warning("secret_exposed", detail=warning)
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
+    tls = server_tls(config)
+    # The router reads these files too, but a mistake in them must be told before it starts.
+    client_tls(peer_files(config))
     arm(requested_failpoint())
     tune_interpreter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        is_started = runner.run(_serve(config, keys, encoder or partial(load_encoder, config)))
+        load = encoder or partial(load_encoder, config)
+        is_started = runner.run(_serve(config, keys, load, tls))
     if not is_started:
         raise SystemExit(FAILED_START)
 
 
-async def _serve(config: NodeConfig, keys: ApiKeys | None, load: LoadEncoder) -> bool:
+async def _serve(
+    config: NodeConfig,
+    keys: ApiKeys | None,
+    load: LoadEncoder,
+    tls: ServerTls | None,
+) -> bool:
     """Serve until a stop signal; return False if the node did not start."""
     metrics = Metrics()
     app = create_app(
@@ -93,6 +103,7 @@ async def _serve(config: NodeConfig, keys: ApiKeys | None, load: LoadEncoder) ->
         config,
         metrics=metrics,
         keys=keys,
+        tls=tls,
         on_failure=lambda: process.end(),
     )
     runtime: Runtime = app.state.runtime
@@ -105,7 +116,7 @@ async def _serve(config: NodeConfig, keys: ApiKeys | None, load: LoadEncoder) ->
         drain_seconds=DRAIN_SECONDS,
         shutdown_seconds=config.shutdown_seconds,
     )
-    process = ServerProcess(HttpServer(app, direct=direct), hooks, server_log())
+    process = ServerProcess(HttpServer(app, direct=direct, tls=tls), hooks, server_log())
     end_tracing = start_tracing(app)
     try:
         sockets = (front_socket(config),) if config.front_port else ()
@@ -153,7 +164,7 @@ def router_opener(config: NodeConfig, metrics: Metrics, load: LoadEncoder) -> Op
                 storage,
                 log=log_of(config),
                 config=config,
-                cluster=advertised(config),
+                cluster=cluster_config(config),
                 observer=metrics,
                 spare=spare,
                 cascade=load_tables(config, [encoder, spare] if spare else [encoder]),
@@ -193,11 +204,18 @@ def log_of(config: NodeConfig) -> RedisLog | None:
     )
 
 
-def advertised(config: NodeConfig) -> NodeConfig:
-    """Say where peers reach this node, where the settings do not."""
-    if config.advertise_url or config.host in ("0.0.0.0", "::", ""):
-        return config
-    return config.model_copy(update={"advertise_url": url_of((config.host, config.port))})
+def cluster_config(config: NodeConfig) -> NodeConfig:
+    """Fill in what follows from other settings: address and certificates for other nodes."""
+    files = peer_files(config)
+    changes: dict[str, object] = {
+        "peer_ca_file": files.ca,
+        "peer_cert_file": files.cert,
+        "peer_key_file": files.key,
+    }
+    if not config.advertise_url and config.host not in ("0.0.0.0", "::", ""):
+        address = (config.host, config.port)
+        changes["advertise_url"] = url_of(address, is_tls=config.tls_cert is not None)
+    return config.model_copy(update=changes)
 
 
 def front_socket(config: NodeConfig) -> socket.socket:

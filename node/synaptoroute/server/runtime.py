@@ -25,6 +25,7 @@ from synaptoroute.server.documents import each_route, load_routes_file
 from synaptoroute.server.metrics import Metrics, parse_version
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.logs import server_log
+from synaptoroute.web.tls import ClientTls, ServerTls
 
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 START_RETRY_SECONDS: Final = 1.0
@@ -43,10 +44,12 @@ class Runtime:
         encoder: TextEncoder | None = None,
         metrics: Metrics | None = None,
         keys: ApiKeys | None = None,
+        tls: ServerTls | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.keys = keys
+        self.tls = tls
         self.metrics = metrics or Metrics()
         self.log = server_log()
         self.bodies = BodyBudget(max(BODIES_BYTES_MAX, config.body_bytes_max))
@@ -64,6 +67,7 @@ class Runtime:
         self.metrics.watch(self._figures)
         if keys is not None:
             self.metrics.watch_keys(lambda: keys.status)
+        self.metrics.watch_certificates(self._certificates)
 
     # --- the router ----------------------------------------------------------------
 
@@ -117,12 +121,17 @@ class Runtime:
         status = self._router.status()
         return replace(status, is_ready=not self._reasons_of(status)), stats
 
+    def _certificates(self) -> tuple[ServerTls | None, ClientTls | None]:
+        return self.tls, None if self.follower is None else self.follower.tls
+
     # --- life ----------------------------------------------------------------------
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._start(), name="router-start")]
         if self.keys is not None:
             self._tasks.append(asyncio.create_task(self.keys.watch(self.log), name="keys"))
+        if self.tls is not None:
+            self._tasks.append(asyncio.create_task(self.tls.watch(), name="certificates"))
 
     async def wait_started(self) -> None:
         await asyncio.shield(self._tasks[0])

@@ -36,6 +36,7 @@ _BAD_NAME: Final = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BODILESS_STATUSES: Final = frozenset({204, 304})
 _CLOSE: Final = (b"connection", b"close")
+_TLS_END_SECONDS: Final = 1.0
 _NO_INSTANCE: Final = "urn:synaptoroute:request:none"
 _MALFORMED: Final = Problem(400, "malformed_request", "the request is not valid HTTP/1.1")
 
@@ -144,6 +145,7 @@ class HttpProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._client: Address | None = None
         self._local: Address | None = None
+        self._certificate: str | None = None  # name in the client's verified certificate
         self._url = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
@@ -172,6 +174,11 @@ class HttpProtocol(asyncio.Protocol):
         self._deadline = self._loop.time() + self._limits.head_seconds
         if len(connections) > self._limits.connections_max:
             self._refuse(_full(self._limits))
+
+    def secure(self, transport: asyncio.Transport, certificate: str | None) -> None:
+        """Continue on the encrypted transport after the TLS handshake."""
+        self._transport = transport
+        self._certificate = certificate
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and cancel the request that is being answered."""
@@ -255,6 +262,9 @@ class HttpProtocol(asyncio.Protocol):
         self._is_ending = True
         if self._active is None:
             self._transport.close()
+            if self._transport.get_extra_info("sslcontext") is not None:
+                # An idle client may read, and answer the end of TLS, only with its next request.
+                self._loop.call_later(_TLS_END_SECONDS, self._transport.abort)
 
     def abort(self) -> None:
         self._transport.abort()
@@ -368,6 +378,7 @@ class HttpProtocol(asyncio.Protocol):
             "raw_path": request.raw_path,
             "query_string": request.query_string,
             "headers": request.headers,
+            "extensions": {"tls": {"client_cert_name": self._certificate}},
         }
         task = self._loop.create_task(AsgiCycle(self, request).run(self._app, scope))
         self._state.tasks.add(task)

@@ -25,6 +25,8 @@ from synaptoroute.version import __version__
 from synaptoroute.web.http_protocol import DirectHandler, HttpLimits, HttpProtocol, ServerState
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.middleware import is_loopback
+from synaptoroute.web.tls import ServerTls
+from synaptoroute.web.tls_handshake import HandshakeLog, TlsConnection
 
 FAILED_START: Final = 3
 """Exit code of a process that could not listen or start its application."""
@@ -46,7 +48,10 @@ class HttpServer(uvicorn.Server):
         direct: DirectHandler | None = None,
         limits: HttpLimits | None = None,
         backlog: int = 2_048,
+        tls: ServerTls | None = None,
     ) -> None:
+        self.tls = tls
+        self._handshakes = HandshakeLog(tls) if tls is not None else None
         self._direct = direct
         self._limits = limits or HttpLimits()
         self._serving: asyncio.Task[None] | None = None
@@ -69,9 +74,12 @@ class HttpServer(uvicorn.Server):
         connections = cast(set[HttpProtocol], self.server_state.connections)
         self.state = ServerState(connections, self.server_state.tasks)
 
-    def _connect(self, **_: object) -> HttpProtocol:
+    def _connect(self, **_: object) -> asyncio.Protocol:
         app = cast(ASGIApp, self.config.app)
-        return HttpProtocol(app, self.state, self._limits, self._direct)
+        http = HttpProtocol(app, self.state, self._limits, self._direct)
+        if self.tls is None or self._handshakes is None:
+            return http
+        return TlsConnection(http, self.tls, self._handshakes)
 
     async def listen(
         self, host: str | None = None, port: int = 0, *, sockets: Sequence[socket.socket] = ()
@@ -84,7 +92,7 @@ class HttpServer(uvicorn.Server):
         if not started.done():
             started.cancel()
             await self._serving
-        return [url_of(each.getsockname()) for each in listeners]
+        return [url_of(each.getsockname(), is_tls=self.tls is not None) for each in listeners]
 
     async def close(self, seconds: float, is_forced: Callable[[], bool] = lambda: False) -> None:
         """Close the listeners, let requests in flight end, then cut what is left."""
@@ -229,9 +237,10 @@ class ServerProcess:
         task.add_done_callback(self._tasks.discard)
 
 
-def url_of(address: tuple[str, int]) -> str:
+def url_of(address: tuple[str, int], *, is_tls: bool = False) -> str:
     host, port = address[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def check_exposure(host: str, *, has_keys: bool, insecure: bool, ways_out: str) -> None:

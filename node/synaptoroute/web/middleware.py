@@ -62,6 +62,7 @@ class RequestContext:
     """One request on its way to its response."""
 
     __slots__ = (
+        "client_certificate",
         "endpoint",
         "has_started",
         "is_write",
@@ -81,6 +82,7 @@ class RequestContext:
         self.started_at = time.perf_counter()
         self.endpoint = endpoint
         self.key: ApiKey | None = None
+        self.client_certificate: str | None = None  # name in it, if one was verified
         self.has_started = False
         self.is_write = False  # whether it asks for a change
         self.status = 499  # while there is no response
@@ -199,6 +201,8 @@ class Middleware:
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         scope[CONTEXT] = context
+        if (tls := scope.get("extensions", {}).get("tls")) is not None:
+            context.client_certificate = tls["client_cert_name"]
         receive_bounded = receive
 
         async def receive_in_force() -> Message:
