@@ -24,7 +24,7 @@ from synaptoroute.server.metrics import Metrics
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.api_keys import ApiKeys
-from synaptoroute.web.http_protocol import HttpLimits
+from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.logs import configure_logs
 

@@ -20,7 +20,7 @@ from starlette.requests import Request
 
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web.api_keys import ApiKey, ApiKeys, Scope
-from synaptoroute.web.http_protocol import Address, Header
+from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.middleware import (
     PATH_CHARACTERS_MAX,

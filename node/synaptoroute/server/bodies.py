@@ -1,4 +1,4 @@
-"""Request bodies, with limits on their size and their time.
+"""Request bodies, with limits on their size; the connection limits their time.
 
 Rule 1: a body is counted while it arrives, with or without a Content-Length.
 Rule 2: all bodies held in memory at one time have one budget together.
@@ -6,7 +6,6 @@ Rule 2: all bodies held in memory at one time have one budget together.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -19,12 +18,9 @@ from synaptoroute.errors import Overloaded, TooLarge
 from synaptoroute.web.problems import (
     ClientGone,
     MalformedBody,
-    RequestTimeout,
     UnsupportedMediaType,
 )
 
-BODY_IDLE_SECONDS: Final = 20.0
-"""Longest pause between two pieces of a body."""
 BODIES_BYTES_MAX: Final = 268_435_456
 """Bodies held in memory at one time, all requests together."""
 PIECE_BYTES_MEAN_MIN: Final = 256
@@ -79,7 +75,6 @@ async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
 
     Raises:
         TooLarge: It is, or says that it is, over the limit.
-        RequestTimeout: The client paused for too long.
         ClientGone: The client closed the connection inside the body.
     """
     declared = request.headers.get("content-length")
@@ -90,14 +85,9 @@ async def body_pieces(request: Request, bytes_max: int) -> AsyncIterator[bytes]:
     pieces_max = 1_024 + bytes_max // PIECE_BYTES_MEAN_MIN
     for _ in range(pieces_max):
         try:
-            async with asyncio.timeout(BODY_IDLE_SECONDS):
-                piece = await anext(stream)
+            piece = await anext(stream)
         except StopAsyncIteration:
             return
-        except TimeoutError:
-            raise RequestTimeout(
-                f"the body paused for more than {BODY_IDLE_SECONDS:g} seconds"
-            ) from None
         except ClientDisconnect:
             raise ClientGone("the client closed the connection inside the body") from None
         received_bytes += len(piece)

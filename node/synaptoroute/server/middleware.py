@@ -10,7 +10,7 @@ from typing import Final
 from synaptoroute.errors import ClusterError, NotReady
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.web.api_keys import Scope
-from synaptoroute.web.http_protocol import Address, Header
+from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
     SAFE_METHODS,

@@ -42,7 +42,8 @@ from synaptoroute.server.schemas import (
     QueryFields,
     QueryRequest,
 )
-from synaptoroute.web.http_protocol import Header, HttpRequest, Respond
+from synaptoroute.web.http_parser import Header, HttpRequest
+from synaptoroute.web.http_protocol import Respond
 from synaptoroute.web.middleware import RequestContext, flow_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 

@@ -22,8 +22,10 @@ from starlette.types import ASGIApp
 
 from synaptoroute.errors import ConfigError
 from synaptoroute.version import __version__
-from synaptoroute.web.http_protocol import DirectHandler, HttpLimits, HttpProtocol, ServerState
-from synaptoroute.web.logs import ServerLog
+from synaptoroute.web.client_address import TrustedProxies
+from synaptoroute.web.connections import HttpLimits, ServerState
+from synaptoroute.web.http_protocol import DirectHandler, HttpProtocol
+from synaptoroute.web.logs import ServerLog, server_log
 from synaptoroute.web.middleware import is_loopback
 from synaptoroute.web.tls import ServerTls
 from synaptoroute.web.tls_handshake import HandshakeLog, TlsConnection
@@ -32,6 +34,9 @@ FAILED_START: Final = 3
 """Exit code of a process that could not listen or start its application."""
 CHECK_SECONDS: Final = 1
 POLL_SECONDS: Final = 0.05
+REFUSAL_SECONDS: Final = 0.3
+CHECKED_AT_ONCE: Final = 256
+"""Connections whose timers are checked before other events get their turn."""
 
 
 class HttpServer(uvicorn.Server):
@@ -47,13 +52,13 @@ class HttpServer(uvicorn.Server):
         *,
         direct: DirectHandler | None = None,
         limits: HttpLimits | None = None,
+        proxies: TrustedProxies | None = None,
         backlog: int = 2_048,
         tls: ServerTls | None = None,
     ) -> None:
         self.tls = tls
         self._handshakes = HandshakeLog(tls) if tls is not None else None
         self._direct = direct
-        self._limits = limits or HttpLimits()
         self._serving: asyncio.Task[None] | None = None
         self._has_started = asyncio.Event()
         super().__init__(
@@ -71,12 +76,13 @@ class HttpServer(uvicorn.Server):
                 timeout_notify=CHECK_SECONDS,
             )
         )
-        connections = cast(set[HttpProtocol], self.server_state.connections)
-        self.state = ServerState(connections, self.server_state.tasks)
+        connections = cast(set[Any], self.server_state.connections)
+        tasks = self.server_state.tasks
+        self.state = ServerState(limits or HttpLimits(), connections, tasks, proxies)
 
     def _connect(self, **_: object) -> asyncio.Protocol:
         app = cast(ASGIApp, self.config.app)
-        http = HttpProtocol(app, self.state, self._limits, self._direct)
+        http = HttpProtocol(app, self.state, self._direct)
         if self.tls is None or self._handshakes is None:
             return http
         return TlsConnection(http, self.tls, self._handshakes)
@@ -95,18 +101,37 @@ class HttpServer(uvicorn.Server):
         return [url_of(each.getsockname(), is_tls=self.tls is not None) for each in listeners]
 
     async def close(self, seconds: float, is_forced: Callable[[], bool] = lambda: False) -> None:
-        """Close the listeners, let requests in flight end, then cut what is left."""
+        """Close the listeners, let requests in flight end, then refuse what is left."""
         if self._serving is None:
             return
-        self.config.timeout_graceful_shutdown = cast(int, seconds)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + seconds
+        self.config.timeout_graceful_shutdown = cast(int, seconds + REFUSAL_SECONDS)
         self.should_exit = True
         while not self._serving.done():
-            # uvicorn gives up requests after its timeout, but waits for idle connections.
-            self.force_exit = is_forced()
+            if is_forced() or loop.time() >= ends_at:
+                await self._refuse_requests()
+                # uvicorn waits for connections even after its timeout.
+                self.force_exit = True
             await asyncio.wait({self._serving}, timeout=POLL_SECONDS)
-        for connection in list(self.state.connections):
+        for connection in self._connections():
             connection.abort()
         await self._serving
+
+    async def _refuse_requests(self) -> None:
+        """Tell the clients of requests in flight that the process ends, and cancel those."""
+        connections = self._connections()
+        for connection in connections:
+            connection.give_up()
+        tasks = list(self.state.tasks)
+        for task in tasks:
+            task.cancel()
+        if connections or tasks:
+            # Clients that were sending a body need a moment to read their response.
+            await asyncio.sleep(REFUSAL_SECONDS)
+
+    def _connections(self) -> list[HttpProtocol]:
+        return cast(list[HttpProtocol], list(self.state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -120,8 +145,23 @@ class HttpServer(uvicorn.Server):
         """Renew the date, and close connections that are late."""
         self.state.renew_date()
         now = asyncio.get_running_loop().time()
-        for connection in list(self.state.connections):
+        for number, connection in enumerate(self._connections(), start=1):
             connection.check_deadline(now)
+            if number % CHECKED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._log_refusals()
+
+    def _log_refusals(self) -> None:
+        """Log connections that found no room, in one line for all of the last second."""
+        state = self.state
+        if state.refused_count or state.evicted_count:
+            server_log().warning(
+                "connections_refused",
+                refused=state.refused_count,
+                closed_idle=state.evicted_count,
+                connections=len(state.connections),
+            )
+            state.refused_count = state.evicted_count = 0
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

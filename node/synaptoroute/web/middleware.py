@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
-from synaptoroute.web.http_protocol import Address, Header
+from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.problems import (
     FIELD_CHARACTERS_MAX,

@@ -36,6 +36,18 @@ class MalformedBody(RouteError):
     code = "malformed_body"
 
 
+class MalformedRequest(RouteError):
+    """The bytes are no HTTP request; see ``http_parser``."""
+
+    code = "malformed_request"
+
+
+class VersionNotSupported(SynaptoRouteError):
+    """The request is of another version of HTTP."""
+
+    code = "version_not_supported"
+
+
 class InvalidParameter(RouteError):
     code = "invalid_parameter"
 
@@ -78,14 +90,32 @@ class ClientGone(RouteError):
     code = "client_gone"
 
 
+class MisdirectedRequest(RouteError):
+    """The Host header names a host that this server is not."""
+
+    code = "host_not_allowed"
+
+
+class CrossSite(RouteError):
+    """A page of another site sends a change."""
+
+    code = "cross_site"
+
+
+class ShuttingDown(SynaptoRouteError):
+    code = "shutting_down"
+
+
 # --- problem documents -------------------------------------------------------------------
 
 STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
     {
         MalformedBody.code: 400,
+        MalformedRequest.code: 400,
         errors.RouteError.code: 400,
         Unauthorized.code: 401,
         Forbidden.code: 403,
+        CrossSite.code: 403,
         EndpointNotFound.code: 404,
         OperationNotFound.code: 404,
         errors.RouteNotFound.code: 404,
@@ -101,6 +131,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.PreconditionFailed.code: 412,
         errors.TooLarge.code: 413,
         UnsupportedMediaType.code: 415,
+        MisdirectedRequest.code: 421,
         errors.InvalidRoute.code: 422,
         errors.InvalidQuery.code: 422,
         errors.InvalidVector.code: 422,
@@ -120,10 +151,12 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.UnknownMutation.code: 500,
         errors.ClusterError.code: 503,
         errors.NotReady.code: 503,
+        ShuttingDown.code: 503,
         errors.NotCaughtUp.code: 503,
         errors.SequencerUnavailable.code: 503,
         errors.StorageUnavailable.code: 503,
         errors.DeadlineExceeded.code: 504,
+        VersionNotSupported.code: 505,
     }
 )
 
@@ -197,6 +230,11 @@ def internal_problem(code: str = SynaptoRouteError.code) -> Problem:
     incident = secrets.token_hex(8)
     detail = f"The node failed to answer. Its log has the details under incident {incident}."
     return Problem(500, code, detail, {"incident": incident})
+
+
+def shutting_down() -> Problem:
+    """The problem of a request that the end of the process cuts off."""
+    return Problem(503, ShuttingDown.code, "the process stops", headers={"Retry-After": "1"})
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[dict[str, str]]:

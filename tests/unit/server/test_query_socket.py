@@ -15,7 +15,8 @@ from http_node import HttpNode, Wire, http_node, logged, on_socket, overloaded, 
 from routers import HeldEncoder
 from synaptoroute.server.query_handler import QueryHandler
 from synaptoroute.web.api_keys import key_line, make_key
-from synaptoroute.web.http_protocol import HttpRequest, Respond
+from synaptoroute.web.http_parser import HttpRequest
+from synaptoroute.web.http_protocol import Respond
 
 pytestmark = pytest.mark.unit
 

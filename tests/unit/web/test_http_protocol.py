@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from synaptoroute.web.http_protocol import HttpLimits
+from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer, bind
 
 pytestmark = pytest.mark.unit
@@ -195,15 +195,19 @@ async def test_request_to_upgrade_is_answered_with_its_body(cut: int | None) -> 
     assert b"x-path: /next" in received
 
 
-async def test_chunked_request_to_upgrade_is_refused() -> None:
+async def test_chunked_request_to_upgrade_is_answered_with_its_body() -> None:
     head = (
-        b"POST /echo HTTP/1.1\r\nHost: n\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        b"POST /echo HTTP/1.1\r\nHost: n\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
         b"Transfer-Encoding: chunked\r\n\r\n"
     )
     async with served() as found:
-        received = await (await found.connect()).exchange(head + b"3\r\nabc\r\n0\r\n\r\n")
+        client = await found.connect()
+        received = await client.exchange(head + b"3\r\nabc\r\n0\r\n\r\n" + GET % b"next")
 
-    assert received.startswith(b"HTTP/1.1 400 ")
+    assert 2 == received.count(b"HTTP/1.1 200 OK")
+    assert b"abc" in received
+    assert b"x-path: /next" in received
 
 
 async def test_malformed_request_is_refused_after_the_responses_before_it() -> None:

@@ -1,0 +1,145 @@
+"""The connections of one server, and how many of them one address may hold.
+
+Where a limit is reached, connections that wait for a request make room: first those that
+never sent one, then those that have been idle for longest.  So an address that holds many
+idle connections keeps nobody out, not even other clients at the same address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Final
+
+from synaptoroute.web.client_address import TrustedProxies
+from synaptoroute.web.http_parser import Header, ParserLimits
+from synaptoroute.web.problems import Problem
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    class Connection(Protocol):
+        """What the table knows of a connection."""
+
+        @property
+        def waits_since(self) -> tuple[bool, float] | None:
+            """Whether it has answered a request, and since when it waits for one."""
+            ...
+
+        def evict(self) -> None: ...
+
+
+EVICTED_PART: Final = 16
+"""One in so many of the connections is closed at once: to choose each alone costs too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits(ParserLimits):
+    connections_max: int = 8_192  # of the process
+    connections_per_address_max: int = 1_024  # not of a trusted proxy
+    head_seconds: float = 10.0  # also for the first head of a connection
+    keep_alive_seconds: float = 75.0
+    body_pause_seconds: float = 20.0  # between two pieces of a body
+    body_seconds: float = 60.0  # for a whole body, and more for each byte that has arrived:
+    body_bytes_per_second_min: int = 16_384
+    write_seconds: float = 30.0  # in which a client reads some of what waits for it:
+    write_bytes_min: int = 16_384
+    linger_seconds: float = 5.0  # a refused client may go on sending before it reads
+    linger_bytes_max: int = 67_108_864
+    buffer_bytes_max: int = 65_536  # of a body that waits for the application
+
+
+class ServerState:
+    """State that the connections of one server share; used on the event loop."""
+
+    def __init__(
+        self,
+        limits: HttpLimits,
+        connections: set[Connection],
+        tasks: set[asyncio.Task[None]],
+        proxies: TrustedProxies | None = None,
+    ) -> None:
+        self.limits = limits
+        self.connections = connections
+        self.tasks = tasks
+        self.proxies = proxies or TrustedProxies()
+        self.refused_count = self.evicted_count = 0
+        self._by_address: dict[str, set[Connection]] = {}
+        self._requests_by_address: dict[str, int] = {}
+        self.date: Header = (b"date", b"")
+        self.renew_date()
+
+    def renew_date(self) -> None:
+        self.date = (b"date", formatdate(usegmt=True).encode("ascii"))
+
+    def add(self, connection: Connection, address: str) -> Problem | None:
+        """Take in a connection, or say why there is no room for it.
+
+        Either way ``remove`` must follow in the end.
+        """
+        limits, connections = self.limits, self.connections
+        if len(connections) >= limits.connections_max:
+            self._evict(connections, limits.connections_max)
+        is_full = len(connections) >= limits.connections_max
+        connections.add(connection)
+        if is_full:
+            self.refused_count += 1
+            detail = f"the server has {limits.connections_max} connections, which is its limit"
+            return Problem(503, "overloaded", detail, headers={"Retry-After": "1"})
+        return None if address in self.proxies else self.bind(connection, address)
+
+    def bind(self, connection: Connection, address: str) -> Problem | None:
+        """Count a connection for an address, or say why it cannot have another one."""
+        count_max = self.limits.connections_per_address_max
+        group = self._by_address.setdefault(address, set())
+        if len(group) >= count_max:
+            self._evict(group, count_max)
+        group = self._by_address.setdefault(address, group)
+        is_full = len(group) >= count_max
+        group.add(connection)
+        if is_full:
+            self.refused_count += 1
+        return _crowded(count_max) if is_full else None
+
+    def remove(self, connection: Connection, address: str) -> None:
+        self.connections.discard(connection)
+        group = self._by_address.get(address)
+        if group is not None:
+            group.discard(connection)
+            if not group:
+                del self._by_address[address]
+
+    def begin_forwarded(self, address: str) -> Problem | None:
+        """Count a request that a trusted proxy sends for an address.
+
+        ``end_forwarded`` must follow if it is not refused.
+        """
+        count = self._requests_by_address.get(address, 0)
+        if count >= self.limits.connections_per_address_max:
+            self.refused_count += 1
+            return _crowded(self.limits.connections_per_address_max)
+        self._requests_by_address[address] = count + 1
+        return None
+
+    def end_forwarded(self, address: str) -> None:
+        count = self._requests_by_address.get(address, 0) - 1
+        if count > 0:
+            self._requests_by_address[address] = count
+        else:
+            self._requests_by_address.pop(address, None)
+
+    def _evict(self, connections: Iterable[Connection], count_max: int) -> None:
+        """Close the connections of a group that have waited for a request for longest."""
+        waiting = [(each.waits_since, each) for each in connections]
+        found = [(since, each) for since, each in waiting if since is not None]
+        found.sort(key=lambda pair: pair[0])
+        for _, connection in found[: max(1, count_max // EVICTED_PART)]:
+            self.evicted_count += 1
+            connection.evict()
+
+
+def _crowded(count_max: int) -> Problem:
+    detail = f"this address has {count_max} connections or requests, which is its limit"
+    return Problem(429, "overloaded", detail, headers={"Retry-After": "1"})
