@@ -319,6 +319,22 @@ class RecoveryOutlook(BaseModel):
     risk: str = ""
 
 
+class LevelOutlook(BaseModel):
+    """The level of the cluster's formats, and what keeps it from rising.
+
+    Attributes:
+        level: Level in use.
+        level_known: Highest level that this release knows.
+        waiting_for: Nodes that do not know it yet, or voters that are away; empty if none.
+        version: Version of the entry that raised the level; empty if nothing was written.
+    """
+
+    level: int
+    level_known: int
+    waiting_for: list[str] = []  # pydantic copies a default for each object
+    version: str = ""
+
+
 class ImportResult(BaseModel):
     """The result of an import.
 

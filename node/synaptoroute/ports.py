@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -64,6 +64,8 @@ class ReplicaStatus:
     state: State
     promised: Ballot
     epochs: tuple[EpochRecord, ...]
+    level: int = 1  # Feature level of the log
+    voter_keys: Mapping[str, str] = field(default_factory=dict)  # Public key by voter
 
     @property
     def voters(self) -> tuple[str, ...]:

@@ -143,6 +143,7 @@ class ModelLog:
         change: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
         epoch_id: str = "",
         fingerprint: str = FINGERPRINT,
+        level: int = 1,
     ) -> Placed | NotPlaced:
         """Give proposals consecutive places; ``change`` is the voters before and after."""
         m = self.store.meta
@@ -154,6 +155,9 @@ class ModelLog:
             return NotPlaced(Reason.REGRESSED, str(m["seq"]))
         if m["fingerprint"] != fingerprint:
             return NotPlaced(Reason.MODEL, m["fingerprint"])
+        if m["level"] != level:
+            reason = Reason.LEVEL if m["level"] < level else Reason.BEHIND
+            return NotPlaced(reason, str(m["level"]))
         if change is not None and (refused := self._refuse_change(m, change[0])):
             return refused
         first_seq = m["seq"] + 1

@@ -188,7 +188,7 @@ async def mute_log(url: str, fingerprint: str) -> AsyncIterator[RedisLog]:
     log.scripts.keys = MuteKeys("default")
     head: Any = await log.head()
     at = head.position
-    log.attach(position=lambda: at, fingerprint=lambda: fingerprint)
+    log.attach(position=lambda: at, fingerprint=lambda: fingerprint, level=lambda: head.level)
     try:
         yield log
     finally:

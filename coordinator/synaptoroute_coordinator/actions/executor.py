@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal
 
+from synaptoroute.core.codec import BASE_LEVEL
 from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal
 from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
@@ -38,6 +39,7 @@ class Executor:
         log.attach(
             position=lambda: self._head.position if self._head else Position(),
             fingerprint=lambda: self._head.fingerprint if self._head else "",
+            level=lambda: self._head.level if self._head else BASE_LEVEL,
         )
 
     def update_head(self, head: Head) -> None:

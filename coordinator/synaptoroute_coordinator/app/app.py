@@ -169,7 +169,13 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         return sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()
 
     membership = Membership(peer_secret, lambda: reconciler.now_ms())
-    peers = PeerClient(membership, log.verifier, peer_tls, allow_plain=config.allow_plain_peers)
+    peers = PeerClient(
+        membership,
+        log.verifier,
+        log.signing_keys,
+        peer_tls,
+        allow_plain=config.allow_plain_peers,
+    )
     reconciler = Reconciler(
         log,
         config,

@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from synaptoroute.core.mutation import (
     Entry,
+    Finalize,
     ImportBegin,
     ImportChunk,
     OpenEpoch,
@@ -117,6 +118,7 @@ class Change:
     # An import, committed or aborted, whose chunks are to be dropped
     closed: StagedImport | None = None
     epoch: OpenEpoch | None = None  # The epoch that the entry opened
+    finalized: Finalize | None = None  # The level of the log from now on, if it rose
     voters: tuple[str, ...] | None = None  # The new voters, sorted, if they changed
     encoder: EncoderChange | None = None  # The encoder of all rows from now on, if it changed
     # Earlier records of the routes in ``put`` that existed; for undo
@@ -190,3 +192,7 @@ class Snapshot:
     remembered: tuple[Remembered, ...] = ()
     imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
     epochs: tuple[EpochRecord, ...] = ()
+    level: int = 1  # Feature level of the log
+    voter_keys: tuple[tuple[str, str], ...] = ()  # Public keys of voters, sorted by name
+    # Chains of the newest places before the position, in order; none if they are not known
+    chains: tuple[tuple[int, str], ...] = field(default=(), compare=False)

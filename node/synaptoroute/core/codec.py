@@ -40,6 +40,7 @@ from synaptoroute.core.mutation import (
     Calibrate,
     DeleteRoute,
     Entry,
+    Finalize,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -65,6 +66,8 @@ Vectors = list[bytes]
 
 COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite all represent exactly
 DIM_MAX: Final = 65_536
+LEVEL: Final = 2  # Highest feature level that this release reads
+BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
@@ -258,6 +261,46 @@ def _dim(value: Any) -> int:
     return dim
 
 
+PUBLIC_KEY_DIGITS: Final = 64
+
+
+def _voter_keys(value: Any) -> tuple[tuple[str, str], ...]:
+    for name, key in value.items():
+        if not name or len(_text(key)) != PUBLIC_KEY_DIGITS or len(bytes.fromhex(key)) != 32:
+            raise ValueError("a voter has a name and a public key")
+    return tuple(sorted(value.items()))
+
+
+def _write_finalize(finalize: Finalize) -> tuple[Fields, Vectors]:
+    return {"level": finalize.level, "voter_keys": dict(finalize.voter_keys)}, []
+
+
+def _read_finalize(fields: Fields, vectors: bytes) -> Finalize:
+    _split(vectors, 0)
+    return Finalize(_count(fields["level"]), _voter_keys(fields["voter_keys"]))
+
+
+def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
+    names = ("epoch_id", "base_seq", "voters", "fingerprint", "dim")
+    fields: Fields = {name: getattr(opened, name) for name in names}
+    if opened.level > BASE_LEVEL:  # omitted otherwise, as in the frames of older releases
+        fields["level"], fields["voter_keys"] = opened.level, dict(opened.voter_keys)
+    return fields, []
+
+
+def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
+    _split(vectors, 0)
+    return OpenEpoch(
+        epoch_id=_text(fields["epoch_id"]),
+        base_seq=_count(fields["base_seq"]),
+        voters=_texts(fields["voters"]),
+        fingerprint=_text(fields["fingerprint"]),
+        dim=_dim(fields["dim"]),
+        level=_count(fields.get("level", BASE_LEVEL)),
+        voter_keys=_voter_keys(fields.get("voter_keys", {})),
+    )
+
+
 _Writer = Callable[[Any], tuple[Fields, Vectors]]
 _Reader = Callable[[Fields, bytes], Mutation]
 _Kind = tuple[int, type[Mutation], _Writer, _Reader]
@@ -286,21 +329,14 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     (8, ImportChunk, _write_chunk, _read_chunk),
     _plain(9, ImportCommit, import_id=_text, chunk_count=_count),
     _plain(10, ImportAbort, import_id=_text),
-    _plain(
-        11,
-        OpenEpoch,
-        epoch_id=_text,
-        base_seq=_count,
-        voters=_texts,
-        fingerprint=_text,
-        dim=_dim,
-    ),
+    (11, OpenEpoch, _write_epoch, _read_epoch),
     _plain(12, VoterAdd, node_id=_text),
     _plain(13, VoterRemove, node_id=_text),
     _plain(20, Audit, audit_id=_text, is_deep=_flag),
     _plain(21, SwitchEncoder, import_id=_text),
     _plain(22, Calibrate, calibration=_text),
     _plain(23, Calibrate, calibration=_text),
+    (24, Finalize, _write_finalize, _read_finalize),
 )
 # If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.
 # A release that knows only 22 would reject a longer calibration while other nodes apply it,
@@ -312,7 +348,7 @@ READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
 
 _MAGIC: Final = b"SR"
 FORMAT: Final = 1
-LEVEL: Final = 1  # Feature level that this release writes; it cannot read entries of a higher level
+_LEVEL_2_KINDS: Final = frozenset({24})
 _HEAD = struct.Struct("<2sBBHHI16s16s32s")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
@@ -351,7 +387,7 @@ def encode_proposal(proposal: Proposal) -> bytes:
         _MAGIC,
         FORMAT,
         kind,
-        LEVEL,
+        _level_of(proposal, kind),
         0,
         len(payload),
         proposal.op_id,
@@ -368,7 +404,7 @@ def decode_proposal(frame: bytes) -> Proposal:
         CodecError: It is truncated, altered, too long, or not a frame of this format.
         UnknownMutation: It is valid, but of a kind or level of a later release.
     """
-    kind, op_id, request_hash, payload = _unpack_frame(frame)
+    kind, level, op_id, request_hash, payload = _unpack_frame(frame)
     try:
         text, vectors = _split_payload(payload)
         fields = json.loads(text.decode())
@@ -378,9 +414,12 @@ def decode_proposal(frame: bytes) -> Proposal:
             request_hash=b"" if request_hash == _NO_HASH else request_hash,
             if_match=read_revision(fields.get("if_match")),
             if_none_match="if_none_match" in fields,
+            author=_text(fields.get("author", "")),
         )
         # A second encoding of the same fields would give equal proposals different chains.
-        is_canonical = _write_fields(proposal, kind)[0] == text
+        is_canonical = (
+            _write_fields(proposal, kind)[0] == text and _level_of(proposal, kind) == level
+        )
     except (
         ArithmeticError,
         AttributeError,
@@ -396,12 +435,21 @@ def decode_proposal(frame: bytes) -> Proposal:
     return proposal
 
 
+def _level_of(proposal: Proposal, kind: int) -> int:
+    mutation = proposal.mutation
+    is_founding = isinstance(mutation, OpenEpoch) and mutation.level > BASE_LEVEL
+    is_newer = bool(proposal.author) or kind in _LEVEL_2_KINDS or is_founding
+    return LEVEL if is_newer else BASE_LEVEL
+
+
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:
     fields, vectors = WRITERS[kind](proposal.mutation)
     if proposal.if_match is not None:
         fields["if_match"] = list(proposal.if_match)
     if proposal.if_none_match:
         fields["if_none_match"] = True
+    if proposal.author:
+        fields["author"] = proposal.author
     return _WRITE_JSON(fields).encode(), vectors
 
 
@@ -455,7 +503,7 @@ def _check_header(header: bytes) -> tuple[Any, ...]:
     return unpacked
 
 
-def _unpack_frame(frame: bytes) -> tuple[int, bytes, bytes, bytes]:
+def _unpack_frame(frame: bytes) -> tuple[int, int, bytes, bytes, bytes]:
     if len(frame) > FRAME_BYTES_MAX:
         raise CodecError(f"a frame has at most {FRAME_BYTES_MAX} bytes, got {len(frame)}")
     _, _, kind, level, flags, payload_bytes, op_id, request_hash, digest = _check_header(frame)
@@ -466,4 +514,4 @@ def _unpack_frame(frame: bytes) -> tuple[int, bytes, bytes, bytes]:
         raise UnknownMutation(
             f"kind {kind} at level {level} was introduced by a later release", kind=kind
         )
-    return kind, op_id, request_hash, payload
+    return kind, level, op_id, request_hash, payload

@@ -9,7 +9,7 @@ values have equal bytes on every node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -200,6 +200,9 @@ class OpenEpoch:
     voters: tuple[str, ...] = ()  # Nodes that vote on recoveries, sorted
     fingerprint: str = ""  # Fingerprint of the encoder whose vectors the log carries
     dim: int = 0  # Dimension of those vectors
+    # Level of the log from here on, if the epoch raises it; a new log is founded at its level
+    level: int = 1
+    voter_keys: tuple[tuple[str, str], ...] = ()  # As in ``Finalize``
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,17 @@ class SwitchEncoder:
     import_id: str  # Identity of the generation, which contains the encoder (see ``imports``)
 
 
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Raise the level of the log: from here on, nodes use the formats of that level.
+
+    A node that does not know the level cannot follow, so it is sent only once all do.
+    """
+
+    level: int
+    voter_keys: tuple[tuple[str, str], ...] = ()  # Voters and their public keys, sorted
+
+
 Mutation: TypeAlias = (
     PutRoute
     | DeleteRoute
@@ -248,6 +262,7 @@ Mutation: TypeAlias = (
     | Audit
     | SwitchEncoder
     | Calibrate
+    | Finalize
 )
 
 
@@ -262,6 +277,7 @@ class Proposal:
     request_hash: bytes = b""
     if_match: Revision | None = None  # The route must have this revision
     if_none_match: bool = False  # The route must not exist
+    author: str = ""  # Name of the API key that wrote it; only at level 2 of the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +291,10 @@ class Entry:
     time_us: int  # Sequencer's clock, microseconds since 1970; for people only
     frame: bytes  # The proposal's bytes as sequenced (see ``codec``)
     proposal: Proposal
+    # The proof of its author (see ``sequencer.wire``), and where the author stood when it made it.
+    # Not a part of what the entry says, so they do not count for equality.
+    seal: bytes = field(default=b"", compare=False)
+    stood: Position | None = field(default=None, compare=False)
 
     @property
     def position(self) -> Position:

@@ -29,6 +29,7 @@ from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
     Ballot,
     Entry,
+    Finalize,
     Mutation,
     OpenEpoch,
     Position,
@@ -93,11 +94,20 @@ class Step:
     fetch: Fetch | None = None
     ignored: Ignored | None = None  # Why the entry changes nothing
     diverged: str | None = None  # How the log contradicts this replica's history
+    forged: str | None = None  # Why the log's next entry was not written by a member
 
 
 REORDER_ENTRIES_MAX: Final = 1_024
 REORDER_BYTES_MAX: Final = 4_194_304
 CHAINS_KEPT: Final = 4_096
+SEAL_ENTRIES_MAX: Final = 2_048
+"""An entry is valid at most so many places after the position at which its author sealed it.
+
+Less than the chains that are kept, so the author's place can be compared, and far less than the
+idempotency window: an old genuine entry that a server appends once more is a repetition of its
+op_id, or it is refused.
+"""
+SEALED_LEVEL: Final = 2  # From this level of the log on, every entry needs a seal
 
 Check: TypeAlias = Callable[[Mutation], str | None]
 """Returns what is wrong with a mutation's vectors, or None.  Must be deterministic."""
@@ -119,6 +129,8 @@ class _Undo:
     epoch_count: int
     epoch_record: EpochRecord | None
     remembered: Remembered | None
+    level: int
+    voter_keys: dict[str, str]
 
 
 class Replica:
@@ -136,21 +148,33 @@ class Replica:
         dim: int = 0,
         check: Check | None = None,
         digest: Digest | None = None,
+        requires_seals: bool = False,
     ) -> None:
-        """Restore a snapshot; the replica reuses its ``digest``, if that is known."""
+        """Restore a snapshot.
+
+        Args:
+            snapshot: The state; none for an empty replica.
+            dim: Dimension of the vectors; 0 if it is not known.
+            check: Finds what is wrong with a mutation's vectors.
+            digest: The digest of the snapshot, if it is known.
+            requires_seals: Refuse entries that no member sealed, from level 2 of the log on.
+        """
         state = snapshot or Snapshot()
         self.table = RouteTable.restore(
             state.settings, dim, state.routes, dict(state.row_hashes), state.imports, digest
         )
         self.position = state.position
         self.epochs = list(state.epochs)
+        self.level = state.level
+        self.voter_keys = dict(state.voter_keys)  # Public key by voter; replaced, never changed
+        self.requires_seals = requires_seals
         self.state = State.SYNCING
         self._promised = Ballot()
         self._check = check
         self._remembered = {each.op_id: each for each in state.remembered}
         self._in_order = deque(state.remembered)
         self._undo: list[_Undo] = []
-        self._chains = {state.position.seq: state.position.chain}
+        self._chains = {**dict(state.chains), state.position.seq: state.position.chain}
         self._buffered: dict[int, _Buffered] = {}
         self._buffered_bytes = 0
 
@@ -185,6 +209,10 @@ class Replica:
     @promised_epoch.setter
     def promised_epoch(self, epoch: int) -> None:
         self._promised = Ballot(epoch)
+
+    def require_seals(self) -> None:
+        """Refuse entries that no member sealed, from level 2 of the log on."""
+        self.requires_seals = True
 
     def promise(self, ballot: Ballot) -> None:
         """Refuse entries of logs below a ballot from now on."""
@@ -279,6 +307,10 @@ class Replica:
 
     def _extend(self, entry: Entry, source: Source, log_epoch: int) -> Step:
         """Apply the next entry and the buffered ones after it; if that raises, none of them."""
+        if (forged := self._forgery(entry)) is not None:
+            if source is Source.BUS:
+                return Step(fetch=Fetch(self.position.seq), ignored=Ignored.FORGED)
+            return Step(forged=forged, ignored=Ignored.FORGED)
         contradiction = self._contradiction(entry)
         if contradiction is not None:
             return self._contradicted(source, contradiction)
@@ -313,7 +345,26 @@ class Replica:
             early.log_epoch >= epoch_min
             and early.entry.epoch == self.position.epoch
             and self._contradiction(early.entry) is None
+            and self._forgery(early.entry) is None
         )
+
+    def _forgery(self, entry: Entry) -> str | None:
+        """Why no member can have written an entry at its place; None if one can.
+
+        The signature itself was verified where the entry came in.  Whether the author stood
+        on this very history can be seen only here.
+        """
+        if not self.requires_seals or self.level < SEALED_LEVEL:
+            return None
+        stood = entry.stood
+        if stood is None:
+            return f"entry {entry.seq} has no seal"
+        if not 0 < entry.seq - stood.seq <= SEAL_ENTRIES_MAX or stood.epoch > entry.epoch:
+            return f"entry {entry.seq} was sealed at {stood.revision}, too far from its place"
+        known = self._chains.get(stood.seq)
+        if known is not None and known != stood.chain:
+            return f"entry {entry.seq} was sealed on another history"
+        return None
 
     def _contradiction(self, entry: Entry) -> str | None:
         if entry.prev_chain != self.position.chain:
@@ -336,7 +387,14 @@ class Replica:
         )
         count = len(self.epochs)
         record = self.epochs[-1] if count else None
-        before = _Undo(self.position, count, record, self._remembered.get(proposal.op_id))
+        before = _Undo(
+            self.position,
+            count,
+            record,
+            self._remembered.get(proposal.op_id),
+            self.level,
+            self.voter_keys,
+        )
         self._undo.append(before)
         decided = known
         if decided is None:
@@ -348,6 +406,9 @@ class Replica:
         if change.voters is not None:
             opened = replace(self.epochs[-1].opened, voters=change.voters)
             self.epochs[-1] = EpochRecord(self.epochs[-1].epoch, opened)
+        if change.finalized is not None:  # also by the entry that founds a log at its level
+            self.level = change.finalized.level
+            self.voter_keys = dict(change.finalized.voter_keys)
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
         is_duplicate = known is not None
@@ -362,6 +423,9 @@ class Replica:
         wrong = self._check(mutation) if self._check and not opens else None
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
+        if isinstance(mutation, Finalize):
+            checked = self.table.apply(entry.proposal, at)
+            return checked if checked.outcome.code else _plan_finalize(self.level, mutation, at)
         if isinstance(mutation, VoterAdd | VoterRemove):
             # The table checks the mutation alone; the voters belong to the epochs kept here.
             checked = self.table.apply(entry.proposal, at)
@@ -403,6 +467,7 @@ class Replica:
                 self._forget(self._in_order.pop(), before.remembered)
             del self._chains[commit.entry.seq]
             self.position = before.position
+            self.level, self.voter_keys = before.level, before.voter_keys
 
     def _forget(self, newest: Remembered, before: Remembered | None) -> None:
         if before is None:
@@ -422,6 +487,8 @@ class Replica:
             remembered=tuple(each for each in self._in_order if each.seq >= floor),
             imports=tuple(staged for _, staged in sorted(table.imports.items())),
             epochs=tuple(self.epochs),
+            level=self.level,
+            voter_keys=tuple(sorted(self.voter_keys.items())),
         )
 
 
@@ -454,6 +521,12 @@ def plan_voters(voters: tuple[str, ...], mutation: VoterAdd | VoterRemove, at: R
         return _refused(at, "the last voter cannot be removed")
     after = {*voters, name} if is_adding else set(voters) - {name}
     return Change(Outcome("applied", at), voters=tuple(sorted(after)))
+
+
+def _plan_finalize(level: int, mutation: Finalize, at: Revision) -> Change:
+    if mutation.level <= level:
+        return Change(Outcome("unchanged", at))
+    return Change(Outcome("applied", at), finalized=mutation)
 
 
 def _refused(at: Revision, message: str) -> Change:

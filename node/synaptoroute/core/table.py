@@ -42,6 +42,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     DeleteRoute,
+    Finalize,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -293,8 +294,8 @@ class RouteTable:
                 routes, hashes = self.routes.values(), self.row_hashes
                 return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
             case OpenEpoch():
-                return Change(Outcome("applied", at), epoch=mutation)
-            case Audit() | VoterAdd() | VoterRemove():
+                return Change(Outcome("applied", at), epoch=mutation, finalized=_raised(mutation))
+            case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
 
     def _plan_route(
@@ -579,3 +580,7 @@ class RouteTable:
         hashed = self.hash_of_chunk(chunk)
         self._chunk_hashes.pop((chunk.import_id, chunk.number), None)
         self.digest.remove(hashed)
+
+
+def _raised(opened: OpenEpoch) -> Finalize | None:
+    return Finalize(opened.level, opened.voter_keys) if opened.level > 1 else None

@@ -20,6 +20,7 @@ from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
     DeleteRoute,
+    Finalize,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -92,6 +93,9 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
         case VoterAdd(node_id) | VoterRemove(node_id):
             if not _NODE_ID.fullmatch(node_id):
                 raise Rejection("invalid_request", "a voter's identity is malformed")
+        case Finalize(level):
+            if level < 2:
+                raise Rejection("invalid_request", "the level of a log only rises")
         case OpenEpoch():
             pass  # the replica checks its place in the chain
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from synaptoroute.cascade.cascade import Cascade, CascadeStatus, QueryCoalescer
 from synaptoroute.config import EngineConfig, cpu_limit
 from synaptoroute.core.change import Commit, Outcome, StagedImport
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.table import RouteTable
@@ -134,7 +135,7 @@ class Engine:
             is_applying=lambda: self.applier.is_applying,
         )
         storage.derive_with(partial(derived_of, scorer))
-        founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim)
+        founding = OpenEpoch(storage.node_id, 0, (storage.node_id,), fingerprint, dim, LEVEL)
         applier = Applier(
             replica,
             storage,
@@ -342,7 +343,13 @@ class Engine:
         replica = self.applier.replica
         # The applier may change the replica between two reads here.  Copying the list is one
         # step of the interpreter, so voters and epoch id always come from the same epoch.
-        return ReplicaStatus(replica.state, replica.promised, tuple(replica.epochs))
+        return ReplicaStatus(
+            replica.state,
+            replica.promised,
+            tuple(replica.epochs),
+            replica.level,
+            replica.voter_keys,
+        )
 
     def status(self) -> EngineStatus:
         queue, cascade = self._queue, self._cascade
@@ -413,7 +420,13 @@ class Engine:
     def adopt(self, stored: Stored) -> None:
         """Replace replica and tensor by what the database holds.  Runs on the applier's thread."""
         (fingerprint, dim), old = self.storage.encoder, self.applier.replica
-        replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
+        replica = Replica(
+            stored.snapshot,
+            dim=dim,
+            check=check_vectors,
+            digest=stored.sums,
+            requires_seals=old.requires_seals,
+        )
         # A promise is this node's own and outlives the state: without it, an installed snapshot
         # could make the node vote twice in one ballot.
         replica.promise(old.promised)

@@ -83,6 +83,7 @@ class CatchUp:
         self._known_nodes: tuple[NodeSeen, ...] = ()
         self._donors_allowed: frozenset[str] = frozenset()
         self._halted_since = 0.0
+        self._forged: str | None = None  # Why the log's next entry is not a member's
         self._snapshot_tried_until = 0.0
 
     # --- trouble ----------------------------------------------------------------------
@@ -104,6 +105,12 @@ class CatchUp:
             self._session.counts.halts += 1
             _log.error("the replica halts: %s", reason)
         self.halted = reason
+
+    def note_forgery(self, reason: str) -> None:
+        self._session.counts.forgeries += 1
+        self._forged = reason
+        _log.error("the log in Redis holds an entry that no member wrote: %s", reason)
+        self._session.catch_up_wanted.set()
 
     @property
     def is_halted_too_long(self) -> bool:
@@ -180,6 +187,10 @@ class CatchUp:
                         return CatchUpResult.MOVED
                     self._recovery.suspect_damage()
                 found = await self._from_peers(position)
+                if not found:
+                    # No peer has what the log claims to have had: if no voter has it either,
+                    # the trim was never one.
+                    self._recovery.suspect_forgery(position)
                 return CatchUpResult.MOVED if found else CatchUpResult.BLOCKED
             case Coverage.BEYOND if result.epoch > position.epoch:
                 self.diverged = (
@@ -211,12 +222,17 @@ class CatchUp:
         # this loop before the future of ``_applied`` was resolved, so they have run by now.
         if self.diverged is not None:
             return CatchUpResult.MOVED
+        if self._forged is not None:
+            return await self._refuse_forgery(after)
         if session.log_state in _CLOSED:
             return CatchUpResult.BLOCKED  # closed meanwhile: the entries may not be applied
         if result.entries and after.seq <= position.seq:
             storage_state = self._engine.status().storage_state
             return await self._halt(f"entry {position.seq + 1} was not applied ({storage_state})")
         if result.error is not None:
+            if result.error.fields.get("forged"):
+                self.note_forgery(str(result.error))
+                return await self._refuse_forgery(after)
             if not isinstance(result.error, UnknownMutation):
                 session.set_log_state(LogState.DAMAGED, str(result.error))
                 self._recovery.suspect_damage()
@@ -226,6 +242,13 @@ class CatchUp:
             await self._set_state(State.LIVE)
             return CatchUpResult.AT_HEAD
         return CatchUpResult.MOVED
+
+    async def _refuse_forgery(self, position: Position) -> CatchUpResult:
+        """Stop before an entry that no member wrote, and have the voters drop it."""
+        reason, self._forged = str(self._forged), None
+        self._session.set_log_state(LogState.DAMAGED, reason)
+        self._recovery.suspect_forgery(position)
+        return await self._halt(reason)
 
     async def _halt(self, reason: str) -> CatchUpResult:
         """Stop before an entry that cannot be read or applied: it is never skipped."""

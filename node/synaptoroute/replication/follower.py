@@ -89,7 +89,11 @@ class Follower:
         self.nonces = Nonces()
         self.tls = tls
         self._peers = PeerClient(
-            self.membership, log.verifier, tls, allow_plain=config.allow_plain_peers
+            self.membership,
+            log.verifier,
+            log.signing_keys,
+            tls,
+            allow_plain=config.allow_plain_peers,
         )
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
@@ -136,6 +140,8 @@ class Follower:
             log.trust_mode,
             self.session.signer.public_key,
         )
+        if log.signing_keys.keys:
+            await self.session.on_applier(lambda state: state.replica.require_seals())
         self._bus.start()
         for name, run in (
             ("bus", self._follow_bus),
@@ -197,7 +203,9 @@ class Follower:
             self._call(self.maintenance.start_audit, audit)
         for each in received:
             step = each.step
-            if step.diverged is not None:
+            if step.forged is not None:
+                self._call(self.catch_up.note_forgery, step.forged)
+            elif step.diverged is not None:
                 self._call(self.catch_up.note_fork, step.diverged)
             elif step.fetch is not None:
                 self._call(self._note_gap, step.ignored)

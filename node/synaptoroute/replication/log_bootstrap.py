@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.recovery import Action, Cause, assess_log
 from synaptoroute.core.replica import VOTERS_MAX
@@ -145,6 +146,8 @@ class LogBootstrap:
             fingerprint=encoder.fingerprint,
             dim=encoder.dim,
             voters=names[: _voter_count(expected)],
+            # A node of the release before would not understand the first entry.
+            level=min(LEVEL, *(report.level for report in live)),
         )
         if founding.outcome in (FoundingOutcome.FOUNDED, FoundingOutcome.EXISTS):
             session.heartbeat_wanted.set()

@@ -18,7 +18,6 @@ import random
 import time
 from typing import Final
 
-from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -28,6 +27,7 @@ from synaptoroute.core.recovery import (
     Mode,
     assess_log,
     decide,
+    is_majority,
 )
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
@@ -56,6 +56,7 @@ STUCK_DOUBLINGS_MAX: Final = 4
 """Each ballot in a row gets twice the time, so that slow nodes finish one eventually."""
 AVAILABLE_SECONDS: Final = 10.0  # How long ``recovery=available`` waits for a majority
 CHECK_INTERVAL_SECONDS: Final = 5.0
+FORGERY_INTERVAL_SECONDS: Final = 2.0
 READ_ENTRIES: Final = 512
 READ_BYTES: Final = 4_194_304
 REFILL_BYTES_MAX: Final = 67_108_864
@@ -87,6 +88,16 @@ class Recovery:
         if self._task is None or self._task.done():
             self._checked_at = time.monotonic()
             self._task = asyncio.create_task(self._check_damage(), name="recovery-check")
+
+    def suspect_forgery(self, position: Position) -> None:
+        """Have what the log holds after a position dropped, unless other voters applied it."""
+        if not self._session.log.signing_keys.keys:
+            return
+        if time.monotonic() - self._checked_at < FORGERY_INTERVAL_SECONDS:
+            return
+        if self._task is None or self._task.done():
+            self._checked_at = time.monotonic()
+            self._task = asyncio.create_task(self._drop_forged(position), name="recovery-forged")
 
     async def close(self) -> None:
         """Stop; another node continues, or this one after its restart."""
@@ -156,12 +167,9 @@ class Recovery:
         cluster_id = self._session.engine.database.meta_get(CLUSTER_ID_KEY)
         if not cluster_id:
             return None
-        nodes = await self._session.log.presence.nodes()
-        levels = [LEVEL, *(seen.report.level for seen in nodes if seen.is_live)]
-        encoder = self._session.engine.encoder
-        return ClusterIdentity(
-            cluster_id, encoder.fingerprint, encoder.dim, min(levels), state.voters
-        )
+        engine = self._session.engine
+        encoder, level = engine.encoder, engine.replica_status.level
+        return ClusterIdentity(cluster_id, encoder.fingerprint, encoder.dim, level, state.voters)
 
     async def _take_part(self, head: Head) -> bool:
         """Answer the ballot, read all answers, and act if this node can; whether to go on."""
@@ -306,7 +314,13 @@ class Recovery:
             for row in rows:
                 entries.append(
                     RefillEntry(
-                        row.epoch, row.seq, row.time_us, row.prev_chain, row.chain, row.frame
+                        row.epoch,
+                        row.seq,
+                        row.time_us,
+                        row.prev_chain,
+                        row.chain,
+                        row.frame,
+                        row.seal,
                     )
                 )
                 size_bytes += len(row.frame)
@@ -335,6 +349,33 @@ class Recovery:
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
+
+    async def _drop_forged(self, position: Position) -> None:
+        """Begin a ballot that keeps what the voters hold, instead of what the server holds."""
+        session = self._session
+        try:
+            head, state = await session.log.head(), await self._voter_state()
+            if isinstance(head, NoLog) or not head.is_open or head.seq <= position.seq:
+                return
+            if session.node_id not in state.voters:
+                return
+            nodes = await session.log.presence.nodes()
+            beyond = {
+                seen.report.node_id
+                for seen in nodes
+                if seen.is_live
+                and (seen.report.epoch, seen.report.seq) > (position.epoch, position.seq)
+            }
+            # Others applied the entry, so it is this node that cannot verify it: it may lack a
+            # key of the ring.  One misconfigured node must not close the log for all.
+            if is_majority(beyond, state.voters):
+                self.detail = "other voters hold the entry: this node may lack a key"
+                return
+            _log.error("the log is forged after %s: it is recovered", position.revision)
+            if await self._begin(Cause.DAMAGED, head, state):
+                await self._run()
+        except SynaptoRouteError as error:
+            _log.warning("the forged log could not be recovered: %s", error)
 
     async def outlook(self) -> Decision | MissingReports | None:
         """Show what forcing the recovery would keep and risk; None if the log is open."""

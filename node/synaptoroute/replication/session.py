@@ -78,6 +78,7 @@ class FollowerCounts:
     catch_ups_peer: int = 0  # From a peer's op log
     snapshots: int = 0  # Peers' snapshots that were installed
     forks: int = 0  # Times the log contradicted what had been applied
+    forgeries: int = 0  # Times the log held an entry that no member wrote
     halts: int = 0  # Times an entry could not be applied
     reopenings: int = 0  # Times this node opened an epoch after a recovery
     bus_reconnects: int = 0
@@ -174,7 +175,7 @@ class Session:
     @property
     def level(self) -> int:
         """The feature level in force at this node's position."""
-        return int(getattr(self.engine.replica_status, "level", 1))
+        return self.engine.replica_status.level
 
     @property
     def position(self) -> Position:

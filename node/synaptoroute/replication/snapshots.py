@@ -81,7 +81,8 @@ class SnapshotServer:
         if rows and (rows[0].seq != after.seq + 1 or rows[0].prev_chain != after.chain):
             return b""
         return b"".join(
-            dump_entry(r.epoch, r.seq, r.prev_chain, r.chain, r.time_us, r.frame) for r in rows
+            dump_entry(r.epoch, r.seq, r.prev_chain, r.chain, r.time_us, r.seal + r.frame)
+            for r in rows
         )
 
     @contextlib.asynccontextmanager

@@ -8,12 +8,14 @@ has no second effect.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Final
 
-from synaptoroute.core.codec import decode_proposal
+from synaptoroute.core.codec import LEVEL, decode_proposal
 from synaptoroute.core.mutation import (
     AddUtterances,
     DeleteRoute,
+    Finalize,
     Mutation,
     PatchRoute,
     Proposal,
@@ -26,10 +28,11 @@ from synaptoroute.core.mutation import (
 )
 from synaptoroute.core.recovery import Decision
 from synaptoroute.errors import ConfigError, ProtocolError, RouteError, RouteNotFound
-from synaptoroute.models import OrphanedWrite, RecoveryOutlook, WriteResult
+from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.writes import WriteOptions, Writer
+from synaptoroute.sequencer.node_rows import NodeReport
 from synaptoroute.storage import Orphan
 
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
@@ -72,6 +75,27 @@ class ClusterAdmin:
         self._member()
         mutation = VoterAdd(node_id) if is_adding else VoterRemove(node_id)
         return await self._writer.write(mutation, options)
+
+    async def level(self) -> LevelOutlook:
+        """Show the level of the log, and which nodes keep it from rising."""
+        status = self._engine.replica_status
+        waiting: list[str] = []
+        if self._follower is not None:
+            seen = await self._follower.session.log.presence.nodes()
+            reports = {each.report.node_id: each.report for each in seen if each.is_live}
+            names = sorted({*reports, *status.voters})
+            waiting = [name for name in names if not _knows_level(reports.get(name))]
+        return LevelOutlook(level=status.level, level_known=LEVEL, waiting_for=waiting)
+
+    async def finalize(self) -> LevelOutlook:
+        """Raise the level of the log to the highest that this release knows."""
+        outlook = await self.level()
+        if outlook.level >= LEVEL or outlook.waiting_for:
+            return outlook
+        # The same for every caller, so that two of them have one effect.
+        op_id = uuid.uuid5(uuid.NAMESPACE_OID, f"finalize {LEVEL}").bytes
+        result = await self._writer.write(Finalize(LEVEL), WriteOptions(op_id=op_id))
+        return outlook.model_copy(update={"level": LEVEL, "version": str(result.version)})
 
     async def orphans(self) -> list[OrphanedWrite]:
         """List the orphaned writes in the order in which they were put aside."""
@@ -117,6 +141,10 @@ class ClusterAdmin:
         # On the applier's thread: it owns the database's write connection.
         forgotten = self._engine.run_on_applier(lambda state: state.storage.drop_orphan(op_id))
         await asyncio.wrap_future(forgotten)
+
+
+def _knows_level(report: NodeReport | None) -> bool:
+    return report is not None and report.level >= LEVEL
 
 
 def _proposal_of(orphan: Orphan) -> Proposal | None:

@@ -33,6 +33,7 @@ from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     CascadeReport,
     ImportResult,
+    LevelOutlook,
     Match,
     OrphanedWrite,
     RecoveryOutlook,
@@ -579,6 +580,24 @@ class AdaptiveRouter:
                 last change yet.
         """
         return await self._admin().change_voter(node_id, is_adding, options)
+
+    async def alevel(self) -> LevelOutlook:
+        """Show the level of the cluster's formats, and which nodes keep it from rising.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().level()
+
+    async def afinalize(self) -> LevelOutlook:
+        """Raise the formats to the newest level, if every node knows it.
+
+        An older release cannot join the cluster, or open this database, any more.
+
+        Raises:
+            SequencerUnavailable: The log did not take it.
+        """
+        return await self._admin().finalize()
 
     async def acalibrate(self) -> tuple[Calibration, WriteResult]:
         """Calibrate the cascade on the current routes, on every node at one position.

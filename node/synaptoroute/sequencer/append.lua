@@ -2,9 +2,11 @@
 -- Append frames at consecutive places of the log, and publish them on the bus.
 --
 -- KEYS  meta, log:<epoch>, pos:<epoch>
--- ARGV  epoch, writer's seq, writer's chain, fingerprint, level, channel, log_bytes_max,
---       inline_bytes_max, the voters before and after ('' unless they change), ballot that
---       opened the writer's epoch ('' for any), then (digest, header, body) for each frame
+-- ARGV  epoch, writer's seq, writer's chain, fingerprint, level that the writer has applied,
+--       channel, log_bytes_max, inline_bytes_max, the voters before and after ('' unless they
+--       change), ballot that opened the writer's epoch ('' for any), level of the log afterwards
+--       ('' unless it rises), most entries that a writer may be behind (0 for any), then
+--       (digest, header, body) for each frame
 -- Returns {'OK', first seq, last seq, chain, time_us, 'heard'|'unheard'}, or the name of an
 -- outcome and its detail.  An outcome is a value, never an error reply: no client retries it.
 --
@@ -29,6 +31,10 @@ local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
 if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
 if tonumber(m[7]) < tonumber(ARGV[5]) then return {'LEVEL', m[7]} end
+-- A writer that is behind seals for a level or a place that the nodes refuse here.
+if tonumber(m[7]) > tonumber(ARGV[5]) then return {'BEHIND', m[7]} end
+local behind_max = tonumber(ARGV[13])
+if behind_max > 0 and seq + (#ARGV - 13) / 3 - mine > behind_max then return {'BEHIND', m[2]} end
 
 if ARGV[9] ~= '' then
   if ARGV[9] ~= m[10] then return {'UNHELD', 'the voters are others'} end
@@ -49,7 +55,7 @@ local bytes, chain, epoch = tonumber(m[8]), m[3], m[1]
 local time = redis.call('TIME')
 local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
 local entries = {}
-for i = 12, #ARGV, 3 do
+for i = 14, #ARGV, 3 do
   seq, bytes = seq + 1, bytes + #ARGV[i + 2]
   local prev = chain
   chain = redis.sha1hex(prev .. '|' .. epoch .. '|' .. exact(seq) .. '|' .. ARGV[i])
@@ -84,6 +90,7 @@ end
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[1], 'voters', ARGV[10], 'voters_seq', exact(seq))
 end
+if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'level', ARGV[12]) end
 local heard = 'heard'
 for _, message in ipairs(messages) do
   local sent = redis.pcall('PUBLISH', ARGV[6], message)

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     STALE = "stale_epoch"  # The writer has not joined the log's epoch yet
     REGRESSED = "regressed"  # The writer holds entries that the log has lost
     LEVEL = "level"  # The write needs a feature level that not every node has
+    BEHIND = "behind"  # The writer has to follow the log before it can seal a write
     FULL = "log_full"  # The log is at its limit, because voters lag or nothing trims it
     NO_QUORUM = "unheld"  # The voters change while no majority holds the last change of them
     MODEL = "model"  # The log carries vectors of another encoder
@@ -48,6 +49,7 @@ _REASON_OF_OUTCOME: Final = {
     b"REGRESSED": Reason.REGRESSED,
     b"MODEL": Reason.MODEL,
     b"LEVEL": Reason.LEVEL,
+    b"BEHIND": Reason.BEHIND,
     b"FULL": Reason.FULL,
     b"MOVED": Reason.MOVED,
     b"UNHELD": Reason.NO_QUORUM,
@@ -62,6 +64,7 @@ _MESSAGES: Final = {
     Reason.REGRESSED: "Redis lost entries that this node holds; writes wait for a recovery",
     Reason.MOVED: "another write came first",
     Reason.LEVEL: "not every node of the cluster understands this write yet",
+    Reason.BEHIND: "this node is too far behind the log to write",
     Reason.NO_QUORUM: "the voters changed, and a majority does not hold that change yet",
     Reason.FULL: "the log is full, because nodes lag behind or nothing trims it",
     Reason.REFUSED: "Redis refused the write",

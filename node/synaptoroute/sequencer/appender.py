@@ -20,9 +20,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Position, Proposal, Revision, VoterAdd, VoterRemove
-from synaptoroute.core.replica import plan_voters
+from synaptoroute.core.codec import BASE_LEVEL, encode_proposal
+from synaptoroute.core.mutation import (
+    Finalize,
+    Position,
+    Proposal,
+    Revision,
+    VoterAdd,
+    VoterRemove,
+)
+from synaptoroute.core.replica import SEALED_LEVEL, plan_voters
 from synaptoroute.errors import (
     Overloaded,
     ProtocolError,
@@ -57,7 +64,7 @@ class WriteLimits:
 class _PendingAppend:
     """Proposals of one caller."""
 
-    frames: list[tuple[bytes, bytes]]
+    frames: list[bytes]
     op_ids: list[bytes]
     size_bytes: int
     fingerprint: str
@@ -82,13 +89,15 @@ class Appender:
     scripts: Scripts
     # Looks for consecutive op_ids in the log after a position; returns the place of the first
     find: Callable[[Position, Sequence[bytes]], Awaitable[Position | None]]
-    seal: Callable[[bytes], bytes]
+    # Seals a frame at a position; at none while the log is at level 1
+    seal: Callable[[bytes, Position | None], bytes]
     position: Callable[[], Position]  # Returns this node's position
     fingerprint: Callable[[], str]  # Returns the fingerprint of its encoder
     # Returns the ballot that opened this node's epoch; empty to write to any
     epoch_id: Callable[[], str] = str
     # Trims a full log; returns whether anything was dropped
     make_room: Callable[[], Awaitable[bool]] | None = None
+    level: Callable[[], int] = lambda: BASE_LEVEL  # Level of the log at this node's position
     limits: WriteLimits = field(default_factory=WriteLimits)
     counts: AppendCounts = field(default_factory=AppendCounts)
     refused_bytes: int = 0  # Size of the last call if the log had no room for it, else 0
@@ -141,18 +150,49 @@ class Appender:
         assert isinstance(proposal.mutation, VoterAdd | VoterRemove), "this is a bug"
         after = plan_voters(before, proposal.mutation, Revision(0, 0)).voters or before
         frame = encode_proposal(proposal)
+        return await self._append_alone(
+            frame,
+            proposal.op_id,
+            timeout_seconds,
+            voters=(",".join(before), ",".join(after)),
+        )
+
+    async def raise_level(
+        self, proposal: Proposal, timeout_seconds: float | None = None
+    ) -> Appended:
+        """Append the entry that raises the level of the log, in a call of its own."""
+        assert isinstance(proposal.mutation, Finalize), "this is a bug"
+        return await self._append_alone(
+            encode_proposal(proposal),
+            proposal.op_id,
+            timeout_seconds,
+            level_after=proposal.mutation.level,
+        )
+
+    async def _append_alone(
+        self,
+        frame: bytes,
+        op_id: bytes,
+        timeout_seconds: float | None,
+        *,
+        voters: tuple[str, str] = ("", ""),
+        level_after: int = 0,
+    ) -> Appended:
+        position, level, sealed = self._seal_all([frame])
         try:
             async with asyncio.timeout(timeout_seconds):
                 outcome = await self.scripts.append(
-                    self.position(),
+                    position,
                     self.fingerprint(),
-                    [(frame, self.seal(frame))],
+                    sealed,
                     log_bytes_max=self.limits.log_bytes_max,
-                    voters=(",".join(before), ",".join(after)),
+                    voters=voters,
                     epoch_id=self.epoch_id(),
+                    level=level,
+                    level_after=level_after,
                 )
         except TimeoutError:
-            raise _too_late(is_sent=True, op_id=proposal.op_id) from None
+            raise _too_late(is_sent=True, op_id=op_id) from None
         except SequencerUnavailable as error:
             is_lost = error.fields.get("reason") is Reason.INTERRUPTED
             error.fields["outcome"] = "unknown" if is_lost else "not_taken"
@@ -160,6 +200,14 @@ class Appender:
         if isinstance(outcome, Placed):
             return Appended(at=Revision(outcome.epoch, outcome.last_seq))
         raise error_of(outcome, "not_taken")
+
+    def _seal_all(self, frames: list[bytes]) -> tuple[Position, int, list[tuple[bytes, bytes]]]:
+        """Seal frames where this node stands now."""
+        # The level is read first: read after the position, it could be that of a later place,
+        # and a seal of level 2 is valid at a place of level 1, but not the other way round.
+        level, position = self.level(), self.position()
+        stood = position if level >= SEALED_LEVEL else None
+        return position, level, [(frame, self.seal(frame, stood)) for frame in frames]
 
     async def close(self) -> None:
         """Refuse waiting writes and cancel the running call."""
@@ -190,7 +238,7 @@ class Appender:
                 retry_after_seconds=_OVERLOAD_RETRY_SECONDS,
             )
         waiting = _PendingAppend(
-            [(frame, self.seal(frame)) for frame in frames],
+            frames,
             [each.op_id for each in proposals],
             size_bytes,
             fingerprint,
@@ -271,15 +319,18 @@ class Appender:
         since = self.position()
         room = _Room(self.limits.room_seconds)
         give_up_at = 0.0
+        behind_until = time.monotonic() + self.limits.resolve_seconds
         while True:
             try:
                 self.counts.calls += 1
+                position, level, sealed = self._seal_all(frames)
                 outcome = await self.scripts.append(
-                    self.position(),
+                    position,
                     batch[0].fingerprint,
-                    frames,
+                    sealed,
                     log_bytes_max=self.limits.log_bytes_max,
                     epoch_id=self.epoch_id(),
+                    level=level,
                 )
             except SequencerUnavailable as error:
                 reason = error.fields.get("reason")
@@ -302,11 +353,15 @@ class Appender:
                 self.counts.unannounced += not outcome.is_announced
                 self.refused_bytes = 0
                 return outcome
+            if outcome.reason is Reason.BEHIND and time.monotonic() < behind_until:
+                # The entries that this node lacks are on their way; it seals anew then.
+                await asyncio.sleep(_RETRY_MIN_SECONDS)
+                continue
             if outcome.reason is Reason.FULL:
                 self.counts.full += 1
                 if await self._wait_room(room):
                     continue
-                self.refused_bytes = sum(len(body) for _, body in frames)
+                self.refused_bytes = sum(len(body) for _, body in sealed)
             raise error_of(outcome, "unknown" if give_up_at else "not_taken")
 
     async def _wait_room(self, room: _Room) -> bool:

@@ -10,15 +10,15 @@ server's replication id: after a restart or a failover a ballot is void.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
+from synaptoroute.core.codec import BASE_LEVEL, digest_of, encode_proposal
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
-from synaptoroute.core.replica import VOTERS_MAX
+from synaptoroute.core.replica import SEALED_LEVEL, VOTERS_MAX
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.sequencer.append_errors import NotPlaced, not_placed, text_of
@@ -84,6 +84,7 @@ class RefillEntry:
     prev_chain: str
     chain: str
     frame: bytes
+    seal: bytes = b""  # As its author made it; empty at level 1
 
 
 class FoundingOutcome(Enum):
@@ -130,6 +131,8 @@ class Epochs:
         voters: Sequence[str],
         cluster_id: str | None = None,
         epoch_id: str | None = None,
+        level: int = BASE_LEVEL,
+        voter_keys: Mapping[str, str] | None = None,
     ) -> Founding:
         """Found the log of an empty namespace.
 
@@ -144,7 +147,8 @@ class Epochs:
         if not 1 <= len(names) <= VOTERS_MAX or any("," in each or not each for each in names):
             raise ConfigError(f"a log has 1 to {VOTERS_MAX} voters with names without commas")
         ballot = epoch_id or uuid.uuid4().hex
-        opened = OpenEpoch(ballot, 0, names, fingerprint, dim)
+        keys_of_voters = tuple(sorted((voter_keys or {}).items()))
+        opened = OpenEpoch(ballot, 0, names, fingerprint, dim, level, keys_of_voters)
         op_id = uuid.uuid5(uuid.NAMESPACE_OID, f"epoch {ballot}").bytes
         frame = encode_proposal(Proposal(op_id, opened))
         keys = self._scripts.keys
@@ -156,11 +160,11 @@ class Epochs:
                 ballot,
                 fingerprint,
                 dim,
-                LEVEL,
+                level,
                 ",".join(names),
                 keys.bus,
                 digest_of(frame),
-                self.signing_keys.seal(frame),
+                self._seal(frame, Position(), level),
             ],
         )
         details = [text_of(each) for each in answer]
@@ -290,7 +294,8 @@ class Epochs:
         chunk: list[Any] = []
         count = size_bytes = 0
         for each in entries:
-            body = self.signing_keys.seal(each.frame)
+            # The author's own seal: a new one would say that its author stood here.
+            body = each.seal + each.frame if each.seal else self.signing_keys.seal(each.frame)
             if count and (count == CHUNK_ENTRIES_MAX or size_bytes + len(body) > CHUNK_BYTES_MAX):
                 yield chunk
                 chunk, count, size_bytes = [], 0, 0
@@ -340,7 +345,7 @@ class Epochs:
                 ballot.epoch,
                 ballot.id,
                 digest_of(frame),
-                self.signing_keys.seal(frame),
+                self._seal(frame, base, head.level),
                 ",".join(decision.voters),
                 keys.bus,
                 head.level,
@@ -348,6 +353,9 @@ class Epochs:
             ],
         )
         return _acted(answer)
+
+    def _seal(self, frame: bytes, base: Position, level: int) -> bytes:
+        return self.signing_keys.seal(frame, base if level >= SEALED_LEVEL else None)
 
     def _of(self, epoch: int) -> tuple[str, str]:
         keys = self._scripts.keys

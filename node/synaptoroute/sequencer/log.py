@@ -17,8 +17,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.mutation import Entry, Position, Proposal, VoterAdd, VoterRemove
+from synaptoroute.core.codec import BASE_LEVEL, encode_proposal
+from synaptoroute.core.mutation import Entry, Finalize, Position, Proposal, VoterAdd, VoterRemove
+from synaptoroute.core.replica import SEALED_LEVEL
 from synaptoroute.errors import ProtocolError
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
@@ -218,7 +219,7 @@ class RedisLog:
             namespace, signing_keys_file, allow_unsigned=allow_unsigned
         )
         self.verifier = Verifier(self.signing_keys.secret)
-        self._level: Callable[[], int] = int
+        self._level: Callable[[], int] = lambda: BASE_LEVEL
         self._commands = self.connector.link()
         self._reads = self.connector.link(
             timeout_seconds=max(_READ_TIMEOUT_SECONDS, socket_timeout_seconds)
@@ -257,6 +258,7 @@ class RedisLog:
             epoch_id=lambda: self._epoch_id(),
             make_room=self.retention.make_room,
             limits=replace(limits, log_bytes_max=retention.log_bytes_max),
+            level=lambda: self._level(),
         )
         self._buses: list[Bus] = []
 
@@ -267,7 +269,7 @@ class RedisLog:
         fingerprint: Callable[[], str],
         voters: Callable[[], tuple[str, ...]] = tuple,
         epoch_id: Callable[[], str] = str,
-        level: Callable[[], int] = int,
+        level: Callable[[], int] = lambda: BASE_LEVEL,
     ) -> None:
         """Register the node that writes and reads.
 
@@ -276,7 +278,7 @@ class RedisLog:
             fingerprint: Returns the fingerprint of its encoder.
             voters: Returns the voters at its position.
             epoch_id: Returns the ballot that opened its epoch; empty to write to any.
-            level: Returns the feature level in force at its position.
+            level: Returns the level of the log at its position.
         """
         self._level = level
         self._voters = voters
@@ -321,6 +323,8 @@ class RedisLog:
         """
         if len(proposals) == 1 and isinstance(proposals[0].mutation, VoterAdd | VoterRemove):
             return await self._appender.change_voters(proposals[0], self._voters(), timeout_seconds)
+        if len(proposals) == 1 and isinstance(proposals[0].mutation, Finalize):
+            return await self._appender.raise_level(proposals[0], timeout_seconds)
         return await self._appender.append(proposals, fingerprint, timeout_seconds)
 
     async def switch(self, at: Position, proposal: Proposal, encoders: Encoders) -> int | NotPlaced:
@@ -333,7 +337,8 @@ class RedisLog:
             SequencerUnavailable: No answer; it may have happened.
         """
         frame = encode_proposal(proposal)
-        return await self.scripts.switch(at, frame, self.signing_keys.seal(frame), encoders)
+        level, body = self._sealed_at(at, frame)
+        return await self.scripts.switch(at, frame, body, encoders, level=level)
 
     async def append_unless_named(
         self, at: Position, proposal: Proposal, name: str, fingerprint: str, dim: int
@@ -355,7 +360,12 @@ class RedisLog:
         """
         frame = encode_proposal(proposal)
         encoders = Encoders(fingerprint, fingerprint, dim)
-        return await self.scripts.switch(at, frame, self.signing_keys.seal(frame), encoders, name)
+        level, body = self._sealed_at(at, frame)
+        return await self.scripts.switch(at, frame, body, encoders, name, level)
+
+    def _sealed_at(self, at: Position, frame: bytes) -> tuple[int, bytes]:
+        level = self._level()
+        return level, self.signing_keys.seal(frame, at if level >= SEALED_LEVEL else None)
 
     async def read(
         self,

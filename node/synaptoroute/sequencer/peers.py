@@ -44,7 +44,6 @@ PROOF_AGE_MS_MAX: Final = 300_000
 SNAPSHOT_BYTES_MAX: Final = 64 << 30
 ROWS_BYTES_MAX: Final = 64 << 20
 LOG_BYTES_MAX: Final = 8 << 20  # Most bytes of an op log in one request
-_BARE: Final = SigningKeys("")
 _LINE_BYTES_MAX: Final = 256
 _LINE: Final = re.compile(
     rb"(\d{1,16}) (\d{1,16}) ([0-9a-f]{40}) ([0-9a-f]{40}) (\d{1,16}) (\d{1,8})"
@@ -155,12 +154,14 @@ class PeerClient:
         self,
         membership: Membership,
         verifier: Verifier,
+        signing_keys: SigningKeys,
         tls: ClientTls | None = None,
         *,
         allow_plain: bool = False,
     ) -> None:
         self._membership = membership
         self._verifier = verifier
+        self._signing_keys = signing_keys  # Verify the seals of entries
         self._tls = tls
         self._is_tls_needed = tls is not None and not allow_plain
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
@@ -179,7 +180,7 @@ class PeerClient:
         async with self._open(url, path) as response:
             position = parse_position(response.headers.get(POSITION_HEADER, ""))
             body = await _read(response, 2 * LOG_BYTES_MAX)
-        entries = await asyncio.to_thread(parse_entries, body)
+        entries = await asyncio.to_thread(parse_entries, body, self._signing_keys)
         return PeerLog(tuple(entries), position)
 
     async def read_head(self, url: str) -> PeerHead:
@@ -328,13 +329,13 @@ def _is_refused(error: BaseException | None) -> bool:
     return False
 
 
-def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, frame: bytes) -> bytes:
-    """Write an entry as ``parse_entries`` reads it: a line of text, then the plain frame."""
-    return f"{epoch} {seq} {prev} {chain} {time_us} {len(frame)}\n".encode() + frame
+def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, body: bytes) -> bytes:
+    """Write an entry as ``parse_entries`` reads it: a line of text, then the sealed frame."""
+    return f"{epoch} {seq} {prev} {chain} {time_us} {len(body)}\n".encode() + body
 
 
-def parse_entries(body: bytes) -> list[Entry]:
-    """Read entries of a peer's op log; each is verified in itself."""
+def parse_entries(body: bytes, signing_keys: SigningKeys) -> list[Entry]:
+    """Read entries of a peer's op log; each is verified in itself, its seal included."""
     entries: list[Entry] = []
     at = 0
     while at < len(body):
@@ -350,7 +351,7 @@ def parse_entries(body: bytes) -> list[Entry]:
         held = StreamEntry(
             int(line[1]), int(line[2]), line[3].decode(), line[4].decode(), int(line[5]), frame
         )
-        entries.append(held.decode(_BARE))
+        entries.append(held.decode(signing_keys, is_seal_needed=False))
     return entries
 
 

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import redis.exceptions
 
-from synaptoroute.core.codec import LEVEL, digest_of, header_of
+from synaptoroute.core.codec import BASE_LEVEL, digest_of, header_of
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import LogView
+from synaptoroute.core.replica import SEAL_ENTRIES_MAX, SEALED_LEVEL
 from synaptoroute.errors import ProtocolError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.sequencer.append_errors import NotPlaced, not_placed, text_of
@@ -141,6 +142,10 @@ class Range:
     epoch_id: str = ""
 
 
+BEHIND_ENTRIES_MAX: Final = SEAL_ENTRIES_MAX // 2
+"""How far behind the log a writer may be; the rest is for entries of one call of others."""
+
+
 class Scripts:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
@@ -173,11 +178,13 @@ class Scripts:
         # The voters before and after, joined by commas, if they change
         voters: tuple[str, str] = ("", ""),
         epoch_id: str = "",  # Ballot that opened the writer's epoch; empty for any
+        level: int = BASE_LEVEL,  # Level of the log that the writer has applied
+        level_after: int = 0,  # Level of the log afterwards; 0 if it stays
     ) -> Placed | NotPlaced:
         """Append frames at consecutive places, all or none."""
-        level = str(LEVEL)
         args: list[Any] = [position.epoch, position.seq, position.chain, fingerprint, level]
         args += [self.keys.bus, log_bytes_max, inline_bytes_max, *voters, epoch_id]
+        args += [level_after or "", BEHIND_ENTRIES_MAX if level >= SEALED_LEVEL else 0]
         for frame, body in frames:
             header_bytes = len(body) - len(frame) + len(header_of(frame))
             args += [digest_of(frame), body[:header_bytes], body]
@@ -192,11 +199,17 @@ class Scripts:
         return not_placed(answer)
 
     async def switch(
-        self, at: Position, frame: bytes, body: bytes, encoders: Encoders, name: str = ""
+        self,
+        at: Position,
+        frame: bytes,
+        body: bytes,
+        encoders: Encoders,
+        name: str = "",
+        level: int = BASE_LEVEL,
     ) -> int | NotPlaced:
         """Append an entry directly after a position; see ``switch.lua``."""
         header_bytes = len(body) - len(frame) + len(header_of(frame))
-        args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, str(LEVEL), self.keys.bus]
+        args: list[Any] = [at.epoch, at.seq, at.chain, encoders.before, level, self.keys.bus]
         args += [encoders.after, encoders.dim, digest_of(frame), body[:header_bytes], body, name]
         answer = await self.run(Script.SWITCH, [self.keys.meta, self.keys.log(at.epoch)], args)
         return int(answer[1]) if answer[0] == b"OK" else not_placed(answer)

@@ -11,12 +11,21 @@ read from the log.  ``B`` is a keepalive with the head of the log.  Any client t
 channel can publish, so everything that is not exactly in this format raises ``ProtocolError``
 and is counted.
 
-Signatures protect the routes from a client that has access to Redis only.  A signed frame is
-``"SK" | key id 8 | HMAC-SHA256 32 | frame``.  The signature covers the namespace and the frame's
-header.  The header carries the SHA-256 of the payload, so the signature covers the whole frame,
-and an announcement without the payload can be verified, too.  Epoch and seq are not signed,
-because the sequencer assigns them later.  A frame that is appended a second time repeats its
-op_id, so it has no effect.
+Seals protect the routes from a client that has access to Redis only.  There are two formats,
+both with a code of the cluster secret (HMAC-SHA256)::
+
+    level 1  "SK" | key id 8 | code 32 | frame
+    level 2  "S2" | key id 8 | epoch u64 | seq u64 | chain 20 | author's key 32 | code 32 | frame
+
+The code covers the namespace, the frame's header and, at level 2, everything before it.  The
+header carries the SHA-256 of the payload, so the seal covers the whole frame, and an announcement
+without the payload can be verified, too.  The place of an entry is not covered, because the
+sequencer assigns it later.  At level 2 the seal names the position at which the author stood: the
+replica refuses an entry that was sealed on another history or too far from its place, so a server
+cannot append an old genuine entry once more.
+
+The seal stays with its entry: in the stream, in the op log of every node, in what peers send, and
+in a refilled stream.  ``SigningKeys.open`` verifies it on every one of these paths.
 
 The keys are those of the cluster secret, see ``trust.cluster_secret``.
 """
@@ -25,6 +34,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,15 +50,21 @@ from synaptoroute.core.codec import (
     op_id_of,
 )
 from synaptoroute.core.digest import next_chain
-from synaptoroute.core.mutation import Entry
+from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.errors import ProtocolError, UnknownMutation
 from synaptoroute.trust.cluster_secret import ClusterSecret, read_keys
 
 _MAGIC: Final = b"SK"
+_MAGIC_2: Final = b"S2"
 _ID_BYTES: Final = 8
 _MAC_BYTES: Final = 32
-SEAL_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
+_KEY_BYTES: Final = 32
+_STOOD: Final = struct.Struct(">QQ20s")
+SEAL_1_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
+SEAL_2_BYTES: Final = SEAL_1_BYTES + _STOOD.size + _KEY_BYTES
+SEAL_BYTES: Final = SEAL_2_BYTES  # The longest one
 _DOMAIN: Final = b"synaptoroute entry 1\x00"
+_DOMAIN_2: Final = b"synaptoroute entry 2\x00"
 
 
 class SigningKeys:
@@ -65,18 +81,26 @@ class SigningKeys:
         # Accept entries without a signature, while keys are introduced
         allow_unsigned: bool = False,
         path: Path | None = None,  # The file that ``reload`` reads again
+        author_key: bytes = bytes(_KEY_BYTES),  # Public key of this node; zeros if it has none
     ) -> None:
         """Use keys that are known already; see ``load`` for those of a file."""
         self.namespace = namespace
         self.secret = ClusterSecret(namespace, keys, path)
+        self._author_key = author_key
         self._allow_unsigned = allow_unsigned
 
     @classmethod
     def load(
-        cls, namespace: str, path: Path | None, *, allow_unsigned: bool = False
+        cls,
+        namespace: str,
+        path: Path | None,
+        *,
+        allow_unsigned: bool = False,
+        author_key: bytes = bytes(_KEY_BYTES),
     ) -> SigningKeys:
         """Read the key file, if there is one; blocks."""
-        return cls(namespace, read_keys(path) if path else {}, allow_unsigned, path)
+        keys = read_keys(path) if path else {}
+        return cls(namespace, keys, allow_unsigned, path, author_key)
 
     @property
     def keys(self) -> Mapping[str, bytes]:
@@ -86,37 +110,80 @@ class SigningKeys:
         """Read the key file again; blocks.  The former keys stay if the file is malformed."""
         self.secret.reload()
 
-    def seal(self, frame: bytes) -> bytes:
-        """Put a signature before a frame, if there are keys."""
+    def seal(self, frame: bytes, stood: Position | None = None) -> bytes:
+        """Put a seal before a frame, if there are keys.
+
+        Args:
+            frame: The frame.
+            stood: The author's position, for a seal of level 2; None for one of level 1.
+        """
         keys = self.keys
         if not keys:
             return frame
         key_id, secret = next(iter(keys.items()))
-        mac = self._sign(secret, header_of(frame))
-        return _MAGIC + key_id.encode().ljust(_ID_BYTES, b"\x00") + mac + frame
+        head = key_id.encode().ljust(_ID_BYTES, b"\x00")
+        if stood is None:
+            return _MAGIC + head + self._code(secret, _DOMAIN, b"", header_of(frame)) + frame
+        place = _STOOD.pack(stood.epoch, stood.seq, bytes.fromhex(stood.chain))
+        head = _MAGIC_2 + head + place + self._author_key
+        return head + self._code(secret, _DOMAIN_2, head, header_of(frame)) + frame
 
-    def open(self, body: bytes) -> bytes:
-        """Verify a frame, or the header of one, and remove the signature."""
-        is_signed = body.startswith(_MAGIC)
-        frame = body[SEAL_BYTES:] if is_signed else body
+    def open(self, body: bytes, *, is_seal_needed: bool = True) -> Opened:
+        """Verify a frame, or the header of one, and take the seal off.
+
+        Args:
+            body: The frame with its seal.
+            is_seal_needed: Whether a missing seal is an error here.  Peers send entries of
+                level 1 without one; the replica refuses them from level 2 on.
+
+        Raises:
+            ProtocolError: It is not what a member sealed (``forged=True``).
+        """
+        seal_bytes = _seal_bytes(body)
+        seal, frame = body[:seal_bytes], body[seal_bytes:]
+        stood = _stood_of(seal)
         # Read once: ``reload`` may replace the keys on another thread meanwhile.
         keys = self.keys
-        if not keys or (not is_signed and self._allow_unsigned):
-            return frame
-        if not is_signed:
+        if not keys or (not seal and (self._allow_unsigned or not is_seal_needed)):
+            return Opened(frame, seal, stood)
+        if not seal:
             raise ProtocolError("an entry without a signature", forged=True)
-        key_id = body[len(_MAGIC) : len(_MAGIC) + _ID_BYTES].rstrip(b"\x00")
+        key_id = seal[len(_MAGIC) : len(_MAGIC) + _ID_BYTES].rstrip(b"\x00")
         secret = keys.get(key_id.decode("ascii", errors="replace"))
-        mac = body[len(_MAGIC) + _ID_BYTES : SEAL_BYTES]
         if len(frame) < HEADER_BYTES or secret is None:
             raise ProtocolError("an entry signed with a key that is not valid", forged=True)
-        if not hmac.compare_digest(mac, self._sign(secret, header_of(frame))):
+        if stood is None:
+            code = self._code(secret, _DOMAIN, b"", header_of(frame))
+        else:
+            code = self._code(secret, _DOMAIN_2, seal[:-_MAC_BYTES], header_of(frame))
+        if not hmac.compare_digest(seal[-_MAC_BYTES:], code):
             raise ProtocolError("an entry whose signature is wrong", forged=True)
-        return frame
+        return Opened(frame, seal, stood)
 
-    def _sign(self, secret: bytes, header: bytes) -> bytes:
-        signed = _DOMAIN + self.namespace.encode() + b"\x00" + header
-        return hmac.new(secret, signed, sha256).digest()
+    def _code(self, secret: bytes, domain: bytes, head: bytes, header: bytes) -> bytes:
+        signed = domain + self.namespace.encode() + b"\x00" + head + header
+        return hmac.digest(secret, signed, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A frame, or the header of one, whose seal was verified."""
+
+    frame: bytes
+    seal: bytes  # As it came; empty if there was none
+    stood: Position | None  # Where the author stood; None for a seal of level 1
+
+
+def _seal_bytes(body: bytes) -> int:
+    magic = body[: len(_MAGIC)]
+    return {_MAGIC: SEAL_1_BYTES, _MAGIC_2: SEAL_2_BYTES}.get(magic, 0)
+
+
+def _stood_of(seal: bytes) -> Position | None:
+    if len(seal) < SEAL_2_BYTES:
+        return None
+    epoch, seq, chain = _STOOD.unpack_from(seal, len(_MAGIC) + _ID_BYTES)
+    return Position(epoch, seq, chain.hex())
 
 
 INLINE_BYTES_MAX: Final = 16_384
@@ -201,13 +268,14 @@ def _record_of(
 ) -> Entry | Announced:
     epoch, seq, time_us = _numbers(record[2], record[3], record[6])
     prev_chain, chain = record[4].decode(), record[5].decode()
-    frame = signing_keys.open(body)
+    opened = signing_keys.open(body)
+    frame = opened.frame
     if record[1] == b"P":
         if len(frame) != HEADER_BYTES:
             raise ProtocolError("an announcement is the header of a frame")
         return _announce(epoch, seq, prev_chain, chain, frame)
     try:
-        return _entry(epoch, seq, prev_chain, chain, time_us, frame)
+        return _entry(epoch, seq, prev_chain, chain, time_us, opened)
     except UnknownMutation:
         # An unknown mutation halts a node.  Only the log may do that, never the bus: so the
         # entry is treated as announced, and the log is read.
@@ -219,9 +287,13 @@ def _announce(epoch: int, seq: int, prev_chain: str, chain: str, frame: bytes) -
     return Announced(epoch, seq, chain, op_id_of(frame))
 
 
-def _entry(epoch: int, seq: int, prev_chain: str, chain: str, time_us: int, frame: bytes) -> Entry:
+def _entry(
+    epoch: int, seq: int, prev_chain: str, chain: str, time_us: int, opened: Opened
+) -> Entry:
+    frame = opened.frame
     _check_chain(epoch, seq, prev_chain, chain, frame)
-    return Entry(epoch, seq, prev_chain, chain, time_us, frame, decode_proposal(frame))
+    proposal = decode_proposal(frame)
+    return Entry(epoch, seq, prev_chain, chain, time_us, frame, proposal, opened.seal, opened.stood)
 
 
 def _check_chain(epoch: int, seq: int, prev_chain: str, chain: str, frame: bytes) -> None:
@@ -254,10 +326,10 @@ class StreamEntry:
     time_us: int  # Redis' clock when it was appended
     body: bytes  # Its frame, sealed
 
-    def decode(self, signing_keys: SigningKeys) -> Entry:
-        """Verify the signature, the chain and the frame."""
-        frame = signing_keys.open(self.body)
-        return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, frame)
+    def decode(self, signing_keys: SigningKeys, *, is_seal_needed: bool = True) -> Entry:
+        """Verify the seal, the chain and the frame; see ``SigningKeys.open``."""
+        opened = signing_keys.open(self.body, is_seal_needed=is_seal_needed)
+        return _entry(self.epoch, self.seq, self.prev_chain, self.chain, self.time_us, opened)
 
 
 def parse_stream_entry(stream_id: bytes, flat: Sequence[bytes]) -> StreamEntry:

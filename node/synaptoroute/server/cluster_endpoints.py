@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.errors import ClusterError, ProtocolError
-from synaptoroute.models import OrphanedWrite, RecoveryOutlook
+from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
@@ -55,7 +55,12 @@ from synaptoroute.server.responses import (
 )
 from synaptoroute.server.route_endpoints import WRITE_EXAMPLE
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.server.schemas import OrphanToReplay, RecoveryRequest, VoterChange
+from synaptoroute.server.schemas import (
+    FinalizeRequest,
+    OrphanToReplay,
+    RecoveryRequest,
+    VoterChange,
+)
 from synaptoroute.web.problems import EndpointNotFound, InvalidParameter, Unauthorized
 
 endpoints = APIRouter(tags=["cluster"])
@@ -230,6 +235,7 @@ _ORPHAN: Final = {
     "route": "refund",
     "moved_at_ms": 1_760_000_000_000,
 }
+_LEVEL: Final = {"level": 1, "level_known": 2, "waiting_for": ["5f0c6a5e9d1b4b0f"], "version": ""}
 _QUORUM: Final = WriteOptions(ack="quorum")
 
 
@@ -284,6 +290,25 @@ async def change_voter(request: Request) -> Response:
     router = runtime_of(request).router
     result = await router.achange_voter(asked.node, is_adding=asked.vote)
     return write_response(result, _QUORUM)
+
+
+@endpoints.post(
+    "/v1/cluster/finalize",
+    summary="Raise the formats of the cluster to the newest level",
+    responses={
+        200: success("The level", _LEVEL, LevelOutlook),
+        **problems(*READ_PROBLEMS, *BODY_PROBLEMS),
+    },
+    openapi_extra=json_body("FinalizeRequest", {"apply": False}),
+)
+async def finalize(request: Request) -> Response:
+    """Call it after an upgrade, once no node runs the release before. Without `apply` nothing
+    changes. With `apply` and no node to wait for, the new formats are switched on; a node of the
+    release before cannot join any more. Needs the scope `admin`.
+    """
+    asked = checked(FinalizeRequest, await read_document(request), InvalidParameter)
+    router = runtime_of(request).router
+    return model_response(await (router.afinalize() if asked.apply else router.alevel()))
 
 
 @endpoints.get(

@@ -25,7 +25,7 @@ QUERY_PATH: Final = "/v1/query"
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 REFUSALS_LOG_SECONDS: Final = 1.0
 _ADMIN_PATHS: Final = frozenset(
-    {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters"}
+    {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}
 )
 _READING_POSTS: Final = frozenset({QUERY_PATH, "/v1/query/batch", "/v1/preview"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

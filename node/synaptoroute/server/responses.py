@@ -107,6 +107,7 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.UtterancesToAdd,
     schemas.UtterancesToRemove,
     schemas.RecoveryRequest,
+    schemas.FinalizeRequest,
     schemas.VoterChange,
     schemas.OrphanToReplay,
     schemas.ProblemDocument,

@@ -188,6 +188,14 @@ class RecoveryRequest(RequestModel):
     force: StrictBool = False
 
 
+class FinalizeRequest(RequestModel):
+    """Whether to raise the level of the formats, or only to show what keeps it from rising."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"apply": False}]})
+
+    apply: StrictBool = False
+
+
 class VoterChange(RequestModel):
     """A node, and whether it votes."""
 

@@ -41,6 +41,7 @@ from synaptoroute.storage.corruption import (
     is_present,
     is_wal_corrupt,
 )
+from synaptoroute.storage.levels import FINALIZED_VERSION
 from synaptoroute.storage.loader import (
     StandbyEncoders,
     check_encoder,
@@ -55,7 +56,7 @@ from synaptoroute.storage.records import VECTOR_DTYPE, Meta, Stored, state_diges
 from synaptoroute.storage.writer import LogWindow, write_fact, write_group, write_meta
 
 APPLICATION_ID: Final = 0x53526F75
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1  # Every database is migrated to it when it is opened
 MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], None]] = {}
 """The step from each older version to the next."""
 
@@ -108,12 +109,12 @@ def stored_version(connection: sqlite3.Connection) -> int:
             reason="foreign",
         )
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
+    if version > max(SCHEMA_VERSION, FINALIZED_VERSION):
         raise SchemaTooNew(
             f"the database has schema version {version}, this release knows up to "
-            f"{SCHEMA_VERSION}; run the release that wrote it, or a later one",
+            f"{FINALIZED_VERSION}; run the release that wrote it, or a later one",
             stored=version,
-            known=SCHEMA_VERSION,
+            known=FINALIZED_VERSION,
         )
     return int(version)
 
@@ -297,7 +298,7 @@ def _is_blank(path: Path) -> bool:
 
 def _migrate(path: Path, synchronous: Synchronous) -> None:
     with corruption_detected(), closing(connect_reader(path)) as reader:
-        if stored_version(reader) == SCHEMA_VERSION:
+        if stored_version(reader) >= SCHEMA_VERSION:
             return
     check_pages(path)
     doing = translated("migrate the database")

@@ -34,6 +34,7 @@ from synaptoroute.errors import EncoderMismatch
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
+from synaptoroute.storage.levels import read_chains, read_level
 from synaptoroute.storage.records import (
     Meta,
     Rows,
@@ -255,6 +256,7 @@ def _load_state(connection: sqlite3.Connection) -> Stored:
 def _assemble(
     connection: sqlite3.Connection, meta: Meta, rows: Rows, remembered: list[Remembered]
 ) -> Stored:
+    level, voter_keys = read_level(connection)
     snapshot = Snapshot(
         position=meta.position,
         settings=meta.settings,
@@ -263,6 +265,9 @@ def _assemble(
         remembered=tuple(remembered),
         imports=_read_imports(connection),
         epochs=_read_epochs(connection),
+        level=level,
+        voter_keys=voter_keys,
+        chains=read_chains(connection, meta.position) if level > 1 else (),
     )
     _check_position(connection, snapshot)
     _check_slots(snapshot)

@@ -67,6 +67,7 @@ class LogRow:
     frame: bytes  # The proposal's bytes as sequenced
     outcome: Outcome
     digest: str  # Digest of the state afterwards
+    seal: bytes = b""  # The proof of its author; empty if unsigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,12 @@ def route_row(route: RouteRecord) -> tuple[object, ...]:
         at.epoch,
         at.seq,
     )
+
+
+def load_log_row(row: tuple[Any, ...]) -> LogRow:
+    seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest, seal = row
+    parsed = load_outcome(outcome)
+    return LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, parsed, digest, seal or b"")
 
 
 def import_row(import_id: str, is_replace: bool, touched_seq: int) -> tuple[object, ...]:

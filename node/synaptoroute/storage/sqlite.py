@@ -25,10 +25,11 @@ from synaptoroute.storage.checkpoint import drop_checkpoint
 from synaptoroute.storage.connection import FileLock, Synchronous, sibling, transaction, translated
 from synaptoroute.storage.corruption import CorruptFile, corruption_message, quarantine
 from synaptoroute.storage.database import NODE_ID, Database, open_database
+from synaptoroute.storage.levels import is_finalized
 from synaptoroute.storage.loader import StandbyEncoders, gc_paused, load
 from synaptoroute.storage.maintenance import Derive, MaintenanceThread, Pause
 from synaptoroute.storage.re_embedding import ReEmbedding
-from synaptoroute.storage.records import ROWS_AT_ONCE, LogRow, Orphan, SlotRow, Stored, load_outcome
+from synaptoroute.storage.records import ROWS_AT_ONCE, LogRow, Orphan, SlotRow, Stored, load_log_row
 from synaptoroute.storage.snapshots import (
     drop_incoming,
     export_snapshot,
@@ -253,19 +254,19 @@ class SQLiteStorage:
         found: list[LogRow] = []
         size_bytes = 0
         with self._opened().reading("read the op log") as reader:
+            seals = "(SELECT seal FROM seal WHERE seal.seq = oplog.seq)"
             cursor = reader.execute(
-                "SELECT seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest"
+                "SELECT seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest,"
+                f" {seals if is_finalized(reader) else 'NULL'}"
                 " FROM oplog WHERE seq > ? ORDER BY seq LIMIT ?",
                 (after_seq, entries_max),
             )
-            for seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest in cursor:
+            for row in cursor:
+                seq, frame = row[0], row[6]
                 size_bytes += len(frame)
                 if seq != after_seq + 1 + len(found) or (found and size_bytes > bytes_max):
                     break
-                parsed = load_outcome(outcome)
-                found.append(
-                    LogRow(seq, epoch, op_id, prev_chain, chain, time_us, frame, parsed, digest)
-                )
+                found.append(load_log_row(row))
         return found
 
     def log_floor(self) -> int | None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
+from synaptoroute.storage.levels import trim_seals, write_level, write_seals
 from synaptoroute.storage.records import (
     Meta,
     checksum,
@@ -138,9 +139,12 @@ def write_group(
             connection.execute(INSERT_EPOCH, row)
         if change.voters is not None:
             _write_voters(connection, commit.entry.epoch, change.voters)
+        if change.finalized is not None:
+            write_level(connection, change.finalized.level, change.finalized.voter_keys)
     _write_log(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
+        trim_seals(connection, floor)
     first, last = commits[0].entry.seq, commits[-1].entry.seq
     if first // FORGET_SLACK_ENTRIES != (last + 1) // FORGET_SLACK_ENTRIES:
         oldest = last - IDEMPOTENCY_WINDOW_ENTRIES
@@ -228,6 +232,7 @@ def _write_log(connection: sqlite3.Connection, commits: Sequence[Commit]) -> Non
             request_hash = entry.proposal.request_hash
             remembered_rows.append(remembered_row(entry.seq, op_id, request_hash, outcome))
     connection.executemany(_INSERT_LOG, log_rows)
+    write_seals(connection, commits)
     connection.executemany(INSERT_REMEMBERED, remembered_rows)
 
 

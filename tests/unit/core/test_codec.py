@@ -26,6 +26,7 @@ from synaptoroute.core.mutation import (
     AddUtterances,
     Calibrate,
     DeleteRoute,
+    Finalize,
     ImportAbort,
     ImportBegin,
     ImportChunk,
@@ -317,12 +318,32 @@ def test_error_names_an_unknown_kind() -> None:
     assert 200 == caught.value.fields["kind"]
 
 
-@pytest.mark.parametrize(("level", "flags"), [(2, 0), (1, 1)])
+@pytest.mark.parametrize(("level", "flags"), [(3, 0), (1, 1)])
 def test_later_levels_and_flags_are_refused(level: int, flags: int) -> None:
     """A known kind may have more fields at a later level."""
     payload = framed(PUT)[HEADER_BYTES:]
     with pytest.raises(UnknownMutation):
         decode_proposal(frame_of(payload, level=level, flags=flags))
+
+
+def test_level_that_the_content_does_not_need_is_refused() -> None:
+    """Otherwise one proposal would have two frames."""
+    payload = framed(PUT)[HEADER_BYTES:]
+    with pytest.raises(CodecError):
+        decode_proposal(frame_of(payload, level=2))
+
+
+def test_author_and_level_need_level_2() -> None:
+    """A release that knows level 1 only refuses these frames instead of misreading them."""
+    keys = (("n1", "0" * 64),)
+    for proposal in (
+        Proposal(OP_ID, PUT, author="ops"),
+        Proposal(OP_ID, Finalize(2, keys)),
+        Proposal(OP_ID, OpenEpoch("b", 0, ("n1",), "f", 2, 2, keys)),
+    ):
+        frame = encode_proposal(proposal)
+        assert frame[4:6] == b"\x02\x00"
+        assert decode_proposal(frame) == proposal
 
 
 def test_damaged_frame_is_not_reported_as_unknown() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from synaptoroute.core.codec import HEADER_BYTES
+from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ConfigError, ProtocolError
-from synaptoroute.sequencer.wire import SEAL_BYTES, SigningKeys
+from synaptoroute.sequencer.wire import SEAL_1_BYTES, SEAL_2_BYTES, SigningKeys
 
 pytestmark = pytest.mark.unit
 
@@ -24,8 +25,8 @@ def test_sealed_frame_opens_to_itself() -> None:
     signing_keys = SigningKeys("ns", {"a": OLD})
     sealed = signing_keys.seal(FRAME)
 
-    assert len(FRAME) + SEAL_BYTES == len(sealed)
-    assert signing_keys.open(sealed) == FRAME
+    assert len(FRAME) + SEAL_1_BYTES == len(sealed)
+    assert signing_keys.open(sealed).frame == FRAME
 
 
 def test_without_keys_nothing_is_signed_or_refused() -> None:
@@ -33,15 +34,15 @@ def test_without_keys_nothing_is_signed_or_refused() -> None:
     plain = SigningKeys("ns")
 
     assert plain.seal(FRAME) == FRAME
-    assert plain.open(SigningKeys("ns", {"a": OLD}).seal(FRAME)) == FRAME
+    assert plain.open(SigningKeys("ns", {"a": OLD}).seal(FRAME)).frame == FRAME
 
 
 def test_either_of_two_keys_is_valid() -> None:
     """The first key signs, all verify."""
     both = SigningKeys("ns", {"new": NEW, "old": OLD})
 
-    assert both.open(SigningKeys("ns", {"old": OLD}).seal(FRAME)) == FRAME
-    assert SigningKeys("ns", {"new": NEW}).open(both.seal(FRAME)) == FRAME
+    assert both.open(SigningKeys("ns", {"old": OLD}).seal(FRAME)).frame == FRAME
+    assert SigningKeys("ns", {"new": NEW}).open(both.seal(FRAME)).frame == FRAME
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_invalid_signature_is_refused(body: bytes) -> None:
     assert caught.value.fields["forged"] is True
 
 
-@pytest.mark.parametrize("at", range(0, SEAL_BYTES + HEADER_BYTES, 7))
+@pytest.mark.parametrize("at", range(0, SEAL_1_BYTES + HEADER_BYTES, 7))
 def test_altered_signature_or_header_is_refused(at: int) -> None:
     """Every byte of signature and header is verified."""
     signing_keys = SigningKeys("ns", {"a": OLD})
@@ -107,3 +108,29 @@ def test_malformed_key_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_secrets_are_not_shown() -> None:
     """The representation contains no secret."""
     assert "oooo" not in repr(SigningKeys("ns", {"a": OLD}))
+
+
+STOOD = Position(3, 7, "ab" * 20)
+
+
+def test_seal_of_level_2_names_where_its_author_stood() -> None:
+    signing_keys = SigningKeys("ns", {"a": OLD}, author_key=b"k" * 32)
+    sealed = signing_keys.seal(FRAME, STOOD)
+    opened = signing_keys.open(sealed)
+
+    assert len(FRAME) + SEAL_2_BYTES == len(sealed)
+    assert (opened.frame, opened.stood, opened.seal) == (FRAME, STOOD, sealed[:SEAL_2_BYTES])
+
+
+@pytest.mark.parametrize("at", range(SEAL_2_BYTES + HEADER_BYTES))
+def test_every_byte_of_a_seal_of_level_2_is_verified(at: int) -> None:
+    signing_keys = SigningKeys("ns", {"a": OLD})
+    sealed = bytearray(signing_keys.seal(FRAME, STOOD))
+    sealed[at] ^= 1
+    with pytest.raises(ProtocolError):
+        signing_keys.open(bytes(sealed))
+
+
+def test_seal_of_level_1_does_not_pass_as_one_of_level_2() -> None:
+    signing_keys = SigningKeys("ns", {"a": OLD})
+    assert signing_keys.open(signing_keys.seal(FRAME)).stood is None

@@ -44,15 +44,15 @@ def test_older_schema_is_migrated_with_its_rows(
     def add_column(connection: sqlite3.Connection) -> None:
         connection.execute("ALTER TABLE orphan ADD COLUMN reason TEXT")
 
-    monkeypatch.setattr(database, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(database, "MIGRATIONS", {1: add_column})
+    monkeypatch.setattr(database, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(database, "MIGRATIONS", {1: lambda _: None, 2: add_column})
     stored = storage.open(fingerprint=FINGERPRINT, dim=DIM)
     storage.close()
     with closing(sqlite3.connect(storage.path)) as raw:
         (version,) = raw.execute("PRAGMA user_version").fetchone()
         raw.execute("SELECT reason FROM orphan").fetchall()
 
-    assert 2 == version
+    assert 3 == version
     assert_holds(stored, history)
 
 

@@ -212,6 +212,27 @@ def voter(
         print_line(f"{result['status']} at {result['version']}, held by: {result['ack']}")
 
 
+def finalize(
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Raise the level; without it, only show what waits.")
+    ] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Switch the formats of a new release on, after every node runs it."""
+    with NodeClient(url, api_key) as client:
+        outlook = client.post("/v1/cluster/finalize", {"apply": apply})
+    if as_json:
+        print_json(outlook)
+    else:
+        print_line(f"level {outlook['level']} of {outlook['level_known']}")
+        if outlook["waiting_for"]:
+            print_line(f"waiting for: {', '.join(outlook['waiting_for'])}")
+    if outlook["level"] < outlook["level_known"]:
+        raise typer.Exit(1)
+
+
 def list_orphans(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
     """List the writes on this node that recoveries left behind."""
     with NodeClient(url, api_key) as client:
