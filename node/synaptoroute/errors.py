@@ -32,6 +32,7 @@ codes to HTTP status.
     ├── StorageCorrupt           the database is damaged and was moved aside
     ├── SchemaTooNew             a database written by a later release
     ├── ConfigError              settings that contradict each other
+    ├── ForkedProcessError       a forked process uses an object of its parent
     └── ProtocolError            malformed bytes
         ├── CodecError       truncated, altered, or not a frame
         └── UnknownMutation  well-formed, of a kind that a later release added
@@ -224,6 +225,12 @@ class ConfigError(SynaptoRouteError):
     """Settings contradict each other."""
 
     code = "invalid_config"
+
+
+class ForkedProcessError(SynaptoRouteError):
+    """A forked process uses a router, a storage or a log that its parent made."""
+
+    code = "forked_process"
 
 
 class ProtocolError(SynaptoRouteError):

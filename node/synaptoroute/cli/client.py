@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
+from synaptoroute.forks import guard
 from synaptoroute.version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class NodeClient:
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadUsage(f"invalid address: {url!r} ({error})") from error
+        guard(self)
 
     def __enter__(self) -> NodeClient:
         return self

@@ -29,6 +29,7 @@ from synaptoroute.core.mutation import (
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
 from synaptoroute.errors import ConfigError, InvalidRoute, NotCaughtUp, NotReady
+from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     CascadeReport,
@@ -128,6 +129,7 @@ class AdaptiveRouter:
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
+        guard(self)
 
     # --- lifecycle ---------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
 from synaptoroute.errors import ConfigError, SequencerUnavailable
+from synaptoroute.forks import guard
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 
 CONNECTIONS_MAX: Final = 8
@@ -201,6 +202,7 @@ class Link:
         self._sentinel = sentinel
         self._timeout_seconds = timeout_seconds
         self._free = asyncio.Semaphore(CONNECTIONS_MAX)
+        guard(self)
 
     async def call(self, *words: Any) -> Any:
         """Send one command and return its answer.

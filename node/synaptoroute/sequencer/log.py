@@ -21,6 +21,7 @@ from synaptoroute.core.codec import BASE_LEVEL, encode_proposal
 from synaptoroute.core.mutation import Entry, Finalize, Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.core.replica import SEALED_LEVEL
 from synaptoroute.errors import ProtocolError
+from synaptoroute.forks import guard
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
@@ -261,6 +262,7 @@ class RedisLog:
             level=lambda: self._level(),
         )
         self._buses: list[Bus] = []
+        guard(self)
 
     def attach(
         self,

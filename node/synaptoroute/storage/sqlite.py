@@ -19,6 +19,7 @@ from typing import Final, Literal
 from synaptoroute.core.change import Commit, SlotWrite
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
+from synaptoroute.forks import guard
 from synaptoroute.private_files import make_private_folder
 from synaptoroute.storage import maintenance
 from synaptoroute.storage.checkpoint import drop_checkpoint
@@ -87,6 +88,15 @@ class SQLiteStorage:
         self._thread: MaintenanceThread | None = None
         self._derive: Derive | None = None
         self._set_path(Path(path))
+        guard(self, SQLiteStorage._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """Give up the copies of a forked process."""
+        # A descriptor in the child would keep the lock of a parent that has closed or ended.
+        self._lock.release()
+        if self._folder is not None:
+            # The child's end must not remove the parent's folder.
+            self._folder._finalizer.detach()  # type: ignore[attr-defined]
 
     def _set_path(self, path: Path) -> None:
         self.path = path

@@ -146,6 +146,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.StorageCorrupt.code: 500,
         errors.SchemaTooNew.code: 500,
         errors.ConfigError.code: 500,
+        errors.ForkedProcessError.code: 500,
         errors.ProtocolError.code: 500,
         errors.CodecError.code: 500,
         errors.UnknownMutation.code: 500,
