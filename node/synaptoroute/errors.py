@@ -167,6 +167,12 @@ class NotCaughtUp(ClusterError):
     code = "not_caught_up"
 
 
+class HeadNotConfirmed(ClusterError):
+    """Too few voters confirm that the head of the log is the newest."""
+
+    code = "head_not_confirmed"
+
+
 class VersionLost(ClusterError):
     """The version belongs to a write that a later epoch dropped."""
 

@@ -17,10 +17,12 @@ from typing import Any
 import httpx
 
 from node_cluster import Member
-from sim.history import History, Op, Read
+from sim.history import HeadRead, History, Op, Read
 from synaptoroute.core.mutation import Revision
 
 ROUTES = 12
+REGISTERS = ("reg0", "reg1")
+"""Routes that are only ever put; their only utterance names the write."""
 TRIES_MAX = 4
 PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 0.3
@@ -66,6 +68,8 @@ class Clients:
         jobs: list[tuple[Job, int]] = [
             (self._write, writers),
             (self._query, queriers),
+            (self._write_register, 1),
+            (self._read_register, 1),
         ]
         for job, count in jobs:
             for number in range(count):
@@ -135,6 +139,37 @@ class Clients:
             self.counts[verdict] += 1
             if verdict != "unknown" or self._ended.wait(RETRY_SECONDS):
                 return
+
+    def _write_register(self, draw: random.Random, client: httpx.Client) -> None:
+        name, key = draw.choice(REGISTERS), f"{draw.getrandbits(128):032x}"
+        op = Op(bytes.fromhex(key), name, "put", b"", None, time.monotonic())
+        with self._lock:
+            self.history.ops[op.op_id] = op
+        headers, body = {"Idempotency-Key": key}, {"utterances": [key]}
+        for _ in range(TRIES_MAX):
+            verdict = self._send(draw, client, op, "put", headers, body)
+            if verdict != "unknown" or self._ended.wait(RETRY_SECONDS):
+                return
+
+    def _read_register(self, draw: random.Random, client: httpx.Client) -> None:
+        """Read the newest state; only answers count, and a refusal is none."""
+        member, name, began = draw.choice(self.members()), draw.choice(REGISTERS), time.monotonic()
+        url = f"{member.process.url}/v1/routes/{name}?consistency=head"
+        try:
+            answer = client.get(url)
+            document = answer.json()
+        except (httpx.HTTPError, ValueError):
+            return
+        if answer.status_code == 200:
+            value = bytes.fromhex(document["utterances"][0])
+        elif document.get("code") == "route_not_found":
+            value = b""
+        else:
+            self.counts["head_reads_refused"] += 1
+            return
+        read = HeadRead(member.name, name, began, time.monotonic(), value)
+        with self._lock:
+            self.history.head_reads.append(read)
 
     def _send(
         self,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from checkers import differences, dump_of
 from node_cluster import Cluster, Member
-from sim.checks import convergence, durability, once, order, sessions
+from sim.checks import convergence, durability, linearizable, once, order, sessions
 from sim.checks.prefix import PrefixCheck
 from sim.history import History
 from synaptoroute.core.mutation import Position, Revision
@@ -110,5 +110,6 @@ class Judge:
             *order.backwards(self.history),
             *order.unserial(self.history),
             *sessions.blind(self.history),
+            *linearizable.stale(self.history),
         ]
         return self.found

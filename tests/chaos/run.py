@@ -171,6 +171,7 @@ def _figures(clients: Clients, judge: Judge, epochs: int) -> dict[str, Any]:
         "queries": clients.counts["queries"],
         "failed queries": len(clients.failed),
         "reads with a version": len(clients.history.reads),
+        "reads of the newest state": len(clients.history.head_reads),
         "checkpoints": judge.checkpoints,
     }
 

@@ -27,7 +27,9 @@ from synaptoroute.core.recovery import (
     decide,
 )
 from synaptoroute.core.replica import Replica, Source, Step
+from synaptoroute.replication.head_reads import has_left
 from synaptoroute.sequencer.epochs import LogCheck
+from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head
 
 # --- no hash chain: places alone say whether histories agree ---------------------------------
@@ -260,6 +262,30 @@ class CredulousNode(Node):
         return head.fingerprint, head.dim
 
 
+# --- Redis' word for the newest head is enough -------------------------------------------------
+
+
+class UnconfirmedNode(Node):
+    """Asks no voter."""
+
+    def confirm(self, head: Head) -> bool:
+        return True
+
+
+class HastyNode(Node):
+    """Asks the voters for their promises alone, whatever they hold."""
+
+    def is_confirmation(self, answer: PeerHead, head: Head) -> bool:
+        return not has_left(answer, head)
+
+
+class RunawayNode(Node):
+    """Answers with what it applied after the confirmation."""
+
+    def confirm_answer(self, head: Head) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -290,10 +316,13 @@ ABLATIONS = {
     "gap_check": Ablation("the gap check", Kinds(GappyNode), 100),
     "head_poll": Ablation("the head poll", Kinds(DeafNode), 100),
     "encoder": Ablation("the encoder of the chosen history", Kinds(CredulousNode), 400, "encoder"),
+    "confirm": Ablation("the confirmation of a head", Kinds(UnconfirmedNode), 100, "head"),
+    "confirm_held": Ablation("the majority that holds the head", Kinds(HastyNode), 200, "head"),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 
 RARE = {
+    "confirm_answer": Ablation("the confirmed answer", Kinds(RunawayNode), 0, "head"),
     "return": Ablation("the return to a history", Kinds(StubbornNode), 0),
     "removed_voter": Ablation("what removed voters hold", Kinds(DismissiveNode), 0),
 }

@@ -61,12 +61,32 @@ class Read:
     is_seen: bool
 
 
+@dataclass(frozen=True)
+class HeadRead:
+    """A read of a register with ``consistency=head``.
+
+    Attributes:
+        node: Who answered.
+        name: The route that is the register.
+        began: Step or second at which it was sent.
+        ended: Step or second at which it was answered.
+        value: The write whose value was seen; empty if there was none yet.
+    """
+
+    node: str
+    name: str
+    began: float
+    ended: float
+    value: bytes
+
+
 @dataclass
 class History:
     """Everything that clients saw."""
 
     ops: dict[bytes, Op] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
+    head_reads: list[HeadRead] = field(default_factory=list)
 
     @property
     def acknowledged(self) -> list[Op]:

@@ -24,11 +24,14 @@ from synaptoroute.core.recovery import (
     assess_log,
     common_seq,
     decide,
+    is_majority,
     may_promise,
 )
 from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
+from synaptoroute.replication.head_reads import confirms
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
+from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 if TYPE_CHECKING:
@@ -238,6 +241,37 @@ class Node:
         if acted.outcome is RecoveryOutcome.OK:
             self.world.note_opened(ballot, decision)
         yield lambda s: s.release(proof)
+
+    # --- reads of the newest state ---------------------------------------------------------
+
+    def peer_head(self) -> PeerHead:
+        """What it answers to its peers."""
+        replica = self.replica
+        at, promised = self.disk.position, replica.promised
+        return PeerHead(self.node_id, "", at, promised, replica.epoch_id)
+
+    def is_confirmation(self, answer: PeerHead, head: Head) -> bool:
+        """The real rule; ablations replace it."""
+        return confirms(answer, head)
+
+    def confirm(self, head: Head) -> bool:
+        """Ask the voters whether a head is the newest; ablations do not."""
+        answers = [node.peer_head() for node in (self, *self.world.peers_of(self))]
+        confirmed = {each.node_id for each in answers if self.is_confirmation(each, head)}
+        electorates = (self.replica.voters, head.voters)
+        return all(is_majority(confirmed, voters) for voters in electorates)
+
+    def confirm_answer(self, head: Head) -> bool:
+        """Have an answer confirmed that is newer than the head; ablations do not."""
+        if self.disk.position.revision == head.position.revision:
+            return True
+        newer = self.server.head() if self.server.is_alive and not self.is_cut else None
+        return (
+            isinstance(newer, Head)
+            and newer.is_open
+            and newer.position.revision >= self.disk.position.revision
+            and self.confirm(newer)
+        )
 
     # --- following ---------------------------------------------------------------------------
 

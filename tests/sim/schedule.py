@@ -9,6 +9,8 @@ from sim.world import Kinds, World
 LENGTHS = (200, 400, 800)
 CALM = (1, 4, 12, 30)
 ROUTES = ("a", "b", "c", "d")
+REGISTER = "x"
+"""A route that is only ever put: each value that a read sees names its write."""
 
 
 class Schedule:
@@ -37,7 +39,7 @@ class Schedule:
         """Draw the next command; empty for none."""
         draw = self.draw
         name = f"n{draw.randrange(len(self.world.nodes))}"
-        if self.focus and draw.random() < 0.3:
+        if self.focus and draw.random() < (0.8 if self.focus == "head" else 0.3):
             return self._focused(name)
         node, dice = self.world.node(name), draw.random()
         if dice >= 0.84 and self.calm > 1 and draw.random() < 1 - 1 / self.calm:
@@ -129,6 +131,8 @@ class Schedule:
                     f"deliver {name} 0 lost" if inbox else f"trim {draw.randrange(3)}",
                 )
             )
+        if self.focus == "head":
+            return self._reads(name)
         if self.focus == "encoder":
             turns = [f"turn {name}"] * 8
             faults = ["flush", "empty", f"cut {name}", f"mend {name}"]
@@ -138,6 +142,28 @@ class Schedule:
             stay = [n.name for n in self.world.nodes if draw.random() < 0.5]
             return f"failover {draw.choice((0, 0, 1, 2, 4))} alive {' '.join(stay)}".strip()
         return draw.choice((f"attach {name} {draw.randrange(3)}", f"turn {name}", f"turn {name}"))
+
+    def _reads(self, name: str) -> str:
+        """Reads and writes of a register, while servers are replaced."""
+        draw, dice = self.draw, self.draw.random()
+        if dice < 0.22:
+            self._writes += 1
+            return f"write {name} {self._writes} put {REGISTER}"
+        if dice < 0.40:
+            return f"ask {name} {REGISTER}"
+        if dice < 0.60:
+            return f"answer {name}"
+        if dice < 0.90:
+            is_heard = bool(self.world.node(name).inbox)
+            return f"deliver {name} 0" if is_heard and dice < 0.80 else f"turn {name}"
+        if dice < 0.97:
+            return f"report {name}"
+        if dice < 0.98:
+            return f"attach {name} 0"
+        if dice < 0.985:
+            return "bury"
+        stay = [n.name for n in self.world.nodes if draw.random() < 0.3]
+        return f"failover {draw.choice((0, 0, 1, 2))} alive {' '.join(stay)}".strip()
 
     def _rare(self, name: str) -> str:
         draw = self.draw

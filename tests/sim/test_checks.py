@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim.checks import convergence, durability, encoders, once, order, sessions
+from sim.checks import convergence, durability, encoders, linearizable, once, order, sessions
 from sim.checks.prefix import PrefixCheck
-from sim.history import History, Op, Read
+from sim.history import HeadRead, History, Op, Read
 from synaptoroute.core.mutation import Position, Proposal, PutRoute, Revision
 from synaptoroute.core.table import RouteTable
 
@@ -137,3 +137,43 @@ def test_row_or_header_of_another_encoder_is_found() -> None:
     assert [] == encoders.strange(("new", 1), held, {"n0": table}, vectors)
     assert 1 == len(encoders.strange(("old", 1), held, {"n0": table}, vectors))
     assert 1 == len(encoders.strange(("new", 1), held, {"n0": table}, {"new": b"old1"}))
+
+
+def seen(began: int, ended: int, value: bytes, node: str = "n0") -> HeadRead:
+    """A read of the register."""
+    return HeadRead(node, "r", began, ended, value)
+
+
+def registers(*reads: HeadRead, writes: list[Op]) -> History:
+    """Writes and reads of one register."""
+    made = history(*writes)
+    made.head_reads = list(reads)
+    return made
+
+
+def test_stale_read_is_found() -> None:
+    """A read that began after a write had ended sees it, or a later one."""
+    writes = [op(A, 1, 0, 1), op(B, 2, 2, 3)]
+
+    assert [] == linearizable.stale(registers(seen(4, 5, B), writes=writes))
+    assert 1 == len(linearizable.stale(registers(seen(4, 5, A), writes=writes)))
+    assert [] == linearizable.stale(registers(seen(2, 4, A), writes=writes)), "they overlap"
+    assert 1 == len(linearizable.stale(registers(seen(2, 3, b""), writes=writes)))
+
+
+def test_read_that_goes_back_is_found() -> None:
+    """A write that nobody was told of counts as soon as a read has seen it."""
+    writes = [op(A, 1, 0, 1), op(B, 2, 2, None)]
+    forth = registers(seen(3, 4, A), seen(5, 6, B), writes=writes)
+    back = registers(seen(3, 4, B), seen(5, 6, A), writes=writes)
+    overlapping = registers(seen(3, 6, B), seen(5, 8, A), writes=writes)
+
+    assert [] == linearizable.stale(forth)
+    assert 1 == len(linearizable.stale(back))
+    assert [] == linearizable.stale(overlapping)
+
+
+def test_value_from_nowhere_is_found() -> None:
+    """A read sees what was written, and not before it was."""
+    assert 1 == len(linearizable.stale(registers(seen(0, 1, B), writes=[op(A, 1, 0, 1)])))
+    assert 1 == len(linearizable.stale(registers(seen(0, 1, A), writes=[op(A, 1, 2, 3)])))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 
-from sim.checks import convergence, durability, encoders, once, order, sessions
+from sim.checks import convergence, durability, encoders, linearizable, once, order, sessions
 from sim.checks.prefix import PrefixCheck
-from sim.history import History, Op, Read
+from sim.history import HeadRead, History, Op, Read
 from sim.model_disk import Disk
 from sim.model_server import ModelServer
 from sim.model_store import Store
@@ -33,7 +33,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
 )
 from synaptoroute.core.recovery import Decision
-from synaptoroute.core.replica import Source
+from synaptoroute.core.replica import Replica, Source
 from synaptoroute.sequencer.scripts import Head, Placed
 
 STEP_MS = 40
@@ -75,6 +75,7 @@ class World(ServerFates, Operators):
         self.old: list[ModelServer] = []
         self.past: deque[Store] = deque(maxlen=PAST_MAX)
         self.backup: Store | None = None
+        self._asked: dict[str, tuple[Replica, Head, str, int]] = {}
         self._pending: list[tuple[ModelServer, int, int, Op]] = []
         self.nodes: list[Node] = []
         for number in range(voters + observers):
@@ -232,6 +233,36 @@ class World(ServerFates, Operators):
         if not node.diverged:
             self.history.reads.append(read)
 
+    def do_ask(self, name: str, route: str) -> None:
+        """A client asks a node for the newest state: the node reads the head of the log."""
+        node = self.node(name)
+        if node.is_up and not node.is_cut and node.server.is_alive:
+            head = node.server.head()
+            asked = self._asked.get(name)
+            is_waiting = asked is not None and asked[0] is node.replica
+            if isinstance(head, Head) and head.is_open and not is_waiting:
+                self._asked[name] = node.replica, head, route, self.step_count
+
+    def do_answer(self, name: str) -> None:
+        """The node has the head confirmed, and answers with what it holds."""
+        node, asked = self.node(name), self._asked.get(name)
+        if asked is None or not node.is_up or node.diverged or asked[0] is not node.replica:
+            return
+        _, head, route, began = asked
+        if node.replica.position.revision < head.position.revision:
+            return  # it waits
+        del self._asked[name]
+        if not (node.confirm(head) and node.confirm_answer(head)):
+            self.counts["unconfirmed"] += 1
+            return
+        self.counts["head_reads"] += 1
+        record = node.replica.table.routes.get(route)
+        value = b""
+        if record is not None:
+            value = int(record.utterances[0].removeprefix("text ")).to_bytes(16, "big")
+        read = HeadRead(node.name, route, began, self.step_count, value)
+        self.history.head_reads.append(read)
+
     def do_deliver(self, name: str, index: str, fate: str = "") -> None:
         """The bus brings a message: in or out of order, once, twice (``dup``) or never."""
         node = self.node(name)
@@ -367,6 +398,7 @@ class World(ServerFates, Operators):
             *order.backwards(self.history),
             *order.unserial(self.history),
             *sessions.blind(self.history),
+            *linearizable.stale(self.history),
             *self._encoders(),
         ]
 

@@ -29,6 +29,7 @@ def test_cluster_survives_faults(
     assert [] == outcome.found
     assert len(faults) == outcome.figures["checkpoints"]
     assert outcome.figures["writes held by a quorum"] > 0
+    assert outcome.figures["reads of the newest state"] > 0
 
 
 @pytest.mark.accept

@@ -25,6 +25,7 @@ from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
 from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
 from synaptoroute.replication.encoder_migration import EncoderMigration
+from synaptoroute.replication.head_reads import HeadReads
 from synaptoroute.replication.heartbeat import Heartbeat
 from synaptoroute.replication.incarnation import Incarnation
 from synaptoroute.replication.log_bootstrap import LogBootstrap
@@ -99,6 +100,7 @@ class Follower:
         self.barriers = Barriers(session)
         self.recovery = Recovery(session)
         self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
+        self.head_reads = HeadReads(session, self.barriers, self.peer_watch)
         self.catch_up = CatchUp(session, self._peers, self.recovery, self.peer_watch)
         self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
         self.heartbeat = Heartbeat(
@@ -192,6 +194,7 @@ class Follower:
         # The loops start tasks of these parts, so the parts are closed after the loops.
         await self.maintenance.close()
         await self.recovery.close()
+        await self.head_reads.close()
         await self._peers.close()
         await self.session.log.close()
 

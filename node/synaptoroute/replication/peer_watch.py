@@ -24,13 +24,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import is_majority
 from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.replication.readiness import PeersSay, Readiness
 from synaptoroute.replication.session import CLUSTER_ID_KEY, FRESH_KEY, LogState, Session
 from synaptoroute.sequencer.node_rows import NodeSeen
-from synaptoroute.sequencer.peers import PeerClient, PeerDown, PeerHead
+from synaptoroute.sequencer.peers import PeerClient, PeerDown, PeerHead, PeerTooOld
 
 PEERS_KEY: Final = "peers"  # Key of the peers' addresses in the node's database
 PEERS_KEPT_MAX: Final = 64
@@ -255,7 +255,7 @@ class PeerWatch:
 
     async def _ask(self, nodes: Sequence[str]) -> Round:
         urls = self.directory.urls
-        answers = await asyncio.gather(*(self.ask(urls[node]) for node in nodes))
+        answers = await asyncio.gather(*(self.ask(node, urls[node]) for node in nodes))
         heads: dict[str, PeerHead] = {}
         down: set[str] = set()
         silent: set[str] = set()
@@ -270,16 +270,29 @@ class PeerWatch:
         heads.pop(self._session.node_id, None)  # a seed may be this node's own address
         return Round(heads, frozenset(down), frozenset(silent))
 
-    async def ask(self, url: str) -> PeerHead | SynaptoRouteError:
-        """Ask one peer of this cluster; return why there is no answer, if there is none."""
+    async def ask(self, node: str, url: str) -> PeerHead | SynaptoRouteError:
+        """Ask one peer of this cluster; return why there is no answer, if there is none.
+
+        Of a peer of an earlier release only the position is known: its epoch id is empty.
+        """
+        own = self.own_head()
         try:
             head = await self._peers.read_head(url)
+        except PeerTooOld:
+            return await self._ask_old(node, url)
         except (ClusterError, ProtocolError) as error:
             return error
-        own = self._session.engine.database.meta_get(CLUSTER_ID_KEY)
-        if own and head.cluster_id != own:
+        if own.cluster_id and head.cluster_id != own.cluster_id:
             return ProtocolError("a peer is of another cluster")
         return head
+
+    async def _ask_old(self, node: str, url: str) -> PeerHead | SynaptoRouteError:
+        own = self.own_head()
+        try:
+            found = await self._peers.read_log(url, own.position)
+        except (ClusterError, ProtocolError) as error:
+            return error
+        return PeerHead(node, own.cluster_id, found.position, Ballot(), "")
 
     def own_head(self) -> PeerHead:
         """What this node answers to its peers."""

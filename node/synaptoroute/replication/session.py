@@ -335,7 +335,10 @@ class Barriers:
         return version.seq <= position.seq
 
     async def wait_head(self, timeout_seconds: float) -> None:
-        """Wait until everything is visible that the log holds now."""
+        """Wait until everything is visible that Redis' log holds now.
+
+        For writes, which the log itself orders; ``HeadReads`` is for what clients read.
+        """
         head = await self._session.log.head()
         if isinstance(head, NoLog):
             raise NotCaughtUp("there is no log to compare with", retry_after_seconds=2.0)

@@ -488,15 +488,21 @@ class AdaptiveRouter:
         if version > current:
             raise NotCaughtUp(f"this node stands at {current}")
 
-    async def await_head(self, timeout_seconds: float = 2.0) -> None:
-        """Wait until everything is visible that is in the log now.
+    async def await_head(self, timeout_seconds: float = 2.0) -> Revision:
+        """Wait until everything is visible that the log holds now, and voters confirm it.
+
+        Returns:
+            The version that a majority of the voters holds.  What is read here at a later
+            version may still be lost; call again to have that confirmed, too.
 
         Raises:
             SequencerUnavailable: The log does not answer.
+            HeadNotConfirmed: No majority of the voters confirms that the head is the newest.
             NotCaughtUp: It is not visible in time.
         """
         if self.follower is not None:
-            await self.follower.barriers.wait_head(timeout_seconds)
+            return await self.follower.head_reads.wait(timeout_seconds)
+        return self.visible.position.revision
 
     async def aget_route(self, name: str) -> StoredRoute:
         """Read one route.

@@ -15,15 +15,18 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from fastapi import Depends, Header, Path, Query
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
+from starlette.responses import Response
 
 from synaptoroute.core.mutation import OP_ID_BYTES, Revision
-from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteError
+from synaptoroute.errors import HeadNotConfirmed, InvalidRoute, PreconditionFailed, RouteError
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.router import WriteOptions
 from synaptoroute.server.bodies import parse_json, read_body, require_json
@@ -137,6 +140,7 @@ async def await_consistency(
         InvalidParameter: The version is malformed.
         NotReady: The node has not caught up since its start.
         NotCaughtUp: Not in time.
+        HeadNotConfirmed: No majority of the voters confirms the head of the log.
         VersionLost: A later epoch left the version behind.
         SequencerUnavailable: The log does not answer.
     """
@@ -150,7 +154,30 @@ async def await_consistency(
         version = Revision(int(epoch), int(seq))
         await router.await_version(version, timeout_seconds)
     if consistency == "head":
-        await router.await_head(timeout_seconds)
+        request.state.confirmed = await router.await_head(timeout_seconds)
+
+
+class ReadingRoute(APIRoute):
+    """An endpoint whose answer to ``consistency=head`` is confirmed as well.
+
+    The node may have gone on between the confirmation and the answer, and a failover may lose
+    what only this node has applied: such an answer would show a state that never was.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            response = await handler(request)
+            confirmed: Revision | None = getattr(request.state, "confirmed", None)
+            if confirmed is not None and response.status_code < 400:
+                router = runtime_of(request).serving_router
+                answered = router.visible.position.revision
+                if answered > confirmed and await router.await_head() < answered:
+                    raise HeadNotConfirmed("the log holds less than this node answered")
+            return response
+
+        return handle
 
 
 # --- writes --------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import read_body, require_json
 from synaptoroute.server.metrics import parse_version
+from synaptoroute.server.parameters import ReadingRoute
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
@@ -45,7 +46,7 @@ Deadline = Annotated[
         examples=["250"],
     ),
 ]
-endpoints = APIRouter(tags=["queries"])
+endpoints = APIRouter(route_class=ReadingRoute, tags=["queries"])
 
 _MATCH_EXAMPLE = {
     "route": "refund",

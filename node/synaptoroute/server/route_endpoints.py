@@ -13,6 +13,7 @@ from synaptoroute.core.mutation import KEEP
 from synaptoroute.errors import InvalidRoute
 from synaptoroute.models import NAME_CHARACTERS_MAX, Route, StoredRoute, WriteResult
 from synaptoroute.server.parameters import (
+    ReadingRoute,
     RouteName,
     WriteParameters,
     checked,
@@ -39,7 +40,7 @@ from synaptoroute.server.schemas import (
 )
 from synaptoroute.web.problems import InvalidParameter
 
-endpoints = APIRouter(tags=["routes"])
+endpoints = APIRouter(route_class=ReadingRoute, tags=["routes"])
 
 PAGE_ROUTES_MAX: Final = 1_000
 PAGE_ROUTES_DEFAULT: Final = 100

@@ -29,7 +29,7 @@ from synaptoroute.server.documents import (
     parse_document,
     render_document,
 )
-from synaptoroute.server.parameters import AckLevel, WriteParameters
+from synaptoroute.server.parameters import AckLevel, ReadingRoute, WriteParameters
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -44,7 +44,7 @@ from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX, write_responses
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 
-endpoints = APIRouter(tags=["transfer"])
+endpoints = APIRouter(route_class=ReadingRoute, tags=["transfer"])
 
 IMPORT_ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,63}$"
 EXPORT_ATTEMPTS_MAX: Final = 5

@@ -154,6 +154,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         errors.NotReady.code: 503,
         ShuttingDown.code: 503,
         errors.NotCaughtUp.code: 503,
+        errors.HeadNotConfirmed.code: 503,
         errors.SequencerUnavailable.code: 503,
         errors.StorageUnavailable.code: 503,
         errors.DeadlineExceeded.code: 504,
