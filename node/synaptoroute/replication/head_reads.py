@@ -26,12 +26,11 @@ from synaptoroute.errors import HeadNotConfirmed, NotCaughtUp, SynaptoRouteError
 from synaptoroute.replication.peer_watch import PeerWatch
 from synaptoroute.replication.session import Barriers, Session
 from synaptoroute.sequencer.client import end_task
+from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 CONFIRM_SECONDS: Final = 2.0
-CONFIRMED_LEVEL: Final = 2
-"""From this feature level of the log on, every voter tells what it has promised."""
 RETRY_SECONDS: Final = 0.02  # Pause before voters are asked again that had not applied the head yet
 _RETRY_AFTER_SECONDS: Final = 1.0
 
@@ -108,6 +107,7 @@ class HeadReads:
         # A change of the voters may be in the log and not here yet, or the other way round:
         # a majority of both sets is enough in either case.
         electorates = (session.engine.replica_status.voters, head.voters)
+        is_mixed = session.level < STRICT_LEVEL
         confirmed = {session.node_id} if confirms(own, head) else set()
         left = {session.node_id} if has_left(own, head) else set()
         voters = {*electorates[0], *electorates[1]} - {session.node_id}
@@ -119,7 +119,7 @@ class HeadReads:
             for each in asyncio.as_completed(asked, timeout=seconds):
                 with contextlib.suppress(TimeoutError, SynaptoRouteError):
                     answer = await each
-                    if confirms(answer, head):
+                    if confirms(answer, head, is_mixed=is_mixed):
                         confirmed.add(answer.node_id)
                     if has_left(answer, head):
                         left.add(answer.node_id)
@@ -146,11 +146,13 @@ class HeadReads:
         return answer
 
 
-def confirms(answer: PeerHead, head: Head) -> bool:
-    """Whether a node holds a head and may still take part in its epoch."""
+def confirms(answer: PeerHead, head: Head, *, is_mixed: bool = False) -> bool:
+    """Whether a node holds a head and may still take part in its epoch.
+
+    ``is_mixed``: voters of the release before take part, which do not tell their promises.
+    """
     at = answer.position
-    if not answer.epoch_id and head.level < CONFIRMED_LEVEL:
-        # A voter of the release before: until all are replaced, its position has to do.
+    if is_mixed and not answer.epoch_id:
         return at.epoch == head.epoch and at.seq >= head.seq
     is_bound = answer.promised == Ballot(head.epoch, head.epoch_id)
     return is_bound and answer.epoch_id == head.epoch_id and at.seq >= head.seq

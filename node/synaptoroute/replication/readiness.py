@@ -23,9 +23,9 @@ from typing import Final
 
 from synaptoroute.core.mutation import Position
 
-LOG_SILENT_SECONDS: Final = 3.5
-"""After this long without a head of the log its server counts as silent: a heartbeat takes
-up to 1.2 seconds to begin and one to fail."""
+LOG_SILENT_SECONDS: Final = 2.3
+"""The log's server counts as silent this long after the heartbeat that is due fails to bring a
+head: it may begin a fifth late and takes a second or two to fail."""
 PEERS_SILENT_SECONDS: Final = 8.0
 """After this long what the peers said no longer counts as known."""
 
@@ -60,7 +60,7 @@ class ReadinessTracker:
         self.fresh_at = 0.0  # When the node last knew that it was not behind
         self._staleness_seconds_max = staleness_seconds_max
         self._alone_seconds = alone_seconds
-        self._heard_at = -LOG_SILENT_SECONDS
+        self._heard_until = 0.0
         self._unheard_since = 0.0
         self._is_open = False
         self._has_caught_up = False
@@ -73,13 +73,13 @@ class ReadinessTracker:
     def begin(self, now: float, stored_age_seconds: float) -> None:
         """Set the moment of the start, and how old the stored state may be."""
         self.fresh_at = now - stored_age_seconds
-        self._heard_at, self._unheard_since = now - LOG_SILENT_SECONDS, now
+        self._heard_until = self._unheard_since = now
 
     # --- what is learned ------------------------------------------------------------------
 
-    def hear_log(self, now: float, *, is_open: bool) -> None:
-        """Note that the server of this node's log answered."""
-        self._heard_at, self._is_open = now, is_open
+    def hear_log(self, now: float, *, is_open: bool, next_seconds: float = 1.0) -> None:
+        """Note that the server of this node's log answered; it is asked again after a while."""
+        self._heard_until, self._is_open = now + 1.2 * next_seconds + LOG_SILENT_SECONDS, is_open
         if is_open:
             self._unheard_since = now
 
@@ -107,7 +107,7 @@ class ReadinessTracker:
 
     def is_log_heard(self, now: float) -> bool:
         """Whether the log's server answers, and may be believed."""
-        if now - self._heard_at > LOG_SILENT_SECONDS or self._say is PeersSay.SUPERSEDED:
+        if now >= self._heard_until or self._say is PeersSay.SUPERSEDED:
             return False
         # A closed log tells nothing about another server on which the peers may go on.
         return self._is_open or self._say is not PeersSay.AHEAD

@@ -248,7 +248,11 @@ class Session:
 
     def hear_log(self, head: Position | None = None) -> None:
         """Note that the log's own server answered, with a head to compare if there is one."""
-        self.readiness.hear_log(time.monotonic(), is_open=self.log_state is LogState.OPEN)
+        self.readiness.hear_log(
+            time.monotonic(),
+            is_open=self.log_state is LogState.OPEN,
+            next_seconds=self.heartbeat_seconds,
+        )
         if head is not None:
             self.compare(head)
 

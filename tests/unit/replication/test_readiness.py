@@ -15,7 +15,7 @@ from synaptoroute.replication.readiness import (
 
 pytestmark = pytest.mark.unit
 STALENESS, ALONE = 30.0, 20.0
-SILENT_AT = LOG_SILENT_SECONDS + 0.1
+SILENT_AT = 1.2 + LOG_SILENT_SECONDS
 AT = Position(1, 7, "a" * 40)
 
 
@@ -54,7 +54,7 @@ def test_silent_log_and_silent_peers_make_a_node_unsure_then_stale() -> None:
     """Stale begins at the limit after the last moment at which it was fresh."""
     tracker = following()
     tracker.hear_peers(PeersSay.SILENT, None, 5.0, 6.0)
-    assert Readiness.FOLLOWING is state(tracker, LOG_SILENT_SECONDS - 0.1)
+    assert Readiness.FOLLOWING is state(tracker, SILENT_AT - 0.1)
     assert Readiness.UNSURE is state(tracker, SILENT_AT)
     assert Readiness.UNSURE is state(tracker, STALENESS)
     assert Readiness.STALE is state(tracker, STALENESS + 0.1)
