@@ -38,6 +38,8 @@ class Orders:
         rate: Queries a second.
         seconds: How long.
         deadline_ms: Sent along; answers after it are late.
+        key: API key of the client; empty for none.
+        connections: How many it has, each with one query on its way at a time.
     """
 
     port: int
@@ -45,6 +47,8 @@ class Orders:
     rate: float
     seconds: float
     deadline_ms: int
+    key: str = ""
+    connections: int = CONNECTIONS
 
     def requests(self) -> list[bytes]:
         """All queries as bytes, made beforehand."""
@@ -52,6 +56,7 @@ class Orders:
         head = (
             "POST /v1/query HTTP/1.1\r\nhost: node\r\ncontent-type: application/json\r\n"
             f"cache-control: no-cache\r\nsr-deadline-ms: {self.deadline_ms}\r\n"
+            + (f"authorization: Bearer {self.key}\r\n" if self.key else "")
         ).encode()
         return [head + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies]
 
@@ -128,7 +133,7 @@ async def run(orders: Orders) -> dict[str, Any]:
     """Send all queries."""
     load = Load(orders)
     loop = asyncio.get_running_loop()
-    for _ in range(CONNECTIONS):
+    for _ in range(orders.connections):
         await loop.create_connection(lambda: Line(load), "127.0.0.1", orders.port)
     requests = cycle(orders.requests())
     gaps = random.Random(SEED)

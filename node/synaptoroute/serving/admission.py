@@ -170,6 +170,15 @@ class WaitForecast:
             characters, self._texts + len(texts), self._workers, self._texts_per_batch
         )
 
+    def characters_in(self, seconds: float) -> float:
+        """How many characters one batch of so many seconds holds; no limit if not known."""
+        cost = self.cost
+        if not cost.is_known:
+            return math.inf
+        return max(seconds - cost.batch_seconds, 0.0) / (
+            cost.token_seconds * cost.tokens_per_character
+        )
+
     def wait_of(self, characters: int, texts: int) -> float:
         """Predict how long so much work takes; 0 for none."""
         if not texts:

@@ -46,6 +46,9 @@ QUERY_TAKES_PER_JOB: Final = 4
 SWEEP_SECONDS_MIN: Final = 0.05
 """Least time between two searches of a full queue for callers that have gone."""
 
+CONTENDED_TAKE_SECONDS: Final = 0.05
+"""Predicted time of a batch while several clients wait, of at least the minimum of queries;
+a client alone has larger batches."""
 LIMIT_MULTIPLE_MAX: Final = 2
 """Clients below their share may exceed the limit of the queue together, up to this multiple."""
 
@@ -335,8 +338,15 @@ class QueryQueue:
         least = 1 if self.idle_workers else min(queued, REQUESTS_PER_TAKE_MIN)
         count = min(max(least, math.ceil(queued / sharers)), REQUESTS_PER_TAKE_MAX)
         taken = [first]
+        characters_left = math.inf
+        if self._fair.active > 1:
+            # Who comes next waits for this batch, so other clients' batches are kept short.
+            characters_left = self._forecast.characters_in(CONTENDED_TAKE_SECONDS)
         while len(taken) < count and (query := self._fair.pop()) is not None:
             taken.append(query)
+            characters_left -= len(query.text)
+            if characters_left < 0 and len(taken) >= REQUESTS_PER_TAKE_MIN:
+                break
         return tuple(taken)
 
     def _window_left_seconds(self) -> float | None:
