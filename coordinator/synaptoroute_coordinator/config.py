@@ -77,6 +77,8 @@ class CoordinatorConfig(Policy):
         peer_key_file: Key of that certificate.
         allow_plain_peers: Also send requests to nodes with ``http://`` addresses, while TLS is
             being introduced; without TLS they are always allowed.
+        genesis_file: File of the voters' public keys; with it a backup is kept only if a
+            majority of these voters certifies its content.
         node_key_file: File with the API key for requests to nodes.
         api_keys_file: File of API keys, one per line:
             ``scope[,scope] sha256:hex name [expires=time]``.
@@ -115,6 +117,7 @@ class CoordinatorConfig(Policy):
     peer_cert_file: Path | None = None
     peer_key_file: Path | None = None
     allow_plain_peers: bool = False
+    genesis_file: Path | None = None
     node_key_file: Path | None = None
     api_keys_file: Path | None = None
     tls_cert: Path | None = None

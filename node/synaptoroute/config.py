@@ -93,6 +93,8 @@ class ClusterConfig(BaseSettings):
         peer_key_file: Key of that certificate.
         allow_plain_peers: Also send requests to nodes with ``http://`` addresses, while TLS
             is being introduced; without TLS they are always allowed.
+        genesis_file: File of the voters' public keys; with it a node takes a state from
+            elsewhere only if a majority of these voters certifies its content.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -113,6 +115,7 @@ class ClusterConfig(BaseSettings):
     peer_cert_file: Path | None = None
     peer_key_file: Path | None = None
     allow_plain_peers: bool = False
+    genesis_file: Path | None = None
 
 
 class NodeConfig(EngineConfig, ClusterConfig):

@@ -299,9 +299,12 @@ class EnginePort(Protocol):
     # --- whole states ---
 
     def content_root(self, position: Position) -> str | None:
-        """Return the content root at a position, 64 hexadecimal digits, if it is known.
+        """Return the content root at a position, 64 hexadecimal digits; None if not known yet.
 
         The first call begins to keep the roots; those of older positions stay unknown.
+
+        Raises:
+            VersionLost: It cannot become known: the position is too old, or of another history.
         """
         ...
 

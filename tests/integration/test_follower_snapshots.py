@@ -14,43 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from followers import Peer, Peers, mute_log, peers, put, route, until
-from redis_logs import WAIT_SECONDS, report
+from followers import (
+    Peer,
+    Peers,
+    filled,
+    mute_log,
+    peers,
+    put,
+    trim_all,
+    until,
+)
+from redis_logs import report
 from servers import Server
 from synaptoroute.core.codec import decode_proposal, encode_proposal
 from synaptoroute.core.mutation import Position, Proposal
 from synaptoroute.core.replica import Source, make_entry
 from synaptoroute.ports import IncomingEntry
-from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
-from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.peers import POSITION_HEADER, SHA_HEADER, SNAPSHOT_PATH, format_position
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(90)]
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
-
-
-def forget_op_log(path: Path) -> None:
-    """Trim the log to its newest entry."""
-    with closing(sqlite3.connect(path, timeout=10)) as raw, raw:
-        raw.execute("DELETE FROM oplog WHERE seq < (SELECT max(seq) FROM oplog)")
-
-
-async def trim_all(found: Peers) -> None:
-    """Drop the whole log, and what the op logs of the donors hold of it."""
-    log = found[0].follower.session.log
-    lease = log.lease("trim", "test")
-    held = await lease.acquire()
-    assert isinstance(held, Held)
-    at = await found.settle()
-    async with asyncio.timeout(WAIT_SECONDS):
-        while True:  # until the voters have said what they hold
-            trimmed = await log.epochs.trim(held, at.epoch, at.seq)
-            if isinstance(trimmed, Trimmed) and trimmed.outcome is TrimOutcome.TRIMMED:
-                break
-            await asyncio.sleep(0.02)
-    await lease.release(held)
-    for peer in found.all:
-        await asyncio.to_thread(forget_op_log, peer.path)
 
 
 @asynccontextmanager
@@ -105,14 +88,6 @@ async def snapshot_of(peer: Peer) -> tuple[bytes, Position, str]:
     async with peer.follower.snapshots.snapshot() as download:
         body = await asyncio.to_thread(download.path.read_bytes)
         return body, download.position, download.sha256
-
-
-async def filled(found: Peers) -> None:
-    """Enough routes for a snapshot of many pages."""
-    for each in range(20):
-        texts = [f"route {each} text {count}" for count in range(10)]
-        await found[0].router.aput_route(route(f"r{each}", *texts))
-    await found.settle()
 
 
 async def join_beside(found: Peers, asked: list[str]) -> Peer:

@@ -16,6 +16,7 @@ from synaptoroute.core import replica as replica_module
 from synaptoroute.core.change import EpochRecord, Snapshot
 from synaptoroute.core.content import ContentRoot, root_of
 from synaptoroute.core.mutation import (
+    Finalize,
     ImportBegin,
     ImportChunk,
     OpenEpoch,
@@ -67,6 +68,16 @@ def test_root_forgets_outcomes_with_the_window(window: int, count: int) -> None:
         assert root.hex() == root_of(replica.snapshot(), "f", DIM)
 
 
+def test_root_changes_with_the_level() -> None:
+    """Finalizing is part of the content, in memory as in a snapshot."""
+    replica, root = fresh(), ContentRoot(EMPTY, "f", DIM)
+    finalize = Proposal(bytes([1] * 16), Finalize(2, (("n1", "a" * 64),)))
+    for commit in replay(replica, log_of([finalize])):
+        root.apply(commit)
+    assert replica.level == 2
+    assert root.hex() == root_of(replica.snapshot(), "f", DIM)
+
+
 def _state() -> Snapshot:
     replica = fresh()
     mutations = (
@@ -108,6 +119,8 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         "chunk removed": replace(state, imports=(replace(staged, chunks=()),)),
         "voters": with_epoch(voters=("n1", "n2")),
         "ballot": with_epoch(epoch_id="other"),
+        "level": replace(state, level=2),
+        "voter keys": replace(state, voter_keys=(("n1", "a" * 64),)),
         "epoch removed": replace(state, epochs=()),
         "epoch added": replace(state, epochs=(epoch, EpochRecord(2, OpenEpoch("x", 1)))),
     }

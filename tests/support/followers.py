@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from os import urandom
 from pathlib import Path
@@ -30,7 +31,9 @@ from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Route
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router import AdaptiveRouter, WriteOptions
+from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.lease import Held
 from synaptoroute.server import create_app
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.http_server import HttpServer
@@ -134,10 +137,11 @@ async def joined(
     config = NodeConfig(
         lanes=1, bootstrap_expect=expect, advertise_url=own_url, database=path, **settings
     )
+    log = await asyncio.to_thread(lambda: RedisLog(url, signing_keys_file=config.signing_keys_file))
     router = AdaptiveRouter(
         encoder or HashEncoder(dim),
         SQLiteStorage(path, synchronous="normal", on_corrupt="move_aside"),
-        log=RedisLog(url),
+        log=log,
         config=config,
         cluster=config,
         spare=HashEncoder(spare_dim) if spare_dim else None,
@@ -299,3 +303,35 @@ def lead_to(way: FaultProxy, server: Server) -> None:
     """Route all connections to another server, like a failover."""
     way.target_port = server.port
     way.reset()
+
+
+def forget_op_log(path: Path) -> None:
+    """Trim the log to its newest entry."""
+    with closing(sqlite3.connect(path, timeout=10)) as raw, raw:
+        raw.execute("DELETE FROM oplog WHERE seq < (SELECT max(seq) FROM oplog)")
+
+
+async def trim_all(found: Peers) -> None:
+    """Drop the whole log, and what the op logs of the donors hold of it."""
+    log = found[0].follower.session.log
+    lease = log.lease("trim", "test")
+    held = await lease.acquire()
+    assert isinstance(held, Held)
+    at = await found.settle()
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:  # until the voters have said what they hold
+            trimmed = await log.epochs.trim(held, at.epoch, at.seq)
+            if isinstance(trimmed, Trimmed) and trimmed.outcome is TrimOutcome.TRIMMED:
+                break
+            await asyncio.sleep(0.02)
+    await lease.release(held)
+    for peer in found.all:
+        await asyncio.to_thread(forget_op_log, peer.path)
+
+
+async def filled(found: Peers) -> None:
+    """Enough routes for a snapshot of many pages."""
+    for each in range(20):
+        texts = [f"route {each} text {count}" for count in range(10)]
+        await found[0].router.aput_route(route(f"r{each}", *texts))
+    await found.settle()

@@ -1,8 +1,10 @@
 """Backups: snapshots of the whole route set in a backup store, each with its manifest.
 
 A snapshot is fetched from a node as another node would fetch it, so it has one exact
-position.  It is kept only if it arrived unaltered and if the log confirms that its history
-is the cluster's.  ``synaptoroute restore`` verifies it row by row.
+position.  It is kept only if it arrived unaltered, if the log confirms that its history
+is the cluster's, and, in a cluster with a secret, if a majority of the voters certifies the
+content that was computed from the file here.  The manifest carries the certificate and is
+authenticated with the secret, so ``synaptoroute restore`` can verify both without a cluster.
 """
 
 from __future__ import annotations
@@ -13,16 +15,27 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ConfigError
 from synaptoroute.private_files import make_private_file, make_private_folder
+from synaptoroute.sequencer.certificates import gather_certificate
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.peers import PeerClient
+from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.snapshot_file import FileContent, read_content
+from synaptoroute.trust.certificates import (
+    CERTIFIED_LEVEL,
+    Certificate,
+    ContentCount,
+    Electorate,
+    manifest_mac,
+)
+from synaptoroute.trust.statements import Verifier
 from synaptoroute_coordinator.actions.backup_store import BackupStore
 
 SUFFIX: Final = ".sqlite"
@@ -46,14 +59,32 @@ class Backup:
     encoder: str
     dim: int
     lineage: str
+    root: str = ""  # Content root of the file; empty in manifests of older releases
+    certificate: dict[str, Any] | None = None  # See ``trust.certificates``
+    mac: str = ""  # Over the other fields, with the cluster secret
 
 
 class Backups:
-    """The backups in one store."""
+    """The backups in one store.
+
+    Args:
+        store: The store; None if none is configured.
+        log: The log of the cluster.
+        peers: Sends requests to nodes.
+        kept: Number of backups to keep.
+        pinned: Public keys of the voters, from the genesis file; none without one.
+    """
 
     def __init__(
-        self, store: BackupStore | None, log: RedisLog, peers: PeerClient, kept: int
+        self,
+        store: BackupStore | None,
+        log: RedisLog,
+        peers: PeerClient,
+        kept: int,
+        pinned: frozenset[str] = frozenset(),
     ) -> None:
+        self._secret = log.signing_keys.secret
+        self._pinned = pinned
         self._store = store
         self._log = log
         self._peers = peers
@@ -80,13 +111,17 @@ class Backups:
             folder = store.scratch
             await asyncio.to_thread(make_private_folder, folder)
             part = f".part-{os.getpid()}"
-            file = await self._peers.fetch_snapshot(url, folder, part)
+            file, certificate = await self._fetch(url, folder, part)
             draft = folder / f"{part}{MANIFEST_SUFFIX}"
             try:
                 head = await self._confirm(file.position)
+                content = await asyncio.to_thread(read_content, file.path)
+                self._check(file.position, content, certificate, head)
                 backup = await asyncio.to_thread(
-                    _describe, file.path, draft, file.position, head, node
+                    _describe, file.path, file.position, head, node, content.root, certificate
                 )
+                backup = replace(backup, mac=manifest_mac(self._secret, asdict(backup)))
+                await asyncio.to_thread(_write, backup, draft)
                 # The manifest last: a backup that was cut off has none and is not listed.
                 await store.put(backup.name + SUFFIX, file.path)
                 await store.put(backup.name + MANIFEST_SUFFIX, draft)
@@ -95,6 +130,59 @@ class Backups:
                 await asyncio.to_thread(draft.unlink, missing_ok=True)
             await self._prune(store)
             return backup
+
+    async def _fetch(
+        self, url: str, folder: Path, name: str
+    ) -> tuple[SnapshotFile, Certificate | None]:
+        """Download a snapshot, and have its position certified meanwhile."""
+        asked: list[asyncio.Task[Certificate | None]] = []
+
+        def ask(position: Position) -> None:
+            asked.append(asyncio.create_task(self._certify(position)))
+
+        try:
+            file = await self._peers.fetch_snapshot(url, folder, name, ask)
+            try:
+                return file, await asked[0]
+            except BaseException:
+                await asyncio.to_thread(file.path.unlink, missing_ok=True)
+                raise
+        finally:
+            await asyncio.gather(*map(end_task, asked))
+
+    async def _certify(self, position: Position) -> Certificate | None:
+        head = await self._log.head()
+        if isinstance(head, NoLog) or not self._is_required(head):
+            return None
+        electorate = Electorate(keys=self._pinned)
+        if not self._pinned:
+            electorate = Electorate.of_names(head.voters, {})
+        count = ContentCount(Verifier(self._secret), electorate, head.cluster_id, position)
+        urls = [
+            seen.report.url
+            for seen in await self._log.presence.nodes()
+            if seen.report.url and seen.report.node_id in head.voters
+        ]
+        return await gather_certificate(self._peers, urls, position, count)
+
+    def _is_required(self, head: Head) -> bool:
+        return bool(self._pinned) or (bool(self._secret) and head.level >= CERTIFIED_LEVEL)
+
+    def _check(
+        self,
+        announced: Position,
+        content: FileContent,
+        certificate: Certificate | None,
+        head: Head,
+    ) -> None:
+        """Refuse a file that is not what was announced and certified."""
+        if content.position != announced:
+            raise ClusterError(f"a snapshot announced as {announced} holds {content.position}")
+        if certificate is None:
+            if self._is_required(head):
+                raise ClusterError("a snapshot arrived before its certificate was asked for")
+        elif content.root != certificate.root:
+            raise ClusterError("the content of a snapshot is not what the voters certify")
 
     async def _confirm(self, position: Position) -> Head:
         """Check that the position is in the history of the log."""
@@ -137,10 +225,17 @@ class Backups:
             await store.remove(backup.name + SUFFIX)
 
 
-def _describe(path: Path, draft: Path, position: Position, head: Head, node: str) -> Backup:
+def _describe(
+    path: Path,
+    position: Position,
+    head: Head,
+    node: str,
+    root: str,
+    certificate: Certificate | None,
+) -> Backup:
     at_ms = int(time.time() * 1_000)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at_ms / 1_000))
-    backup = Backup(
+    return Backup(
         f"synaptoroute-{stamp}-{position.epoch}.{position.seq}",
         at_ms,
         node,
@@ -151,16 +246,22 @@ def _describe(path: Path, draft: Path, position: Position, head: Head, node: str
         head.fingerprint,
         head.dim,
         head.cluster_id,
+        root,
+        certificate.dump() if certificate else None,
     )
-    make_private_file(draft)
+
+
+def _write(backup: Backup, draft: Path) -> None:
     draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
-    return backup
 
 
 def parse_manifest(document: bytes) -> Backup:
+    """Read a manifest; fields of a later release are ignored."""
+    names = {each.name for each in fields(Backup)}
     try:
-        return Backup(**json.loads(document))
-    except (ValueError, TypeError, RecursionError) as error:
+        parsed = json.loads(document)
+        return Backup(**{name: value for name, value in parsed.items() if name in names})
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ClusterError("a backup's manifest is malformed") from error
 
 

@@ -19,6 +19,7 @@ from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.retention import RetentionLimits
+from synaptoroute.trust.genesis import read_genesis
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.http_server import (
@@ -158,6 +159,9 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     secret = read_secret(config.peer_secret_file, "peers' secret").encode()
     tls, peer_tls = server_tls(config), client_tls(peer_files(config))
     address = config.url or url_of((config.host, config.port), is_tls=tls is not None)
+    pinned = frozenset(
+        read_genesis(config.genesis_file, config.namespace).values() if config.genesis_file else ()
+    )
     lease = LeaderLease(log, address)
 
     def peer_secret() -> bytes:
@@ -181,7 +185,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         config,
         lease,
         FleetClient(node_key, peer_tls, allow_plain=config.allow_plain_peers),
-        Backups(open_backup_store(config), log, peers, config.backups_kept),
+        Backups(open_backup_store(config), log, peers, config.backups_kept, pinned),
         AuditLog(config.folder / RECORD_NAME),
     )
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None

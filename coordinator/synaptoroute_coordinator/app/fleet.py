@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Header, Query
 from pydantic import Field
@@ -18,6 +18,7 @@ from synaptoroute.errors import ClusterError, Overloaded
 from synaptoroute.sequencer.presence import CommandKind
 from synaptoroute.web.api_keys import ApiKey
 from synaptoroute.web.middleware import context_of
+from synaptoroute_coordinator.actions.backups import Backup
 from synaptoroute_coordinator.app.responses import (
     PROBLEMS,
     RESPONSES,
@@ -236,7 +237,14 @@ async def list_backups(request: Request) -> Response:
         found = await backups.list_backups()
     except OSError as error:
         raise ClusterError(f"the backups cannot be read: {error.strerror}") from error
-    return json_response({"is_on": backups.is_on, "backups": [asdict(backup) for backup in found]})
+    return json_response({"is_on": backups.is_on, "backups": list(map(_shown_backup, found))})
+
+
+def _shown_backup(backup: Backup) -> dict[str, Any]:
+    document = asdict(backup)
+    del document["mac"]
+    document["is_certified"] = document.pop("certificate") is not None
+    return document
 
 
 @endpoints.get("/v1/actions", tags=["actions"], summary="List actions", responses=RESPONSES)

@@ -151,6 +151,7 @@ class ContentRoot:
         self._imports_hash = self._hash_imports()
         self._epochs = [_epoch_hash(each) for each in snapshot.epochs]
         self._last_epoch = snapshot.epochs[-1] if snapshot.epochs else None
+        self._level = _level_hash(snapshot.level, snapshot.voter_keys)
 
     def _remember(self, remembered: Iterable[Remembered]) -> None:
         floor = self.position.seq - IDEMPOTENCY_WINDOW_ENTRIES
@@ -189,6 +190,8 @@ class ContentRoot:
             self._put_epoch(EpochRecord(entry.epoch, change.epoch))
         if change.voters is not None:
             self._change_voters(change.voters)
+        if (finalized := change.finalized) is not None:
+            self._level = _level_hash(finalized.level, finalized.voter_keys)
 
     def _change_imports(self, change: Change, seq: int) -> None:
         if change.opened is not None:
@@ -221,6 +224,7 @@ class ContentRoot:
         parts = (
             head.encode(),
             self._settings,
+            self._level,
             self._rows.root(),
             self._routes.root(),
             self._outcomes.root(),
@@ -237,10 +241,13 @@ def _outcome_place(seq: int) -> tuple[int, int]:
 
 def _outcome_hash(op_id: bytes, request_hash: bytes, outcome: Outcome) -> bytes:
     revision = outcome.revision or ""
+    # Of a refusal alone: older releases do not keep that a write created its route, so nodes
+    # that applied it may differ in it.
+    message = outcome.message if outcome.code else ""
     # Only the last field may hold a separator.
     text = (
         f"outcome|{op_id.hex()}|{request_hash.hex()}|{outcome.at}|{outcome.status}|{revision}"
-        f"|{outcome.code}|{outcome.count}|{outcome.message}"
+        f"|{outcome.code}|{outcome.count}|{message}"
     )
     return sha256(text.encode()).digest()[:_ITEM_BYTES]
 
@@ -251,6 +258,10 @@ def _epoch_hash(record: EpochRecord) -> bytes:
     return hash_fields(
         b"epoch", place, opened.epoch_id, opened.fingerprint, str(opened.dim), *opened.voters
     )
+
+
+def _level_hash(level: int, voter_keys: Iterable[tuple[str, str]]) -> bytes:
+    return hash_fields(b"level", str(level), *(text for pair in voter_keys for text in pair))
 
 
 def root_of(snapshot: Snapshot, fingerprint: str, dim: int) -> str:

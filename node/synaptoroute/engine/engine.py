@@ -24,7 +24,7 @@ from synaptoroute.core.mutation import OpenEpoch, Position, Proposal
 from synaptoroute.core.replica import Replica
 from synaptoroute.core.table import RouteTable
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.errors import NotReady
+from synaptoroute.errors import NotReady, VersionLost
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import (
@@ -388,6 +388,11 @@ class Engine:
         if not roots.is_kept:
             with suppress(NotReady):
                 self.run_on_applier(self._keep_roots)
+        if roots.is_passed(position):
+            raise VersionLost(
+                f"the content at {position.revision} is not known any more",
+                version=str(self.published.position.revision),
+            )
         return roots.find(position)
 
     def _keep_roots(self, state: AppliedState) -> None:

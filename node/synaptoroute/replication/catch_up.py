@@ -1,8 +1,9 @@
 """Catch-up: from the log, else from a peer's op log, else from a peer's snapshot.
 
 ``run`` decides what is missing and tries the sources in that order.  A snapshot is installed
-only if the log confirms the hash chain at its position, so a peer that lies, or that is itself
-lost, costs time and nothing else.
+only if the log confirms the hash chain at its position, and, in a cluster with a secret, if a
+majority of the voters certifies its content.  So a peer that lies, or that is itself lost, costs
+time and nothing else.
 
 Runs on the event loop, in one task.
 """
@@ -29,15 +30,18 @@ from synaptoroute.errors import (
     UnknownMutation,
 )
 from synaptoroute.ports import AppliedState, IncomingEntry
+from synaptoroute.replication.certificates import Certificates
 from synaptoroute.replication.peer_watch import PeerWatch
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import LogState, Session
 from synaptoroute.replication.snapshots import temporary_file
+from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import Coverage, ReadResult, RedisLog
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.peers import PeerClient, SnapshotFile
 from synaptoroute.sequencer.scripts import NoLog
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.trust.certificates import Certificate
 
 PEERS_ASKED_MAX: Final = 3
 SPREAD_SECONDS: Final = 0.2  # Nodes that miss the same entries do not all ask at one moment
@@ -70,7 +74,12 @@ class CatchUpResult(Enum):
 
 class CatchUp:
     def __init__(
-        self, session: Session, peers: PeerClient, recovery: Recovery, peer_watch: PeerWatch
+        self,
+        session: Session,
+        peers: PeerClient,
+        recovery: Recovery,
+        certificates: Certificates,
+        peer_watch: PeerWatch,
     ) -> None:
         self.diverged: str | None = None  # How the log contradicts this node's history
         self.halted: str | None = None  # Why the next entry cannot be applied
@@ -79,6 +88,7 @@ class CatchUp:
         self._engine = session.engine
         self._peers = peers
         self._recovery = recovery
+        self._certificates = certificates
         self._peer_watch = peer_watch
         self._known_nodes: tuple[NodeSeen, ...] = ()
         self._donors_allowed: frozenset[str] = frozenset()
@@ -348,25 +358,40 @@ class CatchUp:
         self, position: Position, donors: Sequence[NodeSeen], *, orphans_after_seq: int | None
     ) -> bool:
         for donor in donors:
-            target = temporary_file(self._engine, "install")
             try:
-                file = await self._peers.fetch_snapshot(
-                    donor.report.url, target.parent, target.name
-                )
-            except (ClusterError, ProtocolError, OSError) as error:
-                self.last_error = str(error)
-                continue
-            try:
-                if await self._install(position, file, orphans_after_seq):
+                if await self._from_snapshot(position, donor, orphans_after_seq):
                     return True
-            except StorageCorrupt as error:
+            except (ClusterError, ProtocolError, OSError, StorageCorrupt) as error:
                 self.last_error = str(error)
-            finally:
-                await asyncio.to_thread(file.path.unlink, missing_ok=True)
         return False
 
+    async def _from_snapshot(
+        self, position: Position, donor: NodeSeen, orphans_after_seq: int | None
+    ) -> bool:
+        target = temporary_file(self._engine, "install")
+        asked: list[asyncio.Task[Certificate]] = []
+
+        def ask(announced: Position) -> None:
+            # While the file arrives: voters know the roots of their last positions only.
+            if self._certificates.is_required:
+                asked.append(asyncio.create_task(self._certificates.gather(announced)))
+
+        try:
+            file = await self._peers.fetch_snapshot(
+                donor.report.url, target.parent, target.name, ask
+            )
+            certificate = await asked[0] if asked else None
+            return await self._install(position, file, orphans_after_seq, certificate)
+        finally:
+            await asyncio.gather(*map(end_task, asked))
+            await asyncio.to_thread(target.unlink, missing_ok=True)
+
     async def _install(
-        self, position: Position, file: SnapshotFile, orphans_after_seq: int | None
+        self,
+        position: Position,
+        file: SnapshotFile,
+        orphans_after_seq: int | None,
+        certificate: Certificate | None,
     ) -> bool:
         is_ahead = (file.position.epoch, file.position.seq) > (position.epoch, position.seq)
         if orphans_after_seq is None and not is_ahead:
@@ -379,10 +404,17 @@ class CatchUp:
         if not await is_confirmed(self._session.log, file.position):
             self.last_error = f"the log does not confirm a snapshot at {file.position.revision}"
             return False
+        if certificate is None and self._certificates.is_required:
+            self.last_error = "a snapshot arrived before its certificate was asked for"
+            return False
         await self._set_state(State.INSTALLING)
         try:
             installed = await asyncio.wrap_future(
-                self._engine.install_snapshot(file.path, orphans_after_seq=orphans_after_seq)
+                self._engine.install_snapshot(
+                    file.path,
+                    orphans_after_seq=orphans_after_seq,
+                    root=certificate.root if certificate else None,
+                )
             )
         except BaseException:
             # Also on cancellation: no replica may stay in ``INSTALLING``.  A history known to be
@@ -392,6 +424,8 @@ class CatchUp:
         if installed != file.position:
             self.diverged = f"a snapshot announced as {file.position} held {installed}"
             return False
+        if certificate is not None:
+            await self._certificates.note_proven()
         self._session.counts.snapshots += 1
         await self._session.count_orphans()
         return True

@@ -42,6 +42,11 @@ class ContentRoots:
         """Return the root at a position of this node's history, if it is kept."""
         return self._known.get(position)
 
+    def is_passed(self, position: Position) -> bool:
+        """Whether the root at a position cannot become known any more."""
+        root = self._root
+        return root is not None and root.position.seq >= position.seq and not self.find(position)
+
     @property
     def is_kept(self) -> bool:
         """Whether the roots of new positions become known."""

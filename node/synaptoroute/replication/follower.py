@@ -21,9 +21,10 @@ from typing import Any, Final
 from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.core.replica import Ignored, Source, State
-from synaptoroute.errors import EncoderMismatch, SynaptoRouteError
+from synaptoroute.errors import ClusterError, EncoderMismatch, SynaptoRouteError
 from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
+from synaptoroute.replication.certificates import Certificates
 from synaptoroute.replication.encoder_migration import EncoderMigration
 from synaptoroute.replication.head_reads import HeadReads
 from synaptoroute.replication.heartbeat import Heartbeat
@@ -101,7 +102,16 @@ class Follower:
         self.recovery = Recovery(session)
         self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
         self.head_reads = HeadReads(session, self.barriers, self.peer_watch)
-        self.catch_up = CatchUp(session, self._peers, self.recovery, self.peer_watch)
+        self.certificates = Certificates(
+            session,
+            self._peers,
+            session.signer,
+            log.verifier,
+            has_secret=bool(log.signing_keys.secret),
+        )
+        self.catch_up = CatchUp(
+            session, self._peers, self.recovery, self.certificates, self.peer_watch
+        )
         self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
         self.heartbeat = Heartbeat(
             session, self.clock, self.bootstrap.handle_head, self.recovery.close
@@ -110,7 +120,7 @@ class Follower:
             session,
             self.clock,
             self.catch_up,
-            RowRepair(session, self._peers),
+            RowRepair(session, self._peers, self.certificates),
             EncoderMigration(session, self.barriers),
             self.recovery,
         )
@@ -128,6 +138,7 @@ class Follower:
         await asyncio.to_thread(self._secret.load)
         await asyncio.to_thread(delete_leftovers, engine)
         await asyncio.to_thread(self.peer_watch.load)
+        await self.certificates.load()
         await self.session.count_orphans()
         engine.subscribe(self)
         log.attach(
@@ -300,7 +311,7 @@ class Follower:
             except SynaptoRouteError as error:
                 self.catch_up.last_error = str(error)
                 result = CatchUpResult.BLOCKED
-            if result is CatchUpResult.AT_HEAD:
+            if result is CatchUpResult.AT_HEAD and await self._is_proven():
                 # The head is durable but may not be visible yet.  The scorer works in order,
                 # so after this empty read it is.
                 await asyncio.wrap_future(session.engine.read(lambda _tensor: None))
@@ -308,6 +319,17 @@ class Follower:
             else:
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.0))
                 session.catch_up_wanted.set()
+
+    async def _is_proven(self) -> bool:
+        """Whether this node's state needs no certificate, or has one by now."""
+        try:
+            is_proven = await self.certificates.prove()
+        except ClusterError as error:
+            self.catch_up.require_resync(error.message)
+            return False
+        if is_proven:
+            self.certificates.begin()
+        return is_proven
 
     # --- status -----------------------------------------------------------------------
 
@@ -331,6 +353,9 @@ class Follower:
             return (f"the replica is {state.value}",)
         if self.catch_up.is_halted_too_long:
             return (self.catch_up.trouble,)
+        if self.certificates.is_unproven:
+            detail = self.certificates.last_error or "it is being read"
+            return (f"no majority of the voters has certified this state yet: {detail}",)
         self.peer_watch.update()
         detail = session.detail or session.log_state.value
         match self.peer_watch.state:

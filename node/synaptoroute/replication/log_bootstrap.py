@@ -145,7 +145,7 @@ class LogBootstrap:
         founding = await session.log.epochs.found(
             fingerprint=encoder.fingerprint,
             dim=encoder.dim,
-            voters=names[: _voter_count(expected)],
+            voters=names[: min(expected, VOTERS_MAX)],  # every founder votes
             # A node of the release before would not understand the first entry.
             level=min(LEVEL, *(report.level for report in live)),
         )
@@ -153,9 +153,3 @@ class LogBootstrap:
             session.heartbeat_wanted.set()
         else:
             session.set_log_state(LogState.LOST, f"a log could not be founded: {founding.detail}")
-
-
-def _voter_count(expected: int) -> int:
-    """How many of the founders vote: an odd number, because an even one tolerates no more."""
-    count = min(expected, VOTERS_MAX)
-    return count if count % 2 else count - 1

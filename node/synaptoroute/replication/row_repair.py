@@ -17,16 +17,18 @@ import base64
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import error as StructError
 from typing import Any, Final
 
 from synaptoroute.core.change import SlotWrite
+from synaptoroute.core.content import root_of
 from synaptoroute.core.digest import BUCKET_COUNT, row_hash, sum_state
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.table import RouteTable
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.replication.certificates import Certificates
 from synaptoroute.replication.scrub import find_damage
 from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.peers import PeerClient
@@ -55,8 +57,9 @@ class RepairResult:
 
 
 class RowRepair:
-    def __init__(self, session: Session, peers: PeerClient) -> None:
+    def __init__(self, session: Session, peers: PeerClient, certificates: Certificates) -> None:
         self.last: RepairResult | None = None
+        self._certificates = certificates
         self._session = session
         self._engine = session.engine
         self._peers = peers
@@ -80,9 +83,12 @@ class RowRepair:
             at, digest, rows = own.position, own.digest, list(damage.sound_rows)
         else:
             at, digest, rows = await self._fetch_differing(donors)
+        root = None
+        if rows and not (damage.memory or damage.disk) and self._certificates.is_required:
+            root = (await self._certificates.gather(at)).root
         if rows or damage.memory:
             await self._session.on_applier(
-                lambda state: _rewrite(self._engine, state, rows, at, digest)
+                lambda state: _rewrite(self._engine, state, rows, at, digest, root)
             )
             self._session.catch_up_wanted.set()
         fetched = 0 if damage.memory or damage.disk else len(rows)
@@ -124,7 +130,12 @@ class RowRepair:
 
 
 def _rewrite(
-    engine: EnginePort, state: AppliedState, rows: Sequence[SlotWrite], at: Position, digest: str
+    engine: EnginePort,
+    state: AppliedState,
+    rows: Sequence[SlotWrite],
+    at: Position,  # Where the rows were read
+    digest: str,  # That the state must have afterwards
+    root: str | None,  # Content root that the voters certify there; None if that is not required
 ) -> None:
     """Write rows again and serve what the database then holds.  Runs on the applier's thread."""
     table = state.replica.table
@@ -134,6 +145,8 @@ def _rewrite(
         if state.replica.position != at:
             raise NotReady("the state changed while rows were compared")
         _check(table, rows, digest)
+        if root is not None:
+            _check_root(state, rows, root)
     # ``repair_rows`` reads the database back and verifies it as at a start, so the rows
     # that are served from now on are those on disk.
     engine.adopt(state.storage.repair_rows(rows, state.replica.digest if is_own else digest))
@@ -151,6 +164,13 @@ def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
     imports = tuple(table.imports.values())
     if sum_state(table.settings, hashes, table.routes.values(), imports).hex() != digest:
         raise ClusterError("the rows do not lead to the donor's digest")
+
+
+def _check_root(state: AppliedState, rows: Sequence[SlotWrite], root: str) -> None:
+    snapshot = state.replica.snapshot()
+    hashes = dict(snapshot.row_hashes) | {row.slot: row.row_hash for row in rows}
+    if root_of(replace(snapshot, row_hashes=hashes), *state.storage.encoder) != root:
+        raise ClusterError("the rows do not lead to what the voters certify")
 
 
 # --- serving --------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.private_files import open_private
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
 from synaptoroute.trust.documents import verify_document
-from synaptoroute.trust.statements import Verifier
+from synaptoroute.trust.statements import STATEMENT_BYTES_MAX, Verifier
 from synaptoroute.web.tls import ClientTls
 
 HEAD_PATH: Final = "/peer/v1/head"
@@ -37,6 +37,7 @@ ROWS_PATH: Final = "/peer/v1/rows"
 NONCE_PATH: Final = "/peer/v1/nonce"
 BOOT: Final = "boot 1"  # Purpose of a node's word on which run of it is at an address
 CHALLENGE_CHARACTERS_MAX: Final = 64
+CERTIFICATE_PATH: Final = "/peer/v1/certificate"
 PROOF_HEADER: Final = "SR-Peer-Proof"
 POSITION_HEADER: Final = "SR-Position"
 SHA_HEADER: Final = "SR-SHA256"
@@ -52,6 +53,7 @@ BOOT_TRIES: Final = 10
 BOOT_SECONDS: Final = 2.0
 BOOT_RETRY_SECONDS: Final = 0.2
 BOOT_BYTES_MAX: Final = 8_192
+_POSITION: Final = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9a-f]{40})")
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 30.0
 HEAD_SECONDS: Final = 1.0
@@ -226,7 +228,30 @@ class PeerClient:
         async with self._open(url, path) as response:
             return await _read(response, ROWS_BYTES_MAX)
 
-    async def fetch_snapshot(self, url: str, folder: Path, name: str) -> SnapshotFile:
+    async def read_certificate(self, url: str, position: Position) -> bytes:
+        """Read what a voter says of its content at a position; see ``trust.certificates``.
+
+        The voter waits for a position that it has not reached yet.
+        """
+        path = f"{CERTIFICATE_PATH}?position={format_position(position)}"
+        async with self._open(url, path) as response:
+            return await _read(response, STATEMENT_BYTES_MAX)
+
+    async def fetch_snapshot(
+        self,
+        url: str,
+        folder: Path,
+        name: str,
+        on_position: Callable[[Position], None] | None = None,
+    ) -> SnapshotFile:
+        """Download a peer's snapshot.
+
+        Args:
+            url: Address of the peer.
+            folder: Folder of the file.
+            name: Name of the file there; it is removed if the download fails.
+            on_position: Called with the announced position before the download begins.
+        """
         target = folder / name
         digest = hashlib.sha256()
         size_bytes = 0
@@ -234,6 +259,8 @@ class PeerClient:
             async with self._open(url, SNAPSHOT_PATH) as response:
                 position = parse_position(response.headers.get(POSITION_HEADER, ""))
                 announced = response.headers.get(SHA_HEADER, "")
+                if on_position is not None:
+                    on_position(position)
                 file = await asyncio.to_thread(open_private, target, "wb")
                 try:
                     async for part in response.aiter_bytes(1 << 20):
@@ -357,11 +384,10 @@ def parse_entries(body: bytes, signing_keys: SigningKeys) -> list[Entry]:
 
 def parse_position(text: str) -> Position:
     """Read ``epoch.seq.chain``."""
-    epoch, _, rest = text.partition(".")
-    seq, _, chain = rest.partition(".")
-    if not (epoch.isdigit() and seq.isdigit() and len(chain) == 40):
+    found = _POSITION.fullmatch(text)
+    if found is None:
         raise ProtocolError("a peer announced a malformed position")
-    return Position(int(epoch), int(seq), chain)
+    return Position(int(found[1]), int(found[2]), found[3])
 
 
 def format_position(position: Position) -> str:

@@ -27,6 +27,7 @@ from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
 from synaptoroute.sequencer.peers import (
+    CERTIFICATE_PATH,
     CHALLENGE_CHARACTERS_MAX,
     HEAD_PATH,
     LOG_PATH,
@@ -410,6 +411,17 @@ async def peer_rows(request: Request) -> Response:
     return Response(
         await dump_rows(follower.session.engine, map(int, words)), media_type="application/json"
     )
+
+
+@peer_endpoints.get(CERTIFICATE_PATH)
+async def peer_certificate(request: Request) -> Response:
+    """The signed statement of this voter about its content at a position."""
+    follower = _member(request)
+    try:
+        position = parse_position(request.query_params.get("position", ""))
+    except ProtocolError as error:
+        raise InvalidParameter("position is epoch.seq.chain") from error
+    return Response(await follower.certificates.certify(position), media_type="application/json")
 
 
 @peer_endpoints.get(SNAPSHOT_PATH)

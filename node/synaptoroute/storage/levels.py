@@ -15,17 +15,11 @@ from typing import Final
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import CHAINS_KEPT
+from synaptoroute.snapshot_file import FINALIZED_SCHEMA
 from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.records import checksum
 
 FINALIZED_VERSION: Final = 2
-_SCHEMA: Final = (
-    # Seals of the entries of the op log, see ``sequencer.wire``.
-    "CREATE TABLE seal (seq INTEGER PRIMARY KEY, seal BLOB NOT NULL) STRICT",
-    # Facts that every node has: the level of the log, the keys of its voters.
-    "CREATE TABLE cluster (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum INTEGER NOT NULL)"
-    " STRICT, WITHOUT ROWID",
-)
 _LEVEL: Final = "level"
 _VOTER_KEYS: Final = "voter_keys"
 _INSERT: Final = "INSERT OR REPLACE INTO cluster VALUES (?, ?, ?)"
@@ -43,7 +37,7 @@ def create_finalized_tables(connection: sqlite3.Connection) -> None:
     """Create the tables of version 2, inside the caller's transaction, if they are not there."""
     if is_finalized(connection):
         return
-    for statement in _SCHEMA:
+    for statement in FINALIZED_SCHEMA:
         connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {FINALIZED_VERSION}")
 

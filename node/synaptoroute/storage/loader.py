@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import EpochRecord, Remembered, RouteRecord, Snapshot, StagedImport
-from synaptoroute.core.codec import decode_proposal, digest_of
-from synaptoroute.core.digest import next_chain
+from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.imports import row_count_of
 from synaptoroute.core.mutation import (
     CHAIN_START,
@@ -368,20 +367,6 @@ def check_op_log(connection: sqlite3.Connection) -> None:
     ).fetchone()
     if count and count != last - first + 1:
         raise CorruptFile("the op log has gaps")
-
-
-def check_chains(connection: sqlite3.Connection) -> None:
-    """Check that each entry of the op log is the one that its hash chain names; reads all of it.
-
-    The last chain is that of the position, so a certified position covers the whole op log.
-    """
-    before: str | None = None
-    rows = connection.execute("SELECT epoch, seq, prev_chain, chain, frame FROM oplog ORDER BY seq")
-    for epoch, seq, prev_chain, chain, frame in rows:
-        is_next = before is None or prev_chain == before
-        if not is_next or next_chain(prev_chain, epoch, seq, digest_of(frame)) != chain:
-            raise CorruptFile(f"entry {seq} of the op log does not match its chain")
-        before = chain
 
 
 def _check_slots(snapshot: Snapshot) -> None:

@@ -23,6 +23,7 @@ from synaptoroute.core.content import root_of
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.errors import StorageCorrupt
 from synaptoroute.failpoints import failpoint
+from synaptoroute.snapshot_file import check_chains
 from synaptoroute.storage.connection import (
     PAGE_BYTES,
     connect_draft,
@@ -49,7 +50,6 @@ from synaptoroute.storage.levels import (
 )
 from synaptoroute.storage.loader import (
     StandbyEncoders,
-    check_chains,
     check_encoder,
     load,
     read_meta,
@@ -180,7 +180,7 @@ def _verify(database: Database, source: Path, draft: Path) -> tuple[Stored, Meta
     with corruption_detected(), closing(connect_reader(draft, immutable=True)) as reader:
         _check_schema(database.writer, reader)
         meta = read_meta(reader)
-        check_chains(reader)
+        check_chains(reader, meta.position)
     return load(draft, immutable=True), meta
 
 

@@ -11,28 +11,47 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ProtocolError
+from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.statements import Signer, Verifier
 
 CONTENT_PURPOSE: Final = "content 1"
-CERTIFICATE_BYTES_MAX: Final = 262_144
+CERTIFIED_LEVEL: Final = 2  # From this level of the log on, states need certificates
 STATEMENTS_MAX: Final = 99
 _ROOT: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Electorate:
-    """The voters whose majority counts: by public key, or else by name."""
+    """The voters whose majority counts.
+
+    Either the public keys of all of them are pinned, or their names are known; then the key of a
+    name may be known, too.
+    """
 
     keys: frozenset[str] = frozenset()
-    names: frozenset[str] = frozenset()  # Only if there are no keys
+    # Public key by name, empty where it is not known; only without ``keys``
+    voters: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_names(cls, names: Iterable[str], keys: Mapping[str, str]) -> Electorate:
+        """Make one of names, and of the keys that are known."""
+        return cls(voters={name: keys.get(name, "") for name in names})
 
     def __len__(self) -> int:
-        return len(self.keys or self.names)
+        return len(self.keys or self.voters)
+
+    def identity_of(self, name: str, public_key: str) -> str | None:
+        """What a statement of a node counts for; None if the node is not a voter."""
+        if self.keys:
+            return public_key if public_key in self.keys else None
+        known = self.voters.get(name)
+        return None if known is None or known not in ("", public_key) else name
 
     def is_majority(self, count: int) -> bool:
         """Whether so many of its voters are more than half; of no voters, none are."""
@@ -125,7 +144,9 @@ class ContentCount:
         claim = read_content(self._verifier, statement)
         if claim.position != self._position or self._cluster_id not in ("", claim.cluster_id):
             raise ProtocolError(f"{claim.by!r} certifies another state", forged=True)
-        voter = self._voter(claim)
+        voter = self._electorate.identity_of(claim.by, claim.public_key)
+        if voter is None:
+            raise ProtocolError(f"{claim.by!r} is not a voter that is known here", forged=True)
         # A key counts once under whatever name, and a name counts once with whatever key.
         if voter in self._voters or claim.public_key in self._keys:
             return
@@ -133,15 +154,6 @@ class ContentCount:
         self._keys.add(claim.public_key)
         text = statement if isinstance(statement, str) else statement.decode()
         self._votes[claim.cluster_id, claim.root][voter] = text
-
-    def _voter(self, claim: ContentClaim) -> str:
-        electorate = self._electorate
-        known, voter = (
-            (electorate.keys, claim.public_key) if electorate.keys else (electorate.names, claim.by)
-        )
-        if voter not in known:
-            raise ProtocolError(f"{claim.by!r} is not a voter that is known here", forged=True)
-        return voter
 
     def result(self) -> Certificate | None:
         """Return the certificate, once a majority names one root."""
@@ -189,3 +201,33 @@ def _load_position(text: object) -> Position:
     if found is None:
         raise ValueError("a position is epoch.seq.chain")
     return Position(int(found[1]), int(found[2]), found[3])
+
+
+# --- manifests of backups ------------------------------------------------------------------
+
+_MANIFEST_DOMAIN: Final = "synaptoroute backup 1"
+_MAC_FIELD: Final = "mac"
+
+
+def manifest_mac(secret: ClusterSecret, manifest: Mapping[str, Any]) -> str:
+    """Authenticate a backup's manifest: ``key_id.code``; empty without a secret."""
+    if not secret:
+        return ""
+    key_id, mac = secret.mac(_manifest_message(secret, manifest))
+    return f"{key_id}.{mac.hex()}"
+
+
+def is_manifest_mac(secret: ClusterSecret, manifest: Mapping[str, Any]) -> bool:
+    """Whether a holder of the secret wrote the manifest, with its field ``mac``, as it is."""
+    key_id, _, mac = str(manifest.get(_MAC_FIELD, "")).partition(".")
+    try:
+        code = bytes.fromhex(mac)
+    except ValueError:
+        return False
+    return bool(mac) and secret.is_mac(key_id, code, _manifest_message(secret, manifest))
+
+
+def _manifest_message(secret: ClusterSecret, manifest: Mapping[str, Any]) -> bytes:
+    fields = {name: value for name, value in manifest.items() if name != _MAC_FIELD}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return f"{_MANIFEST_DOMAIN}|{secret.namespace}|{text}".encode()

@@ -16,7 +16,7 @@ from synaptoroute.core.recovery import _is_beyond
 from synaptoroute.core.replica import State
 from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.ports import ReplicaStatus
-from synaptoroute.replication.log_bootstrap import LogBootstrap, _voter_count
+from synaptoroute.replication.log_bootstrap import LogBootstrap
 from synaptoroute.replication.session import CLUSTER_ID_KEY, EXPLANATIONS, LogState
 from synaptoroute.replication.snapshots import PeerSecret
 
@@ -58,12 +58,6 @@ def session(
 def test_position_beyond_the_log_proves_a_loss(there: Any, is_beyond: bool) -> None:
     """A node with more entries than the log, or another last entry, is beyond it."""
     assert is_beyond is _is_beyond(AT, Position(there.epoch, there.seq, there.chain))
-
-
-@pytest.mark.parametrize(("expect", "voters"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (99, 99)])
-def test_voters_are_an_odd_number(expect: int, voters: int) -> None:
-    """An even number tolerates no more losses and needs one more for a majority."""
-    assert voters == _voter_count(expect)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from synaptoroute.trust.certificates import (
     ContentCount,
     Electorate,
     check_certificate,
+    is_manifest_mac,
+    manifest_mac,
     sign_content,
 )
 from synaptoroute.trust.cluster_secret import ClusterSecret
@@ -31,7 +33,10 @@ SECRET = ClusterSecret("default", {"a": b"s" * 32})
 VERIFIER = Verifier(SECRET)
 VOTERS = [Signer(f"n{n}", NodeIdentity.generate(), SECRET) for n in range(3)]
 BY_KEY = Electorate(keys=frozenset(each.public_key for each in VOTERS))
-BY_NAME = Electorate(names=frozenset(each.name for each in VOTERS))
+BY_NAME = Electorate.of_names([each.name for each in VOTERS], {})
+BY_BOTH = Electorate.of_names(
+    [each.name for each in VOTERS], {each.name: each.public_key for each in VOTERS[:2]}
+)
 AT = Position(1, 7, "ab" * 20)
 ROOT, FORGED = "1" * 64, "2" * 64
 
@@ -49,7 +54,7 @@ def _certificate(electorate: Electorate = BY_KEY) -> Certificate:
     return found
 
 
-@pytest.mark.parametrize("electorate", [BY_KEY, BY_NAME])
+@pytest.mark.parametrize("electorate", [BY_KEY, BY_NAME, BY_BOTH])
 def test_majority_certifies_a_root(electorate: Electorate) -> None:
     count = _count(electorate)
     count.add(sign_content(VOTERS[0], "c", AT, FORGED))
@@ -73,11 +78,12 @@ def test_voter_counts_once(electorate: Electorate) -> None:
     assert count.result() is None
 
 
-def test_admitted_key_that_is_not_pinned_does_not_count() -> None:
+@pytest.mark.parametrize("electorate", [BY_KEY, BY_BOTH])
+def test_admitted_key_that_is_not_pinned_does_not_count(electorate: Electorate) -> None:
     """A holder of the secret cannot invent voters."""
     invented = Signer("n0", NodeIdentity.generate(), SECRET)
     with pytest.raises(ProtocolError, match="not a voter"):
-        _count().add(sign_content(invented, "c", AT, ROOT))
+        _count(electorate).add(sign_content(invented, "c", AT, ROOT))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,21 @@ def _without_statement() -> dict[str, object]:
 def test_altered_certificate_is_refused(document: object) -> None:
     with pytest.raises(ProtocolError):
         check_certificate(document, VERIFIER, BY_KEY)
+
+
+# --- manifests of backups ------------------------------------------------------------------
+
+
+def test_manifest_is_authenticated() -> None:
+    manifest = {"name": "b", "sha256": "x", "certificate": _certificate().dump()}
+    sealed = {**manifest, "mac": manifest_mac(SECRET, manifest)}
+    assert is_manifest_mac(SECRET, sealed)
+    assert not is_manifest_mac(SECRET, manifest)
+    assert not is_manifest_mac(SECRET, {**sealed, "sha256": "y"})
+    assert not is_manifest_mac(SECRET, {**sealed, "mac": "a.zz"})
+    assert not is_manifest_mac(ClusterSecret("default", {"a": b"t" * 32}), sealed)
+    assert not is_manifest_mac(ClusterSecret("other", {"a": b"s" * 32}), sealed)
+    assert manifest_mac(ClusterSecret("default"), manifest) == ""
 
 
 # --- the genesis file ----------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from synaptoroute.cli.backups import install, read_manifest, sha256_of, verify_origin
 from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, ExitCode, NodeUnreachable
 from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
@@ -265,16 +264,36 @@ def replay(
 # --- restoring a backup ------------------------------------------------------------------
 
 
-MANIFEST_BYTES_MAX: Final = 65_536
-_PART_BYTES: Final = 1 << 20
-
-
 def restore(
     backup: Annotated[Path, typer.Argument(help="The .sqlite or .json file of the backup.")],
     database: Annotated[Path, typer.Option(help="Database to create.")],
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--signing-keys-file",
+            envvar="SYNAPTOROUTE_SIGNING_KEYS_FILE",
+            help="Key file of the cluster that the backup is of.",
+        ),
+    ] = None,
+    genesis_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SYNAPTOROUTE_GENESIS_FILE", help="Genesis file of the cluster, if it has one."
+        ),
+    ] = None,
+    namespace: Annotated[
+        str, typer.Option(envvar="SYNAPTOROUTE_NAMESPACE", help="Namespace of the cluster.")
+    ] = "default",
+    allow_unverified: Annotated[
+        bool,
+        typer.Option("--allow-unverified", help="Accept a backup whose origin is not proven."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a node's database from a backup, verified row by row.
+
+    With the cluster's key file or genesis file the origin is verified, too: a majority of the
+    voters must have certified the content.
 
     An existing file is never overwritten. A node that starts with the database serves it
     alone, or fills an empty Redis from it: then it is the only voter, and the other nodes
@@ -283,66 +302,18 @@ def restore(
     file, manifest = read_manifest(backup)
     if database.exists():
         raise BadUsage(f"{database} already exists: move it away first")
+    root = ""
     with waiting("Restoring ..."):
         # Before anything is written: an altered backup must leave no database behind.
         if sha256_of(file) != manifest["sha256"]:
             raise CheckFailed(f"{file} does not match its manifest: it was altered")
-        result = install(file, manifest, database)
+        if not allow_unverified:
+            root = verify_origin(file, manifest, namespace, keys_file, genesis_file)
+        result = install(file, manifest, database, root)
+    result["is_verified"] = bool(root)
     if as_json:
         print_json(result)
-    else:
-        print_line(f"{result['routes']} routes at {result['version']}, digest {result['digest']}")
-
-
-def read_manifest(backup: Path) -> tuple[Path, dict[str, Any]]:
-    """Find the file and the manifest of a backup."""
-    file, manifest_file = backup.with_suffix(".sqlite"), backup.with_suffix(".json")
-    if not backup.name.endswith((".sqlite", ".json")):
-        file = backup.with_name(backup.name + ".sqlite")
-        manifest_file = backup.with_name(backup.name + ".json")
-    try:
-        with manifest_file.open("rb") as opened:
-            manifest: Any = json.loads(opened.read(MANIFEST_BYTES_MAX))
-        needed = {"sha256": str, "encoder": str, "dim": int, "version": str}
-        is_complete = all(type(manifest[name]) is kind for name, kind in needed.items())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadUsage(f"{manifest_file} is not the manifest of a backup: {error}") from error
-    if not is_complete or not file.is_file():
-        raise BadUsage(f"{backup} is not a complete backup")
-    return file, manifest
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_PART_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def install(file: Path, manifest: dict[str, Any], database: Path) -> dict[str, Any]:
-    """Install a snapshot into a new database, verified."""
-    from synaptoroute.replication.session import CLUSTER_ID_KEY
-    from synaptoroute.storage import SQLiteStorage
-
-    storage = SQLiteStorage(database)
-    try:
-        storage.open(fingerprint=manifest["encoder"], dim=manifest["dim"])
-        stored = storage.install(file)
-        snapshot = stored.snapshot
-        if str(snapshot.position.revision) != manifest["version"]:
-            raise CheckFailed(
-                f"the backup is at {snapshot.position.revision}, not at its manifest's position"
-            )
-        # With an empty Redis this node starts the cluster anew, so it must be the only
-        # voter: votes of nodes that are gone would keep a recovery waiting for ever.
-        storage.set_sole_voter()
-        storage.meta_set(CLUSTER_ID_KEY, str(manifest.get("lineage") or "") or None)
-        return {
-            "database": str(database),
-            "version": str(snapshot.position.revision),
-            "digest": stored.sums.hex(),
-            "routes": len(snapshot.routes),
-        }
-    finally:
-        storage.close()
+        return
+    print_line(f"{result['routes']} routes at {result['version']}, digest {result['digest']}")
+    if not root:
+        note("The origin of this backup was not verified.")

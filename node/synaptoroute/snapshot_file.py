@@ -1,0 +1,212 @@
+"""The content root of a snapshot file, computed without a node and without arrays.
+
+The coordinator and ``synaptoroute restore`` compare it with what the voters certify.  The file
+may come from anywhere, so its schema and its numbers are checked before they are used.  Its own
+checksums are not: they only find accidents, which change the root as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from synaptoroute.core.change import (
+    EpochRecord,
+    Outcome,
+    Remembered,
+    RouteRecord,
+    Snapshot,
+    StagedImport,
+)
+from synaptoroute.core.codec import decode_proposal, digest_of
+from synaptoroute.core.content import root_of
+from synaptoroute.core.digest import next_chain, row_hash
+from synaptoroute.core.mutation import (
+    IDEMPOTENCY_WINDOW_ENTRIES,
+    ImportBegin,
+    ImportChunk,
+    OpenEpoch,
+    Position,
+    Revision,
+    Settings,
+)
+from synaptoroute.core.validation import CAPACITY_SLOTS_MAX
+from synaptoroute.errors import ProtocolError, StorageCorrupt
+
+FINALIZED_SCHEMA: Final = (
+    # Seals of the entries of the op log, see ``sequencer.wire``.
+    "CREATE TABLE seal (seq INTEGER PRIMARY KEY, seal BLOB NOT NULL) STRICT",
+    # Facts that every node has: the level of the log, the keys of its voters.
+    "CREATE TABLE cluster (key TEXT PRIMARY KEY, value TEXT NOT NULL, sum INTEGER NOT NULL)"
+    " STRICT, WITHOUT ROWID",
+)
+"""Tables of version 2 of the schema, see ``storage.levels``."""
+_MALFORMED: Final = (
+    sqlite3.Error,
+    ProtocolError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """What a snapshot file holds."""
+
+    position: Position
+    root: str  # 64 hexadecimal digits
+    voters: tuple[str, ...]
+    voter_keys: Mapping[str, str]  # Public keys by name, as far as they are known
+
+
+def read_content(path: Path) -> FileContent:
+    """Compute the content root of a snapshot file, row by row; blocks.
+
+    Raises:
+        StorageCorrupt: It is malformed, or its op log does not match its hash chain.
+    """
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+            is_finalized = _check_schema(connection)
+            _check_numbers(connection)
+            return _read_content(connection, is_finalized)
+    except _MALFORMED as error:
+        raise StorageCorrupt(
+            f"the snapshot cannot be trusted: {error}", source=str(path)
+        ) from error
+
+
+def _check_schema(connection: sqlite3.Connection) -> bool:
+    """Refuse a file with other tables; return whether it has those of version 2."""
+    # A view or a trigger of a malicious file would run with the reader's own statements.
+    query = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    script = files("synaptoroute").joinpath("storage", "schema.sql").read_text("utf-8")
+    lines = (line for line in script.splitlines() if not line.startswith("--"))
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as blank:
+        for statement in "\n".join(lines).split(";\n"):
+            blank.execute(statement)
+        found = connection.execute(query).fetchall()
+        if found == blank.execute(query).fetchall():
+            return False
+        for statement in FINALIZED_SCHEMA:
+            blank.execute(statement)
+        if found != blank.execute(query).fetchall():
+            raise ValueError("it has another schema")
+        return True
+
+
+def _check_numbers(connection: sqlite3.Connection) -> None:
+    # The tree of the root is as large as the highest number, so a forged number is refused.
+    for table, column in (("slot", "slot"), ("route", "route_id")):
+        lowest, highest = connection.execute(
+            f"SELECT min({column}), max({column}) FROM {table}"
+        ).fetchone()
+        if lowest is not None and not 0 <= lowest <= highest < CAPACITY_SLOTS_MAX:
+            raise ValueError(f"a {column} is out of range")
+
+
+def _read_content(connection: sqlite3.Connection, is_finalized: bool) -> FileContent:
+    facts = dict(connection.execute("SELECT key, value FROM cluster")) if is_finalized else {}
+    ((epoch, seq, chain, fingerprint, dim, settings),) = connection.execute(
+        "SELECT epoch, seq, chain, fingerprint, dim, settings FROM meta"
+    ).fetchall()
+    position = Position(epoch, seq, chain)
+    check_chains(connection, position)
+    rows = connection.execute("SELECT slot, route_id, utterance, vector FROM slot")
+    snapshot = Snapshot(
+        position=position,
+        settings=Settings(*json.loads(settings)),
+        routes=tuple(_routes(connection)),
+        row_hashes={row[0]: row_hash(*row) for row in rows},
+        remembered=tuple(_remembered(connection, seq)),
+        imports=tuple(_imports(connection)),
+        epochs=tuple(_epochs(connection)),
+        level=int(facts.get("level", "1")),
+        voter_keys=tuple(sorted(json.loads(facts.get("voter_keys", "{}")).items())),
+    )
+    voters = snapshot.epochs[-1].opened.voters if snapshot.epochs else ()
+    root = root_of(snapshot, fingerprint, dim)
+    return FileContent(position, root, voters, dict(snapshot.voter_keys))
+
+
+def check_chains(connection: sqlite3.Connection, position: Position) -> None:
+    """Check that each entry of the op log is the one that its hash chain names; reads all of it.
+
+    The last chain is that of the position, so a certified position covers the whole op log.
+
+    Raises:
+        ValueError: An entry does not match.
+        ProtocolError: An entry is malformed.
+    """
+    before: str | None = None
+    last: tuple[int, int, str] | None = None
+    rows = connection.execute("SELECT epoch, seq, prev_chain, chain, frame FROM oplog ORDER BY seq")
+    for epoch, seq, prev_chain, chain, frame in rows:
+        is_next = before is None or prev_chain == before
+        if not is_next or next_chain(prev_chain, epoch, seq, digest_of(frame)) != chain:
+            raise ValueError(f"entry {seq} of the op log does not match its chain")
+        decode_proposal(frame)  # its header, which the chain covers, holds the hash of the rest
+        before, last = chain, (epoch, seq, chain)
+    if last not in (None, (position.epoch, position.seq, position.chain)):
+        raise ValueError("the op log does not end at the position")
+
+
+def _routes(connection: sqlite3.Connection) -> Iterator[RouteRecord]:
+    # Without slots and texts: the root covers them by the rows, which name their owner.
+    for route_id, name, threshold, metadata, payload, epoch, seq in connection.execute(
+        "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
+    ):
+        at = Revision(epoch, seq)
+        yield RouteRecord(route_id, name, (), (), threshold, metadata, payload, at)
+
+
+def _remembered(connection: sqlite3.Connection, seq: int) -> Iterator[Remembered]:
+    for at_seq, op_id, request_hash, text in connection.execute(
+        "SELECT seq, op_id, request_hash, outcome FROM remembered"
+        " WHERE seq BETWEEN ? AND ? ORDER BY seq",
+        (seq - IDEMPOTENCY_WINDOW_ENTRIES, seq),
+    ):
+        status, epoch, place, revision, code, message, count = json.loads(text)
+        held = None if revision is None else Revision(*revision)
+        outcome = Outcome(status, Revision(epoch, place), held, code, message, count)
+        yield Remembered(op_id, at_seq, request_hash, outcome)
+
+
+def _imports(connection: sqlite3.Connection) -> Iterator[StagedImport]:
+    chunks: dict[str, list[ImportChunk]] = {}
+    for (frame,) in connection.execute("SELECT frame FROM staging ORDER BY import_id, number"):
+        chunk = decode_proposal(frame).mutation
+        if not isinstance(chunk, ImportChunk):
+            raise ValueError("a staged entry is not a chunk of an import")
+        chunks.setdefault(chunk.import_id, []).append(chunk)
+    for import_id, is_replace, touched_seq in connection.execute(
+        "SELECT import_id, is_replace, touched_seq FROM import_open"
+    ):
+        begin = ImportBegin(import_id, bool(is_replace))
+        yield StagedImport(begin, tuple(chunks.pop(import_id, ())), touched_seq)
+    if chunks:
+        raise ValueError("chunks are staged for an import that is not open")
+
+
+def _epochs(connection: sqlite3.Connection) -> Iterator[EpochRecord]:
+    for epoch, epoch_id, base_seq, voters, fingerprint, dim in connection.execute(
+        "SELECT epoch, epoch_id, base_seq, voters, fingerprint, dim FROM epoch ORDER BY epoch"
+    ):
+        names = tuple(json.loads(voters))
+        yield EpochRecord(epoch, OpenEpoch(epoch_id, base_seq, names, fingerprint, dim))

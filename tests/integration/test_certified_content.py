@@ -1,0 +1,205 @@
+"""Goal: a node takes a state from elsewhere only if a majority of the voters certifies its content.
+
+Method: three real voters, and a member whose snapshots are forged but pass every check that
+needs no voter: position, hash chain, digest and SHA-256 are right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from followers import Peer, Peers, filled, peers, route, trim_all, until
+from forgeries import FORGED_PAYLOAD, forge_payload
+from servers import Server
+from synaptoroute.errors import Overloaded, SynaptoRouteError
+from synaptoroute.replication.snapshots import SnapshotDownload, SnapshotServer
+from synaptoroute.trust.certificates import read_content
+from synaptoroute.trust.genesis import dump_genesis
+from synaptoroute.trust.identity import NodeIdentity
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+class Pins:
+    """The files of a cluster whose voters are pinned."""
+
+    def __init__(self, folder: Path, voters: int) -> None:
+        self.folder = folder
+        self.keys_file = folder / "keys"
+        self.keys_file.write_text("a " + "s" * 32 + "\n")
+        keys = {str(n): self.identity(n) for n in range(voters)}
+        self.genesis_file = folder / "genesis.json"
+        self.genesis_file.write_text(dump_genesis("default", keys))
+
+    def key_file(self, number: int) -> Path:
+        return self.folder / f"{number}.key"
+
+    def identity(self, number: int) -> str:
+        """Make the key of a node; its public key."""
+        identity = NodeIdentity.generate()
+        identity.save(self.key_file(number))
+        return identity.public_key
+
+
+@asynccontextmanager
+async def pinned(folder: Path, url: str, voters: int = 3, **settings: Any) -> AsyncIterator[Peers]:
+    """Voters whose keys are in a genesis file, with doors."""
+    pins = await asyncio.to_thread(Pins, folder, voters)
+    shared = {
+        "signing_keys_file": pins.keys_file,
+        "genesis_file": pins.genesis_file,
+        **settings,
+    }
+    async with peers(folder, url, 0, **shared) as found:
+        for number in range(voters):
+            key_file = pins.key_file(number)
+            await found.add(f"v{number}", door=True, expect=voters, identity_key_file=key_file)
+        for peer in found.all:
+            await peer.router.wait_ready(30)
+        await until(lambda: all(peer.follower.session.log_state == "open" for peer in found.all))
+        yield found
+
+
+def forge_snapshots(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Let a node give forged snapshots from now on; the files that it gave."""
+    given: list[Path] = []
+    server = peer.follower.snapshots
+    write = server._write_snapshot
+
+    def forged(path: Path) -> SnapshotDownload:
+        download = write(path)
+        forge_payload(path)
+        given.append(path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return SnapshotDownload(path, download.position, sha256, path.stat().st_size)
+
+    monkeypatch.setattr(server, "_write_snapshot", forged)
+    return given
+
+
+def refuse_snapshots(found: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let these nodes give no snapshots."""
+
+    def refuse(_: SnapshotServer) -> None:
+        raise Overloaded("enough peers are being served")
+
+    for peer in found.all:
+        server = peer.follower.snapshots
+        monkeypatch.setattr(server, "_check_may_serve", refuse.__get__(server))
+
+
+async def payloads(peer: Peer) -> set[str]:
+    listed = await peer.router.alist_routes(limit=1_000)
+    return {str(each.payload) for each in listed.routes}
+
+
+async def test_forged_snapshot_of_a_member_is_not_installed(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newcomer waits until an honest node gives the state that the voters certify."""
+    async with pinned(tmp_path, valkey_server.url) as found:
+        await filled(found)
+        rogue = await found.add("rogue", door=True)
+        await rogue.router.wait_ready(30)
+        voters = Peers(tmp_path, found.url, {}, found.stack, found.all[:3])
+        await trim_all(found)
+        with monkeypatch.context() as patch:
+            given = forge_snapshots(rogue, patch)
+            refuse_snapshots(voters, patch)
+            fresh = await found.add("fresh")
+            await until(lambda: len(given) >= 2, 30)
+            assert not fresh.router.status().is_ready
+            assert fresh.position.seq == 0
+            assert fresh.follower.session.counts.snapshots == 0
+        forge_snapshots(rogue, monkeypatch)
+        await fresh.router.wait_ready(30)
+        assert await payloads(fresh) == await payloads(voters[0])
+        await found.judge(*voters.all, fresh)
+
+
+async def test_forged_snapshot_is_installed_without_certificates(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without pinned voters and at level 1 nothing else would show the forgery."""
+    async with peers(tmp_path, valkey_server.url, 2, door=True) as found:
+        await filled(found)
+        await trim_all(found)
+        forge_snapshots(found[0], monkeypatch)
+        forge_snapshots(found[1], monkeypatch)
+        fresh = await found.add("fresh")
+        await fresh.router.wait_ready(30)
+        assert FORGED_PAYLOAD.strip('"') in await payloads(fresh)
+
+
+async def test_newcomer_from_the_log_waits_for_a_majority(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that was read from the log alone is certified, too, before the node is ready."""
+    async with pinned(tmp_path, valkey_server.url) as found:
+        await found[0].router.aput_route(route("a"))
+        await found.settle()
+        with monkeypatch.context() as patch:
+            for peer in found.all[1:]:
+                patch.setattr(peer.follower.certificates, "certify", _refuse)
+            fresh = await found.add("fresh")
+            await until(lambda: fresh.position == found[0].position, 30)
+            await asyncio.sleep(1)
+            status = fresh.router.status()
+            assert not status.is_ready
+            assert "no majority of the voters has certified this state" in status.reasons[0]
+        await fresh.router.wait_ready(30)
+
+
+async def _refuse(*_: object) -> str:
+    raise SynaptoRouteError("not today")
+
+
+async def test_certificate_is_asked_once(tmp_path: Path, valkey_server: Server) -> None:
+    """A node whose state was certified needs no majority after a restart."""
+    async with pinned(tmp_path, valkey_server.url) as found:
+        await found[0].router.aput_route(route("a"))
+        fresh = await found.add("fresh")
+        await fresh.router.wait_ready(30)
+        await fresh.router.stop()
+        for peer in found.all[1:3]:
+            await peer.router.stop()
+        again = await found.add("fresh")
+        await again.router.wait_ready(30)
+
+
+async def test_voters_certify_while_writes_go_on(tmp_path: Path, valkey_server: Server) -> None:
+    """A position in the past has the root that it had then."""
+    async with pinned(tmp_path, valkey_server.url) as found:
+        await filled(found)
+        stopped = asyncio.Event()
+
+        async def write() -> None:
+            number = 0
+            while not stopped.is_set():
+                await found[0].router.aput_route(route(f"w{number % 7}", f"text {number}"))
+                number += 1
+
+        writing = asyncio.create_task(write())
+        try:
+            at = found[1].position
+            for _ in range(3):
+                fresh = await found.add(f"fresh{len(found.all)}")
+                await fresh.router.wait_ready(30)
+                at = found[1].position
+                certificate = await fresh.follower.certificates.gather(at)
+                claims = [
+                    read_content(fresh.follower.session.log.verifier, each)
+                    for each in certificate.statements
+                ]
+                assert {each.root for each in claims} == {certificate.root}
+        finally:
+            stopped.set()
+            await writing
+        await found.judge()
