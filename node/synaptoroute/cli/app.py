@@ -22,6 +22,7 @@ from synaptoroute.cli.commands import (
     up,
 )
 from synaptoroute.cli.exit_codes import ExitCode, exit_code_of, one_line
+from synaptoroute.cli.options import CommandGroup
 from synaptoroute.cli.terminal import note
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.version import __version__
@@ -55,7 +56,7 @@ class RootGroup(TyperGroup):
             raise typer.Exit(ExitCode.DONE) from None
 
 
-app = typer.Typer(
+app = CommandGroup(
     name="synaptoroute",
     cls=RootGroup,
     help="Route texts to named routes, and operate the nodes that do it.",
@@ -87,7 +88,7 @@ def root(
 
 
 def _group(name: str, about: str, parent: typer.Typer = app) -> typer.Typer:
-    group = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
+    group = CommandGroup(help=about, no_args_is_help=True, rich_markup_mode=None)
     parent.add_typer(group, name=name)
     return group
 

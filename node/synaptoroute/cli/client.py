@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 import sys
 import time
 import uuid
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from synaptoroute.cli.exit_codes import BadUsage, NodeRefused, NodeUnreachable
+from synaptoroute.cli.options import tls_context
 from synaptoroute.forks import guard
 from synaptoroute.version import __version__
 
@@ -50,7 +52,9 @@ def load_httpx() -> None:
 class NodeClient:
     """HTTP client of one node; used on one thread."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self, url: str, api_key: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadUsage(f"the address must start with http:// or https://, got {url!r}")
         load_httpx()
@@ -65,6 +69,9 @@ class NodeClient:
                 base_url=self.url,
                 headers=headers,
                 timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+                verify=tls or tls_context() or True,
+                # A redirect would take the API key to another place.
+                follow_redirects=False,
             )
         except (httpx.InvalidURL, UnicodeError) as error:
             raise BadUsage(f"invalid address: {url!r} ({error})") from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ class LocalCluster:
         settings: Additional settings of every node, by field name.
         redis_url: An existing Redis or Valkey server; None starts a private one.
         coordinator_port: TCP port of the coordinator; None starts none.
+        has_tls: Whether nodes and coordinator speak TLS, with certificates of an authority
+            in the folder ``tls``, and know each other by them.
     """
 
     count: int
@@ -48,17 +51,30 @@ class LocalCluster:
     redis_url: str | None = None
     namespace: str = "local"
     coordinator_port: int | None = None
+    has_tls: bool = False
+    tls: ssl.SSLContext | None = field(default=None, init=False, repr=False)
     nodes: list[NodeProcess] = field(default_factory=list, init=False)
     server: PrivateServer | None = field(default=None, init=False)
     coordinator: NodeProcess | None = field(default=None, init=False)
 
     @property
     def front_url(self) -> str:
-        return f"http://{LOOPBACK}:{self.front_port}"
+        return f"{self._scheme}://{LOOPBACK}:{self.front_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """Certificate of the authority, with which clients verify the nodes."""
+        return self.folder / "tls" / "ca.crt"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.has_tls else "http"
 
     def start(self) -> None:
         """Start the server, then all nodes."""
         make_private_folder(self.folder)
+        if self.has_tls:
+            self._make_certificates()
         if self.redis_url is None:
             self.server = PrivateServer(self.folder / "valkey")
             self.server.start()
@@ -68,6 +84,25 @@ class LocalCluster:
         if self.coordinator_port is not None:
             self.coordinator = self._coordinator(self.coordinator_port)
             self.coordinator.start()
+
+    def _make_certificates(self) -> None:
+        from synaptoroute.cli.authority import Authority
+        from synaptoroute.web.tls import TlsFiles, client_context
+
+        folder = self.ca_file.parent
+        make_private_folder(folder)
+        cert, key = Authority.open(folder).issue(folder, ("localhost", LOOPBACK))
+        self.tls = client_context(TlsFiles(cert, key, self.ca_file))
+
+    def _tls_settings(self) -> dict[str, str]:
+        if not self.has_tls:
+            return {}
+        folder = self.ca_file.parent
+        return {
+            "tls_cert": str(folder / "tls.crt"),
+            "tls_key": str(folder / "tls.key"),
+            "tls_client_ca": str(self.ca_file),
+        }
 
     @property
     def _server_url(self) -> str:
@@ -83,12 +118,14 @@ class LocalCluster:
             "peer_secret_file": str(self._secret_file()),
             "folder": str(self.folder / "coordinator"),
             "backup_folder": str(self.folder / "backups"),
+            **self._tls_settings(),
         }
         return NodeProcess(
             port=port,
             settings={f"coordinator_{name}": value for name, value in settings.items()},
             log_file=self.folder / "coordinator.log",
             arguments=("--exec", sys.executable, "-m", "synaptoroute_coordinator", "serve"),
+            tls=self.tls,
         )
 
     def _node(self, index: int) -> NodeProcess:
@@ -101,12 +138,14 @@ class LocalCluster:
                 "redis_url": self._server_url,
                 "namespace": self.namespace,
                 "bootstrap_expect": str(self.count),
-                "advertise_url": f"http://{LOOPBACK}:{port}",
+                "advertise_url": f"{self._scheme}://{LOOPBACK}:{port}",
                 "peer_secret_file": str(self._secret_file()),
                 "front_port": str(self.front_port),
+                **self._tls_settings(),
                 **self.settings,
             },
             log_file=self.folder / f"node-{index}.log",
+            tls=self.tls,
         )
 
     def _secret_file(self) -> Path:

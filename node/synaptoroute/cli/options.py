@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import ssl
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from synaptoroute.cli.exit_codes import FileRejected
 
@@ -19,6 +23,28 @@ ApiKey = Annotated[
         envvar="SYNAPTOROUTE_API_KEY",
         show_default=False,
         help="API key of the node; the variable keeps it out of the process list.",
+    ),
+]
+_PEM_FILE: Final[dict[str, Any]] = {"exists": True, "dir_okay": False, "show_default": False}
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", envvar="SYNAPTOROUTE_CA", help="Authorities of the node's certificate.", **_PEM_FILE
+    ),
+]
+ClientCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-cert", envvar="SYNAPTOROUTE_CLIENT_CERT", help="Client certificate.", **_PEM_FILE
+    ),
+]
+ClientKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-key",
+        envvar="SYNAPTOROUTE_CLIENT_KEY",
+        help="Key of the client certificate.",
+        **_PEM_FILE,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -67,3 +93,59 @@ def read_bytes(path: Path, bytes_max: int) -> bytes:
     if len(body) > bytes_max:
         raise FileRejected(f"{path} has more than {bytes_max} bytes")
     return body
+
+
+# --- TLS -------------------------------------------------------------------------------
+
+_TLS_FILES: Final = "synaptoroute.tls_files"
+_TLS_OPTIONS: Final = ("ca", "client_cert", "client_key")
+
+
+class NodeCommand(TyperCommand):
+    """A command; one that talks to a node takes the files of TLS beside its own options."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        names = {param.name for param in self.params}
+        if "url" in names and "ca" not in names:
+            self.params = [*self.params, *_tls_parameters()]
+        return super().get_params(ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Keep the files for ``tls_context``, so that no command has to pass them on."""
+        ctx.meta[_TLS_FILES] = tuple(ctx.params.pop(name, None) for name in _TLS_OPTIONS)
+        return super().invoke(ctx)
+
+
+class CommandGroup(typer.Typer):
+    """Commands, each a ``NodeCommand`` unless it names its class."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        return super().command(name, **{"cls": NodeCommand, **options})
+
+
+def _tls_parameters() -> list[Any]:
+    def files(ca: Ca = None, client_cert: ClientCert = None, client_key: ClientKey = None) -> None:
+        """Carries the options; never called."""
+
+    # Annotations are texts in this module; typer looks them up in it.
+    files.__signature__ = inspect.signature(files, eval_str=True)  # type: ignore[attr-defined]
+    carrier = typer.Typer(add_completion=False)
+    carrier.command()(files)
+    return [option for option in typer.main.get_command(carrier).params if option.name != "help"]
+
+
+def tls_context() -> ssl.SSLContext | None:
+    """TLS of the running command's requests; None for the defaults of the HTTP library.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+    context = click.get_current_context(silent=True)
+    found = None if context is None else context.meta.get(_TLS_FILES)
+    if found is None or not any(found):
+        return None
+    from synaptoroute.web.tls import TlsFiles, client_tls
+
+    ca, cert, key = found
+    tls = client_tls(TlsFiles(cert, key, ca))
+    return None if tls is None else tls.context

@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 from synaptoroute.cli.exit_codes import NodeUnreachable
 from synaptoroute.cli.terminal import note
@@ -34,6 +35,10 @@ LOOPBACK: Final = "127.0.0.1"
 
 # No proxy: the variable http_proxy must not redirect requests to the loopback.
 _open = build_opener(ProxyHandler({})).open
+
+
+def _opener(tls: ssl.SSLContext) -> Callable[..., Any]:
+    return build_opener(ProxyHandler({}), HTTPSHandler(context=tls)).open
 
 
 def free_port() -> int:
@@ -76,18 +81,20 @@ class NodeProcess:
         settings: Settings of the node by field name, besides host and port.
         log_file: File that its output is appended to.
         arguments: Arguments after ``python -m synaptoroute.cli.child PID``.
+        tls: TLS of requests to the node; None if it speaks plain HTTP.
     """
 
     port: int
     settings: Mapping[str, str]
     log_file: Path
     arguments: Sequence[str] = ("serve",)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _is_terminated: bool = field(default=False, repr=False)
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -134,7 +141,8 @@ class NodeProcess:
     def is_ready(self) -> bool:
         """Whether the node reports that it is ready."""
         try:
-            with _open(f"{self.url}/readyz", timeout=2) as answer:
+            opener = _open if self.tls is None else _opener(self.tls)
+            with opener(f"{self.url}/readyz", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False

@@ -35,6 +35,7 @@ from synaptoroute.cli.options import (
     Model,
     RoutesFile,
     Url,
+    tls_context,
 )
 from synaptoroute.cli.query_backend import open_empty_router, read_labelled
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
@@ -254,7 +255,11 @@ async def connect_node(
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS, pool=None)
     async with httpx.AsyncClient(
-        base_url=url.rstrip("/"), headers=headers, limits=limits, timeout=timeout
+        base_url=url.rstrip("/"),
+        headers=headers,
+        limits=limits,
+        timeout=timeout,
+        verify=tls_context() or True,
     ) as client:
 
         async def ask(text: str) -> str | None:

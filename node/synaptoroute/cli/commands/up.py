@@ -54,6 +54,9 @@ def up(
     coordinator: Annotated[
         bool, typer.Option(help="Start a coordinator with its dashboard, too.")
     ] = True,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak HTTPS, with an authority made in the folder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Start a cluster on this machine, write through one node, and compare all nodes.
@@ -72,6 +75,7 @@ def up(
         redis_url=redis_url,
         namespace=namespace,
         coordinator_port=choose_port(None, COORDINATOR_PORT) if coordinator and not once else None,
+        has_tls=tls,
     )
     with StopSignal():
         try:
@@ -96,7 +100,7 @@ def _load_routes(cluster: LocalCluster, routes: Path) -> None:
     """Import the initial routes into a cluster without routes."""
     from synaptoroute.cli.route_files import ndjson_line, read_route_file
 
-    with NodeClient(cluster.nodes[0].url) as client:
+    with NodeClient(cluster.nodes[0].url, tls=cluster.tls) as client:
         if next(client.routes(), None) is None:
             lines = [ndjson_line(route) for route in read_route_file(routes).routes]
             client.upload("/v1/import", b"".join(lines), "application/x-ndjson")
@@ -105,9 +109,10 @@ def _load_routes(cluster: LocalCluster, routes: Path) -> None:
 def _serve(cluster: LocalCluster) -> None:
     """Wait for Ctrl-C, or for a node to exit."""
     url = cluster.front_url
-    print_line(f"query     curl -s {url}/v1/query -H 'Content-Type: application/json' \\")
+    curl = f"curl -s --cacert {cluster.ca_file}" if cluster.has_tls else "curl -s"
+    print_line(f"query     {curl} {url}/v1/query -H 'Content-Type: application/json' \\")
     print_line("""            -d '{"text": "Where is my order?", "explain": true}'""")
-    print_line(f"cluster   curl -s {url}/v1/cluster")
+    print_line(f"cluster   {curl} {url}/v1/cluster")
     print_line(f"api       {url}/v1/openapi.json")
     if cluster.coordinator is not None:
         print_line(f"dashboard {cluster.coordinator.url}  log {cluster.coordinator.log_file}")
@@ -166,7 +171,7 @@ class SmokeCheck:
 
 def run_check(cluster: LocalCluster) -> SmokeCheck:
     """Write through one node, then compare all nodes."""
-    clients = [NodeClient(node.url) for node in cluster.nodes]
+    clients = [NodeClient(node.url, tls=cluster.tls) for node in cluster.nodes]
     try:
         clients[0].write(
             "PUT",
@@ -177,7 +182,7 @@ def run_check(cluster: LocalCluster) -> SmokeCheck:
         _wait_equal(clients)
         pairs = zip(clients, cluster.nodes, strict=True)
         nodes = tuple(_read_state(client, node.url) for client, node in pairs)
-        with NodeClient(cluster.front_url) as front:
+        with NodeClient(cluster.front_url, tls=cluster.tls) as front:
             front_answer = front.post("/v1/query", {"text": NEW_QUERY})["route"]
     finally:
         for client in clients:
