@@ -29,6 +29,7 @@ from synaptoroute.cluster import RedisLog
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.scripts import Head
+from tls_files import TestTls
 
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -114,6 +115,7 @@ class Cluster:
         network: The proxies.
         settings: Further settings of every node.
         namespace: Name of the log.
+        tls: Certificates of all nodes; None for plain HTTP.
     """
 
     folder: Path
@@ -121,6 +123,7 @@ class Cluster:
     network: Network
     settings: dict[str, str] = field(default_factory=dict)
     namespace: str = "default"
+    tls: TestTls | None = None
     members: list[Member] = field(default_factory=list)
     history: History = field(default_factory=History)
     _made: int = 0
@@ -139,6 +142,8 @@ class Cluster:
         self._made += 1
         port = free_port()
         proxy = self.network.proxy(self.server.port)
+        context = None if self.tls is None else self.tls.client(with_certificate=True)
+        scheme = "http" if self.tls is None else "https"
         process = NodeProcess(
             port=port,
             settings={
@@ -148,15 +153,22 @@ class Cluster:
                 "redis_url": proxy.url,
                 "namespace": self.namespace,
                 "bootstrap_expect": str(expect),
-                "advertise_url": f"http://127.0.0.1:{port}",
+                "advertise_url": f"{scheme}://127.0.0.1:{port}",
+                **({} if self.tls is None else self.tls.settings()),
                 "lanes": "1",
                 "log_format": "json",
                 **self.settings,
                 **settings,
             },
             log_file=self.folder / f"{name}.log",
+            tls=context,
         )
-        client = httpx.Client(base_url=process.url, timeout=REQUEST_SECONDS, trust_env=False)
+        client = httpx.Client(
+            base_url=process.url,
+            timeout=REQUEST_SECONDS,
+            trust_env=False,
+            verify=context or True,
+        )
         member = Member(name, process, Path(process.settings["database"]), client, proxy)
         self.members.append(member)
         return member
@@ -384,12 +396,18 @@ def _too_late(fact: Callable[[], ResultT | None]) -> ResultT:
 
 @contextmanager
 def cluster_on(
-    folder: Path, server: Server, count: int = 3, *, namespace: str = "default", **settings: str
+    folder: Path,
+    server: Server,
+    count: int = 3,
+    *,
+    namespace: str = "default",
+    tls: TestTls | None = None,
+    **settings: str,
 ) -> Iterator[Cluster]:
     """A cluster that has started, ended with the block."""
     folder.mkdir(parents=True, exist_ok=True)
     network = Network()
-    cluster = Cluster(folder, server, network, settings, namespace)
+    cluster = Cluster(folder, server, network, settings, namespace, tls)
     try:
         yield cluster.start(count) if count else cluster
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from servers import free_port
+from tls_files import TestTls
 
 # `python -m synaptoroute.server`, with packages that seem not to be installed.
 _PROGRAM = """
@@ -177,18 +178,20 @@ class CoordinatorProcess:
         folder: Its record, its backups and its log.
         redis_url: The sequencer.
         settings: More settings, by the names of ``CoordinatorConfig``.
+        tls: Certificates that it serves with; None for plain HTTP.
     """
 
     folder: Path
     redis_url: str
     settings: dict[str, str] = field(default_factory=dict)
     port: int = 0
+    tls: TestTls | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
         """URL of the process."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -206,6 +209,7 @@ class CoordinatorProcess:
             "redis_url": self.redis_url,
             "folder": str(self.folder / "record"),
             "log_format": "json",
+            **(self.tls.settings() if self.tls else {}),
             **self.settings,
         }
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SYNAPTOROUTE_")}
@@ -223,7 +227,8 @@ class CoordinatorProcess:
 
     def http(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send one request."""
-        with httpx.Client(trust_env=False, timeout=20.0) as client:
+        verify = self.tls.client(with_certificate=True) if self.tls else True
+        with httpx.Client(trust_env=False, timeout=20.0, verify=verify) as client:
             return client.request(method, self.url + path, **options)
 
     def cluster(self) -> dict[str, Any]:

@@ -78,14 +78,18 @@ class FleetClient:
             async with self._slots:
                 answer = await self._client.get(f"{url}/metrics", timeout=SCRAPE_SECONDS)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if self._tls is not None:
-                self._tls.report(url, error)
+            self._report(url, error)
             return node, None, None
         if answer.status_code != 200:
             return node, None, None
         sample = parse_sample(answer.text, time.monotonic())
         name = answer.headers.get("sr-node", "")
         return node, sample, telemetry_of(name, self._samples.get(node), sample)
+
+    def _report(self, url: str, error: Exception) -> None:
+        if self._tls is not None:
+            is_closed = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+            self._tls.report(url, error, is_closed=is_closed)
 
     async def ask(
         self,
@@ -118,8 +122,7 @@ class FleetClient:
                 shown = {name.lower(): value for name, value in answer.headers.items()}
                 return NodeResponse(answer.status_code, shown, bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if self._tls is not None:
-                self._tls.report(url, error)
+            self._report(url, error)
             # Without a connection nothing was sent; otherwise a write may still be applied.
             is_sent = not isinstance(error, _NOT_SENT)
             raise ClusterError(

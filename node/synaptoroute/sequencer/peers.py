@@ -327,7 +327,8 @@ class _Response:
             response = await self._context.__aenter__()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if self._tls is not None:
-                self._tls.report(self._url.partition("?")[0], error)
+                is_closed = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+                self._tls.report(self._url.partition("?")[0], error, is_closed=is_closed)
             kind = PeerDown if _is_refused(error) else ClusterError
             raise kind(f"a peer does not answer: {error!r}") from error
         if response.status_code != 200:

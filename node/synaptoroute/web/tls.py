@@ -166,12 +166,20 @@ class ClientTls(Certificates):
         self.http_context = _NewestContext(self)
         self._reported_at: dict[str, float] = {}
 
-    def report(self, url: str, error: BaseException) -> None:
-        """Log that a server was refused, or refused this client, if TLS is the reason.
+    def report(self, url: str, error: BaseException, *, is_closed: bool) -> None:
+        """Log that a server was refused, or may have refused this client.
 
         One line a minute for each address: callers try again and again.
+
+        Args:
+            url: Address of the server.
+            error: Why a request failed.
+            is_closed: Whether the server closed the connection without an answer, which is
+                how it refuses a client certificate.
         """
         reason = tls_reason(error)
+        if not reason and is_closed and self._files.cert is not None:
+            reason = "it closed the connection; its log says whether it refuses the certificate"
         now = time.monotonic()
         if reason and now - self._reported_at.get(url, -REPORT_SECONDS) >= REPORT_SECONDS:
             if len(self._reported_at) >= REPORTED_MAX:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -183,6 +184,14 @@ def test_every_command_has_a_json_option() -> None:
     assert without == {"serve", "routes export"}
 
 
+def test_commands_that_talk_to_a_node_take_the_files_of_tls() -> None:
+    for name, command in commands():
+        params = command.get_params(click.Context(command))
+        options = {option for param in params for option in param.opts}
+        files = options & {"--ca", "--client-cert", "--client-key"}
+        assert len(files) == (3 if "--url" in options else 0), name
+
+
 def test_every_command_is_documented_with_an_example() -> None:
     """docs/cli.md has a section and an example for every command, and for no other."""
     text = DOCUMENT.read_text(encoding="utf-8")
@@ -202,6 +211,7 @@ def test_every_option_is_documented() -> None:
         re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
     )
     shared = {"--url", "--api-key", "--json", "--help", "--model", "--precision", "--backend"}
+    shared |= {"--ca", "--client-cert", "--client-key"}
     for name, command in commands():
         options = {
             option
