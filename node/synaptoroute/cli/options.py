@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import ssl
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -97,7 +97,9 @@ def read_bytes(path: Path, bytes_max: int) -> bytes:
 
 # --- TLS -------------------------------------------------------------------------------
 
-_TLS_FILES: Final = "synaptoroute.tls_files"
+TlsPaths = tuple[Path | None, ...]
+# Set once a command, by the command that runs in this context.
+_tls_files: ContextVar[TlsPaths] = ContextVar("tls_files", default=())
 _TLS_OPTIONS: Final = ("ca", "client_cert", "client_key")
 
 
@@ -112,8 +114,11 @@ class NodeCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Keep the files for ``tls_context``, so that no command has to pass them on."""
-        ctx.meta[_TLS_FILES] = tuple(ctx.params.pop(name, None) for name in _TLS_OPTIONS)
-        return super().invoke(ctx)
+        token = _tls_files.set(tuple(ctx.params.pop(name, None) for name in _TLS_OPTIONS))
+        try:
+            return super().invoke(ctx)
+        finally:
+            _tls_files.reset(token)
 
 
 class CommandGroup(typer.Typer):
@@ -140,9 +145,7 @@ def tls_context() -> ssl.SSLContext | None:
     Raises:
         ConfigError: A file cannot be used.
     """
-    context = click.get_current_context(silent=True)
-    found = None if context is None else context.meta.get(_TLS_FILES)
-    if found is None or not any(found):
+    if not any(found := _tls_files.get()):
         return None
     from synaptoroute.web.tls import TlsFiles, client_tls
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -186,7 +185,7 @@ def test_every_command_has_a_json_option() -> None:
 
 def test_commands_that_talk_to_a_node_take_the_files_of_tls() -> None:
     for name, command in commands():
-        params = command.get_params(click.Context(command))
+        params = command.get_params(typer.Context(command))
         options = {option for param in params for option in param.opts}
         files = options & {"--ca", "--client-cert", "--client-key"}
         assert len(files) == (3 if "--url" in options else 0), name
