@@ -76,6 +76,19 @@ def test_import_list_and_show_agree_with_the_file(run: Run) -> None:
     assert shown["utterances"][0] in run("routes", "show", "refunds").stdout
 
 
+def test_history_shows_each_change_of_a_route(run: Run) -> None:
+    """Newest first; a node without keys knows no authors."""
+    run("routes", "rm", "refunds")
+    shown = output(run("history", "refunds", "--json"))["entries"]
+    newest = output(run("history", "--limit", "1", "--json"))
+
+    assert ["delete_route", "import_commit"] == [each["action"] for each in shown][:2]
+    assert {None} == {each["author"] for each in shown}
+    assert [shown[0]] == newest["entries"]
+    assert newest["next_before"] is not None
+    assert "delete_route" in run("history", "refunds").stdout
+
+
 def test_put_query_and_delete(run: Run) -> None:
     """A route that was put matches, with its payload; a removed one does not."""
     run("routes", "put", "moon", "-u", "How far is the moon?", "-u", "Distance to the moon",

@@ -123,6 +123,7 @@ _model.command("prepare")(model.prepare)
 _model.command("migrate")(model.migrate)
 
 app.command("status")(cluster.status)
+app.command("history")(cluster.history)
 app.command("doctor")(doctor.doctor)
 app.command("restore")(cluster.restore)
 

@@ -343,6 +343,7 @@ _KINDS: Final[tuple[_Kind, ...]] = (
 # so longer ones have the kind 23, which such a release does not understand at all.
 KIND_BY_TYPE: Final[dict[type[Mutation], int]] = {kind[1]: kind[0] for kind in _KINDS}
 WRITERS: Final[dict[int, _Writer]] = {kind[0]: kind[2] for kind in _KINDS}
+_TYPE_BY_KIND: Final[dict[int, type[Mutation]]] = {kind[0]: kind[1] for kind in _KINDS}
 READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
 
 
@@ -433,6 +434,23 @@ def decode_proposal(frame: bytes) -> Proposal:
     if not is_canonical:
         raise CodecError("a valid frame whose fields are not written canonically")
     return proposal
+
+
+def describe_frame(frame: bytes) -> tuple[type[Mutation], Fields]:
+    """Read the kind and the fields of a frame without its vectors, for people.
+
+    Raises:
+        CodecError: It is truncated or altered.
+        UnknownMutation: It is of a kind or level of a later release.
+    """
+    kind, *_, payload = _unpack_frame(frame)
+    try:
+        fields = json.loads(_split_payload(payload)[0].decode())
+    except (RecursionError, ValueError, struct.error) as error:
+        raise CodecError("a valid frame with malformed fields") from error
+    if not isinstance(fields, dict):
+        raise CodecError("a valid frame with malformed fields")
+    return _TYPE_BY_KIND[kind], fields
 
 
 def _level_of(proposal: Proposal, kind: int) -> int:

@@ -33,6 +33,7 @@ from synaptoroute.forks import guard
 from synaptoroute.log import LocalLog, Log
 from synaptoroute.models import (
     CascadeReport,
+    HistoryPage,
     ImportResult,
     LevelOutlook,
     Match,
@@ -50,6 +51,7 @@ from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.diagnostics import Diagnostics
+from synaptoroute.router.history import read_history
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.lifecycle import Lifecycle
 from synaptoroute.router.open_imports import OpenImports
@@ -620,6 +622,18 @@ class AdaptiveRouter:
         return await calibrate_cascade(
             self._engine(), self._cascade, lambda change: writer.write(change, _DEFAULTS)
         )
+
+    async def ahistory(
+        self, route: str | None = None, *, before_seq: int | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """Show who wrote what and when, newest first, as far as this node keeps entries.
+
+        Args:
+            route: Only changes of this route.
+            before_seq: Only entries before this place of the log.
+            limit: 1 to 500.
+        """
+        return await read_history(self._engine().database, route, before_seq, limit)
 
     async def aorphans(self) -> list[OrphanedWrite]:
         """List the writes that recoveries left behind on this node."""

@@ -22,11 +22,13 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.author import AUTHOR
 from synaptoroute.core.change import Outcome
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import (
     OP_ID_BYTES,
     AddUtterances,
+    ImportChunk,
     Keep,
     Mutation,
     Proposal,
@@ -76,6 +78,7 @@ SEPARATOR_BYTES_MAX: Final = 4
 FIELDS_BYTES_MAX: Final = 1_024
 """Bytes of the rest of a frame: its header, names of fields, preconditions."""
 
+AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
 _NOTHING_WRITTEN: Final = frozenset({"disk_full", "read_only"})
 """Reasons of a storage that refused a transaction before it wrote anything."""
 
@@ -123,7 +126,7 @@ class WriteOptions:
         if len(self.request_hash) not in (0, OP_ID_BYTES):
             raise ValueError(f"a request_hash has {OP_ID_BYTES} bytes or none")
 
-    def propose(self, mutation: Mutation) -> Proposal:
+    def propose(self, mutation: Mutation, author: str = "") -> Proposal:
         """Make the proposal of a mutation with these options."""
         return Proposal(
             op_id=self.op_id or os.urandom(OP_ID_BYTES),
@@ -131,6 +134,7 @@ class WriteOptions:
             request_hash=self.request_hash,
             if_match=self.if_match,
             if_none_match=self.if_none_match,
+            author=author,
         )
 
 
@@ -151,6 +155,17 @@ class Writer:
     def is_alone(self) -> bool:
         """Whether no other node writes to the same log."""
         return self._log.is_local
+
+    def _author_of(self, mutation: Mutation) -> str:
+        """The author of a write in the present context; empty if the log cannot name it yet."""
+        author = AUTHOR.get()
+        # The chunks of an import have the author of its first and last entry.
+        if not author or isinstance(mutation, ImportChunk):
+            return ""
+        status = self._engine.replica_status
+        # The first write founds a log of its own at the newest level.
+        is_new = not status.epochs and self._log.is_local
+        return author if is_new or status.level >= AUTHOR_LEVEL else ""
 
     def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
         route = route if is_checked else checked_route(route)
@@ -240,7 +255,7 @@ class Writer:
     async def _send(
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
-        proposal = options.propose(mutation)
+        proposal = options.propose(mutation, self._author_of(mutation))
         check_size(proposal)
         # Registered before the append: the entry may be applied before append() returns.
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
@@ -378,7 +393,7 @@ class Writer:
 
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""
-        proposal = options.propose(mutation)
+        proposal = options.propose(mutation, self._author_of(mutation))
         check_size(proposal)
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         try:

@@ -279,6 +279,31 @@ class SQLiteStorage:
                 found.append(load_log_row(row))
         return found
 
+    def read_log_back(
+        self, before_seq: int | None, *, entries_max: int, bytes_max: int
+    ) -> list[LogRow]:
+        """Read entries for people, newest first.  Any thread.
+
+        Args:
+            before_seq: Only entries before this place; None for the newest.
+            entries_max: At most so many entries.
+            bytes_max: At most so many bytes of frames, but always one entry.
+        """
+        found: list[LogRow] = []
+        size_bytes = 0
+        with self._opened().reading("read the op log") as reader:
+            cursor = reader.execute(
+                "SELECT seq, epoch, op_id, prev_chain, chain, time_us, frame, outcome, digest,"
+                " NULL FROM oplog WHERE seq < ? ORDER BY seq DESC LIMIT ?",
+                ((1 << 62) if before_seq is None else before_seq, entries_max),
+            )
+            for row in cursor:
+                size_bytes += len(row[6])
+                if found and size_bytes > bytes_max:
+                    break
+                found.append(load_log_row(row))
+        return found
+
     def log_floor(self) -> int | None:
         """Seq of the oldest entry of the op log; None if it is empty.  Any thread."""
         with self._opened().reading("read the op log") as reader:

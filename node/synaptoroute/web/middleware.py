@@ -24,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from synaptoroute.author import AUTHOR
 from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
 from synaptoroute.web.http_parser import Address, Header
@@ -91,6 +92,11 @@ class RequestContext:
     def instance(self) -> str:
         """Name of this one occurrence of a problem."""
         return f"urn:synaptoroute:request:{self.request_id}"
+
+    @property
+    def author(self) -> str:
+        """Author of what the request writes; empty without a key."""
+        return "" if self.key is None else self.key.name
 
     @property
     def key_name(self) -> str | None:
@@ -226,6 +232,7 @@ class Middleware:
         policy.started()
         try:
             policy.authorize(scope["method"], scope["path"], headers, context)
+            AUTHOR.set(context.author)
             if policy.body_bytes_max is not None:
                 receive_bounded = _bounded(receive, policy.body_bytes_max)
             await self._app(scope, receive_in_force, send_with_headers)

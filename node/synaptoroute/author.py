@@ -1,0 +1,14 @@
+"""Author of the writes of the running request: the name of its API key.
+
+A server sets it once it knows who asks, before anything is written.  Every write takes it from
+here, so that no way of writing can forget it; a client cannot set it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Final
+
+AUTHOR_CHARACTERS_MAX: Final = 193
+AUTHOR: Final[ContextVar[str]] = ContextVar("synaptoroute_author", default="")
+"""Name of the author in the present context; empty for a client without a key."""
