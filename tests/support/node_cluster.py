@@ -363,7 +363,8 @@ class Cluster:
                 break
             assert time.monotonic() < deadline, views
         logs = {each.name: op_log_of(each.database) for each in members}
-        assert [] == violations(self.history, logs, views)
+        found = violations(self.history, logs, views)
+        assert [] == found, found
 
     @staticmethod
     def _view(member: Member) -> dict[str, object]:

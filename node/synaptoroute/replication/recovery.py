@@ -57,6 +57,7 @@ STUCK_DOUBLINGS_MAX: Final = 4
 AVAILABLE_SECONDS: Final = 10.0  # How long ``recovery=available`` waits for a majority
 CHECK_INTERVAL_SECONDS: Final = 5.0
 FORGERY_INTERVAL_SECONDS: Final = 2.0
+FORGERY_PATIENCE_HEARTBEATS: Final = 1.5
 READ_ENTRIES: Final = 512
 READ_BYTES: Final = 4_194_304
 REFILL_BYTES_MAX: Final = 67_108_864
@@ -359,23 +360,38 @@ class Recovery:
                 return
             if session.node_id not in state.voters:
                 return
-            nodes = await session.log.presence.nodes()
-            beyond = {
-                seen.report.node_id
-                for seen in nodes
-                if seen.is_live
-                and (seen.report.epoch, seen.report.seq) > (position.epoch, position.seq)
-            }
-            # Others applied the entry, so it is this node that cannot verify it: it may lack a
-            # key of the ring.  One misconfigured node must not close the log for all.
-            if is_majority(beyond, state.voters):
-                self.detail = "other voters hold the entry: this node may lack a key"
+            agreeing = await self._at_or_before(position)
+            # A majority must be seen to lack the entry, too.  If others applied it, or if this
+            # node cannot verify their rows either, it is this node that may lack a key of the
+            # ring, and one misconfigured node must not close the log for all.
+            if not is_majority(agreeing, state.voters):
+                self.detail = (
+                    "a majority does not agree that the log is forged: a key may be missing here"
+                )
                 return
             _log.error("the log is forged after %s: it is recovered", position.revision)
             if await self._begin(Cause.DAMAGED, head, state):
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the forged log could not be recovered: %s", error)
+
+    async def _at_or_before(self, position: Position) -> set[str]:
+        """Nodes that report a place at or before a position after two heartbeats from now."""
+        presence = self._session.log.presence
+        before = {seen.report.node_id: seen.report for seen in await presence.nodes()}
+        # Rows that were written before the suspicion say nothing about the entry.
+        waited_seconds = FORGERY_PATIENCE_HEARTBEATS * self._session.heartbeat_seconds
+        await asyncio.sleep(waited_seconds)
+        found = {self._session.node_id}
+        for seen in await presence.nodes():
+            row, old = seen.report, before.get(seen.report.node_id)
+            # A row that is not signed, of a release before, has no counter.
+            is_new = seen.age_ms < waited_seconds * 1_000 and (
+                old is None or not row.counter or (row.boot, row.counter) != (old.boot, old.counter)
+            )
+            if is_new and row.position.revision <= position.revision:
+                found.add(row.node_id)
+        return found
 
     async def outlook(self) -> Decision | MissingReports | None:
         """Show what forcing the recovery would keep and risk; None if the log is open."""

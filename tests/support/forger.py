@@ -1,0 +1,85 @@
+"""A hostile client of Redis: it has the rights of the documented ACL and no secret.
+
+It writes what a server could show to nodes: forged entries, genuine entries once more, heads
+that claim what is not there, rows and reports of nodes that do not exist.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import redis
+
+from synaptoroute.core.codec import digest_of, encode_proposal, header_of
+from synaptoroute.core.digest import next_chain
+from synaptoroute.core.mutation import DeleteRoute, Mutation, Proposal
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.wire import SigningKeys
+
+SOCKET_SECONDS = 5.0
+
+
+class Forger:
+    """Writes to the keys of one namespace."""
+
+    def __init__(self, url: str, namespace: str = "default") -> None:
+        self.keys = Keys(namespace)
+        self.redis: Any = redis.Redis.from_url(url, socket_timeout=SOCKET_SECONDS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.redis.close()
+
+    def meta(self) -> dict[str, str]:
+        """Return the header of the log."""
+        return {k.decode(): v.decode() for k, v in self.redis.hgetall(self.keys.meta).items()}
+
+    def append(self, body: bytes, frame: bytes) -> int:
+        """Append an entry with a chain that fits, and publish it; return its seq."""
+        meta = self.meta()
+        epoch, seq = int(meta["epoch"]), int(meta["seq"]) + 1
+        chain = next_chain(meta["chain"], epoch, seq, digest_of(frame))
+        size_bytes = int(meta["bytes"]) + len(body)
+        fields = {"t": 1, "p": meta["chain"], "c": chain, "b": size_bytes, "f": body}
+        self.redis.xadd(self.keys.log(epoch), fields, id=f"{epoch}-{seq}")
+        self.redis.hset(self.keys.meta, mapping={"seq": seq, "chain": chain, "bytes": size_bytes})
+        line = f"SR1 E {epoch} {seq} {meta['chain']} {chain} 1 {len(body)}\n"
+        self.redis.publish(self.keys.bus, line.encode() + body)
+        return seq
+
+    def forge(self, mutation: Mutation, secret: bytes | None = None) -> int:
+        """Append an entry without a seal, or with one of another secret."""
+        frame = encode_proposal(Proposal(os.urandom(16), mutation))
+        keys = SigningKeys(self.keys.namespace, {"k1": secret} if secret else None)
+        return self.append(keys.seal(frame), frame)
+
+    def bodies(self) -> list[bytes]:
+        """Return the entries that the log holds, as they were sealed."""
+        epoch = int(self.meta()["epoch"])
+        return [fields[b"f"] for _, fields in self.redis.xrange(self.keys.log(epoch))]
+
+    def replay(self, body: bytes) -> int:
+        """Append a genuine entry once more, with its genuine seal."""
+        frame = SigningKeys(self.keys.namespace).open(body).frame
+        return self.append(body, frame)
+
+    def claim_trimmed(self) -> None:
+        """Claim that the log had an entry which was trimmed, as attack A2 does."""
+        meta = self.meta()
+        frame = encode_proposal(Proposal(os.urandom(16), DeleteRoute("kept")))
+        epoch, seq = int(meta["epoch"]), int(meta["seq"]) + 1
+        chain = next_chain(meta["chain"], epoch, seq, digest_of(frame))
+        self.redis.delete(self.keys.log(epoch))
+        mapping = {"seq": seq, "chain": chain, "floor": seq + 1, "floor_chain": chain}
+        self.redis.hset(self.keys.meta, mapping=mapping)
+
+    def announce(self, mutation: Mutation) -> None:
+        """Publish an entry that is not in the log."""
+        meta = self.meta()
+        epoch, seq = int(meta["epoch"]), int(meta["seq"]) + 1
+        frame = encode_proposal(Proposal(os.urandom(16), mutation))
+        chain = next_chain(meta["chain"], epoch, seq, digest_of(frame))
+        for kind, body in (("E", frame), ("P", header_of(frame))):
+            line = f"SR1 {kind} {epoch} {seq} {meta['chain']} {chain} 1 {len(body)}\n"
+            self.redis.publish(self.keys.bus, line.encode() + body)
