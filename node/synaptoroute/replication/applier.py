@@ -90,7 +90,8 @@ class Applier:
     ) -> None:
         self.replica = replica
         self.storage = storage
-        self.storage_state = "ok"  # ``ok``, or why the last commit failed
+        # ``ok``, or why the last commit failed
+        self.storage_state = "disk_full" if storage.is_read_only else "ok"
         self.commit_count = 0
         self.is_applying = False
         self.content_roots = ContentRoots()

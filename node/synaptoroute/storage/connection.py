@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -29,6 +30,7 @@ PAGE_BYTES: Final = 16_384
 WAL_AUTOCHECKPOINT_PAGES: Final = 1_000
 WAL_KEPT_BYTES: Final = 67_108_864
 BUSY_SECONDS: Final = 5.0
+PROBE_BYTES: Final = 65_536  # More than the index of a write-ahead log needs
 EXCLUSIVE_SECONDS_MAX: Final = 30.0
 
 _PRIMARY_CODE_MASK: Final = 0xFF
@@ -165,6 +167,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def has_room(folder: Path) -> bool:
+    """Whether a file of some size can be written to a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\xff" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return _reason_of(error) != "disk_full"
+    return True
+
+
 def sibling(path: Path, suffix: str) -> Path:
     """A file beside the database, such as its WAL."""
     return path.with_name(path.name + suffix)
@@ -198,7 +212,7 @@ def _reason_of(error: sqlite3.Error | OSError) -> str:
             return "io" if code is None else _REASONS.get(code & _PRIMARY_CODE_MASK, "io")
         case PermissionError():
             return "permission"
-        case OSError(errno=errno.ENOSPC):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return "disk_full"
         case OSError(errno=errno.EROFS):
             return "read_only"

@@ -29,6 +29,7 @@ from synaptoroute.storage.connection import (
     Synchronous,
     connect_reader,
     connect_writer,
+    has_room,
     roll_back_journal,
     sibling,
     transaction,
@@ -128,6 +129,8 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 NODE_ID: Final = "node_id"
+READERS_END_SECONDS: Final = 2.0
+_ERRORS_OF_A_FULL_DISK: Final = frozenset({"disk_full", "io", "permission"})
 NEXT_FINGERPRINT: Final = "next_fingerprint"
 """Fact of the node: the encoder whose vectors wait in ``slot_next``."""
 NEXT_DIM: Final = "next_dim"
@@ -147,6 +150,8 @@ class Database:
         log: LogWindow,
         meta: Meta,
         facts: dict[str, str],
+        *,
+        is_read_only: bool = False,  # The disk was too full to open the file for writing
     ) -> None:
         self.path = path
         self.meta = meta  # What is durable.  Any thread.
@@ -160,7 +165,9 @@ class Database:
         # The sizes of the op log are read with the first commit, not at boot.
         self._log.unload()
         self._writer: sqlite3.Connection | None = None
-        self._connect()
+        self.is_read_only = is_read_only  # Becomes false by itself when a write finds room
+        if not is_read_only:
+            self._connect()
 
     def _connect(self) -> None:
         with translated(f"open {self.path.name} for writing"):
@@ -168,14 +175,28 @@ class Database:
 
     @property
     def is_open(self) -> bool:
-        return self._writer is not None
+        return self._writer is not None or self.is_read_only
 
     @property
     def writer(self) -> sqlite3.Connection:
         """The connection that writes; for the writing thread only."""
+        if self.is_read_only:
+            self._connect_when_there_is_room()
         if self._writer is None:
             raise StorageUnavailable("the storage is closed", reason="closed")
         return self._writer
+
+    def _connect_when_there_is_room(self) -> None:
+        # Readers took the file for immutable: none may be left when the first page changes.
+        with self.lock.exclusive(READERS_END_SECONDS) as is_free:
+            if not is_free or not has_room(self.path.parent):
+                raise StorageUnavailable(
+                    "the disk is full, so the database is read only",
+                    retry_after_seconds=5.0,
+                    reason="disk_full",
+                )
+            self._connect()
+            self.is_read_only = False
 
     def writable(self) -> sqlite3.Connection:
         """The connection that writes, if the file may be written to."""
@@ -186,7 +207,11 @@ class Database:
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
         """Run one read transaction on a connection of its own.  Any thread."""
-        with self.lock.shared(), translated(doing), closing(connect_reader(self.path)) as reader:
+        with (
+            self.lock.shared(),
+            translated(doing),
+            closing(connect_reader(self.path, immutable=self.is_read_only)) as reader,
+        ):
             reader.execute("BEGIN")
             yield reader
 
@@ -244,11 +269,67 @@ class Database:
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
+        self.is_read_only = False
         if writer is not None:
             writer.close()
 
 
 def open_database(
+    path: Path,
+    synchronous: Synchronous,
+    log: LogWindow,
+    encoder: tuple[str, int] | None,
+    standby_encoders: StandbyEncoders,
+) -> tuple[Database, Stored]:
+    """Open the file for writing, or read only if the disk is full; see ``_open_writable``."""
+    try:
+        return _open_writable(path, synchronous, log, encoder, standby_encoders)
+    except StorageUnavailable as error:
+        # SQLite calls a full disk an I/O error where it makes the index of its log.
+        if error.fields.get("reason") not in _ERRORS_OF_A_FULL_DISK or has_room(path.parent):
+            raise
+        if not is_present(path) or not _is_self_contained(path):
+            raise
+    return _open_read_only(path, synchronous, log, encoder, standby_encoders)
+
+
+def _is_self_contained(path: Path) -> bool:
+    """Whether the file alone holds everything, as a clean stop leaves it."""
+    logs = (sibling(path, "-wal"), sibling(path, "-journal"))
+    return not any(log.exists() and log.stat().st_size for log in logs)
+
+
+def _open_read_only(
+    path: Path,
+    synchronous: Synchronous,
+    log: LogWindow,
+    encoder: tuple[str, int] | None,
+    standby_encoders: StandbyEncoders,
+) -> tuple[Database, Stored]:
+    """Verify a file that nobody can write to now, and open it for reading.
+
+    Raises:
+        CorruptFile: The content cannot be what was written.
+        EncoderMismatch: The stored vectors are another encoder's.
+        StorageUnavailable: It cannot be read, or an earlier release wrote it.
+    """
+    with corruption_detected(), closing(connect_reader(path, immutable=True)) as reader:
+        if stored_version(reader) < SCHEMA_VERSION:
+            raise StorageUnavailable(
+                "the disk is full, so the database cannot be migrated", reason="disk_full"
+            )
+        meta = read_meta(reader)
+        facts = read_facts(reader)
+    if encoder is not None:
+        check_encoder(meta, *encoder, standby_encoders)
+    stored = load(path, immutable=True)
+    database = Database(path, synchronous, log, meta, facts, is_read_only=True)
+    database.changes.rows = len(stored.slots) + len(stored.snapshot.remembered)
+    database.changes.rows_changed = database.changes.rows
+    return database, stored
+
+
+def _open_writable(
     path: Path,  # The database; the caller holds its lock
     synchronous: Synchronous,
     log: LogWindow,  # The window of the op log to use

@@ -118,6 +118,11 @@ class SQLiteStorage:
         return self._database.facts[NODE_ID]
 
     @property
+    def is_read_only(self) -> bool:
+        """Whether the disk was too full at the start to open the file for writing.  Any thread."""
+        return self._database is not None and self._database.is_read_only
+
+    @property
     def position(self) -> Position:
         """Position that is durable.  Any thread."""
         return self._opened().meta.position
