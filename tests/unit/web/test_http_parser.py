@@ -280,7 +280,12 @@ def test_what_is_read_is_read_alike_by_h11(data: bytes) -> None:
     for method, path, query, _, headers, _, body, is_whole in requests:
         if not is_whole:
             return
-        head = other.next_event()
+        try:
+            head = other.next_event()
+        except h11.RemoteProtocolError as error:
+            # RFC 9112 section 2.2 lets an empty line pass, h11 does not.
+            assert "no request line received" == str(error)  # noqa: PT017
+            return
         assert isinstance(head, h11.Request), head
         assert method.encode() == head.method
         if not head.target.startswith(b"http"):
