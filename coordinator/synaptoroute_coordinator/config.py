@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from synaptoroute.config import HttpConfig
+
 ENV_PREFIX = "SYNAPTOROUTE_COORDINATOR_"
 
 
@@ -54,11 +56,10 @@ class Policy(BaseSettings):
     log_full_percent: float = Field(default=80.0, gt=0, le=100)
 
 
-class CoordinatorConfig(Policy):
+class CoordinatorConfig(Policy, HttpConfig):
     """All settings of one coordinator process.
 
     Attributes:
-        host: Address the HTTP server listens on.
         port: Its TCP port.
         url: Public address of this coordinator; a standby refers to the active one by it.
         redis_url: Address of Redis.
@@ -88,7 +89,6 @@ class CoordinatorConfig(Policy):
         tls_client_ca: Certificate authorities of client certificates.
         tls_client_auth: With a client CA, ``required`` refuses every connection without a
             client certificate; ``optional`` verifies one only if it is presented.
-        insecure: Serve a public address without API keys.
         folder: Folder of the audit log.
         backup_folder: Folder of backups; without one no backups are taken.
         backup_bucket: Instead of a folder, ``bucket`` or ``bucket/prefix`` of an S3-compatible
@@ -97,11 +97,13 @@ class CoordinatorConfig(Policy):
         backup_region: Region of that store.
         backup_key_file: File with the id of the access key and its secret.
         session_seconds: Duration of a dashboard session.
+        shutdown_seconds: How long running requests may take after a stop signal.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
     """
 
-    host: str = "127.0.0.1"
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
     port: int = Field(default=8090, ge=0, le=65_535)
     url: str = Field(default="", max_length=1_024)
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -124,7 +126,6 @@ class CoordinatorConfig(Policy):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     tls_client_auth: Literal["optional", "required"] = "optional"
-    insecure: bool = False
     folder: Path = Path("data/coordinator")
     backup_folder: Path | None = None
     backup_bucket: str = Field(default="", max_length=512)
@@ -132,5 +133,6 @@ class CoordinatorConfig(Policy):
     backup_region: str = Field(default="us-east-1", pattern=r"^[a-z0-9\-]{1,64}$")
     backup_key_file: Path | None = None
     session_seconds: float = Field(default=43_200.0, ge=60, le=2_592_000)
+    shutdown_seconds: float = Field(default=5.0, ge=0, le=600)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "text"

@@ -118,11 +118,39 @@ class ClusterConfig(BaseSettings):
     genesis_file: Path | None = None
 
 
-class NodeConfig(EngineConfig, ClusterConfig):
-    """Everything one node process needs.
+class HttpConfig(BaseSettings):
+    """How a process serves HTTP; the same for a node and a coordinator.
 
     Attributes:
         host: Address that the HTTP server listens on.
+        insecure: Serve a public address without API keys.
+        allowed_hosts: Names that the ``Host`` header may have, comma-separated; ``*.name``
+            stands for all names below one, ``*`` for every name.  IP addresses and names
+            without a dot always pass.  By default every name passes where API keys or
+            ``insecure`` are set, else only the address that the server listens on.
+        trusted_proxies: Addresses and networks in CIDR notation, comma-separated, of proxies
+            whose ``X-Forwarded-For``, ``X-Forwarded-Proto`` and ``Forwarded`` headers count.
+        proxy_protocol: Read a PROXY protocol header, version 1 or 2, from trusted proxies.
+        connections_max: Connections at one time; idle ones make room for new ones.
+        connections_per_address_max: Connections at one time of one address, or of one IPv6
+            network of 64 bits; not of a trusted proxy, behind which requests are counted.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    insecure: bool = False
+    allowed_hosts: str = Field(default="", max_length=8_192)
+    trusted_proxies: str = Field(default="", max_length=8_192)
+    proxy_protocol: bool = False
+    connections_max: int = Field(default=8_192, ge=1, le=1_000_000)
+    connections_per_address_max: int = Field(default=1_024, ge=1, le=1_000_000)
+
+
+class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
+    """Everything one node process needs.
+
+    Attributes:
         port: TCP port of the HTTP server.
         model: Bundled name, fastembed name, or path of a local ONNX folder.
         encoder_precision: ``int8`` multiplies in integers, for the bundled model only;
@@ -147,7 +175,6 @@ class NodeConfig(EngineConfig, ClusterConfig):
             nodes then need a certificate of theirs.
         tls_client_auth: With a client CA, ``required`` refuses every connection without a
             client certificate; ``optional`` refuses only requests of other nodes without one.
-        insecure: Serve a public address without API keys.
         body_bytes_max: Largest request body, except for imports.
         import_bytes_max: Largest body of an import.
         shutdown_seconds: How long running requests may take after a stop signal.
@@ -168,7 +195,6 @@ class NodeConfig(EngineConfig, ClusterConfig):
     # A node shares its CPUs with its own HTTP server, which must go first under overload; a
     # router inside another program leaves priorities alone.
     lanes_nice: int = Field(default=4, ge=0, le=19)
-    host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     model: str = DEFAULT_MODEL
     encoder_precision: Precision = "auto"
@@ -185,7 +211,6 @@ class NodeConfig(EngineConfig, ClusterConfig):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     tls_client_auth: Literal["optional", "required"] = "optional"
-    insecure: bool = False
     body_bytes_max: int = Field(default=8_388_608, ge=1_024, le=1_073_741_824)
     import_bytes_max: int = Field(default=1_073_741_824, ge=1_024, le=1 << 40)
     shutdown_seconds: float = Field(default=20.0, ge=0, le=600)

@@ -258,11 +258,36 @@ def test_address_is_throttled_after_ten_wrong_keys(
     (tmp_path / "keys").write_text(key_line(make_key(), ["admin"], "ops"))
     coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
     statuses = [
-        coordinator.http("POST", "/v1/session", json={"key": f"sr_{n}"}).status_code
+        coordinator.http("POST", "/v1/session", json={"key": f"sr_guess{n}"}).status_code
         for n in range(11)
     ]
+    other = coordinator.http("POST", "/v1/session", json={"key": "sr_other"}).status_code
 
     assert [401] * 10 + [429] == statuses
+    assert 401 == other
+
+
+def test_wrong_keys_are_counted_by_the_forwarded_address(
+    tmp_path: Path, start_coordinator: StartCoordinator
+) -> None:
+    """Also the cookie is ``Secure`` if the proxy says that its client speaks TLS."""
+    key = make_key()
+    (tmp_path / "keys").write_text(key_line(key, ["admin"], "ops"))
+    coordinator = start_coordinator(
+        api_keys_file=str(tmp_path / "keys"), trusted_proxies="127.0.0.0/8"
+    )
+
+    def log_in(given: str, host: str, proto: str = "http") -> httpx.Response:
+        headers = {"X-Forwarded-For": host, "X-Forwarded-Proto": proto}
+        return coordinator.http("POST", "/v1/session", json={"key": given}, headers=headers)
+
+    guesses = [log_in(f"sr_guess{n}", "192.0.2.1").status_code for n in range(11)]
+    other = log_in("sr_guess", "192.0.2.2").status_code
+
+    assert [401] * 10 + [429] == guesses
+    assert 401 == other
+    assert "Secure" in log_in(key, "192.0.2.1", "https").headers["set-cookie"]
+    assert "Secure" not in log_in(key, "192.0.2.1").headers["set-cookie"]
 
 
 def test_wrong_keys_of_others_do_not_lock_out_a_valid_one(
@@ -360,7 +385,7 @@ def test_page_has_all_its_files_and_a_strict_content_policy(
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "<script>" not in page.text
     assert "style=" not in page.text
-    assert 404 == coordinator.http("GET", "/assets/..%2fconfig.py").status_code
+    assert 400 == coordinator.http("GET", "/assets/..%2fconfig.py").status_code
 
 
 def test_foreign_host_header_is_refused_without_keys(start_coordinator: StartCoordinator) -> None:
@@ -368,7 +393,7 @@ def test_foreign_host_header_is_refused_without_keys(start_coordinator: StartCoo
     coordinator = start_coordinator()
     answer = coordinator.http("GET", "/v1/cluster", headers={"Host": "evil.example"})
 
-    assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
+    assert (421, "host_not_allowed") == (answer.status_code, answer.json()["code"])
 
 
 def test_alarms_are_metrics_and_errors_are_problem_documents(

@@ -22,6 +22,8 @@ from synaptoroute.sequencer.retention import RetentionLimits
 from synaptoroute.trust.genesis import read_genesis
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.client_address import proxies_of
+from synaptoroute.web.connections import limits_of
 from synaptoroute.web.http_server import (
     FAILED_START,
     HttpServer,
@@ -139,9 +141,17 @@ async def _serve(config: CoordinatorConfig) -> bool:
     app = create_app(runtime)
     # Event streams end by themselves only when they are told that the process stops.
     hooks = ProcessHooks(
-        lifespan=app.router.lifespan_context(app), on_drain=runtime.is_stopping.set
+        lifespan=app.router.lifespan_context(app),
+        on_drain=runtime.is_stopping.set,
+        shutdown_seconds=config.shutdown_seconds,
     )
-    server = HttpServer(app, backlog=BACKLOG_CONNECTIONS, tls=runtime.tls)
+    server = HttpServer(
+        app,
+        backlog=BACKLOG_CONNECTIONS,
+        tls=runtime.tls,
+        limits=limits_of(config),
+        proxies=proxies_of(config),
+    )
     return await ServerProcess(server, hooks, runtime.log).run(config.host, config.port)
 
 

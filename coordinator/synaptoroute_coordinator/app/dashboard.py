@@ -65,9 +65,9 @@ async def open_session(request: Request, given: SessionKey) -> Response:
         return await show_session(request)
     key = runtime.keys.find(given.key)
     if key is None:
-        address = request.client.host if request.client else ""
-        if not runtime.sessions.allow_failure(address):
-            raise Overloaded("too many keys were tried from this address", retry_after_seconds=60.0)
+        address = context_of(request.scope).client_address
+        if not runtime.sessions.allow_failure(address, given.key):
+            raise Overloaded("too many wrong keys came from this address", retry_after_seconds=60.0)
         is_known = runtime.keys.look_up(given.key) is not None
         raise Unauthorized("the API key has expired" if is_known else "unknown API key")
     context_of(request.scope).key = key

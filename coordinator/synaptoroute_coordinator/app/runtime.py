@@ -24,15 +24,13 @@ from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.middleware import (
     PATH_CHARACTERS_MAX,
-    SAFE_METHODS,
     RequestContext,
     RequestPolicy,
-    check_loopback_host,
-    check_same_site,
     context_of,
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Problem, Unauthorized, problem_of
+from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 from synaptoroute.web.tls import ClientTls, ServerTls
 from synaptoroute_coordinator.app import responses
 from synaptoroute_coordinator.config import CoordinatorConfig
@@ -45,9 +43,11 @@ LOGGER_NAME: Final = "synaptoroute.coordinator"
 COOKIE: Final = "sr_session"
 COOKIE_CHARACTERS_MAX: Final = 128
 SESSIONS_MAX: Final = 10_000
-ATTEMPTS_MAX: Final = 10
+ATTEMPTS_MAX: Final = 10  # with keys that begin alike
+ATTEMPTS_PER_ADDRESS_MAX: Final = 100
 ATTEMPTS_SECONDS: Final = 60.0
-ADDRESSES_MAX: Final = 10_000
+ATTEMPTS_KEPT_MAX: Final = 10_000
+KEY_START_CHARACTERS: Final = 8
 
 
 class Runtime:
@@ -119,7 +119,7 @@ class Sessions:
         self.seconds = seconds
         self._is_in_force = is_in_force
         self._sessions: dict[str, Session] = {}
-        self._attempts: dict[str, tuple[int, float]] = {}
+        self._attempts: dict[tuple[str, str], tuple[int, float]] = {}
 
     def open(self, key: ApiKey) -> str:
         now = time.monotonic()
@@ -148,21 +148,27 @@ class Sessions:
     def close(self, cookie: str) -> None:
         self._sessions.pop(cookie, None)
 
-    def allow_failure(self, address: str) -> bool:
+    def allow_failure(self, address: str, key: str) -> bool:
         """Count a wrong key from an address; return False after too many of them.
 
-        Only wrong keys count and only they are refused: many users may share the address of
-        a proxy, and one of them must not lock the others out.  A key of 256 random bits
-        needs no limit of guesses; the limit keeps the log short.
+        Only wrong keys count and only they are refused, by address and by how the key
+        begins: many users may share the address of a proxy, and one of them must not lock
+        the others out.  A key of 256 random bits needs no limit of guesses; the limit keeps
+        the log short.
         """
+        is_alike = self._count_failure((address, key[:KEY_START_CHARACTERS]), ATTEMPTS_MAX)
+        is_few = self._count_failure((address, ""), ATTEMPTS_PER_ADDRESS_MAX)
+        return is_alike and is_few
+
+    def _count_failure(self, who: tuple[str, str], count_max: int) -> bool:
         now = time.monotonic()
-        if len(self._attempts) >= ADDRESSES_MAX:
-            self._attempts.clear()
-        count, since = self._attempts.get(address, (0, now))
+        count, since = self._attempts.pop(who, (0, now))
         if now - since > ATTEMPTS_SECONDS:
             count, since = 0, now
-        self._attempts[address] = (count + 1, since)
-        return count < ATTEMPTS_MAX
+        self._attempts[who] = (count + 1, since)
+        while len(self._attempts) > ATTEMPTS_KEPT_MAX:
+            del self._attempts[next(iter(self._attempts))]
+        return count < count_max
 
 
 def cookie_of(header: bytes) -> str:
@@ -212,6 +218,8 @@ class CoordinatorPolicy(RequestPolicy):
     def __init__(self, runtime: Runtime) -> None:
         self.log = runtime.log
         self._runtime = runtime
+        config = runtime.config
+        self._sites = SiteRules.of(config, has_keys=runtime.keys is not None, urls=[config.url])
 
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
@@ -221,11 +229,8 @@ class CoordinatorPolicy(RequestPolicy):
         # A browser sends cookies to every site, but no page can add an API key to a request
         # to another site: only requests without one can be forged.
         is_browser = presented is None and b"authorization" not in headers
-        if is_browser and method not in SAFE_METHODS:
-            check_same_site(headers)
+        self._sites.check(method, headers, is_keyless=is_browser)
         if runtime.keys is None:
-            if not runtime.config.insecure:
-                check_loopback_host(headers)
             context.key = ANYBODY
             return
         why = "an API key is needed: Authorization: Bearer KEY, or X-API-Key"

@@ -13,12 +13,12 @@ from synaptoroute.web.api_keys import Scope
 from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
-    SAFE_METHODS,
     RequestContext,
     RequestPolicy,
     presented_key,
 )
 from synaptoroute.web.problems import Forbidden, Unauthorized
+from synaptoroute.web.site_rules import SAFE_METHODS, SiteRules
 
 PEER_PREFIX: Final = "/peer/"
 QUERY_PATH: Final = "/v1/query"
@@ -38,6 +38,10 @@ class NodePolicy(RequestPolicy):
     def __init__(self, runtime: Runtime) -> None:
         self.log = runtime.log
         self._runtime = runtime
+        config = runtime.config
+        self._sites = SiteRules.of(
+            config, has_keys=runtime.keys is not None, urls=[config.advertise_url]
+        )
         self._refused_count = 0
         self._refusals_logged_at = -REFUSALS_LOG_SECONDS
 
@@ -49,6 +53,7 @@ class NodePolicy(RequestPolicy):
     ) -> None:
         context.is_write = is_write(method, path)
         tls, keys = self._runtime.tls, self._runtime.keys
+        self._sites.check(method, headers, is_keyless=keys is None)
         if (
             tls is not None
             and tls.asks_clients

@@ -33,6 +33,8 @@ from synaptoroute.server.runtime import OpenRouter, Runtime
 from synaptoroute.storage import SQLiteStorage
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
+from synaptoroute.web.client_address import proxies_of
+from synaptoroute.web.connections import limits_of
 from synaptoroute.web.http_server import (
     FAILED_START,
     HttpServer,
@@ -116,7 +118,10 @@ async def _serve(
         drain_seconds=DRAIN_SECONDS,
         shutdown_seconds=config.shutdown_seconds,
     )
-    process = ServerProcess(HttpServer(app, direct=direct, tls=tls), hooks, server_log())
+    server = HttpServer(
+        app, direct=direct, tls=tls, limits=limits_of(config), proxies=proxies_of(config)
+    )
+    process = ServerProcess(server, hooks, server_log())
     end_tracing = start_tracing(app)
     try:
         sockets = (front_socket(config),) if config.front_port else ()

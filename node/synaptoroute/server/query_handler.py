@@ -170,7 +170,7 @@ class QueryHandler:
             or len(body) > self._runtime.config.body_bytes_max
         ):
             return False
-        context = RequestContext(headers.get(b"x-request-id"), PATH)
+        context = RequestContext(headers.get(b"x-request-id"), PATH, request.client)
         self._policy.started()
         try:
             self._policy.authorize("POST", PATH, headers, context)

@@ -13,8 +13,10 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, TypeAlias
 
+from synaptoroute.config import HttpConfig
 from synaptoroute.errors import ConfigError
 from synaptoroute.web.http_parser import Address, Header
 
@@ -94,6 +96,30 @@ class TrustedProxies:
             if address not in self:
                 break
         return client, proto == b"https" if proto in (b"http", b"https") else None
+
+
+@lru_cache(maxsize=_KNOWN_MAX)
+def client_network(address: str) -> str:
+    """The address, or for IPv6 its network of 64 bits, of which a client has every address."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
+
+
+def proxies_of(config: HttpConfig) -> TrustedProxies:
+    """The trusted proxies of a process.
+
+    Raises:
+        ConfigError: One of the networks is malformed.
+    """
+    networks = parse_networks(config.trusted_proxies)
+    return TrustedProxies(networks, proxy_protocol=config.proxy_protocol)
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:

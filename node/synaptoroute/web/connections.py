@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
-from synaptoroute.web.client_address import TrustedProxies
+from synaptoroute.config import HttpConfig
+from synaptoroute.web.client_address import TrustedProxies, client_network
 from synaptoroute.web.http_parser import Header, ParserLimits
 from synaptoroute.web.problems import Problem
 
@@ -49,6 +50,14 @@ class HttpLimits(ParserLimits):
     linger_seconds: float = 5.0  # a refused client may go on sending before it reads
     linger_bytes_max: int = 67_108_864
     buffer_bytes_max: int = 65_536  # of a body that waits for the application
+
+
+def limits_of(config: HttpConfig) -> HttpLimits:
+    """The limits of a process; those that are no settings have their defaults."""
+    return HttpLimits(
+        connections_max=config.connections_max,
+        connections_per_address_max=config.connections_per_address_max,
+    )
 
 
 class ServerState:
@@ -93,6 +102,7 @@ class ServerState:
     def bind(self, connection: Connection, address: str) -> Problem | None:
         """Count a connection for an address, or say why it cannot have another one."""
         count_max = self.limits.connections_per_address_max
+        address = client_network(address)
         group = self._by_address.setdefault(address, set())
         if len(group) >= count_max:
             self._evict(group, count_max)
@@ -105,6 +115,7 @@ class ServerState:
 
     def remove(self, connection: Connection, address: str) -> None:
         self.connections.discard(connection)
+        address = client_network(address)
         group = self._by_address.get(address)
         if group is not None:
             group.discard(connection)
@@ -116,6 +127,7 @@ class ServerState:
 
         ``end_forwarded`` must follow if it is not refused.
         """
+        address = client_network(address)
         count = self._requests_by_address.get(address, 0)
         if count >= self.limits.connections_per_address_max:
             self.refused_count += 1
@@ -124,6 +136,7 @@ class ServerState:
         return None
 
     def end_forwarded(self, address: str) -> None:
+        address = client_network(address)
         count = self._requests_by_address.get(address, 0) - 1
         if count > 0:
             self._requests_by_address[address] = count

@@ -57,7 +57,7 @@ _BAD_ESCAPE: Final = re.compile(
 )
 _HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)([^?#]*)(\?.*)?", re.IGNORECASE | re.DOTALL)
-_HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"[0-9]+")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
@@ -264,7 +264,7 @@ class RequestParser:
         if host is None:
             if request.version != "1.0":
                 raise _refused("the Host header is missing")
-        elif not _HOST.fullmatch(host):
+        elif not HOST.fullmatch(host):
             raise _refused("the Host header is not a host and a port")
         if b"connection" in framing:
             options = [each.strip(b" \t") for each in framing[b"connection"].lower().split(b",")]
@@ -422,7 +422,7 @@ def _read_other_form(request: HttpRequest, target: bytes) -> bytes:
     if target == b"*" and request.method == "OPTIONS":
         return target
     found = _ABSOLUTE.fullmatch(target)
-    if found is None or not _HOST.fullmatch(found[1]):
+    if found is None or not HOST.fullmatch(found[1]):
         raise _refused("the target is not a path")
     # RFC 9112 section 3.2.2: the target's authority counts instead of the Host header.
     headers = [each for each in request.headers if each[0] != b"host"]

@@ -26,7 +26,7 @@ from synaptoroute.web.client_address import TrustedProxies
 from synaptoroute.web.connections import HttpLimits, ServerState
 from synaptoroute.web.http_protocol import DirectHandler, HttpProtocol
 from synaptoroute.web.logs import ServerLog, server_log
-from synaptoroute.web.middleware import is_loopback
+from synaptoroute.web.site_rules import is_loopback
 from synaptoroute.web.tls import ServerTls
 from synaptoroute.web.tls_handshake import HandshakeLog, TlsConnection
 
@@ -56,6 +56,8 @@ class HttpServer(uvicorn.Server):
         backlog: int = 2_048,
         tls: ServerTls | None = None,
     ) -> None:
+        if tls is not None and proxies is not None and proxies.proxy_protocol:
+            raise ConfigError("proxy_protocol cannot be used where the server speaks TLS itself")
         self.tls = tls
         self._handshakes = HandshakeLog(tls) if tls is not None else None
         self._direct = direct

@@ -7,15 +7,12 @@ problem document here.  Pure ASGI: nothing is buffered.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
 from random import getrandbits
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -27,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from synaptoroute.author import AUTHOR
 from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
+from synaptoroute.web.client_address import client_network
 from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import ServerLog
 from synaptoroute.web.problems import (
@@ -35,7 +33,6 @@ from synaptoroute.web.problems import (
     PROBLEM_JSON,
     ClientGone,
     EndpointNotFound,
-    Forbidden,
     InvalidParameter,
     MalformedBody,
     MethodNotAllowed,
@@ -50,7 +47,6 @@ from synaptoroute.web.problems import (
 PATH_CHARACTERS_MAX: Final = 200
 CONTEXT: Final = "synaptoroute.context"
 """Key of the request's context in its ASGI scope."""
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
 _CODE_BY_STATUS: Final = {
     400: MalformedBody.code,
@@ -63,6 +59,7 @@ class RequestContext:
     """One request on its way to its response."""
 
     __slots__ = (
+        "client_address",
         "client_certificate",
         "endpoint",
         "has_started",
@@ -73,7 +70,9 @@ class RequestContext:
         "status",
     )
 
-    def __init__(self, given_id: bytes | None, endpoint: str = "unmatched") -> None:
+    def __init__(
+        self, given_id: bytes | None, endpoint: str = "unmatched", client: Address | None = None
+    ) -> None:
         if given_id is not None and _REQUEST_ID.fullmatch(given_id):
             self.request_id = given_id.decode()
         else:
@@ -83,6 +82,8 @@ class RequestContext:
         self.started_at = time.perf_counter()
         self.endpoint = endpoint
         self.key: ApiKey | None = None
+        # The client's own address, where a trusted proxy names it; empty if there is none.
+        self.client_address = "" if client is None else client[0]
         self.client_certificate: str | None = None  # name in it, if one was verified
         self.has_started = False
         self.is_write = False  # whether it asks for a change
@@ -202,7 +203,7 @@ class Middleware:
         policy = self._policy
         # Of a header that is sent twice the first counts, as in the framework.
         headers = dict(reversed(scope["headers"]))
-        context = RequestContext(headers.get(b"x-request-id"))
+        context = RequestContext(headers.get(b"x-request-id"), client=scope.get("client"))
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
@@ -281,20 +282,8 @@ def flow_of(context: RequestContext, client: Address | None) -> str:
         return context.key.name
     if client is None:
         return ""
-    # No name of a key has a slash.  One client may have as many addresses of an IPv6 network
-    # of 64 bits as it likes.
-    return f"/{_network_of(client[0])}" if ":" in client[0] else f"/{client[0]}"
-
-
-@lru_cache(maxsize=4_096)
-def _network_of(address: str) -> str:
-    try:
-        found = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Address(int(found) >> 64 << 64))
+    # No name of a key has a slash.
+    return f"/{client_network(client[0])}" if ":" in client[0] else f"/{client[0]}"
 
 
 # --- rules that policies share -----------------------------------------------------------
@@ -308,34 +297,6 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str | None:
     else:
         key = headers.get(b"x-api-key", b"").strip()
     return key.decode("latin-1") if 0 < len(key) <= KEY_CHARACTERS_MAX else None
-
-
-def check_same_site(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a request that a page of another site sends."""
-    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
-    is_foreign = site is not None and site not in (b"same-origin", b"none")
-    if origin is not None:
-        netloc = urlsplit(origin.decode("latin-1")).netloc
-        is_foreign |= netloc != headers.get(b"host", b"").decode("latin-1")
-    if is_foreign:
-        raise Forbidden("a page of another site may not do this")
-
-
-def check_loopback_host(headers: Mapping[bytes, bytes]) -> None:
-    """Refuse a host name that another site may have pointed at the loopback."""
-    name = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
-    if not is_loopback(name):
-        raise Forbidden("without API keys only the loopback is served")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # --- errors that the framework raises ----------------------------------------------------
