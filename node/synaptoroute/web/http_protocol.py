@@ -43,7 +43,7 @@ from synaptoroute.web.problems import (
 
 PIPELINED_MAX: Final = 32
 """Requests of one connection that are parsed before others get their turn."""
-DISCARDED_BYTES_MAX: Final = 65_536
+DISCARDED_BYTES_MAX: Final = 8_388_608
 """Rest of a body that is read after its response, so that the connection can go on."""
 _CLOSE: Final = (b"connection", b"close")
 _TLS_END_SECONDS: Final = 1.0
