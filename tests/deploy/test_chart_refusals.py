@@ -39,6 +39,12 @@ GUARDS: dict[str, dict[str, Any]] = {
     "must be above preStopSeconds": {"node.terminationGracePeriodSeconds": 25},
     "auth.insecure and auth.existingSecret": {"auth": {"insecure": True, "existingSecret": "s"}},
     "allowUnsigned needs": {"signing.allowUnsigned": True},
+    "tls.enabled needs tls.existingSecret": {"tls.enabled": True},
+    "tls.certManager.enabled needs tls.enabled": {"tls.certManager.enabled": True},
+    "needs tls.certManager.issuerRef.name": {
+        "tls": {"enabled": True, "certManager": {"enabled": True}}
+    },
+    "allowPlainPeers needs": {"tls.allowPlainPeers": True},
     "ingress.enabled needs": {"ingress.enabled": True},
     "httpRoute.enabled needs": {"httpRoute.enabled": True},
 }

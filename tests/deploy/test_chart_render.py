@@ -15,7 +15,7 @@ pytestmark = pytest.mark.deploy
 
 KUBERNETES = tuple(f"1.{minor}" for minor in range(25, 38))
 # Kinds of other projects, whose schemas no Kubernetes release carries.
-FOREIGN = {"HTTPRoute", "ServiceMonitor", "PrometheusRule"}
+FOREIGN = {"HTTPRoute", "ServiceMonitor", "PrometheusRule", "Certificate"}
 
 
 def by_name(path: Path) -> str:

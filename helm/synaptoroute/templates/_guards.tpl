@@ -45,6 +45,18 @@
 {{- if and $v.signing.allowUnsigned (not $v.signing.existingSecret) -}}
 {{- fail "signing.allowUnsigned needs signing.existingSecret" -}}
 {{- end -}}
+{{- if and $v.tls.enabled (not $v.tls.existingSecret) (not $v.tls.certManager.enabled) -}}
+{{- fail "tls.enabled needs tls.existingSecret, or tls.certManager.enabled" -}}
+{{- end -}}
+{{- if and $v.tls.certManager.enabled (or (not $v.tls.enabled) $v.tls.existingSecret) -}}
+{{- fail "tls.certManager.enabled needs tls.enabled, and no tls.existingSecret" -}}
+{{- end -}}
+{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef.name) -}}
+{{- fail "tls.certManager.enabled needs tls.certManager.issuerRef.name" -}}
+{{- end -}}
+{{- if and $v.tls.allowPlainPeers (not $v.tls.enabled) -}}
+{{- fail "tls.allowPlainPeers needs tls.enabled" -}}
+{{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
 {{- fail "ingress.enabled needs ingress.hosts" -}}
 {{- end -}}

@@ -160,6 +160,14 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{ $env }}PEER_SECRET_FILE: /run/secrets/synaptoroute/peers/secret
 {{- end }}
 {{- end }}
+{{- if $v.tls.enabled }}
+{{ $env }}TLS_CERT: /run/secrets/synaptoroute/tls/tls.crt
+{{ $env }}TLS_KEY: /run/secrets/synaptoroute/tls/tls.key
+{{ $env }}{{ ternary "TLS_CLIENT_CA" "PEER_CA_FILE" $v.tls.mutual }}: /run/secrets/synaptoroute/tls/ca.crt
+{{- if $v.tls.allowPlainPeers }}
+{{ $env }}ALLOW_PLAIN_PEERS: "true"
+{{- end }}
+{{- end }}
 {{- if $v.auth.insecure }}
 {{ $env }}INSECURE: "true"
 {{- else }}
@@ -169,6 +177,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 
 {{/* Directories are mounted, never single files: a mounted file would not follow its Secret. */}}
 {{- define "synaptoroute.secretMounts" -}}
+{{- if .Values.tls.enabled }}
+- {name: tls, mountPath: /run/secrets/synaptoroute/tls, readOnly: true}
+{{- end }}
 {{- if not .Values.auth.insecure }}
 - {name: api-keys, mountPath: /run/secrets/synaptoroute/api-keys, readOnly: true}
 {{- end }}
@@ -194,6 +205,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- end -}}
 
 {{- define "synaptoroute.secretVolumes" -}}
+{{- if .Values.tls.enabled }}
+{{ include "synaptoroute.tlsVolume" . }}
+{{- end }}
 {{- if not .Values.auth.insecure }}
 - name: api-keys
   secret:
@@ -242,6 +256,36 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- end }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* One certificate for all components; the names of the files do not depend on the Secret. */}}
+{{- define "synaptoroute.tlsVolume" -}}
+- name: tls
+  secret:
+    secretName: {{ include "synaptoroute.tlsSecret" . }}
+    defaultMode: 0440
+    items:
+      - {key: {{ .Values.tls.certKey | quote }}, path: tls.crt}
+      - {key: {{ .Values.tls.keyKey | quote }}, path: tls.key}
+      - {key: {{ .Values.tls.caKey | quote }}, path: ca.crt}
+{{- end -}}
+
+{{- define "synaptoroute.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "synaptoroute.fullname" .)) .Values.tls.existingSecret -}}
+{{- end -}}
+
+{{- define "synaptoroute.scheme" -}}
+{{- ternary "https" "http" .Values.tls.enabled -}}
+{{- end -}}
+
+{{/* Scheme of a probe, to be written into an httpGet. */}}
+{{- define "synaptoroute.probeScheme" -}}
+{{- if .Values.tls.enabled }}, scheme: HTTPS{{ end -}}
+{{- end -}}
+
+{{/* What speaks on a port, for meshes and load balancers; to be written into a port. */}}
+{{- define "synaptoroute.appProtocol" -}}
+{{- if .Values.tls.enabled }}, appProtocol: https{{ end -}}
 {{- end -}}
 
 {{/* Nodes that create the log: the value, or that of the first install, or the node count. */}}
