@@ -1,0 +1,274 @@
+"""HTTP requests to nodes, with proofs instead of secrets.
+
+An address may have come from Redis, so nothing is sent to it that somebody else could use: see
+``trust.requests``.  The first request to an address asks for a nonce; each answer brings the
+nonce of the next request.  Redirects are never followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+
+from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.sequencer.addresses import check_address
+from synaptoroute.trust.nonces import NONCE_SECONDS
+from synaptoroute.trust.requests import (
+    ANSWER_HEADER,
+    NONCE_HEADER,
+    PROOF_HEADER,
+    Boot,
+    ProvenRequest,
+    SignedAnswer,
+    key_id_of,
+    prove,
+    read_answer,
+    read_boot,
+)
+from synaptoroute.trust.statements import Signer, Verifier
+
+NONCE_PATH: Final = "/peer/v1/nonce"
+BOOT_BYTES_MAX: Final = 16_384
+ADDRESSES_MAX: Final = 4_096
+NONCES_KEPT_MAX: Final = 32  # For each address
+NONCE_KEPT_SECONDS: Final = NONCE_SECONDS / 2
+NONCE_CHARACTERS_MAX: Final = 256
+CONNECT_SECONDS: Final = 2.0
+READ_SECONDS: Final = 30.0
+PART_BYTES: Final = 1 << 20
+
+
+class PeerDown(ClusterError):
+    """Nothing listens at a peer's address."""
+
+
+class PeerTooOld(ClusterError):
+    """A peer does not know the request: it runs an earlier release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A node to ask.
+
+    Attributes:
+        url: Its base address.
+        node: The identity that it must have; empty for whoever is there.
+        is_own_setting: Whether the address is from the settings of this process.
+    """
+
+    url: str
+    node: str = ""
+    is_own_setting: bool = False
+
+
+class Answer:
+    """An answer whose head has arrived; its body is verified when it was read whole."""
+
+    def __init__(self, response: httpx.Response, signed: SignedAnswer | None) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self.signed = signed
+        self._response = response
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Read the body in parts.
+
+        Raises:
+            ProtocolError: After the last part: it is not the body that the node has signed.
+        """
+        digest = hashlib.sha256()
+        async for part in self._response.aiter_bytes(PART_BYTES):
+            # Large parts on a thread: the hash of a megabyte takes longer than a query.
+            if len(part) < PART_BYTES // 8:
+                digest.update(part)
+            else:
+                await asyncio.to_thread(digest.update, part)
+            yield part
+        if self.signed is not None and digest.hexdigest() != self.signed.sha256:
+            raise ProtocolError("an answer is not the one that its node has signed", forged=True)
+
+    async def read(self, bytes_max: int) -> bytes:
+        """Read and verify the whole body."""
+        body = bytearray()
+        async for part in self.parts():
+            body += part
+            if len(body) > bytes_max:
+                raise ProtocolError("a node sends more than was asked for")
+        return bytes(body)
+
+
+class ProvenHttp:
+    """Sends requests with proofs.  Used on one event loop.
+
+    Args:
+        http: The client; it must not follow redirects.
+        signer: Returns what signs as this process; it may change, see ``PeerSecret``.
+        verifier: Returns what verifies nodes.
+        key_hash: SHA-256 of the API key whose rights the requests need, if any.
+    """
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        signer: Callable[[], Signer],
+        verifier: Callable[[], Verifier],
+        *,
+        key_hash: bytes = b"",
+    ) -> None:
+        self._http = http
+        self._signer = signer
+        self._verifier = verifier
+        self._key_hash = key_hash
+        self._known: OrderedDict[str, tuple[Boot, deque[tuple[str, float]]]] = OrderedDict()
+
+    async def boot(self, url: str, seconds: float = CONNECT_SECONDS) -> Boot:
+        """Ask which run of which node is at an address.  Sends nothing but a random number.
+
+        Raises:
+            PeerDown: Nothing listens there.
+            PeerTooOld: It runs a release without this request.
+            NotReady: It is starting.
+            ClusterError: No answer, or a refusal.
+            ProtocolError: The answer is not the word of a member.
+        """
+        challenge = secrets.token_hex(16)
+        target = f"{NONCE_PATH}?challenge={challenge}"
+        async with self._sent("GET", url, target, b"", {}, seconds) as response:
+            _check_status(response)
+            body = await Answer(response, None).read(BOOT_BYTES_MAX)
+        boot = read_boot(self._verifier(), body, challenge)
+        self._known[url] = (boot, deque(maxlen=NONCES_KEPT_MAX))
+        self._known.move_to_end(url)
+        while len(self._known) > ADDRESSES_MAX:
+            self._known.popitem(last=False)
+        return boot
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        target: Target,
+        path_and_query: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        actor: str = "",
+        seconds: float = READ_SECONDS,
+    ) -> AsyncIterator[Answer]:
+        """Send one request to a node.  Raises as ``boot`` does.
+
+        Yields:
+            Its answer, whatever the status; one that is not an error is signed.
+        """
+        url = target.url.rstrip("/")
+        for is_last in (False, True):
+            boot, nonce = await self._nonce(target, is_new=is_last)
+            request = ProvenRequest(
+                method=method,
+                target=path_and_query,
+                sha256=hashlib.sha256(body).hexdigest(),
+                node=boot.node,
+                url="" if target.is_own_setting else url,
+                nonce=nonce,
+                actor=actor,
+                key_id=key_id_of(self._key_hash) if self._key_hash else "",
+            )
+            proof = {PROOF_HEADER: prove(self._signer(), request, self._key_hash)}
+            given = {**(headers or {}), **proof}
+            async with self._sent(method, url, path_and_query, body, given, seconds) as response:
+                # A nonce that was kept may be of a former run of the node.
+                if response.status_code == 401 and not is_last:
+                    continue
+                yield self._checked(response, request, boot)
+                return
+
+    def _checked(self, response: httpx.Response, request: ProvenRequest, boot: Boot) -> Answer:
+        text = response.headers.get(ANSWER_HEADER, "")
+        signed = None
+        if text:
+            signed = read_answer(self._verifier(), text, request, boot.public_key)
+            if signed.status != response.status_code:
+                raise ProtocolError("an answer with another status than was signed", forged=True)
+        elif response.status_code < 400:
+            raise ProtocolError("an answer without a signature", forged=True)
+        nonce = response.headers.get(NONCE_HEADER, "")
+        known = self._known.get(str(request.url))
+        if known is not None and known[0] == boot and 0 < len(nonce) <= NONCE_CHARACTERS_MAX:
+            known[1].append((nonce, time.monotonic()))
+        return Answer(response, signed)
+
+    async def _nonce(self, target: Target, *, is_new: bool) -> tuple[Boot, str]:
+        check_address(target.url)
+        url = target.url.rstrip("/")
+        known = None if is_new else self._known.get(url)
+        if known is not None:
+            boot, nonces = known
+            while nonces:
+                nonce, at = nonces.popleft()
+                if time.monotonic() - at < NONCE_KEPT_SECONDS:
+                    return boot, nonce
+        boot = await self.boot(url)
+        if target.node and boot.node != target.node:
+            raise ProtocolError(f"{boot.node!r} is at the address of {target.node!r}", forged=True)
+        return boot, boot.nonce
+
+    @asynccontextmanager
+    async def _sent(
+        self,
+        method: str,
+        url: str,
+        path_and_query: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        seconds: float,
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request; errors of the HTTP client become ``ClusterError``."""
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+        request = self._http.build_request(
+            method,
+            url.rstrip("/") + path_and_query,
+            content=body,
+            headers=dict(headers),
+            timeout=timeout,
+        )
+        try:
+            # A redirect could lead anywhere.
+            response = await self._http.send(request, stream=True, follow_redirects=False)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            kind = PeerDown if _is_refused(error) else ClusterError
+            raise kind(f"the node at {url} does not answer: {error!r}") from error
+        try:
+            yield response
+        except httpx.HTTPError as error:
+            raise ClusterError(f"the node at {url} broke off: {error!r}") from error
+        finally:
+            await response.aclose()
+
+
+def _check_status(response: httpx.Response) -> None:
+    status = response.status_code
+    if status == 404:
+        raise PeerTooOld("a node does not know the request")
+    if status == 503:
+        raise NotReady("a node is not ready")
+    if status != 200:
+        raise ClusterError(f"a node refused with status {status}")
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the operating system said that nothing listens at the address."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
