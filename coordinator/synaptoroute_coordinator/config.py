@@ -70,6 +70,10 @@ class CoordinatorConfig(Policy, HttpConfig):
         signing_keys_file: Keys that sign entries; without a file entries are not signed.
         allow_unsigned: Accept entries without a signature while keys are introduced.
         namespace: Name of the cluster's log on that server.
+        identity_key_file: File of this coordinator's private key (Ed25519, PEM); without one it
+            makes a key at each start.
+        clock_skew_seconds_max: Most that the time in a node's signed report may differ from
+            Redis' clock.
         peer_secret_file: Secret shared with the nodes, to fetch backups; without a file it is
             derived as the nodes do.
         peer_ca_file: Certificate authorities of the nodes' certificates; ``tls_client_ca`` by
@@ -114,6 +118,8 @@ class CoordinatorConfig(Policy, HttpConfig):
     signing_keys_file: Path | None = None
     allow_unsigned: bool = False
     namespace: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]{1,64}$")
+    identity_key_file: Path | None = None
+    clock_skew_seconds_max: float = Field(default=60.0, ge=5, le=86_400)
     peer_secret_file: Path | None = None
     peer_ca_file: Path | None = None
     peer_cert_file: Path | None = None

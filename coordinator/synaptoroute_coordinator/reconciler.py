@@ -21,6 +21,7 @@ from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.presence import CommandKind, NodeCommand
+from synaptoroute.sequencer.proven_http import Target
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups
@@ -91,6 +92,11 @@ class Reconciler:
         self._clock_offset_ms = time.time() * 1_000 - time.monotonic() * 1_000
         self._tasks: list[asyncio.Task[None]] = []
         self._backup_task: asyncio.Task[None] | None = None
+
+    @property
+    def level(self) -> int:
+        """The highest feature level that was seen in force; it never falls."""
+        return self._executor.level
 
     # --- lifecycle -------------------------------------------------------------------
 
@@ -201,7 +207,9 @@ class Reconciler:
             source = next((node for node in self.view.live if node.health == "ok"), None)
             if source is not None and self.lease.is_active:
                 with contextlib.suppress(ClusterError, KeyError, TypeError):
-                    found = await self.client.document(source.url, "/-/imports")
+                    found = await self.client.document(
+                        Target(source.url, source.node), "/-/imports"
+                    )
                     imports = [
                         OpenImport(str(each["import_id"]), int(each["touched_seq"]))
                         for each in (found or {}).get("imports", [])

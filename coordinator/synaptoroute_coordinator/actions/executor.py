@@ -36,15 +36,18 @@ class Executor:
     def __init__(self, log: RedisLog) -> None:
         self._log = log
         self._head: Head | None = None
+        # The highest that was seen: Redis could name a lower one to have unsigned rows counted.
+        self.level = BASE_LEVEL
         log.attach(
             position=lambda: self._head.position if self._head else Position(),
             fingerprint=lambda: self._head.fingerprint if self._head else "",
-            level=lambda: self._head.level if self._head else BASE_LEVEL,
+            level=lambda: self.level,
         )
 
     def update_head(self, head: Head) -> None:
         """Set the header of the log, on which appended entries are based."""
         self._head = head
+        self.level = max(self.level, head.level)
 
     async def trim(self, held: Held, action: Trim) -> ActionResult:
         """Drop entries, as far as the script allows."""

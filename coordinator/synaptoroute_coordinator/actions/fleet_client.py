@@ -1,36 +1,35 @@
 """HTTP client of all nodes: metrics, JSON documents, and forwarded requests.
 
 The coordinator has an API key of its own for the nodes: it checks what an operator may do,
-and the nodes see one name.
+and tells the nodes on whose behalf it asks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
-
-from synaptoroute.errors import ClusterError, ConfigError
-from synaptoroute.web.tls import ClientTls
-from synaptoroute_coordinator.fleet import Sample, Telemetry, parse_sample, telemetry_of
+from synaptoroute.errors import ClusterError, ConfigError, ProtocolError
+from synaptoroute.sequencer.proven_http import Answer, PeerTooOld, ProvenHttp, Target
+from synaptoroute_coordinator.fleet import (
+    METRICS_BYTES_MAX,
+    Sample,
+    Telemetry,
+    parse_sample,
+    telemetry_of,
+)
 
 CONCURRENT_REQUESTS_MAX: Final = 32
 SCRAPE_SECONDS: Final = 2.0
 REQUEST_SECONDS: Final = 30.0
 RESPONSE_BYTES_MAX: Final = 33_554_432
 SECRET_CHARACTERS_MAX: Final = 4_096
-_NOT_SENT: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +40,24 @@ class NodeResponse:
 
 
 class FleetClient:
-    """HTTP client of all nodes.  Used on one event loop."""
+    """HTTP client of all nodes.  Used on one event loop.
 
-    def __init__(
-        self, key: str = "", tls: ClientTls | None = None, *, allow_plain: bool = False
-    ) -> None:
-        self._tls = tls
-        self._is_tls_needed = tls is not None and not allow_plain
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(REQUEST_SECONDS, connect=SCRAPE_SECONDS),
-            verify=True if tls is None else tls.http_context,
-            # A redirect would take the API key to another place.
-            follow_redirects=False,
-            # No proxy of the environment: nodes are inside the cluster, and a proxy would see
-            # the API key.
-            trust_env=False,
-        )
+    The addresses of nodes come from Redis, so no key is ever sent: a request proves that the
+    coordinator knows the key, see ``sequencer.proven_http``.
+
+    Args:
+        http: Sends the requests.
+        has_key: Whether there is an API key; without one requests carry no proof.
+    """
+
+    def __init__(self, http: ProvenHttp, *, has_key: bool) -> None:
+        self._http = http
+        self._has_key = has_key
         self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS_MAX)
         self._samples: dict[str, Sample] = {}
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
     async def fetch_telemetry(self, urls: Mapping[str, str]) -> dict[str, Telemetry]:
         """Scrape the metrics of nodes; those that do not answer are left out."""
@@ -72,80 +66,100 @@ class FleetClient:
         return {node: telemetry for node, _, telemetry in found if telemetry is not None}
 
     async def _scrape(self, node: str, url: str) -> tuple[str, Sample | None, Telemetry | None]:
-        if self._is_tls_needed and not url.startswith("https://"):
-            return node, None, None
         try:
-            async with self._slots:
-                answer = await self._client.get(f"{url}/metrics", timeout=SCRAPE_SECONDS)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._report(url, error)
+            async with (
+                self._slots,
+                asyncio.timeout(SCRAPE_SECONDS),
+                # Metrics are open: there is nothing to prove.
+                self._http.open_plain("GET", Target(url), "/metrics") as answer,
+            ):
+                body = await answer.read(METRICS_BYTES_MAX) if answer.status == 200 else b""
+        except (ClusterError, ProtocolError, TimeoutError):
             return node, None, None
-        if answer.status_code != 200:
+        if not body:
             return node, None, None
-        sample = parse_sample(answer.text, time.monotonic())
+        sample = parse_sample(body.decode("utf-8", "replace"), time.monotonic())
         name = answer.headers.get("sr-node", "")
         return node, sample, telemetry_of(name, self._samples.get(node), sample)
 
-    def _report(self, url: str, error: Exception) -> None:
-        if self._tls is not None:
-            is_closed = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
-            self._tls.report(url, error, is_closed=is_closed)
-
     async def ask(
         self,
-        url: str,
+        target: Target,
         method: str,
         path: str,
         *,
         query: str = "",
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
+        actor: str = "",
         timeout_seconds: float = REQUEST_SECONDS,
     ) -> NodeResponse:
-        """Send one request to a node and read the whole response."""
-        if self._is_tls_needed and not url.startswith("https://"):
-            raise ClusterError(f"the node at {url} has no TLS, which this coordinator requires")
-        target = f"{url}{path}" + (f"?{query}" if query else "")
-        try:
-            async with (
-                self._slots,
-                self._client.stream(
-                    method, target, content=body, headers=headers, timeout=timeout_seconds
-                ) as answer,
-            ):
-                # The limit is checked while reading, so that one node cannot use up the memory.
-                content = bytearray()
-                async for part in answer.aiter_bytes():
-                    content += part
-                    if len(content) > RESPONSE_BYTES_MAX:
-                        raise ClusterError("the response of a node is too large", outcome="unknown")
-                shown = {name.lower(): value for name, value in answer.headers.items()}
-                return NodeResponse(answer.status_code, shown, bytes(content))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            self._report(url, error)
-            # Without a connection nothing was sent; otherwise a write may still be applied.
-            is_sent = not isinstance(error, _NOT_SENT)
-            raise ClusterError(
-                f"the node at {url} does not answer: {error!r}",
-                outcome="unknown" if is_sent else "not_taken",
-            ) from error
+        """Send one request to a node and read the whole response.
 
-    async def document(self, url: str, path: str) -> Any:
+        Args:
+            target: The node.
+            actor: Name of the user on whose behalf it is sent.
+        """
+        asked = f"{path}?{query}" if query else path
+        try:
+            async with self._slots:
+                opened = await self._opened(
+                    target, method, asked, body, headers, actor, timeout_seconds
+                )
+                async with opened as answer:
+                    content = await answer.read(RESPONSE_BYTES_MAX)
+        except ProtocolError as error:
+            raise ClusterError(
+                f"the node at {target.url} is not trusted: {error}", outcome="unknown"
+            ) from error
+        shown = {name.lower(): value for name, value in answer.headers.items()}
+        return NodeResponse(answer.status, shown, content)
+
+    async def _opened(
+        self,
+        target: Target,
+        method: str,
+        asked: str,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+        actor: str,
+        seconds: float,
+    ) -> AbstractAsyncContextManager[Answer]:
+        if not self._has_key:
+            return self._http.open_plain(
+                method, target, asked, body=body, headers=headers, seconds=seconds
+            )
+        try:
+            await self._http.prepare(target)
+        except PeerTooOld as error:
+            raise ClusterError(
+                f"the node at {target.url} runs a release that takes nothing but the API key, "
+                "which is sent to no node: upgrade the node",
+                outcome="not_taken",
+            ) from error
+        except ClusterError as error:
+            error.fields["outcome"] = "not_taken"
+            raise
+        return self._http.open(
+            method, target, asked, body=body, headers=headers, actor=actor, seconds=seconds
+        )
+
+    async def document(self, target: Target, path: str) -> Any:
         """Read a JSON document of a node; None if the node refuses."""
-        answer = await self.ask(url, "GET", path, timeout_seconds=SCRAPE_SECONDS * 2)
+        answer = await self.ask(target, "GET", path, timeout_seconds=SCRAPE_SECONDS * 2)
         if answer.status != 200:
             return None
         try:
-            return httpx.Response(200, content=answer.body).json()
-        except ValueError as error:
-            raise ClusterError(f"the node at {url} did not answer with JSON") from error
+            return json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            raise ClusterError(f"the node at {target.url} did not answer with JSON") from error
 
     async def documents(self, urls: Sequence[tuple[str, str]], path: str) -> dict[str, Any]:
         """Read the same document of several nodes; those that fail are left out."""
 
         async def read(node: str, url: str) -> tuple[str, Any]:
             try:
-                return node, await self.document(url, path)
+                return node, await self.document(Target(url, node), path)
             except ClusterError:
                 return node, None
 

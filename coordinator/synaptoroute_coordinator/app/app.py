@@ -17,9 +17,14 @@ from synaptoroute.errors import ConfigError, NotReady
 from synaptoroute.private_files import exposed_secrets
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import Membership, PeerClient
+from synaptoroute.sequencer.proven_http import ProvenHttp
 from synaptoroute.sequencer.retention import RetentionLimits
+from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.genesis import read_genesis
+from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.statements import COORDINATOR, Signer
 from synaptoroute.version import __version__
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.client_address import proxies_of
@@ -163,6 +168,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         tls=Tls(config.redis_ca_file, config.redis_cert_file, config.redis_key_file),
         signing_keys_file=config.signing_keys_file,
         allow_unsigned=config.allow_unsigned,
+        clock_skew_seconds_max=config.clock_skew_seconds_max,
         retention=RetentionLimits(config.log_bytes_max, config.retain_bytes, config.retain_entries),
     )
     node_key = read_secret(config.node_key_file, "API key for the nodes")
@@ -182,24 +188,50 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
             raise NotReady("the cluster's identity is not known yet")
         return sha256(b"synaptoroute peer|" + cluster_id.encode()).digest()
 
+    def signer() -> Signer:
+        """Signs requests; admitted by the cluster secret, else as the nodes' peers are."""
+        ring = log.signing_keys.secret
+        if not ring:
+            ring = ClusterSecret(ring.namespace, {"peer": peer_secret()})
+        return Signer(name, identity, ring)
+
+    identity = open_identity(config)
+    name = f"{COORDINATOR}{identity.public_key[:16]}"
     membership = Membership(peer_secret, lambda: reconciler.now_ms())
+    allow_plain = config.allow_plain_peers
     peers = PeerClient(
         membership,
+        signer,
         log.verifier,
         log.signing_keys,
         peer_tls,
-        allow_plain=config.allow_plain_peers,
+        allow_plain=allow_plain,
+        is_strict=lambda: reconciler.level >= STRICT_LEVEL,
+    )
+    node_http = ProvenHttp(
+        signer,
+        lambda: log.verifier,
+        key_hash=sha256(node_key.encode()).digest() if node_key else b"",
+        tls=peer_tls,
+        allow_plain=allow_plain,
     )
     reconciler = Reconciler(
         log,
         config,
         lease,
-        FleetClient(node_key, peer_tls, allow_plain=config.allow_plain_peers),
+        FleetClient(node_http, has_key=bool(node_key)),
         Backups(open_backup_store(config), log, peers, config.backups_kept, pinned),
         AuditLog(config.folder / RECORD_NAME),
     )
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys, tls, peer_tls)
+
+
+def open_identity(config: CoordinatorConfig) -> NodeIdentity:
+    """Read the key of this coordinator, or make one for the time of this process; blocks."""
+    if config.identity_key_file is not None:
+        return NodeIdentity.load(config.identity_key_file)
+    return NodeIdentity.generate()
 
 
 def open_backup_store(config: CoordinatorConfig) -> BackupStore | None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from synaptoroute.errors import NotReady
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
+from synaptoroute.sequencer.proven_http import Target
 from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.app.fleet import find_node
 from synaptoroute_coordinator.app.responses import (
@@ -84,6 +85,7 @@ async def forward(request: Request, node: NodeName = "") -> Response:
         query=query,
         body=body,
         headers=headers,
+        actor=actor_of(request.scope),
     )
     if request.method in _WRITES or request.url.path.endswith("/utterances"):
         outcome = "done" if answer.status_code < 300 else "refused"
@@ -103,10 +105,17 @@ async def ask_node(
     query: str = "",
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
+    actor: str = "",
 ) -> Response:
     given = {"content-type": "application/json"} if headers is None and body else headers
     answer = await runtime.reconciler.client.ask(
-        node.url, method, path, query=query, body=body, headers=given
+        Target(node.url, node.node),
+        method,
+        path,
+        query=query,
+        body=body,
+        headers=given,
+        actor=actor,
     )
     kept = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     return Response(answer.body, status_code=answer.status, headers=kept)
@@ -244,7 +253,14 @@ async def _forward_action(
     runtime: Runtime = runtime_of(request)
     if not node.url:
         raise ActionFailed(f"{node.name} cannot be reached")
-    answer = await ask_node(runtime, node, "POST", path, body=json.dumps(body).encode())
+    answer = await ask_node(
+        runtime,
+        node,
+        "POST",
+        path,
+        body=json.dumps(body).encode(),
+        actor=actor_of(request.scope),
+    )
     if action:
         is_done = answer.status_code < 300
         detail = f"{about} {answer.status_code} from {node.name}".strip()

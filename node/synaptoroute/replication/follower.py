@@ -40,12 +40,12 @@ from synaptoroute.replication.snapshots import PeerSecret, SnapshotServer, delet
 from synaptoroute.sequencer.append_errors import Reason, unavailable
 from synaptoroute.sequencer.client import end_task
 from synaptoroute.sequencer.log import RedisLog
-from synaptoroute.sequencer.peers import BOOT, Membership, PeerClient
+from synaptoroute.sequencer.node_rows import STRICT_LEVEL
+from synaptoroute.sequencer.peers import Membership, PeerClient
 from synaptoroute.sequencer.pubsub import MessageReceived, Missed, Reconnecting, Subscribed
 from synaptoroute.sequencer.wire import Announced, Keepalive, Message
-from synaptoroute.trust.documents import sign_document
 from synaptoroute.trust.identity import NodeIdentity
-from synaptoroute.trust.nonces import Nonces
+from synaptoroute.trust.requests import Gatekeeper
 from synaptoroute.trust.statements import Signer
 from synaptoroute.web.tls import ClientTls
 
@@ -88,14 +88,19 @@ class Follower:
         self.clock = session.clock
         self._secret = PeerSecret(session)
         self.membership = Membership(self._secret, self.clock.now_ms)
-        self.nonces = Nonces()
+        self.gatekeeper = Gatekeeper(
+            signer, lambda: self._secret.verifier, self.incarnation.boot, config.advertise_url
+        )
         self.tls = tls
         self._peers = PeerClient(
             self.membership,
+            lambda: Signer(engine.node_id, identity, self._secret.ring),
             log.verifier,
             log.signing_keys,
             tls,
             allow_plain=config.allow_plain_peers,
+            is_strict=lambda: session.level >= STRICT_LEVEL,
+            own_urls=config.peer_urls.replace(",", " ").split(),
         )
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
@@ -181,17 +186,6 @@ class Follower:
                 self.session.counts.faults += 1
                 _log.exception("the follower's task %s failed and is restarted: %s", name, error)
             await asyncio.sleep(RETRY_SECONDS)
-
-    def boot_document(self, challenge: str) -> dict[str, Any]:
-        """Say which run of this node answers here, with a nonce for a request to it."""
-        signer = self.session.signer
-        document = {
-            "node": signer.name,
-            "boot": self.incarnation.boot,
-            "nonce": self.nonces.issue(),
-            "challenge": challenge,
-        }
-        return sign_document(signer, BOOT, document)
 
     async def _ask_boot(self, url: str, public_key: str) -> str:
         return await self._peers.ask_boot(url, public_key)

@@ -30,7 +30,8 @@ from synaptoroute.errors import ClusterError, ProtocolError, SynaptoRouteError
 from synaptoroute.replication.readiness import PeersSay, Readiness
 from synaptoroute.replication.session import CLUSTER_ID_KEY, FRESH_KEY, LogState, Session
 from synaptoroute.sequencer.node_rows import NodeSeen
-from synaptoroute.sequencer.peers import PeerClient, PeerDown, PeerHead, PeerTooOld
+from synaptoroute.sequencer.peers import PeerClient, PeerHead
+from synaptoroute.sequencer.proven_http import PeerDown, PeerTooOld
 
 PEERS_KEY: Final = "peers"  # Key of the peers' addresses in the node's database
 PEERS_KEPT_MAX: Final = 64

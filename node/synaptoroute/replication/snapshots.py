@@ -22,6 +22,8 @@ from synaptoroute.errors import ConfigError, NotReady, Overloaded, RouteError
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
 from synaptoroute.sequencer.peers import LOG_BYTES_MAX, dump_entry
+from synaptoroute.trust.cluster_secret import ClusterSecret
+from synaptoroute.trust.statements import Verifier
 
 SNAPSHOTS_AT_ONCE_MAX: Final = 2
 LOGS_AT_ONCE_MAX: Final = 4
@@ -163,6 +165,18 @@ class PeerSecret:
             raise ConfigError(f"the peers' secret cannot be read: {error}") from error
         if len(self._secret) < SECRET_BYTES_MIN:
             raise ConfigError(f"the peers' secret needs {SECRET_BYTES_MIN} bytes or more: {path}")
+
+    @property
+    def ring(self) -> ClusterSecret:
+        """The secret that admits senders of requests: the cluster secret, else this one."""
+        secret = self._session.log.signing_keys.secret
+        return secret or ClusterSecret(secret.namespace, {"peer": self()})
+
+    @property
+    def verifier(self) -> Verifier:
+        """Verifies senders of requests."""
+        log = self._session.log
+        return log.verifier if log.signing_keys.secret else Verifier(self.ring)
 
     def __call__(self) -> bytes:
         if self._secret:

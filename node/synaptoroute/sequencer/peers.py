@@ -14,31 +14,33 @@ import hashlib
 import hmac
 import json
 import re
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import httpx
-
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.private_files import open_private
+from synaptoroute.sequencer.proven_http import (
+    Answer,
+    PeerTooOld,
+    ProvenHttp,
+    Target,
+    check_status,
+)
 from synaptoroute.sequencer.wire import SigningKeys, StreamEntry
-from synaptoroute.trust.documents import verify_document
-from synaptoroute.trust.statements import STATEMENT_BYTES_MAX, Verifier
+from synaptoroute.trust.statements import STATEMENT_BYTES_MAX, Signer, Verifier
 from synaptoroute.web.tls import ClientTls
 
 HEAD_PATH: Final = "/peer/v1/head"
 LOG_PATH: Final = "/peer/v1/log"
 SNAPSHOT_PATH: Final = "/peer/v1/snapshot"
 ROWS_PATH: Final = "/peer/v1/rows"
-NONCE_PATH: Final = "/peer/v1/nonce"
-BOOT: Final = "boot 1"  # Purpose of a node's word on which run of it is at an address
 CHALLENGE_CHARACTERS_MAX: Final = 64
 CERTIFICATE_PATH: Final = "/peer/v1/certificate"
-PROOF_HEADER: Final = "SR-Peer-Proof"
+OLD_PROOF_HEADER: Final = "SR-Peer-Proof"  # Of releases before level 2
 POSITION_HEADER: Final = "SR-Position"
 SHA_HEADER: Final = "SR-SHA256"
 PROOF_AGE_MS_MAX: Final = 300_000
@@ -50,22 +52,10 @@ _LINE: Final = re.compile(
     rb"(\d{1,16}) (\d{1,16}) ([0-9a-f]{40}) ([0-9a-f]{40}) (\d{1,16}) (\d{1,8})"
 )
 BOOT_TRIES: Final = 10
-BOOT_SECONDS: Final = 2.0
 BOOT_RETRY_SECONDS: Final = 0.2
-BOOT_BYTES_MAX: Final = 8_192
 _POSITION: Final = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.([0-9a-f]{40})")
-_CONNECT_SECONDS: Final = 2.0
-_READ_SECONDS: Final = 30.0
 HEAD_SECONDS: Final = 1.0
 _HEAD_BYTES_MAX: Final = 4_096
-
-
-class PeerDown(ClusterError):
-    """Nothing listens at a peer's address."""
-
-
-class PeerTooOld(ClusterError):
-    """A peer does not know the request: it runs an earlier release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,38 +140,46 @@ class Membership:
 
 
 class PeerClient:
-    """Sends requests to peers.  Used on one event loop."""
+    """Sends requests to peers.  Used on one event loop.
+
+    Args:
+        membership: Makes the proofs that releases before level 2 understand.
+        signer: Returns what signs requests as this process.
+        verifier: Verifies peers.
+        signing_keys: Verify the seals of entries.
+        tls: Certificates for ``https``.
+        allow_plain: Ask peers without TLS although there are certificates.
+        is_strict: Returns whether peers that sign nothing are not asked any more.
+        own_urls: Addresses that are from the settings of this process.
+    """
 
     def __init__(
         self,
         membership: Membership,
+        signer: Callable[[], Signer],
         verifier: Verifier,
         signing_keys: SigningKeys,
         tls: ClientTls | None = None,
         *,
         allow_plain: bool = False,
+        is_strict: Callable[[], bool] = bool,
+        own_urls: Collection[str] = (),
     ) -> None:
         self._membership = membership
-        self._verifier = verifier
         self._signing_keys = signing_keys  # Verify the seals of entries
-        self._tls = tls
-        self._is_tls_needed = tls is not None and not allow_plain
-        timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
-        verify = True if tls is None else tls.http_context
-        # Redirects are not followed: a request and its proof are for one node.
-        self._client = httpx.AsyncClient(
-            timeout=timeout, verify=verify, trust_env=False, follow_redirects=False
-        )
+        self._is_strict = is_strict
+        self._own_urls = frozenset(url.rstrip("/") for url in own_urls)
+        self._http = ProvenHttp(signer, lambda: verifier, tls=tls, allow_plain=allow_plain)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._http.close()
 
     async def read_log(self, url: str, after: Position) -> PeerLog:
         """Read the entries after a position from a peer's op log."""
         path = f"{LOG_PATH}?epoch={after.epoch}&seq={after.seq}&chain={after.chain}"
-        async with self._open(url, path) as response:
-            position = parse_position(response.headers.get(POSITION_HEADER, ""))
-            body = await _read(response, 2 * LOG_BYTES_MAX)
+        async with self._open(url, path) as answer:
+            position = parse_position(_position_of(answer))
+            body = await answer.read(2 * LOG_BYTES_MAX)
         entries = await asyncio.to_thread(parse_entries, body, self._signing_keys)
         return PeerLog(tuple(entries), position)
 
@@ -195,8 +193,8 @@ class PeerClient:
         """
         try:
             async with asyncio.timeout(HEAD_SECONDS):
-                async with self._open(url, HEAD_PATH) as response:
-                    return PeerHead.parse(await _read(response, _HEAD_BYTES_MAX))
+                async with self._open(url, HEAD_PATH) as answer:
+                    return PeerHead.parse(await answer.read(_HEAD_BYTES_MAX))
         except TimeoutError as error:
             raise ClusterError("a peer does not answer in time") from error
 
@@ -205,28 +203,22 @@ class PeerClient:
 
         Nothing is sent but a random number.
         """
-        challenge = secrets.token_hex(16)
-        path = f"{NONCE_PATH}?challenge={challenge}"
         for _ in range(BOOT_TRIES):
             try:
-                async with self._get(url, path, {}, BOOT_SECONDS) as response:
-                    document = json.loads(await _read(response, BOOT_BYTES_MAX))
-                    found = verify_document(self._verifier, BOOT, document)
+                boot = await self._http.boot(url)
             except NotReady:
                 await asyncio.sleep(BOOT_RETRY_SECONDS)  # It is starting
                 continue
-            except (ClusterError, ProtocolError, ValueError, AttributeError):
+            except (ClusterError, ProtocolError):
                 return ""
-            if found.public_key != public_key or document.get("challenge") != challenge:
-                return ""
-            return str(document.get("boot", ""))
+            return boot.boot if boot.public_key == public_key else ""
         return ""
 
     async def read_rows(self, url: str, buckets: Sequence[int]) -> bytes:
         """Read a peer's sums, and its rows of some buckets; see ``replication.row_repair``."""
         path = f"{ROWS_PATH}?buckets={'.'.join(map(str, buckets))}"
-        async with self._open(url, path) as response:
-            return await _read(response, ROWS_BYTES_MAX)
+        async with self._open(url, path) as answer:
+            return await answer.read(ROWS_BYTES_MAX)
 
     async def read_certificate(self, url: str, position: Position) -> bytes:
         """Read what a voter says of its content at a position; see ``trust.certificates``.
@@ -234,8 +226,8 @@ class PeerClient:
         The voter waits for a position that it has not reached yet.
         """
         path = f"{CERTIFICATE_PATH}?position={format_position(position)}"
-        async with self._open(url, path) as response:
-            return await _read(response, STATEMENT_BYTES_MAX)
+        async with self._open(url, path) as answer:
+            return await answer.read(STATEMENT_BYTES_MAX)
 
     async def fetch_snapshot(
         self,
@@ -256,14 +248,14 @@ class PeerClient:
         digest = hashlib.sha256()
         size_bytes = 0
         try:
-            async with self._open(url, SNAPSHOT_PATH) as response:
-                position = parse_position(response.headers.get(POSITION_HEADER, ""))
-                announced = response.headers.get(SHA_HEADER, "")
+            async with self._open(url, SNAPSHOT_PATH) as answer:
+                position = parse_position(_position_of(answer))
+                announced = answer.headers.get(SHA_HEADER, "")
                 if on_position is not None:
                     on_position(position)
                 file = await asyncio.to_thread(open_private, target, "wb")
                 try:
-                    async for part in response.aiter_bytes(1 << 20):
+                    async for part in answer.parts():
                         size_bytes += len(part)
                         if size_bytes > SNAPSHOT_BYTES_MAX:
                             raise ProtocolError("a snapshot is over the limit")
@@ -277,84 +269,35 @@ class PeerClient:
             raise
         return SnapshotFile(target, position)
 
-    def _open(self, url: str, path: str) -> _Response:
-        return self._get(url, path, {PROOF_HEADER: self._membership.proof(path)})
+    @asynccontextmanager
+    async def _open(self, url: str, path: str) -> AsyncIterator[Answer]:
+        target = Target(url, is_own_setting=url.rstrip("/") in self._own_urls)
+        try:
+            await self._http.prepare(target)
+        except PeerTooOld:
+            # A peer of an earlier release, during an upgrade.  Its proof can be relayed, so no
+            # such peer is asked once all nodes know better.
+            if self._is_strict():
+                raise
+            proof = {OLD_PROOF_HEADER: self._membership.proof(path)}
+            opened = self._http.open_plain("GET", target, path, headers=proof)
+        else:
+            opened = self._http.open("GET", target, path)
+        async with opened as answer:
+            check_status(answer.status)
+            yield answer
 
-    def _get(
-        self, url: str, path: str, headers: dict[str, str], seconds: float = _READ_SECONDS
-    ) -> _Response:
-        if self._is_tls_needed and not url.startswith("https://"):
-            raise ClusterError(f"the peer at {url} has no TLS, which is required")
-        return _Response(self._client, url.rstrip("/") + path, headers, self._tls, seconds)
 
-
-async def _read(response: httpx.Response, bytes_max: int) -> bytes:
-    body = bytearray()
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > bytes_max:
-            raise ProtocolError("a peer sends more than was asked for")
-    return bytes(body)
+def _position_of(answer: Answer) -> str:
+    if answer.signed is not None:
+        return answer.signed.position
+    return str(answer.headers.get(POSITION_HEADER, ""))
 
 
 def _keep(file: BinaryIO, digest: hashlib._Hash, part: bytes) -> None:
     # On a thread: disk and hash would delay queries on the event loop.
     digest.update(part)
     file.write(part)
-
-
-class _Response:
-    """One streamed answer; errors of the HTTP client become ``ClusterError``."""
-
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        url: str,
-        headers: dict[str, str],
-        tls: ClientTls | None,
-        seconds: float = _READ_SECONDS,
-    ) -> None:
-        self._url = url
-        self._tls = tls
-        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
-        # A redirect could lead anywhere.
-        self._context = client.stream(
-            "GET", url, headers=headers, timeout=timeout, follow_redirects=False
-        )
-
-    async def __aenter__(self) -> httpx.Response:
-        try:
-            response = await self._context.__aenter__()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if self._tls is not None:
-                is_closed = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
-                self._tls.report(self._url.partition("?")[0], error, is_closed=is_closed)
-            kind = PeerDown if _is_refused(error) else ClusterError
-            raise kind(f"a peer does not answer: {error!r}") from error
-        if response.status_code != 200:
-            await self._context.__aexit__(None, None, None)
-            if response.status_code == 404:
-                raise PeerTooOld("a peer does not know the request")
-            if response.status_code == 503:
-                raise NotReady("a peer is not ready")
-            raise ClusterError(f"a peer refused with status {response.status_code}")
-        return response
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        await self._context.__aexit__(kind, error, trace)  # type: ignore[arg-type]
-        if isinstance(error, httpx.HTTPError):
-            raise ClusterError(f"a peer broke off: {error!r}") from error
-
-
-def _is_refused(error: BaseException | None) -> bool:
-    """Whether a connection was refused, as a host does on whose port nothing listens."""
-    while error is not None:
-        if isinstance(error, ConnectionRefusedError):
-            return True
-        if isinstance(error, BaseExceptionGroup):
-            return all(_is_refused(each) for each in error.exceptions)
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def dump_entry(epoch: int, seq: int, prev: str, chain: str, time_us: int, body: bytes) -> bytes:

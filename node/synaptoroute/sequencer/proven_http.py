@@ -35,6 +35,7 @@ from synaptoroute.trust.requests import (
     read_boot,
 )
 from synaptoroute.trust.statements import Signer, Verifier
+from synaptoroute.web.tls import ClientTls
 
 NONCE_PATH: Final = "/peer/v1/nonce"
 BOOT_BYTES_MAX: Final = 16_384
@@ -45,6 +46,13 @@ NONCE_CHARACTERS_MAX: Final = 256
 CONNECT_SECONDS: Final = 2.0
 READ_SECONDS: Final = 30.0
 PART_BYTES: Final = 1 << 20
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
 
 
 class PeerDown(ClusterError):
@@ -86,7 +94,8 @@ class Answer:
             ProtocolError: After the last part: it is not the body that the node has signed.
         """
         digest = hashlib.sha256()
-        async for part in self._response.aiter_bytes(PART_BYTES):
+        # Raw: a small answer must not become a large one in memory.
+        async for part in self._response.aiter_raw(PART_BYTES):
             # Large parts on a thread: the hash of a megabyte takes longer than a query.
             if len(part) < PART_BYTES // 8:
                 digest.update(part)
@@ -110,25 +119,38 @@ class ProvenHttp:
     """Sends requests with proofs.  Used on one event loop.
 
     Args:
-        http: The client; it must not follow redirects.
         signer: Returns what signs as this process; it may change, see ``PeerSecret``.
         verifier: Returns what verifies nodes.
         key_hash: SHA-256 of the API key whose rights the requests need, if any.
+        tls: Certificates for ``https``.
+        allow_plain: Ask nodes without TLS although there are certificates.
     """
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
         signer: Callable[[], Signer],
         verifier: Callable[[], Verifier],
         *,
         key_hash: bytes = b"",
+        tls: ClientTls | None = None,
+        allow_plain: bool = False,
     ) -> None:
-        self._http = http
+        self._tls = tls
+        self._is_tls_needed = tls is not None and not allow_plain
+        # No proxy of the environment: nodes are inside the cluster.
+        self._http = httpx.AsyncClient(
+            headers={"Accept-Encoding": "identity"},
+            verify=True if tls is None else tls.http_context,
+            trust_env=False,
+            follow_redirects=False,
+        )
         self._signer = signer
         self._verifier = verifier
         self._key_hash = key_hash
         self._known: OrderedDict[str, tuple[Boot, deque[tuple[str, float]]]] = OrderedDict()
+
+    async def close(self) -> None:
+        await self._http.aclose()
 
     async def boot(self, url: str, seconds: float = CONNECT_SECONDS) -> Boot:
         """Ask which run of which node is at an address.  Sends nothing but a random number.
@@ -143,10 +165,11 @@ class ProvenHttp:
         challenge = secrets.token_hex(16)
         target = f"{NONCE_PATH}?challenge={challenge}"
         async with self._sent("GET", url, target, b"", {}, seconds) as response:
-            _check_status(response)
+            check_status(response.status_code)
             body = await Answer(response, None).read(BOOT_BYTES_MAX)
         boot = read_boot(self._verifier(), body, challenge)
-        self._known[url] = (boot, deque(maxlen=NONCES_KEPT_MAX))
+        url = url.rstrip("/")
+        self._known[url] = (boot, deque([(boot.nonce, time.monotonic())], NONCES_KEPT_MAX))
         self._known.move_to_end(url)
         while len(self._known) > ADDRESSES_MAX:
             self._known.popitem(last=False)
@@ -170,11 +193,12 @@ class ProvenHttp:
             Its answer, whatever the status; one that is not an error is signed.
         """
         url = target.url.rstrip("/")
+        sent_target = _on_wire(url, path_and_query)
         for is_last in (False, True):
             boot, nonce = await self._nonce(target, is_new=is_last)
             request = ProvenRequest(
                 method=method,
-                target=path_and_query,
+                target=sent_target,
                 sha256=hashlib.sha256(body).hexdigest(),
                 node=boot.node,
                 url="" if target.is_own_setting else url,
@@ -188,10 +212,36 @@ class ProvenHttp:
                 # A nonce that was kept may be of a former run of the node.
                 if response.status_code == 401 and not is_last:
                     continue
-                yield self._checked(response, request, boot)
+                yield self._checked(url, response, request, boot)
                 return
 
-    def _checked(self, response: httpx.Response, request: ProvenRequest, boot: Boot) -> Answer:
+    async def prepare(self, target: Target) -> None:
+        """Have a nonce of a node ready.  Raises as ``boot`` does."""
+        known = self._known.get(target.url.rstrip("/"))
+        if known is None or not known[1]:
+            check_address(target.url)
+            await self.boot(target.url)
+
+    @asynccontextmanager
+    async def open_plain(
+        self,
+        method: str,
+        target: Target,
+        path_and_query: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        seconds: float = READ_SECONDS,
+    ) -> AsyncIterator[Answer]:
+        """Send a request without a proof; nothing of the answer is signed."""
+        check_address(target.url)
+        given = headers or {}
+        async with self._sent(method, target.url, path_and_query, body, given, seconds) as response:
+            yield Answer(response, None)
+
+    def _checked(
+        self, url: str, response: httpx.Response, request: ProvenRequest, boot: Boot
+    ) -> Answer:
         text = response.headers.get(ANSWER_HEADER, "")
         signed = None
         if text:
@@ -201,7 +251,7 @@ class ProvenHttp:
         elif response.status_code < 400:
             raise ProtocolError("an answer without a signature", forged=True)
         nonce = response.headers.get(NONCE_HEADER, "")
-        known = self._known.get(str(request.url))
+        known = self._known.get(url)
         if known is not None and known[0] == boot and 0 < len(nonce) <= NONCE_CHARACTERS_MAX:
             known[1].append((nonce, time.monotonic()))
         return Answer(response, signed)
@@ -209,17 +259,27 @@ class ProvenHttp:
     async def _nonce(self, target: Target, *, is_new: bool) -> tuple[Boot, str]:
         check_address(target.url)
         url = target.url.rstrip("/")
-        known = None if is_new else self._known.get(url)
-        if known is not None:
-            boot, nonces = known
-            while nonces:
-                nonce, at = nonces.popleft()
-                if time.monotonic() - at < NONCE_KEPT_SECONDS:
-                    return boot, nonce
-        boot = await self.boot(url)
-        if target.node and boot.node != target.node:
-            raise ProtocolError(f"{boot.node!r} is at the address of {target.node!r}", forged=True)
-        return boot, boot.nonce
+        if is_new:
+            await self.boot(url)
+        while True:
+            found = self._take(url)
+            if found is not None:
+                break
+            await self.boot(url)
+        if target.node and found[0].node != target.node:
+            raise ProtocolError(
+                f"{found[0].node!r} is at the address of {target.node!r}", forged=True
+            )
+        return found
+
+    def _take(self, url: str) -> tuple[Boot, str] | None:
+        """Take a nonce that was kept for an address."""
+        known = self._known.get(url)
+        while known is not None and known[1]:
+            nonce, at = known[1].popleft()
+            if time.monotonic() - at < NONCE_KEPT_SECONDS:
+                return known[0], nonce
+        return None
 
     @asynccontextmanager
     async def _sent(
@@ -232,10 +292,13 @@ class ProvenHttp:
         seconds: float,
     ) -> AsyncIterator[httpx.Response]:
         """Send a request; errors of the HTTP client become ``ClusterError``."""
+        url = url.rstrip("/")
+        if self._is_tls_needed and not url.startswith("https://"):
+            raise ClusterError(f"the peer at {url} has no TLS, which is required")
         timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         request = self._http.build_request(
             method,
-            url.rstrip("/") + path_and_query,
+            url + path_and_query,
             content=body,
             headers=dict(headers),
             timeout=timeout,
@@ -244,31 +307,51 @@ class ProvenHttp:
             # A redirect could lead anywhere.
             response = await self._http.send(request, stream=True, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if self._tls is not None:
+                is_closed = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+                self._tls.report(url, error, is_closed=is_closed)
             kind = PeerDown if _is_refused(error) else ClusterError
-            raise kind(f"the node at {url} does not answer: {error!r}") from error
+            # Without a connection nothing was sent; otherwise a write may still be applied.
+            outcome = "not_taken" if isinstance(error, _NOT_SENT) else "unknown"
+            raise kind(f"the node at {url} does not answer: {error!r}", outcome=outcome) from error
         try:
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                raise ProtocolError(f"an answer in the encoding {encoding!r}")
             yield response
         except httpx.HTTPError as error:
-            raise ClusterError(f"the node at {url} broke off: {error!r}") from error
+            raise ClusterError(
+                f"the node at {url} broke off: {error!r}", outcome="unknown"
+            ) from error
         finally:
             await response.aclose()
 
 
-def _check_status(response: httpx.Response) -> None:
-    status = response.status_code
+def _on_wire(url: str, path_and_query: str) -> str:
+    """The path and the query as they are sent; a prefix in the address is a proxy's matter."""
+    try:
+        prefix = httpx.URL(url).raw_path.rstrip(b"/")
+        return httpx.URL(url + path_and_query).raw_path[len(prefix) :].decode("ascii")
+    except (httpx.InvalidURL, UnicodeDecodeError) as error:
+        raise ClusterError(f"{url} is no address", outcome="not_taken") from error
+
+
+def check_status(status: int) -> None:
+    """Raise the error of an answer that is not 200."""
     if status == 404:
-        raise PeerTooOld("a node does not know the request")
+        raise PeerTooOld("a peer does not know the request")
     if status == 503:
-        raise NotReady("a node is not ready")
+        raise NotReady("a peer is not ready")
     if status != 200:
-        raise ClusterError(f"a node refused with status {status}")
+        raise ClusterError(f"a peer refused with status {status}")
 
 
-def _is_refused(error: Exception) -> bool:
-    """Whether the operating system said that nothing listens at the address."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConnectionRefusedError):
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether a connection was refused, as a host does on whose port nothing listens."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
             return True
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(error, BaseExceptionGroup):
+            return all(_is_refused(each) for each in error.exceptions)
+        error = error.__cause__ or error.__context__
     return False

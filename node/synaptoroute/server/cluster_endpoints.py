@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,25 +23,27 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.digest import BUCKET_COUNT
+from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ProtocolError
 from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
 from synaptoroute.router import WriteOptions
+from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import (
     CERTIFICATE_PATH,
     CHALLENGE_CHARACTERS_MAX,
     HEAD_PATH,
     LOG_PATH,
-    NONCE_PATH,
+    OLD_PROOF_HEADER,
     POSITION_HEADER,
-    PROOF_HEADER,
     ROWS_PATH,
     SHA_HEADER,
     SNAPSHOT_PATH,
     format_position,
     parse_position,
 )
+from synaptoroute.sequencer.proven_http import NONCE_PATH
 from synaptoroute.server.parameters import checked, read_document
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
@@ -61,6 +65,13 @@ from synaptoroute.server.schemas import (
     OrphanToReplay,
     RecoveryRequest,
     VoterChange,
+)
+from synaptoroute.trust.requests import (
+    ANSWER_HEADER,
+    NO_BODY,
+    NONCE_HEADER,
+    PROOF_HEADER,
+    Proven,
 )
 from synaptoroute.web.problems import EndpointNotFound, InvalidParameter, Unauthorized
 
@@ -355,38 +366,77 @@ PART_BYTES: Final = 1 << 20
 _BINARY: Final = "application/octet-stream"
 
 
-def _member(request: Request) -> Follower:
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """A peer whose request was verified, and the follower that serves it."""
+
+    follower: Follower
+    proven: Proven | None  # None for a peer of a release before level 2
+
+    def headers(self, digest: str, position: Position | None = None) -> dict[str, str]:
+        """The headers of an answer: what is signed, and a nonce for the next request."""
+        at = "" if position is None else format_position(position)
+        headers = {POSITION_HEADER: at} if at else {}
+        if self.proven is not None:
+            gatekeeper = self.follower.gatekeeper
+            headers[ANSWER_HEADER] = gatekeeper.answer(self.proven, 200, digest, at)
+            headers[NONCE_HEADER] = gatekeeper.nonces.issue()
+        return headers
+
+    def respond(self, body: bytes, media_type: str, position: Position | None = None) -> Response:
+        headers = self.headers(hashlib.sha256(body).hexdigest(), position)
+        return Response(body, media_type=media_type, headers=headers)
+
+
+def _follower_of(request: Request) -> Follower:
     follower = runtime_of(request).router.follower
     if follower is None:
         raise EndpointNotFound("this node has no peers")
-    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    if not follower.membership.is_proof(asked, request.headers.get(PROOF_HEADER, "")):
-        raise Unauthorized("a proof of membership is needed")
     return follower
+
+
+def _member(request: Request) -> _Peer:
+    follower = _follower_of(request)
+    asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    proof = request.headers.get(PROOF_HEADER)
+    if proof is not None:
+        try:
+            proven = follower.gatekeeper.verify(proof, request.method, asked)
+            is_empty = proven.request.sha256 == NO_BODY
+        except ProtocolError as error:
+            raise Unauthorized(str(error)) from error
+        if not is_empty:
+            raise Unauthorized("a proof of a request with a body")
+        return _Peer(follower, proven)
+    old_proof = request.headers.get(OLD_PROOF_HEADER, "")
+    is_old_taken = follower.session.level < STRICT_LEVEL
+    if not is_old_taken or not follower.membership.is_proof(asked, old_proof):
+        raise Unauthorized("a proof of membership is needed")
+    return _Peer(follower, None)
 
 
 @peer_endpoints.get(HEAD_PATH)
 async def peer_head(request: Request) -> Response:
     """Position and promise of this node."""
-    return json_response(_member(request).peer_watch.own_head().dump())
+    peer = _member(request)
+    return peer.respond(peer.follower.peer_watch.own_head().dump(), "application/json")
 
 
 @peer_endpoints.get(NONCE_PATH)
 async def peer_nonce(request: Request) -> Response:
     """Which run of the node answers here, and a nonce for one request."""
-    follower = runtime_of(request).router.follower
-    if follower is None:
-        raise EndpointNotFound("this node has no peers")
+    gatekeeper = _follower_of(request).gatekeeper
     challenge = request.query_params.get("challenge", "")
     if len(challenge) > CHALLENGE_CHARACTERS_MAX or not challenge.isascii():
         raise InvalidParameter(f"a challenge has at most {CHALLENGE_CHARACTERS_MAX} characters")
-    return json_response(json.dumps(follower.boot_document(challenge)))
+    return json_response(json.dumps(gatekeeper.boot_document(challenge)))
 
 
 @peer_endpoints.get(LOG_PATH)
 async def peer_log(request: Request) -> Response:
     """Entries after a position."""
-    server = _member(request).snapshots
+    peer = _member(request)
+    server = peer.follower.snapshots
     asked = request.query_params
     try:
         after = parse_position(
@@ -395,46 +445,45 @@ async def peer_log(request: Request) -> Response:
     except ProtocolError as error:
         raise InvalidParameter("epoch, seq and chain name a position") from error
     body = await server.read_log(after)
-    return Response(
-        body, media_type=_BINARY, headers={POSITION_HEADER: format_position(server.position)}
-    )
+    return peer.respond(body, _BINARY, server.position)
 
 
 @peer_endpoints.get(ROWS_PATH)
 async def peer_rows(request: Request) -> Response:
     """Sums over buckets of slots, and the rows of those that are named."""
-    follower = _member(request)
+    peer = _member(request)
     asked = request.query_params.get("buckets", "")
     words = asked.split(".") if asked else []
     if not all(word.isascii() and word.isdigit() and int(word) < BUCKET_COUNT for word in words):
         raise InvalidParameter("buckets are numbers below 256, separated by dots")
-    return Response(
-        await dump_rows(follower.session.engine, map(int, words)), media_type="application/json"
-    )
+    rows = await dump_rows(peer.follower.session.engine, map(int, words))
+    return peer.respond(rows, "application/json")
 
 
 @peer_endpoints.get(CERTIFICATE_PATH)
 async def peer_certificate(request: Request) -> Response:
     """The signed statement of this voter about its content at a position."""
-    follower = _member(request)
+    peer = _member(request)
     try:
         position = parse_position(request.query_params.get("position", ""))
     except ProtocolError as error:
         raise InvalidParameter("position is epoch.seq.chain") from error
-    return Response(await follower.certificates.certify(position), media_type="application/json")
+    text = await peer.follower.certificates.certify(position)
+    return peer.respond(text if isinstance(text, bytes) else text.encode(), "application/json")
 
 
 @peer_endpoints.get(SNAPSHOT_PATH)
 async def peer_snapshot(request: Request) -> Response:
     """The whole state at one position, as a SQLite file."""
-    server = _member(request).snapshots
+    peer = _member(request)
+    server = peer.follower.snapshots
     stack = AsyncExitStack()
     download = await stack.enter_async_context(server.snapshot())
     return StreamingResponse(
         _parts(download.path, stack),
         media_type=_BINARY,
         headers={
-            POSITION_HEADER: format_position(download.position),
+            **peer.headers(download.sha256, download.position),
             SHA_HEADER: download.sha256,
             "Content-Length": str(download.size_bytes),
         },

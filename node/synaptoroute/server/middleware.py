@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Final
 
-from synaptoroute.errors import ClusterError, NotReady
+from starlette.types import Receive, Scope, Send
+
+from synaptoroute.errors import ClusterError, NotReady, ProtocolError
+from synaptoroute.server.proven_requests import SignedAnswers, read_whole, replayed
 from synaptoroute.server.runtime import Runtime
-from synaptoroute.web.api_keys import Scope
+from synaptoroute.trust.requests import Proven
+from synaptoroute.web.api_keys import ApiKey, ApiKeys
+from synaptoroute.web.api_keys import Scope as KeyScope
 from synaptoroute.web.http_parser import Address, Header
 from synaptoroute.web.logs import LOGGER
 from synaptoroute.web.middleware import (
+    PROOF_KEY,
     RequestContext,
     RequestPolicy,
     presented_key,
@@ -63,10 +70,13 @@ class NodePolicy(RequestPolicy):
             raise Forbidden("a client certificate of the cluster is needed")
         if keys is None or (needed := scope_needed(method, path)) is None:
             return
-        presented = presented_key(headers)
-        if presented is None:
-            raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
-        key = keys.look_up(presented)
+        if context.proven is not None:
+            key = self._proven_key(keys, context.proven)
+        else:
+            presented = presented_key(headers)
+            if presented is None:
+                raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
+            key = keys.look_up(presented)
         if key is None:
             raise Unauthorized("the API key is not known here")
         if key.expires_at is not None and keys.is_expired(key):
@@ -75,6 +85,41 @@ class NodePolicy(RequestPolicy):
         if not key.may(needed):
             raise Forbidden(f"the API key {key.name!r} lacks the scope {needed!r}")
         context.key = key
+
+    @staticmethod
+    def _proven_key(keys: ApiKeys, proven: Proven) -> ApiKey | None:
+        """The key whose knowledge a proof shows."""
+        key = keys.with_id(proven.request.key_id)
+        return key if key is not None and proven.has_key(key.key_hash) else None
+
+    async def admit(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        context: RequestContext,
+        receive: Receive,
+        send: Send,
+    ) -> tuple[Receive, Send]:
+        follower = self._runtime.follower
+        if scope["path"].startswith(PEER_PREFIX):
+            return receive, send  # the endpoints of peers verify it themselves
+        if follower is None:
+            raise Unauthorized("this node has no peers, so it takes no proofs")
+        gatekeeper = follower.gatekeeper
+        target = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        try:
+            proven = gatekeeper.verify(
+                headers[PROOF_KEY].decode("latin-1"), scope["method"], target.decode("latin-1")
+            )
+        except ProtocolError as error:
+            raise Unauthorized(str(error)) from error
+        body = await read_whole(receive, self._runtime.config.body_bytes_max)
+        if sha256(body).hexdigest() != proven.request.sha256:
+            raise Unauthorized("a proof of another body")
+        context.proven, context.actor = proven, proven.request.actor
+        return replayed(body, receive), SignedAnswers(gatekeeper, proven, send)
 
     def is_in_force(self, context: RequestContext) -> bool:
         keys = self._runtime.keys
@@ -138,7 +183,7 @@ def is_write(method: str, path: str) -> bool:
     return method not in SAFE_METHODS and path not in _READING_POSTS and path.startswith("/v1/")
 
 
-def scope_needed(method: str, path: str) -> Scope | None:
+def scope_needed(method: str, path: str) -> KeyScope | None:
     """The scope that a request needs.
 
     None for probes, which are open, and for peers, which prove their membership instead.

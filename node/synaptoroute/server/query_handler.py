@@ -44,7 +44,7 @@ from synaptoroute.server.schemas import (
 )
 from synaptoroute.web.http_parser import Header, HttpRequest
 from synaptoroute.web.http_protocol import Respond
-from synaptoroute.web.middleware import RequestContext, flow_of, request_flow
+from synaptoroute.web.middleware import PROOF_KEY, RequestContext, flow_of, request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 PATH: Final = QUERY_PATH
@@ -167,6 +167,7 @@ class QueryHandler:
             headers.get(b"content-type") != _JSON
             or b"content-encoding" in headers
             or b"sr-min-version" in headers
+            or PROOF_KEY in headers
             or len(body) > self._runtime.config.body_bytes_max
         ):
             return False

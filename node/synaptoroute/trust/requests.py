@@ -147,9 +147,7 @@ class Gatekeeper:
         if not is_fresh:
             raise ProtocolError("a proof that was used or is too old", forged=True)
         covered = _covered(found.public_key, {name: document[name] for name in _FIELDS})
-        return Proven(
-            found.by, found.public_key, request, covered, str(document.get("code", ""))
-        )
+        return Proven(found.by, found.public_key, request, covered, str(document.get("code", "")))
 
     def boot_document(self, challenge: str) -> dict[str, Any]:
         """Say which run of which node answers here, with a nonce for a request to it."""

@@ -23,6 +23,7 @@ from synaptoroute.errors import ProtocolError
 from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.identity import NodeIdentity, is_signature
 
+COORDINATOR: Final = "coordinator:"  # How the names of coordinators begin
 STATEMENT_BYTES_MAX: Final = 65_536
 _NAME: Final = re.compile(r"[!-~]{1,128}")
 _PUBLIC_KEY: Final = re.compile(r"[0-9a-f]{64}")

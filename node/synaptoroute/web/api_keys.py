@@ -27,6 +27,7 @@ from typing import Final, Literal, get_args
 
 from synaptoroute.errors import ConfigError
 from synaptoroute.private_files import exposure_of, open_private
+from synaptoroute.trust.requests import key_id_of
 from synaptoroute.web.logs import ServerLog
 
 Scope = Literal["read", "write", "admin"]
@@ -193,6 +194,8 @@ class ApiKeys:
         content = _read(path)
         self._keys = _by_hash(content)
         self._seen: bytes | None = _digest(content)
+        self._ids: dict[str, bytes] = {}  # Hash of each key by its name in proofs
+        self._ids_of: object = None  # The keys that they were computed for
         self._warning = exposure_of(path)
         self._logged_warning = self._warning  # the process logs it at its start
 
@@ -208,6 +211,14 @@ class ApiKeys:
         if found is None or not hmac.compare_digest(found.key_hash, presented):
             return None
         return found
+
+    def with_id(self, key_id: str) -> ApiKey | None:
+        """Find the entry of a key by its name in proofs, see ``trust.requests``."""
+        if self._ids_of is not self._keys:
+            self._ids = {key_id_of(each): each for each in self._keys}
+            self._ids_of = self._keys
+        key_hash = self._ids.get(key_id)
+        return None if key_hash is None else self._keys.get(key_hash)
 
     def is_expired(self, key: ApiKey) -> bool:
         return key.expires_at is not None and key.expires_at <= self._clock()

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from synaptoroute.author import AUTHOR
 from synaptoroute.errors import SynaptoRouteError, TooLarge
+from synaptoroute.trust.requests import PROOF_HEADER, Proven
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
 from synaptoroute.web.client_address import client_network
 from synaptoroute.web.http_parser import Address, Header
@@ -45,6 +46,7 @@ from synaptoroute.web.problems import (
 )
 
 PATH_CHARACTERS_MAX: Final = 200
+PROOF_KEY: Final = PROOF_HEADER.lower().encode()
 CONTEXT: Final = "synaptoroute.context"
 """Key of the request's context in its ASGI scope."""
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._\-]{1,128}")
@@ -59,12 +61,14 @@ class RequestContext:
     """One request on its way to its response."""
 
     __slots__ = (
+        "actor",
         "client_address",
         "client_certificate",
         "endpoint",
         "has_started",
         "is_write",
         "key",
+        "proven",
         "request_id",
         "started_at",
         "status",
@@ -84,6 +88,8 @@ class RequestContext:
         self.key: ApiKey | None = None
         # The client's own address, where a trusted proxy names it; empty if there is none.
         self.client_address = "" if client is None else client[0]
+        self.proven: Proven | None = None  # the proof that came instead of a key
+        self.actor = ""  # user on whose behalf a proven request is made
         self.client_certificate: str | None = None  # name in it, if one was verified
         self.has_started = False
         self.is_write = False  # whether it asks for a change
@@ -137,6 +143,24 @@ class RequestPolicy(ABC):
         """Headers of every response whose endpoint did not set them itself."""
         return []
 
+    async def admit(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        context: RequestContext,
+        receive: Receive,
+        send: Send,
+    ) -> tuple[Receive, Send]:
+        """Verify the proof of a request instead of an API key; see ``trust.requests``.
+
+        Returns:
+            Where the application reads its body, and where it sends the answer.
+
+        Raises:
+            Unauthorized: The proof is not valid.
+        """
+        return receive, send
+
     def started(self) -> None:  # noqa: B027  (most policies count nothing here)
         ...
 
@@ -186,6 +210,7 @@ class RequestPolicy(ABC):
             request_id=context.request_id,
             client=client[0] if client else None,
             key=context.key_name,
+            **({"actor": context.actor} if context.actor else {}),
         )
 
 
@@ -211,6 +236,7 @@ class Middleware:
         if (tls := scope.get("extensions", {}).get("tls")) is not None:
             context.client_certificate = tls["client_cert_name"]
         receive_bounded = receive
+        is_proven = PROOF_KEY in headers
 
         async def receive_in_force() -> Message:
             message = await receive_bounded()
@@ -231,12 +257,17 @@ class Middleware:
             await send(message)
 
         policy.started()
+        send_answer: Send = send_with_headers
         try:
+            if is_proven:
+                receive, send_answer = await policy.admit(
+                    scope, headers, context, receive, send_with_headers
+                )
             policy.authorize(scope["method"], scope["path"], headers, context)
             AUTHOR.set(context.author)
             if policy.body_bytes_max is not None:
                 receive_bounded = _bounded(receive, policy.body_bytes_max)
-            await self._app(scope, receive_in_force, send_with_headers)
+            await self._app(scope, receive_in_force, send_answer)
         except ClientGone:
             pass
         except Exception as error:
@@ -245,8 +276,8 @@ class Middleware:
             if context.has_started:
                 raise
             start = {"type": "http.response.start", "status": status, "headers": problem_headers}
-            await send_with_headers(start)
-            await send({"type": "http.response.body", "body": body})
+            await send_answer(start)
+            await send_answer({"type": "http.response.body", "body": body})
         finally:
             context.endpoint = getattr(scope.get("route"), "path", context.endpoint)
             policy.finished(scope["method"], scope["path"], scope.get("client"), context)
