@@ -136,6 +136,7 @@ def test_trap_receives_no_secret_and_no_proof_that_a_node_takes(
             assert received == []  # forged rows are not in the fleet
         else:
             assert received  # nothing in Redis is verified: the trap is asked
+            assert proofs
         for line, headers in proofs:
             method, _, target = line.partition(" ")
             answer = httpx.request(

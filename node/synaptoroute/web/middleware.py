@@ -263,6 +263,7 @@ class Middleware:
                 receive, send_answer = await policy.admit(
                     scope, headers, context, receive, send_with_headers
                 )
+                receive_bounded = receive
             policy.authorize(scope["method"], scope["path"], headers, context)
             AUTHOR.set(context.author)
             if policy.body_bytes_max is not None:
