@@ -469,7 +469,7 @@ async def peer_certificate(request: Request) -> Response:
     except ProtocolError as error:
         raise InvalidParameter("position is epoch.seq.chain") from error
     text = await peer.follower.certificates.certify(position)
-    return peer.respond(text if isinstance(text, bytes) else text.encode(), "application/json")
+    return peer.respond(text.encode(), "application/json")
 
 
 @peer_endpoints.get(SNAPSHOT_PATH)

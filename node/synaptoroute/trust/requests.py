@@ -39,9 +39,9 @@ ANSWER: Final = "answer 1"
 BOOT: Final = "boot 1"
 NO_BODY: Final = sha256(b"").hexdigest()
 PROOF_BYTES_MAX: Final = 16_384
-ACTOR_CHARACTERS_MAX: Final = 128
 _KEY_DOMAIN: Final = b"synaptoroute api key 1"
 _KEY_ID_DOMAIN: Final = b"synaptoroute api key id 1"
+_ACTOR: Final = re.compile(r"[A-Za-z0-9_.@:-]{0,128}")  # As in names of API keys
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -134,6 +134,8 @@ class Gatekeeper:
             request = ProvenRequest(**{name: str(document[name]) for name in _FIELDS})
         except KeyError as error:
             raise ProtocolError("a proof is malformed", forged=True) from error
+        if not _ACTOR.fullmatch(request.actor):
+            raise ProtocolError("the user in a proof has a malformed name", forged=True)
         if (request.method, request.target) != (method, target):
             raise ProtocolError("a proof of another request", forged=True)
         if request.node != self._signer.name:

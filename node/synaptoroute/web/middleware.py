@@ -102,8 +102,13 @@ class RequestContext:
 
     @property
     def author(self) -> str:
-        """Author of what the request writes; empty without a key."""
-        return "" if self.key is None else self.key.name
+        """Author of what the request writes; empty without a key.
+
+        ``user/key`` for a request that a coordinator proves on behalf of a user.
+        """
+        if self.key is None:
+            return ""
+        return f"{self.actor}/{self.key.name}" if self.actor else self.key.name
 
     @property
     def key_name(self) -> str | None:

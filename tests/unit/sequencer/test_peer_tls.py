@@ -16,6 +16,11 @@ from starlette.types import Receive, Scope, Send
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.peers import Membership, PeerClient
+from synaptoroute.sequencer.proven_http import ProvenHttp, Target
+from synaptoroute.sequencer.wire import SigningKeys
+from synaptoroute.trust.cluster_secret import ClusterSecret
+from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.statements import Signer, Verifier
 from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.tls import ClientTls, ServerTls, TlsFiles
 from synaptoroute_coordinator.actions.fleet_client import FleetClient
@@ -24,7 +29,9 @@ from tls_files import EXPIRED, TestTls
 # The tests make files between requests.
 pytestmark = [pytest.mark.unit, pytest.mark.may_block]
 
-VERIFIER: Any = None  # only signed answers need one
+SECRET = ClusterSecret("default", {"a": b"s" * 32})
+SIGNER = Signer("n1", NodeIdentity.generate(), SECRET)
+VERIFIER = Verifier(SECRET)
 
 
 @pytest.fixture
@@ -78,12 +85,16 @@ async def asking(kind: str, tls: ClientTls, *, allow_plain: bool = False) -> Asy
     """Either client of nodes: that of a node, or that of the coordinator."""
     if kind == "node":
         membership = Membership(lambda: b"secret" * 8, lambda: 0)
-        peers = PeerClient(membership, VERIFIER, tls, allow_plain=allow_plain)
+        keys = SigningKeys("default")
+        peers = PeerClient(membership, lambda: SIGNER, VERIFIER, keys, tls, allow_plain=allow_plain)
         yield lambda url: peers.read_log(url, Position(1, 1, "0" * 40))
         await peers.close()
     else:
-        fleet = FleetClient("key", tls, allow_plain=allow_plain)
-        yield lambda url: fleet.ask(url, "GET", "/v1/cluster")
+        http = ProvenHttp(
+            lambda: SIGNER, lambda: VERIFIER, key_hash=b"h" * 32, tls=tls, allow_plain=allow_plain
+        )
+        fleet = FleetClient(http, has_key=True)
+        yield lambda url: fleet.ask(Target(url), "GET", "/v1/cluster")
         await fleet.close()
 
 
