@@ -286,6 +286,30 @@ class RunawayNode(Node):
         return True
 
 
+# --- an entry is what the server says ---------------------------------------------------------
+
+
+class UnsealedReplica(Replica):
+    """Takes entries that no member sealed."""
+
+    def _forgery(self, entry: Entry) -> str | None:
+        return None
+
+
+class UnsealedNode(Node):
+    """Has such a replica."""
+
+    replica_type = UnsealedReplica
+
+
+class PassiveNode(Node):
+    """Refuses what is forged, and leaves it in the log."""
+
+    def _drop_forged(self) -> Life:
+        return
+        yield
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -318,6 +342,8 @@ ABLATIONS = {
     "encoder": Ablation("the encoder of the chosen history", Kinds(CredulousNode), 400, "encoder"),
     "confirm": Ablation("the confirmation of a head", Kinds(UnconfirmedNode), 100, "head"),
     "confirm_held": Ablation("the majority that holds the head", Kinds(HastyNode), 200, "head"),
+    "seal": Ablation("the seals of entries", Kinds(UnsealedNode), 100, "hijack"),
+    "drop_forged": Ablation("the ballot against forgeries", Kinds(PassiveNode), 100, "hijack"),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 

@@ -76,7 +76,7 @@ class Disk:
 
     def boot(self, kind: type[Replica] = Replica) -> Replica:
         """Read the state back, as a start does: the base, and the entries since."""
-        replica = kind(self._base, dim=1)
+        replica = kind(self._base, dim=1, requires_seals=True)
         for entry in self._since_base:
             replica.receive(entry)
             replica.advance()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sim.model_store import DIM, FINGERPRINT, Store, header_of
-from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Report
@@ -112,13 +112,14 @@ class ModelLog:
 
     # --- open.lua, append.lua, switch.lua, read.lua, trim.lua -----------------------------
 
-    def found(self, voters: Sequence[str], epoch_id: str) -> bool:
+    def found(self, voters: Sequence[str], epoch_id: str, level: int = LEVEL) -> bool:
         """Found the log of an empty server."""
         if self.store.meta is not None:
             return False
-        opened = OpenEpoch(epoch_id, 0, tuple(voters), FINGERPRINT, DIM)
-        self.store.meta = header_of(tuple(voters), 1)
-        entry = self._number(Position(), 1, Proposal(epoch_op_id(opened), opened))
+        opened = OpenEpoch(epoch_id, 0, tuple(voters), FINGERPRINT, DIM, level)
+        self.store.meta = header_of(tuple(voters), level)
+        proposal = Proposal(epoch_op_id(opened), opened)
+        entry = self._number(Position(), 1, proposal, stood=Position())
         self.store.logs[1] = [entry]
         self.store.meta |= {
             "epoch": 1,
@@ -131,10 +132,19 @@ class ModelLog:
         self.sent.append(entry)
         return True
 
-    def _number(self, at: Position, epoch: int, proposal: Proposal, frame: bytes = b"") -> Entry:
+    def _number(
+        self,
+        at: Position,
+        epoch: int,
+        proposal: Proposal,
+        frame: bytes = b"",
+        stood: Position | None = None,
+    ) -> Entry:
+        """Make the entry after a position; ``stood`` is where its author sealed it."""
         frame = frame or encode_proposal(proposal)
         chain = next_chain(at.chain, epoch, at.seq + 1, digest_of(frame))
-        return Entry(epoch, at.seq + 1, at.chain, chain, self.now_ms * 1_000, frame, proposal)
+        time_us, seal = self.now_ms * 1_000, b"" if stood is None else b"seal"
+        return Entry(epoch, at.seq + 1, at.chain, chain, time_us, frame, proposal, seal, stood)
 
     def append(
         self,
@@ -162,7 +172,7 @@ class ModelLog:
             return refused
         first_seq = m["seq"] + 1
         for frame, proposal in proposals:
-            self._place(m, frame, proposal)
+            self._place(m, frame, proposal, position)
         if change is not None:
             m["voters"], m["voters_seq"] = change[1], m["seq"]
         return Placed(m["epoch"], first_seq, m["seq"])
@@ -178,9 +188,26 @@ class ModelLog:
             return NotPlaced(Reason.STALE, str(m["epoch"]))
         return None
 
-    def _place(self, m: dict[str, Any], frame: bytes, proposal: Proposal) -> None:
+    def hijack(self, frame: bytes, proposal: Proposal, stood: Position | None) -> None:
+        """Append as somebody does who owns the server and has no key."""
+        if self.store.meta is not None and self.store.meta["epoch"]:
+            self._place(self.store.meta, frame, proposal, stood)
+
+    def claim_trimmed(self) -> None:
+        """Claim an entry that was trimmed, as somebody does who owns the server."""
+        m = self.store.meta
+        if m is None or not m["epoch"]:
+            return
+        chain = next_chain(m["chain"], m["epoch"], m["seq"] + 1, "0" * 64)
+        seq = m["seq"] + 1
+        m |= {"seq": seq, "chain": chain, "floor": seq + 1, "floor_chain": chain}
+        self.store.logs[m["epoch"]] = []
+
+    def _place(
+        self, m: dict[str, Any], frame: bytes, proposal: Proposal, stood: Position | None
+    ) -> None:
         at = Position(m["epoch"], m["seq"], m["chain"])
-        entry = self._number(at, m["epoch"], proposal, frame)
+        entry = self._number(at, m["epoch"], proposal, frame, stood)
         self.store.logs.setdefault(m["epoch"], []).append(entry)
         m["seq"], m["chain"] = entry.seq, entry.chain
         self.sent.append(entry)
@@ -204,7 +231,7 @@ class ModelLog:
             return NotPlaced(Reason.REGRESSED, str(m["seq"]))
         if position.seq < m["seq"]:
             return NotPlaced(Reason.MOVED, str(m["seq"]))
-        self._place(m, *asked)
+        self._place(m, *asked, position)
         m["fingerprint"], m["dim"] = after
         return int(m["seq"])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sim.model_log import ModelLog
 from sim.model_store import header_of
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult, epoch_op_id
@@ -29,7 +30,7 @@ class ModelServer(ModelLog):
         name: str,
         voters: tuple[str, ...],
         encoder: tuple[str, int],
-        level: int = 1,
+        level: int = LEVEL,
     ) -> Ballot | RecoveryResult:
         """Close the log with a ballot, or join the one that goes on.
 
@@ -168,7 +169,7 @@ class ModelServer(ModelLog):
             return RecoveryResult(RecoveryOutcome.TORN, "the stream does not end in the base")
         opened = decision.opening(ballot, *encoder)
         proposal = Proposal(epoch_op_id(opened), opened)
-        entry = self._number(base, ballot.epoch, proposal)
+        entry = self._number(base, ballot.epoch, proposal, stood=base)
         self.store.logs = {ballot.epoch: [*source, entry]}
         self.store.positions = {
             epoch: held

@@ -27,7 +27,7 @@ from synaptoroute.core.recovery import (
     is_majority,
     may_promise,
 )
-from synaptoroute.core.replica import TRANSITIONS, Replica, Source, State
+from synaptoroute.core.replica import SEALED_LEVEL, TRANSITIONS, Replica, Source, State
 from synaptoroute.replication.head_reads import confirms
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
@@ -66,6 +66,7 @@ class Node:
         self.replica = self.disk.boot(self.replica_type)
         self.inbox = []
         self.diverged = False
+        self.forged_after: Position | None = None
         self.is_open = False
         self.answered: Ballot | None = None
         self.ballot_since: tuple[Ballot, int] | None = None
@@ -284,6 +285,8 @@ class Node:
         step = self.replica.receive(entry, source, log_epoch)
         if step.diverged is not None:
             self.diverged = True
+        if step.forged is not None:
+            self.forged_after = self.replica.position
         if not step.commits:
             return False
         try:
@@ -309,7 +312,30 @@ class Node:
             if result is None:
                 return
             if not self._take(position, result):
+                yield from self._drop_forged()
                 return
+
+    def _drop_forged(self) -> Life:
+        """Have the voters drop what no member wrote, as the shell does."""
+        position, self.forged_after = self.forged_after, None
+        is_sealed = self.replica.level >= SEALED_LEVEL
+        if position is None or not is_sealed or self.node_id not in self.replica.voters:
+            return
+        head = yield lambda s: s.head()
+        at = position.revision
+        agreeing = {
+            node.node_id
+            for node in (self, *self.world.peers_of(self))
+            if node.replica.position.revision <= at
+        }
+        if (
+            isinstance(head, Head)
+            and head.is_open
+            and head.seq > position.seq
+            and self.replica.position == position
+            and is_majority(agreeing, self.replica.voters)
+        ):
+            yield from self._ballot(Cause.DAMAGED, head.epoch_id)
 
     def _take(self, position: Position, result: ReadResult) -> bool:
         """Apply what the log gave; whether there may be more."""
@@ -325,7 +351,10 @@ class Node:
             self.diverged = not self._confirms(position)
             if self.diverged:
                 return True
-        return self._from_peers(position)
+        is_found = self._from_peers(position)
+        if not is_found:
+            self.forged_after = self.replica.position
+        return is_found
 
     def _from_peers(self, position: Position) -> bool:
         """Bridge a hole by a peer's op log, else leave it to a snapshot."""
@@ -374,7 +403,7 @@ class Node:
             except DiskFull:
                 return False
             promised = self.replica.promised
-            self.replica = self.replica_type(image.snapshot, dim=1)
+            self.replica = self.replica_type(image.snapshot, dim=1, requires_seals=True)
             self.replica.promise(max(promised, self.disk.promise))
             self._move_to(State.LIVE)
             self.world.note_installed(self)

@@ -68,6 +68,7 @@ class Operators(ABC):
             [(frame, proposal)],
             (before, after),
             fingerprint=node.disk.encoder[0],
+            level=node.replica.level,
         )
         self.counts["voter_changes"] += isinstance(placed, Placed)
         self.carry(node.server)
@@ -92,7 +93,9 @@ class Operators(ABC):
             )
             steps.append(self._step(ImportChunk(generation, number, parts)))
         at, epoch_id = replica.position, node.epoch_id()
-        placed = node.server.append(at, steps, epoch_id=epoch_id, fingerprint=before[0])
+        placed = node.server.append(
+            at, steps, epoch_id=epoch_id, fingerprint=before[0], level=replica.level
+        )
         if isinstance(placed, Placed):
             meta = node.server.store.meta
             whole_at = Position(meta["epoch"], meta["seq"], meta["chain"])

@@ -111,7 +111,7 @@ class Schedule:
         if dice < 0.94:
             return f"tick {draw.choice((500, 2_000, 8_000))}"
         if dice < 0.95:
-            return f"forge {name}"
+            return f"forge {name}" if draw.random() < 0.5 else self._hijack()
         if dice < 0.97:
             return f"disk {name} {draw.choice(('full', 'free', 'free'))}"
         return self._rare(name)
@@ -133,6 +133,8 @@ class Schedule:
             )
         if self.focus == "head":
             return self._reads(name)
+        if self.focus == "hijack":
+            return self._hijack() if draw.random() < 0.2 else f"turn {name}"
         if self.focus == "encoder":
             turns = [f"turn {name}"] * 8
             faults = ["flush", "empty", f"cut {name}", f"mend {name}"]
@@ -164,6 +166,12 @@ class Schedule:
             return "bury"
         stay = [n.name for n in self.world.nodes if draw.random() < 0.3]
         return f"failover {draw.choice((0, 0, 1, 2))} alive {' '.join(stay)}".strip()
+
+    def _hijack(self) -> str:
+        """What somebody does who can write to the server and has no key."""
+        return self.draw.choice(
+            ("hijack forge", "hijack again 2", "hijack again 9", "hijack claim")
+        )
 
     def _rare(self, name: str) -> str:
         draw = self.draw

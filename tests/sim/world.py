@@ -8,6 +8,7 @@ lines, and any run can be told, kept and repeated.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sim.checks import convergence, durability, encoders, linearizable, once, order, sessions
@@ -20,7 +21,7 @@ from sim.node import Node
 from sim.operators import VECTORS, Operators
 from sim.server_fates import ServerFates
 from synaptoroute.core.change import Commit
-from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
     CHAIN_START,
@@ -53,6 +54,14 @@ class Kinds:
     server: type[ModelServer] = ModelServer
 
 
+FORGED = b"forged"
+"""The first bytes of the op_id of an entry that no member wrote."""
+
+
+def _forged(effects: Mapping[bytes, int]) -> bool:
+    return any(op_id.startswith(FORGED) for op_id in effects)
+
+
 class World(ServerFates, Operators):
     """The cluster and what surrounds it.
 
@@ -63,7 +72,9 @@ class World(ServerFates, Operators):
         told: The commands so far.
     """
 
-    def __init__(self, voters: int, observers: int, kinds: Kinds | None = None) -> None:
+    def __init__(
+        self, voters: int, observers: int, kinds: Kinds | None = None, level: int = LEVEL
+    ) -> None:
         self.kinds = kinds or Kinds()
         self.now_ms, self.step_count = 1_000, 0
         self.counts: Counter[str] = Counter()
@@ -80,7 +91,7 @@ class World(ServerFates, Operators):
         self.nodes: list[Node] = []
         for number in range(voters + observers):
             self.nodes.append(self.kinds.node(self, f"n{number}", Disk(f"n{number}")))
-        self.server.found([f"n{number}" for number in range(voters)], "founding")
+        self.server.found([f"n{number}" for number in range(voters)], "founding", level)
         self.server.sent = []
         for node in self.nodes:
             # Where it is lost before anybody holds it, nodes would simply found it again.
@@ -181,6 +192,7 @@ class World(ServerFates, Operators):
             [self._encoded(op, fingerprint)],
             epoch_id=node.epoch_id(),
             fingerprint=fingerprint,
+            level=node.replica.level,
         )
         if isinstance(placed, Placed):
             self.counts["accepted"] += 1
@@ -279,10 +291,26 @@ class World(ServerFates, Operators):
         node = self.node(name)
         at = node.replica.position
         if node.is_up and at.epoch:
-            proposal = Proposal(b"forged" + at.seq.to_bytes(10, "big"), DeleteRoute("a"))
+            proposal = Proposal(FORGED + at.seq.to_bytes(10, "big"), DeleteRoute("a"))
             frame = encode_proposal(proposal)
             chain = next_chain(CHAIN_START, at.epoch, at.seq + 1, digest_of(frame))
-            node.hear(Entry(at.epoch, at.seq + 1, CHAIN_START, chain, 0, frame, proposal))
+            sealed = (b"seal", at)  # As if a member had: the chain alone has to refuse it
+            node.hear(Entry(at.epoch, at.seq + 1, CHAIN_START, chain, 0, frame, proposal, *sealed))
+
+    def do_hijack(self, act: str, back: str = "1") -> None:
+        """Somebody owns the server: appends, repeats an entry, or claims what never was."""
+        self.counts["hijacks"] += 1
+        log = self.server.store.logs.get((self.server.store.meta or {}).get("epoch", 0), [])
+        if act == "claim":
+            self.server.claim_trimmed()
+        elif act == "forge":
+            number = self.counts["hijacks"]
+            proposal = Proposal(FORGED + number.to_bytes(10, "big"), DeleteRoute("a"))
+            self.server.hijack(encode_proposal(proposal), proposal, None)
+        elif log:
+            old = log[-1 - min(int(back), len(log) - 1)]
+            self.server.hijack(old.frame, old.proposal, old.stood)
+        self.carry(self.server)
 
     def do_report(self, name: str) -> None:
         """A voter reports at once what it made durable."""
@@ -400,6 +428,7 @@ class World(ServerFates, Operators):
             *sessions.blind(self.history),
             *linearizable.stale(self.history),
             *self._encoders(),
+            *(f"{name} applied a forged entry" for name, each in effects.items() if _forged(each)),
         ]
 
     def _encoders(self) -> list[str]:

@@ -307,13 +307,15 @@ class Replica:
 
     def _extend(self, entry: Entry, source: Source, log_epoch: int) -> Step:
         """Apply the next entry and the buffered ones after it; if that raises, none of them."""
+        contradiction = self._contradiction(entry)
+        if contradiction is not None:
+            return self._contradicted(source, contradiction)
+        # Only for an entry that continues this history: one of another history was sealed on
+        # that, rightly.
         if (forged := self._forgery(entry)) is not None:
             if source is Source.BUS:
                 return Step(fetch=Fetch(self.position.seq), ignored=Ignored.FORGED)
             return Step(forged=forged, ignored=Ignored.FORGED)
-        contradiction = self._contradiction(entry)
-        if contradiction is not None:
-            return self._contradicted(source, contradiction)
         if source is Source.BUS and entry.epoch != self.position.epoch:
             return Step(fetch=Fetch(self.position.seq), ignored=Ignored.UNCONFIRMED)
         if self._buffered:
