@@ -45,11 +45,23 @@ CODES: Final = (
 )
 
 
+_UNKNOWN: Final = Alarm(
+    "log_closed",
+    "critical",
+    "Redis does not answer this coordinator: the state of the log and of the nodes is unknown",
+)
+
+
 def find_alarms(
     view: FleetView, policy: Policy, *, missing_voters: tuple[str, ...] = (), backup_error: str = ""
 ) -> tuple[Alarm, ...]:
     """Find every alarm that is raised now."""
-    found = [*_state_alarms(view), *_node_alarms(view, policy), *_log_alarms(view, policy)]
+    if not view.is_known:
+        # What it last saw may be wrong by now, in both directions.
+        found = [_UNKNOWN]
+        missing_voters = ()
+    else:
+        found = [*_state_alarms(view), *_node_alarms(view, policy), *_log_alarms(view, policy)]
     if not view.holder and view.log.state != "away":
         found.append(Alarm("no_coordinator", "warning", "no coordinator holds the lease"))
     if missing_voters:
@@ -158,7 +170,7 @@ def find_changes(
         *_membership_events(before, now),
         *_alarm_events(alarms_before, alarms),
     ]
-    if before.holder != now.holder:
+    if before.holder != now.holder and now.is_known:
         if now.holder:
             message = f"{now.holder.partition('#')[0]} is the active coordinator"
             found.append(Event("coordinator", "info", message))
@@ -170,7 +182,8 @@ def find_changes(
 def _log_events(before: FleetView, now: FleetView) -> Iterator[Event]:
     if before.log.state != now.log.state:
         tone: Tone = "good" if now.log.state == "open" else "bad"
-        yield Event("log", tone, f"the log is {now.log.state}")
+        message = f"the log is {now.log.state}" if now.is_known else "Redis does not answer"
+        yield Event("log", tone, message)
     if before.log.encoder and now.log.encoder and before.log.encoder != now.log.encoder:
         yield Event("encoder", "good", f"the cluster changed to encoder {now.log.encoder[:10]}")
     if now.log.epoch > before.log.epoch > 0:
@@ -181,6 +194,8 @@ def _log_events(before: FleetView, now: FleetView) -> Iterator[Event]:
 
 
 def _membership_events(before: FleetView, now: FleetView) -> Iterator[Event]:
+    if not (before.is_known and now.is_known):
+        return
     known = {node.node: node for node in before.nodes}
     for node in now.nodes:
         old = known.get(node.node)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from synaptoroute.sequencer.node_rows import NodeSeen
@@ -19,7 +19,7 @@ from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute.sequencer.scripts import Head, NoLog
 
 DigestState = Literal["agrees", "differs", "unsound", "alone", "unknown"]
-Health = Literal["ok", "warn", "bad"]
+Health = Literal["ok", "warn", "bad", "unknown"]
 NAME_CHARACTERS: Final = 8
 """A node that did not answer yet is named by the start of its identity."""
 _HEALTHY_STATES: Final = frozenset({"live"})
@@ -45,10 +45,12 @@ class NodeView:
     lag_entries: int
     queue_requests: int
     age_ms: int  # of its heartbeat, by the Redis clock
+    # By its heartbeat; while Redis does not answer, whether it answers this coordinator
     is_live: bool
     is_repairing: bool = False  # told to resync and not done yet
     telemetry: Telemetry | None = None
     encoders: tuple[str, ...] = ()
+    is_known: bool = True  # Whether Redis answers; else all but ``is_live`` may be out of date
 
     @property
     def version(self) -> str:
@@ -56,6 +58,8 @@ class NodeView:
 
     @property
     def health(self) -> Health:
+        if not self.is_known:
+            return "unknown"
         if not self.is_live or self.digest_state in ("differs", "unsound"):
             return "bad"
         if self.state not in _HEALTHY_STATES or self.is_repairing:
@@ -92,6 +96,11 @@ class FleetView:
     deep_verdict: AuditVerdict | None = field(default=None)
 
     @property
+    def is_known(self) -> bool:
+        """Whether Redis answers this coordinator; else the view is what it last saw."""
+        return self.log.state != "away"
+
+    @property
     def live(self) -> tuple[NodeView, ...]:
         return tuple(node for node in self.nodes if node.is_live)
 
@@ -123,14 +132,26 @@ def build_view(
     holder: str = "",
     verdict: AuditVerdict | None = None,
     deep_verdict: AuditVerdict | None = None,
+    answering: frozenset[str] | None = None,
 ) -> FleetView:
-    """Build the view from heartbeats, telemetry and verdicts."""
+    """Build the view from heartbeats, telemetry and verdicts.
+
+    ``answering``: nodes that answer this coordinator, which decides what is live while Redis does
+    not answer; None goes by the last heartbeats.
+    """
     log = _log_of(head)
     known_telemetry = telemetry or {}
     states = _digest_states(seen, verdict, deep_verdict)
     nodes = [_node_of(each, log, states, known_telemetry, repairing) for each in seen]
+    if head is None:
+        nodes = [_unknown(node, answering) for node in nodes]
     nodes.sort(key=lambda node: (_natural(node.name), node.node))
     return FleetView(log, tuple(nodes), holder, verdict, deep_verdict)
+
+
+def _unknown(node: NodeView, answering: frozenset[str] | None) -> NodeView:
+    is_live = node.is_live if answering is None else node.node in answering
+    return replace(node, is_live=is_live, is_known=False, digest_state="unknown")
 
 
 def _natural(name: str) -> tuple[str, int]:

@@ -47,6 +47,8 @@ from synaptoroute_coordinator.plan import (
 
 OBSERVE_SECONDS: Final = 0.5
 TELEMETRY_SECONDS: Final = 2.0
+ANSWERING_SECONDS: Final = 7.0
+"""A node that answered no scrape for this long is not live while Redis does not answer."""
 IMPORTS_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
 SELF: Final = "coordinator"
@@ -86,6 +88,7 @@ class Reconciler:
         self.backup_error = ""
         self._executor = Executor(log)
         self._telemetry: dict[str, Telemetry] = {}
+        self._answered_at: dict[str, float] = {}  # When each node last answered a scrape
         self._nodes_seen: tuple[NodeSeen, ...] = ()
         self._previous_view: FleetView | None = None
         self._acquired_count = 0
@@ -172,9 +175,11 @@ class Reconciler:
         self._update_view(head)
 
     def _update_view(self, head: Head | NoLog | None) -> None:
+        since = time.monotonic() - ANSWERING_SECONDS
         self.view = build_view(
             head,
             self._nodes_seen,
+            answering=frozenset(node for node, at in self._answered_at.items() if at > since),
             telemetry=self._telemetry,
             repairing=self.state.repairing,
             holder=self.lease.holder,
@@ -195,10 +200,15 @@ class Reconciler:
 
     async def _telemetry_loop(self) -> None:
         while True:
-            urls = {node.node: node.url for node in self.view.live if node.url}
-            self._telemetry = {**self._telemetry, **await self.client.fetch_telemetry(urls)}
+            # While Redis does not answer, a node that is silent now may have started again.
+            asked = self.view.live if self.view.is_known else self.view.nodes
+            urls = {node.node: node.url for node in asked if node.url}
+            found = await self.client.fetch_telemetry(urls)
+            self._telemetry = {**self._telemetry, **found}
+            self._answered_at |= dict.fromkeys(found, time.monotonic())
             known = {node.node for node in self.view.nodes}
             self._telemetry = {node: f for node, f in self._telemetry.items() if node in known}
+            self._answered_at = {node: t for node, t in self._answered_at.items() if node in known}
             await asyncio.sleep(TELEMETRY_SECONDS)
 
     async def _imports_loop(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from fault_proxy import Fault, FaultProxy
 from node_cluster import Cluster, Member, StartCluster, until
+from processes import CoordinatorProcess
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 STALENESS_SECONDS = 3.0
@@ -262,3 +263,30 @@ def test_node_that_has_not_caught_up_refuses_queries(start_cluster: StartCluster
     assert 200 == waiting.http.get("/v1/cluster").status_code
     waiting.signal(signal.SIGTERM)
     waiting.process.wait()
+
+
+def test_coordinator_cut_off_from_redis_calls_the_fleet_unknown(
+    start_cluster: StartCluster,
+) -> None:
+    """It keeps no node healthy that it cannot judge; who answers it directly is live."""
+    cluster = start_cluster("redis", nodes=1)
+    way = cluster.network.proxy(cluster.server.port)
+    coordinator = CoordinatorProcess(cluster.folder / "coordinator", way.url)
+    try:
+        coordinator.start()
+        coordinator.until(lambda: coordinator.cluster()["nodes"][0]["health"] == "ok")
+        coordinator.until(lambda: coordinator.cluster()["nodes"][0]["is_ready"])
+        cluster.network.set_fault(way, Fault.BLACK_HOLE)
+        coordinator.until(lambda: coordinator.cluster()["log_state"] == "away")
+        (node,) = coordinator.cluster()["nodes"]
+        alarms = [alarm["code"] for alarm in coordinator.cluster()["alarms"]]
+        metrics = coordinator.http("GET", "/metrics").text
+        cluster[0].kill()
+        coordinator.until(lambda: not coordinator.cluster()["nodes"][0]["is_live"])
+    finally:
+        coordinator.end()
+
+    assert ("unknown", "unknown", True) == (node["health"], node["digest_state"], node["is_live"])
+    assert node["lag_entries"] is None
+    assert ["log_closed"] == alarms
+    assert "synaptoroute_fleet_head_seq NaN" in metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -80,19 +81,23 @@ class FleetCollector(Collector):
             ("active", "1 if this coordinator holds the lease.", reconciler.lease.is_active),
             ("lease_held", "1 if any coordinator holds the lease.", bool(view.holder)),
             ("log_open", "1 if the log accepts writes.", view.log.state == "open"),
+            ("live_nodes", "Nodes that count as live.", len(view.live)),
+        ):
+            yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=float(value))
+        for name, meaning, value in (
             ("epoch", "Epoch of the log.", view.log.epoch),
             ("head_seq", "Sequence number of the newest entry.", view.log.seq),
             ("floor_seq", "Sequence number of the oldest entry kept.", view.log.floor),
             ("log_bytes", "Bytes of the entries that are kept.", view.log.kept_bytes),
             ("log_bytes_max", "Bytes that may be kept.", reconciler.policy.log_bytes_max),
             ("nodes", "Nodes heard of in the last hour.", len(view.nodes)),
-            ("live_nodes", "Nodes that count as live.", len(view.live)),
             ("voters", "Voters.", len(view.log.voters)),
             ("missing_voters", "Voters that are not live.", len(view.missing_voters)),
             ("level", "Feature level in force.", view.log.level),
             ("level_possible", "Level that every live node supports.", view.level_possible),
         ):
-            yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=float(value))
+            known = float(value) if view.is_known else math.nan
+            yield GaugeMetricFamily(f"synaptoroute_fleet_{name}", meaning, value=known)
         yield from self._collect_keys()
         yield from self._collect_nodes()
         actions = CounterMetricFamily(
@@ -127,9 +132,10 @@ class FleetCollector(Collector):
             labels=("node",),
         )
         for node in self._reconciler.view.nodes:
-            lag.add_metric([node.name], node.lag_entries)
+            lag.add_metric([node.name], node.lag_entries if node.is_known else math.nan)
             live.add_metric([node.name], int(node.is_live))
-            sound.add_metric([node.name], int(node.digest_state not in ("differs", "unsound")))
+            is_sound = node.digest_state not in ("differs", "unsound")
+            sound.add_metric([node.name], is_sound if node.is_known else math.nan)
         yield from (lag, live, sound)
 
 

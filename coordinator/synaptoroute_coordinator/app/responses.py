@@ -162,7 +162,7 @@ def _node(node: NodeView) -> dict[str, Any]:
         "digest_state": node.digest_state,
         "state": node.state,
         "health": node.health,
-        "lag_entries": node.lag_entries,
+        "lag_entries": node.lag_entries if node.is_known else None,
         "queue_requests": node.queue_requests,
         "age_ms": node.age_ms,
         "is_live": node.is_live,

@@ -55,11 +55,14 @@ function drawHero(hero, view) {
   const tone = view.nodes.some((node) => node.health === "bad") ? "bad" : isWhole ? "" : "warn";
   const head = view.head || "–";
   let title = `All ${live} nodes agree`;
-  if (live === 0) title = "No node is live";
+  if (view.log_state === "away") title = "The state of the fleet is unknown";
+  else if (live === 0) title = "No node is live";
   else if (agreeing < live) title = `${live - agreeing} of ${live} nodes differ`;
   else if (live < nodes) title = `${nodes - live} of ${nodes} nodes silent`;
   else if (live === 1) title = "One node";
-  const line = view.log_state === "open"
+  const line = view.log_state === "away"
+    ? `Redis does not answer this coordinator. ${live} of ${nodes} nodes answer it.`
+    : view.log_state === "open"
     ? `The log is open at ${head}. ${auditWords(view)}`
     : `The log is ${view.log_state}: queries continue, writes are refused. ${recoveryWords(view)}`;
   const total = view.nodes.reduce((sum, node) => sum + (node.is_live ? node.queries_per_second ?? 0 : 0), 0);
@@ -158,7 +161,8 @@ function fillCard(card, node) {
   setText(card.name, node.name);
   setText(card.about, `${node.role}, ${WORDS[node.digest_state]}${node.queue_requests ? `, queue ${node.queue_requests}` : ""}`);
   const tone = node.health === "ok" ? "ok" : node.health;
-  const words = !node.is_live ? `silent ${Math.round(node.age_ms / 1000)} s`
+  const words = node.health === "unknown" ? (node.is_live ? "unknown" : "silent")
+    : !node.is_live ? `silent ${Math.round(node.age_ms / 1000)} s`
     : node.is_repairing ? "repairing"
     : node.digest_state === "differs" ? "differs" : node.digest_state === "unsound" ? "damaged"
     : node.state.replaceAll("_", " ");

@@ -89,6 +89,25 @@ def test_nodes_are_shown_while_the_log_does_not_answer() -> None:
     assert "recovering" == build_view(head(is_same_server=False), []).log.state
 
 
+def test_view_without_redis_is_unknown_and_not_healthy() -> None:
+    """Neither health nor lag nor digests are known; what answers the coordinator is live."""
+    view = build_view(None, [seen("a"), seen("b", digest=OTHER)], answering=frozenset({"b"}))
+
+    assert ["unknown", "unknown"] == [node.health for node in view.nodes]
+    assert ["unknown", "unknown"] == [node.digest_state for node in view.nodes]
+    assert [False, True] == [node.is_live for node in view.nodes]
+    assert {"log_closed"} == alarm_codes(view, missing_voters=("a",))
+    assert "unknown" in find_alarms(view, policy())[0].message
+
+
+def test_return_of_redis_is_no_return_of_nodes() -> None:
+    """Only the log changed between a view that is known and one that is not."""
+    before, away, after = fleet(), build_view(None, [seen("a")], answering=frozenset()), fleet()
+
+    assert ["log"] == [event.kind for event in find_changes(before, away)]
+    assert ["log", "coordinator"] == [event.kind for event in find_changes(away, after)]
+
+
 # --- verdicts --------------------------------------------------------------------------
 
 
