@@ -211,7 +211,7 @@ class NodeConfig(EngineConfig, ClusterConfig, HttpConfig):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     tls_client_auth: Literal["optional", "required"] = "optional"
-    body_bytes_max: int = Field(default=8_388_608, ge=1_024, le=1_073_741_824)
+    body_bytes_max: int = Field(default=16_777_216, ge=1_024, le=1_073_741_824)
     import_bytes_max: int = Field(default=1_073_741_824, ge=1_024, le=1 << 40)
     shutdown_seconds: float = Field(default=20.0, ge=0, le=600)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

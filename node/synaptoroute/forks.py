@@ -59,7 +59,7 @@ def _ignore(owner: Any) -> None:
 
 
 @cache
-def _closed_class(kind: type) -> type:
+def _closed_class(kind: Any) -> type:
     members = {
         "__slots__": (),
         "__module__": kind.__module__,

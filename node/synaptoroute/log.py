@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from synaptoroute.core.codec import FRAME_BYTES_MAX
 from synaptoroute.core.mutation import Proposal, Revision
 
 
@@ -29,6 +30,11 @@ class Log(Protocol):
     @property
     def is_local(self) -> bool:
         """Whether the engine numbers the proposals itself."""
+        ...
+
+    @property
+    def entry_bytes_max(self) -> int:
+        """Largest frame of one entry."""
         ...
 
     async def append(
@@ -55,6 +61,7 @@ class LocalLog:
     """The log of a node without Redis; the engine numbers the entries."""
 
     is_local = True
+    entry_bytes_max = FRAME_BYTES_MAX
 
     def __init__(self) -> None:
         self._deliver: Callable[[Sequence[Proposal]], None] | None = None

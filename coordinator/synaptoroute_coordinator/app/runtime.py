@@ -189,7 +189,7 @@ ADMIN_PATHS: Final = frozenset({"/v1/unmatched", "/v1/orphans"})
 _READING_POSTS: Final = frozenset(
     {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
 )
-BODY_BYTES_MAX: Final = 8_388_608
+BODY_BYTES_MAX: Final = 16_777_216  # As much as a node takes
 _STATUS_BY_CODE: Final = {
     responses.ActionFailed.code: 409,
     responses.NodeNotFound.code: 404,

@@ -31,6 +31,7 @@ from math import isfinite
 from typing import Any, Final
 
 from synaptoroute.core.digest import next_chain
+from synaptoroute.core.imports import staged_kind
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
@@ -456,7 +457,9 @@ def describe_frame(frame: bytes) -> tuple[type[Mutation], Fields]:
 def _level_of(proposal: Proposal, kind: int) -> int:
     mutation = proposal.mutation
     is_founding = isinstance(mutation, OpenEpoch) and mutation.level > BASE_LEVEL
-    is_newer = bool(proposal.author) or kind in _LEVEL_2_KINDS or is_founding
+    # Releases that know only level 1 would commit it as an import, without its preconditions.
+    is_staged = isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None
+    is_newer = bool(proposal.author) or kind in _LEVEL_2_KINDS or is_founding or is_staged
     return LEVEL if is_newer else BASE_LEVEL
 
 

@@ -6,6 +6,9 @@ fingerprint and dimension.  Its chunks map texts to vectors.  A vector depends o
 alone, so a generation stays valid when routes change, and missing texts are staged later.
 ``SwitchEncoder`` rewrites every row with the generation's vector of its text, or is
 rejected if one is missing, so queries never see vectors of two encoders.
+
+A *staged write* is one write to one route that is too large for an entry.  Its identity names
+the kind of the write, and its commit has the op_id and the preconditions of the write.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from operator import attrgetter
 from typing import Final
 
@@ -236,3 +240,26 @@ def plan_switch(
         closed=staged,
         encoder=EncoderChange(*encoder, dim_before=dim),
     )
+
+
+class StagedKind(StrEnum):
+    """What the commit of a staged write does with the one route that was staged."""
+
+    PUT = "put"
+    ADD = "add"
+    REMOVE = "remove"  # the vectors of the staged utterances do not matter
+
+
+_STAGED_WRITE: Final = re.compile(r"/(put|add|remove)/[0-9a-f]{32}")
+"""No import of a client has such an identity: theirs begin with a letter or a digit."""
+
+
+def staged_write_id(kind: StagedKind, unique: str) -> str:
+    """Import identity of a staged write; ``unique`` is 32 hexadecimal digits."""
+    return f"/{kind.value}/{unique}"
+
+
+def staged_kind(import_id: str) -> StagedKind | None:
+    """Kind in the identity of a staged write; None for another import."""
+    found = _STAGED_WRITE.fullmatch(import_id)
+    return StagedKind(found[1]) if found else None

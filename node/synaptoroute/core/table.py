@@ -35,7 +35,15 @@ from synaptoroute.core.digest import (
     settings_hash,
     sum_state,
 )
-from synaptoroute.core.imports import encoder_of, join_chunks, plan_import, plan_switch, with_chunk
+from synaptoroute.core.imports import (
+    StagedKind,
+    encoder_of,
+    join_chunks,
+    plan_import,
+    plan_switch,
+    staged_kind,
+    with_chunk,
+)
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
@@ -287,7 +295,7 @@ class RouteTable:
             case Calibrate(calibration):
                 return plan_calibration(self.settings, calibration, at)
             case ImportCommit(import_id):
-                return self._plan_commit(mutation, at, import_id)
+                return self._plan_commit(proposal, mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
                 return plan_import(self.imports, mutation, at, self.settings.capacity_slots)
             case SwitchEncoder(import_id):
@@ -389,7 +397,9 @@ class RouteTable:
             desired.payload = patch.payload
         return desired
 
-    def _plan_commit(self, commit: ImportCommit, at: Revision, import_id: str) -> Change:
+    def _plan_commit(
+        self, proposal: Proposal, commit: ImportCommit, at: Revision, import_id: str
+    ) -> Change:
         staged = self.imports.get(import_id)
         if encoder_of(import_id) is not None:
             raise Rejection(
@@ -400,6 +410,9 @@ class RouteTable:
             puts = join_chunks(staged, commit.chunk_count)
         except ValueError as error:
             raise Rejection("import_rejected", str(error)) from error
+        kind = staged_kind(import_id)
+        if kind is not None:
+            return replace(self._plan_staged(proposal, kind, puts, at), closed=staged)
         changed = [self._after_put(put) for put in puts]
         named = {put.name for put in puts}
         gone: tuple[RouteRecord, ...] = ()
@@ -408,6 +421,22 @@ class RouteTable:
         change = self._rewrite(changed, gone, at)
         count = len(change.put) + len(change.deleted)
         return replace(change, closed=staged, outcome=Outcome("applied", at, count=count))
+
+    def _plan_staged(
+        self, proposal: Proposal, kind: StagedKind, puts: list[PutRoute], at: Revision
+    ) -> Change:
+        """Plan the one write that was staged in pieces, as if it came in one entry."""
+        if len(puts) != 1:
+            raise Rejection("import_rejected", "a staged write has one route")
+        put = puts[0]
+        self._check_preconditions(proposal, put.name)
+        match kind:
+            case StagedKind.PUT:
+                return self._plan_route(put, at)
+            case StagedKind.ADD:
+                return self._plan_route(AddUtterances(put.name, put.utterances, put.vectors), at)
+            case StagedKind.REMOVE:
+                return self._plan_route(RemoveUtterances(put.name, put.utterances), at)
 
     def _rewrite(
         self, wanted: list[DesiredRoute], gone: tuple[RouteRecord, ...], at: Revision

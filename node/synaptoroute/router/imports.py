@@ -22,6 +22,7 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Im
 from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
+from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
 from synaptoroute.router.writes import (
     Ack,
     WriteOptions,
@@ -33,10 +34,6 @@ from synaptoroute.router.writes import (
     row_bytes,
 )
 
-CHUNK_UTTERANCES_MAX: Final = 128
-CHUNK_TEXT_BYTES_MAX: Final = 65_536
-CHUNK_BYTES_MAX: Final = 229_376
-"""Texts, vectors, metadata and payloads together; far below the limit of a frame."""
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
 CHUNK_TIMEOUT_SECONDS: Final = 60.0
@@ -88,7 +85,7 @@ class _ChunkSender:
     async def add(self, parts: list[PutRoute]) -> None:
         """Send all full chunks."""
         self.utterances += sum(len(part.utterances) for part in parts)
-        *full, self.waiting = _pieces(self.waiting + parts)
+        *full, self.waiting = pieces_of(self.waiting + parts)
         for piece in full:
             await self._send(piece)
 
@@ -301,43 +298,6 @@ def _import_result(result: WriteResult, identity: str, utterances: int) -> Impor
         version=result.version,
         routes=result.count,
         utterances=utterances,
-    )
-
-
-def _pieces(parts: list[PutRoute]) -> list[list[PutRoute]]:
-    """Split routes into chunks within the limits; a route may span chunks."""
-    pieces: list[list[PutRoute]] = [[]]
-    room = CHUNK_UTTERANCES_MAX
-    bytes_left = CHUNK_BYTES_MAX
-    for part in parts:
-        start = 0
-        fields_bytes = len(part.metadata.encode()) + len(part.payload.encode())
-        needed_bytes = fields_bytes
-        for end, (text, vector) in enumerate(
-            zip(part.utterances, part.vectors, strict=True), start=1
-        ):
-            needed_bytes += len(text.encode()) + len(vector)
-            if room < CHUNK_UTTERANCES_MAX and (room == 0 or needed_bytes > bytes_left):
-                if start < end - 1:
-                    pieces[-1].append(_cut(part, start, end - 1))
-                pieces.append([])
-                start, room, bytes_left = end - 1, CHUNK_UTTERANCES_MAX, CHUNK_BYTES_MAX
-                needed_bytes = fields_bytes + len(text.encode()) + len(vector)
-            room -= 1
-            bytes_left -= needed_bytes
-            needed_bytes = 0
-        pieces[-1].append(_cut(part, start, len(part.utterances)))
-    return pieces
-
-
-def _cut(part: PutRoute, start: int, end: int) -> PutRoute:
-    return PutRoute(
-        part.name,
-        part.utterances[start:end],
-        part.vectors[start:end],
-        part.threshold,
-        part.metadata,
-        part.payload,
     )
 
 

@@ -53,6 +53,7 @@ from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.diagnostics import Diagnostics
 from synaptoroute.router.history import read_history
 from synaptoroute.router.imports import Importer
+from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle
 from synaptoroute.router.open_imports import OpenImports
 from synaptoroute.router.queries import (
@@ -128,6 +129,7 @@ class AdaptiveRouter:
         self._calibrator: Calibrator | None = None
         self._running_imports: set[str] = set()
         self._open_imports: OpenImports | None = None
+        self._large_writes = LargeWrites(self._running_imports)
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
         self._engine = self._lifecycle.opened
@@ -149,7 +151,7 @@ class AdaptiveRouter:
         return engine
 
     def _writer(self) -> Writer:
-        return Writer(self._engine(), self._log, self.follower)
+        return Writer(self._engine(), self._log, self.follower, self._large_writes)
 
     async def start(self) -> None:
         """Read the database and start the threads; with a shared log, begin to follow it.
@@ -204,6 +206,7 @@ class AdaptiveRouter:
             await self._calibrator.stop()
         if self._open_imports is not None:
             await self._open_imports.stop()
+        await self._large_writes.close()
         if self.follower is not None:
             await self.follower.stop()
         await self._lifecycle.stop()

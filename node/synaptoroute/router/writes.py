@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
@@ -24,15 +24,20 @@ from numpy.typing import NDArray
 
 from synaptoroute.author import AUTHOR
 from synaptoroute.core.change import Outcome
-from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.imports import StagedKind
 from synaptoroute.core.mutation import (
     OP_ID_BYTES,
     AddUtterances,
+    ImportAbort,
+    ImportBegin,
     ImportChunk,
+    ImportCommit,
     Keep,
     Mutation,
     Proposal,
     PutRoute,
+    RemoveUtterances,
     Revision,
 )
 from synaptoroute.encoder import TextEncoder
@@ -66,11 +71,19 @@ from synaptoroute.models import (
 )
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
+from synaptoroute.router.chunks import pieces_of
+from synaptoroute.router.large_writes import LargeWrites, new_run_id, staged_form
 from synaptoroute.sequencer.append_errors import Reason
 
 INLINE_TIMEOUT_SECONDS: Final = 60.0
 JOIN_TRIES_MAX: Final = 3
 JOIN_SECONDS: Final = 2.0
+DROP_SECONDS: Final = 5.0
+STAGED_LEVEL: Final = 2
+"""Level of the log from which nodes commit a staged write as one write to its route."""
+ACK_SECONDS_DEFAULT: Final = 5.0
+ACK_SECONDS_BY_UTTERANCE: Final = 0.05
+ACK_SECONDS_MAX: Final = 60.0
 NORM_TOLERANCE: Final = 1e-3
 CHARACTER_BYTES_MAX: Final = 6
 """Bytes of a character in JSON, such as ``\\u0001``."""
@@ -111,6 +124,7 @@ class WriteOptions:
         if_none_match: The route must not exist.
         ack: Level of durability to wait for.
         ack_timeout_seconds: Longest time for the whole write: encoding, the log, and ``ack``.
+            None for 5 seconds, and 50 ms more for each utterance, at most 60 seconds.
     """
 
     op_id: bytes | None = None
@@ -118,7 +132,7 @@ class WriteOptions:
     if_match: Revision | None = None
     if_none_match: bool = False
     ack: Ack = "applied"
-    ack_timeout_seconds: float = 5.0
+    ack_timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.op_id is not None and len(self.op_id) != OP_ID_BYTES:
@@ -146,10 +160,17 @@ def derived_op_id(*parts: str) -> bytes:
 class Writer:
     """Encodes, proposes and waits for outcomes."""
 
-    def __init__(self, engine: EnginePort, log: Log, follower: Follower | None = None) -> None:
+    def __init__(
+        self,
+        engine: EnginePort,
+        log: Log,
+        follower: Follower | None,
+        large: LargeWrites,
+    ) -> None:
         self._engine = engine
         self._log = log
         self._follower = follower
+        self._large = large
 
     @property
     def is_alone(self) -> bool:
@@ -192,7 +213,7 @@ class Writer:
         options: WriteOptions,
     ) -> WriteResult:
         """Encode and write; retry once if the cluster switched its encoder meanwhile."""
-        deadline = deadline_of(options)
+        deadline = deadline_of(options, len(texts))
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
         encoder = self._engine.encoder
@@ -237,7 +258,8 @@ class Writer:
             ClusterError: The log did not take it, or it is not known whether it did: the
                 field ``outcome`` is ``not_taken`` or ``unknown``.
         """
-        deadline = deadline_of(options)
+        removed = len(mutation.utterances) if isinstance(mutation, RemoveUtterances) else 0
+        deadline = deadline_of(options, removed)
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
         return await self._send(mutation, options, fingerprint, deadline)
@@ -256,7 +278,61 @@ class Writer:
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
         proposal = options.propose(mutation, self._author_of(mutation))
-        check_size(proposal)
+        if is_too_large(proposal, self._log.entry_bytes_max):
+            return await self._send_large(proposal, options, fingerprint, deadline)
+        return await self._send_entry(proposal, options, fingerprint, deadline)
+
+    async def _send_large(
+        self, proposal: Proposal, options: WriteOptions, fingerprint: str | None, deadline: float
+    ) -> WriteResult:
+        """Stage a write that is larger than an entry, and commit it; see ``large_writes``."""
+        encoder = self._engine.encoder
+        fingerprint = fingerprint or encoder.fingerprint
+        kind, part = self._staged_form(proposal)
+        is_plain = not self._has_staged_writes
+        run_id = new_run_id(kind, is_plain=is_plain)
+        options = replace(options, op_id=proposal.op_id)
+
+        async def stage(mutation: Mutation) -> WriteResult:
+            is_drop = isinstance(mutation, ImportAbort)
+            until = time.monotonic() + DROP_SECONDS if is_drop else deadline
+            staging = WriteOptions()
+            sent = staging.propose(mutation, self._author_of(mutation))
+            result = await self._send_entry(sent, staging, fingerprint, until)
+            if result.status == "pending":
+                raise DeadlineExceeded("the write was not staged in time")
+            return result
+
+        async def commit(mutation: Mutation) -> WriteResult:
+            sent = replace(proposal, mutation=mutation)
+            return await self._send_entry(sent, options, fingerprint, deadline)
+
+        try:
+            return await self._large.run(
+                self._engine, run_id, part, stage=stage, commit=commit, deadline=deadline
+            )
+        except (ClusterError, EncoderMismatch) as error:
+            error.fields["op_id"] = proposal.op_id.hex()
+            raise
+
+    @property
+    def _has_staged_writes(self) -> bool:
+        """Whether every node that reads the log can commit a staged write."""
+        return self._log.is_local or self._engine.replica_status.level >= STAGED_LEVEL
+
+    def _staged_form(self, proposal: Proposal) -> tuple[StagedKind, PutRoute]:
+        found = staged_form(proposal.mutation, self._engine.encoder.dim)
+        is_conditional = proposal.if_match is not None or proposal.if_none_match
+        limit = self._log.entry_bytes_max
+        if found is None:
+            raise _too_large(proposal, limit, "")
+        if not self._has_staged_writes and (is_conditional or found[0] is not StagedKind.PUT):
+            raise _too_large(proposal, limit, "until the cluster is finalized; put the whole route")
+        return found
+
+    async def _send_entry(
+        self, proposal: Proposal, options: WriteOptions, fingerprint: str | None, deadline: float
+    ) -> WriteResult:
         # Registered before the append: the entry may be applied before append() returns.
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         lost = "not_taken"  # what is known of the write if the next step fails
@@ -394,7 +470,24 @@ class Writer:
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""
         proposal = options.propose(mutation, self._author_of(mutation))
-        check_size(proposal)
+        if not is_too_large(proposal, self._log.entry_bytes_max):
+            return self._propose_now(proposal)
+        kind, part = self._staged_form(proposal)
+        run_id = new_run_id(kind, is_plain=False)
+        chunks = pieces_of([part])
+        staging = WriteOptions()
+        self._propose_now(staging.propose(ImportBegin(run_id)))
+        try:
+            for number, piece in enumerate(chunks):
+                chunk = ImportChunk(run_id, number, tuple(piece))
+                self._propose_now(staging.propose(chunk))
+            commit = ImportCommit(run_id, len(chunks))
+            return self._propose_now(replace(proposal, mutation=commit))
+        except RouteError:
+            self._propose_now(staging.propose(ImportAbort(run_id)))
+            raise
+
+    def _propose_now(self, proposal: Proposal) -> WriteResult:
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         try:
             self._engine.propose([proposal])
@@ -425,9 +518,13 @@ def result_of(outcome: Outcome, op_id: bytes) -> WriteResult:
     )
 
 
-def deadline_of(options: WriteOptions) -> float:
+def deadline_of(options: WriteOptions, utterance_count: int = 0) -> float:
     """When a write that begins now gives up, by the monotonic clock."""
-    return time.monotonic() + options.ack_timeout_seconds
+    seconds = options.ack_timeout_seconds
+    if seconds is None:
+        more_seconds = ACK_SECONDS_BY_UTTERANCE * utterance_count
+        seconds = min(ACK_SECONDS_MAX, ACK_SECONDS_DEFAULT + more_seconds)
+    return time.monotonic() + seconds
 
 
 def _outcome_of_failure(error: SynaptoRouteError, lost: str) -> str:
@@ -508,30 +605,34 @@ def distinct_utterances(
     return list(kept), chosen
 
 
-def check_size(proposal: Proposal) -> None:
-    """Refuse a write whose entry would be too long for the log."""
+def is_too_large(proposal: Proposal, bytes_max: int) -> bool:
+    """Whether a write does not fit into one entry of at most ``bytes_max``."""
     # The bound is cheap.  Only a write near the limit is encoded here and once more later.
     bound = _frame_bytes_bound(proposal.mutation)
-    if bound is not None and bound <= FRAME_BYTES_MAX:
-        return
-    size_bytes = len(encode_proposal(proposal))
-    if size_bytes > FRAME_BYTES_MAX:
-        raise TooLarge(
-            f"the write takes {size_bytes} bytes, the limit is {FRAME_BYTES_MAX}; "
-            "use an import, which is cut into chunks",
-            bytes_max=FRAME_BYTES_MAX,
-        )
+    if bound is not None and bound <= bytes_max:
+        return False
+    try:
+        return len(encode_proposal(proposal)) > bytes_max
+    except TooLarge:
+        return True
+
+
+def _too_large(proposal: Proposal, bytes_max: int, unless: str) -> TooLarge:
+    kind = type(proposal.mutation).__name__
+    rest = f" {unless}" if unless else ""
+    return TooLarge(f"a {kind} takes at most {bytes_max} bytes in the log{rest}", limit=bytes_max)
 
 
 def _frame_bytes_bound(mutation: Mutation) -> int | None:
     """Return an upper bound of the frame's size for a mutation with rows."""
-    if not isinstance(mutation, PutRoute | AddUtterances):
+    if not isinstance(mutation, PutRoute | AddUtterances | RemoveUtterances):
         return None
     texts = [mutation.name, *mutation.utterances]
     if isinstance(mutation, PutRoute):
         texts += (mutation.metadata, mutation.payload)
     characters = sum(map(len, texts))
-    bound = FIELDS_BYTES_MAX + sum(map(len, mutation.vectors))
+    vectors = () if isinstance(mutation, RemoveUtterances) else mutation.vectors
+    bound = FIELDS_BYTES_MAX + sum(map(len, vectors))
     return bound + CHARACTER_BYTES_MAX * characters + SEPARATOR_BYTES_MAX * len(texts)
 
 

@@ -216,6 +216,8 @@ class RedisLog:
     ) -> None:
         self.connector = Connector(url, password_file, tls or Tls(), socket_timeout_seconds)
         self.keys = Keys(namespace)
+        limits = limits or WriteLimits()
+        self.entry_bytes_max = limits.entry_bytes_max
         self.signing_keys = SigningKeys.load(
             namespace, signing_keys_file, allow_unsigned=allow_unsigned
         )

@@ -35,7 +35,6 @@ from synaptoroute.web.problems import InvalidParameter, field_errors, first_mess
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
 ACKS: Final[tuple[Ack, ...]] = get_args(Ack)
-ACK_TIMEOUT_SECONDS_DEFAULT: Final = 5.0
 ACK_TIMEOUT_SECONDS_MAX: Final = 60.0
 READ_TIMEOUT_SECONDS_DEFAULT: Final = 2.0
 READ_TIMEOUT_SECONDS_MAX: Final = 30.0
@@ -65,9 +64,10 @@ AckLevel = Annotated[
     Query(description="Level of durability to wait for; the answer is 202 until it is reached."),
 ]
 AckTimeout = Annotated[
-    float,
+    float | None,
     Query(
-        description="Seconds to wait for that level.",
+        description="Seconds for the whole write: encoding, the log, and that level. 5 by "
+        "default, and 0.05 more for each utterance of the request, at most 60.",
         gt=0,
         le=ACK_TIMEOUT_SECONDS_MAX,
         allow_inf_nan=False,
@@ -189,7 +189,7 @@ class WriteRequest:
 
     request: Request
     ack: Ack
-    ack_timeout_seconds: float
+    ack_timeout_seconds: float | None
 
     def options(self, document: Any = None) -> WriteOptions:
         """Make the options of a write whose body said ``document``."""
@@ -212,7 +212,7 @@ class WriteRequest:
 async def write_request(
     request: Request,
     ack: AckLevel = "applied",
-    ack_timeout: AckTimeout = ACK_TIMEOUT_SECONDS_DEFAULT,
+    ack_timeout: AckTimeout = None,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Mutation, Proposal, PutRoute, Revision
-from synaptoroute.errors import InvalidVector, TooLarge
+from synaptoroute.errors import InvalidVector
 from synaptoroute.router import writes
-from synaptoroute.router.writes import check_size, checked_rows
+from synaptoroute.router.writes import checked_rows, is_too_large
 
 pytestmark = pytest.mark.unit
 
@@ -68,10 +68,13 @@ def test_frame_is_never_longer_than_its_bound(
     assert bound >= size_bytes
 
 
-def test_write_over_the_frame_limit_is_refused() -> None:
+@pytest.mark.parametrize("bytes_max", [262_144, FRAME_BYTES_MAX])
+def test_write_over_the_limit_of_an_entry_is_found(bytes_max: int) -> None:
     """A write above the bound is encoded to find out its exact size."""
-    count = FRAME_BYTES_MAX // 2_048
+    count = bytes_max // 2_048
     mutation = PutRoute("a", tuple(map(str, range(count))), (b"v" * 2_048,) * count)
+    fewer = count - count // 64
+    smaller = PutRoute("a", mutation.utterances[:fewer], mutation.vectors[:fewer])
 
-    with pytest.raises(TooLarge):
-        check_size(Proposal(OP_ID, mutation))
+    assert is_too_large(Proposal(OP_ID, mutation), bytes_max)
+    assert not is_too_large(Proposal(OP_ID, smaller), bytes_max)
