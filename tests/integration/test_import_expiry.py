@@ -19,7 +19,8 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Po
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import ImportRejected
 from synaptoroute.models import Route
-from synaptoroute.router.writes import put_mutation, row_bytes
+from synaptoroute.router.vectors import row_bytes
+from synaptoroute.router.writes import put_mutation
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 
 pytestmark = pytest.mark.integration

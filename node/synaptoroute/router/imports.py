@@ -23,6 +23,7 @@ from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
+from synaptoroute.router.vectors import row_bytes
 from synaptoroute.router.writes import (
     Ack,
     WriteOptions,
@@ -31,7 +32,6 @@ from synaptoroute.router.writes import (
     derived_op_id,
     put_mutation,
     result_of,
-    row_bytes,
 )
 
 IMPORT_ID_CHARACTERS_MAX: Final = 64

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from synaptoroute.core.codec import FRAME_BYTES_MAX, encode_proposal
 from synaptoroute.core.mutation import AddUtterances, Mutation, Proposal, PutRoute, Revision
 from synaptoroute.errors import InvalidVector
-from synaptoroute.router import writes
-from synaptoroute.router.writes import checked_rows, is_too_large
+from synaptoroute.router import vectors, writes
+from synaptoroute.router.vectors import checked_rows
+from synaptoroute.router.writes import is_too_large
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +31,7 @@ TEXTS = st.lists(
 )
 def test_lists_give_the_same_rows_as_numpy(given_rows: list[list[float]]) -> None:
     """The fast path for lists gives the same bits for all numbers."""
-    found = writes._float64s(given_rows, 3)
+    found = vectors._float64s(given_rows, 3)
 
     np.testing.assert_array_equal(np.asarray(given_rows, dtype=np.float64), found)
 
