@@ -17,7 +17,7 @@ from servers import Server
 from sim.answers import held_of, kind_of, label_of, shown, shown_log_check, shown_read
 from sim.model_server import ModelServer
 from sim.model_store import DIM, ENCODERS, FINGERPRINT
-from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.mutation import (
     Ballot,
     DeleteRoute,
@@ -48,6 +48,8 @@ MET = frozenset(
         "switch int",
         "switch moved",
         "append model",
+        "append level",
+        "append behind",
     }
 )
 WEIGHTS = {
@@ -108,11 +110,13 @@ class Pair:
         frame = encode_proposal(proposal)
         at, meta = self.nodes[self.node()], self.model.store.meta
         epoch_id = self.draw.choice(("", meta["epoch_id"] if meta else "", "", "another"))
-        mine = self.fingerprint()
+        mine, level = self.fingerprint(), self.draw.choice((1, 2, 2, 2, 2, 3))
         real = await self.log.scripts.append(
-            at, mine, [(frame, frame)], log_bytes_max=1 << 30, epoch_id=epoch_id
+            at, mine, [(frame, frame)], log_bytes_max=1 << 30, epoch_id=epoch_id, level=level
         )
-        modelled = self.model.append(at, [(frame, proposal)], epoch_id=epoch_id, fingerprint=mine)
+        modelled = self.model.append(
+            at, [(frame, proposal)], epoch_id=epoch_id, fingerprint=mine, level=level
+        )
         return real, modelled
 
     def fingerprint(self) -> str:
@@ -146,8 +150,11 @@ class Pair:
             [(frame, frame)],
             log_bytes_max=1 << 30,
             voters=(",".join(before), ",".join(after)),
+            level=LEVEL,
         )
-        modelled = self.model.append(at, [(frame, proposal)], (before, after), fingerprint=mine)
+        modelled = self.model.append(
+            at, [(frame, proposal)], (before, after), fingerprint=mine, level=LEVEL
+        )
         return kind_of(real), kind_of(modelled)
 
     async def heartbeat(self) -> tuple[Any, Any]:
@@ -211,7 +218,7 @@ class Pair:
             above=above,
             seen=seen,
             node_id="n0",
-            identity=ClusterIdentity("1" * 32, *encoder, 1, VOTERS),
+            identity=ClusterIdentity("1" * 32, *encoder, LEVEL, VOTERS),
         )
         name = real.id if isinstance(real, Ballot) else "unused"
         modelled = self.model.begin(cause, above, seen, name, VOTERS, encoder)
@@ -353,7 +360,9 @@ async def test_model_answers_like_the_server(server: Server, seed: int) -> None:
     """Hundreds of random commands, each answered alike."""
     log = RedisLog(server.url)
     try:
-        await log.epochs.found(fingerprint=FINGERPRINT, dim=DIM, voters=VOTERS, epoch_id="founding")
+        await log.epochs.found(
+            fingerprint=FINGERPRINT, dim=DIM, voters=VOTERS, epoch_id="founding", level=LEVEL
+        )
         replid = server.call("INFO", "replication").split("master_replid:")[1][:40]
         model = ModelServer(replid)
         model.now_ms = 1_000_000
