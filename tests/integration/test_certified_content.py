@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +20,15 @@ import pytest
 from followers import Peer, Peers, filled, peers, route, trim_all, until
 from forgeries import FORGED_PAYLOAD, forge_payload
 from servers import Server
-from synaptoroute.errors import Overloaded, SynaptoRouteError
+from synaptoroute.cli.backups import verify_origin
+from synaptoroute.errors import ClusterError, Overloaded, SynaptoRouteError
 from synaptoroute.replication.snapshots import SnapshotDownload, SnapshotServer
 from synaptoroute.trust.certificates import read_content
 from synaptoroute.trust.genesis import dump_genesis
 from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.statements import Signer
+from synaptoroute_coordinator.actions.backup_store import FolderStore
+from synaptoroute_coordinator.actions.backups import Backups
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -49,14 +55,14 @@ class Pins:
 
 
 @asynccontextmanager
-async def pinned(folder: Path, url: str, voters: int = 3, **settings: Any) -> AsyncIterator[Peers]:
-    """Voters whose keys are in a genesis file, with doors."""
+async def signed(
+    folder: Path, url: str, voters: int = 3, *, is_pinned: bool = True
+) -> AsyncIterator[Peers]:
+    """Voters with a cluster secret and with doors; pinned, their keys are in a genesis file."""
     pins = await asyncio.to_thread(Pins, folder, voters)
-    shared = {
-        "signing_keys_file": pins.keys_file,
-        "genesis_file": pins.genesis_file,
-        **settings,
-    }
+    shared: dict[str, Any] = {"signing_keys_file": pins.keys_file}
+    if is_pinned:
+        shared["genesis_file"] = pins.genesis_file
     async with peers(folder, url, 0, **shared) as found:
         for number in range(voters):
             key_file = pins.key_file(number)
@@ -100,11 +106,12 @@ async def payloads(peer: Peer) -> set[str]:
     return {str(each.payload) for each in listed.routes}
 
 
+@pytest.mark.parametrize("is_pinned", [True, False])
 async def test_forged_snapshot_of_a_member_is_not_installed(
-    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch, is_pinned: bool
 ) -> None:
     """The newcomer waits until an honest node gives the state that the voters certify."""
-    async with pinned(tmp_path, valkey_server.url) as found:
+    async with signed(tmp_path, valkey_server.url, is_pinned=is_pinned) as found:
         await filled(found)
         rogue = await found.add("rogue", door=True)
         await rogue.router.wait_ready(30)
@@ -138,11 +145,12 @@ async def test_forged_snapshot_is_installed_without_certificates(
         assert FORGED_PAYLOAD.strip('"') in await payloads(fresh)
 
 
+@pytest.mark.parametrize("is_pinned", [True, False])
 async def test_newcomer_from_the_log_waits_for_a_majority(
-    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch, is_pinned: bool
 ) -> None:
     """A state that was read from the log alone is certified, too, before the node is ready."""
-    async with pinned(tmp_path, valkey_server.url) as found:
+    async with signed(tmp_path, valkey_server.url, is_pinned=is_pinned) as found:
         await found[0].router.aput_route(route("a"))
         await found.settle()
         with monkeypatch.context() as patch:
@@ -161,9 +169,27 @@ async def _refuse(*_: object) -> str:
     raise SynaptoRouteError("not today")
 
 
+async def test_holder_of_the_secret_cannot_invent_voters(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pinned voters, statements in their names by other keys do not count."""
+    async with signed(tmp_path, valkey_server.url) as found:
+        await found[0].router.aput_route(route("a"))
+        await found.settle()
+        secret = found[0].follower.session.log.signing_keys.secret
+        with monkeypatch.context() as patch:
+            for peer in found.all[1:]:
+                invented = Signer(peer.engine.node_id, NodeIdentity.generate(), secret)
+                patch.setattr(peer.follower.certificates, "_signer", invented)
+            fresh = await found.add("fresh")
+            await until(lambda: "not a voter" in fresh.follower.certificates.last_error, 30)
+            assert not fresh.router.status().is_ready
+        await fresh.router.wait_ready(30)
+
+
 async def test_certificate_is_asked_once(tmp_path: Path, valkey_server: Server) -> None:
     """A node whose state was certified needs no majority after a restart."""
-    async with pinned(tmp_path, valkey_server.url) as found:
+    async with signed(tmp_path, valkey_server.url) as found:
         await found[0].router.aput_route(route("a"))
         fresh = await found.add("fresh")
         await fresh.router.wait_ready(30)
@@ -174,9 +200,47 @@ async def test_certificate_is_asked_once(tmp_path: Path, valkey_server: Server) 
         await again.router.wait_ready(30)
 
 
+def _backups(found: Peers, folder: Path) -> Backups:
+    donor = found[0].follower
+    # The coordinator has a log and a client of its own; a node's serve as well.
+    return Backups(FolderStore(folder), donor.session.log, donor._peers, 7)
+
+
+async def test_backup_is_certified(tmp_path: Path, valkey_server: Server) -> None:
+    async with signed(tmp_path, valkey_server.url) as found:
+        await filled(found)
+        folder = tmp_path / "backups"
+        backup = await _backups(found, folder).take(found[1].engine.node_id, found[1].url)
+        manifest = json.loads(await asyncio.to_thread((folder / f"{backup.name}.json").read_bytes))
+        root = await asyncio.to_thread(
+            verify_origin,
+            folder / f"{backup.name}.sqlite",
+            manifest,
+            "default",
+            tmp_path / "keys",
+            tmp_path / "genesis.json",
+        )
+        assert root == backup.root != ""
+
+
+async def test_forged_backup_is_not_kept(
+    tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content of the file is compared with what the voters certify."""
+    async with signed(tmp_path, valkey_server.url, is_pinned=False) as found:
+        await filled(found)
+        rogue = await found.add("rogue", door=True)
+        await rogue.router.wait_ready(30)
+        forge_snapshots(rogue, monkeypatch)
+        folder = tmp_path / "backups"
+        with pytest.raises(ClusterError, match="not what the voters certify"):
+            await _backups(found, folder).take("rogue", rogue.url)
+        assert [] == await asyncio.to_thread(os.listdir, folder)
+
+
 async def test_voters_certify_while_writes_go_on(tmp_path: Path, valkey_server: Server) -> None:
     """A position in the past has the root that it had then."""
-    async with pinned(tmp_path, valkey_server.url) as found:
+    async with signed(tmp_path, valkey_server.url) as found:
         await filled(found)
         stopped = asyncio.Event()
 
