@@ -531,5 +531,14 @@ def _plan_finalize(level: int, mutation: Finalize, at: Revision) -> Change:
     return Change(Outcome("applied", at), finalized=mutation)
 
 
+def voters_after(voters: tuple[str, ...], mutation: Mutation) -> tuple[str, ...]:
+    """Return the voters after an entry that may change them."""
+    if isinstance(mutation, OpenEpoch):
+        return mutation.voters
+    if isinstance(mutation, VoterAdd | VoterRemove):
+        return plan_voters(voters, mutation, Revision(0, 0)).voters or voters
+    return voters
+
+
 def _refused(at: Revision, message: str) -> Change:
     return Change(Outcome("rejected", at, code="invalid_request", message=message))

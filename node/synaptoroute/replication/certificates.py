@@ -23,7 +23,7 @@ from synaptoroute.errors import (
     RouteError,
     StorageUnavailable,
 )
-from synaptoroute.replication.session import CLUSTER_ID_KEY, Session
+from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.certificates import gather_certificate
 from synaptoroute.sequencer.peers import PeerClient
 from synaptoroute.trust.certificates import (
@@ -170,9 +170,9 @@ class Certificates:
         Raises:
             ClusterError: No majority of the voters certifies it.
         """
-        count = ContentCount(self._verifier, self.electorate, self._cluster_id, position)
+        count = ContentCount(self._verifier, self.electorate, self._session.cluster_id, position)
         if own_root:
-            own = sign_content(self._signer, self._cluster_id, position, own_root)
+            own = sign_content(self._signer, self._session.cluster_id, position, own_root)
             with contextlib.suppress(ProtocolError):  # this node has no vote
                 count.add(own)
         head = self._session.head
@@ -185,11 +185,6 @@ class Certificates:
             and (seen.report.node_id in voters or seen.report.role == "voter")
         ]
         return await gather_certificate(self._peers, urls, position, count)
-
-    @property
-    def _cluster_id(self) -> str:
-        head = self._session.head
-        return self._engine.database.meta_get(CLUSTER_ID_KEY) or (head.cluster_id if head else "")
 
     # --- answering --------------------------------------------------------------------
 
@@ -211,7 +206,7 @@ class Certificates:
         if self._session.node_id not in replica.voters:
             raise RouteError("this node has no vote, so it certifies nothing")
         root = await self._own_root(position)
-        return sign_content(self._signer, self._cluster_id, position, root)
+        return sign_content(self._signer, self._session.cluster_id, position, root)
 
     async def _own_root(self, position: Position) -> str:
         deadline = time.monotonic() + WAIT_SECONDS

@@ -56,6 +56,7 @@ def node_report(session: Session, position: Position) -> NodeReport:
         time_ms=session.clock.now_ms(),
         interval_ms=int(session.heartbeat_seconds * 1_000),
         process=session.incarnation.process,
+        vote=session.vote,
     )
 
 
@@ -123,6 +124,15 @@ class Heartbeat:
         with contextlib.suppress(SynaptoRouteError):
             await session.log.presence.end(report, session.signer)
 
+    async def _report_position(self, position: Position) -> None:
+        session = self._session
+        told = [session.log.presence.report_position(session.node_id, position)]
+        if session.log.is_strict:
+            told.append(
+                session.log.voter_positions.report(session.signer, session.cluster_id, position)
+            )
+        await asyncio.gather(*told)
+
     async def report_positions(self) -> None:
         """Report a voter's positions at once, so that a quorum need not wait a second."""
         session = self._session
@@ -134,7 +144,7 @@ class Heartbeat:
             if session.role != "voter" or session.log_state is not LogState.OPEN or is_diverged:
                 continue
             try:
-                await session.log.presence.report_position(session.node_id, session.position)
+                await self._report_position(session.position)
                 failpoint("position.told")
             except SynaptoRouteError:
                 await asyncio.sleep(RETRY_SECONDS)  # the next heartbeat reports it as well

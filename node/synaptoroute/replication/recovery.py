@@ -16,6 +16,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from synaptoroute.core.mutation import Ballot, Position
@@ -25,10 +26,13 @@ from synaptoroute.core.recovery import (
     Decision,
     MissingReports,
     Mode,
+    Report,
+    ServerHistory,
     assess_log,
     decide,
     is_majority,
 )
+from synaptoroute.core.replica import voters_after
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.replication.applier import VoterState, promise, voter_state
@@ -43,7 +47,9 @@ from synaptoroute.sequencer.epochs import (
     RefillEntry,
 )
 from synaptoroute.sequencer.lease import Held, Lease
+from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.votes import proved_reports, vote_of
 
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
@@ -196,6 +202,10 @@ class Recovery:
         state = await self._session.on_applier(lambda at: promise(at.replica, at.storage, ballot))
         if state is None:
             return False
+        if state.position.epoch < ballot.epoch:
+            # Signed with every row from now on.  It is made here alone, from a state that does
+            # not change any more: a voter never signs two positions for one ballot.
+            self._session.vote = vote_of(ballot, state.position, state.voters)
         # The position was read after the promise on the applier's thread, so no entry of an
         # older epoch can follow it.
         await self._session.log.presence.heartbeat(
@@ -218,8 +228,12 @@ class Recovery:
 
     async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
         waited_seconds = time.monotonic() - self._ballot_since
+        reports = check.reports
         kept = None if head.cause == Cause.DAMAGED.value else check.kept
-        found = decide(ballot, check.reports, kept, self._mode(head, waited_seconds))
+        if self._session.log.is_strict:
+            reports = await self._proved(reports)
+            kept = kept and await self._verified(kept, ballot, reports)
+        found = decide(ballot, reports, kept, self._mode(head, waited_seconds))
         if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
@@ -237,6 +251,32 @@ class Recovery:
             await self._outbid(head)
         else:
             self._wait(f"waiting for {', '.join(found.holders)} to open epoch {ballot.epoch}")
+
+    async def _proved(self, reports: Sequence[Report]) -> tuple[Report, ...]:
+        """Keep the reports that their nodes signed: what Redis says of votes is a claim."""
+        seen = await self._session.log.presence.nodes()
+        return proved_reports(reports, seen, self._session.engine.replica_status.voter_keys)
+
+    async def _verified(
+        self, kept: ServerHistory, ballot: Ballot, reports: Sequence[Report]
+    ) -> ServerHistory | None:
+        """Read the voters of the server's history from its entries, not from its header.
+
+        None if that history is not complete: then the voters' reports decide alone.
+        """
+        held = [each for each in reports if each.ballot == ballot and each.position.epoch]
+        if not held:
+            return kept  # No node has applied anything yet
+        best = max(held, key=lambda each: each.position.revision)
+        after, voters = best.position, best.voters
+        while after.seq < kept.position.seq:
+            found = await self._session.log.read(after)
+            if found.coverage is not Coverage.WHOLE or found.error or not found.entries:
+                return None
+            for entry in found.entries:
+                voters = voters_after(voters, entry.proposal.mutation)
+            after = found.entries[-1].position
+        return ServerHistory(after, voters) if after == kept.position else None
 
     async def _outbid(self, head: Head) -> None:
         """Replace a ballot that no node completes."""

@@ -30,6 +30,8 @@ from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.presence import heartbeat_seconds
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.votes import holders
+from synaptoroute.trust.certificates import Electorate
 from synaptoroute.trust.statements import Signer
 
 
@@ -168,6 +170,7 @@ class Session:
         self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
         self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
         self.clock = RedisClock()
+        self.vote = ""  # The report to the newest ballot, as this node signs it
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
 
     # --- this node --------------------------------------------------------------------
@@ -181,6 +184,12 @@ class Session:
     def position(self) -> Position:
         """The position that is durable and visible on this node."""
         return self.engine.published.position
+
+    @property
+    def cluster_id(self) -> str:
+        """The identity of the cluster; empty while it is not known."""
+        known = self.engine.database.meta_get(CLUSTER_ID_KEY)
+        return known or (self.head.cluster_id if self.head else "")
 
     @property
     def role(self) -> str:
@@ -288,6 +297,7 @@ class Session:
 
 
 ACK_POLL_SECONDS: Final = 0.008
+ALL_POLL_SECONDS: Final = 0.1  # Where the rows of all nodes are read; they change once a second
 ACK_RETRY_SECONDS: Final = 0.25  # Pause after a call that Redis did not answer
 
 
@@ -358,14 +368,38 @@ class Barriers:
             # positions count, because it continues with this entry.
             epoch = max(at.epoch, self._session.position.epoch)
             try:
-                acked = await self._session.log.presence.acked(epoch)
-                if not isinstance(acked, NotPlaced) and (
-                    acked.is_quorum(at.seq) and (not is_all or acked.is_all(at.seq))
-                ):
+                if await self._is_acked(epoch, at.seq, is_all):
                     return True
+                if is_all and self._session.log.is_strict:
+                    pause_seconds = ALL_POLL_SECONDS
             except SynaptoRouteError:
                 pause_seconds = ACK_RETRY_SECONDS
             left_seconds = deadline - time.monotonic()
             if left_seconds <= 0:
                 return False
             await asyncio.sleep(min(pause_seconds, left_seconds))
+
+    async def _is_acked(self, epoch: int, seq: int, is_all: bool) -> bool:
+        log = self._session.log
+        if log.is_strict:
+            return await self._is_proved(epoch, seq, is_all)
+        acked = await log.presence.acked(epoch)
+        if isinstance(acked, NotPlaced):
+            return False
+        return acked.is_quorum(seq) and (not is_all or acked.is_all(seq))
+
+    async def _is_proved(self, epoch: int, seq: int, is_all: bool) -> bool:
+        # What Redis says of votes is a claim: only what the voters signed counts, and the voters
+        # are those of this node's history.
+        log, replica = self._session.log, self._engine.replica_status
+        voters = Electorate.of_names(replica.voters, replica.voter_keys)
+        positions = await log.voter_positions.read(voters, self._session.cluster_id)
+        if not voters.is_majority(holders(positions, epoch, seq)):
+            return False
+        if not is_all:
+            return True
+        live = {each.report.node_id: each for each in await log.presence.nodes() if each.is_live}
+        told = {name: each.report.position for name, each in live.items()}
+        behind = {name for name, at in told.items() if not holders({name: at}, epoch, seq)}
+        voting = {name: at for name, at in positions.items() if name in behind}
+        return bool(live) and len(behind) == holders(voting, epoch, seq)

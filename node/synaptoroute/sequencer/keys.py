@@ -82,6 +82,11 @@ class Keys:
         return f"{self.prefix}pos:{epoch}"
 
     @property
+    def signed_positions(self) -> str:
+        """Hash: node id -> the voter's signed durable position, see ``votes``."""
+        return f"{self.prefix}pos:signed"
+
+    @property
     def nodes(self) -> str:
         """Hash: node id -> the node's report, JSON."""
         return f"{self.prefix}nodes"

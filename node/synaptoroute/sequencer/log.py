@@ -34,6 +34,7 @@ from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
+from synaptoroute.sequencer.votes import VoterPositions
 from synaptoroute.sequencer.wire import SigningKeys
 from synaptoroute.trust.statements import Verifier
 
@@ -235,6 +236,7 @@ class RedisLog:
             clock_skew_seconds_max=clock_skew_seconds_max,
         )
         self.presence = Presence(self.scripts, self._commands, rows)
+        self.voter_positions = VoterPositions(self._commands, self.keys, self.verifier)
         self.audits = Audits(self.scripts, self._commands)
         self.node_commands = NodeCommands(self.scripts, self._commands)
         self.epochs = Epochs(self.scripts, self.signing_keys)

@@ -60,6 +60,7 @@ class NodeReport:
     time_ms: int = 0  # Redis' clock, as the node knows it
     interval_ms: int = 0  # Time until its next report
     process: str = ""  # Names its process on its host; see ``replication.incarnation``
+    vote: str = ""  # Its report to the ballot that it promised last, see ``votes.vote_of``
     is_ended: bool = False  # Whether the process has ended in an orderly way
 
     @property
