@@ -51,7 +51,7 @@ ANSWERING_SECONDS: Final = 7.0
 """A node that answered no scrape for this long is not live while Redis does not answer."""
 IMPORTS_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
-SELF: Final = "coordinator"
+SELF: Final = "coordinator itself"  # no name of a key has a space
 
 _log = logging.getLogger(__name__)
 

@@ -12,3 +12,5 @@ from typing import Final
 AUTHOR_CHARACTERS_MAX: Final = 193
 AUTHOR: Final[ContextVar[str]] = ContextVar("synaptoroute_author", default="")
 """Name of the author in the present context; empty for a client without a key."""
+AUTHOR_ADDRESS: Final[ContextVar[str]] = ContextVar("synaptoroute_author_address", default="")
+"""Address of that client; empty for what a process does by itself."""

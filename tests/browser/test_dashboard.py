@@ -227,4 +227,6 @@ def test_abandoned_import_is_aborted(fleet: Fleet) -> None:
     record = fleet.coordinator.http("GET", "/v1/actions").json()["actions"]
 
     assert [1, 1, 1] == [len(found) for found in staged]
-    assert ("coordinator", "abort-import") in {(each["actor"], each["action"]) for each in record}
+    assert ("coordinator itself", "abort-import") in {
+        (each["actor"], each["action"]) for each in record
+    }

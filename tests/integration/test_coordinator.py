@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -313,7 +314,7 @@ def test_session_and_its_event_stream_end_with_the_key(
     """A key that is removed, expires or loses a scope ends its sessions within a second."""
     path, key, other = tmp_path / "keys", make_key(), make_key()
     kept = key_line(other, ["read"], "other")
-    until = datetime.now(UTC) + timedelta(seconds=4 if how == "expired" else 3_600)
+    until = datetime.now(UTC) + timedelta(hours=1)
     path.write_text(f"{key_line(key, ['admin'], 'ops', until)}\n{kept}\n")
     coordinator = start_coordinator(api_keys_file=str(path))
     coordinator.until(lambda: coordinator.http("GET", "/readyz").status_code == 200)
@@ -330,7 +331,9 @@ def test_session_and_its_event_stream_end_with_the_key(
         if how == "rescoped":
             path.write_text(f"{key_line(key, ['read'], 'ops', until)}\n{kept}\n")
         if how == "expired":
-            time.sleep(max(0.0, until.timestamp() - time.time()))
+            soon = datetime.now(UTC) + timedelta(seconds=3)
+            path.write_text(f"{key_line(key, ['admin'], 'ops', soon)}\n{kept}\n")
+            time.sleep(max(0.0, int(soon.timestamp()) - time.time()))
         changed_at = time.monotonic()
         for _ in stream.iter_lines():
             pass
@@ -358,6 +361,41 @@ def test_sessions_end_with_the_process(tmp_path: Path, start_coordinator: StartC
     coordinator.start()
 
     assert 401 == coordinator.http("GET", "/v1/cluster", headers=by_cookie).status_code
+
+
+def test_record_names_key_address_and_outcome(
+    tmp_path: Path, start_coordinator: StartCoordinator
+) -> None:
+    """Of sessions, of actions, and of what a key was not allowed to do.
+
+    A key may have the name of the coordinator; its actions are not taken for the coordinator's.
+    """
+    admin, reader = make_key(), make_key()
+    lines = [key_line(admin, ["admin"], "coordinator"), key_line(reader, ["read"], "eve")]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    coordinator = start_coordinator(api_keys_file=str(tmp_path / "keys"))
+    coordinator.until(lambda: coordinator.http("GET", "/readyz").status_code == 200)
+    session = coordinator.http("POST", "/v1/session", json={"key": admin})
+    by_cookie = {"Cookie": session.headers["set-cookie"].partition(";")[0]}
+
+    def show(path: str) -> Any:
+        return coordinator.http("GET", path, headers=by_cookie).json()
+
+    coordinator.until(lambda: show("/v1/cluster")["coordinator"]["is_active"])
+    forged = {"X-API-Key": reader, "X-Actor": "coordinator"}
+    coordinator.http("POST", "/v1/actions/audit", headers=forged)
+    coordinator.http("POST", "/v1/actions/audit", headers=by_cookie)
+    coordinator.until(lambda: len(show("/v1/actions")["actions"]) >= 3)
+    actions = show("/v1/actions")["actions"]
+    by_actor = {(each["actor"], each["action"]): each for each in actions}
+
+    assert {
+        ("coordinator", "open a session"),
+        ("eve", "POST /v1/actions/audit"),
+        ("coordinator", "audit"),
+    } <= set(by_actor)
+    assert "refused" == by_actor["eve", "POST /v1/actions/audit"]["outcome"]
+    assert {"127.0.0.1"} == {each["address"] for each in by_actor.values()}
 
 
 def test_files_of_a_coordinator_are_its_owner_s_alone(

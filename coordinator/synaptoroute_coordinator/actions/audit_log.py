@@ -1,4 +1,4 @@
-"""The audit log of actions: actor, action, time and outcome.
+"""The audit log of actions: actor, address, action, time and outcome.
 
 Each action is one JSON line, appended and synced.  The newest are kept in memory.
 """
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from synaptoroute.author import AUTHOR_ADDRESS
 from synaptoroute.private_files import make_private_folder, open_private
 
 ENTRIES_SHOWN_MAX: Final = 200
@@ -27,10 +28,11 @@ class AuditRecord:
     """One action."""
 
     at_ms: int  # wall clock
-    actor: str  # name of the API key, or "coordinator"
+    actor: str  # name of the API key, or "coordinator itself"
     action: str
     outcome: str  # done, refused or failed
     detail: str = ""
+    address: str = ""  # of the client; empty for the coordinator itself
 
 
 class AuditLog:
@@ -62,7 +64,12 @@ class AuditLog:
 
     async def add(self, actor: str, action: str, outcome: str, detail: str = "") -> None:
         entry = AuditRecord(
-            int(time.time() * 1_000), actor, action, outcome, detail[:DETAIL_CHARACTERS_MAX]
+            int(time.time() * 1_000),
+            actor,
+            action,
+            outcome,
+            detail[:DETAIL_CHARACTERS_MAX],
+            AUTHOR_ADDRESS.get(),
         )
         self._newest.append(entry)
         line = json.dumps(asdict(entry), separators=(",", ":")) + "\n"

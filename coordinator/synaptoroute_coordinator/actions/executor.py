@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
+from synaptoroute.author import AUTHOR
 from synaptoroute.core.codec import BASE_LEVEL
 from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal
 from synaptoroute.errors import ClusterError
@@ -21,6 +22,10 @@ from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.presence import AuditReport, NodeCommand
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
+
+AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
+AUTHOR_SUFFIX: Final = "/coordinator"
+"""After the name of the user for whom it acts, if any; no name of a key has a slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,8 @@ class Executor:
         return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
 
     async def _append(self, proposal: Proposal) -> ActionResult:
+        if self._head is not None and self._head.level >= AUTHOR_LEVEL:
+            proposal = replace(proposal, author=AUTHOR.get() + AUTHOR_SUFFIX)
         appended = await self._log.append([proposal])
         if appended.at is None:
             raise ClusterError("an appended entry got no position")

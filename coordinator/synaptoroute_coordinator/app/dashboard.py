@@ -71,6 +71,7 @@ async def open_session(request: Request, given: SessionKey) -> Response:
         is_known = runtime.keys.look_up(given.key) is not None
         raise Unauthorized("the API key has expired" if is_known else "unknown API key")
     context_of(request.scope).key = key
+    await runtime.reconciler.audit_log.add(key.name, "open a session", "done")
     response = await show_session(request)
     response.set_cookie(
         COOKIE,

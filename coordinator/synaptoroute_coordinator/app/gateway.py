@@ -136,6 +136,12 @@ _ENDPOINTS: Final = (
     ("GET", "/v1/settings", "Show the settings of the route set", _ANSWER),
     (
         "GET",
+        "/v1/history",
+        "Show who wrote what and when",
+        f"{_ANSWER} Parameters: `route`, `before`, `limit`.",
+    ),
+    (
+        "GET",
         "/v1/conflicts",
         "List near-duplicate utterances",
         f"{_ANSWER} Parameters: `similarity_min`, `limit`.",

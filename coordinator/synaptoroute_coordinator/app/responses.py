@@ -191,6 +191,7 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         "at_ms": entry.time_us // 1_000,
         "kind": words,
         "subject": _subject(entry),
+        "author": entry.proposal.author or None,
         "bytes": len(entry.frame),
         "op_id": entry.proposal.op_id.hex(),
     }

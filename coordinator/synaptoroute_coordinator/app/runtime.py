@@ -48,6 +48,8 @@ ATTEMPTS_PER_ADDRESS_MAX: Final = 100
 ATTEMPTS_SECONDS: Final = 60.0
 ATTEMPTS_KEPT_MAX: Final = 10_000
 KEY_START_CHARACTERS: Final = 8
+REFUSALS_RECORDED_MAX: Final = 4
+"""Refusals that may wait for the disk at one time; further ones are in the access log only."""
 
 
 class Runtime:
@@ -68,6 +70,7 @@ class Runtime:
         self.tls = tls
         self.peer_tls = peer_tls
         self._watches: list[asyncio.Task[None]] = []
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         await asyncio.to_thread(self.reconciler.audit_log.load)
@@ -82,6 +85,16 @@ class Runtime:
     def is_in_force(self, key: ApiKey | None) -> bool:
         """Whether a key that was found before still counts, with the same rights."""
         return self.keys is None or key is None or self.keys.is_in_force(key)
+
+    def record_refusal(self, actor: str, action: str) -> None:
+        """Write to the audit log that a key lacked a right; what a flood adds is left out."""
+        if len(self._recording) < REFUSALS_RECORDED_MAX:
+            record = self.reconciler.audit_log.add(
+                actor, action[:PATH_CHARACTERS_MAX], "refused", "the request was not allowed"
+            )
+            task = asyncio.create_task(record, name="record-refusal")
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
 
     async def ask_live(self, path: str) -> list[tuple[NodeView, dict[str, Any]]]:
         """Read the same JSON document of every live node; those that fail give an empty one."""
@@ -262,6 +275,8 @@ class CoordinatorPolicy(RequestPolicy):
         """Write a line of the access log; a refused change is an event as well."""
         self.log_request(logging.INFO, method, path, client, context)
         if context.status in (401, 403) and method not in SAFE_METHODS:
+            if context.key is not None and self._runtime.keys is not None:
+                self._runtime.record_refusal(context.key.name, f"{method} {path}")
             actor = context.key_name or "nobody known"
             message = f"{method} {path[:PATH_CHARACTERS_MAX]} by {actor} was refused"
             self._runtime.reconciler.feed.add(Event("refused", "warn", message))

@@ -71,9 +71,9 @@ export function show(main) {
 function drawRecord(record, actions) {
   if (!actions.length) { record.replaceChildren(h("p", { class: "empty" }, "No actions yet.")); return; }
   record.replaceChildren(h("table", { class: "record" },
-    h("thead", {}, h("tr", {}, ["Time", "Actor", "Action", "Result"].map((text) => h("th", { scope: "col" }, text)))),
+    h("thead", {}, h("tr", {}, ["Time", "Author", "From", "Action", "Result"].map((text) => h("th", { scope: "col" }, text)))),
     h("tbody", {}, actions.slice(0, 30).map((each) => h("tr", {},
-      h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", {}, each.action),
+      h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", { class: "muted small" }, each.address ?? ""), h("td", {}, each.action),
       h("td", {}, h("span", { class: `tag ${each.outcome === "done" ? "ok" : "bad"}` }, each.outcome), " ",
         h("span", { class: "muted small" }, each.detail)))))));
 }

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from synaptoroute.author import AUTHOR
+from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.errors import SynaptoRouteError, TooLarge
 from synaptoroute.trust.requests import PROOF_HEADER, Proven
 from synaptoroute.web.api_keys import KEY_CHARACTERS_MAX, ApiKey
@@ -261,6 +261,7 @@ class Middleware:
                 message["headers"] = [*own, *policy.common_headers(context)]
             await send(message)
 
+        AUTHOR_ADDRESS.set(context.client_address)
         policy.started()
         send_answer: Send = send_with_headers
         try:
