@@ -17,6 +17,7 @@ from synaptoroute.sequencer.append_errors import Reason
 from synaptoroute.sequencer.client import Tls
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.scripts import Head
+from tls_files import EXPIRED, TestTls
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +65,32 @@ async def test_tls_verifies_the_server(start_server, tmp_path: Path) -> None:
 
     assert placed.at == Revision(1, 2)
     assert caught.value.fields["reason"] is Reason.UNREACHABLE
+
+
+@pytest.mark.parametrize("kind", ["wrong name", "expired"])
+async def test_tls_refuses_a_server_with_another_name_or_an_expired_certificate(
+    start_server, tmp_path: Path, kind: str
+) -> None:
+    """The authority is right; the name in the URL, or the time, is not that of the certificate."""
+    names = ("redis.example",) if kind == "wrong name" else ("127.0.0.1",)
+    validity = EXPIRED if kind == "expired" else None
+    files = await asyncio.to_thread(TestTls.make, tmp_path, *names, validity=validity)
+    port = free_port()
+    start_server(
+        "redis",
+        tls_port=str(port),
+        tls_cert_file=str(files.cert),
+        tls_key_file=str(files.key),
+        tls_ca_cert_file=str(files.ca),
+        tls_auth_clients="no",
+    )
+    log = RedisLog(f"rediss://127.0.0.1:{port}/0", tls=Tls(files.ca))
+    with pytest.raises(SequencerUnavailable) as caught:
+        await log.head()
+    await log.close()
+
+    assert caught.value.fields["reason"] is Reason.UNREACHABLE
+    assert ("mismatch" if kind == "wrong name" else "expired") in caught.value.message
 
 
 async def test_unix_socket_is_a_server_like_any_other(start_server, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +161,15 @@ class Connector:
             "ssl_certfile": self.tls.cert_file,
             "ssl_keyfile": self.tls.key_file,
         }
-        return {name: str(path) for name, path in files.items() if path is not None}
+        found: dict[str, Any] = {
+            name: str(path) for name, path in files.items() if path is not None
+        }
+        # Said here, as the defaults of the client library have changed before.
+        return found | {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        }
 
     def link(self, *, timeout_seconds: float | None = None) -> Link:
         """Create a pool of connections for one purpose; nothing is opened yet."""

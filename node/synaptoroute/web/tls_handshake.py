@@ -74,8 +74,6 @@ class TlsConnection(asyncio.Protocol):
         self._http = http
         self._tls = tls
         self._log = log
-        self._is_secured = False
-        self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the socket from its plain transport, and begin the handshake on it."""
@@ -91,14 +89,17 @@ class TlsConnection(asyncio.Protocol):
         raw.abort()
         silent = _SilentTransport(connection, client, local)
         self._http.connection_made(silent)
-        if not silent.is_closing():
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._shake_hands(connection, silent, client))
-            silent.task = self._task
+        if silent.is_closing():  # there was no room for it
+            self._http.connection_lost(None)
+            return
+        loop = asyncio.get_running_loop()
+        silent.task = loop.create_task(self._shake_hands(connection, silent, client))
+        silent.task.add_done_callback(self._on_done)
 
     async def _shake_hands(
         self, connection: socket.socket, silent: _SilentTransport, client: object
     ) -> None:
+        silent.has_begun = True
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -112,7 +113,12 @@ class TlsConnection(asyncio.Protocol):
             silent.mark_closed()
             self._log.failed(error, client)
             self._http.connection_lost(None)
-        except asyncio.CancelledError:
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            server_log().error("tls_handshake_broke", exc_info=error)
+        if task.cancelled() or error is not None:
             self._http.connection_lost(None)
 
 
@@ -135,6 +141,7 @@ class _SilentTransport(asyncio.Transport):
         super().__init__({"peername": client, "sockname": local})
         self._connection = connection
         self._is_closing = False
+        self.has_begun = False
         self.task: asyncio.Task[None] | None = None
 
     def is_closing(self) -> bool:
@@ -145,9 +152,9 @@ class _SilentTransport(asyncio.Transport):
         if self._is_closing:
             return
         self._is_closing = True
-        if self.task is None:
+        if not self.has_begun:
             self._connection.close()
-        else:
+        if self.task is not None:
             self.task.cancel()
 
     def abort(self) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from synaptoroute.cli.commands.doctor import (
     check_port,
     check_redis,
     check_secrets,
+    check_tls,
 )
 from synaptoroute.cli.processes import free_port
 from synaptoroute.config import NodeConfig
@@ -27,6 +29,8 @@ from synaptoroute.encoder import HashEncoder
 from synaptoroute.models import Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage
+from synaptoroute.web.tls import TlsFiles
+from tls_files import EXPIRED, TestTls
 
 pytestmark = pytest.mark.unit
 
@@ -135,3 +139,54 @@ def test_doctor_exits_with_one_when_a_check_fails(tmp_path: Path) -> None:
     failed = [each["name"] for each in json.loads(result.stdout) if each["state"] == "fail"]
 
     assert (result.exit_code, failed) == (1, ["encoder"])
+
+
+def tls_settings(files: TestTls, url: str = "") -> NodeConfig:
+    return NodeConfig(
+        tls_cert=files.cert, tls_key=files.key, tls_client_ca=files.ca, advertise_url=url
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "url", "state", "found"),
+    [
+        (90, "https://node-1.routes.svc:8080", "ok", "90 days left"),
+        (90, "https://node.example:8080", "fail", "not for node.example"),
+        (5, "https://127.0.0.1:8080", "warn", "5 days left"),
+        (-1, "https://127.0.0.1:8080", "fail", "expired"),
+    ],
+)
+def test_certificates_are_for_the_advertised_name_and_have_days_left(
+    tmp_path: Path, days: int, url: str, state: str, found: str
+) -> None:
+    validity = EXPIRED * -days + (timedelta(minutes=5) if days > 0 else timedelta())
+    files = TestTls.make(tmp_path, "*.routes.svc", "127.0.0.1", validity=validity)
+
+    result = check_tls(tls_settings(files, url))
+
+    assert state == result.state
+    assert found in result.what
+
+
+def test_a_key_of_another_certificate_fails(tmp_path: Path) -> None:
+    files, other = TestTls.make(tmp_path / "a"), TestTls.make(tmp_path / "b")
+    files.key.write_bytes(other.key.read_bytes())
+
+    assert "fail" == check_tls(tls_settings(files)).state
+
+
+def test_redis_is_checked_over_tls(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    files = TestTls.make(tmp_path / "a")
+    port = free_port()
+    start_server(
+        "redis",
+        tls_port=str(port),
+        tls_cert_file=str(files.cert),
+        tls_key_file=str(files.key),
+        tls_ca_cert_file=str(files.ca),
+        tls_auth_clients="no",
+    )
+    trusted = TlsFiles(ca=files.ca)
+
+    assert "ok" == check_redis(f"rediss://127.0.0.1:{port}/0", trusted).state
+    assert "certificate" in check_redis(f"rediss://127.0.0.1:{port}/0").what

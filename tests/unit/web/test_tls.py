@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from http_node import logged
 from synaptoroute.errors import ConfigError
 from synaptoroute.web import tls_handshake
+from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer
 from synaptoroute.web.tls import ClientTls, ServerTls, TlsFiles, names_of, validity
 from tls_files import EXPIRED, LOOPBACK_NAMES, TestTls
@@ -199,6 +200,29 @@ async def test_a_handshake_counts_as_a_connection_and_times_out(
         assert not server.state.connections
         writer.close()
         assert 200 == (await ask(url, files.client())).status_code
+
+
+@on_both_loops
+async def test_handshakes_count_against_the_limits_of_connections(files: TestTls) -> None:
+    """Unfinished handshakes make room for others, and a refused one leaves nothing behind."""
+    limits = HttpLimits(connections_max=4, connections_per_address_max=3)
+    server = HttpServer(app, tls=server_side(files), limits=limits)
+    (url,) = await server.listen("127.0.0.1", 0)
+    idle = [socket.create_connection(address(url)) for _ in range(20)]
+    await asyncio.sleep(0.2)
+    assert len(server.state.connections) <= 3
+    assert 200 == (await ask(url, files.client())).status_code
+    for each in idle:
+        each.close()
+    busy = [asyncio.create_task(ask(url, files.client(), "/slow")) for _ in range(3)]
+    await asyncio.sleep(0.25)
+    with pytest.raises(httpx.TransportError):
+        await ask(url, files.client())
+    assert [200] * 3 == [each.status_code for each in await asyncio.gather(*busy)]
+    await asyncio.sleep(0.1)
+    assert not server.state.connections
+    assert not server.state._by_address
+    await server.close(seconds=5)
 
 
 @on_both_loops

@@ -9,8 +9,10 @@ import os
 import platform
 import shutil
 import socket
+import ssl
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -21,8 +23,16 @@ from synaptoroute.cli.exit_codes import CheckFailed
 from synaptoroute.cli.options import AsJson
 from synaptoroute.cli.processes import is_port_free
 from synaptoroute.cli.terminal import note, print_json, print_table, waiting
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import ConfigError, SynaptoRouteError
 from synaptoroute.private_files import exposed_secrets, exposure_of
+from synaptoroute.web.tls import (
+    TlsFiles,
+    client_context,
+    client_tls,
+    names_of,
+    peer_files,
+    server_tls,
+)
 
 if TYPE_CHECKING:
     from synaptoroute.config import NodeConfig
@@ -32,6 +42,7 @@ State = Literal["ok", "warn", "fail"]
 PACKAGES: Final = ("onnxruntime", "tokenizers", "numpy", "fastembed", "redis", "fastapi")
 DISK_BYTES_MIN: Final = 1_000_000_000
 DISK_BYTES_WARN: Final = 5_000_000_000
+TLS_DAYS_WARN: Final = 14
 REDIS_SECONDS_MAX: Final = 3.0
 REDIS_REPLY_BYTES: Final = 256
 _VECTOR_FLAGS: Final = ("avx2", "avx512f", "avx512_vnni", "asimd", "asimddp")
@@ -84,8 +95,11 @@ def run_checks(config: NodeConfig) -> Iterator[CheckResult]:
     yield check_disk(config.database)
     yield check_port(config.host, config.port)
     yield check_secrets(config)
+    if config.tls_cert is not None or config.tls_key is not None:
+        yield check_tls(config)
     if config.redis_url is not None:
-        yield check_redis(config.redis_url.get_secret_value())
+        files = TlsFiles(config.redis_cert_file, config.redis_key_file, config.redis_ca_file)
+        yield check_redis(config.redis_url.get_secret_value(), files)
     fingerprint, result = check_encoder(config)
     yield result
     yield check_database(config.database, fingerprint)
@@ -184,13 +198,38 @@ def check_port(host: str, port: int) -> CheckResult:
     return CheckResult("port", "ok", f"{host}:{port} is free")
 
 
-def check_redis(url: str) -> CheckResult:
+def check_tls(config: NodeConfig) -> CheckResult:
+    """Check that certificate and keys fit together, and are for the address of the node."""
+    try:
+        sides = [each for each in (server_tls(config), client_tls(peer_files(config))) if each]
+    except ConfigError as error:
+        return CheckResult("tls", "fail", error.message, "see TLS in docs/operations.md")
+    names = names_of(config.tls_cert) if config.tls_cert is not None else ()
+    days = min((each.expires_at - time.time()) / 86_400 for each in sides if each.expires_at)
+    what = f"{', '.join(names) or 'no name'}; {days:.0f} days left"
+    if days <= 0:
+        return CheckResult("tls", "fail", f"{what}: expired", "renew the certificate")
+    host = urlsplit(config.advertise_url).hostname
+    if host is not None and not _is_named(host, names):
+        advice = "other nodes verify the host of SYNAPTOROUTE_ADVERTISE_URL: add it to the names"
+        return CheckResult("tls", "fail", f"the certificate is not for {host}, but {what}", advice)
+    if days < TLS_DAYS_WARN:
+        return CheckResult("tls", "warn", what, "renew the certificate; no restart is needed")
+    return CheckResult("tls", "ok", what)
+
+
+def _is_named(host: str, names: Sequence[str]) -> bool:
+    wildcard = f"*.{host.partition('.')[2]}"
+    return any(name.lower() in (host, wildcard) for name in names)
+
+
+def check_redis(url: str, files: TlsFiles | None = None) -> CheckResult:
     """Check that Redis answers and accepts the password."""
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 6379
     where = f"{host}:{port}"
     if parts.scheme == "rediss":
-        return _check_tls_port(host, port)
+        return _check_redis_tls(host, port, files)
     try:
         with socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection:
             if parts.password:
@@ -209,14 +248,24 @@ def check_redis(url: str) -> CheckResult:
     return CheckResult("redis", "fail", what, "check the password in the URL")
 
 
-def _check_tls_port(host: str, port: int) -> CheckResult:
-    """Check only the connection: certificates are checked by the node itself."""
+def _check_redis_tls(host: str, port: int, files: TlsFiles | None) -> CheckResult:
+    """Check that the certificate is valid and for this host, as the node does."""
+    where = f"{host}:{port}"
     try:
-        socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX).close()
+        context = client_context(files or TlsFiles())
+        with (
+            socket.create_connection((host, port), timeout=REDIS_SECONDS_MAX) as connection,
+            context.wrap_socket(connection, server_hostname=host) as secured,
+        ):
+            return CheckResult("redis", "ok", f"{where} speaks {secured.version()}")
+    except ssl.SSLCertVerificationError as error:
+        what = f"the certificate of {where} is refused: {error.verify_message}"
+        return CheckResult("redis", "fail", what, "set SYNAPTOROUTE_REDIS_CA_FILE")
+    except ConfigError as error:
+        return CheckResult("redis", "fail", error.message)
     except OSError as error:
         advice = "start Redis, or correct the URL"
-        return CheckResult("redis", "fail", f"{host}:{port}: {error}", advice)
-    return CheckResult("redis", "ok", f"{host}:{port} accepts connections (TLS not tried)")
+        return CheckResult("redis", "fail", f"{where}: {error}", advice)
 
 
 def _call(connection: socket.socket, *words: str) -> str:
