@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,35 @@ async def test_head_that_no_majority_holds_is_not_confirmed(
         urls.update(dict.fromkeys(urls, f"http://127.0.0.1:{free_port()}"))
         with pytest.raises(HeadNotConfirmed, match="too few"):
             await found[0].router.await_head(5.0)
+
+
+async def test_answers_of_a_foreign_address_confirm_nothing(
+    tmp_path: Path, redis_server: Server
+) -> None:
+    """Whoever can write to Redis can lead a node to an address that says what it likes."""
+    async with apart(tmp_path, redis_server) as (found, _):
+        reader = found[0].follower.peer_watch
+        forged: list[bytes] = []
+
+        async def answer(incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
+            forged.append(await incoming.readuntil(b"\r\n\r\n"))
+            body = replace(reader.own_head(), node_id=found[1].engine.node_id).dump()
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            outgoing.write(head + body)
+            await outgoing.drain()
+            outgoing.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        urls = reader.directory._urls
+        port = server.sockets[0].getsockname()[1]
+        urls.update(dict.fromkeys(urls, f"http://127.0.0.1:{port}"))
+        with pytest.raises(HeadNotConfirmed, match="too few"):
+            await found[0].router.await_head(5.0)
+        server.close()
+        await server.wait_closed()
+
+    assert forged
+    assert not any(b"sr-peer-proof" in head.lower() for head in forged)
 
 
 async def test_concurrent_head_reads_share_confirmations(

@@ -278,7 +278,10 @@ class PeerWatch:
         """
         own = self.own_head()
         try:
-            head = await self._peers.read_head(url)
+            # Behind a seed may be any node: it says which, and is then asked to prove it.
+            if node == url:
+                node = (await self._peers.read_head(url)).node_id
+            head = await self._peers.read_head(url, node)
         except PeerTooOld:
             return await self._ask_old(node, url)
         except (ClusterError, ProtocolError) as error:

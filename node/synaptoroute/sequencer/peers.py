@@ -183,20 +183,31 @@ class PeerClient:
         entries = await asyncio.to_thread(parse_entries, body, self._signing_keys)
         return PeerLog(tuple(entries), position)
 
-    async def read_head(self, url: str) -> PeerHead:
+    async def read_head(self, url: str, node: str = "") -> PeerHead:
         """Ask a peer for its position and its promise.
+
+        Args:
+            url: Its address.
+            node: The identity that it must prove.  Without one, what it says of its identity is
+                not proved, and it may not count as a voter.
 
         Raises:
             PeerDown: Nothing listens there.
             PeerTooOld: It runs a release without this request.
             ClusterError: No answer in time, or a refusal.
+            ProtocolError: Another node answers, or the answer is malformed.
         """
         try:
             async with asyncio.timeout(HEAD_SECONDS):
-                async with self._open(url, HEAD_PATH) as answer:
-                    return PeerHead.parse(await answer.read(_HEAD_BYTES_MAX))
+                async with self._open(url, HEAD_PATH, node) as answer:
+                    if answer.signed is None:  # every release with this request signs its answers
+                        raise PeerTooOld("a peer does not sign its head")
+                    head = PeerHead.parse(await answer.read(_HEAD_BYTES_MAX))
         except TimeoutError as error:
             raise ClusterError("a peer does not answer in time") from error
+        if node and head.node_id != node:
+            raise ProtocolError(f"another node than {node} answers at its address", forged=True)
+        return head
 
     async def ask_boot(self, url: str, public_key: str) -> str:
         """Ask which run of a node is at an address; empty if it does not say so itself.
@@ -270,8 +281,8 @@ class PeerClient:
         return SnapshotFile(target, position)
 
     @asynccontextmanager
-    async def _open(self, url: str, path: str) -> AsyncIterator[Answer]:
-        target = Target(url, is_own_setting=url.rstrip("/") in self._own_urls)
+    async def _open(self, url: str, path: str, node: str = "") -> AsyncIterator[Answer]:
+        target = Target(url, node, is_own_setting=url.rstrip("/") in self._own_urls)
         try:
             await self._http.prepare(target)
         except PeerTooOld:
