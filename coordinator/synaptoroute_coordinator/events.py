@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -42,6 +42,8 @@ CODES: Final = (
     "voters_missing",
     "backup_failed",
     "mixed_encoders",
+    "clone",
+    "forged_rows",
 )
 
 
@@ -53,9 +55,24 @@ _UNKNOWN: Final = Alarm(
 
 
 def find_alarms(
-    view: FleetView, policy: Policy, *, missing_voters: tuple[str, ...] = (), backup_error: str = ""
+    view: FleetView,
+    policy: Policy,
+    *,
+    missing_voters: tuple[str, ...] = (),
+    backup_error: str = "",
+    clones: Mapping[str, str] | None = None,
+    refused_rows: Mapping[str, str] | None = None,
 ) -> tuple[Alarm, ...]:
-    """Find every alarm that is raised now."""
+    """Find every alarm that is raised now.
+
+    Args:
+        view: The fleet.
+        policy: The limits.
+        missing_voters: Voters that have been silent for too long.
+        backup_error: Why the last backup failed; empty if it did not.
+        clones: Processes that were refused as the second of an identity, by node.
+        refused_rows: Why rows in Redis do not count, by node.
+    """
     if not view.is_known:
         # What it last saw may be wrong by now, in both directions.
         found = [_UNKNOWN]
@@ -75,6 +92,14 @@ def find_alarms(
                 missing_voters,
             )
         )
+    for node, other in (clones or {}).items():
+        url = next((each.url for each in view.nodes if each.node == node), "")
+        message = f"a second process ({other}) has the identity of {node} at {url} and is refused"
+        found.append(Alarm("clone", "critical", message, (node,)))
+    if refused_rows:
+        reason = next(iter(refused_rows.values()))
+        message = f"{len(refused_rows)} rows in Redis are forged, foreign or replayed: {reason}"
+        found.append(Alarm("forged_rows", "critical", message, tuple(refused_rows)))
     if backup_error:
         found.append(Alarm("backup_failed", "warning", f"the backup failed: {backup_error}"))
     return tuple(found)

@@ -23,6 +23,7 @@ from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.presence import CommandKind, NodeCommand
 from synaptoroute.sequencer.proven_http import Target
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.trust.statements import Signer
 from synaptoroute_coordinator.actions.audit_log import AuditLog
 from synaptoroute_coordinator.actions.backups import NO_BACKUP_STORE, Backups
 from synaptoroute_coordinator.actions.executor import ActionResult, Executor
@@ -73,6 +74,7 @@ class Reconciler:
         client: FleetClient,
         backups: Backups,
         audit_log: AuditLog,
+        signer: Signer,
     ) -> None:
         self.log = log
         self.policy = policy
@@ -86,9 +88,10 @@ class Reconciler:
         self.feed = EventFeed()
         self.counts: dict[tuple[str, str], int] = {}
         self.backup_error = ""
-        self._executor = Executor(log)
+        self._executor = Executor(log, signer)
         self._telemetry: dict[str, Telemetry] = {}
         self._answered_at: dict[str, float] = {}  # When each node last answered a scrape
+        self._clones: dict[str, str] = {}
         self._nodes_seen: tuple[NodeSeen, ...] = ()
         self._previous_view: FleetView | None = None
         self._acquired_count = 0
@@ -160,6 +163,7 @@ class Reconciler:
             middle = (sent_at + time.monotonic()) / 2
             self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
             self._nodes_seen = await self.log.presence.nodes()
+            self._clones = await self.log.presence.claims()
             commands = await self.log.node_commands.all_pending()
             self.state.repairing = frozenset(
                 node for node, command in commands.items() if command.kind in ("resync", "mend")
@@ -188,7 +192,12 @@ class Reconciler:
         )
         missing = self.state.missing_voters(time.monotonic(), self.policy.voter_missing_seconds)
         alarms = find_alarms(
-            self.view, self.policy, missing_voters=missing, backup_error=self.backup_error
+            self.view,
+            self.policy,
+            missing_voters=missing,
+            backup_error=self.backup_error,
+            clones=self._clones,
+            refused_rows=self.log.presence.rows.refused,
         )
         for event in find_changes(self._previous_view, self.view, self.alarms, alarms):
             self.feed.add(event)

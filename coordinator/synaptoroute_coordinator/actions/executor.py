@@ -21,6 +21,7 @@ from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.presence import AuditReport, NodeCommand
 from synaptoroute.sequencer.scripts import Head
+from synaptoroute.trust.statements import Signer
 from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
 
 AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
@@ -38,8 +39,9 @@ class ActionResult:
 class Executor:
     """Executes actions on one log.  Used on one event loop."""
 
-    def __init__(self, log: RedisLog) -> None:
+    def __init__(self, log: RedisLog, signer: Signer | None = None) -> None:
         self._log = log
+        self._signer = signer  # Signs commands as this coordinator
         self._head: Head | None = None
         # The highest that was seen: Redis could name a lower one to have unsigned rows counted.
         self.level = BASE_LEVEL
@@ -90,7 +92,7 @@ class Executor:
         return ActionResult("done", f"logged at {appended.at}", appended.at.seq)
 
     async def command(self, held: Held, node: str, command: NodeCommand) -> ActionResult:
-        if not await self._log.node_commands.send(held, node, command):
+        if not await self._log.node_commands.send(held, node, command, self._signer):
             return ActionResult("refused", "another coordinator holds the lease")
         return ActionResult("done", f"was told to {command.kind}")
 

@@ -222,6 +222,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         FleetClient(node_http, has_key=bool(node_key)),
         Backups(open_backup_store(config), log, peers, config.backups_kept, pinned),
         AuditLog(config.folder / RECORD_NAME),
+        Signer(name, identity, log.signing_keys.secret),
     )
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys, tls, peer_tls)

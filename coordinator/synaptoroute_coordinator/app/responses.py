@@ -94,6 +94,7 @@ def cluster_document(reconciler: Reconciler, policy: Policy) -> dict[str, Any]:
         "log_state": "full" if is_log_full(log, policy) else log.state,
         "detail": reconciler.alarms[0].message if reconciler.alarms else "",
         "head": f"{log.epoch}.{log.seq}" if log.epoch else "",
+        "trust_mode": reconciler.log.trust_mode,
         "log": {
             "epoch": log.epoch,
             "seq": log.seq,

@@ -27,6 +27,7 @@ from typing import Final
 from synaptoroute.config import ClusterConfig
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.node_rows import (
+    CLAIM,
     PRESENCE,
     ROW_BYTES_MAX,
     NodeReport,
@@ -38,7 +39,6 @@ from synaptoroute.trust.documents import canonical, sign_document, verify_docume
 from synaptoroute.trust.identity import NodeIdentity
 from synaptoroute.trust.statements import Signer, Verifier
 
-CLAIM: Final = "claim 1"  # Purpose of what a refused process leaves in Redis
 CLAIM_MS: Final = 10_000
 POLL_SECONDS: Final = 0.25
 CLOCK_ERROR_MS: Final = 1_000  # Nodes estimate Redis' clock from their round trips
@@ -167,8 +167,7 @@ class Incarnation:
             self.conflict = ""
             return
         try:
-            document = parse_document(claim, ROW_BYTES_MAX)
-            verify_document(self._verifier, CLAIM, document, by=self._signer.name)
+            document = self._presence.rows.read_claim(self._signer.name, claim)
             boot, url = str(document.get("boot")), str(document.get("url"))
         except ProtocolError:
             return

@@ -10,6 +10,7 @@ Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Final
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Audit
 from synaptoroute.core.replica import State
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import ProtocolError, SynaptoRouteError
 from synaptoroute.ports import ReceivedEntry
 from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.encoder_migration import EncoderMigration
@@ -32,6 +33,8 @@ from synaptoroute.sequencer.presence import COMMAND_AGE_MS_MAX, AuditReport, Nod
 AUDIT_AGE_MS_MAX: Final = 600_000
 """A node that catches up reports to no older audit: it is not compared any more."""
 POLL_SECONDS: Final = 1.0
+EXECUTED_KEY: Final = "executed_commands"  # Key of the newest commands in the node's database
+EXECUTED_MAX: Final = 1_024
 RESYNC_SECONDS_MAX: Final = 300.0
 RESYNC_POLL_SECONDS: Final = 0.2
 
@@ -68,6 +71,7 @@ class Maintenance:
         self._recovery = recovery
         self._tasks: set[asyncio.Task[None]] = set()
         self._scrubbing = asyncio.Lock()
+        self._refused = ""  # Why the newest refused command was refused
 
     async def close(self) -> None:
         """Stop running tasks; a command is executed again after the next start."""
@@ -90,7 +94,7 @@ class Maintenance:
         found = AuditReport(entry.epoch, commit.digest)
         node_id = self._session.node_id
         try:
-            await audits.report(entry.seq, node_id, found)
+            await audits.report(entry.seq, node_id, found, self._session.signer)
             mutation = entry.proposal.mutation
             if isinstance(mutation, Audit) and mutation.is_deep:
                 scrubbed = await self.scrub()
@@ -103,7 +107,7 @@ class Maintenance:
                     scrubbed.memory_rows,
                     scrubbed.disk_rows,
                 )
-                await audits.report(entry.seq, node_id, found)
+                await audits.report(entry.seq, node_id, found, self._session.signer)
         except SynaptoRouteError as error:
             _log.warning("audit %s was not reported: %s", entry.seq, error)
 
@@ -149,21 +153,45 @@ class Maintenance:
         commands, node_id = self._session.log.node_commands, self._session.node_id
         try:
             command = await commands.pending(node_id)
+        except ProtocolError as error:
+            # It stays in Redis until a coordinator replaces it: a genuine one could be removed.
+            if str(error) != self._refused:
+                self._refused = str(error)
+                _log.error("a command for this node is refused: %s", error)
+            return
         except SynaptoRouteError as error:
             _log.debug("commands cannot be read: %s", error)
             return
         if command is None:
             return
         try:
-            # An old command was given for another state of the fleet.
-            if self._clock.now_ms() - command.given_ms <= COMMAND_AGE_MS_MAX:
+            if self._is_due(command):
                 _log.warning("executing the command %s: %s", command.kind, command.reason)
                 await self._execute(command)
+                await self._note_executed(command)
             # Removed only now: a node that dies halfway executes it again.  Each kind may be
             # repeated without harm.
             await commands.complete(node_id)
         except SynaptoRouteError as error:
             _log.warning("the command %s failed: %s", command.kind, error)
+
+    def _is_due(self, command: NodeCommand) -> bool:
+        """Whether a command is of now and was not executed; somebody may have put it back."""
+        # An old command was given for another state of the fleet.
+        if abs(self._clock.now_ms() - command.given_ms) > COMMAND_AGE_MS_MAX:
+            return False
+        return command.order_id not in dict(self._executed())
+
+    def _executed(self) -> list[tuple[str, int]]:
+        text = self._session.engine.database.meta_get(EXECUTED_KEY) or "[]"
+        return [(str(order_id), int(given_ms)) for order_id, given_ms in json.loads(text)]
+
+    async def _note_executed(self, command: NodeCommand) -> None:
+        """Remember a command for as long as it could be put back."""
+        since_ms = self._clock.now_ms() - 2 * COMMAND_AGE_MS_MAX
+        kept = [each for each in self._executed() if each[1] >= since_ms][-EXECUTED_MAX:]
+        text = json.dumps([*kept, (command.order_id, command.given_ms)])
+        await self._session.on_applier(lambda at: at.storage.meta_set(EXECUTED_KEY, text))
 
     async def _execute(self, command: NodeCommand) -> None:
         match command.kind:

@@ -36,6 +36,7 @@ from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
 from synaptoroute.sequencer.votes import VoterPositions
 from synaptoroute.sequencer.wire import SigningKeys
+from synaptoroute.trust.documents import DocumentReader
 from synaptoroute.trust.statements import Verifier
 
 READ_BYTES_MAX: Final = 1_048_576
@@ -237,8 +238,9 @@ class RedisLog:
         )
         self.presence = Presence(self.scripts, self._commands, rows)
         self.voter_positions = VoterPositions(self._commands, self.keys, self.verifier)
-        self.audits = Audits(self.scripts, self._commands)
-        self.node_commands = NodeCommands(self.scripts, self._commands)
+        reader = DocumentReader(self.verifier, self.signing_keys.secret, lambda: self.is_strict)
+        self.audits = Audits(self.scripts, self._commands, reader)
+        self.node_commands = NodeCommands(self.scripts, self._commands, reader)
         self.epochs = Epochs(self.scripts, self.signing_keys)
         self._reader = Reader(Scripts(self._reads, self.keys), self.signing_keys)
         self._position: Callable[[], Position] = Position

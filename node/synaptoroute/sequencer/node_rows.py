@@ -26,6 +26,7 @@ from synaptoroute.trust.statements import Signer, Verifier
 
 ROW_BYTES_MAX: Final = 4_096
 PRESENCE: Final = "presence 1"  # Purpose of the signature of a row
+CLAIM: Final = "claim 1"  # Purpose of what a refused process leaves in Redis
 ROWS_MAX: Final = 10_000  # Most rows that are considered
 STRICT_LEVEL: Final = 2  # From this feature level on, unsigned rows do not count
 CLOCK_SKEW_SECONDS: Final = 60.0
@@ -174,6 +175,16 @@ class NodeRows:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self.refused_count = 0  # Rows that were refused, each counted once
+
+    def read_claim(self, node_id: str, text: bytes) -> dict[str, Any]:
+        """Read what a process has left that was refused as the second of its identity.
+
+        Raises:
+            ProtocolError: The node has not signed it.
+        """
+        document = parse_document(text, ROW_BYTES_MAX)
+        verify_document(self._verifier, CLAIM, document, by=node_id)
+        return document
 
     @property
     def is_verifying(self) -> bool:

@@ -15,15 +15,14 @@ Only the holder of a lease can send one: the script compares the lease's token.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, get_args
 
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.errors import ProtocolError, SequencerUnavailable
-from synaptoroute.sequencer.append_errors import NotPlaced, Reason, not_placed, text_of
+from synaptoroute.sequencer.append_errors import NotPlaced, Reason, not_placed
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.lease import Held
@@ -44,8 +43,8 @@ from synaptoroute.sequencer.scripts import (
     Scripts,
     head_of,
 )
-from synaptoroute.trust.documents import canonical
-from synaptoroute.trust.statements import Signer
+from synaptoroute.trust.documents import DocumentReader, canonical, sign_document
+from synaptoroute.trust.statements import COORDINATOR, Signer
 
 HEARTBEAT_SECONDS: Final = 1.0
 HEARTBEAT_SECONDS_MAX: Final = 30.0
@@ -53,8 +52,6 @@ HEARTBEAT_JITTER: Final = 0.2
 HEARTBEATS_PER_SECOND_MAX: Final = 100
 """Of the whole fleet: who verifies every row then spends about 1 % of a core."""
 LIVE_SECONDS: Final = 1.0  # How long a list of live nodes is used for ``ack=all``
-
-ItemT = TypeVar("ItemT")
 
 
 def heartbeat_seconds(live_count: int) -> float:
@@ -190,10 +187,15 @@ class Presence:
         await self._link.call("HSET", self._keys.claims, node_id, text)
         await self._link.call("PEXPIRE", self._keys.claims, kept_ms)
 
-    async def claims(self) -> dict[str, bytes]:
-        """Read what refused processes have left, by node."""
+    async def claims(self) -> dict[str, str]:
+        """Name the processes that were refused as the second of their identity, by node."""
         flat = await self._link.call("HGETALL", self._keys.claims)
-        return {text_of(node): text for node, text in zip(flat[::2], flat[1::2], strict=False)}
+        found: dict[str, str] = {}
+        for node_id, text in zip(flat[::2], flat[1::2], strict=False):
+            with contextlib.suppress(ProtocolError, UnicodeDecodeError):
+                document = self.rows.read_claim(node_id.decode(), text)
+                found[node_id.decode()] = f"boot {document.get('boot')} at {document.get('url')}"
+        return found
 
     async def acked(self, epoch: int, *, alive_ms: int = ALIVE_MS) -> Acked | NotPlaced:
         """Read the durable sequence numbers of voters and live nodes in an epoch."""
@@ -221,20 +223,12 @@ class Presence:
         return self._live
 
 
-def _parse_by_node(flat: Sequence[bytes], parse: Callable[[bytes], ItemT]) -> dict[str, ItemT]:
-    """Read a hash of rows by node; malformed rows are left out."""
-    found: dict[str, ItemT] = {}
-    for node_id, row in zip(flat[::2], flat[1::2], strict=False):
-        with contextlib.suppress(ProtocolError, UnicodeDecodeError):
-            found[node_id.decode()] = parse(row)
-    return found
-
-
 # --- audits -----------------------------------------------------------------------
 
 
 KEPT_MS: Final = 3_600_000
 REPORT_BYTES_MAX: Final = 4_096
+AUDIT: Final = "audit 1"  # Purpose of the signature of a report
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,22 +248,39 @@ class AuditReport:
 
 
 class Audits:
-    def __init__(self, scripts: Scripts, link: Link) -> None:
+    """Reports to audits.  A node signs its report with the place of the audit."""
+
+    def __init__(self, scripts: Scripts, link: Link, reader: DocumentReader) -> None:
         self._scripts = scripts
         self._link = link
+        self._reader = reader
 
-    async def report(self, seq: int, node_id: str, report: AuditReport) -> None:
+    async def report(
+        self, seq: int, node_id: str, report: AuditReport, signer: Signer | None = None
+    ) -> None:
         key = self._scripts.keys.audit(seq)
-        await self._scripts.run(Script.AUDIT, [key], [node_id, canonical(asdict(report)), KEPT_MS])
+        document = {**asdict(report), "node": node_id, "seq": seq}
+        if signer is not None:
+            document = sign_document(signer, AUDIT, document)
+        await self._scripts.run(Script.AUDIT, [key], [node_id, canonical(document), KEPT_MS])
 
     async def reports(self, seq: int) -> dict[str, AuditReport]:
-        """Read the reports to an audit by node; malformed ones are left out."""
+        """Read the reports to an audit by node; forged and malformed ones are left out."""
         flat = await self._link.call("HGETALL", self._scripts.keys.audit(seq))
-        return _parse_by_node(flat, parse_audit_report)
+        found: dict[str, AuditReport] = {}
+        for node_id, row in zip(flat[::2], flat[1::2], strict=False):
+            with contextlib.suppress(ProtocolError, UnicodeDecodeError):
+                name = node_id.decode()
+                document = parse_document(row, REPORT_BYTES_MAX)
+                is_signed = bool(self._reader.check(AUDIT, document, by=name))
+                if is_signed and (document.get("node"), document.get("seq")) != (name, seq):
+                    continue  # A report to another audit
+                found[name] = value_of(AuditReport, document)
+        return found
 
 
 def parse_audit_report(row: bytes) -> AuditReport:
-    """Read an audit report; fields of a later release are ignored."""
+    """Read an audit report without its signature; fields of a later release are ignored."""
     return value_of(AuditReport, parse_document(row, REPORT_BYTES_MAX))
 
 
@@ -279,6 +290,7 @@ def parse_audit_report(row: bytes) -> AuditReport:
 CommandKind = Literal["mend", "resync", "scrub", "generate", "switch", "drop"]
 COMMAND_KINDS: Final[tuple[CommandKind, ...]] = get_args(CommandKind)
 COMMAND_BYTES_MAX: Final = 16_384
+COMMAND: Final = "command 1"  # Purpose of the signature of a command
 DONORS_MAX: Final = 64
 COMMAND_AGE_MS_MAX: Final = 600_000
 """An older command is not executed: it was given for another state of the fleet."""
@@ -300,45 +312,70 @@ class NodeCommand:
 
 
 class NodeCommands:
-    """The commands of one namespace.  Every method raises ``SequencerUnavailable``."""
+    """The commands of one namespace.
 
-    def __init__(self, scripts: Scripts, link: Link) -> None:
+    A command is signed by its coordinator, for one node.  Every method raises
+    ``SequencerUnavailable``.
+    """
+
+    def __init__(self, scripts: Scripts, link: Link, reader: DocumentReader) -> None:
         self._scripts = scripts
         self._link = link
+        self._reader = reader
         self._key = scripts.keys.node_commands
 
-    async def send(self, held: Held, node_id: str, command: NodeCommand) -> bool:
+    async def send(
+        self, held: Held, node_id: str, command: NodeCommand, signer: Signer | None = None
+    ) -> bool:
         """Leave a command for a node; False if the lease is not ours any more."""
         keys = [self._scripts.keys.lease(held.name), self._key]
-        args = [held.proof, node_id, canonical(asdict(command))]
-        answer = await self._scripts.run(Script.NODE_COMMAND, keys, args)
+        document = {**asdict(command), "node": node_id}
+        if signer is not None:
+            document = sign_document(signer, COMMAND, document)
+        answer = await self._scripts.run(
+            Script.NODE_COMMAND, keys, [held.proof, node_id, canonical(document)]
+        )
         return bool(answer[0] == b"OK")
 
     async def pending(self, node_id: str) -> NodeCommand | None:
+        """Read the command that waits for a node.
+
+        Raises:
+            ProtocolError: It is malformed, or was not given by a coordinator for this node.
+        """
         row = await self._link.call("HGET", self._key, node_id)
-        return None if row is None else parse_command(row)
+        return None if row is None else self._read(node_id, row)
 
     async def all_pending(self) -> dict[str, NodeCommand]:
-        """Read every pending command by node; malformed ones are left out."""
+        """Read every pending command by node; forged and malformed ones are left out."""
         flat = await self._link.call("HGETALL", self._key)
-        return _parse_by_node(flat, parse_command)
+        found: dict[str, NodeCommand] = {}
+        for node_id, row in zip(flat[::2], flat[1::2], strict=False):
+            with contextlib.suppress(ProtocolError, UnicodeDecodeError):
+                found[node_id.decode()] = self._read(node_id.decode(), row)
+        return found
 
     async def complete(self, node_id: str) -> None:
         """Remove a node's command, because it was executed or given up."""
         await self._link.call("HDEL", self._key, node_id)
 
+    def _read(self, node_id: str, row: bytes) -> NodeCommand:
+        document = parse_document(row, COMMAND_BYTES_MAX)
+        by = self._reader.check(COMMAND, document)
+        if by and not (by.startswith(COORDINATOR) and document.get("node") == node_id):
+            raise ProtocolError(f"a command of {by!r} for {document.get('node')!r}", forged=True)
+        return command_of(document)
 
-def parse_command(row: bytes) -> NodeCommand:
-    if len(row) > COMMAND_BYTES_MAX:
-        raise ProtocolError(f"a command has at most {COMMAND_BYTES_MAX} bytes")
+
+def command_of(document: Mapping[str, Any]) -> NodeCommand:
     try:
-        parsed: Any = json.loads(row)
-        kind, given_ms, donors = parsed["kind"], parsed["given_ms"], parsed["donors"]
-        encoder = parsed.get("encoder", "")
-        texts = (parsed["order_id"], parsed["reason"], encoder, *donors)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        kind, given_ms, donors = document["kind"], document["given_ms"], document["donors"]
+        order_id, reason = document["order_id"], document["reason"]
+        encoder = document.get("encoder", "")
+        texts = (order_id, reason, encoder, *donors)
+    except (KeyError, TypeError) as error:
         raise ProtocolError("a command is malformed") from error
     is_known = kind in COMMAND_KINDS and type(given_ms) is int and len(donors) <= DONORS_MAX
     if not is_known or not all(isinstance(text, str) for text in texts):
         raise ProtocolError("a command is malformed")
-    return NodeCommand(parsed["order_id"], kind, parsed["reason"], given_ms, tuple(donors), encoder)
+    return NodeCommand(order_id, kind, reason, given_ms, tuple(donors), encoder)

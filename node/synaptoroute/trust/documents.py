@@ -8,10 +8,11 @@ sorted names, no spaces.  A field that is added, changed or removed makes it inv
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from synaptoroute.errors import ProtocolError
+from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.statements import Signer, Statement, Verifier
 
 SIGNED_FIELD: Final = "signed"
@@ -42,3 +43,30 @@ def verify_document(
         raise ProtocolError("a document without a signature", forged=True)
     body = canonical({name: value for name, value in document.items() if name != SIGNED_FIELD})
     return verifier.read(purpose, json.dumps({**signed, "body": body}), by=by)
+
+
+class DocumentReader:
+    """Decides whether documents of others count.
+
+    Args:
+        verifier: Verifies the signatures.
+        secret: The cluster secret; without one every document counts.
+        is_strict: Returns whether unsigned documents are refused, too.
+    """
+
+    def __init__(
+        self, verifier: Verifier, secret: ClusterSecret, is_strict: Callable[[], bool]
+    ) -> None:
+        self._verifier = verifier
+        self._secret = secret
+        self._is_strict = is_strict
+
+    def check(self, purpose: str, document: Mapping[str, Any], *, by: str = "") -> str:
+        """Return who signed a document; empty if it counts without a signature.
+
+        Raises:
+            ProtocolError: It does not count (``forged=True``).
+        """
+        if not self._secret or (SIGNED_FIELD not in document and not self._is_strict()):
+            return ""
+        return verify_document(self._verifier, purpose, document, by=by).by
