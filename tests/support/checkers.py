@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 REACHED = frozenset({"applied", "unchanged"})
+# A release before this one does not store whether an entry created its route.
+_OUTCOME = """replace(outcome, ',"created"', ',""')"""
 DUMPED = {
     "meta": "epoch, seq, chain, digest, fingerprint, dim, settings",
     "route": "route_id, name, threshold, metadata, payload, epoch, seq",
     "slot": "slot, route_id, utterance, vector, row_hash",
-    "remembered": "seq, op_id, request_hash, outcome",
+    "remembered": f"seq, op_id, request_hash, {_OUTCOME}",
     "import_open": "import_id, is_replace, touched_seq",
     "staging": "import_id, number, frame",
     "epoch": "epoch, epoch_id, base_seq, voters, fingerprint, dim",

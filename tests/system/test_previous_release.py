@@ -47,6 +47,16 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodeProcess
     process.end()
 
 
+@pytest.fixture(params=["unsigned", "signed"])
+def secret(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Settings of a cluster without a secret, and with one."""
+    if request.param == "unsigned":
+        return {}
+    path = tmp_path / "cluster.keys"
+    path.write_text("k1 " + "s" * 32)
+    return {"signing_keys_file": str(path)}
+
+
 def fill(url: str) -> None:
     """Write routes, a second version of one, a deletion and settings."""
     with httpx.Client(base_url=url) as client:
@@ -108,11 +118,11 @@ def restart(member: Member) -> None:
 
 
 def test_cluster_upgrades_one_node_at_a_time_and_back(
-    sources: Path, start_cluster: StartCluster
+    sources: Path, start_cluster: StartCluster, secret: dict[str, str]
 ) -> None:
     """No query fails, no acknowledged write is lost, and every mixture of releases agrees."""
     with previous_release(sources):
-        cluster: Cluster = start_cluster("redis", 3)
+        cluster: Cluster = start_cluster("redis", 3, **secret)
         cluster.put(0, "kept", "one text", "another text")
     with cluster.queries(0) as failed, cluster.writers(2):
         for member in cluster.members[1:]:
@@ -126,6 +136,51 @@ def test_cluster_upgrades_one_node_at_a_time_and_back(
     with previous_release(sources), cluster.queries(0) as failed, cluster.writers(2):
         restart(cluster[2])
     assert [] == failed
+    cluster.judge()
+
+
+def level_of(member: Member, *, apply: bool = False) -> dict[str, Any]:
+    """Show, or raise, the level of the formats."""
+    answer = member.http.post("/v1/cluster/finalize", json={"apply": apply}, timeout=20)
+    answer.raise_for_status()
+    return dict(answer.json())
+
+
+def test_cluster_is_finalized_once_every_node_is_of_this_release(
+    sources: Path, start_cluster: StartCluster, secret: dict[str, str]
+) -> None:
+    """While one node is of the release before nothing changes; afterwards it cannot come back."""
+    with previous_release(sources):
+        cluster: Cluster = start_cluster("redis", 3, **secret)
+        cluster.put(0, "kept", "one text", "another text")
+    for member in cluster.members[1:]:
+        restart(member)
+    mixed = level_of(cluster[1], apply=True)
+    restart(cluster[0])
+    cluster.settle()
+    with cluster.queries(0, 1, 2) as failed, cluster.writers(2):
+        raised = level_of(cluster[2], apply=True)
+    assert [] == failed
+    cluster.judge()
+
+    assert (1, 2, 1) == (mixed["level"], mixed["level_known"], len(mixed["waiting_for"]))
+    assert (2, []) == (raised["level"], raised["waiting_for"])
+    assert {2} == {level_of(member)["level"] for member in cluster.members}
+
+    for member in cluster.members:
+        member.kill()
+        member.start()
+        member.wait_ready()
+    cluster.put(1, "later", "later text")
+    cluster.judge()
+    cluster[0].signal(signal.SIGTERM)
+    cluster[0].process.wait()
+    with previous_release(sources):
+        cluster[0].start()
+        assert cluster[0].process.wait() != 0
+        assert "schema version 2" in cluster[0].process.log_file.read_text()
+    cluster[0].start()
+    cluster[0].wait_ready()
     cluster.judge()
 
 
