@@ -131,6 +131,7 @@ async def test_holder_of_the_secret_cannot_invent_voters(
 ) -> None:
     """With pinned voters, statements in their names by other keys do not count."""
     async with signed(tmp_path, valkey_server.url) as found:
+        assert len(found[0].engine.replica_status.voter_keys) == 3
         await found[0].router.aput_route(route("a"))
         await found.settle()
         secret = found[0].follower.session.log.signing_keys.secret

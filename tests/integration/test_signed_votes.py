@@ -99,7 +99,10 @@ async def test_forged_reports_end_no_recovery(tmp_path: Path, valkey_server: Ser
             await asyncio.sleep(8)
             assert lone.follower.session.log_state == "recovering"
             assert "waiting for voters" in lone.follower.recovery.detail
-        back = [await found.add(path.stem, door=True) for path in (p.path for p in found.all[1:3])]
+        back = [
+            await found.add(f"v{n}", door=True, identity_key_file=tmp_path / f"{n}.key")
+            for n in (1, 2)
+        ]
         rest = Peers(found.folder, found.url, {}, found.stack, [lone, *back])
         await until(lambda: all(p.follower.session.log_state == "open" for p in rest.all), 40)
         await assert_held(rest, names)

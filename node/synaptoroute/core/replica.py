@@ -431,8 +431,18 @@ class Replica:
         if isinstance(mutation, VoterAdd | VoterRemove):
             # The table checks the mutation alone; the voters belong to the epochs kept here.
             checked = self.table.apply(entry.proposal, at)
-            return checked if checked.outcome.code else plan_voters(self.voters, mutation, at)
+            if checked.outcome.code:
+                return checked
+            return self._with_keys(plan_voters(self.voters, mutation, at))
         return self.table.apply(entry.proposal, at)
+
+    def _with_keys(self, change: Change) -> Change:
+        """Forget the key of a voter that was removed: it may come back with another one."""
+        gone = self.voter_keys.keys() - (change.voters or self.voter_keys.keys())
+        if not gone:
+            return change
+        kept = [(name, key) for name, key in self.voter_keys.items() if name not in gone]
+        return replace(change, finalized=Finalize(self.level, tuple(sorted(kept))))
 
     def _recall(self, op_id: bytes, seq: int) -> Remembered | None:
         """Find an outcome inside the idempotency window, counted from ``seq``."""

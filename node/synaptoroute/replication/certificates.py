@@ -72,7 +72,7 @@ class Certificates:
         self._signer = signer
         self._verifier = verifier
         self._has_secret = has_secret
-        self._pinned: frozenset[str] = frozenset()  # Public keys, from the genesis file
+        self.pinned: frozenset[str] = frozenset()  # Public keys of the genesis file
         self._is_unproven = False
 
     # --- policy -----------------------------------------------------------------------
@@ -80,7 +80,7 @@ class Certificates:
     @property
     def is_required(self) -> bool:
         """Whether a state from elsewhere needs a certificate."""
-        if self._pinned:
+        if self.pinned:
             return True
         # An empty node knows the level from Redis alone.  Without pinned keys it can be told
         # that there is none to ask for.
@@ -91,8 +91,8 @@ class Certificates:
     @property
     def electorate(self) -> Electorate:
         """The voters whose majority counts."""
-        if self._pinned:
-            return Electorate(keys=self._pinned)
+        if self.pinned:
+            return Electorate(keys=self.pinned)
         replica, head = self._engine.replica_status, self._session.head
         names = replica.voters or (head.voters if head else ())
         return Electorate.of_names(names, replica.voter_keys)
@@ -108,10 +108,10 @@ class Certificates:
         if (path := self._session.config.genesis_file) is not None:
             namespace = self._session.log.signing_keys.namespace
             keys = await asyncio.to_thread(read_genesis, path, namespace)
-            self._pinned = frozenset(keys.values())
+            self.pinned = frozenset(keys.values())
         database = self._engine.database
         is_empty = self._engine.published.position.epoch == 0
-        if is_empty and (self._has_secret or self._pinned):
+        if is_empty and (self._has_secret or self.pinned):
             with contextlib.suppress(
                 StorageUnavailable
             ):  # a full disk: it stays unproven in memory
@@ -134,6 +134,8 @@ class Certificates:
         """
         if self.is_unproven:
             position = self._engine.published.position
+            if position.epoch == 0:
+                return False  # Nothing is visible yet
             try:
                 root = await self._own_root(position)
                 certificate = await self.gather(position, own_root=root)
@@ -190,7 +192,7 @@ class Certificates:
 
     def begin(self) -> None:
         """Begin to keep the roots that a voter certifies."""
-        if (self._has_secret or self._pinned) and self._session.role == "voter":
+        if (self._has_secret or self.pinned) and self._session.role == "voter":
             with contextlib.suppress(RouteError):
                 self._engine.content_root(self._engine.published.position)
 

@@ -117,7 +117,7 @@ class Follower:
         self.catch_up = CatchUp(
             session, self._peers, self.recovery, self.certificates, self.peer_watch
         )
-        self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up)
+        self.bootstrap = LogBootstrap(session, self.recovery, self.catch_up, self.certificates)
         self.heartbeat = Heartbeat(
             session, self.clock, self.bootstrap.handle_head, self.recovery.close
         )

@@ -15,6 +15,7 @@ from synaptoroute.core.recovery import Action, Cause, assess_log
 from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication.catch_up import CatchUp
+from synaptoroute.replication.certificates import Certificates
 from synaptoroute.replication.recovery import Recovery
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
 from synaptoroute.sequencer.epochs import FoundingOutcome
@@ -28,12 +29,19 @@ _STATE_OF_CAUSE: Final = {
 
 
 class LogBootstrap:
-    def __init__(self, session: Session, recovery: Recovery, catch_up: CatchUp) -> None:
+    def __init__(
+        self,
+        session: Session,
+        recovery: Recovery,
+        catch_up: CatchUp,
+        certificates: Certificates,
+    ) -> None:
         # Which encoder this node lacks. Kept while the log recovers: a lost header names no
         # encoder.
         self.mismatch = ""
         self._session = session
         self._recovery = recovery
+        self._certificates = certificates
         self._catch_up = catch_up
 
     async def handle_head(self, head: Head | NoLog, reported: Position) -> None:
@@ -132,20 +140,28 @@ class LogBootstrap:
     async def _found(self) -> None:
         session = self._session
         session.set_log_state(LogState.FOUNDING)
-        live = [seen.report for seen in await session.log.presence.nodes() if seen.is_live]
+        nodes = [seen for seen in await session.log.presence.nodes() if seen.is_live]
+        live = [seen.report for seen in nodes]
         if any(report.epoch > 0 for report in live):
             session.set_log_state(LogState.LOST, "a node holds entries of a log that is gone")
             return
-        names = sorted(report.node_id for report in live)
+        # Voters that no newcomer would count cannot found a cluster.
+        pinned = self._certificates.pinned
+        names = sorted(
+            seen.report.node_id for seen in nodes if not pinned or seen.public_key in pinned
+        )
         expected = session.config.bootstrap_expect
         if len(names) < expected or session.node_id not in names[:expected]:
             session.detail = f"{len(names)} of {expected} nodes are there to found the log"
             return
         encoder = session.engine.encoder
+        voters = names[: min(expected, VOTERS_MAX)]  # every founder votes
+        keys = {seen.report.node_id: seen.public_key for seen in nodes if seen.public_key}
         founding = await session.log.epochs.found(
             fingerprint=encoder.fingerprint,
             dim=encoder.dim,
-            voters=names[: min(expected, VOTERS_MAX)],  # every founder votes
+            voters=voters,
+            voter_keys={name: keys[name] for name in voters if name in keys},
             # A node of the release before would not understand the first entry.
             level=min(LEVEL, *(report.level for report in live)),
         )

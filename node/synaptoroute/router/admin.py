@@ -94,8 +94,18 @@ class ClusterAdmin:
             return outlook
         # The same for every caller, so that two of them have one effect.
         op_id = uuid.uuid5(uuid.NAMESPACE_OID, f"finalize {LEVEL}").bytes
-        result = await self._writer.write(Finalize(LEVEL), WriteOptions(op_id=op_id))
+        finalize = Finalize(LEVEL, await self._keys_of_voters())
+        result = await self._writer.write(finalize, WriteOptions(op_id=op_id))
         return outlook.model_copy(update={"level": LEVEL, "version": str(result.version)})
+
+    async def _keys_of_voters(self) -> tuple[tuple[str, str], ...]:
+        """The keys by which the voters sign their rows, sorted by name."""
+        if self._follower is None:
+            return ()
+        voters = self._engine.replica_status.voters
+        seen = await self._follower.session.log.presence.nodes()
+        keys = {each.report.node_id: each.public_key for each in seen if each.public_key}
+        return tuple(sorted((name, keys[name]) for name in voters if name in keys))
 
     async def orphans(self) -> list[OrphanedWrite]:
         """List the orphaned writes in the order in which they were put aside."""

@@ -18,6 +18,7 @@ from replicas import (
     log_of,
     op_id_of,
     opening,
+    proposal,
     put,
     replay,
 )
@@ -26,9 +27,12 @@ from synaptoroute.core.codec import digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
     Entry,
+    Finalize,
     OpenEpoch,
     Position,
     Proposal,
+    VoterAdd,
+    VoterRemove,
 )
 from synaptoroute.core.replica import Fetch, Ignored, Source, State, Step, make_entry
 
@@ -342,3 +346,16 @@ def test_buffered_entry_of_an_older_log_is_not_applied() -> None:
     assert [later[0]] == [commit.entry for commit in step.commits]
     assert Fetch(3) == step.fetch
     assert State.SYNCING is replica.state
+
+
+def test_key_of_a_removed_voter_is_forgotten() -> None:
+    """It may come back with another key; reverted, the key is known again."""
+    keys = (("n1", "a" * 64), ("n2", "b" * 64))
+    replica = fresh()
+    replay(replica, log_of([proposal(VoterAdd("n2"), 1), proposal(Finalize(2, keys), 2)]))
+    entry = log_of([proposal(VoterRemove("n2"), 3)], after=replica.position)[0]
+    step = replica.receive(entry)
+
+    assert replica.voter_keys == {"n1": "a" * 64}
+    replica.revert(step.commits)
+    assert replica.voter_keys == dict(keys)

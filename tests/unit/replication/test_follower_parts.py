@@ -74,7 +74,7 @@ def test_log_of_another_cluster_is_told_by_its_identity(
     node: Any, at: Position, is_foreign: bool
 ) -> None:
     """Positions alone cannot tell; an empty node may join any log."""
-    assert is_foreign is LogBootstrap(node, *[cast("Any", None)] * 2)._is_foreign(head(3, 50), at)
+    assert is_foreign is LogBootstrap(node, *[cast("Any", None)] * 3)._is_foreign(head(3, 50), at)
 
 
 async def test_secret_of_the_peers_is_read_and_checked(tmp_path: Path) -> None:
