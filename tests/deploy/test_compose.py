@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import ssl
+import tarfile
 from collections.abc import Iterator
 
 import httpx
@@ -12,6 +15,7 @@ from needs import require
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
+WITH_TLS = ("docker-compose.yml", "deploy/compose-tls.yml")
 NODES = 3
 MORE_NODES = 5
 
@@ -77,3 +81,46 @@ def test_scale_adds_nodes(project: ComposeProject) -> None:
         return {answer.json()["node"] for answer in asked}
 
     wait_until("all five answer", lambda: MORE_NODES == len(answering()))
+
+
+def test_overlay_encrypts_every_connection_between_containers() -> None:
+    """Nodes, coordinator and HAProxy speak and ask HTTPS; each node makes its own certificate."""
+    project = ComposeProject(files=WITH_TLS)
+    require_images(*IMAGES)
+    with project as started:
+        started.run("up", "--detach", "--no-build", "authority")
+        started.tls = authority_of(started)
+        started.up()
+        assert "refunds" == started.route()
+        wait_until("three nodes are live", lambda: NODES == started.live_count())
+        verify = started.tls
+        found = httpx.get(f"{started.coordinator_url}/v1/cluster", verify=verify, timeout=10.0)
+        assert 200 == found.status_code
+        assert {"https"} == {httpx.URL(each["url"]).scheme for each in found.json()["nodes"]}
+        for path in ("/v1/routes", "/v1/cluster"):
+            with pytest.raises(httpx.TransportError):
+                httpx.get(started.url.replace("https", "http") + path, timeout=10.0)
+
+
+def authority_of(project: ComposeProject) -> ssl.SSLContext:
+    """Copy the certificate of the authority out of its container, once it is made."""
+    import docker.errors
+
+    def pem() -> str:
+        for container in project.containers():
+            if "authority" in container.name:
+                parts, _ = container.get_archive("/data/ca.crt")
+                with tarfile.open(fileobj=io.BytesIO(b"".join(parts))) as archive:
+                    member = archive.extractfile("ca.crt")
+                    assert member is not None
+                    return member.read().decode()
+        raise AssertionError("there is no authority")
+
+    def is_made() -> bool:
+        try:
+            return "CERTIFICATE" in pem()
+        except docker.errors.NotFound:
+            return False
+
+    wait_until("the authority is made", is_made)
+    return ssl.create_default_context(cadata=pem())

@@ -18,6 +18,7 @@ from needs import lacking, require
 from repository import ROOT
 from synaptoroute.config import ENV_PREFIX, NodeConfig
 from synaptoroute.sequencer.keys import Keys
+from synaptoroute_coordinator.config import ENV_PREFIX as COORDINATOR_PREFIX
 from synaptoroute_coordinator.config import CoordinatorConfig
 
 pytestmark = pytest.mark.deploy
@@ -220,3 +221,20 @@ def test_acl_allows_every_command_and_key_that_is_used() -> None:
     assert f"~{Keys('NAMESPACE').prefix}*" in user.split()
     assert f"&{Keys('NAMESPACE').prefix}*" in user.split()
     assert {"EVALSHA", "SCRIPT|LOAD", "SUBSCRIBE", "PING"} <= allowed
+
+
+def test_tls_overlay_names_settings_and_leaves_no_plain_address() -> None:
+    """The two compose files together: every HTTP address of a process is HTTPS."""
+    overlay = yaml.safe_load((DEPLOY / "compose-tls.yml").read_text(encoding="utf-8"))
+    services = overlay["services"]
+    node = {f"{ENV_PREFIX}{name.upper()}" for name in NodeConfig.model_fields}
+    fleet = {f"{COORDINATOR_PREFIX}{name.upper()}" for name in CoordinatorConfig.model_fields}
+    config = (DEPLOY / "haproxy/haproxy.cfg").read_text(encoding="utf-8")
+
+    assert set(services["node"]["environment"]) <= node
+    assert set(services["coordinator"]["environment"]) <= fleet
+    assert all(f"${{{name}}}" in config for name in services["haproxy"]["environment"])
+    assert "http://" not in yaml.safe_dump(services)
+    for name in ("node", "coordinator"):
+        assert services[name]["depends_on"]["authority"]
+        assert services[name]["healthcheck"]["test"][-1].startswith("https://")

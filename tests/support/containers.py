@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -366,19 +367,25 @@ class ComposeProject:
         name: The project's name, which all it makes carries.
         url: URL of HAProxy, for clients.
         coordinator_url: URL of HAProxy, for operators.
+        files: The compose files, the last of which wins.
+        tls: Verifies HAProxy, if it speaks HTTPS.
     """
 
     name: str = field(default_factory=lambda: f"sr{uuid.uuid4().hex[:8]}")
     url: str = ""
     coordinator_url: str = ""
+    files: tuple[str, ...] = ("docker-compose.yml",)
+    tls: ssl.SSLContext | None = None
     _environment: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> ComposeProject:
         ports = {"PORT": str(free_port()), "FLEET_PORT": str(free_port())}
         images = {f"{name.upper()}_IMAGE": image for name, image in IMAGES.items()}
-        self._environment = {**os.environ, **images, **ports}
-        self.url = f"http://127.0.0.1:{ports['PORT']}"
-        self.coordinator_url = f"http://127.0.0.1:{ports['FLEET_PORT']}"
+        files = {"COMPOSE_FILE": ":".join(self.files)}
+        self._environment = {**os.environ, **images, **ports, **files}
+        scheme = "http" if len(self.files) == 1 else "https"
+        self.url = f"{scheme}://127.0.0.1:{ports['PORT']}"
+        self.coordinator_url = f"{scheme}://127.0.0.1:{ports['FLEET_PORT']}"
         return self
 
     def __exit__(
@@ -419,7 +426,8 @@ class ComposeProject:
     def route(self) -> str | None:
         """Return the route of an example question through HAProxy; None if it fails."""
         try:
-            answer = httpx.post(f"{self.url}/v1/query", json={"text": QUESTION}, timeout=10.0)
+            url, body = f"{self.url}/v1/query", {"text": QUESTION}
+            answer = httpx.post(url, json=body, timeout=10.0, verify=self.tls or True)
         except httpx.HTTPError:
             return None
         found: str | None = answer.json()["route"] if answer.is_success else None
@@ -428,7 +436,7 @@ class ComposeProject:
     def live_count(self) -> int:
         """How many nodes the cluster counts as live."""
         try:
-            answer = httpx.get(f"{self.url}/v1/cluster", timeout=10.0)
+            answer = httpx.get(f"{self.url}/v1/cluster", timeout=10.0, verify=self.tls or True)
         except httpx.HTTPError:
             return 0
         nodes = answer.json().get("nodes", []) if answer.is_success else []

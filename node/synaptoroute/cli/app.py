@@ -19,6 +19,7 @@ from synaptoroute.cli.commands import (
     model,
     routes,
     serve,
+    tls,
     up,
 )
 from synaptoroute.cli.exit_codes import ExitCode, exit_code_of, one_line
@@ -136,3 +137,5 @@ _orphans.command("list")(cluster.list_orphans)
 _orphans.command("replay")(cluster.replay)
 
 _group("keys", "Make API keys.").command("new")(serve.new_key)
+
+_group("tls", "Make certificates for trials.").command("new")(tls.new)
