@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -149,6 +151,7 @@ async def _serve(config: CoordinatorConfig) -> bool:
         lifespan=app.router.lifespan_context(app),
         on_drain=runtime.is_stopping.set,
         shutdown_seconds=config.shutdown_seconds,
+        end_at_once=partial(os._exit, 0),
     )
     server = HttpServer(
         app,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -117,6 +118,7 @@ async def _serve(
         on_hangup=runtime.reload_keys,
         drain_seconds=DRAIN_SECONDS,
         shutdown_seconds=config.shutdown_seconds,
+        end_at_once=partial(os._exit, 0),
     )
     server = HttpServer(
         app, direct=direct, tls=tls, limits=limits_of(config), proxies=proxies_of(config)

@@ -62,7 +62,7 @@ class AsgiCycle:
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
-            connection.fail(request, shutting_down())
+            connection.fail(request, shutting_down(request.method))
             raise
         except Exception as error:
             server_log().error("application_failed", path=request.path[:200], exc_info=error)

@@ -185,7 +185,7 @@ class HttpProtocol(asyncio.Protocol):
         """Refuse the request that is being answered, because the process ends."""
         self._is_ending = True
         if self._active is not None:
-            self._refuse(shutting_down())
+            self._refuse(shutting_down(self._active.method))
 
     def abort(self) -> None:
         self._transport.abort()

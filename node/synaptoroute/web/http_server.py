@@ -12,6 +12,7 @@ import asyncio
 import errno
 import signal
 import socket
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ FAILED_START: Final = 3
 CHECK_SECONDS: Final = 1
 POLL_SECONDS: Final = 0.05
 REFUSAL_SECONDS: Final = 0.3
+STOP_MARGIN_SECONDS: Final = 3.0
+"""For closing the database and threads, after the time of the requests."""
 CHECKED_AT_ONCE: Final = 256
 """Connections whose timers are checked before other events get their turn."""
 
@@ -208,7 +211,9 @@ class ProcessHooks:
     # Runs at SIGHUP; None leaves the signal its default, which ends the process.
     on_hangup: Callable[[], Coroutine[None, None, None]] | None = None
     drain_seconds: float = 0.0  # responses ask to close before the listener closes
-    shutdown_seconds: float = 5.0  # for requests in flight after that
+    shutdown_seconds: float = 5.0  # for the drain and the requests in flight
+    # Ends a process whose stop takes too long; anything kept on disk must bear that.
+    end_at_once: Callable[[], None] | None = None
 
 
 class ServerProcess:
@@ -221,6 +226,7 @@ class ServerProcess:
         self._stopped = asyncio.Event()
         self._is_draining = False
         self._is_forced = False
+        self._ends_at: float | None = None  # time of the loop
         self._tasks: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
@@ -244,11 +250,33 @@ class ServerProcess:
                         return False
                     await self._stopped.wait()
                 finally:
-                    await self._server.close(hooks.shutdown_seconds, lambda: self._is_forced)
+                    await self._server.close(self._seconds_left(), lambda: self._is_forced)
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
         return True
+
+    def _seconds_left(self) -> float:
+        """Time that requests in flight still have."""
+        if self._ends_at is None:  # nobody asked for the end: the start failed
+            return self._hooks.shutdown_seconds
+        left_seconds = self._ends_at - asyncio.get_running_loop().time()
+        return max(0.0, left_seconds - REFUSAL_SECONDS)
+
+    def _bound_the_stop(self) -> None:
+        """End the process even if a thread does not; requests have had their time by then."""
+        hooks = self._hooks
+        if hooks.end_at_once is None:
+            return
+        seconds = hooks.shutdown_seconds + STOP_MARGIN_SECONDS
+        timer = threading.Timer(seconds, self._end_at_once, args=[hooks.end_at_once])
+        # It must outlive the loop, which waits for threads, and never keep a process alive.
+        timer.daemon = True
+        timer.start()
+
+    def _end_at_once(self, end: Callable[[], None]) -> None:
+        self._log.error("stop_overdue", shutdown_seconds=self._hooks.shutdown_seconds)
+        end()
 
     async def _listens(self, host: str, port: int, sockets: tuple[socket.socket, ...]) -> bool:
         try:
@@ -266,11 +294,14 @@ class ServerProcess:
             self.end()
             return
         self._is_draining = True
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + self._hooks.shutdown_seconds
+        self._bound_the_stop()
         connections = len(self._server.state.connections)
         self._log.info("draining", connections=connections)
         self._hooks.on_drain()
         grace_seconds = self._hooks.drain_seconds if connections else 0.0
-        asyncio.get_running_loop().call_later(grace_seconds, self.end)
+        loop.call_later(min(grace_seconds, self._hooks.shutdown_seconds), self.end)
 
     def _on_hangup(self) -> None:
         assert self._hooks.on_hangup is not None

@@ -234,9 +234,11 @@ def internal_problem(code: str = SynaptoRouteError.code) -> Problem:
     return Problem(500, code, detail, {"incident": incident})
 
 
-def shutting_down() -> Problem:
+def shutting_down(method: str) -> Problem:
     """The problem of a request that the end of the process cuts off."""
-    return Problem(503, ShuttingDown.code, "the process stops", headers={"Retry-After": "1"})
+    fields = {} if method in ("GET", "HEAD", "OPTIONS") else {"outcome": "unknown"}
+    detail = "the process stops and the request did not end in time"
+    return Problem(503, ShuttingDown.code, detail, fields, {"Retry-After": "1"})
 
 
 def field_errors(error: ValidationError, prefix: str = "") -> list[dict[str, str]]:
