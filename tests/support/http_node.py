@@ -26,7 +26,7 @@ from synaptoroute.storage import SQLiteStorage
 from synaptoroute.web.api_keys import ApiKeys
 from synaptoroute.web.connections import HttpLimits
 from synaptoroute.web.http_server import HttpServer
-from synaptoroute.web.logs import configure_logs
+from synaptoroute.web.logs import LogHandler, configure_logs
 
 REFUND = {
     "utterances": ["I want my money back", "how do I get a refund"],
@@ -96,6 +96,13 @@ def logged() -> Iterator[io.StringIO]:
         root.handlers, root.level = handlers, level
         logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+async def exceptions_logged() -> None:
+    """Wait until the exceptions that were logged so far are written."""
+    for handler in logging.getLogger().handlers:
+        while isinstance(handler, LogHandler) and handler.is_rendering:
+            await asyncio.sleep(0.01)
 
 
 @contextmanager

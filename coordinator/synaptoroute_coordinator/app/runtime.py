@@ -238,7 +238,7 @@ class CoordinatorPolicy(RequestPolicy):
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
         runtime = self._runtime
-        presented = presented_key(headers)
+        presented = context.presented_key = presented_key(headers)
         # A browser sends cookies to every site, but no page can add an API key to a request
         # to another site: only requests without one can be forged.
         is_browser = presented is None and b"authorization" not in headers

@@ -73,7 +73,7 @@ class NodePolicy(RequestPolicy):
         if context.proven is not None:
             key = self._proven_key(keys, context.proven)
         else:
-            presented = presented_key(headers)
+            presented = context.presented_key = presented_key(headers)
             if presented is None:
                 raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key")
             key = keys.look_up(presented)

@@ -68,6 +68,7 @@ class RequestContext:
         "has_started",
         "is_write",
         "key",
+        "presented_key",
         "proven",
         "request_id",
         "started_at",
@@ -86,6 +87,7 @@ class RequestContext:
         self.started_at = time.perf_counter()
         self.endpoint = endpoint
         self.key: ApiKey | None = None
+        self.presented_key: str | None = None  # which the log must not show
         # The client's own address, where a trusted proxy names it; empty if there is none.
         self.client_address = "" if client is None else client[0]
         self.proven: Proven | None = None  # the proof that came instead of a key
@@ -186,6 +188,7 @@ class RequestPolicy(ABC):
                 incident=problem.fields.get("incident"),
                 code=problem.code,
                 request_id=context.request_id,
+                hidden=context.presented_key,
                 exc_info=error,
             )
         body = problem.render(context.instance)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from http_node import HttpNode, http_node, logged
+from http_node import HttpNode, exceptions_logged, http_node, logged
 from synaptoroute import errors
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.web import problems
@@ -98,6 +98,7 @@ async def test_unexpected_error_shows_only_an_incident_number(
     monkeypatch.setattr(node.router, "aget_route", broken)
     with logged() as log_lines:
         answer = await node.http.get("/v1/routes/refund")
+        await exceptions_logged()
     problem = answer.json()
 
     assert (500, "internal_error") == (answer.status_code, problem["code"])
