@@ -30,43 +30,59 @@ _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
 class BodyBudget:
-    """Bytes of bodies in memory; used on the event loop only."""
+    """Bytes of bodies in memory; used on the event loop only.
 
-    def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
+    A client, by the name of its key or by its address, holds at most half of them, or one
+    body of the largest size: one client's slow uploads leave room for another's.
+    """
+
+    def __init__(self, bytes_max: int = BODIES_BYTES_MAX, body_bytes_max: int = 0) -> None:
         self.bytes_max = bytes_max
         self.held_bytes = 0
+        self._body_bytes_max = body_bytes_max
+        self._held_by: dict[str, int] = {}
 
     @contextmanager
-    def lease(self) -> Iterator[BodyLease]:
-        lease = BodyLease(self)
+    def lease(self, client: str = "") -> Iterator[BodyLease]:
+        lease = BodyLease(self, client)
         try:
             yield lease
         finally:
-            self.release(lease.held_bytes)
+            self.release(lease.held_bytes, client)
 
-    def take(self, count_bytes: int) -> None:
-        if self.held_bytes + count_bytes > self.bytes_max:
+    def take(self, count_bytes: int, client: str = "") -> None:
+        own_bytes = self._held_by.get(client, 0) + count_bytes
+        if self.held_bytes + count_bytes > self.bytes_max or (
+            own_bytes > self.bytes_max // 2 and own_bytes > self._body_bytes_max
+        ):
             raise Overloaded(
                 "the bodies of the requests in flight fill the memory set aside for them",
                 retry_after_seconds=1.0,
             )
         self.held_bytes += count_bytes
+        self._held_by[client] = own_bytes
 
-    def release(self, count_bytes: int) -> None:
+    def release(self, count_bytes: int, client: str = "") -> None:
         self.held_bytes -= count_bytes
+        left_bytes = self._held_by.get(client, 0) - count_bytes
+        if left_bytes > 0:
+            self._held_by[client] = left_bytes
+        else:
+            self._held_by.pop(client, None)
 
 
 class BodyLease:
     """The part of the budget that one request holds."""
 
-    __slots__ = ("_budget", "held_bytes")
+    __slots__ = ("_budget", "_client", "held_bytes")
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: BodyBudget, client: str) -> None:
         self._budget = budget
+        self._client = client
         self.held_bytes = 0
 
     def take(self, count_bytes: int) -> None:
-        self._budget.take(count_bytes)
+        self._budget.take(count_bytes, self._client)
         self.held_bytes += count_bytes
 
 

@@ -31,6 +31,7 @@ from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.router import WriteOptions
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.runtime import runtime_of
+from synaptoroute.web.middleware import request_flow
 from synaptoroute.web.problems import InvalidParameter, field_errors, first_message
 
 Ack = Literal["accepted", "applied", "quorum", "all"]
@@ -297,7 +298,7 @@ def reached(ack: Ack, asked: Ack) -> bool:
 async def read_document(request: Request) -> Any:
     runtime = runtime_of(request)
     require_json(request)
-    with runtime.bodies.lease() as lease:
+    with runtime.bodies.lease(request_flow(request)) as lease:
         return parse_json(await read_body(request, lease, runtime.config.body_bytes_max))
 
 

@@ -110,7 +110,7 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     runtime = runtime_of(request)
     require_json(request)
     options = options_of(dict(reversed(request.scope["headers"])))
-    with runtime.bodies.lease() as lease:
+    with runtime.bodies.lease(request_flow(request)) as lease:
         batch = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=batch.texts)

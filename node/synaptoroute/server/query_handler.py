@@ -89,6 +89,7 @@ class PendingQuery:
         options: What its headers say.
         visible: State of the router when the query began.
         is_first: Whether later queries with the same bytes may join this one.
+        flow: Name of the client.
     """
 
     router: AdaptiveRouter
@@ -97,6 +98,7 @@ class PendingQuery:
     options: QueryOptions
     visible: Published
     is_first: bool
+    flow: str
 
 
 class ResponseCache:
@@ -241,7 +243,7 @@ class QueryHandler:
         require_json(request)
         options = options_of(dict(reversed(request.scope["headers"])))
         runtime = self._runtime
-        with runtime.bodies.lease() as lease:
+        with runtime.bodies.lease(request_flow(request)) as lease:
             body = await read_body(request, lease, runtime.config.body_bytes_max)
         found = self.begin(body, options, request_flow(request))
         if isinstance(found, PendingQuery):
@@ -279,7 +281,7 @@ class QueryHandler:
         query = parse_query(body)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=[query.text])
-        runtime.bodies.take(len(body))
+        runtime.bodies.take(len(body), flow)
         try:
             answer = router.begin_query(
                 query.text,
@@ -289,11 +291,11 @@ class QueryHandler:
                 **query_arguments(query, deadline_ms),
             )
         except BaseException:
-            runtime.bodies.release(len(body))
+            runtime.bodies.release(len(body), flow)
             raise
         if is_first:
             self._in_flight.add(body)
-        return PendingQuery(router, answer, body, options, visible, is_first)
+        return PendingQuery(router, answer, body, options, visible, is_first, flow)
 
     def complete(self, pending: PendingQuery, match: Match) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
@@ -314,7 +316,7 @@ class QueryHandler:
 
     def release(self, pending: PendingQuery) -> None:
         """End a pending query, answered or not."""
-        self._runtime.bodies.release(len(pending.body))
+        self._runtime.bodies.release(len(pending.body), pending.flow)
         if pending.is_first:
             self._in_flight.discard(pending.body)
 

@@ -52,7 +52,9 @@ class Runtime:
         self.tls = tls
         self.metrics = metrics or Metrics()
         self.log = server_log()
-        self.bodies = BodyBudget(max(BODIES_BYTES_MAX, config.body_bytes_max))
+        self.bodies = BodyBudget(
+            max(BODIES_BYTES_MAX, config.body_bytes_max), config.body_bytes_max
+        )
         self.failure: SynaptoRouteError | None = None
         self.is_draining = False
         self.began_at = time.monotonic()

@@ -42,6 +42,7 @@ from synaptoroute.server.responses import (
 )
 from synaptoroute.server.route_endpoints import PAGE_ROUTES_MAX, write_responses
 from synaptoroute.server.runtime import runtime_of
+from synaptoroute.web.middleware import request_flow
 from synaptoroute.web.problems import NotAcceptable, UnsupportedMediaType
 
 endpoints = APIRouter(route_class=ReadingRoute, tags=["transfer"])
@@ -117,7 +118,7 @@ async def import_routes(
     runtime = runtime_of(request)
     router = runtime.router
     kind = _body_kind(request)
-    with runtime.bodies.lease() as lease:
+    with runtime.bodies.lease(request_flow(request)) as lease:
         if kind == "ndjson":
             pieces = body_pieces(request, runtime.config.import_bytes_max)
             routes = ndjson_routes(pieces, runtime.config.body_bytes_max)

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.serving.admission import CHARACTERS_MAX
 from synaptoroute.serving.embedding_cache import CachedEncoder
@@ -181,7 +182,7 @@ class EncoderWorkers:
 def submit_utterances(
     queue: QueryQueue, encode: Callable[[Sequence[str]], NDArray[np.float32]], texts: Sequence[str]
 ) -> list[Future[NDArray[np.float32]]]:
-    """Queue utterances to be encoded; one future a job."""
+    """Queue utterances of the present author to be encoded; one future a job."""
     futures: list[Future[NDArray[np.float32]]] = []
     jobs = []
     for start in range(0, len(texts), UTTERANCES_PER_JOB_MAX):
@@ -190,7 +191,7 @@ def submit_utterances(
         begin = future.set_running_or_notify_cancel
         jobs.append(EncodeJob(part, encode, begin, partial(_resolve, future)))
         futures.append(future)
-    queue.submit_jobs(jobs)
+    queue.submit_jobs(jobs, AUTHOR.get() or f"/{AUTHOR_ADDRESS.get()}")
     return futures
 
 

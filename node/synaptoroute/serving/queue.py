@@ -72,6 +72,37 @@ class EncodeJob:
     done: Callable[[Any], None]
 
 
+class JobQueue:
+    """The encoding of writes, a job of each client in turn.
+
+    Attributes:
+        flows: The jobs that wait, by the name of their client; the first client is next.
+    """
+
+    def __init__(self) -> None:
+        self.flows: dict[str, deque[EncodeJob]] = {}
+        self._texts: dict[str, int] = {}
+
+    def texts_of(self, flow: str) -> int:
+        return self._texts.get(flow, 0)
+
+    def put(self, flow: str, jobs: Sequence[EncodeJob], texts: int) -> None:
+        if jobs:
+            self.flows.setdefault(flow, deque()).extend(jobs)
+            self._texts[flow] = self._texts.get(flow, 0) + texts
+
+    def take(self) -> EncodeJob:
+        flow = next(iter(self.flows))
+        jobs = self.flows.pop(flow)
+        job = jobs.popleft()
+        self._texts[flow] -= len(job.texts)
+        if jobs:
+            self.flows[flow] = jobs  # at the end: the other clients are next
+        else:
+            del self._texts[flow]
+        return job
+
+
 @dataclass(slots=True)
 class QueueCounters:
     """Totals since the start; ``too_late`` is part of ``overloaded``."""
@@ -118,7 +149,7 @@ class QueryQueue:
         self._condition = threading.Condition()
         self._fair = FairQueue()
         self._in_flight: dict[str, InFlightQuery] = {}
-        self._jobs: deque[EncodeJob] = deque()
+        self._jobs = JobQueue()
         self._takes_since_job = 0
         self._swept_at = 0.0
         self._is_closed = False
@@ -277,24 +308,37 @@ class QueryQueue:
             self._forget(query)
         self._forecast.refresh()
 
-    def submit_jobs(self, jobs: Sequence[EncodeJob]) -> None:
-        """Queue all utterances of a write or none; an empty queue takes any number."""
+    def submit_jobs(self, jobs: Sequence[EncodeJob], flow: str = "") -> None:
+        """Queue all utterances of a client's write or none; it may have any number at first."""
         with self._condition:
             if self._is_closed:
                 raise NotReady("the router is stopping", retry_after_seconds=1.0)
             count = 0
             for job in jobs:
                 count += len(job.texts)
-            if self.queue_texts and self.queue_texts + count > self.write_texts_max:
+            if self.queue_texts + count > self.write_texts_max and not self._has_room(flow, count):
                 self.counters.overloaded += 1
                 raise Overloaded(
                     f"{self.queue_texts} utterances wait to be encoded, "
                     f"the limit is {self.write_texts_max}",
                     retry_after_seconds=1.0,
                 )
-            self._jobs.extend(jobs)
+            self._jobs.put(flow, jobs, count)
             self.queue_texts += count
             self._condition.notify(len(jobs))
+
+    def _has_room(self, flow: str, count: int) -> bool:
+        """Whether a client may queue utterances although the limit is reached.
+
+        A client without any may, up to twice the limit of all together; so may one that
+        stays within its equal share.
+        """
+        own, flows = self._jobs.texts_of(flow), len(self._jobs.flows)
+        if not self.queue_texts:
+            return True
+        if self.queue_texts + count > LIMIT_MULTIPLE_MAX * self.write_texts_max:
+            return False
+        return own + count <= self.write_texts_max // (flows + (own == 0))
 
     # --- on a worker -----------------------------------------------------------------
 
@@ -307,10 +351,10 @@ class QueryQueue:
                 window_left = self._window_left_seconds() if self._window_seconds else None
                 work = self._next_work(fair.count > 0 and window_left is None)
                 if work is not None:
-                    if fair.count or self._jobs:
+                    if fair.count or self._jobs.flows:
                         self._condition.notify()  # one notification may have stood for more
                     return work
-                if self._is_closed and not fair.count and not self._jobs:
+                if self._is_closed and not fair.count and not self._jobs.flows:
                     return None
                 self.idle_workers += 1
                 self._condition.wait(window_left)
@@ -319,7 +363,7 @@ class QueryQueue:
     def _next_work(self, has_queries: bool) -> tuple[InFlightQuery, ...] | EncodeJob | None:
         """Choose between queries and jobs, without waiting."""
         first = None
-        if has_queries and not (self._jobs and self._takes_since_job >= QUERY_TAKES_PER_JOB):
+        if has_queries and not (self._jobs.flows and self._takes_since_job >= QUERY_TAKES_PER_JOB):
             first = self._fair.pop()
             # An abandoned query must not open a batch.
             while first is not None and first.is_abandoned:
@@ -327,9 +371,9 @@ class QueryQueue:
                 self._forecast.refresh()
                 first = self._fair.pop()
         if first is None:
-            if not self._jobs:
+            if not self._jobs.flows:
                 return None
-            self._takes_since_job, job = 0, self._jobs.popleft()
+            self._takes_since_job, job = 0, self._jobs.take()
             self.queue_texts -= len(job.texts)
             return job
         self._takes_since_job += 1

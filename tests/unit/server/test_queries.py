@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from http_node import HttpNode, http_node
+from synaptoroute.errors import Overloaded
+from synaptoroute.server.bodies import BodyBudget
 
 pytestmark = pytest.mark.unit
 
@@ -212,6 +214,26 @@ async def test_body_over_the_budget_is_429(node: HttpNode) -> None:
 
     assert (429, 200) == (answer.status_code, again.status_code)
     assert 0 == node.runtime.bodies.held_bytes
+
+
+async def test_client_holds_at_most_half_of_the_memory_for_bodies() -> None:
+    """Or one body of the largest size; what it releases is free again."""
+    budget = BodyBudget(100, body_bytes_max=60)
+    with budget.lease("heavy") as one, budget.lease("heavy") as two:
+        one.take(50)
+        with pytest.raises(Overloaded):
+            two.take(11)
+        budget.take(40, "light")
+        with pytest.raises(Overloaded):
+            budget.take(11, "light")
+    budget.take(60, "heavy")
+
+    assert 100 == budget.held_bytes
+
+    budget.release(60, "heavy")
+    budget.release(40, "light")
+
+    assert 0 == budget.held_bytes
 
 
 async def test_no_cache_encodes_again(node: HttpNode) -> None:

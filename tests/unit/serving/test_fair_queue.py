@@ -6,11 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from queues import Caller, query_queue, take_texts
+from queues import Caller, job, query_queue, take_texts
 from synaptoroute.errors import Overloaded
 from synaptoroute.serving import queue as queue_module
 from synaptoroute.serving.fair_queue import IDLE_FLOWS_MAX
-from synaptoroute.serving.queue import LIMIT_MULTIPLE_MAX, REQUESTS_PER_TAKE_MIN, QueryQueue
+from synaptoroute.serving.queue import (
+    LIMIT_MULTIPLE_MAX,
+    REQUESTS_PER_TAKE_MIN,
+    EncodeJob,
+    QueryQueue,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -253,3 +258,35 @@ def test_client_within_its_share_succeeds_always(
     assert 0 == refused["light"] == late
     assert answered >= 0.85 * 200.0 / (2 * query_seconds)
     assert refused["heavy"] > 0 or multiple == 2
+
+
+def test_writes_of_clients_are_encoded_in_turn() -> None:
+    """A single write does not wait for the backlog of another client."""
+    queue = query_queue(texts=100)
+    for number in range(30):
+        queue.submit_jobs([job(f"heavy {number}")], "heavy")
+    queue.submit_jobs([job("light 0"), job("light 1")], "light")
+    order = [work.texts[0] for _ in range(4) if isinstance(work := queue.take(), EncodeJob)]
+
+    assert ["heavy 0", "light 0", "heavy 1", "light 1"] == order
+
+
+def test_full_queue_of_writes_has_room_for_clients_below_their_share() -> None:
+    """Together they may exceed its limit, but never double it."""
+    queue = query_queue(texts=12)
+    queue.submit_jobs([job(*"abcdefghijkl")], "heavy")
+    with pytest.raises(Overloaded):
+        queue.submit_jobs([job("m")], "heavy")
+    queue.submit_jobs([job(*"abcdef")], "light")
+    with pytest.raises(Overloaded):
+        queue.submit_jobs([job("g")], "light")
+    admitted = 0
+    for number in range(30):
+        try:
+            queue.submit_jobs([job("a")], f"other {number}")
+        except Overloaded:
+            break
+        admitted += 1
+
+    assert 1 <= admitted <= 6
+    assert LIMIT_MULTIPLE_MAX * 12 >= queue.queue_texts
