@@ -18,7 +18,6 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final, TypeVar
 
 from synaptoroute.errors import ForkedProcessError
@@ -58,8 +57,7 @@ def _ignore(owner: Any) -> None:
     """Replaces ``__del__``."""
 
 
-@cache
-def _closed_class(kind: Any) -> type:
+def _closed_class(kind: type) -> type:
     members = {
         "__slots__": (),
         "__module__": kind.__module__,

@@ -3,23 +3,41 @@
 Routes are encoded and staged in chunks while they arrive, so an import is never held in
 memory as a whole, and queries are answered between chunks.  An import with the client's
 identity can be repeated: texts that an earlier run staged are not encoded again, and after
-the commit a repeat gets the same answer.
+the commit a repeat gets the same answer.  The hash of everything that was sent decides what a
+repeat is: other content under the same identity is a conflict.
+
+Of several runs of one import at a time, the last one to begin drops the others.  They read
+their routes to the end, and take the outcome of the run that goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from synaptoroute.core.change import Outcome, StagedImport
 from synaptoroute.core.imports import IMPORTS_OPEN_MAX
-from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, ImportCommit, PutRoute
-from synaptoroute.errors import ImportRejected, Overloaded, SynaptoRouteError
+from synaptoroute.core.mutation import (
+    OP_ID_BYTES,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    ImportCommit,
+    PutRoute,
+)
+from synaptoroute.errors import (
+    IdempotencyConflict,
+    ImportRejected,
+    Overloaded,
+    SynaptoRouteError,
+)
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
@@ -77,14 +95,12 @@ class _ChunkSender:
     stage: Callable[[ImportChunk], Coroutine[Any, Any, None]]
     run_id: str
     count: int = 0
-    utterances: int = 0
     sent_at: float = field(default_factory=time.monotonic)
     waiting: list[PutRoute] = field(default_factory=list)
     running: deque[asyncio.Task[None]] = field(default_factory=deque)
 
     async def add(self, parts: list[PutRoute]) -> None:
         """Send all full chunks."""
-        self.utterances += sum(len(part.utterances) for part in parts)
         *full, self.waiting = pieces_of(self.waiting + parts)
         for piece in full:
             await self._send(piece)
@@ -100,13 +116,13 @@ class _ChunkSender:
             if is_silent and all(task.done() for task in self.running):
                 self._start(())
 
-    async def finish(self) -> tuple[int, int]:
-        """Send the rest and wait; return the numbers of chunks and utterances."""
+    async def finish(self) -> int:
+        """Send the rest and wait; return the number of chunks."""
         if self.waiting:
             await self._send(self.waiting)
         while self.running:
             await self._end_one()
-        return self.count, self.utterances
+        return self.count
 
     async def cancel(self) -> None:
         # A chunk that arrives after the abort of its import would only be rejected, but one
@@ -132,6 +148,28 @@ class _ChunkSender:
         self.running.popleft()
 
 
+class _RequestHash:
+    """Counts and hashes what an import sends, while it arrives."""
+
+    def __init__(self, *, replace: bool) -> None:
+        self.utterances = 0
+        self._hash = blake2b(b"replace\n" if replace else b"merge\n", digest_size=OP_ID_BYTES)
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+    async def over(self, routes: AsyncIterator[Route]) -> AsyncIterator[Route]:
+        """Yield each route, checked and counted."""
+        async for given in routes:
+            route = checked_route(given)
+            fields = (route.name, route.utterances, route.threshold, route.metadata, route.payload)
+            # Stored with the outcome: later releases must write the same text.
+            text = json.dumps((*fields, route.vectors), sort_keys=True, separators=(",", ":"))
+            self._hash.update(text.encode() + b"\n")
+            self.utterances += len(route.utterances)
+            yield route
+
+
 class Importer:
     """Runs one import through a writer."""
 
@@ -152,35 +190,87 @@ class Importer:
     async def run(
         self, routes: AsyncIterator[Route], *, replace: bool, import_id: str | None, ack: Ack
     ) -> ImportResult:
-        """Stage all routes, then commit."""
+        """Stage all routes, then commit.
+
+        Raises:
+            IdempotencyConflict: Other routes were imported under this identity.
+            ImportRejected: It cannot be committed.
+        """
         identity = check_import_id(import_id)
+        request = _RequestHash(replace=replace)
+        read = request.over(routes)
         commit_id, outcome = await self._find_commit(identity)
         if outcome is not None:
-            utterances = 0
-            async for route in routes:
-                utterances += len(route.utterances)
-            return _import_result(result_of(outcome, commit_id), identity, utterances)
+            return await self._repeated(identity, commit_id, outcome, request, read)
         options = WriteOptions(ack_timeout_seconds=CHUNK_TIMEOUT_SECONDS)
-        commit_options = WriteOptions(
-            commit_id, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS
-        )
         run_id = f"{identity}{RUN_SEPARATOR}{uuid.uuid4().hex}"
         self._running.add(run_id)
         try:
             await self._begin(identity, ImportBegin(run_id, replace), options)
-            chunk_count, utterances = await self._stage_all(run_id, routes, options)
+            chunk_count = await self._stage_all(run_id, read, options)
+            commit_options = WriteOptions(
+                commit_id, request.digest(), ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS
+            )
             result = await self._retry_overloaded(
                 lambda: self._writer.write(
                     ImportCommit(run_id, chunk_count), commit_options, self._encoder.fingerprint
                 )
             )
+            # Another run may have been committed instead of this one.
+            if await self._is_open(run_id) and result.status != "pending":
+                await self._drop(run_id, options)
+        except IdempotencyConflict:
+            await self._drop(run_id, options)
+            raise
+        except ImportRejected:
+            if import_id is None or await self._is_open(run_id):
+                raise
+            taken = await self._outcome_of_another(identity, request, read)
+            if taken is None:
+                raise
+            return _import_result(result_of(taken[1], taken[0]), identity, request.utterances)
         except BaseException:
             if import_id is None:
                 await self._drop(run_id, options)
             raise
         finally:
             self._running.discard(run_id)
-        return _import_result(result, identity, utterances)
+        return _import_result(result, identity, request.utterances)
+
+    async def _repeated(
+        self,
+        identity: str,
+        commit_id: bytes,
+        outcome: Outcome,
+        request: _RequestHash,
+        read: AsyncIterator[Route],
+    ) -> ImportResult:
+        """Answer an import that was committed before, if it has the same content."""
+        await _exhaust(read)
+        known = await asyncio.wrap_future(self._engine.look_up(commit_id, request.digest()))
+        result = result_of(known or outcome, commit_id)
+        return _import_result(result, identity, request.utterances)
+
+    async def _outcome_of_another(
+        self, identity: str, request: _RequestHash, read: AsyncIterator[Route]
+    ) -> tuple[bytes, Outcome] | None:
+        """Wait for the run that dropped this one; None if no run goes on."""
+        await _exhaust(read)
+        give_up_at = time.monotonic() + COMMIT_TIMEOUT_SECONDS
+        while True:
+            staged = await asyncio.wrap_future(self._engine.staged_imports())
+            is_going_on = any(_is_run_of(identity, each) for each in staged)
+            commit_id, outcome = await self._find_commit(identity)
+            if outcome is not None:
+                known = self._engine.look_up(commit_id, request.digest())
+                return commit_id, await asyncio.wrap_future(known) or outcome
+            if not is_going_on or time.monotonic() >= give_up_at:
+                return None
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _is_open(self, run_id: str) -> bool:
+        staged = await asyncio.wrap_future(self._engine.staged_imports())
+        return any(each.begin.import_id == run_id for each in staged)
 
     async def _find_commit(self, identity: str) -> tuple[bytes, Outcome | None]:
         """Return the op_id of the commit, and its outcome if it was committed before."""
@@ -198,7 +288,7 @@ class Importer:
         # Each run stages all its chunks: the routes may have changed since the last run, and
         # chunks of two runs must not be mixed.
         staged = await asyncio.wrap_future(self._engine.staged_imports())
-        earlier = [s for s in staged if s.begin.import_id.startswith(f"{identity}{RUN_SEPARATOR}")]
+        earlier = [each for each in staged if _is_run_of(identity, each)]
         for each in earlier:
             for part in (part for chunk in each.chunks for part in chunk.parts):
                 self._known.update(zip(part.utterances, part.vectors, strict=True))
@@ -216,8 +306,8 @@ class Importer:
 
     async def _stage_all(
         self, run_id: str, routes: AsyncIterator[Route], options: WriteOptions
-    ) -> tuple[int, int]:
-        """Stage the routes; return the numbers of chunks and utterances."""
+    ) -> int:
+        """Stage the routes; return the number of chunks."""
         sender = _ChunkSender(lambda chunk: self._stage(chunk, options), run_id)
         keepalive = asyncio.create_task(
             sender.keep_alive(self._keepalive_seconds), name="import-keepalive"
@@ -225,7 +315,7 @@ class Importer:
         try:
             batch = _EncoderBatch()
             async for route in routes:
-                batch.add(checked_route(route))
+                batch.add(route)
                 if batch.is_full:
                     await sender.add(await self._parts_of(batch.routes))
                     batch = _EncoderBatch()
@@ -288,6 +378,15 @@ class Importer:
             await self._writer.write(ImportAbort(run_id), options)
         except SynaptoRouteError:
             return  # it is not open, or the coordinator drops it later as abandoned
+
+
+def _is_run_of(identity: str, staged: StagedImport) -> bool:
+    return staged.begin.import_id.startswith(f"{identity}{RUN_SEPARATOR}")
+
+
+async def _exhaust(routes: AsyncIterator[Route]) -> None:
+    async for _ in routes:
+        pass
 
 
 def _import_result(result: WriteResult, identity: str, utterances: int) -> ImportResult:

@@ -91,7 +91,8 @@ class OpenImports:
             ImportNotFound: No import of this identity is open.
         """
         if options.op_id is not None:  # the same request again gets the same answer
-            outcome = await asyncio.wrap_future(self._engine.look_up(options.op_id))
+            known = self._engine.look_up(options.op_id, options.request_hash)
+            outcome = await asyncio.wrap_future(known)
             if outcome is not None:
                 return result_of(outcome, options.op_id)
         result: WriteResult | None = None

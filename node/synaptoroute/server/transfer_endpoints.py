@@ -29,7 +29,13 @@ from synaptoroute.server.documents import (
     parse_document,
     render_document,
 )
-from synaptoroute.server.parameters import AckLevel, ReadingRoute, WriteParameters
+from synaptoroute.server.parameters import (
+    AckLevel,
+    IdempotencyKey,
+    ReadingRoute,
+    WriteParameters,
+    parse_op_id,
+)
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -111,12 +117,16 @@ async def import_routes(
         ),
     ] = None,
     ack: AckLevel = "applied",
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Create or replace every route of a document, atomically. NDJSON is read while it
-    arrives, and errors name the line.
+    arrives, and errors name the line. An `Idempotency-Key` serves as `import_id`.
     """
     runtime = runtime_of(request)
     router = runtime.router
+    op_id = parse_op_id(idempotency_key, runtime.config.namespace)
+    if import_id is None and op_id is not None:
+        import_id = f"key-{op_id.hex()}"
     kind = _body_kind(request)
     with runtime.bodies.lease(request_flow(request)) as lease:
         if kind == "ndjson":

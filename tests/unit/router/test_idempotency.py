@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from routers import HeldEncoder, route, running
+from routers import HeldEncoder, many, route, running, stream
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, DeleteRoute, Proposal
-from synaptoroute.errors import IdempotencyConflict, PreconditionFailed
-from synaptoroute.models import WriteResult
+from synaptoroute.errors import IdempotencyConflict, PreconditionFailed, RouteError
+from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.router import AdaptiveRouter, WriteOptions
 from synaptoroute.router.writes import derived_op_id
 
@@ -123,3 +123,63 @@ async def test_key_is_free_again_after_the_window() -> None:
 
     assert first.version != second.version
     assert second == repeated
+
+
+async def imported(
+    router: AdaptiveRouter, body: int, start: asyncio.Event | None = None
+) -> ImportResult | str:
+    """Import one of a few documents under one identity; return the result or the error's code."""
+
+    async def routes() -> AsyncIterator[Route]:
+        for each in many(3, 50, f"body {body}"):
+            if start is not None:
+                await asyncio.sleep(0)
+            yield each
+
+    try:
+        return await router.aimport(routes(), import_id="one")
+    except RouteError as error:
+        return error.code
+
+
+async def test_one_of_several_imports_with_one_identity_wins() -> None:
+    """The content decides: equal imports get one answer, others a conflict."""
+    async with running() as router:
+        answers = await asyncio.gather(
+            *(imported(router, n % 3, asyncio.Event()) for n in range(12))
+        )
+        again = [await imported(router, body) for body in range(3)]
+        stored = (await router.aget_route("r0000")).utterances
+        left = await asyncio.wrap_future(router._engine().staged_imports())
+
+    won = [n for n, each in enumerate(answers) if isinstance(each, ImportResult)]
+    assert 1 == len({n % 3 for n in won})
+    assert 4 == len(won)
+    assert {"idempotency_conflict"} == {each for each in answers if isinstance(each, str)}
+    assert all(answers[won[0]] == answers[n] for n in won)
+    assert [answers[won[0]]] == [each for each in again if isinstance(each, ImportResult)]
+    assert stored[0].startswith(f"body {won[0] % 3}")
+    assert () == left
+
+
+async def test_replacing_import_is_another_request_than_a_merging_one() -> None:
+    async with running() as router:
+        await router.aimport(stream(many(2)), import_id="one")
+        with pytest.raises(IdempotencyConflict):
+            await router.aimport(stream(many(2)), import_id="one", replace=True)
+        again = await router.aimport(stream(many(2)), import_id="one")
+
+    assert 2 == again.routes
+
+
+async def test_rejected_import_may_be_repeated_with_other_content() -> None:
+    """A rejection does not bind the identity: the cause is often the content."""
+    async with running() as router:
+        settings = await router.aget_settings()
+        few = settings.model_copy(update={"capacity_slots": 20})
+        await router.aput_settings(few)
+        with pytest.raises(RouteError):
+            await router.aimport(stream(many(5)), import_id="one")
+        result = await router.aimport(stream(many(1)), import_id="one")
+
+    assert "applied" == result.status

@@ -373,3 +373,22 @@ async def test_open_import_is_listed_and_aborted(node: HttpNode) -> None:
     assert aborted.json() == repeated.json()
     assert (404, "import_not_found") == (gone.status_code, gone.json()["code"])
     assert [] == left
+
+
+async def test_idempotency_key_of_an_import_decides_by_its_content(node: HttpNode) -> None:
+    """The same document gets the same answer; another one, and another mode, a conflict."""
+    headers = {**NDJSON, "Idempotency-Key": "import once"}
+    first = await node.http.post("/v1/import", content=lines(3), headers=headers)
+    await node.http.delete("/v1/routes/n0001")
+    again = await node.http.post("/v1/import", content=lines(3), headers=headers)
+    other = await node.http.post("/v1/import", content=lines(4), headers=headers)
+    replacing = await node.http.post("/v1/import?replace=true", content=lines(3), headers=headers)
+    spaced = b"\n".join(lines(3).replace(b":", b" : ").split(b"\n"))
+    equal = await node.http.post("/v1/import", content=spaced, headers=headers)
+
+    assert 200 == first.status_code
+    assert first.text == again.text == equal.text
+    assert first.headers["SR-Version"] == again.headers["SR-Version"]
+    for answer in (other, replacing):
+        assert (422, "idempotency_conflict") == (answer.status_code, answer.json()["code"])
+    assert "n0001" not in await names(node)
