@@ -228,11 +228,16 @@ class PeerWatch:
         say = PeersSay.AHEAD
         if not any(self._is_behind(head.position) for head in heads):
             say = self._judge(found, voters)
-        session.hear_peers(say, found.newest if heads else None, asked_at)
+        # Where nobody else runs, this node holds the newest entry that anybody can have read.
+        is_sole = say is PeersSay.CURRENT and not heads and not found.down
+        newest = found.newest if heads else session.position if is_sole else None
+        session.hear_peers(say, newest, asked_at)
 
     def _judge(self, found: Round, voters: Iterable[str]) -> PeersSay:
         """What a round says in which no peer is ahead."""
-        if is_majority({*found.heads, self._session.node_id}, voters):
+        # The only voter is a majority by itself, but observers may go on without it.
+        is_answered = bool(found.heads) or not found.silent
+        if is_answered and is_majority({*found.heads, self._session.node_id}, voters):
             return PeersSay.CURRENT
         if found.silent:
             return PeersSay.SILENT
