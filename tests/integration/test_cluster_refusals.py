@@ -181,8 +181,8 @@ async def test_foreign_key_in_the_logs_place_leaves_nothing_behind(server: Serve
         error = await refused(log)
         head = await log.head()
 
-    assert error.fields["reason"] is Reason.REFUSED
-    assert "WRONGTYPE" in str(error.fields["detail"])
+    assert error.fields["reason"] is Reason.DAMAGED
+    assert error.fields["detail"] == "sr:{default}:log:1"
     assert isinstance(head, Head)
     assert head.seq == 1
 

@@ -349,6 +349,8 @@ class Pair:
             words = ["t", "0", "p", entry.prev_chain, "c", entry.chain]
             words += ["b", str(size_bytes), "f", entry.frame]
             await self._call("XADD", name, f"{entry.epoch}-{entry.seq}", *words)
+        counts = ("bytes", str(size_bytes), "floor_bytes", "0")
+        await self._call("HSET", self.log.keys.meta, *counts)
         return None, None
 
     async def _call(self, *words: str | bytes) -> None:

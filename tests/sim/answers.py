@@ -33,7 +33,7 @@ def shown(head: Head | NoLog) -> Any:
     """A head without clocks and bytes."""
     if isinstance(head, NoLog):
         return "no log"
-    return replace(head, time_us=0, kept_bytes=0, cluster_id="", role="master")
+    return replace(head, time_us=0, kept_bytes=0, cluster_id="", role="master", torn="")
 
 
 def shown_read(result: Any) -> Any:

@@ -292,6 +292,8 @@ class ModelLog:
         if not self.may_trim(floor):
             return 0
         log = self.store.logs.get(m["epoch"], [])
+        if not log or log[-1].seq != m["seq"]:
+            return 0  # the stream is damaged
         stays = [entry for entry in log if entry.seq >= floor]
         if not stays or stays[0].seq != floor:
             return 0

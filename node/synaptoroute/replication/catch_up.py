@@ -195,7 +195,7 @@ class CatchUp:
                 if result.coverage is Coverage.HOLE:
                     if await self._is_left_behind(position, result):
                         return CatchUpResult.MOVED
-                    self._recovery.suspect_damage()
+                    self._recovery.suspect_damage(proof_of(result.error))
                 found = await self._from_peers(position)
                 if not found:
                     # No peer has what the log claims to have had: if no voter has it either,
@@ -245,7 +245,9 @@ class CatchUp:
                 return await self._refuse_forgery(after)
             if not isinstance(result.error, UnknownMutation):
                 session.set_log_state(LogState.DAMAGED, str(result.error))
-                self._recovery.suspect_damage()
+                self._recovery.suspect_damage(proof_of(result.error))
+                if await self._from_peers(after):
+                    return CatchUpResult.MOVED
             return await self._halt(str(result.error))
         self.halted = None
         if result.is_end and after.seq >= result.head.seq:
@@ -429,6 +431,13 @@ class CatchUp:
         self._session.counts.snapshots += 1
         await self._session.count_orphans()
         return True
+
+
+def proof_of(error: ProtocolError | None) -> str:
+    """What no log can contain; empty if the reader's own keys or release may be the cause."""
+    if error is None or error.fields.get("forged") or isinstance(error, UnknownMutation):
+        return ""
+    return str(error)
 
 
 # --- comparing histories ------------------------------------------------------------------

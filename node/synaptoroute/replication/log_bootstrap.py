@@ -16,7 +16,7 @@ from synaptoroute.core.replica import VOTERS_MAX
 from synaptoroute.errors import StorageUnavailable
 from synaptoroute.replication.catch_up import CatchUp
 from synaptoroute.replication.certificates import Certificates
-from synaptoroute.replication.recovery import Recovery
+from synaptoroute.replication.recovery import HeaderFacts, Recovery
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
 from synaptoroute.sequencer.epochs import FoundingOutcome
 from synaptoroute.sequencer.scripts import Head, NoLog
@@ -51,12 +51,18 @@ class LogBootstrap:
             # A replica may be behind its master: its head proves nothing.
             session.set_log_state(LogState.AWAY, "this Redis server is a replica")
         elif isinstance(head, NoLog):
-            await self._handle_no_log(reported)
+            await self._handle_no_log(reported, head.damage)
+        elif self._is_header_wrong(head, reported):
+            self._recovery.suspect_header(head)
         elif self._is_foreign(head, reported):
             session.set_log_state(LogState.FOREIGN)
+            # It may be this cluster's log with a damaged header.
+            self._recovery.suspect_header(head)
         else:
             await self._keep_cluster_id(head.cluster_id)
             self._handle_log(head, reported)
+            if head.torn:
+                self._recovery.suspect_damage()
 
     def _handle_log(self, head: Head, reported: Position) -> None:
         session = self._session
@@ -77,6 +83,19 @@ class LogBootstrap:
                 self._catch_up.require_resync(f"epoch {head.epoch} was opened by another ballot")
             case _:
                 session.accept_head(head)
+
+    def _is_header_wrong(self, head: Head, reported: Position) -> bool:
+        """Whether a header at this node's position seems to name other facts than its entries.
+
+        The chain of a position covers the entries that decide these facts.  The recovery
+        compares again on the applier's thread: here the replica may have moved on.
+        """
+        engine = self._session.engine
+        replica = engine.replica_status
+        facts = HeaderFacts(reported, replica.epoch_id, replica.voters, engine.database.encoder)
+        if not head.is_open or not reported.seq or not facts.is_at(head):
+            return False
+        return bool(facts.differences(head, engine.database.meta_get(CLUSTER_ID_KEY) or ""))
 
     def _lacks_encoder(self, head: Head) -> bool:
         engine = self._session.engine
@@ -128,12 +147,15 @@ class LogBootstrap:
 
     # --- founding ---------------------------------------------------------------------
 
-    async def _handle_no_log(self, reported: Position) -> None:
+    async def _handle_no_log(self, reported: Position, damage: str) -> None:
         if reported.epoch > 0:
             # This node holds entries, so there was a log: this is a recovery, never a founding.
-            self._session.set_log_state(LogState.LOST)
+            self._session.set_log_state(LogState.LOST, damage)
             self._session.hear_log()
             self._recovery.start()
+        elif damage:
+            # A node that holds entries repairs it.  If none does, the key is no log at all.
+            self._session.set_log_state(LogState.LOST, damage)
         else:
             await self._found()
 

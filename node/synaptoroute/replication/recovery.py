@@ -17,6 +17,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.core.mutation import Ballot, Position
@@ -35,6 +36,7 @@ from synaptoroute.core.recovery import (
 from synaptoroute.core.replica import voters_after
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
+from synaptoroute.ports import AppliedState
 from synaptoroute.replication.applier import VoterState, promise, voter_state
 from synaptoroute.replication.heartbeat import node_report
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
@@ -68,7 +70,47 @@ READ_ENTRIES: Final = 512
 READ_BYTES: Final = 4_194_304
 REFILL_BYTES_MAX: Final = 67_108_864
 
+EPOCHS_MAX: Final = 1 << 20
+"""An epoch that is this far ahead of a node's own is not believed."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderFacts:
+    """Facts that a header must share with every replica at its position."""
+
+    position: Position
+    epoch_id: str
+    voters: tuple[str, ...]
+    encoder: tuple[str, int]
+
+    def is_at(self, head: Head) -> bool:
+        """Whether a header is at this place of the same history."""
+        return (self.position.seq, self.position.chain) == (head.seq, head.chain)
+
+    def differences(self, head: Head, cluster_id: str) -> list[str]:
+        """Names of the fields that a header of this position has wrong."""
+        if head.epoch != self.position.epoch:
+            return ["epoch"]  # the chain covers it
+        found = []
+        if self.epoch_id and head.epoch_id != self.epoch_id:
+            found.append("epoch_id")
+        if self.voters and head.voters != self.voters:
+            found.append("voters")
+        if (head.fingerprint, head.dim) != self.encoder:
+            found.append("fingerprint or dim")
+        if head.level < 1:
+            found.append("level")
+        if cluster_id and head.cluster_id != cluster_id:
+            found.append("lineage")
+        return found
+
+
+def header_facts(at: AppliedState) -> HeaderFacts:
+    """Read the facts at one position.  Runs on the applier's thread."""
+    replica = at.replica
+    return HeaderFacts(replica.position, replica.epoch_id, replica.voters, at.storage.encoder)
 
 
 class Recovery:
@@ -82,19 +124,36 @@ class Recovery:
         self._ballot_since = 0.0
         self._ballots_seen = 0
         self._checked_at = -CHECK_INTERVAL_SECONDS
+        self._proven = ""
 
     def start(self) -> None:
         """Take part in a task of its own, until the log is open."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="recovery")
 
-    def suspect_damage(self) -> None:
-        """Have the log on the server checked against its header."""
+    def suspect_damage(self, proof: str = "") -> None:
+        """Have the log on the server checked against its header.
+
+        Args:
+            proof: What this node found in the log that no log can contain, and a check of the
+                header does not find: then the log is refilled in any case, once.
+        """
         if time.monotonic() - self._checked_at < CHECK_INTERVAL_SECONDS:
             return
         if self._task is None or self._task.done():
             self._checked_at = time.monotonic()
-            self._task = asyncio.create_task(self._check_damage(), name="recovery-check")
+            if proof and proof == self._proven:
+                proof = ""  # the log was refilled: another node has the damage on its disk
+            self._proven = proof or self._proven
+            self._task = asyncio.create_task(self._check_damage(proof), name="recovery-check")
+
+    def suspect_header(self, head: Head) -> None:
+        """Have a header replaced that names other facts than the entries of its log."""
+        if time.monotonic() - self._checked_at < CHECK_INTERVAL_SECONDS:
+            return
+        if self._task is None or self._task.done():
+            self._checked_at = time.monotonic()
+            self._task = asyncio.create_task(self._check_header(head), name="recovery-check")
 
     def suspect_forgery(self, position: Position) -> None:
         """Have what the log holds after a position dropped, unless other voters applied it."""
@@ -143,8 +202,11 @@ class Recovery:
 
     # --- the ballot -------------------------------------------------------------------
 
-    async def _begin(self, cause: Cause, head: Head | NoLog, state: VoterState) -> bool:
-        identity = await self._identity(head, state)
+    async def _begin(
+        self, cause: Cause, head: Head | NoLog, state: VoterState, *, is_header_wrong: bool = False
+    ) -> bool:
+        known = NoLog(head.time_us, head.role) if is_header_wrong else head
+        identity = await self._identity(known, state)
         if identity is None:
             return False
         seen = ""
@@ -158,6 +220,7 @@ class Recovery:
             seen=seen,
             node_id=self._session.node_id,
             identity=identity,
+            is_header_wrong=is_header_wrong,
         )
         if isinstance(begun, RecoveryResult):
             return False
@@ -376,17 +439,24 @@ class Recovery:
 
     # --- damage, operators ------------------------------------------------------------
 
-    async def _check_damage(self) -> None:
+    async def _check_damage(self, proof: str) -> None:
         log = self._session.log
         try:
             head = await log.head()
             if isinstance(head, NoLog) or not head.is_open:
                 return
             check = await self._epochs.check_log(head.epoch, None)
-            if isinstance(check, RecoveryResult) or not check.damage:
+            if isinstance(check, RecoveryResult):
                 return
-            _log.error("the log in Redis is damaged: %s", check.damage)
-            if await self._begin(Cause.DAMAGED, head, await self._voter_state()):
+            damage = check.damage or proof
+            if not damage:
+                return
+            state = await self._voter_state()
+            # An epoch that no cluster reaches must not become the number of a ballot.
+            is_wrong = head.epoch > max(state.position.epoch, state.promised.epoch) + EPOCHS_MAX
+            _log.error("the log in Redis is damaged (%s): %s", log.keys.log(head.epoch), damage)
+            self._session.set_log_state(LogState.DAMAGED, f"{log.keys.log(head.epoch)}: {damage}")
+            if await self._begin(Cause.DAMAGED, head, state, is_header_wrong=is_wrong):
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
@@ -432,6 +502,33 @@ class Recovery:
             if is_new and row.position.revision <= position.revision:
                 found.add(row.node_id)
         return found
+
+    async def _check_header(self, head: Head) -> None:
+        """Replace the header if this node is at its position and knows better."""
+        try:
+            facts = await self._session.on_applier(header_facts)
+            cluster_id = self._session.engine.database.meta_get(CLUSTER_ID_KEY) or ""
+            wrong: list[str] = []
+            if facts.is_at(head):
+                wrong = facts.differences(head, cluster_id)
+            elif cluster_id and head.cluster_id != cluster_id and await self._holds(facts.position):
+                wrong = ["lineage"]
+            if not wrong:
+                return
+            detail = f"{self._session.log.keys.meta}: wrong {', '.join(wrong)}"
+            _log.error("the header of the log is damaged: %s", detail)
+            self._session.set_log_state(LogState.DAMAGED, detail)
+            state = await self._voter_state()
+            if await self._begin(Cause.DAMAGED, head, state, is_header_wrong=True):
+                await self._run()
+        except SynaptoRouteError as error:
+            _log.warning("the log could not be checked: %s", error)
+
+    async def _holds(self, position: Position) -> bool:
+        """Whether the log has this position, as no log of another cluster can."""
+        before = Position(position.epoch, position.seq - 1)
+        found = await self._session.log.read(before, entries_max=1)
+        return bool(found.entries) and found.entries[0].position == position
 
     async def outlook(self) -> Decision | MissingReports | None:
         """Show what forcing the recovery would keep and risk; None if the log is open."""

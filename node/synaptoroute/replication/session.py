@@ -355,7 +355,8 @@ class Barriers:
         """
         head = await self._session.log.head()
         if isinstance(head, NoLog):
-            raise NotCaughtUp("there is no log to compare with", retry_after_seconds=2.0)
+            detail = f": {head.damage}" if head.damage else ""
+            raise NotCaughtUp(f"there is no log to compare with{detail}", retry_after_seconds=2.0)
         await self.wait_version(head.position.revision, timeout_seconds)
 
     async def wait_acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:

@@ -16,15 +16,21 @@
 --
 -- Everything is computed before the first write.  The first write may be refused (permissions,
 -- a foreign key of the same name), and then it is undone.  After it nothing can fail.
-local info = redis.pcall('INFO', 'replication')
-local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
+local replid = replication()
+local m = read('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'replid',
   'fingerprint', 'level', 'bytes', 'floor_bytes', 'voters', 'voters_seq', 'epoch_id')
+-- Only what is used is checked here; heartbeats check the whole header.
+if not m then return {'LOST', KEYS[1] .. ' is not a hash'} end
 for i = 1, 9 do
   if not m[i] then return {'LOST'} end
 end
+if not (is_number(m[1]) and is_number(m[2]) and is_chain(m[3]) and is_number(m[7])
+    and is_number(m[8]) and is_number(m[9])) then
+  return {'LOST', KEYS[1] .. ' is damaged'}
+end
 if m[5] ~= replid then return {'NEWHIST'} end
-if m[4] ~= 'open' then return {'CLOSED', m[4]} end
+if m[4] == 'recovering' or m[4] == 'frozen' then return {'CLOSED', m[4]} end
+if m[4] ~= 'open' then return {'LOST', KEYS[1] .. ': the field state is damaged'} end
 if m[1] ~= ARGV[1] or (ARGV[11] ~= '' and ARGV[11] ~= m[12]) then return {'STALE', m[1]} end
 -- A writer ahead of the log, or at another chain, proves that this server lost entries.
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
@@ -37,23 +43,20 @@ local behind_max = tonumber(ARGV[13])
 if behind_max > 0 and seq + (#ARGV - 13) / 3 - mine > behind_max then return {'BEHIND', m[2]} end
 
 if ARGV[9] ~= '' then
+  if not m[10] or not is_number(m[11]) then return {'LOST', KEYS[1] .. ' is damaged'} end
   if ARGV[9] ~= m[10] then return {'UNHELD', 'the voters are others'} end
   local voters, holding = 0, 0
   for id in string.gmatch(m[10], '[^,]+') do
     voters = voters + 1
-    local held = tonumber(redis.call('ZSCORE', KEYS[3], id) or '0')
-    if held >= tonumber(m[11]) then holding = holding + 1 end
+    if place_of(KEYS[3], id) >= tonumber(m[11]) then holding = holding + 1 end
   end
   if holding * 2 <= voters then
     return {'UNHELD', tostring(holding) .. ' of ' .. tostring(voters)}
   end
 end
 
-local function exact(number) return string.format('%.0f', number) end
-
 local bytes, chain, epoch = tonumber(m[8]), m[3], m[1]
-local time = redis.call('TIME')
-local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
+local time_us = exact(now_us())
 local entries = {}
 for i = 14, #ARGV, 3 do
   seq, bytes = seq + 1, bytes + #ARGV[i + 2]
@@ -84,6 +87,10 @@ for i, e in ipairs(entries) do
     't', time_us, 'p', e[2], 'c', e[3], 'b', e[4], 'f', e[6])
   if i == 1 and type(added) == 'table' and added.err then
     redis.call('HSET', KEYS[1], 'seq', m[2], 'chain', m[3], 'bytes', m[8])
+    -- A key of another type, or an entry that nobody numbered: the stream is damaged.
+    if is_wrong_type(added) or string.find(added.err, 'equal or smaller', 1, true) then
+      return {'DAMAGED', KEYS[2]}
+    end
     return {'REFUSED', added.err}
   end
 end

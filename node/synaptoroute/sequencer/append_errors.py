@@ -29,6 +29,7 @@ class Reason(StrEnum):
     """The server refused before it did anything: out of memory, a replica, no permission."""
     LOST = "lost"  # The server has no log
     NEW_HISTORY = "new_history"  # The log was opened on another server
+    DAMAGED = "damaged"  # A key of the log holds something else than a log
     CLOSED = "closed"  # A recovery is going on, or an operator froze the log
     STALE = "stale_epoch"  # The writer has not joined the log's epoch yet
     REGRESSED = "regressed"  # The writer holds entries that the log has lost
@@ -43,6 +44,7 @@ class Reason(StrEnum):
 
 _REASON_OF_OUTCOME: Final = {
     b"LOST": Reason.LOST,
+    b"DAMAGED": Reason.DAMAGED,
     b"NEWHIST": Reason.NEW_HISTORY,
     b"CLOSED": Reason.CLOSED,
     b"STALE": Reason.STALE,
@@ -58,6 +60,7 @@ _REASON_OF_OUTCOME: Final = {
 
 _MESSAGES: Final = {
     Reason.LOST: "Redis holds no log for this namespace; writes wait for a recovery",
+    Reason.DAMAGED: "a key of the log in Redis is damaged; writes wait for a recovery",
     Reason.NEW_HISTORY: "Redis restarted or was promoted; writes wait until it is verified",
     Reason.CLOSED: "the log is closed for writes",
     Reason.STALE: "the log is at another epoch than this node",

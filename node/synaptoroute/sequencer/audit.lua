@@ -3,6 +3,6 @@
 --
 -- KEYS  audit:<seq>
 -- ARGV  node id, report (JSON), how long it is kept in ms
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+write('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {'OK'}

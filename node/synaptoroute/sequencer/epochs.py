@@ -204,7 +204,14 @@ class Epochs:
         return not_placed(answer)
 
     async def begin(
-        self, cause: Cause, *, above: int, seen: str, node_id: str, identity: ClusterIdentity
+        self,
+        cause: Cause,
+        *,
+        above: int,
+        seen: str,
+        node_id: str,
+        identity: ClusterIdentity,
+        is_header_wrong: bool = False,
     ) -> Ballot | RecoveryResult:
         """Close the log with a ballot, or join the current one.
 
@@ -214,6 +221,7 @@ class Epochs:
             seen: The ``epoch_id`` that the cause refers to, or the ballot to be outbid.
             node_id: This node.
             identity: Values of the header for a server that has no log.
+            is_header_wrong: Make the header anew although there is one.
 
         Returns:
             The current ballot; ``OPEN`` or ``FROZEN`` if there is none.
@@ -234,6 +242,7 @@ class Epochs:
                 identity.dim,
                 identity.level,
                 ",".join(identity.voters),
+                int(is_header_wrong),
             ],
         )
         if answer[0] != b"RECOVERING":
@@ -263,7 +272,8 @@ class Epochs:
         position = Position(epoch, int(answer[2]), text_of(answer[3]))
         voters = voters_of(text_of(answer[4]))
         flat = answer[6]
-        reports = tuple(_report_of(*pair) for pair in zip(flat[::2], flat[1::2], strict=True))
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        reports = tuple(report for pair in pairs if (report := _report_of(*pair)) is not None)
         return LogCheck(
             reports=reports,
             kept=None if damage else ServerHistory(position, voters),
@@ -367,13 +377,14 @@ def epoch_op_id(opened: OpenEpoch) -> bytes:
     return uuid.uuid5(uuid.NAMESPACE_OID, f"epoch {opened.epoch_id}").bytes
 
 
-def _report_of(node_id: bytes, report: bytes) -> Report:
+def _report_of(node_id: bytes, report: bytes) -> Report | None:
+    """Read a report; None for one that is malformed."""
     try:
         ballot, epoch, seq, chain, voters = text_of(report).split("|")
         position = Position(int(epoch), int(seq), chain)
         return Report(text_of(node_id), Ballot.parse(ballot), position, voters_of(voters))
-    except ValueError as error:
-        raise ProtocolError(f"a malformed report of {node_id!r}") from error
+    except (ValueError, ProtocolError):
+        return None
 
 
 def _acted(answer: Sequence[bytes]) -> RecoveryResult:

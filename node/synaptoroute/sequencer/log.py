@@ -150,6 +150,7 @@ class Reader:
                     error = wrong
                     break
                 expected += 1
+            error = error or found.error
         return ReadResult(
             epoch=epoch,
             head=found.head,

@@ -8,17 +8,15 @@
 -- The stream can be kept if it holds exactly floor..seq, begins at the floor's chain, ends at the
 -- header's chain, is linked from the longest report to the head, and has every report of this
 -- epoch as a prefix.
-local info = redis.pcall('INFO', 'replication')
-local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'rec_id', 'rec_replid',
-  'floor', 'floor_chain', 'voters')
-if not (m[1] and m[2] and m[3] and m[4] and m[7] and m[8]) then return {'LOST'} end
-if m[1] ~= ARGV[1] then return {'SUPERSEDED', m[4]} end
-if ARGV[2] ~= '' and (m[4] ~= 'recovering' or m[5] ~= ARGV[2]) then
-  return {'SUPERSEDED', m[4]}
+local replid = replication()
+local m, wrong = header(KEYS[1])
+if not m then return {'LOST', wrong} end
+if m.epoch ~= ARGV[1] then return {'SUPERSEDED', m.state} end
+if ARGV[2] ~= '' and (m.state ~= 'recovering' or m.rec_id ~= ARGV[2]) then
+  return {'SUPERSEDED', m.state}
 end
-if ARGV[2] ~= '' and m[6] ~= replid then return {'RESTARTED'} end
-local epoch, seq, floor = tonumber(m[1]), tonumber(m[2]), tonumber(m[7])
+if ARGV[2] ~= '' and m.rec_replid ~= replid then return {'RESTARTED'} end
+local epoch, seq, floor = tonumber(m.epoch), tonumber(m.seq), tonumber(m.floor)
 
 local function fields_of(found)
   local fields = {id = found[1]}
@@ -29,13 +27,14 @@ local function entry(range)
   local found = redis.call(range[1], KEYS[2], range[2], range[3], 'COUNT', 1)[1]
   return found and fields_of(found) or nil
 end
-local function exact(number) return string.format('%.0f', number) end
 
 local reports, reported, longest = {}, {}, nil
-local flat = redis.call('HGETALL', KEYS[3])
+local flat = read('HGETALL', KEYS[3]) or {}
 for i = 1, #flat, 2 do
   local ballot, e, s, chain = string.match(flat[i + 1], '^([^|]*)|(%d+)|(%d+)|(%x+)|')
-  if ballot and ballot == ARGV[2] then
+  local is_sound = ballot == ARGV[2] and is_number(e) and is_number(s) and is_chain(chain)
+  -- What is no report is not counted: a node reports again until it finds its report.
+  if is_sound and is_name(flat[i]) and string.match(flat[i + 1], '^[!-~]*$') then
     local r = {id = flat[i], epoch = tonumber(e), seq = tonumber(s), chain = chain, e = e, s = s}
     reports[#reports + 1], reported[flat[i]] = r, flat[i + 1]
     if not longest or r.epoch > longest.epoch
@@ -45,17 +44,29 @@ end
 
 local function torn()
   if epoch == 0 then return 'there is no log' end
-  local length = redis.call('XLEN', KEYS[2])
+  local length = read('XLEN', KEYS[2])
+  if not length then return 'the stream has another type' end
   if length ~= seq - floor + 1 then return 'entries are missing' end
   if length == 0 then
-    return m[8] ~= m[3] and 'the floor does not match the head' or nil
+    return m.floor_chain ~= m.chain and 'the floor does not match the head' or nil
   end
   local last, first = entry({'XREVRANGE', '+', '-'}), entry({'XRANGE', '-', '+'})
-  if tonumber(string.match(last.id, '%-(%d+)$')) ~= seq or last.c ~= m[3] then
+  if tonumber(string.match(last.id, '%-(%d+)$')) ~= seq or last.c ~= m.chain then
     return 'the last entry does not match the head'
   end
-  if first.p ~= m[8] or tonumber(string.match(first.id, '%-(%d+)$')) ~= floor then
+  if first.p ~= m.floor_chain or tonumber(string.match(first.id, '%-(%d+)$')) ~= floor then
     return 'the first entry does not match the floor'
+  end
+  return nil
+end
+
+-- Wrong counts would close the log as full, or let it grow without bound.
+local function miscounted()
+  if seq < floor then return nil end
+  local last, first = entry({'XREVRANGE', '+', '-'}), entry({'XRANGE', '-', '+'})
+  if last.b ~= m.bytes or not is_number(first.b) or not first.f
+    or tonumber(first.b) - #first.f ~= tonumber(m.floor_bytes) then
+    return 'the bytes of the entries do not match the header'
   end
   return nil
 end
@@ -64,8 +75,8 @@ local function forked()
   for _, r in ipairs(reports) do
     if r.epoch == epoch and r.seq <= seq then
       local chain = nil
-      if r.seq == seq then chain = m[3]
-      elseif r.seq == floor - 1 then chain = m[8]
+      if r.seq == seq then chain = m.chain
+      elseif r.seq == floor - 1 then chain = m.floor_chain
       elseif r.seq >= floor then
         local there = entry({'XRANGE', r.e .. '-' .. r.s, r.e .. '-' .. r.s})
         chain = there and there.c or ''
@@ -103,15 +114,15 @@ end
 
 local why = torn() or forked()
 if not why and ARGV[2] ~= '' and seq >= floor then why = unlinked() end
-local time = redis.call('TIME')
-local since = tonumber(time[1]) * 1000 + tonumber(time[2]) / 1000 - tonumber(ARGV[3])
+why = why or miscounted()
+local since = now_us() / 1000 - tonumber(ARGV[3])
 local silent = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], exact(since), '+inf')) do
-  if not reported[id] then silent[#silent + 1] = id end
+for _, id in ipairs(read('ZRANGEBYSCORE', KEYS[4], exact(since), '+inf') or {}) do
+  if not reported[id] and is_name(id) then silent[#silent + 1] = id end
 end
 local answers = {}
 for _, r in ipairs(reports) do
   answers[#answers + 1] = r.id
   answers[#answers + 1] = reported[r.id]
 end
-return {'OK', why or '', m[2], m[3], m[9] or '', silent, answers}
+return {'OK', why or '', m.seq, m.chain, m.voters, silent, answers}

@@ -4,6 +4,6 @@
 -- KEYS  lease:<name>, orders
 -- ARGV  'token:owner' of the lease, node id, command (JSON)
 -- Returns {'OK'} or {'FENCED'} (the lease is not ours any more).
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
-redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+if read('GET', KEYS[1]) ~= ARGV[1] then return {'FENCED'} end
+write('HSET', KEYS[2], ARGV[2], ARGV[3])
 return {'OK'}

@@ -20,6 +20,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.addresses import check_address
 from synaptoroute.sequencer.scripts import ALIVE_MS
+from synaptoroute.sequencer.wire import NUMBER_MAX
 from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.documents import SIGNED_FIELD, canonical, sign_document, verify_document
 from synaptoroute.trust.statements import Signer, Verifier
@@ -123,6 +124,13 @@ def parse_document(row: bytes, bytes_max: int) -> dict[str, Any]:
     return document
 
 
+def is_plain(value: object) -> bool:
+    """Whether a value can be shown, compared and sent on: half a surrogate pair cannot."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, int) or abs(value) <= NUMBER_MAX
+
+
 def value_of(kind: type[ValueT], document: Mapping[str, Any]) -> ValueT:
     """Make a flat value of its fields; absent ones have their defaults."""
     values: dict[str, Any] = {}
@@ -131,7 +139,7 @@ def value_of(kind: type[ValueT], document: Mapping[str, Any]) -> ValueT:
         if value is MISSING:
             raise ProtocolError(f"a {kind.__name__} lacks {each.name}")
         # ``type`` and not ``isinstance``: True is an int.
-        if type(value) is not _TYPES[str(each.type)]:
+        if type(value) is not _TYPES[str(each.type)] or not is_plain(value):
             raise ProtocolError(f"a {kind.__name__} has a wrong {each.name}")
         values[each.name] = value
     return kind(**values)

@@ -3,15 +3,13 @@
 --
 -- KEYS  nodes, hb
 -- Returns {now_ms, node id, last heartbeat in ms, report, ...}.
-local time = redis.call('TIME')
-local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local answer = {string.format('%.0f', now_ms)}
-local heard = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+local answer = {exact(math.floor(now_us() / 1000))}
+local heard = read('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES') or {}
 for i = 1, #heard, 2 do
-  local row = redis.call('HGET', KEYS[1], heard[i])
-  if row then
+  local row, at = read('HGET', KEYS[1], heard[i]), tonumber(heard[i + 1])
+  if row and at and at >= 0 and at < 2 ^ 53 then
     answer[#answer + 1] = heard[i]
-    answer[#answer + 1] = string.format('%.0f', tonumber(heard[i + 1]))
+    answer[#answer + 1] = exact(at)
     answer[#answer + 1] = row
   end
 end

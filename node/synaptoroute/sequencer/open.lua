@@ -6,21 +6,21 @@
 -- Returns {'OK', chain, time_us}; {'EXISTS', epoch, epoch_id} if there is a log already (another
 -- founder was first, or an answer to this one was lost); or {'REMNANTS', what} if something is
 -- left of a lost log: that needs a recovery, never a founding.
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'epoch_id')
-if m[1] then return {'EXISTS', m[1], m[2] or ''} end
+local m, why = header(KEYS[1])
+if m then return {'EXISTS', m.epoch, m.epoch_id} end
+if why ~= '' then return {'REMNANTS', why} end
 for i = 1, 3 do
   if redis.call('EXISTS', KEYS[i]) == 1 then return {'REMNANTS', KEYS[i]} end
 end
-for _, row in ipairs(redis.call('HVALS', KEYS[4])) do
+for _, row in ipairs(read('HVALS', KEYS[4]) or {}) do
   local sound, node = pcall(cjson.decode, row)
   if sound and type(node) == 'table' and (tonumber(node.seq) or 0) > 0 then
-    return {'REMNANTS', 'node ' .. tostring(node.node_id)}
+    local id = tostring(node.node_id)
+    return {'REMNANTS', 'node ' .. (is_name(id) and id or '?')}
   end
 end
-local info = redis.pcall('INFO', 'replication')
-local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
-local time = redis.call('TIME')
-local time_us = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
+local replid = replication()
+local time_us = exact(now_us())
 local start = string.rep('0', 40)
 local chain = redis.sha1hex(start .. '|1|1|' .. ARGV[8])
 local bytes = tostring(#ARGV[9])

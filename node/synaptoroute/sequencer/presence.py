@@ -15,6 +15,7 @@ Only the holder of a lease can send one: the script compares the lease's token.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from synaptoroute.sequencer.node_rows import (
     NodeRows,
     NodeSeen,
     dump_node_report,
+    is_plain,
     parse_document,
     value_of,
 )
@@ -138,6 +140,7 @@ class Presence:
                     keys.positions(report.epoch),
                     keys.reports,
                     keys.claims,
+                    keys.log(report.epoch),
                 ],
                 [*args, str(promise) if promise else "-", FORGET_MS, ",".join(voters)],
             )
@@ -172,9 +175,10 @@ class Presence:
         heard_ms = await self._link.call("ZSCORE", keys.heartbeats, node_id)
         seconds, microseconds = await self._link.call("TIME")
         now_ms = int(seconds) * 1_000 + int(microseconds) // 1_000
-        if row is None or heard_ms is None:
+        age_ms = now_ms - float(heard_ms or "nan")
+        if row is None or not math.isfinite(age_ms):
             return b"", 0, now_ms
-        return bytes(row), max(0, now_ms - int(float(heard_ms))), now_ms
+        return bytes(row), max(0, int(age_ms)), now_ms
 
     async def end(self, report: NodeReport, signer: Signer) -> None:
         """Leave a last report, so that the next process of this node need not wait."""
@@ -338,22 +342,39 @@ class NodeCommands:
         return bool(answer[0] == b"OK")
 
     async def pending(self, node_id: str) -> NodeCommand | None:
-        """Read the command that waits for a node.
+        """Read the command that waits for a node; one that is malformed is removed.
 
         Raises:
             ProtocolError: It is malformed, or was not given by a coordinator for this node.
         """
-        row = await self._link.call("HGET", self._key, node_id)
-        return None if row is None else self._read(node_id, row)
+        row = await self._fetch("HGET", node_id)
+        if row is None:
+            return None
+        try:
+            return self._read(node_id, row)
+        except ProtocolError as error:
+            if not error.fields.get("forged"):
+                await self.complete(node_id)
+            raise
 
     async def all_pending(self) -> dict[str, NodeCommand]:
         """Read every pending command by node; forged and malformed ones are left out."""
-        flat = await self._link.call("HGETALL", self._key)
+        flat = await self._fetch("HGETALL") or ()
         found: dict[str, NodeCommand] = {}
         for node_id, row in zip(flat[::2], flat[1::2], strict=False):
             with contextlib.suppress(ProtocolError, UnicodeDecodeError):
                 found[node_id.decode()] = self._read(node_id.decode(), row)
         return found
+
+    async def _fetch(self, command: str, *words: str) -> Any:
+        """Read the key; one of another type is deleted, because it can hold no command."""
+        try:
+            return await self._link.call(command, self._key, *words)
+        except SequencerUnavailable as error:
+            if "WRONGTYPE" not in str(error.fields.get("redis_error", "")):
+                raise
+            await self._link.call("DEL", self._key)
+            return None
 
     async def complete(self, node_id: str) -> None:
         """Remove a node's command, because it was executed or given up."""
@@ -376,6 +397,7 @@ def command_of(document: Mapping[str, Any]) -> NodeCommand:
     except (KeyError, TypeError) as error:
         raise ProtocolError("a command is malformed") from error
     is_known = kind in COMMAND_KINDS and type(given_ms) is int and len(donors) <= DONORS_MAX
+    is_known = is_known and all(map(is_plain, (*texts, given_ms)))
     if not is_known or not all(isinstance(text, str) for text in texts):
         raise ProtocolError("a command is malformed")
     return NodeCommand(order_id, kind, reason, given_ms, tuple(donors), encoder)

@@ -5,23 +5,20 @@
 -- ARGV  epoch, epoch and seq to read after, entries_max, bytes_max
 -- Returns {'LOST'}, {'STALE', epoch} or {'OK', seq, chain, floor, state, entries, epoch_id},
 -- with each entry as {id, {field, value, ...}}.  If there are entries, at least one is returned.
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'floor', 'state', 'epoch_id')
-for i = 1, 5 do
-  if not m[i] then return {'LOST'} end
-end
-if m[1] ~= ARGV[1] then return {'STALE', m[1]} end
+local m, why = header(KEYS[1])
+if not m then return {'LOST', why} end
+if m.epoch ~= ARGV[1] then return {'STALE', m.epoch} end
+local head = {'OK', m.seq, m.chain, m.floor, m.state, {}, m.epoch_id}
 local entries_max, bytes_left = tonumber(ARGV[4]), tonumber(ARGV[5])
-local entries, after, ask = {}, '(' .. ARGV[2] .. '-' .. ARGV[3], 4
+local entries, after, ask = head[6], '(' .. ARGV[2] .. '-' .. ARGV[3], 4
 while #entries < entries_max do
-  local found = redis.call('XRANGE', KEYS[2], after, '+', 'COUNT',
-    math.min(ask, entries_max - #entries))
-  if #found == 0 then break end
+  -- A key of another type holds no entries: the reader finds a hole.
+  local found = read('XRANGE', KEYS[2], after, '+', 'COUNT', math.min(ask, entries_max - #entries))
+  if not found or #found == 0 then break end
   local bytes = 0
   for _, e in ipairs(found) do
     for i = 2, #e[2], 2 do bytes = bytes + #e[2][i] end
-    if bytes > bytes_left and #entries > 0 then
-      return {'OK', m[2], m[3], m[4], m[5], entries, m[6] or ''}
-    end
+    if bytes > bytes_left and #entries > 0 then return head end
     entries[#entries + 1] = e
   end
   bytes_left = bytes_left - bytes
@@ -30,4 +27,4 @@ while #entries < entries_max do
   -- Estimate how many fit from those that were read: an entry may have 200 bytes or 2 MiB.
   ask = math.max(1, math.min(128, math.floor(bytes_left * #found / bytes)))
 end
-return {'OK', m[2], m[3], m[4], m[5], entries, m[6] or ''}
+return head

@@ -12,21 +12,20 @@
 -- open the same epoch on two servers.  The stream must end at the base.  The header gets the
 -- encoder of the base, because a lost or damaged header may name another one.
 -- Everything is computed before the first write; after it nothing can fail.
-local info = redis.pcall('INFO', 'replication')
-local replid = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or '-'
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'chain', 'state', 'epoch_id', 'rec_id',
-  'rec_replid', 'floor', 'floor_chain', 'floor_bytes', 'bytes')
-if not (m[1] and m[2] and m[3] and m[4]) then return {'LOST'} end
-if m[4] == 'open' and m[1] == ARGV[8] and m[5] == ARGV[9] then return {'OK', m[3]} end
-if redis.call('GET', KEYS[4]) ~= ARGV[1] then return {'FENCED'} end
-if m[4] ~= 'recovering' or m[6] ~= ARGV[2] then return {'SUPERSEDED', m[4]} end
-if m[7] ~= replid then return {'RESTARTED'} end
+local replid = replication()
+local m, why = header(KEYS[1])
+if not m then return {'LOST', why} end
+local is_open = m.state == 'open' and m.epoch == ARGV[8] and m.epoch_id == ARGV[9]
+if is_open then return {'OK', m.chain} end
+if read('GET', KEYS[4]) ~= ARGV[1] then return {'FENCED'} end
+if m.state ~= 'recovering' or m.rec_id ~= ARGV[2] then return {'SUPERSEDED', m.state} end
+if m.rec_replid ~= replid then return {'RESTARTED'} end
 
 local is_kept = ARGV[3] == 'kept'
 local base, floor, floor_chain = tonumber(ARGV[4]), tonumber(ARGV[6]), ARGV[7]
 if is_kept then
-  if m[2] ~= ARGV[4] or m[3] ~= ARGV[5] then return {'TORN', 'the head is not the base'} end
-  floor, floor_chain = tonumber(m[8]), m[9]
+  if m.seq ~= ARGV[4] or m.chain ~= ARGV[5] then return {'TORN', 'the head is not the base'} end
+  floor, floor_chain = tonumber(m.floor), m.floor_chain
 end
 local function end_of(command, from, to)
   local found = redis.call(command, KEYS[2], from, to, 'COUNT', 1)[1]
@@ -34,7 +33,7 @@ local function end_of(command, from, to)
   for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
   return fields
 end
-local length = redis.call('XLEN', KEYS[2])
+local length = read('XLEN', KEYS[2])
 if length ~= base - floor + 1 then return {'TORN', 'entries are missing'} end
 local bytes, floor_bytes = 0, 0
 if length == 0 then
@@ -44,15 +43,14 @@ else
   if last.seq ~= base or last.c ~= ARGV[5] or first.seq ~= floor or first.p ~= floor_chain then
     return {'TORN', 'the stream does not end in the base'}
   end
+  if not is_number(last.b) then return {'TORN', 'the bytes of the last entry are damaged'} end
   bytes = tonumber(last.b)
 end
-if is_kept then bytes, floor_bytes = tonumber(m[11]), tonumber(m[10]) end
+if is_kept then bytes, floor_bytes = tonumber(m.bytes), tonumber(m.floor_bytes) end
 
-local function exact(number) return string.format('%.0f', number) end
 local seq, body = exact(base + 1), ARGV[11]
 local chain = redis.sha1hex(ARGV[5] .. '|' .. ARGV[8] .. '|' .. seq .. '|' .. ARGV[10])
-local time = redis.call('TIME')
-local time_us = exact(tonumber(time[1]) * 1000000 + tonumber(time[2]))
+local time_us = exact(now_us())
 bytes = exact(bytes + #body)
 local added = redis.pcall('XADD', KEYS[2], ARGV[8] .. '-' .. seq,
   't', time_us, 'p', ARGV[5], 'c', chain, 'b', bytes, 'f', body)

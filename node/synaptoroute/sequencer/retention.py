@@ -100,8 +100,8 @@ class Retention:
             return 0
         held = held_seq(acked, self.position(), head, is_pressed=is_pressed)
         floor = min(held + 1, head.seq, head.seq - keep_entries + 1)
-        if floor <= head.floor:
-            return 0
+        if floor <= head.floor and head.kept_bytes <= self.limits.bytes_max:
+            return 0  # otherwise the script finds whether the counts of the header are wrong
         trimmed = await self.epochs.trim(None, head.epoch, floor, keep_bytes=keep_bytes)
         if not isinstance(trimmed, Trimmed):
             return 0

@@ -51,10 +51,14 @@ class Script(Enum):
     TRIM = "trim"
 
 
-TEXTS: Final = {
-    script: files("synaptoroute.sequencer").joinpath(f"{script.value}.lua").read_bytes()
-    for script in Script
-}
+def _text_of(script: Script) -> bytes:
+    """Text of a script, with the shared parts after its first line."""
+    folder = files("synaptoroute.sequencer")
+    first, rest = folder.joinpath(f"{script.value}.lua").read_bytes().split(b"\n", 1)
+    return first + b"\n" + folder.joinpath("common.lua").read_bytes() + rest
+
+
+TEXTS: Final = {script: _text_of(script) for script in Script}
 _SHAS: Final = {
     script: sha1(text, usedforsecurity=False).hexdigest() for script, text in TEXTS.items()
 }
@@ -83,6 +87,7 @@ class Head:
     dim: int
     level: int  # Highest feature level that every node understands
     voters: tuple[str, ...]  # sorted
+    torn: str = ""  # Name of the stream if it has another number of entries than the header says
 
     @property
     def position(self) -> Position:
@@ -112,6 +117,7 @@ class NoLog:
 
     time_us: int
     role: str  # ``master``, ``slave`` or ``unknown``
+    damage: str = ""  # What is wrong with the header that is there; empty if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,7 @@ class Range:
     state: str
     entries: tuple[StreamEntry, ...]  # In order; not verified yet
     epoch_id: str = ""
+    error: ProtocolError | None = None  # Why the entry after them cannot be read
 
 
 BEHIND_ENTRIES_MAX: Final = SEAL_ENTRIES_MAX // 2
@@ -223,20 +230,36 @@ class Scripts:
         answer = await self.run(Script.READ, keys, args)
         if answer[0] != b"OK":
             return not_placed(answer)
+        entries, error = _entries_of(answer[5])
         return Range(
             head=Position(epoch, int(answer[1]), text_of(answer[2])),
             floor=int(answer[3]),
             state=text_of(answer[4]),
-            entries=tuple(parse_stream_entry(each[0], each[1]) for each in answer[5]),
+            entries=entries,
             epoch_id=text_of(answer[6]),
+            error=error,
         )
+
+
+def _entries_of(
+    found: Sequence[Sequence[Any]],
+) -> tuple[tuple[StreamEntry, ...], ProtocolError | None]:
+    """Read entries up to the first that is malformed."""
+    entries: list[StreamEntry] = []
+    for each in found:
+        try:
+            entries.append(parse_stream_entry(each[0], each[1]))
+        except ProtocolError as error:
+            return tuple(entries), error
+    return tuple(entries), None
 
 
 def head_of(answer: Sequence[bytes]) -> Head | NoLog:
     """Type the answer of ``head.lua`` and ``heartbeat.lua``."""
     try:
         if answer[0] == b"LOST":
-            return NoLog(int(answer[1]), text_of(answer[2]))
+            damage = text_of(answer[3]) if len(answer) > 3 else ""
+            return NoLog(int(answer[1]), text_of(answer[2]), damage)
         flat = [text_of(each) for each in answer[4:]]
         meta = dict(zip(flat[::2], flat[1::2], strict=True))
         return Head(
@@ -259,6 +282,7 @@ def head_of(answer: Sequence[bytes]) -> Head | NoLog:
             dim=int(meta["dim"]),
             level=int(meta["level"]),
             voters=voters_of(meta["voters"]),
+            torn=meta.get("is_torn", ""),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise ProtocolError(f"the header of the log is malformed: {error!r}") from error

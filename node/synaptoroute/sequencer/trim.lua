@@ -10,43 +10,43 @@
 -- The ids of the stream carry the epoch of each entry, and a stream holds entries of several
 -- epochs, so the id of a place has to be looked up.
 -- Allowed over maxmemory, because it frees memory.
-if ARGV[1] ~= '' and redis.call('GET', KEYS[4]) ~= ARGV[1] then return {'FENCED'} end
-local m = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'state', 'floor', 'voters')
-if not (m[1] and m[2] and m[3] and m[4]) then return {'LOST'} end
-if m[1] ~= ARGV[2] then return {'STALE', m[1]} end
-if m[3] ~= 'open' then return {'CLOSED', m[3]} end
-local seq, floor, old = tonumber(m[2]), tonumber(ARGV[3]), tonumber(m[4])
-if floor <= old then return {'OK', '0', m[4]} end
-if floor > seq then return {'BEYOND', m[2]} end
-local voters, holding = 0, 0
-for id in string.gmatch(m[5] or '', '[^,]+') do
-  voters = voters + 1
-  local held = tonumber(redis.call('ZSCORE', KEYS[3], id) or '0')
-  if held >= floor - 1 and held < 2 ^ 53 then holding = holding + 1 end
-end
-if holding * 2 <= voters or voters == 0 then
-  return {'UNHELD', tostring(holding), tostring(voters)}
-end
+if ARGV[1] ~= '' and read('GET', KEYS[4]) ~= ARGV[1] then return {'FENCED'} end
+local m, why = header(KEYS[1])
+if not m then return {'LOST', why} end
+if m.epoch ~= ARGV[2] then return {'STALE', m.epoch} end
+if m.state ~= 'open' then return {'CLOSED', m.state} end
+local seq, floor, old = tonumber(m.seq), tonumber(ARGV[3]), tonumber(m.floor)
 
-local function exact(number) return string.format('%.0f', number) end
 local function fields_of(found)
   local fields = {id = found[1]}
   local epoch, place = string.match(found[1], '^(%d+)%-(%d+)$')
   fields.epoch, fields.seq = epoch, tonumber(place)
   for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
   local upto = tonumber(fields.b)
-  if not upto or not fields.f or not fields.p then return nil end
+  if not (upto and place and fields.f and is_chain(fields.p)) then return nil end
   fields.upto, fields.before = upto, upto - #fields.f
   return fields
 end
 local function one(command, from, to)
-  local found = redis.call(command, KEYS[2], from, to, 'COUNT', 1)[1]
-  return found and fields_of(found)
+  local found = read(command, KEYS[2], from, to, 'COUNT', 1)
+  return found and found[1] and fields_of(found[1])
+end
+-- Wrong counts would close the log as full although it is not.
+local last = one('XREVRANGE', '+', '-')
+if not last or last.seq ~= seq or last.b ~= m.bytes then return {'TORN'} end
+
+if floor <= old then return {'OK', '0', m.floor} end
+if floor > seq then return {'BEYOND', m.seq} end
+local voters, holding = 0, 0
+for id in string.gmatch(m.voters, '[^,]+') do
+  voters = voters + 1
+  if place_of(KEYS[3], id) >= floor - 1 then holding = holding + 1 end
+end
+if holding * 2 <= voters or voters == 0 then
+  return {'UNHELD', tostring(holding), tostring(voters)}
 end
 
 -- The epochs of the stream, the newest first, as far back as the old floor.
-local last = one('XREVRANGE', '+', '-')
-if not last then return {'TORN'} end
 local total, segments, top = last.upto, {}, last
 while true do
   local first = one('XRANGE', top.epoch .. '-0', '+')
@@ -82,7 +82,7 @@ if keep_bytes > 0 then
   if not stays then return {'TORN'} end
 end
 if stays.before < 0 or stays.before > total then return {'TORN'} end
-if floor <= old then return {'OK', '0', m[4]} end
+if floor <= old then return {'OK', '0', m.floor} end
 -- The oldest remaining entry gives the chain and the bytes before the floor.
 local dropped = redis.call('XTRIM', KEYS[2], 'MINID', '=', stays.id)
 redis.call('HSET', KEYS[1], 'floor', exact(floor), 'floor_chain', stays.p,
