@@ -92,7 +92,9 @@ class LogBootstrap:
         """
         engine = self._session.engine
         replica = engine.replica_status
-        facts = HeaderFacts(reported, replica.epoch_id, replica.voters, engine.database.encoder)
+        facts = HeaderFacts(
+            reported, replica.epoch_id, replica.voters, engine.database.encoder, replica.level
+        )
         if not head.is_open or not reported.seq or not facts.is_at(head):
             return False
         return bool(facts.differences(head, engine.database.meta_get(CLUSTER_ID_KEY) or ""))

@@ -84,6 +84,7 @@ class HeaderFacts:
     epoch_id: str
     voters: tuple[str, ...]
     encoder: tuple[str, int]
+    level: int
 
     def is_at(self, head: Head) -> bool:
         """Whether a header is at this place of the same history."""
@@ -100,7 +101,7 @@ class HeaderFacts:
             found.append("voters")
         if (head.fingerprint, head.dim) != self.encoder:
             found.append("fingerprint or dim")
-        if head.level < 1:
+        if head.level != self.level:
             found.append("level")
         if cluster_id and head.cluster_id != cluster_id:
             found.append("lineage")
@@ -110,7 +111,9 @@ class HeaderFacts:
 def header_facts(at: AppliedState) -> HeaderFacts:
     """Read the facts at one position.  Runs on the applier's thread."""
     replica = at.replica
-    return HeaderFacts(replica.position, replica.epoch_id, replica.voters, at.storage.encoder)
+    return HeaderFacts(
+        replica.position, replica.epoch_id, replica.voters, at.storage.encoder, replica.level
+    )
 
 
 class Recovery:
