@@ -38,7 +38,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "bootstrapExpect is above": {"node.bootstrapExpect": 4},
     "must be above preStopSeconds": {"node.terminationGracePeriodSeconds": 25},
     "auth.insecure and auth.existingSecret": {"auth": {"insecure": True, "existingSecret": "s"}},
-    "allowUnsigned needs": {"signing.allowUnsigned": True},
+    "allowUnsigned needs": {"signing.allowUnsigned": True, "signing.create": False},
     "tls.enabled needs tls.existingSecret": {"tls.enabled": True},
     "tls.certManager.enabled needs tls.enabled": {"tls.certManager.enabled": True},
     "needs tls.certManager.issuerRef.name": {

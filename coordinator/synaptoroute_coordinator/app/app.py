@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -65,6 +66,8 @@ an operator may take. Queries and writes do not depend on it.
 
 Every error is an RFC 9457 problem document with a stable `code`. Actions are POSTs, need
 the scope `admin` and are recorded with the name of the key."""
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(runtime: Runtime) -> FastAPI:
@@ -227,6 +230,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
         AuditLog(config.folder / RECORD_NAME),
         Signer(name, identity, log.signing_keys.secret),
     )
+    _log.info("trust: %s; the key of this coordinator is %s", log.trust_mode, identity.public_key)
     keys = ApiKeys(config.api_keys_file) if config.api_keys_file is not None else None
     return Runtime(config, reconciler, keys, tls, peer_tls)
 

@@ -42,8 +42,8 @@
 {{- if and $v.auth.insecure $v.auth.existingSecret -}}
 {{- fail "auth.insecure and auth.existingSecret exclude each other" -}}
 {{- end -}}
-{{- if and $v.signing.allowUnsigned (not $v.signing.existingSecret) -}}
-{{- fail "signing.allowUnsigned needs signing.existingSecret" -}}
+{{- if and $v.signing.allowUnsigned (not $v.signing.existingSecret) (not $v.signing.create) -}}
+{{- fail "signing.allowUnsigned needs signing.create or signing.existingSecret" -}}
 {{- end -}}
 {{- if and $v.tls.enabled (not $v.tls.existingSecret) (not $v.tls.certManager.enabled) -}}
 {{- fail "tls.enabled needs tls.existingSecret, or tls.certManager.enabled" -}}

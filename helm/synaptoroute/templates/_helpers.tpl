@@ -129,6 +129,30 @@ redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
 {{- if .Values.auth.existingSecret }}{{ .Values.auth.plainKey }}{{ else }}admin-key{{ end -}}
 {{- end -}}
 
+{{/* Secret with the cluster secret; empty for none. */}}
+{{- define "synaptoroute.signingSecret" -}}
+{{- if .Values.signing.existingSecret -}}
+{{- .Values.signing.existingSecret -}}
+{{- else if and .Values.signing.create (include "synaptoroute.hasRedis" .) -}}
+{{- printf "%s-cluster-secret" (include "synaptoroute.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Whether entries without a signature are accepted.  A release that got its secret by an upgrade
+has such entries in its log, and nodes that sign nothing until they are replaced; from level 2 on
+(`synaptoroute cluster finalize`) nodes refuse them whatever this says.
+*/}}
+{{- define "synaptoroute.allowUnsigned" -}}
+{{- if or .Values.signing.allowUnsigned .Values.signing.existingSecret -}}
+{{- .Values.signing.allowUnsigned -}}
+{{- else -}}
+{{- $name := include "synaptoroute.signingSecret" . -}}
+{{- $present := lookup "v1" "Secret" .Release.Namespace $name | default dict -}}
+{{- ternary (hasKey (dig "data" dict $present) "introduced-by-upgrade") .Release.IsUpgrade (not (empty $present)) -}}
+{{- end -}}
+{{- end -}}
+
 {{/*
 Settings that nodes and coordinators share: access to the log, and API keys.  Call
 with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
@@ -152,9 +176,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{ $env }}REDIS_KEY_FILE: /run/secrets/synaptoroute/redis-client/tls.key
 {{- end }}
 {{- end }}
-{{- if $v.signing.existingSecret }}
+{{- if include "synaptoroute.signingSecret" $root }}
 {{ $env }}SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
-{{ $env }}ALLOW_UNSIGNED: {{ $v.signing.allowUnsigned | quote }}
+{{ $env }}ALLOW_UNSIGNED: {{ include "synaptoroute.allowUnsigned" $root | quote }}
 {{- end }}
 {{- if $v.peers.existingSecret }}
 {{ $env }}PEER_SECRET_FILE: /run/secrets/synaptoroute/peers/secret
@@ -187,7 +211,7 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if include "synaptoroute.redisSecret" . }}
 - {name: redis-password, mountPath: /run/secrets/synaptoroute/redis, readOnly: true}
 {{- end }}
-{{- if .Values.signing.existingSecret }}
+{{- if include "synaptoroute.signingSecret" . }}
 - {name: signing-keys, mountPath: /run/secrets/synaptoroute/signing, readOnly: true}
 {{- end }}
 {{- if .Values.peers.existingSecret }}
@@ -223,7 +247,7 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
     defaultMode: 0440
     items: [{key: {{ include "synaptoroute.redisPasswordKey" $ | quote }}, path: password}]
 {{- end }}
-{{- with .Values.signing.existingSecret }}
+{{- with include "synaptoroute.signingSecret" . }}
 - name: signing-keys
   secret:
     secretName: {{ . }}

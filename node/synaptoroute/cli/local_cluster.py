@@ -115,7 +115,7 @@ class LocalCluster:
             "port": str(port),
             "redis_url": self._server_url,
             "namespace": self.namespace,
-            "peer_secret_file": str(self._secret_file()),
+            **self._trust_settings(),
             "folder": str(self.folder / "coordinator"),
             "backup_folder": str(self.folder / "backups"),
             **self._tls_settings(),
@@ -139,7 +139,7 @@ class LocalCluster:
                 "namespace": self.namespace,
                 "bootstrap_expect": str(self.count),
                 "advertise_url": f"{self._scheme}://{LOOPBACK}:{port}",
-                "peer_secret_file": str(self._secret_file()),
+                **self._trust_settings(),
                 "front_port": str(self.front_port),
                 **self._tls_settings(),
                 **self.settings,
@@ -148,14 +148,18 @@ class LocalCluster:
             tls=self.tls,
         )
 
-    def _secret_file(self) -> Path:
-        """Return the file of the secret that nodes authenticate each other with; make it once."""
-        path = self.folder / "peer.secret"
+    def _trust_settings(self) -> dict[str, str]:
+        """Settings by which nodes and coordinator know each other and sign entries."""
+        path = self.folder / "cluster.secret"
         if not path.exists():
-            # The mode is set before the secret is written: nobody else may read it.
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32) + "\n")
-        return path
+            with open_private(path, "wb") as file:
+                file.write(f"k1 {secrets.token_hex(32)}\n".encode())
+        # A release before left this file, and a log whose entries have no signature.
+        is_older = (self.folder / "peer.secret").exists()
+        return {
+            "signing_keys_file": str(path),
+            "allow_unsigned": "true" if is_older else "false",
+        }
 
     def wait_ready(self) -> None:
         """Wait until every node is ready."""
