@@ -121,6 +121,7 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         "ballot": with_epoch(epoch_id="other"),
         "level": replace(state, level=2),
         "voter keys": replace(state, voter_keys=(("n1", "a" * 64),)),
+        "fingerprint": with_epoch(fingerprint="g"),
         "epoch removed": replace(state, epochs=()),
         "epoch added": replace(state, epochs=(epoch, EpochRecord(2, OpenEpoch("x", 1)))),
     }

@@ -61,10 +61,10 @@ def command(module: str, *words: str, **settings: str) -> str:
     return done.stdout
 
 
-def restore(manifest: Path, database: Path) -> dict[str, Any]:
+def restore(manifest: Path, database: Path, *options: str) -> dict[str, Any]:
     """Make a database of a backup; what the command says."""
     words = (str(os.getpid()), "restore", str(manifest), "--database", str(database), "--json")
-    shown: dict[str, Any] = json.loads(command("synaptoroute.cli.child", *words))
+    shown: dict[str, Any] = json.loads(command("synaptoroute.cli.child", *words, *options))
     return shown
 
 
@@ -79,11 +79,15 @@ def fill(cluster: Cluster) -> dict[str, str]:
     return found
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
 def test_wiped_cluster_is_restored_from_the_bucket(
-    tmp_path: Path, start_cluster: StartCluster, bucket: BucketServer
+    tmp_path: Path, start_cluster: StartCluster, bucket: BucketServer, is_signed: bool
 ) -> None:
     """Same digest on every node of a new cluster on an empty Redis, and it takes writes."""
-    cluster = start_cluster("valkey", 3)
+    keys_file = tmp_path / "keys"
+    keys_file.write_text("a " + "s" * 32 + "\n")
+    signing = {"signing_keys_file": str(keys_file)} if is_signed else {}
+    cluster = start_cluster("valkey", 3, **signing)
     before = fill(cluster)
     key = tmp_path / "key"
     key.write_text(f"{KEY_ID}\n{SECRET}\n")
@@ -93,6 +97,7 @@ def test_wiped_cluster_is_restored_from_the_bucket(
         "backup_key_file": str(key),
         "audit_seconds": "0",
         "scrub_seconds": "0",
+        **signing,
     }
     coordinator = CoordinatorProcess(tmp_path / "coordinator", cluster.server.url, settings)
     try:
@@ -113,9 +118,10 @@ def test_wiped_cluster_is_restored_from_the_bucket(
     command("synaptoroute_coordinator", *words, **settings)
     fresh = Server("valkey", cluster.server.binary, tmp_path / "fresh").start()
     try:
-        with cluster_on(tmp_path / "again", fresh, 0) as again:
+        with cluster_on(tmp_path / "again", fresh, 0, **signing) as again:
             members = [again.add(3) for _ in range(3)]
-            shown = restore(folder / f"{manifest['name']}.json", members[0].database)
+            options = ("--signing-keys-file", str(keys_file)) if is_signed else ()
+            shown = restore(folder / f"{manifest['name']}.json", members[0].database, *options)
             for member in members:
                 member.start()
             for member in members:
@@ -127,6 +133,7 @@ def test_wiped_cluster_is_restored_from_the_bucket(
     finally:
         fresh.stop()
 
+    assert is_signed is shown["is_verified"] is manifest["is_certified"]
     assert manifest["version"] == shown["version"]
     assert {before["digest"]} == {each["digest"] for each in after}
     assert {before["tensor_sha256"]} == {each["tensor_sha256"] for each in after}

@@ -11,7 +11,6 @@ position have the same root, and a state that differs in anything has another on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
@@ -150,7 +149,9 @@ class ContentRoot:
             held.touched_seq = staged.touched_seq
         self._imports_hash = self._hash_imports()
         self._epochs = [_epoch_hash(each) for each in snapshot.epochs]
-        self._last_epoch = snapshot.epochs[-1] if snapshot.epochs else None
+        # The voters of now alone: those of a past epoch decide nothing, and a restored backup
+        # names other ones there than the log.
+        self._voters = snapshot.epochs[-1].opened.voters if snapshot.epochs else ()
         self._level = _level_hash(snapshot.level, snapshot.voter_keys)
 
     def _remember(self, remembered: Iterable[Remembered]) -> None:
@@ -187,9 +188,10 @@ class ContentRoot:
         if change.opened or change.staged or change.closed:
             self._change_imports(change, entry.seq)
         if change.epoch is not None:
-            self._put_epoch(EpochRecord(entry.epoch, change.epoch))
+            self._epochs.append(_epoch_hash(EpochRecord(entry.epoch, change.epoch)))
+            self._voters = change.epoch.voters
         if change.voters is not None:
-            self._change_voters(change.voters)
+            self._voters = change.voters
         if (finalized := change.finalized) is not None:
             self._level = _level_hash(finalized.level, finalized.voter_keys)
 
@@ -207,16 +209,6 @@ class ContentRoot:
         parts = [held.digest() for _, held in sorted(self._imports.items())]
         return sha256(b"".join(parts)).digest()
 
-    def _put_epoch(self, record: EpochRecord) -> None:
-        self._last_epoch = record
-        self._epochs.append(_epoch_hash(record))
-
-    def _change_voters(self, voters: tuple[str, ...]) -> None:
-        last = self._last_epoch
-        assert last is not None, "voters change inside an epoch: this is a bug"
-        self._epochs.pop()
-        self._put_epoch(EpochRecord(last.epoch, replace(last.opened, voters=voters)))
-
     def hex(self) -> str:
         """The root, 64 hexadecimal digits."""
         at, (fingerprint, dim) = self.position, self._encoder
@@ -225,6 +217,7 @@ class ContentRoot:
             head.encode(),
             self._settings,
             self._level,
+            hash_fields(b"voters", *self._voters),
             self._rows.root(),
             self._routes.root(),
             self._outcomes.root(),
@@ -255,9 +248,7 @@ def _outcome_hash(op_id: bytes, request_hash: bytes, outcome: Outcome) -> bytes:
 def _epoch_hash(record: EpochRecord) -> bytes:
     opened: OpenEpoch = record.opened
     place = f"{record.epoch}.{opened.base_seq}"
-    return hash_fields(
-        b"epoch", place, opened.epoch_id, opened.fingerprint, str(opened.dim), *opened.voters
-    )
+    return hash_fields(b"epoch", place, opened.epoch_id, opened.fingerprint, str(opened.dim))
 
 
 def _level_hash(level: int, voter_keys: Iterable[tuple[str, str]]) -> bytes:
