@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import charts
-from charts import CHART, CI_VALUES, HELMS, named, pick, render
+from charts import CHART, CI_VALUES, HELMS, Manifest, environment, named, pick, render
 from needs import lacking
 
 pytestmark = pytest.mark.deploy
@@ -140,3 +141,42 @@ def test_single_node_needs_no_redis() -> None:
     assert not [name for name in told if "REDIS" in name or "BOOTSTRAP" in name]
     assert "5000" == told["SYNAPTOROUTE_EMBEDDING_CACHE_ROWS"]
     assert [] == named(objects, "PodDisruptionBudget")
+
+
+def test_keyless_chart_answers_for_the_hosts_of_its_services_and_of_the_outside() -> None:
+    hosts = {"ingress.enabled": True, "ingress.hosts": ["router.example"]}
+    changes = {"auth.insecure": True, "http.allowedHosts": ["*.other.example"], **hosts}
+    for component in ("node", "coordinator"):
+        kind = "StatefulSet" if component == "node" else "Deployment"
+        objects = render({**changes, "networkPolicy.enabled": True})
+        name = "rel-synaptoroute" + ("" if component == "node" else "-coordinator")
+        prefix = "SYNAPTOROUTE_" + ("" if component == "node" else "COORDINATOR_")
+        spec = pick(objects, kind, name)["spec"]["template"]["spec"]
+        allowed = environment(objects, spec)[f"{prefix}ALLOWED_HOSTS"].split(",")
+
+        assert "rel-synaptoroute.routing.svc.cluster.local" in allowed
+        assert "*.rel-synaptoroute-headless.routing.svc.cluster.local" in allowed
+        assert {"router.example", "*.other.example"} <= set(allowed)
+        assert "10.0.0.0/8" in environment(objects, spec)[f"{prefix}TRUSTED_PROXIES"]
+
+
+def test_chart_with_keys_allows_every_host_and_trusts_no_proxy_by_default() -> None:
+    objects = render()
+    spec = pick(objects, "StatefulSet", "rel-synaptoroute")["spec"]["template"]["spec"]
+    settings = environment(objects, spec)
+
+    assert not {"SYNAPTOROUTE_ALLOWED_HOSTS", "SYNAPTOROUTE_TRUSTED_PROXIES"} & set(settings)
+
+
+def test_haproxy_believes_forwarding_headers_of_what_stands_before_it_only() -> None:
+    alone = render({"haproxy.enabled": True})
+    behind = render(
+        {"haproxy.enabled": True, "ingress.enabled": True, "ingress.hosts": ["router.example"]}
+    )
+
+    def settings(objects: list[Manifest]) -> dict[str, Any]:
+        spec = pick(objects, "Deployment", "haproxy")["spec"]["template"]["spec"]
+        return environment(objects, spec)
+
+    assert "TRUSTED_PROXIES" not in settings(alone)
+    assert "10.0.0.0/8 172.16.0.0/12" in settings(behind)["TRUSTED_PROXIES"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator
 
@@ -75,6 +76,17 @@ def test_haproxy_exposes_only_the_public_api(stack: Stack, path: str) -> None:
     assert 404 == answer.status_code
     assert "not_found" == answer.json()["code"]
     assert "application/problem+json" == answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", [b"/%2d/state", b"//-/state", b"/v1/../metrics", b"/metric%73"])
+def test_haproxy_refuses_other_spellings_of_a_path(stack: Stack, path: bytes) -> None:
+    url = httpx.URL(stack.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=30) as connection:
+        connection.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+        answer = connection.recv(65_536)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"malformed_request"' in answer
 
 
 @pytest.mark.timeout(600 + 3 * DISTURBED_SECONDS)

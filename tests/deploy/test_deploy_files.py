@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from charts import pick, render
+from http_bytes import parse
 from metric_names import exposition, series
 from monitoring import ALERTS, DASHBOARD, DEPLOY, alerts, dashboard_expressions
 from needs import lacking, require
@@ -238,3 +239,19 @@ def test_tls_overlay_names_settings_and_leaves_no_plain_address() -> None:
     for name in ("node", "coordinator"):
         assert services[name]["depends_on"]["authority"]
         assert services[name]["healthcheck"]["test"][-1].startswith("https://")
+
+
+def test_haproxy_refuses_the_paths_that_a_node_refuses() -> None:
+    """So no path passes its comparison of prefixes as another one than the node sees."""
+    text = (ROOT / "deploy/haproxy/haproxy.cfg").read_text(encoding="utf-8")
+    rules = re.findall(r"acl is_abnormal path -m reg -i '(.*)'", text)
+    assert 2 == len(rules)
+    assert 1 == len(set(rules))
+    abnormal = re.compile(rules[0].encode(), re.IGNORECASE)
+    pieces = [b"/", b"-", b".", b"..", b";", b"\\", b"%", b"%2", b"%zz", b"v1", b"peer", b"metrics"]
+    pieces += [b"%%%02x" % number for number in range(256)]
+    for first in pieces:
+        for second in pieces:
+            path = b"/" + first + second
+            _, problem = parse([b"GET %b HTTP/1.1\r\nHost: n\r\n\r\n" % path])
+            assert (problem is not None) == (abnormal.search(path) is not None), path

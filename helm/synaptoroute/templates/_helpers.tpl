@@ -154,6 +154,37 @@ has such entries in its log, and nodes that sign nothing until they are replaced
 {{- end -}}
 
 {{/*
+Names that the Host header may have: those of the Services, of the outside, and the values'.
+Names without a dot and IP addresses, by which probes ask, always pass.
+*/}}
+{{- define "synaptoroute.allowedHosts" -}}
+{{- $v := .Values -}}
+{{- $root := . -}}
+{{- $name := include "synaptoroute.fullname" . -}}
+{{- $hosts := list -}}
+{{- range $service := list $name (printf "%s-headless" $name) (printf "%s-haproxy" $name) (printf "%s-coordinator" $name) -}}
+{{- range $suffix := list $root.Release.Namespace (printf "%s.svc" $root.Release.Namespace) (printf "%s.svc.%s" $root.Release.Namespace $v.clusterDomain) -}}
+{{- $hosts = append $hosts (printf "%s.%s" $service $suffix) -}}
+{{- if hasSuffix "-headless" $service -}}
+{{- $hosts = append $hosts (printf "*.%s.%s" $service $suffix) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $v.ingress.enabled -}}{{- $hosts = concat $hosts $v.ingress.hosts -}}{{- end -}}
+{{- if $v.httpRoute.enabled -}}{{- $hosts = concat $hosts $v.httpRoute.hostnames -}}{{- end -}}
+{{- concat $hosts $v.http.allowedHosts | uniq | join "," -}}
+{{- end -}}
+
+{{/* Proxies that name the client: given ones, or any in a private network if the chart has one in front. */}}
+{{- define "synaptoroute.trustedProxies" -}}
+{{- if .Values.http.trustedProxies -}}
+{{- join "," .Values.http.trustedProxies -}}
+{{- else if or .Values.haproxy.enabled .Values.ingress.enabled .Values.httpRoute.enabled -}}
+10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,fc00::/7
+{{- end -}}
+{{- end -}}
+
+{{/*
 Settings that nodes and coordinators share: access to the log, and API keys.  Call
 with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 */}}
@@ -191,6 +222,12 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if $v.tls.allowPlainPeers }}
 {{ $env }}ALLOW_PLAIN_PEERS: "true"
 {{- end }}
+{{- end }}
+{{- if or $v.auth.insecure $v.http.allowedHosts }}
+{{ $env }}ALLOWED_HOSTS: {{ include "synaptoroute.allowedHosts" $root | quote }}
+{{- end }}
+{{- with include "synaptoroute.trustedProxies" $root }}
+{{ $env }}TRUSTED_PROXIES: {{ . | quote }}
 {{- end }}
 {{- if $v.auth.insecure }}
 {{ $env }}INSECURE: "true"
