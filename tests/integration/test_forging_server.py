@@ -118,6 +118,21 @@ async def test_entry_of_the_bus_alone_changes_nothing(
         assert found[0].position.epoch == before.epoch
 
 
+async def test_contradicted_nodes_stay_ready_and_keep_their_history(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """The log shows another history: no node leaves its own for that, or stops its queries."""
+    async with attacked(tmp_path, valkey_server.url) as (found, forger):
+        await asyncio.to_thread(forger.rewrite)
+        ready = True
+        for _ in range(40):
+            await asyncio.sleep(0.1)
+            ready = ready and all(peer.router.status().is_ready for peer in found.all)
+        await assert_unharmed(found)
+        assert ready
+        assert 0 == sum(peer.follower.session.orphans_count for peer in found.all)
+
+
 async def test_node_that_lacks_a_key_does_not_close_the_log(
     tmp_path: Path, valkey_server: Server
 ) -> None:

@@ -64,6 +64,20 @@ class Forger:
         frame = SigningKeys(self.keys.namespace).open(body).frame
         return self.append(body, frame)
 
+    def rewrite(self) -> None:
+        """Replace the last entry by another one, and continue from it."""
+        meta = self.meta()
+        epoch, seq = int(meta["epoch"]), int(meta["seq"])
+        ((_, fields),) = self.redis.xrevrange(self.keys.log(epoch), count=1)
+        frame = encode_proposal(Proposal(os.urandom(16), DeleteRoute("kept")))
+        before = fields[b"p"].decode()
+        chain = next_chain(before, epoch, seq, digest_of(frame))
+        self.redis.xtrim(self.keys.log(epoch), maxlen=0)
+        mapping = {"seq": seq, "chain": chain, "floor": seq, "floor_chain": before}
+        self.redis.hset(self.keys.meta, mapping=mapping)
+        for number in range(3):
+            self.forge(DeleteRoute(f"forged-{number}"))
+
     def claim_trimmed(self) -> None:
         """Claim that the log had an entry which was trimmed, as attack A2 does."""
         meta = self.meta()

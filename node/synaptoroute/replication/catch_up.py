@@ -82,6 +82,7 @@ class CatchUp:
         peer_watch: PeerWatch,
     ) -> None:
         self.diverged: str | None = None  # How the log contradicts this node's history
+        self.is_fork_proven = False  # Whether voters have left this node's history, too
         self.halted: str | None = None  # Why the next entry cannot be applied
         self.last_error = ""
         self._session = session
@@ -101,6 +102,8 @@ class CatchUp:
     def note_fork(self, reason: str) -> None:
         self._session.counts.forks += 1
         self.diverged = reason
+        # Without seals the log's word is all there is.
+        self.is_fork_proven = not self._session.is_sealed
         _log.error("this node's history is not the log's: %s", reason)
         self._session.catch_up_wanted.set()
 
@@ -108,6 +111,7 @@ class CatchUp:
         """Replace this node's state by a snapshot of one of the donors; any donor if none given."""
         self._donors_allowed = frozenset(donors)
         self.note_fork(reason)
+        self.is_fork_proven = True
 
     def note_halt(self, reason: str) -> None:
         if self.halted is None:
@@ -347,6 +351,12 @@ class CatchUp:
             await self._set_state(State.SYNCING)
             self.diverged = None
             return True
+        if not self.is_fork_proven and await self._recovery.drop_forged(position):
+            # A majority stands on this history and none beyond it, so it is the log that lies.
+            await self._set_state(State.SYNCING)
+            self.diverged = None
+            return False
+        self.is_fork_proven = True
         await self._set_state(State.DIVERGED)
         common = await _common_seq_with_log(log, self._engine.database, position)
         donors = await self._find_donors(Position(0, 0))

@@ -343,7 +343,8 @@ class Follower:
             return (self.bootstrap.mismatch,)
         if session.log_state is LogState.CLONE:
             return (session.detail,)
-        if state in (State.DIVERGED, State.INSTALLING):
+        is_left = state is State.INSTALLING or self.catch_up.is_fork_proven
+        if state in (State.DIVERGED, State.INSTALLING) and is_left:
             return (f"the replica is {state.value}",)
         if self.catch_up.is_halted_too_long:
             return (self.catch_up.trouble,)

@@ -128,6 +128,7 @@ class Recovery:
         self._ballots_seen = 0
         self._checked_at = -CHECK_INTERVAL_SECONDS
         self._proven = ""
+        self._ballot_begun = False  # Whether the last accusation of the log began a ballot
 
     def start(self) -> None:
         """Take part in a task of its own, until the log is open."""
@@ -166,7 +167,7 @@ class Recovery:
             return
         if self._task is None or self._task.done():
             self._checked_at = time.monotonic()
-            self._task = asyncio.create_task(self._drop_forged(position), name="recovery-forged")
+            self._task = asyncio.create_task(self._drop_suspected(position), name="recovery-forged")
 
     async def close(self) -> None:
         """Stop; another node continues, or this one after its restart."""
@@ -464,29 +465,45 @@ class Recovery:
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
 
-    async def _drop_forged(self, position: Position) -> None:
-        """Begin a ballot that keeps what the voters hold, instead of what the server holds."""
-        session = self._session
+    async def _drop_suspected(self, position: Position) -> None:
         try:
-            head, state = await session.log.head(), await self._voter_state()
-            if isinstance(head, NoLog) or not head.is_open or head.seq <= position.seq:
-                return
-            if session.node_id not in state.voters:
-                return
-            agreeing = await self._at_or_before(position)
-            # A majority must be seen to lack the entry, too.  If others applied it, or if this
-            # node cannot verify their rows either, it is this node that may lack a key of the
-            # ring, and one misconfigured node must not close the log for all.
-            if not is_majority(agreeing, state.voters):
-                self.detail = (
-                    "a majority does not agree that the log is forged: a key may be missing here"
-                )
-                return
-            _log.error("the log is forged after %s: it is recovered", position.revision)
-            if await self._begin(Cause.DAMAGED, head, state):
+            if await self._accuse(position) and self._ballot_begun:
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the forged log could not be recovered: %s", error)
+
+    async def drop_forged(self, position: Position) -> bool:
+        """Have what the log holds beyond a position dropped, if that is forged.
+
+        Returns:
+            Whether it is: whether a majority of the voters stands at or before the position.
+        """
+        if self._task is not None and not self._task.done():
+            return False
+        is_forged = await self._accuse(position)
+        if is_forged and self._ballot_begun:
+            self.start()
+        return is_forged
+
+    async def _accuse(self, position: Position) -> bool:
+        """Begin a ballot that keeps what the voters hold, instead of what the server holds."""
+        self._ballot_begun = False
+        head, state = await self._session.log.head(), await self._voter_state()
+        if isinstance(head, NoLog) or not head.is_open:
+            return False
+        agreeing = await self._at_or_before(position)
+        # A majority must be seen to lack the entry, too.  If others applied it, or if this
+        # node cannot verify their rows either, it is this node that may lack a key of the
+        # ring, and one misconfigured node must not close the log for all.
+        if not is_majority(agreeing, state.voters):
+            self.detail = (
+                "a majority does not agree that the log is forged: a key may be missing here"
+            )
+            return False
+        if self._session.node_id in state.voters:
+            _log.error("the log is forged after %s: it is recovered", position.revision)
+            self._ballot_begun = await self._begin(Cause.DAMAGED, head, state)
+        return True
 
     async def _at_or_before(self, position: Position) -> set[str]:
         """Nodes that report a place at or before a position after two heartbeats from now."""

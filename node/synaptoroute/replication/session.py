@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 
 from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Position, Revision
+from synaptoroute.core.replica import SEALED_LEVEL
 from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
 from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.incarnation import Incarnation
@@ -203,6 +204,11 @@ class Session:
             return max(0, self.head.seq - self.position.seq)
         newest = tracker.newest_of_peers(now)
         return None if newest is None else max(0, newest.seq - self.position.seq)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether every entry of the log needs the seal of a member."""
+        return bool(self.log.signing_keys.keys) and self.level >= SEALED_LEVEL
 
     @property
     def heartbeat_seconds(self) -> float:
