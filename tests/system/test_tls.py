@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -213,3 +214,43 @@ def _run(*arguments: object, **variables: object) -> subprocess.CompletedProcess
         timeout=30,
         check=False,
     )
+
+
+def test_tls_is_introduced_node_by_node(tls: TestTls, tmp_path: Path) -> None:
+    """Step 2 of the recipe in docs/operations.md, with a new node that joins in the middle."""
+    options = {"appendonly": "yes"}
+    server = Server("valkey", require_valkey(), tmp_path / "valkey", options).start()
+    first = {"peer_ca_file": str(tls.ca), "allow_plain_peers": "true"}
+    try:
+        with cluster_on(tmp_path / "nodes", server, 3, **first) as cluster:
+            cluster.put(0, "plain")
+            _switch(cluster[0], tls)
+            cluster.put(0, "by a node with TLS")
+            cluster.put(1, "by a node without")
+            cluster.trim()
+            # Its only donors are two nodes without TLS and one with it.
+            cluster.add(3).start().wait_ready()
+            cluster.judge()
+            for member in cluster.members[1:]:
+                _switch(member, tls)
+                cluster.judge()
+            cluster.put(2, "encrypted")
+            cluster.judge()
+            urls = {each["url"] for each in cluster[0].http.get("/v1/cluster").json()["nodes"]}
+            assert {"https"} == {url.partition(":")[0] for url in urls}
+    finally:
+        server.stop()
+
+
+def _switch(member: Member, tls: TestTls) -> None:
+    """Start a node again, with TLS."""
+    member.signal(signal.SIGTERM)
+    member.process.wait()
+    member.http.close()
+    member.process.tls = tls.client(with_certificate=True)
+    settings = {**member.process.settings, **tls.settings(client_ca=False)}
+    member.process.settings = {**settings, "advertise_url": member.process.url}
+    member.http = httpx.Client(
+        base_url=member.process.url, timeout=20, trust_env=False, verify=member.process.tls
+    )
+    member.start().wait_ready()
