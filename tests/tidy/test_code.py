@@ -262,3 +262,19 @@ def test_code_names_no_outside_folder_and_no_issue_number() -> None:
     ]
 
     assert [] == found
+
+
+def test_nothing_turns_the_verification_of_certificates_off() -> None:
+    """Neither in the code nor in what it is deployed with."""
+    ways = re.compile(
+        r"verify=False|CERT_NONE|check_hostname *= *False|_create_unverified_context"
+        r"|insecureSkipVerify|insecure_skip_verify|verify none|curl -k"
+    )
+    places = [*code(), *(each for top in ("deploy", "helm") for each in (ROOT / top).rglob("*"))]
+    found = [
+        str(path.relative_to(ROOT))
+        for path in places
+        if path.is_file() and ways.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+
+    assert [] == found

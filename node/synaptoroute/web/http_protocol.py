@@ -391,6 +391,8 @@ class HttpProtocol(asyncio.Protocol):
             self._advance()
 
     def _start_app(self, request: HttpRequest) -> None:
+        tls = {"tls": {"client_cert_name": self._certificate}}
+        extensions = tls if self._is_secure else {}
         scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -404,7 +406,7 @@ class HttpProtocol(asyncio.Protocol):
             "raw_path": request.raw_path,
             "query_string": request.query_string,
             "headers": request.headers,
-            "extensions": {"tls": {"client_cert_name": self._certificate}},
+            "extensions": extensions,
         }
         task = self._loop.create_task(AsgiCycle(self, request).run(self._app, scope))
         self._state.tasks.add(task)
