@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,3 +131,31 @@ def test_member_that_starts_on_a_full_disk_serves_and_catches_up(
     assert newest is not None
     assert behind < newest
     cluster.judge()
+
+
+def test_sole_member_that_cannot_apply_the_next_entry_serves(
+    start_cluster: StartCluster, small_disk: Path
+) -> None:
+    """It stays ready, also through a restart: no other node has more to offer."""
+    short = {"staleness_seconds_max": "2", "alone_seconds": "2"}
+    cluster = start_cluster("redis", nodes=0, **short)
+    sole = cluster.add(1, database=str(small_disk / "sole.sqlite")).start().wait_ready()
+    cluster.put(0, "kept")
+    until(lambda: sole.follower["readiness"] == "following")
+    filler = fill(small_disk)
+    stuck = sole.http.put(
+        "/v1/routes/late?ack_timeout=1", json={"utterances": [f"late {n}" for n in range(50)]}
+    )
+    until(lambda: sole.follower["replica_state"] == "halted")
+    time.sleep(3)
+    before = sole.is_ready()
+    sole.kill()
+    fill(small_disk)
+    sole.start().wait_ready()
+    query = sole.http.post("/v1/query", json={"text": "kept one"})
+    filler.unlink()
+    until(lambda: sole.http.get("/v1/routes/late").status_code == 200)
+
+    assert 202 == stuck.status_code
+    assert before
+    assert "kept" == query.json()["route"]

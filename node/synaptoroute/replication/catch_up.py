@@ -93,7 +93,6 @@ class CatchUp:
         self._peer_watch = peer_watch
         self._known_nodes: tuple[NodeSeen, ...] = ()
         self._donors_allowed: frozenset[str] = frozenset()
-        self._halted_since = 0.0
         self._forged: str | None = None  # Why the log's next entry is not a member's
         self._snapshot_tried_until = 0.0
 
@@ -115,7 +114,7 @@ class CatchUp:
 
     def note_halt(self, reason: str) -> None:
         if self.halted is None:
-            self._halted_since = time.monotonic()
+            self._session.halted_since = time.monotonic()
             self._session.counts.halts += 1
             _log.error("the replica halts: %s", reason)
         self.halted = reason
@@ -130,7 +129,8 @@ class CatchUp:
     def is_halted_too_long(self) -> bool:
         """Whether the node has been halted for so long that its answers are too old."""
         limit = self._session.config.staleness_seconds_max
-        return self.halted is not None and time.monotonic() - self._halted_since > limit
+        since = self._session.halted_since
+        return since is not None and time.monotonic() - since > limit
 
     @property
     def trouble(self) -> str:
@@ -253,7 +253,7 @@ class CatchUp:
                 if await self._from_peers(after):
                     return CatchUpResult.MOVED
             return await self._halt(str(result.error))
-        self.halted = None
+        self.halted = self._session.halted_since = None
         if result.is_end and after.seq >= result.head.seq:
             await self._set_state(State.LIVE)
             return CatchUpResult.AT_HEAD

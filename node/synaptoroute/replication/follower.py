@@ -346,7 +346,8 @@ class Follower:
         is_left = state is State.INSTALLING or self.catch_up.is_fork_proven
         if state in (State.DIVERGED, State.INSTALLING) and is_left:
             return (f"the replica is {state.value}",)
-        if self.catch_up.is_halted_too_long:
+        # Where no peer has applied the entry either, nobody could answer better.
+        if self.catch_up.is_halted_too_long and self.peer_watch.is_peer_ahead:
             return (self.catch_up.trouble,)
         if self.certificates.is_unproven:
             detail = self.certificates.last_error or "it is being read"

@@ -127,6 +127,7 @@ class PeerWatch:
         self.directory = directory
         self.state = Readiness.WAITING
         self.ahead: tuple[str, ...] = ()  # Addresses of peers that were ahead, the newest first
+        self.is_peer_ahead = True  # Whether one of those asked last was; unknown counts as yes
         self._session = session
         self._peers = peers
 
@@ -156,7 +157,11 @@ class PeerWatch:
         session = self._session
         before = self.state
         has_state = session.position.seq > 0
-        self.state = session.readiness.update(time.monotonic(), has_state=has_state)
+        self.state = session.readiness.update(
+            time.monotonic(),
+            has_state=has_state,
+            stuck_since=None if self.is_peer_ahead else session.halted_since,
+        )
         if self.state is before:
             return
         if self.state in (Readiness.FOLLOWING, Readiness.CONFIRMED):
@@ -193,12 +198,16 @@ class PeerWatch:
         """Ask some voters whether they still take part in the epoch of the log."""
         session = self._session
         head, voters = session.head, session.engine.replica_status.voters
-        others = [voter for voter in voters if self.directory.url_of(voter)]
-        others = [voter for voter in others if voter != session.node_id]
+        others = [
+            node for node in self.directory.urls if node in voters and node != session.node_id
+        ]
+        others = others or list(self.directory.urls)  # of observers only positions count
         if head is None or not others:
+            self.is_peer_ahead = False
             return
         asked_at = time.monotonic()
         found = await self._ask(random.sample(others, min(len(others), VOTERS_SAMPLED)))
+        self.is_peer_ahead = self._is_any_ahead(found)
         if any(each.promised.epoch > head.epoch for each in found.heads.values()):
             found = await self._ask(others)
         gone = [node for node, each in found.heads.items() if each.promised.epoch > head.epoch]
@@ -225,9 +234,8 @@ class PeerWatch:
             await self._reach(found.newest, TAKE_SECONDS)
         if session.log_state is LogState.OPEN:
             return  # the log answers again, and knows better
-        say = PeersSay.AHEAD
-        if not any(self._is_behind(head.position) for head in heads):
-            say = self._judge(found, voters)
+        self.is_peer_ahead = self._is_any_ahead(found)
+        say = PeersSay.AHEAD if self.is_peer_ahead else self._judge(found, voters)
         # Where nobody else runs, this node holds the newest entry that anybody can have read.
         is_sole = say is PeersSay.CURRENT and not heads and not found.down
         newest = found.newest if heads else session.position if is_sole else None
@@ -242,6 +250,9 @@ class PeerWatch:
         if found.silent:
             return PeersSay.SILENT
         return PeersSay.CURRENT if found.heads else PeersSay.NONE
+
+    def _is_any_ahead(self, found: Round) -> bool:
+        return any(self._is_behind(head.position) for head in found.heads.values())
 
     def _is_behind(self, position: Position) -> bool:
         return self._session.position.revision < position.revision

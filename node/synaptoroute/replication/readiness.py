@@ -11,7 +11,8 @@ nodes may be slow at once, and its lag is known.
 ``ALONE`` is for a node that nobody else could replace: neither Redis nor a peer runs, as far as
 it can tell.  A node that starts cannot tell a silent peer from one that ended, so it waits for
 ``alone_seconds``; a node that has followed the log before is alone only if every known peer
-refuses connections.
+refuses connections.  A node that starts and cannot apply the next entry, as on a full disk, is
+alone as well if no peer has applied it.
 
 Pure: times are seconds of one monotonic clock, given by the caller.
 """
@@ -117,14 +118,21 @@ class ReadinessTracker:
         is_known = self._say in (PeersSay.CURRENT, PeersSay.AHEAD)
         return self._newest if is_known and now - self._said_at <= PEERS_SILENT_SECONDS else None
 
-    def update(self, now: float, *, has_state: bool) -> Readiness:
-        """Derive the state.  ``has_state``: the node holds a verified state of a log."""
+    def update(self, now: float, *, has_state: bool, stuck_since: float | None = None) -> Readiness:
+        """Derive the state.
+
+        Args:
+            now: The present moment.
+            has_state: Whether the node holds a verified state of a log.
+            stuck_since: Since when it cannot apply the next entry, where no peer could either.
+        """
         is_heard = self.is_log_heard(now)
         if not self._has_caught_up:
             is_due = now - self._unheard_since >= self._alone_seconds
             # A round must have ended: a peer may have something newer to give.
             is_asked = self._say in (PeersSay.SILENT, PeersSay.NONE)
-            self._is_alone |= has_state and is_due and is_asked
+            is_stuck = stuck_since is not None and now - stuck_since >= self._alone_seconds
+            self._is_alone |= has_state and ((is_due and is_asked) or is_stuck)
             return Readiness.ALONE if self._is_alone else Readiness.WAITING
         is_old = now - self.fresh_at > self._staleness_seconds_max
         if not is_old:

@@ -167,6 +167,7 @@ class Session:
         self.head: Head | None = None  # The newest head that could be followed
         self.is_caught_up = False  # Never becomes false again
         self.readiness = ReadinessTracker(config.staleness_seconds_max, config.alone_seconds)
+        self.halted_since: float | None = None  # Since when the next entry cannot be applied
         self.orphans_count = 0  # Writes that recoveries left behind on this node
         self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
         self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
@@ -255,6 +256,8 @@ class Session:
         self.catch_up_wanted.set()
 
     def accept_head(self, head: Head) -> None:
+        if self.head is not None and self.head.epoch != head.epoch:
+            self.readiness.hear_peers(None, None, 0.0, time.monotonic())  # of another epoch
         self.head = head
         self.set_log_state(LogState.OPEN)
         if not self.is_caught_up:

@@ -172,6 +172,15 @@ def test_open_log_of_a_superseded_server_is_not_believed() -> None:
     assert Readiness.FOLLOWING is state(tracker, 41.0)
 
 
+def test_starting_node_that_is_stuck_like_all_others_serves() -> None:
+    """The next entry cannot be applied here, and no peer has applied it."""
+    tracker = started()
+    tracker.hear_log(50.0, is_open=True)
+    assert Readiness.WAITING is tracker.update(50.0, has_state=True, stuck_since=40.0)
+    assert Readiness.WAITING is tracker.update(70.0, has_state=True)
+    assert Readiness.ALONE is tracker.update(60.0, has_state=True, stuck_since=40.0)
+
+
 def test_lag_is_known_only_while_somebody_tells() -> None:
     """What the peers said expires."""
     tracker = following()
