@@ -33,6 +33,7 @@ STRICT_LEVEL: Final = 2  # From this feature level on, unsigned rows do not coun
 CLOCK_SKEW_SECONDS: Final = 60.0
 ALIVE_INTERVALS: Final = 3  # A node is live while it missed fewer heartbeats than this
 INTERVAL_MS_MAX: Final = 60_000
+OVERTAKEN_MS_MAX: Final = 2_000
 _TYPES: Final = {"int": int, "str": str, "bool": bool}
 
 ValueT = TypeVar("ValueT")
@@ -253,6 +254,8 @@ class NodeRows:
             # The newest authentic report stays: it ages, and its node soon replaces the row.
             kept = known if known is not None and known.public_key else _Known(row, None)
             return replace(kept, row=row, error=str(error))
+        if known is not None and _is_overtaken(known.report, report):
+            return replace(known, row=row)
         return _Known(row, report, public_key, self._clock())
 
     def _verify(self, node_id: str, row: bytes) -> tuple[NodeReport, str]:
@@ -277,7 +280,15 @@ class NodeRows:
         if not public_key:
             return  # A node that went back to a release that signs nothing
         if report.boot == before.boot:
-            if report.counter <= before.counter:
+            if report.counter <= before.counter and not _is_overtaken(before, report):
                 raise ProtocolError(f"an old row of {report.node_id!r}")
         elif report.boot < before.boot and abs(now_ms - report.time_ms) > self._skew_ms:
             raise ProtocolError(f"an old row of {report.node_id!r}")
+
+
+def _is_overtaken(before: NodeReport | None, report: NodeReport) -> bool:
+    """Whether two reports of one run arrived in the wrong order, on two connections."""
+    if before is None or not report.boot or report.boot != before.boot:
+        return False
+    is_near = 0 <= before.time_ms - report.time_ms <= OVERTAKEN_MS_MAX
+    return report.counter < before.counter and is_near

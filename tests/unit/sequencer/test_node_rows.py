@@ -122,12 +122,21 @@ def test_forged_signature_is_refused_below_the_level_too() -> None:
 
 def test_replayed_row_does_not_replace_a_newer_one() -> None:
     rows = rows_of()
-    old, new = row(1, url="http://old"), row(2, url="http://new")
+    old = row(1, url="http://old", time_ms=NOW_MS - 10_000)
+    new = row(2, url="http://new")
     assert read(rows, new)
     seen = read(rows, old)
     assert seen is not None
     assert seen.report.url == "http://new"
     assert "old row" in rows.refused["n1"]
+
+
+def test_reports_that_overtake_each_other_are_no_forgery() -> None:
+    rows = rows_of()
+    assert read(rows, row(2, url="http://new"))
+    seen = read(rows, row(1, url="http://old", time_ms=NOW_MS - 100))
+    assert seen is not None
+    assert (seen.report.url, rows.refused) == ("http://new", {})
 
 
 def test_row_with_another_key_does_not_replace_a_live_one() -> None:
