@@ -184,6 +184,7 @@ def make_runtime(config: CoordinatorConfig) -> Runtime:
     pinned = frozenset(
         read_genesis(config.genesis_file, config.namespace).values() if config.genesis_file else ()
     )
+    log.has_genesis = bool(pinned)
     lease = LeaderLease(log, address)
 
     def peer_secret() -> bytes:

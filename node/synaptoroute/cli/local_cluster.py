@@ -78,6 +78,7 @@ class LocalCluster:
         if self.redis_url is None:
             self.server = PrivateServer(self.folder / "valkey")
             self.server.start()
+        self._make_genesis()
         self.nodes = [self._node(index) for index in range(self.count)]
         for node in self.nodes:
             node.start()
@@ -93,6 +94,30 @@ class LocalCluster:
         make_private_folder(folder)
         cert, key = Authority.open(folder).issue(folder, ("localhost", LOOPBACK))
         self.tls = client_context(TlsFiles(cert, key, self.ca_file))
+
+    def _database(self, index: int) -> Path:
+        return self.folder / f"node-{index}.sqlite"
+
+    @property
+    def _genesis_file(self) -> Path:
+        return self.folder / "genesis.json"
+
+    def _make_genesis(self) -> None:
+        """Pin the keys of the nodes of a new cluster that nobody else can found."""
+        from synaptoroute.trust.genesis import dump_genesis
+        from synaptoroute.trust.identity import NodeIdentity
+
+        databases = [self._database(index) for index in range(self.count)]
+        is_new = not any(database.exists() for database in databases)
+        if self.redis_url is not None or self._genesis_file.exists() or not is_new:
+            return
+        # Where a node would make its key itself.
+        voters = {
+            database.stem: NodeIdentity.load_or_create(database.with_suffix(".key")).public_key
+            for database in databases
+        }
+        with open_private(self._genesis_file, "wb") as file:
+            file.write(dump_genesis(self.namespace, voters).encode())
 
     def _tls_settings(self) -> dict[str, str]:
         if not self.has_tls:
@@ -133,7 +158,7 @@ class LocalCluster:
         return NodeProcess(
             port=port,
             settings={
-                "database": str(self.folder / f"node-{index}.sqlite"),
+                "database": str(self._database(index)),
                 "node_name": f"node-{index}",
                 "redis_url": self._server_url,
                 "namespace": self.namespace,
@@ -156,7 +181,9 @@ class LocalCluster:
                 file.write(f"k1 {secrets.token_hex(32)}\n".encode())
         # A release before left this file, and a log whose entries have no signature.
         is_older = (self.folder / "peer.secret").exists()
+        is_pinned = self.redis_url is None and self._genesis_file.exists()
         return {
+            **({"genesis_file": str(self._genesis_file)} if is_pinned else {}),
             "signing_keys_file": str(path),
             "allow_unsigned": "true" if is_older else "false",
         }

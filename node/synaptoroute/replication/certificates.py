@@ -109,6 +109,7 @@ class Certificates:
             namespace = self._session.log.signing_keys.namespace
             keys = await asyncio.to_thread(read_genesis, path, namespace)
             self.pinned = frozenset(keys.values())
+            self._session.log.has_genesis = True
         database = self._engine.database
         is_empty = self._engine.published.position.epoch == 0
         if is_empty and (self._has_secret or self.pinned):

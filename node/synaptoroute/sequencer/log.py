@@ -225,6 +225,7 @@ class RedisLog:
             namespace, signing_keys_file, allow_unsigned=allow_unsigned
         )
         self.verifier = Verifier(self.signing_keys.secret)
+        self.has_genesis = False  # Whether a genesis file pins the voters' keys
         self._level: Callable[[], int] = lambda: BASE_LEVEL
         self._commands = self.connector.link()
         self._reads = self.connector.link(
@@ -313,7 +314,7 @@ class RedisLog:
         """``trusting-redis``, ``authenticated``, or ``pinned`` where voters' keys are pinned."""
         if not self.signing_keys.secret:
             return "trusting-redis"
-        return "pinned" if self.verifier.pinned else "authenticated"
+        return "pinned" if self.has_genesis else "authenticated"
 
     @property
     def append_counts(self) -> AppendCounts:
