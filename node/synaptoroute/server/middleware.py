@@ -42,6 +42,8 @@ _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-contr
 class NodePolicy(RequestPolicy):
     """The request policy of a node: authorization, headers, logs, metrics."""
 
+    default_name = b"sr-version"
+
     def __init__(self, runtime: Runtime) -> None:
         self.log = runtime.log
         self._runtime = runtime
@@ -58,7 +60,9 @@ class NodePolicy(RequestPolicy):
     def authorize(
         self, method: str, path: str, headers: Mapping[bytes, bytes], context: RequestContext
     ) -> None:
-        context.is_write = is_write(method, path)
+        context.is_write = (
+            method not in SAFE_METHODS and path not in _READING_POSTS and path.startswith("/v1/")
+        )
         tls, keys = self._runtime.tls, self._runtime.keys
         self._sites.check(method, headers, is_keyless=keys is None)
         if (
@@ -176,11 +180,6 @@ class NodePolicy(RequestPolicy):
         if now - self._refusals_logged_at >= REFUSALS_LOG_SECONDS:
             self.log.warning("queries_refused", count=self._refused_count)
             self._refused_count, self._refusals_logged_at = 0, now
-
-
-def is_write(method: str, path: str) -> bool:
-    """Whether a request asks for a change of the route set or of the cluster."""
-    return method not in SAFE_METHODS and path not in _READING_POSTS and path.startswith("/v1/")
 
 
 def scope_needed(method: str, path: str) -> KeyScope | None:

@@ -122,6 +122,7 @@ class RequestPolicy(ABC):
 
     log: ServerLog
     body_bytes_max: int | None = None
+    default_name = b""  # Header whose absence asks for ``default_headers``
 
     @abstractmethod
     def authorize(
@@ -147,7 +148,7 @@ class RequestPolicy(ABC):
         return True
 
     def default_headers(self) -> list[Header]:
-        """Headers of every response whose endpoint did not set them itself."""
+        """Headers of a response whose endpoint did not set ``default_name`` itself."""
         return []
 
     async def admit(
@@ -259,8 +260,8 @@ class Middleware:
             if message["type"] == "http.response.start":
                 context.status, context.has_started = message["status"], True
                 own = list(message.get("headers", ()))
-                names = {name.lower() for name, _ in own}
-                own += [each for each in policy.default_headers() if each[0] not in names]
+                if policy.default_name not in dict(own):
+                    own += policy.default_headers()
                 message["headers"] = [*own, *policy.common_headers(context)]
             await send(message)
 
