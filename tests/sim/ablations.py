@@ -12,7 +12,7 @@ from typing import Any
 from sim.model_server import ModelServer
 from sim.node import Life, Node
 from sim.world import Kinds
-from synaptoroute.core.change import Remembered
+from synaptoroute.core.change import Commit, Remembered
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -152,6 +152,22 @@ class ForgetfulNode(Node):
     """Applies what it applied before."""
 
     replica_type = ForgetfulReplica
+
+
+# --- no comparison of requests: whoever waits for an op_id gets what the entry got -------------
+
+
+class SharingReplica(Replica):
+    """Does not tell which request decided an op_id."""
+
+    def _apply(self, entry: Entry) -> Commit:
+        return replace(super()._apply(entry), decided=None)
+
+
+class SharingNode(Node):
+    """Answers every client that waits for an op_id alike."""
+
+    replica_type = SharingReplica
 
 
 # --- no gap check: what arrives is applied -----------------------------------------------------
@@ -337,6 +353,7 @@ ABLATIONS = {
     ),
     "majority": Ablation("the majority of a recovery", Kinds(TrustingNode), 100),
     "op_id": Ablation("dedupe by op_id", Kinds(ForgetfulNode), 100),
+    "request_hash": Ablation("comparison of requests by hash", Kinds(SharingNode), 100),
     "gap_check": Ablation("the gap check", Kinds(GappyNode), 100),
     "head_poll": Ablation("the head poll", Kinds(DeafNode), 100),
     "encoder": Ablation("the encoder of the chosen history", Kinds(CredulousNode), 400, "encoder"),

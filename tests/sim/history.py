@@ -22,6 +22,8 @@ class Op:
         if_match: Revision that a ``cas`` was conditional on.
         outcome: What came of it where it was applied; empty if unknown.
         revision: Revision that it gave to its route.
+        requests: Route, kind and condition of each request that was sent with this identity,
+            by its hash.
     """
 
     op_id: bytes
@@ -35,6 +37,11 @@ class Op:
     if_match: Revision | None = None
     outcome: str = ""
     at: Revision | None = None
+    requests: dict[bytes, tuple[str, str, Revision | None]] = field(default_factory=dict)
+
+    def decided_by(self, request_hash: bytes) -> None:
+        """Take over what the request was that decided this write."""
+        self.name, self.kind, self.if_match = self.requests[request_hash]
 
     @property
     def is_acknowledged(self) -> bool:
@@ -80,12 +87,32 @@ class HeadRead:
     value: bytes
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a client was told that waited at a node for its write.
+
+    Attributes:
+        node: Who answered.
+        op_id: Identity of the write.
+        request_hash: Hash of what the client asked.
+        code: Error code of a rejection; empty otherwise.
+        at: Place at which the write was decided.
+    """
+
+    node: str
+    op_id: bytes
+    request_hash: bytes
+    code: str
+    at: Revision
+
+
 @dataclass
 class History:
     """Everything that clients saw."""
 
     ops: dict[bytes, Op] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     head_reads: list[HeadRead] = field(default_factory=list)
 
     @property

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from sim.checks import convergence, durability, encoders, linearizable, once, order, sessions
+from sim.checks import (
+    convergence,
+    durability,
+    encoders,
+    linearizable,
+    once,
+    order,
+    requests,
+    sessions,
+)
 from sim.checks.prefix import PrefixCheck
-from sim.history import HeadRead, History, Op, Read
+from sim.history import Answer, HeadRead, History, Op, Read
 from synaptoroute.core.mutation import Position, Proposal, PutRoute, Revision
 from synaptoroute.core.table import RouteTable
 
@@ -177,3 +186,20 @@ def test_value_from_nowhere_is_found() -> None:
     """A read sees what was written, and not before it was."""
     assert 1 == len(linearizable.stale(registers(seen(0, 1, B), writes=[op(A, 1, 0, 1)])))
     assert 1 == len(linearizable.stale(registers(seen(0, 1, A), writes=[op(A, 1, 2, 3)])))
+
+
+def test_answer_of_another_request_is_found() -> None:
+    """Two requests with one place, and a refusal of the one that decided."""
+    at, later = Revision(1, 2), Revision(1, 5)
+
+    def told(*answers: tuple[bytes, str, Revision]) -> History:
+        return History(answers=[Answer("n0", A, *each) for each in answers])
+
+    good = told((A, "", at), (A, "", at), (B, "idempotency_conflict", later))
+    shared = told((A, "", at), (B, "", at))
+    refused = told((A, "idempotency_conflict", later))
+
+    assert [] == requests.confused(good, {A: A}, {1: 0})
+    assert 1 == len(requests.confused(shared, {A: A}, {1: 0}))
+    assert 1 == len(requests.confused(refused, {A: A}, {1: 0}))
+    assert [] == requests.confused(refused, {A: A}, {1: 0, 2: 4})

@@ -10,10 +10,20 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
-from sim.checks import convergence, durability, encoders, linearizable, once, order, sessions
+from sim.checks import (
+    convergence,
+    durability,
+    encoders,
+    linearizable,
+    once,
+    order,
+    requests,
+    sessions,
+)
 from sim.checks.prefix import PrefixCheck
-from sim.history import HeadRead, History, Op, Read
+from sim.history import Answer, HeadRead, History, Op, Read
 from sim.model_disk import Disk
 from sim.model_server import ModelServer
 from sim.model_store import Store
@@ -58,6 +68,11 @@ FORGED = b"forged"
 """The first bytes of the op_id of an entry that no member wrote."""
 
 
+def hash_of(text: str) -> bytes:
+    """Request hash of a client that asks for this."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
 def _forged(effects: Mapping[bytes, int]) -> bool:
     return any(op_id.startswith(FORGED) for op_id in effects)
 
@@ -88,6 +103,7 @@ class World(ServerFates, Operators):
         self.backup: Store | None = None
         self._asked: dict[str, tuple[Replica, Head, str, int]] = {}
         self._pending: list[tuple[ModelServer, int, int, Op]] = []
+        self._waiting: dict[tuple[str, bytes], set[bytes]] = {}
         self.nodes: list[Node] = []
         for number in range(voters + observers):
             self.nodes.append(self.kinds.node(self, f"n{number}", Disk(f"n{number}")))
@@ -142,11 +158,22 @@ class World(ServerFates, Operators):
                 self.prefix.committed(node.node_id, commit.entry.position, commit.digest)
         for commit in commits:
             op = self.history.ops.get(commit.entry.proposal.op_id)
-            if op is not None and not commit.is_duplicate and not op.outcome:
+            if op is None:
+                continue
+            self._answer(node, commit, op)
+            if not commit.is_duplicate and not op.outcome:
+                op.decided_by(commit.entry.proposal.request_hash)
                 op.outcome = commit.change.outcome.status
                 op.at = commit.change.outcome.at
         node.disk.drop_old(OPLOG_KEEP)
         self.counts["commits"] += len(commits)
+
+    def _answer(self, node: Node, commit: Commit, op: Op) -> None:
+        """Answer the clients that wait at a node for an identity, each for its own request."""
+        for request_hash in sorted(self._waiting.pop((node.name, op.op_id), ())):
+            outcome = commit.outcome_for(request_hash)
+            code, at = outcome.code or "", outcome.at
+            self.history.answers.append(Answer(node.name, op.op_id, request_hash, code, at))
 
     def note_installed(self, node: Node) -> None:
         """A node took a snapshot."""
@@ -187,9 +214,11 @@ class World(ServerFates, Operators):
             return
         op = self._op(int(number), kind, route, node)
         fingerprint = node.disk.encoder[0]
+        frame, proposal = self._encoded(self._request(op, int(number), route), fingerprint)
+        self._waiting.setdefault((node.name, op.op_id), set()).add(proposal.request_hash)
         placed = node.server.append(
             node.replica.position,
-            [self._encoded(op, fingerprint)],
+            [(frame, proposal)],
             epoch_id=node.epoch_id(),
             fingerprint=fingerprint,
             level=node.replica.level,
@@ -212,18 +241,28 @@ class World(ServerFates, Operators):
         if kind != "del":
             mutation = PutRoute(route, (f"text {number}",), (VECTORS[node.disk.encoder[0]],))
         if_match = held.revision if kind == "cas" and held else None
-        proposal = Proposal(op_id, mutation, if_match=if_match)
+        asked = hash_of(route)
+        proposal = Proposal(op_id, mutation, asked, if_match=if_match)
         kind = kind if kind != "cas" or if_match else "put"
         op = Op(op_id, route, kind, encode_proposal(proposal), proposal, self.step_count)
         op.if_match = if_match
+        op.requests[asked] = (route, kind, if_match)
         self.history.ops[op_id] = op
         return op
 
-    @staticmethod
-    def _encoded(op: Op, fingerprint: str) -> tuple[bytes, Proposal]:
-        """A write with vectors of the node that it goes through; each try makes them anew."""
+    def _request(self, op: Op, number: int, route: str) -> Proposal:
+        """The write again; or, of every third number, another request with its identity."""
         proposal = op.proposal
         assert isinstance(proposal, Proposal)
+        asked = hash_of(route)
+        if number % 3 or asked == proposal.request_hash:
+            return proposal
+        op.requests.setdefault(asked, (route, "put", None))
+        return Proposal(op.op_id, PutRoute(route, (f"other {route}",), (b"0000",)), asked)
+
+    @staticmethod
+    def _encoded(proposal: Proposal, fingerprint: str) -> tuple[bytes, Proposal]:
+        """A write with vectors of the node that it goes through; each try makes them anew."""
         if isinstance(proposal.mutation, PutRoute):
             vectors = (VECTORS[fingerprint],) * len(proposal.mutation.utterances)
             proposal = replace(proposal, mutation=replace(proposal.mutation, vectors=vectors))
@@ -325,8 +364,9 @@ class World(ServerFates, Operators):
             node.turn(is_lost=fate == "lost", is_cut=fate == "cut")
 
     def do_crash(self, name: str) -> None:
-        """A process dies."""
+        """A process dies, and its clients with it."""
         self.node(name).crash()
+        self._waiting = {key: each for key, each in self._waiting.items() if key[0] != name}
 
     def do_start(self, name: str) -> None:
         """It starts again on its disk."""
@@ -411,6 +451,8 @@ class World(ServerFates, Operators):
         replica = self.nodes[0].replica
         for op in self.history.ops.values():
             known = replica.outcome_of(op.op_id)
+            if known is not None:
+                op.decided_by(known.request_hash)
             op.outcome = known.outcome.status if known else ""
             op.at = known.outcome.at if known else None
 
@@ -423,6 +465,7 @@ class World(ServerFates, Operators):
             *self._apart(),
             *durability.lost(self.history, effects),
             *once.doubled(effects),
+            *self._requests(),
             *order.backwards(self.history),
             *order.unserial(self.history),
             *sessions.blind(self.history),
@@ -430,6 +473,13 @@ class World(ServerFates, Operators):
             *self._encoders(),
             *(f"{name} applied a forged entry" for name, each in effects.items() if _forged(each)),
         ]
+
+    def _requests(self) -> list[str]:
+        replica = self.nodes[0].replica
+        known = {op_id: replica.outcome_of(op_id) for op_id in self.history.ops}
+        winners = {op_id: each.request_hash for op_id, each in known.items() if each}
+        bases = {each.epoch: each.opened.base_seq for each in replica.epochs}
+        return requests.confused(self.history, winners, bases)
 
     def _encoders(self) -> list[str]:
         head = self.server.head()
