@@ -8,6 +8,7 @@ only an operator may write (user information, a query).
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ _METADATA: Final = frozenset(
 _METADATA_NAMES: Final = frozenset({"metadata.google.internal", "metadata"})
 
 
+@lru_cache(maxsize=4_096)  # Of the addresses that are taken; an error is not kept
 def check_address(url: str) -> None:
     """Check the base address of a node; an empty one is a node that serves no peers.
 

@@ -44,7 +44,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', silent_before, 
   end
 end
 
-local live = redis.call('ZRANGEBYSCORE', KEYS[3], exact(now_ms - 90000), '+inf')
+local live = redis.call('ZRANGEBYSCORE', KEYS[3], exact(now_ms - 120000), '+inf')
 local claim = read('HGET', KEYS[6], ARGV[1]) or ''
 if not m then return {{'LOST', exact(time_us), role, why}, displaced, #live, claim} end
 local head = {'HEAD', exact(time_us), role, replid}

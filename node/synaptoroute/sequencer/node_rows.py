@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from synaptoroute.core.mutation import Position
@@ -135,15 +136,21 @@ def is_plain(value: object) -> bool:
 def value_of(kind: type[ValueT], document: Mapping[str, Any]) -> ValueT:
     """Make a flat value of its fields; absent ones have their defaults."""
     values: dict[str, Any] = {}
-    for each in fields(kind):  # type: ignore[arg-type]
-        value = document.get(each.name, each.default)
+    for name, expected, default in _layout(kind):
+        value = document.get(name, default)
         if value is MISSING:
-            raise ProtocolError(f"a {kind.__name__} lacks {each.name}")
+            raise ProtocolError(f"a {kind.__name__} lacks {name}")
         # ``type`` and not ``isinstance``: True is an int.
-        if type(value) is not _TYPES[str(each.type)] or not is_plain(value):
-            raise ProtocolError(f"a {kind.__name__} has a wrong {each.name}")
-        values[each.name] = value
+        if type(value) is not expected or not is_plain(value):
+            raise ProtocolError(f"a {kind.__name__} has a wrong {name}")
+        values[name] = value
     return kind(**values)
+
+
+@cache
+def _layout(kind: type[Any]) -> tuple[tuple[str, type, object], ...]:
+    """Name, type and default of each field."""
+    return tuple((each.name, _TYPES[str(each.type)], each.default) for each in fields(kind))
 
 
 @dataclass(frozen=True, slots=True)

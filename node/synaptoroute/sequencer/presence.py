@@ -49,9 +49,9 @@ from synaptoroute.trust.documents import DocumentReader, canonical, sign_documen
 from synaptoroute.trust.statements import COORDINATOR, Signer
 
 HEARTBEAT_SECONDS: Final = 1.0
-HEARTBEAT_SECONDS_MAX: Final = 30.0
+HEARTBEAT_SECONDS_MAX: Final = 60.0
 HEARTBEAT_JITTER: Final = 0.2
-HEARTBEATS_PER_SECOND_MAX: Final = 100
+HEARTBEATS_PER_SECOND_MAX: Final = 40
 """Of the whole fleet: who verifies every row then spends about 1 % of a core."""
 LIVE_SECONDS: Final = 1.0  # How long a list of live nodes is used for ``ack=all``
 

@@ -42,7 +42,7 @@ def verify_document(
     if not isinstance(signed, dict):
         raise ProtocolError("a document without a signature", forged=True)
     body = canonical({name: value for name, value in document.items() if name != SIGNED_FIELD})
-    return verifier.read(purpose, json.dumps({**signed, "body": body}), by=by)
+    return verifier.read_fields(purpose, {**signed, "body": body}, by=by)
 
 
 class DocumentReader:

@@ -87,7 +87,17 @@ class Verifier:
         Raises:
             ProtocolError: It is malformed or forged (``forged=True``).
         """
-        statement = _parse(text)
+        if len(text) > STATEMENT_BYTES_MAX:
+            raise ProtocolError(f"a statement has at most {STATEMENT_BYTES_MAX} bytes")
+        try:
+            parsed: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError("a statement is malformed") from error
+        return self.read_fields(purpose, parsed, by=by)
+
+    def read_fields(self, purpose: str, parsed: Any, *, by: str = "") -> Statement:
+        """Verify a statement whose JSON was read already; see ``read``."""
+        statement = _checked(parsed)
         name, public_key = statement["by"], statement["key"]
         if by and name != by:
             raise ProtocolError(f"a statement of {name!r} in the place of {by!r}", forged=True)
@@ -138,13 +148,10 @@ def _fields(*texts: str) -> bytes:
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
-def _parse(text: str | bytes) -> dict[str, str]:
-    if len(text) > STATEMENT_BYTES_MAX:
-        raise ProtocolError(f"a statement has at most {STATEMENT_BYTES_MAX} bytes")
+def _checked(parsed: Any) -> dict[str, str]:
     try:
-        parsed: Any = json.loads(text)
         fields = {name: parsed[name] for name in ("by", "key", "admitted", "body", "sig")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ProtocolError("a statement is malformed") from error
     if not all(isinstance(value, str) for value in fields.values()) or not (
         _NAME.fullmatch(fields["by"])

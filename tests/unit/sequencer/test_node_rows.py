@@ -12,6 +12,7 @@ from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.addresses import check_address
 from synaptoroute.sequencer.node_rows import NodeReport, NodeRows, NodeSeen, dump_node_report
+from synaptoroute.sequencer.presence import heartbeat_seconds
 from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.identity import NodeIdentity
 from synaptoroute.trust.statements import Signer, Verifier
@@ -179,8 +180,10 @@ def test_restart_is_seen_at_once() -> None:
 def test_row_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = Verifier(SECRET)
     calls = []
-    original = verifier.read
-    monkeypatch.setattr(verifier, "read", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = verifier.read_fields
+    monkeypatch.setattr(
+        verifier, "read_fields", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
     rows = NodeRows(verifier, SECRET, is_strict=lambda: True)
     text, forged = row(), altered(seq=9)
     for _ in range(5):
@@ -235,3 +238,12 @@ def test_address_that_no_node_has_is_refused(url: str) -> None:
 )
 def test_address_of_a_node_is_taken(url: str) -> None:
     check_address(url)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "seconds"), [(0, 1.0), (3, 1.0), (40, 1.0), (100, 2.5), (3_000, 60.0)]
+)
+def test_heartbeats_of_a_large_fleet_are_rarer(nodes: int, seconds: float) -> None:
+    assert heartbeat_seconds(nodes) == seconds
+    rare = said(interval_ms=int(heartbeat_seconds(nodes) * 1_000))
+    assert rare.alive_ms >= max(5_000, 3_000 * seconds)
