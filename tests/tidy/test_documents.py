@@ -20,6 +20,7 @@ from synaptoroute_coordinator.config import CoordinatorConfig
 pytestmark = pytest.mark.tidy
 
 ADR_LINES_MAX = 60
+THREATS_MIN = 25
 ADR_CHARACTERS_MAX = 3_500
 ADR_HEADINGS = ["Context", "Decision", "Consequences", "Alternatives tried"]
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -241,13 +242,30 @@ def test_every_row_of_the_failure_table_names_a_test() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["docs/operations.md", "docs/protocol.md", "docs/known-defects.md"]
+    "path",
+    [
+        "docs/operations.md",
+        "docs/protocol.md",
+        "docs/known-defects.md",
+        "docs/threat-model.md",
+    ],
 )
 def test_tests_named_in_documents_exist(path: str) -> None:
     """A renamed test is renamed in the documents, too."""
     text = (ROOT / path).read_text(encoding="utf-8")
 
     assert set() == set(_TEST_NAME.findall(text)) - names_of_tests()
+
+
+def test_every_row_of_the_threat_model_names_its_means_and_a_test() -> None:
+    """A threat without a test is a claim."""
+    text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.count("|") == 5 and "---" not in line]
+    threats = [row for row in rows if not row.startswith("| attempt |")]
+
+    assert THREATS_MIN <= len(threats)
+    for row in threats:
+        assert re.search(r"`(test_|tests/)", row), row
 
 
 def test_every_log_state_is_documented() -> None:
