@@ -20,7 +20,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -59,6 +59,8 @@ class ApiKey:
     key_hash: bytes
     scopes: frozenset[Scope]
     expires_at: float | None = None
+    # Distinguishes a key from the same key before it was removed, had other rights or expired
+    serial: int = field(default=0, compare=False)
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -191,6 +193,7 @@ class ApiKeys:
         self._path = path
         self._clock = clock
         self._error = ""
+        self._serial = 0
         content = _read(path)
         self._keys = _by_hash(content)
         self._seen: bytes | None = _digest(content)
@@ -231,7 +234,9 @@ class ApiKeys:
     def is_in_force(self, key: ApiKey) -> bool:
         """Whether a key that was found before is still here, with the same rights."""
         present = self._keys.get(key.key_hash)
-        return present is not None and present.has_rights_of(key) and not self.is_expired(present)
+        # A key that was removed and came back ends what began before, too: nobody may have
+        # asked in between.
+        return present is not None and present.serial == key.serial and not self.is_expired(present)
 
     @property
     def status(self) -> KeysStatus:
@@ -256,7 +261,7 @@ class ApiKeys:
             seen = _digest(content)
             if seen == self._seen and not force:
                 return False
-            self._keys = _by_hash(content)
+            self._keys = self._continued(_by_hash(content))
         except ConfigError as error:
             # The same mistake is reported once, not at every look.
             is_reported = error.message == self._error and seen == self._seen and not force
@@ -266,6 +271,17 @@ class ApiKeys:
             raise
         self._error, self._seen = "", seen
         return True
+
+    def _continued(self, keys: dict[bytes, ApiKey]) -> dict[bytes, ApiKey]:
+        """Carry the serials of the keys over that were in force with the same rights."""
+        self._serial += 1
+        carried = {}
+        for key_hash, key in keys.items():
+            before, serial = self._keys.get(key_hash), self._serial
+            if before is not None and before.has_rights_of(key) and not self.is_expired(before):
+                serial = before.serial
+            carried[key_hash] = replace(key, serial=serial)
+        return carried
 
     async def reload_and_log(
         self, log: ServerLog, *, force: bool = False, executor: ThreadPoolExecutor | None = None

@@ -211,6 +211,26 @@ def test_key_with_other_scopes_is_not_in_force_any_more(tmp_path: Path) -> None:
     assert not ring.is_in_force(found)
 
 
+def test_key_that_comes_back_does_not_bring_back_what_it_began(tmp_path: Path) -> None:
+    """Though nobody asked while it was away; other keys that stay go on."""
+    path, key, other = tmp_path / "keys", make_key(), make_key()
+    lines = [key_line(other, ["read"], "other"), key_line(key, ["admin"], "name")]
+    path.write_text("\n".join(lines))
+    ring = ApiKeys(path)
+    before, stays = ring.find(key), ring.find(other)
+    assert before is not None
+    assert stays is not None
+    for text in (lines[0], "\n".join(lines)):
+        path.write_text(text)
+        ring.reload()
+    again = ring.find(key)
+
+    assert again is not None
+    assert not ring.is_in_force(before)
+    assert ring.is_in_force(again)
+    assert ring.is_in_force(stays)
+
+
 def test_refused_and_exposed_files_are_in_the_status(tmp_path: Path) -> None:
     """The status says why the content of a file is not in force, and who else can read it."""
     path, key = tmp_path / "keys", make_key()
