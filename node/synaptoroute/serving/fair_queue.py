@@ -27,6 +27,8 @@ from synaptoroute.serving.admission import CHARACTERS_MAX
 
 QUERY_CHARACTERS: Final = 8
 """Fixed cost of a query, in characters: its special tokens, and its part of a batch."""
+CHARACTERS_PER_TOKEN: Final = 4
+"""By which a query's cost is corrected once it is tokenized: 500 characters may be 500 tokens."""
 IDLE_FLOWS_MAX: Final = 1_024
 """Flows that are remembered without a query; beyond that their debts are forgotten."""
 
@@ -195,7 +197,7 @@ class FairQueue:
             query = queries.popleft()
             is_taken = query.is_taken
             if not is_taken:
-                self._now = max(self._now, flow.time)
+                self._now = max(self._now, place[0])
                 flow.time += min(len(query.text), CHARACTERS_MAX) + QUERY_CHARACTERS
             if queries:
                 self._number += 1

@@ -37,7 +37,12 @@ from synaptoroute.serving.admission import (
     retry_after,
     too_late,
 )
-from synaptoroute.serving.fair_queue import FairQueue, InFlightQuery, Waiter
+from synaptoroute.serving.fair_queue import (
+    CHARACTERS_PER_TOKEN,
+    FairQueue,
+    InFlightQuery,
+    Waiter,
+)
 
 REQUESTS_PER_TAKE_MAX: Final = 64
 REQUESTS_PER_TAKE_MIN: Final = 8
@@ -456,6 +461,9 @@ class QueryQueue:
             for query in queries:
                 self._close_to_newcomers(query)
                 callers.append(query.waiters)
+                if query.served_by is not None and query.tokens is not None:
+                    known = query.tokens.count * CHARACTERS_PER_TOKEN
+                    query.served_by.time += known - min(len(query.text), CHARACTERS_MAX)
             count = sum(map(len, callers))
             self.queue_requests -= count
             self.counters.completed += count

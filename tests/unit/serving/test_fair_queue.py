@@ -61,6 +61,24 @@ def test_long_texts_count_for_more() -> None:
     assert (5, 20) == (order.count("l"), order.count("s"))
 
 
+def test_texts_with_many_tokens_count_for_more_once_they_are_known() -> None:
+    """A script with a token a character is not four times as cheap as another."""
+    queue = query_queue(queue=1_000)
+    served = {"dense": 0, "plain": 0}
+    for number in range(60):
+        for flow in served:
+            queue.submit(f"{number:02}" + flow * 20, Caller(flow=flow))
+    while queue._fair.count > 60:
+        query = queue._fair.pop()
+        assert query is not None
+        flow = query.waiters[0].flow
+        query.tokens = SimpleNamespace(count=len(query.text) // (1 if flow == "dense" else 4))
+        served[flow] += query.tokens.count
+        queue.complete([query])
+
+    assert 0.8 < served["dense"] / served["plain"] < 1.25
+
+
 def test_flow_that_was_idle_has_no_claim_on_the_past() -> None:
     """It is served in turn, not for as long as the other was served alone."""
     queue = query_queue(queue=1_000)
