@@ -35,6 +35,8 @@ class Policy(BaseSettings):
         backups_kept: Number of backups to keep; older ones are deleted.
         lag_entries_max: A live node further behind raises an alarm.
         voter_missing_seconds: A voter that is silent for this long raises an alarm.
+        is_voter_replacement_on: Whether a voter that is missing for that long is replaced by the
+            node that came back at its address with an empty disk.
         log_bytes_max: Bytes that the log may keep, as set for the nodes.
         log_full_percent: An alarm is raised when the log is this full.
     """
@@ -52,6 +54,7 @@ class Policy(BaseSettings):
     backups_kept: int = Field(default=7, ge=1, le=1_000)
     lag_entries_max: int = Field(default=1_000, ge=1, le=10_000_000)
     voter_missing_seconds: float = Field(default=300.0, ge=1, le=86_400)
+    is_voter_replacement_on: bool = True
     log_bytes_max: int = Field(default=268_435_456, ge=1_024, le=1 << 40)
     log_full_percent: float = Field(default=80.0, gt=0, le=100)
 

@@ -59,6 +59,7 @@ def find_alarms(
     policy: Policy,
     *,
     missing_voters: tuple[str, ...] = (),
+    replacements: Mapping[str, NodeView] | None = None,
     backup_error: str = "",
     clones: Mapping[str, str] | None = None,
     refused_rows: Mapping[str, str] | None = None,
@@ -69,6 +70,7 @@ def find_alarms(
         view: The fleet.
         policy: The limits.
         missing_voters: Voters that have been silent for too long.
+        replacements: The node that came back in the place of a missing voter, by voter.
         backup_error: Why the last backup failed; empty if it did not.
         clones: Processes that were refused as the second of an identity, by node.
         refused_rows: Why rows in Redis do not count, by node.
@@ -88,7 +90,8 @@ def find_alarms(
             Alarm(
                 "voters_missing",
                 "critical" if is_majority_gone else "warning",
-                f"{len(missing_voters)} of {len(view.log.voters)} voters are missing",
+                f"{len(missing_voters)} of {len(view.log.voters)} voters are missing"
+                + _advice(replacements or {}),
                 missing_voters,
             )
         )
@@ -103,6 +106,15 @@ def find_alarms(
     if backup_error:
         found.append(Alarm("backup_failed", "warning", f"the backup failed: {backup_error}"))
     return tuple(found)
+
+
+def _advice(replacements: Mapping[str, NodeView]) -> str:
+    """How to replace missing voters by the nodes that came back in their place."""
+    commands = [
+        f"synaptoroute cluster voter {node.node} --replace {voter}"
+        for voter, node in replacements.items()
+    ]
+    return f"; to replace them: {', '.join(commands)}" if commands else ""
 
 
 def _state_alarms(view: FleetView) -> list[Alarm]:

@@ -57,6 +57,11 @@ class NodeView:
         return f"{self.epoch}.{self.seq}"
 
     @property
+    def given_name(self) -> str:
+        """The name that the node gave itself; empty if it is not known."""
+        return "" if self.name == self.node[:NAME_CHARACTERS] else self.name
+
+    @property
     def health(self) -> Health:
         if not self.is_known:
             return "unknown"

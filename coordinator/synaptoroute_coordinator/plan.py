@@ -17,6 +17,8 @@ from synaptoroute_coordinator.fleet import AuditVerdict, FleetView, NodeView
 FIRST_AUDIT_SECONDS: Final = 5.0
 """Delay of the first audit after a coordinator became active."""
 TRIM_STEP_MIN: Final = 64
+VOTER_CHANGE_SECONDS: Final = 5.0
+"""Time between two changes of the voters: a majority has to hold the first."""
 REPAIRS_MAX: Final = 3
 """Repairs of one node in a row; after that its memory or disk is probably broken."""
 DEEP_WAIT_FACTOR: Final = 12
@@ -74,7 +76,18 @@ class TakeBackup:
     url: str
 
 
-Action: TypeAlias = Trim | StartAudit | CompleteAudit | Repair | AbortImport | TakeBackup
+@dataclass(frozen=True, slots=True)
+class ChangeVoter:
+    """Give a node a vote, or take one away: a step of the replacement of a lost voter."""
+
+    node: str
+    is_adding: bool
+    reason: str
+
+
+Action: TypeAlias = (
+    Trim | StartAudit | CompleteAudit | Repair | AbortImport | TakeBackup | ChangeVoter
+)
 
 
 # --- controller state ------------------------------------------------------------------
@@ -121,6 +134,9 @@ class ControllerState:
     # When each open import was first seen in its present state.
     imports: dict[OpenImport, float] = field(default_factory=dict)
     voters_seen: dict[str, float] = field(default_factory=dict)
+    # Address and name of each voter when it was last in the view.
+    voters_known: dict[str, tuple[str, str]] = field(default_factory=dict)
+    voter_change_seconds: float | None = None  # of the newest change of the voters
 
     def record_imports(self, found: Iterable[OpenImport], now_seconds: float) -> None:
         """Record the open imports; one that changed counts from now on."""
@@ -130,6 +146,11 @@ class ControllerState:
         live = {node.node for node in view.live}
         self.voters_seen = {
             voter: now_seconds if voter in live else self.voters_seen.get(voter, now_seconds)
+            for voter in view.log.voters
+        }
+        known = {node.node: (node.url, node.given_name) for node in view.nodes}
+        self.voters_known = {
+            voter: known.get(voter) or self.voters_known.get(voter, ("", ""))
             for voter in view.log.voters
         }
 
@@ -195,6 +216,7 @@ def plan_actions(
             if now_seconds - since_seconds >= policy.import_idle_seconds
         ),
         *_plan_backup(view, policy, state, now_seconds),
+        *_plan_voters(view, policy, state, now_seconds),
     )
 
 
@@ -298,6 +320,51 @@ def _plan_backup(
     node = choose_backup_source(view)
     if node is not None:
         yield TakeBackup(node.node, node.url)
+
+
+def find_replacements(
+    view: FleetView, policy: Policy, state: ControllerState, now_seconds: float
+) -> dict[str, NodeView]:
+    """Find the node that came back in the place of each lost voter.
+
+    A node whose disk was lost starts with another identity, at the same address or with the same
+    name.  It is ready, so its state is complete, and certified where that is required.
+    """
+    found = {}
+    for voter in state.missing_voters(now_seconds, policy.voter_missing_seconds):
+        url, name = state.voters_known.get(voter, ("", ""))
+        same = [
+            node
+            for node in view.live
+            if node.node != voter
+            and node.health == "ok"
+            and ((url and node.url == url) or (name and node.given_name == name))
+        ]
+        if len(same) == 1:
+            found[voter] = same[0]
+    return found
+
+
+def _plan_voters(
+    view: FleetView, policy: Policy, state: ControllerState, now_seconds: float
+) -> Iterator[Action]:
+    """Replace a lost voter: first the vote of its successor, then the end of its own."""
+    if not policy.is_voter_replacement_on:
+        return
+    changed = state.voter_change_seconds
+    if changed is not None and now_seconds - changed < VOTER_CHANGE_SECONDS:
+        return
+    voters = set(view.log.voters)
+    healthy = sum(node.node in voters and node.health == "ok" for node in view.live)
+    for voter, node in find_replacements(view, policy, state, now_seconds).items():
+        is_adding = node.node not in voters
+        # Only if the voters after the change have a majority that is healthy: otherwise the
+        # change itself could not be held by one.
+        if 2 * (healthy + is_adding) <= len(voters) + (1 if is_adding else -1):
+            continue
+        reason = f"{node.given_name or node.url} lost its disk: {node.node} replaces {voter}"
+        yield ChangeVoter(node.node if is_adding else voter, is_adding, reason)
+        return
 
 
 def choose_backup_source(view: FleetView) -> NodeView | None:

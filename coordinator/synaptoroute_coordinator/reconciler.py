@@ -35,6 +35,7 @@ from synaptoroute_coordinator.leader_lease import LeaderLease
 from synaptoroute_coordinator.plan import (
     AbortImport,
     Action,
+    ChangeVoter,
     CompleteAudit,
     ControllerState,
     OpenImport,
@@ -43,6 +44,7 @@ from synaptoroute_coordinator.plan import (
     StartAudit,
     TakeBackup,
     Trim,
+    find_replacements,
     plan_actions,
 )
 
@@ -195,6 +197,7 @@ class Reconciler:
             self.view,
             self.policy,
             missing_voters=missing,
+            replacements=find_replacements(self.view, self.policy, self.state, time.monotonic()),
             backup_error=self.backup_error,
             clones=self._clones,
             refused_rows=self.log.presence.rows.refused,
@@ -305,6 +308,9 @@ class Reconciler:
                 if done.outcome == "done":
                     self.state.record_repair(action.audit_seq, node)
                 return ActionResult(done.outcome, f"{self._names((node,))[0]} {done.detail}")
+            case ChangeVoter():
+                self.state.voter_change_seconds = now_seconds
+                return await self._executor.change_voter(action)
             case AbortImport(import_id, touched_seq):
                 self.state.imports.pop(OpenImport(import_id, touched_seq), None)
                 return await self._executor.abort_import(action)
@@ -368,6 +374,8 @@ class Reconciler:
         if actor == SELF and action in ("audit", "scrub") and done.outcome == "done":
             return  # periodic audits would fill the audit log; their findings are events
         await self.audit_log.add(actor, action, done.outcome, done.detail)
+        if action == "voter" and actor == SELF:
+            self.feed.add(Event("voters", "warn", f"voters: {done.detail}"))
         if action == "repair" and done.outcome == "done":
             self.feed.add(Event("repair", "warn", f"repair: {done.detail}"))
         elif actor != SELF:
@@ -389,3 +397,5 @@ def _name_of(action: Action) -> str:
             return "abort-import"
         case TakeBackup():
             return "backup"
+        case ChangeVoter():
+            return "voter"

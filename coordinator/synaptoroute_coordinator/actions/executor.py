@@ -14,7 +14,14 @@ from typing import Final, Literal
 
 from synaptoroute.author import AUTHOR
 from synaptoroute.core.codec import BASE_LEVEL
-from synaptoroute.core.mutation import Audit, ImportAbort, Position, Proposal
+from synaptoroute.core.mutation import (
+    Audit,
+    ImportAbort,
+    Position,
+    Proposal,
+    VoterAdd,
+    VoterRemove,
+)
 from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
@@ -22,7 +29,7 @@ from synaptoroute.sequencer.log import RedisLog
 from synaptoroute.sequencer.presence import AuditReport, NodeCommand
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.trust.statements import Signer
-from synaptoroute_coordinator.plan import AbortImport, Repair, StartAudit, Trim
+from synaptoroute_coordinator.plan import AbortImport, ChangeVoter, Repair, StartAudit, Trim
 
 AUTHOR_LEVEL: Final = 2  # From this level of the log on, entries name their authors
 AUTHOR_SUFFIX: Final = "/coordinator"
@@ -49,6 +56,7 @@ class Executor:
             position=lambda: self._head.position if self._head else Position(),
             fingerprint=lambda: self._head.fingerprint if self._head else "",
             level=lambda: self.level,
+            voters=lambda: self._head.voters if self._head else (),
         )
 
     def update_head(self, head: Head) -> None:
@@ -82,6 +90,11 @@ class Executor:
         name = f"abort|{action.import_id}|{action.touched_seq}".encode()
         op_id = hashlib.sha256(name).digest()[:16]
         return await self._append(Proposal(op_id, ImportAbort(action.import_id)))
+
+    async def change_voter(self, action: ChangeVoter) -> ActionResult:
+        mutation = VoterAdd(action.node) if action.is_adding else VoterRemove(action.node)
+        done = await self._append(Proposal(uuid.uuid4().bytes, mutation))
+        return replace(done, detail=f"{action.reason}; {done.detail}")
 
     async def _append(self, proposal: Proposal) -> ActionResult:
         if self._head is not None and self._head.level >= AUTHOR_LEVEL:

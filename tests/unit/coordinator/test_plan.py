@@ -9,6 +9,7 @@ from synaptoroute.sequencer.presence import AuditReport
 from synaptoroute_coordinator.fleet import evaluate_audit
 from synaptoroute_coordinator.plan import (
     AbortImport,
+    ChangeVoter,
     CompleteAudit,
     ControllerState,
     OpenImport,
@@ -251,3 +252,49 @@ def test_voter_is_missing_after_a_long_silence_only() -> None:
 
     assert () == controller.missing_voters(NOW + 100, 300)
     assert ("c",) == controller.missing_voters(NOW + 300, 301 - 1)
+
+
+def _replaced(*nodes: object, voters: tuple[str, ...] = ("a", "b", "c"), at: float = NOW) -> object:
+    """The voter changes that are planned after c was lost and other nodes came."""
+    state = controller_state()
+    lost = [seen(name, url=f"http://{name}") for name in "abc"]
+    state.record_voters(fleet(*lost, at=head(voters=voters)), 0.0)  # type: ignore[arg-type]
+    view = fleet(*nodes, at=head(voters=voters))  # type: ignore[arg-type]
+    state.record_voters(view, at)
+    planned = plan_actions(view, policy(), state, at)
+    return [(each.node, each.is_adding) for each in planned if isinstance(each, ChangeVoter)]
+
+
+A, B, GONE = (
+    seen("a", url="http://a"),
+    seen("b", url="http://b"),
+    seen("c", url="http://c", age_ms=900_000),
+)
+AGAIN = seen("d", url="http://c", role="observer")
+
+
+def test_lost_voter_is_replaced_by_the_node_at_its_address() -> None:
+    """The successor gets its vote first; then the lost voter loses its own."""
+    assert [("d", True)] == _replaced(A, B, GONE, AGAIN)
+    assert [("c", False)] == _replaced(A, B, GONE, AGAIN, voters=("a", "b", "c", "d"))
+    assert [("d", True)] == _replaced(A, B, AGAIN)  # its row has expired meanwhile
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (A, B, GONE),
+        (A, B, GONE, seen("d", url="http://d", role="observer")),
+        (A, B, GONE, seen("d", url="http://c", role="observer", state="syncing")),
+        (A, B, GONE, AGAIN, seen("e", url="http://c", role="observer")),
+        (A, seen("b", url="http://b", age_ms=900_000), GONE, AGAIN),
+        (A, B, seen("c", url="http://c"), AGAIN),
+    ],
+    ids=["nobody", "elsewhere", "not ready", "ambiguous", "no majority", "not lost"],
+)
+def test_voter_is_not_replaced_without_certainty(nodes: tuple[object, ...]) -> None:
+    assert [] == _replaced(*nodes)
+
+
+def test_voter_is_replaced_after_a_long_silence_only() -> None:
+    assert [] == _replaced(A, B, GONE, AGAIN, at=100.0)

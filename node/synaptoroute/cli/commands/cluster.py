@@ -199,13 +199,28 @@ def voter(
         str, typer.Argument(help="Identity of the node, as `status --cluster --json` shows it.")
     ],
     remove: Annotated[bool, typer.Option("--remove", help="Remove the node's vote.")] = False,
+    replace: Annotated[
+        str, typer.Option("--replace", metavar="NODE", help="Lost voter that NODE replaces.")
+    ] = "",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give one node a vote on recoveries, or remove it; one node at a time."""
+    """Give one node a vote on recoveries, or remove it; one node at a time.
+
+    With --replace it first gets a vote, then the lost voter loses its own.
+    """
+    if remove and replace:
+        raise BadUsage("--remove and --replace exclude each other")
     with NodeClient(url, api_key) as client:
         result = client.write("POST", "/v1/cluster/voters", {"node": node, "vote": not remove})
+        if replace and result["ack"] == "quorum":
+            result = client.write("POST", "/v1/cluster/voters", {"node": replace, "vote": False})
+        elif replace:
+            raise CheckFailed(
+                f"no majority holds the vote of {node} yet: {replace} was not removed; "
+                "repeat the command"
+            )
     if as_json:
         print_json(result)
     else:

@@ -1,0 +1,72 @@
+"""Goal: a voter that lost its disk is replaced by the node that comes back in its place.
+
+Method: real nodes, of which one is killed and started again with an empty disk at the same
+address, and a real coordinator with a short patience.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node_cluster import Cluster, Member, StartCluster
+from processes import CoordinatorProcess
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
+
+def wipe(member: Member) -> None:
+    """Kill a node and delete everything that it stored."""
+    member.kill()
+    for path in member.database.parent.glob(f"{member.database.stem}.*"):
+        path.unlink()
+
+
+def voters(cluster: Cluster, member: int) -> set[str]:
+    """The voters as a node's cluster view has them."""
+    nodes = cluster[member].http.get("/v1/cluster").json()["nodes"]
+    return {node["node"] for node in nodes if node["role"] == "voter" and node["is_live"]}
+
+
+def written(cluster: Cluster, name: str) -> bool:
+    """Put a route; whether a majority of the voters holds it."""
+    path = f"/v1/routes/{name}?ack=quorum"
+    return cluster[0].http.put(path, json={"name": name, "utterances": [name]}).is_success
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_two_wiped_disks_one_after_the_other_keep_the_log_open(
+    tmp_path: Path, start_cluster: StartCluster, is_signed: bool
+) -> None:
+    """After both replacements a restart of Redis is recovered without an operator."""
+    keys_file = tmp_path / "keys"
+    keys_file.write_text("a " + "s" * 32 + "\n")
+    signing = {"signing_keys_file": str(keys_file)} if is_signed else {}
+    cluster = start_cluster("valkey", 3, **signing)
+    settings = {"voter_missing_seconds": "2", "audit_seconds": "0", "scrub_seconds": "0"}
+    coordinator = CoordinatorProcess(
+        tmp_path / "coordinator", cluster.server.url, {**settings, **signing}
+    )
+    assert written(cluster, "before")
+    try:
+        coordinator.start()
+        coordinator.until(lambda: coordinator.is_active)
+        coordinator.until(lambda: len(coordinator.cluster()["nodes"]) == 3)
+        for lost in (1, 2):
+            wipe(cluster[lost])
+            cluster[lost].start().wait_ready()
+
+            def replaced() -> bool:
+                log: dict[str, Any] = coordinator.cluster()["log"]
+                return len(log["voters"]) == 3 and voters(cluster, 0) == set(log["voters"])
+
+            coordinator.until(replaced)
+        events = coordinator.http("GET", "/v1/actions").json()["actions"]
+        # Redis loses everything: the voters of now decide, and all of them are there.
+        cluster.server.call("FLUSHALL")
+        coordinator.until(lambda: written(cluster, "after"))
+    finally:
+        coordinator.end()
+    assert 4 == sum(each["action"] == "voter" and each["outcome"] == "done" for each in events)
