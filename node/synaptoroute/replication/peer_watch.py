@@ -40,9 +40,11 @@ VOTERS_SAMPLED: Final = 3  # Voters that are asked while the log is open
 TICK_SECONDS: Final = 0.25
 ASK_SECONDS: Final = 1.0  # Pause between two rounds while the log is silent
 SAMPLE_SECONDS: Final = 4.0  # Pause between two rounds while the log is open
-SAMPLE_SECONDS_PER_NODE: Final = 0.05
-"""The pause grows with the fleet, so that a voter is asked about 60 times a second at most."""
+ASK_SECONDS_PER_NODE: Final = 0.003
+SAMPLE_SECONDS_PER_NODE: Final = 0.02
+"""The pauses grow with the fleet, so that the questions to a voter do not grow with it."""
 DIRECTORY_SECONDS: Final = 30.0
+DIRECTORY_SECONDS_PER_NODE: Final = 0.1  # The list holds every node
 TAKE_SECONDS: Final = 2.5  # Time to fetch what a peer has before the node counts as behind
 
 _log = logging.getLogger(__name__)
@@ -90,7 +92,8 @@ class PeerDirectory:
         # Soon again while not every voter is known: nodes report one after another at first.
         voters = set(self._session.engine.replica_status.voters) - {self._session.node_id}
         is_whole = voters <= self._urls.keys() and self._urls
-        return DIRECTORY_SECONDS if is_whole else 1.0
+        seconds = DIRECTORY_SECONDS if is_whole else 1.0
+        return max(seconds, DIRECTORY_SECONDS_PER_NODE * self._session.live_count)
 
     async def learn(self, seen: Sequence[NodeSeen]) -> None:
         """Keep the addresses of the nodes that were seen: voters first, then live ones."""
@@ -173,7 +176,10 @@ class PeerWatch:
         """Ask the peers, often while the log is silent."""
         session = self._session
         while True:
-            await asyncio.sleep(self._pause_seconds() * random.uniform(0.8, 1.2))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_seconds() * random.uniform(0.8, 1.2)):
+                    await session.peers_wanted.wait()
+            session.peers_wanted.clear()
             try:
                 if session.log_state is LogState.OPEN:
                     await self.directory.refresh()
@@ -184,12 +190,12 @@ class PeerWatch:
                 _log.debug("the peers were not asked: %s", error)
 
     def _pause_seconds(self) -> float:
-        session, count = self._session, len(self.directory)
+        session, count = self._session, max(len(self.directory), self._session.live_count)
+        limit = session.config.staleness_seconds_max
         if session.log_state is not LogState.OPEN:
+            return min(limit / 4, max(ASK_SECONDS, ASK_SECONDS_PER_NODE * count))
+        if not len(self.directory):
             return ASK_SECONDS
-        if not count:
-            return ASK_SECONDS
-        limit = session.config.staleness_seconds_max / 4
         return min(limit, max(SAMPLE_SECONDS, SAMPLE_SECONDS_PER_NODE * count))
 
     # --- rounds -----------------------------------------------------------------------

@@ -171,6 +171,7 @@ class Session:
         self.orphans_count = 0  # Writes that recoveries left behind on this node
         self.catch_up_wanted = asyncio.Event()  # Set to have the log read now
         self.heartbeat_wanted = asyncio.Event()  # Set to have a heartbeat sent now
+        self.peers_wanted = asyncio.Event()  # Set to have the peers asked now
         self.clock = RedisClock()
         self.vote = ""  # The report to the newest ballot, as this node signs it
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
@@ -254,6 +255,7 @@ class Session:
         else:
             _log.warning("the log is %s: %s", state.value, self.detail)
         self.catch_up_wanted.set()
+        self.peers_wanted.set()
 
     def accept_head(self, head: Head) -> None:
         if self.head is not None and self.head.epoch != head.epoch:
