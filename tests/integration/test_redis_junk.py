@@ -184,7 +184,7 @@ async def write(found: Peers, name: str) -> bool:
     """Whether a quorum write passes on each router."""
     for number, peer in enumerate(found.all):
         code = await refusal_of(peer.router.aput_route(route(f"{name}-{number}"), QUORUM))
-        assert code in ("", "pending", *REFUSALS)
+        assert code in ("", "pending", *REFUSALS), code
         if code:
             return False
     return True
@@ -232,6 +232,7 @@ NAMED = (
     "meta.epoch_id='abc'",
     "meta.lineage='abc'",
     "meta.fingerprint='abc'",
+    "meta.fingerprint=b'\\xff\\xfe\\x00'",
     "meta.voters='abc'",
     "meta.level='0'",
     "meta.floor deleted",

@@ -326,6 +326,30 @@ class PassiveNode(Node):
         yield
 
 
+# --- no room, no limit, no name: what keeps the log small and imports alive ---------------------
+
+
+class CrampedNode(Node):
+    """Waits for somebody else to trim the log."""
+
+    def make_room(self) -> bool:
+        return False
+
+
+class BoundlessServer(ModelServer):
+    """Takes what comes."""
+
+    def is_full(self, added_bytes: int) -> bool:
+        return False
+
+
+class NamelessServer(ModelServer):
+    """Places an abort wherever the log is now."""
+
+    def is_named(self, entry: Entry, name: str) -> bool:
+        return False
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -361,6 +385,11 @@ ABLATIONS = {
     "confirm_held": Ablation("the majority that holds the head", Kinds(HastyNode), 200, "head"),
     "seal": Ablation("the seals of entries", Kinds(UnsealedNode), 100, "hijack"),
     "drop_forged": Ablation("the ballot against forgeries", Kinds(PassiveNode), 100, "hijack"),
+    "room": Ablation("the trim by the node that writes", Kinds(CrampedNode), 50, "room"),
+    "log_limit": Ablation("the limit of the log", Kinds(server=BoundlessServer), 50, "room"),
+    "import_name": Ablation(
+        "the name in the abort of an import", Kinds(server=NamelessServer), 200, "import"
+    ),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 

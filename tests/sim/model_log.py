@@ -38,6 +38,7 @@ class ModelLog:
         self.sent: list[Entry] = []
         self.now_ms = 0
         self.tokens = 0
+        self.log_bytes_max = 0  # Limit of the log; 0 for none
 
     # --- what the ablations switch off ----------------------------------------------------
 
@@ -53,6 +54,14 @@ class ModelLog:
         """Whether a writer holds what the log has lost."""
         seq = meta["seq"]
         return position.seq > seq or (position.seq == seq and position.chain != meta["chain"])
+
+    def is_full(self, added_bytes: int) -> bool:
+        """Whether entries of this size do not fit."""
+        return 0 < self.log_bytes_max < self.kept_bytes() + added_bytes
+
+    def is_named(self, entry: Entry, name: str) -> bool:
+        """Whether an entry contradicts a write that was decided before it."""
+        return name.encode() in entry.frame
 
     # --- head.lua, heartbeat.lua ----------------------------------------------------------
 
@@ -170,8 +179,11 @@ class ModelLog:
             return NotPlaced(reason, str(m["level"]))
         if change is not None and (refused := self._refuse_change(m, change[0])):
             return refused
+        asked = list(proposals)
+        if self.is_full(sum(len(frame) for frame, _ in asked)):
+            return NotPlaced(Reason.FULL, "")
         first_seq = m["seq"] + 1
-        for frame, proposal in proposals:
+        for frame, proposal in asked:
             self._place(m, frame, proposal, position)
         if change is not None:
             m["voters"], m["voters_seq"] = change[1], m["seq"]
@@ -234,6 +246,32 @@ class ModelLog:
         self._place(m, *asked, position)
         m["fingerprint"], m["dim"] = after
         return int(m["seq"])
+
+    def append_unless_named(
+        self, position: Position, asked: tuple[bytes, Proposal], name: str, fingerprint: str
+    ) -> int | NotPlaced:
+        """Place an entry if no entry behind a position contains a name."""
+        m = self.store.meta
+        if m is None:
+            return NotPlaced(Reason.LOST, "")
+        if (refused := self._refuse_write(m, position)) is not None:
+            return refused
+        if m["fingerprint"] != fingerprint:
+            return NotPlaced(Reason.MODEL, m["fingerprint"])
+        if self.is_past(position, m):
+            return NotPlaced(Reason.REGRESSED, str(m["seq"]))
+        later = [e for e in self.store.logs.get(m["epoch"], []) if e.seq > position.seq]
+        is_whole = len(later) == m["seq"] - position.seq
+        if not is_whole or any(self.is_named(entry, name) for entry in later):
+            return NotPlaced(Reason.MOVED, str(m["seq"]))
+        self._place(m, *asked, position)
+        return int(m["seq"])
+
+    def kept_bytes(self) -> int:
+        """Bytes of the entries that the log keeps."""
+        m = self.store.meta
+        log = self.store.logs.get(m["epoch"], []) if m is not None else []
+        return sum(len(entry.frame) for entry in log)
 
     def _refuse_change(self, m: dict[str, Any], before: tuple[str, ...]) -> NotPlaced | None:
         if before != m["voters"]:

@@ -65,6 +65,7 @@ class Node:
         self.is_up = True
         self.replica = self.disk.boot(self.replica_type)
         self.inbox = []
+        self.imports_seen: dict[str, int] = {}
         self.diverged = False
         self.forged_after: Position | None = None
         self.is_open = False
@@ -142,6 +143,21 @@ class Node:
         """Whether the head shows something to fetch."""
         here = self.replica.position
         return self.diverged or (here.epoch, here.seq) < (head.epoch, head.seq)
+
+    # --- room in the log -------------------------------------------------------------------
+
+    def droppable_floor(self) -> int:
+        """The place before which everything may be dropped; 0 if nothing may be."""
+        meta, own = self.server.store.meta, self.replica.position
+        if meta is None or meta["state"] != "open" or own.epoch != meta["epoch"]:
+            return 0
+        floor = min(self.server.quorum_seq() + 1, own.seq + 1, meta["seq"])
+        return int(floor) if floor > meta["floor"] else 0
+
+    def make_room(self) -> bool:
+        """Drop what a majority and this node hold; ablations leave it to a coordinator."""
+        floor = self.droppable_floor()
+        return bool(floor and self.server.trim(floor))
 
     # --- recovery --------------------------------------------------------------------------
 

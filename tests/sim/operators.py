@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sim.model_server import ModelServer
 from sim.model_store import ENCODERS
 from synaptoroute.core.codec import encode_proposal
-from synaptoroute.core.imports import generation_id, missing_texts, vectors_in
+from synaptoroute.core.imports import are_routes_imported, generation_id, missing_texts, vectors_in
 from synaptoroute.core.mutation import (
     ImportBegin,
     ImportChunk,
@@ -80,6 +80,8 @@ class Operators(ABC):
             return
         if node.server.store.meta is None or not self._is_at_head(node):
             return
+        if are_routes_imported(node.replica.table.imports):
+            return  # it would be rejected at its place
         before, replica = node.disk.encoder, node.replica
         after = ENCODERS[1 - ENCODERS.index(before)]
         generation = generation_id(*after)

@@ -9,6 +9,7 @@ from sim.world import Kinds, World
 LENGTHS = (200, 400, 800)
 CALM = (1, 4, 12, 30)
 ROUTES = ("a", "b", "c", "d")
+LOG_BYTES_MAX = 2_500
 REGISTER = "x"
 """A route that is only ever put: each value that a read sees names its write."""
 
@@ -133,6 +134,16 @@ class Schedule:
             )
         if self.focus == "head":
             return self._reads(name)
+        if self.focus == "room":
+            if not self.world.log_bytes_max:
+                return f"limit {LOG_BYTES_MAX}"
+            lines = [self._write(name), self._write(name), f"report {name}", f"turn {name}"]
+            return draw.choice(lines)
+        if self.focus == "import":
+            number = draw.randrange(3)
+            steps = [f"import {name} {number} {step}" for step in ("begin", "chunk", "chunk")]
+            idle = [f"look {name}", f"expire {name}", f"expire {name}", f"turn {name}"]
+            return draw.choice([*steps, *idle, f"import {name} {number} commit"])
         if self.focus == "hijack":
             return self._hijack() if draw.random() < 0.2 else f"turn {name}"
         if self.focus == "encoder":

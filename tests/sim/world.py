@@ -30,6 +30,7 @@ from sim.model_store import Store
 from sim.node import Node
 from sim.operators import VECTORS, Operators
 from sim.server_fates import ServerFates
+from sim.upkeep import Upkeep
 from synaptoroute.core.change import Commit
 from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
@@ -50,7 +51,9 @@ from synaptoroute.sequencer.scripts import Head, Placed
 STEP_MS = 40
 HEAL_TURNS_MAX = 4_000
 PAST_MAX = 40
-CALLS = frozenset({"turn", "write", "report", "trim", "voter", "keep", "switch"})
+CALLS = frozenset(
+    {"turn", "write", "report", "trim", "voter", "keep", "switch", "import", "expire"}
+)
 """Commands after which a replica may have fallen behind."""
 OPLOG_KEEP = 24
 REFILL_KEEP = 12
@@ -77,7 +80,7 @@ def _forged(effects: Mapping[bytes, int]) -> bool:
     return any(op_id.startswith(FORGED) for op_id in effects)
 
 
-class World(ServerFates, Operators):
+class World(ServerFates, Operators, Upkeep):
     """The cluster and what surrounds it.
 
     Attributes:
@@ -97,6 +100,9 @@ class World(ServerFates, Operators):
         self.told: list[str] = []
         self.is_forced = False
         self._names = 0
+        self.log_bytes_max = 0
+        self.expiries: dict[bytes, tuple[str, int]] = {}
+        self.found: list[str] = []
         self.server = self._life(None)
         self.old: list[ModelServer] = []
         self.past: deque[Store] = deque(maxlen=PAST_MAX)
@@ -118,6 +124,7 @@ class World(ServerFates, Operators):
         self._names += 1
         server = self.kinds.server(f"r{self._names}", store)
         server.now_ms = self.now_ms
+        server.log_bytes_max = self.log_bytes_max
         return server
 
     def ballot_name(self) -> str:
@@ -157,6 +164,7 @@ class World(ServerFates, Operators):
             for commit in commits:
                 self.prefix.committed(node.node_id, commit.entry.position, commit.digest)
         for commit in commits:
+            self.watch_expiry(commit)
             op = self.history.ops.get(commit.entry.proposal.op_id)
             if op is None:
                 continue
@@ -200,6 +208,7 @@ class World(ServerFates, Operators):
         word, *rest = line.split()
         getattr(self, f"do_{word}")(*rest)
         self._acknowledge()
+        self.watch_size()
         if word in CALLS:
             self.past.append(self.server.store.copy())
 
@@ -216,13 +225,16 @@ class World(ServerFates, Operators):
         fingerprint = node.disk.encoder[0]
         frame, proposal = self._encoded(self._request(op, int(number), route), fingerprint)
         self._waiting.setdefault((node.name, op.op_id), set()).add(proposal.request_hash)
-        placed = node.server.append(
-            node.replica.position,
-            [(frame, proposal)],
-            epoch_id=node.epoch_id(),
-            fingerprint=fingerprint,
-            level=node.replica.level,
-        )
+        for _ in range(2):
+            placed = node.server.append(
+                node.replica.position,
+                [(frame, proposal)],
+                epoch_id=node.epoch_id(),
+                fingerprint=fingerprint,
+                level=node.replica.level,
+            )
+            if not self.made_room(node, placed):
+                break
         if isinstance(placed, Placed):
             self.counts["accepted"] += 1
             head = node.server.store.meta
@@ -462,6 +474,7 @@ class World(ServerFates, Operators):
         effects = {node.name: node.disk.effects for node in self.nodes}
         return [
             *self.prefix.found,
+            *self.found,
             *self._apart(),
             *durability.lost(self.history, effects),
             *once.doubled(effects),

@@ -35,7 +35,10 @@ if m[1] ~= ARGV[1] or (ARGV[11] ~= '' and ARGV[11] ~= m[12]) then return {'STALE
 -- A writer ahead of the log, or at another chain, proves that this server lost entries.
 local seq, mine = tonumber(m[2]), tonumber(ARGV[2])
 if mine > seq or (mine == seq and ARGV[3] ~= m[3]) then return {'REGRESSED', m[2]} end
-if m[6] ~= ARGV[4] then return {'MODEL', m[6]} end
+if m[6] ~= ARGV[4] then
+  if not is_name(m[6]) then return {'LOST', KEYS[1] .. ': the field fingerprint is damaged'} end
+  return {'MODEL', m[6]}
+end
 if tonumber(m[7]) < tonumber(ARGV[5]) then return {'LEVEL', m[7]} end
 -- A writer that is behind seals for a level or a place that the nodes refuse here.
 if tonumber(m[7]) > tonumber(ARGV[5]) then return {'BEHIND', m[7]} end
