@@ -42,6 +42,10 @@ def test_every_file_of_a_database_is_its_owner_s_alone(tmp_path: Path) -> None:
     storage.checkpoint()
     storage.snapshot_to(path.parent / "copy.sqlite")
     found = modes(tmp_path)
+    # A peer's file may have any mode; the database that is made from it has not.
+    (path.parent / "copy.sqlite").chmod(0o644)
+    storage.install(path.parent / "copy.sqlite")
+    installed = path.stat().st_mode & 0o777
     router.close()
 
     assert {"a", "a/b"} == {name for name, mode in found.items() if mode == 0o700}
@@ -54,6 +58,7 @@ def test_every_file_of_a_database_is_its_owner_s_alone(tmp_path: Path) -> None:
         "copy.sqlite",
     } <= {Path(name).name for name in found}
     assert any("checkpoint" in name for name in found)
+    assert 0o600 == installed
 
 
 @pytest.mark.usefixtures("open_umask")

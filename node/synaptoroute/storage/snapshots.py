@@ -23,6 +23,7 @@ from synaptoroute.core.content import root_of
 from synaptoroute.core.mutation import OP_ID_BYTES, Position, Proposal
 from synaptoroute.errors import StorageCorrupt
 from synaptoroute.failpoints import failpoint
+from synaptoroute.private_files import make_private_file
 from synaptoroute.snapshot_file import check_chains
 from synaptoroute.storage.connection import (
     PAGE_BYTES,
@@ -176,6 +177,7 @@ def _verify(database: Database, source: Path, draft: Path) -> tuple[Stored, Meta
         raise CorruptFile("there is no snapshot")
     # The copy is verified, not the source: the source may change in between.
     with translated("copy a snapshot"):
+        make_private_file(draft)  # a copy would have the mode that the umask leaves
         shutil.copyfile(source, draft)
     with corruption_detected(), closing(connect_reader(draft, immutable=True)) as reader:
         _check_schema(database.writer, reader)
