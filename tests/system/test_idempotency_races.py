@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from node_cluster import Cluster
+from node_cluster import Cluster, StartCluster, until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
@@ -93,3 +94,58 @@ def test_one_body_wins_on_every_node(shared: Cluster, races: int) -> None:
 
     assert [] == asyncio.run(race_all(urls, races, seed=1))
     shared.settle()
+
+
+def test_answers_survive_a_kill_and_a_recovery(start_cluster: StartCluster) -> None:
+    """A node that was killed, and a log that was lost, repeat the same answers."""
+    cluster = start_cluster("valkey", nodes=3)
+
+    def ask(node: int, number: int, body: int = 0) -> httpx.Response:
+        call = CALLS[number % 2]  # PUT or PATCH
+        path, document = request_of(call, number, body)
+        headers = {"Idempotency-Key": f"kept-{number}"}
+        return cluster[node].http.request(
+            call, path, json=document, headers=headers, params={"ack": "quorum"}
+        )
+
+    cluster[0].http.put("/v1/routes/raced", json={"utterances": ["raced"]})
+    first = [ask(0, number) for number in range(6)]
+    cluster[1].kill()
+    cluster[1].start().wait_ready()
+    killed = [ask(1, number) for number in range(6)]
+    cluster.server.call("FLUSHALL")
+    until(lambda: cluster[2].http.put("/v1/routes/after", json={"utterances": ["a"]}).is_success)
+    flushed = [ask(2, number) for number in range(6)]
+    others = [ask(number % 3, number, body=1) for number in range(6)]
+
+    assert all(each.is_success for each in first)
+    assert [shown(each) for each in first] == [shown(each) for each in killed]
+    assert [shown(each) for each in first] == [shown(each) for each in flushed]
+    assert ["idempotency_conflict"] * 6 == [each.json()["code"] for each in others]
+
+
+def test_one_of_several_imports_wins_on_every_node(shared: Cluster) -> None:
+    """Imports with one identity through all nodes at once: one content, one answer."""
+
+    def send(node: int, body: int) -> httpx.Response:
+        routes = [
+            {"name": f"imported{n}", "utterances": [f"{body} {n} {each}" for each in range(100)]}
+            for n in range(6)
+        ]
+        return shared[node].http.post(
+            "/v1/import?import_id=raced&ack=quorum", json={"routes": routes}
+        )
+
+    sent = [(node, body) for node in range(3) for body in (0, 1)]
+    with ThreadPoolExecutor(len(sent)) as pool:
+        answers = list(pool.map(lambda each: send(*each), sent))
+    winners = {body for (_, body), each in zip(sent, answers, strict=True) if each.is_success}
+    texts = {each.text for each in answers if each.is_success}
+    codes = {each.json()["code"] for each in answers if not each.is_success}
+    stored = shared[0].http.get("/v1/routes/imported0").json()["utterances"]
+
+    assert (1, 1) == (len(winners), len(texts)), [each.text for each in answers]
+    assert {"idempotency_conflict"} == codes
+    assert stored[0].startswith(f"{winners.pop()} ")
+    until(lambda: not shared[0].http.get("/v1/imports").json()["imports"])
+    shared.judge()

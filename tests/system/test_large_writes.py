@@ -65,6 +65,22 @@ def test_documented_maxima_are_one_write_each(shared: Cluster) -> None:
     shared.judge()
 
 
+def test_body_over_the_limit_gets_its_answer(shared: Cluster) -> None:
+    """413 with the limit, also for a client that sends everything before it reads."""
+    limit = 16_777_216
+    padded = b'{"utterances": ["' + b"x" * limit + b'"]}'
+    headers = {"Content-Type": "application/json"}
+    answers = [
+        shared[0].http.put("/v1/routes/big", content=padded, headers=headers),
+        shared[0].http.put("/v1/routes/big", content=iter([padded]), headers=headers),
+        shared[0].http.post("/v1/query", content=padded, headers=headers),
+    ]
+
+    for answer in answers:
+        told = answer.json()
+        assert (413, "too_large", limit) == (answer.status_code, told["code"], told["limit"])
+
+
 def test_large_writes_of_all_nodes_at_once(shared: Cluster) -> None:
     """More of them than imports may be open."""
     answers: list[httpx.Response] = []

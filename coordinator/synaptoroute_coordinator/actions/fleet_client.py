@@ -112,6 +112,10 @@ class FleetClient:
             raise ClusterError(
                 f"the node at {target.url} is not trusted: {error}", outcome="unknown"
             ) from error
+        except ClusterError as error:
+            # The request may have been sent: a write may still be applied.
+            error.fields.setdefault("outcome", "unknown")
+            raise
         shown = {name.lower(): value for name, value in answer.headers.items()}
         return NodeResponse(answer.status, shown, content)
 

@@ -44,7 +44,13 @@ from synaptoroute.sequencer.peers import (
     parse_position,
 )
 from synaptoroute.sequencer.proven_http import NONCE_PATH
-from synaptoroute.server.parameters import checked, read_document
+from synaptoroute.server.parameters import (
+    AckTimeout,
+    IdempotencyKey,
+    WriteRequest,
+    checked,
+    read_document,
+)
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
@@ -248,7 +254,6 @@ _ORPHAN: Final = {
     "moved_at_ms": 1_760_000_000_000,
 }
 _LEVEL: Final = {"level": 1, "level_known": 2, "waiting_for": ["5f0c6a5e9d1b4b0f"], "version": ""}
-_QUORUM: Final = WriteOptions(ack="quorum")
 
 
 class Orphans(BaseModel):
@@ -293,15 +298,20 @@ async def recover(request: Request) -> Response:
     },
     openapi_extra=json_body("VoterChange", {"node": "5f0c6a5e9d1b4b0f", "vote": True}),
 )
-async def change_voter(request: Request) -> Response:
+async def change_voter(
+    request: Request, ack_timeout: AckTimeout = None, idempotency_key: IdempotencyKey = None
+) -> Response:
     """One node at a time: the next change is accepted once a majority holds this one. Needs
     the scope `admin`.
     """
-    asked = checked(VoterChange, await read_document(request), InvalidParameter)
+    del idempotency_key  # declared for the document; the options read it
+    document = await read_document(request)
+    asked = checked(VoterChange, document, InvalidParameter)
     _check_member(request)
+    options = WriteRequest(request, "quorum", ack_timeout).options(document)
     router = runtime_of(request).router
-    result = await router.achange_voter(asked.node, is_adding=asked.vote)
-    return write_response(result, _QUORUM)
+    result = await router.achange_voter(asked.node, is_adding=asked.vote, options=options)
+    return write_response(result, options)
 
 
 @endpoints.post(
