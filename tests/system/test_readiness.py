@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -144,10 +145,18 @@ def test_last_node_stays_ready_when_all_others_ended(start_cluster: StartCluster
     assert last.follower["staleness_ms"] > STALENESS_SECONDS * 1_000
 
 
-def test_nodes_that_start_while_redis_is_away_become_ready(start_cluster: StartCluster) -> None:
+@pytest.mark.parametrize("is_signed", [False, True], ids=["unsigned", "signed"])
+def test_nodes_that_start_while_redis_is_away_become_ready(
+    start_cluster: StartCluster, tmp_path: Path, is_signed: bool
+) -> None:
     """All restart: they find each other by the addresses that they kept, and serve."""
-    cluster = settled(start_cluster("redis", nodes=3, **SHORT))
+    (tmp_path / "secret").write_text(f"k1 {'s' * 64}\n")
+    signing = {"signing_keys_file": str(tmp_path / "secret")} if is_signed else {}
+    cluster = settled(start_cluster("redis", nodes=3, **SHORT, **signing))
+    if is_signed:
+        assert cluster[0].http.post("/v1/cluster/finalize", json={"apply": True}).is_success
     newest = cluster.put(0, "kept").at
+    assert 200 == cluster[1].http.get("/v1/routes/kept?consistency=head").status_code
     cluster.settle()
     cluster.server.stop()
     for member in cluster.members:
@@ -156,6 +165,7 @@ def test_nodes_that_start_while_redis_is_away_become_ready(start_cluster: StartC
         member.start()
     for member in cluster.members:
         member.wait_ready()
+        until(lambda m=member: m.follower["readiness"] == "confirmed")
         answer = member.http.get("/v1/routes/kept")
         assert 200 == answer.status_code
         assert int(answer.headers["SR-Staleness-Ms"]) >= 0

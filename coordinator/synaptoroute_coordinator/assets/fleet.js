@@ -169,7 +169,7 @@ function fillCard(card, node) {
   card.state.className = `tag state ${tone}`;
   setText(card.state, words);
   setText(card.version, node.version);
-  setText(card.lag, whole(node.lag_entries));
+  setText(card.lag, node.lag_entries === null ? "–" : whole(node.lag_entries));
   setText(card.rate, rate(node.is_live ? node.queries_per_second : null));
   setText(card.p99, node.p50_ms === null ? "–" : `${node.p50_ms.toFixed(1)} · ${millis(node.p99_ms)}`);
   const history = state.history.get(node.node) ?? [];

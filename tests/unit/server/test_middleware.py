@@ -240,3 +240,18 @@ async def test_batch_of_a_disconnected_client_is_cancelled(node: HttpNode) -> No
     assert 0 == node.runtime.bodies.held_bytes
     text = (await node.http.get("/metrics")).text
     assert 'endpoint="/v1/query/batch",method="POST",status="499"} 1.0' in text
+
+
+async def test_draining_node_is_unready_everywhere_and_still_answers(tmp_path: Path) -> None:
+    """Probe and metric say the same; what arrives before the load balancer knows is answered."""
+    async with http_node(tmp_path) as node:
+        await node.fill()
+        node.runtime.drain()
+        ready = await node.http.get("/readyz")
+        metrics = await node.http.get("/metrics")
+        query = await node.http.post("/v1/query", json={"text": "where is my parcel"})
+
+    assert (503, ["draining"]) == (ready.status_code, ready.json()["reasons"])
+    assert "synaptoroute_ready 0.0" in metrics.text
+    assert (200, "parcel") == (query.status_code, query.json()["route"])
+    assert "close" == query.headers["connection"]
