@@ -183,6 +183,8 @@ class NodeClient:
         try:
             problem = json.loads(answer.read()[:PROBLEM_BYTES_MAX])
             code, detail = str(problem["code"]), str(problem["detail"])
+            if problem.get("outcome") == "unknown":
+                detail += " (the write may still be applied)"
         except (ValueError, KeyError, TypeError):
             # A proxy or another server answers here with its own kind of page.
             problem, code = {}, "not_a_node"

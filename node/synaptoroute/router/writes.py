@@ -39,6 +39,7 @@ from synaptoroute.core.mutation import (
     RemoveUtterances,
     Revision,
 )
+from synaptoroute.core.replica import State
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import (
     CapacityExceeded,
@@ -267,6 +268,8 @@ class Writer:
         """Answer a write that this node has applied already; None if it has not."""
         # Also while Redis is away: a client that was told ``unknown`` gets its answer here.
         assert options.op_id is not None, "only a write with an identity can be repeated"
+        if self._engine.replica_status.state is State.DIVERGED:
+            return None  # what was applied here is not part of the log
         found = self._engine.look_up(options.op_id, options.request_hash)
         outcome = await asyncio.wrap_future(found)
         if outcome is None:

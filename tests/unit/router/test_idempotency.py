@@ -10,6 +10,7 @@ import pytest
 
 from routers import HeldEncoder, many, route, running, stream
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, DeleteRoute, Proposal
+from synaptoroute.core.replica import State
 from synaptoroute.errors import IdempotencyConflict, PreconditionFailed, RouteError
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.router import AdaptiveRouter, WriteOptions
@@ -85,6 +86,17 @@ async def test_repeat_is_not_encoded_again() -> None:
         await router.aput_route(route("a"), options("k", 1))
 
     assert [["a"]] == encoder.utterances
+
+
+async def test_node_off_the_log_does_not_answer_from_its_own_history() -> None:
+    """What a diverged node has applied is not part of the log."""
+    async with running() as router:
+        once = options("k", 1, ack_timeout_seconds=0.3)
+        first = await router.aput_route(route("a"), once)
+        router._engine().applier.replica.state = State.DIVERGED  # type: ignore[attr-defined]
+        again = await router.aput_route(route("a"), once)
+
+    assert ("applied", "pending") == (first.status, again.status)
 
 
 async def test_rejected_write_stays_rejected_for_its_body_alone() -> None:
