@@ -270,6 +270,8 @@ class WriteResult(BaseModel):
         ack: Level of durability reached.
         created: Whether the write created its route, decided by the order of the log.  Not part
             of the HTTP body, where the status 201 says it.
+        held_by: How many of how many voters hold the write on disk, such as ``2/3``; only with
+            ``ack=quorum`` or ``all``.  The header ``SR-Held-By`` says it.
     """
 
     status: Literal["applied", "unchanged", "pending"]
@@ -279,6 +281,7 @@ class WriteResult(BaseModel):
     count: int = 0
     ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
     created: SkipJsonSchema[bool] = Field(default=False, exclude=True)
+    held_by: SkipJsonSchema[str] = Field(default="", exclude=True)
 
 
 class HistoryEntry(BaseModel):

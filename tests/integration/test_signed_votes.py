@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from followers import Peer, Peers, assert_held, leave_one, numbered, route, until, write_quorum
+from followers import (
+    QUORUM,
+    Peer,
+    Peers,
+    assert_held,
+    leave_one,
+    numbered,
+    peers,
+    route,
+    until,
+    write_quorum,
+)
 from secrets_of_clusters import signed
 from servers import Server
 from synaptoroute.router import WriteOptions
@@ -121,3 +132,18 @@ async def test_forged_voters_do_not_become_voters(tmp_path: Path, valkey_server:
         assert found[0].engine.replica_status.voters == voters
         await until(lambda: all(p.follower.session.log_state == "open" for p in found.all), 30)
         await write_quorum(found[0], ["after"])
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+async def test_two_founders_both_vote(
+    tmp_path: Path, valkey_server: Server, is_signed: bool
+) -> None:
+    """A quorum of two voters is two disks; the result says so."""
+    cluster = signed if is_signed else peers
+    async with cluster(tmp_path, valkey_server.url, 2) as found:
+        assert len(found[0].engine.replica_status.voters) == 2
+        result = await found[0].router.aput_route(route("both"), QUORUM)
+        assert (result.ack, result.held_by) == ("quorum", "2/2")
+        await found[1].router.stop()
+        result = await found[0].router.aput_route(route("one"), SHORT)
+        assert (result.status, result.held_by) == ("pending", "")

@@ -370,8 +370,14 @@ class Barriers:
             raise NotCaughtUp(f"there is no log to compare with{detail}", retry_after_seconds=2.0)
         await self.wait_version(head.position.revision, timeout_seconds)
 
-    async def wait_acked(self, at: Revision, *, is_all: bool, timeout_seconds: float) -> bool:
-        """Wait until a majority of the voters, or every live node, holds an entry in time."""
+    async def wait_acked(
+        self, at: Revision, *, is_all: bool, timeout_seconds: float
+    ) -> tuple[int, int] | None:
+        """Wait until a majority of the voters, or every live node, holds an entry.
+
+        Returns:
+            How many of how many voters hold it on disk; None if it was not reached in time.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             pause_seconds = ACK_POLL_SECONDS
@@ -380,38 +386,40 @@ class Barriers:
             # positions count, because it continues with this entry.
             epoch = max(at.epoch, self._session.position.epoch)
             try:
-                if await self._is_acked(epoch, at.seq, is_all):
-                    return True
+                if (held := await self._acked(epoch, at.seq, is_all)) is not None:
+                    return held
                 if is_all and self._session.log.is_strict:
                     pause_seconds = ALL_POLL_SECONDS
             except SynaptoRouteError:
                 pause_seconds = ACK_RETRY_SECONDS
             left_seconds = deadline - time.monotonic()
             if left_seconds <= 0:
-                return False
+                return None
             await asyncio.sleep(min(pause_seconds, left_seconds))
 
-    async def _is_acked(self, epoch: int, seq: int, is_all: bool) -> bool:
+    async def _acked(self, epoch: int, seq: int, is_all: bool) -> tuple[int, int] | None:
         log = self._session.log
         if log.is_strict:
-            return await self._is_proved(epoch, seq, is_all)
+            return await self._proved(epoch, seq, is_all)
         acked = await log.presence.acked(epoch)
-        if isinstance(acked, NotPlaced):
-            return False
-        return acked.is_quorum(seq) and (not is_all or acked.is_all(seq))
+        if isinstance(acked, NotPlaced) or not acked.is_quorum(seq):
+            return None
+        is_reached = not is_all or acked.is_all(seq)
+        return (acked.voters_at(seq), len(acked.voters)) if is_reached else None
 
-    async def _is_proved(self, epoch: int, seq: int, is_all: bool) -> bool:
+    async def _proved(self, epoch: int, seq: int, is_all: bool) -> tuple[int, int] | None:
         # What Redis says of votes is a claim: only what the voters signed counts, and the voters
         # are those of this node's history.
         log, replica = self._session.log, self._engine.replica_status
         voters = Electorate.of_names(replica.voters, replica.voter_keys)
         positions = await log.voter_positions.read(voters, self._session.cluster_id)
-        if not voters.is_majority(holders(positions, epoch, seq)):
-            return False
+        held = holders(positions, epoch, seq), len(voters)
+        if not voters.is_majority(held[0]):
+            return None
         if not is_all:
-            return True
+            return held
         live = {each.report.node_id: each for each in await log.presence.nodes() if each.is_live}
         told = {name: each.report.position for name, each in live.items()}
         behind = {name for name, at in told.items() if not holders({name: at}, epoch, seq)}
         voting = {name: at for name, at in positions.items() if name in behind}
-        return bool(live) and len(behind) == holders(voting, epoch, seq)
+        return held if live and len(behind) == holders(voting, epoch, seq) else None

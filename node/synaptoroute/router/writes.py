@@ -400,15 +400,17 @@ class Writer:
         self, result: WriteResult, outcome: Outcome, ack: Ack, deadline: float
     ) -> WriteResult:
         """Wait until a quorum or all nodes have applied the write."""
+        held_by = "1/1"  # a standalone node is its only voter
         if self._follower is not None:
-            is_reached = await self._follower.barriers.wait_acked(
+            held = await self._follower.barriers.wait_acked(
                 outcome.at,
                 is_all=ack == "all",
                 timeout_seconds=max(0.0, deadline - time.monotonic()),
             )
-            if not is_reached:
+            if held is None:
                 return result.model_copy(update={"status": "pending", "ack": "applied"})
-        return result.model_copy(update={"ack": ack})
+            held_by = f"{held[0]}/{held[1]}"
+        return result.model_copy(update={"ack": ack, "held_by": held_by})
 
     async def encode(
         self,

@@ -52,6 +52,8 @@ def write_response(result: WriteResult, options: WriteOptions, *, is_new: bool =
     """The response to a write: 201 for a new route, 202 while ``ack`` is not reached, else 200."""
     headers = version_headers(result.version, result.revision)
     headers["SR-Op-Id"] = result.op_id
+    if result.held_by:
+        headers["SR-Held-By"] = result.held_by
     status = 201 if is_new and result.status == "applied" else 200
     if result.status == "pending" or not reached(result.ack, options.ack):
         status = 202
@@ -163,6 +165,7 @@ _HEADER_MEANINGS: Final = {
     "ETag": "Revision of the route, quoted; send it as If-Match.",
     "SR-Version": "Position in the order of writes, epoch.seq.",
     "SR-Op-Id": "Identity of the write, 32 hexadecimal digits.",
+    "SR-Held-By": "How many of how many voters hold the write on disk, for ack=quorum and all.",
     "Location": "Where to read the outcome of a write that is still pending.",
     "Link": "The next page, if there is one.",
 }

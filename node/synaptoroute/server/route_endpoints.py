@@ -69,7 +69,7 @@ _UTTERANCES_EXAMPLE: Final = {"utterances": ["Give me my money back"]}
 
 
 def write_responses(*more: int, created: bool = False) -> dict[int | str, dict[str, Any]]:
-    headers = "SR-Version SR-Op-Id ETag"
+    headers = "SR-Version SR-Op-Id SR-Held-By ETag"
     found: dict[int | str, dict[str, Any]] = {
         200: success("Done", WRITE_EXAMPLE, WriteResult, headers=headers),
         202: success(

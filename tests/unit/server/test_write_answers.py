@@ -191,3 +191,14 @@ async def names(node: HttpNode) -> set[str]:
     """Names of the routes."""
     page: httpx.Response = await node.http.get("/v1/routes")
     return {each["name"] for each in json.loads(page.text)["routes"]}
+
+
+@pytest.mark.parametrize(("ack", "held_by"), [("applied", None), ("quorum", "1/1"), ("all", "1/1")])
+async def test_quorum_says_how_many_disks_it_was(
+    node: HttpNode, ack: str, held_by: str | None
+) -> None:
+    """A quorum of one voter is one disk, and the answer says so."""
+    path = f"/v1/routes/held?ack={ack}"
+    answer = await node.http.put(path, json={"name": "held", "utterances": ["a"]})
+    assert answer.is_success
+    assert held_by == answer.headers.get("SR-Held-By")
