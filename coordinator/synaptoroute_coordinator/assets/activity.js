@@ -8,12 +8,16 @@ export function show(main) {
   const isAdmin = state.session?.scopes.includes("admin");
   const events = h("ol", { class: "events", tabindex: 0, "aria-label": "Events, newest first" });
   const record = scroll("Audit log");
+  const writes = scroll("Writes");
   const backups = scroll("Backups");
   const node = h("select", { id: "action-node" });
   const orphans = h("section", { class: "card", hidden: true });
   const refresh = async () => {
-    const [actions, kept] = await Promise.all([get("/v1/actions"), get("/v1/backups")]);
+    // Without a node that answers there is no history, but there is a record.
+    const history = get("/v1/history?limit=30").catch(() => ({ entries: [] }));
+    const [actions, kept, written] = await Promise.all([get("/v1/actions"), get("/v1/backups"), history]);
     drawRecord(record, actions.actions);
+    drawWrites(writes, written.entries);
     drawBackups(backups, kept);
     if (isAdmin) drawOrphans(orphans, (await get("/v1/orphans")).orphans, act);
   };
@@ -52,6 +56,7 @@ export function show(main) {
           } }, "Resync")))),
       orphans,
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Backups")), backups),
+      h("section", { class: "card" }, h("header", {}, h("h2", {}, "Writes")), writes),
       h("section", { class: "card" }, h("header", {}, h("h2", {}, "Audit log")), record))));
   let shown = "";
   const stop = watch((what) => {
@@ -76,6 +81,17 @@ function drawRecord(record, actions) {
       h("td", {}, clock(each.at_ms)), h("td", {}, each.actor), h("td", { class: "muted small" }, each.address ?? ""), h("td", {}, each.action),
       h("td", {}, h("span", { class: `tag ${each.outcome === "done" ? "ok" : "bad"}` }, each.outcome), " ",
         h("span", { class: "muted small" }, each.detail)))))));
+}
+
+// Who wrote what, from the newest entries of the log.
+function drawWrites(writes, entries) {
+  if (!entries.length) { writes.replaceChildren(h("p", { class: "empty" }, "No writes yet.")); return; }
+  writes.replaceChildren(h("table", { class: "record" },
+    h("thead", {}, h("tr", {}, ["Time", "Author", "Action", "Result"].map((text) => h("th", { scope: "col" }, text)))),
+    h("tbody", {}, entries.map((each) => h("tr", {},
+      h("td", {}, clock(Date.parse(each.at))), h("td", {}, each.author ?? "–"),
+      h("td", {}, `${each.action.replaceAll("_", " ")} ${each.route ?? ""}`),
+      h("td", {}, h("span", { class: `tag ${each.status === "rejected" ? "bad" : "ok"}` }, each.code ?? each.status)))))));
 }
 
 // Writes accepted by a Redis server that lost a failover; they can be repeated.
