@@ -7,6 +7,7 @@ idle connections keeps nobody out, not even other clients at the same address.
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         def evict(self) -> None: ...
 
 
+RESERVED_FILES: Final = 512
+"""Files that a process may need beside its connections."""
 EVICTED_PART: Final = 16
 """One in so many of the connections is closed at once: to choose each alone costs too much."""
 
@@ -58,6 +61,22 @@ def limits_of(config: HttpConfig) -> HttpLimits:
         connections_max=config.connections_max,
         connections_per_address_max=config.connections_per_address_max,
     )
+
+
+def raise_file_limit(connections_max: int) -> int:
+    """Raise this process' limit of open files; return for how many connections it suffices.
+
+    Without a file descriptor no connection could be accepted to be refused, and the database
+    could not open its files.
+    """
+    wanted = connections_max + RESERVED_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections_max
+    return max(soft // 2, soft - RESERVED_FILES)
 
 
 class ServerState:

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import uvicorn
@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from synaptoroute.errors import ConfigError
 from synaptoroute.version import __version__
 from synaptoroute.web.client_address import TrustedProxies
-from synaptoroute.web.connections import HttpLimits, ServerState
+from synaptoroute.web.connections import HttpLimits, ServerState, raise_file_limit
 from synaptoroute.web.http_protocol import DirectHandler, HttpProtocol
 from synaptoroute.web.logs import ServerLog, server_log
 from synaptoroute.web.site_rules import is_loopback
@@ -279,6 +279,7 @@ class ServerProcess:
         end()
 
     async def _listens(self, host: str, port: int, sockets: tuple[socket.socket, ...]) -> bool:
+        self._fit_file_limit()
         try:
             urls = await self._server.listen(host, port, sockets=sockets)
         except OSError as error:
@@ -287,6 +288,14 @@ class ServerProcess:
         for url in urls:
             self._log.info("listening", url=url, release=__version__)
         return True
+
+    def _fit_file_limit(self) -> None:
+        state = self._server.state
+        wanted = state.limits.connections_max
+        possible = raise_file_limit(wanted)
+        if possible < wanted:
+            state.limits = replace(state.limits, connections_max=possible)
+            self._log.warning("connections_limited", connections_max=possible, wanted=wanted)
 
     def _on_stop_signal(self) -> None:
         if self._is_draining:

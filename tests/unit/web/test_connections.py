@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_bytes import MemoryConnection, echo
 from synaptoroute.web.client_address import TrustedProxies, parse_networks
-from synaptoroute.web.connections import HttpLimits, ServerState
+from synaptoroute.web.connections import HttpLimits, ServerState, raise_file_limit
 from synaptoroute.web.http_parser import HttpRequest
 from synaptoroute.web.http_protocol import Respond
 
@@ -399,3 +400,24 @@ async def test_proxy_header_may_be_cut_anywhere() -> None:
             assert [200] == statuses(connection)
         assert {client} == set(seen)
         seen.clear()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "possible", "raised"),
+    [
+        (1_024, 4_096, 3_584, 4_096),
+        (1_024, 100_000, 8_192, 8_704),
+        (100_000, 100_000, 8_192, None),
+        (256, 256, 128, 256),
+        (-1, -1, 8_192, None),
+    ],
+)
+def test_limit_of_open_files_is_raised_and_kept(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, possible: int, raised: int | None
+) -> None:
+    changes: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: changes.append(limits))
+
+    assert possible == raise_file_limit(8_192)
+    assert ([] if raised is None else [(raised, hard)]) == changes
