@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
@@ -100,8 +101,12 @@ def _serve_document(app: FastAPI) -> None:
     There is no page to show it: such pages load their scripts from other sites.
     """
 
+    @cache
+    def rendered() -> str:
+        return json.dumps(app.openapi(), separators=(",", ":"))
+
     async def show_document(request: Request) -> Response:
-        return json_response(json.dumps(app.openapi(), separators=(",", ":")))
+        return json_response(rendered())
 
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     app.add_api_route("/v1/openapi.json", show_document, include_in_schema=False)

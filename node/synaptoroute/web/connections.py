@@ -8,18 +8,21 @@ idle connections keeps nobody out, not even other clients at the same address.
 from __future__ import annotations
 
 import resource
+import time
+from collections import deque
 from dataclasses import dataclass
 from email.utils import formatdate
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Final
 
 from synaptoroute.config import HttpConfig
+from synaptoroute.errors import Overloaded
 from synaptoroute.web.client_address import TrustedProxies, client_network
 from synaptoroute.web.http_parser import Header, ParserLimits
 from synaptoroute.web.problems import Problem
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
     from typing import Protocol
 
     class Connection(Protocol):
@@ -35,8 +38,24 @@ if TYPE_CHECKING:
 
 RESERVED_FILES: Final = 512
 """Files that a process may need beside its connections."""
-EVICTED_PART: Final = 16
-"""One in so many of the connections is closed at once: to choose each alone costs too much."""
+CANDIDATES_PART: Final = 16
+"""One in so many of the connections is chosen at once to make room."""
+BUSY_SECONDS: Final = 0.1
+"""Where all connections of a group were busy, the next look is this much later."""
+REFUSALS_PER_SECOND: Final = 20
+"""New connections without room that get a response; the others are closed at once."""
+
+
+class _Group:
+    """Connections that share a limit."""
+
+    __slots__ = ("busy_until", "candidates", "connections")
+
+    def __init__(self, connections: set[Connection]) -> None:
+        self.connections = connections
+        # Those that are to make room next, and since when they wait.
+        self.candidates: deque[tuple[tuple[bool, float], Connection]] = deque()
+        self.busy_until = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,8 @@ class ServerState:
         self.tasks = tasks
         self.proxies = proxies or TrustedProxies()
         self.refused_count = self.evicted_count = 0
-        self._by_address: dict[str, set[Connection]] = {}
+        self._all = _Group(connections)
+        self._by_address: dict[str, _Group] = {}
         self._requests_by_address: dict[str, int] = {}
         self.date: Header = (b"date", b"")
         self.renew_date()
@@ -107,38 +127,41 @@ class ServerState:
 
         Either way ``remove`` must follow in the end.
         """
-        limits, connections = self.limits, self.connections
-        if len(connections) >= limits.connections_max:
-            self._evict(connections, limits.connections_max)
-        is_full = len(connections) >= limits.connections_max
-        connections.add(connection)
-        if is_full:
-            self.refused_count += 1
-            detail = f"the server has {limits.connections_max} connections, which is its limit"
-            return Problem(503, "overloaded", detail, headers={"Retry-After": "1"})
+        count_max = self.limits.connections_max
+        if not self._enter(self._all, connection, count_max):
+            detail = f"the server has {count_max} connections, which is its limit"
+            return Problem(503, Overloaded.code, detail, headers={"Retry-After": "1"})
         return None if address in self.proxies else self.bind(connection, address)
 
     def bind(self, connection: Connection, address: str) -> Problem | None:
         """Count a connection for an address, or say why it cannot have another one."""
-        count_max = self.limits.connections_per_address_max
-        address = client_network(address)
-        group = self._by_address.setdefault(address, set())
-        if len(group) >= count_max:
+        address, count_max = client_network(address), self.limits.connections_per_address_max
+        group = self._by_address.get(address) or _Group(set())
+        has_room = self._enter(group, connection, count_max)
+        # To make room, the group may have been emptied and forgotten.
+        self._by_address[address] = group
+        return None if has_room else _crowded(count_max)
+
+    def _enter(self, group: _Group, connection: Connection, count_max: int) -> bool:
+        if len(group.connections) >= count_max:
             self._evict(group, count_max)
-        group = self._by_address.setdefault(address, group)
-        is_full = len(group) >= count_max
-        group.add(connection)
-        if is_full:
-            self.refused_count += 1
-        return _crowded(count_max) if is_full else None
+        has_room = len(group.connections) < count_max
+        self.refused_count += not has_room
+        group.connections.add(connection)
+        return has_room
+
+    @property
+    def may_answer_refused(self) -> bool:
+        """Whether a refused connection gets a response; under a flood most are just closed."""
+        return self.refused_count <= REFUSALS_PER_SECOND
 
     def remove(self, connection: Connection, address: str) -> None:
         self.connections.discard(connection)
         address = client_network(address)
         group = self._by_address.get(address)
         if group is not None:
-            group.discard(connection)
-            if not group:
+            group.connections.discard(connection)
+            if not group.connections:
                 del self._by_address[address]
 
     def begin_forwarded(self, address: str) -> Problem | None:
@@ -162,16 +185,32 @@ class ServerState:
         else:
             self._requests_by_address.pop(address, None)
 
-    def _evict(self, connections: Iterable[Connection], count_max: int) -> None:
-        """Close the connections of a group that have waited for a request for longest."""
-        waiting = [(each.waits_since, each) for each in connections]
+    def _evict(self, group: _Group, count_max: int) -> None:
+        """Close the connection of a group that has waited for a request for longest."""
+        while True:
+            if not group.candidates and not self._find_candidates(group, count_max):
+                return
+            since, connection = group.candidates.popleft()
+            # It may have sent a request since it was found.
+            if connection in group.connections and connection.waits_since == since:
+                self.evicted_count += 1
+                connection.evict()
+                return
+
+    def _find_candidates(self, group: _Group, count_max: int) -> bool:
+        """Find many at once: to look at all connections for each new one costs too much."""
+        now = time.monotonic()
+        if now < group.busy_until:
+            return False
+        waiting = ((each.waits_since, each) for each in group.connections)
         found = [(since, each) for since, each in waiting if since is not None]
-        found.sort(key=lambda pair: pair[0])
-        for _, connection in found[: max(1, count_max // EVICTED_PART)]:
-            self.evicted_count += 1
-            connection.evict()
+        count = max(1, count_max // CANDIDATES_PART)
+        group.candidates += nsmallest(count, found, key=lambda pair: pair[0])
+        if not found:
+            group.busy_until = now + BUSY_SECONDS
+        return bool(found)
 
 
 def _crowded(count_max: int) -> Problem:
     detail = f"this address has {count_max} connections or requests, which is its limit"
-    return Problem(429, "overloaded", detail, headers={"Retry-After": "1"})
+    return Problem(429, Overloaded.code, detail, headers={"Retry-After": "1"})

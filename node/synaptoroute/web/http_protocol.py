@@ -81,7 +81,6 @@ class HttpProtocol(asyncio.Protocol):
         self._parser = RequestParser(self, state.limits)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._client: Address | None = None
-        self._local: Address | None = None
         self._is_secure = False
         self._certificate: str | None = None  # name in the client's verified certificate
         self._is_proxied = False  # by a trusted proxy, whose headers name the client
@@ -108,7 +107,6 @@ class HttpProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._client = _address(transport.get_extra_info("peername"))
-        self._local = _address(transport.get_extra_info("sockname"))
         self._is_secure = transport.get_extra_info("sslcontext") is not None
         self._waits_at = self._loop.time()
         state = self._state
@@ -117,7 +115,8 @@ class HttpProtocol(asyncio.Protocol):
             self._proxy_header = b""
         problem = state.add(self, self._host)
         if problem is not None:
-            self._write_problem(problem)
+            if state.may_answer_refused:
+                self._write_problem(problem)
             # At once: under a flood, connections that end politely would fill the process.
             self._transport.close()
 
@@ -397,7 +396,7 @@ class HttpProtocol(asyncio.Protocol):
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": request.version,
-            "server": self._local,
+            "server": _address(self._transport.get_extra_info("sockname")),
             "client": request.client,
             "scheme": "https" if request.is_secure else "http",
             "method": request.method,
