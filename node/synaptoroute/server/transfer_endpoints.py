@@ -138,8 +138,6 @@ async def import_routes(
         result = await router.aimport(routes, replace=replace, import_id=import_id, ack=ack)
     headers = version_headers(result.version)
     headers["SR-Op-Id"] = result.op_id
-    if result.held_by:
-        headers["SR-Held-By"] = result.held_by
     is_pending = result.status == "pending"
     if is_pending:
         headers["Location"] = f"/v1/ops/{result.op_id}"
