@@ -46,7 +46,7 @@ async def break_off(peer: Peer, import_id: str) -> None:
 
 async def open_ids(*peers_asked: Peer) -> set[str]:
     """The open imports of some routers."""
-    lists = [await peer.router.open_imports.list() for peer in peers_asked]
+    lists = [await peer.router.open_imports.staged() for peer in peers_asked]
     return {each.begin.import_id for found in lists for each in found}
 
 

@@ -127,6 +127,9 @@ class Maintenance:
         head, retention = self._session.head, self._session.log.retention
         if head is None:
             return
+        if head.kept_bytes > retention.limits.bytes_max:
+            # A trim needs new rows of the voters; in a large fleet they come rarely.
+            self._session.heartbeat_wanted.set()
         try:
             dropped = await retention.keep(head)
         except SynaptoRouteError as error:

@@ -80,7 +80,7 @@ class OpenImports:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def list(self) -> list[StagedImport]:
+    async def staged(self) -> list[StagedImport]:
         """Read the imports of routes that are neither committed nor aborted."""
         return (await self._read())[1]
 
@@ -96,7 +96,7 @@ class OpenImports:
             if outcome is not None:
                 return result_of(outcome, options.op_id)
         result: WriteResult | None = None
-        for staged in await self.list():
+        for staged in await self.staged():
             name = staged.begin.import_id
             if name.partition(RUN_SEPARATOR)[0] != identity:
                 continue

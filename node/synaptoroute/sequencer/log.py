@@ -257,6 +257,7 @@ class RedisLog:
             read_head=self.head,
             position=lambda: self._position(),
             limits=retention,
+            voters=lambda: self._voters(),
         )
         self._appender = Appender(
             self.scripts,

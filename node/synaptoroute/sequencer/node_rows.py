@@ -129,7 +129,7 @@ def parse_document(row: bytes, bytes_max: int) -> dict[str, Any]:
 def is_plain(value: object) -> bool:
     """Whether a value can be shown, compared and sent on: half a surrogate pair cannot."""
     if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
+        return value.isascii() or value.encode(errors="ignore").decode() == value
     return not isinstance(value, int) or abs(value) <= NUMBER_MAX
 
 

@@ -6,7 +6,8 @@ so nodes need not agree on who does it.
 
 Three conditions bound every trim of a node:
 
-- a majority of the voters holds what is dropped (the script checks it again);
+- a majority of the voters holds what is dropped (the script checks it again).  With a cluster
+  secret, the signed rows of the voters that this node's replica knows must say so, too;
 - this node's own disk holds it, so a false position in Redis costs other nodes a catch-up from
   a peer, and no write;
 - every live node holds it, until the log is almost full.  After that a node that is behind
@@ -62,6 +63,7 @@ class Retention:
     read_head: Callable[[], Awaitable[Head | NoLog]]
     position: Callable[[], Position]  # Durable position of this node
     limits: RetentionLimits
+    voters: Callable[[], tuple[str, ...]] = tuple  # Voters at that position
     trimmed_entries: int = 0  # Total since the start
     is_torn: bool = False  # Whether the last trim found that the stream contradicts its header
 
@@ -99,6 +101,8 @@ class Retention:
         if isinstance(acked, NotPlaced):
             return 0
         held = held_seq(acked, self.position(), head, is_pressed=is_pressed)
+        if self.presence.rows.is_verifying:
+            held = min(held, await self._verified_seq(head.epoch))
         floor = min(held + 1, head.seq, head.seq - keep_entries + 1)
         if floor <= head.floor and head.kept_bytes <= self.limits.bytes_max:
             return 0  # otherwise the script finds whether the counts of the header are wrong
@@ -108,6 +112,16 @@ class Retention:
         self.is_torn = trimmed.outcome is TrimOutcome.TORN
         self.trimmed_entries += trimmed.entries
         return trimmed.entries
+
+    async def _verified_seq(self, epoch: int) -> int:
+        """The newest place that the signed rows of a majority of the voters name."""
+        rows = {seen.report.node_id: seen.report for seen in await self.presence.nodes()}
+        held = []
+        for voter in self.voters():
+            row = rows.get(voter)
+            held.append(row.seq if row is not None and row.epoch == epoch else 0)
+        held.sort(reverse=True)
+        return held[len(held) // 2] if held else 0
 
 
 def held_seq(acked: Acked, own: Position, head: Head, *, is_pressed: bool) -> int:

@@ -189,7 +189,7 @@ async def list_open_imports(request: Request) -> Response:
     """Imports that are neither committed nor aborted. One to which nothing is added for
     `import_idle_seconds` is aborted by any node.
     """
-    found = await runtime_of(request).router.open_imports.list()
+    found = await runtime_of(request).router.open_imports.staged()
     imports = [
         OpenImport(
             import_id=each.begin.import_id.partition(RUN_SEPARATOR)[0],
