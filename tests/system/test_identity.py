@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from node_cluster import Cluster, Member, StartCluster, until
+from processes import CoordinatorProcess
 from synaptoroute.trust.identity import NodeIdentity
 
 pytestmark = pytest.mark.system
@@ -50,10 +51,14 @@ def reasons_of(member: Member) -> str:
 
 
 def test_copied_data_directory_is_refused_and_named(
-    start_cluster: StartCluster, secret_file: Path
+    start_cluster: StartCluster, secret_file: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     cluster = start_cluster(nodes=1, signing_keys_file=str(secret_file))
     first = cluster[0]
+    settings = {"signing_keys_file": str(secret_file)}
+    coordinator = CoordinatorProcess(tmp_path / "coordinator", cluster.server.url, settings)
+    request.addfinalizer(coordinator.end)
+    coordinator.start()
     cluster.put(0, "r1")
     clone = clone_of(cluster, first)
     clone.start()
@@ -72,6 +77,11 @@ def test_copied_data_directory_is_refused_and_named(
     assert "synaptoroute_identity_conflict 1.0" in first.http.get("/metrics").text
     rows = client_of(cluster).hvals("sr:{default}:nodes")
     assert [first.process.url] == [json.loads(row)["url"] for row in rows]
+    named = until(
+        lambda: [a["message"] for a in coordinator.cluster()["alarms"] if "clone" in str(a)]
+    )
+    assert clone.follower["boot"] in named[0]
+    assert clone.process.url in named[0]
 
     first.kill()
     until(clone.is_ready)  # no other process has the identity any more

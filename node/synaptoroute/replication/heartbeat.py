@@ -30,6 +30,7 @@ from synaptoroute.version import __version__
 COALESCE_SECONDS: Final = 0.05
 """Requests for a heartbeat come in bursts; one heartbeat serves all of them."""
 RETRY_SECONDS: Final = 0.5
+CLAIM_SECONDS: Final = 1.0  # Pause between two claims of an identity that another process has
 
 
 def node_report(session: Session, position: Position) -> NodeReport:
@@ -72,6 +73,7 @@ class Heartbeat:
         self._session = session
         self._clock = clock
         self._on_head = on_head
+        self._claimed_at = -CLAIM_SECONDS  # When the identity was last claimed in vain
         self._on_clone = on_clone  # Stops what this node does in the name of its identity
 
     async def run(self) -> None:
@@ -91,10 +93,7 @@ class Heartbeat:
         session = self._session
         incarnation, presence = session.incarnation, session.log.presence
         try:
-            if not incarnation.is_claimed and not await incarnation.claim(
-                session.config.advertise_url
-            ):
-                session.set_log_state(LogState.CLONE, incarnation.conflict)
+            if not await self._is_claimed():
                 return
             # The position is read before the head.  A head read later may be newer, which is
             # normal; a head behind this position proves that Redis lost entries.
@@ -111,9 +110,25 @@ class Heartbeat:
                 return
             await self._on_head(head, position)
         except ClusterError as error:
-            session.set_log_state(LogState.AWAY, error.message)
+            # Who was refused stays refused while nobody can say that the other has ended.
+            if incarnation.is_claimed or not incarnation.conflict:
+                session.set_log_state(LogState.AWAY, error.message)
         except ProtocolError as error:
             session.set_log_state(LogState.DAMAGED, str(error))
+
+    async def _is_claimed(self) -> bool:
+        """Whether this process has the identity of its node; else it does nothing in its name."""
+        session, incarnation = self._session, self._session.incarnation
+        if incarnation.is_claimed:
+            return True
+        # Entries on the bus ask for heartbeats; each claim asks the other process.
+        if time.monotonic() - self._claimed_at < CLAIM_SECONDS:
+            return False
+        is_claimed = await incarnation.claim(session.config.advertise_url)
+        if not is_claimed:
+            self._claimed_at = time.monotonic()
+            session.set_log_state(LogState.CLONE, incarnation.conflict)
+        return is_claimed
 
     async def end(self) -> None:
         """Say that this process ends, so that the next one of this node need not wait."""

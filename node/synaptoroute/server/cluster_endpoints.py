@@ -24,10 +24,11 @@ from starlette.responses import Response, StreamingResponse
 
 from synaptoroute.core.digest import BUCKET_COUNT
 from synaptoroute.core.mutation import Position
-from synaptoroute.errors import ClusterError, ProtocolError
+from synaptoroute.errors import ClusterError, NotReady, ProtocolError
 from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.row_repair import dump_rows
+from synaptoroute.replication.session import LogState
 from synaptoroute.router import WriteOptions
 from synaptoroute.sequencer.node_rows import STRICT_LEVEL
 from synaptoroute.sequencer.peers import (
@@ -407,6 +408,9 @@ def _follower_of(request: Request) -> Follower:
 
 def _member(request: Request) -> _Peer:
     follower = _follower_of(request)
+    if follower.session.log_state is LogState.CLONE:
+        # It would speak, and vote, for the node whose identity it has.
+        raise NotReady(follower.session.detail, retry_after_seconds=5.0)
     asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     proof = request.headers.get(PROOF_HEADER)
     if proof is not None:
