@@ -118,7 +118,7 @@ def roll_back_journal(path: Path) -> None:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    if mode == "rwc":
+    if mode == "rwc" and not path.exists():
         # SQLite gives a new file the mode that the umask leaves, and the WAL that of the file.
         make_private_file(path)
     connection = sqlite3.connect(
