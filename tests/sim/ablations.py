@@ -350,6 +350,23 @@ class NamelessServer(ModelServer):
         return False
 
 
+# --- no signatures on votes: what the server says of the voters is believed ---------------------
+
+
+class CountingServer(ModelServer):
+    """Counts whatever positions it holds."""
+
+    def proved_seq(self) -> int:
+        return self.quorum_seq()
+
+
+class BelievingNode(Node):
+    """Counts every report to a ballot."""
+
+    def proved(self, reports: tuple[Report, ...]) -> tuple[Report, ...]:
+        return reports
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -394,6 +411,8 @@ ABLATIONS = {
 }
 
 RARE = {
+    "signed_positions": Ablation("signed positions", Kinds(server=CountingServer), 0, "hijack"),
+    "signed_reports": Ablation("signed reports to a ballot", Kinds(BelievingNode), 0, "hijack"),
     "confirm_answer": Ablation("the confirmed answer", Kinds(RunawayNode), 0, "head"),
     "return": Ablation("the return to a history", Kinds(StubbornNode), 0),
     "removed_voter": Ablation("what removed voters hold", Kinds(DismissiveNode), 0),

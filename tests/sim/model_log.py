@@ -111,13 +111,15 @@ class ModelLog:
             and promise is not None
             and m["rec_id"] == str(promise)
         ):
-            self.store.reports[node_id] = Report(node_id, promise, position, voters)
+            report = Report(node_id, promise, position, voters)
+            self.store.reports[node_id] = self.store.votes[node_id] = report
         return self.head()
 
     def report_position(self, node_id: str, position: Position) -> None:
         """A voter says what it made durable; whatever the log is doing."""
-        held = self.store.positions.setdefault(position.epoch, {})
-        held[node_id] = max(position.seq, held.get(node_id, 0))
+        for kept in (self.store.positions, self.store.signed):
+            held = kept.setdefault(position.epoch, {})
+            held[node_id] = max(position.seq, held.get(node_id, 0))
 
     # --- open.lua, append.lua, switch.lua, read.lua, trim.lua -----------------------------
 
@@ -290,6 +292,28 @@ class ModelLog:
         held = self.store.positions.get(m["epoch"], {})
         seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
         return int(seqs[len(seqs) // 2])
+
+    def proved_seq(self) -> int:
+        """The newest place that a majority of the voters has signed; ablations count claims."""
+        m = self.store.meta
+        if m is None or not m["voters"]:
+            return 0
+        held = self.store.signed.get(m["epoch"], {})
+        seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
+        return int(seqs[len(seqs) // 2])
+
+    def forge_votes(self) -> None:
+        """Whoever owns the server writes positions and reports of all voters."""
+        m = self.store.meta
+        if m is None:
+            return
+        claims = dict.fromkeys(m["voters"], m["seq"])
+        self.store.positions.setdefault(m["epoch"], {}).update(claims)
+        if m["state"] == "recovering":
+            ballot = Ballot.parse(m["rec_id"])
+            for voter in m["voters"]:
+                empty = Report(voter, ballot, Position(), m["voters"])
+                self.store.reports.setdefault(voter, empty)
 
     def read(self, after: Position, entries_max: int = 64) -> ReadResult | None:
         """Entries after a position, judged as the reader does; None without a log."""

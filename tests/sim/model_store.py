@@ -23,7 +23,9 @@ class Store:
         meta: The header; None where there is none.
         logs: Entries of each epoch's stream.
         positions: What each node reported, for each epoch.
+        signed: The same as the nodes signed it: what nobody else can write.
         reports: Answers to the ballot.
+        votes: The answer that each node signed last, in its row.
         beats: When each node was heard last, milliseconds.
         refill: The next epoch's log while it is made.
         lease: Who may open it, and until when.
@@ -32,7 +34,9 @@ class Store:
     meta: dict[str, Any] | None = None
     logs: dict[int, list[Entry]] = field(default_factory=dict)
     positions: dict[int, dict[str, int]] = field(default_factory=dict)
+    signed: dict[int, dict[str, int]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    votes: dict[str, Report] = field(default_factory=dict)
     beats: dict[str, int] = field(default_factory=dict)
     refill: list[Entry] = field(default_factory=list)
     lease: tuple[str, int, int] | None = None
@@ -43,7 +47,9 @@ class Store:
             None if self.meta is None else dict(self.meta),
             {epoch: list(log) for epoch, log in self.logs.items()},
             {epoch: dict(held) for epoch, held in self.positions.items()},
+            {epoch: dict(held) for epoch, held in self.signed.items()},
             dict(self.reports),
+            dict(self.votes),
             dict(self.beats),
             list(self.refill),
             self.lease,

@@ -210,8 +210,13 @@ class Node:
         mode = Mode.FORCED if head.cause == Cause.FORCED.value else Mode.SAFE
         return decide(ballot, reports, kept, mode)
 
+    def proved(self, reports: tuple[Report, ...]) -> tuple[Report, ...]:
+        """The reports that their nodes signed; ablations count all."""
+        votes = self.server.store.votes
+        return tuple(report for report in reports if votes.get(report.node_id) == report)
+
     def _conclude(self, head: Head, ballot: Ballot, log_check: LogCheck) -> Life:
-        found = self.decide(ballot, log_check.reports, log_check, head)
+        found = self.decide(ballot, self.proved(log_check.reports), log_check, head)
         assert self.ballot_since is not None
         waited_ms = self.world.now_ms - self.ballot_since[1]
         if isinstance(found, MissingReports):

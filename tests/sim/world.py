@@ -354,6 +354,8 @@ class World(ServerFates, Operators, Upkeep):
         log = self.server.store.logs.get((self.server.store.meta or {}).get("epoch", 0), [])
         if act == "claim":
             self.server.claim_trimmed()
+        elif act == "votes":
+            self.server.forge_votes()
         elif act == "forge":
             number = self.counts["hijacks"]
             proposal = Proposal(FORGED + number.to_bytes(10, "big"), DeleteRoute("a"))
@@ -423,7 +425,7 @@ class World(ServerFates, Operators, Upkeep):
             meta = server.store.meta
             if not server.is_alive or meta is None or meta["epoch"] != epoch:
                 continue  # the client cannot know; it may repeat the write
-            if server.quorum_seq() >= seq:
+            if server.proved_seq() >= seq:
                 if op.ended is None:
                     op.ended = self.step_count
                     self.counts["acknowledged"] += 1
