@@ -16,6 +16,17 @@ from typing import Final
 from starlette.requests import Request
 
 from synaptoroute.config import NodeConfig
+from synaptoroute.core.codec import decode_proposal
+from synaptoroute.core.mutation import (
+    Audit,
+    Finalize,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    OpenEpoch,
+    VoterAdd,
+    VoterRemove,
+)
 from synaptoroute.encoder import EncoderStats, TextEncoder
 from synaptoroute.errors import ClusterError, NotReady, SynaptoRouteError
 from synaptoroute.replication.follower import Follower
@@ -30,6 +41,7 @@ from synaptoroute.web.tls import ClientTls, ServerTls
 OpenRouter = Callable[[], tuple[AdaptiveRouter, TextEncoder]]
 START_RETRY_SECONDS: Final = 1.0
 SEED_RETRY_SECONDS: Final = 2.0
+SEED_ENTRIES_MAX: Final = 1_000  # with more entries a log has been used
 READY_POLL_SECONDS: Final = 0.02
 
 
@@ -217,7 +229,7 @@ class Runtime:
     async def _seed(self, router: AdaptiveRouter) -> None:
         """Import the route file into a database that has never held a route."""
         path = self.config.routes_file
-        if path is None or _was_used(router.status()):
+        if path is None or await _was_used(router):
             return
         routes = await asyncio.to_thread(load_routes_file, path)
         while True:
@@ -230,7 +242,7 @@ class Runtime:
                     raise
                 self.log.warning("routes_file_waits", code=error.code, detail=error.message)
             await asyncio.sleep(SEED_RETRY_SECONDS)
-            if _was_used(router.status()):
+            if await _was_used(router):
                 return
         self.log.info("routes_file_applied", path=str(path), routes=result.routes)
 
@@ -244,7 +256,28 @@ def runtime_of(request: Request) -> Runtime:
     return runtime
 
 
-def _was_used(status: NodeStatus) -> bool:
+async def _was_used(router: AdaptiveRouter) -> bool:
     """Whether the database holds routes, or held any before."""
-    # The first entry of a log founds it and holds no route.
-    return status.routes > 0 or parse_version(status.version).seq > 1
+    status, follower = router.status(), router.follower
+    if status.routes > 0 or follower is None:
+        # The first entry of a log founds it and holds no route.
+        return status.routes > 0 or parse_version(status.version).seq > 1
+    read = follower.session.engine.database.read_log
+    rows = await asyncio.to_thread(read, 0, entries_max=SEED_ENTRIES_MAX, bytes_max=1 << 20)
+    position = follower.session.position
+    if len(rows) != position.seq:  # the beginning of the history is no longer here
+        return position.seq > 1
+    # An audit may come before the first route, and so may an import that broke off.
+    return not all(isinstance(decode_proposal(row.frame).mutation, _ROUTELESS) for row in rows)
+
+
+_ROUTELESS: Final = (
+    Audit,
+    Finalize,
+    ImportAbort,
+    ImportBegin,
+    ImportChunk,
+    OpenEpoch,
+    VoterAdd,
+    VoterRemove,
+)
