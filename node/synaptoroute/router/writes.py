@@ -338,20 +338,21 @@ class Writer:
         # Registered before the append: the entry may be applied before append() returns.
         future = self._engine.expect_outcome(proposal.op_id, proposal.request_hash)
         lost = "not_taken"  # what is known of the write if the next step fails
+        at: Revision | None = None
         try:
             if self._follower is not None:
                 self._follower.check_may_write()
-            appended = await self._append(proposal, fingerprint, deadline)
+            at = (await self._append(proposal, fingerprint, deadline)).at
             # Of a write with a key only its outcome tells the version: an earlier entry may
             # have decided it.
-            if options.ack == "accepted" and appended.at is not None and options.op_id is None:
-                return _pending(proposal.op_id, appended.at)
+            if options.ack == "accepted" and at is not None and options.op_id is None:
+                return _pending(proposal.op_id, at)
             lost = "unknown"
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 outcome = await asyncio.wrap_future(future)
         except TimeoutError:
             # Not an error: the entry is in the log, or on its way, and may be applied later.
-            return _pending(proposal.op_id, None if options.op_id else appended.at)
+            return _pending(proposal.op_id, None if options.op_id else at)
         except (ClusterError, EncoderMismatch) as error:
             # An equal write on another node may have decided it meanwhile.
             if not future.done() or future.exception() is not None:
