@@ -41,7 +41,7 @@ BENCHES = (
     "cluster",
 )
 # Needs a container engine and half an hour: runs only where it is asked for by its name.
-ON_REQUEST = ("deploy",)
+ON_REQUEST = ("deploy", "slow_clients")
 FAULTS = ("outage", "chaos")
 """Runs of ``make outage`` and ``make chaos``, shown as they were recorded last."""
 HERE = Path(__file__).parent

@@ -42,9 +42,12 @@ _REQUEST_LINE: Final = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/1\.([01])\r\n"
 )
 _OTHER_VERSION: Final = re.compile(rb"[!-~]+ [!-~]+ HTTP/(?!1\.[01])[0-9]\.[0-9]\r\n")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
-# Possessive: a search for fields where some are malformed would take quadratic time.
-_FIELDS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
+# Possessive, and with an alternative for any other line: what is malformed must not take
+# quadratic time.  A line that is no field gives an empty name.
+_FIELDS: Final = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n|[^\n]*+\n"
+)
+_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 # A control character other than a tab, or half of a line end.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 _PLAIN_PATH: Final = re.compile(rb"(?:/(?!\.{1,2}(?:/|\Z))[0-9A-Za-z._~!$&'()*+,=:@-]+)*/?")
@@ -58,11 +61,12 @@ _BAD_ESCAPE: Final = re.compile(
 _HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)([^?#]*)(\?.*)?", re.IGNORECASE | re.DOTALL)
 HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_LENGTH: Final = re.compile(rb"[0-9]+")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 """Fields of which a request has one at most."""
-_FRAMING: Final = frozenset({*_SINGLE, b"connection", b"expect"})
+KNOWN_MAX: Final = 1_024
+_known_hosts: set[bytes] = set()
+_known_paths: dict[bytes, str] = {}
 
 
 class HttpRequest:
@@ -231,32 +235,30 @@ class RequestParser:
         """Read a complete head, up to the line end of its last line.
 
         Returns:
-            The request, and those of its fields that say where it ends.
+            The request, and its fields by name; those that may be repeated are joined.
         """
         limits = self._limits
         first = _REQUEST_LINE.match(head)
-        if first is None or not _FIELDS.fullmatch(head, first.end()):
+        if first is None:
             raise self._fault(head)
-        headers: list[Header] = []
-        framing: dict[bytes, bytes] = {}
-        repeated = b""
-        for name, value in _FIELD.findall(head, first.end()):
-            header = name.lower(), value.strip(b" \t")
-            headers.append(header)
-            if header[0] in _FRAMING:
-                name, value = header
-                if name in framing:
-                    repeated = name if name in _SINGLE else repeated
-                    value = framing[name] + b"," + value
-                framing[name] = value
+        found = _FIELDS.findall(head, first.end())
+        if b" \r" in head or b"\t" in head:
+            headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
+        else:
+            headers = [(name.lower(), value) for name, value in found]
+        fields = dict(headers)
         method, target, version = first.groups()
-        if len(headers) > limits.headers_max or len(target) > limits.url_bytes_max:
+        if b"" in fields or len(headers) > limits.headers_max or len(target) > limits.url_bytes_max:
             raise self._fault(head)
-        if repeated:
-            raise _refused(f"the header {repeated.decode()} is sent twice")
-        request = HttpRequest(method.decode("ascii"), f"1.{version.decode('ascii')}", headers)
-        _read_target(request, target)
-        return request, framing
+        if len(fields) != len(headers):
+            fields = _joined(headers)
+        version = "1.1" if version == b"1" else "1.0"
+        request = HttpRequest(method.decode("ascii"), version, headers)
+        if (path := _known_paths.get(target)) is not None:
+            request.path, request.raw_path = path, target
+        else:
+            _read_target(request, target)
+        return request, fields
 
     def _frame(self, request: HttpRequest, framing: dict[bytes, bytes]) -> None:
         """Find the length of the body and what the head says of the connection."""
@@ -264,8 +266,8 @@ class RequestParser:
         if host is None:
             if request.version != "1.0":
                 raise _refused("the Host header is missing")
-        elif not HOST.fullmatch(host):
-            raise _refused("the Host header is not a host and a port")
+        elif host not in _known_hosts:
+            _check_host(host)
         if b"connection" in framing:
             options = [each.strip(b" \t") for each in framing[b"connection"].lower().split(b",")]
             request.keep_alive = request.keep_alive and b"close" not in options
@@ -281,7 +283,7 @@ class RequestParser:
             self._chunk_part = _SIZE
             self._overhead_bytes = self._trailer_bytes = 0
         elif length is not None:
-            if not _LENGTH.fullmatch(length) or len(length) > _LENGTH_DIGITS_MAX:
+            if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
                 raise _refused("Content-Length is not a number of bytes")
             self.left_bytes = request.declared_bytes = int(length)
 
@@ -391,6 +393,24 @@ def _judge_request_line(line: bytes, limits: ParserLimits) -> None:
         raise RequestRefused(_long_url(limits))
 
 
+def _joined(headers: list[Header]) -> dict[bytes, bytes]:
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in fields:
+            if name in _SINGLE:
+                raise _refused(f"the header {name.decode()} is sent twice")
+            value = fields[name] + b"," + value
+        fields[name] = value
+    return fields
+
+
+def _check_host(host: bytes) -> None:
+    if not HOST.fullmatch(host):
+        raise _refused("the Host header is not a host and a port")
+    if len(_known_hosts) < KNOWN_MAX:
+        _known_hosts.add(host)
+
+
 def _read_target(request: HttpRequest, target: bytes) -> None:
     """Find path and query string, and refuse a path that others may read as another path."""
     if not target.startswith(b"/"):
@@ -405,6 +425,8 @@ def _read_target(request: HttpRequest, target: bytes) -> None:
     request.raw_path = path
     if _PLAIN_PATH.fullmatch(path) or path == b"*":
         request.path = path.decode("ascii")
+        if path == target and path != b"*" and len(_known_paths) < KNOWN_MAX:
+            _known_paths[path] = request.path
         return
     if not _PATH.fullmatch(path) or _BAD_ESCAPE.search(path):
         raise _refused(
