@@ -145,6 +145,20 @@ async def test_holder_of_the_secret_cannot_invent_voters(
         await fresh.router.wait_ready(30)
 
 
+async def test_voters_without_an_address_certify_by_way_of_redis(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """Routers inside other programs serve no peers; their statements prove themselves."""
+    keys_file = tmp_path / "keys"
+    await asyncio.to_thread(keys_file.write_text, "a " + "s" * 32 + "\n")
+    async with peers(tmp_path, valkey_server.url, 3, signing_keys_file=keys_file) as found:
+        assert found[0].follower.certificates.is_required
+        await found[0].router.aput_route(route("a"))
+        fresh = await found.add("fresh")
+        await fresh.router.wait_ready(30)
+        await found.judge()
+
+
 async def test_certificate_is_asked_once(tmp_path: Path, valkey_server: Server) -> None:
     """A node whose state was certified needs no majority after a restart."""
     async with signed(tmp_path, valkey_server.url) as found:

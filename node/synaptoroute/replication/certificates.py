@@ -22,6 +22,7 @@ from synaptoroute.errors import (
     ProtocolError,
     RouteError,
     StorageUnavailable,
+    SynaptoRouteError,
 )
 from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.certificates import gather_certificate
@@ -39,6 +40,7 @@ from synaptoroute.trust.statements import Signer, Verifier
 WAIT_SECONDS: Final = 5.0
 """Longest that a voter waits for a position that a peer asks for."""
 POLL_SECONDS: Final = 0.02
+BOARD_POLL_SECONDS: Final = 1.0
 UNPROVEN_KEY: Final = "unproven"
 """Fact of a node whose state no majority has certified yet."""
 
@@ -187,7 +189,14 @@ class Certificates:
             and seen.report.node_id != self._session.node_id
             and (seen.report.node_id in voters or seen.report.role == "voter")
         ]
-        return await gather_certificate(self._peers, urls, position, count)
+        try:
+            return await gather_certificate(self._peers, urls, position, count)
+        except ClusterError:
+            # Voters inside other programs have no address.
+            found = await self._session.log.content_board.gather(position, count)
+            if found is None:
+                raise
+            return found
 
     # --- answering --------------------------------------------------------------------
 
@@ -196,6 +205,22 @@ class Certificates:
         if (self._has_secret or self.pinned) and self._session.role == "voter":
             with contextlib.suppress(RouteError):
                 self._engine.content_root(self._engine.published.position)
+
+    async def answer_board(self) -> None:
+        """Certify, by way of Redis, what nodes ask for there; for voters without an address."""
+        board, answered = self._session.log.content_board, None
+        while True:
+            await asyncio.sleep(BOARD_POLL_SECONDS)
+            is_asked = self._has_secret or bool(self.pinned)
+            if not is_asked or self._session.role != "voter" or self._session.config.advertise_url:
+                continue
+            with contextlib.suppress(SynaptoRouteError):
+                wanted = await board.wanted()
+                if wanted is None or wanted == answered:
+                    continue
+                statement = await self.certify(wanted)
+                await board.tell(self._session.node_id, wanted, statement)
+                answered = wanted
 
     async def certify(self, position: Position) -> str:
         """State the content of this node at a position; waits until it is reached.

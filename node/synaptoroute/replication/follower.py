@@ -168,6 +168,7 @@ class Follower:
             ("positions", self.heartbeat.report_positions),
             ("keepalive", self._keepalive.run),
             ("maintenance", self.maintenance.run),
+            ("certificates", self.certificates.answer_board),
             ("peers", self.peer_watch.run),
             ("readiness", self.peer_watch.track),
         ):

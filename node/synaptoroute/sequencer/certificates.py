@@ -7,19 +7,69 @@ Redis makes up costs time and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Final
 
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import ClusterError, ProtocolError
-from synaptoroute.sequencer.peers import PeerClient
+from synaptoroute.sequencer.client import Link
+from synaptoroute.sequencer.keys import Keys
+from synaptoroute.sequencer.peers import PeerClient, format_position, parse_position
 from synaptoroute.trust.certificates import STATEMENTS_MAX as VOTERS_ASKED_MAX
 from synaptoroute.trust.certificates import Certificate, ContentCount
 
 GATHER_SECONDS: Final = 10.0
+KEPT_MS: Final = 30_000  # How long a question and its answers stay in Redis
+BOARD_SECONDS: Final = 0.5
+BOARD_TRIES: Final = 6
 
 _log = logging.getLogger(__name__)
+
+
+class ContentBoard:
+    """Statements by way of Redis, for voters that no peer can reach.  Used on one event loop.
+
+    A statement proves itself, so it does not matter who hands it on.
+    """
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+
+    async def ask(self, position: Position) -> None:
+        """Ask every voter to certify a position."""
+        await self._link.call(
+            "SET", self._keys.content_wanted, format_position(position), "PX", KEPT_MS
+        )
+
+    async def wanted(self) -> Position | None:
+        """The position that a node wants to have certified; None if there is none."""
+        text = await self._link.call("GET", self._keys.content_wanted)
+        try:
+            return None if text is None else parse_position(text.decode("utf-8", "replace"))
+        except ProtocolError:
+            return None
+
+    async def tell(self, node_id: str, position: Position, statement: str) -> None:
+        """Leave the statement of a voter."""
+        key = self._keys.content(position.seq)
+        await self._link.call("HSET", key, node_id, statement)
+        await self._link.call("PEXPIRE", key, KEPT_MS)
+
+    async def gather(self, position: Position, count: ContentCount) -> Certificate | None:
+        """Ask the voters and wait some seconds for a certificate."""
+        await self.ask(position)
+        for _ in range(BOARD_TRIES):
+            await asyncio.sleep(BOARD_SECONDS)
+            flat = await self._link.call("HGETALL", self._keys.content(position.seq))
+            for statement in flat[1 : 2 * VOTERS_ASKED_MAX : 2]:
+                with contextlib.suppress(ProtocolError):
+                    count.add(bytes(statement))
+            if (found := count.result()) is not None:
+                return found
+        return None
 
 
 async def gather_certificate(

@@ -97,6 +97,15 @@ class Keys:
         return f"{self.prefix}hb"
 
     @property
+    def content_wanted(self) -> str:
+        """String with expiry: the position that a node wants to have certified."""
+        return f"{self.prefix}content:wanted"
+
+    def content(self, seq: int) -> str:
+        """Hash with expiry: node id -> a voter's signed statement about its content there."""
+        return f"{self.prefix}content:{seq}"
+
+    @property
     def claims(self) -> str:
         """Hash with expiry: node id -> what a second process with that identity says, JSON."""
         return f"{self.prefix}claims"

@@ -25,6 +25,7 @@ from synaptoroute.forks import guard
 from synaptoroute.log import Appended
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason, unavailable
 from synaptoroute.sequencer.appender import AppendCounts, Appender, WriteLimits
+from synaptoroute.sequencer.certificates import ContentBoard
 from synaptoroute.sequencer.client import Connector, ServerFacts, Tls, check_server
 from synaptoroute.sequencer.epochs import Epochs
 from synaptoroute.sequencer.keys import Keys
@@ -241,6 +242,7 @@ class RedisLog:
         self.presence = Presence(self.scripts, self._commands, rows)
         self.voter_positions = VoterPositions(self._commands, self.keys, self.verifier)
         reader = DocumentReader(self.verifier, self.signing_keys.secret, lambda: self.is_strict)
+        self.content_board = ContentBoard(self._commands, self.keys)
         self.audits = Audits(self.scripts, self._commands, reader)
         self.node_commands = NodeCommands(self.scripts, self._commands, reader)
         self.epochs = Epochs(self.scripts, self.signing_keys)
