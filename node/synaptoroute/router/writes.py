@@ -124,7 +124,8 @@ class WriteOptions:
         if_none_match: The route must not exist.
         ack: Level of durability to wait for.
         ack_timeout_seconds: Longest time for the whole write: encoding, the log, and ``ack``.
-            None for 5 seconds, and 50 ms more for each utterance, at most 60 seconds.
+            None for 5 seconds, and 50 ms more for each utterance, at most 60 seconds, from the
+            time at which the utterances are encoded.
     """
 
     op_id: bytes | None = None
@@ -217,7 +218,10 @@ class Writer:
         if options.op_id is not None and (known := await self._repeated(options, deadline)):
             return known
         encoder = self._engine.encoder
-        rows = await self.encode(texts, given, encoder, deadline)
+        # A client that names no timeout waits for the encoding however long it takes.
+        is_bounded = options.ack_timeout_seconds is not None
+        rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
+        deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
         try:
             return await self._send(mutation, options, encoder.fingerprint, deadline)

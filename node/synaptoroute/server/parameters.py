@@ -67,8 +67,8 @@ AckLevel = Annotated[
 AckTimeout = Annotated[
     float | None,
     Query(
-        description="Seconds for the whole write: encoding, the log, and that level. 5 by "
-        "default, and 0.05 more for each utterance of the request, at most 60.",
+        description="Seconds for the whole write: encoding, the log, and that level. Without "
+        "it, 5 and 0.05 for each utterance, at most 60, from the end of the encoding.",
         gt=0,
         le=ACK_TIMEOUT_SECONDS_MAX,
         allow_inf_nan=False,

@@ -15,6 +15,7 @@ from http_node import HttpNode, http_node, on_socket
 from routers import HeldEncoder
 from synaptoroute.errors import SequencerUnavailable, StorageUnavailable
 from synaptoroute.log import Appended
+from synaptoroute.router import writes
 
 pytestmark = pytest.mark.unit
 
@@ -102,6 +103,20 @@ async def test_encoding_counts_towards_the_timeout(node: HttpNode, encoder: Held
     assert "not_taken" == answer.json()["outcome"]
     assert seconds < ANSWER_SECONDS_MAX
     assert 404 == later.status_code
+
+
+async def test_write_without_a_timeout_waits_for_its_encoding(
+    node: HttpNode, encoder: HeldEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default counts from the end of the encoding: a large route on a slow machine."""
+    monkeypatch.setattr(writes, "ACK_SECONDS_DEFAULT", 0.3)
+    encoder.write_gate.clear()
+    writing = asyncio.create_task(node.http.put("/v1/routes/a", json={"utterances": ["slow"]}))
+    await asyncio.sleep(0.6)
+    encoder.write_gate.set()
+    answer = await writing
+
+    assert 201 == answer.status_code
 
 
 async def test_repeated_key_with_ack_accepted_gets_the_same_answer(node: HttpNode) -> None:
