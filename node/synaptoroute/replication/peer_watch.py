@@ -209,7 +209,8 @@ class PeerWatch:
         ]
         others = others or list(self.directory.urls)  # of observers only positions count
         if head is None or not others:
-            self.is_peer_ahead = False
+            # Live nodes without an address cannot be asked: they may be ahead.
+            self.is_peer_ahead = session.live_count > 1
             return
         asked_at = time.monotonic()
         found = await self._ask(random.sample(others, min(len(others), VOTERS_SAMPLED)))
