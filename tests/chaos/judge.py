@@ -40,6 +40,8 @@ class Judge:
     """
 
     history: History
+    forged: set[bytes] = field(default_factory=set)
+    slowest_seconds: float = 0.0
     found: list[str] = field(default_factory=list)
     effects: Counter[bytes] = field(default_factory=Counter)
     entries: int = 0
@@ -97,6 +99,8 @@ class Judge:
             if text is None:
                 continue
             self.effects[op_id] += 1
+            if op_id in self.forged:
+                self.found.append(f"an entry that no member wrote was applied at {epoch}.{seq}")
             op = self.history.ops.get(op_id)
             if op is not None:
                 op.outcome = load_outcome(text).status

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos.adversary import Adversary, secret_file
 from chaos.clients import Clients
 from chaos.judge import Judge
 from chaos.record import RESULTS, Record
@@ -54,6 +55,10 @@ class Outcome:
         return f"{sum(self.faults.values())} faults, {len(self.found)} violations; {shown}"
 
 
+ATTACK_SHARE = 0.7
+"""How often the adversary strikes in a run that has one."""
+
+
 def say(line: str) -> None:
     """Write a line at once."""
     sys.stdout.write(f"{line}\n")
@@ -76,6 +81,8 @@ def plan(draw: random.Random, storm: Storm) -> list[str]:
     if draw.random() < 0.2:
         return [draw.choice(sorted(storm.node_faults))]
     chosen = [draw.choice(sorted(storm.server_faults))]
+    if storm.adversary is not None and draw.random() < ATTACK_SHARE:
+        chosen = ["adversary"]
     # Whoever restarts everything, or exchanges a voter, needs all the others.
     beside = sorted(set(storm.node_faults) - {"database corrupt"})
     if draw.random() < NODE_SHARE and chosen[0] not in ("everything restarts", "split brain"):
@@ -108,18 +115,26 @@ def rage(
     seconds: float,
     chosen: Sequence[Sequence[str]] = (),
     model: str = CHEAP_MODEL,
+    *,
+    is_attacked: bool = False,
 ) -> Outcome:
-    """Run faults until the time is over, or those that are chosen; give what came of it."""
+    """Run faults until the time is over, or those that are chosen; give what came of it.
+
+    With ``is_attacked`` the cluster has a secret, and somebody without it attacks its Redis.
+    """
     settings = {"sqlite_synchronous": "full", "model": model}
     draw = random.Random(seed)
+    adversary = Adversary(draw, "s" * 40) if is_attacked else None
+    if adversary is not None:
+        settings["signing_keys_file"] = str(secret_file(folder, adversary.secret))
     first = make_server(kind, folder / "first", "aof-everysec").start()
     outcome, epochs = Outcome(), 0
     try:
         with cluster_on(folder / "nodes", first, VOTERS, **settings) as cluster:
             cluster.add(VOTERS).start().wait_ready()
             clients = Clients(lambda: list(cluster.members), seed)
-            storm = Storm(cluster, clients, draw, folder, [first])
-            judge = Judge(clients.history)
+            storm = Storm(cluster, clients, draw, folder, [first], adversary)
+            judge = Judge(clients.history, adversary.op_ids if adversary else set())
             try:
                 clients.start(WRITERS, QUERIERS)
                 until_ = time.monotonic() + seconds
@@ -133,6 +148,11 @@ def rage(
                 storm.close()
             outcome.found = [*judge.end(), *clients.failed]
             outcome.figures = _figures(clients, judge, epochs)
+            if adversary is not None:
+                outcome.found += adversary.leaks()
+                outcome.figures["attacks"] = adversary.counts.total()
+                outcome.figures["slowest return of writes, ms"] = int(judge.slowest_seconds * 1e3)
+                adversary.trap.close()
     finally:
         first.stop()
     return outcome
@@ -152,7 +172,10 @@ def _cycle(
     say(f"{' + '.join(faults)} ...")
     before, began = len(judge.found), time.monotonic()
     strike(storm, faults)
+    struck = time.monotonic()
     heal(cluster)
+    if faults == ["adversary"]:
+        judge.slowest_seconds = max(judge.slowest_seconds, time.monotonic() - struck)
     clients.rest()
     head = judge.checkpoint(cluster)
     clients.go()
@@ -183,16 +206,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--kind", choices=("redis", "valkey"), default="redis")
     parser.add_argument("--encoder", default=CHEAP_MODEL, help="a model's name, as of a node")
+    parser.add_argument("--adversary", action="store_true", help="attack Redis, without a secret")
     parser.add_argument("--json", type=Path, default=RESULTS / "chaos.json")
     given = parser.parse_args()
     command = f"make chaos MINUTES={given.minutes:g} SEED={given.seed} KIND={given.kind}"
     if given.encoder != CHEAP_MODEL:
         command += f' CHAOS_ARGS="--encoder {given.encoder}"'
+    if given.adversary:
+        command += ' CHAOS_ARGS="--adversary"'
     record = Record("chaos", command)
     say(f"repeat: {command}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         seconds = given.minutes * 60
-        outcome = rage(Path(folder), given.kind, given.seed, seconds, model=given.encoder)
+        outcome = rage(
+            Path(folder),
+            given.kind,
+            given.seed,
+            seconds,
+            model=given.encoder,
+            is_attacked=given.adversary,
+        )
     for each in outcome.found[:20]:
         say(f"VIOLATION {each}")
     say(f"{given.kind}, seed {given.seed}, {given.minutes:g} minutes: {outcome.summary}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from chaos.adversary import Adversary
 from chaos.clients import Clients
 from fault_proxy import Fault
 from needs import require, require_valkey
@@ -52,6 +53,7 @@ class Storm:
         clients: Whom they are kept from blaming the nodes for.
         draw: What happens next.
         folder: Where servers live.
+        adversary: Who attacks Redis; None in a cluster without a secret.
         hands: Threads that live as long as the storm: a node ends with whoever started it.
     """
 
@@ -60,6 +62,7 @@ class Storm:
     draw: random.Random
     folder: Path
     servers: list[Server] = field(default_factory=list)
+    adversary: Adversary | None = None
     hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
     _kept: Path | None = None
 
@@ -77,6 +80,7 @@ class Storm:
             "old dump": self.restore,
             "out of memory": self.run_out_of_memory,
             "everything restarts": self.restart_everything,
+            **({} if self.adversary is None else {"adversary": self.attack}),
         }
 
     @property
@@ -116,6 +120,11 @@ class Storm:
         self.server.kill()
         time.sleep(self.draw.uniform(0.0, 1.5))
         self.server.start()
+
+    def attack(self) -> None:
+        """Somebody who can write to Redis, and has no secret, does what he can."""
+        assert self.adversary is not None
+        self.adversary.attack(self.server, self.draw.uniform(4.0, 10.0))
 
     def stop(self) -> None:
         """It is stopped and started again."""

@@ -32,6 +32,16 @@ def test_cluster_survives_faults(
     assert outcome.figures["reads of the newest state"] > 0
 
 
+def test_adversary_with_the_rights_of_redis_changes_nothing(tmp_path: Path) -> None:
+    """Nothing forged is applied, no secret is sent, no query fails, and writes return."""
+    attacks = (("adversary",), ("adversary", "node killed"), ("adversary",))
+    outcome = rage(tmp_path, "redis", seed=1, seconds=0, chosen=attacks, is_attacked=True)
+
+    assert [] == outcome.found
+    assert outcome.figures["attacks"] > 0
+    assert outcome.figures["writes held by a quorum"] > 0
+
+
 @pytest.mark.accept
 @pytest.mark.timeout(480)
 def test_cluster_with_the_real_encoder_survives_faults(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ class Recovery:
         self._epochs = session.log.epochs
         self._task: asyncio.Task[None] | None = None
         self._answered: Ballot | None = None
+        self._said: tuple[Position, tuple[str, ...]] = (Position(), ())  # What it reported then
         self._ballot: Ballot | None = None
         self._ballot_since = 0.0
         self._ballots_seen = 0
@@ -257,8 +258,10 @@ class Recovery:
         check = await self._epochs.check_log(head.epoch, ballot)
         if isinstance(check, RecoveryResult):
             return True
-        if all(report.node_id != self._session.node_id for report in check.reports):
-            # A server that restarted or failed over may have lost the report: send it again.
+        own = [each for each in check.reports if each.node_id == self._session.node_id]
+        if [(each.position, each.voters) for each in own] != [self._said]:
+            # A server that restarted or failed over may have lost the report, and whoever can
+            # write to Redis may have replaced it: send it again.
             self._answered = None
             return True
         await self._conclude(head, ballot, check)
@@ -281,7 +284,7 @@ class Recovery:
             promise=ballot,
             voters=state.voters,
         )
-        self._answered = ballot
+        self._answered, self._said = ballot, (state.position, state.voters)
         failpoint("promise.told")
         return True
 
