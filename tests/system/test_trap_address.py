@@ -6,6 +6,7 @@ API keys and a coordinator with the admin key; with a cluster secret and without
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -22,6 +23,10 @@ import redis
 
 from node_cluster import Cluster, StartCluster, until
 from processes import CoordinatorProcess
+from synaptoroute.trust.cluster_secret import ClusterSecret
+from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.requests import ProvenRequest, key_id_of, prove
+from synaptoroute.trust.statements import Signer
 from synaptoroute.web.api_keys import key_line, make_key
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -183,3 +188,48 @@ def test_redirect_of_a_node_is_not_followed(start_cluster: StartCluster, tmp_pat
         server.shutdown()
         server.server_close()
     assert "followed" not in cluster[0].process.log_file.read_text()
+
+
+def test_proven_write_has_the_rights_of_its_key_and_names_its_user(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    path, secret = keys_file(tmp_path), tmp_path / "secret"
+    reader = make_key()
+    with path.open("a") as file:
+        file.write(key_line(reader, ["read"], "reader") + "\n")
+    secret.write_text("k1 " + "s" * 64)
+    cluster = start_cluster(nodes=0, api_keys_file=str(path), signing_keys_file=str(secret))
+    member = cluster.add(1)
+    member.http.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+    member.start().wait_ready()
+    ring = ClusterSecret("default", {"k1": b"s" * 64})
+    signer = Signer("coordinator:1", NodeIdentity.generate(), ring)
+    url, target = member.process.url, "/v1/routes/r"
+    body = json.dumps({"utterances": ["one"]}).encode()
+
+    def put(key: str, sent: bytes = body, *, by: Signer = signer, has_code: bool = True) -> int:
+        boot = httpx.get(f"{url}/peer/v1/nonce", trust_env=False).json()
+        key_hash = hashlib.sha256(key.encode()).digest()
+        request = ProvenRequest(
+            "PUT",
+            target,
+            hashlib.sha256(body).hexdigest(),
+            boot["node"],
+            url,
+            boot["nonce"],
+            "ann",
+            key_id_of(key_hash),
+        )
+        proof = prove(by, request, key_hash if has_code else b"")
+        headers = {"SR-Proof": proof, "Content-Type": "application/json"}
+        return httpx.put(url + target, content=sent, headers=headers, trust_env=False).status_code
+
+    stranger = Signer("coordinator:1", NodeIdentity.generate(), ClusterSecret("default"))
+    assert put(ADMIN_KEY, b'{"utterances": ["two"]}') == 401
+    assert put(ADMIN_KEY, has_code=False) == 401
+    assert put(make_key()) == 401
+    assert put(reader) == 403
+    assert put(ADMIN_KEY, by=stranger) == 401
+    assert member.http.get(target).status_code == 404
+    assert put(ADMIN_KEY) in (200, 201)
+    assert "ann/coordinator" in member.http.get("/v1/history").text

@@ -247,4 +247,10 @@ def open_identity(config: ClusterConfig, database: str) -> NodeIdentity:
     if database == ":memory:":
         return NodeIdentity.generate()
     # Named like the database: several nodes of one host may share a folder.
-    return NodeIdentity.load_or_create(Path(database).with_suffix(".key"))
+    path = Path(database).with_suffix(".key")
+    try:
+        return NodeIdentity.load_or_create(path)
+    except OSError as error:
+        # A full disk must not keep a node from answering queries.
+        _log.warning("the key of this node cannot be kept in %s: %s", path, error)
+        return NodeIdentity.generate()

@@ -6,14 +6,22 @@ import asyncio
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from redis_logs import report
+from synaptoroute.config import ClusterConfig
 from synaptoroute.core.mutation import Position
+from synaptoroute.errors import ConfigError
 from synaptoroute.replication import incarnation as module
-from synaptoroute.replication.incarnation import Incarnation, is_process_gone, process_name
+from synaptoroute.replication.incarnation import (
+    Incarnation,
+    is_process_gone,
+    open_identity,
+    process_name,
+)
 from synaptoroute.sequencer.node_rows import NodeReport, NodeRows, dump_node_report
 from synaptoroute.trust.cluster_secret import ClusterSecret
 from synaptoroute.trust.identity import NodeIdentity
@@ -192,3 +200,25 @@ def test_reports_are_numbered() -> None:
     run = run_of(Rows())
     assert [run.next_counter(), run.next_counter()] == [1, 2]
     assert replace(said(run, Rows())).counter == 3
+
+
+def test_key_that_cannot_be_kept_is_of_this_run_only(tmp_path: Path) -> None:
+    """The folder of the database is gone, as on a full disk nothing can be written there."""
+    database = str(tmp_path / "gone" / "node.sqlite")
+    first, second = (open_identity(ClusterConfig(), database) for _ in range(2))
+    assert first.public_key != second.public_key
+
+
+def test_key_of_a_node_is_kept_beside_its_database(tmp_path: Path) -> None:
+    database = str(tmp_path / "node.sqlite")
+    first, second = (open_identity(ClusterConfig(), database) for _ in range(2))
+    assert first.public_key == second.public_key
+    mounted = ClusterConfig(identity_key_file=tmp_path / "node.key")
+    assert open_identity(mounted, "elsewhere").public_key == first.public_key
+    with pytest.raises(ConfigError):
+        open_identity(ClusterConfig(identity_key_file=tmp_path / "none"), database)
+
+
+def test_node_in_memory_has_a_new_key_each_time() -> None:
+    first, second = (open_identity(ClusterConfig(), ":memory:") for _ in range(2))
+    assert first.public_key != second.public_key
