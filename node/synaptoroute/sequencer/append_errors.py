@@ -99,6 +99,8 @@ def error_of(refused: NotPlaced, outcome: str) -> SynaptoRouteError:
             outcome=outcome,
         )
     message = _MESSAGES[refused.reason]
+    if refused.detail and refused.reason in (Reason.LOST, Reason.DAMAGED):
+        message = f"{message} ({refused.detail})"  # names the key
     return unavailable(refused.reason, message, detail=refused.detail, outcome=outcome)
 
 

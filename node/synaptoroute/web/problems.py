@@ -177,6 +177,7 @@ _PUBLIC_FIELDS: Final = frozenset(
         "line",
         "op_id",
         "outcome",
+        "reason",
         "reasons",
         "version",
     }
