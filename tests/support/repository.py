@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE_ROOTS = (ROOT / "node", ROOT / "coordinator")
+FUZZED = ROOT / "tests" / "fuzz" / "corpus"
 ROUTES = ROOT / "examples/routes.yaml"
 QUERIES = ROOT / "examples/queries.txt"
 
@@ -27,8 +28,9 @@ def files() -> tuple[Path, ...]:
 
 
 def texts() -> tuple[tuple[Path, str], ...]:
-    """Every such file that is UTF-8 text, with its text."""
-    return tuple((path, text) for path in files() if (text := _text(path)) is not None)
+    """Every such file that people wrote as UTF-8 text, with its text."""
+    written = (path for path in files() if FUZZED not in path.parents)
+    return tuple((path, text) for path in written if (text := _text(path)) is not None)
 
 
 def python_files(*roots: Path) -> tuple[Path, ...]:
