@@ -111,13 +111,15 @@ sim: $(VENV)/.dev-installed ## Simulate a cluster under faults (SEEDS=1000 FROM=
 	@$(TESTS_PATH) $(BIN)/python -m sim.run --seeds $(SEEDS) --from $(FROM) $(SIM_ARGS)
 
 # How long each target is fuzzed; TARGET=http names one.
+ifneq ($(filter command line environment,$(origin MINUTES)),)
+FUZZ_SECONDS ?= $(shell expr $(MINUTES) \* 60)
+endif
 FUZZ_SECONDS ?= 10
 TARGET ?= all
 
 .PHONY: fuzz
 fuzz: $(VENV)/.dev-installed ## Fuzz parsers and readers (MINUTES=5, TARGET=all)
-	@$(TESTS_PATH) $(BIN)/python -m fuzz.run $(TARGET) \
-	  --seconds $$(( $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES) * 60,$(FUZZ_SECONDS)) )) $(FUZZ_ARGS)
+	@$(TESTS_PATH) $(BIN)/python -m fuzz.run $(TARGET) --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 # JSON=1 makes `make trace` print one JSON object.
 JSON ?=
