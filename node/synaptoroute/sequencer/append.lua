@@ -24,7 +24,7 @@ if not m then return {'LOST', KEYS[1] .. ' is not a hash'} end
 for i = 1, 9 do
   if not m[i] then return {'LOST'} end
 end
-if not (is_number(m[1]) and is_number(m[2]) and is_chain(m[3]) and is_number(m[7])
+if not (is_number(m[1]) and is_number(m[2]) and #m[3] == 40 and is_number(m[7])
     and is_number(m[8]) and is_number(m[9])) then
   return {'LOST', KEYS[1] .. ' is damaged'}
 end

@@ -1,4 +1,4 @@
--- Shared parts, inserted after the first line of every script.
+-- Shared parts, inserted after the first line of every script; see also header.lua.
 --
 -- Whoever can write to Redis can put anything under these keys, so no script trusts a type or a
 -- number.  A header that is not exactly in its format counts as lost: the voters make a new one.
@@ -8,7 +8,8 @@
 local function exact(number) return string.format('%.0f', number) end
 
 local function is_number(text)
-  return text and #text <= 16 and string.match(text, '^%d+$') and tonumber(text) < 2 ^ 53
+  return text and text ~= '' and #text <= 16 and not string.find(text, '%D')
+    and tonumber(text) < 2 ^ 53
 end
 
 local function is_chain(text)
@@ -48,44 +49,6 @@ local function place_of(key, member)
   local held = tonumber(read('ZSCORE', key, member) or '0')
   if not held or held ~= held or held < 0 or held >= 2 ^ 53 then return 0 end
   return held
-end
-
-local NUMBERS = {'epoch', 'seq', 'dim', 'level', 'floor', 'floor_bytes', 'bytes'}
-local TEXTS = {lineage = 128, epoch_id = 128, replid = 128, rec_id = 256, rec_replid = 128,
-  fingerprint = 128, voters = 16384}
-
--- The header as a table; or nil and what is wrong with it, which is '' if there is none.
-local function header(key)
-  local flat = read('HGETALL', key)
-  if not flat then return nil, key .. ' is not a hash' end
-  if #flat == 0 then return nil, '' end
-  local m = {}
-  for i = 1, #flat, 2 do
-    -- Fields of a later release are passed on if they can be.
-    if #flat[i] <= 64 and string.match(flat[i], '^[a-z_]+$') and #flat[i + 1] <= 16384
-      and string.match(flat[i + 1], '^[ -~]*$') then m[flat[i]] = flat[i + 1] end
-  end
-  local function wrong(name)
-    return nil, key .. ': the field ' .. name .. ' is missing or damaged'
-  end
-  for _, name in ipairs(NUMBERS) do
-    if not is_number(m[name]) then return wrong(name) end
-  end
-  for name, size in pairs(TEXTS) do
-    if not m[name] or #m[name] > size or string.find(m[name], ' ', 1, true) then
-      return wrong(name)
-    end
-  end
-  if not is_chain(m.chain) then return wrong('chain') end
-  if not is_chain(m.floor_chain) then return wrong('floor_chain') end
-  if m.voters_seq and not is_number(m.voters_seq) then return wrong('voters_seq') end
-  if m.state ~= 'open' and m.state ~= 'recovering' and m.state ~= 'frozen' then
-    return wrong('state')
-  end
-  local seq, floor = tonumber(m.seq), tonumber(m.floor)
-  if floor < 1 or floor > seq + 1 then return wrong('floor') end
-  if tonumber(m.floor_bytes) > tonumber(m.bytes) then return wrong('floor_bytes') end
-  return m, ''
 end
 
 local function replication()

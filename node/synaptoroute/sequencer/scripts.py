@@ -52,10 +52,13 @@ class Script(Enum):
 
 
 def _text_of(script: Script) -> bytes:
-    """Text of a script, with the shared parts after its first line."""
+    """Text of a script, with the shared parts that it needs after its first line."""
     folder = files("synaptoroute.sequencer")
     first, rest = folder.joinpath(f"{script.value}.lua").read_bytes().split(b"\n", 1)
-    return first + b"\n" + folder.joinpath("common.lua").read_bytes() + rest
+    parts = [folder.joinpath("common.lua").read_bytes()]
+    if b"header(" in rest:  # writes do without: each function costs a call some time
+        parts.append(folder.joinpath("header.lua").read_bytes())
+    return b"".join((first, b"\n", *parts, rest))
 
 
 TEXTS: Final = {script: _text_of(script) for script in Script}
