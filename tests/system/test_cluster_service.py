@@ -211,7 +211,7 @@ def test_huge_bodies_are_refused_before_they_are_read(shared: Cluster) -> None:
     """A body over the limit never reaches the log."""
     before = shared.settle()
     json_type = {"Content-Type": "application/json"}
-    body = json.dumps({"utterances": ["x" * 9_000_000]})
+    body = json.dumps({"utterances": ["x" * 17_000_000]})
     huge = shared[0].http.put("/v1/routes/huge", content=body, headers=json_type)
     deep = shared[0].http.put("/v1/routes/deep", content="[" * 100_000, headers=json_type)
 
