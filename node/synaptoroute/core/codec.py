@@ -69,6 +69,7 @@ COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite al
 DIM_MAX: Final = 65_536
 LEVEL: Final = 2  # Highest feature level that this release reads
 BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
+AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
@@ -350,7 +351,6 @@ READERS: Final[dict[int, _Reader]] = {kind[0]: kind[3] for kind in _KINDS}
 
 _MAGIC: Final = b"SR"
 FORMAT: Final = 1
-_LEVEL_2_KINDS: Final = frozenset({24})
 _HEAD = struct.Struct("<2sBBHHI16s16s32s")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
@@ -389,7 +389,7 @@ def encode_proposal(proposal: Proposal) -> bytes:
         _MAGIC,
         FORMAT,
         kind,
-        _level_of(proposal, kind),
+        _level_of(proposal),
         0,
         len(payload),
         proposal.op_id,
@@ -419,9 +419,7 @@ def decode_proposal(frame: bytes) -> Proposal:
             author=_text(fields.get("author", "")),
         )
         # A second encoding of the same fields would give equal proposals different chains.
-        is_canonical = (
-            _write_fields(proposal, kind)[0] == text and _level_of(proposal, kind) == level
-        )
+        is_canonical = _write_fields(proposal, kind)[0] == text and _level_of(proposal) == level
     except (
         ArithmeticError,
         AttributeError,
@@ -454,13 +452,16 @@ def describe_frame(frame: bytes) -> tuple[type[Mutation], Fields]:
     return _TYPE_BY_KIND[kind], fields
 
 
-def _level_of(proposal: Proposal, kind: int) -> int:
+def _level_of(proposal: Proposal) -> int:
     mutation = proposal.mutation
-    is_founding = isinstance(mutation, OpenEpoch) and mutation.level > BASE_LEVEL
+    # A release that does not know the level of the log must stop before the entry that sets it.
+    if isinstance(mutation, Finalize):
+        return max(mutation.level, AUTHORS_LEVEL)
+    if isinstance(mutation, OpenEpoch) and mutation.level > BASE_LEVEL:
+        return mutation.level
     # Releases that know only level 1 would commit it as an import, without its preconditions.
     is_staged = isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None
-    is_newer = bool(proposal.author) or kind in _LEVEL_2_KINDS or is_founding or is_staged
-    return LEVEL if is_newer else BASE_LEVEL
+    return AUTHORS_LEVEL if proposal.author or is_staged else BASE_LEVEL
 
 
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:

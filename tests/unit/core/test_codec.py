@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from replicas import fields_of, frame_of, frame_of_fields, frame_of_text
+from synaptoroute.core import codec
 from synaptoroute.core.codec import (
     DIM_MAX,
     FRAME_BYTES_MAX,
@@ -344,6 +345,30 @@ def test_author_and_level_need_level_2() -> None:
         frame = encode_proposal(proposal)
         assert frame[4:6] == b"\x02\x00"
         assert decode_proposal(frame) == proposal
+
+
+def test_entry_that_sets_a_level_carries_it() -> None:
+    """A release that does not know the level stops before the entry instead of applying it."""
+    keys = (("n1", "0" * 64),)
+    for mutation in (Finalize(3, keys), OpenEpoch("b", 0, ("n1",), "f", 2, 3, keys)):
+        frame = encode_proposal(Proposal(OP_ID, mutation))
+        assert frame[4:6] == b"\x03\x00"
+        with pytest.raises(UnknownMutation):
+            decode_proposal(frame)
+
+
+def test_later_release_writes_no_frame_of_its_level_before_it_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An author, or a log that is founded with this release, needs level 2 only."""
+    keys = (("n1", "0" * 64),)
+    founded = OpenEpoch("b", 0, ("n1",), "f", 2, 2, keys)
+    for proposal in (Proposal(OP_ID, PUT, author="ops"), Proposal(OP_ID, founded)):
+        frame = encode_proposal(proposal)
+        monkeypatch.setattr(codec, "LEVEL", 3)
+        assert frame == encode_proposal(proposal)
+        assert proposal == decode_proposal(frame)
+        monkeypatch.undo()
 
 
 def test_damaged_frame_is_not_reported_as_unknown() -> None:
