@@ -13,6 +13,7 @@ from sim.model_server import ModelServer
 from sim.node import Life, Node
 from sim.world import Kinds
 from synaptoroute.core.change import Commit, Remembered
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -376,19 +377,23 @@ class Ablation:
         kinds: The classes without it.
         seeds: So many schedules must be enough to show it.
         focus: Faults against which it stands, drawn more often.
+        level: Level of the log; at 1 nothing repairs a log that claims what no voter holds.
     """
 
     what: str
     kinds: Kinds
     seeds: int
     focus: str = ""
+    level: int = LEVEL
 
 
 ABLATIONS = {
     "chain": Ablation("the hash chain", Kinds(UnchainedNode, UnchainedServer), 300),
     "replid": Ablation("the fence by replication id", Kinds(server=UnfencedServer), 300),
     "promise": Ablation("durable promises", Kinds(UnboundNode), 300),
-    "safe_trim": Ablation("the majority before a trim", Kinds(server=CarelessServer), 200, "trim"),
+    "safe_trim": Ablation(
+        "the majority before a trim", Kinds(server=CarelessServer), 200, "trim", 1
+    ),
     "ballot_here": Ablation(
         "ballots bound to a server", Kinds(server=InheritingServer), 400, "recovery"
     ),

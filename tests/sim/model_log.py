@@ -8,6 +8,7 @@ same questions to a real server.  What replication copies is a ``Store``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import count
 from typing import Any
 
 from sim.model_store import DIM, FINGERPRINT, Store, header_of
@@ -19,6 +20,9 @@ from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 from synaptoroute.sequencer.epochs import epoch_op_id
 from synaptoroute.sequencer.log import ReadResult, coverage_of
 from synaptoroute.sequencer.scripts import Head, NoLog, Placed, Range, ballot_of
+
+_SEALS = count()
+"""Each seal is unique, as by its nonce."""
 
 
 class ModelLog:
@@ -150,11 +154,14 @@ class ModelLog:
         proposal: Proposal,
         frame: bytes = b"",
         stood: Position | None = None,
+        seal: bytes = b"",
     ) -> Entry:
         """Make the entry after a position; ``stood`` is where its author sealed it."""
         frame = frame or encode_proposal(proposal)
         chain = next_chain(at.chain, epoch, at.seq + 1, digest_of(frame))
-        time_us, seal = self.now_ms * 1_000, b"" if stood is None else b"seal"
+        time_us = self.now_ms * 1_000
+        if stood is not None:
+            seal = seal or b"seal %d" % next(_SEALS)
         return Entry(epoch, at.seq + 1, at.chain, chain, time_us, frame, proposal, seal, stood)
 
     def append(
@@ -202,10 +209,12 @@ class ModelLog:
             return NotPlaced(Reason.STALE, str(m["epoch"]))
         return None
 
-    def hijack(self, frame: bytes, proposal: Proposal, stood: Position | None) -> None:
+    def hijack(
+        self, frame: bytes, proposal: Proposal, stood: Position | None, seal: bytes = b""
+    ) -> None:
         """Append as somebody does who owns the server and has no key."""
         if self.store.meta is not None and self.store.meta["epoch"]:
-            self._place(self.store.meta, frame, proposal, stood)
+            self._place(self.store.meta, frame, proposal, stood, seal)
 
     def claim_trimmed(self) -> None:
         """Claim an entry that was trimmed, as somebody does who owns the server."""
@@ -218,10 +227,15 @@ class ModelLog:
         self.store.logs[m["epoch"]] = []
 
     def _place(
-        self, m: dict[str, Any], frame: bytes, proposal: Proposal, stood: Position | None
+        self,
+        m: dict[str, Any],
+        frame: bytes,
+        proposal: Proposal,
+        stood: Position | None,
+        seal: bytes = b"",
     ) -> None:
         at = Position(m["epoch"], m["seq"], m["chain"])
-        entry = self._number(at, m["epoch"], proposal, frame, stood)
+        entry = self._number(at, m["epoch"], proposal, frame, stood, seal)
         self.store.logs.setdefault(m["epoch"], []).append(entry)
         m["seq"], m["chain"] = entry.seq, entry.chain
         self.sent.append(entry)

@@ -44,7 +44,7 @@ def judge(seed: int, ablation: str = "") -> Result:
     A run that an ablation breaks off shows nothing: only what the checks find counts.
     """
     given = ABLATIONS.get(ablation)
-    schedule = Schedule(seed, given.kinds, given.focus) if given else whole(seed)
+    schedule = Schedule(seed, given.kinds, given.focus, given.level) if given else whole(seed)
     try:
         world = schedule.run()
         return seed, world.violations(), world.counts

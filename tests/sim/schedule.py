@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from sim.world import Kinds, World
+from synaptoroute.core.codec import LEVEL
 
 LENGTHS = (200, 400, 800)
 CALM = (1, 4, 12, 30)
@@ -17,14 +18,16 @@ REGISTER = "x"
 class Schedule:
     """Draws one command after another; the same seed, the same commands."""
 
-    def __init__(self, seed: int, kinds: Kinds | None = None, focus: str = "") -> None:
+    def __init__(
+        self, seed: int, kinds: Kinds | None = None, focus: str = "", level: int = LEVEL
+    ) -> None:
         self.seed, self.focus = seed, focus
         self.draw = random.Random(seed)
         self.length = LENGTHS[seed % 3]
         self.calm = CALM[seed // 3 % 4]
         self.voters, self.observers = (3, 5)[seed // 12 % 2], 1 + seed // 48 % 2
         self.changes_voters = seed // 24 % 2 == 1
-        self.world = World(self.voters, self.observers, kinds)
+        self.world = World(self.voters, self.observers, kinds, level)
         self._writes = 0
 
     def run(self) -> World:

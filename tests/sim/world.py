@@ -362,7 +362,7 @@ class World(ServerFates, Operators, Upkeep):
             self.server.hijack(encode_proposal(proposal), proposal, None)
         elif log:
             old = log[-1 - min(int(back), len(log) - 1)]
-            self.server.hijack(old.frame, old.proposal, old.stood)
+            self.server.hijack(old.frame, old.proposal, old.stood, old.seal)
         self.carry(self.server)
 
     def do_report(self, name: str) -> None:

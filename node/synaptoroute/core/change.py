@@ -196,3 +196,5 @@ class Snapshot:
     voter_keys: tuple[tuple[str, str], ...] = ()  # Public keys of voters, sorted by name
     # Chains of the newest places before the position, in order; none if they are not known
     chains: tuple[tuple[int, str], ...] = field(default=(), compare=False)
+    # Seals of the newest entries, in order of seq
+    seals: tuple[tuple[int, bytes], ...] = field(default=(), compare=False)

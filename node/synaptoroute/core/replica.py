@@ -175,6 +175,7 @@ class Replica:
         self._in_order = deque(state.remembered)
         self._undo: list[_Undo] = []
         self._chains = {**dict(state.chains), state.position.seq: state.position.chain}
+        self._seals = {seal: seq for seq, seal in state.seals}  # In order of seq
         self._buffered: dict[int, _Buffered] = {}
         self._buffered_bytes = 0
 
@@ -366,6 +367,8 @@ class Replica:
         known = self._chains.get(stood.seq)
         if known is not None and known != stood.chain:
             return f"entry {entry.seq} was sealed on another history"
+        if (first := self._seals.get(entry.seal)) is not None:
+            return f"entry {entry.seq} has the seal of entry {first}"
         return None
 
     def _contradiction(self, entry: Entry) -> str | None:
@@ -413,6 +416,8 @@ class Replica:
             self.voter_keys = dict(change.finalized.voter_keys)
         self.position = entry.position
         self._chains[entry.seq] = entry.chain
+        if entry.stood is not None:
+            self._seals[entry.seal] = entry.seq
         is_duplicate = known is not None
         return Commit(entry, change, self.table.digest.hex(), is_duplicate, decided)
 
@@ -462,6 +467,8 @@ class Replica:
             oldest = self._in_order.popleft()
             if self._remembered[oldest.op_id] is oldest:
                 del self._remembered[oldest.op_id]
+        while len(self._seals) > CHAINS_KEPT:
+            del self._seals[next(iter(self._seals))]
         while len(self._chains) > CHAINS_KEPT:
             del self._chains[self.position.seq - len(self._chains) + 1]
 
@@ -478,6 +485,8 @@ class Replica:
             if not commit.is_duplicate:
                 self._forget(self._in_order.pop(), before.remembered)
             del self._chains[commit.entry.seq]
+            if commit.entry.stood is not None:
+                self._seals.pop(commit.entry.seal, None)
             self.position = before.position
             self.level, self.voter_keys = before.level, before.voter_keys
 

@@ -15,14 +15,16 @@ Seals protect the routes from a client that has access to Redis only.  There are
 both with a code of the cluster secret (HMAC-SHA256)::
 
     level 1  "SK" | key id 8 | code 32 | frame
-    level 2  "S2" | key id 8 | epoch u64 | seq u64 | chain 20 | author's key 32 | code 32 | frame
+    level 2  "S2" | key id 8 | epoch u64 | seq u64 | chain 20 | author's key 32 | nonce 8 | code 32
+             | frame
 
 The code covers the namespace, the frame's header and, at level 2, everything before it.  The
 header carries the SHA-256 of the payload, so the seal covers the whole frame, and an announcement
 without the payload can be verified, too.  The place of an entry is not covered, because the
 sequencer assigns it later.  At level 2 the seal names the position at which the author stood: the
-replica refuses an entry that was sealed on another history or too far from its place, so a server
-cannot append an old genuine entry once more.
+replica refuses an entry that was sealed on another history or too far from its place.  Each seal
+is unique by its nonce, and the replica refuses one that it has seen, so a server cannot append a
+genuine entry once more.
 
 The seal stays with its entry: in the stream, in the op log of every node, in what peers send, and
 in a refilled stream.  ``SigningKeys.open`` verifies it on every one of these paths.
@@ -33,6 +35,7 @@ The keys are those of the cluster secret, see ``trust.cluster_secret``.
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -61,7 +64,8 @@ _MAC_BYTES: Final = 32
 _KEY_BYTES: Final = 32
 _STOOD: Final = struct.Struct(">QQ20s")
 SEAL_1_BYTES: Final = len(_MAGIC) + _ID_BYTES + _MAC_BYTES
-SEAL_2_BYTES: Final = SEAL_1_BYTES + _STOOD.size + _KEY_BYTES
+_NONCE_BYTES: Final = 8
+SEAL_2_BYTES: Final = SEAL_1_BYTES + _STOOD.size + _KEY_BYTES + _NONCE_BYTES
 SEAL_BYTES: Final = SEAL_2_BYTES  # The longest one
 _DOMAIN: Final = b"synaptoroute entry 1\x00"
 _DOMAIN_2: Final = b"synaptoroute entry 2\x00"
@@ -125,7 +129,7 @@ class SigningKeys:
         if stood is None:
             return _MAGIC + head + self._code(secret, _DOMAIN, b"", header_of(frame)) + frame
         place = _STOOD.pack(stood.epoch, stood.seq, bytes.fromhex(stood.chain))
-        head = _MAGIC_2 + head + place + self._author_key
+        head = _MAGIC_2 + head + place + self._author_key + os.urandom(_NONCE_BYTES)
         return head + self._code(secret, _DOMAIN_2, head, header_of(frame)) + frame
 
     def open(self, body: bytes, *, is_seal_needed: bool = True) -> Opened:

@@ -75,6 +75,13 @@ def read_chains(connection: sqlite3.Connection, position: Position) -> tuple[tup
     return tuple(rows) if is_whole else ()
 
 
+def read_seals(connection: sqlite3.Connection, position: Position) -> tuple[tuple[int, bytes], ...]:
+    """Read the seals of the newest entries of the op log."""
+    after = position.seq - CHAINS_KEPT
+    rows = connection.execute("SELECT seq, seal FROM seal WHERE seq > ? ORDER BY seq", (after,))
+    return tuple(rows.fetchall())
+
+
 def write_seals(connection: sqlite3.Connection, commits: Iterable[Commit]) -> None:
     """Keep the seals of entries, inside the caller's transaction."""
     entries = [commit.entry for commit in commits]

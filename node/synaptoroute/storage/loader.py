@@ -33,7 +33,7 @@ from synaptoroute.errors import EncoderMismatch
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
-from synaptoroute.storage.levels import read_chains, read_level
+from synaptoroute.storage.levels import read_chains, read_level, read_seals
 from synaptoroute.storage.records import (
     Meta,
     Rows,
@@ -267,6 +267,7 @@ def _assemble(
         level=level,
         voter_keys=voter_keys,
         chains=read_chains(connection, meta.position) if level > 1 else (),
+        seals=read_seals(connection, meta.position) if level > 1 else (),
     )
     _check_position(connection, snapshot)
     _check_slots(snapshot)
