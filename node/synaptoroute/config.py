@@ -84,6 +84,8 @@ class ClusterConfig(BaseSettings):
             identity, which anyone who can read its Redis knows.
         identity_key_file: File of this node's private key (Ed25519, PEM); without one the node
             makes a key and keeps it beside its database.
+        initial_identity_key_file: File of the private key (Ed25519, PEM) that a node keeps
+            beside its database if it has none there yet; ignored if the file does not exist.
         clock_skew_seconds_max: Most that the time in another node's signed report may differ
             from Redis' clock; a report that differs more does not show a live node.
         peer_ca_file: Certificate authorities of the other nodes' certificates; a node
@@ -110,6 +112,7 @@ class ClusterConfig(BaseSettings):
     peer_urls: str = Field(default="", max_length=16_384)
     peer_secret_file: Path | None = None
     identity_key_file: Path | None = None
+    initial_identity_key_file: Path | None = None
     clock_skew_seconds_max: float = Field(default=60.0, ge=5, le=86_400)
     peer_ca_file: Path | None = None
     peer_cert_file: Path | None = None

@@ -16,7 +16,7 @@ import pytest
 
 from followers import Peer, Peers, filled, peers, route, trim_all, until
 from forgeries import FORGED_PAYLOAD, forge_payload
-from secrets_of_clusters import signed
+from secrets_of_clusters import Pins, signed
 from servers import Server
 from synaptoroute.cli.backups import verify_origin
 from synaptoroute.errors import ClusterError, Overloaded, SynaptoRouteError
@@ -239,3 +239,24 @@ async def test_voters_certify_while_writes_go_on(tmp_path: Path, valkey_server: 
             stopped.set()
             await writing
         await found.judge()
+
+
+async def test_founders_take_the_keys_that_they_are_given(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """As in the chart: the voters are pinned, and a later node makes a key of its own."""
+    pins = await asyncio.to_thread(Pins, tmp_path, 3)
+    shared = {"signing_keys_file": pins.keys_file, "genesis_file": pins.genesis_file, "expect": 3}
+    (folder := tmp_path / "data").mkdir()
+    async with peers(folder, valkey_server.url, 0, **shared) as found:
+        for number in (3, 2, 1, 0):  # the last node of the chart may be the first to start
+            given = pins.key_file(number)  # which the fourth does not have
+            await found.add(f"v{number}", door=True, initial_identity_key_file=given)
+        for peer in found.all:
+            await peer.router.wait_ready(30)
+        later, *voters = found.all
+        keys = found[1].engine.replica_status.voter_keys
+        assert sorted(peer.engine.node_id for peer in voters) == sorted(keys)
+        assert later.engine.node_id not in keys
+        assert "pinned" == later.follower.session.log.trust_mode
+        assert all((folder / f"v{number}.key").exists() for number in range(4))

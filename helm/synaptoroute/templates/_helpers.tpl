@@ -139,6 +139,34 @@ redis://{{ include "synaptoroute.fullname" . }}-redis:6379/0
 {{- end -}}
 
 {{/*
+Secret with the genesis and the founders' private keys; empty for none.  It is made for a new
+release only: the nodes of an older one have keys that no template knows, and pinning others
+would refuse every majority.  What an uninstalled release has left counts as an older one.
+*/}}
+{{- define "synaptoroute.genesisSecret" -}}
+{{- $genesis := .Values.trust.genesis -}}
+{{- $name := include "synaptoroute.fullname" . -}}
+{{- $own := printf "%s-identities" $name -}}
+{{- $space := .Release.Namespace -}}
+{{- if not (include "synaptoroute.hasRedis" .) -}}
+{{- else if $genesis.existingSecret -}}
+{{- $genesis.existingSecret -}}
+{{- else if and $genesis.enabled .Values.signing.create (not .Values.signing.existingSecret) -}}
+{{- if lookup "v1" "Secret" $space $own -}}
+{{- $own -}}
+{{- else if not (or
+      .Release.IsUpgrade
+      .Values.node.persistence.existingClaim
+      (lookup "apps/v1" "StatefulSet" $space $name)
+      (lookup "v1" "Secret" $space (printf "%s-cluster-secret" $name))
+      (lookup "v1" "PersistentVolumeClaim" $space (printf "data-%s-0" $name))
+      (lookup "v1" "PersistentVolumeClaim" $space (printf "data-%s-redis-0" $name))) -}}
+{{- $own -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
 Whether entries without a signature are accepted.  A release that got its secret by an upgrade
 has such entries in its log, and nodes that sign nothing until they are replaced; from level 2 on
 (`synaptoroute cluster finalize`) nodes refuse them whatever this says.
@@ -211,6 +239,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{ $env }}SIGNING_KEYS_FILE: /run/secrets/synaptoroute/signing/keys
 {{ $env }}ALLOW_UNSIGNED: {{ include "synaptoroute.allowUnsigned" $root | quote }}
 {{- end }}
+{{- if include "synaptoroute.genesisSecret" $root }}
+{{ $env }}GENESIS_FILE: /run/secrets/synaptoroute/genesis/genesis.json
+{{- end }}
 {{- if $v.peers.existingSecret }}
 {{ $env }}PEER_SECRET_FILE: /run/secrets/synaptoroute/peers/secret
 {{- end }}
@@ -251,6 +282,9 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if include "synaptoroute.signingSecret" . }}
 - {name: signing-keys, mountPath: /run/secrets/synaptoroute/signing, readOnly: true}
 {{- end }}
+{{- if include "synaptoroute.genesisSecret" . }}
+- {name: genesis, mountPath: /run/secrets/synaptoroute/genesis, readOnly: true}
+{{- end }}
 {{- if .Values.peers.existingSecret }}
 - {name: peer-secret, mountPath: /run/secrets/synaptoroute/peers, readOnly: true}
 {{- end }}
@@ -290,6 +324,13 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
     secretName: {{ . }}
     defaultMode: 0440
     items: [{key: {{ $.Values.signing.key | quote }}, path: keys}]
+{{- end }}
+{{- with include "synaptoroute.genesisSecret" . }}
+- name: genesis
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items: [{key: genesis.json, path: genesis.json}]
 {{- end }}
 {{- with .Values.peers.existingSecret }}
 - name: peer-secret
@@ -349,12 +390,18 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- if .Values.tls.enabled }}, appProtocol: https{{ end -}}
 {{- end -}}
 
-{{/* Nodes that create the log: the value, or that of the first install, or the node count. */}}
+{{/*
+Nodes that create the log: the value, or that of the first install, or the voters of a genesis
+that the chart has made (nobody else can found the log), or the node count.
+*/}}
 {{- define "synaptoroute.bootstrapExpect" -}}
 {{- $count := ternary .Values.autoscaling.minReplicas .Values.node.replicaCount .Values.autoscaling.enabled -}}
 {{- $present := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "synaptoroute.fullname" .) -}}
 {{- $kept := dig "metadata" "annotations" "synaptoroute.io/bootstrap-expect" "" (default dict $present) -}}
-{{- .Values.node.bootstrapExpect | default $kept | default $count | int | min 99 -}}
+{{- $identities := lookup "v1" "Secret" .Release.Namespace (printf "%s-identities" (include "synaptoroute.fullname" .)) -}}
+{{- $genesis := dig "data" "genesis.json" "" (default dict $identities) | b64dec | default "{}" | fromJson -}}
+{{- $voters := dig "voters" dict $genesis | len -}}
+{{- .Values.node.bootstrapExpect | default $kept | default $voters | default $count | int | min 99 -}}
 {{- end -}}
 
 {{/* A value as it was written: whole numbers without the exponent of YAML floats. */}}

@@ -235,22 +235,36 @@ def _name(boot: str, url: str) -> str:
 
 
 def open_identity(config: ClusterConfig, database: str) -> NodeIdentity:
-    """Read the key of this node, or make one beside the database; blocks.
+    """Read the key of this node, or keep the given one, or a new one, beside the database; blocks.
 
-    A node in memory has a new key each time.
+    A node in memory without a given key has a new one each time.
 
     Raises:
         ConfigError: The key cannot be read.
     """
     if config.identity_key_file is not None:
         return NodeIdentity.load(config.identity_key_file)
-    if database == ":memory:":
-        return NodeIdentity.generate()
     # Named like the database: several nodes of one host may share a folder.
-    path = Path(database).with_suffix(".key")
+    path = None if database == ":memory:" else Path(database).with_suffix(".key")
+    # A node keeps the identity that others know, whatever it is given later.
+    if path is not None and _exists(path):
+        return NodeIdentity.load(path)
+    initial = config.initial_identity_key_file
+    if initial is not None and _exists(initial):
+        identity = NodeIdentity.load(initial)
+    else:
+        identity = NodeIdentity.generate()
+    if path is not None:
+        try:
+            identity.save(path)
+        except OSError as error:
+            # A full disk must not keep a node from answering queries.
+            _log.warning("the key of this node cannot be kept in %s: %s", path, error)
+    return identity
+
+
+def _exists(path: Path) -> bool:
     try:
-        return NodeIdentity.load_or_create(path)
-    except OSError as error:
-        # A full disk must not keep a node from answering queries.
-        _log.warning("the key of this node cannot be kept in %s: %s", path, error)
-        return NodeIdentity.generate()
+        return path.exists()
+    except OSError:
+        return False

@@ -222,3 +222,31 @@ def test_key_of_a_node_is_kept_beside_its_database(tmp_path: Path) -> None:
 def test_node_in_memory_has_a_new_key_each_time() -> None:
     first, second = (open_identity(ClusterConfig(), ":memory:") for _ in range(2))
     assert first.public_key != second.public_key
+
+
+def test_initial_key_is_kept_by_a_node_without_one(tmp_path: Path) -> None:
+    given, database = tmp_path / "given.key", str(tmp_path / "node.sqlite")
+    config = ClusterConfig(initial_identity_key_file=given)
+    NodeIdentity.generate().save(given)
+    public_key = NodeIdentity.load(given).public_key
+    assert open_identity(config, ":memory:").public_key == public_key
+    assert open_identity(config, database).public_key == public_key
+    given.unlink()
+    assert open_identity(config, database).public_key == public_key
+
+
+def test_initial_key_does_not_replace_the_key_of_a_node(tmp_path: Path) -> None:
+    given, database = tmp_path / "given.key", str(tmp_path / "node.sqlite")
+    own = open_identity(ClusterConfig(initial_identity_key_file=given), database)
+    NodeIdentity.generate().save(given)
+    config = ClusterConfig(initial_identity_key_file=given)
+    assert open_identity(config, database).public_key == own.public_key
+    assert open_identity(config, ":memory:").public_key != own.public_key
+
+
+def test_malformed_initial_key_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "given.key").write_text("no key")
+    config = ClusterConfig(initial_identity_key_file=tmp_path / "given.key")
+    with pytest.raises(ConfigError):
+        open_identity(config, str(tmp_path / "node.sqlite"))
+    assert not (tmp_path / "node.key").exists()

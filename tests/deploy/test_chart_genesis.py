@@ -1,0 +1,198 @@
+"""The chart gives the founding voters their keys, and pins them in a genesis."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from charts import CHART, HELMS, Manifest, environment, named, pick, pods, render, run_helm
+from fake_kubernetes import fake_kubernetes
+from synaptoroute.config import ClusterConfig
+from synaptoroute.replication.incarnation import open_identity
+from synaptoroute.trust.genesis import read_genesis
+from synaptoroute.trust.identity import NodeIdentity
+
+pytestmark = pytest.mark.deploy
+
+NAME = "rel-synaptoroute"
+FOLDER = "/run/secrets/synaptoroute"
+VARIABLE = "SYNAPTOROUTE_INITIAL_IDENTITY_KEY_FILE"
+OWN = {"trust.genesis.existingSecret": "my-voters"}
+
+
+def pod(objects: list[Manifest], component: str = "node") -> Manifest:
+    label = "app.kubernetes.io/component"
+    return next(spec for _, labels, spec in pods(objects) if labels[label] == component)
+
+
+def mount(spec: Manifest, name: str) -> Manifest:
+    return next(each for each in spec["containers"][0]["volumeMounts"] if each["name"] == name)
+
+
+def volume(spec: Manifest, name: str) -> Manifest:
+    found: Manifest = next(each for each in spec["volumes"] if each["name"] == name)["secret"]
+    return found
+
+
+def is_pinned(objects: list[Manifest]) -> bool:
+    """Whether the nodes get a genesis; then coordinators do, too."""
+    told = environment(objects, pod(objects)) | environment(objects, pod(objects, "coordinator"))
+    found = {name for name in told if "GENESIS" in name or name == VARIABLE}
+    names = {"SYNAPTOROUTE_GENESIS_FILE", "SYNAPTOROUTE_COORDINATOR_GENESIS_FILE", VARIABLE}
+    assert found in (set(), names)
+    return bool(found)
+
+
+def unpack(secret: Manifest, folder: Path) -> None:
+    for name, text in secret["data"].items():
+        (folder / name).write_bytes(base64.b64decode(text))
+
+
+def render_in(
+    cluster: Sequence[Mapping[str, Any]], *options: str, major: str = "4"
+) -> list[Manifest]:
+    """Render as `helm install` does, which finds these objects in the namespace."""
+    with fake_kubernetes(cluster) as url:
+        arguments = ["template", "rel", str(CHART), "--namespace", "routing"]
+        arguments += ["--dry-run=server", "--kube-apiserver", url, "--disable-openapi-validation"]
+        done = run_helm(major, *arguments, *options)
+    assert 0 == done.returncode, done.stderr
+    return [each for each in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if each]
+
+
+def left(kind: str, name: str) -> Manifest:
+    """An object that a release of this name has left."""
+    version = "apps/v1" if kind == "StatefulSet" else "v1"
+    return owned({"apiVersion": version, "kind": kind, "metadata": {"name": name}})
+
+
+def owned(each: Manifest) -> Manifest:
+    """Mark an object as Helm does when it is installed."""
+    labels = {"app.kubernetes.io/managed-by": "Helm"}
+    annotations = {"meta.helm.sh/release-name": "rel", "meta.helm.sh/release-namespace": "routing"}
+    return {**each, "metadata": {**each["metadata"], "labels": labels, "annotations": annotations}}
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_genesis_pins_the_keys_of_the_founders(major: str, tmp_path: Path) -> None:
+    objects = render({"node.replicaCount": 5, "node.bootstrapExpect": 3}, major=major)
+    unpack(pick(objects, "Secret", "-identities"), tmp_path)
+    keys = read_genesis(tmp_path / "genesis.json", "default")
+
+    assert [f"{NAME}-{ordinal}" for ordinal in range(3)] == list(keys)
+    (tmp_path / "data").mkdir()
+    for name, key in keys.items():
+        config = ClusterConfig(initial_identity_key_file=tmp_path / f"{name}.key")
+        assert key == open_identity(config, str(tmp_path / "data" / f"{name}.sqlite")).public_key
+        assert key == NodeIdentity.load(tmp_path / f"{name}.key").public_key
+
+
+def test_genesis_is_of_the_namespace_of_the_log(tmp_path: Path) -> None:
+    unpack(pick(render({"logNamespace": "other"}), "Secret", "-identities"), tmp_path)
+
+    assert 3 == len(read_genesis(tmp_path / "genesis.json", "other"))
+
+
+def test_pod_sees_no_key_but_its_own() -> None:
+    objects = render()
+    node, coordinator = pod(objects), pod(objects, "coordinator")
+    identity, items = mount(node, "identity"), volume(node, "identity")["items"]
+
+    assert "$(POD_NAME)" == identity["subPathExpr"]
+    assert environment(objects, node)[VARIABLE] == f"{identity['mountPath']}/identity.key"
+    expected = [(f"{NAME}-{n}.key", f"{NAME}-{n}/identity.key") for n in range(3)]
+    assert expected == [(each["key"], each["path"]) for each in items]
+    for spec in (node, coordinator):
+        assert ["genesis.json"] == [each["key"] for each in volume(spec, "genesis")["items"]]
+        assert f"{FOLDER}/genesis" == mount(spec, "genesis")["mountPath"]
+    for _, labels, spec in pods(objects):
+        if labels["app.kubernetes.io/component"] != "node":
+            assert "identity" not in [each["name"] for each in spec.get("volumes", [])]
+
+
+def test_own_secret_is_used_and_none_is_made() -> None:
+    objects = render({**OWN, "signing.existingSecret": "keys"})
+
+    assert is_pinned(objects)
+    assert [] == [
+        each for each in named(objects, "Secret") if "identities" in each["metadata"]["name"]
+    ]
+    for name in ("genesis", "identity"):
+        assert "my-voters" == volume(pod(objects), name)["secretName"]
+    # Nodes that have keys need none in the Secret; the genesis must be there.
+    assert volume(pod(objects), "identity")["optional"] is True
+    assert "optional" not in volume(pod(objects), "genesis")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trust.genesis.enabled": False},
+        {"signing.create": False},
+        {"signing.existingSecret": "keys"},
+    ],
+    ids=str,
+)
+def test_voters_are_not_pinned(changes: dict[str, Any]) -> None:
+    objects = render(changes)
+
+    assert not is_pinned(objects)
+    assert "identity" not in [each["name"] for each in pod(objects)["volumes"]]
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_upgrade_keeps_keys_and_genesis(major: str) -> None:
+    first = owned(pick(render(major=major), "Secret", "-identities"))
+    options = ("--is-upgrade", "--set", "node.replicaCount=5")
+    stateful = left("StatefulSet", NAME)
+    stateful["metadata"]["annotations"]["synaptoroute.io/bootstrap-expect"] = "3"
+    objects = render_in([first, stateful], *options, major=major)
+
+    assert is_pinned(objects)
+    assert first["data"] == pick(objects, "Secret", "-identities")["data"]
+    assert 3 == len(volume(pod(objects), "identity")["items"])
+
+
+def test_installation_anew_finds_the_keys_that_were_kept() -> None:
+    """Only the pinned voters can found a log, however many nodes there are by now."""
+    first = owned(pick(render(), "Secret", "-identities"))
+    objects = render_in([first], "--set", "node.replicaCount=5")
+
+    assert first["data"] == pick(objects, "Secret", "-identities")["data"]
+    assert "3" == environment(objects, pod(objects))["SYNAPTOROUTE_BOOTSTRAP_EXPECT"]
+
+
+@pytest.mark.parametrize("major", HELMS)
+def test_new_release_is_pinned_and_an_upgraded_one_is_not(major: str) -> None:
+    assert is_pinned(render_in([], major=major))
+    assert not is_pinned(render_in([], "--is-upgrade", major=major))
+    secret = ("--set", "trust.genesis.existingSecret=my-voters")
+    assert is_pinned(render_in([], "--is-upgrade", *secret, major=major))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("StatefulSet", NAME),
+        ("Secret", f"{NAME}-cluster-secret"),
+        ("PersistentVolumeClaim", f"data-{NAME}-0"),
+        ("PersistentVolumeClaim", f"data-{NAME}-redis-0"),
+    ],
+)
+def test_what_an_earlier_release_has_left_keeps_its_voters(kind: str, name: str) -> None:
+    """Its nodes have keys in their volumes, which no new genesis could name."""
+    assert not is_pinned(render_in([left(kind, name)]))
+
+
+def test_genesis_of_helm_is_plain_json(tmp_path: Path) -> None:
+    unpack(pick(render(), "Secret", "-identities"), tmp_path)
+    document = json.loads((tmp_path / "genesis.json").read_text())
+
+    assert {"namespace", "voters"} == document.keys()
+    assert all(text.startswith("-----BEGIN CERTIFICATE") for text in document["voters"].values())
