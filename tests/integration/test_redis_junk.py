@@ -121,6 +121,26 @@ def rewrite_entries(client: Any) -> object:
     return [client.xadd(name, {"f": b"\xff", "p": "x", "b": "y"}, id=each) for each in ids]
 
 
+def last_ballot(*, is_here: bool) -> Change:
+    """Close the log with the highest number that a ballot can have."""
+
+    def change(client: Any) -> object:
+        here = client.info("replication")["master_replid"]
+        fields = {
+            "state": "recovering",
+            "rec_id": f"{2**53 - 1}.{'a' * 32}",
+            "rec_replid": here if is_here else "b" * 40,
+            "rec_cause": "restarted",
+        }
+        return client.hset(PREFIX + "meta", mapping=fields)
+
+    return change
+
+
+def last_epoch_of_another_server(client: Any) -> object:
+    return client.hset(PREFIX + "meta", mapping={"epoch": 2**53 - 1, "replid": "b" * 40})
+
+
 def hold_lease(client: Any) -> object:
     """Leases that nobody took and that never end."""
     for name in ("recovery", "beat", "leader"):
@@ -163,6 +183,9 @@ CHANGES: dict[str, Change] = {
     "an entry behind the head": append_entry,
     "every entry rewritten": rewrite_entries,
     "leases without an end": hold_lease,
+    "the last ballot": last_ballot(is_here=True),
+    "the last ballot, of another server": last_ballot(is_here=False),
+    "the last epoch, of another server": last_epoch_of_another_server,
 }
 """What is done to the keys, by name.  ``state=frozen`` is an operator's word and is obeyed."""
 
@@ -249,6 +272,9 @@ NAMED = (
     "nodes has junk rows",
     "rec is a string",
     "leases without an end",
+    "the last ballot",
+    "the last ballot, of another server",
+    "the last epoch, of another server",
 )
 
 

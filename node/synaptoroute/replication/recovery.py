@@ -71,7 +71,7 @@ READ_BYTES: Final = 4_194_304
 REFILL_BYTES_MAX: Final = 67_108_864
 
 EPOCHS_MAX: Final = 1 << 20
-"""An epoch that is this far ahead of a node's own is not believed."""
+"""An epoch or ballot that is this far ahead of a node's own is not believed."""
 
 _log = logging.getLogger(__name__)
 
@@ -194,6 +194,9 @@ class Recovery:
         state = await self._voter_state()
         view = None if isinstance(head, NoLog) else head.view
         assessment = assess_log(view, state.position, state.promised, state.epoch_id)
+        if assessment.action is Action.JOIN_BALLOT and _is_beyond_reach(head, state):
+            # A promise is durable: with the last number promised, no epoch could follow.
+            return await self._begin(Cause.DAMAGED, head, state)
         if assessment.action is Action.START_BALLOT:
             assert assessment.cause is not None
             return await self._begin(assessment.cause, head, state)
@@ -210,6 +213,8 @@ class Recovery:
     async def _begin(
         self, cause: Cause, head: Head | NoLog, state: VoterState, *, is_header_wrong: bool = False
     ) -> bool:
+        # No number of a damaged header may become that of a ballot.
+        is_header_wrong = is_header_wrong or _is_beyond_reach(head, state)
         known = NoLog(head.time_us, head.role) if is_header_wrong else head
         identity = await self._identity(known, state)
         if identity is None:
@@ -459,11 +464,9 @@ class Recovery:
             if not damage:
                 return
             state = await self._voter_state()
-            # An epoch that no cluster reaches must not become the number of a ballot.
-            is_wrong = head.epoch > max(state.position.epoch, state.promised.epoch) + EPOCHS_MAX
             _log.error("the log in Redis is damaged (%s): %s", log.keys.log(head.epoch), damage)
             self._session.set_log_state(LogState.DAMAGED, f"{log.keys.log(head.epoch)}: {damage}")
-            if await self._begin(Cause.DAMAGED, head, state, is_header_wrong=is_wrong):
+            if await self._begin(Cause.DAMAGED, head, state):
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
@@ -576,3 +579,12 @@ class Recovery:
             cause = Cause.DAMAGED
         await self._begin(cause, head, await self._voter_state())
         self.start()
+
+
+def _is_beyond_reach(head: Head | NoLog, state: VoterState) -> bool:
+    """Whether a header names an epoch or a ballot that no cluster comes to by itself."""
+    if isinstance(head, NoLog):
+        return False
+    balloted = head.ballot.epoch if head.ballot is not None else 0
+    known = max(state.position.epoch, state.promised.epoch)
+    return max(head.epoch, balloted) > known + EPOCHS_MAX

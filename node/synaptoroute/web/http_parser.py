@@ -62,8 +62,19 @@ _HALF_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]+)([^?#]*)(\?.*)?", re.IGNORECASE | re.DOTALL)
 HOST: Final = re.compile(rb"(?:[0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
-"""Fields of which a request has one at most."""
+_SINGLE: Final = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"authorization",
+        b"x-api-key",
+        b"idempotency-key",
+        b"origin",
+    }
+)
+"""Fields of which a request has one at most: of two, a proxy may read the other one."""
 KNOWN_MAX: Final = 1_024
 _known_hosts: set[bytes] = set()
 _known_paths: dict[bytes, str] = {}

@@ -26,6 +26,11 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: n\r\n\r\n"
 MALFORMED = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": HEAD + b"Host: n\r\n\r\n",
+    "two keys": HEAD + b"Authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
+    "two keys of another header": HEAD + b"X-API-Key: a\r\nX-Api-Key: b\r\n\r\n",
+    "two media types": POST + b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\n",
+    "two idempotency keys": HEAD + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n",
+    "two origins": HEAD + b"Origin: http://n\r\nOrigin: http://evil.example\r\n\r\n",
     "empty host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
     "host with path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
     "host with user": b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
