@@ -159,13 +159,30 @@ def test_upgrade_keeps_keys_and_genesis(major: str) -> None:
     assert 3 == len(volume(pod(objects), "identity")["items"])
 
 
-def test_installation_anew_finds_the_keys_that_were_kept() -> None:
-    """Only the pinned voters can found a log, however many nodes there are by now."""
-    first = owned(pick(render(), "Secret", "-identities"))
-    objects = render_in([first], "--set", "node.replicaCount=5")
+@pytest.mark.parametrize("is_own", [False, True])
+def test_pinned_voters_found_the_log_of_a_new_installation(is_own: bool) -> None:
+    """Nobody else can, however many nodes there are."""
+    kept = owned(pick(render(), "Secret", "-identities"))
+    options = ["--set", "node.replicaCount=5"]
+    if is_own:
+        kept["metadata"] = {"name": "my-voters"}
+        options += ["--set", "trust.genesis.existingSecret=my-voters"]
+    objects = render_in([kept], *options)
+    made = [each for each in named(objects, "Secret") if "genesis.json" in each["data"]]
 
-    assert first["data"] == pick(objects, "Secret", "-identities")["data"]
+    assert [] == made if is_own else [kept["data"]] == [each["data"] for each in made]
     assert "3" == environment(objects, pod(objects))["SYNAPTOROUTE_BOOTSTRAP_EXPECT"]
+    assert 3 == len(volume(pod(objects), "identity")["items"])
+
+
+def test_release_stays_pinned_when_its_cluster_secret_moves() -> None:
+    kept = owned(pick(render(), "Secret", "-identities"))
+    moved = ("--is-upgrade", "--set", "signing.existingSecret=keys")
+    objects = render_in([kept], *moved)
+
+    assert is_pinned(objects)
+    assert kept["data"] == pick(objects, "Secret", "-identities")["data"]
+    assert not is_pinned(render_in([kept], *moved, "--set", "trust.genesis.enabled=false"))
 
 
 @pytest.mark.parametrize("major", HELMS)

@@ -151,11 +151,12 @@ would refuse every majority.  What an uninstalled release has left counts as an 
 {{- if not (include "synaptoroute.hasRedis" .) -}}
 {{- else if $genesis.existingSecret -}}
 {{- $genesis.existingSecret -}}
-{{- else if and $genesis.enabled .Values.signing.create (not .Values.signing.existingSecret) -}}
+{{- else if and $genesis.enabled (include "synaptoroute.signingSecret" .) -}}
 {{- if lookup "v1" "Secret" $space $own -}}
 {{- $own -}}
 {{- else if not (or
       .Release.IsUpgrade
+      .Values.signing.existingSecret
       .Values.node.persistence.existingClaim
       (lookup "apps/v1" "StatefulSet" $space $name)
       (lookup "v1" "Secret" $space (printf "%s-cluster-secret" $name))
@@ -391,15 +392,18 @@ with (list $ "SYNAPTOROUTE_") or (list $ "SYNAPTOROUTE_COORDINATOR_").
 {{- end -}}
 
 {{/*
-Nodes that create the log: the value, or that of the first install, or the voters of a genesis
-that the chart has made (nobody else can found the log), or the node count.
+Nodes that create the log: the value, or that of the first install, or the number of voters in
+a genesis that is there already (nobody else can found the log), or the node count.
 */}}
 {{- define "synaptoroute.bootstrapExpect" -}}
 {{- $count := ternary .Values.autoscaling.minReplicas .Values.node.replicaCount .Values.autoscaling.enabled -}}
 {{- $present := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "synaptoroute.fullname" .) -}}
 {{- $kept := dig "metadata" "annotations" "synaptoroute.io/bootstrap-expect" "" (default dict $present) -}}
-{{- $identities := lookup "v1" "Secret" .Release.Namespace (printf "%s-identities" (include "synaptoroute.fullname" .)) -}}
-{{- $genesis := dig "data" "genesis.json" "" (default dict $identities) | b64dec | default "{}" | fromJson -}}
+{{- $identities := dict -}}
+{{- with include "synaptoroute.genesisSecret" . -}}
+{{- $identities = lookup "v1" "Secret" $.Release.Namespace . | default dict -}}
+{{- end -}}
+{{- $genesis := dig "data" "genesis.json" "" $identities | b64dec | default "{}" | fromJson -}}
 {{- $voters := dig "voters" dict $genesis | len -}}
 {{- .Values.node.bootstrapExpect | default $kept | default $voters | default $count | int | min 99 -}}
 {{- end -}}
