@@ -260,3 +260,22 @@ async def test_founders_take_the_keys_that_they_are_given(
         assert later.engine.node_id not in keys
         assert "pinned" == later.follower.session.log.trust_mode
         assert all((folder / f"v{number}.key").exists() for number in range(4))
+
+
+async def test_voter_that_lost_its_volume_certifies_when_it_has_a_vote_again(
+    tmp_path: Path, valkey_server: Server
+) -> None:
+    """It is another node with the key that is pinned, as a pod of the chart with a new volume."""
+    async with signed(tmp_path, valkey_server.url) as found:
+        await filled(found)
+        lost = found[2]
+        await lost.router.stop()
+        again = await found.add("new", door=True, initial_identity_key_file=tmp_path / "2.key")
+        await again.router.wait_ready(30)
+        assert again.engine.node_id != lost.engine.node_id
+        await found[0].router.achange_voter(again.engine.node_id, is_adding=True)
+        await found[0].router.achange_voter(lost.engine.node_id, is_adding=False)
+        await found[1].router.stop()
+        fresh = await found.add("fresh")
+        await fresh.router.wait_ready(30)
+        assert await payloads(fresh) == await payloads(found[0])
