@@ -136,8 +136,8 @@ def is_plain(value: object) -> bool:
 def value_of(kind: type[ValueT], document: Mapping[str, Any]) -> ValueT:
     """Make a flat value of its fields; absent ones have their defaults."""
     values: dict[str, Any] = {}
-    hashable: type[Any] = kind  # mypy does not know that every type is hashable
-    for name, expected, default in _layout(hashable):
+    key: object = kind  # mypy takes an object for hashable, but not a type[ValueT]
+    for name, expected, default in _layout(key):
         value = document.get(name, default)
         if value is MISSING:
             raise ProtocolError(f"a {kind.__name__} lacks {name}")
