@@ -279,3 +279,25 @@ async def test_voter_that_lost_its_volume_certifies_when_it_has_a_vote_again(
         fresh = await found.add("fresh")
         await fresh.router.wait_ready(30)
         assert await payloads(fresh) == await payloads(found[0])
+
+
+async def test_pinned_key_founds_once(tmp_path: Path, valkey_server: Server) -> None:
+    """Two nodes that were given one key do not found a log whose other key has no vote."""
+    pins = await asyncio.to_thread(Pins, tmp_path, 2)
+    shared = {"signing_keys_file": pins.keys_file, "genesis_file": pins.genesis_file, "expect": 2}
+    (folder := tmp_path / "data").mkdir()
+    async with peers(folder, valkey_server.url, 0, **shared) as found:
+        for name in ("v0", "copy"):
+            await found.add(name, door=True, initial_identity_key_file=pins.key_file(0))
+        session = found[0].follower.session
+        await until(lambda: len(session.detail) > 0, 30)
+        async with asyncio.timeout(30):
+            while len([each for each in await session.log.presence.nodes() if each.is_live]) < 2:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1.0)  # some heartbeats, each of which could found
+        assert "1 of 2 nodes are there to found the log" == session.detail
+        await found.add("v1", door=True, initial_identity_key_file=pins.key_file(1))
+        for peer in found.all:
+            await peer.router.wait_ready(30)
+        keys = found[0].engine.replica_status.voter_keys
+        assert 2 == len(keys) == len(set(keys.values()))

@@ -171,9 +171,12 @@ class LogBootstrap:
             return
         # Voters that no newcomer would count cannot found a cluster.
         pinned = self._certificates.pinned
-        names = sorted(
-            seen.report.node_id for seen in nodes if not pinned or seen.public_key in pinned
-        )
+        founders = [seen for seen in nodes if not pinned or seen.public_key in pinned]
+        if pinned:
+            # A pinned key counts once: a node that lost its disk a moment ago is seen twice.
+            founders.sort(key=lambda seen: seen.age_ms, reverse=True)
+            founders = list({seen.public_key: seen for seen in founders}.values())
+        names = sorted(seen.report.node_id for seen in founders)
         expected = session.config.bootstrap_expect
         if len(names) < expected or session.node_id not in names[:expected]:
             session.detail = f"{len(names)} of {expected} nodes are there to found the log"
