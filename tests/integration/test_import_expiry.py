@@ -6,6 +6,7 @@ Method: routers of one cluster on a real server, without a coordinator.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from synaptoroute.core.imports import IMPORTS_OPEN_MAX
 from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Position, Proposal
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import ImportRejected
-from synaptoroute.models import Route
+from synaptoroute.models import ImportResult, Route
 from synaptoroute.router.vectors import row_bytes
 from synaptoroute.router.writes import put_mutation
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason
@@ -166,3 +167,22 @@ async def test_import_larger_than_the_log_finishes(tmp_path: Path, server: Serve
     assert result.routes == 6_000
     assert head.floor > 2
     assert head.kept_bytes <= 600_000
+
+
+async def test_runs_of_one_import_at_once_get_one_answer(tmp_path: Path, server: Server) -> None:
+    """The same content under one identity, through several nodes, again and again."""
+    draw = random.Random(1)
+
+    async def run(peer: Peer, name: str, after_seconds: float) -> ImportResult:
+        await asyncio.sleep(after_seconds)
+        return await peer.router.aimport(stream(2, name, 0.002), import_id=name)
+
+    async with peers(tmp_path, server.url, 3) as found:
+        for number in range(20):
+            name = f"same-{number}"
+            async with asyncio.timeout(20):
+                results = await asyncio.gather(
+                    *(run(peer, name, draw.uniform(0, 0.03)) for peer in found.all for _ in "ab")
+                )
+            assert 1 == len({(each.version, each.routes) for each in results})
+            assert set() == await open_ids(*found.all)

@@ -252,6 +252,7 @@ def _describe(
 
 
 def _write(backup: Backup, draft: Path) -> None:
+    make_private_file(draft)
     draft.write_text(json.dumps(asdict(backup), indent=2) + "\n", encoding="utf-8")
 
 

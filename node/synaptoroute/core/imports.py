@@ -32,6 +32,7 @@ from synaptoroute.core.change import (
 from synaptoroute.core.digest import row_hash
 from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, PutRoute, Revision
 
+NOT_OPEN_MESSAGE: Final = "the import is not open"
 IMPORTS_OPEN_MAX: Final = 8
 CHUNKS_MAX: Final = 100_000
 GENERATION_SHARE: Final = 2
@@ -133,7 +134,7 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
         ValueError: The import is not open or is not complete.
     """
     if staged is None:
-        raise ValueError("the import is not open")
+        raise ValueError(NOT_OPEN_MESSAGE)
     _check_complete([chunk.number for chunk in staged.chunks], chunk_count)
     rows: dict[str, dict[str, bytes]] = {}
     first: dict[str, PutRoute] = {}

@@ -19,11 +19,12 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from synaptoroute.core.change import Outcome, StagedImport
-from synaptoroute.core.imports import IMPORTS_OPEN_MAX
+from synaptoroute.core.imports import IMPORTS_OPEN_MAX, NOT_OPEN_MESSAGE
 from synaptoroute.core.mutation import (
     OP_ID_BYTES,
     ImportAbort,
@@ -56,6 +57,8 @@ IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
 CHUNK_TIMEOUT_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 0.05
+TAKEOVER_SECONDS: Final = 2.0
+"""After this time without an open run, no other run of an import is expected."""
 ATTEMPTS_MAX: Final = 16
 STAGES_MAX: Final = 4
 """Chunks of one import in flight: nodes apply several in one transaction."""
@@ -208,13 +211,8 @@ class Importer:
         try:
             await self._begin(identity, ImportBegin(run_id, replace), options)
             chunk_count = await self._stage_all(run_id, read, options)
-            commit_options = WriteOptions(
-                commit_id, request.digest(), ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS
-            )
-            result = await self._retry_overloaded(
-                lambda: self._writer.write(
-                    ImportCommit(run_id, chunk_count), commit_options, self._encoder.fingerprint
-                )
+            result = await self._commit(
+                ImportCommit(run_id, chunk_count), identity, commit_id, request.digest(), ack
             )
             # Another run may have been committed instead of this one.
             if await self._is_open(run_id) and result.status != "pending":
@@ -223,11 +221,14 @@ class Importer:
             await self._drop(run_id, options)
             raise
         except ImportRejected:
-            if import_id is None or await self._is_open(run_id):
+            is_committed = (await self._find_commit(identity))[1] is not None
+            if import_id is None or (not is_committed and await self._is_open(run_id)):
                 raise
             taken = await self._outcome_of_another(identity, request, read)
             if taken is None:
                 raise
+            if await self._is_open(run_id):
+                await self._drop(run_id, options)
             return _import_result(result_of(taken[1], taken[0]), identity, request.utterances)
         except BaseException:
             if import_id is None:
@@ -236,6 +237,31 @@ class Importer:
         finally:
             self._running.discard(run_id)
         return _import_result(result, identity, request.utterances)
+
+    async def _commit(
+        self, commit: ImportCommit, identity: str, commit_id: bytes, digest: bytes, ack: Ack
+    ) -> WriteResult:
+        while True:
+            options = WriteOptions(
+                commit_id, digest, ack=ack, ack_timeout_seconds=COMMIT_TIMEOUT_SECONDS
+            )
+            write = partial(self._writer.write, commit, options, self._encoder.fingerprint)
+            try:
+                return await self._retry_overloaded(write)
+            except ImportRejected:
+                # A run that was dropped before its commit leaves its refusal under the op_id
+                # that all runs share.  It says nothing about this run, which is still open.
+                taken, outcome = await self._find_commit(identity)
+                is_own = taken == commit_id or outcome is not None
+                if is_own or not await self._is_refusal_of_another(commit_id, commit.import_id):
+                    raise
+                commit_id = taken
+
+    async def _is_refusal_of_another(self, commit_id: bytes, run_id: str) -> bool:
+        """Whether a refused commit says that its run is not open, although this one is."""
+        outcome = await asyncio.wrap_future(self._engine.look_up(commit_id))
+        is_not_open = outcome is not None and outcome.message == NOT_OPEN_MESSAGE
+        return is_not_open and await self._is_open(run_id)
 
     async def _repeated(
         self,
@@ -257,6 +283,8 @@ class Importer:
         """Wait for the run that dropped this one; None if no run goes on."""
         await _exhaust(read)
         give_up_at = time.monotonic() + COMMIT_TIMEOUT_SECONDS
+        # A run drops the others before it opens itself, so for a moment none is open.
+        quiet_until = time.monotonic() + TAKEOVER_SECONDS
         while True:
             staged = await asyncio.wrap_future(self._engine.staged_imports())
             is_going_on = any(_is_run_of(identity, each) for each in staged)
@@ -264,7 +292,10 @@ class Importer:
             if outcome is not None:
                 known = self._engine.look_up(commit_id, request.digest())
                 return commit_id, await asyncio.wrap_future(known) or outcome
-            if not is_going_on or time.monotonic() >= give_up_at:
+            now = time.monotonic()
+            if is_going_on:
+                quiet_until = now + TAKEOVER_SECONDS
+            if now >= min(give_up_at, quiet_until):
                 return None
             await asyncio.sleep(RETRY_SECONDS)
 
