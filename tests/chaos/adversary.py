@@ -41,7 +41,8 @@ class Trap:
         self.received = bytearray()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="trap", daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         with suppress(OSError):
@@ -55,7 +56,10 @@ class Trap:
 
     def close(self) -> None:
         """Stop listening."""
+        with suppress(OSError):  # ``close`` alone does not wake the thread
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join()
 
 
 @dataclass

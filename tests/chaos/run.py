@@ -152,9 +152,10 @@ def rage(
                 outcome.found += adversary.leaks()
                 outcome.figures["attacks"] = adversary.counts.total()
                 outcome.figures["slowest return of writes, ms"] = int(judge.slowest_seconds * 1e3)
-                adversary.trap.close()
     finally:
         first.stop()
+        if adversary is not None:
+            adversary.trap.close()
     return outcome
 
 
