@@ -184,6 +184,8 @@ async def test_backup_is_certified(tmp_path: Path, valkey_server: Server) -> Non
         folder = tmp_path / "backups"
         backup = await _backups(found, folder).take(found[1].engine.node_id, found[1].url)
         manifest = json.loads(await asyncio.to_thread((folder / f"{backup.name}.json").read_bytes))
+        modes = {path.stat().st_mode & 0o777 for path in folder.glob(f"{backup.name}.*")}
+        assert {0o600} == modes
         root = await asyncio.to_thread(
             verify_origin,
             folder / f"{backup.name}.sqlite",
