@@ -68,6 +68,7 @@ class Node:
         self.imports_seen: dict[str, int] = {}
         self.diverged = False
         self.forged_after: Position | None = None
+        self.is_missing = False
         self.is_open = False
         self.answered: Ballot | None = None
         self.ballot_since: tuple[Ballot, int] | None = None
@@ -307,7 +308,7 @@ class Node:
         if step.diverged is not None:
             self.diverged = True
         if step.forged is not None:
-            self.forged_after = self.replica.position
+            self.forged_after, self.is_missing = self.replica.position, False
         if not step.commits:
             return False
         try:
@@ -344,11 +345,11 @@ class Node:
             return
         head = yield lambda s: s.head()
         at = position.revision
-        agreeing = {
-            node.node_id
-            for node in (self, *self.world.peers_of(self))
-            if node.replica.position.revision <= at
-        }
+        seen = {node.node_id: node for node in (self, *self.world.peers_of(self))}
+        agreeing = {name for name, each in seen.items() if each.replica.position.revision <= at}
+        # What is merely missing may still come from the one node that has it.
+        if self.is_missing and not agreeing.issuperset(seen.keys() & set(self.replica.voters)):
+            return
         if (
             isinstance(head, Head)
             and head.is_open
@@ -374,7 +375,7 @@ class Node:
                 return True
         is_found = self._from_peers(position)
         if not is_found:
-            self.forged_after = self.replica.position
+            self.forged_after, self.is_missing = self.replica.position, True
         return is_found
 
     def _from_peers(self, position: Position) -> bool:

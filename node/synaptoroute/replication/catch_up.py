@@ -204,7 +204,7 @@ class CatchUp:
                 if not found:
                     # No peer has what the log claims to have had: if no voter has it either,
                     # the trim was never one.
-                    self._recovery.suspect_forgery(position)
+                    self._recovery.suspect_forgery(position, is_missing=True)
                 return CatchUpResult.MOVED if found else CatchUpResult.BLOCKED
             case Coverage.BEYOND if result.epoch > position.epoch:
                 self.diverged = (

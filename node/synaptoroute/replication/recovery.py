@@ -160,15 +160,22 @@ class Recovery:
             self._checked_at = time.monotonic()
             self._task = asyncio.create_task(self._check_header(head), name="recovery-check")
 
-    def suspect_forgery(self, position: Position) -> None:
-        """Have what the log holds after a position dropped, unless other voters applied it."""
+    def suspect_forgery(self, position: Position, *, is_missing: bool = False) -> None:
+        """Have what the log holds after a position dropped, unless other voters applied it.
+
+        Args:
+            position: The last position that is known to be genuine.
+            is_missing: The log claims that it had an entry; no peer has shown it yet.
+        """
         if not self._session.log.signing_keys.keys:
             return
         if time.monotonic() - self._checked_at < FORGERY_INTERVAL_SECONDS:
             return
         if self._task is None or self._task.done():
             self._checked_at = time.monotonic()
-            self._task = asyncio.create_task(self._drop_suspected(position), name="recovery-forged")
+            self._task = asyncio.create_task(
+                self._drop_suspected(position, is_missing), name="recovery-forged"
+            )
 
     async def close(self) -> None:
         """Stop; another node continues, or this one after its restart."""
@@ -471,9 +478,9 @@ class Recovery:
         except SynaptoRouteError as error:
             _log.warning("the log could not be checked: %s", error)
 
-    async def _drop_suspected(self, position: Position) -> None:
+    async def _drop_suspected(self, position: Position, is_missing: bool) -> None:
         try:
-            if await self._accuse(position) and self._ballot_begun:
+            if await self._accuse(position, is_missing=is_missing) and self._ballot_begun:
                 await self._run()
         except SynaptoRouteError as error:
             _log.warning("the forged log could not be recovered: %s", error)
@@ -491,17 +498,19 @@ class Recovery:
             self.start()
         return is_forged
 
-    async def _accuse(self, position: Position) -> bool:
+    async def _accuse(self, position: Position, *, is_missing: bool = False) -> bool:
         """Begin a ballot that keeps what the voters hold, instead of what the server holds."""
         self._ballot_begun = False
         head, state = await self._session.log.head(), await self._voter_state()
         if isinstance(head, NoLog) or not head.is_open:
             return False
-        agreeing = await self._at_or_before(position)
+        agreeing, beyond = await self._around(position)
         # A majority must be seen to lack the entry, too.  If others applied it, or if this
         # node cannot verify their rows either, it is this node that may lack a key of the
         # ring, and one misconfigured node must not close the log for all.
-        if not is_majority(agreeing, state.voters):
+        # What is merely missing may still come from the one node that has it.
+        is_held = is_missing and bool(beyond.intersection(state.voters))
+        if is_held or not is_majority(agreeing, state.voters):
             self.detail = (
                 "a majority does not agree that the log is forged: a key may be missing here"
             )
@@ -511,23 +520,30 @@ class Recovery:
             self._ballot_begun = await self._begin(Cause.DAMAGED, head, state)
         return True
 
-    async def _at_or_before(self, position: Position) -> set[str]:
-        """Nodes that report a place at or before a position after two heartbeats from now."""
+    async def _around(self, position: Position) -> tuple[set[str], set[str]]:
+        """Nodes that report a place at or before a position, and beyond it, in rows made later.
+
+        Rows that were written before the suspicion say nothing about the entry.
+        """
         presence = self._session.log.presence
         before = {seen.report.node_id: seen.report for seen in await presence.nodes()}
-        # Rows that were written before the suspicion say nothing about the entry.
         waited_seconds = FORGERY_PATIENCE_HEARTBEATS * self._session.heartbeat_seconds
         await asyncio.sleep(waited_seconds)
-        found = {self._session.node_id}
+        agreeing: set[str] = set()
+        beyond: set[str] = set()
         for seen in await presence.nodes():
             row, old = seen.report, before.get(seen.report.node_id)
             # A row that is not signed, of a release before, has no counter.
             is_new = seen.age_ms < waited_seconds * 1_000 and (
                 old is None or not row.counter or (row.boot, row.counter) != (old.boot, old.counter)
             )
-            if is_new and row.position.revision <= position.revision:
-                found.add(row.node_id)
-        return found
+            if is_new and row.node_id != self._session.node_id:
+                is_at = row.position.revision <= position.revision
+                (agreeing if is_at else beyond).add(row.node_id)
+        # This node itself may have caught up meanwhile.
+        is_here = self._session.position.revision <= position.revision
+        (agreeing if is_here else beyond).add(self._session.node_id)
+        return agreeing, beyond
 
     async def _check_header(self, head: Head) -> None:
         """Replace the header if this node is at its position and knows better."""
