@@ -64,7 +64,7 @@ _MALFORMED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """What a snapshot file holds."""
+    """Content of a snapshot file."""
 
     position: Position
     root: str  # 64 hexadecimal digits

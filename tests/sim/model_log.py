@@ -7,7 +7,7 @@ same questions to a real server.  What replication copies is a ``Store``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -300,19 +300,17 @@ class ModelLog:
 
     def quorum_seq(self) -> int:
         """The newest place that a majority of the voters has reported in the epoch."""
-        m = self.store.meta
-        if m is None or not m["voters"]:
-            return 0
-        held = self.store.positions.get(m["epoch"], {})
-        seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
-        return int(seqs[len(seqs) // 2])
+        return self._majority_seq(self.store.positions)
 
     def proved_seq(self) -> int:
         """The newest place that a majority of the voters has signed; ablations count claims."""
+        return self._majority_seq(self.store.signed)
+
+    def _majority_seq(self, by_epoch: Mapping[int, Mapping[str, int]]) -> int:
         m = self.store.meta
         if m is None or not m["voters"]:
             return 0
-        held = self.store.signed.get(m["epoch"], {})
+        held = by_epoch.get(m["epoch"], {})
         seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
         return int(seqs[len(seqs) // 2])
 

@@ -244,7 +244,7 @@ def plan_switch(
 
 
 class StagedKind(StrEnum):
-    """What the commit of a staged write does with the one route that was staged."""
+    """Change that the commit of a staged write makes to its one route."""
 
     PUT = "put"
     ADD = "add"

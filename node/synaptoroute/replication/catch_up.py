@@ -444,7 +444,7 @@ class CatchUp:
 
 
 def proof_of(error: ProtocolError | None) -> str:
-    """What no log can contain; empty if the reader's own keys or release may be the cause."""
+    """The part of an entry that no log can contain; empty if the reader's keys may be the cause."""
     if error is None or error.fields.get("forged") or isinstance(error, UnknownMutation):
         return ""
     return str(error)

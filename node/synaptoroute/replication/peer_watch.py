@@ -249,7 +249,7 @@ class PeerWatch:
         session.hear_peers(say, newest, asked_at)
 
     def _judge(self, found: Round, voters: Iterable[str]) -> PeersSay:
-        """What a round says in which no peer is ahead."""
+        """The result of a round in which no peer is ahead."""
         # The only voter is a majority by itself, but observers may go on without it.
         is_answered = bool(found.heads) or not found.silent
         if is_answered and is_majority({*found.heads, self._session.node_id}, voters):
@@ -322,7 +322,7 @@ class PeerWatch:
         return PeerHead(node, own.cluster_id, found.position, Ballot(), "")
 
     def own_head(self) -> PeerHead:
-        """What this node answers to its peers."""
+        """The answer of this node to its peers."""
         session = self._session
         status = session.engine.replica_status
         return PeerHead(

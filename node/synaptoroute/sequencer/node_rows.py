@@ -156,7 +156,7 @@ def _layout(kind: type[Any]) -> tuple[tuple[str, type, object], ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was verified of a node."""
+    """The verified report of a node."""
 
     row: bytes  # The bytes that were read last
     report: NodeReport | None  # The newest authentic report; None if there is none

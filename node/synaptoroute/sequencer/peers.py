@@ -60,7 +60,7 @@ _HEAD_BYTES_MAX: Final = 4_096
 
 @dataclass(frozen=True, slots=True)
 class PeerHead:
-    """What a peer says of itself."""
+    """A peer's signed report of its own position."""
 
     node_id: str
     cluster_id: str

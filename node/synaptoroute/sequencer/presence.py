@@ -85,7 +85,7 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatFacts:
-    """What a heartbeat found beside the head."""
+    """Findings of a heartbeat beside the head."""
 
     displaced: bytes = b""  # The row of this node that the heartbeat replaced
     live_count: int = 0  # Nodes with a heartbeat of the last seconds

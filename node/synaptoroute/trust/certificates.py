@@ -47,7 +47,7 @@ class Electorate:
         return len(self.keys or self.voters)
 
     def identity_of(self, name: str, public_key: str) -> str | None:
-        """What a statement of a node counts for; None if the node is not a voter."""
+        """The identity that a statement counts for; None if the node is not a voter."""
         if self.keys:
             return public_key if public_key in self.keys else None
         known = self.voters.get(name)

@@ -47,7 +47,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ProvenRequest:
-    """What a proof says of a request."""
+    """The parts of a request that a proof covers."""
 
     method: str
     target: str  # Path and query, as sent
@@ -204,7 +204,7 @@ def read_boot(verifier: Verifier, body: bytes, challenge: str) -> Boot:
 
 @dataclass(frozen=True, slots=True)
 class SignedAnswer:
-    """What a node has signed of its answer."""
+    """The signed parts of an answer."""
 
     status: int
     sha256: str  # Of the body

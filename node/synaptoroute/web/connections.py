@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Connection(Protocol):
-        """What the table knows of a connection."""
+        """One connection in the table."""
 
         @property
         def waits_since(self) -> tuple[bool, float] | None:
