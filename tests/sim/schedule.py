@@ -183,9 +183,12 @@ class Schedule:
 
     def _hijack(self) -> str:
         """What somebody does who can write to the server and has no key."""
-        return self.draw.choice(
-            ("hijack forge", "hijack again 2", "hijack again 9", "hijack claim")
-        )
+        acts = ["hijack forge", "hijack again 2", "hijack again 9"]
+        if self.focus == "hijack":
+            # The model judges the server's history by its ends.  The shell reads it from what
+            # the nodes hold to its end, so it never takes a claim for a history.
+            acts.append("hijack claim")
+        return self.draw.choice(acts)
 
     def _rare(self, name: str) -> str:
         draw = self.draw
