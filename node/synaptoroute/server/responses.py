@@ -116,7 +116,7 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     RouteSetSettings,
     Route,
 )
-READ_PROBLEMS: Final = (401, 403, 422, 500, 503)
+READ_PROBLEMS: Final = (400, 401, 403, 422, 500, 503)
 BODY_PROBLEMS: Final = (400, 408, 413, 415, 429)
 QUERY_PROBLEMS: Final = (*READ_PROBLEMS, *BODY_PROBLEMS, 504)
 WRITE_PROBLEMS: Final = (*READ_PROBLEMS, 409, 412, 429, 504)
