@@ -299,7 +299,7 @@ class RequestParser:
             self.left_bytes = request.declared_bytes = int(length)
 
     def _fault(self, head: bytes) -> RequestRefused:
-        """What is wrong with a complete head that the grammar does not cover."""
+        """Check a complete head for faults that the grammar does not cover."""
         try:
             self._judge(head)
         except RequestRefused as refused:

@@ -159,7 +159,7 @@ class ServerTls(Certificates):
 
 
 class ClientTls(Certificates):
-    """What a client trusts, and the certificate that it presents."""
+    """Authorities that a client trusts, and the certificate that it presents."""
 
     def __init__(self, files: TlsFiles) -> None:
         super().__init__("client", files, client_context)

@@ -135,7 +135,7 @@ class _SecuredConnection(asyncio.Protocol):
 
 
 class _SilentTransport(asyncio.Transport):
-    """What HTTP sees of a connection in its handshake: it can only be closed."""
+    """A connection during its TLS handshake, as the HTTP server sees it: it can only be closed."""
 
     def __init__(self, connection: socket.socket, client: object, local: object) -> None:
         super().__init__({"peername": client, "sockname": local})
