@@ -49,6 +49,17 @@ FINALIZED_SCHEMA: Final = (
     " STRICT, WITHOUT ROWID",
 )
 """Tables of version 2 of the schema, see ``storage.levels``."""
+DECISION_SCHEMA: Final = (
+    # Fields of routes that few routes have.
+    "CREATE TABLE route_decision (route_id INTEGER PRIMARY KEY, confidence_min REAL NOT NULL)"
+    " STRICT",
+    # The numbers of the newest fit, as ``decision.calibration`` writes them.
+    "CREATE TABLE decision (only INTEGER PRIMARY KEY CHECK (only = 1), payload BLOB NOT NULL,"
+    " sum INTEGER NOT NULL) STRICT",
+)
+"""Tables of version 3 of the schema."""
+SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA)
+"""The tables that versions 2, 3, ... add, in this order."""
 _MALFORMED: Final = (
     sqlite3.Error,
     ProtocolError,
@@ -83,17 +94,17 @@ def read_content(path: Path) -> FileContent:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
-            is_finalized = _check_schema(connection)
+            version = _check_schema(connection)
             _check_numbers(connection)
-            return _read_content(connection, is_finalized)
+            return _read_content(connection, version)
     except _MALFORMED as error:
         raise StorageCorrupt(
             f"the snapshot cannot be trusted: {error}", source=str(path)
         ) from error
 
 
-def _check_schema(connection: sqlite3.Connection) -> bool:
-    """Refuse a file with other tables; return whether it has those of version 2."""
+def _check_schema(connection: sqlite3.Connection) -> int:
+    """Refuse a file with other tables; return the version of its schema."""
     # A view or a trigger of a malicious file would run with the reader's own statements.
     query = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
     script = files("synaptoroute").joinpath("storage", "schema.sql").read_text("utf-8")
@@ -102,13 +113,12 @@ def _check_schema(connection: sqlite3.Connection) -> bool:
         for statement in "\n".join(lines).split(";\n"):
             blank.execute(statement)
         found = connection.execute(query).fetchall()
-        if found == blank.execute(query).fetchall():
-            return False
-        for statement in FINALIZED_SCHEMA:
-            blank.execute(statement)
-        if found != blank.execute(query).fetchall():
-            raise ValueError("it has another schema")
-        return True
+        for version, statements in enumerate(((), *SCHEMA_STEPS), start=1):
+            for statement in statements:
+                blank.execute(statement)
+            if found == blank.execute(query).fetchall():
+                return version
+        raise ValueError("it has another schema")
 
 
 def _check_numbers(connection: sqlite3.Connection) -> None:
@@ -121,8 +131,8 @@ def _check_numbers(connection: sqlite3.Connection) -> None:
             raise ValueError(f"a {column} is out of range")
 
 
-def _read_content(connection: sqlite3.Connection, is_finalized: bool) -> FileContent:
-    facts = dict(connection.execute("SELECT key, value FROM cluster")) if is_finalized else {}
+def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
+    facts = dict(connection.execute("SELECT key, value FROM cluster")) if version > 1 else {}
     ((epoch, seq, chain, fingerprint, dim, settings),) = connection.execute(
         "SELECT epoch, seq, chain, fingerprint, dim, settings FROM meta"
     ).fetchall()

@@ -110,7 +110,7 @@ class Pair:
         frame = encode_proposal(proposal)
         at, meta = self.nodes[self.node()], self.model.store.meta
         epoch_id = self.draw.choice(("", meta["epoch_id"] if meta else "", "", "another"))
-        mine, level = self.fingerprint(), self.draw.choice((1, 2, 2, 2, 2, 3))
+        mine, level = self.fingerprint(), self.draw.choice((1, *[LEVEL] * 4, LEVEL + 1))
         real = await self.log.scripts.append(
             at, mine, [(frame, frame)], log_bytes_max=1 << 30, epoch_id=epoch_id, level=level
         )

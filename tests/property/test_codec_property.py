@@ -16,6 +16,7 @@ from strategies import EPOCH_OPENINGS, MUTATIONS, NAMES, proposals
 from synaptoroute.core.codec import (
     FRAME_BYTES_MAX,
     HEADER_BYTES,
+    LEVEL,
     READERS,
     decode_proposal,
     encode_proposal,
@@ -198,7 +199,7 @@ def test_later_kinds_levels_and_flags_are_unknown_not_damaged(
 ) -> None:
     """A valid frame of a later release is not reported as damaged."""
     frame = frame_of(struct.pack("<I", 2) + b"{}", kind, level, flags)
-    is_known = kind in READERS and level <= 1 and flags == 0
+    is_known = kind in READERS and level <= LEVEL and flags == 0
     with pytest.raises(CodecError if is_known else UnknownMutation):
         decode_proposal(frame)
 

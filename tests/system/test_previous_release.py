@@ -17,6 +17,7 @@ import pytest
 from node_cluster import Cluster, Member, StartCluster
 from previous_release import previous_release, unpack_previous_release
 from processes import NodeProcess
+from synaptoroute.core.codec import LEVEL
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -163,9 +164,9 @@ def test_cluster_is_finalized_once_every_node_is_of_this_release(
     assert [] == failed
     cluster.judge()
 
-    assert (1, 2, 1) == (mixed["level"], mixed["level_known"], len(mixed["waiting_for"]))
-    assert (2, []) == (raised["level"], raised["waiting_for"])
-    assert {2} == {level_of(member)["level"] for member in cluster.members}
+    assert (1, LEVEL, 1) == (mixed["level"], mixed["level_known"], len(mixed["waiting_for"]))
+    assert (LEVEL, []) == (raised["level"], raised["waiting_for"])
+    assert {LEVEL} == {level_of(member)["level"] for member in cluster.members}
 
     for member in cluster.members:
         member.kill()
@@ -178,7 +179,7 @@ def test_cluster_is_finalized_once_every_node_is_of_this_release(
     with previous_release(sources):
         cluster[0].start()
         assert cluster[0].process.wait() != 0
-        assert "schema version 2" in cluster[0].process.log_file.read_text()
+        assert f"schema version {LEVEL}" in cluster[0].process.log_file.read_text()
     cluster[0].start()
     cluster[0].wait_ready()
     cluster.judge()

@@ -67,9 +67,10 @@ Vectors = list[bytes]
 
 COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite all represent exactly
 DIM_MAX: Final = 65_536
-LEVEL: Final = 2  # Highest feature level that this release reads
+LEVEL: Final = 3  # Highest feature level that this release reads
 BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
 AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
+DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions, see ``level_of``
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
@@ -453,15 +454,24 @@ def describe_frame(frame: bytes) -> tuple[type[Mutation], Fields]:
 
 
 def _level_of(proposal: Proposal) -> int:
-    mutation = proposal.mutation
+    level = level_of(proposal.mutation)
+    return max(level, AUTHORS_LEVEL) if proposal.author else level
+
+
+def level_of(mutation: Mutation) -> int:
+    """Feature level that a log needs to hold a mutation.
+
+    An entry has the lowest level that covers all that it says, so entries without new fields
+    keep the bytes that they have in earlier releases.
+    """
     # A release that does not know the level of the log must stop before the entry that sets it.
     if isinstance(mutation, Finalize):
         return max(mutation.level, AUTHORS_LEVEL)
-    if isinstance(mutation, OpenEpoch) and mutation.level > BASE_LEVEL:
-        return mutation.level
+    if isinstance(mutation, OpenEpoch):
+        return max(mutation.level, BASE_LEVEL)
     # Releases that know only level 1 would commit it as an import, without its preconditions.
     is_staged = isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None
-    return AUTHORS_LEVEL if proposal.author or is_staged else BASE_LEVEL
+    return AUTHORS_LEVEL if is_staged else BASE_LEVEL
 
 
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:

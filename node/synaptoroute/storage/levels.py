@@ -1,8 +1,8 @@
-"""Version 2 of the schema: what a database holds once its log is at level 2.
+"""Versions 2 and 3 of the schema: what a database holds once its log is at level 2 or 3.
 
-The tables are created in the transaction that applies the entry which raises the level, not at
-the start of a release: until the cluster is finalized, the release before must be able to open
-the file.
+The tables of a version are created in the transaction that applies the entry which raises the
+level, not at the start of a release: until the cluster is finalized, the release before must be
+able to open the file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Final
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import CHAINS_KEPT
-from synaptoroute.snapshot_file import FINALIZED_SCHEMA
+from synaptoroute.snapshot_file import SCHEMA_STEPS
 from synaptoroute.storage.corruption import CorruptFile
 from synaptoroute.storage.records import checksum
 
 FINALIZED_VERSION: Final = 2
+DECISION_VERSION: Final = 3
+_FINALIZED_TABLES: Final = ("cluster", "seal")
+_DECISION_TABLES: Final = ("route_decision", "decision")
 _LEVEL: Final = "level"
 _VOTER_KEYS: Final = "voter_keys"
 _INSERT: Final = "INSERT OR REPLACE INTO cluster VALUES (?, ?, ?)"
@@ -33,20 +36,29 @@ def is_finalized(connection: sqlite3.Connection, schema: str = "main") -> bool:
     return bool(found[0] == 2)
 
 
-def create_finalized_tables(connection: sqlite3.Connection) -> None:
-    """Create the tables of version 2, inside the caller's transaction, if they are not there."""
-    if is_finalized(connection):
-        return
-    for statement in FINALIZED_SCHEMA:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA user_version = {FINALIZED_VERSION}")
+def has_decision_tables(connection: sqlite3.Connection, schema: str = "main") -> bool:
+    """Whether a file has the tables of version 3."""
+    found = connection.execute(
+        f"SELECT count(*) FROM {schema}.sqlite_schema WHERE name IN ('route_decision', 'decision')"
+    ).fetchone()
+    return bool(found[0] == 2)
+
+
+def create_level_tables(connection: sqlite3.Connection, level: int) -> None:
+    """Create the tables of a level, inside the caller's transaction, if they are not there."""
+    known = 1 + is_finalized(connection) + has_decision_tables(connection)
+    wanted = min(level, DECISION_VERSION)
+    for version in range(known + 1, wanted + 1):
+        for statement in SCHEMA_STEPS[version - FINALIZED_VERSION]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
 
 
 def write_level(
     connection: sqlite3.Connection, level: int, voter_keys: Iterable[tuple[str, str]]
 ) -> None:
     """Write the level of the log and the keys of its voters, inside the caller's transaction."""
-    create_finalized_tables(connection)
+    create_level_tables(connection, max(level, FINALIZED_VERSION))
     facts = {_LEVEL: str(level), _VOTER_KEYS: json.dumps(dict(voter_keys), sort_keys=True)}
     connection.executemany(
         _INSERT, [(key, text, checksum(key, text)) for key, text in facts.items()]
@@ -97,10 +109,10 @@ def trim_seals(connection: sqlite3.Connection, floor: int) -> None:
         connection.execute("DELETE FROM seal WHERE seq < ?", (floor,))
 
 
-def copy_finalized_tables(
+def copy_level_tables(
     connection: sqlite3.Connection, source: str, target: str, floor: int = 0
 ) -> None:
-    """Copy the tables of version 2 from one attached file to another, if they are there.
+    """Copy the tables of versions 2 and 3 from one attached file to another, if they are there.
 
     Args:
         connection: Inside the caller's transaction.
@@ -108,23 +120,35 @@ def copy_finalized_tables(
         target: ``main``; its tables are created, or emptied, first.
         floor: The first seal that is copied.
     """
-    if is_finalized(connection, target):
-        connection.execute(f"DELETE FROM {target}.cluster")
-        connection.execute(f"DELETE FROM {target}.seal")
+    empty_level_tables(connection, target)
     if is_finalized(connection, source):
-        create_finalized_tables(connection)
+        create_level_tables(connection, FINALIZED_VERSION)
         connection.execute(f"INSERT INTO {target}.cluster SELECT * FROM {source}.cluster")
         connection.execute(
             f"INSERT INTO {target}.seal SELECT * FROM {source}.seal WHERE seq >= ?", (floor,)
         )
+    if has_decision_tables(connection, source):
+        create_level_tables(connection, DECISION_VERSION)
+        for table in _DECISION_TABLES:
+            connection.execute(f"INSERT INTO {target}.{table} SELECT * FROM {source}.{table}")
+
+
+def empty_level_tables(connection: sqlite3.Connection, schema: str = "main") -> None:
+    """Delete the rows of the tables of versions 2 and 3, inside the caller's transaction."""
+    tables = _FINALIZED_TABLES if is_finalized(connection, schema) else ()
+    if has_decision_tables(connection, schema):
+        tables += _DECISION_TABLES
+    for table in tables:
+        connection.execute(f"DELETE FROM {schema}.{table}")
 
 
 def schema_rows(connection: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
-    """Read the schema of a file without the tables of version 2, if those are as they must be."""
+    """Read the schema without the tables of later versions, if those are as they must be."""
     rows = set(connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall())
+    version = DECISION_VERSION if has_decision_tables(connection) else FINALIZED_VERSION
     if is_finalized(connection):
         with sqlite3.connect(":memory:") as blank:
-            create_finalized_tables(blank)
+            create_level_tables(blank, version)
             rows -= set(blank.execute("SELECT type, name, sql FROM sqlite_schema").fetchall())
         blank.close()
     return rows

@@ -44,7 +44,8 @@ from synaptoroute.storage.database import (
     create_tables,
 )
 from synaptoroute.storage.levels import (
-    copy_finalized_tables,
+    copy_level_tables,
+    empty_level_tables,
     is_finalized,
     schema_rows,
     write_level,
@@ -102,7 +103,7 @@ def export_snapshot(path: Path, target: Path) -> Position:
                     if table != "oplog":
                         copy.execute(f"INSERT INTO main.{table} SELECT * FROM own.{table}")
                 copy.execute("INSERT INTO oplog SELECT * FROM own.oplog WHERE seq >= ?", (floor,))
-                copy_finalized_tables(copy, "own", "main", floor)
+                copy_level_tables(copy, "own", "main", floor)
             position = read_meta(copy).position
         # The bytes before the name: a name that outlives a power failure has a whole file.
         sync(draft)
@@ -191,8 +192,8 @@ def _check_schema(own: sqlite3.Connection, donor: sqlite3.Connection) -> None:
 
     A view or trigger of a malicious snapshot would run with the node's own statements.
     """
-    # The tables of version 2 may be on one side only: a node that joins a log at level 2, or
-    # one that goes back to a state before it.
+    # The tables of later versions may be on one side only: a node that joins a log at a higher
+    # level, or one that goes back to a state before it.
     if schema_rows(donor) != schema_rows(own):
         raise CorruptFile("the snapshot has another schema")
 
@@ -269,7 +270,7 @@ def _replace_rows(
                 for table in _STATE_TABLES:
                     writer.execute(f"DELETE FROM main.{table}")
                     writer.execute(f"INSERT INTO main.{table} SELECT * FROM donor.{table}")
-                copy_finalized_tables(writer, "donor", "main")
+                copy_level_tables(writer, "donor", "main")
                 writer.execute("DELETE FROM slot_next")
         finally:
             writer.execute("DETACH donor")
@@ -294,8 +295,7 @@ def replace_state(
         for table in (*_STATE_TABLES, "slot_next"):
             if table != "meta":
                 writer.execute(f"DELETE FROM {table}")
-        if is_finalized(writer):
-            writer.execute("DELETE FROM seal")
+        empty_level_tables(writer)
         if snapshot.level > 1 or is_finalized(writer):
             write_level(writer, snapshot.level, snapshot.voter_keys)
         _write_state(writer, stored)

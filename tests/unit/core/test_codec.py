@@ -16,6 +16,7 @@ from synaptoroute.core.codec import (
     DIM_MAX,
     FRAME_BYTES_MAX,
     HEADER_BYTES,
+    LEVEL,
     decode_proposal,
     digest_of,
     encode_proposal,
@@ -319,7 +320,7 @@ def test_error_names_an_unknown_kind() -> None:
     assert 200 == caught.value.fields["kind"]
 
 
-@pytest.mark.parametrize(("level", "flags"), [(3, 0), (1, 1)])
+@pytest.mark.parametrize(("level", "flags"), [(LEVEL + 1, 0), (1, 1)])
 def test_later_levels_and_flags_are_refused(level: int, flags: int) -> None:
     """A known kind may have more fields at a later level."""
     payload = framed(PUT)[HEADER_BYTES:]
@@ -349,10 +350,10 @@ def test_author_and_level_need_level_2() -> None:
 
 def test_entry_that_sets_a_level_carries_it() -> None:
     """A release that does not know the level stops before the entry instead of applying it."""
-    keys = (("n1", "0" * 64),)
-    for mutation in (Finalize(3, keys), OpenEpoch("b", 0, ("n1",), "f", 2, 3, keys)):
+    keys, later = (("n1", "0" * 64),), LEVEL + 1
+    for mutation in (Finalize(later, keys), OpenEpoch("b", 0, ("n1",), "f", 2, later, keys)):
         frame = encode_proposal(Proposal(OP_ID, mutation))
-        assert frame[4:6] == b"\x03\x00"
+        assert frame[4:6] == bytes((later, 0))
         with pytest.raises(UnknownMutation):
             decode_proposal(frame)
 
@@ -365,7 +366,7 @@ def test_later_release_writes_no_frame_of_its_level_before_it_is_set(
     founded = OpenEpoch("b", 0, ("n1",), "f", 2, 2, keys)
     for proposal in (Proposal(OP_ID, PUT, author="ops"), Proposal(OP_ID, founded)):
         frame = encode_proposal(proposal)
-        monkeypatch.setattr(codec, "LEVEL", 3)
+        monkeypatch.setattr(codec, "LEVEL", LEVEL + 1)
         assert frame == encode_proposal(proposal)
         assert proposal == decode_proposal(frame)
         monkeypatch.undo()

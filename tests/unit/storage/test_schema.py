@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from histories import DIM, FINGERPRINT, History, assert_holds, opened, put
-from synaptoroute.core.mutation import Settings
+from histories import DIM, FINGERPRINT, History, assert_holds, boot, opened, put
+from synaptoroute.core.content import root_of
+from synaptoroute.core.mutation import Finalize, Settings
 from synaptoroute.encoder.hash_encoder import HashEncoder
 from synaptoroute.errors import SchemaTooNew, StorageUnavailable
+from synaptoroute.snapshot_file import read_content
 from synaptoroute.storage import SQLiteStorage, database
 
 pytestmark = pytest.mark.unit
@@ -140,3 +142,44 @@ def test_database_of_the_previous_release_opens_unchanged(path: Path) -> None:
         ):
             assert vector.tobytes() == vectors[slot].tobytes()
     assert history.replica.snapshot() == again.snapshot
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_level_of_the_log_decides_the_schema_version(path: Path, level: int) -> None:
+    """Until an entry raises the level, and the version with it, an older release opens the file."""
+    storage, history = opened(path), History()
+    storage.commit(history.write(put("a", 5)))
+    assert 1 == version_of(path)
+    storage.commit(history.write(Finalize(level)))
+    assert level == version_of(path)
+    copy = path.with_name("snapshot")
+    storage.snapshot_to(copy)
+    storage.close()
+
+    assert_holds(boot(path), history)
+    assert level == version_of(copy)
+    assert root_of(history.replica.snapshot(), FINGERPRINT, DIM) == read_content(copy).root
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (2, 3), (3, 1), (3, 2)])
+def test_snapshot_of_another_level_is_installed(path: Path, before: int, after: int) -> None:
+    """A node that joins a log at a higher level, or goes back to a state before it."""
+    files = {}
+    for name, level in (("own", before), ("donor", after)):
+        files[name] = path.with_name(name)
+        with closing(opened(files[name])) as storage:
+            history = History()
+            storage.commit(history.write(put(name, 5)))
+            if level > 1:
+                storage.commit(history.write(Finalize(level)))
+            storage.snapshot_to(path.with_name(f"{name}-snapshot"))
+    with closing(opened(files["own"])) as storage:
+        stored = storage.install(path.with_name("donor-snapshot"))
+
+    assert_holds(stored, history)
+    assert_holds(boot(files["own"]), history)
+
+
+def version_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as raw:
+        return int(raw.execute("PRAGMA user_version").fetchone()[0])
