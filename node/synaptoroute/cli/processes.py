@@ -82,6 +82,7 @@ class NodeProcess:
         log_file: File that its output is appended to.
         arguments: Arguments after ``python -m synaptoroute.cli.child PID``.
         tls: TLS of requests to the node; None if it speaks plain HTTP.
+        launch: Starts the process; takes and returns what ``subprocess.Popen`` does.
     """
 
     port: int
@@ -89,6 +90,7 @@ class NodeProcess:
     log_file: Path
     arguments: Sequence[str] = ("serve",)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    launch: Callable[..., subprocess.Popen[bytes]] = field(default=subprocess.Popen, repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _is_terminated: bool = field(default=False, repr=False)
 
@@ -118,7 +120,7 @@ class NodeProcess:
         make_private_folder(self.log_file.parent)
         self._is_terminated = False
         with open_private(self.log_file, "ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self.launch(
                 [*command, *self.arguments],
                 env=environment,
                 stdin=subprocess.DEVNULL,
