@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from synaptoroute.core.change import (
     EpochRecord,
+    FeedbackItem,
     Outcome,
     Remembered,
     RouteRecord,
@@ -56,6 +57,10 @@ DECISION_SCHEMA: Final = (
     # The numbers of the newest fit, as ``decision.calibration`` writes them.
     "CREATE TABLE decision (only INTEGER PRIMARY KEY CHECK (only = 1), payload BLOB NOT NULL,"
     " sum INTEGER NOT NULL) STRICT",
+    # The review queue, see ``core.feedback``; the digest covers it.
+    "CREATE TABLE feedback (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, route TEXT, was TEXT,"
+    " at_ms INTEGER NOT NULL, times INTEGER NOT NULL, seq INTEGER NOT NULL)"
+    " STRICT, WITHOUT ROWID",
 )
 """Tables of version 3 of the schema."""
 SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA)
@@ -141,18 +146,31 @@ def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
     rows = connection.execute("SELECT slot, route_id, utterance, vector FROM slot")
     snapshot = Snapshot(
         position=position,
-        settings=Settings(*json.loads(settings)),
+        settings=load_settings(settings),
         routes=tuple(_routes(connection)),
         row_hashes={row[0]: row_hash(*row) for row in rows},
         remembered=tuple(_remembered(connection, seq)),
         imports=tuple(_imports(connection)),
         epochs=tuple(_epochs(connection)),
+        feedback=tuple(_feedback(connection)) if version > 2 else (),
         level=int(facts.get("level", "1")),
         voter_keys=tuple(sorted(json.loads(facts.get("voter_keys", "{}")).items())),
     )
     voters = snapshot.epochs[-1].opened.voters if snapshot.epochs else ()
     root = root_of(snapshot, fingerprint, dim)
     return FileContent(position, root, voters, dict(snapshot.voter_keys))
+
+
+def load_settings(text: str) -> Settings:
+    """Read settings as a database stores them: an array, with newer fields in an object at its end.
+
+    Raises:
+        TypeError: A field is unknown or missing.
+        ValueError: It is not JSON.
+    """
+    fields = json.loads(text)
+    more = fields.pop() if isinstance(fields[-1], dict) else {}
+    return Settings(*fields, **more)
 
 
 def check_chains(connection: sqlite3.Connection, position: Position) -> None:
@@ -212,6 +230,13 @@ def _imports(connection: sqlite3.Connection) -> Iterator[StagedImport]:
         yield StagedImport(begin, tuple(chunks.pop(import_id, ())), touched_seq)
     if chunks:
         raise ValueError("chunks are staged for an import that is not open")
+
+
+def _feedback(connection: sqlite3.Connection) -> Iterator[FeedbackItem]:
+    for row in connection.execute(
+        "SELECT item_id, text, route, was, at_ms, times, seq FROM feedback ORDER BY item_id"
+    ):
+        yield FeedbackItem(*row)
 
 
 def _epochs(connection: sqlite3.Connection) -> Iterator[EpochRecord]:

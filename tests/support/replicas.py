@@ -16,6 +16,7 @@ from synaptoroute.core.codec import HEADER_BYTES, encode_proposal
 from synaptoroute.core.digest import (
     BUCKET_COUNT,
     chunk_hash,
+    feedback_hash,
     import_hash,
     route_hash,
     row_hash,
@@ -90,6 +91,7 @@ def table_state(table: RouteTable) -> dict[str, Any]:
         "dim": table.dim,
         "routes": dict(table.routes),
         "imports": dict(table.imports),
+        "feedback": dict(table.feedback),
         "row_hashes": dict(table.row_hashes),
         "digest": table.digest.hex(),
         "buckets": list(table.digest.buckets),
@@ -118,6 +120,7 @@ def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes
     for staged in table.imports.values():
         hashes.append(import_hash(staged.begin))
         hashes.extend(chunk_hash(chunk) for chunk in staged.chunks)
+    hashes.extend(map(feedback_hash, table.feedback.values()))
     return f"{sum(int.from_bytes(each, 'little') for each in hashes) % 2**128:032x}"
 
 

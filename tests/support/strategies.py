@@ -6,6 +6,7 @@ import struct
 
 from hypothesis import strategies as st
 
+from synaptoroute.core.feedback import FeedbackSettings, write_feedback_settings
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     KEEP,
@@ -20,10 +21,13 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     PatchRoute,
     Proposal,
+    PutFeedback,
     PutRoute,
     PutSettings,
     RemoveUtterances,
+    ReviseRoutes,
     Revision,
+    RouteRevision,
     Settings,
 )
 
@@ -68,6 +72,15 @@ def additions(draw: st.DrawFn) -> AddUtterances:
     return AddUtterances(draw(NAMES), texts, vectors)
 
 
+QUEUES = st.sampled_from(
+    [
+        "",
+        *(
+            write_feedback_settings(each)
+            for each in (FeedbackSettings(), FeedbackSettings(2, 0.5, True, ("email", "ü")))
+        ),
+    ]
+)
 SETTINGS = st.builds(
     Settings,
     aggregation=st.sampled_from(AGGREGATIONS),
@@ -75,6 +88,7 @@ SETTINGS = st.builds(
     threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5]),
     capacity_slots=st.integers(1, 2 * CAPACITY_SLOTS),
     cascade=st.booleans(),
+    feedback=QUEUES,
 )
 CALIBRATIONS = st.sampled_from(['{"at":"1.1"}', "{}"])
 IMPORTS = st.one_of(
@@ -101,11 +115,34 @@ ROUTE_MUTATIONS = st.one_of(
         st.just(KEEP) | PAYLOADS,
     ),
 )
+ITEM_IDS = st.sampled_from(["0" * 16, "1" * 16, "a" * 16])
+FEEDBACK = st.builds(
+    PutFeedback,
+    ITEM_IDS,
+    st.just("") | TEXTS,
+    st.none() | NAMES,
+    st.none() | NAMES,
+    st.integers(0, 2**53 - 1),
+)
+
+
+@st.composite
+def revisions(draw: st.DrawFn) -> ReviseRoutes:
+    """Changes of several routes, some of which may not exist."""
+    routes = []
+    for name in sorted(draw(st.sets(NAMES, max_size=3))):
+        texts, vectors = draw(rows() | st.just(((), ())))
+        threshold = draw(st.just(KEEP) | THRESHOLDS)
+        routes.append(RouteRevision(name, texts, vectors, draw(st.booleans()), threshold=threshold))
+    return ReviseRoutes(tuple(routes), tuple(sorted(draw(st.sets(ITEM_IDS, max_size=2)))))
+
+
 MUTATIONS = st.one_of(
     ROUTE_MUTATIONS,
     ROUTE_MUTATIONS,
     IMPORTS,
     st.builds(PutSettings, SETTINGS) | st.builds(Calibrate, CALIBRATIONS),
+    FEEDBACK | revisions(),
 )
 EPOCH_OPENINGS = st.builds(
     OpenEpoch,

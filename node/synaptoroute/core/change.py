@@ -80,6 +80,18 @@ class SlotWrite(NamedTuple):
     row_hash: bytes  # 16 bytes over all of the above (see ``digest``)
 
 
+class FeedbackItem(NamedTuple):
+    """One item of the review queue, in the order of the database's columns."""
+
+    item_id: str  # 16 hexadecimal digits
+    text: str  # Empty if the queue keeps no texts
+    route: str | None  # The route that is right; None for no route
+    was: str | None  # The route of the answer; None for no route
+    at_ms: int  # When it was said last, milliseconds since 1970
+    times: int  # How often it was said
+    seq: int  # Place of its newest entry in the log
+
+
 @dataclass(frozen=True, slots=True)
 class StagedImport:
     """An import that is not committed yet."""
@@ -121,6 +133,9 @@ class Change:
     finalized: Finalize | None = None  # The level of the log from now on, if it rose
     voters: tuple[str, ...] | None = None  # The new voters, sorted, if they changed
     encoder: EncoderChange | None = None  # The encoder of all rows from now on, if it changed
+    feedback: tuple[FeedbackItem, ...] = ()  # Items of the review queue that are new or changed
+    # Items that leave the review queue, and earlier states of those in ``feedback``
+    feedback_before: tuple[FeedbackItem, ...] = ()
     # Earlier records of the routes in ``put`` that existed; for undo
     before: tuple[RouteRecord, ...] = ()
     # Slots whose owner or content changed, with their old row hash; for undo
@@ -192,6 +207,7 @@ class Snapshot:
     remembered: tuple[Remembered, ...] = ()
     imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
     epochs: tuple[EpochRecord, ...] = ()
+    feedback: tuple[FeedbackItem, ...] = ()  # The review queue, in order of identity
     level: int = 1  # Feature level of the log
     voter_keys: tuple[tuple[str, str], ...] = ()  # Public keys of voters, sorted by name
     # Chains of the newest places before the position, in order; none if they are not known

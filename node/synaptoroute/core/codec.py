@@ -51,10 +51,13 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     PatchRoute,
     Proposal,
+    PutFeedback,
     PutRoute,
     PutSettings,
     RemoveUtterances,
+    ReviseRoutes,
     Revision,
+    RouteRevision,
     Settings,
     SwitchEncoder,
     VoterAdd,
@@ -73,7 +76,7 @@ AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged write
 DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions, see ``level_of``
 
 
-def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
+def _rows(routes: Iterable[PutRoute | AddUtterances | RouteRevision]) -> Vectors:
     vectors: Vectors = []
     for route in routes:
         if len(route.vectors) != len(route.utterances):
@@ -216,6 +219,8 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
         fields["cascade"] = True
     if settings.calibration:
         fields["calibration"] = settings.calibration
+    if settings.feedback:
+        fields["feedback"] = settings.feedback
     return fields, []
 
 
@@ -234,6 +239,7 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
             capacity_slots=_count(fields["capacity_slots"]),
             cascade=_flag(fields.get("cascade", False)),
             calibration=_text(fields.get("calibration", "")),
+            feedback=_text(fields.get("feedback", "")),
         )
     )
 
@@ -255,6 +261,47 @@ def _read_chunk(fields: Fields, vectors: bytes) -> ImportChunk:
         for part, count in zip(fields["parts"], counts, strict=True)
     )
     return ImportChunk(_text(fields["import_id"]), _count(fields["number"]), parts)
+
+
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _write_revision(revision: ReviseRoutes) -> tuple[Fields, Vectors]:
+    fields: Fields = {
+        "resolved": list(revision.resolved),
+        "routes": [_route_revision_fields(each) for each in revision.routes],
+    }
+    return fields, _rows(revision.routes)
+
+
+def _route_revision_fields(route: RouteRevision) -> Fields:
+    fields: Fields = {"name": route.name, "utterances": list(route.utterances)}
+    if route.is_new:
+        fields["is_new"] = True
+    if route.revision is not None:
+        fields["revision"] = list(route.revision)
+    if route.threshold is not KEEP:
+        fields["threshold"] = _write_number(route.threshold)
+    return fields
+
+
+def _read_revision(fields: Fields, vectors: bytes) -> ReviseRoutes:
+    found = fields["routes"]
+    counts = [len(each["utterances"]) for each in found]
+    rows = iter(_split(vectors, sum(counts)))
+    routes = tuple(
+        RouteRevision(
+            name=_text(each["name"]),
+            utterances=_texts(each["utterances"]),
+            vectors=tuple(next(rows) for _ in range(count)),
+            is_new=_flag(each.get("is_new", False)),
+            revision=read_revision(each.get("revision")),
+            threshold=_number(each["threshold"]) if "threshold" in each else KEEP,
+        )
+        for each, count in zip(found, counts, strict=True)
+    )
+    return ReviseRoutes(routes, _texts(fields["resolved"]))
 
 
 def _dim(value: Any) -> int:
@@ -340,6 +387,16 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(22, Calibrate, calibration=_text),
     _plain(23, Calibrate, calibration=_text),
     (24, Finalize, _write_finalize, _read_finalize),
+    _plain(
+        26,
+        PutFeedback,
+        item_id=_text,
+        text=_text,
+        route=_optional_text,
+        was=_optional_text,
+        at_ms=_count,
+    ),
+    (27, ReviseRoutes, _write_revision, _read_revision),
 )
 # If a type has two kinds, the later one is written.  Kind 22 allowed at most 1,024 characters.
 # A release that knows only 22 would reject a longer calibration while other nodes apply it,
@@ -469,6 +526,10 @@ def level_of(mutation: Mutation) -> int:
         return max(mutation.level, AUTHORS_LEVEL)
     if isinstance(mutation, OpenEpoch):
         return max(mutation.level, BASE_LEVEL)
+    if isinstance(mutation, PutFeedback | ReviseRoutes):
+        return DECISION_LEVEL
+    if isinstance(mutation, PutSettings) and mutation.settings.feedback:
+        return DECISION_LEVEL
     # Releases that know only level 1 would commit it as an import, without its preconditions.
     is_staged = isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None
     return AUTHORS_LEVEL if is_staged else BASE_LEVEL

@@ -17,6 +17,7 @@ from typing import Final
 from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
 from synaptoroute.core.digest import (
     chunk_hash,
+    feedback_hash,
     hash_fields,
     import_hash,
     route_hash,
@@ -148,6 +149,7 @@ class ContentRoot:
                 held.add(chunk.number, hash_of_chunk(chunk), 0)
             held.touched_seq = staged.touched_seq
         self._imports_hash = self._hash_imports()
+        self._feedback = {item.item_id: feedback_hash(item) for item in snapshot.feedback}
         self._epochs = [_epoch_hash(each) for each in snapshot.epochs]
         # The voters of now alone: those of a past epoch decide nothing, and a restored backup
         # names other ones there than the log.
@@ -187,6 +189,10 @@ class ContentRoot:
             self._encoder = change.encoder.fingerprint, change.encoder.dim
         if change.opened or change.staged or change.closed:
             self._change_imports(change, entry.seq)
+        for item in change.feedback_before:
+            del self._feedback[item.item_id]
+        for item in change.feedback:
+            self._feedback[item.item_id] = feedback_hash(item)
         if change.epoch is not None:
             self._epochs.append(_epoch_hash(EpochRecord(entry.epoch, change.epoch)))
             self._voters = change.epoch.voters
@@ -223,6 +229,8 @@ class ContentRoot:
             self._outcomes.root(),
             self._imports_hash,
             *self._epochs,
+            # Nothing at all for an empty queue, as in the roots of older releases.
+            *(hashed for _, hashed in sorted(self._feedback.items())),
         )
         return sha256(b"".join(parts)).hexdigest()
 

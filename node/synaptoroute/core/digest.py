@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b, sha1, sha256
 from typing import Final
 
-from synaptoroute.core.change import RouteRecord, StagedImport
+from synaptoroute.core.change import FeedbackItem, RouteRecord, StagedImport
 from synaptoroute.core.mutation import ImportBegin, ImportChunk, PutRoute, Settings
 
 BUCKET_COUNT: Final = 256
@@ -53,7 +53,16 @@ def settings_hash(settings: Settings) -> bytes:
     ]
     if settings.cascade or settings.calibration:
         fields += [str(int(settings.cascade)), settings.calibration]
+    if settings.feedback:
+        fields.append(f"feedback|{settings.feedback}")
     return hash_fields(b"settings", *fields)
+
+
+def feedback_hash(item: FeedbackItem) -> bytes:
+    """Hash one item of the review queue to 16 bytes."""
+    route, was = (("", name) if name else ("none", "") for name in (item.route, item.was))
+    numbers = f"{item.at_ms}.{item.times}.{item.seq}"
+    return hash_fields(b"feedback", item.item_id, item.text, *route, *was, numbers)
 
 
 def import_hash(begin: ImportBegin) -> bytes:
@@ -156,11 +165,12 @@ def sum_state(
     row_hashes: Mapping[int, bytes],
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
+    feedback: Iterable[FeedbackItem],
 ) -> Digest:
     """Compute the digest of a whole state from scratch."""
     digest = Digest()
     digest.add_rows(row_hashes.items())
-    add_rest(digest, settings, routes, imports)
+    add_rest(digest, settings, routes, imports, feedback)
     return digest
 
 
@@ -169,9 +179,11 @@ def add_rest(
     settings: Settings,
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
+    feedback: Iterable[FeedbackItem],
 ) -> None:
     """Add everything of a state except its rows."""
     digest.add(settings_hash(settings))
+    digest.add_all(map(feedback_hash, feedback))
     digest.add_all(map(route_hash, routes))
     for staged in imports:
         digest.add(import_hash(staged.begin))

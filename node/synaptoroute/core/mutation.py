@@ -92,6 +92,8 @@ class Settings:
     # Calibration of the cascade, a canonical JSON object; empty before the first one, and without
     # a cascade.  Set by ``Calibrate``, never by ``PutSettings``.
     calibration: str = ""
+    # Settings of the review queue, a canonical JSON object (see ``feedback``); empty if it is off
+    feedback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,37 @@ class SwitchEncoder:
 
 
 @dataclass(frozen=True, slots=True)
+class PutFeedback:
+    """Put what somebody said about an answer into the review queue."""
+
+    item_id: str  # 16 hexadecimal digits that follow from text, route and ``was``
+    text: str  # After redaction; empty if the queue keeps no texts
+    route: str | None  # The route that is right; None for no route
+    was: str | None  # The route of the answer; None for no route
+    at_ms: int  # Clock of the node that took it, milliseconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRevision:
+    """Changes of one route inside a revision; utterances that it has stay."""
+
+    name: str
+    utterances: tuple[str, ...] = ()  # Distinct texts to add
+    vectors: tuple[bytes, ...] = ()  # float32[dim] as little-endian bytes, one an utterance
+    is_new: bool = False  # Whether the route is created; it must not exist
+    revision: Revision | None = None  # The route must have this revision; None for any
+    threshold: float | Keep | None = KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class ReviseRoutes:
+    """Change several routes and resolve items of the review queue, all or nothing."""
+
+    routes: tuple[RouteRevision, ...] = ()  # In order of name, each name once
+    resolved: tuple[str, ...] = ()  # Items that leave the queue, sorted
+
+
+@dataclass(frozen=True, slots=True)
 class Finalize:
     """Raise the level of the log: from here on, nodes use the formats of that level.
 
@@ -262,6 +295,8 @@ Mutation: TypeAlias = (
     | Audit
     | SwitchEncoder
     | Calibrate
+    | PutFeedback
+    | ReviseRoutes
     | Finalize
 )
 

@@ -161,7 +161,13 @@ class Replica:
         """
         state = snapshot or Snapshot()
         self.table = RouteTable.restore(
-            state.settings, dim, state.routes, dict(state.row_hashes), state.imports, digest
+            state.settings,
+            dim,
+            state.routes,
+            dict(state.row_hashes),
+            state.imports,
+            digest,
+            state.feedback,
         )
         self.position = state.position
         self.epochs = list(state.epochs)
@@ -508,6 +514,7 @@ class Replica:
             remembered=tuple(each for each in self._in_order if each.seq >= floor),
             imports=tuple(staged for _, staged in sorted(table.imports.items())),
             epochs=tuple(self.epochs),
+            feedback=tuple(item for _, item in sorted(table.feedback.items())),
             level=self.level,
             voter_keys=tuple(sorted(self.voter_keys.items())),
         )

@@ -20,6 +20,7 @@ from typing import Final
 
 from synaptoroute.core.change import (
     Change,
+    FeedbackItem,
     Outcome,
     Rejection,
     RouteRecord,
@@ -29,12 +30,14 @@ from synaptoroute.core.change import (
 from synaptoroute.core.digest import (
     Digest,
     chunk_hash,
+    feedback_hash,
     import_hash,
     route_hash,
     row_hash,
     settings_hash,
     sum_state,
 )
+from synaptoroute.core.feedback import plan_feedback, resolve_items
 from synaptoroute.core.imports import (
     StagedKind,
     encoder_of,
@@ -58,10 +61,13 @@ from synaptoroute.core.mutation import (
     OpenEpoch,
     PatchRoute,
     Proposal,
+    PutFeedback,
     PutRoute,
     PutSettings,
     RemoveUtterances,
+    ReviseRoutes,
     Revision,
+    RouteRevision,
     Settings,
     SwitchEncoder,
     VoterAdd,
@@ -231,6 +237,7 @@ class RouteTable:
         self.dim = dim
         self.routes: dict[str, RouteRecord] = {}
         self.imports: dict[str, StagedImport] = {}
+        self.feedback: dict[str, FeedbackItem] = {}
         self.row_hashes: dict[int, bytes] = {}
         self.digest = Digest()
         self.digest.add(settings_hash(self.settings))
@@ -247,6 +254,7 @@ class RouteTable:
         row_hashes: dict[int, bytes],
         imports: tuple[StagedImport, ...],
         digest: Digest | None = None,
+        feedback: tuple[FeedbackItem, ...] = (),
     ) -> RouteTable:
         """Build the table of a snapshot.
 
@@ -255,7 +263,8 @@ class RouteTable:
         """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
-        table.digest = digest or sum_state(settings, row_hashes, routes, imports)
+        table.digest = digest or sum_state(settings, row_hashes, routes, imports, feedback)
+        table.feedback = {item.item_id: item for item in feedback}
         table._slots.claim_all(row_hashes.keys())
         table._route_ids.claim_all({route.route_id for route in routes})
         for route in routes:
@@ -291,7 +300,11 @@ class RouteTable:
                 self._check_preconditions(proposal, mutation.name)
                 return self._plan_route(mutation, at)
             case PutSettings(settings):
-                return plan_settings(self.settings, settings, self._slots.high_water, at)
+                return self._plan_settings(settings, at)
+            case PutFeedback():
+                return self._plan_feedback(mutation, at)
+            case ReviseRoutes():
+                return self._plan_revision(mutation, at)
             case Calibrate(calibration):
                 return plan_calibration(self.settings, calibration, at)
             case ImportCommit(import_id):
@@ -322,6 +335,47 @@ class RouteTable:
                 return self._rewrite([self._after_remove(mutation)], (), at)
             case PatchRoute():
                 return self._rewrite([self._after_patch(mutation)], (), at)
+
+    def _plan_settings(self, settings: Settings, at: Revision) -> Change:
+        change = plan_settings(self.settings, settings, self._slots.high_water, at)
+        if self.feedback and not settings.feedback:  # a queue that is off keeps no texts
+            return replace(change, feedback_before=tuple(self.feedback.values()))
+        return change
+
+    def _plan_feedback(self, put: PutFeedback, at: Revision) -> Change:
+        if put.route is not None:
+            self._existing(put.route)
+        return plan_feedback(self.feedback, self.settings.feedback, put, at)
+
+    def _plan_revision(self, revision: ReviseRoutes, at: Revision) -> Change:
+        """Plan changes of several routes, and the items that they resolve, as one change."""
+        change = self._rewrite([self._after_revision(each) for each in revision.routes], (), at)
+        resolved = resolve_items(self.feedback, revision.resolved)
+        if not resolved and change.outcome.status == "unchanged":
+            return change
+        count = len(change.writes)
+        return replace(
+            change, outcome=Outcome("applied", at, count=count), feedback_before=resolved
+        )
+
+    def _after_revision(self, revision: RouteRevision) -> DesiredRoute:
+        name, known = revision.name, self.routes.get(revision.name)
+        current = known.revision if known else None
+        if revision.is_new and known is not None:
+            raise Rejection("precondition_failed", f"the route {name!r} exists", current)
+        if revision.revision is not None and revision.revision != current:
+            raise Rejection(
+                "precondition_failed", f"the route {name!r} is not at {revision.revision}", current
+            )
+        if revision.is_new:
+            desired = DesiredRoute(name, None, None, "{}", "null")
+            desired.added = list(zip(revision.utterances, revision.vectors, strict=True))
+        else:
+            rows = AddUtterances(name, revision.utterances, revision.vectors)
+            desired = self._after_add(rows)
+        if revision.threshold is not KEEP:
+            desired.threshold = revision.threshold
+        return desired
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)
@@ -525,10 +579,18 @@ class RouteTable:
             self._drop_import(change.closed.begin.import_id)
         if change.encoder is not None:
             self.dim = change.encoder.dim
+        for item in change.feedback_before:
+            self._drop_feedback(item)
+        for item in change.feedback:
+            self._add_feedback(item)
 
     def revert(self, change: Change) -> None:
         """Undo the newest change."""
         # The exact reverse order of _enact: slots are disowned before they are owned again.
+        for item in change.feedback:
+            self._drop_feedback(item)
+        for item in change.feedback_before:
+            self._add_feedback(item)
         if change.encoder is not None:
             self.dim = change.encoder.dim_before
         if change.closed is not None:
@@ -568,6 +630,14 @@ class RouteTable:
         self._route_ids.free(route.route_id)
         del self.routes[route.name]
         self.digest.remove(route_hash(route))
+
+    def _add_feedback(self, item: FeedbackItem) -> None:
+        self.feedback[item.item_id] = item
+        self.digest.add(feedback_hash(item))
+
+    def _drop_feedback(self, item: FeedbackItem) -> None:
+        del self.feedback[item.item_id]
+        self.digest.remove(feedback_hash(item))
 
     def _set(self, old: Settings, new: Settings) -> None:
         self.digest.remove(settings_hash(old))

@@ -14,6 +14,7 @@ import re
 from typing import Final
 
 from synaptoroute.core.change import Rejection
+from synaptoroute.core.feedback import read_feedback_settings
 from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
@@ -28,9 +29,12 @@ from synaptoroute.core.mutation import (
     Mutation,
     OpenEpoch,
     PatchRoute,
+    PutFeedback,
     PutRoute,
     PutSettings,
     RemoveUtterances,
+    ReviseRoutes,
+    RouteRevision,
     Settings,
     SwitchEncoder,
     VoterAdd,
@@ -52,6 +56,7 @@ CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
 _NAME = re.compile(NAME_PATTERN)
+_ITEM_ID = re.compile(r"[0-9a-f]{16}")
 _NODE_ID = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _WRITE_JSON = json.JSONEncoder(
@@ -96,6 +101,10 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
         case Finalize(level):
             if level < 2:
                 raise Rejection("invalid_request", "the level of a log only rises")
+        case PutFeedback():
+            _check_feedback(mutation)
+        case ReviseRoutes():
+            _check_revision(mutation, dim)
         case OpenEpoch():
             pass  # the replica checks its place in the chain
 
@@ -119,6 +128,42 @@ def _check_patch(patch: PatchRoute) -> None:
         _check_json(patch.metadata, is_object=True)
     if patch.payload is not KEEP:
         _check_json(patch.payload, is_object=False)
+
+
+def _check_feedback(put: PutFeedback) -> None:
+    if not _ITEM_ID.fullmatch(put.item_id):
+        raise Rejection("invalid_request", "the identity of an item is malformed")
+    if put.text:
+        _check_text(put.text, UTTERANCE_BYTES_MAX, "a text")
+    for name in (put.route, put.was):
+        if name is not None:
+            _check_name(name)
+
+
+def _check_revision(revision: ReviseRoutes, dim: int) -> None:
+    if not all(map(_ITEM_ID.fullmatch, revision.resolved)):
+        raise Rejection("invalid_request", "the identity of an item is malformed")
+    _check_order(revision.resolved)
+    _check_order(tuple(each.name for each in revision.routes))
+    rows: list[bytes] = []
+    for route in revision.routes:
+        _check_route_revision(route, dim)
+        rows += route.vectors
+    if len(set(map(len, rows))) > 1:
+        raise Rejection("invalid_vector", "vectors of different sizes")
+
+
+def _check_route_revision(route: RouteRevision, dim: int) -> None:
+    _check_name(route.name)
+    if route.utterances or route.vectors or route.is_new:
+        _check_rows(route.utterances, route.vectors, dim)
+    if route.threshold is not KEEP and route.threshold is not None:
+        _check_threshold(route.threshold, "invalid_route")
+
+
+def _check_order(names: tuple[str, ...]) -> None:
+    if list(names) != sorted(set(names)):
+        raise Rejection("invalid_request", "the parts of a revision are sorted, each once")
 
 
 def _check_name(name: str) -> None:
@@ -172,6 +217,10 @@ def _check_settings(settings: Settings) -> None:
         raise Rejection("invalid_request", f"capacity_slots is between 1 and {CAPACITY_SLOTS_MAX}")
     if settings.calibration:
         raise Rejection("invalid_request", "a calibration is measured, not set")
+    try:
+        read_feedback_settings(settings.feedback)
+    except (ValueError, RecursionError) as error:
+        raise Rejection("invalid_request", f"feedback: {error}") from error
 
 
 def _check_calibration(text: str) -> None:

@@ -88,7 +88,7 @@ class Calibration:
     count: int
     right_before: int
     tried: tuple[Tried, ...]
-    objective: Objective = Objective()
+    objective: Objective
     warnings: tuple[str, ...] = ()
 
 
@@ -153,9 +153,7 @@ def fit_thresholds(
         tried.append(found)
     chosen = best[1]
     after = before if chosen < 0 else tried[chosen].limits
-    held_out_right = (
-        right_count(queries, before) if chosen < 0 else tried[chosen].held_out_right
-    )
+    held_out_right = right_count(queries, before) if chosen < 0 else tried[chosen].held_out_right
     return Calibration(
         before=before,
         after=after,
@@ -208,9 +206,7 @@ def _value(task: _Task, answers: Sequence[str | None]) -> float:
     coverage = len(answered) / len(queries)
     right = sum(label == given for label, given in answered)
     precision = right / len(answered) if answered else 1.0
-    value, bound = (
-        (coverage, precision) if objective.kind == "precision" else (precision, coverage)
-    )
+    value, bound = (coverage, precision) if objective.kind == "precision" else (precision, coverage)
     # Where the condition does not hold, less of a miss is better.
     return value if bound >= objective.bound else bound - objective.bound - 1.0
 
@@ -222,9 +218,7 @@ def _held_out_answers(task: _Task, fit: _Fit) -> list[str | None]:
     for fold in set(folds):
         seen = [query for query, its in zip(task.queries, folds, strict=True) if its != fold]
         limits[fold] = fit(task.on(seen)) if seen else task.before
-    return [
-        decide(query, limits[fold]) for query, fold in zip(task.queries, folds, strict=True)
-    ]
+    return [decide(query, limits[fold]) for query, fold in zip(task.queries, folds, strict=True)]
 
 
 def _folds(queries: Sequence[RankedQuery]) -> list[int]:

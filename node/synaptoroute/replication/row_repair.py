@@ -161,8 +161,9 @@ def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
     if any(owners.get(row.slot) != (row.route_id, row.utterance) for row in rows):
         raise ClusterError("a row has another owner")
     hashes = dict(table.row_hashes) | {row.slot: row.row_hash for row in rows}
-    imports = tuple(table.imports.values())
-    if sum_state(table.settings, hashes, table.routes.values(), imports).hex() != digest:
+    imports, feedback = tuple(table.imports.values()), tuple(table.feedback.values())
+    summed = sum_state(table.settings, hashes, table.routes.values(), imports, feedback)
+    if summed.hex() != digest:
         raise ClusterError("the rows do not lead to the donor's digest")
 
 

@@ -131,5 +131,6 @@ def _differing(slots: set[int], found: dict[int, bytes], expected: dict[int, byt
 def _is_digest_right(state: AppliedState) -> bool:
     table = state.replica.table
     routes, imports = tuple(table.routes.values()), tuple(table.imports.values())
-    summed = sum_state(table.settings, table.row_hashes, routes, imports)
+    feedback = tuple(table.feedback.values())
+    summed = sum_state(table.settings, table.row_hashes, routes, imports, feedback)
     return summed.hex() == table.digest.hex()

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
-from synaptoroute.core.change import Commit
+from synaptoroute.core.change import Commit, FeedbackItem
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import CHAINS_KEPT
 from synaptoroute.snapshot_file import SCHEMA_STEPS
@@ -22,7 +22,7 @@ from synaptoroute.storage.records import checksum
 FINALIZED_VERSION: Final = 2
 DECISION_VERSION: Final = 3
 _FINALIZED_TABLES: Final = ("cluster", "seal")
-_DECISION_TABLES: Final = ("route_decision", "decision")
+_DECISION_TABLES: Final = ("route_decision", "decision", "feedback")
 _LEVEL: Final = "level"
 _VOTER_KEYS: Final = "voter_keys"
 _INSERT: Final = "INSERT OR REPLACE INTO cluster VALUES (?, ?, ?)"
@@ -109,6 +109,29 @@ def trim_seals(connection: sqlite3.Connection, floor: int) -> None:
         connection.execute("DELETE FROM seal WHERE seq < ?", (floor,))
 
 
+def read_feedback(connection: sqlite3.Connection) -> tuple[FeedbackItem, ...]:
+    """Read the review queue, in order of identity."""
+    if not has_decision_tables(connection):
+        return ()
+    rows = connection.execute(
+        "SELECT item_id, text, route, was, at_ms, times, seq FROM feedback ORDER BY item_id"
+    )
+    return tuple(FeedbackItem(*row) for row in rows)
+
+
+def write_feedback(
+    connection: sqlite3.Connection,
+    items: Iterable[FeedbackItem],
+    gone: Iterable[FeedbackItem] = (),
+) -> None:
+    """Delete and insert items of the review queue, inside the caller's transaction."""
+    create_level_tables(connection, DECISION_VERSION)
+    connection.executemany(
+        "DELETE FROM feedback WHERE item_id = ?", [(each.item_id,) for each in gone]
+    )
+    connection.executemany("INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?)", list(items))
+
+
 def copy_level_tables(
     connection: sqlite3.Connection, source: str, target: str, floor: int = 0
 ) -> None:
@@ -135,7 +158,7 @@ def copy_level_tables(
 
 def empty_level_tables(connection: sqlite3.Connection, schema: str = "main") -> None:
     """Delete the rows of the tables of versions 2 and 3, inside the caller's transaction."""
-    tables = _FINALIZED_TABLES if is_finalized(connection, schema) else ()
+    tables: tuple[str, ...] = _FINALIZED_TABLES if is_finalized(connection, schema) else ()
     if has_decision_tables(connection, schema):
         tables += _DECISION_TABLES
     for table in tables:

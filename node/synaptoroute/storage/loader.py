@@ -30,10 +30,11 @@ from synaptoroute.core.mutation import (
     Revision,
 )
 from synaptoroute.errors import EncoderMismatch
+from synaptoroute.snapshot_file import load_settings
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
-from synaptoroute.storage.levels import read_chains, read_level, read_seals
+from synaptoroute.storage.levels import read_chains, read_feedback, read_level, read_seals
 from synaptoroute.storage.records import (
     Meta,
     Rows,
@@ -41,7 +42,6 @@ from synaptoroute.storage.records import (
     as_remembered,
     checksum,
     load_epoch,
-    load_settings,
     read_rows,
     remembered_sum,
     state_digest,
@@ -264,6 +264,7 @@ def _assemble(
         remembered=tuple(remembered),
         imports=_read_imports(connection),
         epochs=_read_epochs(connection),
+        feedback=read_feedback(connection),
         level=level,
         voter_keys=voter_keys,
         chains=read_chains(connection, meta.position) if level > 1 else (),

@@ -131,12 +131,10 @@ def _settings_columns(settings: Settings) -> tuple[str, bytes]:
     ]
     if settings.cascade or settings.calibration:
         fields += [settings.cascade, settings.calibration]
+    if settings.feedback:
+        fields.append({"feedback": settings.feedback})
     text = json.dumps(fields, separators=(",", ":"))
     return text, f"{text!r})".encode()
-
-
-def load_settings(text: str) -> Settings:
-    return Settings(*json.loads(text))
 
 
 def route_row(route: RouteRecord) -> tuple[object, ...]:
@@ -284,7 +282,7 @@ def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> 
     if slots is None:
         slots = np.fromiter(hashes, np.int64, len(hashes))
     digest.add_row_sums(_bucket_sums(slots, b"".join(hashes.values())))
-    add_rest(digest, snapshot.settings, snapshot.routes, snapshot.imports)
+    add_rest(digest, snapshot.settings, snapshot.routes, snapshot.imports, snapshot.feedback)
     return digest
 
 

@@ -48,6 +48,7 @@ from synaptoroute.storage.levels import (
     empty_level_tables,
     is_finalized,
     schema_rows,
+    write_feedback,
     write_level,
 )
 from synaptoroute.storage.loader import (
@@ -329,6 +330,8 @@ def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
         ],
     )
     _write_imports(connection, snapshot)
+    if snapshot.feedback:
+        write_feedback(connection, snapshot.feedback)
 
 
 def _slot_rows(stored: Stored) -> Iterator[tuple[int, int, str, bytes, bytes]]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
-from synaptoroute.storage.levels import trim_seals, write_level, write_seals
+from synaptoroute.storage.levels import trim_seals, write_feedback, write_level, write_seals
 from synaptoroute.storage.records import (
     Meta,
     checksum,
@@ -141,6 +141,8 @@ def write_group(
             _write_voters(connection, commit.entry.epoch, change.voters)
         if change.finalized is not None:
             write_level(connection, change.finalized.level, change.finalized.voter_keys)
+        if change.feedback or change.feedback_before:
+            write_feedback(connection, change.feedback, change.feedback_before)
     _write_log(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
