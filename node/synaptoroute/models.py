@@ -204,7 +204,9 @@ class Candidate(BaseModel):
 
 
 Stage = Literal["static", "encoder"]
-MatchReason = Literal["matched", "below_threshold", "no_routes", "filter_empty"]
+MatchReason = Literal[
+    "matched", "exact", "below_threshold", "not_understood", "no_routes", "filter_empty"
+]
 
 
 class Match(BaseModel):
@@ -218,7 +220,12 @@ class Match(BaseModel):
         similarity: Cosine similarity of that utterance.
         margin: Score minus the best score of any other route; None if there is none.
         runner_up: Name of that other route.
-        reason: ``matched``, ``below_threshold``, ``no_routes`` or ``filter_empty``.
+        reason: ``matched``; ``exact`` if the text is an utterance of the route;
+            ``below_threshold``; ``not_understood`` if the encoder knows too little of the
+            text; ``no_routes`` or ``filter_empty``.
+        confidence: Probability that the route is right, 0 to 1: 1 for ``exact``, 0 where there
+            is no route to choose or the text is not understood.
+        truncated: Whether the encoder read only the beginning of the text.
         payload: The matched route's payload.
         metadata: The matched route's metadata.
         candidates: Best routes first, if ``limit`` or ``explain`` asked for them.
@@ -238,6 +245,8 @@ class Match(BaseModel):
     margin: float | None = None
     runner_up: str | None = None
     reason: MatchReason
+    confidence: float | None = None
+    truncated: bool = False
     payload: Any = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     candidates: list[Candidate] | None = None

@@ -317,3 +317,27 @@ async def test_table_that_no_node_has_is_dropped(tmp_path: Path, valkey_server: 
         await state(new, "on")
         assert measured != new.cascade().table
         await found.judge()
+
+
+async def test_exact_and_unknown_texts_are_decided_as_without_the_cascade() -> None:
+    """An utterance gets its route at once; a text without a known piece gets none."""
+    async with router_with() as router, router_with(has_table=False) as plain:
+        for each in (router, plain):
+            await each.aimport(stream(things()))
+            await each.aput_route(Route(name="up", utterances=["\U0001f44d", "well done"]))
+            await each.aput_route(Route(name="decoy", utterances=[things()[1].utterances[0]]))
+        await switch(router)
+        await state(router, "on")
+        texts = [each.utterances[0].upper() + "!" for each in things()[:4]]
+        texts += ["\U0001f44d", "\U0001f44e"]
+        staged = [await router.aquery(text, explain=True) for text in texts]
+        expected = [await plain.aquery(text) for text in texts]
+        batch = await router.aquery_batch(texts, explain=True)
+
+    keys = ("route", "reason", "confidence", "truncated", "utterance")
+    assert [[getattr(match, key) for key in keys] for match in staged] == [
+        [getattr(match, key) for key in keys] for match in expected
+    ]
+    assert ["exact"] * 5 + ["not_understood"] == [match.reason for match in staged]
+    assert "decoy" == staged[1].route
+    assert staged == batch

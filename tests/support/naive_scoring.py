@@ -65,7 +65,7 @@ def naive_score(
         case "centroid":
             score = to_centroid
         case "mean":
-            score = to_centroid * mean_length
+            score = min(1.0, max(-1.0, to_centroid * mean_length))
         case "topk":
             leading = sorted(similarities, reverse=True)[: settings.topk]
             score = sum(leading) / len(leading)
@@ -74,8 +74,9 @@ def naive_score(
 
 
 def naive_dot(left: Vector, right: Vector) -> float:
-    """Multiply and add by halving."""
-    return add_by_halving([float(x) * float(y) for x, y in zip(left, right, strict=True)])
+    """Multiply and add by halving; a cosine is within -1 and 1."""
+    total = add_by_halving([float(x) * float(y) for x, y in zip(left, right, strict=True)])
+    return min(1.0, max(-1.0, total))
 
 
 def naive_centroid(rows: Sequence[Vector]) -> tuple[Vector, float]:

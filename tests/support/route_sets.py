@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,8 +96,17 @@ class Node:
         self.apply(put(name, seeds))
 
     def assert_as_rebuilt(self) -> None:
-        """A node that boots from the rows has the same bytes."""
-        assert rebuilt(self.table, self.rows, DIM, self.at).checksum() == self.tensor.checksum()
+        """A node that boots from the rows has the same bytes, and finds the same texts."""
+        fresh = rebuilt(self.table, self.rows, DIM, self.at)
+        assert fresh.checksum() == self.tensor.checksum()
+        texts = {text for each in self.table.routes.values() for text in each.utterances}
+        assert exact_matches(fresh, texts) == exact_matches(self.tensor, texts)
+        assert len(fresh.texts) == len(self.tensor.texts) == len(texts)
+
+
+def exact_matches(tensor: Tensor, texts: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """Route and slot of each text."""
+    return {text: tensor.exact_match(text, tensor.texts.find(text), None) for text in texts}
 
 
 def row(seed: int) -> NDArray[np.float32]:

@@ -4,7 +4,8 @@ import { post, state } from "./api.js";
 import { candidates } from "./charts.js";
 import { h, millis, scroll } from "./dom.js";
 
-const REASONS = { matched: "best score that reaches its threshold",
+const REASONS = { matched: "best score that reaches its threshold", exact: "the text is an utterance of this route",
+  not_understood: "the encoder does not know this text, and no utterance equals it",
   below_threshold: "no score reaches its threshold", no_routes: "there are no routes yet",
   filter_empty: "no route passes the filter" };
 
@@ -62,7 +63,8 @@ function drawAnswer(answer, match, ms) {
 }
 
 function reasonOf(match) {
-  if (!match.route) return `${REASONS[match.reason]}${match.score === null ? "" : `: the best is ${match.score.toFixed(3)} against ${match.threshold.toFixed(2)}`}`;
+  if (!match.route) return `${REASONS[match.reason]}${match.score == null ? "" : `: the best is ${match.score.toFixed(3)} against ${match.threshold.toFixed(2)}`}`;
+  if (match.reason === "exact") return REASONS.exact;
   const margin = match.margin === null ? "" : `, ${match.margin.toFixed(3)} ahead of ${match.runner_up}`;
   return `score ${match.score.toFixed(3)} against a threshold of ${match.threshold.toFixed(2)}${margin}`;
 }

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -36,10 +36,10 @@ from synaptoroute.cascade import (
 )
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Match
-from synaptoroute.serving.query import Query, match_of
+from synaptoroute.serving.query import FirstStageResult, Query, match_of
 from synaptoroute.tensor import Tensor
 
 NAME_DIGITS: Final = 16
@@ -179,9 +179,17 @@ class Cascade:
             found = {}
             results = routes.evaluate(embeddings, guard, limits)
             for query, result in zip(queries, results, strict=True):
+                exact = routes.exact_match(query.text)
+                # An exact match is the same with and without this stage, and so is a text that
+                # the encoder does not understand.
+                if not _agrees(result, exact, query.tokens):
+                    result = replace(result, is_sure=False, ranking=None)
                 query.first_stage, query.first_stage_at = result, routes.revision
                 if result.ranking is not None:
-                    found[id(query)] = match_of(query, result.ranking, routes, version, node)
+                    slot = None if exact is None else exact[1]
+                    found[id(query)] = match_of(
+                        query, result.ranking, routes, version, node, query.tokens, slot
+                    )
         return found
 
     def build_from(self, tensor: Tensor, encoder: TextEncoder) -> StaticRoutes | None:
@@ -335,6 +343,13 @@ class Cascade:
             return 0.0
         changed = max(len(routes.routes), calibration.routes) - self._unchanged_count
         return changed / max(1, calibration.routes)
+
+
+def _agrees(result: FirstStageResult, exact: tuple[int, int] | None, tokens: Tokens) -> bool:
+    """Whether a sure answer may stand: no utterance of another route equals the text."""
+    if exact is None or result.ranking is None or result.ranking.best is None:
+        return tokens.is_understood
+    return result.ranking.best.route_id == exact[0]
 
 
 def _projection_of(settings: Settings, dim: int) -> LdaProjection | None:

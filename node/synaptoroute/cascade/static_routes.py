@@ -28,6 +28,8 @@ from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
+from synaptoroute.tensor.tensor import first_exact
+from synaptoroute.tensor.text_index import TextIndex, text_key
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -98,6 +100,8 @@ class StaticRoutes:
         self._lowest: Float64s = np.zeros(0)
         self._routes: dict[int, _Route] = {}
         self._names: dict[str, RouteRecord] = {}
+        self._texts = TextIndex()
+        self._owners: dict[int, int] = {}  # Route by slot, of the slots in the index
 
     def projected_by(
         self, projection: LdaProjection | None, settings: Settings, revision: Revision
@@ -117,6 +121,15 @@ class StaticRoutes:
     def record_of(self, route_id: int) -> RouteRecord:
         return self._routes[route_id].record
 
+    def exact_match(self, text: str) -> tuple[int, int] | None:
+        """Find the route and slot of a text; see ``Tensor.exact_match``."""
+        slots = self._texts.find(text)
+        if not slots:
+            return None
+        return first_exact(
+            text, [(self._routes[self._owners[slot]].record, slot) for slot in slots]
+        )
+
     def rows_of(self, route_id: int) -> Int8s:
         """Embeddings of a route's utterances, int8[n, dim]."""
         return self._routes[route_id].rows
@@ -127,9 +140,17 @@ class StaticRoutes:
         """Add routes with the embeddings of their utterances."""
         for record, own in zip(records, rows, strict=True):
             self._put(record, own)
+            self._texts.put(record.slots, map(text_key, record.utterances))
+            self._owners.update(dict.fromkeys(record.slots, record.route_id))
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
         """Apply one change; ``written`` holds the embeddings of its rows by slot."""
+        self._texts.free(change.freed)
+        for slot in change.freed:
+            self._owners.pop(slot, None)
+        keys = [text_key(write.utterance) for write in change.writes]
+        self._texts.put([write.slot for write in change.writes], keys)
+        self._owners.update({write.slot: write.route_id for write in change.writes})
         for record in change.deleted:
             self._drop(record)
         for record in change.before:

@@ -25,11 +25,16 @@ class Tokens:
         key: The exact token ids as bytes: two texts with equal keys have equal
             embeddings under one fingerprint.
         count: Number of tokens.
+        is_understood: False if the encoder knows too little of the text for its vector to
+            mean anything.
+        is_truncated: Whether the text had more tokens than the encoder reads.
     """
 
     ids: NDArray[np.int64]
     key: bytes
     count: int
+    is_understood: bool = True
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,11 @@ class StatsCounter:
             return self._stats
 
 
-def freeze_tokens(ids: Sequence[int]) -> Tokens:
+def freeze_tokens(
+    ids: Sequence[int], *, is_understood: bool = True, is_truncated: bool = False
+) -> Tokens:
     """Make ``Tokens`` of token ids; the key is little-endian on every machine."""
     array = np.array(ids, dtype=np.int64)
     array.setflags(write=False)
-    return Tokens(ids=array, key=array.astype("<i8").tobytes(), count=len(array))
+    key = array.astype("<i8").tobytes()
+    return Tokens(array, key, len(array), is_understood, is_truncated)

@@ -47,7 +47,13 @@ class HashEncoder:
         truncated_count = sum(1 for found in words if len(found) > TOKENS_MAX)
         if truncated_count:
             self._stats.add(truncated_texts=truncated_count)
-        return [freeze_tokens([_token_id(word) for word in found[:TOKENS_MAX]]) for found in words]
+        return [
+            freeze_tokens(
+                [_token_id(word) for word in found[:TOKENS_MAX]],
+                is_truncated=len(found) > TOKENS_MAX,
+            )
+            for found in words
+        ]
 
     def tokenize_utterances(self, texts: Sequence[str]) -> list[Tokens]:
         return self.tokenize(texts)

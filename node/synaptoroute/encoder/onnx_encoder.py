@@ -10,10 +10,11 @@ micro-batches pad.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,11 @@ from synaptoroute.encoder.packed_session import GRAPH_VERSION, PackedSession, of
 from synaptoroute.encoder.recipe import Recipe, fingerprint, probe_file, verify_files
 from synaptoroute.encoder.self_check import COSINE_MIN_BY_PRECISION, check_exactness, check_probe
 from synaptoroute.encoder.session import GraphSession, check_providers
+from synaptoroute.encoder.understanding import is_understood
 from synaptoroute.errors import ConfigError, EncoderError, InvalidQuery, ModelCorrupt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MICRO_BATCH_TOKENS_MAX_DEFAULT = 512
 
@@ -93,7 +98,9 @@ class Encoder:
         self._stats = StatsCounter()
         self._micro_batch_tokens_max = micro_batch_tokens_max
         self._micro_batch_texts_max = None if files.is_batch_invariant else 1
-        self._tokenizer = TextTokenizer(recipe.tokenizer_file, recipe.max_tokens)
+        self._tokenizer = TextTokenizer(
+            recipe.tokenizer_file, recipe.max_tokens, scripts=recipe.scripts
+        )
         arithmetic = _arithmetic(precision, recipe, files.model_sha256, providers)
         session = _open_graph(recipe, arithmetic, providers)
         self._session: GraphSession | PackedSession | None = session
@@ -237,7 +244,9 @@ _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
 class TextTokenizer:
     """The tokenizer of one model; its methods may run on any thread."""
 
-    def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
+    def __init__(
+        self, tokenizer_file: Path, max_tokens: int, scripts: frozenset[str] | None = None
+    ) -> None:
         # The encoder workers are the only parallelism.  The library reads this variable
         # when it is imported, so it is set before.
         os.environ.setdefault(_PARALLELISM, "false")
@@ -257,6 +266,10 @@ class TextTokenizer:
         self._tokenizer.enable_truncation(
             max_length=max_tokens, direction=truncation.get("direction", "right")
         )
+        self._scripts = scripts
+        self._special_count = len(self._tokenizer.encode("").ids)
+        self._unknown_id = _unknown_id(self._tokenizer)
+        self._prefix_counts: dict[str, int] = {"": 0}
 
     def vocabulary(self) -> Vocabulary:
         tokenizer = self._tokenizer
@@ -283,8 +296,34 @@ class TextTokenizer:
             encodings = self._tokenizer.encode_batch_fast(prefixed)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidQuery("a text to encode must be a string of valid Unicode") from error
+        extra = self._special_count + self._count_prefix(prefix)
         tokens, truncated_count = [], 0
-        for encoding in encodings:
-            tokens.append(freeze_tokens(encoding.ids))
-            truncated_count += bool(encoding.overflowing)
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids, is_truncated = encoding.ids, bool(encoding.overflowing)
+            unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
+            known = len(ids) - extra - unknown
+            is_known = is_understood(text, known, unknown, self._scripts)
+            tokens.append(freeze_tokens(ids, is_understood=is_known, is_truncated=is_truncated))
+            truncated_count += is_truncated
         return tokens, truncated_count
+
+    def _count_prefix(self, prefix: str) -> int:
+        """Count the tokens of a prefix; an encoder has two at most."""
+        count = self._prefix_counts.get(prefix)
+        if count is None:
+            count = len(self._tokenizer.encode(prefix).ids) - self._special_count
+            self._prefix_counts[prefix] = count
+        return count
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Find the id that stands for unknown pieces; None for a vocabulary that knows all bytes."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    if name is None:
+        # The library hides the name for some kinds of models, so the text of a piece that no
+        # vocabulary has tells it.
+        model = json.loads(tokenizer.to_str())["model"]
+        number = model.get("unk_id")
+        return None if number is None or model.get("byte_fallback") else int(number)
+    found: int | None = tokenizer.token_to_id(name)
+    return found

@@ -49,6 +49,8 @@ class Recipe:
             else ``last_hidden_state``, else the first output of floats.
         constant_inputs: Scalar inputs of the graph and their values.
         model_sha256: Required digest of the graph's file; None accepts any.
+        scripts: Scripts that the model was trained on, such as ``LATIN``; None for all.
+            Texts in other scripts are not understood.  Not part of the fingerprint.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Recipe:
     constant_inputs: Mapping[str, int] = field(default_factory=dict)
     model_sha256: str | None = None
     tokenizer_sha256: str | None = None
+    scripts: frozenset[str] | None = None
 
     def override(
         self, max_tokens: int | None, query_prefix: str | None, utterance_prefix: str | None
@@ -192,6 +195,7 @@ def bundled_recipe() -> Recipe:
         positions_max=_POSITIONS_MAX,
         model_sha256=MODEL_SHA256,
         tokenizer_sha256=TOKENIZER_SHA256,
+        scripts=frozenset({"LATIN"}),
     )
 
 

@@ -236,10 +236,15 @@ class Engine:
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()
-        embeddings = self.encoder.encode([query.text for query in queries])
-        in_flight = tuple(InFlightQuery(query.text, [query], 0.0) for query in queries)
+        encoder = self.encoder
+        tokens = encoder.tokenize([query.text for query in queries])
+        in_flight = tuple(
+            InFlightQuery(query.text, [query], 0.0, own, encoder)
+            for query, own in zip(queries, tokens, strict=True)
+        )
         answers: list[Match] = []
-        for _, answer in self.scorer.score_now(Batch(in_flight, embeddings, self.encoder)):
+        batch = Batch(in_flight, encoder.encode_tokens(tokens), encoder)
+        for _, answer in self.scorer.score_now(batch):
             if isinstance(answer, Exception):
                 raise answer
             answers.append(answer)

@@ -190,6 +190,8 @@ class Pairs:
             vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
             asked = queries if len(queries) == 1 else queries[query_of[start:stop]]
             values[start:stop] = dots(vectors, asked)
+        # A cosine is at most 1, but vectors are unit only within rounding.
+        np.clip(values, -1.0, 1.0, out=values)
         return values[:count], values[count:]
 
     def kth_largest(self, values: Float64s, k: int) -> Float64s:

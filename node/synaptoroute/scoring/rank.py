@@ -251,6 +251,8 @@ def _lone_scores(
     if is_blend:
         vectors = np.concatenate([vectors, view.centroids.read(np.array(route_ids))])
     values = few_dots(vectors, query.T.astype(np.float64))
+    # As in ``Pairs.exact``: a product of two unit vectors that are unit only within rounding.
+    values = [min(1.0, max(-1.0, value)) for value in values]
     scores: list[tuple[float, int, RouteScore]] = []
     start = 0
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
@@ -397,7 +399,9 @@ def _exact_scores(
     if aggregation == "centroid":
         return slots, largest, centroid
     if aggregation == "mean":
-        return slots, largest, centroid * view.mean_norms[pairs.route_ids]
+        # The length of a mean may exceed 1 by rounding, as that of a vector may.
+        means = np.clip(centroid * view.mean_norms[pairs.route_ids], -1.0, 1.0)
+        return slots, largest, means
     return slots, largest, (largest + centroid) / 2.0
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.models import Candidate, Match, MatchReason
 from synaptoroute.ports import EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
@@ -96,32 +96,61 @@ class Records(Protocol):
     def record_of(self, route_id: int) -> RouteRecord: ...
 
 
-def match_of(query: Query, ranking: Ranking, rows: Records, version: str, node: str) -> Match:
-    """Make the answer to one query.  The caller holds the lock of the rows."""
+def match_of(
+    query: Query,
+    ranking: Ranking,
+    rows: Records,
+    version: str,
+    node: str,
+    tokens: Tokens | None = None,
+    exact_slot: int | None = None,
+) -> Match:
+    """Make the answer to one query.  The caller holds the lock of the rows.
+
+    Args:
+        tokens: Those of the query, if its encoder made any.
+        exact_slot: The row of the best route whose utterance is the text, if there is one.
+    """
     shown = ranking.best or (ranking.top[0] if ranking.top else None)
-    if shown is None:
-        reason: MatchReason = "no_routes" if not rows.routes else "filter_empty"
-        return Match(route=None, reason=reason, version=version, node=node)
+    truncated = tokens is not None and tokens.is_truncated
+    is_understood = tokens is None or tokens.is_understood or exact_slot is not None
+    wants_candidates = query.explain or query.limit > 1
+    # ``model_construct`` skips validation: every value comes from validated state.
+    if shown is None or not is_understood:
+        reason: MatchReason = "not_understood"
+        if shown is None:
+            reason = "no_routes" if not rows.routes else "filter_empty"
+        return Match.model_construct(
+            route=None,
+            reason=reason,
+            confidence=0.0,
+            truncated=truncated,
+            candidates=[] if wants_candidates and shown is not None else None,
+            version=version,
+            node=node,
+        )
     record = rows.record_of(shown.route_id)
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
-    wants_candidates = query.explain or query.limit > 1
-    # ``model_construct`` skips validation: every value comes from validated state.
     match = Match.model_construct(
         route=record.name if is_match else None,
         score=shown.score,
         threshold=shown.threshold,
-        utterance=utterance_at(record, shown.slot),
+        utterance=utterance_at(record, shown.slot if exact_slot is None else exact_slot),
         similarity=shown.similarity,
         margin=shown.score - runner_up.score if runner_up else None,
         runner_up=rows.record_of(runner_up.route_id).name if runner_up else None,
-        reason="matched" if is_match else "below_threshold",
+        reason="exact" if exact_slot is not None else "matched" if is_match else "below_threshold",
+        confidence=1.0 if exact_slot is not None else None,
+        truncated=truncated,
         payload=load_json(record.payload) if is_match else None,
         metadata=load_json(record.metadata) if is_match else {},
         candidates=[candidate_of(each, rows) for each in ranking.top] if wants_candidates else None,
         version=version,
         node=node,
     )
+    if exact_slot is not None and match.candidates:
+        match.candidates[0].passed = True
     if query.explain and query.first_stage is not None:
         match.stage = "static" if query.first_stage.is_sure else "encoder"
         match.static_margin = query.first_stage.margin

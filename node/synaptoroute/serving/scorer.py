@@ -33,11 +33,12 @@ from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
-from synaptoroute.scoring import Scratch, rank
+from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.query import FirstStage, Query, UnmatchedQueries, match_of
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor
+from synaptoroute.tensor.text_index import text_key
 from synaptoroute.threads import Inbox, refuse, run_into
 
 FILL_ROWS_MAX: Final = 512
@@ -101,6 +102,7 @@ class _Fill:
     vectors: NDArray[np.float32]
     at: Revision
     done: threading.Event
+    keys: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +280,8 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, route_ids, vectors, at, done):
-                self.tensor.fill(slots, vectors, at, route_ids)
+            case _Fill(slots, route_ids, vectors, at, done, keys):
+                self.tensor.fill(slots, vectors, at, route_ids, keys)
                 done.set()
             case _Publish():
                 self._make_visible(item)
@@ -370,20 +372,55 @@ class Scorer:
             return [(query, _encoder_failed(batch.error)) for query in queries]
         try:
             embeddings = batch.embeddings
+            tokens = [each.tokens for each in batch.queries]
             if len(queries) > len(callers):  # callers of one text share its row
-                rows = np.repeat(np.arange(len(callers)), [len(group) for group in callers])
-                embeddings = embeddings[rows]
+                counts = [len(group) for group in callers]
+                embeddings = embeddings[np.repeat(np.arange(len(callers)), counts)]
+                tokens = [own for own, n in zip(tokens, counts, strict=True) for _ in range(n)]
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
-            version = self.published.version
             stage = self._first_stage
             sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
-            return [
-                (query, known or match_of(query, ranking, self.tensor, version, self.node))
-                for query, ranking, known in zip(queries, rankings, sure, strict=False)
-            ]
+            answers: list[Answer] = []
+            tensor, version = self.tensor, self.published.version
+            for query, spec, ranking, vector, own, known in zip(
+                queries, specs, rankings, embeddings, tokens, sure, strict=False
+            ):
+                slot = None
+                if slots := tensor.texts.find(query.text):
+                    ranking, slot = self._exact(query, slots, spec, ranking, vector)
+                match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
+                answers.append((query, match))
+            return answers
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
+
+    def _exact(
+        self,
+        query: Query,
+        slots: Sequence[int],
+        spec: QuerySpec,
+        ranking: Ranking,
+        embedding: NDArray[np.float32],
+    ) -> tuple[Ranking, int | None]:
+        """Put the route first that has the text of the query, if one has; and its slot."""
+        tensor = self.tensor
+        found = tensor.exact_match(query.text, slots, spec.routes)
+        if found is None:
+            return ranking, None
+        route_id, slot = found
+        best, top = ranking.best, ranking.top
+        if best is not None and best.route_id == top[0].route_id == route_id:
+            return ranking, slot
+        others = frozenset(each.route_id for each in tensor.routes.values()) - {route_id}
+        if spec.routes is not None:
+            others &= spec.routes
+        specs = [QuerySpec(1, frozenset({route_id})), QuerySpec(spec.limit, others)]
+        own, rest = rank(tensor, np.stack([embedding, embedding]), specs, self._scratch)
+        top = (own.top[0], *rest.top)
+        return Ranking(
+            top[0], top[: spec.limit], top[1] if rest.top else None, ranking.route_count
+        ), slot
 
 
 def _resolve(answers: Sequence[Answer]) -> None:
@@ -413,7 +450,8 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
         slots = np.fromiter((write.slot for write in part), np.int64, len(part))
         route_ids = np.fromiter((write.route_id for write in part), np.int64, len(part))
         vectors = as_rows([write.vector for write in part], dim)
-        yield _Fill(slots, route_ids, vectors, at, threading.Event())
+        keys = [text_key(write.utterance) for write in part]
+        yield _Fill(slots, route_ids, vectors, at, threading.Event(), keys)
 
 
 def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:

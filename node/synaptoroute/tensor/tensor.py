@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.core.same_text import same_text_form
 from synaptoroute.tensor.blocks import FREE, ROWS_ALIGNED, Block, BlockIndex, checksum
 from synaptoroute.tensor.centroids import Centroids, StagedRows
 from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows, Slots
+from synaptoroute.tensor.text_index import TextIndex, text_key
 
 CHUNK_SLOTS: Final = 65_536
 DEFERRED_ROWS_MAX: Final = 256
@@ -77,6 +79,7 @@ class Tensor:
         routes: Routes by name, read-only.
         revision: Place in the log of the last change.
         slots_used: Rows that a route owns.
+        texts: Slots by text; it nominates, ``exact_match`` decides.
     """
 
     def __init__(self, dim: int, settings: Settings | None = None) -> None:
@@ -101,6 +104,7 @@ class Tensor:
         self._centroids = Centroids(self._rows, self._slots_of)
         self._staged = StagedRows(self._centroids, self._rows.capacity_rows)
         self._blocks = BlockIndex()
+        self.texts = TextIndex()
         self._view: TensorView | None = None
         self._unviewed_rows = 0
 
@@ -149,6 +153,27 @@ class Tensor:
     def utterance_of(self, slot: int) -> str:
         record = self._records[int(self._owners[slot])]
         return record.utterances[bisect_left(record.slots, slot)]
+
+    def exact_match(
+        self, text: str, slots: Sequence[int], allowed: frozenset[int] | None
+    ) -> tuple[int, int] | None:
+        """Find the route that has a text among its utterances, and the slot of it.
+
+        Of several, one with the same spelling comes first, then the first by name.
+
+        Args:
+            slots: What ``texts`` nominates for the text.
+            allowed: Ids of the routes to consider; None for all.
+        """
+        owned = [(slot, int(self._owners[slot])) for slot in slots]
+        return first_exact(
+            text,
+            (
+                (self._records[route_id], slot)
+                for slot, route_id in owned
+                if route_id != FREE and (allowed is None or route_id in allowed)
+            ),
+        )
 
     def rows_between(self, start: int, stop: int) -> list[tuple[int, int, str, bytes]]:
         """Copy owned rows out: slot, route id, utterance, float32[dim] little-endian."""
@@ -217,6 +242,7 @@ class Tensor:
         vectors: NDArray[np.float32],
         at: Revision,
         route_ids: Slots | None = None,
+        keys: Sequence[int] = (),
     ) -> None:
         """Write rows of the change at ``at`` before it becomes visible.
 
@@ -229,6 +255,7 @@ class Tensor:
             vectors: float32[n, dim], unit length.
             at: Place in the log of the change.
             route_ids: Their future owners, int64[n]; rows of new routes are summed now.
+            keys: ``text_key`` of each row's utterance; without them ``apply`` makes them.
         """
         self._reserve_slots(int(slots.max(initial=-1)) + 1)
         self._staged.begin(at)
@@ -237,6 +264,11 @@ class Tensor:
         if not is_free.all():
             slots, vectors = slots[is_free], vectors[is_free]
             route_ids = None if route_ids is None else route_ids[is_free]
+            keys = [key for key, chosen in zip(keys, is_free.tolist(), strict=False) if chosen]
+        if keys:
+            self.texts.put(slots.tolist(), keys)
+        elif len(self.texts):
+            self.texts.free(slots.tolist())
         self._rows.write(slots, vectors)
         self._quantized.write(slots, vectors)
         self._staged.mark_written(slots)
@@ -296,6 +328,8 @@ class Tensor:
         self._reserve_routes(int(ids.max(initial=-1)) + 1)
         owners = np.repeat(ids, counts)
         self._owners[slots] = owners
+        utterances = chain.from_iterable([each.utterances for each in records])
+        self.texts.put(slots.tolist(), map(text_key, utterances))
         self.slots_used = self._unviewed_rows = len(slots)
         self._blocks.mark_stale(slots)
         if derived is None or not self._centroids.unpack(np.sort(ids), derived):
@@ -365,6 +399,7 @@ class Tensor:
             del self._routes[record.name], self._records[record.route_id]
             del self._slots_of[record.route_id]
         self._owners[leaving] = FREE
+        self.texts.free(change.freed)
         self.slots_used -= len(leaving)
         self._blocks.mark_stale(leaving)
 
@@ -373,10 +408,14 @@ class Tensor:
     ) -> None:
         """Copy the rows that were not filled before."""
         if is_written.any():
+            for at in self.texts.missing(slots):
+                if is_written[at]:
+                    self.texts.put([slots.item(at)], [text_key(writes[at].utterance)])
             missing = np.flatnonzero(~is_written)
             writes, slots = [writes[index] for index in missing.tolist()], slots[missing]
             if len(slots) == 0:
                 return
+        self.texts.put(slots.tolist(), [text_key(write.utterance) for write in writes])
         vectors = b"".join([write.vector for write in writes])
         rows = np.frombuffer(vectors, "<f4").reshape(len(slots), self.dim)
         self._rows.write(slots, rows.astype(np.float32, copy=False))
@@ -440,3 +479,14 @@ class Tensor:
 def _slots_of(records: Sequence[RouteRecord]) -> Slots:
     """Slots of all records, one record after the other."""
     return np.array(list(chain.from_iterable([each.slots for each in records])), np.int64)
+
+
+def first_exact(text: str, found: Iterable[tuple[RouteRecord, int]]) -> tuple[int, int] | None:
+    """Choose the route and slot whose utterance is a text; see ``Tensor.exact_match``."""
+    form, best = same_text_form(text), None
+    for record, slot in found:
+        utterance = record.utterances[bisect_left(record.slots, slot)]
+        if same_text_form(utterance) == form:
+            rank = (utterance != text, record.name, slot, record.route_id)
+            best = rank if best is None else min(best, rank)
+    return None if best is None else (best[3], best[2])

@@ -40,7 +40,7 @@ async def refused(node: HttpNode, body: bytes | str, **headers: str) -> tuple[in
 
 async def test_query_names_the_route_and_why(node: HttpNode) -> None:
     """A match carries score, utterance, margin, runner-up, payload and version."""
-    answer = await node.http.post("/v1/query", json={"text": "i want my money back"})
+    answer = await node.http.post("/v1/query", json={"text": "today i want my money back"})
     match = answer.json()
 
     assert 200 == answer.status_code

@@ -16,6 +16,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.tensor.rows import Slots
+from synaptoroute.tensor.text_index import text_key
 
 pytestmark = pytest.mark.unit
 
@@ -28,7 +29,8 @@ def fill(node: Node, change: Change, at: Revision) -> None:
     route_ids = np.array([write.route_id for write in change.writes], np.int64)
     for start in range(0, len(slots), SLICE):
         part = slice(start, start + SLICE)
-        node.tensor.fill(slots[part], vectors[part], at, route_ids[part])
+        keys = [text_key(write.utterance) for write in change.writes[part]]
+        node.tensor.fill(slots[part], vectors[part], at, route_ids[part], keys)
 
 
 def imported(node: Node, *parts: PutRoute) -> Change:

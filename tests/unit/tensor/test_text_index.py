@@ -1,0 +1,129 @@
+"""The index of texts follows every change, and costs what the change touches."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from route_sets import DIM, Node, exact_matches, put, row
+from synaptoroute.core.mutation import AddUtterances, DeleteRoute, PutRoute, RemoveUtterances
+from synaptoroute.tensor import text_index
+from synaptoroute.tensor.text_index import TextIndex, text_key
+
+pytestmark = pytest.mark.unit
+
+
+def texts_put(name: str, *texts: str) -> PutRoute:
+    """A route with these utterances."""
+    return PutRoute(name, texts, tuple(row(seed).tobytes() for seed in range(len(texts))))
+
+
+def test_random_changes_leave_the_index_of_a_boot() -> None:
+    """Routes are put, replaced and deleted; utterances are added, moved and removed."""
+    draw, node = random.Random(5), Node()
+    for _ in range(300):
+        name, text = f"r{draw.randrange(4)}", f"text {draw.randrange(30)}"
+        known = node.table.routes.get(name)
+        if known is None or draw.random() < 0.3:
+            start = draw.randrange(20)
+            seeds = range(start, start + draw.randrange(1, 9))
+            if known is None or set(known.utterances) != {f"text {seed}" for seed in seeds}:
+                node.put(name, seeds)
+        elif text not in known.utterances:
+            node.apply(AddUtterances(name, (text,), (row(1).tobytes(),)))
+        elif len(known.utterances) > 1 and draw.random() < 0.8:
+            node.apply(RemoveUtterances(name, (text,)))
+        else:
+            node.apply(DeleteRoute(name))
+    node.assert_as_rebuilt()
+
+
+def test_index_of_deleted_routes_is_empty() -> None:
+    """Nothing is left behind, however often routes are replaced."""
+    node = Node()
+    for seed in range(50):
+        node.put("a", range(seed, seed + 20))
+    node.apply(DeleteRoute("a"))
+
+    assert 0 == len(node.tensor.texts)
+
+
+def test_write_reads_its_own_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many utterances there are."""
+    node = Node()
+    node.put("many", range(200))
+    hashed: list[str] = []
+
+    def watched(text: str) -> int:
+        hashed.append(text)
+        return text_key(text)
+
+    monkeypatch.setattr("synaptoroute.tensor.tensor.text_key", watched)
+    node.apply(put("few", range(300, 303)))
+    node.apply(DeleteRoute("few"))
+
+    assert ["text 300", "text 301", "text 302"] == hashed
+
+
+def test_same_spelling_comes_first_then_the_name() -> None:
+    """Neither slots nor the order of writes decide which of two routes has a text."""
+    node = Node()
+    node.apply(texts_put("pronoun", "us", "we"))
+    node.apply(texts_put("country", "US"))
+    node.apply(texts_put("b", "go on"))
+    node.apply(texts_put("a", "Go on!"))
+    names = {record.route_id: name for name, record in node.tensor.routes.items()}
+    found = exact_matches(node.tensor, ["us", "US", "Us", "go on", "GO ON"])
+
+    assert {
+        "us": "pronoun",
+        "US": "country",
+        "Us": "country",
+        "go on": "b",
+        "GO ON": "a",
+    } == {text: names[match[0]] for text, match in found.items() if match}
+
+
+def test_filter_of_routes_is_respected() -> None:
+    """A route outside of the filter has no text."""
+    node = Node()
+    node.apply(texts_put("a", "hello"))
+    node.apply(texts_put("b", "hello"))
+    tensor = node.tensor
+    slots = tensor.texts.find("hello")
+    own = tensor.routes["b"].route_id
+
+    assert own == (tensor.exact_match("hello", slots, frozenset({own})) or (None,))[0]
+    assert tensor.exact_match("hello", slots, frozenset()) is None
+
+
+def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index nominates; the text decides."""
+    monkeypatch.setattr("synaptoroute.tensor.tensor.text_key", lambda text: 7)
+    node = Node()
+    node.apply(texts_put("a", "one"))
+    node.apply(texts_put("b", "two"))
+    slots = (0, 1)
+
+    assert DIM == node.tensor.dim
+    assert (
+        node.tensor.routes["b"].route_id
+        == (node.tensor.exact_match("two", slots, None) or (None,))[0]
+    )
+    assert node.tensor.exact_match("three", slots, None) is None
+
+
+def test_slots_of_one_text_are_counted_once() -> None:
+    """A slot that is put again or freed twice does no harm."""
+    index, key = TextIndex(), text_key("a")
+    index.put([3, 5, 9], [key] * 3)
+    index.put([5], [key])
+    index.free([9, 9, 700])
+    found = index.find("A")
+    index.put([3], [text_key("b")])
+
+    assert (3, 5) == found
+    assert (5,) == index.find("a")
+    assert (3,) == index.find("b!")
+    assert text_index.text_key("b") == text_key("B")
