@@ -368,6 +368,17 @@ class BelievingNode(Node):
         return reports
 
 
+# --- no votes in the entry that opens an epoch ----------------------------------------------------
+
+
+class FollowingNode(Node):
+    """Follows every epoch that a member opens."""
+
+    @property
+    def check_votes(self) -> None:
+        return None
+
+
 @dataclass(frozen=True)
 class Ablation:
     """One mechanism switched off.
@@ -407,6 +418,7 @@ ABLATIONS = {
     "confirm_held": Ablation("the majority that holds the head", Kinds(HastyNode), 200, "head"),
     "seal": Ablation("the seals of entries", Kinds(UnsealedNode), 100, "hijack"),
     "drop_forged": Ablation("the ballot against forgeries", Kinds(PassiveNode), 100, "hijack"),
+    "votes": Ablation("the votes in an opening", Kinds(FollowingNode), 100, "hijack"),
     "room": Ablation("the trim by the node that writes", Kinds(CrampedNode), 50, "room"),
     "log_limit": Ablation("the limit of the log", Kinds(server=BoundlessServer), 50, "room"),
     "import_name": Ablation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sim.model_log import ModelLog
@@ -149,6 +150,7 @@ class ModelServer(ModelLog):
         encoder: tuple[str, int],
         floor: int,
         floor_chain: str,
+        votes: tuple[str, ...] = (),
     ) -> RecoveryResult:
         """Open the next epoch upon a decision; ``encoder`` is that of its base."""
         m, base = self.store.meta, decision.base
@@ -167,7 +169,7 @@ class ModelServer(ModelLog):
         ends = (source[-1].chain, source[0].prev_chain) if source else (base.chain, base.chain)
         if ends != (base.chain, floor_chain):
             return RecoveryResult(RecoveryOutcome.TORN, "the stream does not end in the base")
-        opened = decision.opening(ballot, *encoder)
+        opened = replace(decision.opening(ballot, *encoder), votes=votes)
         proposal = Proposal(epoch_op_id(opened), opened)
         entry = self._number(base, ballot.epoch, proposal, stood=base)
         self.store.logs = {ballot.epoch: [*source, entry]}

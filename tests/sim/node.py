@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
+from synaptoroute.core.codec import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -27,12 +28,13 @@ from synaptoroute.core.recovery import (
     is_majority,
     may_promise,
 )
-from synaptoroute.core.replica import SEALED_LEVEL, TRANSITIONS, Replica, Source, State
+from synaptoroute.core.replica import SEALED_LEVEL, TRANSITIONS, Electors, Replica, Source, State
 from synaptoroute.replication.head_reads import confirms
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
 from synaptoroute.sequencer.peers import PeerHead
 from synaptoroute.sequencer.scripts import Head, NoLog
+from synaptoroute.sequencer.votes import VoteCheck, choose_votes
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -64,6 +66,7 @@ class Node:
         """Begin with what the disk holds."""
         self.is_up = True
         self.replica = self.disk.boot(self.replica_type)
+        self.replica.require_seals(self.check_votes)
         self.inbox = []
         self.imports_seen: dict[str, int] = {}
         self.diverged = False
@@ -193,6 +196,7 @@ class Node:
             if not self.promise(ballot):
                 return
             position, voters = self.replica.position, self.replica.voters
+            self.world.vote(Report(self.node_id, ballot, position, voters))
             yield lambda s: s.heartbeat(self.node_id, position, ballot, voters)
             self.answered = ballot
         log_check = yield lambda s: s.check_log(head.epoch, ballot)
@@ -215,6 +219,18 @@ class Node:
         """The reports that their nodes signed; ablations count all."""
         votes = self.server.store.votes
         return tuple(report for report in reports if votes.get(report.node_id) == report)
+
+    def votes(self, ballot: Ballot) -> dict[str, str]:
+        """The votes for a ballot, by node; below their level there are none."""
+        if self.replica.level < VOTES_LEVEL:
+            return {}
+        found = self.world.votes.items()
+        return {vote.node_id: text for text, vote in found if vote.ballot == ballot}
+
+    @property
+    def check_votes(self) -> Callable[[Entry, Electors], str | None] | None:
+        """What finds openings without a majority; ablations have none."""
+        return VoteCheck(self.world.read_vote, lambda _entry, _electors, _by: None)
 
     def _conclude(self, head: Head, ballot: Ballot, log_check: LogCheck) -> Life:
         found = self.decide(ballot, self.proved(log_check.reports), log_check, head)
@@ -260,7 +276,10 @@ class Node:
                 if acted.outcome is not RecoveryOutcome.OK:
                     return
         encoder = self.encoder_at(head, decision)
-        acted = yield lambda s: s.reopen(proof, ballot, decision, encoder, floor, floor_chain)
+        votes = choose_votes(self.votes(ballot), decision.voters)
+        acted = yield lambda s: s.reopen(
+            proof, ballot, decision, encoder, floor, floor_chain, votes
+        )
         if acted.outcome is RecoveryOutcome.OK:
             self.world.note_opened(ballot, decision)
         yield lambda s: s.release(proof)
@@ -426,6 +445,7 @@ class Node:
                 return False
             promised = self.replica.promised
             self.replica = self.replica_type(image.snapshot, dim=1, requires_seals=True)
+            self.replica.require_seals(self.check_votes)
             self.replica.promise(max(promised, self.disk.promise))
             self._move_to(State.LIVE)
             self.world.note_installed(self)

@@ -182,8 +182,8 @@ class Schedule:
         return f"failover {draw.choice((0, 0, 1, 2))} alive {' '.join(stay)}".strip()
 
     def _hijack(self) -> str:
-        """What somebody does who can write to the server and has no key."""
-        acts = ["hijack forge", "hijack again 2", "hijack again 9"]
+        """What somebody does who can write to the server, and a member who opens an epoch."""
+        acts = ["hijack forge", "hijack again 2", "hijack again 9", "hijack open"]
         if self.focus == "hijack":
             # The model judges the server's history by its ends.  The shell reads it from what
             # the nodes hold to its end, so it never takes a claim for a history.

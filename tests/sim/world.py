@@ -44,8 +44,9 @@ from synaptoroute.core.mutation import (
     Proposal,
     PutRoute,
 )
-from synaptoroute.core.recovery import Decision
+from synaptoroute.core.recovery import Decision, Report
 from synaptoroute.core.replica import Replica, Source
+from synaptoroute.errors import ProtocolError
 from synaptoroute.sequencer.scripts import Head, Placed
 
 STEP_MS = 40
@@ -100,6 +101,7 @@ class World(ServerFates, Operators, Upkeep):
         self.told: list[str] = []
         self.is_forced = False
         self._names = 0
+        self.votes: dict[str, Report] = {}  # What nodes signed, by its text
         self.log_bytes_max = 0
         self.expiries: dict[bytes, tuple[str, int]] = {}
         self.found: list[str] = []
@@ -126,6 +128,16 @@ class World(ServerFates, Operators, Upkeep):
         server.now_ms = self.now_ms
         server.log_bytes_max = self.log_bytes_max
         return server
+
+    def vote(self, report: Report) -> None:
+        """A node signs its report to a ballot: only nodes call this."""
+        self.votes[f"vote {len(self.votes)} of {report.node_id}"] = report
+
+    def read_vote(self, text: str) -> tuple[Report, str]:
+        """Verify a vote; a node's name is its key."""
+        if (found := self.votes.get(text)) is None:
+            raise ProtocolError("nobody gave this vote", forged=True)
+        return found, found.node_id
 
     def ballot_name(self) -> str:
         """A name that no other ballot has."""
@@ -356,6 +368,9 @@ class World(ServerFates, Operators, Upkeep):
             self.server.claim_trimmed()
         elif act == "votes":
             self.server.forge_votes()
+        elif act == "open":
+            number = self.counts["hijacks"]
+            self.server.open_alone(FORGED + number.to_bytes(10, "big"), self.ballot_name())
         elif act == "forge":
             number = self.counts["hijacks"]
             proposal = Proposal(FORGED + number.to_bytes(10, "big"), DeleteRoute("a"))

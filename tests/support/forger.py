@@ -1,7 +1,8 @@
-"""A hostile client of Redis: it has the rights of the documented ACL and no secret.
+"""Hostile clients of Redis, with the rights of the documented ACL.
 
-It writes what a server could show to nodes: forged entries, genuine entries once more, heads
-that claim what is not there, rows and reports of nodes that do not exist.
+A ``Forger`` has no secret.  It writes what a server could show to nodes: forged entries, genuine
+entries once more, heads that claim what is not there, rows and reports of nodes that do not exist.
+A ``Member`` also has the cluster secret, and the identity keys that it is given.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ import redis
 
 from synaptoroute.core.codec import digest_of, encode_proposal, header_of
 from synaptoroute.core.digest import next_chain
-from synaptoroute.core.mutation import DeleteRoute, Mutation, Proposal
+from synaptoroute.core.mutation import Ballot, DeleteRoute, Mutation, OpenEpoch, Position, Proposal
+from synaptoroute.core.recovery import Report
 from synaptoroute.sequencer.keys import Keys
-from synaptoroute.sequencer.wire import SigningKeys
+from synaptoroute.sequencer.votes import sign_vote
+from synaptoroute.sequencer.wire import SigningKeys, parse_stream_entry
+from synaptoroute.trust.cluster_secret import ClusterSecret
+from synaptoroute.trust.identity import NodeIdentity
+from synaptoroute.trust.statements import Signer
 
 SOCKET_SECONDS = 5.0
 
@@ -97,3 +103,53 @@ class Forger:
         for kind, body in (("E", frame), ("P", header_of(frame))):
             line = f"SR1 {kind} {epoch} {seq} {meta['chain']} {chain} 1 {len(body)}\n"
             self.redis.publish(self.keys.bus, line.encode() + body)
+
+
+class Member(Forger):
+    """A node that lies: it has the cluster secret, and owns Redis."""
+
+    def __init__(self, url: str, secret: str, namespace: str = "default") -> None:
+        super().__init__(url, namespace)
+        key_id, _, key = secret.strip().partition(" ")
+        self.secret = ClusterSecret(namespace, {key_id: key.encode()})
+        self.signing_keys = SigningKeys(namespace, self.secret.keys)
+
+    def signer(self, name: str, identity: NodeIdentity | None = None) -> Signer:
+        """Speak as a node; without its key, with a new one that the secret admits."""
+        return Signer(name, identity or NodeIdentity.generate(), self.secret)
+
+    def newest(self) -> tuple[Position, OpenEpoch]:
+        """Return the newest opening in the log, and the position before it."""
+        meta = self.meta()
+        for stream_id, fields in self.redis.xrevrange(self.keys.log(int(meta["epoch"]))):
+            flat = [part for pair in fields.items() for part in pair]
+            entry = parse_stream_entry(stream_id, flat).decode(self.signing_keys)
+            if isinstance(entry.proposal.mutation, OpenEpoch):
+                base = Position(entry.epoch - 1, entry.seq - 1, entry.prev_chain)
+                return base, entry.proposal.mutation
+        raise LookupError("the log holds no opening")
+
+    def vote(self, signer: Signer, ballot: Ballot, position: Position | None = None) -> str:
+        """Vote at the head of the log."""
+        meta = self.meta()
+        at = position or Position(int(meta["epoch"]), int(meta["seq"]), meta["chain"])
+        report = Report(signer.name, ballot, at, tuple(meta["voters"].split(",")))
+        return sign_vote(signer, meta["lineage"], report)
+
+    def open_epoch(self, opened: OpenEpoch, epoch: int = 0) -> str:
+        """Append the entry that opens the next epoch, as no script would; return its ballot."""
+        meta = self.meta()
+        epoch, seq = epoch or int(meta["epoch"]) + 1, opened.base_seq + 1
+        base = Position(int(meta["epoch"]), int(meta["seq"]), meta["chain"])
+        frame = encode_proposal(Proposal(os.urandom(16), opened))
+        body = self.signing_keys.seal(frame, base)
+        chain = next_chain(meta["chain"], epoch, seq, digest_of(frame))
+        log = self.keys.log(int(meta["epoch"]))
+        size_bytes = int(meta["bytes"]) + len(body)
+        fields = {"t": 1, "p": meta["chain"], "c": chain, "b": size_bytes, "f": body}
+        self.redis.xadd(log, fields, id=f"{epoch}-{seq}")
+        self.redis.rename(log, self.keys.log(epoch))
+        header = {"epoch": epoch, "epoch_id": opened.epoch_id, "seq": seq, "chain": chain}
+        header |= {"bytes": size_bytes, "voters": ",".join(opened.voters), "voters_seq": seq}
+        self.redis.hset(self.keys.meta, mapping=header)
+        return opened.epoch_id

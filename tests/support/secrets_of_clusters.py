@@ -24,6 +24,11 @@ class Pins:
         self.genesis_file = folder / "genesis.json"
         self.genesis_file.write_text(dump_genesis("default", keys))
 
+    @staticmethod
+    def secret_of(folder: Path) -> str:
+        """The line of the key file of a cluster in a folder."""
+        return (folder / "keys").read_text()
+
     def key_file(self, number: int) -> Path:
         return self.folder / f"{number}.key"
 

@@ -73,6 +73,7 @@ DIM_MAX: Final = 65_536
 LEVEL: Final = 3  # Highest feature level that this release reads
 BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
 AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
+VOTES_LEVEL: Final = 3  # Level of entries that carry signed votes
 DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions, see ``level_of``
 
 
@@ -335,6 +336,8 @@ def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
     fields: Fields = {name: getattr(opened, name) for name in names}
     if opened.level > BASE_LEVEL:  # omitted otherwise, as in the frames of older releases
         fields["level"], fields["voter_keys"] = opened.level, dict(opened.voter_keys)
+    if opened.votes:
+        fields["votes"] = list(opened.votes)
     return fields, []
 
 
@@ -348,6 +351,7 @@ def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
         dim=_dim(fields["dim"]),
         level=_count(fields.get("level", BASE_LEVEL)),
         voter_keys=_voter_keys(fields.get("voter_keys", {})),
+        votes=_texts(fields.get("votes", [])),
     )
 
 
@@ -525,7 +529,7 @@ def level_of(mutation: Mutation) -> int:
     if isinstance(mutation, Finalize):
         return max(mutation.level, AUTHORS_LEVEL)
     if isinstance(mutation, OpenEpoch):
-        return max(mutation.level, BASE_LEVEL)
+        return max(mutation.level, VOTES_LEVEL if mutation.votes else BASE_LEVEL)
     if isinstance(mutation, PutFeedback | ReviseRoutes):
         return DECISION_LEVEL
     if isinstance(mutation, PutSettings) and mutation.settings.feedback:

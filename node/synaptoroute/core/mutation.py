@@ -205,6 +205,9 @@ class OpenEpoch:
     # Level of the log from here on, if the epoch raises it; a new log is founded at its level
     level: int = 1
     voter_keys: tuple[tuple[str, str], ...] = ()  # As in ``Finalize``
+    # The signed reports to the ballot from which the opening follows, from level 3 of the log on;
+    # see ``sequencer.votes``
+    votes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ Source of the follower's states and transitions: etcd/raft's ``tracker``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
-from synaptoroute.core.codec import digest_of, is_chained
+from synaptoroute.core.codec import VOTES_LEVEL, digest_of, is_chained
 from synaptoroute.core.digest import Digest, next_chain
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
@@ -114,6 +114,19 @@ Check: TypeAlias = Callable[[Mutation], str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Electors:
+    """Who may decide what follows a position."""
+
+    base: Position
+    voters: tuple[str, ...]
+    keys: Mapping[str, str]  # Public key by voter, as far as they are known
+
+
+VoteCheck: TypeAlias = Callable[[Entry, Electors], str | None]
+"""Returns why the voters have not agreed to an entry that needs their agreement, or None."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Buffered:
     """An entry that arrived too early, and the epoch of the log that it was read from."""
 
@@ -174,6 +187,7 @@ class Replica:
         self.level = state.level
         self.voter_keys = dict(state.voter_keys)  # Public key by voter; replaced, never changed
         self.requires_seals = requires_seals
+        self.check_votes: VoteCheck | None = None  # Set by ``require_seals``
         self.state = State.SYNCING
         self._promised = Ballot()
         self._check = check
@@ -217,9 +231,14 @@ class Replica:
     def promised_epoch(self, epoch: int) -> None:
         self._promised = Ballot(epoch)
 
-    def require_seals(self) -> None:
-        """Refuse entries that no member sealed, from level 2 of the log on."""
-        self.requires_seals = True
+    def require_seals(self, check_votes: VoteCheck | None = None) -> None:
+        """Refuse what nobody may have written, from here on.
+
+        Args:
+            check_votes: Finds what the voters have not agreed to, from level 3 of the log on;
+                entries that no member sealed are refused from level 2 on.
+        """
+        self.requires_seals, self.check_votes = True, check_votes
 
     def promise(self, ballot: Ballot) -> None:
         """Refuse entries of logs below a ballot from now on."""
@@ -375,7 +394,11 @@ class Replica:
             return f"entry {entry.seq} was sealed on another history"
         if (first := self._seals.get(entry.seal)) is not None:
             return f"entry {entry.seq} has the seal of entry {first}"
-        return None
+        if self.check_votes is None or self.level < VOTES_LEVEL:
+            return None
+        if entry.epoch == self.position.epoch:
+            return None
+        return self.check_votes(entry, Electors(self.position, self.voters, self.voter_keys))
 
     def _contradiction(self, entry: Entry) -> str | None:
         if entry.prev_chain != self.position.chain:
@@ -564,6 +587,11 @@ def voters_after(voters: tuple[str, ...], mutation: Mutation) -> tuple[str, ...]
     if isinstance(mutation, VoterAdd | VoterRemove):
         return plan_voters(voters, mutation, Revision(0, 0)).voters or voters
     return voters
+
+
+def level_after(level: int, mutation: Mutation) -> int:
+    """Return the level of the log after an entry that may raise it."""
+    return max(level, mutation.level) if isinstance(mutation, Finalize | OpenEpoch) else level
 
 
 def _refused(at: Revision, message: str) -> Change:

@@ -315,7 +315,9 @@ class RouteTable:
                 routes, hashes = self.routes.values(), self.row_hashes
                 return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
             case OpenEpoch():
-                return Change(Outcome("applied", at), epoch=mutation, finalized=_raised(mutation))
+                # The votes stay in the log: what is kept of an epoch is the same with or without.
+                opened = replace(mutation, votes=())
+                return Change(Outcome("applied", at), epoch=opened, finalized=_raised(mutation))
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
 

@@ -435,8 +435,9 @@ class Engine:
             dim=dim,
             check=check_vectors,
             digest=stored.sums,
-            requires_seals=old.requires_seals,
         )
+        if old.requires_seals:
+            replica.require_seals(old.check_votes)
         # A promise is this node's own and outlives the state: without it, an installed snapshot
         # could make the node vote twice in one ballot.
         replica.promise(old.promised)

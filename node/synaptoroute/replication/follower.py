@@ -23,6 +23,7 @@ from synaptoroute.core.mutation import Entry, Position
 from synaptoroute.core.replica import Ignored, Source, State
 from synaptoroute.errors import ClusterError, EncoderMismatch, SynaptoRouteError
 from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
+from synaptoroute.replication.agreement import Agreement
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
 from synaptoroute.replication.certificates import Certificates
 from synaptoroute.replication.encoder_migration import EncoderMigration
@@ -104,7 +105,8 @@ class Follower:
         )
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
-        self.recovery = Recovery(session)
+        self.agreement = Agreement(session)
+        self.recovery = Recovery(session, self.agreement)
         self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
         self.head_reads = HeadReads(session, self.barriers, self.peer_watch)
         self.certificates = Certificates(
@@ -159,7 +161,8 @@ class Follower:
             self.session.signer.public_key,
         )
         if log.signing_keys.keys:
-            await self.session.on_applier(lambda state: state.replica.require_seals())
+            check = self.agreement.check
+            await self.session.on_applier(lambda state: state.replica.require_seals(check))
         self._bus.start()
         for name, run in (
             ("bus", self._follow_bus),

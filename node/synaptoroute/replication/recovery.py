@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from synaptoroute.core.codec import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -37,6 +38,7 @@ from synaptoroute.core.replica import voters_after
 from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState
+from synaptoroute.replication.agreement import Agreement
 from synaptoroute.replication.applier import VoterState, promise, voter_state
 from synaptoroute.replication.heartbeat import node_report
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
@@ -51,7 +53,7 @@ from synaptoroute.sequencer.epochs import (
 from synaptoroute.sequencer.lease import Held, Lease
 from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.votes import proved_reports, vote_of
+from synaptoroute.sequencer.votes import choose_votes, proved_reports, vote_of
 
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
@@ -116,10 +118,20 @@ def header_facts(at: AppliedState) -> HeaderFacts:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """How the next epoch is opened."""
+
+    decision: Decision
+    level: int  # Level of the log at the base
+    votes: tuple[str, ...]  # From which the decision follows; none below ``VOTES_LEVEL``
+
+
 class Recovery:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, agreement: Agreement) -> None:
         self.detail = ""  # What the recovery waits for; empty if there is none
         self._session = session
+        self._agreement = agreement
         self._epochs = session.log.epochs
         self._task: asyncio.Task[None] | None = None
         self._answered: Ballot | None = None
@@ -288,6 +300,9 @@ class Recovery:
             # Signed with every row from now on.  It is made here alone, from a state that does
             # not change any more: a voter never signs two positions for one ballot.
             self._session.vote = vote_of(ballot, state.position, state.voters)
+            if self._session.log.is_strict:
+                # Before the report, so that who sees the report sees the vote.
+                await self._agreement.vote(ballot, state.position, state.voters)
         # The position was read after the promise on the applier's thread, so no entry of an
         # older epoch can follow it.
         await self._session.log.presence.heartbeat(
@@ -310,12 +325,24 @@ class Recovery:
 
     async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
         waited_seconds = time.monotonic() - self._ballot_since
-        reports = check.reports
+        reports: Sequence[Report] = check.reports
         kept = None if head.cause == Cause.DAMAGED.value else check.kept
+        if self._said[0].epoch < (refused := self._session.refused_epoch):
+            # What follows an opening that nobody agreed to is no history of this cluster.
+            reports = [each for each in reports if each.position.epoch < refused]
         if self._session.log.is_strict:
             reports = await self._proved(reports)
             kept = kept and await self._verified(kept, ballot, reports)
-        found = decide(ballot, reports, kept, self._mode(head, waited_seconds))
+        mode, level, votes = self._mode(head, waited_seconds), head.level, dict[str, str]()
+        found = decide(ballot, reports, kept, mode)
+        if isinstance(found, Decision) and self._session.log.is_strict:
+            level = await self._agreement.level_at(found.base, head)
+            if level >= VOTES_LEVEL:
+                votes = await self._agreement.votes(reports)
+                if self._session.node_id not in votes:
+                    self._answered = None  # lost or replaced: vote again
+                reports = [report for report in reports if report.node_id in votes]
+                found = decide(ballot, reports, kept, mode)
         if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
@@ -328,7 +355,8 @@ class Recovery:
             self._wait(f"waiting for nodes: {', '.join((*check.silent, *found.absent))}")
             return
         if found.is_kept or self._session.node_id in found.holders:
-            await self._execute(head, ballot, found)
+            opening = _Opening(found, level, choose_votes(votes, found.voters))
+            await self._execute(head, ballot, opening)
         elif waited_seconds > STUCK_SECONDS * 2 ** min(self._ballots_seen, STUCK_DOUBLINGS_MAX):
             await self._outbid(head)
         else:
@@ -356,8 +384,9 @@ class Recovery:
             if found.coverage is not Coverage.WHOLE or found.error or not found.entries:
                 return None
             for entry in found.entries:
-                voters = voters_after(voters, entry.proposal.mutation)
-            after = found.entries[-1].position
+                if self._agreement.refuses(entry, after, voters):
+                    return None
+                voters, after = voters_after(voters, entry.proposal.mutation), entry.position
         return ServerHistory(after, voters) if after == kept.position else None
 
     async def _outbid(self, head: Head) -> None:
@@ -372,7 +401,8 @@ class Recovery:
         self.detail = detail
         self._session.set_log_state(LogState.RECOVERING, detail)
 
-    async def _execute(self, head: Head, ballot: Ballot, decision: Decision) -> None:
+    async def _execute(self, head: Head, ballot: Ballot, opening: _Opening) -> None:
+        decision = opening.decision
         lease = self._session.log.lease(RECOVERY_LEASE, self._session.node_id)
         held = await lease.acquire()
         if not isinstance(held, Held):
@@ -381,7 +411,7 @@ class Recovery:
         # The lease only avoids double work.  It may run out at any time, so every script
         # compares its token and the ballot: safety does not depend on it.
         try:
-            result = await self._open(lease, held, head, ballot, decision)
+            result = await self._open(lease, held, head, ballot, opening)
         finally:
             with contextlib.suppress(ClusterError):  # it expires by itself
                 await lease.release(held)
@@ -399,9 +429,9 @@ class Recovery:
             _log.warning("%s %s", self.detail, result.detail)
 
     async def _open(
-        self, lease: Lease, held: Held, head: Head, ballot: Ballot, decision: Decision
+        self, lease: Lease, held: Held, head: Head, ballot: Ballot, opening: _Opening
     ) -> RecoveryResult:
-        base = decision.base
+        decision, base = opening.decision, opening.decision.base
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
@@ -416,7 +446,14 @@ class Recovery:
                 return filled
             failpoint("refill.done")
         result = await self._epochs.reopen(
-            held, head, decision, encoder=encoder, floor=floor, floor_chain=floor_chain
+            held,
+            head,
+            decision,
+            encoder=encoder,
+            floor=floor,
+            floor_chain=floor_chain,
+            level=opening.level,
+            votes=opening.votes,
         )
         failpoint("reopen.done")
         return result

@@ -174,6 +174,7 @@ class Session:
         self.peers_wanted = asyncio.Event()  # Set to have the peers asked now
         self.clock = RedisClock()
         self.vote = ""  # The report to the newest ballot, as this node signs it
+        self.refused_epoch = 0  # The newest epoch whose opening this node does not follow
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
 
     # --- this node --------------------------------------------------------------------

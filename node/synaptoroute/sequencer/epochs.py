@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -325,11 +325,13 @@ class Epochs:
         encoder: tuple[str, int],
         floor: int,  # Place of the oldest entry of the refilled stream
         floor_chain: str,  # Hash chain before it
+        level: int,  # Level of the log at the base
+        votes: Sequence[str] = (),  # The signed reports that the decision follows from
     ) -> RecoveryResult:
         """Open the next epoch; safe to repeat after a lost answer."""
         assert head.ballot is not None, "a closed log has a ballot: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
-        opened = decision.opening(ballot, *encoder)
+        opened = replace(decision.opening(ballot, *encoder), votes=tuple(votes))
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
         kept = decision.is_kept
         answer = await self._scripts.run(
@@ -355,10 +357,10 @@ class Epochs:
                 ballot.epoch,
                 ballot.id,
                 digest_of(frame),
-                self._seal(frame, base, head.level),
+                self._seal(frame, base, level),
                 ",".join(decision.voters),
                 keys.bus,
-                head.level,
+                level,
                 *encoder,
             ],
         )

@@ -115,6 +115,11 @@ class Keys:
         """Hash: node id -> ``rec_id|epoch|seq|chain|voters``, answers to a ballot."""
         return f"{self.prefix}rec"
 
+    @property
+    def signed_reports(self) -> str:
+        """Hash: node id -> the node's signed report to the ballot, see ``votes``."""
+        return f"{self.prefix}rec:signed"
+
     def audit(self, seq: int) -> str:
         """Hash with expiry: node id -> the node's report to an audit, JSON."""
         return f"{self.prefix}audit:{seq}"

@@ -35,7 +35,7 @@ from synaptoroute.sequencer.presence import Audits, NodeCommands, Presence
 from synaptoroute.sequencer.pubsub import Bus, BusKeepalive
 from synaptoroute.sequencer.retention import Retention, RetentionLimits
 from synaptoroute.sequencer.scripts import Encoders, Head, NoLog, Range, Scripts
-from synaptoroute.sequencer.votes import VoterPositions
+from synaptoroute.sequencer.votes import Ballots, VoterPositions
 from synaptoroute.sequencer.wire import SigningKeys
 from synaptoroute.trust.documents import DocumentReader
 from synaptoroute.trust.statements import Verifier
@@ -241,6 +241,7 @@ class RedisLog:
         )
         self.presence = Presence(self.scripts, self._commands, rows)
         self.voter_positions = VoterPositions(self._commands, self.keys, self.verifier)
+        self.ballots = Ballots(self._commands, self.keys)
         reader = DocumentReader(self.verifier, self.signing_keys.secret, lambda: self.is_strict)
         self.content_board = ContentBoard(self._commands, self.keys)
         self.audits = Audits(self.scripts, self._commands, reader)
@@ -251,7 +252,6 @@ class RedisLog:
         self._fingerprint: Callable[[], str] = str
         self._voters: Callable[[], tuple[str, ...]] = tuple
         self._epoch_id: Callable[[], str] = str
-        limits = limits or WriteLimits()
         retention = retention or RetentionLimits(log_bytes_max=limits.log_bytes_max)
         self.retention = Retention(
             self.epochs,

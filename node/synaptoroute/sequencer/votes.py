@@ -4,22 +4,30 @@ Redis stores both, so without signatures whoever can write there could acknowled
 no majority holds, or choose the history that survives.  A voter signs
 
 - its durable position, as often as it tells it (``pos:signed``), for ``ack=quorum``;
-- in its presence row, the one report that it gave to the ballot that it promised.
+- in its presence row, the one report that it gave to the ballot that it promised;
+- that report once more, as a *vote* (``rec:signed``), which from level 3 of the log on becomes a
+  part of the entry that opens the epoch.
 
 A position that was true stays true: a node never forgets an entry within an epoch.  So an old
 statement that is shown again delays an acknowledgement and does nothing else.
+
+The entry that opens an epoch carries the votes for it.  Every node counts them, with the voters
+that its own history names, and follows no opening without a majority.  So no member opens an epoch
+alone.  Source: the new-view message of Castro and Liskov, "Practical Byzantine Fault Tolerance",
+1999, section 4.4.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from synaptoroute.core.mutation import Ballot, Position
-from synaptoroute.core.recovery import Report
-from synaptoroute.errors import ProtocolError
+from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position
+from synaptoroute.core.recovery import Report, is_majority
+from synaptoroute.core.replica import VOTERS_MAX, Electors
+from synaptoroute.errors import ProtocolError, SequencerUnavailable
 from synaptoroute.sequencer.client import Link
 from synaptoroute.sequencer.keys import Keys
 from synaptoroute.sequencer.node_rows import NodeSeen
@@ -27,6 +35,22 @@ from synaptoroute.trust.certificates import Electorate
 from synaptoroute.trust.statements import Signer, Verifier
 
 POSITION_PURPOSE: Final = "position 1"
+VOTE_PURPOSE: Final = "vote 1"
+
+
+async def call_hash(link: Link, command: str, key: str, *words: str) -> Any:
+    """Read or write a hash; a key of another type holds no votes, so it is deleted first.
+
+    Raises:
+        SequencerUnavailable: No answer.
+    """
+    try:
+        return await link.call(command, key, *words)
+    except SequencerUnavailable as error:
+        if "WRONGTYPE" not in str(error.fields.get("redis_error", "")):
+            raise
+    await link.call("DEL", key)
+    return await link.call(command, key, *words)
 
 
 # --- positions ----------------------------------------------------------------------------
@@ -50,7 +74,7 @@ class VoterPositions:
             SequencerUnavailable: No answer.
         """
         statement = sign_position(signer, cluster_id, position)
-        await self._link.call("HSET", self._key, signer.name, statement)
+        await call_hash(self._link, "HSET", self._key, signer.name, statement)
 
     async def read(self, electorate: Electorate, cluster_id: str) -> dict[str, Position]:
         """Read the positions of the voters, by name; those that are not genuine are left out.
@@ -59,7 +83,7 @@ class VoterPositions:
             SequencerUnavailable: No answer.
         """
         names = sorted(electorate.voters)
-        found = await self._link.call("HMGET", self._key, *names)
+        found = await call_hash(self._link, "HMGET", self._key, *names)
         positions = {}
         for name, statement in zip(names, found, strict=True):
             if statement is None:
@@ -145,3 +169,157 @@ def proved_reports(
         if is_own_key and is_vote:
             proved.append(report)
     return tuple(proved)
+
+
+# --- votes: signed reports that others can verify ------------------------------------------
+
+
+def sign_vote(signer: Signer, cluster_id: str, report: Report) -> str:
+    """Sign this node's report to a ballot."""
+    at = report.position
+    voters = ",".join(report.voters)
+    body = [cluster_id, str(report.ballot), at.epoch, at.seq, at.chain, voters]
+    return signer.sign(VOTE_PURPOSE, json.dumps(body, separators=(",", ":")))
+
+
+def read_vote(verifier: Verifier, statement: str, cluster_id: str) -> tuple[Report, str]:
+    """Verify a vote; return the report, and the key that signed it.
+
+    Raises:
+        ProtocolError: It is malformed, forged, or of another cluster.
+    """
+    said = verifier.read(VOTE_PURPOSE, statement)
+    try:
+        body: Any = json.loads(said.body)
+        of, ballot, epoch, seq, chain, voters = body
+        position = Position(int(epoch), int(seq), str(chain))
+        names = tuple(str(voters).split(",")) if voters else ()
+        report = Report(said.by, Ballot.parse(str(ballot)), position, names)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError("a vote is malformed") from error
+    if of != cluster_id:
+        raise ProtocolError(f"a vote of {said.by!r} in another cluster", forged=True)
+    return report, said.public_key
+
+
+def choose_votes(votes: Mapping[str, str], voters: Sequence[str]) -> tuple[str, ...]:
+    """Choose the votes that an entry carries: those of voters first, and not more than it takes."""
+    names = sorted(votes, key=lambda name: (name not in voters, name))
+    return tuple(votes[name] for name in names[:VOTERS_MAX])
+
+
+class Ballots:
+    """The votes of one namespace's nodes to the current ballot.  Used on one event loop."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._key = keys.signed_reports
+
+    async def vote(self, name: str, statement: str) -> None:
+        """Publish a node's vote.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        await call_hash(self._link, "HSET", self._key, name, statement)
+
+    async def read(self, names: Iterable[str]) -> dict[str, str]:
+        """Read what is there as the votes of nodes; not verified.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        wanted = sorted(names)
+        if not wanted:
+            return {}
+        found = await call_hash(self._link, "HMGET", self._key, *wanted)
+        pairs = zip(wanted, found, strict=True)
+        return {name: bytes(each).decode(errors="replace") for name, each in pairs if each}
+
+    async def clear(self) -> None:
+        """Delete the votes: the epoch is open."""
+        await self._link.call("DEL", self._key)
+
+
+class VoteCheck:
+    """Decides whether the voters have agreed to an entry that needs their agreement.
+
+    One object for a node: every entry reaches it by ``Replica.receive``, from whatever path.
+    Called on the applier's thread.
+
+    Args:
+        read: Verifies a vote; returns the report, and the key that signed it.
+        may_force: Returns why an opening by the named nodes, without a majority of the voters,
+            is not followed, or None.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], tuple[Report, str]],
+        may_force: Callable[[Entry, Electors, frozenset[str]], str | None],
+    ) -> None:
+        self._read = read
+        self._may_force = may_force
+
+    def __call__(self, entry: Entry, electors: Electors) -> str | None:
+        """Return why an entry is not agreed to; None if it is, or needs no agreement."""
+        opened = entry.proposal.mutation
+        if not isinstance(opened, OpenEpoch):
+            return None
+        ballot = Ballot(entry.epoch, opened.epoch_id)
+        try:
+            reports = self._reports(opened.votes, ballot, electors)
+        except ProtocolError as error:
+            return f"entry {entry.seq} opens epoch {entry.epoch}: {error.message}"
+        if opened.level > 1:
+            return f"entry {entry.seq} opens epoch {entry.epoch} and changes the level"
+        by = frozenset(each.node_id for each in reports)
+        if is_agreed(opened, reports, electors):
+            return None
+        # Absent voters lose their vote where an operator forces it, and nobody else gets one.
+        if by and set(opened.voters) <= by.union(electors.voters):
+            return self._may_force(entry, electors, by)
+        count = len(by.intersection(electors.voters))
+        return (
+            f"entry {entry.seq} opens epoch {entry.epoch} with the votes of {count} of "
+            f"{len(electors.voters)} voters"
+        )
+
+    def _reports(
+        self, votes: Sequence[str], ballot: Ballot, electors: Electors
+    ) -> tuple[Report, ...]:
+        if len(votes) > VOTERS_MAX:
+            raise ProtocolError(f"an opening has at most {VOTERS_MAX} votes")
+        reports: dict[str, Report] = {}
+        keys: set[str] = set()
+        for statement in votes:
+            report, public_key = self._read(statement)
+            name = report.node_id
+            if report.ballot != ballot:
+                raise ProtocolError(f"the vote of {name!r} is for another ballot", forged=True)
+            if electors.keys.get(name, public_key) != public_key:
+                raise ProtocolError(f"{name!r} votes with a key that is not its own", forged=True)
+            # A key votes once under whatever name, and a name once with whatever key.
+            if name in reports or public_key in keys:
+                raise ProtocolError(f"{name!r} votes twice", forged=True)
+            keys.add(public_key)
+            reports[name] = report
+        return tuple(reports.values())
+
+
+def is_agreed(opened: OpenEpoch, reports: Sequence[Report], electors: Electors) -> bool:
+    """Whether a majority of the voters has voted for an opening that keeps what may be kept.
+
+    A majority must have promised the ballot.  And what any majority held must be in the base: so
+    the voters that report nothing beyond it must be at least half of all, because every majority
+    has one of those.  A base that merely is as long, on another history, is refused by those who
+    hold this one.
+    """
+    votes = {each.node_id: each.position for each in reports if each.node_id in electors.voters}
+    base = electors.base
+    kept = [at for at in votes.values() if at == base or at.revision < base.revision]
+    return (
+        opened.voters == electors.voters
+        and is_majority(votes, electors.voters)
+        and 2 * len(kept) >= len(electors.voters)
+    )

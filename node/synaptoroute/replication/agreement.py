@@ -1,0 +1,116 @@
+"""What one node demands of the entries that need the agreement of the voters.
+
+``sequencer.votes`` verifies the votes; this module adds what the node itself knows: its cluster,
+its settings, and whether it took part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Final
+
+from synaptoroute.core.codec import VOTES_LEVEL
+from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.recovery import Report
+from synaptoroute.core.replica import Electors, level_after
+from synaptoroute.errors import ProtocolError
+from synaptoroute.replication.session import Session
+from synaptoroute.sequencer.log import Coverage
+from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.votes import VoteCheck, read_vote, sign_vote
+
+IN_TOUCH_SECONDS: Final = 30.0
+"""A voter that was current so recently would have answered a ballot."""
+
+
+class Agreement:
+    """The demands of one node.
+
+    ``check`` runs on the applier's thread; it reads single values of the session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._vote_check = VoteCheck(self._read, self._may_force)
+
+    def check(self, entry: Entry, electors: Electors) -> str | None:
+        """Return why an entry is not followed; None if the voters agreed, or need not."""
+        reason = self._vote_check(entry, electors)
+        if reason is not None and entry.epoch > electors.base.epoch:
+            self._session.refused_epoch = entry.epoch
+        return reason
+
+    def refuses(self, entry: Entry, base: Position, voters: tuple[str, ...]) -> bool:
+        """Whether an entry after a position that no node has applied is not agreed to."""
+        session = self._session
+        if entry.epoch == base.epoch or session.level < VOTES_LEVEL:
+            return False
+        keys = session.engine.replica_status.voter_keys
+        return self.check(entry, Electors(base, voters, keys)) is not None
+
+    # --- votes of this node, and of the others ------------------------------------------
+
+    async def vote(self, ballot: Ballot, position: Position, voters: tuple[str, ...]) -> None:
+        """Publish this node's report to a ballot, signed.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        session = self._session
+        report = Report(session.node_id, ballot, position, voters)
+        statement = sign_vote(session.signer, session.cluster_id, report)
+        await session.log.ballots.vote(session.node_id, statement)
+
+    async def votes(self, reports: Iterable[Report]) -> dict[str, str]:
+        """Read the votes that say the same as these reports, by node.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        said = {report.node_id: report for report in reports}
+        found = await self._session.log.ballots.read(said)
+        votes = {}
+        for name, statement in found.items():
+            with contextlib.suppress(ProtocolError):
+                if self._read(statement)[0] == said[name]:
+                    votes[name] = statement
+        return votes
+
+    async def level_at(self, base: Position, head: Head) -> int:
+        """Return the level of the log at a position: the header is the server's word.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        session = self._session
+        level, after = session.level, session.position
+        while level != head.level and after.seq < base.seq:
+            found = await session.log.read(after)
+            if found.coverage is not Coverage.WHOLE or found.error or not found.entries:
+                return head.level
+            for entry in found.entries:
+                level = level_after(level, entry.proposal.mutation)
+            after = found.entries[-1].position
+        return level
+
+    # --- demands --------------------------------------------------------------------------
+
+    def _read(self, statement: str) -> tuple[Report, str]:
+        session = self._session
+        return read_vote(session.log.verifier, statement, session.cluster_id)
+
+    def _may_force(self, entry: Entry, electors: Electors, by: frozenset[str]) -> str | None:
+        """Return why an epoch that was opened without a majority is not followed, or None."""
+        session = self._session
+        if session.node_id in by:
+            # Whoever has this node's key may have voted in its name.
+            is_own = session.engine.replica_status.promised.epoch >= entry.epoch
+            return None if is_own else f"this node did not vote for epoch {entry.epoch}"
+        if session.config.recovery == "available" or session.node_id not in electors.voters:
+            return None
+        # A voter that is in touch with the log answers every ballot, so a genuine opening without
+        # a majority has its vote.  One that was away, or starts, cannot tell.
+        if session.is_caught_up and session.staleness_ms < IN_TOUCH_SECONDS * 1_000:
+            return f"entry {entry.seq} opens epoch {entry.epoch} without this voter, nor a majority"
+        return None
