@@ -16,7 +16,8 @@ codes to HTTP status.
     │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
     │   ├── IdempotencyConflict  one key for two different requests
     │   ├── CapacityExceeded     the tensor has no room for the utterances
-    │   └── ImportRejected       an import cannot be committed
+    │   ├── ImportRejected       an import cannot be committed
+    │   └── NotFinalized         the write needs formats that the log does not use yet
     ├── ClusterError             the same request may succeed later
     │   ├── Overloaded           the queue is full or the deadline cannot be met
     │   ├── DeadlineExceeded     the caller's deadline passed before an answer
@@ -131,10 +132,40 @@ class ImportRejected(RouteError):
     code = "import_rejected"
 
 
+class NotFinalized(RouteError):
+    """The write needs formats of this release; ``cluster finalize`` switches them on."""
+
+    code = "not_finalized"
+
+
 class ImportNotFound(RouteError):
     """No import of this identity is open."""
 
     code = "import_not_found"
+
+
+class FeedbackOff(RouteError):
+    """The review queue is off."""
+
+    code = "feedback_off"
+
+
+class FeedbackFull(RouteError):
+    """The review queue is full."""
+
+    code = "feedback_full"
+
+
+class FeedbackNotFound(RouteError):
+    """The review queue has no such item."""
+
+    code = "feedback_not_found"
+
+
+class DecisionUnknown(RouteError):
+    """The node does not remember the answer that feedback names."""
+
+    code = "decision_unknown"
 
 
 class ClusterError(SynaptoRouteError):

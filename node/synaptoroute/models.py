@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from synaptoroute.core import validation
+from synaptoroute.core import feedback, validation
 from synaptoroute.core.mutation import Aggregation
 
 NAME_CHARACTERS_MAX: Final = validation.NAME_CHARACTERS_MAX
@@ -235,6 +235,8 @@ class Match(BaseModel):
             ``explain``, and only if the cascade is on.
         static_margin: Margin of the static stage's best route, in that stage's scores.
         guard_margin: Margin that the static stage needs to answer.
+        decision_id: Names this answer in feedback, on the node that gave it; only while the
+            review queue is on.
     """
 
     route: str | None
@@ -255,6 +257,7 @@ class Match(BaseModel):
     stage: Stage | None = None
     static_margin: float | None = None
     guard_margin: float | None = None
+    decision_id: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -407,6 +410,103 @@ class ImportResult(BaseModel):
     utterances: int
 
 
+class FeedbackSettings(BaseModel):
+    """Settings of the review queue while it is on.
+
+    Attributes:
+        items_max: Items that the queue may hold; further ones are refused.
+        retention_days: Items that nobody resolves are deleted after that.
+        hash_only: Keep no texts, only how often the same was said.
+        redaction: What is cut out of texts before they are stored: ``email``, ``url``,
+            ``uuid``, ``long_number``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    items_max: int = Field(default=1_000, ge=1, le=feedback.ITEMS_MAX)
+    retention_days: float = Field(
+        default=30.0, gt=0, le=feedback.RETENTION_DAYS_MAX, allow_inf_nan=False
+    )
+    hash_only: bool = False
+    redaction: list[str] = Field(default=["email", "long_number"], max_length=feedback.PATTERNS_MAX)
+
+    @classmethod
+    def of(cls, text: str) -> FeedbackSettings | None:
+        """Read the settings as the log holds them; None if the queue is off."""
+        found = feedback.read_feedback_settings(text)
+        if found is None:
+            return None
+        return cls(
+            items_max=found.items_max,
+            retention_days=found.retention_days,
+            hash_only=found.is_hash_only,
+            redaction=list(found.redaction),
+        )
+
+    @property
+    def canonical(self) -> str:
+        """The settings as the log holds them."""
+        return feedback.write_feedback_settings(
+            feedback.FeedbackSettings(
+                self.items_max, self.retention_days, self.hash_only, tuple(self.redaction)
+            )
+        )
+
+
+class StoredFeedback(BaseModel):
+    """One item of the review queue.
+
+    Attributes:
+        id: 16 hexadecimal digits.
+        text: After redaction; None if the queue keeps no texts.
+        route: The route that somebody says is right; None for no route.
+        was: The route of the answer; None for no route.
+        at_ms: When it was said last, milliseconds since 1970.
+        times: How often the same was said.
+    """
+
+    id: str
+    text: str | None
+    route: str | None
+    was: str | None
+    at_ms: int
+    times: int
+
+
+class FeedbackPage(BaseModel):
+    """A page of the review queue, newest first.
+
+    Attributes:
+        is_on: Whether the queue takes feedback.
+        items: The items.
+        next_after: ``after`` of the next page; None at the end.
+        total: Items of the queue that the filter lets pass.
+        version: ``epoch.seq`` at which it was read.
+    """
+
+    is_on: bool
+    items: list[StoredFeedback]
+    next_after: str | None
+    total: int
+    version: str
+
+
+class FeedbackReceipt(BaseModel):
+    """What became of feedback.
+
+    Attributes:
+        id: The item of the review queue.
+        times: How often the same was said.
+        version: ``epoch.seq`` of the write.
+        status: As of a write.
+    """
+
+    id: str
+    times: int
+    version: str
+    status: Literal["applied", "unchanged", "pending"]
+
+
 class RouteSetSettings(BaseModel):
     """Settings of the route set, replicated to every node.
 
@@ -417,6 +517,7 @@ class RouteSetSettings(BaseModel):
         capacity_slots: Utterances that the tensor can hold.
         cascade: Whether the static stage may answer clear queries without the encoder, on
             nodes that have its table and a calibration that allows it.
+        feedback: Settings of the review queue; None keeps none.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -426,6 +527,7 @@ class RouteSetSettings(BaseModel):
     threshold: Threshold
     capacity_slots: int = Field(ge=1, le=validation.CAPACITY_SLOTS_MAX)
     cascade: bool = False
+    feedback: FeedbackSettings | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class CascadeReport(BaseModel):

@@ -41,7 +41,7 @@ from synaptoroute.replication.applier import Applier, PendingWrites, check_vecto
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.fair_queue import InFlightQuery
-from synaptoroute.serving.query import Query, UnmatchedQueries
+from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer, as_rows
 from synaptoroute.storage import SQLiteStorage, Stored, gc_paused
@@ -233,6 +233,10 @@ class Engine:
     @property
     def unmatched(self) -> UnmatchedQueries:
         return self.scorer.unmatched
+
+    @property
+    def decisions(self) -> RecentDecisions:
+        return self.scorer.decisions
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()

@@ -17,7 +17,12 @@ from synaptoroute.core.change import RouteRecord
 from synaptoroute.core.mutation import Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, RouteNotFound
-from synaptoroute.models import CascadeReport, RouteSetSettings, StoredRoute
+from synaptoroute.models import (
+    CascadeReport,
+    FeedbackSettings,
+    RouteSetSettings,
+    StoredRoute,
+)
 from synaptoroute.ports import Admission, EngineCounters, EnginePort, EngineStatus
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.session import FollowerStatus
@@ -140,6 +145,7 @@ async def get_settings(engine: EnginePort) -> RouteSetSettings:
         threshold=settings.threshold,
         capacity_slots=settings.capacity_slots,
         cascade=settings.cascade,
+        feedback=FeedbackSettings.of(settings.feedback),
     )
 
 

@@ -24,7 +24,6 @@ from synaptoroute.core.mutation import (
     PutSettings,
     RemoveUtterances,
     Revision,
-    Settings,
 )
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.engine import Engine
@@ -51,6 +50,7 @@ from synaptoroute.replication.incarnation import open_identity
 from synaptoroute.router import reads
 from synaptoroute.router.admin import ClusterAdmin
 from synaptoroute.router.diagnostics import Diagnostics
+from synaptoroute.router.feedback import FeedbackExpiry, FeedbackQueue, stored_settings
 from synaptoroute.router.history import read_history
 from synaptoroute.router.imports import Importer
 from synaptoroute.router.large_writes import LargeWrites
@@ -129,6 +129,7 @@ class AdaptiveRouter:
         self._calibrator: Calibrator | None = None
         self._running_imports: set[str] = set()
         self._open_imports: OpenImports | None = None
+        self._expiry: FeedbackExpiry | None = None
         self._large_writes = LargeWrites(self._running_imports)
         self._lifecycle = Lifecycle(self._make_engine)
         # Returns the engine; before `start` the first call reads the database.
@@ -176,6 +177,9 @@ class AdaptiveRouter:
         if self._open_imports is None:
             self._open_imports = self.open_imports
             self._open_imports.start()
+        if self._expiry is None:
+            self._expiry = FeedbackExpiry(self.feedback)
+            self._expiry.start()
         if self._cascade is not None and self._calibrator is None:
             self._calibrator = Calibrator(
                 self.acalibrate, self._cascade, self._live_tables if self.follower else None
@@ -204,6 +208,8 @@ class AdaptiveRouter:
         """Refuse new requests, answer the accepted ones, close the database."""
         if self._calibrator is not None:
             await self._calibrator.stop()
+        if self._expiry is not None:
+            await self._expiry.stop()
         if self._open_imports is not None:
             await self._open_imports.stop()
         await self._large_writes.close()
@@ -407,7 +413,7 @@ class AdaptiveRouter:
         self, settings: RouteSetSettings, options: WriteOptions = _DEFAULTS
     ) -> WriteResult:
         """Replace the settings of the route set, on every node at one position."""
-        mutation = PutSettings(Settings(**settings.model_dump()))
+        mutation = PutSettings(stored_settings(settings))
         return await self._writer().write(mutation, options)
 
     async def aimport(
@@ -559,6 +565,11 @@ class AdaptiveRouter:
     def diagnostics(self) -> Diagnostics:
         """Previews, conflicts, scrubs and comparisons of encoders."""
         return Diagnostics(self._engine(), self._writer(), self.follower)
+
+    @property
+    def feedback(self) -> FeedbackQueue:
+        """The review queue, and changes of several routes at once."""
+        return FeedbackQueue(self._engine(), self._writer(), self._log)
 
     # --- the cluster -------------------------------------------------------------------
 

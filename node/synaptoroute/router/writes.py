@@ -46,6 +46,9 @@ from synaptoroute.errors import (
     ClusterError,
     DeadlineExceeded,
     EncoderMismatch,
+    FeedbackFull,
+    FeedbackNotFound,
+    FeedbackOff,
     IdempotencyConflict,
     ImportRejected,
     InvalidRoute,
@@ -101,6 +104,9 @@ _ERROR_BY_CODE: Final[dict[str, type[RouteError]]] = {
     error.code: error
     for error in (
         CapacityExceeded,
+        FeedbackFull,
+        FeedbackNotFound,
+        FeedbackOff,
         IdempotencyConflict,
         ImportRejected,
         InvalidRoute,
@@ -205,6 +211,21 @@ class Writer:
         texts, given = distinct_utterances(utterances, vectors)
         make = partial(AddUtterances, name, tuple(texts))
         return self._write_rows(texts, given, make, options)
+
+    async def revise(
+        self,
+        texts: Sequence[str],
+        make: Callable[[tuple[bytes, ...]], Mutation],
+        options: WriteOptions,
+    ) -> WriteResult:
+        """Write a mutation that carries the vectors of texts; there may be none.
+
+        Args:
+            make: Makes the mutation of the vectors, one a text.
+        """
+        if not texts:
+            return await self.write(make(()), options)
+        return await self._write_rows(texts, None, make, options)
 
     async def _write_rows(
         self,

@@ -82,6 +82,20 @@ class Retention:
             return await self._trim(head, keep_entries=limits.retain_entries)
         return 0
 
+    async def drop_through(self, seq: int) -> bool:
+        """Drop the entries up to a place as soon as all live nodes hold them.
+
+        Returns:
+            Whether the log has none of them any more.
+        """
+        head = await self.read_head()
+        if not isinstance(head, Head) or not head.is_open:
+            return False
+        if head.floor <= seq < head.seq:
+            await self._trim(head, keep_entries=head.seq - seq)
+            head = await self.read_head()
+        return isinstance(head, Head) and head.floor > seq
+
     async def make_room(self) -> bool:
         """Trim a log that refused a write because it is full; whether anything was dropped."""
         head = await self.read_head()

@@ -16,6 +16,7 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.server import (
     cluster_endpoints,
+    feedback_endpoints,
     node_endpoints,
     query_endpoints,
     route_endpoints,
@@ -88,7 +89,7 @@ def create_app(
     add_error_handlers(app)
     for module in (query_endpoints, route_endpoints, transfer_endpoints):
         app.include_router(module.endpoints, dependencies=[Depends(await_consistency)])
-    for module in (node_endpoints, cluster_endpoints):
+    for module in (node_endpoints, cluster_endpoints, feedback_endpoints):
         app.include_router(module.endpoints)
     app.include_router(cluster_endpoints.peer_endpoints)
     _serve_document(app)

@@ -191,6 +191,9 @@ def scope_needed(method: str, path: str) -> KeyScope | None:
         return None
     if path.startswith("/-/") or path in _ADMIN_PATHS:
         return "admin"
+    # The queue holds what people wrote: giving feedback needs less than reading it.
+    if path.startswith("/v1/feedback/") or (path == "/v1/feedback" and method != "POST"):
+        return "admin"
     if path == "/v1/settings" and method != "GET":
         return "admin"
     if method in SAFE_METHODS or path in _READING_POSTS:

@@ -58,6 +58,8 @@ _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
 _JSON: Final = b"application/json"
 _QUERY: Final = TypeAdapter(QueryRequest)
 _BATCH: Final = TypeAdapter(BatchRequest)
+_ALWAYS: Final[set[str]] = set()
+_WITHOUT_DECISION: Final = {"decision_id"}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -373,8 +375,9 @@ def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
 
 def render_match(match: Match) -> str:
     """A match as JSON, with candidates and stage only if the query asked for them."""
+    left_out = _ALWAYS if match.decision_id else _WITHOUT_DECISION
     if match.candidates is None:
-        return match.model_dump_json(exclude=_WITHOUT_EXPLAIN)
-    if match.stage is None:
-        return match.model_dump_json(exclude=_OF_CASCADE)
-    return match.model_dump_json()
+        left_out = left_out | _WITHOUT_EXPLAIN
+    elif match.stage is None:
+        left_out = left_out | _OF_CASCADE
+    return match.model_dump_json(exclude=left_out)

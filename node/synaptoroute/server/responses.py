@@ -96,6 +96,7 @@ position in the order of all writes (`SR-Version`), may be made safe to repeat
 TAGS: Final = [
     {"name": "queries", "description": "Find the route of a text."},
     {"name": "routes", "description": "Read and change routes."},
+    {"name": "learning", "description": "Feedback, its review, and changes of several routes."},
     {"name": "transfer", "description": "Import and export many routes at once."},
     {"name": "settings", "description": "Settings of the route set, and outcomes of writes."},
     {"name": "node", "description": "Probes, metrics and introspection of this node."},
@@ -112,6 +113,10 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.FinalizeRequest,
     schemas.VoterChange,
     schemas.OrphanToReplay,
+    schemas.FeedbackRequest,
+    schemas.ResolveRequest,
+    schemas.ResolutionsRequest,
+    schemas.RevisionRequest,
     schemas.ProblemDocument,
     RouteSetSettings,
     Route,

@@ -35,6 +35,7 @@ from synaptoroute.models import (
     check_text,
 )
 from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
+from synaptoroute.router.feedback import RESOLVED_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
 PREVIEW_TEXTS_MAX: Final = 200
@@ -110,6 +111,73 @@ class BatchRequest(QueryFields):
         if sum(len(text.encode()) for text in self.texts) > BATCH_BYTES_MAX:
             raise ValueError(f"the texts must have at most {BATCH_BYTES_MAX} bytes together")
         return self
+
+
+class FeedbackRequest(RequestModel):
+    """The route that a text belongs to, as somebody says who knows."""
+
+    decision_id: str | None = Field(
+        default=None, max_length=64, description="`decision_id` of an answer of this node; or"
+    )
+    text: Annotated[
+        Utterance | None, Field(description="the text; at most as long as an utterance.")
+    ] = None
+    route: Name | None = Field(description="The route that is right; null for no route.")
+    was: Name | None = Field(default=None, description="The route of the answer, with `text`.")
+
+
+class ResolveRequest(RequestModel):
+    """What becomes of one item of the review queue."""
+
+    resolve_as: Literal["utterance", "dismiss"] = Field(
+        alias="as", description="Learn it as an utterance, or dismiss it."
+    )
+    route: Name | None = Field(
+        default=None, description="The route that learns; null for the one that the item names."
+    )
+    text: Utterance | None = Field(
+        default=None, description="The text to learn; null for that of the item."
+    )
+    create: bool = Field(default=False, description="Create the route; it must not exist.")
+
+
+class ItemResolution(ResolveRequest):
+    """What becomes of the item ``id``."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
+class ResolutionsRequest(RequestModel):
+    """Several resolutions, which become one entry of the log."""
+
+    items: list[ItemResolution] = Field(min_length=1, max_length=RESOLVED_MAX)
+
+
+class RouteChangeBody(RequestModel):
+    """Changes of one route."""
+
+    name: Name
+    utterances: list[Utterance] = Field(
+        default_factory=list, max_length=UTTERANCES_PER_ROUTE_CALL_MAX, description="To add."
+    )
+    create: bool = Field(default=False, description="Create the route; it must not exist.")
+    revision: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,16}\.\d{1,16}$",
+        description="The route must have this revision.",
+    )
+    threshold: Threshold | None = Field(
+        default=None, description="Its own threshold; null restores the default."
+    )
+
+
+class RevisionRequest(RequestModel):
+    """Changes of several routes, which become one entry of the log."""
+
+    routes: list[RouteChangeBody] = Field(default_factory=list, max_length=RESOLVED_MAX)
+    resolved: list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = Field(
+        default_factory=list, max_length=RESOLVED_MAX, description="Items that leave the queue."
+    )
 
 
 class BatchAnswer(BaseModel):

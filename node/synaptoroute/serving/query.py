@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from synaptoroute.core.change import Change, RouteRecord
@@ -21,6 +22,8 @@ from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
 from synaptoroute.tensor import Tensor
 
 EXPLAIN_CANDIDATES = 5
+DECISIONS_KEPT = 4_096
+DECISION_CHARACTERS_MAX = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,48 @@ class UnmatchedQueries:
                 )
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One answer that may be reviewed later."""
+
+    text: str
+    route: str | None
+
+
+class RecentDecisions:
+    """The newest answers of this node by their identity, while the review queue is on.
+
+    The identity is a hash of version, text and route: equal answers have the same one on every
+    node, and a cached response keeps it.  Nothing is written to disk or log.  Written under the
+    tensor lock, read from any thread.
+    """
+
+    def __init__(self, kept: int = DECISIONS_KEPT) -> None:
+        self._kept = kept
+        self._newest: dict[str, Decision] = {}
+
+    def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
+        """Name and keep the answers of a batch; texts too long to become utterances are left."""
+        newest = self._newest
+        for query, match in answers:
+            if not isinstance(match, Match) or len(query.text) > DECISION_CHARACTERS_MAX:
+                continue
+            said = f"{match.version}|{match.route or ''}|{query.text}".encode()
+            match.decision_id = found = blake2b(said, digest_size=12).hexdigest()
+            newest.pop(found, None)
+            newest[found] = Decision(query.text, match.route)
+            if len(newest) > self._kept:
+                del newest[next(iter(newest))]
+
+    def find(self, decision_id: str) -> Decision | None:
+        """Find an answer; None if it is not one of the newest."""
+        return self._newest.get(decision_id)
+
+    def clear(self) -> None:
+        """Forget all answers."""
+        self._newest = {}
+
+
 class FirstStage(Protocol):
     """A stage that answers sure queries without the encoder; the cascade implements it.
 
@@ -278,6 +323,9 @@ class QueryEngine(EnginePort, Protocol):
 
     @property
     def unmatched(self) -> UnmatchedQueries: ...
+
+    @property
+    def decisions(self) -> RecentDecisions: ...
 
     def start(self) -> None: ...
 

@@ -35,7 +35,13 @@ from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
-from synaptoroute.serving.query import FirstStage, Query, UnmatchedQueries, match_of
+from synaptoroute.serving.query import (
+    FirstStage,
+    Query,
+    RecentDecisions,
+    UnmatchedQueries,
+    match_of,
+)
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor
 from synaptoroute.tensor.text_index import text_key
@@ -153,6 +159,7 @@ class Scorer:
         self.version_waiters = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.unmatched = unmatched or UnmatchedQueries()
+        self.decisions = RecentDecisions()
         self._first_stage = first_stage
         self._resolve_writers = resolve_writers
         self._on_visible = on_visible
@@ -350,6 +357,8 @@ class Scorer:
         answers = self._score(batch, self._queries.complete(batch.queries))
         if self.unmatched.is_on:
             self.unmatched.add(answers)
+        if self.tensor.settings.feedback:
+            self.decisions.add(answers)
         by_loop: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         for answer in answers:
             loop = answer[0].loop

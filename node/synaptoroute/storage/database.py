@@ -42,7 +42,7 @@ from synaptoroute.storage.corruption import (
     is_present,
     is_wal_corrupt,
 )
-from synaptoroute.storage.levels import DECISION_VERSION
+from synaptoroute.storage.levels import DECISION_VERSION, trim_seals
 from synaptoroute.storage.loader import (
     StandbyEncoders,
     check_encoder,
@@ -236,6 +236,17 @@ class Database:
         log.extend(sizes, floor)
         self.meta = meta
         self.changes.add(written - freed, len(commits) + written + freed)
+
+    def trim_log(self, floor: int) -> None:
+        """Delete the entries of the op log before a place; the newest one stays."""
+        log = self._log
+        with transaction(self.writable(), "trim the op log") as writer:
+            if not log.is_loaded:
+                log.load(writer.execute("SELECT seq, length(frame) FROM oplog ORDER BY seq"))
+            floor = min(floor, self.meta.position.seq)
+            writer.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
+            trim_seals(writer, floor)
+        log.extend((), floor)
 
     def set_fact(self, key: str, value: str | None) -> None:
         """Make a fact of this node durable; None removes it."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from synaptoroute.core.change import Commit, SlotWrite
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.codec import KIND_BY_TYPE
+from synaptoroute.core.mutation import Position, PutFeedback
 from synaptoroute.errors import StorageCorrupt, StorageUnavailable
 from synaptoroute.forks import guard
 from synaptoroute.private_files import make_private_folder
@@ -308,6 +309,30 @@ class SQLiteStorage:
                     break
                 found.append(load_log_row(row))
         return found
+
+    def last_feedback(self, before_us: int) -> int | None:
+        """Seq of the newest entry of the op log with feedback from before a time.  Any thread.
+
+        Args:
+            before_us: By the sequencer's clock, microseconds since 1970.
+        """
+        with self._opened().reading("read the op log") as reader:
+            # The kind of an entry is the fourth byte of its frame.
+            (seq,) = reader.execute(
+                "SELECT max(seq) FROM oplog WHERE time_us < ? AND substr(frame, 4, 1) = ?",
+                (before_us, bytes([KIND_BY_TYPE[PutFeedback]])),
+            ).fetchone()
+            return None if seq is None else int(seq)
+
+    def trim_log(self, floor: int) -> None:
+        """Delete the entries of the op log before a place; the newest one stays.
+
+        Runs on the writing thread.
+
+        Raises:
+            StorageUnavailable: Nothing was deleted.
+        """
+        self._opened().trim_log(floor)
 
     def log_floor(self) -> int | None:
         """Seq of the oldest entry of the op log; None if it is empty.  Any thread."""

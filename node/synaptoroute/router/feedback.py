@@ -1,0 +1,467 @@
+"""The review queue and revisions: what people said about answers becomes better routes.
+
+Feedback goes into a replicated queue (``core.feedback``).  A reviewer resolves items: they
+become utterances of a route, or are dismissed.  All that one review decides is one *revision*,
+one entry of the log, which every node applies as a whole or rejects as a whole.
+
+Items that nobody resolves are deleted when their time has come: any node proposes that, by its
+own clock, and the log decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeAlias
+
+from synaptoroute.core.change import FeedbackItem
+from synaptoroute.core.codec import DECISION_LEVEL
+from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
+from synaptoroute.core.feedback import item_id_of, read_feedback_settings
+from synaptoroute.core.mutation import (
+    KEEP,
+    Keep,
+    Mutation,
+    PutFeedback,
+    ReviseRoutes,
+    Revision,
+    RouteRevision,
+    Settings,
+)
+from synaptoroute.errors import (
+    DecisionUnknown,
+    FeedbackNotFound,
+    FeedbackOff,
+    InvalidQuery,
+    InvalidRoute,
+    NotFinalized,
+    SynaptoRouteError,
+)
+from synaptoroute.learning.redaction import KINDS, cut_kinds
+from synaptoroute.log import Log
+from synaptoroute.models import (
+    UTTERANCE_BYTES_MAX,
+    FeedbackPage,
+    FeedbackReceipt,
+    FeedbackSettings,
+    RouteSetSettings,
+    StoredFeedback,
+    WriteResult,
+    check_text,
+)
+from synaptoroute.ports import AppliedState
+from synaptoroute.router.writes import WriteOptions, Writer, checked_name, derived_op_id
+from synaptoroute.sequencer import RedisLog
+from synaptoroute.serving.query import QueryEngine
+
+PAGE_ITEMS_MAX: Final = 500
+RESOLVED_MAX: Final = 500
+"""Resolutions and changes of one revision."""
+CHECK_SECONDS: Final = 15.0
+PURGE_SECONDS: Final = 60.0
+DAY_MS: Final = 86_400_000
+EXPIRED_AT_ONCE: Final = 500
+_DEFAULTS: Final = WriteOptions()
+
+ResolveAs: TypeAlias = Literal["utterance", "dismiss"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What becomes of one item of the review queue.
+
+    Attributes:
+        item_id: The item.
+        resolve_as: ``utterance`` of ``route``, or ``dismiss``.
+        route: The route that learns; None for the one that the feedback names.
+        text: The text to learn; None for that of the item.
+        create: Whether the route does not exist yet.
+    """
+
+    item_id: str
+    resolve_as: ResolveAs
+    route: str | None = None
+    text: str | None = None
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """Changes of one route inside a revision.
+
+    Attributes:
+        name: The route.
+        utterances: Texts to add; those that it has stay as they are.
+        create: Create the route; it must not exist.
+        revision: The route must have this revision; None for any.
+        threshold: Its own threshold from now on.
+    """
+
+    name: str
+    utterances: tuple[str, ...] = ()
+    create: bool = False
+    revision: Revision | None = None
+    threshold: float | Keep | None = KEEP
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Changes by route, and the items that they resolve."""
+
+    changes: dict[str, RouteChange] = field(default_factory=dict)
+    resolved: set[str] = field(default_factory=set)
+
+    def add(self, change: RouteChange) -> None:
+        known = self.changes.get(change.name)
+        if known is None:
+            self.changes[change.name] = change
+            return
+        texts = dict.fromkeys((*known.utterances, *change.utterances))
+        self.changes[change.name] = replace(
+            known, utterances=tuple(texts), create=known.create or change.create
+        )
+
+
+class FeedbackQueue:
+    """The review queue of one router.  Used on its event loop."""
+
+    def __init__(self, engine: QueryEngine, writer: Writer, log: Log) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._log = log
+
+    # --- taking feedback ---------------------------------------------------------------
+
+    async def put(
+        self,
+        route: str | None,
+        *,
+        text: str | None = None,
+        decision_id: str | None = None,
+        was: str | Keep | None = KEEP,
+        options: WriteOptions = _DEFAULTS,
+    ) -> FeedbackReceipt:
+        """Say that a text belongs to a route, or to none.
+
+        Args:
+            route: The route that is right; None for no route.
+            text: The text; or
+            decision_id: the answer of this node, which remembers the newest ones.
+            was: The route of the answer, if a text is given.
+
+        Raises:
+            FeedbackOff: The settings of the route set keep no feedback.
+            FeedbackFull: The queue is full.
+            DecisionUnknown: This node does not remember the answer.
+            RouteNotFound: There is no such route.
+        """
+        settings = self._settings()
+        said, given = self._said(text, decision_id, was)
+        kept = cut_kinds(said, settings.redaction)
+        if not kept.strip():
+            raise InvalidQuery("nothing is left of the text after redaction")
+        item_id = item_id_of(kept, route, given)
+        put = PutFeedback(
+            item_id=item_id,
+            text="" if settings.is_hash_only else kept,
+            route=None if route is None else checked_name(route),
+            was=None if given is None else checked_name(given),
+            at_ms=time.time_ns() // 1_000_000,
+        )
+        result = await self._writer.write(put, options)
+        return FeedbackReceipt(
+            id=item_id, times=max(1, result.count), version=result.version, status=result.status
+        )
+
+    def _said(
+        self, text: str | None, decision_id: str | None, was: str | Keep | None
+    ) -> tuple[str, str | None]:
+        if (text is None) == (decision_id is None):
+            raise InvalidQuery("either a text or a decision_id is expected")
+        if decision_id is not None:
+            decision = self._engine.decisions.find(decision_id)
+            if decision is None:
+                raise DecisionUnknown(
+                    "this node does not remember that answer: ask the node that gave it, its"
+                    " field `node`, or send the text"
+                )
+            if not isinstance(was, Keep) and was != decision.route:
+                raise InvalidQuery("`was` is not the route of that answer")
+            return decision.text, decision.route
+        try:
+            said = check_text(text, UTTERANCE_BYTES_MAX) if text is not None else ""
+        except ValueError as error:
+            raise InvalidQuery(f"text {error}") from error
+        return said, None if isinstance(was, Keep) else was
+
+    def _settings(self) -> QueueSettings:
+        self._check_level()
+        found = read_feedback_settings(self._engine.published.settings.feedback)
+        if found is None:
+            raise FeedbackOff(
+                "the review queue is off; the field `feedback` of the settings switches it on"
+            )
+        return found
+
+    def _check_level(self) -> None:
+        status = self._engine.replica_status
+        is_new = not status.epochs and self._log.is_local
+        if not is_new and status.level < DECISION_LEVEL:
+            raise NotFinalized(
+                f"this needs level {DECISION_LEVEL} of the log, which is at {status.level}; run"
+                " `synaptoroute cluster finalize` once every node has this release"
+            )
+
+    # --- reading -----------------------------------------------------------------------
+
+    async def page(
+        self, *, after: str = "", limit: int = 100, route: str | None = None
+    ) -> FeedbackPage:
+        """Read a page of the queue, newest first.
+
+        Args:
+            after: The ``next_after`` of the page before.
+            limit: 1 to ``PAGE_ITEMS_MAX``.
+            route: Only items that name this route, as the right one or as the answer.
+        """
+        if not 1 <= limit <= PAGE_ITEMS_MAX:
+            raise InvalidQuery(f"limit must be 1 to {PAGE_ITEMS_MAX}")
+        start = _parsed_place(after)
+        items, version, is_on = await self._read()
+        found = [each for each in items if route is None or route in (each.route, each.was)]
+        found.sort(key=_place, reverse=True)
+        rest = [each for each in found if start is None or _place(each) < start]
+        shown = rest[:limit]
+        at_ms, item_id = _place(shown[-1]) if len(rest) > limit else (0, "")
+        return FeedbackPage(
+            is_on=is_on,
+            items=[_stored(each) for each in shown],
+            next_after=f"{at_ms}.{item_id}" if item_id else None,
+            total=len(found),
+            version=version,
+        )
+
+    async def _read(self) -> tuple[list[FeedbackItem], str, bool]:
+        def read(state: AppliedState) -> tuple[list[FeedbackItem], str, bool]:
+            table = state.replica.table
+            version = str(state.replica.position.revision)
+            return list(table.feedback.values()), version, bool(table.settings.feedback)
+
+        return await asyncio.wrap_future(self._engine.run_on_applier(read))
+
+    # --- resolving ---------------------------------------------------------------------
+
+    async def resolve(
+        self, resolutions: Sequence[Resolution], options: WriteOptions = _DEFAULTS
+    ) -> WriteResult:
+        """Resolve items in one entry of the log: all become visible at once, or none.
+
+        Raises:
+            FeedbackNotFound: An item is not there any more; nothing changed.
+            RouteNotFound: A route does not exist; nothing changed.
+        """
+        changes, resolved = await self.planned(resolutions)
+        return await self.revise(changes, resolved, options)
+
+    async def planned(
+        self, resolutions: Sequence[Resolution]
+    ) -> tuple[list[RouteChange], list[str]]:
+        """Turn resolutions into changes of routes, and the items that leave the queue."""
+        if not 1 <= len(resolutions) <= RESOLVED_MAX:
+            raise InvalidQuery(f"1 to {RESOLVED_MAX} items are expected")
+        items = {each.item_id: each for each in (await self._read())[0]}
+        plan = _Plan()
+        for each in resolutions:
+            item = items.get(each.item_id)
+            if item is None:
+                raise FeedbackNotFound(f"the review queue has no item {each.item_id!r}")
+            plan.resolved.add(item.item_id)
+            if each.resolve_as == "dismiss":
+                continue
+            text, route = each.text or item.text, each.route or item.route
+            if route is None:
+                raise InvalidQuery(f"item {item.item_id}: name the route that learns")
+            if not text:
+                raise InvalidQuery(f"item {item.item_id}: the queue keeps no texts; give one")
+            plan.add(RouteChange(route, (text,), create=each.create))
+        return list(plan.changes.values()), sorted(plan.resolved)
+
+    async def revise(
+        self,
+        changes: Sequence[RouteChange],
+        resolved: Sequence[str] = (),
+        options: WriteOptions = _DEFAULTS,
+    ) -> WriteResult:
+        """Change several routes, and resolve items, in one entry of the log.
+
+        Raises:
+            RouteError: It was rejected; nothing changed.
+        """
+        self._check_level()
+        wanted = checked_changes(changes)
+        if not wanted and not resolved:
+            raise InvalidQuery("the revision changes nothing")
+        texts = [text for each in wanted for text in each.utterances]
+        gone = tuple(sorted(set(resolved)))
+
+        def make(vectors: tuple[bytes, ...]) -> Mutation:
+            rows = iter(vectors)
+            routes = [
+                RouteRevision(
+                    name=each.name,
+                    utterances=each.utterances,
+                    vectors=tuple(next(rows) for _ in each.utterances),
+                    is_new=each.create,
+                    revision=each.revision,
+                    threshold=each.threshold,
+                )
+                for each in wanted
+            ]
+            return ReviseRoutes(tuple(routes), gone)
+
+        return await self._writer.revise(texts, make, options)
+
+    # --- expiry ------------------------------------------------------------------------
+
+    async def expire(self, now_ms: int | None = None) -> int:
+        """Delete items whose time has come; return how many were proposed.
+
+        Several nodes may propose the same deletion: the log applies the first one.
+        """
+        settings = read_feedback_settings(self._engine.published.settings.feedback)
+        if settings is None:
+            self._engine.decisions.clear()
+            return 0
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        oldest_ms = now_ms - settings.retention_days * DAY_MS
+        items = (await self._read())[0]
+        gone = sorted(each.item_id for each in items if each.at_ms < oldest_ms)[:EXPIRED_AT_ONCE]
+        if gone:
+            seqs = [str(each.seq) for each in items if each.item_id in set(gone)]
+            op_id = derived_op_id("feedback expiry", *gone, *sorted(seqs))
+            await self._writer.write(ReviseRoutes((), tuple(gone)), WriteOptions(op_id=op_id))
+        return len(gone)
+
+    async def purge(self, now_ms: int | None = None) -> bool:
+        """Drop entries of the log that hold feedback whose time is over, on this node.
+
+        The entries before them go as well: a log has no gaps.
+
+        Returns:
+            Whether nothing of it is left here, and in Redis.
+        """
+        settings = read_feedback_settings(self._engine.published.settings.feedback)
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        kept_days = settings.retention_days if settings else 0.0
+        before_us = round((now_ms - kept_days * DAY_MS) * 1_000)
+        database = self._engine.database
+        seq = await asyncio.to_thread(database.last_feedback, before_us)
+        if seq is None:
+            return True
+        if isinstance(self._log, RedisLog) and not await self._log.retention.drop_through(seq):
+            return False  # a node is behind; the next round looks again
+
+        def trim(state: AppliedState) -> None:
+            state.storage.trim_log(seq + 1)
+
+        await asyncio.wrap_future(self._engine.run_on_applier(trim))
+        return True
+
+
+class FeedbackExpiry:
+    """Deletes old feedback in a task of its own: from the queue, and from the log."""
+
+    def __init__(self, queue: FeedbackQueue, check_seconds: float = CHECK_SECONDS) -> None:
+        self._queue = queue
+        self._check_seconds = check_seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look for old items."""
+        self._task = asyncio.create_task(self._run(), name="feedback-expiry")
+
+    async def stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        purged_at = -PURGE_SECONDS
+        while True:
+            # Jitter, so that mostly one node proposes and the others find it done.
+            await asyncio.sleep(self._check_seconds * random.uniform(0.5, 1.5))
+            try:
+                await self._queue.expire()
+                if time.monotonic() - purged_at >= PURGE_SECONDS:
+                    purged_at = time.monotonic()
+                    await self._queue.purge()
+            except SynaptoRouteError as error:
+                _log.debug("old feedback could not be deleted: %s", error)
+            except Exception as error:  # a bug: the next round goes on
+                _log.exception("the expiry of feedback failed: %s", error)
+
+
+def checked_changes(changes: Sequence[RouteChange]) -> list[RouteChange]:
+    """Check changes and put them in order of name, each route once."""
+    if len(changes) > RESOLVED_MAX:
+        raise InvalidQuery(f"a revision changes at most {RESOLVED_MAX} routes")
+    plan = _Plan()
+    for each in changes:
+        name = checked_name(each.name)
+        if isinstance(each.utterances, str):
+            raise InvalidRoute(f"{name}: utterances must be a list of strings")
+        try:
+            texts = dict.fromkeys(check_text(text, UTTERANCE_BYTES_MAX) for text in each.utterances)
+        except (TypeError, ValueError) as error:
+            raise InvalidRoute(f"{name}: an utterance {error}") from error
+        if each.create and not texts:
+            raise InvalidRoute(f"{name}: a new route needs utterances")
+        plan.add(replace(each, name=name, utterances=tuple(texts)))
+    return [plan.changes[name] for name in sorted(plan.changes)]
+
+
+def check_queue_settings(settings: FeedbackSettings | None) -> None:
+    """Refuse a kind of redaction that this release does not know."""
+    unknown = [] if settings is None else sorted(set(settings.redaction) - set(KINDS))
+    if unknown:
+        known = ", ".join(KINDS)
+        raise InvalidRoute(f"feedback.redaction: {unknown[0]!r} is none of {known}")
+
+
+def stored_settings(settings: RouteSetSettings) -> Settings:
+    """Check settings of the route set, and bring them into the form of the log."""
+    check_queue_settings(settings.feedback)
+    fields = settings.model_dump()
+    fields["feedback"] = settings.feedback.canonical if settings.feedback else ""
+    return Settings(**fields)
+
+
+def _place(item: FeedbackItem) -> tuple[int, str]:
+    return item.at_ms, item.item_id
+
+
+def _parsed_place(after: str) -> tuple[int, str] | None:
+    if not after:
+        return None
+    at_ms, _, item_id = after.partition(".")
+    if not (at_ms.isascii() and at_ms.isdigit() and len(at_ms) < 20 and len(item_id) <= 16):
+        raise InvalidQuery("`after` is not the `next_after` of a page")
+    return int(at_ms), item_id
+
+
+def _stored(item: FeedbackItem) -> StoredFeedback:
+    return StoredFeedback(
+        id=item.item_id,
+        text=item.text or None,
+        route=item.route,
+        was=item.was,
+        at_ms=item.at_ms,
+        times=item.times,
+    )

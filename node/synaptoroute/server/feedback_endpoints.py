@@ -1,0 +1,186 @@
+"""``/v1/feedback`` and ``/v1/revisions``: the review queue, and changes of several routes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from synaptoroute.core.mutation import KEEP, Revision
+from synaptoroute.errors import InvalidQuery
+from synaptoroute.models import FeedbackPage, FeedbackReceipt
+from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution, RouteChange
+from synaptoroute.server.parameters import WriteParameters, checked, read_document
+from synaptoroute.server.responses import (
+    BODY_PROBLEMS,
+    READ_PROBLEMS,
+    WRITE_PROBLEMS,
+    json_body,
+    model_response,
+    problems,
+    success,
+    version_headers,
+    write_response,
+)
+from synaptoroute.server.route_endpoints import write_responses
+from synaptoroute.server.runtime import runtime_of
+from synaptoroute.server.schemas import (
+    FeedbackRequest,
+    ItemResolution,
+    ResolutionsRequest,
+    ResolveRequest,
+    RevisionRequest,
+    RouteChangeBody,
+)
+
+endpoints = APIRouter(tags=["learning"])
+
+_ITEM_EXAMPLE: Final = {
+    "id": "5f0c6a5e9d1b4b0f",
+    "text": "send my headphones back",
+    "route": "returns",
+    "was": None,
+    "at_ms": 1_767_225_600_000,
+    "times": 2,
+}
+_SAID_EXAMPLE: Final = {"text": "send my headphones back", "route": "returns", "was": None}
+_REVISION_EXAMPLE: Final = {
+    "routes": [{"name": "returns", "utterances": ["send my headphones back"]}],
+    "resolved": ["5f0c6a5e9d1b4b0f"],
+}
+ItemId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
+
+
+@endpoints.post(
+    "/v1/feedback",
+    summary="Say which route is right",
+    responses={
+        200: success(
+            "In the review queue",
+            {"id": "5f0c6a5e9d1b4b0f", "times": 1, "version": "1.42", "status": "applied"},
+            FeedbackReceipt,
+            headers="SR-Version",
+        ),
+        **problems(*WRITE_PROBLEMS, *BODY_PROBLEMS, 404),
+    },
+    openapi_extra=json_body("FeedbackRequest", _SAID_EXAMPLE),
+)
+async def put_feedback(request: Request, write: WriteParameters) -> Response:
+    """Put a text and its right route into the review queue, which is off by default. Name the
+    answer by its `decision_id`, on the node that gave it, or send the text.
+    """
+    document = await read_document(request)
+    said = checked(FeedbackRequest, document, InvalidQuery)
+    receipt = await runtime_of(request).router.feedback.put(
+        said.route,
+        text=said.text,
+        decision_id=said.decision_id,
+        was=said.was if "was" in said.model_fields_set else KEEP,
+        options=write.options(document),
+    )
+    headers = version_headers(receipt.version) if receipt.version else {}
+    return model_response(receipt, headers=headers)
+
+
+@endpoints.get(
+    "/v1/feedback",
+    summary="List the review queue",
+    responses={
+        200: success(
+            "One page, newest first",
+            {
+                "is_on": True,
+                "items": [_ITEM_EXAMPLE],
+                "next_after": None,
+                "total": 1,
+                "version": "1.42",
+            },
+            FeedbackPage,
+            headers="SR-Version",
+        ),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def list_feedback(
+    request: Request,
+    after: Annotated[
+        str, Query(description="The `next_after` of the page before.", max_length=40)
+    ] = "",
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
+    route: Annotated[
+        str, Query(description="Only items that name this route.", max_length=128)
+    ] = "",
+) -> Response:
+    """What people said about answers. It is text of users, so it needs the scope admin."""
+    queue = runtime_of(request).router.feedback
+    page = await queue.page(after=after, limit=limit, route=route or None)
+    return model_response(page, headers=version_headers(page.version))
+
+
+@endpoints.post(
+    "/v1/feedback/{item}/resolve",
+    summary="Resolve one item of the review queue",
+    responses=write_responses(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body("ResolveRequest", {"as": "utterance", "route": "returns"}),
+)
+async def resolve_item(request: Request, item: ItemId, write: WriteParameters) -> Response:
+    """The item leaves the queue, and its route learns it, in one entry of the log."""
+    document = await read_document(request)
+    asked = checked(ResolveRequest, document, InvalidQuery)
+    options = write.options(document)
+    queue = runtime_of(request).router.feedback
+    result = await queue.resolve([_resolution(item, asked)], options)
+    return write_response(result, options)
+
+
+@endpoints.post(
+    "/v1/feedback/resolve",
+    summary="Resolve several items of the review queue",
+    responses=write_responses(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body(
+        "ResolutionsRequest",
+        {"items": [{"id": "5f0c6a5e9d1b4b0f", "as": "utterance", "route": "returns"}]},
+    ),
+)
+async def resolve_items(request: Request, write: WriteParameters) -> Response:
+    """All in one entry of the log: every node has all of it at one position, or nothing."""
+    document = await read_document(request)
+    asked = checked(ResolutionsRequest, document, InvalidQuery)
+    options = write.options(document)
+    resolutions = [_resolution(each.id, each) for each in asked.items]
+    result = await runtime_of(request).router.feedback.resolve(resolutions, options)
+    return write_response(result, options)
+
+
+@endpoints.post(
+    "/v1/revisions",
+    summary="Change several routes at once",
+    responses=write_responses(*BODY_PROBLEMS, 404),
+    openapi_extra=json_body("RevisionRequest", _REVISION_EXAMPLE),
+)
+async def revise(request: Request, write: WriteParameters) -> Response:
+    """Utterances for several routes, new routes, and items that leave the review queue, in one
+    entry of the log: every node has all of it at one position, or nothing.
+    """
+    document = await read_document(request)
+    asked = checked(RevisionRequest, document, InvalidQuery)
+    options = write.options(document)
+    changes = [_change(each) for each in asked.routes]
+    result = await runtime_of(request).router.feedback.revise(changes, asked.resolved, options)
+    return write_response(result, options)
+
+
+def _resolution(item_id: str, asked: ResolveRequest | ItemResolution) -> Resolution:
+    return Resolution(item_id, asked.resolve_as, asked.route, asked.text, asked.create)
+
+
+def _change(body: RouteChangeBody) -> RouteChange:
+    given: dict[str, Any] = {}
+    if "threshold" in body.model_fields_set:
+        given["threshold"] = body.threshold
+    if body.revision is not None:
+        epoch, _, seq = body.revision.partition(".")
+        given["revision"] = Revision(int(epoch), int(seq))
+    return RouteChange(body.name, tuple(body.utterances), body.create, **given)
