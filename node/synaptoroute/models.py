@@ -203,6 +203,18 @@ class Candidate(BaseModel):
     similarity: float
 
 
+class WordRepair(BaseModel):
+    """A misspelled word of a query.
+
+    Attributes:
+        written: The word of the text.
+        read: The word that was encoded instead.
+    """
+
+    written: str
+    read: str
+
+
 Stage = Literal["static", "encoder"]
 MatchReason = Literal[
     "matched", "exact", "below_threshold", "not_understood", "no_routes", "filter_empty"
@@ -231,6 +243,9 @@ class Match(BaseModel):
         candidates: Best routes first, if ``limit`` or ``explain`` asked for them.
         version: ``epoch.seq`` at which the answer was computed.
         node: Identity of the node that answered.
+        encoded_text: The text that was encoded, after cuts and repairs; only with ``explain``,
+            and only if it differs from the query.
+        repairs: Words that were read as others; only with ``encoded_text``.
         stage: Which stage of the cascade answered, ``static`` or ``encoder``; only with
             ``explain``, and only if the cascade is on.
         static_margin: Margin of the static stage's best route, in that stage's scores.
@@ -254,6 +269,8 @@ class Match(BaseModel):
     candidates: list[Candidate] | None = None
     version: str
     node: str = ""
+    encoded_text: str | None = None
+    repairs: list[WordRepair] | None = None
     stage: Stage | None = None
     static_margin: float | None = None
     guard_margin: float | None = None

@@ -39,6 +39,7 @@ from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Match
+from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import FirstStageResult, Query, match_of
 from synaptoroute.tensor import Tensor
 
@@ -77,6 +78,7 @@ class Cascade:
         self._lock = threading.Lock()
         self._routes: StaticRoutes | None = None
         self._encoder: TextEncoder | None = None
+        self._preparation: TextPreparation | None = None
         self._calibration: Calibration | None = None
         self._unchanged_count = 0
         self._state, self._reason = "off", ""
@@ -157,12 +159,20 @@ class Cascade:
 
     def _evaluate(self, queries: Sequence[Query], node: str) -> dict[int, Match]:
         """Store the result of the first stage in every query; returns sure answers by ``id``."""
-        encoder = self._encoder
-        if self._state != "on" or encoder is None or not queries:
+        encoder, preparation = self._encoder, self._preparation
+        if self._state != "on" or encoder is None or preparation is None or not queries:
             return {}
-        new = [query for query in queries if query.tokens_of is not encoder]
-        for query, tokens in zip(new, encoder.tokenize([each.text for each in new]), strict=True):
-            query.tokens, query.tokens_of = tokens, encoder
+        new = [
+            query
+            for query in queries
+            if query.tokens_of is not encoder
+            or query.prepared is None
+            or query.prepared.version is not preparation.version
+        ]
+        prepared = [preparation.prepare(query.text) for query in new]
+        tokenized = encoder.tokenize([each.text for each in prepared])
+        for query, each, tokens in zip(new, prepared, tokenized, strict=True):
+            query.prepared, query.tokens, query.tokens_of = each, tokens, encoder
         table, _ = self._tables[encoder.fingerprint]
         embeddings = table.embed_all([query.tokens for query in queries])
         limits = [query.candidates for query in queries]
@@ -179,7 +189,9 @@ class Cascade:
             found = {}
             results = routes.evaluate(embeddings, guard, limits)
             for query, result in zip(queries, results, strict=True):
-                exact = routes.exact_match(query.text)
+                if query.prepared is None or query.prepared.version is not preparation.version:
+                    continue  # the words changed meanwhile; the scorer evaluates it again
+                exact = routes.exact_match(query.prepared.kept)
                 # An exact match is the same with and without this stage, and so is a text that
                 # the encoder does not understand.
                 if not _agrees(result, exact, query.tokens):
@@ -249,10 +261,15 @@ class Cascade:
     # --- on the scorer's thread ---
 
     def install(
-        self, routes: StaticRoutes | None, encoder: TextEncoder, settings: Settings
+        self,
+        routes: StaticRoutes | None,
+        encoder: TextEncoder,
+        settings: Settings,
+        preparation: TextPreparation,
     ) -> None:
         with self._lock:
             self._routes, self._encoder = routes, encoder
+            self._preparation = preparation
             self._take_settings(settings)
 
     def apply(
@@ -273,7 +290,8 @@ class Cascade:
         assert encoder is not None, "nothing was installed: this is a bug"
         if settings is not None and self.needs_rebuild(change):
             routes = built or self.rebuild(encoder, settings, tensor.routes.values(), at)
-            self.install(routes, encoder, settings)
+            assert self._preparation is not None
+            self.install(routes, encoder, settings, self._preparation)
             return
         if self._routes is None:
             return

@@ -8,7 +8,7 @@ steps because the queue plans batches by token counts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +103,13 @@ class TextEncoder(Protocol):
 
     def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Tokenize and encode utterances: float32[n, dim]."""
+        ...
+
+    def whole_words(self) -> Mapping[str, int]:
+        """Words that are one token each, in lower case, with their ranks, frequent words first.
+
+        Empty if the encoder does not know words.
+        """
         ...
 
     def stats(self) -> EncoderStats: ...

@@ -74,6 +74,10 @@ class HashEncoder:
     def encode_utterances(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self.encode_tokens(self.tokenize_utterances(texts))
 
+    def whole_words(self) -> dict[str, int]:
+        """Nothing: to this encoder all words are alike."""
+        return {}
+
     def stats(self) -> EncoderStats:
         return self._stats.read()
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
@@ -121,6 +122,10 @@ class Encoder:
 
     def vocabulary(self) -> Vocabulary:
         return self._tokenizer.vocabulary()
+
+    def whole_words(self) -> Mapping[str, int]:
+        """Words that are one token each, in lower case, with their ranks."""
+        return self._tokenizer.whole_words()
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenize queries, cut to ``max_tokens``."""
@@ -239,6 +244,11 @@ def _open_graph(
 
 
 _PARALLELISM: Final = "TOKENIZERS_PARALLELISM"
+WHOLE_WORDS_MAX: Final = 50_000
+"""The most frequent ones; a multilingual vocabulary has several times as many."""
+_WORD_MARKS: Final = ("\u2581", "\u0120")
+"""Begin the tokens that begin a word, of SentencePiece and of byte-level BPE."""
+_MARKED_SHARE_MIN: Final = 0.1
 
 
 class TextTokenizer:
@@ -271,6 +281,8 @@ class TextTokenizer:
         self._unknown_id = _unknown_id(self._tokenizer)
         self._prefix_counts: dict[str, int] = {"": 0}
 
+        self._words: dict[str, int] | None = None
+
     def vocabulary(self) -> Vocabulary:
         tokenizer = self._tokenizer
         empty, one = tokenizer.encode("").ids, tokenizer.encode("a").ids
@@ -288,6 +300,27 @@ class TextTokenizer:
             after=tuple(empty[head:]),
             special=frozenset({*special, *empty, self.pad_id}),
         )
+
+    def whole_words(self) -> Mapping[str, int]:
+        if self._words is None:
+            self._words = self._find_words()
+        return self._words
+
+    def _find_words(self) -> dict[str, int]:
+        words: dict[str, int] = {}
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        first = [token[:1] for token in vocabulary]
+        # Word pieces mark what continues a word, the others what begins one.
+        mark = max(_WORD_MARKS, key=first.count)
+        if first.count(mark) < _MARKED_SHARE_MIN * len(first):
+            mark = ""
+        for token, _ in sorted(vocabulary.items(), key=itemgetter(1)):
+            word = token.removeprefix(mark).lower()
+            if token.startswith(mark) and word.isalpha() and (word.isascii() or mark != "\u0120"):
+                words.setdefault(word, len(words))
+            if len(words) == WHOLE_WORDS_MAX:
+                break
+        return words
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> tuple[list[Tokens], int]:
         """Tokenize texts; also returns how many of them were truncated."""

@@ -41,6 +41,7 @@ from synaptoroute.replication.applier import Applier, PendingWrites, check_vecto
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.fair_queue import InFlightQuery
+from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer, as_rows
@@ -85,7 +86,7 @@ class Engine:
         self._workers = EncoderWorkers(
             self.encoders.cached(self.encoder.fingerprint),
             self._queue,
-            self.scorer.submit,
+            self.scorer,
             batch_tokens_max=config.batch_tokens_max,
             nice=config.lanes_nice,
             observer=observer,
@@ -117,9 +118,10 @@ class Engine:
         replica = Replica(stored.snapshot, dim=dim, check=check_vectors, digest=stored.sums)
         replica.promise(stored_promise(storage))
         encoder = self.encoders.find(fingerprint)
+        preparation = TextPreparation(tensor, encoder)
         if self._cascade is not None:
             built = self._cascade.build_from(tensor, encoder)
-            self._cascade.install(built, encoder, tensor.settings)
+            self._cascade.install(built, encoder, tensor.settings, preparation)
         scorer = Scorer(
             tensor,
             encoder,
@@ -127,6 +129,7 @@ class Engine:
             replica.position,
             replica.digest,
             node=config.node_name or storage.node_id,
+            preparation=preparation,
             unmatched=UnmatchedQueries(config.unmatched_kept),
             first_stage=self._cascade,
             resolve_writers=self._pending_writes.resolve,
@@ -240,11 +243,12 @@ class Engine:
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()
-        encoder = self.encoder
-        tokens = encoder.tokenize([query.text for query in queries])
+        encoder, preparation = self.encoder, self.scorer.preparation
+        prepared = [preparation.prepare(query.text) for query in queries]
+        tokens = encoder.tokenize([each.text for each in prepared])
         in_flight = tuple(
-            InFlightQuery(query.text, [query], 0.0, own, encoder)
-            for query, own in zip(queries, tokens, strict=True)
+            InFlightQuery(query.text, [query], 0.0, own, encoder, each)
+            for query, own, each in zip(queries, tokens, prepared, strict=True)
         )
         answers: list[Match] = []
         batch = Batch(in_flight, encoder.encode_tokens(tokens), encoder)
@@ -475,12 +479,13 @@ class Engine:
     ) -> Future[None]:
         """Exchange tensor and encoder together, between two batches."""
         cached = self.encoders.cached(fingerprint)
+        preparation = TextPreparation(tensor, cached.encoder)
         routes = self._cascade.build_from(tensor, cached.encoder) if self._cascade else None
 
         def exchange(_: Tensor) -> None:
             # Batches encoded before are recognized by their encoder and given back.
             self._workers.serving = cached
-            self.scorer.adopt(tensor, position, digest, cached.encoder, routes)
+            self.scorer.adopt(tensor, position, digest, cached.encoder, preparation, routes)
             self.scorer.resolve_writers(commits)
 
         return self.scorer.call(exchange)

@@ -61,7 +61,8 @@ _BATCH: Final = TypeAdapter(BatchRequest)
 _ALWAYS: Final[set[str]] = set()
 _WITHOUT_DECISION: Final = {"decision_id"}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
-_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE}
+_OF_PREPARATION: Final = {"encoded_text", "repairs"}
+_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE, *_OF_PREPARATION}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -378,6 +379,9 @@ def render_match(match: Match) -> str:
     left_out = _ALWAYS if match.decision_id else _WITHOUT_DECISION
     if match.candidates is None:
         left_out = left_out | _WITHOUT_EXPLAIN
-    elif match.stage is None:
-        left_out = left_out | _OF_CASCADE
+    else:
+        if match.stage is None:
+            left_out = left_out | _OF_CASCADE
+        if match.encoded_text is None:
+            left_out = left_out | _OF_PREPARATION
     return match.model_dump_json(exclude=left_out)

@@ -24,6 +24,7 @@ from synaptoroute.encoder import TextEncoder
 from synaptoroute.serving.admission import CHARACTERS_MAX
 from synaptoroute.serving.embedding_cache import CachedEncoder
 from synaptoroute.serving.fair_queue import InFlightQuery
+from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import Query
 from synaptoroute.serving.queue import EncodeJob, QueryQueue
 from synaptoroute.threads import lower_priority
@@ -53,6 +54,15 @@ class Batch:
     error: Exception | None = None
 
 
+class BatchScorer(Protocol):
+    """Takes encoded batches, and says how their texts are read."""
+
+    @property
+    def preparation(self) -> TextPreparation: ...
+
+    def submit(self, batch: Batch) -> None: ...
+
+
 class EncoderWorkers:
     """A fixed number of encoding threads over one encoder."""
 
@@ -60,7 +70,7 @@ class EncoderWorkers:
         self,
         serving: CachedEncoder,
         queue: QueryQueue,
-        score: Callable[[Batch], None],
+        scorer: BatchScorer,
         *,
         batch_tokens_max: int,
         nice: int = 0,
@@ -69,7 +79,7 @@ class EncoderWorkers:
         self.serving = serving
         self._observer = observer
         self._queue = queue
-        self._score = score
+        self._scorer = scorer
         self._batch_tokens_max = batch_tokens_max
         self._nice = nice
         self._threads: list[threading.Thread] = []
@@ -123,20 +133,22 @@ class EncoderWorkers:
             empty = np.empty((0, serving.encoder.dim), dtype=np.float32)
             batch = Batch(tuple(queries), empty, serving.encoder, error)
         if batch.queries:
-            self._score(batch)
+            self._scorer.submit(batch)
 
-    @staticmethod
-    def _tokenize(queries: Sequence[InFlightQuery], encoder: TextEncoder) -> None:
+    def _tokenize(self, queries: Sequence[InFlightQuery], encoder: TextEncoder) -> None:
         missing, texts = [], []
+        preparation = self._scorer.preparation  # read once: it is replaced with the encoder
         for query in queries:
             first = query.waiters[0]
             # The first stage may have tokenized the text already.
             if query.tokens is None and isinstance(first, Query) and first.tokens is not None:
                 query.tokens, query.tokens_of = first.tokens, first.tokens_of
+                query.prepared = first.prepared
             # Tokens of the former encoder are useless after a change of the encoder.
             if query.tokens_of is not encoder:
+                query.prepared = preparation.prepare(query.text)
                 missing.append(query)
-                texts.append(query.text)
+                texts.append(query.prepared.text)
         if missing:
             for query, tokenized in zip(missing, encoder.tokenize(texts), strict=True):
                 query.tokens, query.tokens_of = tokenized, encoder

@@ -58,6 +58,7 @@ class InFlightQuery:
         queued_at: Monotonic seconds.
         tokens: Set by the worker that tokenized it.
         tokens_of: The encoder of these tokens.
+        prepared: The text that they were made of, a ``PreparedText``.
         is_shared: Whether others may join it and caches may serve it.
         predicted_seconds: The predicted wait; 0 for none.
         flow: The flow of its first caller, among whose work it counts.
@@ -71,6 +72,7 @@ class InFlightQuery:
     queued_at: float
     tokens: Any = None
     tokens_of: Any = None
+    prepared: Any = None
     is_shared: bool = True
     predicted_seconds: float = 0.0
     flow: Flow | None = None

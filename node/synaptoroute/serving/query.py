@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder, Tokens
-from synaptoroute.models import Candidate, Match, MatchReason
+from synaptoroute.models import Candidate, Match, MatchReason, WordRepair
 from synaptoroute.ports import EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
+from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.tensor import Tensor
 
 EXPLAIN_CANDIDATES = 5
@@ -54,6 +55,7 @@ class Query:
         deadline_seconds: A longer predicted wait is refused.
         flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
+        prepared: Its text as it is encoded; set by the stage that reads it.
         tokens: Its tokens, if the first stage made them.
         first_stage: What the first stage found, if it is on.
         first_stage_at: The position of that result.
@@ -68,6 +70,7 @@ class Query:
     flow: str = ""
     future: asyncio.Future[Match] | None = None
     loop: asyncio.AbstractEventLoop | None = field(default=None, repr=False)
+    prepared: PreparedText | None = field(default=None, repr=False)
     tokens: Any = field(default=None, repr=False)
     tokens_of: Any = field(default=None, repr=False)
     first_stage: FirstStageResult | None = None
@@ -154,6 +157,12 @@ def match_of(
     )
     if exact_slot is not None and match.candidates:
         match.candidates[0].passed = True
+    if query.explain and query.prepared is not None and query.prepared.text != query.text:
+        match.encoded_text = query.prepared.text
+        match.repairs = [
+            WordRepair.model_construct(written=each.written, read=each.read)
+            for each in query.prepared.repairs
+        ]
     if query.explain and query.first_stage is not None:
         match.stage = "static" if query.first_stage.is_sure else "encoder"
         match.static_margin = query.first_stage.margin
@@ -304,7 +313,13 @@ class FirstStage(Protocol):
         """Embed the rows that a change writes, before it becomes visible; any thread."""
         ...
 
-    def install(self, routes: Any, encoder: TextEncoder, settings: Settings) -> None:
+    def install(
+        self,
+        routes: Any,
+        encoder: TextEncoder,
+        settings: Settings,
+        preparation: TextPreparation,
+    ) -> None:
         """Replace the whole state.  Runs on the scorer's thread."""
         ...
 

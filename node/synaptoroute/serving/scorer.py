@@ -35,6 +35,7 @@ from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
+from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import (
     FirstStage,
     Query,
@@ -135,6 +136,7 @@ class Scorer:
 
     Attributes:
         version_waiters: Readers that wait for a version.
+        preparation: Prepares texts for encoder and tensor; replaced with them.
         delays: Pairs of seq and microseconds from the sequencer's clock to visible here.
     """
 
@@ -147,6 +149,7 @@ class Scorer:
         digest: str,
         *,
         node: str = "",
+        preparation: TextPreparation | None = None,
         unmatched: UnmatchedQueries | None = None,
         first_stage: FirstStage | None = None,
         resolve_writers: Callable[[Sequence[Commit]], None] = lambda commits: None,
@@ -155,6 +158,7 @@ class Scorer:
     ) -> None:
         self.tensor = tensor
         self.encoder = encoder
+        self.preparation = preparation or TextPreparation(tensor, encoder)
         self.node = node
         self.version_waiters = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
@@ -298,10 +302,12 @@ class Scorer:
     def _make_visible(self, item: _Publish) -> None:
         for index, commit in enumerate(item.commits):
             at = Revision(commit.entry.epoch, commit.entry.seq)
+            removed = self.preparation.begin(commit.change, self.tensor)
             self.tensor.apply(commit.change, at, filled=item.is_filled)
             if self._first_stage is not None:
                 written = item.static_rows[index] if item.static_rows else {}
                 self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
+            self.preparation.finish(commit.change, self.tensor, removed)
             failpoint("tensor.begun")
         # Published before writers are resolved: a writer must read its own write at once.
         last = item.commits[-1]
@@ -323,6 +329,7 @@ class Scorer:
         position: Position,
         digest: str,
         encoder: TextEncoder,
+        preparation: TextPreparation,
         routes: Any = None,
     ) -> None:
         """Serve another tensor from now on, perhaps of another encoder.
@@ -331,8 +338,9 @@ class Scorer:
         """
         self.tensor = tensor
         self.encoder = encoder
+        self.preparation = preparation
         if self._first_stage is not None:
-            self._first_stage.install(routes, encoder, tensor.settings)
+            self._first_stage.install(routes, encoder, tensor.settings, preparation)
         self.published = self._describe(position, digest)
         self._announce(position)
 
@@ -353,6 +361,12 @@ class Scorer:
         if batch.encoder is not self.encoder:
             self._queries.give_back(batch.queries)  # encoded before the encoder changed
             return
+        version = self.preparation.version
+        for query in batch.queries:
+            if query.prepared is not None and query.prepared.version is not version:
+                if self._give_back_outdated(batch):
+                    return
+                break
         # Completed first: a caller that joined later would miss the answer.
         answers = self._score(batch, self._queries.complete(batch.queries))
         if self.unmatched.is_on:
@@ -370,6 +384,19 @@ class Scorer:
             except RuntimeError:
                 continue  # the loop was closed while its query was in flight
 
+    def _give_back_outdated(self, batch: Batch) -> bool:
+        """Have a batch encoded again if a change since altered how one of its texts is read."""
+        is_outdated = False
+        for query in batch.queries:
+            before = query.prepared
+            if before is not None:
+                query.prepared = self.preparation.prepare(query.text)
+                if query.prepared.text != before.text:
+                    query.tokens_of, is_outdated = None, True
+        if is_outdated:
+            self._queries.give_back(batch.queries)
+        return is_outdated
+
     def score_now(self, batch: Batch) -> list[Answer]:
         """Answer a batch that was never queued, on the caller's thread."""
         return self._score(batch, [query.waiters for query in batch.queries])
@@ -386,6 +413,11 @@ class Scorer:
                 counts = [len(group) for group in callers]
                 embeddings = embeddings[np.repeat(np.arange(len(callers)), counts)]
                 tokens = [own for own, n in zip(tokens, counts, strict=True) for _ in range(n)]
+            for flight, group in zip(batch.queries, callers, strict=True):
+                for query in group:
+                    if isinstance(query, Query) and query.prepared is not flight.prepared:
+                        query.prepared = flight.prepared
+                        query.tokens, query.tokens_of = flight.tokens, flight.tokens_of
             specs = [query.spec(self.tensor.routes) for query in queries]
             rankings = rank(self.tensor, embeddings, specs, self._scratch)
             stage = self._first_stage
@@ -396,8 +428,9 @@ class Scorer:
                 queries, specs, rankings, embeddings, tokens, sure, strict=False
             ):
                 slot = None
-                if slots := tensor.texts.find(query.text):
-                    ranking, slot = self._exact(query, slots, spec, ranking, vector)
+                text = query.text if query.prepared is None else query.prepared.kept
+                if slots := tensor.texts.find(text):
+                    ranking, slot = self._exact(text, slots, spec, ranking, vector)
                 match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
                 answers.append((query, match))
             return answers
@@ -406,15 +439,15 @@ class Scorer:
 
     def _exact(
         self,
-        query: Query,
+        text: str,
         slots: Sequence[int],
         spec: QuerySpec,
         ranking: Ranking,
         embedding: NDArray[np.float32],
     ) -> tuple[Ranking, int | None]:
-        """Put the route first that has the text of the query, if one has; and its slot."""
+        """Put the route first that has a text, if one has; and the slot of the text."""
         tensor = self.tensor
-        found = tensor.exact_match(query.text, slots, spec.routes)
+        found = tensor.exact_match(text, slots, spec.routes)
         if found is None:
             return ranking, None
         route_id, slot = found

@@ -150,6 +150,9 @@ class Tensor:
     def record_of(self, route_id: int) -> RouteRecord:
         return self._records[route_id]
 
+    def is_owned(self, slot: int) -> bool:
+        return slot < len(self._owners) and bool(self._owners[slot] != FREE)
+
     def utterance_of(self, slot: int) -> str:
         record = self._records[int(self._owners[slot])]
         return record.utterances[bisect_left(record.slots, slot)]

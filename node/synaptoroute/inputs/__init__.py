@@ -1,0 +1,1 @@
+"""What a query's text goes through before it is encoded: cuts, repairs of words, clauses."""

@@ -1,0 +1,93 @@
+"""Preparation of queries: what is cut out of a text, and which words are repaired.
+
+The result depends on the text, the settings, the words of the route set and the encoder, so on
+the text and the position alone.  The scorer changes the preparation in the step in which a
+change becomes visible; any thread prepares texts meanwhile.  A prepared text carries the
+version of what it was made with: where that is not current any more, it is prepared again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from synaptoroute.core.change import Change
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.inputs.ignore import cut
+from synaptoroute.inputs.repair import Lexicon, Repair
+from synaptoroute.tensor import Tensor
+
+LEXICON_ROWS_MAX: Final = 100_000
+"""The words of a larger route set are not collected, and nothing is repaired."""
+
+
+class PreparedText(NamedTuple):
+    """A text as it is encoded.
+
+    Attributes:
+        text: The text to encode; empty if nothing was left of it.
+        kept: The same without the repairs.
+        repairs: Words that were replaced.
+        version: What it was made with; see ``TextPreparation.version``.
+    """
+
+    text: str
+    kept: str
+    repairs: tuple[Repair, ...]
+    version: object
+
+
+class TextPreparation:
+    """Prepares the queries of one tensor for one encoder.
+
+    Attributes:
+        version: Replaced by each change that may alter a prepared text; None while one is
+            applied.  Compare it by identity.
+    """
+
+    def __init__(self, tensor: Tensor, encoder: TextEncoder) -> None:
+        self._vocabulary = encoder.whole_words()
+        self._ignore: tuple[str, ...] = ()
+        self._lexicon: Lexicon | None = None
+        self._fit(tensor)
+        self.version: object | None = object()
+
+    def prepare(self, text: str) -> PreparedText:
+        # Read first: a change that begins meanwhile must leave an outdated version behind.
+        version = self.version
+        kept = cut(text, self._ignore) if self._ignore else text
+        lexicon = self._lexicon
+        if lexicon is None or lexicon.knows(kept):
+            return PreparedText(kept, kept, (), version)
+        repaired, repairs = lexicon.repair(kept)
+        return PreparedText(repaired, kept, repairs, version)
+
+    # --- on the scorer's thread, around a change of the tensor ---
+
+    def begin(self, change: Change, tensor: Tensor) -> list[str]:
+        """Void what was prepared, if it may change; returns the texts of rows that go."""
+        rows = [write.slot for write in change.writes if tensor.is_owned(write.slot)]
+        removed = [tensor.utterance_of(slot) for slot in (*change.freed, *rows)]
+        if removed or change.writes or change.settings is not None:
+            self.version = None
+        return removed
+
+    def finish(self, change: Change, tensor: Tensor, removed: list[str]) -> None:
+        """Follow a change that was applied."""
+        if self.version is not None:
+            return
+        lexicon = self._lexicon
+        if lexicon is not None:
+            lexicon.add([write.utterance for write in change.writes])
+            lexicon.remove(removed)
+        self._fit(tensor)
+        self.version = object()
+
+    def _fit(self, tensor: Tensor) -> None:
+        """Collect words, or stop to do so, where the number of rows crosses the limit."""
+        if not self._vocabulary or tensor.slots_used > LEXICON_ROWS_MAX:
+            self._lexicon = None
+        elif self._lexicon is None:
+            lexicon = Lexicon(self._vocabulary)
+            for record in tensor.routes.values():
+                lexicon.add(record.utterances)
+            self._lexicon = lexicon
