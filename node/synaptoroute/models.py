@@ -301,6 +301,8 @@ class WriteResult(BaseModel):
             of the HTTP body, where the status 201 says it.
         held_by: How many of how many voters hold the write on disk, such as ``2/3``; only with
             ``ack=quorum`` or ``all``.  The header ``SR-Held-By`` says it.
+        warnings: Utterances that do not work as one may expect, one sentence each; left out of
+            the HTTP body if there are none.
     """
 
     status: Literal["applied", "unchanged", "pending"]
@@ -311,6 +313,7 @@ class WriteResult(BaseModel):
     ack: Literal["accepted", "applied", "quorum", "all"] = "applied"
     created: SkipJsonSchema[bool] = Field(default=False, exclude=True)
     held_by: SkipJsonSchema[str] = Field(default="", exclude=True)
+    warnings: list[str] = Field(default=[], exclude_if=lambda found: not found)
 
 
 class HistoryEntry(BaseModel):
@@ -417,6 +420,7 @@ class ImportResult(BaseModel):
         version: ``epoch.seq`` of its commit.
         routes: Routes created, changed or removed.
         utterances: Utterances in the import.
+        warnings: As for a write.
     """
 
     status: Literal["applied", "unchanged", "pending"]
@@ -425,6 +429,7 @@ class ImportResult(BaseModel):
     version: str
     routes: int
     utterances: int
+    warnings: list[str] = Field(default=[], exclude_if=lambda found: not found)
 
 
 class FeedbackSettings(BaseModel):

@@ -279,6 +279,10 @@ class EnginePort(Protocol):
         """Run a function on the tensor between two batches, at one position."""
         ...
 
+    def known_texts(self, texts: Sequence[str]) -> list[str]:
+        """Keep the texts that an utterance may equal; any thread, perhaps a write behind."""
+        ...
+
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         """Run a function between two groups of entries.
 

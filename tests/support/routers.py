@@ -67,6 +67,17 @@ class HeldEncoder(HashEncoder):
         assert await asyncio.to_thread(self.is_busy.wait, WAIT_SECONDS)
 
 
+class ConfusedEncoder(HashEncoder):
+    """An encoder for which all texts mean the same, and emoji mean nothing."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
+        found = super().tokenize(["same" for _ in texts])
+        return [
+            Tokens(each.ids, each.key, each.count, text.isascii(), len(text) > 200)
+            for each, text in zip(found, texts, strict=True)
+        ]
+
+
 def route(name: str, *utterances: str, threshold: float | None = None) -> Route:
     """A route; without utterances its name is its only one."""
     return Route(name=name, utterances=list(utterances) or [name], threshold=threshold)

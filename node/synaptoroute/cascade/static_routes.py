@@ -29,7 +29,7 @@ from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
 from synaptoroute.tensor.tensor import first_exact
-from synaptoroute.tensor.text_index import TextIndex, text_key
+from synaptoroute.tensor.text_index import TextIndex, text_keys
 
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
@@ -140,7 +140,7 @@ class StaticRoutes:
         """Add routes with the embeddings of their utterances."""
         for record, own in zip(records, rows, strict=True):
             self._put(record, own)
-            self._texts.put(record.slots, map(text_key, record.utterances))
+            self._texts.put(record.slots, text_keys(record.utterances))
             self._owners.update(dict.fromkeys(record.slots, record.route_id))
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
@@ -148,7 +148,7 @@ class StaticRoutes:
         self._texts.free(change.freed)
         for slot in change.freed:
             self._owners.pop(slot, None)
-        keys = [text_key(write.utterance) for write in change.writes]
+        keys = text_keys([write.utterance for write in change.writes])
         self._texts.put([write.slot for write in change.writes], keys)
         self._owners.update({write.slot: write.route_id for write in change.writes})
         for record in change.deleted:

@@ -18,6 +18,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.same_text import same_text_form
+from synaptoroute.encoder import Tokens
+from synaptoroute.encoder.understanding import why_not_understood
 from synaptoroute.models import Route
 
 UTTERANCES_MIN: Final = 5
@@ -86,10 +89,32 @@ def _check_same_texts(routes: Sequence[Route]) -> Iterator[Finding]:
     first: dict[str, str] = {}
     for route in routes:
         for text in route.utterances:
-            other = first.setdefault(" ".join(text.casefold().split()), route.name)
+            other = first.setdefault(same_text_form(text), route.name)
             if other != route.name:
                 what = f"{text!r} is also an utterance of {other!r}"
                 yield Finding("error", "same-utterance", route.name, what)
+
+
+def check_tokens(
+    routes: Sequence[Route], tokens: Sequence[Tokens], model: str
+) -> Iterator[Finding]:
+    """Find utterances that the encoder does not understand, or cannot tell apart.
+
+    Args:
+        tokens: Those of the utterances of all routes, in order.
+        model: Name of the encoder.
+    """
+    first: dict[bytes, tuple[str, str]] = {}
+    pairs = ((route.name, text) for route in routes for text in route.utterances)
+    for (name, text), own in zip(pairs, tokens, strict=True):
+        if not own.is_understood:
+            what = f"only an equal query matches {text!r}: {why_not_understood(text, model)}"
+            yield Finding("warning", "not-understood", name, what)
+            continue
+        other, other_text = first.setdefault(own.key, (name, text))
+        if other != name and same_text_form(text) != same_text_form(other_text):
+            what = f"{model} cannot tell {text!r} from {other_text!r} of {other!r}"
+            yield Finding("warning", "same-tokens", name, what)
 
 
 def check_vectors(

@@ -306,6 +306,10 @@ class Engine:
             self.scorer.drain()
         return future
 
+    def known_texts(self, texts: Sequence[str]) -> list[str]:
+        # Without the scorer's lock: a look-up in a dictionary is one step of the interpreter.
+        return self.scorer.tensor.texts.known(texts)
+
     def run_on_applier(self, task: Callable[[AppliedState], ResultT]) -> Future[ResultT]:
         if self.is_started:
             return self.applier.run(task)

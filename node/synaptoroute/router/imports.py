@@ -42,6 +42,12 @@ from synaptoroute.errors import (
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
+from synaptoroute.router.text_warnings import (
+    WARNINGS_MAX,
+    doubtful_texts,
+    limited,
+    not_understood_now,
+)
 from synaptoroute.router.vectors import row_bytes
 from synaptoroute.router.writes import (
     Ack,
@@ -189,6 +195,7 @@ class Importer:
         # the import is rejected and can be repeated.
         self._encoder = engine.encoder
         self._known: dict[str, bytes] = {}
+        self._warnings: list[str] = []
 
     async def run(
         self, routes: AsyncIterator[Route], *, replace: bool, import_id: str | None, ack: Ack
@@ -236,7 +243,8 @@ class Importer:
             raise
         finally:
             self._running.discard(run_id)
-        return _import_result(result, identity, request.utterances)
+        done = _import_result(result, identity, request.utterances)
+        return done.model_copy(update={"warnings": limited(self._warnings)})
 
     async def _commit(
         self, commit: ImportCommit, identity: str, commit_id: bytes, digest: bytes, ack: Ack
@@ -376,6 +384,9 @@ class Importer:
         vector_of = {text: self._known[text] for text in texts if text in self._known}
         fresh = [text for text in dict.fromkeys(texts) if text not in vector_of]
         if fresh:
+            if len(self._warnings) <= WARNINGS_MAX and (doubtful := doubtful_texts(fresh)):
+                found = await asyncio.to_thread(not_understood_now, doubtful, self._encoder)
+                self._warnings += found
             rows = await self._retry_overloaded(
                 lambda: self._writer.encode(fresh, None, self._encoder)
             )

@@ -76,6 +76,7 @@ from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.chunks import pieces_of
 from synaptoroute.router.large_writes import LargeWrites, new_run_id, staged_form
+from synaptoroute.router.text_warnings import warnings_now, warnings_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
 from synaptoroute.sequencer.append_errors import Reason
 
@@ -198,7 +199,7 @@ class Writer:
     def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
         route = route if is_checked else checked_route(route)
         make = partial(put_mutation, route)
-        return self._write_rows(route.utterances, route.vectors, make, options)
+        return self._write_rows(route.name, route.utterances, route.vectors, make, options)
 
     def add(
         self,
@@ -210,7 +211,7 @@ class Writer:
         name = checked_name(name)
         texts, given = distinct_utterances(utterances, vectors)
         make = partial(AddUtterances, name, tuple(texts))
-        return self._write_rows(texts, given, make, options)
+        return self._write_rows(name, texts, given, make, options)
 
     async def revise(
         self,
@@ -229,6 +230,7 @@ class Writer:
 
     async def _write_rows(
         self,
+        name: str,
         texts: Sequence[str],
         given: Sequence[Sequence[float]] | None,
         make: Callable[[tuple[bytes, ...]], Mutation],
@@ -244,8 +246,10 @@ class Writer:
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
+        warnings = await warnings_of(self._engine, name, texts, encoder)
         try:
-            return await self._send(mutation, options, encoder.fingerprint, deadline)
+            result = await self._send(mutation, options, encoder.fingerprint, deadline)
+            return result.model_copy(update={"warnings": warnings}) if warnings else result
         except EncoderMismatch as error:
             # Given vectors are of the old encoder; only texts can be encoded again.
             if given is not None or error.fields.get("outcome") == "unknown":
@@ -488,14 +492,20 @@ class Writer:
             rows = checked_rows(route.vectors, encoder.dim)
         else:
             rows = encoder.encode_utterances(route.utterances)
-        return self.write_now(put_mutation(route, row_bytes(rows)), options)
+        mutation = put_mutation(route, row_bytes(rows))
+        return self._warned_now(mutation, options)
 
     def add_now(self, name: str, utterances: Sequence[str], options: WriteOptions) -> WriteResult:
         """Add utterances and wait on this thread."""
         name = checked_name(name)
         texts, _ = distinct_utterances(utterances, None)
         rows = self._engine.encoder.encode_utterances(texts)
-        return self.write_now(AddUtterances(name, tuple(texts), row_bytes(rows)), options)
+        return self._warned_now(AddUtterances(name, tuple(texts), row_bytes(rows)), options)
+
+    def _warned_now(self, mutation: PutRoute | AddUtterances, options: WriteOptions) -> WriteResult:
+        texts = mutation.utterances
+        found = warnings_now(self._engine, mutation.name, texts, self._engine.encoder)
+        return self.write_now(mutation, options).model_copy(update={"warnings": found})
 
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""

@@ -45,7 +45,7 @@ from synaptoroute.serving.query import (
 )
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor
-from synaptoroute.tensor.text_index import text_key
+from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
 
 FILL_ROWS_MAX: Final = 512
@@ -492,7 +492,7 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
         slots = np.fromiter((write.slot for write in part), np.int64, len(part))
         route_ids = np.fromiter((write.route_id for write in part), np.int64, len(part))
         vectors = as_rows([write.vector for write in part], dim)
-        keys = [text_key(write.utterance) for write in part]
+        keys = text_keys([write.utterance for write in part])
         yield _Fill(slots, route_ids, vectors, at, threading.Event(), keys)
 
 

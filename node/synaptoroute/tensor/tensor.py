@@ -27,7 +27,7 @@ from synaptoroute.core.same_text import same_text_form
 from synaptoroute.tensor.blocks import FREE, ROWS_ALIGNED, Block, BlockIndex, checksum
 from synaptoroute.tensor.centroids import Centroids, StagedRows
 from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows, Slots
-from synaptoroute.tensor.text_index import TextIndex, text_key
+from synaptoroute.tensor.text_index import TextIndex, text_keys
 
 CHUNK_SLOTS: Final = 65_536
 DEFERRED_ROWS_MAX: Final = 256
@@ -168,15 +168,19 @@ class Tensor:
             slots: What ``texts`` nominates for the text.
             allowed: Ids of the routes to consider; None for all.
         """
-        owned = [(slot, int(self._owners[slot])) for slot in slots]
         return first_exact(
             text,
             (
-                (self._records[route_id], slot)
-                for slot, route_id in owned
-                if route_id != FREE and (allowed is None or route_id in allowed)
+                (record, slot)
+                for record, slot in self.owners_of(slots)
+                if allowed is None or record.route_id in allowed
             ),
         )
+
+    def owners_of(self, slots: Iterable[int]) -> list[tuple[RouteRecord, int]]:
+        """Find the routes of slots; a slot without an owner is left out."""
+        owned = [(int(self._owners[slot]), slot) for slot in slots]
+        return [(self._records[owner], slot) for owner, slot in owned if owner != FREE]
 
     def rows_between(self, start: int, stop: int) -> list[tuple[int, int, str, bytes]]:
         """Copy owned rows out: slot, route id, utterance, float32[dim] little-endian."""
@@ -258,7 +262,7 @@ class Tensor:
             vectors: float32[n, dim], unit length.
             at: Place in the log of the change.
             route_ids: Their future owners, int64[n]; rows of new routes are summed now.
-            keys: ``text_key`` of each row's utterance; without them ``apply`` makes them.
+            keys: ``text_keys`` of the rows' utterances; without them ``apply`` makes them.
         """
         self._reserve_slots(int(slots.max(initial=-1)) + 1)
         self._staged.begin(at)
@@ -332,7 +336,7 @@ class Tensor:
         owners = np.repeat(ids, counts)
         self._owners[slots] = owners
         utterances = chain.from_iterable([each.utterances for each in records])
-        self.texts.put(slots.tolist(), map(text_key, utterances))
+        self.texts.put(slots.tolist(), text_keys(utterances))
         self.slots_used = self._unviewed_rows = len(slots)
         self._blocks.mark_stale(slots)
         if derived is None or not self._centroids.unpack(np.sort(ids), derived):
@@ -413,12 +417,12 @@ class Tensor:
         if is_written.any():
             for at in self.texts.missing(slots):
                 if is_written[at]:
-                    self.texts.put([slots.item(at)], [text_key(writes[at].utterance)])
+                    self.texts.put([slots.item(at)], text_keys([writes[at].utterance]))
             missing = np.flatnonzero(~is_written)
             writes, slots = [writes[index] for index in missing.tolist()], slots[missing]
             if len(slots) == 0:
                 return
-        self.texts.put(slots.tolist(), [text_key(write.utterance) for write in writes])
+        self.texts.put(slots.tolist(), text_keys([write.utterance for write in writes]))
         vectors = b"".join([write.vector for write in writes])
         rows = np.frombuffer(vectors, "<f4").reshape(len(slots), self.dim)
         self._rows.write(slots, rows.astype(np.float32, copy=False))

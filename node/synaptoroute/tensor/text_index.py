@@ -20,9 +20,9 @@ _NO_KEY: Final = -1
 _ROWS_MIN: Final = 256
 
 
-def text_key(text: str) -> int:
-    """Hash the normalised form of a text; differs from process to process."""
-    return hash(same_text_form(text))
+def text_keys(texts: Iterable[str]) -> list[int]:
+    """Hash the normalised forms of texts; a hash differs from process to process."""
+    return [hash(same_text_form(text)) for text in texts]
 
 
 class TextIndex:
@@ -37,7 +37,7 @@ class TextIndex:
         return len(self._slots)
 
     def put(self, slots: Iterable[int], keys: Iterable[int]) -> None:
-        """Set the texts of slots, by their ``text_key``, in place of what they had."""
+        """Set the texts of slots, by their ``text_keys``, in place of what they had."""
         for slot, key in zip(slots, keys, strict=True):
             if slot >= len(self._keys):
                 self._grow(slot + 1)
@@ -63,6 +63,10 @@ class TextIndex:
         if known is None:
             return ()
         return tuple(sorted(known)) if isinstance(known, set) else (known,)
+
+    def known(self, texts: Iterable[str]) -> list[str]:
+        """Keep the texts that some slot may have."""
+        return [text for text in texts if hash(same_text_form(text)) in self._slots]
 
     def missing(self, slots: NDArray[np.int64]) -> list[int]:
         """Find places in ``slots`` of slots without a text."""

@@ -10,9 +10,11 @@ from synaptoroute.cli.lint import (
     UTTERANCES_MIN,
     Finding,
     check_texts,
+    check_tokens,
     check_vectors,
     score_utterances,
 )
+from synaptoroute.encoder import Encoder
 from synaptoroute.models import Route
 
 pytestmark = pytest.mark.unit
@@ -150,3 +152,22 @@ def test_route_of_unrelated_utterances_is_hardly_reachable() -> None:
 
 def test_single_utterance_is_checked() -> None:
     assert list(check_vectors([route("a", 1)], np.stack([unit(1, 0)]), THRESHOLD)) == []
+
+
+def test_utterances_that_an_encoder_does_not_understand_are_found() -> None:
+    """An emoji matches its equal only; two spellings with one meaning are not told apart."""
+    routes = [
+        Route(name="a", utterances=["\U0001f44d", "a caf\u00e9", "hello"]),
+        Route(name="b", utterances=["\U0001f44e", "a cafe", "Hello!"]),
+    ]
+    texts = [text for each in routes for text in each.utterances]
+    encoder = Encoder(providers=["CPUExecutionProvider"])
+    found = list(check_tokens(routes, encoder.tokenize_utterances(texts), encoder.name))
+    encoder.close()
+
+    assert [
+        ("warning", "not-understood", "a"),
+        ("warning", "not-understood", "b"),
+        ("warning", "same-tokens", "b"),
+    ] == [(each.level, each.code, each.route) for each in found]
+    assert "'a cafe' from 'a caf\u00e9' of 'a'" in found[2].message

@@ -10,25 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from http_node import http_node
-from routers import route, running
+from routers import ConfusedEncoder, route, running
 from synaptoroute.encoder import HashEncoder, Tokens
 from synaptoroute.models import Match
 from synaptoroute.router import AdaptiveRouter
 
 pytestmark = pytest.mark.unit
-
-ALL = "everything that is somewhat like it"
-
-
-class ConfusedEncoder(HashEncoder):
-    """An encoder for which all texts mean the same, and emoji mean nothing."""
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        found = super().tokenize(["same" for _ in texts])
-        return [
-            Tokens(each.ids, each.key, each.count, text.isascii(), len(text) > 200)
-            for each, text in zip(found, texts, strict=True)
-        ]
 
 
 def decided(match: Match) -> tuple[str | None, str, float | None]:

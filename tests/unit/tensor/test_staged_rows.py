@@ -16,7 +16,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.tensor.rows import Slots
-from synaptoroute.tensor.text_index import text_key
+from synaptoroute.tensor.text_index import text_keys
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def fill(node: Node, change: Change, at: Revision) -> None:
     route_ids = np.array([write.route_id for write in change.writes], np.int64)
     for start in range(0, len(slots), SLICE):
         part = slice(start, start + SLICE)
-        keys = [text_key(write.utterance) for write in change.writes[part]]
+        keys = text_keys([write.utterance for write in change.writes[part]])
         node.tensor.fill(slots[part], vectors[part], at, route_ids[part], keys)
 
 

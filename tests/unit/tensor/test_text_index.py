@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 
 from route_sets import DIM, Node, exact_matches, put, row
 from synaptoroute.core.mutation import AddUtterances, DeleteRoute, PutRoute, RemoveUtterances
-from synaptoroute.tensor import text_index
-from synaptoroute.tensor.text_index import TextIndex, text_key
+from synaptoroute.tensor.text_index import TextIndex, text_keys
 
 pytestmark = pytest.mark.unit
 
@@ -55,11 +55,11 @@ def test_write_reads_its_own_texts_only(monkeypatch: pytest.MonkeyPatch) -> None
     node.put("many", range(200))
     hashed: list[str] = []
 
-    def watched(text: str) -> int:
-        hashed.append(text)
-        return text_key(text)
+    def watched(texts: Iterable[str]) -> list[int]:
+        hashed.extend(kept := list(texts))
+        return text_keys(kept)
 
-    monkeypatch.setattr("synaptoroute.tensor.tensor.text_key", watched)
+    monkeypatch.setattr("synaptoroute.tensor.tensor.text_keys", watched)
     node.apply(put("few", range(300, 303)))
     node.apply(DeleteRoute("few"))
 
@@ -100,7 +100,7 @@ def test_filter_of_routes_is_respected() -> None:
 
 def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The index nominates; the text decides."""
-    monkeypatch.setattr("synaptoroute.tensor.tensor.text_key", lambda text: 7)
+    monkeypatch.setattr("synaptoroute.tensor.tensor.text_keys", lambda texts: [7 for _ in texts])
     node = Node()
     node.apply(texts_put("a", "one"))
     node.apply(texts_put("b", "two"))
@@ -116,14 +116,14 @@ def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_slots_of_one_text_are_counted_once() -> None:
     """A slot that is put again or freed twice does no harm."""
-    index, key = TextIndex(), text_key("a")
-    index.put([3, 5, 9], [key] * 3)
-    index.put([5], [key])
+    index = TextIndex()
+    index.put([3, 5, 9], text_keys("aaA"))
+    index.put([5], text_keys("A"))
     index.free([9, 9, 700])
     found = index.find("A")
-    index.put([3], [text_key("b")])
+    index.put([3], text_keys("b"))
 
     assert (3, 5) == found
     assert (5,) == index.find("a")
     assert (3,) == index.find("b!")
-    assert text_index.text_key("b") == text_key("B")
+    assert ["B"] == index.known(["B", "c"])

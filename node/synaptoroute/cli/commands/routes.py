@@ -206,6 +206,13 @@ def put(
         return
     for route, result in zip(routes, results, strict=True):
         print_line(f"{route['name']}: {result['status']} at {result['version']}")
+    _note_warnings(results)
+
+
+def _note_warnings(results: Iterable[dict[str, Any]]) -> None:
+    for result in results:
+        for warning in result.get("warnings", ()):
+            note(f"warning: {warning}")
 
 
 def rm(
@@ -308,6 +315,7 @@ def import_(
             f"imported {len(content.routes)} routes, {result['utterances']} utterances at {at}: "
             f"{result['routes']} routes changed"
         )
+        _note_warnings([result])
 
 
 def list_imports(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
@@ -407,8 +415,9 @@ def lint(
 ) -> None:
     """Find mistakes in a route file, without a node.
 
-    Finds near-duplicates between routes, utterances that are nearer to another route,
-    unreachable routes, too few utterances, and broken limits. Exits with 1 on errors.
+    Finds near-duplicates between routes, utterances that are nearer to another route or that
+    the encoder does not understand, unreachable routes, too few utterances, and broken
+    limits. Exits with 1 on errors.
     """
     from synaptoroute.cli.lint import Finding, check_texts
     from synaptoroute.cli.route_files import inspect_route_file
@@ -433,23 +442,25 @@ def _check_vectors(routes: list[Route], model: str | None, precision: Precision)
     """Encode all utterances and check their vectors."""
     import numpy as np
 
-    from synaptoroute.cli.lint import check_vectors
+    from synaptoroute.cli.lint import check_tokens, check_vectors
     from synaptoroute.core.mutation import Settings
     from synaptoroute.encoder import DEFAULT_MODEL, open_encoder
 
     texts = [text for route in routes for text in route.utterances]
     with waiting("Loading the model ..."):
         encoder = open_encoder(model or DEFAULT_MODEL, precision=precision)
-    parts = []
+    parts, tokens = [], []
     try:
         with progress("Encoding", len(texts)) as step:
             for start in range(0, len(texts), _TEXTS_PER_BATCH):
-                part = texts[start : start + _TEXTS_PER_BATCH]
-                parts.append(encoder.encode_utterances(part))
+                part = encoder.tokenize_utterances(texts[start : start + _TEXTS_PER_BATCH])
+                parts.append(encoder.encode_tokens(part))
+                tokens += part
                 step(len(part))
     finally:
         encoder.close()
-    return list(check_vectors(routes, np.concatenate(parts), Settings().threshold))
+    findings = list(check_tokens(routes, tokens, encoder.name))
+    return findings + list(check_vectors(routes, np.concatenate(parts), Settings().threshold))
 
 
 def _show_findings(findings: list[Finding], as_json: bool) -> None:
