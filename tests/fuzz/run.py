@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("target")
     parser.add_argument("file", nargs="?", type=Path, help="repeat this input once")
     parser.add_argument("--seconds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=1, help="targets at once")
     parser.add_argument("--save", action="store_true", help="add new inputs to the corpus")
     given = parser.parse_args()
     from fuzz.targets import TARGETS
@@ -94,12 +96,15 @@ def main() -> int:
     if given.file is not None:
         TARGETS[given.target][0](given.file.read_bytes())
         return 0
-    codes = {}
-    for target in targets:
+
+    def run_one(target: str) -> int:
         sys.stdout.write(f"--- {target}, {given.seconds} s\n")
         sys.stdout.flush()
-        codes[target] = run(target, given.seconds, given.save)
-    failed = [target for target, code in codes.items() if code]
+        return run(target, given.seconds, given.save)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        codes = list(pool.map(run_one, targets))
+    failed = [target for target, code in zip(targets, codes, strict=True) if code]
     if failed:
         sys.stdout.write(f"findings in {FINDINGS}: {', '.join(failed)}\n")
     return len(failed)

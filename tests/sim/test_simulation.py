@@ -1,6 +1,6 @@
 """Goal: no schedule of faults breaks what the protocol promises.  Method: seeds, ablations.
 
-``make sim SEEDS=n`` runs any number of seeds, and .ci/run runs 5,000 of them.  Here are a few,
+``make sim SEEDS=n`` runs any number of seeds, and .ci/run runs 2,000 of them.  Here are a few,
 and the controls that must fail.
 """
 

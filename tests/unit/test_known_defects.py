@@ -282,7 +282,8 @@ async def test_d25_queue_limit_bounds_all_waiting_work() -> None:
     async with running(encoder=encoder, lanes=1, queue_requests_max=100) as router:
         encoder.hold()
         asked = [asyncio.create_task(router.aquery(f"t{n}")) for n in range(2_000)]
-        await asyncio.sleep(0.05)
+        while sum(each.done() for each in asked) < 1_900:
+            await asyncio.sleep(0.01)
         most = router.status().queue_requests
         encoder.gate.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)

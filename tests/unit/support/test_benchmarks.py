@@ -28,6 +28,7 @@ def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHES)
 def test_bench_prints_its_figures_as_json(name: str, tmp_path: Path) -> None:
     """A tiny run on generated texts gives figures, machine, commit, command and date."""
