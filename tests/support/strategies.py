@@ -134,7 +134,8 @@ def revisions(draw: st.DrawFn) -> ReviseRoutes:
         texts, vectors = draw(rows() | st.just(((), ())))
         threshold = draw(st.just(KEEP) | THRESHOLDS)
         routes.append(RouteRevision(name, texts, vectors, draw(st.booleans()), threshold=threshold))
-    return ReviseRoutes(tuple(routes), tuple(sorted(draw(st.sets(ITEM_IDS, max_size=2)))))
+    resolved = tuple(sorted(draw(st.sets(ITEM_IDS, max_size=2))))
+    return ReviseRoutes(tuple(routes), resolved, draw(st.none() | st.none() | SETTINGS))
 
 
 MUTATIONS = st.one_of(

@@ -18,12 +18,12 @@ import pytest
 
 from repository import ROOT, python_files
 from routers import HeldEncoder, route, running, until
-from synaptoroute.cli.commands.calibrate import RankedQuery, Thresholds, fit_thresholds
 from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import AddUtterances, Proposal, PutRoute, Revision
 from synaptoroute.core.table import RouteTable
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import EncoderMismatch, InvalidRoute, Overloaded, StorageUnavailable
+from synaptoroute.learning.limits import RankedQuery, Thresholds, fit_thresholds
 from synaptoroute.models import Match, Route
 from synaptoroute.router import AdaptiveRouter
 from synaptoroute.storage import SQLiteStorage

@@ -71,6 +71,20 @@ LabelledFile = Annotated[
         exists=True, dir_okay=False, help="Labelled queries: text, tab, route ('-' for none)."
     ),
 ]
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        help="What a limit should achieve: accuracy, balanced, precision>=X, coverage>=X or "
+        "cost:wrong=X,none=Y.",
+    ),
+]
+SvgFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--svg", dir_okay=False, show_default=False, help="Draw the curves into this file."
+    ),
+]
 RoutesFile = Annotated[
     Path | None,
     typer.Option(

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -41,6 +41,10 @@ class Answer:
     runner_up: str | None = None
     margin: float | None = None
     latency_ms: float = 0.0
+    best: str | None = None  # The best route, whether it was answered or not
+    confidence: float | None = None  # Of that route, if the node reports confidences
+    limit: float | None = None  # What decided about it: a least confidence, or a threshold
+    reason: str = ""
 
     @property
     def is_correct(self) -> bool:
@@ -55,10 +59,12 @@ class QueryBackend(Protocol):
         ...
 
     def routes(self) -> RouteDocuments:
-        """Return all routes, with ``name``, ``threshold`` and ``effective_threshold``."""
+        """Return all routes with their fields."""
         ...
 
-    def default_threshold(self) -> float: ...
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the route set."""
+        ...
 
 
 class NodeBackend:
@@ -74,17 +80,17 @@ class NodeBackend:
     def routes(self) -> RouteDocuments:
         return list(self.client.routes())
 
-    def default_threshold(self) -> float:
-        return float(self.client.get("/v1/settings")["threshold"])
+    def settings(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.client.get("/v1/settings")
+        return found
 
 
 class FileBackend:
     """Asks a router in this process, on the routes of a file."""
 
-    def __init__(self, router: AdaptiveRouter, routes: RouteDocuments, default: float) -> None:
+    def __init__(self, router: AdaptiveRouter, routes: RouteDocuments) -> None:
         self._router = router
         self._routes = routes
-        self._default = default
 
     def query(self, text: str, limit: int = 1) -> dict[str, Any]:
         return self._router.query(text, limit=limit).model_dump()
@@ -92,8 +98,8 @@ class FileBackend:
     def routes(self) -> RouteDocuments:
         return self._routes
 
-    def default_threshold(self) -> float:
-        return self._default
+    def settings(self) -> dict[str, Any]:
+        return asdict(self._router.visible.settings)
 
 
 @contextmanager
@@ -138,23 +144,12 @@ def open_file_backend(
     routes_file: Path, model: str | None, precision: Precision = "auto"
 ) -> Iterator[FileBackend]:
     """Load a model and the routes of a file into a router in memory."""
-    from synaptoroute.core.mutation import Settings
-
-    default = Settings().threshold
     with open_empty_router(routes_file, model, precision) as (router, routes):
         with progress("Encoding routes", len(routes)) as step:
             for route in routes:
                 router.add_route(route)
                 step(1)
-        documents = [
-            {
-                "name": route.name,
-                "threshold": route.threshold,
-                "effective_threshold": default if route.threshold is None else route.threshold,
-            }
-            for route in routes
-        ]
-        yield FileBackend(router, documents, default)
+        yield FileBackend(router, [route.model_dump() for route in routes])
 
 
 def ask_all(
@@ -174,9 +169,23 @@ def ask_all(
                 runner_up=match["runner_up"],
                 margin=match["margin"],
                 latency_ms=latency_ms,
+                **_best_of(match),
             )
             yield answer, match
             step(1)
+
+
+def _best_of(match: dict[str, Any]) -> dict[str, Any]:
+    """The best route of a match and its values; below its limit it stands in the candidates."""
+    candidates = match.get("candidates") or ()
+    best = match["route"] or (candidates[0]["route"] if candidates else None)
+    by_confidence = match.get("confidence_min") is not None
+    return {
+        "best": best,
+        "confidence": match.get("confidence"),
+        "limit": match["confidence_min"] if by_confidence else match["threshold"],
+        "reason": match["reason"],
+    }
 
 
 # --- files of labelled queries -----------------------------------------------------------

@@ -273,6 +273,8 @@ def _write_revision(revision: ReviseRoutes) -> tuple[Fields, Vectors]:
         "resolved": list(revision.resolved),
         "routes": [_route_revision_fields(each) for each in revision.routes],
     }
+    if revision.settings is not None:
+        fields["settings"] = _write_settings(PutSettings(revision.settings))[0]
     return fields, _rows(revision.routes)
 
 
@@ -302,7 +304,8 @@ def _read_revision(fields: Fields, vectors: bytes) -> ReviseRoutes:
         )
         for each, count in zip(found, counts, strict=True)
     )
-    return ReviseRoutes(routes, _texts(fields["resolved"]))
+    settings = _read_settings(fields["settings"], b"").settings if "settings" in fields else None
+    return ReviseRoutes(routes, _texts(fields["resolved"]), settings)
 
 
 def _dim(value: Any) -> int:

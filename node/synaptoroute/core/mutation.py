@@ -264,10 +264,14 @@ class RouteRevision:
 
 @dataclass(frozen=True, slots=True)
 class ReviseRoutes:
-    """Change several routes and resolve items of the review queue, all or nothing."""
+    """Change several routes, resolve items of the review queue, and set the settings, at once.
+
+    All of it is applied, or nothing.
+    """
 
     routes: tuple[RouteRevision, ...] = ()  # In order of name, each name once
     resolved: tuple[str, ...] = ()  # Items that leave the queue, sorted
+    settings: Settings | None = None  # As in ``PutSettings``; None leaves them as they are
 
 
 @dataclass(frozen=True, slots=True)

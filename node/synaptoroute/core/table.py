@@ -353,11 +353,22 @@ class RouteTable:
         """Plan changes of several routes, and the items that they resolve, as one change."""
         change = self._rewrite([self._after_revision(each) for each in revision.routes], (), at)
         resolved = resolve_items(self.feedback, revision.resolved)
-        if not resolved and change.outcome.status == "unchanged":
-            return change
-        count = len(change.writes)
+        wanted = revision.settings
+        settings = Change(Outcome("unchanged", at))
+        if wanted is not None:
+            used = max((write.slot + 1 for write in change.writes), default=0)
+            settings = plan_settings(self.settings, wanted, max(used, self._slots.high_water), at)
+            if not wanted.feedback:  # a queue that is off keeps no texts
+                resolved = tuple(self.feedback.values())
+        statuses = (change.outcome.status, settings.outcome.status)
+        if not resolved and statuses == ("unchanged", "unchanged"):
+            return Change(Outcome("unchanged", at))
         return replace(
-            change, outcome=Outcome("applied", at, count=count), feedback_before=resolved
+            change,
+            outcome=Outcome("applied", at, count=len(change.writes)),
+            feedback_before=resolved,
+            settings=settings.settings,
+            settings_before=settings.settings_before,
         )
 
     def _after_revision(self, revision: RouteRevision) -> DesiredRoute:

@@ -149,6 +149,8 @@ def _check_revision(revision: ReviseRoutes, dim: int) -> None:
     for route in revision.routes:
         _check_route_revision(route, dim)
         rows += route.vectors
+    if revision.settings is not None:
+        _check_settings(revision.settings)
     if len(set(map(len, rows))) > 1:
         raise Rejection("invalid_vector", "vectors of different sizes")
 

@@ -297,15 +297,17 @@ class FeedbackQueue:
         changes: Sequence[RouteChange],
         resolved: Sequence[str] = (),
         options: WriteOptions = _DEFAULTS,
+        settings: RouteSetSettings | None = None,
     ) -> WriteResult:
-        """Change several routes, and resolve items, in one entry of the log.
+        """Change several routes, resolve items, and set the settings, in one entry of the log.
 
         Raises:
             RouteError: It was rejected; nothing changed.
         """
         self._check_level()
         wanted = checked_changes(changes)
-        if not wanted and not resolved:
+        put = None if settings is None else stored_settings(settings)
+        if not wanted and not resolved and put is None:
             raise InvalidQuery("the revision changes nothing")
         texts = [text for each in wanted for text in each.utterances]
         gone = tuple(sorted(set(resolved)))
@@ -323,7 +325,7 @@ class FeedbackQueue:
                 )
                 for each in wanted
             ]
-            return ReviseRoutes(tuple(routes), gone)
+            return ReviseRoutes(tuple(routes), gone, put)
 
         return await self._writer.revise(texts, make, options)
 

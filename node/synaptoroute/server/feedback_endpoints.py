@@ -34,6 +34,8 @@ from synaptoroute.server.schemas import (
     RevisionRequest,
     RouteChangeBody,
 )
+from synaptoroute.web.middleware import context_of
+from synaptoroute.web.problems import Forbidden
 
 endpoints = APIRouter(tags=["learning"])
 
@@ -161,14 +163,20 @@ async def resolve_items(request: Request, write: WriteParameters) -> Response:
     openapi_extra=json_body("RevisionRequest", _REVISION_EXAMPLE),
 )
 async def revise(request: Request, write: WriteParameters) -> Response:
-    """Utterances for several routes, new routes, and items that leave the review queue, in one
-    entry of the log: every node has all of it at one position, or nothing.
+    """Utterances for several routes, new routes, settings, and items that leave the review queue,
+    in one entry of the log: every node has all of it at one position, or nothing. Settings need
+    the scope `admin`.
     """
     document = await read_document(request)
     asked = checked(RevisionRequest, document, InvalidQuery)
     options = write.options(document)
     changes = [_change(each) for each in asked.routes]
-    result = await runtime_of(request).router.feedback.revise(changes, asked.resolved, options)
+    key = context_of(request.scope).key
+    if asked.settings is not None and key is not None and not key.may("admin"):
+        raise Forbidden("settings need an API key with the scope admin")
+    result = await runtime_of(request).router.feedback.revise(
+        changes, asked.resolved, options, asked.settings
+    )
     return write_response(result, options)
 
 

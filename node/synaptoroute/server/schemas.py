@@ -28,6 +28,7 @@ from synaptoroute.models import (
     Match,
     Name,
     Route,
+    RouteSetSettings,
     StoredRoute,
     Threshold,
     Utterance,
@@ -177,6 +178,9 @@ class RevisionRequest(RequestModel):
     routes: list[RouteChangeBody] = Field(default_factory=list, max_length=RESOLVED_MAX)
     resolved: list[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]] = Field(
         default_factory=list, max_length=RESOLVED_MAX, description="Items that leave the queue."
+    )
+    settings: RouteSetSettings | None = Field(
+        default=None, description="All settings of the route set, as for `PUT /v1/settings`."
     )
 
 

@@ -19,7 +19,9 @@ from synaptoroute.cli.options import (
     EncoderPrecision,
     LabelledFile,
     Model,
+    Objective,
     RoutesFile,
+    SvgFile,
     Url,
 )
 from synaptoroute.cli.query_backend import (
@@ -30,6 +32,7 @@ from synaptoroute.cli.query_backend import (
     open_backend,
     read_labelled,
 )
+from synaptoroute.cli.studies import read_objective, show_study, study, write_svg
 from synaptoroute.cli.terminal import (
     Cell,
     note,
@@ -42,6 +45,9 @@ from synaptoroute.cli.terminal import (
 
 CONFUSIONS_SHOWN: Final = 15
 WRONG_SHOWN: Final = 20
+REFUSED_SHOWN: Final = 20
+CANDIDATES: Final = 2
+"""So that the best route is listed where it is refused."""
 
 
 def evaluate(
@@ -52,27 +58,34 @@ def evaluate(
         typer.Option(min=0.0, max=1.0, show_default=False, help="Exit with 1 below this accuracy."),
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Show every wrong answer.")] = False,
+    objective: Objective = "accuracy",
+    svg: SvgFile = None,
     model: Model = None,
     precision: EncoderPrecision = "auto",
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Route labelled queries and show the wrong answers.
+    """Route labelled queries; show the wrong answers, and what other limits would give.
 
     Asks a node, or with --routes a router in this process.
     """
+    wanted = read_objective(objective)
     queries = read_labelled(file)
     with open_backend(url, api_key, routes, model, precision) as backend:
         names = frozenset(route["name"] for route in backend.routes())
         check_known(queries, names, file)
-        answers = [answer for answer, _ in ask_all(backend, queries)]
+        answers = [answer for answer, _ in ask_all(backend, queries, CANDIDATES)]
     result = count_answers(answers)
+    found = study(answers, wanted)
     wrong = [answer for answer in answers if not answer.is_correct]
+    if svg is not None:
+        write_svg(svg, found)
     if as_json:
-        print_json(_document(result, wrong))
+        print_json({**_document(result, wrong), **found.document()})
     else:
         _show(result, wrong if show_all else wrong[:WRONG_SHOWN])
+        show_study(found, REFUSED_SHOWN)
         if len(wrong) > WRONG_SHOWN and not show_all:
             note(f"{len(wrong) - WRONG_SHOWN} more wrong answers; --all shows them")
     if min_accuracy is not None and result.accuracy < min_accuracy:

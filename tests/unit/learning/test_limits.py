@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synaptoroute.cli.commands.calibrate import (
+from synaptoroute.learning.limits import (
+    CONFIDENCE_MIN,
     ROUTE_QUERIES_MIN,
     RankedQuery,
     Thresholds,
@@ -16,6 +17,7 @@ from synaptoroute.cli.commands.calibrate import (
     decide,
     fit_thresholds,
 )
+from synaptoroute.learning.objectives import Objective, parse_objective
 
 pytestmark = pytest.mark.unit
 
@@ -150,3 +152,59 @@ def test_thresholds_stay_in_range(queries: list[RankedQuery], before: Thresholds
     after = fit_thresholds(queries, ROUTES, before).after
 
     assert all(-1.0 <= value <= 1.0 for value in (after.default, *after.own.values()))
+
+
+def test_gain_of_one_threshold_is_reported_and_proposed() -> None:
+    """It gains 2 of 52 queries; held-out queries do not contradict it."""
+    queries = [ranked("a", a=0.6 + i / 1_000) for i in range(40)]
+    queries += [ranked("a", a=0.45), ranked("a", a=0.46)]
+    queries += [ranked(None, a=0.2 + i / 100) for i in range(10)]
+    found = fit_thresholds(queries, ("a",), Thresholds(0.49))
+    tried = found.tried[0]
+
+    assert (52, 50, 52) == (found.count, found.right_before, tried.right)
+    assert (True, True) == (tried.is_better, tried.is_proposed)
+    assert 0.29 < found.after.default <= 0.45
+    assert tried.gained >= tried.lost
+
+
+def test_gain_that_held_out_queries_contradict_is_reported_but_not_proposed() -> None:
+    draw = random.Random(11)
+    for _ in range(20):
+        queries = [
+            ranked(draw.choice(["a", "b", None]), a=draw.random(), b=draw.random())
+            for _ in range(40)
+        ]
+        found = fit_thresholds(queries, ("a", "b"), Thresholds(0.5))
+        for tried in found.tried:
+            right = found.right_before + tried.gained - tried.lost
+            assert tried.held_out_right == right
+            if tried.gained < tried.lost:
+                assert not tried.is_proposed
+
+
+@pytest.mark.parametrize("bound", [0.9, 1.0])
+def test_precision_is_bounded(bound: float) -> None:
+    queries = [ranked("a", a=0.5 + i / 100, b=0.1) for i in range(40)]
+    queries += [ranked("b", a=0.3 + i / 100, b=0.1) for i in range(30)]
+    objective = Objective("precision", bound)
+    found = fit_thresholds(queries, ("a", "b"), Thresholds(0.2), objective)
+    answered = [each for each in queries if decide(each, found.after) is not None]
+
+    assert found.after.default > 0.2
+    assert sum(decide(each, found.after) == each.expected for each in answered) >= bound * len(
+        answered
+    )
+
+
+def test_cost_of_wrong_answers_raises_the_limit() -> None:
+    queries = [ranked("a", a=i / 40) for i in range(40)]
+    queries += [ranked("b", a=i / 60) for i in range(20)]
+    cheap = parse_objective("cost:wrong=1,none=1")
+    dear = parse_objective("cost:wrong=9,none=1")
+    limits = [
+        fit_thresholds(queries, ("a", "b"), Thresholds(0.1), each, lowest=CONFIDENCE_MIN).after
+        for each in (cheap, dear)
+    ]
+
+    assert limits[0].of("a") < limits[1].of("a")
