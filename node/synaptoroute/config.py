@@ -97,6 +97,9 @@ class ClusterConfig(BaseSettings):
             is being introduced; without TLS they are always allowed.
         genesis_file: File of the voters' public keys; with it a node takes a state from
             elsewhere only if a majority of these voters certifies its content.
+        operator_public_key: Public key of the operator, 64 hexadecimal digits, if the genesis
+            file does not name it; with it an epoch is opened without a majority, and voters
+            are changed beyond replacements, only if the operator signed it.
     """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
@@ -119,6 +122,7 @@ class ClusterConfig(BaseSettings):
     peer_key_file: Path | None = None
     allow_plain_peers: bool = False
     genesis_file: Path | None = None
+    operator_public_key: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
 
 class HttpConfig(BaseSettings):

@@ -15,6 +15,7 @@ codes to HTTP status.
     │   ├── UtteranceNotFound
     │   ├── PreconditionFailed   If-Match or If-None-Match, checked when the write is applied
     │   ├── IdempotencyConflict  one key for two different requests
+    │   ├── OperatorSignatureNeeded  an act without a majority that the operator must sign
     │   ├── CapacityExceeded     the tensor has no room for the utterances
     │   ├── ImportRejected       an import cannot be committed
     │   └── NotFinalized         the write needs formats that the log does not use yet
@@ -118,6 +119,12 @@ class IdempotencyConflict(RouteError):
     """An idempotency key was used before for a different request."""
 
     code = "idempotency_conflict"
+
+
+class OperatorSignatureNeeded(RouteError):
+    """Only the operator's key allows it, and the operator has not signed it."""
+
+    code = "operator_signature_needed"
 
 
 class CapacityExceeded(RouteError):

@@ -384,6 +384,10 @@ class RecoveryOutlook(BaseModel):
         base: ``epoch.seq`` of the last entry that would be kept; empty if unknown.
         missing: Voters that have not answered.
         risk: What a forced recovery may lose; empty if nothing that a majority held.
+        namespace: Namespace of the cluster.
+        cluster_id: Identity of the cluster.
+        operator_key: Public key with which the operator must sign a forced recovery; empty if
+            none is configured.
     """
 
     log_state: str
@@ -392,6 +396,9 @@ class RecoveryOutlook(BaseModel):
     base: str = ""
     missing: list[str] = []  # pydantic copies a default for each object
     risk: str = ""
+    namespace: str = ""
+    cluster_id: str = ""
+    operator_key: str = ""
 
 
 class LevelOutlook(BaseModel):

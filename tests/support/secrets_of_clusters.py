@@ -16,13 +16,13 @@ from synaptoroute.trust.identity import NodeIdentity
 class Pins:
     """The files of a cluster whose voters are pinned."""
 
-    def __init__(self, folder: Path, voters: int) -> None:
+    def __init__(self, folder: Path, voters: int, operator: str = "") -> None:
         self.folder = folder
         self.keys_file = folder / "keys"
         self.keys_file.write_text("a " + "s" * 32 + "\n")
         keys = {str(n): self.identity(n) for n in range(voters)}
         self.genesis_file = folder / "genesis.json"
-        self.genesis_file.write_text(dump_genesis("default", keys))
+        self.genesis_file.write_text(dump_genesis("default", keys, operator))
 
     @staticmethod
     def secret_of(folder: Path) -> str:
@@ -41,11 +41,17 @@ class Pins:
 
 @asynccontextmanager
 async def signed(
-    folder: Path, url: str, voters: int = 3, *, is_pinned: bool = True
+    folder: Path,
+    url: str,
+    voters: int = 3,
+    *,
+    is_pinned: bool = True,
+    operator: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Peers]:
     """Voters with a cluster secret and with doors; pinned, their keys are in a genesis file."""
-    pins = await asyncio.to_thread(Pins, folder, voters)
-    shared: dict[str, Any] = {"signing_keys_file": pins.keys_file}
+    pins = await asyncio.to_thread(Pins, folder, voters, operator)
+    shared: dict[str, Any] = {"signing_keys_file": pins.keys_file, **settings}
     if is_pinned:
         shared["genesis_file"] = pins.genesis_file
     async with peers(folder, url, 0, **shared) as found:

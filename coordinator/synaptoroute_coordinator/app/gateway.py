@@ -18,6 +18,7 @@ from starlette.responses import Response
 from synaptoroute.errors import NotReady
 from synaptoroute.models import NAME_CHARACTERS_MAX, NAME_PATTERN
 from synaptoroute.sequencer.proven_http import Target
+from synaptoroute.trust.operator import WARRANT_CHARACTERS_MAX
 from synaptoroute_coordinator.actions.executor import ActionResult
 from synaptoroute_coordinator.app.fleet import find_node
 from synaptoroute_coordinator.app.responses import (
@@ -193,6 +194,11 @@ class RecoveryAction(RequestModel):
     """Open the log with the nodes that are present."""
 
     force: StrictBool = Field(description="False only shows what forcing would keep and may lose.")
+    warrant: str = Field(
+        default="",
+        max_length=WARRANT_CHARACTERS_MAX,
+        description="The operator's signature, where the nodes know the operator's key.",
+    )
 
 
 @endpoints.post(
@@ -248,7 +254,7 @@ async def recover(request: Request, asked: RecoveryAction) -> Response:
     held may be lost.
     """
     chosen = choose_node(runtime_of(request))
-    body, path = {"force": asked.force}, "/v1/cluster/recover"
+    body, path = asked.model_dump(exclude_defaults=True), "/v1/cluster/recover"
     return await _forward_action(request, chosen, path, body, "recover" if asked.force else "", "")
 
 

@@ -136,6 +136,8 @@ _orphans = _group("orphans", "Writes left behind by a recovery.", _cluster)
 _orphans.command("list")(cluster.list_orphans)
 _orphans.command("replay")(cluster.replay)
 
-_group("keys", "Make API keys.").command("new")(serve.new_key)
+_keys = _group("keys", "Make keys.")
+_keys.command("new")(serve.new_key)
+_keys.command("operator")(serve.new_operator)
 
 _group("tls", "Make certificates for trials.").command("new")(tls.new)

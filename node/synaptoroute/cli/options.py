@@ -48,6 +48,15 @@ ClientKey = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OperatorKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--operator-key",
+        envvar="SYNAPTOROUTE_OPERATOR_KEY_FILE",
+        help="Private key of the operator, from `keys operator`.",
+        **_PEM_FILE,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -341,6 +341,8 @@ def _write_epoch(opened: OpenEpoch) -> tuple[Fields, Vectors]:
         fields["level"], fields["voter_keys"] = opened.level, dict(opened.voter_keys)
     if opened.votes:
         fields["votes"] = list(opened.votes)
+    if opened.warrant:
+        fields["warrant"] = opened.warrant
     return fields, []
 
 
@@ -355,6 +357,7 @@ def _read_epoch(fields: Fields, vectors: bytes) -> OpenEpoch:
         level=_count(fields.get("level", BASE_LEVEL)),
         voter_keys=_voter_keys(fields.get("voter_keys", {})),
         votes=_texts(fields.get("votes", [])),
+        warrant=_text(fields.get("warrant", "")),
     )
 
 
@@ -532,7 +535,9 @@ def level_of(mutation: Mutation) -> int:
     if isinstance(mutation, Finalize):
         return max(mutation.level, AUTHORS_LEVEL)
     if isinstance(mutation, OpenEpoch):
-        return max(mutation.level, VOTES_LEVEL if mutation.votes else BASE_LEVEL)
+        return max(
+            mutation.level, VOTES_LEVEL if mutation.votes or mutation.warrant else BASE_LEVEL
+        )
     if isinstance(mutation, PutFeedback | ReviseRoutes):
         return DECISION_LEVEL
     if isinstance(mutation, PutSettings) and mutation.settings.feedback:

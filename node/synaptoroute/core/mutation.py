@@ -208,6 +208,8 @@ class OpenEpoch:
     # The signed reports to the ballot from which the opening follows, from level 3 of the log on;
     # see ``sequencer.votes``
     votes: tuple[str, ...] = ()
+    # What the operator signed, if it was opened without a majority; see ``trust.operator``
+    warrant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

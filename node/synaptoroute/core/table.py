@@ -316,7 +316,7 @@ class RouteTable:
                 return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
             case OpenEpoch():
                 # The votes stay in the log: what is kept of an epoch is the same with or without.
-                opened = replace(mutation, votes=())
+                opened = replace(mutation, votes=(), warrant="")
                 return Change(Outcome("applied", at), epoch=opened, finalized=_raised(mutation))
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))

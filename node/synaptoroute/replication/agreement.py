@@ -7,18 +7,22 @@ its settings, and whether it took part.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 from typing import Final
 
 from synaptoroute.core.codec import VOTES_LEVEL
-from synaptoroute.core.mutation import Ballot, Entry, Position
+from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position
 from synaptoroute.core.recovery import Report
 from synaptoroute.core.replica import Electors, level_after
-from synaptoroute.errors import ProtocolError
+from synaptoroute.errors import OperatorSignatureNeeded, ProtocolError
 from synaptoroute.replication.session import Session
 from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.sequencer.votes import VoteCheck, read_vote, sign_vote
+from synaptoroute.trust.operator import OPERATOR
+
+_log = logging.getLogger(__name__)
 
 IN_TOUCH_SECONDS: Final = 30.0
 """A voter that was current so recently would have answered a ballot."""
@@ -48,6 +52,38 @@ class Agreement:
             return False
         keys = session.engine.replica_status.voter_keys
         return self.check(entry, Electors(base, voters, keys)) is not None
+
+    def say_what_is_trusted(self) -> None:
+        """Log what this node believes without a majority."""
+        if self._session.operator is None:
+            _log.warning(
+                "no operator's key is configured: an epoch that was opened without a majority is "
+                "followed while the voters are away; see docs/operations.md"
+            )
+
+    def check_warrant(self, warrant: str, base: Position, level: int) -> None:
+        """Check that nodes follow an epoch that is forced upon a base, at a level of the log.
+
+        Raises:
+            OperatorSignatureNeeded: The operator has not signed it.
+        """
+        session = self._session
+        if session.operator is None or level < VOTES_LEVEL or not session.log.is_strict:
+            return
+        try:
+            session.operator.check_force(warrant, session.cluster_id, base)
+        except ProtocolError as error:
+            raise OperatorSignatureNeeded(
+                f"a forced recovery needs the operator's signature: {error.message}"
+            ) from error
+
+    async def warrant(self) -> str:
+        """Read what is there as the operator's statement about this recovery; not verified.
+
+        Raises:
+            SequencerUnavailable: No answer.
+        """
+        return (await self._session.log.ballots.read([OPERATOR])).get(OPERATOR, "")
 
     # --- votes of this node, and of the others ------------------------------------------
 
@@ -102,12 +138,34 @@ class Agreement:
 
     def _may_force(self, entry: Entry, electors: Electors, by: frozenset[str]) -> str | None:
         """Return why an epoch that was opened without a majority is not followed, or None."""
+        session, opened = self._session, entry.proposal.mutation
+        assert isinstance(opened, OpenEpoch), "only openings are forced: this is a bug"
+        # An operator has chosen before, for all outages, that voters may be missing.
+        is_chosen = session.config.recovery == "available" and opened.voters == electors.voters
+        if session.operator is not None and not is_chosen:
+            try:
+                session.operator.check_force(opened.warrant, session.cluster_id, electors.base)
+            except ProtocolError as error:
+                return f"entry {entry.seq} opens epoch {entry.epoch} without a majority: {error}"
+            return None
+        if not is_chosen and (reason := self._refusal_of_voter(entry, electors, by)):
+            return reason
+        _log.warning(
+            "epoch %s was opened without a majority of the voters, by %s; it is followed, because "
+            "no operator's key is configured or recovery=available is set",
+            entry.epoch,
+            ", ".join(sorted(by)),
+        )
+        return None
+
+    def _refusal_of_voter(self, entry: Entry, electors: Electors, by: frozenset[str]) -> str | None:
+        """Return why this voter knows that an opening without a majority is not genuine."""
         session = self._session
         if session.node_id in by:
             # Whoever has this node's key may have voted in its name.
             is_own = session.engine.replica_status.promised.epoch >= entry.epoch
             return None if is_own else f"this node did not vote for epoch {entry.epoch}"
-        if session.config.recovery == "available" or session.node_id not in electors.voters:
+        if session.node_id not in electors.voters:
             return None
         # A voter that is in touch with the log answers every ballot, so a genuine opening without
         # a majority has its vote.  One that was away, or starts, cannot tell.

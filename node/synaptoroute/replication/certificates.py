@@ -18,6 +18,7 @@ from typing import Final
 from synaptoroute.core.mutation import Position
 from synaptoroute.errors import (
     ClusterError,
+    ConfigError,
     NotCaughtUp,
     ProtocolError,
     RouteError,
@@ -34,7 +35,8 @@ from synaptoroute.trust.certificates import (
     Electorate,
     sign_content,
 )
-from synaptoroute.trust.genesis import read_genesis
+from synaptoroute.trust.genesis import read_genesis, read_operator
+from synaptoroute.trust.operator import Operator
 from synaptoroute.trust.statements import Signer, Verifier
 
 WAIT_SECONDS: Final = 5.0
@@ -112,6 +114,7 @@ class Certificates:
             keys = await asyncio.to_thread(read_genesis, path, namespace)
             self.pinned = frozenset(keys.values())
             self._session.log.has_genesis = True
+        await asyncio.to_thread(self._load_operator)
         database = self._engine.database
         is_empty = self._engine.published.position.epoch == 0
         if is_empty and (self._has_secret or self.pinned):
@@ -120,6 +123,15 @@ class Certificates:
             ):  # a full disk: it stays unproven in memory
                 await self._note_unproven("1")
         self._is_unproven = is_empty or bool(database.meta_get(UNPROVEN_KEY))
+
+    def _load_operator(self) -> None:
+        config = self._session.config
+        named = read_operator(config.genesis_file) if config.genesis_file else ""
+        if named and config.operator_public_key not in ("", named):
+            raise ConfigError("the genesis file and the settings name different operators")
+        if key := named or config.operator_public_key:
+            namespace = self._session.log.signing_keys.namespace
+            self._session.operator = Operator(key, namespace)
 
     async def _note_unproven(self, value: str | None) -> None:
         await self._session.on_applier(lambda state: state.storage.meta_set(UNPROVEN_KEY, value))

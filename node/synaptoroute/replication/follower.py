@@ -161,6 +161,7 @@ class Follower:
             self.session.signer.public_key,
         )
         if log.signing_keys.keys:
+            self.agreement.say_what_is_trusted()
             check = self.agreement.check
             await self.session.on_applier(lambda state: state.replica.require_seals(check))
         self._bus.start()
@@ -387,6 +388,7 @@ class Follower:
             is_bus_live=self._is_bus_live,
             trust_mode=session.log.trust_mode,
             public_key=session.signer.public_key,
+            operator_key=session.operator.public_key if session.operator else "",
             boot=session.incarnation.boot,
             identity_conflict=session.incarnation.conflict,
             identity_conflicts=session.incarnation.conflicts_count,

@@ -35,7 +35,7 @@ from synaptoroute.core.recovery import (
     is_majority,
 )
 from synaptoroute.core.replica import voters_after
-from synaptoroute.errors import ClusterError, SynaptoRouteError
+from synaptoroute.errors import ClusterError, OperatorSignatureNeeded, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState
 from synaptoroute.replication.agreement import Agreement
@@ -54,6 +54,7 @@ from synaptoroute.sequencer.lease import Held, Lease
 from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import choose_votes, proved_reports, vote_of
+from synaptoroute.trust.operator import OPERATOR
 
 RECOVERY_LEASE: Final = "recovery"
 VOTER_POLL_SECONDS: Final = 0.1
@@ -125,6 +126,7 @@ class _Opening:
     decision: Decision
     level: int  # Level of the log at the base
     votes: tuple[str, ...]  # From which the decision follows; none below ``VOTES_LEVEL``
+    warrant: str  # What the operator signed, if it is forced
 
 
 class Recovery:
@@ -333,7 +335,8 @@ class Recovery:
         if self._session.log.is_strict:
             reports = await self._proved(reports)
             kept = kept and await self._verified(kept, ballot, reports)
-        mode, level, votes = self._mode(head, waited_seconds), head.level, dict[str, str]()
+        mode, level = self._mode(head, waited_seconds), head.level
+        votes, warrant = dict[str, str](), ""
         found = decide(ballot, reports, kept, mode)
         if isinstance(found, Decision) and self._session.log.is_strict:
             level = await self._agreement.level_at(found.base, head)
@@ -343,6 +346,13 @@ class Recovery:
                     self._answered = None  # lost or replaced: vote again
                 reports = [report for report in reports if report.node_id in votes]
                 found = decide(ballot, reports, kept, mode)
+            if mode is Mode.FORCED and isinstance(found, Decision):
+                warrant = await self._agreement.warrant()
+                try:
+                    self._agreement.check_warrant(warrant, found.base, level)
+                except OperatorSignatureNeeded:
+                    mode, warrant = Mode.SAFE, ""  # the cause in Redis is anybody's word
+                    found = decide(ballot, reports, kept, mode)
         if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
@@ -355,7 +365,8 @@ class Recovery:
             self._wait(f"waiting for nodes: {', '.join((*check.silent, *found.absent))}")
             return
         if found.is_kept or self._session.node_id in found.holders:
-            opening = _Opening(found, level, choose_votes(votes, found.voters))
+            warrant = warrant if level >= VOTES_LEVEL else ""
+            opening = _Opening(found, level, choose_votes(votes, found.voters), warrant)
             await self._execute(head, ballot, opening)
         elif waited_seconds > STUCK_SECONDS * 2 ** min(self._ballots_seen, STUCK_DOUBLINGS_MAX):
             await self._outbid(head)
@@ -454,6 +465,7 @@ class Recovery:
             floor_chain=floor_chain,
             level=opening.level,
             votes=opening.votes,
+            warrant=opening.warrant,
         )
         failpoint("reopen.done")
         return result
@@ -619,10 +631,16 @@ class Recovery:
             return None
         return decide(head.ballot, check.reports, check.kept, Mode.FORCED)
 
-    async def force(self) -> None:
+    async def force(self, warrant: str = "") -> None:
         """Let the nodes that are present decide; absent voters lose their vote.
 
         Call it only after an operator has seen what may be lost.
+
+        Args:
+            warrant: What the operator signed; see ``trust.operator``.
+
+        Raises:
+            OperatorSignatureNeeded: The operator's key is known, and it is not its signature.
         """
         head = await self._session.log.head()
         cause = Cause.FORCED
@@ -630,6 +648,12 @@ class Recovery:
             if self._session.log_state is not LogState.DAMAGED:
                 return
             cause = Cause.DAMAGED
+        else:
+            found = await self.outlook()
+            base = found.base if isinstance(found, Decision) else self._session.position
+            self._agreement.check_warrant(warrant, base, self._session.level)
+            if warrant:
+                await self._session.log.ballots.vote(OPERATOR, warrant)
         await self._begin(cause, head, await self._voter_state())
         self.start()
 

@@ -33,6 +33,7 @@ from synaptoroute.sequencer.presence import heartbeat_seconds
 from synaptoroute.sequencer.scripts import Head, NoLog
 from synaptoroute.sequencer.votes import holders
 from synaptoroute.trust.certificates import Electorate
+from synaptoroute.trust.operator import Operator
 from synaptoroute.trust.statements import Signer
 
 
@@ -108,6 +109,7 @@ class FollowerStatus:
     counts: FollowerCounts
     trust_mode: str = "trusting-redis"  # See ``RedisLog.trust_mode``
     public_key: str = ""  # The key of this node, 64 hexadecimal digits
+    operator_key: str = ""  # The operator's public key; empty if there is none
     boot: str = ""  # Names this run of the process
     identity_conflict: str = ""  # The other process with this identity; empty if there is none
     identity_conflicts: int = 0  # Times one was found
@@ -174,6 +176,7 @@ class Session:
         self.peers_wanted = asyncio.Event()  # Set to have the peers asked now
         self.clock = RedisClock()
         self.vote = ""  # The report to the newest ballot, as this node signs it
+        self.operator: Operator | None = None  # Set at the start, if an operator's key is known
         self.refused_epoch = 0  # The newest epoch whose opening this node does not follow
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
 

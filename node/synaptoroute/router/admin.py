@@ -56,17 +56,23 @@ class ClusterAdmin:
         follower = self._member()
         found = await follower.recovery.outlook()
         status = follower.status()
+        session = follower.session
         outlook = RecoveryOutlook(
-            log_state=status.log_state.value, detail=status.detail, is_needed=found is not None
+            log_state=status.log_state.value,
+            detail=status.detail,
+            is_needed=found is not None,
+            namespace=session.log.signing_keys.namespace,
+            cluster_id=session.cluster_id,
+            operator_key=status.operator_key,
         )
         if isinstance(found, Decision):
             kept = {"base": str(found.base.revision), "missing": list(found.absent)}
             outlook = outlook.model_copy(update={**kept, "risk": found.risk})
         return outlook
 
-    async def force_recovery(self) -> RecoveryOutlook:
+    async def force_recovery(self, warrant: str = "") -> RecoveryOutlook:
         before = await self.recovery()
-        await self._member().recovery.force()
+        await self._member().recovery.force(warrant)
         return before
 
     async def change_voter(

@@ -584,15 +584,19 @@ class AdaptiveRouter:
         """
         return await self._admin().recovery()
 
-    async def aforce_recovery(self) -> RecoveryOutlook:
+    async def aforce_recovery(self, warrant: str = "") -> RecoveryOutlook:
         """Open the log with the nodes that are present; return what that may have lost.
 
         The absent voters lose their vote.
 
+        Args:
+            warrant: The operator's signature; needed if the cluster knows the operator's key.
+
         Raises:
+            OperatorSignatureNeeded: It is missing or wrong.
             SequencerUnavailable: Redis does not answer.
         """
-        return await self._admin().force_recovery()
+        return await self._admin().force_recovery(warrant)
 
     async def achange_voter(
         self, node_id: str, *, is_adding: bool, options: WriteOptions = _QUORUM

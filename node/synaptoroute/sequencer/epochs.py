@@ -327,11 +327,13 @@ class Epochs:
         floor_chain: str,  # Hash chain before it
         level: int,  # Level of the log at the base
         votes: Sequence[str] = (),  # The signed reports that the decision follows from
+        warrant: str = "",  # What the operator signed, if there is no majority
     ) -> RecoveryResult:
         """Open the next epoch; safe to repeat after a lost answer."""
         assert head.ballot is not None, "a closed log has a ballot: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
-        opened = replace(decision.opening(ballot, *encoder), votes=tuple(votes))
+        opened = decision.opening(ballot, *encoder)
+        opened = replace(opened, votes=tuple(votes), warrant=warrant)
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
         kept = decision.is_kept
         answer = await self._scripts.run(

@@ -128,6 +128,8 @@ class Cluster(BaseModel):
         trust_mode: ``trusting-redis`` if whoever writes to Redis is believed,
             ``authenticated`` if nodes prove that they know the cluster secret, ``pinned`` if the
             keys of the voters are pinned as well; empty for a standalone node.
+        operator_key: Public key of the operator, who signs what is done without a majority of
+            the voters; empty if none is configured: then nodes follow such an epoch unsigned.
         nodes: Every node that reported in the last hour.
     """
 
@@ -135,6 +137,7 @@ class Cluster(BaseModel):
     detail: str
     head: str
     trust_mode: str = ""
+    operator_key: str = ""
     log_bytes: int = 0
     log_bytes_max: int = 0
     nodes: list[ClusterNode]
@@ -145,6 +148,7 @@ _EXAMPLE: Final = {
     "detail": "",
     "head": "1.42",
     "trust_mode": "authenticated",
+    "operator_key": "",
     "log_bytes": 48_210,
     "log_bytes_max": 268_435_456,
     "nodes": [
@@ -211,6 +215,7 @@ async def show_cluster(request: Request) -> Response:
             detail=detail or follows.detail or follows.identity_conflict,
             head=follows.head,
             trust_mode=follows.trust_mode,
+            operator_key=follows.operator_key,
             log_bytes=follows.log_bytes,
             log_bytes_max=follows.log_bytes_max,
             nodes=sorted(nodes, key=lambda node: node.node),
@@ -246,6 +251,9 @@ _OUTLOOK: Final = {
     "base": "2.118",
     "missing": ["5f0c6a5e9d1b4b0f"],
     "risk": "writes after 2.118 that only 5f0c6a5e9d1b4b0f hold are lost for this cluster",
+    "namespace": "default",
+    "cluster_id": "9d41c2f7a3b84d0f8a65d1c0f6f3a2b1",
+    "operator_key": "",
 }
 _ORPHAN: Final = {
     "op_id": "0f" * 16,
@@ -280,12 +288,14 @@ def _check_member(request: Request) -> None:
 async def recover(request: Request) -> Response:
     """Without `force` nothing changes: the response says what a forced recovery would keep and
     may lose. With `force` the nodes that are reachable open the log, and absent voters lose
-    their vote. Needs the scope `admin`.
+    their vote. Where the cluster knows the operator's key, `warrant` is the operator's signature,
+    as `synaptoroute cluster recover --operator-key` makes it. Needs the scope `admin`.
     """
     asked = checked(RecoveryRequest, await read_document(request), InvalidParameter)
     _check_member(request)
     router = runtime_of(request).router
-    outlook = await (router.aforce_recovery() if asked.force else router.arecovery())
+    forced = asked.force
+    outlook = await (router.aforce_recovery(asked.warrant) if forced else router.arecovery())
     return model_response(outlook)
 
 

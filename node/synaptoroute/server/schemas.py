@@ -37,6 +37,7 @@ from synaptoroute.models import (
 )
 from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
 from synaptoroute.router.feedback import RESOLVED_MAX
+from synaptoroute.trust.operator import WARRANT_CHARACTERS_MAX
 
 QUERY_DEADLINE_MS_MAX: Final = 600_000
 PREVIEW_TEXTS_MAX: Final = 200
@@ -258,6 +259,7 @@ class RecoveryRequest(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"force": False}]})
 
     force: StrictBool = False
+    warrant: str = Field(default="", max_length=WARRANT_CHARACTERS_MAX)
 
 
 class FinalizeRequest(RequestModel):

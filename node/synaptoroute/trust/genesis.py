@@ -3,10 +3,11 @@
 It comes by the same channel as the cluster secret, so no node has to learn the voters from a
 peer that it is about to check.  It is JSON::
 
-    {"namespace": "default", "voters": {"node-0": "<64 hexadecimal digits>", ...}}
+    {"namespace": "default", "voters": {"node-0": "<64 hexadecimal digits>", ...},
+     "operator": "<64 hexadecimal digits>"}
 
 A key may also be a PEM certificate or a PEM public key, as ``openssl`` and Helm make them.  The
-names are for people: a voter is known by its key.
+names are for people: a voter is known by its key.  ``operator`` may be missing; see ``operator``.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ def read_genesis(path: Path, namespace: str) -> dict[str, str]:
         ConfigError: The file cannot be read, is malformed, or is of another namespace.
     """
     try:
-        with path.open("rb") as file:
-            document: Any = json.loads(file.read(GENESIS_BYTES_MAX))
+        document = _read(path)
         voters, of = document["voters"], document["namespace"]
         keys = {str(name): _public_key(str(text)) for name, text in voters.items()}
     except OSError as error:
@@ -50,9 +50,29 @@ def read_genesis(path: Path, namespace: str) -> dict[str, str]:
     return keys
 
 
-def dump_genesis(namespace: str, voters: Mapping[str, str]) -> str:
-    """Write a genesis file from public keys by name."""
-    document = {"namespace": namespace, "voters": dict(sorted(voters.items()))}
+def read_operator(path: Path) -> str:
+    """Read the operator's public key, empty if there is none; blocks.
+
+    Raises:
+        ConfigError: The file cannot be read, or the key is malformed.
+    """
+    try:
+        text = str(_read(path).get("operator", ""))
+        return _public_key(text) if text else ""
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a genesis file: {error}") from error
+
+
+def _read(path: Path) -> Any:
+    with path.open("rb") as file:
+        return json.loads(file.read(GENESIS_BYTES_MAX))
+
+
+def dump_genesis(namespace: str, voters: Mapping[str, str], operator: str = "") -> str:
+    """Write a genesis file from public keys by name, and that of the operator."""
+    document: dict[str, Any] = {"namespace": namespace, "voters": dict(sorted(voters.items()))}
+    if operator:
+        document["operator"] = operator
     return json.dumps(document, indent=2) + "\n"
 
 

@@ -116,6 +116,7 @@ STATUS_BY_CODE: Final[Mapping[str, int]] = MappingProxyType(
         Unauthorized.code: 401,
         Forbidden.code: 403,
         CrossSite.code: 403,
+        errors.OperatorSignatureNeeded.code: 403,
         EndpointNotFound.code: 404,
         OperationNotFound.code: 404,
         errors.RouteNotFound.code: 404,

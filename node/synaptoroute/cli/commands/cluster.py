@@ -12,7 +12,7 @@ import typer
 from synaptoroute.cli.backups import install, read_manifest, sha256_of, verify_origin
 from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, ExitCode, NodeUnreachable
-from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, Url
+from synaptoroute.cli.options import DEFAULT_URL, ApiKey, AsJson, OperatorKey, Url
 from synaptoroute.cli.terminal import (
     Cell,
     console,
@@ -100,7 +100,9 @@ def _show_cluster(url: str, cluster: dict[str, Any], as_json: bool) -> None:
         return
     detail = f": {cluster['detail']}" if cluster["detail"] else ""
     size = _log_size(cluster)
-    trust = f", {mode}" if (mode := cluster.get("trust_mode")) else ""
+    mode, key = cluster.get("trust_mode"), cluster.get("operator_key")
+    is_unsigned = mode in ("authenticated", "pinned") and key == ""
+    trust = (f", {mode}" if mode else "") + (", no operator key" if is_unsigned else "")
     head = cluster["head"] or "-"
     print_line(f"{url}  log {cluster['log_state']} at {head}{size}{trust}{detail}")
     print_table(CLUSTER_COLUMNS, [node_row(node) for node in cluster["nodes"]])
@@ -156,16 +158,22 @@ def recover(
         bool,
         typer.Option("--force", help="Open the log with the nodes present, at the risk shown."),
     ] = False,
+    operator_key: OperatorKey = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the state of a recovery and what forcing it may lose; with --force, force it.
 
-    Exits with 1 while the log is closed and nothing was forced.
+    Where the nodes know an operator's key, forcing needs that key: it signs the cluster, the
+    epoch and the last entry that is kept, as they are shown.  Exits with 1 while the log is
+    closed and nothing was forced.
     """
     with NodeClient(url, api_key) as client:
-        outlook = client.post("/v1/cluster/recover", {"force": force})
+        body: dict[str, Any] = {"force": force}
+        if force and operator_key is not None:
+            body["warrant"] = _sign_force(operator_key, client.post("/v1/cluster/recover", {}))
+        outlook = client.post("/v1/cluster/recover", body)
     if as_json:
         print_json(outlook)
     else:
@@ -176,6 +184,20 @@ def recover(
         return
     if outlook["is_needed"]:
         raise CheckFailed("the log is closed; --force opens it at the risk shown")
+
+
+def _sign_force(operator_key: Path, outlook: dict[str, Any]) -> str:
+    """Sign what a node has shown of a recovery."""
+    from synaptoroute.core.mutation import Revision
+    from synaptoroute.trust.identity import NodeIdentity
+    from synaptoroute.trust.operator import sign_force
+
+    if not outlook["base"]:
+        return ""  # Nothing has to be forced
+    epoch, seq = map(int, outlook["base"].split("."))
+    identity = NodeIdentity.load(operator_key)
+    base = Revision(epoch, seq)
+    return sign_force(identity, outlook["namespace"], outlook["cluster_id"], base)
 
 
 def recovery_rows(outlook: dict[str, Any]) -> list[tuple[Cell, ...]]:

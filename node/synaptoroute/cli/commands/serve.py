@@ -189,6 +189,28 @@ def new_key(
     print_line(line)
 
 
+def new_operator(
+    file: Annotated[Path, typer.Argument(help="File of the private key; it must not exist.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make the operator's key: who has it signs what a minority of the voters may do.
+
+    Keep the file off the nodes.  Name the public key in the genesis file of every node, as
+    "operator", or in SYNAPTOROUTE_OPERATOR_PUBLIC_KEY.
+    """
+    from synaptoroute.trust.identity import NodeIdentity
+
+    if file.exists():
+        raise BadUsage(f"{file} exists: an operator's key is not replaced")
+    identity = NodeIdentity.generate()
+    identity.save(file)
+    if as_json:
+        print_json({"file": str(file), "public_key": identity.public_key})
+        return
+    note(f"The private key is in {file}; its public key for every node:")
+    print_line(identity.public_key)
+
+
 def _expiry(text: str) -> datetime:
     """Read the option ``--expires``."""
     from synaptoroute.web.api_keys import parse_expiry
