@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,8 @@ from synaptoroute.core.imports import encoder_of, generation_id, missing_texts, 
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, NotReady
+from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
+from synaptoroute.learning.clusters import cluster
 from synaptoroute.models import QUERY_BYTES_MAX, Candidate, Match, Route, check_text
 from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.encoder_migration import MigrationProgress
@@ -95,6 +98,23 @@ class EncoderStatus:
     progress: MigrationProgress
 
 
+@dataclass(frozen=True, slots=True)
+class NamedCluster:
+    """Texts that mean nearly the same, and the route nearest to them.
+
+    Attributes:
+        texts: Each text with how often it occurred, the most typical one first.
+        size: How often all of them occurred.
+        similarity: Mean similarity of the texts to their centre.
+        nearest: The best route for the most typical text, whether it matches or not.
+    """
+
+    texts: tuple[tuple[str, int], ...]
+    size: int
+    similarity: float
+    nearest: RoutedText
+
+
 class Diagnostics:
     """Diagnostics of one node.  Used on the event loop."""
 
@@ -140,6 +160,44 @@ class Diagnostics:
             )
             found = await asyncio.to_thread(_find_conflicts, rows, similarity_min, limit)
         return Conflicts(found, len(rows.owners), rows.total, version)
+
+    async def clusters(
+        self, texts: Sequence[tuple[str, int]], similarity_min: float, ask_all: AskAll
+    ) -> list[NamedCluster]:
+        """Cluster texts, such as queries that no route took, by what they mean.
+
+        Args:
+            texts: Up to ``clusters.TEXTS_MAX`` texts, each with how often it occurred.
+            similarity_min: Lowest similarity of two groups that become one.
+            ask_all: Queries the node with candidates.
+        """
+        if not -1.0 <= similarity_min <= 1.0:
+            raise InvalidQuery("similarity_min is between -1 and 1")
+        counts: Counter[str] = Counter()
+        for text, times in texts:
+            counts[text] += times
+        asked = _checked_texts(sorted(counts), CLUSTERED_MAX)
+        async with self._room:
+            vectors = await self._writer.encode(asked, None)
+            sizes = [counts[text] for text in asked]
+            found = await asyncio.to_thread(cluster, vectors, sizes, similarity_min)
+            centres = [asked[each.members[0]] for each in found]
+            matches: list[Match] = []
+            for start in range(0, len(centres), TEXTS_AT_ONCE):
+                matches += await ask_all(centres[start : start + TEXTS_AT_ONCE])
+        return [
+            NamedCluster(
+                texts=tuple((asked[index], sizes[index]) for index in each.members),
+                size=sum(sizes[index] for index in each.members),
+                similarity=each.similarity,
+                nearest=_nearest(match),
+            )
+            for each, match in zip(found, matches, strict=True)
+        ]
+
+    def dismiss(self, texts: Sequence[str]) -> int:
+        """Forget unmatched queries with these texts; return how many."""
+        return self._engine.unmatched.forget(frozenset(texts))
 
     async def scrub(self) -> Scrub:
         """Compare memory and disk with the digest, row by row."""
@@ -289,6 +347,15 @@ class RoutedText:
     def unmatched(self) -> RoutedText:
         """The same score and threshold, without a route."""
         return RoutedText(None, self.score, self.threshold, self.utterance)
+
+
+def _nearest(match: Match) -> RoutedText:
+    best = match.candidates[0] if match.candidates else None
+    return (
+        RoutedText(best.route, best.score, best.threshold, best.utterance)
+        if best
+        else (_routed(match))
+    )
 
 
 def _routed(match: Match) -> RoutedText:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
+
 from synaptoroute.core.change import FeedbackItem
 from synaptoroute.core.codec import DECISION_LEVEL
 from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
@@ -28,7 +30,6 @@ from synaptoroute.core.mutation import (
     Mutation,
     PutFeedback,
     ReviseRoutes,
-    Revision,
     RouteRevision,
     Settings,
 )
@@ -54,11 +55,19 @@ from synaptoroute.models import (
     check_text,
 )
 from synaptoroute.ports import AppliedState
+from synaptoroute.router.revision_preview import (
+    LabelledText,
+    RevisionEffect,
+    RouteChange,
+    copy_routes,
+    effect_of,
+)
 from synaptoroute.router.writes import WriteOptions, Writer, checked_name, derived_op_id
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 
 PAGE_ITEMS_MAX: Final = 500
+PREVIEW_TEXTS_MAX: Final = 200
 RESOLVED_MAX: Final = 500
 """Resolutions and changes of one revision."""
 CHECK_SECONDS: Final = 15.0
@@ -66,6 +75,8 @@ PURGE_SECONDS: Final = 60.0
 DAY_MS: Final = 86_400_000
 EXPIRED_AT_ONCE: Final = 500
 _DEFAULTS: Final = WriteOptions()
+_previews: Final = asyncio.Semaphore(1)
+"""For all routers of the process: more at a time would take the CPUs from queries."""
 
 ResolveAs: TypeAlias = Literal["utterance", "dismiss"]
 
@@ -89,25 +100,6 @@ class Resolution:
     route: str | None = None
     text: str | None = None
     create: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RouteChange:
-    """Changes of one route inside a revision.
-
-    Attributes:
-        name: The route.
-        utterances: Texts to add; those that it has stay as they are.
-        create: Create the route; it must not exist.
-        revision: The route must have this revision; None for any.
-        threshold: Its own threshold from now on.
-    """
-
-    name: str
-    utterances: tuple[str, ...] = ()
-    create: bool = False
-    revision: Revision | None = None
-    threshold: float | Keep | None = KEEP
 
 
 @dataclass(slots=True)
@@ -328,6 +320,41 @@ class FeedbackQueue:
             return ReviseRoutes(tuple(routes), gone, put)
 
         return await self._writer.revise(texts, make, options)
+
+    async def preview(
+        self,
+        changes: Sequence[RouteChange],
+        resolved: Sequence[str] = (),
+        texts: Sequence[LabelledText] = (),
+    ) -> RevisionEffect:
+        """Show what ``revise`` would change, without changing anything.
+
+        Args:
+            resolved: Items that would leave the queue; they are judged as well.
+            texts: Up to ``PREVIEW_TEXTS_MAX`` texts, some of them labelled.
+
+        Raises:
+            TooLarge: The route set is too large to be copied.
+        """
+        if len(texts) > PREVIEW_TEXTS_MAX:
+            raise InvalidQuery(f"a preview takes at most {PREVIEW_TEXTS_MAX} texts")
+        wanted = checked_changes(changes)
+        async with _previews:
+            learned = [text for each in wanted for text in each.utterances]
+            encoder = self._engine.encoder
+            vectors = (
+                await self._writer.encode(learned, None, encoder)
+                if learned
+                else np.zeros((0, encoder.dim), np.float32)
+            )
+            routes = await asyncio.wrap_future(self._engine.read(copy_routes))
+            items = {each.item_id: each for each in (await self._read())[0]}
+            first = [items[each] for each in resolved if each in items]
+            rest = sorted(items.values(), key=_place, reverse=True)
+            judged = list(dict.fromkeys((*first, *rest)))[:PREVIEW_TEXTS_MAX]
+            return await asyncio.to_thread(
+                effect_of, encoder, routes, wanted, vectors, texts, judged
+            )
 
     # --- expiry ------------------------------------------------------------------------
 

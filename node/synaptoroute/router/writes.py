@@ -226,11 +226,11 @@ class Writer:
         """
         if not texts:
             return await self.write(make(()), options)
-        return await self._write_rows(texts, None, make, options)
+        return await self._write_rows(None, texts, None, make, options)
 
     async def _write_rows(
         self,
-        name: str,
+        name: str | None,  # None if several routes are written
         texts: Sequence[str],
         given: Sequence[Sequence[float]] | None,
         make: Callable[[tuple[bytes, ...]], Mutation],
@@ -246,7 +246,7 @@ class Writer:
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
-        warnings = await warnings_of(self._engine, name, texts, encoder)
+        warnings = await warnings_of(self._engine, name, texts, encoder) if name else []
         try:
             result = await self._send(mutation, options, encoder.fingerprint, deadline)
             return result.model_copy(update={"warnings": warnings}) if warnings else result

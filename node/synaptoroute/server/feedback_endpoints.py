@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -10,27 +12,34 @@ from starlette.responses import Response
 
 from synaptoroute.core.mutation import KEEP, Revision
 from synaptoroute.errors import InvalidQuery
-from synaptoroute.models import FeedbackPage, FeedbackReceipt
-from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution, RouteChange
+from synaptoroute.models import FeedbackPage, FeedbackReceipt, Match
+from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution
+from synaptoroute.router.revision_preview import LabelledText, RouteChange
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
 from synaptoroute.server.responses import (
     BODY_PROBLEMS,
     READ_PROBLEMS,
     WRITE_PROBLEMS,
+    any_json,
     json_body,
+    json_response,
     model_response,
     problems,
     success,
+    unless_gone,
     version_headers,
     write_response,
 )
 from synaptoroute.server.route_endpoints import write_responses
 from synaptoroute.server.runtime import runtime_of
 from synaptoroute.server.schemas import (
+    ClustersRequest,
+    DismissRequest,
     FeedbackRequest,
     ItemResolution,
     ResolutionsRequest,
     ResolveRequest,
+    RevisionPreviewRequest,
     RevisionRequest,
     RouteChangeBody,
 )
@@ -178,6 +187,79 @@ async def revise(request: Request, write: WriteParameters) -> Response:
         changes, asked.resolved, options, asked.settings
     )
     return write_response(result, options)
+
+
+@endpoints.post(
+    "/v1/revisions/preview",
+    summary="Preview the effect of a revision",
+    responses={200: any_json("The effect"), **problems(*BODY_PROBLEMS, *READ_PROBLEMS, 404, 412)},
+    openapi_extra=json_body("RevisionPreviewRequest", _REVISION_EXAMPLE),
+)
+async def preview_revision(request: Request) -> Response:
+    """Nothing changes: a copy of the route set is revised, and texts are judged by both: those of
+    the request, those of the review queue, and utterances, each left out of its route.
+    """
+    document = await read_document(request)
+    asked = checked(RevisionPreviewRequest, document, InvalidQuery)
+    changes = [_change(each) for each in asked.routes]
+    texts = [
+        LabelledText(each.text, "route" in each.model_fields_set, each.route)
+        for each in asked.texts
+    ]
+    queue = runtime_of(request).serving_router.feedback
+    found = await unless_gone(request, queue.preview(changes, asked.resolved, texts))
+    shown = dataclasses.asdict(found)
+    for name in ("texts", "utterances_changed"):
+        for row, each in zip(shown[name], getattr(found, name), strict=True):
+            row["is_changed"] = each.is_changed
+    return json_response(json.dumps(shown), headers=version_headers(found.version))
+
+
+@endpoints.post(
+    "/v1/clusters",
+    summary="Cluster texts by what they mean",
+    responses={200: any_json("Clusters"), **problems(*BODY_PROBLEMS, *READ_PROBLEMS)},
+    openapi_extra=json_body(
+        "ClustersRequest", {"texts": [{"text": "do you sell gift cards", "times": 3}]}
+    ),
+)
+async def cluster_texts(request: Request) -> Response:
+    """Groups of up to 1,000 texts, the largest first, each with its most typical texts first and
+    the nearest route. Equal texts give equal groups.
+    """
+    asked = checked(ClustersRequest, await read_document(request), InvalidQuery)
+    router = runtime_of(request).serving_router
+
+    async def ask_all(texts: Any) -> list[Match]:
+        return await router.aquery_batch(texts, explain=True)
+
+    pairs = [(each.text, each.times) for each in asked.texts]
+    work = router.diagnostics.clusters(pairs, asked.similarity_min, ask_all)
+    found = await unless_gone(request, work)
+    shown = [
+        {
+            "size": each.size,
+            "similarity": each.similarity,
+            "nearest": dataclasses.asdict(each.nearest),
+            "texts": [{"text": text, "times": times} for text, times in each.texts],
+        }
+        for each in found
+    ]
+    return json_response(json.dumps({"clusters": shown}))
+
+
+@endpoints.post(
+    "/-/unmatched/dismiss",
+    tags=["node"],
+    summary="Forget unmatched queries",
+    responses={200: any_json("How many"), **problems(*BODY_PROBLEMS, *READ_PROBLEMS)},
+    openapi_extra=json_body("DismissRequest", {"texts": ["do you sell gift cards"]}),
+)
+async def dismiss_unmatched(request: Request) -> Response:
+    """Forget the queries with these texts on this node."""
+    asked = checked(DismissRequest, await read_document(request), InvalidQuery)
+    count = runtime_of(request).router.diagnostics.dismiss(asked.texts)
+    return json_response(json.dumps({"dismissed": count}))
 
 
 def _resolution(item_id: str, asked: ResolveRequest | ItemResolution) -> Resolution:

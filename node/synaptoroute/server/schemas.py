@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from synaptoroute.learning.clusters import SIMILARITY_MIN
+from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.models import (
     CANDIDATES_MAX,
     FILTER_ROUTES_MAX,
@@ -183,6 +185,46 @@ class RevisionRequest(RequestModel):
     settings: RouteSetSettings | None = Field(
         default=None, description="All settings of the route set, as for `PUT /v1/settings`."
     )
+
+
+class PreviewedText(RequestModel):
+    """A text to judge before and after a revision."""
+
+    text: QueryText
+    route: Name | None = Field(
+        default=None, description="The route that it belongs to; null for none, absent if unknown."
+    )
+
+
+class RevisionPreviewRequest(RevisionRequest):
+    """A revision, and texts by which to judge it."""
+
+    texts: list[PreviewedText] = Field(default_factory=list, max_length=PREVIEW_TEXTS_MAX)
+
+
+class ClusteredText(RequestModel):
+    """A text to cluster, and how often it occurred."""
+
+    text: QueryText
+    times: WholeNumber = Field(default=1, ge=1, le=1_000_000_000)
+
+
+class ClustersRequest(RequestModel):
+    """Texts to cluster by what they mean."""
+
+    texts: list[ClusteredText] = Field(min_length=1, max_length=CLUSTERED_MAX)
+    similarity_min: float = Field(
+        default=SIMILARITY_MIN,
+        ge=-1,
+        le=1,
+        description="Lowest similarity of two groups that become one.",
+    )
+
+
+class DismissRequest(RequestModel):
+    """Texts of unmatched queries to forget."""
+
+    texts: list[QueryText] = Field(min_length=1, max_length=CLUSTERED_MAX)
 
 
 class BatchAnswer(BaseModel):

@@ -9,6 +9,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -227,6 +228,15 @@ class UnmatchedQueries:
         """The kept queries, newest first."""
         # A copy in one step: the scorer may append meanwhile.
         return list(reversed(self._newest.copy()))
+
+    def forget(self, texts: frozenset[str]) -> int:
+        """Forget queries with these texts; return how many."""
+        kept = self._newest.copy()
+        gone = [each for each in kept if each.text in texts]
+        for each in gone:
+            with suppress(ValueError):  # it became too old meanwhile
+                self._newest.remove(each)
+        return len(gone)
 
     def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
         """Keep the unmatched queries of a batch; those with a filter are left out."""

@@ -293,3 +293,75 @@ async def test_queue_survives_a_restart(tmp_path: Path) -> None:
         page, digest = await queue(node), await node.digest()
     async with http_node(tmp_path) as node:
         assert (page["items"], digest) == ((await queue(node))["items"], await node.digest())
+
+
+async def test_preview_shows_the_effect_and_changes_nothing(tmp_path: Path) -> None:
+    """Texts of the request and of the queue, and the routes' own utterances."""
+    async with http_node(tmp_path) as node:
+        await node.fill()
+        await switch_on(node)
+        item = await say(node, text=TEXT, route="refund")
+        before = await node.digest()
+        body = {
+            "routes": [
+                {"name": "refund", "utterances": [TEXT]},
+                {"name": "moon", "utterances": ["fly me to the moon"], "create": True},
+            ],
+            "resolved": [item["id"]],
+            "texts": [{"text": "fly me to the moon", "route": "moon"}, {"text": "track my order"}],
+        }
+        answer = await node.http.post("/v1/revisions/preview", json=body)
+        again = await node.http.post("/v1/revisions/preview", json=body)
+        unknown = {"routes": [{"name": "nowhere", "utterances": ["x"]}]}
+        missing = await node.http.post("/v1/revisions/preview", json=unknown)
+        assert before == await node.digest()
+        applied = await node.http.post("/v1/revisions", json=body)
+        moon = (await node.http.post("/v1/query", json={"text": "fly me to the moon"})).json()
+
+    assert 200 == answer.status_code, answer.text
+    found = answer.json()
+    assert found == again.json()
+    by_text = {each["text"]: each for each in found["texts"]}
+    assert ("feedback", "refund") == (by_text[TEXT]["kind"], by_text[TEXT]["after"]["route"])
+    assert ("moon", True) == (
+        by_text["fly me to the moon"]["after"]["route"],
+        by_text["fly me to the moon"]["is_changed"],
+    )
+    assert not by_text["track my order"]["is_labelled"]
+    assert (2, 2) == (found["labelled"], found["labelled_right_after"])
+    assert 4 == found["utterances"]
+    assert 404 == missing.status_code
+    assert 422 == applied.status_code  # a revision takes no texts
+    assert moon["route"] != "moon"
+
+
+async def test_clusters_are_named_by_their_nearest_route(tmp_path: Path) -> None:
+    async with http_node(tmp_path) as node:
+        await node.fill()
+        texts = [
+            {"text": "where is my parcel now", "times": 3},
+            {"text": "where is my parcel today"},
+            {"text": "zebra"},
+        ]
+        answer = await node.http.post("/v1/clusters", json={"texts": texts})
+        again = await node.http.post("/v1/clusters", json={"texts": texts[::-1]})
+        empty = await node.http.post("/v1/clusters", json={"texts": []})
+
+    first, second = answer.json()["clusters"]
+    assert answer.json() == again.json()
+    assert (4, "parcel") == (first["size"], first["nearest"]["route"])
+    assert {3, 1} == {each["times"] for each in first["texts"]}
+    assert (1, [{"text": "zebra", "times": 1}]) == (second["size"], second["texts"])
+    assert 422 == empty.status_code
+
+
+async def test_dismissed_queries_are_forgotten(tmp_path: Path) -> None:
+    async with http_node(tmp_path, unmatched_kept=10) as node:
+        await node.fill()
+        for text in ("zebra", "yak", "zebra"):
+            await node.http.post("/v1/query", json={"text": text})
+        answer = await node.http.post("/-/unmatched/dismiss", json={"texts": ["zebra"]})
+        left = (await node.http.get("/-/unmatched")).json()["queries"]
+
+    assert 2 == answer.json()["dismissed"]
+    assert ["yak"] == [each["text"] for each in left]

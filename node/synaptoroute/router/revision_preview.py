@@ -1,0 +1,343 @@
+"""What a revision of the routes would change, before it is applied.
+
+The route set is copied twice at one position: as it is, and as it would be.  Both copies answer
+the same texts: those of the caller, those of the review queue, and the routes' own utterances.
+An utterance is judged by copies from which it is left out, or it would find itself.  Nothing is
+written, and all of it runs on other threads, behind queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.core.change import FeedbackItem, RouteRecord
+from synaptoroute.core.mutation import KEEP, Keep, Revision, Settings
+from synaptoroute.encoder import TextEncoder
+from synaptoroute.errors import PreconditionFailed, RouteNotFound, TooLarge
+from synaptoroute.models import Match
+from synaptoroute.router.queries import make_query
+from synaptoroute.scoring import Scratch, rank
+from synaptoroute.serving.query import match_of
+from synaptoroute.tensor import Tensor
+
+ROWS_MAX: Final = 10_000
+"""Larger route sets are not copied for a preview."""
+JUDGED_MAX: Final = 600
+"""Utterances that are judged; of more, an even choice."""
+FOLDS_MAX: Final = 12
+CHANGED_SHOWN_MAX: Final = 200
+_AT_ONCE: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """Changes of one route inside a revision.
+
+    Attributes:
+        name: The route.
+        utterances: Texts to add; those that it has stay as they are.
+        create: Create the route; it must not exist.
+        revision: The route must have this revision; None for any.
+        threshold: Its own threshold from now on.
+    """
+
+    name: str
+    utterances: tuple[str, ...] = ()
+    create: bool = False
+    revision: Revision | None = None
+    threshold: float | Keep | None = KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Where a text goes."""
+
+    route: str | None
+    best: str | None  # The best route, whether it matches or not
+    score: float | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """A text before and after a revision.
+
+    Attributes:
+        kind: ``text`` of the caller, ``feedback`` or ``utterance``.
+        expected: The route that it belongs to, if ``is_labelled``; None for none.
+    """
+
+    text: str
+    kind: str
+    is_labelled: bool
+    expected: str | None
+    before: Judgement
+    after: Judgement
+
+    @property
+    def is_changed(self) -> bool:
+        return self.before.route != self.after.route
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionEffect:
+    """The effect of a revision.
+
+    Attributes:
+        version: ``epoch.seq`` of the route set that was copied.
+        texts: Texts of the caller and of the review queue, all of them.
+        utterances_changed: Utterances of the routes that would go elsewhere, the first ones.
+        utterances: Utterances that were judged, each without itself.
+        right_before: How many of these go to their own route now.
+        right_after: How many would.
+        labelled: Labelled texts of the caller and of the queue.
+    """
+
+    version: str
+    texts: list[JudgedText]
+    utterances_changed: list[JudgedText]
+    utterances: int
+    right_before: int
+    right_after: int
+    labelled: int
+    labelled_right_before: int
+    labelled_right_after: int
+
+
+@dataclass(slots=True)
+class RouteSet:
+    """A copy of a route set: records by name, and the vectors of their slots."""
+
+    settings: Settings
+    version: str
+    records: dict[str, RouteRecord]
+    vectors: NDArray[np.float32]  # float32[n, dim]
+    row_of: dict[int, int] = field(default_factory=dict)  # Place in ``vectors`` by slot
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text of the caller."""
+
+    text: str
+    is_labelled: bool = False
+    route: str | None = None
+
+
+def copy_routes(tensor: Tensor) -> RouteSet:
+    """Copy a route set; runs between two batches.
+
+    Raises:
+        TooLarge: It has more than ``ROWS_MAX`` rows.
+    """
+    if tensor.slots_used > ROWS_MAX:
+        raise TooLarge(f"a preview copies at most {ROWS_MAX} utterances", limit=ROWS_MAX)
+    slots = sorted(slot for record in tensor.routes.values() for slot in rows_of(record))
+    vectors = tensor.vectors_of(np.asarray(slots, np.int64))
+    row_of = {slot: row for row, slot in enumerate(slots)}
+    return RouteSet(tensor.settings, str(tensor.revision), dict(tensor.routes), vectors, row_of)
+
+
+def rows_of(record: RouteRecord) -> tuple[int, ...]:
+    """All slots of a route."""
+    return record.slots
+
+
+def revised(
+    routes: RouteSet, changes: Sequence[RouteChange], vectors: NDArray[np.float32]
+) -> RouteSet:
+    """Apply changes to a copy.
+
+    Args:
+        vectors: float32[n, dim] of all utterances of the changes, in order.
+
+    Raises:
+        RouteNotFound: A route does not exist.
+        PreconditionFailed: A route exists, or has another revision.
+    """
+    records, rows = dict(routes.records), iter(vectors)
+    row_of = dict(routes.row_of)
+    added: list[NDArray[np.float32]] = []
+    next_slot = max(row_of, default=-1) + 1
+    next_id = max((each.route_id for each in records.values()), default=-1) + 1
+    for change in changes:
+        record = records.get(change.name)
+        if record is None and not change.create:
+            raise RouteNotFound(f"no route is named {change.name!r}")
+        if record is not None and change.create:
+            raise PreconditionFailed(f"the route {change.name!r} exists")
+        if change.revision is not None and (record is None or record.revision != change.revision):
+            raise PreconditionFailed(f"the route {change.name!r} is not at {change.revision}")
+        if record is None:
+            record = RouteRecord(next_id, change.name, (), (), None, "{}", "null", Revision(0, 0))
+            next_id += 1
+        slots, texts = list(record.slots), list(record.utterances)
+        for text, row in zip(change.utterances, rows, strict=False):
+            if text in texts:
+                continue
+            slots.append(next_slot)
+            texts.append(text)
+            row_of[next_slot] = len(routes.vectors) + len(added)
+            added.append(row)
+            next_slot += 1
+        record = record._replace(slots=tuple(slots), utterances=tuple(texts))
+        if change.threshold is not KEEP:
+            record = record._replace(threshold=change.threshold)
+        records[change.name] = record
+    grown = np.concatenate([routes.vectors, np.array(added, np.float32).reshape(-1, routes.dim)])
+    return replace(routes, records=records, vectors=grown, row_of=row_of)
+
+
+def tensor_of(routes: RouteSet, left_out: frozenset[int] = frozenset()) -> Tensor:
+    """Make a tensor of a route set without some slots; a route without rows is left out."""
+    records = []
+    for record in routes.records.values():
+        if not left_out.isdisjoint(record.slots):
+            kept = [each for each in zip(record.slots, record.utterances, strict=True)
+                    if each[0] not in left_out]  # fmt: skip
+            if not kept:
+                continue
+            slots, texts = zip(*kept, strict=True)
+            record = record._replace(slots=slots, utterances=texts)
+        records.append(record)
+    used = sorted(slot for record in records for slot in rows_of(record))
+    tensor = Tensor(routes.dim, routes.settings)
+    vectors = routes.vectors[[routes.row_of[slot] for slot in used]]
+    at = np.asarray(used, np.int64)
+    tensor.load(at, vectors, records, routes.settings, Revision(1, 0))
+    return tensor
+
+
+def answer(
+    tensor: Tensor, texts: Sequence[str], embeddings: NDArray[np.float32]
+) -> list[Judgement]:
+    """Answer texts by a tensor, as a node would."""
+    scratch = Scratch()
+    found: list[Judgement] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        queries = [make_query(text, limit=2, is_checked=True) for text in some]
+        specs = [query.spec(tensor.routes) for query in queries]
+        rankings = rank(tensor, embeddings[start : start + len(some)], specs, scratch)
+        for query, ranking in zip(queries, rankings, strict=True):
+            exact = tensor.exact_match(query.text, tensor.texts.find(query.text), None)
+            match = match_of(query, ranking, tensor, "", "")
+            if exact is not None:
+                name = tensor.record_of(exact[0]).name
+                found.append(Judgement(name, name, 1.0, 1.0))
+            else:
+                found.append(judgement_of(match))
+    return found
+
+
+def judgement_of(match: Match) -> Judgement:
+    best = match.candidates[0].route if match.candidates else match.route
+    return Judgement(match.route, best, match.score, getattr(match, "confidence", None))
+
+
+def effect_of(
+    encoder: TextEncoder,
+    before: RouteSet,
+    changes: Sequence[RouteChange],
+    change_vectors: NDArray[np.float32],
+    texts: Sequence[LabelledText],
+    feedback: Sequence[FeedbackItem],
+) -> RevisionEffect:
+    """Compare a route set with what a revision would make of it; takes seconds."""
+    after = revised(before, changes, change_vectors)
+    asked = [*texts, *(LabelledText(each.text, True, each.route) for each in feedback if each.text)]
+    kinds = ["text"] * len(texts) + ["feedback"] * (len(asked) - len(texts))
+    given = _judge_given(encoder, before, after, asked, kinds)
+    own = judge_utterances(before, after)
+    labelled = [each for each in given if each.is_labelled]
+    return RevisionEffect(
+        version=before.version,
+        texts=given,
+        utterances_changed=[each for each in own if each.is_changed][:CHANGED_SHOWN_MAX],
+        utterances=len(own),
+        right_before=sum(each.before.route == each.expected for each in own),
+        right_after=sum(each.after.route == each.expected for each in own),
+        labelled=len(labelled),
+        labelled_right_before=sum(each.before.route == each.expected for each in labelled),
+        labelled_right_after=sum(each.after.route == each.expected for each in labelled),
+    )
+
+
+def _judge_given(
+    encoder: TextEncoder,
+    before: RouteSet,
+    after: RouteSet,
+    asked: Sequence[LabelledText],
+    kinds: Sequence[str],
+) -> list[JudgedText]:
+    if not asked:
+        return []
+    texts = [each.text for each in asked]
+    parts = [
+        encoder.encode(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)
+    ]
+    embeddings = np.concatenate(parts)
+    was = answer(tensor_of(before), texts, embeddings)
+    then = answer(tensor_of(after), texts, embeddings)
+    return [
+        JudgedText(each.text, kind, each.is_labelled, each.route, one, two)
+        for each, kind, one, two in zip(asked, kinds, was, then, strict=True)
+    ]
+
+
+def judge_utterances(before: RouteSet, after: RouteSet) -> list[JudgedText]:
+    """Judge utterances that are in both route sets, each by copies without it.
+
+    With the utterance, those of other routes with the same place in their route are left out.
+    """
+    chosen = _choose(before)
+    if not chosen:
+        return []
+    folds = min(FOLDS_MAX, max(len(record.slots) for record in before.records.values()))
+    found: list[JudgedText] = []
+    for fold in range(folds):
+        own = [each for each in chosen if each[3] % folds == fold]
+        if not own:
+            continue
+        slots = [slot for _, slot, _, _ in own]
+        gone = frozenset(slot for _, slot in _placed(before, folds, fold))
+        texts = [text for _, _, text, _ in own]
+        embeddings = before.vectors[[before.row_of[slot] for slot in slots]]
+        was = answer(tensor_of(before, gone), texts, embeddings)
+        then = answer(tensor_of(after, gone), texts, embeddings)
+        found += [
+            JudgedText(text, "utterance", True, name, one, two)
+            for (name, _, text, _), one, two in zip(own, was, then, strict=True)
+        ]
+    return found
+
+
+def _placed(routes: RouteSet, folds: int, fold: int) -> Iterable[tuple[str, int]]:
+    """Slots of a fold, of routes that keep others."""
+    for record in routes.records.values():
+        if len(record.slots) > 1:
+            for place, slot in enumerate(record.slots):
+                if place % folds == fold:
+                    yield record.name, slot
+
+
+def _choose(routes: RouteSet) -> list[tuple[str, int, str, int]]:
+    """Choose utterances of routes that have several: name, slot, text and place."""
+    able = [
+        (name, slot, text, place)
+        for name, record in sorted(routes.records.items())
+        if len(record.slots) > 1
+        for place, (slot, text) in enumerate(zip(record.slots, record.utterances, strict=True))
+    ]
+    if len(able) <= JUDGED_MAX:
+        return able
+    return [able[index * len(able) // JUDGED_MAX] for index in range(JUDGED_MAX)]
