@@ -15,6 +15,7 @@ from synaptoroute.cli.client import NodeClient
 from synaptoroute.cli.exit_codes import BadUsage, CheckFailed, NodeUnreachable
 from synaptoroute.cli.local_cluster import NODES_MAX, LocalCluster
 from synaptoroute.cli.processes import StopSignal, choose_port
+from synaptoroute.cli.questions import ask_questions, show_questions
 from synaptoroute.cli.terminal import (
     note,
     number,
@@ -83,10 +84,14 @@ def up(
                 cluster.start()
                 cluster.wait_ready()
             _load_routes(cluster, routes)
+            answers = _ask(cluster)
             check = run_check(cluster)
             if as_json:
-                print_json(check_json(check, cluster))
+                questions = [{"text": text, "match": match} for text, match in answers]
+                print_json({**check_json(check, cluster), "questions": questions})
             else:
+                if answers:
+                    show_questions(answers)
                 show_check(check, cluster)
             if not check.is_consistent:
                 raise CheckFailed("the nodes differ")
@@ -104,6 +109,14 @@ def _load_routes(cluster: LocalCluster, routes: Path) -> None:
         if next(client.routes(), None) is None:
             lines = [ndjson_line(route) for route in read_route_file(routes).routes]
             client.upload("/v1/import", b"".join(lines), "application/x-ndjson")
+
+
+def _ask(cluster: LocalCluster) -> list[tuple[str, dict[str, Any]]]:
+    """Ask the example questions through the front port, if the example routes are there."""
+    with NodeClient(cluster.nodes[0].url, tls=cluster.tls) as client:
+        names = {route["name"] for route in client.routes()}
+    with NodeClient(cluster.front_url, tls=cluster.tls) as front:
+        return ask_questions(lambda text: front.post("/v1/query", {"text": text}), names)
 
 
 def _serve(cluster: LocalCluster) -> None:
