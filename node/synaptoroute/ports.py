@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,36 @@ class Admission:
     token_seconds: float = 0.0
 
 
+CONFIDENCE_BOUNDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Upper bounds of the histogram of confidences."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFigures:
+    """Decisions since the start, without those that the cache of responses answered.
+
+    Attributes:
+        reasons: How many by reason.
+        confidences: How many up to each of ``CONFIDENCE_BOUNDS``, above the one before.
+        confidence_sum: Sum of their confidences.
+    """
+
+    reasons: tuple[tuple[str, int], ...] = ()
+    confidences: tuple[int, ...] = (0,) * len(CONFIDENCE_BOUNDS)
+    confidence_sum: float = 0.0
+
+    def __add__(self, other: DecisionFigures) -> DecisionFigures:
+        reasons = dict(self.reasons)
+        for reason, count in other.reasons:
+            reasons[reason] = reasons.get(reason, 0) + count
+        pairs = zip(self.confidences, other.confidences, strict=True)
+        return DecisionFigures(
+            tuple(reasons.items()),
+            tuple(left + right for left, right in pairs),
+            self.confidence_sum + other.confidence_sum,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class EngineCounters:
     """Totals since the start.
@@ -102,6 +132,7 @@ class EngineCounters:
         abandoned: Texts dropped because their callers had gone.
         static: Queries answered by the first stage; included in ``queries``.
         deferred: Queries that the first stage left to the encoder.
+        decisions: How they were decided, and how surely.
     """
 
     queries: int = 0
@@ -114,6 +145,7 @@ class EngineCounters:
     entries: int = 0
     static: int = 0
     deferred: int = 0
+    decisions: DecisionFigures = field(default_factory=DecisionFigures)
 
 
 @dataclass(frozen=True, slots=True)

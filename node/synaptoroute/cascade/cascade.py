@@ -40,7 +40,12 @@ from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Match
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.query import FirstStageResult, Query, match_of
+from synaptoroute.serving.query import (
+    DecisionCounts,
+    FirstStageResult,
+    Query,
+    match_of,
+)
 from synaptoroute.tensor import Tensor
 
 NAME_DIGITS: Final = 16
@@ -85,6 +90,7 @@ class Cascade:
         self._static = 0
         self._deferred = 0
         self.is_calibrating = False
+        self.decision_counts = DecisionCounts()
 
     # --- from any thread ---
 
@@ -140,6 +146,7 @@ class Cascade:
         with self._lock:  # other loops and the scorer count as well
             self._static += len(found)
             self._deferred += left
+            self.decision_counts.count(found.values())
         return [found.get(id(query)) for query in queries]
 
     def answer_if_moved(self, queries: Sequence[Query], node: str) -> list[Match | None]:

@@ -279,7 +279,7 @@ class TextTokenizer:
         self._scripts = scripts
         self._special_count = len(self._tokenizer.encode("").ids)
         self._unknown_id = _unknown_id(self._tokenizer)
-        self._prefix_counts: dict[str, int] = {"": 0}
+        self._prefix_counts: dict[str, int] = {}
 
         self._words: dict[str, int] | None = None
 
@@ -329,13 +329,15 @@ class TextTokenizer:
             encodings = self._tokenizer.encode_batch_fast(prefixed)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidQuery("a text to encode must be a string of valid Unicode") from error
-        extra = self._special_count + self._count_prefix(prefix)
+        extra = self._special_count + (self._count_prefix(prefix) if prefix else 0)
         tokens, truncated_count = [], 0
         for text, encoding in zip(texts, encodings, strict=True):
             ids, is_truncated = encoding.ids, bool(encoding.overflowing)
             unknown = 0 if self._unknown_id is None else ids.count(self._unknown_id)
             known = len(ids) - extra - unknown
-            is_known = is_understood(text, known, unknown, self._scripts)
+            is_known = known > 0
+            if unknown or not text.isascii():
+                is_known = is_understood(text, known, unknown, self._scripts)
             tokens.append(freeze_tokens(ids, is_understood=is_known, is_truncated=is_truncated))
             truncated_count += is_truncated
         return tokens, truncated_count

@@ -372,6 +372,9 @@ class Engine:
         queue, cascade = self._queue, self._cascade
         stage = cascade.status if cascade else CascadeStatus()
         hits, misses = self.encoders.cache_counts
+        decisions = self.scorer.decision_counts.figures
+        if cascade is not None:
+            decisions += cascade.decision_counts.figures
         counters = EngineCounters(
             queries=queue.counters.requests + stage.static,
             shared=queue.counters.shared,
@@ -383,6 +386,7 @@ class Engine:
             entries=self.applier.commit_count,
             static=stage.static,
             deferred=stage.deferred,
+            decisions=decisions,
         )
         is_alive = self._workers.are_alive and self.applier.is_alive and self.scorer.is_alive
         return EngineStatus(

@@ -24,13 +24,17 @@ _SURE_LETTERS: Final = 50
 
 
 async def warnings_of(
-    engine: EnginePort, name: str, texts: Sequence[str], encoder: TextEncoder
+    engine: EnginePort, name: str | None, texts: Sequence[str], encoder: TextEncoder
 ) -> list[str]:
-    """Find what to say about the utterances of a write to a route, before it is sent."""
+    """Find what to say about the utterances of a write, before it is sent.
+
+    Args:
+        name: Its route; None for several, whose texts are not compared with other routes.
+    """
     found: list[str] = []
     if doubtful := doubtful_texts(texts):
         found = await asyncio.to_thread(not_understood_now, doubtful, encoder)
-    if known := engine.known_texts(texts):
+    if name is not None and (known := engine.known_texts(texts)):
         found += await asyncio.wrap_future(engine.read(partial(_same_texts, name, known)))
     return limited(found) if found else found
 

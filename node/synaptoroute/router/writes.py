@@ -246,7 +246,7 @@ class Writer:
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
-        warnings = await warnings_of(self._engine, name, texts, encoder) if name else []
+        warnings = await warnings_of(self._engine, name, texts, encoder)
         try:
             result = await self._send(mutation, options, encoder.fingerprint, deadline)
             return result.model_copy(update={"warnings": warnings}) if warnings else result

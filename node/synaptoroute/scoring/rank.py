@@ -252,7 +252,9 @@ def _lone_scores(
         vectors = np.concatenate([vectors, view.centroids.read(np.array(route_ids))])
     values = few_dots(vectors, query.T.astype(np.float64))
     # As in ``Pairs.exact``: a product of two unit vectors that are unit only within rounding.
-    values = [min(1.0, max(-1.0, value)) for value in values]
+    for at, value in enumerate(values):
+        if not -1.0 <= value <= 1.0:
+            values[at] = min(1.0, max(-1.0, value))
     scores: list[tuple[float, int, RouteScore]] = []
     start = 0
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):

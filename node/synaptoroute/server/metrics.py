@@ -28,6 +28,7 @@ from prometheus_client.utils import floatToGoString
 from synaptoroute.cascade.cascade import STATES as CASCADE_STATES
 from synaptoroute.core.mutation import Revision
 from synaptoroute.encoder import EncoderStats
+from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures
 from synaptoroute.replication.session import FollowerStatus, LogState
 from synaptoroute.router import NodeStatus
 from synaptoroute.sequencer.log import TRUST_MODES
@@ -196,6 +197,7 @@ class NodeCollector(Collector):
         status, stats = seen
         yield from _gauges(status)
         yield from _counters(status, stats)
+        yield from _decisions(status.counters.decisions)
         yield _storage(status)
         yield _cascade(status)
         if status.follower is not None:
@@ -253,6 +255,23 @@ def _counters(status: NodeStatus, stats: EncoderStats) -> Iterator[Metric]:
         ("truncated_texts", "Texts longer than the encoder reads.", stats.truncated_texts),
     ):
         yield CounterMetricFamily(f"synaptoroute_{name}", meaning, value=value)
+
+
+def _decisions(figures: DecisionFigures) -> Iterator[Metric]:
+    reasons = CounterMetricFamily(
+        "synaptoroute_decisions", "Queries decided, by reason.", labels=("reason",)
+    )
+    for reason, count in figures.reasons:
+        reasons.add_metric([reason], count)
+    yield reasons
+    bounds = map(floatToGoString, CONFIDENCE_BOUNDS)
+    buckets = list(zip(bounds, accumulate(figures.confidences), strict=True))
+    yield HistogramMetricFamily(
+        "synaptoroute_decision_confidence",
+        "Confidence of decided queries.",
+        buckets=[*buckets, ("+Inf", sum(figures.confidences))],
+        sum_value=figures.confidence_sum,
+    )
 
 
 def _storage(status: NodeStatus) -> Metric:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.models import Candidate, Match, MatchReason, WordRepair
-from synaptoroute.ports import EnginePort
+from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures, EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
 from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.tensor import Tensor
@@ -288,6 +288,30 @@ class RecentDecisions:
     def clear(self) -> None:
         """Forget all answers."""
         self._newest = {}
+
+
+class DecisionCounts:
+    """Counts decisions; one thread at a time writes, any thread reads."""
+
+    def __init__(self) -> None:
+        self._reasons = dict.fromkeys(get_args(MatchReason), 0)
+        self._confidences = [0] * len(CONFIDENCE_BOUNDS)
+        self._confidence_sum = 0.0
+
+    def count(self, matches: Iterable[Match]) -> None:
+        for match in matches:
+            self._reasons[match.reason] += 1
+            confidence = match.confidence
+            if confidence is not None:
+                place = bisect_left(CONFIDENCE_BOUNDS, min(confidence, 1.0))
+                self._confidences[place] += 1
+                self._confidence_sum += confidence
+
+    @property
+    def figures(self) -> DecisionFigures:
+        return DecisionFigures(
+            tuple(self._reasons.items()), tuple(self._confidences), self._confidence_sum
+        )
 
 
 class FirstStage(Protocol):

@@ -37,6 +37,7 @@ from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import (
+    DecisionCounts,
     FirstStage,
     Query,
     RecentDecisions,
@@ -163,6 +164,7 @@ class Scorer:
         self.version_waiters = VersionWaiters()
         self.delays: deque[tuple[int, int]] = deque(maxlen=DELAYS_KEPT)
         self.unmatched = unmatched or UnmatchedQueries()
+        self.decision_counts = DecisionCounts()
         self.decisions = RecentDecisions()
         self._first_stage = first_stage
         self._resolve_writers = resolve_writers
@@ -423,6 +425,7 @@ class Scorer:
             stage = self._first_stage
             sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
             answers: list[Answer] = []
+            matches: list[Match] = []
             tensor, version = self.tensor, self.published.version
             for query, spec, ranking, vector, own, known in zip(
                 queries, specs, rankings, embeddings, tokens, sure, strict=False
@@ -433,6 +436,8 @@ class Scorer:
                     ranking, slot = self._exact(text, slots, spec, ranking, vector)
                 match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
                 answers.append((query, match))
+                matches.append(match)
+            self.decision_counts.count(matches)
             return answers
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]

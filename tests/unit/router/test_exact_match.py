@@ -166,3 +166,17 @@ async def test_cosines_are_at_most_one(aggregation: str) -> None:
     assert alone.score is not None
     assert alone.score <= 1.0
     assert alone == batch[0]
+
+
+async def test_decisions_are_counted_by_reason_and_confidence(tmp_path: Path) -> None:
+    """A response from the cache is not counted again."""
+    async with http_node(tmp_path, encoder=ConfusedEncoder()) as node:
+        await node.http.put("/v1/routes/a", json={"utterances": ["one", "\U0001f44d"]})
+        for text in ("one", "One!", "\U0001f44e", "\U0001f44e", "another"):
+            await node.http.post("/v1/query", json={"text": text})
+        text = (await node.http.get("/metrics")).text
+
+    assert 'synaptoroute_decisions_total{reason="exact"} 2.0' in text
+    assert 'synaptoroute_decisions_total{reason="not_understood"} 1.0' in text
+    assert 'synaptoroute_decisions_total{reason="matched"} 1.0' in text
+    assert 'synaptoroute_decision_confidence_bucket{le="0.1"} 1.0' in text
