@@ -164,7 +164,12 @@ class Reconciler:
             # Redis read its clock about halfway between the request and the answer.
             middle = (sent_at + time.monotonic()) / 2
             self._clock_offset_ms = head.time_us / 1_000 - middle * 1_000
+            if isinstance(head, Head):
+                self._executor.update_head(head)
             self._nodes_seen = await self.log.presence.nodes()
+            if self._executor.update_level(self._nodes_seen):
+                # Unsigned rows do not count at this level.
+                self._nodes_seen = await self.log.presence.nodes()
             self._clones = await self.log.presence.claims()
             commands = await self.log.node_commands.all_pending()
             self.state.repairing = frozenset(
@@ -176,8 +181,6 @@ class Reconciler:
                 self.state.reported = sum(r.is_scrubbed or not is_deep for r in reports.values())
         except ClusterError as error:
             _log.debug("the log does not answer: %s", error)
-        if isinstance(head, Head):
-            self._executor.update_head(head)
         self._update_view(head)
 
     def _update_view(self, head: Head | NoLog | None) -> None:

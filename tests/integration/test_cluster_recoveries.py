@@ -139,6 +139,39 @@ async def test_frozen_log_stays_frozen(server: Server) -> None:
     assert caught.value.fields["detail"] == "frozen"
 
 
+async def test_unfrozen_log_goes_on_where_it_was(server: Server) -> None:
+    async with opened(server.url) as log:
+        before = await log.head()
+        unfrozen = await log.epochs.unfreeze("a")
+        server.call("HSET", META, "state", "frozen")
+        again = await log.epochs.unfreeze("a")
+        placed = await log.append([put("yes")])
+        after = await log.head()
+
+    assert RecoveryResult(RecoveryOutcome.OPEN, "open") == unfrozen
+    assert RecoveryResult(RecoveryOutcome.OK, "open") == again
+    assert isinstance(before, Head)
+    assert isinstance(after, Head)
+    assert placed.at is not None
+    assert (before.seq + 1, before.epoch_id) == (placed.at.seq, after.epoch_id)
+
+
+async def test_frozen_recovery_goes_on(server: Server) -> None:
+    async with opened(server.url) as log:
+        head = await log.head()
+        assert isinstance(head, Head)
+        begun = await log.epochs.begin(
+            Cause.FORCED, above=0, seen=head.epoch_id, node_id="a", identity=IDENTITY
+        )
+        server.call("HSET", META, "state", "frozen")
+        unfrozen = await log.epochs.unfreeze("a")
+        head = await log.head()
+
+    assert RecoveryResult(RecoveryOutcome.OK, "recovering") == unfrozen
+    assert isinstance(head, Head)
+    assert begun == head.ballot
+
+
 async def test_complete_log_continues_as_the_next_epoch(
     start_server: StartServer, kind: str
 ) -> None:

@@ -123,3 +123,14 @@ async def test_available_is_chosen_by_the_settings(
         await until(lambda: left.lone.position.epoch == 2, 30)
         await write_again(left.lone)
         assert 3 == len(left.lone.engine.replica_status.voters)
+
+
+async def test_frozen_log_is_opened_by_the_command(tmp_path: Path, valkey_server: Server) -> None:
+    async with signed(tmp_path, valkey_server.url) as found:
+        await asyncio.to_thread(valkey_server.call, "HSET", META, "state", "frozen")
+        await until(lambda: found[0].follower.session.log_state == "frozen", 10)
+        command = ["cluster", "unfreeze", "--url", found[0].url]
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        assert (0, "the log is open\n") == (done.exit_code, done.output)
+        await write_again(found[1])
+        assert 1 == found[1].position.epoch

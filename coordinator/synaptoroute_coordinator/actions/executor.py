@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -26,6 +27,7 @@ from synaptoroute.errors import ClusterError
 from synaptoroute.sequencer.epochs import Trimmed, TrimOutcome
 from synaptoroute.sequencer.lease import Held
 from synaptoroute.sequencer.log import RedisLog
+from synaptoroute.sequencer.node_rows import NodeSeen
 from synaptoroute.sequencer.presence import AuditReport, NodeCommand
 from synaptoroute.sequencer.scripts import Head
 from synaptoroute.trust.statements import Signer
@@ -50,8 +52,7 @@ class Executor:
         self._log = log
         self._signer = signer  # Signs commands as this coordinator
         self._head: Head | None = None
-        # The highest that was seen: Redis could name a lower one to have unsigned rows counted.
-        self.level = BASE_LEVEL
+        self.level = BASE_LEVEL  # The highest that was seen
         log.attach(
             position=lambda: self._head.position if self._head else Position(),
             fingerprint=lambda: self._head.fingerprint if self._head else "",
@@ -63,6 +64,24 @@ class Executor:
         """Set the header of the log, on which appended entries are based."""
         self._head = head
         self.level = max(self.level, head.level)
+
+    def update_level(self, nodes: Iterable[NodeSeen]) -> bool:
+        """Raise the level to the highest that a majority of the voters has signed.
+
+        Redis could name a lower one, to have unsigned rows counted.  Who are the voters is Redis'
+        word, too, but it cannot sign for any.
+
+        Returns:
+            Whether it rose.
+        """
+        voters = set(self._head.voters) if self._head else set()
+        told = [n.report for n in nodes if n.public_key and n.report.node_id in voters]
+        levels = sorted((each.log_level for each in told), reverse=True)
+        majority = len(voters) // 2
+        before = self.level
+        if voters and len(levels) > majority:
+            self.level = max(self.level, levels[majority])
+        return self.level > before
 
     async def trim(self, held: Held, action: Trim) -> ActionResult:
         """Drop entries, as far as the script allows."""

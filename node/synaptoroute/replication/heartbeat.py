@@ -58,6 +58,7 @@ def node_report(session: Session, position: Position) -> NodeReport:
         interval_ms=int(session.heartbeat_seconds * 1_000),
         process=session.incarnation.process,
         vote=session.vote,
+        log_level=session.level,
     )
 
 

@@ -31,8 +31,10 @@ from synaptoroute.errors import ConfigError, ProtocolError, RouteError, RouteNot
 from synaptoroute.models import LevelOutlook, OrphanedWrite, RecoveryOutlook, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
+from synaptoroute.replication.session import LogState
 from synaptoroute.router.writes import WriteOptions, Writer
 from synaptoroute.sequencer.node_rows import NodeReport
+from synaptoroute.sequencer.scripts import Head
 from synaptoroute.storage import Orphan
 
 _NAMED: Final = (PutRoute, DeleteRoute, AddUtterances, RemoveUtterances, PatchRoute)
@@ -74,6 +76,15 @@ class ClusterAdmin:
         before = await self.recovery()
         await self._member().recovery.force(warrant)
         return before
+
+    async def unfreeze(self) -> RecoveryOutlook:
+        """Undo a state ``frozen`` of the log; return its state afterwards."""
+        session = self._member().session
+        await session.log.epochs.unfreeze(session.node_id)
+        session.heartbeat_wanted.set()
+        head = await session.log.head()
+        state = head.state if isinstance(head, Head) else LogState.LOST.value
+        return (await self.recovery()).model_copy(update={"log_state": state})
 
     async def change_voter(
         self, node_id: str, is_adding: bool, options: WriteOptions

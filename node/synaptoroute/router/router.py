@@ -598,6 +598,14 @@ class AdaptiveRouter:
         """
         return await self._admin().force_recovery(warrant)
 
+    async def aunfreeze(self) -> RecoveryOutlook:
+        """Open a log that was frozen: the header said so, whoever wrote it.
+
+        Raises:
+            SequencerUnavailable: Redis does not answer.
+        """
+        return await self._admin().unfreeze()
+
     async def achange_voter(
         self, node_id: str, *, is_adding: bool, options: WriteOptions = _QUORUM
     ) -> WriteResult:

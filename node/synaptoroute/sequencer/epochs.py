@@ -325,13 +325,14 @@ class Epochs:
         encoder: tuple[str, int],
         floor: int,  # Place of the oldest entry of the refilled stream
         floor_chain: str,  # Hash chain before it
-        level: int,  # Level of the log at the base
+        level: int = 0,  # Level of the log at the base; 0 for that of the header
         votes: Sequence[str] = (),  # The signed reports that the decision follows from
         warrant: str = "",  # What the operator signed, if there is no majority
     ) -> RecoveryResult:
         """Open the next epoch; safe to repeat after a lost answer."""
         assert head.ballot is not None, "a closed log has a ballot: this is a bug"
         keys, ballot, base = self._scripts.keys, head.ballot, decision.base
+        level = level or head.level
         opened = decision.opening(ballot, *encoder)
         opened = replace(opened, votes=tuple(votes), warrant=warrant)
         frame = encode_proposal(Proposal(epoch_op_id(opened), opened))
@@ -367,6 +368,11 @@ class Epochs:
             ],
         )
         return _acted(answer)
+
+    async def unfreeze(self, node_id: str) -> RecoveryResult:
+        """Undo the state ``frozen``: ``OK``, or ``OPEN`` if the log is not frozen."""
+        keys = self._scripts.keys
+        return _acted(await self._scripts.run(Script.UNFREEZE, [keys.meta], [keys.bus, node_id]))
 
     def _seal(self, frame: bytes, base: Position, level: int) -> bytes:
         return self.signing_keys.seal(frame, base if level >= SEALED_LEVEL else None)

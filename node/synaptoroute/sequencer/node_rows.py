@@ -65,6 +65,7 @@ class NodeReport:
     interval_ms: int = 0  # Time until its next report
     process: str = ""  # Names its process on its host; see ``replication.incarnation``
     vote: str = ""  # Its report to the ballot that it promised last, see ``votes.vote_of``
+    log_level: int = 0  # Level of the log at its position; 0 from a release that does not say
     is_ended: bool = False  # Whether the process has ended in an orderly way
 
     @property

@@ -49,6 +49,7 @@ class Script(Enum):
     LOG_CHECK = "log_check"
     SWITCH = "switch"
     TRIM = "trim"
+    UNFREEZE = "unfreeze"
 
 
 def _text_of(script: Script) -> bytes:

@@ -300,6 +300,22 @@ async def recover(request: Request) -> Response:
 
 
 @endpoints.post(
+    "/v1/cluster/unfreeze",
+    summary="Open a log that was frozen",
+    responses={
+        200: success("State of the log", _OUTLOOK | {"is_needed": False}, RecoveryOutlook),
+        **problems(*READ_PROBLEMS),
+    },
+)
+async def unfreeze(request: Request) -> Response:
+    """The state `frozen` in the header closes the log to writes and to recoveries until this is
+    called. Needs the scope `admin`.
+    """
+    _check_member(request)
+    return model_response(await runtime_of(request).router.aunfreeze())
+
+
+@endpoints.post(
     "/v1/cluster/voters",
     summary="Give a node a vote on recoveries, or take it away",
     responses={

@@ -216,6 +216,20 @@ def recovery_rows(outlook: dict[str, Any]) -> list[tuple[Cell, ...]]:
     return rows
 
 
+def unfreeze(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: AsJson = False) -> None:
+    """Open a log that was frozen.
+
+    An operator freezes a log to stop all writes and recoveries: `HSET sr:{NAMESPACE}:meta state
+    frozen` in Redis.
+    """
+    with NodeClient(url, api_key) as client:
+        outlook = client.post("/v1/cluster/unfreeze", {})
+    if as_json:
+        print_json(outlook)
+    else:
+        print_line(f"the log is {outlook['log_state']}")
+
+
 def voter(
     node: Annotated[
         str, typer.Argument(help="Identity of the node, as `status --cluster --json` shows it.")
