@@ -84,30 +84,41 @@ export function timeline(entries, nodes) {
   return svg;
 }
 
-// Scores against thresholds, best first.
+// Confidence of each route and the least that it needs, best first; scores where a node gives no confidence.
 export function candidates(list) {
+  const isSure = list.every((each) => each.confidence != null);
+  const value = (each) => (isSure ? each.confidence : each.score);
+  const least = (each) => (isSure ? each.confidence_min : each.threshold) ?? null;
+  const shown = (number) => (isSure ? `${Math.round(number * 100)} %` : number.toFixed(3));
   const left = 200, width = 820, rowHeight = 44, right = 80;
   const height = list.length * rowHeight + 26;
-  const low = Math.min(0, ...list.map((each) => each.score));
-  const x = (score) => left + ((score - low) / (1 - low)) * (width - left - right);
+  const low = Math.min(0, ...list.map(value)), high = Math.max(1, ...list.map(value));
+  const x = (number) => left + ((number - low) / (high - low)) * (width - left - right);
   const svg = s("svg", { class: "chart scores", viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": list.map((each) => `${each.route} ${each.score.toFixed(3)} against ${each.threshold.toFixed(2)}`).join("; ") });
+    "aria-label": list.map((each) => `${each.route} ${shown(value(each))}${least(each) === null ? "" : ` against ${shown(least(each))}`}`).join("; ") });
   list.forEach((each, index) => {
     const y = index * rowHeight + 6;
     const name = each.route.length > 25 ? `${each.route.slice(0, 24)}…` : each.route;
     svg.append(
       s("text", { class: "label", x: left - 12, y: y + 16, "text-anchor": "end" }, s("title", {}, each.route), name),
       s("rect", { class: "score-back", x: left, y: y + 2, width: width - left - right, height: 20, rx: 6 }),
-      s("rect", { class: `score-bar ${each.passed ? "passed" : ""}`, x: left, y: y + 2, width: Math.max(2, x(each.score) - left), height: 20, rx: 6 }),
-      s("line", { class: "threshold-line", x1: x(each.threshold), x2: x(each.threshold), y1: y - 2, y2: y + 26 },
-        s("title", {}, `threshold ${each.threshold.toFixed(2)}`)),
-      s("text", { class: "label", x: width - right + 12, y: y + 17 }, each.score.toFixed(3)),
-      s("text", { class: "label-2", x: left, y: y + 37 }, `“${shorten(each.utterance, 84)}”`));
+      s("rect", { class: `score-bar ${each.passed ? "passed" : ""}`, x: left, y: y + 2, width: Math.max(2, x(value(each)) - left), height: 20, rx: 6 }),
+      ...(least(each) === null ? [] : [s("line", { class: "threshold-line", x1: x(least(each)), x2: x(least(each)), y1: y - 2, y2: y + 26 },
+        s("title", {}, `at least ${shown(least(each))}`))]),
+      s("text", { class: "label", x: width - right + 12, y: y + 17 }, shown(value(each))),
+      s("text", { class: "label-2", x: left, y: y + 37 }, detailOf(each, isSure)));
   });
-  svg.append(s("text", { class: "tick", x: left, y: height - 2 }, low.toFixed(1)),
-    s("text", { class: "tick", x: width - right, y: height - 2, "text-anchor": "end" }, "1.0"),
-    s("text", { class: "tick", x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, "score; the dashed line is the route's threshold"));
+  svg.append(s("text", { class: "tick", x: left, y: height - 2 }, isSure ? "0 %" : low.toFixed(1)),
+    s("text", { class: "tick", x: width - right, y: height - 2, "text-anchor": "end" }, isSure ? "100 %" : high.toFixed(1)),
+    s("text", { class: "tick", x: (left + width - right) / 2, y: height - 2, "text-anchor": "middle" }, `${isSure ? "confidence" : "score"}; the dashed line is the least that the route needs`));
   return svg;
+}
+
+function detailOf(each, isSure) {
+  const text = each.utterance ? `“${shorten(each.utterance, 72)}”` : "nearest to the description";
+  if (!isSure) return text;
+  const least = each.threshold == null ? "" : ` of at least ${each.threshold.toFixed(2)}`;
+  return `${text}  ·  score ${each.score.toFixed(3)}${least}`;
 }
 
 // Bars of shares, with labels.

@@ -1,11 +1,12 @@
 // Playground: the match of a text, its reason, and whether all nodes agree.
 
 import { post, state } from "./api.js";
-import { candidates } from "./charts.js";
+import { candidates, meter } from "./charts.js";
 import { h, millis, scroll } from "./dom.js";
 
-const REASONS = { matched: "best score that reaches its threshold", exact: "the text is an utterance of this route",
+const REASONS = { matched: "best route that passes", exact: "the text is an utterance of this route",
   not_understood: "the encoder does not know this text, and no utterance equals it",
+  below_confidence: "no route is sure enough",
   below_threshold: "no score reaches its threshold", no_routes: "there are no routes yet",
   filter_empty: "no route passes the filter" };
 
@@ -57,27 +58,34 @@ function drawAnswer(answer, match, ms) {
         h("span", { class: "muted small" }, `${match.node} at ${match.version} · ${millis(ms)} from this page`)),
       h("h2", {}, match.route ?? "No route"),
       h("p", { class: "muted" }, reasonOf(match)),
-      top && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`)),
+      match.confidence != null && h("div", { class: "row" }, meter(match.confidence, `confidence ${percent(match.confidence)}`), h("strong", {}, percent(match.confidence))),
+      match.truncated && h("p", { class: "muted small" }, "Only the beginning of the text was read."),
+      top?.utterance && h("blockquote", {}, `“${top.utterance}” is the nearest example, similarity ${top.similarity.toFixed(3)}`)),
     h("section", { class: "card" }, h("header", {}, h("h2", {}, "Why")),
-      match.candidates?.length ? scroll("Scores against thresholds", candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
+      match.candidates?.length ? scroll("Routes by confidence", candidates(match.candidates)) : h("p", { class: "empty" }, "There is nothing to compare with.")));
 }
 
 function reasonOf(match) {
-  if (!match.route) return `${REASONS[match.reason]}${match.score == null ? "" : `: the best is ${match.score.toFixed(3)} against ${match.threshold.toFixed(2)}`}`;
-  if (match.reason === "exact") return REASONS.exact;
-  const margin = match.margin === null ? "" : `, ${match.margin.toFixed(3)} ahead of ${match.runner_up}`;
-  return `score ${match.score.toFixed(3)} against a threshold of ${match.threshold.toFixed(2)}${margin}`;
+  const words = REASONS[match.reason] ?? match.reason;
+  if (match.reason === "below_confidence") return `${words}: the best is ${percent(match.confidence)} sure, ${percent(match.confidence_min)} are needed`;
+  if (match.reason === "exact" || match.score == null) return words;
+  const least = match.threshold == null ? "" : ` against a threshold of ${match.threshold.toFixed(2)}`;
+  if (!match.route) return `${words}: the best is ${match.score.toFixed(3)}${least}`;
+  const margin = match.margin == null ? "" : `, ${match.margin.toFixed(3)} ahead of ${match.runner_up}`;
+  return `score ${match.score.toFixed(3)}${least}${margin}`;
 }
 
+const percent = (share) => `${Math.round(share * 100)} %`;
+
 function drawAll(answer, found) {
-  const texts = new Set(found.filter((each) => each.match).map((each) => `${each.match.route} ${each.match.score}`));
+  const texts = new Set(found.filter((each) => each.match).map((each) => `${each.match.route} ${each.match.score} ${each.match.confidence}`));
   const isOne = texts.size === 1 && found.every((each) => each.match);
   answer.replaceChildren(h("section", { class: "card answer" },
     h("div", { class: "row" }, h("span", { class: `tag ${isOne ? "ok" : "warn"}` }, isOne ? "the same answer everywhere" : "answers differ")),
     h("h2", {}, found.find((each) => each.match)?.match.route ?? "No route"),
     scroll("Answers of every node", h("table", {},
-      h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Exact score"].map((text) => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, ["Node", "Position", "Route", "Confidence", "Exact score"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, found.map((each) => h("tr", {}, h("td", {}, each.node),
         h("td", {}, each.match?.version ?? "–"), h("td", {}, each.match ? each.match.route ?? "no route" : each.problem.message),
-        h("td", { class: "mono" }, each.match?.score ?? "–"))))))));
+        h("td", { class: "mono" }, each.match?.confidence ?? "–"), h("td", { class: "mono" }, each.match?.score ?? "–"))))))));
 }

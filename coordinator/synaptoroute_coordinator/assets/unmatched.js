@@ -20,6 +20,14 @@ export function show(main) {
   return () => clearInterval(timer);
 }
 
+// How near it came: a confidence, a score, or that the encoder does not know the text.
+function whyOf(each) {
+  if (each.reason === "not_understood") return "not understood";
+  if (each.confidence != null) return `${Math.round(each.confidence * 100)} % sure`;
+  if (each.score == null) return "–";
+  return each.threshold == null ? each.score.toFixed(3) : `${each.score.toFixed(3)} of ${each.threshold.toFixed(2)}`;
+}
+
 // Group equal texts, the most frequent first.
 function together(queries) {
   const texts = new Map();
@@ -39,10 +47,10 @@ function draw(list, found) {
   }
   if (!found.queries.length) { list.replaceChildren(h("p", { class: "empty" }, "No unmatched queries.")); return; }
   list.replaceChildren(h("table", { class: "unmatched" },
-    h("thead", {}, h("tr", {}, ["Newest", "Query", "Times", "Nearest utterance", "Score", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Action"))))),
+    h("thead", {}, h("tr", {}, ["Newest", "Query", "Times", "Nearest utterance", "How sure", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr-only" }, "Action"))))),
     h("tbody", {}, together(found.queries).slice(0, SHOWN).map((each) => h("tr", {},
       h("td", {}, clock(each.at_ms)), h("td", { class: "said" }, each.text), h("td", { class: "number" }, whole(each.times)), h("td", { class: "muted" }, each.nearest ? `“${each.nearest}”` : "none"),
-      h("td", { class: "nowrap" }, each.score === null ? "–" : `${each.score.toFixed(3)} of ${each.threshold.toFixed(2)}`),
+      h("td", { class: "nowrap" }, whyOf(each)),
       h("td", {}, h("button", { type: "button", class: "quiet nowrap", onclick: () => {
         state.draft = { utterances: [each.text] };
         location.hash = "#/routes/+";

@@ -202,7 +202,10 @@ class UnmatchedQuery:
 
     Attributes:
         at_ms: Wall clock, milliseconds since 1970.
-        nearest: Utterance of the route with the highest score; None without routes.
+        nearest: Utterance of the route with the highest score; None without routes, and for a
+            text that the encoder does not understand.
+        reason: That of the match.
+        confidence: That of the route with the highest score.
     """
 
     text: str
@@ -210,6 +213,8 @@ class UnmatchedQuery:
     nearest: str | None
     score: float | None
     threshold: float | None
+    reason: str = "below_threshold"
+    confidence: float | None = None
 
 
 class UnmatchedQueries:
@@ -244,7 +249,15 @@ class UnmatchedQueries:
         for query, match in answers:
             if isinstance(match, Match) and match.route is None and query.routes is None:
                 self._newest.append(
-                    UnmatchedQuery(query.text, at_ms, match.utterance, match.score, match.threshold)
+                    UnmatchedQuery(
+                        query.text,
+                        at_ms,
+                        match.utterance,
+                        match.score,
+                        match.threshold,
+                        match.reason,
+                        match.confidence,
+                    )
                 )
 
 

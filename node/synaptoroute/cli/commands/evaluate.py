@@ -45,6 +45,16 @@ from synaptoroute.cli.terminal import (
 
 CONFUSIONS_SHOWN: Final = 15
 WRONG_SHOWN: Final = 20
+_EXPLAINED: Final = (
+    "p_none",
+    "margin",
+    "runner_up",
+    "reason",
+    "payload",
+    "metadata",
+    "version",
+    "node",
+)
 REFUSED_SHOWN: Final = 20
 CANDIDATES: Final = 2
 """So that the best route is listed where it is refused."""
@@ -281,14 +291,17 @@ def _show_match(text: str, match: dict[str, Any], explain: bool) -> None:
     route = match["route"] or f"no route ({match['reason']})"
     print_line(f"{printable(text)}  →  {route}")
     candidates = match.get("candidates") or [_single_candidate(match)]
-    if match["threshold"] is not None:
+    if match["score"] is not None:
+        columns = ("confidence", "needed", "score", "threshold")
         print_table(
-            ("route", "score", "threshold", "passed", "nearest utterance", "similarity"),
+            ("route", *columns, "passed", "nearest utterance", "similarity"),
             (_candidate_row(candidate) for candidate in candidates),
-            right=("score", "threshold", "similarity"),
+            right=(*columns, "similarity"),
         )
+    if match.get("truncated"):
+        print_line("  the encoder read only the beginning of the text")
     if explain:
-        for key in ("margin", "runner_up", "reason", "payload", "metadata", "version", "node"):
+        for key in _EXPLAINED:
             if match.get(key) not in (None, {}, ""):
                 print_line(f"  {key}: {printable(str(match[key]))}")
         print_line()
@@ -304,6 +317,8 @@ def _candidate_row(candidate: dict[str, Any]) -> tuple[Cell, ...]:
     passed = bool(candidate["passed"])
     return (
         (candidate["route"], "ok" if passed else "no"),
+        number(candidate.get("confidence"), 2),
+        number(candidate.get("confidence_min"), 2),
         number(candidate["score"]),
         number(candidate["threshold"]),
         ("yes", "ok") if passed else ("no", "no"),
