@@ -90,11 +90,26 @@ _SUBORDINATORS: Final = _words(
     "when if because since after before while although though once unless until as whenever "
     "considering given assuming"
 )
+_PRONOUNS: Final = _words("it it's its they they're them this that that's those these one ones")
+_EMPTY: Final = _words(
+    "of for to on off up out down in into at about with from over through by as than too also "
+    "be been being get got give know need want like make check see look fix happen happened "
+    "going wrong still not yet really sure something anything everything nothing now then again "
+    "here problem issue matter reason details info information explain understand idea much many "
+    "done doing way find say said think thought "
+)
 _FILLERS: Final = _words(
     "please help thanks thank you hi hello hey ok okay yes no sir madam there dear good morning "
     "afternoon evening well so oh um uh sorry excuse me advance in much very for your cheers "
     "regards best kind team guys again just now"
 )
+
+
+_SAYING_NOTHING: Final = (
+    _QUESTIONS | _AUXILIARIES | _SUBJECTS | _DETERMINERS | _OBJECTS | _PRONOUNS | _EMPTY
+    | _FILLERS | _CONJUNCTIONS
+)  # fmt: skip
+_LEANING_WORDS_MAX: Final = 2
 
 
 def split_clauses(text: str) -> list[Span]:
@@ -140,7 +155,7 @@ def _is_border(text: str, start: int, end: int, after: int, kind: str) -> bool:
     right = [found.lower() for found in _WORD.findall(text[after : after + 400])]
     if len(left) < _WORDS_MIN or len(right) < _WORDS_MIN:
         return False
-    if _FILLERS.issuperset(left) or _FILLERS.issuperset(right):
+    if _FILLERS.issuperset(left) or _leans(right):
         return False
     if kind == "sentence":
         if text[end - 1] == "." and left[-1] in _ABBREVIATIONS:
@@ -148,7 +163,16 @@ def _is_border(text: str, start: int, end: int, after: int, kind: str) -> bool:
         return len(left) >= _SENTENCE_WORDS_MIN and len(right) >= _SENTENCE_WORDS_MIN
     if left[0] in _SUBORDINATORS:
         return False
-    return _begins_clause(right) and _begins_clause(left)
+    # What surely begins a clause may follow a mere phrase: ``oil change and where is my car``.
+    if not _begins_clause(right):
+        return False
+    return _begins_clause(left) or (len(left) >= _SENTENCE_WORDS_MIN and kind == "conjunction")
+
+
+def _leans(words: list[str]) -> bool:
+    """Whether words mean nothing without what stands before them: ``can you do it for me``."""
+    said = [word for word in words if word not in _SAYING_NOTHING]
+    return len(said) <= (_LEANING_WORDS_MAX if _PRONOUNS.intersection(words) else 0)
 
 
 def _begins_clause(words: list[str]) -> bool:
