@@ -243,6 +243,8 @@ class Match(BaseModel):
         candidates: Best routes first, if ``limit`` or ``explain`` asked for them.
         version: ``epoch.seq`` at which the answer was computed.
         node: Identity of the node that answered.
+        span: Part of the text that it answers, characters from the first to before the second;
+            only with ``split``.
         encoded_text: The text that was encoded, after cuts and repairs; only with ``explain``,
             and only if it differs from the query.
         repairs: Words that were read as others; only with ``encoded_text``.
@@ -269,6 +271,7 @@ class Match(BaseModel):
     candidates: list[Candidate] | None = None
     version: str
     node: str = ""
+    span: tuple[int, int] | None = None
     encoded_text: str | None = None
     repairs: list[WordRepair] | None = None
     stage: Stage | None = None

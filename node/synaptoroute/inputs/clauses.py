@@ -12,12 +12,20 @@ A wrong cut costs little: clauses of one route become one again (``router.splits
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from itertools import islice
 from typing import Final, NamedTuple
 
 CLAUSES_MAX: Final = 8
 """Clauses of one text; what follows belongs to the last one."""
+BORDERS_MAX: Final = 200
+"""Signs and conjunctions of one text that are looked at; each costs up to 50 us."""
 _WORDS_MIN: Final = 2
 _SENTENCE_WORDS_MIN: Final = 3
+_WORDS_SEEN: Final = 80
+"""Words of a clause that show what it is."""
+_CONJUNCTIONS_MAX: Final = 4
+"""Conjunctions in a row that begin one clause: ``and then also``."""
 
 
 class Span(NamedTuple):
@@ -112,60 +120,64 @@ _SAYING_NOTHING: Final = (
 _LEANING_WORDS_MAX: Final = 2
 
 
+class _Word(NamedTuple):
+    start: int
+    end: int
+    lower: str
+
+
 def split_clauses(text: str) -> list[Span]:
     """Cut a text into at most ``CLAUSES_MAX`` clauses, in order, without their conjunctions.
 
     A text that is not cut is one clause, from its first to its last character.
     """
+    words = [_Word(*found.span(), found[0].lower()) for found in _WORD.finditer(text)]
+    starts = [word.start for word in words]
     spans: list[Span] = []
-    start = at = 0
-    while len(spans) < CLAUSES_MAX - 1 and (found := _BORDER.search(text, at)) is not None:
-        at = found.end()
+    start = first = 0  # of the clause: its first character and its first word
+    for found in islice(_BORDER.finditer(text), BORDERS_MAX):
+        if len(spans) == CLAUSES_MAX - 1:
+            break
+        if found.start() < start:
+            continue
         # The sign at the end of a sentence belongs to it, a conjunction to neither side.
-        end = found.end() if found.lastgroup == "sentence" else found.start()
-        after = _skip_conjunctions(text, found.end())
-        if _is_border(text, start, end, after, found.lastgroup or ""):
-            spans.append(_trim(text, start, end))
-            start = at = after
+        kind = found.lastgroup or ""
+        end = found.end() if kind == "sentence" else found.start()
+        stop = bisect_left(starts, end)
+        left = [word.lower for word in words[first : min(stop, first + _WORDS_SEEN)]]
+        after = bisect_left(starts, found.end())
+        for _ in range(_CONJUNCTIONS_MAX):
+            after += after < len(words) and words[after].lower in _CONJUNCTIONS
+        right = [word.lower for word in words[after : after + _WORDS_SEEN]]
+        is_abbreviated = (
+            stop > 0 and text[end - 1 : end] == "." and words[stop - 1].lower in _ABBREVIATIONS
+        )
+        if _is_border(left, right, kind, is_abbreviated=is_abbreviated):
+            spans.append(_trim(text, start, end, " \t\r\n,"))
+            start, first = words[after].start, after
     spans.append(_trim(text, start, len(text)))
     return spans
 
 
-def _trim(text: str, start: int, end: int) -> Span:
-    """Leave out white space and commas at both ends."""
+def _trim(text: str, start: int, end: int, signs: str | None = None) -> Span:
+    """Leave out white space, and the signs at the end."""
     part = text[start:end]
-    return Span(
-        start + len(part) - len(part.lstrip(" \t\r\n,;")),
-        end - (len(part) - len(part.rstrip(" \t\r\n,"))),
-    )
+    return Span(start + len(part) - len(part.lstrip()), start + len(part.rstrip(signs)))
 
 
-def _skip_conjunctions(text: str, at: int) -> int:
-    """Find where the words of a clause begin, behind ``and then`` and the like."""
-    while (found := _WORD.search(text, at)) is not None:
-        if found.group().lower() not in _CONJUNCTIONS:
-            return found.start()
-        at = found.end()
-    return len(text)
-
-
-def _is_border(text: str, start: int, end: int, after: int, kind: str) -> bool:
-    left = [found.lower() for found in _WORD.findall(text, start, end)]
-    # A clause shows what it is by its first words.
-    right = [found.lower() for found in _WORD.findall(text[after : after + 400])]
+def _is_border(left: list[str], right: list[str], kind: str, *, is_abbreviated: bool) -> bool:
+    """Whether words on both sides of a sign or a conjunction are clauses of their own."""
     if len(left) < _WORDS_MIN or len(right) < _WORDS_MIN:
         return False
-    if _FILLERS.issuperset(left) or _leans(right):
+    if (len(left) < _WORDS_SEEN and _FILLERS.issuperset(left)) or _leans(right):
         return False
     if kind == "sentence":
-        if text[end - 1] == "." and left[-1] in _ABBREVIATIONS:
+        if is_abbreviated:
             return False
         return len(left) >= _SENTENCE_WORDS_MIN and len(right) >= _SENTENCE_WORDS_MIN
-    if left[0] in _SUBORDINATORS:
+    if left[0] in _SUBORDINATORS or not _begins_clause(right):
         return False
     # What surely begins a clause may follow a mere phrase: ``oil change and where is my car``.
-    if not _begins_clause(right):
-        return False
     return _begins_clause(left) or (len(left) >= _SENTENCE_WORDS_MIN and kind == "conjunction")
 
 
@@ -177,6 +189,7 @@ def _leans(words: list[str]) -> bool:
 
 def _begins_clause(words: list[str]) -> bool:
     """Whether words begin as a request, a question or a statement does."""
+    words = words[:_WORDS_SEEN]
     while len(words) > 1 and (words[0] in _FILLERS or words[0] in _CONJUNCTIONS):
         words = words[1:]
     first = words[0].replace("\u2019", "'")

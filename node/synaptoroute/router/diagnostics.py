@@ -39,6 +39,7 @@ from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.router.queries import make_query
 from synaptoroute.router.writes import Writer, checked_route
 from synaptoroute.scoring import Scratch, rank
+from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import QueryEngine, UnmatchedQuery, match_of
 from synaptoroute.tensor import Tensor
 
@@ -147,7 +148,11 @@ class Diagnostics:
             route = checked_route(route)
             vectors = await self._writer.encode(route.utterances, route.vectors)
             settings = self._engine.published.settings
-            alone = await score_alone(self._engine.encoder, settings, route, vectors, asked)
+            read = [
+                text if match.encoded_text is None else match.encoded_text
+                for text, match in zip(asked, now, strict=True)
+            ]
+            alone = await score_alone(self._engine.encoder, settings, route, vectors, read)
         return preview_route(name, asked, now, alone)
 
     async def conflicts(self, similarity_min: float, limit: int) -> Conflicts:
@@ -399,7 +404,7 @@ async def score_alone(
         revision=Revision(1, 0),
     )
     tensor.load(slots, vectors, [record], settings, Revision(1, 0))
-    queries = [make_query(text) for text in texts]
+    queries = [make_query(text, is_checked=True) for text in texts]
 
     def score() -> list[Match]:
         embeddings = encoder.encode([query.text for query in queries])
@@ -532,11 +537,12 @@ def _score_staged(
     vectors = np.frombuffer(joined, "<f4").reshape(len(rows), encoder.dim)
     tensor.load(slots, vectors, staged.routes, staged.settings, Revision(1, 0))
     found: list[RoutedText] = []
-    scratch = Scratch()
+    scratch, preparation = Scratch(), TextPreparation(tensor, encoder)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[start : start + TEXTS_AT_ONCE]
         specs = [make_query(text).spec(tensor.routes) for text in some]
-        for ranking in rank(tensor, encoder.encode(some), specs, scratch):
+        read = [preparation.prepare(text).text for text in some]
+        for ranking in rank(tensor, encoder.encode(read), specs, scratch):
             if not ranking.top:
                 found.append(RoutedText(None, None, None, None))
                 continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 from synaptoroute.config import EngineConfig
 from synaptoroute.errors import DeadlineExceeded, InvalidQuery, TooLarge
@@ -22,27 +22,47 @@ from synaptoroute.models import (
     check_text,
     route_names,
 )
+from synaptoroute.router.splits import SplitText
 from synaptoroute.serving.query import Query, QueryEngine
 
 FIRST_STAGE_QUERIES_MAX: Final = 32
 """Queries of a batch that the first stage answers before it yields to the event loop."""
 
 
+class QueryArguments(TypedDict, total=False):
+    """The options of a query.
+
+    Attributes:
+        limit: Number of candidates to report, 1 to 100; 1, the default, reports none.
+        routes: Choose among these routes only.
+        explain: Report at least five candidates, and how the text was read.
+        deadline_ms: Give up after that many milliseconds, at least 1.
+        use_cache: False encodes the text again, for measurements.
+    """
+
+    limit: int
+    routes: Sequence[str] | None
+    explain: bool
+    deadline_ms: int | None
+    use_cache: bool
+
+
+_NO_OPTIONS: Final = QueryArguments()
+
+
 def make_query(
-    text: str,
-    limit: int = 1,
-    routes: Sequence[str] | None = None,
-    explain: bool = False,
-    use_cache: bool = True,
-    is_checked: bool = False,
+    text: str, options: QueryArguments = _NO_OPTIONS, *, is_checked: bool = False
 ) -> Query:
     """Validate and make a query."""
+    limit, routes = options.get("limit", 1), options.get("routes")
+    query = Query(text, limit, None, options.get("explain", False), options.get("use_cache", True))
     if is_checked:
-        return Query(text, limit, None if routes is None else frozenset(routes), explain, use_cache)
+        query.routes = None if routes is None else frozenset(routes)
+        return query
     if not isinstance(text, str):
         raise InvalidQuery("text must be a string")
     try:
-        checked = check_text(text, QUERY_BYTES_MAX)
+        query.text = check_text(text, QUERY_BYTES_MAX)
     except ValueError as error:
         raise InvalidQuery(f"text {error}") from error
     if not 1 <= limit <= CANDIDATES_MAX:
@@ -50,10 +70,10 @@ def make_query(
     if isinstance(routes, str):
         raise InvalidQuery("routes must be a list of names")
     try:
-        names = None if routes is None else route_names(routes)
+        query.routes = None if routes is None else route_names(routes)
     except (TypeError, ValueError) as error:
         raise InvalidQuery(f"routes: {error}") from error
-    return Query(checked, limit, names, explain, use_cache)
+    return query
 
 
 def begin_query(
@@ -61,27 +81,23 @@ def begin_query(
     config: EngineConfig,
     text: str,
     *,
-    limit: int = 1,
-    routes: Sequence[str] | None = None,
-    explain: bool = False,
-    deadline_ms: int | None = None,
-    use_cache: bool = True,
     is_checked: bool = False,
     flow: str = "",
+    **options: Unpack[QueryArguments],
 ) -> Match | asyncio.Future[Match]:
     """Start a query: the first stage answers at once, or the query is queued.
 
     The future fails by itself at the deadline.  Cancelling it takes the query out of the
     queue.  ``flow`` names the client: an overloaded node shares its capacity among clients.
     """
-    seconds = _deadline_seconds(deadline_ms, config)
+    seconds = _deadline_seconds(options.get("deadline_ms"), config)
     try:
-        query = make_query(text, limit, routes, explain, use_cache, is_checked)
+        query = make_query(text, options, is_checked=is_checked)
     except InvalidQuery:
         # Overload is reported first: otherwise a client would learn that its query is
         # malformed only after it has retried.  A valid query is admitted by submit().
         if engine.is_started:
-            engine.check_queue((text,), use_cache, seconds, flow)
+            engine.check_queue((text,), options.get("use_cache", True), seconds, flow)
         raise
     if not engine.is_started:
         return answer_on_this_thread(engine, [query])[0]
@@ -124,27 +140,74 @@ async def query_batch(
     config: EngineConfig,
     texts: Sequence[str],
     *,
-    limit: int,
-    routes: Sequence[str] | None,
-    explain: bool,
-    deadline_ms: int | None,
-    use_cache: bool,
-    is_checked: bool,
-    flow: str,
+    is_checked: bool = False,
+    flow: str = "",
+    **options: Unpack[QueryArguments],
 ) -> list[Match]:
     """Answer several queries, all or none; see ``begin_query``."""
+    seconds = _check_batch(engine, config, texts, options, flow)
+    queries = [make_query(text, options, is_checked=is_checked) for text in texts]
+    return await _answer_all(engine, queries, seconds, flow)
+
+
+async def query_splits(
+    engine: QueryEngine,
+    config: EngineConfig,
+    texts: Sequence[str],
+    *,
+    flow: str = "",
+    **options: Unpack[QueryArguments],
+) -> list[list[Match]]:
+    """Answer the clauses of each text, all or none; see ``splits``."""
+    seconds = _check_batch(engine, config, texts, options, flow)
+    splits = [split_query(text, options) for text in texts]
+    queries = [query for _, own in splits for query in own]
+    if len(queries) > config.queue_requests_max:
+        raise TooLarge(
+            f"the queue holds {config.queue_requests_max} queries at most; the clauses of these "
+            f"texts make {len(queries)}"
+        )
+    matches = iter(await _answer_all(engine, queries, seconds, flow))
+    return [split.combine([next(matches) for _ in own]) for split, own in splits]
+
+
+def split_query(text: str, options: QueryArguments) -> tuple[SplitText, list[Query]]:
+    """Make the queries of a text's clauses; see ``make_query``."""
+    whole = make_query(text, options)
+    split = SplitText.of(text)
+    others = [make_query(each, options) for each in split.texts[1:]]
+    if others:
+        # Only the clauses are what a person asked.
+        for probe in (whole, *others[len(split.spans) :]):
+            probe.is_probe = True
+    return split, [whole, *others]
+
+
+def _check_batch(
+    engine: QueryEngine,
+    config: EngineConfig,
+    texts: Sequence[str],
+    options: QueryArguments,
+    flow: str,
+) -> float:
+    """Check a batch before its texts are validated; returns the seconds until its deadline."""
     if isinstance(texts, str):
         raise InvalidQuery("texts must be a list of strings")
     if len(texts) > QUERY_BATCH_TEXTS_MAX:
         raise InvalidQuery(f"a batch has at most {QUERY_BATCH_TEXTS_MAX} texts")
-    seconds = _deadline_seconds(deadline_ms, config)
+    seconds = _deadline_seconds(options.get("deadline_ms"), config)
     if engine.is_started:
         if len(texts) > config.queue_requests_max:
             raise TooLarge(f"the queue holds {config.queue_requests_max} queries at most")
         # Before a thousand texts are validated: under overload that work would be wasted.
-        engine.check_queue(texts, use_cache, seconds, flow)
-    arguments = (limit, routes, explain, use_cache, is_checked)
-    queries = [make_query(text, *arguments) for text in texts]
+        engine.check_queue(texts, options.get("use_cache", True), seconds, flow)
+    return seconds
+
+
+async def _answer_all(
+    engine: QueryEngine, queries: Sequence[Query], seconds: float, flow: str
+) -> list[Match]:
+    """Answer queries that were validated, all or none."""
     if not engine.is_started:
         return answer_on_this_thread(engine, queries)
     for query in queries:

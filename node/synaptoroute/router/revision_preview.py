@@ -225,7 +225,7 @@ def answer(
     found: list[Judgement] = []
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
-        queries = [make_query(text, limit=2, is_checked=True) for text in some]
+        queries = [make_query(text, {"limit": 2}, is_checked=True) for text in some]
         specs = [query.spec(tensor.routes) for query in queries]
         rankings = rank(tensor, embeddings[start : start + len(some)], specs, scratch)
         for query, ranking in zip(queries, rankings, strict=True):

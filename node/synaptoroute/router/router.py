@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, Unpack, overload
 
 from synaptoroute.cascade import Calibration, StaticTable
 from synaptoroute.cascade.calibrator import Calibrator, calibrate_cascade
@@ -57,11 +57,14 @@ from synaptoroute.router.large_writes import LargeWrites
 from synaptoroute.router.lifecycle import Lifecycle
 from synaptoroute.router.open_imports import OpenImports
 from synaptoroute.router.queries import (
+    QueryArguments,
     answer_on_this_thread,
     answered,
     begin_query,
     make_query,
     query_batch,
+    query_splits,
+    split_query,
 )
 from synaptoroute.router.reads import NodeStatus, RoutePage
 from synaptoroute.router.writes import (
@@ -227,25 +230,27 @@ class AdaptiveRouter:
 
     # --- queries -----------------------------------------------------------------------
 
+    @overload
     async def aquery(
-        self,
-        text: str,
-        *,
-        limit: int = 1,
-        routes: Sequence[str] | None = None,
-        explain: bool = False,
-        deadline_ms: int | None = None,
-        use_cache: bool = True,
-    ) -> Match:
+        self, text: str, *, split: Literal[False] = ..., **options: Unpack[QueryArguments]
+    ) -> Match: ...
+
+    @overload
+    async def aquery(
+        self, text: str, *, split: Literal[True], **options: Unpack[QueryArguments]
+    ) -> list[Match]: ...
+
+    async def aquery(
+        self, text: str, *, split: bool = False, **options: Unpack[QueryArguments]
+    ) -> Match | list[Match]:
         """Find the route that a text belongs to.
 
         Args:
             text: The query, 1 to 32,768 bytes of UTF-8.
-            limit: Number of candidates to report, 1 to 100; 1 reports none.
-            routes: Choose among these routes only.
-            explain: Report at least five candidates.
-            deadline_ms: Give up after that many milliseconds, at least 1.
-            use_cache: False encodes the text again, for measurements.
+            split: Route each clause of the text, at most eight, and return a list of matches
+                with the ``span`` of each.  Neighbouring clauses of one route are one part; a
+                text of one clause gets the match that it gets without.
+            options: See ``QueryArguments``.
 
         Returns:
             The match; false in a condition if no route matches.
@@ -257,16 +262,9 @@ class AdaptiveRouter:
             DeadlineExceeded: There is no answer in time.
             NotReady: The router is stopping.
         """
-        return await answered(
-            self.begin_query(
-                text,
-                limit=limit,
-                routes=routes,
-                explain=explain,
-                deadline_ms=deadline_ms,
-                use_cache=use_cache,
-            )
-        )
+        if split:
+            return (await self.aquery_splits([text], **options))[0]
+        return await answered(self.begin_query(text, **options))
 
     def begin_query(self, text: str, **options: Any) -> Match | asyncio.Future[Match]:
         """Start a query on the event loop; arguments and errors are those of ``aquery``.
@@ -279,13 +277,9 @@ class AdaptiveRouter:
         self,
         texts: Sequence[str],
         *,
-        limit: int = 1,
-        routes: Sequence[str] | None = None,
-        explain: bool = False,
-        deadline_ms: int | None = None,
-        use_cache: bool = True,
         is_checked: bool = False,
         flow: str = "",
+        **options: Unpack[QueryArguments],
     ) -> list[Match]:
         """Answer up to 1,024 queries, in order, all or none; see ``begin_query``.
 
@@ -293,32 +287,47 @@ class AdaptiveRouter:
             TooLarge: There are more texts than the queue can hold.
         """
         return await query_batch(
-            self._engine(),
-            self._config,
-            texts,
-            limit=limit,
-            routes=routes,
-            explain=explain,
-            deadline_ms=deadline_ms,
-            use_cache=use_cache,
-            is_checked=is_checked,
-            flow=flow,
+            self._engine(), self._config, texts, is_checked=is_checked, flow=flow, **options
         )
 
+    async def aquery_splits(
+        self, texts: Sequence[str], *, flow: str = "", **options: Unpack[QueryArguments]
+    ) -> list[list[Match]]:
+        """Route each clause of each text: one list a text; see ``aquery``.
+
+        Raises:
+            TooLarge: There are more clauses than the queue can hold.
+        """
+        return await query_splits(self._engine(), self._config, texts, flow=flow, **options)
+
+    @overload
     def query(
-        self,
-        text: str,
-        *,
-        limit: int = 1,
-        routes: Sequence[str] | None = None,
-        explain: bool = False,
-    ) -> Match:
+        self, text: str, *, split: Literal[False] = ..., **options: Unpack[QueryArguments]
+    ) -> Match: ...
+
+    @overload
+    def query(
+        self, text: str, *, split: Literal[True], **options: Unpack[QueryArguments]
+    ) -> list[Match]: ...
+
+    def query(
+        self, text: str, *, split: bool = False, **options: Unpack[QueryArguments]
+    ) -> Match | list[Match]:
         """Answer on the caller's thread; on the event loop's thread use ``aquery``."""
         engine = self._engine()
-        if not engine.is_started:
-            return answer_on_this_thread(engine, [make_query(text, limit, routes, explain)])[0]
-        asked = self.aquery(text, limit=limit, routes=routes, explain=explain)
-        return asyncio.run_coroutine_threadsafe(asked, self._other_loop(asked)).result()
+        if engine.is_started:
+            asked: Any
+            asked = (
+                self.aquery(text, split=True, **options) if split else self.aquery(text, **options)
+            )
+            answer: Match | list[Match] = asyncio.run_coroutine_threadsafe(
+                asked, self._other_loop(asked)
+            ).result()
+            return answer
+        if split:
+            parts, queries = split_query(text, options)
+            return parts.combine(answer_on_this_thread(engine, queries))
+        return answer_on_this_thread(engine, [make_query(text, options)])[0]
 
     def _other_loop(self, coroutine: Any) -> asyncio.AbstractEventLoop:
         """Return the router's event loop if it runs on another thread."""

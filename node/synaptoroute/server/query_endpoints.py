@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from synaptoroute.models import Match
-from synaptoroute.server.bodies import read_body, require_json
+from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.metrics import parse_version
 from synaptoroute.server.parameters import ReadingRoute
 from synaptoroute.server.query_handler import (
@@ -19,7 +19,7 @@ from synaptoroute.server.query_handler import (
     options_of,
     parse_batch,
     query_arguments,
-    render_match,
+    render_matches,
 )
 from synaptoroute.server.responses import (
     QUERY_PROBLEMS,
@@ -31,7 +31,7 @@ from synaptoroute.server.responses import (
     version_headers,
 )
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.server.schemas import BatchAnswer
+from synaptoroute.server.schemas import BatchAnswer, SplitAnswer, SplitBatchAnswer
 from synaptoroute.web.middleware import request_flow
 
 DEADLINE_PATTERN: Final = "^([1-9][0-9]{0,4}|[1-5][0-9]{5}|600000)$"
@@ -47,6 +47,8 @@ Deadline = Annotated[
     ),
 ]
 endpoints = APIRouter(route_class=ReadingRoute, tags=["queries"])
+QueryAnswer = Match | SplitAnswer
+BatchOrSplitAnswer = BatchAnswer | SplitBatchAnswer
 
 _MATCH_EXAMPLE = {
     "route": "refund",
@@ -64,15 +66,16 @@ _MATCH_EXAMPLE = {
 }
 
 
-def render_batch(matches: list[Match]) -> str:
-    return f'{{"matches":[{",".join(render_match(match) for match in matches)}]}}'
-
-
 @endpoints.post(
     "/v1/query",
     summary="Route one text",
     responses={
-        200: success("The match", _MATCH_EXAMPLE, Match, headers="SR-Version"),
+        200: success(
+            "The match; with `split`, one for each part of the text",
+            _MATCH_EXAMPLE,
+            QueryAnswer,
+            headers="SR-Version",
+        ),
         **problems(*QUERY_PROBLEMS),
     },
     openapi_extra=json_body("QueryRequest", {"text": "How do I get my money back?"}),
@@ -91,9 +94,9 @@ async def query(request: Request, deadline: Deadline = None) -> Response:
     summary="Route several texts",
     responses={
         200: success(
-            "One match for each text, in order",
+            "One match for each text, in order; with `split`, the parts of each text",
             {"matches": [_MATCH_EXAMPLE]},
-            BatchAnswer,
+            BatchOrSplitAnswer,
             headers="SR-Version",
         ),
         **problems(*QUERY_PROBLEMS),
@@ -111,17 +114,24 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     require_json(request)
     options = options_of(dict(reversed(request.scope["headers"])))
     with runtime.bodies.lease(request_flow(request)) as lease:
-        batch = parse_batch(await read_body(request, lease, runtime.config.body_bytes_max))
+        body = await read_body(request, lease, runtime.config.body_bytes_max)
+        batch = parse_batch(body)
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=batch.texts)
-        work = runtime.serving_router.aquery_batch(
-            batch.texts,
-            use_cache=options.use_cache,
-            is_checked=True,
-            flow=request_flow(request),
-            **query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
+        router, arguments = (
+            runtime.serving_router,
+            query_arguments(batch, longest_deadline_ms(options.deadline_ms, runtime.config)),
         )
-        matches = await unless_gone(request, work)
+        arguments |= {"use_cache": options.use_cache, "flow": request_flow(request)}
+        if batch.split:
+            texts = parse_json(body)["texts"]  # spans count from the texts as they were sent
+            parts = await unless_gone(request, router.aquery_splits(texts, **arguments))
+            matches = [match for own in parts for match in own]
+            rendered = f'{{"texts":[{",".join(map(render_matches, parts))}]}}'
+        else:
+            work = router.aquery_batch(batch.texts, is_checked=True, **arguments)
+            matches = await unless_gone(request, work)
+            rendered = render_matches(matches)
     # Texts may be answered at different positions: the oldest holds for all of them.
     version = min((match.version for match in matches), key=parse_version)
-    return json_response(render_batch(matches), headers=version_headers(version))
+    return json_response(rendered, headers=version_headers(version))

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -34,6 +34,7 @@ from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.router import AdaptiveRouter, answered
 from synaptoroute.server.bodies import parse_json, read_body, require_json
+from synaptoroute.server.metrics import parse_version
 from synaptoroute.server.middleware import QUERY_PATH, NodePolicy
 from synaptoroute.server.runtime import Runtime
 from synaptoroute.server.schemas import (
@@ -58,8 +59,8 @@ _DEADLINE: Final = re.compile(r"[1-9][0-9]{0,5}")
 _JSON: Final = b"application/json"
 _QUERY: Final = TypeAdapter(QueryRequest)
 _BATCH: Final = TypeAdapter(BatchRequest)
-_ALWAYS: Final[set[str]] = set()
-_WITHOUT_DECISION: Final = {"decision_id"}
+_OF_SPLIT: Final = {"span"}
+_WITHOUT_DECISION: Final = {"decision_id", *_OF_SPLIT}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _OF_PREPARATION: Final = {"encoded_text", "repairs"}
 _WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE, *_OF_PREPARATION}
@@ -87,7 +88,7 @@ class PendingQuery:
 
     Attributes:
         router: The router that answers it.
-        answer: The match, or a future of it.
+        answer: The match, or a future of it; of one match a part for a query to split.
         body: Bytes of the request.
         options: What its headers say.
         visible: State of the router when the query began.
@@ -96,7 +97,7 @@ class PendingQuery:
     """
 
     router: AdaptiveRouter
-    answer: Match | asyncio.Future[Match]
+    answer: Match | asyncio.Future[Match] | asyncio.Future[list[Match]]
     body: bytes
     options: QueryOptions
     visible: Published
@@ -204,7 +205,7 @@ class QueryHandler:
         respond: Respond,
         context: RequestContext,
         pending: PendingQuery,
-        future: asyncio.Future[Match],
+        future: asyncio.Future[Any],
     ) -> None:
         """Send what became of a query; nothing to a client that has gone."""
         self.release(pending)
@@ -251,7 +252,7 @@ class QueryHandler:
         found = self.begin(body, options, request_flow(request))
         if isinstance(found, PendingQuery):
             try:
-                match = await answered(found.answer)
+                match: Any = await answered(found.answer)  # type: ignore[arg-type]
             finally:
                 self.release(found)
             found = self.complete(found, match)
@@ -285,14 +286,19 @@ class QueryHandler:
         if runtime.config.log_queries:
             runtime.log.debug("queries", texts=[query.text])
         runtime.bodies.take(len(body), flow)
+        answer: Match | asyncio.Future[Match] | asyncio.Future[list[Match]]
+        arguments = query_arguments(query, deadline_ms)
         try:
-            answer = router.begin_query(
-                query.text,
-                use_cache=use_cache,
-                is_checked=True,
-                flow=flow,
-                **query_arguments(query, deadline_ms),
-            )
+            if query.split:
+                # Spans count from the text as it was sent, before it was trimmed.
+                work = router.aquery_splits(
+                    [parse_json(body)["text"]], use_cache=use_cache, flow=flow, **arguments
+                )
+                answer = asyncio.ensure_future(_only(work))
+            else:
+                answer = router.begin_query(
+                    query.text, use_cache=use_cache, is_checked=True, flow=flow, **arguments
+                )
         except BaseException:
             runtime.bodies.release(len(body), flow)
             raise
@@ -300,10 +306,15 @@ class QueryHandler:
             self._in_flight.add(body)
         return PendingQuery(router, answer, body, options, visible, is_first, flow)
 
-    def complete(self, pending: PendingQuery, match: Match) -> QueryResponse:
+    def complete(self, pending: PendingQuery, answer: Match | list[Match]) -> QueryResponse:
         """Render the answer of a pending query, and cache it where it may come again."""
         config, visible = self._runtime.config, pending.visible
-        body = render_match(match).encode()
+        if isinstance(answer, Match):
+            match, body = answer, render_match(answer).encode()
+        else:
+            # Of several the one that says least: of the oldest position, or without a route.
+            match = min(answer, key=_how_much)
+            body = render_matches(answer).encode()
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", _JSON)]
         if match.version:
             headers.append((b"sr-version", match.version.encode()))
@@ -322,6 +333,16 @@ class QueryHandler:
         self._runtime.bodies.release(len(pending.body), pending.flow)
         if pending.is_first:
             self._in_flight.discard(pending.body)
+
+
+async def _only(work: Awaitable[list[list[Match]]]) -> list[Match]:
+    """The answer to the only text of a batch."""
+    (found,) = await work
+    return found
+
+
+def _how_much(match: Match) -> tuple[tuple[int, int], bool]:
+    return parse_version(match.version), match.route is not None
 
 
 # --- parsing -----------------------------------------------------------------------------
@@ -376,7 +397,7 @@ def _validated(adapter: TypeAdapter[ModelT], body: bytes) -> ModelT:
 
 def render_match(match: Match) -> str:
     """A match as JSON, with candidates and stage only if the query asked for them."""
-    left_out = _ALWAYS if match.decision_id else _WITHOUT_DECISION
+    left_out = _OF_SPLIT if match.decision_id else _WITHOUT_DECISION
     if match.candidates is None:
         left_out = left_out | _WITHOUT_EXPLAIN
     else:
@@ -384,4 +405,10 @@ def render_match(match: Match) -> str:
             left_out = left_out | _OF_CASCADE
         if match.encoded_text is None:
             left_out = left_out | _OF_PREPARATION
+    if match.span is not None:
+        left_out = left_out - _OF_SPLIT
     return match.model_dump_json(exclude=left_out)
+
+
+def render_matches(matches: Sequence[Match]) -> str:
+    return f'{{"matches":[{",".join(map(render_match, matches))}]}}'

@@ -143,7 +143,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def success(
-    description: str, example: Any, model: type[BaseModel] | None = None, *, headers: str = ""
+    description: str, example: Any, model: Any = None, *, headers: str = ""
 ) -> dict[str, Any]:
     """Describe a success, with an example and the names of its headers."""
     described: dict[str, Any] = {

@@ -79,6 +79,10 @@ class QueryFields(RequestModel):
     explain: bool = Field(
         default=False, description="List candidates with scores, thresholds and utterances."
     )
+    split: bool = Field(
+        default=False,
+        description="Route each clause of the text; the answer is a list of matches with spans.",
+    )
     deadline_ms: WholeNumber | None = Field(
         default=None,
         ge=1,
@@ -225,6 +229,18 @@ class DismissRequest(RequestModel):
     """Texts of unmatched queries to forget."""
 
     texts: list[QueryText] = Field(min_length=1, max_length=CLUSTERED_MAX)
+
+
+class SplitAnswer(BaseModel):
+    """The parts of a text, in order, each with its match and its ``span``."""
+
+    matches: list[Match]
+
+
+class SplitBatchAnswer(BaseModel):
+    """The parts of each text, in the order of the request."""
+
+    texts: list[SplitAnswer]
 
 
 class BatchAnswer(BaseModel):

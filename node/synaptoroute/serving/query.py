@@ -54,6 +54,7 @@ class Query:
         explain: Report candidates even with a limit of one.
         use_cache: False encodes the text again, to measure.
         deadline_seconds: A longer predicted wait is refused.
+        is_probe: Whether nobody asked exactly this; then it does not count as unmatched.
         flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
         prepared: Its text as it is encoded; set by the stage that reads it.
@@ -67,6 +68,7 @@ class Query:
     routes: frozenset[str] | None
     explain: bool
     use_cache: bool = True
+    is_probe: bool = False
     deadline_seconds: float = math.inf
     flow: str = ""
     future: asyncio.Future[Match] | None = None
@@ -247,7 +249,9 @@ class UnmatchedQueries:
         """Keep the unmatched queries of a batch; those with a filter are left out."""
         at_ms = time.time_ns() // 1_000_000
         for query, match in answers:
-            if isinstance(match, Match) and match.route is None and query.routes is None:
+            if not isinstance(match, Match) or match.route is not None:
+                continue
+            if query.routes is None and not query.is_probe:
                 self._newest.append(
                     UnmatchedQuery(
                         query.text,

@@ -265,6 +265,9 @@ def query(
     explain: Annotated[
         bool, typer.Option("--explain", help="Also show the reason and the data of the route.")
     ] = False,
+    split: Annotated[
+        bool, typer.Option("--split", help="Route each clause of a text on its own.")
+    ] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -276,14 +279,21 @@ def query(
     options: dict[str, Any] = {"limit": limit, "explain": explain}
     if routes is not None:
         options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
+    if split:
+        options["split"] = True
     with NodeClient(url, api_key) as client:
-        matches = [client.post("/v1/query", {"text": each, **options}) for each in text]
+        answers = [client.post("/v1/query", {"text": each, **options}) for each in text]
+    parts = [
+        (each[slice(*match["span"])] if split else each, match)
+        for each, answer in zip(text, answers, strict=True)
+        for match in (answer["matches"] if split else [answer])
+    ]
     if as_json:
-        print_json(matches if len(matches) > 1 else matches[0])
+        print_json(answers if len(answers) > 1 else answers[0])
     else:
-        for each, match in zip(text, matches, strict=True):
+        for each, match in parts:
             _show_match(each, match, explain)
-    if not all(match["route"] for match in matches):
+    if not all(match["route"] for _, match in parts):
         raise typer.Exit(ExitCode.NO)
 
 
