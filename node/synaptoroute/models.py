@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic.json_schema import SkipJsonSchema
 
 from synaptoroute.core import feedback, validation
-from synaptoroute.core.mutation import Aggregation
+from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE, Aggregation
 
 NAME_CHARACTERS_MAX: Final = validation.NAME_CHARACTERS_MAX
 NAME_PATTERN: Final = validation.NAME_PATTERN
@@ -104,6 +104,17 @@ def _check_threshold(value: float) -> float:
     return value
 
 
+def _check_confidence(value: float) -> float:
+    if not math.isfinite(value) or not 0.0 <= value <= 1.0:
+        raise ValueError("must be between 0 and 1")
+    return value
+
+
+def _check_pattern(value: str) -> str:
+    check_text(value, bytes_max=4 * validation.IGNORE_CHARACTERS_MAX)
+    return value
+
+
 Name = Annotated[
     str,
     Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=NAME_PATTERN),
@@ -113,6 +124,12 @@ Utterance = Annotated[
     str, Field(min_length=1), AfterValidator(partial(check_text, bytes_max=UTTERANCE_BYTES_MAX))
 ]
 Threshold = Annotated[float, Field(ge=-1, le=1), AfterValidator(_check_threshold)]
+Confidence = Annotated[float, Field(ge=0, le=1), AfterValidator(_check_confidence)]
+IgnorePattern = Annotated[
+    str,
+    Field(min_length=1, max_length=validation.IGNORE_CHARACTERS_MAX),
+    AfterValidator(_check_pattern),
+]
 
 
 class Route(BaseModel):
@@ -165,7 +182,7 @@ class StoredRoute(BaseModel):
         name: Unique name.
         utterances: Its example texts.
         threshold: Its own threshold, or None.
-        effective_threshold: The threshold in use: its own or the default.
+        effective_threshold: The threshold in use: its own or the default; None for none.
         metadata: As given.
         payload: As given.
         revision: ``epoch.seq`` of the last change; also the ETag.
@@ -176,7 +193,7 @@ class StoredRoute(BaseModel):
     name: str
     utterances: list[str]
     threshold: float | None
-    effective_threshold: float
+    effective_threshold: float | None
     metadata: dict[str, Any]
     payload: Any
     revision: str
@@ -543,23 +560,38 @@ class RouteSetSettings(BaseModel):
     """Settings of the route set, replicated to every node.
 
     Attributes:
-        aggregation: ``blend``, ``max``, ``mean``, ``centroid`` or ``topk``.
+        aggregation: ``blend``, ``max``, ``mean``, ``centroid``, ``topk`` or ``adaptive``.
         topk: Utterances averaged by ``topk``.
-        threshold: Default threshold.
+        threshold: Default threshold; None for no least score.
         capacity_slots: Utterances that the tensor can hold.
         cascade: Whether the static stage may answer clear queries without the encoder, on
             nodes that have its table and a calibration that allows it.
         feedback: Settings of the review queue; None keeps none.
+        confidence_min: Default of the lowest confidence at which a route matches; None for no
+            such limit.
+        expected_unmatched_share: Share of queries that you expect to belong to no route.
+        ignore: Patterns of texts that are cut out of a query before it is encoded.
+
+    ``adaptive``, no threshold and the last three need level 3 of the log.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     aggregation: Aggregation
     topk: int = Field(ge=1, le=validation.TOPK_MAX)
-    threshold: Threshold
+    threshold: Threshold | None
     capacity_slots: int = Field(ge=1, le=validation.CAPACITY_SLOTS_MAX)
     cascade: bool = False
     feedback: FeedbackSettings | None = Field(default=None, exclude_if=lambda value: value is None)
+    confidence_min: Confidence | None = None
+    expected_unmatched_share: float = Field(
+        default=DEFAULT_UNMATCHED_SHARE,
+        ge=validation.UNMATCHED_SHARE_MIN,
+        le=validation.UNMATCHED_SHARE_MAX,
+    )
+    ignore: list[IgnorePattern] = Field(
+        default_factory=list, max_length=validation.IGNORE_PATTERNS_MAX
+    )
 
 
 class CascadeReport(BaseModel):

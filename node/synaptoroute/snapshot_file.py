@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from synaptoroute.core.change import (
@@ -65,6 +65,7 @@ DECISION_SCHEMA: Final = (
 """Tables of version 3 of the schema."""
 SCHEMA_STEPS: Final = (FINALIZED_SCHEMA, DECISION_SCHEMA)
 """The tables that versions 2, 3, ... add, in this order."""
+_DECISION_VERSION: Final = 3
 _MALFORMED: Final = (
     sqlite3.Error,
     ProtocolError,
@@ -147,10 +148,11 @@ def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
     snapshot = Snapshot(
         position=position,
         settings=load_settings(settings),
-        routes=tuple(_routes(connection)),
+        routes=tuple(_routes(connection, version)),
         row_hashes={row[0]: row_hash(*row) for row in rows},
         remembered=tuple(_remembered(connection, seq)),
         imports=tuple(_imports(connection)),
+        decision=_decision(connection) if version >= _DECISION_VERSION else b"",
         epochs=tuple(_epochs(connection)),
         feedback=tuple(_feedback(connection)) if version > 2 else (),
         level=int(facts.get("level", "1")),
@@ -168,8 +170,10 @@ def load_settings(text: str) -> Settings:
         TypeError: A field is unknown or missing.
         ValueError: It is not JSON.
     """
-    fields = json.loads(text)
-    more = fields.pop() if isinstance(fields[-1], dict) else {}
+    fields: list[Any] = json.loads(text)
+    more: dict[str, Any] = fields.pop() if isinstance(fields[-1], dict) else {}
+    if "ignore" in more:
+        more["ignore"] = tuple(more["ignore"])
     return Settings(*fields, **more)
 
 
@@ -195,13 +199,24 @@ def check_chains(connection: sqlite3.Connection, position: Position) -> None:
         raise ValueError("the op log does not end at the position")
 
 
-def _routes(connection: sqlite3.Connection) -> Iterator[RouteRecord]:
+def _decision(connection: sqlite3.Connection) -> bytes:
+    found = connection.execute("SELECT payload FROM decision").fetchone()
+    return bytes(found[0]) if found else b""
+
+
+def _routes(connection: sqlite3.Connection, version: int) -> Iterator[RouteRecord]:
+    confidence: dict[int, float] = {}
+    if version >= _DECISION_VERSION:
+        confidence.update(connection.execute("SELECT route_id, confidence_min FROM route_decision"))
     # Without slots and texts: the root covers them by the rows, which name their owner.
     for route_id, name, threshold, metadata, payload, epoch, seq in connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
     ):
         at = Revision(epoch, seq)
-        yield RouteRecord(route_id, name, (), (), threshold, metadata, payload, at)
+        own = confidence.pop(route_id, None)
+        yield RouteRecord(route_id, name, (), (), threshold, metadata, payload, at, own)
+    if confidence:
+        raise ValueError("a route that does not exist has a confidence")
 
 
 def _remembered(connection: sqlite3.Connection, seq: int) -> Iterator[Remembered]:

@@ -18,7 +18,7 @@ from followers import Peers, assert_held, route, until, write_again, write_quoru
 from forger import Member
 from secrets_of_clusters import Pins, signed
 from servers import Server
-from synaptoroute.core.codec import VOTES_LEVEL
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, OpenEpoch
 from synaptoroute.trust.identity import NodeIdentity
 

@@ -113,10 +113,10 @@ async def diverge(found: Peers, slot: int) -> None:
         table = state.replica.table
         (row,) = [each for each in state.storage.rows() if each.slot == slot]
         vector = row.vector[4:] + row.vector[:4]
-        hashed = row_hash(slot, row.route_id, row.utterance, vector)
+        hashed = row_hash(slot, row.owner, row.utterance, vector)
         table._disown(slot, row.row_hash)
         table._own(slot, hashed)
-        write = SlotWrite(slot, row.route_id, row.utterance, vector, hashed)
+        write = SlotWrite(slot, row.owner, row.utterance, vector, hashed)
         engine.adopt(state.storage.repair_rows([write], table.digest.hex()))
 
     await asyncio.wrap_future(engine.run_on_applier(alter))

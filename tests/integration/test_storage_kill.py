@@ -70,9 +70,9 @@ def run_until_killed(path: Path, synchronous: str, after_seconds: float) -> dict
 def assert_consistent(stored: Stored) -> None:
     """Position, rows and digest match, recomputed from the rows."""
     owners = {
-        slot: (route.route_id, text)
+        slot: (owner, text)
         for route in stored.snapshot.routes
-        for slot, text in zip(route.slots, route.utterances, strict=True)
+        for slot, owner, text in route.rows()
     }
     recomputed = {
         slot: row_hash(slot, *owners[slot], vector) for slot, vector in held_vectors(stored).items()

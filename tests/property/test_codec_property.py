@@ -100,6 +100,11 @@ FIELD_NAMES = st.sampled_from(
         "number",
         "parts",
         "chunk_count",
+        "confidence_min",
+        "description",
+        "negatives",
+        "expected_unmatched_share",
+        "ignore",
         "epoch_id",
         "base_seq",
         "voters",
@@ -116,10 +121,13 @@ FIELD_NAMES = st.sampled_from(
     st.sampled_from(sorted(READERS)),
     st.dictionaries(FIELD_NAMES, JSON_VALUES, max_size=8) | JSON_VALUES,
     st.binary(max_size=24),
+    st.sampled_from([1, LEVEL]),
 )
-def test_forged_fields_are_refused_or_decided(kind: int, fields: Any, vectors: bytes) -> None:
+def test_forged_fields_are_refused_or_decided(
+    kind: int, fields: Any, vectors: bytes, level: int
+) -> None:
     """A valid frame with any fields is refused by the codec or decided by the table."""
-    frame = frame_of_fields(fields, vectors, kind)
+    frame = frame_of_fields(fields, vectors, kind, level)
     try:
         proposal = decode_proposal(frame)
     except CodecError:
@@ -173,9 +181,11 @@ def test_proposal_with_one_forged_field_does_not_corrupt_the_replica(
     target = fields
     if fields.get("parts") and data.draw(st.booleans(), label="inside a part"):
         target = fields["parts"][0]
-    name = data.draw(st.sampled_from(sorted(target)) | FIELD_NAMES, label="field")
+    names = st.sampled_from(sorted(target)) | FIELD_NAMES if target else FIELD_NAMES
+    name = data.draw(names, label="field")
     target[name] = data.draw(MUTATED_FIELDS, label="value")
-    forged = frame_of_fields(fields, vectors, kind=frame[3])
+    level = data.draw(st.sampled_from([frame[4], 1, LEVEL]), label="level")
+    forged = frame_of_fields(fields, vectors, frame[3], level)
     try:
         decoded = decode_proposal(forged)
     except CodecError:

@@ -14,6 +14,7 @@ from strategies import DIM, logs
 from synaptoroute.core import content as content_module
 from synaptoroute.core import replica as replica_module
 from synaptoroute.core.change import EpochRecord, Snapshot
+from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.content import ContentRoot, root_of
 from synaptoroute.core.mutation import (
     Finalize,
@@ -71,10 +72,10 @@ def test_root_forgets_outcomes_with_the_window(window: int, count: int) -> None:
 def test_root_changes_with_the_level() -> None:
     """Finalizing is part of the content, in memory as in a snapshot."""
     replica, root = fresh(), ContentRoot(EMPTY, "f", DIM)
-    finalize = Proposal(bytes([1] * 16), Finalize(2, (("n1", "a" * 64),)))
+    finalize = Proposal(bytes([1] * 16), Finalize(LEVEL + 1, (("n1", "a" * 64),)))
     for commit in replay(replica, log_of([finalize])):
         root.apply(commit)
-    assert replica.level == 2
+    assert replica.level == LEVEL + 1
     assert root.hex() == root_of(replica.snapshot(), "f", DIM)
 
 
@@ -120,6 +121,10 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         "voters": with_epoch(voters=("n1", "n2")),
         "ballot": with_epoch(epoch_id="other"),
         "level": replace(state, level=2),
+        "confidence": replace(
+            state, routes=(route._replace(confidence_min=0.5), *state.routes[1:])
+        ),
+        "decision": replace(state, decision=b"fit"),
         "voter keys": replace(state, voter_keys=(("n1", "a" * 64),)),
         "fingerprint": with_epoch(fingerprint="g"),
         "epoch removed": replace(state, epochs=()),

@@ -13,9 +13,9 @@ from strategies import logs
 from synaptoroute.core import replica as replica_module
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.digest import Digest
+from synaptoroute.core.free_numbers import FreeNumbers
 from synaptoroute.core.mutation import Proposal, PutRoute
 from synaptoroute.core.replica import Replica
-from synaptoroute.core.table import FreeNumbers
 
 pytestmark = pytest.mark.property
 

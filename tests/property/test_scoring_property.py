@@ -8,6 +8,7 @@ differ in one last bit, so that ties and near-ties are common.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
@@ -58,10 +59,23 @@ THRESHOLDS = st.sampled_from((None, -1.0, 0.0, 0.3, 0.7, 0.999))
 
 
 @st.composite
+def more(draw: st.DrawFn) -> dict[str, Any]:
+    """A description and negatives, often neither."""
+    negatives = draw(st.lists(st.sampled_from(("not", "never")), max_size=2, unique=True))
+    is_described = draw(st.booleans())
+    return {
+        "description": "about" if is_described else None,
+        "description_vector": draw(VECTORS) if is_described else b"",
+        "negatives": tuple(negatives),
+        "negative_vectors": tuple(draw(VECTORS) for _ in negatives),
+    }
+
+
+@st.composite
 def puts(draw: st.DrawFn) -> PutRoute:
     texts = draw(st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5, unique=True))
     vectors = tuple(draw(VECTORS) for _ in texts)
-    return PutRoute(draw(NAMES), tuple(texts), vectors, draw(THRESHOLDS))
+    return PutRoute(draw(NAMES), tuple(texts), vectors, draw(THRESHOLDS), **draw(more()))
 
 
 @st.composite
@@ -81,7 +95,7 @@ SETTINGS = st.builds(
     Settings,
     aggregation=st.sampled_from(AGGREGATIONS),
     topk=st.integers(1, 4),
-    threshold=st.sampled_from((-1.0, 0.2, 0.6)),
+    threshold=st.sampled_from((-1.0, 0.2, 0.6, None)),
     capacity_slots=st.just(CAPACITY_SLOTS),
 )
 SINGLE: st.SearchStrategy[Mutation] = st.one_of(
@@ -94,6 +108,7 @@ SINGLE: st.SearchStrategy[Mutation] = st.one_of(
         st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3, unique=True).map(tuple),
     ),
     st.builds(PatchRoute, NAMES, threshold=THRESHOLDS),
+    st.builds(lambda name, fields: PatchRoute(name, **fields), NAMES, more()),
     st.builds(PutSettings, SETTINGS),
 )
 STEPS = st.lists(st.one_of(SINGLE.map(lambda one: [one]), imports()), min_size=1, max_size=12)
@@ -142,8 +157,8 @@ class Node:
             part = change.writes[start : start + fill_rows]
             slots = np.array([write.slot for write in part], np.int64)
             vectors = np.frombuffer(b"".join(write.vector for write in part), np.float32)
-            route_ids = np.array([write.route_id for write in part], np.int64)
-            self.tensor.fill(slots, vectors.reshape(len(part), DIM), self.at, route_ids)
+            owners = np.array([write.owner for write in part], np.int64)
+            self.tensor.fill(slots, vectors.reshape(len(part), DIM), self.at, owners)
 
     def vectors(self) -> dict[int, NDArray[np.float32]]:
         """The rows as arrays."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.model_disk import Disk, DiskFull
 from sim.model_server import ModelServer
-from synaptoroute.core.codec import VOTES_LEVEL
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, Position
 from synaptoroute.core.recovery import (
     Action,

@@ -6,14 +6,18 @@ import sqlite3
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from synaptoroute.core.change import Commit, Snapshot
-from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.mutation import (
+    CalibrateDecision,
     DeleteRoute,
+    Finalize,
     ImportBegin,
     ImportChunk,
     Mutation,
@@ -119,10 +123,23 @@ def rot(path: Path) -> None:
         raw.commit()
 
 
+def decided(name: str, seed: int = 0, **fields: Any) -> PutRoute:
+    """A route with a description, two negatives and a confidence of its own."""
+    more = {
+        "confidence_min": 0.25,
+        "description": f"all about {name}",
+        "description_vector": vector(seed * 1_000 + 100),
+        "negatives": (f"not {name}", f"never {name}"),
+        "negative_vectors": (vector(seed * 1_000 + 101), vector(seed * 1_000 + 102)),
+    }
+    return replace(put(name, 3, seed), **{**more, **fields})
+
+
 def rich_history(storage: SQLiteStorage) -> History:
     """A state that uses every table."""
     history = History()
     storage.commit(history.write(OpenEpoch("e1", 0, ("n1",), FINGERPRINT, DIM)))
     storage.commit(history.write(put("a", 30), put("b", 5, 1), DeleteRoute("b"), put("c", 2, 2)))
     storage.commit(history.write(ImportBegin("i"), ImportChunk("i", 0, (put("d", 2, 3),))))
+    storage.commit(history.write(Finalize(LEVEL), decided("e", 8), CalibrateDecision(b"fit")))
     return history

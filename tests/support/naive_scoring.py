@@ -52,13 +52,14 @@ def naive_score(
     vectors: Mapping[int, Vector], route: RouteRecord, settings: Settings, query: Vector
 ) -> RouteScore:
     """Score one route: similarities first, then how they become one number."""
-    similarities = [naive_dot(vectors[slot], query) for slot in route.slots]
+    slots = route.example_slots
+    similarities = [naive_dot(vectors[slot], query) for slot in slots]
     highest = max(similarities)
-    slot = min(s for s, value in zip(route.slots, similarities, strict=True) if value == highest)
-    unit, mean_length = naive_centroid([vectors[slot] for slot in route.slots])
+    slot = min(s for s, value in zip(slots, similarities, strict=True) if value == highest)
+    unit, mean_length = naive_centroid([vectors[slot] for slot in slots])
     to_centroid = naive_dot(unit, query)
     match settings.aggregation:
-        case "blend":
+        case "blend" | "adaptive":
             score = (highest + to_centroid) / 2.0
         case "max":
             score = highest
@@ -69,7 +70,7 @@ def naive_score(
         case "topk":
             leading = sorted(similarities, reverse=True)[: settings.topk]
             score = sum(leading) / len(leading)
-    threshold = settings.threshold if route.threshold is None else route.threshold
+    threshold = settings.threshold_of(route.threshold)
     return RouteScore(route.route_id, score, threshold, slot, highest)
 
 

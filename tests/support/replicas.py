@@ -12,16 +12,18 @@ from typing import Any
 
 from strategies import CAPACITY_SLOTS, DIM
 from synaptoroute.core.change import Change, Commit, Snapshot
-from synaptoroute.core.codec import HEADER_BYTES, encode_proposal
+from synaptoroute.core.codec import HEADER_BYTES, LEVEL, encode_proposal
 from synaptoroute.core.digest import (
     BUCKET_COUNT,
     chunk_hash,
+    decision_hash,
     feedback_hash,
     import_hash,
     route_hash,
     row_hash,
     settings_hash,
 )
+from synaptoroute.core.free_numbers import FreeNumbers
 from synaptoroute.core.mutation import (
     Entry,
     Mutation,
@@ -33,7 +35,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.replica import Ignored, Replica, make_entry
-from synaptoroute.core.table import FreeNumbers, RouteTable
+from synaptoroute.core.table import RouteTable
 
 SMALL = Settings(capacity_slots=CAPACITY_SLOTS)
 EMPTY = Snapshot(settings=SMALL)
@@ -46,7 +48,8 @@ def op_id_of(index: int) -> bytes:
 
 def opening(base_seq: int = 0) -> Proposal:
     """The proposal that opens an epoch after ``base_seq``."""
-    opened = OpenEpoch(epoch_id=f"e{base_seq}", base_seq=base_seq, voters=("n1",), dim=DIM)
+    level = 1 if base_seq else LEVEL
+    opened = OpenEpoch(f"e{base_seq}", base_seq, ("n1",), dim=DIM, level=level)
     return Proposal(op_id_of(base_seq), opened)
 
 
@@ -92,6 +95,7 @@ def table_state(table: RouteTable) -> dict[str, Any]:
         "routes": dict(table.routes),
         "imports": dict(table.imports),
         "feedback": dict(table.feedback),
+        "decision": table.decision,
         "row_hashes": dict(table.row_hashes),
         "digest": table.digest.hex(),
         "buckets": list(table.digest.buckets),
@@ -121,6 +125,8 @@ def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes
         hashes.append(import_hash(staged.begin))
         hashes.extend(chunk_hash(chunk) for chunk in staged.chunks)
     hashes.extend(map(feedback_hash, table.feedback.values()))
+    if table.decision:
+        hashes.append(decision_hash(table.decision))
     return f"{sum(int.from_bytes(each, 'little') for each in hashes) % 2**128:032x}"
 
 
@@ -139,19 +145,19 @@ class Shadow:
         for slot in change.freed:
             del self.rows[slot]
         for write in change.writes:
-            self.rows[write.slot] = (write.route_id, write.utterance, write.vector)
+            self.rows[write.slot] = (write.owner, write.utterance, write.vector)
             assert write.row_hash == row_hash(
-                write.slot, write.route_id, write.utterance, write.vector
+                write.slot, write.owner, write.utterance, write.vector
             )
 
     def check(self, table: RouteTable) -> None:
         """Hold the rows against the table: one owner each, texts, digest, buckets."""
         owned = {
-            slot: (route.route_id, text)
+            slot: (owner, text)
             for route in table.routes.values()
-            for slot, text in zip(route.slots, route.utterances, strict=True)
+            for slot, owner, text in route.rows()
         }
-        assert sum(len(route.slots) for route in table.routes.values()) == len(owned)
+        assert sum(len(route.rows()) for route in table.routes.values()) == len(owned)
         assert {slot: row[:2] for slot, row in self.rows.items()} == owned
         assert set(table.row_hashes) == set(owned)
         assert digest_from_scratch(table, self.rows) == table.digest.hex()
@@ -261,16 +267,16 @@ def frame_of(payload: bytes, kind: int = 1, level: int = 1, flags: int = 0) -> b
     return head + struct.pack("<I", zlib.crc32(head)) + payload
 
 
-def frame_of_text(text: str | bytes, vectors: bytes = b"", kind: int = 1) -> bytes:
+def frame_of_text(text: str | bytes, vectors: bytes = b"", kind: int = 1, level: int = 1) -> bytes:
     """A sound frame around any text where JSON belongs."""
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return frame_of(struct.pack("<I", len(raw)) + raw + vectors, kind)
+    return frame_of(struct.pack("<I", len(raw)) + raw + vectors, kind, level)
 
 
-def frame_of_fields(fields: Any, vectors: bytes = b"", kind: int = 1) -> bytes:
+def frame_of_fields(fields: Any, vectors: bytes = b"", kind: int = 1, level: int = 1) -> bytes:
     """A sound frame around any fields, written as ours are."""
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return frame_of_text(text, vectors, kind)
+    return frame_of_text(text, vectors, kind, level)
 
 
 def fields_of(frame: bytes) -> tuple[Any, bytes]:

@@ -45,13 +45,13 @@ def loaded(
 
 def rows_by_slot(tensor: Tensor) -> Mapping[int, NDArray[np.float32]]:
     """Every owned row of a tensor."""
-    slots = [slot for route in tensor.routes.values() for slot in route.slots]
+    slots = [slot for route in tensor.routes.values() for slot, _, _ in route.rows()]
     return dict(zip(slots, tensor.vectors_of(np.array(slots, np.int64)), strict=True))
 
 
 def rebuilt(table: RouteTable, rows: Mapping[int, bytes], dim: int, at: Revision) -> Tensor:
     """The tensor a node would boot with: rows and records, no history."""
-    slots = sorted(slot for route in table.routes.values() for slot in route.slots)
+    slots = sorted(slot for route in table.routes.values() for slot, _, _ in route.rows())
     stored = b"".join(rows[slot] for slot in slots)
     vectors = np.frombuffer(stored, np.float32).reshape(len(slots), dim)
     tensor = Tensor(dim, table.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from synaptoroute.core.mutation import (
     KEEP,
     AddUtterances,
     Calibrate,
+    CalibrateDecision,
     DeleteRoute,
     ImportAbort,
     ImportBegin,
@@ -42,8 +44,10 @@ TEXTS = st.sampled_from(
 ANY_TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=20
 )
+NEGATIVES = st.sampled_from(["not this", "keine Rechnung", "where is my bill", "🙂 no"])
 VECTORS = st.sampled_from([struct.pack("<2f", *row) for row in ((1, 0), (0, 1), (0.6, 0.8))])
 THRESHOLDS = st.none() | st.sampled_from([-1.0, -0.0, 0.0, 0.25, 1.0, 1])
+CONFIDENCES = st.none() | st.sampled_from([-0.0, 0.0, 0.5, 1.0, 1])
 METADATA = st.sampled_from(["{}", '{"a":1}', '{"b":[{"ü":null}]}'])
 PAYLOADS = st.sampled_from(["null", "[]", '"text"', "1.5"])
 IMPORT_IDS = st.sampled_from(["spring", "summer"])
@@ -59,10 +63,51 @@ def rows(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[bytes, ...]]:
 
 
 @st.composite
+def more_rows(draw: st.DrawFn) -> dict[str, Any]:
+    """A description and negatives, each with its vector; often neither."""
+    description = draw(st.none() | TEXTS)
+    negatives = draw(st.lists(NEGATIVES, max_size=3, unique=True))
+    return {
+        "description": description,
+        "description_vector": b"" if description is None else draw(VECTORS),
+        "negatives": tuple(negatives),
+        "negative_vectors": tuple(draw(VECTORS) for _ in negatives),
+    }
+
+
+@st.composite
 def put_routes(draw: st.DrawFn) -> PutRoute:
     """A whole route."""
     texts, vectors = draw(rows())
-    return PutRoute(draw(NAMES), texts, vectors, draw(THRESHOLDS), draw(METADATA), draw(PAYLOADS))
+    more = draw(st.just({}) | more_rows())
+    return PutRoute(
+        draw(NAMES),
+        texts,
+        vectors,
+        draw(THRESHOLDS),
+        draw(METADATA),
+        draw(PAYLOADS),
+        draw(CONFIDENCES),
+        **more,
+    )
+
+
+@st.composite
+def patches(draw: st.DrawFn) -> PatchRoute:
+    """A change of some fields of a route that may not exist."""
+    more = draw(more_rows())
+    if draw(st.booleans()):
+        more |= {"description": KEEP, "description_vector": b""}
+    if draw(st.booleans()):
+        more |= {"negatives": KEEP, "negative_vectors": ()}
+    return PatchRoute(
+        draw(NAMES),
+        draw(st.just(KEEP) | THRESHOLDS),
+        draw(st.just(KEEP) | METADATA),
+        draw(st.just(KEEP) | PAYLOADS),
+        draw(st.just(KEEP) | CONFIDENCES),
+        **more,
+    )
 
 
 @st.composite
@@ -85,10 +130,13 @@ SETTINGS = st.builds(
     Settings,
     aggregation=st.sampled_from(AGGREGATIONS),
     topk=st.integers(1, 100),
-    threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5]),
+    threshold=st.sampled_from([-1.0, -0.0, 0.0, 0.5, None]),
     capacity_slots=st.integers(1, 2 * CAPACITY_SLOTS),
     cascade=st.booleans(),
     feedback=QUEUES,
+    confidence_min=st.sampled_from([None, None, -0.0, 0.5, 1]),
+    expected_unmatched_share=st.sampled_from([0.1, 0.1, 0.001, 0.5]),
+    ignore=st.sampled_from([(), (), ("^\\[system\\]", "ü+")]),
 )
 CALIBRATIONS = st.sampled_from(['{"at":"1.1"}', "{}"])
 IMPORTS = st.one_of(
@@ -107,13 +155,7 @@ ROUTE_MUTATIONS = st.one_of(
     st.builds(DeleteRoute, NAMES),
     additions(),
     st.builds(RemoveUtterances, NAMES, st.lists(TEXTS, max_size=3).map(tuple)),
-    st.builds(
-        PatchRoute,
-        NAMES,
-        st.just(KEEP) | THRESHOLDS,
-        st.just(KEEP) | METADATA,
-        st.just(KEEP) | PAYLOADS,
-    ),
+    patches(),
 )
 ITEM_IDS = st.sampled_from(["0" * 16, "1" * 16, "a" * 16])
 FEEDBACK = st.builds(
@@ -142,7 +184,9 @@ MUTATIONS = st.one_of(
     ROUTE_MUTATIONS,
     ROUTE_MUTATIONS,
     IMPORTS,
-    st.builds(PutSettings, SETTINGS) | st.builds(Calibrate, CALIBRATIONS),
+    st.builds(PutSettings, SETTINGS)
+    | st.builds(Calibrate, CALIBRATIONS)
+    | st.builds(CalibrateDecision, st.sampled_from([b"", b"fit", bytes(range(256))])),
     FEEDBACK | revisions(),
 )
 EPOCH_OPENINGS = st.builds(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from synaptoroute.author import AUTHOR
-from synaptoroute.core.codec import BASE_LEVEL
+from synaptoroute.core.levels import BASE_LEVEL
 from synaptoroute.core.mutation import (
     Audit,
     ImportAbort,

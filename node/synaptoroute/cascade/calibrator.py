@@ -131,9 +131,9 @@ class _RouteSetCopy:
         self.settings = tensor.settings
         self.texts = [text for record in records for text in record.utterances]
         self.counts = np.array([len(record.slots) for record in records], np.int64)
-        default = tensor.settings.threshold
+        threshold_of = tensor.settings.threshold_of
         self.thresholds = np.array(
-            [default if record.threshold is None else record.threshold for record in records],
+            [threshold_of(record.threshold) for record in records],
             np.float64,
         )
         slots = np.array([slot for record in records for slot in record.slots], np.int64)

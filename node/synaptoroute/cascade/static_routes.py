@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from synaptoroute.cascade.lda_projection import LdaProjection, rounded
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.core.rows import RowKind, kind_of
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
 from synaptoroute.tensor.tensor import first_exact
@@ -145,12 +146,14 @@ class StaticRoutes:
 
     def apply(self, change: Change, at: Revision, written: Mapping[int, Int8s]) -> None:
         """Apply one change; ``written`` holds the embeddings of its rows by slot."""
-        self._texts.free(change.freed)
-        for slot in change.freed:
+        rows = [each for each in change.writes if kind_of(each.owner) is RowKind.UTTERANCE]
+        slots = [each.slot for each in rows]
+        gone = (*change.freed, *{each.slot for each in change.writes}.difference(slots))
+        self._texts.free(gone)
+        for slot in gone:
             self._owners.pop(slot, None)
-        keys = text_keys([write.utterance for write in change.writes])
-        self._texts.put([write.slot for write in change.writes], keys)
-        self._owners.update({write.slot: write.route_id for write in change.writes})
+        self._texts.put(slots, text_keys([each.utterance for each in rows]))
+        self._owners.update({each.slot: each.owner for each in rows})
         for record in change.deleted:
             self._drop(record)
         for record in change.before:
@@ -226,7 +229,7 @@ class StaticRoutes:
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return FirstStageResult(False, margin, needed)
         own = shortlist.routes[shortlist.scores.index(best)].record.threshold
-        if guard.expected(best) < (self.settings.threshold if own is None else own):
+        if guard.expected(best) < self.settings.threshold_of(own):
             return FirstStageResult(False, margin, needed)
         ranked = [_scaled(each, guard) for each in self._ranked(shortlist, max(limit, _ROUTES_MIN))]
         ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes))
@@ -282,7 +285,7 @@ class StaticRoutes:
         record = shortlist.routes[number].record
         start = shortlist.starts[number]
         at = int(shortlist.similarities[start : start + len(record.slots)].argmax())
-        threshold = self.settings.threshold if record.threshold is None else record.threshold
+        threshold = self.settings.threshold_of(record.threshold)
         return RouteScore(
             record.route_id,
             shortlist.scores[number],

@@ -24,6 +24,7 @@ from synaptoroute.core.mutation import (
     Revision,
     Settings,
 )
+from synaptoroute.core.rows import RowKind, owner_of
 
 OutcomeStatus: TypeAlias = Literal["applied", "unchanged", "rejected"]
 _OTHER_REQUEST: Final = "the idempotency key was used before for another request"
@@ -62,20 +63,45 @@ class RouteRecord(NamedTuple):
 
     route_id: int  # Small number of the route, lowest free first; the row of its centroid
     name: str
-    slots: tuple[int, ...]  # Its rows in the tensor, ascending
+    slots: tuple[int, ...]  # The rows of its utterances in the tensor, ascending
     utterances: tuple[str, ...]  # Texts in the order of ``slots``
     threshold: float | None  # Its own threshold, or None for the default of the settings
     metadata: str  # Canonical JSON object
     payload: str  # Canonical JSON value
     revision: Revision  # Place of its last change in the log; its ETag
+    confidence_min: float | None = None  # Its own, or None for the default of the settings
+    description: str | None = None
+    description_slot: int | None = None  # The row of the description, if there is one
+    negatives: tuple[str, ...] = ()  # Texts in the order of ``negative_slots``
+    negative_slots: tuple[int, ...] = ()  # Their rows, ascending
+
+    @property
+    def example_slots(self) -> tuple[int, ...]:
+        """Rows that speak for the route, ascending: its utterances and its description."""
+        if self.description_slot is None:
+            return self.slots
+        return tuple(sorted((*self.slots, self.description_slot)))
+
+    def rows(self) -> list[tuple[int, int, str]]:
+        """All rows of the route: slot, owner (see ``core.rows``) and text."""
+        own = self.route_id
+        found = [(slot, own, text) for slot, text in zip(self.slots, self.utterances, strict=True)]
+        if self.description is not None and self.description_slot is not None:
+            owner = owner_of(own, RowKind.DESCRIPTION)
+            found.append((self.description_slot, owner, self.description))
+        if self.negatives:
+            owner = owner_of(own, RowKind.NEGATIVE)
+            pairs = zip(self.negative_slots, self.negatives, strict=True)
+            found += [(slot, owner, text) for slot, text in pairs]
+        return found
 
 
 class SlotWrite(NamedTuple):
     """One row of the tensor to fill, in the order of the database's columns."""
 
     slot: int
-    route_id: int  # Its new owner
-    utterance: str
+    owner: int  # Its new owner: the route and the kind of the row (see ``core.rows``)
+    utterance: str  # The text, of whatever kind
     vector: bytes  # float32[dim], little-endian bytes
     row_hash: bytes  # 16 bytes over all of the above (see ``digest``)
 
@@ -141,6 +167,8 @@ class Change:
     # Slots whose owner or content changed, with their old row hash; for undo
     replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None  # Settings before, if they changed; for undo
+    decision: bytes | None = None  # The numbers behind the confidence, if they changed
+    decision_before: bytes = b""  # The numbers before; for undo
     staged_before: StagedImport | None = None  # The import before ``staged`` was added; for undo
 
 
@@ -206,6 +234,7 @@ class Snapshot:
     # Outcomes inside the idempotency window, in order of seq
     remembered: tuple[Remembered, ...] = ()
     imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
+    decision: bytes = b""  # The numbers behind the confidence, as ``CalibrateDecision`` set them
     epochs: tuple[EpochRecord, ...] = ()
     feedback: tuple[FeedbackItem, ...] = ()  # The review queue, in order of identity
     level: int = 1  # Feature level of the log

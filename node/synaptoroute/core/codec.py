@@ -31,14 +31,16 @@ from math import isfinite
 from typing import Any, Final
 
 from synaptoroute.core.digest import next_chain
-from synaptoroute.core.imports import staged_kind
+from synaptoroute.core.levels import AUTHORS_LEVEL, BASE_LEVEL, level_of
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
+    DEFAULT_UNMATCHED_SHARE,
     KEEP,
     OP_ID_BYTES,
     AddUtterances,
     Audit,
     Calibrate,
+    CalibrateDecision,
     DeleteRoute,
     Entry,
     Finalize,
@@ -71,10 +73,6 @@ Vectors = list[bytes]
 COUNT_MAX: Final = (1 << 53) - 1  # Largest integer that JSON, Lua and SQLite all represent exactly
 DIM_MAX: Final = 65_536
 LEVEL: Final = 3  # Highest feature level that this release reads
-BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
-AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
-VOTES_LEVEL: Final = 3  # Level of entries that carry signed votes
-DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions, see ``level_of``
 
 
 def _rows(routes: Iterable[PutRoute | AddUtterances | RouteRevision]) -> Vectors:
@@ -83,6 +81,23 @@ def _rows(routes: Iterable[PutRoute | AddUtterances | RouteRevision]) -> Vectors
         if len(route.vectors) != len(route.utterances):
             raise ValueError("one vector an utterance is needed")
         vectors.extend(route.vectors)
+        if isinstance(route, PutRoute) and (route.description is not None or route.negatives):
+            vectors += _extra_vectors(route.description, route.negatives, route)
+    return _equally_long(vectors)
+
+
+def _extra_vectors(
+    description: str | None, negatives: tuple[str, ...], held: PutRoute | PatchRoute
+) -> Vectors:
+    """Vectors of a description and of negatives, in this order."""
+    if bool(held.description_vector) != (description is not None):
+        raise ValueError("a description has one vector")
+    if len(held.negative_vectors) != len(negatives):
+        raise ValueError("one vector a negative is needed")
+    return [held.description_vector] * (description is not None) + [*held.negative_vectors]
+
+
+def _equally_long(vectors: Vectors) -> Vectors:
     sizes = set(map(len, vectors))
     if len(sizes) > 1:
         raise ValueError("vectors of different sizes")
@@ -153,17 +168,36 @@ def _route_fields(route: PutRoute) -> Fields:
         fields["metadata"] = route.metadata
     if route.payload != "null":
         fields["payload"] = route.payload
+    if route.confidence_min is not None:
+        fields["confidence_min"] = _write_number(route.confidence_min)
+    if route.description is not None:
+        fields["description"] = route.description
+    if route.negatives:
+        fields["negatives"] = list(route.negatives)
     return fields
 
 
+def _row_counts(fields: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Utterances, descriptions and negatives of a route, in the order of their vectors."""
+    has_description = fields.get("description") is not None
+    return len(fields["utterances"]), int(has_description), len(fields.get("negatives", ()))
+
+
 def _route_of(fields: Mapping[str, Any], vectors: tuple[bytes, ...]) -> PutRoute:
+    description = fields.get("description")
+    count, described, _ = _row_counts(fields)
     return PutRoute(
         name=_text(fields["name"]),
         utterances=_texts(fields["utterances"]),
-        vectors=vectors,
+        vectors=vectors[:count],
         threshold=_number(fields.get("threshold")),
         metadata=_text(fields.get("metadata", "{}")),
         payload=_text(fields.get("payload", "null")),
+        confidence_min=_number(fields.get("confidence_min")),
+        description=None if description is None else _text(description),
+        description_vector=vectors[count] if described else b"",
+        negatives=_texts(fields.get("negatives", [])),
+        negative_vectors=vectors[count + described :],
     )
 
 
@@ -172,7 +206,7 @@ def _write_put(route: PutRoute) -> tuple[Fields, Vectors]:
 
 
 def _read_put(fields: Fields, vectors: bytes) -> PutRoute:
-    return _route_of(fields, _split(vectors, len(fields["utterances"])))
+    return _route_of(fields, _split(vectors, sum(_row_counts(fields))))
 
 
 def _write_add(add: AddUtterances) -> tuple[Fields, Vectors]:
@@ -192,20 +226,40 @@ def _write_patch(patch: PatchRoute) -> tuple[Fields, Vectors]:
         fields["metadata"] = patch.metadata
     if patch.payload is not KEEP:
         fields["payload"] = patch.payload
-    return fields, []
+    if patch.confidence_min is not KEEP:
+        fields["confidence_min"] = _write_number(patch.confidence_min)
+    if patch.description is not KEEP:
+        fields["description"] = patch.description
+    if patch.negatives is not KEEP:
+        fields["negatives"] = list(patch.negatives)
+    description = None if patch.description is KEEP else patch.description
+    negatives = () if patch.negatives is KEEP else patch.negatives
+    return fields, _equally_long(_extra_vectors(description, negatives, patch))
 
 
 def _read_patch(fields: Fields, vectors: bytes) -> PatchRoute:
-    _split(vectors, 0)
-    threshold: float | Keep | None = KEEP
-    if "threshold" in fields:
-        threshold = _number(fields["threshold"])
+    description: str | Keep | None = KEEP
+    if "description" in fields:
+        text = fields["description"]
+        description = None if text is None else _text(text)
+    described = isinstance(description, str)
+    negatives = _texts(fields["negatives"]) if "negatives" in fields else KEEP
+    rows = _split(vectors, described + len(() if negatives is KEEP else negatives))
     return PatchRoute(
         name=_text(fields["name"]),
-        threshold=threshold,
+        threshold=_number_or_keep(fields, "threshold"),
         metadata=_text(fields["metadata"]) if "metadata" in fields else KEEP,
         payload=_text(fields["payload"]) if "payload" in fields else KEEP,
+        confidence_min=_number_or_keep(fields, "confidence_min"),
+        description=description,
+        description_vector=rows[0] if described else b"",
+        negatives=negatives,
+        negative_vectors=rows[described:],
     )
+
+
+def _number_or_keep(fields: Fields, name: str) -> float | Keep | None:
+    return _number(fields[name]) if name in fields else KEEP
 
 
 def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
@@ -222,6 +276,12 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
         fields["calibration"] = settings.calibration
     if settings.feedback:
         fields["feedback"] = settings.feedback
+    if settings.confidence_min is not None:
+        fields["confidence_min"] = _write_number(settings.confidence_min)
+    if settings.expected_unmatched_share != DEFAULT_UNMATCHED_SHARE:
+        fields["expected_unmatched_share"] = _write_number(settings.expected_unmatched_share)
+    if settings.ignore:
+        fields["ignore"] = list(settings.ignore)
     return fields, []
 
 
@@ -229,20 +289,31 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
     _split(vectors, 0)
     if fields["aggregation"] not in AGGREGATIONS:
         raise ValueError(f"unknown aggregation {fields['aggregation']!r}")
-    threshold = _number(fields["threshold"])
-    if threshold is None:
-        raise ValueError("the default threshold is a number")
+    share = _number(fields.get("expected_unmatched_share", DEFAULT_UNMATCHED_SHARE))
+    if share is None:
+        raise ValueError("the expected share of unmatched queries is a number")
     return PutSettings(
         Settings(
             aggregation=fields["aggregation"],
             topk=_count(fields["topk"]),
-            threshold=threshold,
+            threshold=_number(fields["threshold"]),
             capacity_slots=_count(fields["capacity_slots"]),
             cascade=_flag(fields.get("cascade", False)),
             calibration=_text(fields.get("calibration", "")),
             feedback=_text(fields.get("feedback", "")),
+            confidence_min=_number(fields.get("confidence_min")),
+            expected_unmatched_share=share,
+            ignore=_texts(fields.get("ignore", [])),
         )
     )
+
+
+def _write_decision(calibrate: CalibrateDecision) -> tuple[Fields, Vectors]:
+    return {}, [calibrate.payload]
+
+
+def _read_decision(fields: Fields, payload: bytes) -> CalibrateDecision:
+    return CalibrateDecision(payload)
 
 
 def _write_chunk(chunk: ImportChunk) -> tuple[Fields, Vectors]:
@@ -255,7 +326,7 @@ def _write_chunk(chunk: ImportChunk) -> tuple[Fields, Vectors]:
 
 
 def _read_chunk(fields: Fields, vectors: bytes) -> ImportChunk:
-    counts = [len(part["utterances"]) for part in fields["parts"]]
+    counts = [sum(_row_counts(part)) for part in fields["parts"]]
     rows = iter(_split(vectors, sum(counts)))
     parts = tuple(
         _route_of(part, tuple(next(rows) for _ in range(count)))
@@ -397,6 +468,7 @@ _KINDS: Final[tuple[_Kind, ...]] = (
     _plain(22, Calibrate, calibration=_text),
     _plain(23, Calibrate, calibration=_text),
     (24, Finalize, _write_finalize, _read_finalize),
+    (25, CalibrateDecision, _write_decision, _read_decision),
     _plain(
         26,
         PutFeedback,
@@ -523,28 +595,6 @@ def describe_frame(frame: bytes) -> tuple[type[Mutation], Fields]:
 def _level_of(proposal: Proposal) -> int:
     level = level_of(proposal.mutation)
     return max(level, AUTHORS_LEVEL) if proposal.author else level
-
-
-def level_of(mutation: Mutation) -> int:
-    """Feature level that a log needs to hold a mutation.
-
-    An entry has the lowest level that covers all that it says, so entries without new fields
-    keep the bytes that they have in earlier releases.
-    """
-    # A release that does not know the level of the log must stop before the entry that sets it.
-    if isinstance(mutation, Finalize):
-        return max(mutation.level, AUTHORS_LEVEL)
-    if isinstance(mutation, OpenEpoch):
-        return max(
-            mutation.level, VOTES_LEVEL if mutation.votes or mutation.warrant else BASE_LEVEL
-        )
-    if isinstance(mutation, PutFeedback | ReviseRoutes):
-        return DECISION_LEVEL
-    if isinstance(mutation, PutSettings) and mutation.settings.feedback:
-        return DECISION_LEVEL
-    # Releases that know only level 1 would commit it as an import, without its preconditions.
-    is_staged = isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None
-    return AUTHORS_LEVEL if is_staged else BASE_LEVEL
 
 
 def _write_fields(proposal: Proposal, kind: int) -> tuple[bytes, list[bytes]]:

@@ -17,6 +17,7 @@ from typing import Final
 from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
 from synaptoroute.core.digest import (
     chunk_hash,
+    decision_hash,
     feedback_hash,
     hash_fields,
     import_hash,
@@ -134,6 +135,7 @@ class ContentRoot:
         self.position = snapshot.position
         self._encoder = fingerprint, dim
         self._settings = settings_hash(snapshot.settings)
+        self._decision = snapshot.decision and decision_hash(snapshot.decision)
         self.hash_of_chunk = hash_of_chunk
         self._rows, self._routes = _Tree(LEAVES), _Tree(LEAVES)
         self._outcomes = _Tree(OUTCOME_LEAVES)
@@ -185,6 +187,8 @@ class ContentRoot:
             outcomes.drop(*_outcome_place(forgotten))
         if change.settings is not None:
             self._settings = settings_hash(change.settings)
+        if change.decision is not None:
+            self._decision = change.decision and decision_hash(change.decision)
         if change.encoder is not None:
             self._encoder = change.encoder.fingerprint, change.encoder.dim
         if change.opened or change.staged or change.closed:
@@ -215,13 +219,18 @@ class ContentRoot:
         parts = [held.digest() for _, held in sorted(self._imports.items())]
         return sha256(b"".join(parts)).digest()
 
+    def _decided(self) -> bytes:
+        if not self._decision:
+            return self._settings
+        return hash_fields(b"decided", self._settings.hex(), self._decision.hex())
+
     def hex(self) -> str:
         """The root, 64 hexadecimal digits."""
         at, (fingerprint, dim) = self.position, self._encoder
         head = f"{_DOMAIN}|{at.epoch}.{at.seq}.{at.chain}|{fingerprint}|{dim}|{len(self._epochs)}|"
         parts = (
             head.encode(),
-            self._settings,
+            self._decided(),
             self._level,
             hash_fields(b"voters", *self._voters),
             self._rows.root(),

@@ -16,7 +16,13 @@ from hashlib import blake2b, sha1, sha256
 from typing import Final
 
 from synaptoroute.core.change import FeedbackItem, RouteRecord, StagedImport
-from synaptoroute.core.mutation import ImportBegin, ImportChunk, PutRoute, Settings
+from synaptoroute.core.mutation import (
+    DEFAULT_UNMATCHED_SHARE,
+    ImportBegin,
+    ImportChunk,
+    PutRoute,
+    Settings,
+)
 
 BUCKET_COUNT: Final = 256
 _MODULUS_MASK: Final = (1 << 128) - 1
@@ -24,12 +30,12 @@ _HASH_BYTES: Final = 16
 _ROW = struct.Struct("<III")
 
 
-def row_hash(slot: int, route_id: int, utterance: str, vector: bytes) -> bytes:
+def row_hash(slot: int, owner: int, utterance: str, vector: bytes) -> bytes:
     """Hash one row of the tensor, with its owner and its text, to 16 bytes."""
     # Truncated SHA-256: a boot hashes every row, and most processors compute SHA-256 in
     # hardware, so it is faster here than BLAKE2.
     text = utterance.encode()
-    head = _ROW.pack(slot, route_id, len(text))
+    head = _ROW.pack(slot, owner, len(text))
     return sha256(b"".join((head, text, vector))).digest()[:_HASH_BYTES]
 
 
@@ -41,6 +47,9 @@ def route_hash(route: RouteRecord) -> bytes:
         f"route|{route.route_id}|{epoch}.{seq}|{_threshold_text(route.threshold)}"
         f"|{len(name)}|{len(metadata)}|{len(payload)}|"
     )
+    # Descriptions and negatives are rows, whose hashes name the route and their kind.
+    if route.confidence_min is not None:
+        head = f"confidence|{_threshold_text(route.confidence_min)}|{head}"
     return sha256(f"{head}{name}{metadata}{payload}".encode()).digest()[:_HASH_BYTES]
 
 
@@ -55,7 +64,15 @@ def settings_hash(settings: Settings) -> bytes:
         fields += [str(int(settings.cascade)), settings.calibration]
     if settings.feedback:
         fields.append(f"feedback|{settings.feedback}")
+    share = settings.expected_unmatched_share
+    if (settings.confidence_min, share, settings.ignore) != (None, DEFAULT_UNMATCHED_SHARE, ()):
+        confidence_min = _threshold_text(settings.confidence_min)
+        fields += ["decision", confidence_min, _threshold_text(share), *settings.ignore]
     return hash_fields(b"settings", *fields)
+
+
+def decision_hash(decision: bytes) -> bytes:
+    return sha256(b"decision|" + decision).digest()[:_HASH_BYTES]
 
 
 def feedback_hash(item: FeedbackItem) -> bytes:
@@ -80,9 +97,14 @@ def chunk_hash(chunk: ImportChunk) -> bytes:
 def _part_hash(part: PutRoute) -> bytes:
     threshold = _threshold_text(part.threshold)
     fields = (part.name, threshold, part.metadata, part.payload, *part.utterances)
-    return blake2b(
-        hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES
-    ).digest()
+    state = blake2b(hash_fields(b"part", *fields) + b"".join(part.vectors), digest_size=_HASH_BYTES)
+    new = (part.confidence_min, part.description, part.negatives)
+    if new != (None, None, ()):
+        described = "" if part.description is None else f"described {part.description}"
+        more = (_threshold_text(part.confidence_min), described, *part.negatives)
+        state.update(hash_fields(b"more", *more))
+        state.update(part.description_vector + b"".join(part.negative_vectors))
+    return state.digest()
 
 
 def _threshold_text(threshold: float | None) -> str:
@@ -166,11 +188,12 @@ def sum_state(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
+    decision: bytes = b"",
 ) -> Digest:
     """Compute the digest of a whole state from scratch."""
     digest = Digest()
     digest.add_rows(row_hashes.items())
-    add_rest(digest, settings, routes, imports, feedback)
+    add_rest(digest, settings, routes, imports, feedback, decision)
     return digest
 
 
@@ -180,10 +203,13 @@ def add_rest(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
+    decision: bytes = b"",
 ) -> None:
     """Add everything of a state except its rows."""
     digest.add(settings_hash(settings))
     digest.add_all(map(feedback_hash, feedback))
+    if decision:
+        digest.add(decision_hash(decision))
     digest.add_all(map(route_hash, routes))
     for staged in imports:
         digest.add(import_hash(staged.begin))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from operator import attrgetter
 from typing import Final
@@ -124,7 +125,10 @@ def with_chunk(staged: StagedImport, chunk: ImportChunk, seq: int) -> StagedImpo
 
 
 def row_count_of(chunk: ImportChunk) -> int:
-    return sum(len(part.utterances) for part in chunk.parts)
+    return sum(
+        len(part.utterances) + (part.description is not None) + len(part.negatives)
+        for part in chunk.parts
+    )
 
 
 def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]:
@@ -137,6 +141,7 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
         raise ValueError(NOT_OPEN_MESSAGE)
     _check_complete([chunk.number for chunk in staged.chunks], chunk_count)
     rows: dict[str, dict[str, bytes]] = {}
+    negatives: dict[str, dict[str, bytes]] = {}
     first: dict[str, PutRoute] = {}
     for chunk in staged.chunks:
         for part in chunk.parts:
@@ -144,14 +149,17 @@ def join_chunks(staged: StagedImport | None, chunk_count: int) -> list[PutRoute]
             texts = rows.setdefault(part.name, {})
             for text, vector in zip(part.utterances, part.vectors, strict=True):
                 texts.setdefault(text, vector)
+            if part.negatives:
+                texts = negatives.setdefault(part.name, {})
+                for text, vector in zip(part.negatives, part.negative_vectors, strict=True):
+                    texts.setdefault(text, vector)
     return [
-        PutRoute(
-            name=name,
+        replace(
+            first[name],
             utterances=tuple(rows[name]),
             vectors=tuple(rows[name].values()),
-            threshold=first[name].threshold,
-            metadata=first[name].metadata,
-            payload=first[name].payload,
+            negatives=tuple(negatives.get(name, ())),
+            negative_vectors=tuple(negatives.get(name, {}).values()),
         )
         for name in sorted(first)
     ]
@@ -201,7 +209,9 @@ def are_routes_imported(imports: Iterable[str]) -> bool:
 
 def missing_texts(routes: Iterable[RouteRecord], known: Mapping[str, bytes]) -> dict[str, str]:
     """Find the texts without a known vector, each with a route that contains it."""
-    return {text: route.name for route in routes for text in route.utterances if text not in known}
+    return {
+        text: route.name for route in routes for _, _, text in route.rows() if text not in known
+    }
 
 
 def plan_switch(
@@ -226,14 +236,14 @@ def plan_switch(
     known = vectors_in(staged)
     writes = []
     for route in routes:
-        for slot, text in zip(route.slots, route.utterances, strict=True):
+        for slot, owner, text in route.rows():
             vector = known.get(text)
             if vector is None:
                 raise Rejection(
                     "import_rejected", f"the generation has no vector for '{text}' of {route.name}"
                 )
-            hashed = row_hash(slot, route.route_id, text, vector)
-            writes.append(SlotWrite(slot, route.route_id, text, vector, hashed))
+            hashed = row_hash(slot, owner, text, vector)
+            writes.append(SlotWrite(slot, owner, text, vector, hashed))
     return Change(
         outcome=Outcome("applied", at, count=len(writes)),
         writes=tuple(sorted(writes, key=lambda write: write.slot)),

@@ -17,10 +17,18 @@ OP_ID_BYTES: Final = 16
 CHAIN_START: Final = "0" * 40
 IDEMPOTENCY_WINDOW_ENTRIES: Final = 65_536  # Entries after which every node forgets an op_id
 
-Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk"]
-AGGREGATIONS: Final[tuple[Aggregation, ...]] = ("blend", "max", "mean", "centroid", "topk")
+Aggregation: TypeAlias = Literal["blend", "max", "mean", "centroid", "topk", "adaptive"]
+AGGREGATIONS: Final[tuple[Aggregation, ...]] = (
+    "blend",
+    "max",
+    "mean",
+    "centroid",
+    "topk",
+    "adaptive",
+)
 
 DEFAULT_CAPACITY_SLOTS: Final = 262_144
+DEFAULT_UNMATCHED_SHARE: Final = 0.1
 
 
 class Keep(Enum):
@@ -83,9 +91,9 @@ class Settings:
 
     aggregation: Aggregation = "blend"  # How the scores of a route's utterances become one score
     topk: int = 3  # Number of utterances averaged by the ``topk`` aggregation
-    # Lowest score of a match, for routes without their own threshold. Chosen on CLINC150's
-    # validation texts, see docs/accuracy.md.
-    threshold: float = 0.49
+    # Lowest score of a match, for routes without their own threshold; None for no such limit.
+    # Chosen on CLINC150's validation texts, see docs/accuracy.md.
+    threshold: float | None = 0.49
     # Rows of the tensor.  Never lowered below the highest slot in use.
     capacity_slots: int = DEFAULT_CAPACITY_SLOTS
     cascade: bool = False  # Whether queries with a confident static answer skip the encoder
@@ -94,6 +102,20 @@ class Settings:
     calibration: str = ""
     # Settings of the review queue, a canonical JSON object (see ``feedback``); empty if it is off
     feedback: str = ""
+    # Lowest confidence of a match, for routes without their own; None for no such limit
+    confidence_min: float | None = None
+    # Share of queries that are expected to belong to no route, between 0.001 and 0.9
+    expected_unmatched_share: float = DEFAULT_UNMATCHED_SHARE
+    ignore: tuple[str, ...] = ()  # Patterns of texts that are cut out of a query
+
+    def threshold_of(self, own: float | None) -> float:
+        """Threshold in effect of a route with its own; minus infinity for none."""
+        threshold = self.threshold if own is None else own
+        return float("-inf") if threshold is None else threshold
+
+
+FOUNDING_SETTINGS: Final = Settings()
+"""Settings of a log that is founded at level 3 or above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +128,12 @@ class PutRoute:
     threshold: float | None = None  # Lowest score at which the route matches; None for the default
     metadata: str = "{}"  # Canonical JSON object, for people and tools
     payload: str = "null"  # Canonical JSON value returned with every match
+    # Lowest confidence at which the route matches; None for the default
+    confidence_min: float | None = None
+    description: str | None = None  # Embedded as one more example, never shown as an utterance
+    description_vector: bytes = b""  # Empty without a description
+    negatives: tuple[str, ...] = ()  # Distinct texts that must not get the route
+    negative_vectors: tuple[bytes, ...] = ()  # One a negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +168,11 @@ class PatchRoute:
     threshold: float | Keep | None = KEEP
     metadata: str | Keep = KEEP
     payload: str | Keep = KEEP
+    confidence_min: float | Keep | None = KEEP
+    description: str | Keep | None = KEEP
+    description_vector: bytes = b""  # Empty unless a description is set
+    negatives: tuple[str, ...] | Keep = KEEP
+    negative_vectors: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +190,16 @@ class Calibrate:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrateDecision:
+    """Replace the numbers behind the confidence of answers.
+
+    The log does not read them.  Numbers of another encoder or aggregation have no effect.
+    """
+
+    payload: bytes  # As ``decision.calibration`` writes them; empty to drop them
+
+
+@dataclass(frozen=True, slots=True)
 class ImportBegin:
     """Open an import: its chunks are staged and invisible to queries."""
 
@@ -168,8 +211,8 @@ class ImportBegin:
 class ImportChunk:
     """Stage routes, or parts of routes, under a number.
 
-    Parts of one route in several chunks are joined in the order of the numbers.  The
-    threshold, metadata and payload of the first part count.  A repeated number has no
+    The utterances and the negatives of one route in several chunks are joined in the order of
+    the numbers.  All else counts as the first part says it.  A repeated number has no
     effect, so a resumed import may send a chunk again.
     """
 
@@ -304,10 +347,30 @@ Mutation: TypeAlias = (
     | Audit
     | SwitchEncoder
     | Calibrate
+    | CalibrateDecision
     | PutFeedback
     | ReviseRoutes
     | Finalize
 )
+
+
+def vectors_of(mutation: Mutation) -> tuple[bytes, ...]:
+    """All vectors that a mutation brings."""
+    match mutation:
+        case PutRoute():
+            described = (mutation.description_vector,) if mutation.description_vector else ()
+            return (*mutation.vectors, *described, *mutation.negative_vectors)
+        case PatchRoute():
+            described = (mutation.description_vector,) if mutation.description_vector else ()
+            return (*described, *mutation.negative_vectors)
+        case AddUtterances():
+            return mutation.vectors
+        case ReviseRoutes(routes=routes):
+            return tuple(vector for each in routes for vector in each.vectors)
+        case ImportChunk():
+            return tuple(vector for part in mutation.parts for vector in vectors_of(part))
+        case _:
+            return ()
 
 
 @dataclass(frozen=True, slots=True)

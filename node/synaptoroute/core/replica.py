@@ -23,8 +23,9 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
-from synaptoroute.core.codec import VOTES_LEVEL, digest_of, is_chained
+from synaptoroute.core.codec import digest_of, is_chained
 from synaptoroute.core.digest import Digest, next_chain
+from synaptoroute.core.levels import VOTES_LEVEL, is_at_level
 from synaptoroute.core.mutation import (
     IDEMPOTENCY_WINDOW_ENTRIES,
     Ballot,
@@ -181,6 +182,7 @@ class Replica:
             state.imports,
             digest,
             state.feedback,
+            state.decision,
         )
         self.position = state.position
         self.epochs = list(state.epochs)
@@ -459,6 +461,8 @@ class Replica:
         wrong = self._check(mutation) if self._check and not opens else None
         if wrong is not None:
             return Change(Outcome("rejected", at, code="invalid_vector", message=wrong))
+        if not is_at_level(mutation, self.level):
+            return _refused(at, f"the log is at level {self.level}", "not_finalized")
         if isinstance(mutation, Finalize):
             checked = self.table.apply(entry.proposal, at)
             return checked if checked.outcome.code else _plan_finalize(self.level, mutation, at)
@@ -536,6 +540,7 @@ class Replica:
             row_hashes=dict(table.row_hashes),
             remembered=tuple(each for each in self._in_order if each.seq >= floor),
             imports=tuple(staged for _, staged in sorted(table.imports.items())),
+            decision=table.decision,
             epochs=tuple(self.epochs),
             feedback=tuple(item for _, item in sorted(table.feedback.items())),
             level=self.level,
@@ -594,5 +599,5 @@ def level_after(level: int, mutation: Mutation) -> int:
     return max(level, mutation.level) if isinstance(mutation, Finalize | OpenEpoch) else level
 
 
-def _refused(at: Revision, message: str) -> Change:
-    return Change(Outcome("rejected", at, code="invalid_request", message=message))
+def _refused(at: Revision, message: str, code: str = "invalid_request") -> Change:
+    return Change(Outcome("rejected", at, code=code, message=message))

@@ -13,9 +13,7 @@ the same rules.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.change import (
@@ -27,9 +25,11 @@ from synaptoroute.core.change import (
     SlotWrite,
     StagedImport,
 )
+from synaptoroute.core.desired_route import DesiredRoute, outcome_of
 from synaptoroute.core.digest import (
     Digest,
     chunk_hash,
+    decision_hash,
     feedback_hash,
     import_hash,
     route_hash,
@@ -38,6 +38,7 @@ from synaptoroute.core.digest import (
     sum_state,
 )
 from synaptoroute.core.feedback import plan_feedback, resolve_items
+from synaptoroute.core.free_numbers import FreeNumbers
 from synaptoroute.core.imports import (
     StagedKind,
     encoder_of,
@@ -48,10 +49,12 @@ from synaptoroute.core.imports import (
     with_chunk,
 )
 from synaptoroute.core.mutation import (
+    FOUNDING_SETTINGS,
     KEEP,
     AddUtterances,
     Audit,
     Calibrate,
+    CalibrateDecision,
     DeleteRoute,
     Finalize,
     ImportAbort,
@@ -73,135 +76,16 @@ from synaptoroute.core.mutation import (
     VoterAdd,
     VoterRemove,
 )
-from synaptoroute.core.validation import check_mutation
+from synaptoroute.core.rows import RowKind, kind_of, owner_of
+from synaptoroute.core.validation import check_apart, check_mutation, check_negatives
 
-_STALE_MIN: Final = 1_024
-
-
-class FreeNumbers:
-    """Allocates the numbers 0, 1, 2, ..., lowest free first.
-
-    The next numbers are a pure function of those in use, so a replica restored from a
-    snapshot allocates like one that replayed the whole log.
-
-    Invariants: ``high_water`` is one above the highest number in use, or 0 if none is.
-    Below it, exactly the members of ``_free`` are free.
-    """
-
-    __slots__ = ("_free", "_heap", "high_water")
-
-    def __init__(self) -> None:
-        self.high_water = 0
-        self._free: set[int] = set()
-        # Holds every member of _free.  Claiming a number leaves its heap entry behind:
-        # peek() skips such entries, and free() rebuilds the heap before they outnumber the rest.
-        self._heap: list[int] = []
-
-    def peek(self, count: int) -> list[int]:
-        """Return the ``count`` lowest free numbers without claiming them."""
-        lowest: list[int] = []
-        while self._heap and len(lowest) < count:
-            number = heapq.heappop(self._heap)
-            if number in self._free and (not lowest or lowest[-1] != number):
-                lowest.append(number)
-        for number in lowest:
-            heapq.heappush(self._heap, number)
-        missing = count - len(lowest)
-        return lowest + list(range(self.high_water, self.high_water + missing))
-
-    def claim(self, number: int) -> None:
-        if number < self.high_water:
-            self._free.remove(number)
-            return
-        skipped = range(self.high_water, number)
-        self._free.update(skipped)
-        for each in skipped:
-            heapq.heappush(self._heap, each)
-        self.high_water = number + 1
-
-    def claim_all(self, used: Collection[int]) -> None:
-        """Mark many distinct numbers as used at once; none may be in use yet.  For the boot."""
-        assert self.high_water == 0, "numbers are in use already: this is a bug"
-        self.high_water = max(used, default=-1) + 1
-        if len(used) < self.high_water:
-            self._free = set(range(self.high_water)).difference(used)
-            self._heap = sorted(self._free)
-
-    def free(self, number: int) -> None:
-        assert 0 <= number < self.high_water, f"{number} is not in use: this is a bug"
-        assert number not in self._free, f"{number} is free already: this is a bug"
-        self._free.add(number)
-        if len(self._free) == self.high_water:
-            self._free.clear()
-            self._heap.clear()
-            self.high_water = 0
-            return
-        heapq.heappush(self._heap, number)
-        while self.high_water - 1 in self._free:
-            self.high_water -= 1
-            self._free.remove(self.high_water)
-        if len(self._heap) > 2 * len(self._free) + _STALE_MIN:
-            self._heap = sorted(self._free)
-
-
-@dataclass(slots=True)
-class DesiredRoute:
-    """A route as a mutation wants it, before its new rows have slots."""
-
-    name: str
-    before: RouteRecord | None
-    threshold: float | None
-    metadata: str
-    payload: str
-    # Slots that stay as they are, with their texts
-    kept: dict[int, str] = field(default_factory=dict)
-    # Texts and vectors that need a slot
-    added: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def stale_slots(self) -> tuple[int, ...]:
-        """Return the slots that the route owns now and gives up."""
-        if self.before is None:
-            return ()
-        return tuple(slot for slot in self.before.slots if slot not in self.kept)
-
-    def is_unchanged(self) -> bool:
-        """Whether the mutation changes nothing."""
-        before = self.before
-        return (
-            before is not None
-            and not self.added
-            and len(self.kept) == len(before.slots)
-            and (before.threshold, before.metadata, before.payload)
-            == (self.threshold, self.metadata, self.payload)
-        )
-
-
-def _outcome_of(
-    wanted: list[DesiredRoute],
-    changed: list[DesiredRoute],
-    gone: tuple[RouteRecord, ...],
-    at: Revision,
-) -> Outcome:
-    if not changed and not gone:
-        before = wanted[0].before if len(wanted) == 1 else None
-        return Outcome("unchanged", at, before.revision if before else None)
-    if len(wanted) == 1 and not gone:
-        route = wanted[0]
-        count = len(route.added) or len(route.stale_slots())
-        # The order of the log decides which of two concurrent puts created the route.
-        return Outcome("applied", at, at, count=count, created=route.before is None)
-    return Outcome("applied", at, count=sum(len(route.slots) for route in gone))
+_FOUNDING_SETTINGS_LEVEL: Final = 3
 
 
 def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revision) -> Change:
-    # A calibration is valid for the settings it was measured with: another aggregation or
-    # threshold drops it, and so does switching the cascade off.
-    is_as_measured = (wanted.aggregation, wanted.topk, wanted.threshold) == (
-        before.aggregation,
-        before.topk,
-        before.threshold,
-    )
-    if wanted.cascade and is_as_measured:
+    # A calibration is valid for the settings it was measured with: another rule of decision
+    # drops it, and so does switching the cascade off.
+    if wanted.cascade and _rule_of(wanted) == _rule_of(before):
         wanted = replace(wanted, calibration=before.calibration)
     if wanted.capacity_slots < high_water:
         raise Rejection(
@@ -209,6 +93,16 @@ def plan_settings(before: Settings, wanted: Settings, high_water: int, at: Revis
             f"capacity_slots must be at least {high_water}, so that every slot in use stays",
         )
     return _replace(before, wanted, at)
+
+
+def _rule_of(settings: Settings) -> tuple[object, ...]:
+    return (
+        settings.aggregation,
+        settings.topk,
+        settings.threshold,
+        settings.confidence_min,
+        settings.expected_unmatched_share,
+    )
 
 
 def plan_calibration(before: Settings, calibration: str, at: Revision) -> Change:
@@ -239,6 +133,7 @@ class RouteTable:
         self.imports: dict[str, StagedImport] = {}
         self.feedback: dict[str, FeedbackItem] = {}
         self.row_hashes: dict[int, bytes] = {}
+        self.decision = b""  # The numbers behind the confidence
         self.digest = Digest()
         self.digest.add(settings_hash(self.settings))
         self._slots = FreeNumbers()
@@ -255,6 +150,7 @@ class RouteTable:
         imports: tuple[StagedImport, ...],
         digest: Digest | None = None,
         feedback: tuple[FeedbackItem, ...] = (),
+        decision: bytes = b"",
     ) -> RouteTable:
         """Build the table of a snapshot.
 
@@ -263,7 +159,10 @@ class RouteTable:
         """
         table = cls(settings, dim)
         table.row_hashes = row_hashes
-        table.digest = digest or sum_state(settings, row_hashes, routes, imports, feedback)
+        table.decision = decision
+        table.digest = digest or sum_state(
+            settings, row_hashes, routes, imports, feedback, decision
+        )
         table.feedback = {item.item_id: item for item in feedback}
         table._slots.claim_all(row_hashes.keys())
         table._route_ids.claim_all({route.route_id for route in routes})
@@ -307,6 +206,8 @@ class RouteTable:
                 return self._plan_revision(mutation, at)
             case Calibrate(calibration):
                 return plan_calibration(self.settings, calibration, at)
+            case CalibrateDecision(payload):
+                return self._plan_decision(payload, at)
             case ImportCommit(import_id):
                 return self._plan_commit(proposal, mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
@@ -315,11 +216,28 @@ class RouteTable:
                 routes, hashes = self.routes.values(), self.row_hashes
                 return plan_switch(self.imports, import_id, routes, hashes, self.dim, at)
             case OpenEpoch():
-                # The votes stay in the log: what is kept of an epoch is the same with or without.
-                opened = replace(mutation, votes=(), warrant="")
-                return Change(Outcome("applied", at), epoch=opened, finalized=_raised(mutation))
+                return self._plan_opening(mutation, at)
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
+
+    def _plan_decision(self, payload: bytes, at: Revision) -> Change:
+        before = self.decision
+        if payload == before:
+            return Change(Outcome("unchanged", at))
+        return Change(Outcome("applied", at), decision=payload, decision_before=before)
+
+    def _plan_opening(self, opened: OpenEpoch, at: Revision) -> Change:
+        # The votes stay in the log: what is kept of an epoch is the same with or without.
+        kept = replace(opened, votes=(), warrant="")
+        change = Change(Outcome("applied", at), epoch=kept, finalized=_raised(opened))
+        # A log that is founded at an earlier level keeps the settings of its releases.
+        is_founded = opened.base_seq == 0 and opened.level >= _FOUNDING_SETTINGS_LEVEL
+        if not is_founded or self.settings != Settings():
+            return change
+        settings = FOUNDING_SETTINGS
+        if settings == self.settings:
+            return change
+        return replace(change, settings=settings, settings_before=self.settings)
 
     def _plan_route(
         self,
@@ -381,8 +299,8 @@ class RouteTable:
                 "precondition_failed", f"the route {name!r} is not at {revision.revision}", current
             )
         if revision.is_new:
-            desired = DesiredRoute(name, None, None, "{}", "null")
-            desired.added = list(zip(revision.utterances, revision.vectors, strict=True))
+            desired = DesiredRoute(name, None, None, "{}", "null", None)
+            self._want(desired, RowKind.UTTERANCE, revision.utterances, revision.vectors)
         else:
             rows = AddUtterances(name, revision.utterances, revision.vectors)
             desired = self._after_add(rows)
@@ -412,43 +330,75 @@ class RouteTable:
     def _after_put(self, put: PutRoute) -> DesiredRoute:
         """The route that a put asks for; rows with the same text and vector are kept."""
         before = self.routes.get(put.name)
-        desired = DesiredRoute(put.name, before, put.threshold, put.metadata, put.payload)
-        slot_of = dict(zip(before.utterances, before.slots, strict=True)) if before else {}
-        for text, vector in zip(put.utterances, put.vectors, strict=True):
-            slot = slot_of.get(text)
-            if (
-                before is not None
-                and slot is not None
-                and row_hash(slot, before.route_id, text, vector) == self.row_hashes[slot]
-            ):
-                desired.kept[slot] = text
-            else:
-                desired.added.append((text, vector))
+        desired = DesiredRoute(
+            put.name, before, put.threshold, put.metadata, put.payload, put.confidence_min
+        )
+        self._want(desired, RowKind.UTTERANCE, put.utterances, put.vectors)
+        if put.description is not None:
+            self._want(desired, RowKind.DESCRIPTION, (put.description,), (put.description_vector,))
+        if put.negatives:
+            self._want(desired, RowKind.NEGATIVE, put.negatives, put.negative_vectors)
         return desired
+
+    def _want(
+        self,
+        desired: DesiredRoute,
+        kind: RowKind,
+        texts: tuple[str, ...],
+        vectors: tuple[bytes, ...],
+    ) -> None:
+        """Add rows of one kind to a route; those that it has already are kept."""
+        before = desired.before
+        if before is None:
+            rows = zip(texts, vectors, strict=True)
+            desired.added += [(kind, text, vector) for text, vector in rows]
+            return
+        owner = owner_of(before.route_id, kind)
+        slot_of = {text: slot for slot, each, text in before.rows() if each == owner}
+        for text, vector in zip(texts, vectors, strict=True):
+            slot = slot_of.get(text)
+            if slot is not None and row_hash(slot, owner, text, vector) == self.row_hashes[slot]:
+                desired.kept[slot] = kind, text
+            else:
+                desired.added.append((kind, text, vector))
 
     def _as_it_is(self, name: str) -> DesiredRoute:
         route = self._existing(name)
-        kept = dict(zip(route.slots, route.utterances, strict=True))
-        return DesiredRoute(name, route, route.threshold, route.metadata, route.payload, kept)
+        kept = {slot: (kind_of(owner), text) for slot, owner, text in route.rows()}
+        return DesiredRoute(
+            name,
+            route,
+            route.threshold,
+            route.metadata,
+            route.payload,
+            route.confidence_min,
+            kept,
+        )
 
     def _after_add(self, add: AddUtterances) -> DesiredRoute:
         desired = self._as_it_is(add.name)
-        present = set(desired.kept.values())
+        route = self._existing(add.name)
+        check_apart(add.utterances, route.negatives)
+        present = set(route.utterances)
         rows = zip(add.utterances, add.vectors, strict=True)
-        desired.added = [(text, vector) for text, vector in rows if text not in present]
+        desired.added = [
+            (RowKind.UTTERANCE, text, vector) for text, vector in rows if text not in present
+        ]
         return desired
 
     def _after_remove(self, remove: RemoveUtterances) -> DesiredRoute:
-        desired = self._as_it_is(remove.name)
+        desired, route = self._as_it_is(remove.name), self._existing(remove.name)
         gone = set(remove.utterances)
-        missing = gone - set(desired.kept.values())
+        missing = gone.difference(route.utterances)
         if missing:
             first = min(missing)
             raise Rejection(
                 "utterance_not_found", f"the route {remove.name!r} has no utterance '{first}'"
             )
-        desired.kept = {slot: text for slot, text in desired.kept.items() if text not in gone}
-        if not desired.kept:
+        for slot, text in zip(route.slots, route.utterances, strict=True):
+            if text in gone:
+                del desired.kept[slot]
+        if gone.issuperset(route.utterances):
             raise Rejection(
                 "invalid_route", "the last utterance cannot be removed; delete the route"
             )
@@ -462,7 +412,22 @@ class RouteTable:
             desired.metadata = patch.metadata
         if patch.payload is not KEEP:
             desired.payload = patch.payload
+        if patch.confidence_min is not KEEP:
+            desired.confidence_min = patch.confidence_min
+        if patch.description is not KEEP:
+            self._drop_rows(desired, RowKind.DESCRIPTION)
+            if patch.description is not None:
+                texts, vectors = (patch.description,), (patch.description_vector,)
+                self._want(desired, RowKind.DESCRIPTION, texts, vectors)
+        if patch.negatives is not KEEP:
+            self._drop_rows(desired, RowKind.NEGATIVE)
+            check_apart(self._existing(patch.name).utterances, patch.negatives)
+            self._want(desired, RowKind.NEGATIVE, patch.negatives, patch.negative_vectors)
         return desired
+
+    @staticmethod
+    def _drop_rows(desired: DesiredRoute, kind: RowKind) -> None:
+        desired.kept = {slot: row for slot, row in desired.kept.items() if row[0] is not kind}
 
     def _plan_commit(
         self, proposal: Proposal, commit: ImportCommit, at: Revision, import_id: str
@@ -477,6 +442,9 @@ class RouteTable:
             puts = join_chunks(staged, commit.chunk_count)
         except ValueError as error:
             raise Rejection("import_rejected", str(error)) from error
+        for put in puts:
+            if put.negatives:  # each part was checked alone
+                check_negatives(put)
         kind = staged_kind(import_id)
         if kind is not None:
             return replace(self._plan_staged(proposal, kind, puts, at), closed=staged)
@@ -522,7 +490,7 @@ class RouteTable:
             if desired.before is not None:
                 before.append(desired.before)
         for route in gone:
-            stale.update(route.slots)
+            stale.update([slot for slot, _, _ in route.rows()])
         old_slots = sorted(stale)
         taken = self._take(needed_slots, old_slots)
         slots, new_ids = iter(taken), iter(self._route_ids.peek(len(changed) - len(before)))
@@ -531,26 +499,16 @@ class RouteTable:
         for desired in changed:
             route_id = desired.before.route_id if desired.before else next(new_ids)
             rows = dict(desired.kept)
-            for text, vector in desired.added:
+            for kind, text, vector in desired.added:
                 slot = next(slots)
-                rows[slot] = text
-                hashed = row_hash(slot, route_id, text, vector)
-                writes.append(SlotWrite(slot, route_id, text, vector, hashed))
-            owned = tuple(sorted(rows))
-            record = RouteRecord(
-                route_id=route_id,
-                name=desired.name,
-                slots=owned,
-                utterances=tuple(map(rows.__getitem__, owned)),
-                threshold=desired.threshold,
-                metadata=desired.metadata,
-                payload=desired.payload,
-                revision=at,
-            )
-            put.append(record)
+                rows[slot] = kind, text
+                owner = owner_of(route_id, kind)
+                hashed = row_hash(slot, owner, text, vector)
+                writes.append(SlotWrite(slot, owner, text, vector, hashed))
+            put.append(desired.record(route_id, rows, at))
         writes.sort()  # by slot: the first field, and each slot is written once
         return Change(
-            outcome=_outcome_of(wanted, changed, gone, at),
+            outcome=outcome_of(wanted, changed, gone, at),
             writes=tuple(writes),
             freed=tuple(sorted(stale.difference(taken))),
             put=tuple(put),
@@ -584,6 +542,8 @@ class RouteTable:
             self._place(route)
         if change.settings is not None:
             self._set(self.settings, change.settings)
+        if change.decision is not None:
+            self._set_decision(change.decision)
         if change.opened is not None:
             self._stage_import(StagedImport(change.opened, (), change.outcome.at.seq))
         if change.staged is not None and change.staged_before is not None:
@@ -614,6 +574,8 @@ class RouteTable:
             self._drop_import(change.opened.import_id)
         if change.settings is not None and change.settings_before is not None:
             self._set(change.settings, change.settings_before)
+        if change.decision is not None:
+            self._set_decision(change.decision_before)
         for route in change.put:
             self._drop(route)
         for route in change.before + change.deleted:
@@ -656,6 +618,13 @@ class RouteTable:
         self.digest.remove(settings_hash(old))
         self.digest.add(settings_hash(new))
         self.settings = new
+
+    def _set_decision(self, decision: bytes) -> None:
+        if self.decision:
+            self.digest.remove(decision_hash(self.decision))
+        if decision:
+            self.digest.add(decision_hash(decision))
+        self.decision = decision
 
     def _stage_import(self, staged: StagedImport) -> None:
         self.imports[staged.begin.import_id] = staged

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from synaptoroute.core.change import Rejection
@@ -20,6 +21,7 @@ from synaptoroute.core.mutation import (
     AddUtterances,
     Audit,
     Calibrate,
+    CalibrateDecision,
     DeleteRoute,
     Finalize,
     ImportAbort,
@@ -52,6 +54,12 @@ INTEGER_DIGITS_MAX: Final = 640
 """The lowest limit of int() with which an interpreter can be started."""
 TOPK_MAX: Final = 100
 CALIBRATION_CHARACTERS_MAX: Final = 65_536
+DECISION_BYTES_MAX: Final = 131_072
+NEGATIVES_MAX: Final = 128
+UNMATCHED_SHARE_MIN: Final = 0.001
+UNMATCHED_SHARE_MAX: Final = 0.9
+IGNORE_PATTERNS_MAX: Final = 32
+IGNORE_CHARACTERS_MAX: Final = 256
 CAPACITY_SLOTS_MAX: Final = 4_000_000
 VECTOR_ITEM_BYTES: Final = 4
 
@@ -81,13 +89,18 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             for text in utterances:
                 _check_text(text, UTTERANCE_BYTES_MAX, "an utterance")
         case PatchRoute():
-            _check_patch(mutation)
+            _check_patch(mutation, dim)
         case DeleteRoute(name):
             _check_name(name)
         case PutSettings(settings):
             _check_settings(settings)
         case Calibrate(calibration):
             _check_calibration(calibration)
+        case CalibrateDecision(payload):
+            if len(payload) > DECISION_BYTES_MAX:
+                raise Rejection(
+                    "invalid_request", f"a calibration is over {DECISION_BYTES_MAX} bytes"
+                )
         case ImportBegin() | ImportChunk() | ImportCommit() | ImportAbort() | SwitchEncoder():
             _check_text(mutation.import_id, IMPORT_ID_CHARACTERS_MAX, "an import's identity")
             if isinstance(mutation, ImportChunk):
@@ -118,9 +131,58 @@ def _check_route(route: PutRoute, dim: int) -> None:
         _check_json(route.metadata, is_object=True)
     if route.payload != "null":
         _check_json(route.payload, is_object=False)
+    if route.confidence_min is not None:
+        _check_confidence(route.confidence_min, "invalid_route")
+    if route.description is not None or route.negatives:
+        more = _check_extras(route.description, route.negatives, route)
+        _check_vectors((route.vectors[0], *more), dim)
+        check_negatives(route)
 
 
-def _check_patch(patch: PatchRoute) -> None:
+def check_negatives(route: PutRoute) -> None:
+    """Check the number of the negatives, and that none is an utterance.
+
+    Raises:
+        Rejection: They are too many, or one is.
+    """
+    if len(route.negatives) > NEGATIVES_MAX:
+        raise Rejection("invalid_route", f"a route has at most {NEGATIVES_MAX} negatives")
+    check_apart(route.utterances, route.negatives)
+
+
+def check_apart(utterances: Iterable[str], negatives: Iterable[str]) -> None:
+    """Refuse a text that is an utterance and a negative of one route.
+
+    Raises:
+        Rejection: One is.
+    """
+    both = set(utterances).intersection(negatives)
+    if both:
+        raise Rejection("invalid_route", f"'{min(both)}' is an utterance and a negative")
+
+
+def _check_extras(
+    description: str | None, negatives: tuple[str, ...], held: PutRoute | PatchRoute
+) -> tuple[bytes, ...]:
+    """Check a description and negatives; return their vectors."""
+    if description is not None:
+        _check_text(description, UTTERANCE_BYTES_MAX, "a description")
+    for text in negatives:
+        _check_text(text, UTTERANCE_BYTES_MAX, "a negative")
+    if len(set(negatives)) != len(negatives):
+        raise Rejection("invalid_route", "a negative occurs twice")
+    if len(held.negative_vectors) != len(negatives):
+        raise Rejection("invalid_vector", "one vector a negative is needed")
+    described = () if description is None else (held.description_vector,)
+    return (*described, *held.negative_vectors)
+
+
+def _check_confidence(confidence: float, code: str) -> None:
+    if not 0.0 <= confidence <= 1.0:  # also refuses NaN
+        raise Rejection(code, "confidence_min is between 0 and 1")
+
+
+def _check_patch(patch: PatchRoute, dim: int) -> None:
     _check_name(patch.name)
     if patch.threshold is not KEEP and patch.threshold is not None:
         _check_threshold(patch.threshold, "invalid_route")
@@ -128,6 +190,14 @@ def _check_patch(patch: PatchRoute) -> None:
         _check_json(patch.metadata, is_object=True)
     if patch.payload is not KEEP:
         _check_json(patch.payload, is_object=False)
+    if patch.confidence_min is not KEEP and patch.confidence_min is not None:
+        _check_confidence(patch.confidence_min, "invalid_route")
+    description = None if patch.description is KEEP else patch.description
+    negatives = () if patch.negatives is KEEP else patch.negatives
+    if len(negatives) > NEGATIVES_MAX:
+        raise Rejection("invalid_route", f"a route has at most {NEGATIVES_MAX} negatives")
+    if description is not None or negatives:
+        _check_vectors(_check_extras(description, negatives, patch), dim)
 
 
 def _check_feedback(put: PutFeedback) -> None:
@@ -197,6 +267,10 @@ def _check_rows(utterances: tuple[str, ...], vectors: tuple[bytes, ...], dim: in
         raise Rejection("invalid_route", "an utterance occurs twice")
     if len(vectors) != len(utterances):
         raise Rejection("invalid_vector", "one vector an utterance is needed")
+    _check_vectors(vectors, dim)
+
+
+def _check_vectors(vectors: tuple[bytes, ...], dim: int) -> None:
     expected_bytes = dim * VECTOR_ITEM_BYTES if dim else len(vectors[0])
     if expected_bytes == 0 or expected_bytes % VECTOR_ITEM_BYTES:
         raise Rejection("invalid_vector", "a vector is not a row of float32")
@@ -212,7 +286,16 @@ def _check_threshold(threshold: float, code: str) -> None:
 
 
 def _check_settings(settings: Settings) -> None:
-    _check_threshold(settings.threshold, "invalid_request")
+    if settings.threshold is not None:
+        _check_threshold(settings.threshold, "invalid_request")
+    if settings.confidence_min is not None:
+        _check_confidence(settings.confidence_min, "invalid_request")
+    if not UNMATCHED_SHARE_MIN <= settings.expected_unmatched_share <= UNMATCHED_SHARE_MAX:
+        raise Rejection(
+            "invalid_request",
+            f"expected_unmatched_share is between {UNMATCHED_SHARE_MIN} and {UNMATCHED_SHARE_MAX}",
+        )
+    _check_ignore(settings.ignore)
     if not 1 <= settings.topk <= TOPK_MAX:
         raise Rejection("invalid_request", f"topk is between 1 and {TOPK_MAX}")
     if not 1 <= settings.capacity_slots <= CAPACITY_SLOTS_MAX:
@@ -223,6 +306,18 @@ def _check_settings(settings: Settings) -> None:
         read_feedback_settings(settings.feedback)
     except (ValueError, RecursionError) as error:
         raise Rejection("invalid_request", f"feedback: {error}") from error
+
+
+def _check_ignore(patterns: tuple[str, ...]) -> None:
+    if len(patterns) > IGNORE_PATTERNS_MAX:
+        raise Rejection("invalid_request", f"at most {IGNORE_PATTERNS_MAX} patterns are ignored")
+    for pattern in patterns:
+        if not pattern or "\x00" in pattern or len(pattern) > IGNORE_CHARACTERS_MAX:
+            raise Rejection(
+                "invalid_request",
+                f"a pattern has 1 to {IGNORE_CHARACTERS_MAX} characters, without U+0000",
+            )
+        _encode(pattern, "a pattern")
 
 
 def _check_calibration(text: str) -> None:

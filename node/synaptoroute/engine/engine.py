@@ -513,6 +513,7 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
         snapshot.settings,
         snapshot.position.revision,
         stored.derived,
+        snapshot.decision,
     )
     return tensor
 
@@ -542,5 +543,5 @@ def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
     slots = np.fromiter((write.slot for write in writes), np.int64, len(writes))
     vectors = as_rows([write.vector for write in writes], encoder.dim)
     routes, at = list(table.routes.values()), commit.entry.position.revision
-    tensor.load(slots, vectors, routes, table.settings, at)
+    tensor.load(slots, vectors, routes, table.settings, at, decision=table.decision)
     return tensor

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from synaptoroute.core.codec import VOTES_LEVEL
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position
 from synaptoroute.core.recovery import Report
 from synaptoroute.core.replica import Electors, level_after

@@ -33,15 +33,13 @@ from synaptoroute.core.change import Commit, Outcome
 from synaptoroute.core.codec import encode_proposal
 from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
-    AddUtterances,
     Ballot,
-    ImportChunk,
     Mutation,
     OpenEpoch,
     Position,
     Proposal,
-    PutRoute,
     SwitchEncoder,
+    vectors_of,
 )
 from synaptoroute.core.recovery import may_promise
 from synaptoroute.core.replica import Replica
@@ -294,14 +292,9 @@ def check_vectors(mutation: Mutation) -> str | None:
     The norm is only checked where a write enters the node, because the last bit of a sum of
     squares differs between CPUs.  The table checks the dimension.
     """
-    if isinstance(mutation, PutRoute | AddUtterances):
-        return _vectors_error(mutation.vectors)
-    if isinstance(mutation, ImportChunk):
-        return _vectors_error(tuple(v for part in mutation.parts for v in part.vectors))
-    return None
-
-
-def _vectors_error(vectors: tuple[bytes, ...]) -> str | None:
+    vectors = vectors_of(mutation)
+    if not vectors:
+        return None
     for vector in vectors:
         if len(vector) % VECTOR_ITEM_BYTES:
             return "a vector is not a row of float32"

@@ -265,6 +265,6 @@ class EncoderMigration:
     async def _count_texts(self) -> int:
         def look(state: AppliedState) -> int:
             routes = state.replica.table.routes.values()
-            return len({text for route in routes for text in route.utterances})
+            return len({text for route in routes for _, _, text in route.rows()})
 
         return await self._session.on_applier(look)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from synaptoroute.core.codec import VOTES_LEVEL
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
     Action,

@@ -154,15 +154,14 @@ def _rewrite(
 
 def _check(table: RouteTable, rows: Sequence[SlotWrite], digest: str) -> None:
     owners = {
-        slot: (route.route_id, text)
-        for route in table.routes.values()
-        for slot, text in zip(route.slots, route.utterances, strict=True)
+        slot: (owner, text) for route in table.routes.values() for slot, owner, text in route.rows()
     }
-    if any(owners.get(row.slot) != (row.route_id, row.utterance) for row in rows):
+    if any(owners.get(row.slot) != (row.owner, row.utterance) for row in rows):
         raise ClusterError("a row has another owner")
     hashes = dict(table.row_hashes) | {row.slot: row.row_hash for row in rows}
-    imports, feedback = tuple(table.imports.values()), tuple(table.feedback.values())
-    summed = sum_state(table.settings, hashes, table.routes.values(), imports, feedback)
+    routes, imports = table.routes.values(), tuple(table.imports.values())
+    feedback = tuple(table.feedback.values())
+    summed = sum_state(table.settings, hashes, routes, imports, feedback, table.decision)
     if summed.hex() != digest:
         raise ClusterError("the rows do not lead to the donor's digest")
 
@@ -208,7 +207,7 @@ def _read_rows(engine: EnginePort, wanted: frozenset[int]) -> list[list[object]]
     for row in engine.database.rows():
         if row.slot % BUCKET_COUNT in wanted:
             vector = base64.b64encode(row.vector).decode()
-            found.append([row.slot, row.route_id, row.utterance, vector])
+            found.append([row.slot, row.owner, row.utterance, vector])
             if len(found) > ROWS_MAX:
                 raise ClusterError("more rows differ than are repaired one by one")
     return found
@@ -223,10 +222,10 @@ def parse_rows(document: bytes) -> tuple[StateSums, list[SlotWrite]]:
         position = Position(int(epoch), int(seq), str(chain))
         sums = StateSums(position, str(parsed["digest"]), buckets)
         rows = []
-        for slot, route_id, utterance, encoded in parsed["rows"][: ROWS_MAX + 1]:
+        for slot, owner, utterance, encoded in parsed["rows"][: ROWS_MAX + 1]:
             vector = base64.b64decode(encoded, validate=True)
-            hashed = row_hash(slot, route_id, utterance, vector)
-            rows.append(SlotWrite(slot, route_id, utterance, vector, hashed))
+            hashed = row_hash(slot, owner, utterance, vector)
+            rows.append(SlotWrite(slot, owner, utterance, vector, hashed))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StructError) as error:
         raise ProtocolError("a peer's rows are malformed") from error
     if len(buckets) != BUCKET_COUNT or len(rows) > ROWS_MAX:

@@ -115,7 +115,7 @@ def _compare(engine: EnginePort, state: AppliedState, start: int, found: _Differ
     for row in engine.database.rows(start - 1, PART_SLOTS):
         if row.slot >= stop:
             break
-        hashed = row_hash(row.slot, row.route_id, row.utterance, row.vector)
+        hashed = row_hash(row.slot, row.owner, row.utterance, row.vector)
         on_disk[row.slot] = hashed if hashed == row.row_hash else b""
     found.rows += len(slots)
     found.memory += _differing(slots, in_memory, expected)
@@ -132,5 +132,5 @@ def _is_digest_right(state: AppliedState) -> bool:
     table = state.replica.table
     routes, imports = tuple(table.routes.values()), tuple(table.imports.values())
     feedback = tuple(table.feedback.values())
-    summed = sum_state(table.settings, table.row_hashes, routes, imports, feedback)
+    summed = sum_state(table.settings, table.row_hashes, routes, imports, feedback, table.decision)
     return summed.hex() == table.digest.hex()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.mutation import PutRoute
@@ -24,11 +25,13 @@ def pieces_of(parts: Sequence[PutRoute]) -> list[list[PutRoute]]:
     bytes_left = CHUNK_BYTES_MAX
     for part in parts:
         start = 0
-        fields_bytes = _text_bytes(part.metadata) + _text_bytes(part.payload)
-        needed_bytes = fields_bytes
-        for end, (text, vector) in enumerate(
-            zip(part.utterances, part.vectors, strict=True), start=1
-        ):
+        again_bytes = _text_bytes(part.metadata) + _text_bytes(part.payload)
+        needed_bytes = again_bytes + len(part.description_vector)
+        if part.description is not None:
+            needed_bytes += _text_bytes(part.description)
+        texts = (*part.utterances, *part.negatives)
+        vectors = (*part.vectors, *part.negative_vectors)
+        for end, (text, vector) in enumerate(zip(texts, vectors, strict=True), start=1):
             row_bytes = _text_bytes(text) + len(vector)
             needed_bytes += row_bytes
             if room < CHUNK_UTTERANCES_MAX and (room == 0 or needed_bytes > bytes_left):
@@ -36,11 +39,13 @@ def pieces_of(parts: Sequence[PutRoute]) -> list[list[PutRoute]]:
                     pieces[-1].append(_cut(part, start, end - 1))
                 pieces.append([])
                 start, room, bytes_left = end - 1, CHUNK_UTTERANCES_MAX, CHUNK_BYTES_MAX
-                needed_bytes = fields_bytes + row_bytes
+                needed_bytes = again_bytes + row_bytes
+                if end > len(part.utterances):  # ``_cut`` repeats an utterance
+                    needed_bytes += _text_bytes(part.utterances[-1]) + len(vector)
             room -= 1
             bytes_left -= needed_bytes
             needed_bytes = 0
-        pieces[-1].append(_cut(part, start, len(part.utterances)))
+        pieces[-1].append(_cut(part, start, len(texts)))
     return pieces
 
 
@@ -53,11 +58,19 @@ def _text_bytes(text: str) -> int:
 
 
 def _cut(part: PutRoute, start: int, end: int) -> PutRoute:
-    return PutRoute(
-        part.name,
-        part.utterances[start:end],
-        part.vectors[start:end],
-        part.threshold,
-        part.metadata,
-        part.payload,
+    """Cut rows out of a route: its utterances, then its negatives."""
+    count = len(part.utterances)
+    # A part needs an utterance.  One that is repeated has no effect.
+    own = slice(min(start, count - 1), min(end, count))
+    more = slice(max(0, start - count), max(0, end - count))
+    # What a route has once counts as the first part says it.
+    is_first = start == 0
+    return replace(
+        part,
+        utterances=part.utterances[own],
+        vectors=part.vectors[own],
+        description=part.description if is_first else None,
+        description_vector=part.description_vector if is_first else b"",
+        negatives=part.negatives[more],
+        negative_vectors=part.negative_vectors[more],
     )

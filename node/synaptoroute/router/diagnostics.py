@@ -527,11 +527,7 @@ def _score_staged(
 ) -> list[RoutedText]:
     """Find the best route of each text, whether it matches or not."""
     tensor = Tensor(encoder.dim, staged.settings)
-    rows = sorted(
-        (slot, text)
-        for route in staged.routes
-        for slot, text in zip(route.slots, route.utterances, strict=True)
-    )
+    rows = sorted((slot, text) for route in staged.routes for slot, _, text in route.rows())
     slots = np.array([slot for slot, _ in rows], np.int64)
     joined = b"".join(staged.vectors[text] for _, text in rows)
     vectors = np.frombuffer(joined, "<f4").reshape(len(rows), encoder.dim)

@@ -21,9 +21,9 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from synaptoroute.core.change import FeedbackItem
-from synaptoroute.core.codec import DECISION_LEVEL
 from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
 from synaptoroute.core.feedback import item_id_of, read_feedback_settings
+from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     KEEP,
     Keep,
@@ -469,7 +469,7 @@ def stored_settings(settings: RouteSetSettings) -> Settings:
     check_queue_settings(settings.feedback)
     fields = settings.model_dump()
     fields["feedback"] = settings.feedback.canonical if settings.feedback else ""
-    return Settings(**fields)
+    return Settings(**{**fields, "ignore": tuple(settings.ignore)})
 
 
 def _place(item: FeedbackItem) -> tuple[int, str]:

@@ -146,6 +146,9 @@ async def get_settings(engine: EnginePort) -> RouteSetSettings:
         capacity_slots=settings.capacity_slots,
         cascade=settings.cascade,
         feedback=FeedbackSettings.of(settings.feedback),
+        confidence_min=settings.confidence_min,
+        expected_unmatched_share=settings.expected_unmatched_share,
+        ignore=list(settings.ignore),
     )
 
 

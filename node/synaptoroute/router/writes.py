@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from synaptoroute.author import AUTHOR
 from synaptoroute.core.change import Outcome
-from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.imports import StagedKind
+from synaptoroute.core.levels import is_at_level, level_of
 from synaptoroute.core.mutation import (
     OP_ID_BYTES,
     AddUtterances,
@@ -38,6 +39,7 @@ from synaptoroute.core.mutation import (
     PutRoute,
     RemoveUtterances,
     Revision,
+    vectors_of,
 )
 from synaptoroute.core.replica import State
 from synaptoroute.encoder import TextEncoder
@@ -53,6 +55,7 @@ from synaptoroute.errors import (
     ImportRejected,
     InvalidRoute,
     InvalidVector,
+    NotFinalized,
     PreconditionFailed,
     RouteError,
     RouteNotFound,
@@ -112,6 +115,7 @@ _ERROR_BY_CODE: Final[dict[str, type[RouteError]]] = {
         ImportRejected,
         InvalidRoute,
         InvalidVector,
+        NotFinalized,
         PreconditionFailed,
         RouteNotFound,
         UtteranceNotFound,
@@ -191,10 +195,29 @@ class Writer:
         # The chunks of an import have the author of its first and last entry.
         if not author or isinstance(mutation, ImportChunk):
             return ""
+        return author if self._level >= AUTHOR_LEVEL else ""
+
+    @property
+    def _level(self) -> int:
+        """Level of the log that the next write meets."""
         status = self._engine.replica_status
         # The first write founds a log of its own at the newest level.
-        is_new = not status.epochs and self._log.is_local
-        return author if is_new or status.level >= AUTHOR_LEVEL else ""
+        return LEVEL if not status.epochs and self._log.is_local else status.level
+
+    def _check_level(self, mutation: Mutation) -> None:
+        """Refuse a write that nodes of the release before would stop at.
+
+        Raises:
+            NotFinalized: The log has not reached the level of the write.
+        """
+        level = self._level
+        if not is_at_level(mutation, level):
+            raise NotFinalized(
+                f"this write needs level {level_of(mutation)} of the log, which is at level"
+                f" {level}: run `synaptoroute cluster finalize --apply` once every node and"
+                " every voter is of this release",
+                level=level,
+            )
 
     def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
         route = route if is_checked else checked_route(route)
@@ -246,7 +269,7 @@ class Writer:
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
-        warnings = await warnings_of(self._engine, name, texts, encoder)
+        warnings = [] if name is None else await warnings_of(self._engine, name, texts, encoder)
         try:
             result = await self._send(mutation, options, encoder.fingerprint, deadline)
             return result.model_copy(update={"warnings": warnings}) if warnings else result
@@ -308,6 +331,7 @@ class Writer:
     async def _send(
         self, mutation: Mutation, options: WriteOptions, fingerprint: str | None, deadline: float
     ) -> WriteResult:
+        self._check_level(mutation)
         proposal = options.propose(mutation, self._author_of(mutation))
         if is_too_large(proposal, self._log.entry_bytes_max):
             return await self._send_large(proposal, options, fingerprint, deadline)
@@ -509,6 +533,7 @@ class Writer:
 
     def write_now(self, mutation: Mutation, options: WriteOptions) -> WriteResult:
         """Propose to the engine and wait on this thread; only without a shared log."""
+        self._check_level(mutation)
         proposal = options.propose(mutation, self._author_of(mutation))
         if not is_too_large(proposal, self._log.entry_bytes_max):
             return self._propose_now(proposal)
@@ -669,8 +694,9 @@ def _frame_bytes_bound(mutation: Mutation) -> int | None:
         return None
     texts = [mutation.name, *mutation.utterances]
     if isinstance(mutation, PutRoute):
-        texts += (mutation.metadata, mutation.payload)
+        texts += (mutation.metadata, mutation.payload, *mutation.negatives)
+        if mutation.description is not None:
+            texts.append(mutation.description)
     characters = sum(map(len, texts))
-    vectors = () if isinstance(mutation, RemoveUtterances) else mutation.vectors
-    bound = FIELDS_BYTES_MAX + sum(map(len, vectors))
+    bound = FIELDS_BYTES_MAX + sum(map(len, vectors_of(mutation)))
     return bound + CHARACTER_BYTES_MAX * characters + SEPARATOR_BYTES_MAX * len(texts)

@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from synaptoroute.core.codec import BASE_LEVEL, encode_proposal
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.levels import BASE_LEVEL
 from synaptoroute.core.mutation import (
     Finalize,
     Position,

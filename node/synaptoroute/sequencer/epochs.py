@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from synaptoroute.core.codec import BASE_LEVEL, digest_of, encode_proposal
+from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.levels import BASE_LEVEL
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position, Proposal
 from synaptoroute.core.recovery import Cause, Decision, Report, ServerHistory
 from synaptoroute.core.replica import SEALED_LEVEL, VOTERS_MAX

@@ -17,7 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from synaptoroute.core.codec import BASE_LEVEL, encode_proposal
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.levels import BASE_LEVEL
 from synaptoroute.core.mutation import Entry, Finalize, Position, Proposal, VoterAdd, VoterRemove
 from synaptoroute.core.replica import SEALED_LEVEL
 from synaptoroute.errors import ProtocolError

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import redis.exceptions
 
-from synaptoroute.core.codec import BASE_LEVEL, digest_of, header_of
+from synaptoroute.core.codec import digest_of, header_of
+from synaptoroute.core.levels import BASE_LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import LogView
 from synaptoroute.core.replica import SEAL_ENTRIES_MAX, SEALED_LEVEL

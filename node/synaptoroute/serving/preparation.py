@@ -89,5 +89,5 @@ class TextPreparation:
         elif self._lexicon is None:
             lexicon = Lexicon(self._vocabulary)
             for record in tensor.routes.values():
-                lexicon.add(record.utterances)
+                lexicon.add([text for _, _, text in record.rows()])
             self._lexicon = lexicon

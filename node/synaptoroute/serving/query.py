@@ -186,8 +186,10 @@ def candidate_of(score: RouteScore, rows: Records) -> Candidate:
     )
 
 
-def utterance_at(record: RouteRecord, slot: int) -> str:
-    """Find the text of a slot of a route; its slots are ascending."""
+def utterance_at(record: RouteRecord, slot: int) -> str | None:
+    """Find the utterance at a slot of a route; None for its description."""
+    if slot == record.description_slot:
+        return None
     return record.utterances[bisect_left(record.slots, slot)]
 
 

@@ -106,7 +106,7 @@ class _Fill:
     """A slice of a change's rows, to be written before anyone can see them."""
 
     slots: NDArray[np.int64]
-    route_ids: NDArray[np.int64]
+    owners: NDArray[np.int64]
     vectors: NDArray[np.float32]
     at: Revision
     done: threading.Event
@@ -293,8 +293,8 @@ class Scorer:
         match item:
             case Batch():
                 self._answer(item)
-            case _Fill(slots, route_ids, vectors, at, done, keys):
-                self.tensor.fill(slots, vectors, at, route_ids, keys)
+            case _Fill(slots, owners, vectors, at, done, keys):
+                self.tensor.fill(slots, vectors, at, owners, keys)
                 done.set()
             case _Publish():
                 self._make_visible(item)
@@ -495,10 +495,10 @@ def _slices(commit: Commit, dim: int) -> Iterator[_Fill]:
     for start in range(0, len(writes), FILL_ROWS_MAX):
         part = writes[start : start + FILL_ROWS_MAX]
         slots = np.fromiter((write.slot for write in part), np.int64, len(part))
-        route_ids = np.fromiter((write.route_id for write in part), np.int64, len(part))
+        owners = np.fromiter((write.owner for write in part), np.int64, len(part))
         vectors = as_rows([write.vector for write in part], dim)
         keys = text_keys([write.utterance for write in part])
-        yield _Fill(slots, route_ids, vectors, at, threading.Event(), keys)
+        yield _Fill(slots, owners, vectors, at, threading.Event(), keys)
 
 
 def as_rows(vectors: Sequence[bytes], dim: int) -> NDArray[np.float32]:

@@ -247,7 +247,7 @@ def _unpack_columns(
     )
     at = pairwise(accumulate(sizes_bytes, initial=0))
     parts = [columns[start:stop] for start, stop in at]
-    slots, route_ids, row_hashes, texts, seqs, op_ids, lengths, hashes, outcome_texts = parts
+    slots, owners, row_hashes, texts, seqs, op_ids, lengths, hashes, outcome_texts = parts
     utterances = texts.decode().split(_TEXTS_END) if rows else []
     lines = outcome_texts.decode().split("\n") if outcomes else []
     if len(utterances) != rows or len(lines) != outcomes or sum(lengths) != len(hashes):
@@ -255,7 +255,7 @@ def _unpack_columns(
     return Checkpoint(
         Rows(
             np.frombuffer(slots, _SLOT_DTYPE).astype(np.int64),
-            np.frombuffer(route_ids, _SLOT_DTYPE).astype(np.int64),
+            np.frombuffer(owners, _SLOT_DTYPE).astype(np.int64),
             utterances,
             np.frombuffer(row_hashes, _HASH_DTYPE).tolist(),
             vectors,
@@ -306,7 +306,7 @@ class CheckpointWriter:
         ``position`` is that of the last outcome.  ``derived`` are bytes that the node derived
         from the rows at this position.
         """
-        slots, route_ids, texts, row_hashes = (
+        slots, owners, texts, row_hashes = (
             zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
         )
         utterances = _TEXTS_END.join(texts).encode()
@@ -315,7 +315,7 @@ class CheckpointWriter:
         columns = b"".join(
             (
                 np.array(slots, _SLOT_DTYPE).tobytes(),
-                np.array(route_ids, _SLOT_DTYPE).tobytes(),
+                np.array(owners, _SLOT_DTYPE).tobytes(),
                 *row_hashes,
                 utterances,
                 np.array([each.seq for each in remembered], _SLOT_DTYPE).tobytes(),

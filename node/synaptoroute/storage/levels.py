@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from synaptoroute.core.change import Commit, FeedbackItem
@@ -76,6 +77,40 @@ def read_level(connection: sqlite3.Connection) -> tuple[int, tuple[tuple[str, st
         facts[key] = text
     keys = json.loads(facts.get(_VOTER_KEYS, "{}"))
     return int(facts.get(_LEVEL, "1")), tuple(sorted(keys.items()))
+
+
+def read_confidence(connection: sqlite3.Connection) -> dict[int, float]:
+    """Read the ``confidence_min`` of the routes that have one, by route id."""
+    return dict(connection.execute("SELECT route_id, confidence_min FROM route_decision"))
+
+
+def write_confidence(
+    connection: sqlite3.Connection, confidence: Mapping[int, float | None]
+) -> None:
+    """Set or clear the ``confidence_min`` of routes, inside the caller's transaction."""
+    gone = [(route_id,) for route_id in confidence]
+    held = [(route_id, each) for route_id, each in confidence.items() if each is not None]
+    connection.executemany("DELETE FROM route_decision WHERE route_id = ?", gone)
+    connection.executemany("INSERT INTO route_decision VALUES (?, ?)", held)
+
+
+def read_decision(connection: sqlite3.Connection) -> bytes:
+    """Read the numbers behind the confidence; empty if there are none."""
+    row = connection.execute("SELECT payload, sum FROM decision").fetchone()
+    if row is None:
+        return b""
+    payload, total = row
+    if zlib.crc32(payload) != total:
+        raise CorruptFile("the numbers of the decision do not match their checksum")
+    return bytes(payload)
+
+
+def write_decision(connection: sqlite3.Connection, payload: bytes) -> None:
+    """Replace the numbers behind the confidence, inside the caller's transaction."""
+    connection.execute("DELETE FROM decision")
+    if payload:
+        row = (payload, zlib.crc32(payload))
+        connection.execute("INSERT INTO decision VALUES (1, ?, ?)", row)
 
 
 def read_chains(connection: sqlite3.Connection, position: Position) -> tuple[tuple[int, str], ...]:

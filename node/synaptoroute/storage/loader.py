@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 from synaptoroute.core.change import EpochRecord, Remembered, RouteRecord, Snapshot, StagedImport
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.imports import row_count_of
+from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     CHAIN_START,
     IDEMPOTENCY_WINDOW_ENTRIES,
@@ -29,12 +30,20 @@ from synaptoroute.core.mutation import (
     Position,
     Revision,
 )
+from synaptoroute.core.rows import RowKind, owner_of, route_id_of
 from synaptoroute.errors import EncoderMismatch
 from synaptoroute.snapshot_file import load_settings
 from synaptoroute.storage.checkpoint import Checkpoint, CheckpointReader
 from synaptoroute.storage.connection import connect_reader
 from synaptoroute.storage.corruption import CorruptFile, corruption_detected
-from synaptoroute.storage.levels import read_chains, read_feedback, read_level, read_seals
+from synaptoroute.storage.levels import (
+    read_chains,
+    read_confidence,
+    read_decision,
+    read_feedback,
+    read_level,
+    read_seals,
+)
 from synaptoroute.storage.records import (
     Meta,
     Rows,
@@ -259,10 +268,11 @@ def _assemble(
     snapshot = Snapshot(
         position=meta.position,
         settings=meta.settings,
-        routes=_read_routes(connection, rows.by_route()),
+        routes=_read_routes(connection, rows.by_owner(), level),
         row_hashes=dict(zip(rows.slots.tolist(), rows.row_hashes, strict=True)),
         remembered=tuple(remembered),
         imports=_read_imports(connection),
+        decision=read_decision(connection) if level >= DECISION_LEVEL else b"",
         epochs=_read_epochs(connection),
         feedback=read_feedback(connection),
         level=level,
@@ -278,21 +288,53 @@ def _assemble(
 
 def _read_routes(
     connection: sqlite3.Connection,
-    owned: Mapping[int, tuple[tuple[int, ...], tuple[str, ...]]],
+    owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],  # Slots and texts by owner
+    level: int,
 ) -> tuple[RouteRecord, ...]:
     cursor = connection.execute(
         "SELECT route_id, name, threshold, metadata, payload, epoch, seq FROM route"
     )
     routes = [
         RouteRecord(
-            route_id, name, *owned[route_id], threshold, metadata, payload, Revision(epoch, seq)
+            route_id,
+            name,
+            *owned.pop(route_id),
+            threshold,
+            metadata,
+            payload,
+            Revision(epoch, seq),
         )
         for route_id, name, threshold, metadata, payload, epoch, seq in cursor.fetchall()
     ]
-    if len(routes) != len(owned):
-        missing = sorted(owned.keys() - {route.route_id for route in routes})
+    if level >= DECISION_LEVEL:
+        confidence = read_confidence(connection)
+        if owned or confidence:
+            routes = [_with_decision(route, owned, confidence) for route in routes]
+        if confidence:
+            raise CorruptFile("a route that does not exist has a confidence")
+    if owned:
+        missing = sorted(map(route_id_of, owned))
         raise CorruptFile(f"slots belong to routes that do not exist: {missing[:3]}")
     return tuple(sorted(routes, key=attrgetter("name")))
+
+
+def _with_decision(
+    route: RouteRecord,
+    owned: dict[int, tuple[tuple[int, ...], tuple[str, ...]]],
+    confidence: dict[int, float],
+) -> RouteRecord:
+    """Give a route its rows of the new kinds and its confidence, and take them from the maps."""
+    described = owned.pop(owner_of(route.route_id, RowKind.DESCRIPTION), None)
+    slots, texts = owned.pop(owner_of(route.route_id, RowKind.NEGATIVE), ((), ()))
+    if described is not None and len(described[0]) != 1:
+        raise CorruptFile(f"the route {route.name!r} has several descriptions")
+    return route._replace(
+        confidence_min=confidence.pop(route.route_id, None),
+        description=described[1][0] if described else None,
+        description_slot=described[0][0] if described else None,
+        negatives=texts,
+        negative_slots=slots,
+    )
 
 
 def read_remembered(

@@ -136,15 +136,15 @@ def _read_missing(connection: sqlite3.Connection, rows_max: int) -> list[tuple[i
 
 
 def _write_next(connection: sqlite3.Connection, slot: int, vector: bytes) -> None:
-    owner = connection.execute(
+    row = connection.execute(
         "SELECT route_id, utterance FROM slot WHERE slot = ?", (slot,)
     ).fetchone()
-    if owner is None:
+    if row is None:
         raise ConfigError(f"slot {slot} has no owner, so it cannot be re-embedded")
-    route_id, utterance = owner
+    owner, utterance = row
     connection.execute(
         "INSERT OR REPLACE INTO slot_next VALUES (?, ?, ?)",
-        (slot, vector, row_hash(slot, route_id, utterance, vector)),
+        (slot, vector, row_hash(slot, owner, utterance, vector)),
     )
 
 
@@ -176,7 +176,7 @@ def _verified_hashes(connection: sqlite3.Connection) -> Iterator[tuple[int, byte
         " FROM slot AS s JOIN slot_next AS n ON n.slot = s.slot ORDER BY s.slot"
     )
     while rows := cursor.fetchmany(ROWS_AT_ONCE):
-        for slot, route_id, utterance, vector, stored in rows:
-            if row_hash(slot, route_id, utterance, vector) != stored:
+        for slot, owner, utterance, vector, stored in rows:
+            if row_hash(slot, owner, utterance, vector) != stored:
                 raise CorruptFile(f"the new vector of slot {slot} does not match its hash")
             yield slot, stored

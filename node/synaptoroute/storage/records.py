@@ -73,7 +73,7 @@ class LogRow:
 @dataclass(frozen=True, slots=True)
 class SlotRow:
     slot: int
-    route_id: int
+    owner: int  # The route and the kind of the row, see ``core.rows``
     utterance: str
     vector: bytes
     row_hash: bytes
@@ -120,6 +120,13 @@ def meta_row(meta: Meta) -> tuple[object, ...]:
     return (*fields, text, zlib.crc32(end_of_sum, zlib.crc32(head.encode())))
 
 
+_NEW_SETTINGS: Final[dict[str, object]] = {
+    name: getattr(Settings(), name)
+    for name in ("confidence_min", "expected_unmatched_share", "ignore", "feedback")
+}
+"""Fields of level 3 with their defaults; one is stored only if it has another value."""
+
+
 @lru_cache(maxsize=1)
 def _settings_columns(settings: Settings) -> tuple[str, bytes]:
     """Settings as a JSON array, and the bytes that ``checksum`` reads of them."""
@@ -131,8 +138,10 @@ def _settings_columns(settings: Settings) -> tuple[str, bytes]:
     ]
     if settings.cascade or settings.calibration:
         fields += [settings.cascade, settings.calibration]
-    if settings.feedback:
-        fields.append({"feedback": settings.feedback})
+    new = {name: getattr(settings, name) for name in _NEW_SETTINGS}
+    changed = {name: each for name, each in new.items() if each != _NEW_SETTINGS[name]}
+    if changed:
+        fields.append(changed)
     text = json.dumps(fields, separators=(",", ":"))
     return text, f"{text!r})".encode()
 
@@ -282,7 +291,14 @@ def state_digest(snapshot: Snapshot, slots: NDArray[np.int64] | None = None) -> 
     if slots is None:
         slots = np.fromiter(hashes, np.int64, len(hashes))
     digest.add_row_sums(_bucket_sums(slots, b"".join(hashes.values())))
-    add_rest(digest, snapshot.settings, snapshot.routes, snapshot.imports, snapshot.feedback)
+    add_rest(
+        digest,
+        snapshot.settings,
+        snapshot.routes,
+        snapshot.imports,
+        snapshot.feedback,
+        snapshot.decision,
+    )
     return digest
 
 
@@ -314,27 +330,27 @@ class Rows:
     """Rows that have an owner, as columns of equal length."""
 
     slots: NDArray[np.int64]  # int64[n], ascending
-    route_ids: NDArray[np.int64]  # int64[n]
+    owners: NDArray[np.int64]  # int64[n], route and kind of each row, see ``core.rows``
     utterances: list[str]
     row_hashes: list[bytes]
     vectors: NDArray[np.float32]  # float32[n, dim], with zeroed memory behind them
 
-    def by_route(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
-        """Slots and texts of each route, by slot."""
+    def by_owner(self) -> dict[int, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Slots and texts of each owner, by slot."""
         if len(self.slots) == 0:
             return {}
-        route_ids, slots, texts = self.route_ids, self.slots, tuple(self.utterances)
-        # Rows of a bulk import are sorted already.  The sort must be stable: the slots of a
-        # route stay ascending.
-        if bool((route_ids[1:] < route_ids[:-1]).any()):
-            order = np.argsort(route_ids, kind="stable")
-            route_ids, slots = route_ids[order], slots[order]
+        owners, slots, texts = self.owners, self.slots, tuple(self.utterances)
+        # Rows of a bulk import are sorted already.  The sort must be stable: the slots of an
+        # owner stay ascending.
+        if bool((owners[1:] < owners[:-1]).any()):
+            order = np.argsort(owners, kind="stable")
+            owners, slots = owners[order], slots[order]
             texts = itemgetter(*order.tolist())(texts)
-        firsts = np.flatnonzero(np.diff(route_ids, prepend=-1))
+        firsts = np.flatnonzero(np.diff(owners, prepend=-1))
         bounds = [*firsts.tolist(), len(slots)]
         numbers = tuple(slots.tolist())
         parts = [(numbers[start:stop], texts[start:stop]) for start, stop in pairwise(bounds)]
-        return dict(zip(route_ids[firsts].tolist(), parts, strict=True))
+        return dict(zip(owners[firsts].tolist(), parts, strict=True))
 
 
 def allocate_vectors(rows: int, dim: int) -> NDArray[np.float32]:
@@ -351,19 +367,19 @@ def read_rows(connection: sqlite3.Connection, dim: int, slots_max: int) -> Rows:
         raise CorruptFile(f"slot {highest} is beyond the capacity")
     vectors = allocate_vectors(0 if highest is None else highest + 1, dim)
     slots: list[int] = []
-    route_ids: list[int] = []
+    owners: list[int] = []
     utterances: list[str] = []
     row_hashes: list[bytes] = []
     cursor = connection.execute(f"SELECT {_COLUMNS} FROM slot ORDER BY slot")
     while part := cursor.fetchmany(ROWS_AT_ONCE):
         vectors[len(slots) : len(slots) + len(part)] = verify_rows(part, dim)
         slots += [row[0] for row in part]
-        route_ids += [row[1] for row in part]
+        owners += [row[1] for row in part]
         utterances += [row[2] for row in part]
         row_hashes += [row[4] for row in part]
     return Rows(
         np.array(slots, np.int64),
-        np.array(route_ids, np.int64),
+        np.array(owners, np.int64),
         utterances,
         row_hashes,
         vectors[: len(slots)],
@@ -393,7 +409,7 @@ def update_rows(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows |
     texts = [*known.utterances, ""]
     rows = Rows(
         np.array([slot for slot, _ in pairs], np.int64),
-        np.append(known.route_ids, -1)[from_known],
+        np.append(known.owners, -1)[from_known],
         [texts[place] for place in places],
         [hashed for _, hashed in pairs],
         _rearranged(known.vectors, from_known, dim),
@@ -402,7 +418,7 @@ def update_rows(connection: sqlite3.Connection, known: Rows, dim: int) -> Rows |
         at = new[start : start + ROWS_AT_ONCE]
         part = [_read_one(connection, pairs[each][0]) for each in at]
         rows.vectors[at] = verify_rows(part, dim)
-        rows.route_ids[at] = [row[1] for row in part]
+        rows.owners[at] = [row[1] for row in part]
         for each, row in zip(at, part, strict=True):
             rows.utterances[each] = row[2]
     return rows

@@ -48,6 +48,8 @@ from synaptoroute.storage.levels import (
     empty_level_tables,
     is_finalized,
     schema_rows,
+    write_confidence,
+    write_decision,
     write_feedback,
     write_level,
 )
@@ -321,6 +323,15 @@ def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
     snapshot = stored.snapshot
     connection.executemany(INSERT_SLOT, _slot_rows(stored))
     connection.executemany(INSERT_ROUTE, [route_row(route) for route in snapshot.routes])
+    confidence = {
+        route.route_id: route.confidence_min
+        for route in snapshot.routes
+        if route.confidence_min is not None
+    }
+    if confidence:
+        write_confidence(connection, confidence)
+    if snapshot.decision:
+        write_decision(connection, snapshot.decision)
     connection.executemany(INSERT_EPOCH, [epoch_row(epoch) for epoch in snapshot.epochs])
     connection.executemany(
         INSERT_REMEMBERED,
@@ -337,9 +348,7 @@ def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
 def _slot_rows(stored: Stored) -> Iterator[tuple[int, int, str, bytes, bytes]]:
     snapshot = stored.snapshot
     owners = {
-        slot: (route.route_id, utterance)
-        for route in snapshot.routes
-        for slot, utterance in zip(route.slots, route.utterances, strict=True)
+        slot: (owner, text) for route in snapshot.routes for slot, owner, text in route.rows()
     }
     for slot, vector in zip(stored.slots.tolist(), stored.vectors, strict=True):
         yield (slot, *owners[slot], vector.tobytes(), snapshot.row_hashes[slot])

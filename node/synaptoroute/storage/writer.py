@@ -10,11 +10,19 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 from synaptoroute.core.change import Commit, EpochRecord, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import IDEMPOTENCY_WINDOW_ENTRIES, Position
-from synaptoroute.storage.levels import trim_seals, write_feedback, write_level, write_seals
+from synaptoroute.storage.levels import (
+    trim_seals,
+    write_confidence,
+    write_decision,
+    write_feedback,
+    write_level,
+    write_seals,
+)
 from synaptoroute.storage.records import (
     Meta,
     checksum,
@@ -126,6 +134,10 @@ def write_group(
     is_re_embedding: bool,  # New vectors for some rows may wait in ``slot_next``
 ) -> None:
     """Write a group of entries, inside the caller's transaction."""
+    for commit in commits:
+        # First: rows that only this level knows may follow in the same group.
+        if (finalized := commit.change.finalized) is not None:
+            write_level(connection, finalized.level, finalized.voter_keys)
     slots = _write_rows(connection, commits)
     if is_re_embedding:
         # A new vector of the old text must never be swapped in.
@@ -139,10 +151,10 @@ def write_group(
             connection.execute(INSERT_EPOCH, row)
         if change.voters is not None:
             _write_voters(connection, commit.entry.epoch, change.voters)
-        if change.finalized is not None:
-            write_level(connection, change.finalized.level, change.finalized.voter_keys)
         if change.feedback or change.feedback_before:
             write_feedback(connection, change.feedback, change.feedback_before)
+        if change.decision is not None:
+            write_decision(connection, change.decision)
     _write_log(connection, commits)
     if floor is not None:
         connection.execute("DELETE FROM oplog WHERE seq < ?", (floor,))
@@ -157,8 +169,15 @@ def write_group(
 def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[int]:
     slots: dict[int, SlotWrite | None] = {}
     routes: dict[int, RouteRecord | None] = {}
+    confidence: dict[int, float | None] = {}
     for commit in commits:
         change = commit.change
+        for route in chain(change.before, change.deleted):
+            if route.confidence_min is not None:
+                confidence[route.route_id] = None
+        for route in change.put:
+            if route.confidence_min is not None:
+                confidence[route.route_id] = route.confidence_min
         for slot in change.freed:
             slots[slot] = None
         for write in change.writes:
@@ -176,6 +195,8 @@ def _write_rows(connection: sqlite3.Connection, commits: Sequence[Commit]) -> li
     # and names are unique.
     connection.executemany("DELETE FROM route WHERE route_id = ?", old_rows)
     connection.executemany(INSERT_ROUTE, new_rows)
+    if confidence:
+        write_confidence(connection, confidence)
     # Generators, not lists: sqlite3 then returns to Python between two rows, where other
     # threads get their turn.
     connection.executemany(

@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.core.rows import ROUTE_ID_BITS, RowKind
 from synaptoroute.tensor.rows import ChunkedArray, Slots
 
 Indexes: TypeAlias = NDArray[np.intp]
@@ -26,6 +27,8 @@ BLOCK_SLOTS: Final = 4_096
 ROWS_ALIGNED: Final = 128
 """``Block.rows`` holds a multiple of this, for the small products of a scan."""
 FREE: Final = -1
+_NEGATIVE: Final = -2
+"""Owner of the negatives of route 0; those of route n have ``_NEGATIVE - n``."""
 _RADIX_ROUTES_MAX: Final = 65_535
 
 
@@ -61,19 +64,36 @@ class Block:
         return self._folds
 
 
+def tensor_owners(owners: Slots) -> NDArray[np.int32]:
+    """Owners as the tensor holds them, int32[n].
+
+    Examples (utterances and descriptions) have the number of their route, negatives a number
+    below ``FREE``, so that no scan takes them for examples.
+    """
+    route_ids = owners & ((1 << ROUTE_ID_BITS) - 1)
+    is_negative = owners >> ROUTE_ID_BITS == RowKind.NEGATIVE
+    return np.where(is_negative, _NEGATIVE - route_ids, route_ids).astype(np.int32)
+
+
+def routes_of(owners: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Route of each owned row, int32[n]."""
+    return np.where(owners < FREE, _NEGATIVE - owners, owners)
+
+
 def group_by_route(
     owners: NDArray[np.int32], route_id_max: int
 ) -> tuple[Indexes, Indexes, Indexes]:
     """Group the owned rows of a block by route.
 
     Args:
-        owners: int32[n], route of each slot of the block, ``FREE`` for none.
+        owners: int32[n], owner of each slot of the block, ``FREE`` for none.
         route_id_max: No route id is above this.
 
     Returns:
-        Owned indexes by route, then by slot; where each route starts among them; and the
+        Indexes of examples by route, then by slot; where each route starts among them; and the
         routes, ascending.
     """
+    owners = np.maximum(owners, FREE)  # negatives are nobody's examples
     owned_count = int(np.count_nonzero(owners != FREE))
     # Numpy sorts 16 bits by radix, in linear time.  As unsigned, ``FREE`` is the largest
     # number, so free slots come last and are cut off.
@@ -155,10 +175,10 @@ class BlockIndex:
 def build_block(
     number: int, owners: NDArray[np.int32], rows: ChunkedArray[np.float32], route_id_max: int
 ) -> Block | None:
-    """Group the rows of a block by route; None if all of its slots are free."""
+    """Group the examples of a block by route; None if it has none."""
     base = number * BLOCK_SLOTS
     own = owners[base : base + BLOCK_SLOTS]
-    owned = np.flatnonzero(own != FREE)
+    owned = np.flatnonzero(own > FREE)
     if len(owned) == 0:
         return None
     # Free slots behind the last owned one need not be sorted or scanned.
@@ -169,20 +189,22 @@ def build_block(
 
 
 def checksum(
-    blocks: Sequence[Block],
+    rows: ChunkedArray[np.float32],
     owners: NDArray[np.int32],
     route_ids: Slots,
     centroids: NDArray[np.float32],
 ) -> str:
     """SHA-256 over owned rows, their owners and the routes' centroids, hexadecimal."""
     digest = hashlib.sha256()
-    for block in blocks:
-        own = owners[block.base_slot : block.slot_stop]
+    for base in range(0, len(owners), BLOCK_SLOTS):
+        own = owners[base : base + BLOCK_SLOTS]
         owned = np.flatnonzero(own != FREE)
+        if len(owned) == 0:
+            continue
         # A fixed byte order, so that nodes on any machine agree.
-        digest.update((owned + block.base_slot).astype("<i8").tobytes())
+        digest.update((owned + base).astype("<i8").tobytes())
         digest.update(own[owned].astype("<i4").tobytes())
-        digest.update(block.rows[owned].astype("<f4").tobytes())
+        digest.update(rows.read(owned + base).astype("<f4").tobytes())
     digest.update(route_ids.astype("<i8").tobytes())
     digest.update(centroids.astype("<f4").tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Final
@@ -23,8 +23,17 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.core.rows import ROUTE_ID_BITS, RowKind
 from synaptoroute.core.same_text import same_text_form
-from synaptoroute.tensor.blocks import FREE, ROWS_ALIGNED, Block, BlockIndex, checksum
+from synaptoroute.tensor.blocks import (
+    FREE,
+    ROWS_ALIGNED,
+    Block,
+    BlockIndex,
+    checksum,
+    routes_of,
+    tensor_owners,
+)
 from synaptoroute.tensor.centroids import Centroids, StagedRows
 from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows, Slots
 from synaptoroute.tensor.text_index import TextIndex, text_keys
@@ -42,9 +51,13 @@ class TensorView:
 
     Attributes:
         is_live: Whether a route id is in use, bool[routes].
-        thresholds: Effective threshold by route id, float64[routes].
+        thresholds: Effective threshold by route id, float64[routes]; minus infinity for none.
         mean_norms: Length of the mean of each route's rows, float64[routes].
-        slots_of: Slots of each live route, int64[n], ascending.
+        slots_of: Slots of the examples of each live route, its utterances and its description:
+            int64[n], ascending.
+        negative_slots_of: Slots of the negatives of each route that has some, int64[n],
+            ascending.
+        decision: The numbers behind the confidence, as the log holds them; empty for none.
         blocks: Blocks that hold at least one owned row, in slot order.
         slot_stop: Where the rows of the last block end.
         rows: All rows, float32[slots, dim].
@@ -67,6 +80,8 @@ class TensorView:
     centroids: ChunkedArray[np.float32]
     centroid_spans: Sequence[tuple[int, NDArray[np.float32]]]
     quantized: QuantizedRows
+    negative_slots_of: Mapping[int, Slots]
+    decision: bytes
 
 
 class Tensor:
@@ -80,6 +95,7 @@ class Tensor:
         revision: Place in the log of the last change.
         slots_used: Rows that a route owns.
         texts: Slots by text; it nominates, ``exact_match`` decides.
+        decision: The numbers behind the confidence, as the log holds them; empty for none.
     """
 
     def __init__(self, dim: int, settings: Settings | None = None) -> None:
@@ -101,6 +117,8 @@ class Tensor:
         self.routes: Mapping[str, RouteRecord] = MappingProxyType(self._routes)
         self._records: dict[int, RouteRecord] = {}
         self._slots_of: dict[int, Slots] = {}
+        self._negative_slots_of: dict[int, Slots] = {}
+        self.decision = b""
         self._centroids = Centroids(self._rows, self._slots_of)
         self._staged = StagedRows(self._centroids, self._rows.capacity_rows)
         self._blocks = BlockIndex()
@@ -119,9 +137,12 @@ class Tensor:
             # Slices, not copies.  A change writes into the arrays only after it has dropped
             # the view; staged rows and routes are not in it.
             is_live = self._is_live[:count]
+            settings = self.settings
+            if settings.aggregation == "adaptive":  # without a fit
+                settings = replace(settings, aggregation="blend")
             self._view = TensorView(
                 self.dim,
-                self.settings,
+                settings,
                 is_live,
                 int(np.count_nonzero(is_live)),
                 self._thresholds[:count],
@@ -133,6 +154,8 @@ class Tensor:
                 self._centroids.units,
                 self._centroids.units.spans(-(-count // ROWS_ALIGNED) * ROWS_ALIGNED),
                 self._quantized,
+                self._negative_slots_of,
+                self.decision,
             )
             self._unviewed_rows = 0
         return self._view
@@ -140,8 +163,7 @@ class Tensor:
     @property
     def high_water_slots(self) -> int:
         """One past the highest owned slot."""
-        blocks = self.view().blocks
-        return blocks[-1].slot_stop if blocks else 0
+        return int((self._owners != FREE).nonzero()[0].max(initial=-1)) + 1
 
     def vectors_of(self, slots: Slots) -> NDArray[np.float32]:
         """Copy rows out, float32[n, dim]."""
@@ -154,8 +176,16 @@ class Tensor:
         return slot < len(self._owners) and bool(self._owners[slot] != FREE)
 
     def utterance_of(self, slot: int) -> str:
-        record = self._records[int(self._owners[slot])]
-        return record.utterances[bisect_left(record.slots, slot)]
+        """Text of a row, of whatever kind."""
+        return self._row_at(slot)[1]
+
+    def _row_at(self, slot: int) -> tuple[int, str]:
+        """Owner, as the log names it, and text of a row."""
+        record = self._records[int(routes_of(self._owners[slot : slot + 1])[0])]
+        at = bisect_left(record.slots, slot)
+        if at < len(record.slots) and record.slots[at] == slot:
+            return record.route_id, record.utterances[at]
+        return next((owner, text) for each, owner, text in record.rows() if each == slot)
 
     def exact_match(
         self, text: str, slots: Sequence[int], allowed: frozenset[int] | None
@@ -178,24 +208,29 @@ class Tensor:
         )
 
     def owners_of(self, slots: Iterable[int]) -> list[tuple[RouteRecord, int]]:
-        """Find the routes of slots; a slot without an owner is left out."""
+        """Find the routes of utterances; other slots are left out."""
         owned = [(int(self._owners[slot]), slot) for slot in slots]
-        return [(self._records[owner], slot) for owner, slot in owned if owner != FREE]
+        found = [(self._records[owner], slot) for owner, slot in owned if owner > FREE]
+        return [(record, slot) for record, slot in found if slot != record.description_slot]
 
     def rows_between(self, start: int, stop: int) -> list[tuple[int, int, str, bytes]]:
-        """Copy owned rows out: slot, route id, utterance, float32[dim] little-endian."""
+        """Copy owned rows out: slot, owner, text, float32[dim] little-endian.
+
+        Owners are as in ``core.rows``.
+        """
         owners = self._owners[start:stop]
         slots = np.flatnonzero(owners != FREE) + start
         vectors = self._rows.read(slots).astype("<f4", copy=False)
         return [
-            (slot, int(self._owners[slot]), self.utterance_of(slot), vector.tobytes())
+            (slot, *self._row_at(slot), vector.tobytes())
             for slot, vector in zip(slots.tolist(), vectors, strict=True)
         ]
 
     def checksum(self) -> str:
         """SHA-256 over owned rows, their owners and the centroids, hexadecimal."""
         ids = np.flatnonzero(self._is_live)
-        return checksum(self.view().blocks, self._owners, ids, self._centroids.units.read(ids))
+        self.view()
+        return checksum(self._rows, self._owners, ids, self._centroids.units.read(ids))
 
     def derived(self) -> bytes:
         """Return centroids that a boot may take over; nothing if they are as large as the rows."""
@@ -248,7 +283,7 @@ class Tensor:
         slots: Slots,
         vectors: NDArray[np.float32],
         at: Revision,
-        route_ids: Slots | None = None,
+        owners: Slots | None = None,
         keys: Sequence[int] = (),
     ) -> None:
         """Write rows of the change at ``at`` before it becomes visible.
@@ -261,8 +296,9 @@ class Tensor:
             slots: int64[n], each at most once.
             vectors: float32[n, dim], unit length.
             at: Place in the log of the change.
-            route_ids: Their future owners, int64[n]; rows of new routes are summed now.
-            keys: ``text_keys`` of the rows' utterances; without them ``apply`` makes them.
+            owners: Their future owners, int64[n] (see ``core.rows``); examples of new routes are
+                summed now.
+            keys: ``text_keys`` of the rows' texts; without them ``apply`` makes them.
         """
         self._reserve_slots(int(slots.max(initial=-1)) + 1)
         self._staged.begin(at)
@@ -270,7 +306,7 @@ class Tensor:
         is_free = self._owners[slots] == FREE
         if not is_free.all():
             slots, vectors = slots[is_free], vectors[is_free]
-            route_ids = None if route_ids is None else route_ids[is_free]
+            owners = None if owners is None else owners[is_free]
             keys = [key for key, chosen in zip(keys, is_free.tolist(), strict=False) if chosen]
         if keys:
             self.texts.put(slots.tolist(), keys)
@@ -279,8 +315,10 @@ class Tensor:
         self._rows.write(slots, vectors)
         self._quantized.write(slots, vectors)
         self._staged.mark_written(slots)
-        if route_ids is not None:
-            self._staged.add_sums(route_ids, slots, self._is_live[: self._route_count])
+        if owners is not None:
+            held = tensor_owners(owners).astype(np.int64)
+            is_live, is_example = self._is_live[: self._route_count], held > FREE
+            self._staged.add_sums(held[is_example], slots[is_example], is_live)
 
     def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
         """Make a change visible, all of it.
@@ -321,6 +359,7 @@ class Tensor:
         settings: Settings,
         revision: Revision,
         derived: NDArray[np.uint8] | None = None,
+        decision: bytes = b"",
     ) -> None:
         """Show exactly these routes; their rows were filled before.
 
@@ -328,16 +367,23 @@ class Tensor:
         """
         records = tuple(routes)
         self._reset(settings, revision)
+        self.decision = decision
         slots = _slots_of(records)
         ids = np.array([record.route_id for record in records], np.int64)
-        counts = np.array([len(record.slots) for record in records], np.int64)
-        self._reserve_slots(int(slots.max(initial=-1)) + 1)
+        counts = np.array([len(record.example_slots) for record in records], np.int64)
+        negatives = np.array(
+            [slot for record in records for slot in record.negative_slots], np.int64
+        )
+        self._reserve_slots(max(int(slots.max(initial=-1)), int(negatives.max(initial=-1))) + 1)
         self._reserve_routes(int(ids.max(initial=-1)) + 1)
         owners = np.repeat(ids, counts)
         self._owners[slots] = owners
-        utterances = chain.from_iterable([each.utterances for each in records])
-        self.texts.put(slots.tolist(), text_keys(utterances))
-        self.slots_used = self._unviewed_rows = len(slots)
+        texts = chain.from_iterable([each.utterances for each in records])
+        held = chain.from_iterable([each.slots for each in records])
+        self.texts.put(list(held), text_keys(texts))
+        of = np.repeat(ids, [len(record.negative_slots) for record in records])
+        self._owners[negatives] = tensor_owners(of | RowKind.NEGATIVE << ROUTE_ID_BITS)
+        self.slots_used = self._unviewed_rows = len(slots) + len(negatives)
         self._blocks.mark_stale(slots)
         if derived is None or not self._centroids.unpack(np.sort(ids), derived):
             self._centroids.add_rows(owners, slots)
@@ -352,6 +398,7 @@ class Tensor:
         settings: Settings,
         revision: Revision,
         derived: NDArray[np.uint8] | None = None,
+        decision: bytes = b"",
     ) -> None:
         """Take over a whole state: float32[n, dim] at ``slots``, and the routes that own them.
 
@@ -364,7 +411,7 @@ class Tensor:
         else:
             self._reset(settings, revision)
             self.fill(slots, vectors, revision)
-        self.adopt(routes, settings, revision, derived)
+        self.adopt(routes, settings, revision, derived, decision)
 
     # --- steps of a change ---
 
@@ -396,15 +443,18 @@ class Tensor:
             return
         owners = self._owners[leaving].astype(np.int64)
         assert np.all(owners != FREE), "a free slot was freed: this is a bug"
+        is_example = owners > FREE
+        examples, owners = leaving[is_example], owners[is_example]
         gone = np.array([record.route_id for record in change.deleted], np.int64)
         # Sums of deleted routes are cleared, which is cheaper than subtracting their rows.
         staying = ~np.isin(owners, gone)
-        self._centroids.add_rows(owners[staying], leaving[staying], -1.0)
+        self._centroids.add_rows(owners[staying], examples[staying], -1.0)
         self._centroids.clear(gone)
         self._is_live[gone] = False
         for record in change.deleted:
             del self._routes[record.name], self._records[record.route_id]
             del self._slots_of[record.route_id]
+            self._negative_slots_of.pop(record.route_id, None)
         self._owners[leaving] = FREE
         self.texts.free(change.freed)
         self.slots_used -= len(leaving)
@@ -439,12 +489,14 @@ class Tensor:
             if record.route_id not in self._records:
                 new.append(record.route_id)
         self._reserve_routes(max(put, default=-1) + 1)
-        owners = np.array([write.route_id for write in change.writes], np.int64)
+        held = tensor_owners(np.array([write.owner for write in change.writes], np.int64))
         # From here on the rows count; they were complete before.
-        self._owners[slots] = owners
+        self._owners[slots] = held
         self.slots_used += len(slots)
         self._blocks.mark_stale(slots)
-        due = ~is_summed
+        is_example = held > FREE
+        owners, slots = held[is_example].astype(np.int64), slots[is_example]
+        due = ~is_summed[is_example]
         # A deferred sum takes all rows of its route, so no row may be in the sum already.
         if new and len(slots) <= DEFERRED_ROWS_MAX and due.all():
             self._centroids.defer_sums(np.array(new, np.int64))
@@ -458,8 +510,10 @@ class Tensor:
         moved = []
         for record in change.put:
             known = self._records.get(record.route_id)
-            if change.writes or known is None or known.slots != record.slots:
+            if change.writes or known is None or known.example_slots != record.example_slots:
                 moved.append(record.route_id)
+        if change.decision is not None:
+            self.decision = change.decision
         if change.settings is not None:
             self.settings = change.settings
             self._put_thresholds(self._records.values())
@@ -472,20 +526,24 @@ class Tensor:
         self._put_thresholds(records)
         stop = 0
         for record in records:
-            start, stop = stop, stop + len(record.slots)
+            start, stop = stop, stop + len(record.example_slots)
             self._records[record.route_id] = self._routes[record.name] = record
             self._slots_of[record.route_id] = slots[start:stop]
+            if record.negative_slots:
+                negatives = np.array(record.negative_slots, np.int64)
+                self._negative_slots_of[record.route_id] = negatives
+            else:
+                self._negative_slots_of.pop(record.route_id, None)
 
     def _put_thresholds(self, records: Iterable[RouteRecord]) -> None:
-        default = self.settings.threshold
+        threshold_of = self.settings.threshold_of
         for record in records:
-            threshold = default if record.threshold is None else record.threshold
-            self._thresholds[record.route_id] = threshold
+            self._thresholds[record.route_id] = threshold_of(record.threshold)
 
 
 def _slots_of(records: Sequence[RouteRecord]) -> Slots:
-    """Slots of all records, one record after the other."""
-    return np.array(list(chain.from_iterable([each.slots for each in records])), np.int64)
+    """Slots of the examples of all records, one record after the other."""
+    return np.array(list(chain.from_iterable([each.example_slots for each in records])), np.int64)
 
 
 def first_exact(text: str, found: Iterable[tuple[RouteRecord, int]]) -> tuple[int, int] | None:

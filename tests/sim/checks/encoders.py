@@ -31,8 +31,8 @@ def strange(
     ]
     for node, table in tables.items():
         for route in table.routes.values():
-            for slot, text in zip(route.slots, route.utterances, strict=True):
+            for slot, owner, text in route.rows():
                 vector = vectors[held[node][0]]
-                if table.row_hashes[slot] != row_hash(slot, route.route_id, text, vector):
+                if table.row_hashes[slot] != row_hash(slot, owner, text, vector):
                     found.append(f"{node} shows '{text}' with a vector of another encoder")
     return found

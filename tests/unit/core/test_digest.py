@@ -65,6 +65,7 @@ def test_row_hash_does_not_change_between_releases() -> None:
         {"metadata": '{"a":1}'},
         {"payload": "1"},
         {"revision": Revision(2, 1)},
+        {"confidence_min": 0.0},
     ],
 )
 def test_route_hash_covers_every_field_except_the_rows(fields: dict[str, object]) -> None:
@@ -96,6 +97,11 @@ def test_equal_thresholds_have_equal_hashes(one: float, other: float) -> None:
         Settings(capacity_slots=7),
         Settings(cascade=True),
         Settings(cascade=True, calibration="{}"),
+        Settings(threshold=None),
+        Settings(confidence_min=0.5),
+        Settings(expected_unmatched_share=0.5),
+        Settings(ignore=("a",)),
+        Settings(ignore=("a", "b")),
     ],
 )
 def test_settings_hash_covers_every_field(settings: Settings) -> None:
@@ -110,6 +116,13 @@ def test_import_hashes_cover_mode_number_and_parts() -> None:
         PutRoute("billing", ("a", "c"), PART.vectors, 0.5),
         PutRoute("billing", PART.utterances, PART.vectors),
         PutRoute("billing", PART.utterances, PART.vectors, 0.5, payload="1"),
+        replace(PART, confidence_min=0.5),
+        replace(PART, description="", description_vector=b"\x00" * 4),
+        replace(PART, description="c", description_vector=b"\x00" * 4),
+        replace(PART, description="c", description_vector=b"\x02" * 4),
+        replace(PART, negatives=("c",), negative_vectors=(b"\x00" * 4,)),
+        replace(PART, negatives=("d",), negative_vectors=(b"\x00" * 4,)),
+        replace(PART, negatives=("c",), negative_vectors=(b"\x02" * 4,)),
     )
     chunks = [CHUNK, replace(CHUNK, number=1), replace(CHUNK, import_id="s")]
     chunks += [replace(CHUNK, parts=(part,)) for part in parts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from replicas import free_numbers
-from synaptoroute.core.table import FreeNumbers
+from synaptoroute.core.free_numbers import FreeNumbers
 
 pytestmark = pytest.mark.unit
 

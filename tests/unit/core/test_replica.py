@@ -23,7 +23,7 @@ from replicas import (
     replay,
 )
 from synaptoroute.core import replica as replica_module
-from synaptoroute.core.codec import digest_of, encode_proposal
+from synaptoroute.core.codec import LEVEL, digest_of, encode_proposal
 from synaptoroute.core.digest import next_chain
 from synaptoroute.core.mutation import (
     Entry,
@@ -352,7 +352,7 @@ def test_key_of_a_removed_voter_is_forgotten() -> None:
     """It may come back with another key; reverted, the key is known again."""
     keys = (("n1", "a" * 64), ("n2", "b" * 64))
     replica = fresh()
-    replay(replica, log_of([proposal(VoterAdd("n2"), 1), proposal(Finalize(2, keys), 2)]))
+    replay(replica, log_of([proposal(VoterAdd("n2"), 1), proposal(Finalize(LEVEL + 1, keys), 2)]))
     entry = log_of([proposal(VoterRemove("n2"), 3)], after=replica.position)[0]
     step = replica.receive(entry)
 

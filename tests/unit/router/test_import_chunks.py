@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from routers import many, route, running, stream, until
-from synaptoroute.core.mutation import ImportChunk
+from synaptoroute.core.change import StagedImport
+from synaptoroute.core.codec import encode_proposal
+from synaptoroute.core.imports import join_chunks
+from synaptoroute.core.mutation import ImportBegin, ImportChunk, Proposal, PutRoute
 from synaptoroute.errors import ImportRejected
 from synaptoroute.models import Route
+from synaptoroute.router.chunks import pieces_of
 from synaptoroute.router.imports import CHUNK_UTTERANCES_MAX, STAGES_MAX, Importer
 
 pytestmark = pytest.mark.unit
@@ -110,3 +114,23 @@ async def test_large_payloads_are_split_into_frames() -> None:
 
     assert 150 == result.routes
     assert "p" * 15_000 == stored.payload
+
+
+def test_negatives_are_cut_like_utterances_and_join_again() -> None:
+    """Parts without utterances of their own repeat one; the description is in the first."""
+    part = PutRoute(
+        "a",
+        ("1", "2", "3"),
+        tuple(bytes([n] * 4096) for n in range(3)),
+        confidence_min=0.5,
+        description="about a",
+        description_vector=bytes([9] * 4096),
+        negatives=tuple(f"not {n}" for n in range(128)),
+        negative_vectors=tuple(bytes([n] * 4096) for n in range(128)),
+    )
+    pieces = pieces_of([part])
+    chunks = tuple(ImportChunk("i", n, tuple(piece)) for n, piece in enumerate(pieces))
+
+    assert len(chunks) > 1
+    assert all(len(encode_proposal(Proposal(b"o" * 16, chunk))) <= 262_144 for chunk in chunks)
+    assert [part] == join_chunks(StagedImport(ImportBegin("i"), chunks), len(chunks))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from synaptoroute.core.codec import VOTES_LEVEL, decode_proposal, encode_proposal
+from synaptoroute.core.codec import decode_proposal, encode_proposal
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Entry, OpenEpoch, Position, Proposal, PutSettings
 from synaptoroute.core.recovery import Report
 from synaptoroute.core.replica import VOTERS_MAX, Electors

@@ -26,11 +26,11 @@ SLICE = 7
 def fill(node: Node, change: Change, at: Revision) -> None:
     """Fill a change slice by slice, as the scorer does."""
     slots, vectors = arrays(change)
-    route_ids = np.array([write.route_id for write in change.writes], np.int64)
+    owners = np.array([write.owner for write in change.writes], np.int64)
     for start in range(0, len(slots), SLICE):
         part = slice(start, start + SLICE)
         keys = text_keys([write.utterance for write in change.writes[part]])
-        node.tensor.fill(slots[part], vectors[part], at, route_ids[part], keys)
+        node.tensor.fill(slots[part], vectors[part], at, owners[part], keys)
 
 
 def imported(node: Node, *parts: PutRoute) -> Change:

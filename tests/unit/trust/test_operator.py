@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from synaptoroute.cli.app import app
-from synaptoroute.core.codec import VOTES_LEVEL, decode_proposal, encode_proposal
+from synaptoroute.core.codec import decode_proposal, encode_proposal
+from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import OpenEpoch, Position, Proposal, Revision
 from synaptoroute.errors import ConfigError, ProtocolError
 from synaptoroute.trust.genesis import dump_genesis, read_genesis, read_operator

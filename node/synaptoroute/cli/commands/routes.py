@@ -460,7 +460,8 @@ def _check_vectors(routes: list[Route], model: str | None, precision: Precision)
     finally:
         encoder.close()
     findings = list(check_tokens(routes, tokens, encoder.name))
-    return findings + list(check_vectors(routes, np.concatenate(parts), Settings().threshold))
+    default = Settings().threshold_of(None)
+    return findings + list(check_vectors(routes, np.concatenate(parts), default))
 
 
 def _show_findings(findings: list[Finding], as_json: bool) -> None:

@@ -1,0 +1,86 @@
+"""Feature levels: what a log must have reached to hold a mutation.
+
+A release writes nothing of a level that the log has not reached, so that the release before can
+follow it until ``cluster finalize``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from synaptoroute.core.imports import staged_kind
+from synaptoroute.core.mutation import (
+    DEFAULT_UNMATCHED_SHARE,
+    KEEP,
+    CalibrateDecision,
+    Finalize,
+    ImportChunk,
+    ImportCommit,
+    Mutation,
+    OpenEpoch,
+    PatchRoute,
+    PutFeedback,
+    PutRoute,
+    PutSettings,
+    ReviseRoutes,
+)
+
+BASE_LEVEL: Final = 1  # Level of entries without anything newer; every release reads them
+AUTHORS_LEVEL: Final = 2  # Level of entries with an author, and of staged writes
+VOTES_LEVEL: Final = 3  # Level of entries that carry signed votes
+DECISION_LEVEL: Final = 3  # Level of entries with fields of decisions
+
+
+def level_of(mutation: Mutation) -> int:
+    """Feature level that a log needs to hold a mutation.
+
+    An entry has the lowest level that covers all that it says, so entries without new fields
+    keep the bytes that they have in earlier releases.
+    """
+    # A release that does not know the level of the log must stop before the entry that sets it.
+    if isinstance(mutation, Finalize):
+        return max(mutation.level, AUTHORS_LEVEL)
+    if isinstance(mutation, OpenEpoch):
+        lowest = VOTES_LEVEL if mutation.votes or mutation.warrant else BASE_LEVEL
+        return max(mutation.level, lowest)
+    # Releases that know only level 1 would commit it as an import, without its preconditions.
+    if isinstance(mutation, ImportCommit) and staged_kind(mutation.import_id) is not None:
+        return AUTHORS_LEVEL
+    return DECISION_LEVEL if _is_of_decisions(mutation) else BASE_LEVEL
+
+
+def is_at_level(mutation: Mutation, level: int) -> bool:
+    """Whether a log at a level may hold a mutation; entries that raise the level always."""
+    if level >= DECISION_LEVEL or isinstance(mutation, Finalize | OpenEpoch):
+        return True
+    return not _is_of_decisions(mutation)
+
+
+def _is_of_decisions(mutation: Mutation) -> bool:
+    """Whether a mutation says something that only level 3 knows."""
+    match mutation:
+        case PutRoute():
+            return _has_decision_fields(mutation)
+        case ImportChunk(parts=parts):
+            return any(map(_has_decision_fields, parts))
+        case PatchRoute():
+            changed = (mutation.confidence_min, mutation.description, mutation.negatives)
+            return changed != (KEEP, KEEP, KEEP)
+        case PutSettings(settings):
+            new = (settings.confidence_min, settings.expected_unmatched_share, settings.ignore)
+            return (
+                new != (None, DEFAULT_UNMATCHED_SHARE, ())
+                or bool(settings.feedback)
+                or settings.threshold is None
+                or settings.aggregation == "adaptive"
+            )
+        case CalibrateDecision() | PutFeedback() | ReviseRoutes():
+            return True
+        case _:
+            return False
+
+
+def _has_decision_fields(route: PutRoute) -> bool:
+    return (
+        route.confidence_min is not None or route.description is not None or bool(route.negatives)
+    )
