@@ -31,6 +31,7 @@ PAGES = {
     "query": "#query-text",
     "conflicts": "#least",
     "unmatched": "td.said",
+    "learn": ".clusters li",
     "encoder": ".encoder",
     "activity": ".events li",
 }

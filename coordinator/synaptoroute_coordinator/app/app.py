@@ -53,7 +53,7 @@ from synaptoroute_coordinator.actions.backup_store import (
 )
 from synaptoroute_coordinator.actions.backups import Backups
 from synaptoroute_coordinator.actions.fleet_client import FleetClient, read_secret
-from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, metrics
+from synaptoroute_coordinator.app import dashboard, encoders, fleet, gateway, learning, metrics
 from synaptoroute_coordinator.app.responses import json_response
 from synaptoroute_coordinator.app.runtime import CoordinatorPolicy, Runtime
 from synaptoroute_coordinator.config import CoordinatorConfig
@@ -97,7 +97,7 @@ def create_app(runtime: Runtime) -> FastAPI:
     )
     app.add_middleware(Middleware, policy=CoordinatorPolicy(runtime))
     add_error_handlers(app)
-    for module in (dashboard, metrics, fleet, encoders, gateway):
+    for module in (dashboard, metrics, fleet, encoders, gateway, learning):
         app.include_router(module.endpoints)
     _add_openapi(app)
     return app

@@ -37,6 +37,7 @@ _REQUEST_HEADERS: Final = ("content-type", "accept", "if-match", "if-none-match"
 _RESPONSE_HEADERS: Final = ("content-type", "etag", "sr-version", "sr-op-id", "sr-node", "location",
                     "retry-after", "sr-staleness-ms")  # fmt: skip
 _WRITES: Final = frozenset({"PUT", "PATCH", "DELETE"})
+_WRITING_POSTS: Final = frozenset({"/v1/feedback", "/v1/feedback/resolve", "/v1/revisions"})
 
 endpoints = APIRouter()
 
@@ -69,9 +70,13 @@ def choose_node(runtime: Runtime, requested: str = "") -> NodeView:
 
 
 async def forward(request: Request, node: NodeName = "") -> Response:
+    return await forward_body(request, node, await request.body())
+
+
+async def forward_body(request: Request, node: str, body: bytes) -> Response:
+    """Forward a request with this body to a node, and record a write."""
     runtime = runtime_of(request)
     chosen = choose_node(runtime, node)
-    body = await request.body()
     headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
     query = "&".join(
         part for part in request.url.query.split("&") if part and not part.startswith("node=")
@@ -88,7 +93,9 @@ async def forward(request: Request, node: NodeName = "") -> Response:
         headers=headers,
         actor=actor_of(request.scope),
     )
-    if request.method in _WRITES or request.url.path.endswith("/utterances"):
+    asked = request.url.path
+    is_post = asked.endswith("/utterances") or asked in _WRITING_POSTS
+    if request.method in _WRITES or is_post:
         outcome = "done" if answer.status_code < 300 else "refused"
         action = f"{request.method} {request.url.path}"
         await runtime.reconciler.audit_log.add(
@@ -135,6 +142,26 @@ _ENDPOINTS: Final = (
     ("PATCH", "/v1/routes/{name}", "Change fields of a route", _WRITTEN),
     ("DELETE", "/v1/routes/{name}", "Delete a route", _WRITTEN),
     ("GET", "/v1/settings", "Show the settings of the route set", _ANSWER),
+    (
+        "PUT",
+        "/v1/settings",
+        "Replace the settings of the route set",
+        f"{_WRITTEN} Scope `admin`.",
+    ),
+    (
+        "GET",
+        "/v1/feedback",
+        "List the review queue",
+        f"{_ANSWER} Parameters: `route`, `after`, `limit`. Scope `admin`.",
+    ),
+    ("POST", "/v1/feedback", "Say which route is right", _WRITTEN),
+    ("POST", "/v1/feedback/resolve", "Resolve items of the review queue", _WRITTEN),
+    (
+        "POST",
+        "/v1/revisions/preview",
+        "Preview the effect of a revision",
+        "Where texts, the queue's items and utterances go before and after; nothing changes.",
+    ),
     (
         "GET",
         "/v1/history",

@@ -197,7 +197,16 @@ def cookie_of(header: bytes) -> str:
 
 PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics", "/v1/session", "/"})
 ASSETS: Final = "/assets/"
-ADMIN_PATHS: Final = frozenset({"/v1/unmatched", "/v1/orphans"})
+ADMIN_PATHS: Final = frozenset(
+    {
+        "/v1/unmatched",
+        "/v1/unmatched/clusters",
+        "/v1/unmatched/dismiss",
+        "/v1/orphans",
+        "/v1/feedback/resolve",
+        "/v1/revisions/preview",
+    }
+)
 """These show what people wrote, which is for administrators and not for every reader."""
 _READING_POSTS: Final = frozenset(
     {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
@@ -291,6 +300,9 @@ def scope_needed(method: str, path: str) -> Scope | None:
     if path in PUBLIC_PATHS or path.startswith(ASSETS):
         return None
     if path in ADMIN_PATHS or (path.startswith("/v1/actions") and method not in SAFE_METHODS):
+        return "admin"
+    is_reading = method in SAFE_METHODS
+    if (path == "/v1/feedback" and is_reading) or (path == "/v1/settings" and not is_reading):
         return "admin"
     if method in SAFE_METHODS or path in _READING_POSTS:
         return "read"

@@ -6,12 +6,13 @@ import { show as activity } from "./activity.js";
 import { show as conflicts } from "./conflicts.js";
 import { show as encoder } from "./encoder.js";
 import { show as fleet } from "./fleet.js";
+import { show as learn } from "./learn.js";
 import { show as playground } from "./playground.js";
 import { show as routes } from "./routes.js";
 import { show as unmatched } from "./unmatched.js";
 
-const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, encoder, activity };
-const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", encoder: "Encoder", activity: "Activity" };
+const VIEWS = { fleet, routes, query: playground, conflicts, unmatched, learn, encoder, activity };
+const TITLES = { fleet: "Fleet", routes: "Routes", query: "Playground", conflicts: "Conflicts", unmatched: "Unmatched", learn: "Learn", encoder: "Encoder", activity: "Activity" };
 const THEME = "synaptoroute.theme";
 let leave = () => {};
 let isFirst = true;

@@ -32,7 +32,7 @@ export function show(main, name) {
   return () => {};
 }
 
-async function loadRoutes() {
+export async function loadRoutes() {
   const routes = [];
   let after = "";
   for (let page = 0; page < PAGES_MAX; page += 1) {
@@ -151,7 +151,7 @@ function previewTable(texts) {
 }
 
 // Wait until every live node has reached a version.
-function settle(version, name) {
+export function settle(version, name) {
   const [epoch, seq] = version.split(".").map(Number);
   const reached = (node) => { const [e, q] = node.version.split(".").map(Number); return e > epoch || (e === epoch && q >= seq); };
   return new Promise((resolve) => {

@@ -39,6 +39,15 @@ def test_guide_lists_every_alarm() -> None:
         ("POST", "/v1/actions/trim", "admin"),
         ("GET", "/v1/actions", "read"),
         ("POST", "/v1/unknown", "write"),
+        ("POST", "/v1/feedback", "write"),
+        ("GET", "/v1/feedback", "admin"),
+        ("POST", "/v1/feedback/resolve", "admin"),
+        ("POST", "/v1/revisions", "write"),
+        ("POST", "/v1/revisions/preview", "admin"),
+        ("GET", "/v1/unmatched/clusters", "admin"),
+        ("POST", "/v1/unmatched/dismiss", "admin"),
+        ("PUT", "/v1/settings", "admin"),
+        ("GET", "/v1/settings", "read"),
     ],
 )
 def test_scope_of_each_endpoint(method: str, path: str, scope: str | None) -> None:
