@@ -23,6 +23,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from synaptoroute.decision.metric import shrunk, square_of, within_covariance
+
 Int8s: TypeAlias = NDArray[np.int8]
 Float32s: TypeAlias = NDArray[np.float32]
 Float64s: TypeAlias = NDArray[np.float64]
@@ -97,11 +99,10 @@ def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
     counts = np.diff(starts, append=len(owners))[:, np.newaxis]
     sums = np.add.reduceat(rows, starts, axis=0, dtype=np.int64).astype(np.float64) / STEPS
     means = sums / counts
-    square = _square(rows)
-    within = (square - means.T @ sums) / len(rows)
-    spread = max(float(np.trace(within)) / len(within), 1e-12)
+    square = square_of(rows, STEPS)
+    found = within_covariance(square, sums, counts[:, 0], divisor=len(rows))
     # With few utterances the covariance is singular; shrinking makes it invertible.
-    within = (1.0 - SHRINKAGE) * within + SHRINKAGE * spread * np.eye(len(within))
+    within = shrunk(found.matrix, found.spread, SHRINKAGE)
     # Symmetric whitening: unlike a Cholesky factor it does not depend on the order of axes.
     weights, directions = np.linalg.eigh(within)
     whitening = (directions / np.sqrt(np.maximum(weights, 1e-12))) @ directions.T
@@ -114,15 +115,6 @@ def fit_projection(rows: Int8s, owners: Numbers) -> LdaProjection:
     # The scale is free, since rows are normalized afterwards: use the whole range of int8.
     factors *= _PEAK / max(float(np.abs(factors).max()), 1e-30)
     return LdaProjection(np.rint(factors).astype(np.int8))
-
-
-def _square(rows: Int8s) -> Float64s:
-    """Sum of the rows' outer products, in units: float64[static dim, static dim]."""
-    square = np.zeros((rows.shape[1], rows.shape[1]))
-    for start in range(0, len(rows), _ROWS_A_BLOCK):
-        block = rows[start : start + _ROWS_A_BLOCK].astype(np.float64) / STEPS
-        square += block.T @ block
-    return square
 
 
 def rounded(sums: Numbers) -> Float32s:

@@ -1,0 +1,145 @@
+"""Confidence: the probability that a route is right, from the scores of the best routes.
+
+confidence = p(route | some route) (1 - p(none)).  The first factor is a softmax.  The second
+compares two normal densities of the *level*, logsumexp(a s) / a: that of queries that belong
+to a route, and that of queries that belong to none, in the expected shares.
+
+Only the ``BEST_ROUTES`` best routes count.  ``exp`` and ``log`` of a C library may differ in
+their last bits from machine to machine, and numpy's differ with the size of an array.  These
+here are made of additions, multiplications and divisions of float64 only, so equal scores give
+equal confidences on every machine.
+
+Source: Cody and Waite, Software Manual for the Elementary Functions, 1980, ch. 5 and 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+BEST_ROUTES: Final = 8
+"""Routes that share the probability.  More would change the calibration of a fit by less than
+its error, and each costs a query."""
+SHARE_MIN: Final = 0.001
+SHARE_MAX: Final = 0.9
+
+_LN2_HIGH: Final = 0.693359375
+_LN2_LOW: Final = -2.121944400546905827679e-4
+_LOG2_E: Final = 1.4426950408889634
+_SMALLEST: Final = -700.0
+_FACTORIALS: Final = tuple(1.0 / math.factorial(power) for power in range(13, -1, -1))
+_ODDS: Final = tuple(1.0 / power for power in range(19, 0, -2))
+_SQRT_HALF: Final = 0.7071067811865476
+_LEVELS_BEYOND: Final = 4.0
+"""Deviations beyond which a level is taken as one at that distance."""
+
+
+class Levels(Protocol):
+    """The numbers of a calibration that a confidence needs."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def inside_mean(self) -> float: ...
+
+    @property
+    def inside_deviation(self) -> float: ...
+
+    @property
+    def outside_mean(self) -> float: ...
+
+    @property
+    def outside_deviation(self) -> float: ...
+
+    @property
+    def cohesion_mean(self) -> float: ...
+
+    @property
+    def cohesion_slope(self) -> float: ...
+
+
+def confidences(
+    scores: Sequence[float],
+    levels: Levels,
+    unmatched_share: float,
+    *,
+    cohesion: float | None = None,
+) -> tuple[list[float], float]:
+    """Compute the confidence of each route, and p(none).
+
+    Args:
+        scores: Of the best routes, highest first; those beyond ``BEST_ROUTES`` get the
+            confidence that they would have beside these.
+        unmatched_share: Expected share of queries that no route should take.
+        cohesion: Mean similarity of two utterances of the best route; None if it has one.
+
+    Returns:
+        One confidence a score, and the probability that no route is right.
+    """
+    if not scores:
+        return [], 1.0
+    top, scale = scores[0], levels.temperature
+    weights = [exp(scale * (score - top)) for score in scores]
+    total = 0.0
+    for weight in weights[:BEST_ROUTES]:
+        total += weight
+    level = top + log(total) / scale
+    p_none = 1.0 - 1.0 / (1.0 + exp(none_odds(level, levels, unmatched_share, cohesion)))
+    factor = (1.0 - p_none) / total
+    return [weight * factor for weight in weights], p_none
+
+
+def none_odds(
+    level: float, levels: Levels, unmatched_share: float, cohesion: float | None = None
+) -> float:
+    """Log odds that a query at this level belongs to no route; never rises with the level."""
+    inside, inside_spread = levels.inside_mean, levels.inside_deviation
+    if cohesion is not None:
+        inside += levels.cohesion_slope * (cohesion - levels.cohesion_mean)
+    outside, outside_spread = levels.outside_mean, levels.outside_deviation
+    least = outside - _LEVELS_BEYOND * outside_spread
+    level = min(max(level, least), inside + _LEVELS_BEYOND * inside_spread)
+
+    def odds(at: float) -> float:
+        nearer = (at - inside) / inside_spread
+        farther = (at - outside) / outside_spread
+        return 0.5 * (nearer * nearer - farther * farther)
+
+    found = odds(level)
+    # Two densities of different width cross twice.  Beyond the means the wider one would win
+    # again: a text nearer to the routes would count as more foreign.
+    if level >= inside:
+        found = min(found, odds(inside))
+    if level <= outside:
+        found = max(found, odds(outside))
+    share = min(max(unmatched_share, SHARE_MIN), SHARE_MAX)
+    return found + log(share / (1.0 - share)) + log(inside_spread / outside_spread)
+
+
+def exp(power: float) -> float:
+    """e^power within a few units of the last place; equal bits on every machine."""
+    if power < _SMALLEST:
+        return 0.0
+    power = min(power, -_SMALLEST)
+    exponent = math.floor(power * _LOG2_E + 0.5)
+    rest = (power - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+    found = 0.0
+    for factor in _FACTORIALS:
+        found = found * rest + factor
+    return math.ldexp(found, exponent)
+
+
+def log(number: float) -> float:
+    """The natural logarithm of a positive number; equal bits on every machine."""
+    fraction, exponent = math.frexp(number)
+    if fraction < _SQRT_HALF:
+        fraction *= 2.0
+        exponent -= 1
+    rest = (fraction - 1.0) / (fraction + 1.0)
+    square = rest * rest
+    found = 0.0
+    for factor in _ODDS:
+        found = found * square + factor
+    return exponent * _LN2_HIGH + (2.0 * rest * found + exponent * _LN2_LOW)

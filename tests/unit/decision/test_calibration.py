@@ -1,0 +1,116 @@
+"""Tests of the numbers of a fit as bytes, and of those that ship."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from synaptoroute.decision.calibration import (
+    CALIBRATION_BYTES_MAX,
+    COUNTS,
+    SIZES,
+    CurvePoint,
+    DecisionCalibration,
+    Kind,
+    read_decision_calibration,
+    shipped_calibration,
+)
+from synaptoroute.decision.metric import ScoreWeights
+from synaptoroute.encoder import open_encoder
+
+FOUND = DecisionCalibration(
+    at="2.17",
+    fingerprint="ab12",
+    aggregation="blend",
+    routes=3,
+    utterances=30,
+    temperature=25.0,
+    inside_mean=0.7,
+    inside_deviation=0.1,
+    outside_mean=0.3,
+    outside_deviation=0.2,
+    accuracy=0.9,
+    ece=0.05,
+    curve=(CurvePoint(0.0, 1.0, 0.9), CurvePoint(0.5, 0.8, 0.95)),
+)
+
+
+def test_bytes_are_read_back() -> None:
+    assert read_decision_calibration(FOUND.dump()) == FOUND
+    weighted = replace(FOUND, weights=ScoreWeights(0.1, 0.4, -0.2, 0.7, -0.3))
+    assert read_decision_calibration(weighted.dump()) == weighted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "1"},
+        {"fingerprint": "A B"},
+        {"routes": 31},
+        {"routes": True},
+        {"utterances": -1},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": 1},
+        {"inside_mean": 1e9},
+        {"inside_deviation": 0.0},
+        {"accuracy": 1.5},
+        {"ece": -0.1},
+        {"curve": (CurvePoint(0.5, 1.0, 1.0), CurvePoint(0.5, 1.0, 1.0))},
+        {"curve": (CurvePoint(0.5, 2.0, 1.0),)},
+        {"metric": b"x"},
+        {"weights": ScoreWeights(1e9, 0.0, 0.0, 0.0, 0.0)},
+        {"weights": ScoreWeights(0.1, 0.1, 0.1, 0.1, 0.1), "metric": b"x"},
+    ],
+)
+def test_unsound_numbers_are_refused(change: dict[str, object]) -> None:
+    assert read_decision_calibration(replace(FOUND, **change).dump()) is None  # type: ignore[arg-type]
+
+
+def test_other_bytes_are_refused() -> None:
+    content = FOUND.dump()
+    for other in (
+        b"",
+        b"decision1\n",
+        b"decision1\n{}\n",
+        b"decision1\n[]\n",
+        b"decision1\n" + b"[" * 100_000 + b"\n",
+        content[:-1],
+        content + b"\n",
+        content.replace(b'"at"', b'"to"'),
+        content.replace(b"25.0", b"25.00"),
+        content.replace(b"25.0", b"NaN"),
+        content.replace(b'{"acc', b'{ "acc'),
+        content + b"\0" * CALIBRATION_BYTES_MAX,
+    ):
+        assert read_decision_calibration(other) is None
+
+
+def test_bundled_encoder_has_numbers_for_every_aggregation() -> None:
+    fingerprint = open_encoder().fingerprint
+    kinds: tuple[Kind, ...] = ("blend", "max", "mean", "centroid", "topk")
+    for kind in kinds:
+        for size in SIZES:
+            for count in COUNTS:
+                found = shipped_calibration(fingerprint, kind, count, size)
+                assert found is not None
+                assert found.inside_mean > found.outside_mean
+                assert found.temperature > 1.0
+                assert read_decision_calibration(found.dump()) == found
+
+
+def test_nearest_count_and_size_are_taken() -> None:
+    fingerprint = open_encoder().fingerprint
+    ten = shipped_calibration(fingerprint, "blend", 10.0, 32)
+    assert shipped_calibration(fingerprint, "blend", 9.0, 40) == ten
+    assert shipped_calibration(fingerprint, "blend", 1_000.0, 10_000) == shipped_calibration(
+        fingerprint, "blend", 20.0, 128
+    )
+    assert shipped_calibration(fingerprint, "blend", 0.0, 0) == shipped_calibration(
+        fingerprint, "blend", 1.0, 2
+    )
+
+
+def test_unknown_encoder_has_none() -> None:
+    assert shipped_calibration("00", "blend", 10.0) is None

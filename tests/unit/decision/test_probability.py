@@ -1,0 +1,98 @@
+"""Tests of the confidence of routes."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import pairwise
+
+import pytest
+
+from synaptoroute.decision.calibration import DecisionCalibration
+from synaptoroute.decision.probability import (
+    BEST_ROUTES,
+    confidences,
+    exp,
+    log,
+    none_odds,
+)
+
+LEVELS = DecisionCalibration("1.1", "f", "blend", 10, 100, 25.0, 0.75, 0.12, 0.38, 0.16, 0.5, 0.4)
+
+
+def test_exp_and_log_are_those_of_the_library_within_some_last_places() -> None:
+    draw = random.Random(0)
+    for _ in range(2_000):
+        power = draw.uniform(-600.0, 600.0)
+        assert exp(power) == pytest.approx(math.exp(power), rel=1e-14)
+        number = math.exp(draw.uniform(-30.0, 30.0))
+        assert log(number) == pytest.approx(math.log(number), rel=1e-14, abs=1e-15)
+    assert exp(0.0) == 1.0
+    assert log(1.0) == 0.0
+    assert exp(-1e9) == 0.0
+    assert math.isfinite(exp(1e9))
+
+
+def test_confidences_are_a_softmax_and_a_density_ratio() -> None:
+    scores = [0.8, 0.6, 0.55, 0.3]
+    found, p_none = confidences(scores, LEVELS, 0.1)
+    weights = [math.exp(25.0 * score) for score in scores]
+    level = math.log(sum(weights)) / 25.0
+
+    def density(at: float, mean: float, deviation: float) -> float:
+        return math.exp(-0.5 * ((at - mean) / deviation) ** 2) / deviation
+
+    inside, outside = 0.9 * density(level, 0.75, 0.12), 0.1 * density(level, 0.38, 0.16)
+    # Beyond the mean inside, the odds are at most those at the mean.
+    least = 0.1 * density(0.75, 0.38, 0.16) / (0.9 * density(0.75, 0.75, 0.12))
+    odds = min(outside / inside, least)
+    assert p_none == pytest.approx(odds / (1.0 + odds))
+    expected = [weight / sum(weights) * (1.0 - p_none) for weight in weights]
+    assert found == pytest.approx(expected)
+
+
+def test_confidences_and_p_none_add_up_to_one() -> None:
+    draw = random.Random(1)
+    for _ in range(200):
+        scores = sorted((draw.uniform(-0.5, 1.3) for _ in range(BEST_ROUTES)), reverse=True)
+        found, p_none = confidences(scores, LEVELS, draw.uniform(0.001, 0.9))
+        assert sum(found) + p_none == pytest.approx(1.0)
+        assert found == sorted(found, reverse=True)
+        assert all(0.0 <= each <= 1.0 for each in (*found, p_none))
+
+
+def test_routes_beyond_the_best_do_not_change_the_others() -> None:
+    scores = [0.9 - 0.02 * place for place in range(BEST_ROUTES + 20)]
+    found, p_none = confidences(scores, LEVELS, 0.1)
+    best, p_best = confidences(scores[:BEST_ROUTES], LEVELS, 0.1)
+    assert found[:BEST_ROUTES] == best
+    assert p_none == p_best
+    assert found[BEST_ROUTES] < found[BEST_ROUTES - 1]
+
+
+def test_odds_of_none_never_rise_with_the_level() -> None:
+    draw = random.Random(2)
+    for _ in range(100):
+        outside = draw.uniform(-0.2, 0.5)
+        levels = DecisionCalibration(
+            "", "", "blend", 0, 0, 20.0,
+            outside + draw.uniform(0.0, 0.6), draw.uniform(0.01, 0.4),
+            outside, draw.uniform(0.01, 0.4),
+        )  # fmt: skip
+        odds = [none_odds(step / 100.0, levels, 0.1) for step in range(-200, 300)]
+        assert all(low >= high for low, high in pairwise(odds))
+
+
+def test_more_expected_strangers_lower_the_confidence() -> None:
+    low, high = (confidences([0.6, 0.3], LEVELS, share)[1] for share in (0.05, 0.5))
+    assert low < high
+
+
+def test_wide_route_needs_a_lower_level() -> None:
+    wide, _ = confidences([0.6, 0.3], LEVELS, 0.1, cohesion=0.2)
+    narrow, _ = confidences([0.6, 0.3], LEVELS, 0.1, cohesion=0.8)
+    assert wide[0] > narrow[0]
+
+
+def test_no_route_is_certainly_none() -> None:
+    assert confidences([], LEVELS, 0.1) == ([], 1.0)
