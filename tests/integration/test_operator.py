@@ -118,7 +118,7 @@ async def test_command_without_the_key_says_what_is_missing(
 async def test_available_is_chosen_by_the_settings(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("synaptoroute.replication.recovery.AVAILABLE_SECONDS", 1.0)
+    monkeypatch.setattr("synaptoroute.replication.choice.AVAILABLE_SECONDS", 1.0)
     async with rest(tmp_path, valkey_server, recovery="available") as left:
         await until(lambda: left.lone.position.epoch == 2, 30)
         await write_again(left.lone)

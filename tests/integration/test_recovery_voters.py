@@ -28,7 +28,7 @@ from servers import Server
 from synaptoroute.cluster import RedisLog
 from synaptoroute.core.mutation import DeleteRoute, Position, Proposal
 from synaptoroute.errors import SequencerUnavailable
-from synaptoroute.replication import recovery as recovery_module
+from synaptoroute.replication import choice as choice_module
 from synaptoroute.replication.catch_up import CatchUpResult
 from synaptoroute.sequencer.scripts import Head
 
@@ -174,7 +174,7 @@ async def test_available_recovery_proceeds_with_the_nodes_present(
     tmp_path: Path, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With ``available``, ten seconds without a majority are enough; the voters remain."""
-    monkeypatch.setattr(recovery_module, "AVAILABLE_SECONDS", 1.0)
+    monkeypatch.setattr(choice_module, "AVAILABLE_SECONDS", 1.0)
     available = voters_with_routes(tmp_path, valkey_server, routes_count=4, recovery="available")
     async with available as (found, written):
         lone = await leave_one(found, valkey_server)

@@ -19,11 +19,13 @@ from synaptoroute.core.recovery import (
     Action,
     Assessment,
     Cause,
+    Common,
     Decision,
     LogView,
     MissingReports,
     Mode,
     Report,
+    ServerHistory,
     assess_log,
     decide,
 )
@@ -31,7 +33,7 @@ from synaptoroute.core.replica import Replica, Source, Step
 from synaptoroute.replication.head_reads import has_left
 from synaptoroute.sequencer.epochs import LogCheck
 from synaptoroute.sequencer.peers import PeerHead
-from synaptoroute.sequencer.scripts import Head
+from synaptoroute.sequencer.scripts import Head, NoLog
 
 # --- no hash chain: places alone say whether histories agree ---------------------------------
 
@@ -357,8 +359,9 @@ class NamelessServer(ModelServer):
 class CountingServer(ModelServer):
     """Counts whatever positions it holds."""
 
-    def proved_seq(self) -> int:
-        return self.quorum_seq()
+    def is_proved(self, at: Position) -> bool:
+        meta = self.store.meta
+        return meta is not None and meta["epoch"] == at.epoch and self.quorum_seq() >= at.seq
 
 
 class BelievingNode(Node):
@@ -377,6 +380,58 @@ class FollowingNode(Node):
     @property
     def check_votes(self) -> None:
         return None
+
+
+# --- what a server shows may be any order of genuine entries ------------------------------------
+
+
+class LinearNode(Node):
+    """Takes the longest history of an epoch for one that continues the others."""
+
+    def forks(self, reports: tuple[Report, ...]) -> Common | None:
+        return {}
+
+
+class UnrootedNode(Node):
+    """Keeps the server's history wherever it begins."""
+
+    def decide(
+        self, ballot: Ballot, reports: tuple[Report, ...], log_check: LogCheck, head: Head
+    ) -> Decision | MissingReports:
+        names = frozenset(report.node_id for report in reports)
+        kept = log_check.kept and replace(log_check.kept, followers=names)
+        return super().decide(ballot, reports, replace(log_check, kept=kept), head)
+
+    def verified(self, kept: ServerHistory, reports: tuple[Report, ...]) -> ServerHistory | None:
+        return kept
+
+
+class NumberedServer(ModelServer):
+    """Compares the numbers in the voters' statements alone."""
+
+    def is_held(self, entry: Position, position: Position) -> bool:
+        return position.seq >= entry.seq
+
+
+class NumberedNode(Node):
+    """Takes a voter with a higher number for one that holds the head."""
+
+    def holds_head(self, answer: PeerHead, head: Head) -> bool:
+        return True
+
+
+class ContentNode(Node):
+    """Answers with the head that the server shows, though voters hold more."""
+
+    def has_reached(self, answer: PeerHead) -> bool:
+        return True
+
+
+class FickleNode(Node):
+    """Leaves its history for another one of the same epoch."""
+
+    def stays(self, head: Head | NoLog) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -424,10 +479,18 @@ ABLATIONS = {
     "import_name": Ablation(
         "the name in the abort of an import", Kinds(server=NamelessServer), 200, "import"
     ),
+    "forks": Ablation("the comparison of forks", Kinds(LinearNode), 200, "split"),
+    "signed_chain": Ablation(
+        "the chain in signed positions", Kinds(server=NumberedServer), 200, "split"
+    ),
+    "stays": Ablation("the voters that stay in an epoch", Kinds(FickleNode), 200, "split"),
     "in_place": Ablation("an epoch for each restart", Kinds(InPlaceNode, InPlaceServer), 200),
 }
 
 RARE = {
+    "head_chain": Ablation("the chain of a confirmed head", Kinds(NumberedNode), 0, "split"),
+    "head_reached": Ablation("what the voters hold beyond a head", Kinds(ContentNode), 0, "split"),
+    "followers": Ablation("a voter that can follow the server", Kinds(UnrootedNode), 0),
     "signed_positions": Ablation("signed positions", Kinds(server=CountingServer), 0, "hijack"),
     "signed_reports": Ablation("signed reports to a ballot", Kinds(BelievingNode), 0, "hijack"),
     "confirm_answer": Ablation("the confirmed answer", Kinds(RunawayNode), 0, "head"),

@@ -24,6 +24,7 @@ class Image:
     oplog: tuple[Entry, ...]
     effects: dict[bytes, int]
     encoder: tuple[str, int]
+    chains: dict[int, str]
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Disk:
         position: What is committed.
         digest: Digest of the state there.
         oplog: The newest entries.
+        chains: Hash chains by place, for a comparison of histories.  Real op logs reach back
+            thousands of entries; the model's are short, so that gaps are met.
         promise: The newest ballot that was promised.
         orphans: Entries that the winning history does not have.
         effects: How often each write took effect in this history.
@@ -46,6 +49,7 @@ class Disk:
     position: Position = field(default_factory=Position)
     digest: str = ""
     oplog: list[Entry] = field(default_factory=list)
+    chains: dict[int, str] = field(default_factory=dict)
     promise: Ballot = field(default_factory=Ballot)
     orphans: list[Entry] = field(default_factory=list)
     effects: dict[bytes, int] = field(default_factory=dict)
@@ -60,6 +64,7 @@ class Disk:
             raise DiskFull
         for commit in commits:
             self.oplog.append(commit.entry)
+            self.chains[commit.entry.seq] = commit.entry.chain
             self._since_base.append(commit.entry)
             self.position, self.digest = commit.entry.position, commit.digest
             if (changed := commit.change.encoder) is not None:
@@ -94,6 +99,7 @@ class Disk:
             tuple(self.oplog),
             dict(self.effects),
             self.encoder,
+            dict(self.chains),
         )
 
     def install(self, image: Image, orphans_after_seq: int | None) -> None:
@@ -104,7 +110,7 @@ class Disk:
             self.orphans += [entry for entry in self.oplog if entry.seq > orphans_after_seq]
         self.position, self.digest = image.snapshot.position, image.digest
         self.oplog, self.effects = list(image.oplog), dict(image.effects)
-        self.encoder = image.encoder
+        self.encoder, self.chains = image.encoder, dict(image.chains)
         self._base, self._since_base = image.snapshot, []
 
     def read_log(self, after_seq: int, entries_max: int = 64) -> list[Entry]:

@@ -7,7 +7,7 @@ same questions to a real server.  What replication copies is a ``Store``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any
 
@@ -43,6 +43,7 @@ class ModelLog:
         self.now_ms = 0
         self.tokens = 0
         self.log_bytes_max = 0  # Limit of the log; 0 for none
+        self.lineage: dict[str, str] = {}  # The chain before each chain, on all servers of a world
 
     # --- what the ablations switch off ----------------------------------------------------
 
@@ -121,9 +122,12 @@ class ModelLog:
 
     def report_position(self, node_id: str, position: Position) -> None:
         """A voter says what it made durable; whatever the log is doing."""
-        for kept in (self.store.positions, self.store.signed):
-            held = kept.setdefault(position.epoch, {})
-            held[node_id] = max(position.seq, held.get(node_id, 0))
+        held = self.store.positions.setdefault(position.epoch, {})
+        held[node_id] = max(position.seq, held.get(node_id, 0))
+        signed = self.store.signed.setdefault(position.epoch, {})
+        # Who owns the server shows the statement that suits him: the one that claims most.
+        if node_id not in signed or signed[node_id].seq <= position.seq:
+            signed[node_id] = position
 
     # --- open.lua, append.lua, switch.lua, read.lua, trim.lua -----------------------------
 
@@ -159,6 +163,7 @@ class ModelLog:
         """Make the entry after a position; ``stood`` is where its author sealed it."""
         frame = frame or encode_proposal(proposal)
         chain = next_chain(at.chain, epoch, at.seq + 1, digest_of(frame))
+        self.lineage[chain] = at.chain
         time_us = self.now_ms * 1_000
         if stood is not None:
             seal = seal or b"seal %d" % next(_SEALS)
@@ -313,19 +318,30 @@ class ModelLog:
 
     def quorum_seq(self) -> int:
         """The newest place that a majority of the voters has reported in the epoch."""
-        return self._majority_seq(self.store.positions)
-
-    def proved_seq(self) -> int:
-        """The newest place that a majority of the voters has signed; ablations count claims."""
-        return self._majority_seq(self.store.signed)
-
-    def _majority_seq(self, by_epoch: Mapping[int, Mapping[str, int]]) -> int:
         m = self.store.meta
         if m is None or not m["voters"]:
             return 0
-        held = by_epoch.get(m["epoch"], {})
+        held = self.store.positions.get(m["epoch"], {})
         seqs = sorted((held.get(voter, 0) for voter in m["voters"]), reverse=True)
         return int(seqs[len(seqs) // 2])
+
+    def is_proved(self, at: Position) -> bool:
+        """Whether a majority of the voters has signed that it holds an entry."""
+        m = self.store.meta
+        if m is None or m["epoch"] != at.epoch:
+            return False
+        signed = self.store.signed.get(at.epoch, {})
+        held = [
+            voter for voter in m["voters"] if voter in signed and self.is_held(at, signed[voter])
+        ]
+        return 2 * len(held) > len(m["voters"])
+
+    def is_held(self, entry: Position, position: Position) -> bool:
+        """Whether a history holds an entry: ablations compare numbers alone."""
+        chain, seq = position.chain, position.seq
+        while seq > entry.seq:
+            chain, seq = self.lineage.get(chain, ""), seq - 1
+        return (seq, chain) == (entry.seq, entry.chain)
 
     def forge_votes(self) -> None:
         """Whoever owns the server writes positions and reports of all voters."""

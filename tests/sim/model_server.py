@@ -72,12 +72,18 @@ class ModelServer(ModelLog):
             return RecoveryResult(RecoveryOutcome.RESTARTED)
         reports = tuple(r for r in self.store.reports.values() if r.ballot == ballot)
         why = self._torn(m) or self._forked(m, reports)
+        followers = frozenset(
+            report.node_id
+            for report in reports
+            if report.position.epoch <= m["epoch"]
+            and self.chain_at(report.position) == report.position.chain
+        )
         live = [n for n, at in self.store.beats.items() if at >= self.now_ms - ALIVE_MS]
         names = {report.node_id for report in reports}
         position = Position(m["epoch"], m["seq"], m["chain"])
         return LogCheck(
             reports=reports,
-            kept=None if why else ServerHistory(position, m["voters"]),
+            kept=None if why else ServerHistory(position, m["voters"], followers),
             damage=why,
             silent=tuple(name for name in live if name not in names),
         )
@@ -101,21 +107,24 @@ class ModelServer(ModelLog):
         """Whether a report shows another history than the own stream."""
         return report.position.chain != chain
 
+    def chain_at(self, at: Position) -> str | None:
+        """Chain of the own stream at a place; None before its floor and after its head."""
+        m = self.store.meta
+        assert m is not None
+        if at.seq == m["seq"]:
+            return str(m["chain"])
+        if at.seq == m["floor"] - 1:
+            return str(m["floor_chain"])
+        if not m["floor"] <= at.seq <= m["seq"]:
+            return None
+        log = self.store.logs.get(m["epoch"], [])
+        return next((e.chain for e in log if (e.epoch, e.seq) == (at.epoch, at.seq)), "")
+
     def _forked(self, m: dict[str, Any], reports: Iterable[Report]) -> str:
-        chains = {(e.epoch, e.seq): e.chain for e in self.store.logs.get(m["epoch"], [])}
         for report in reports:
-            at = report.position
-            if at.epoch != m["epoch"] or at.seq > m["seq"]:
-                continue
-            if at.seq == m["seq"]:
-                chain = m["chain"]
-            elif at.seq == m["floor"] - 1:
-                chain = m["floor_chain"]
-            elif at.seq >= m["floor"]:
-                chain = chains.get((at.epoch, at.seq), "")
-            else:
-                continue
-            if self.is_forked(report, chain):
+            chain = self.chain_at(report.position)
+            is_here = report.position.epoch == m["epoch"] and chain is not None
+            if is_here and self.is_forked(report, str(chain)):
                 return f"node {report.node_id} holds other entries"
         return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from synaptoroute.core.mutation import CHAIN_START, Entry
+from synaptoroute.core.mutation import CHAIN_START, Entry, Position
 from synaptoroute.core.recovery import Report
 
 FINGERPRINT = "f" * 64
@@ -23,7 +23,7 @@ class Store:
         meta: The header; None where there is none.
         logs: Entries of each epoch's stream.
         positions: What each node reported, for each epoch.
-        signed: The same as the nodes signed it: what nobody else can write.
+        signed: The same as the nodes signed it, with its chain: what nobody else can write.
         reports: Answers to the ballot.
         votes: The answer that each node signed last, in its row.
         beats: When each node was heard last, milliseconds.
@@ -34,7 +34,7 @@ class Store:
     meta: dict[str, Any] | None = None
     logs: dict[int, list[Entry]] = field(default_factory=dict)
     positions: dict[int, dict[str, int]] = field(default_factory=dict)
-    signed: dict[int, dict[str, int]] = field(default_factory=dict)
+    signed: dict[int, dict[str, Position]] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     votes: dict[str, Report] = field(default_factory=dict)
     beats: dict[str, int] = field(default_factory=dict)

@@ -18,17 +18,28 @@ from synaptoroute.core.recovery import (
     Action,
     Assessment,
     Cause,
+    Common,
     Decision,
     MissingReports,
     Mode,
     Report,
+    ServerHistory,
     assess_log,
     common_seq,
     decide,
     is_majority,
     may_promise,
 )
-from synaptoroute.core.replica import SEALED_LEVEL, TRANSITIONS, Electors, Replica, Source, State
+from synaptoroute.core.replica import (
+    SEALED_LEVEL,
+    TRANSITIONS,
+    Electors,
+    Replica,
+    Source,
+    State,
+    voters_after,
+)
+from synaptoroute.replication.forks import Compared, fork_points, newest_of
 from synaptoroute.replication.head_reads import confirms
 from synaptoroute.sequencer.epochs import LogCheck, RecoveryOutcome, RecoveryResult
 from synaptoroute.sequencer.log import Coverage, ReadResult
@@ -43,6 +54,7 @@ Call = Callable[[ModelServer], Any]
 Life = Generator[Call, Any, None]
 REFILL_AT_ONCE = 16
 STUCK_MS = 5_000
+ASK_AFTER_MS = 2_500
 PATIENCE_MS = 1_000
 
 
@@ -213,7 +225,69 @@ class Node:
         """The real rule; ablations replace it."""
         kept = None if head.cause == Cause.DAMAGED.value else log_check.kept
         mode = Mode.FORCED if head.cause == Cause.FORCED.value else Mode.SAFE
-        return decide(ballot, reports, kept, mode)
+        kept = kept and self.verified(kept, reports)
+        return decide(ballot, reports, kept, mode, self.forks(reports))
+
+    def verified(self, kept: ServerHistory, reports: tuple[Report, ...]) -> ServerHistory | None:
+        """Read the server's history whole, as the shell does; ablations believe its ends."""
+        named = {voter for report in reports for voter in report.voters}
+        held = [r for r in reports if r.position.epoch and r.node_id in named]
+        if not held or self.replica.level < SEALED_LEVEL:
+            return kept
+        for at in sorted({r.position for r in held}, key=lambda p: p.revision, reverse=True):
+            voters = next(r.voters for r in held if r.position == at)
+            after: Position | None = at
+            while after is not None and after.seq < kept.position.seq:
+                after, voters = self._next(after, voters)
+            if after == kept.position:
+                followers = frozenset(r.node_id for r in held if r.position == at)
+                return ServerHistory(kept.position, voters, followers)
+        return None
+
+    def _next(
+        self, after: Position, voters: tuple[str, ...]
+    ) -> tuple[Position | None, tuple[str, ...]]:
+        found = self.server.read(after)
+        is_whole = found is not None and found.coverage is Coverage.WHOLE
+        if found is None or not is_whole or not found.entries:
+            return None, voters
+        for entry in found.entries:
+            if entry.prev_chain != after.chain or entry.stood is None:
+                return None, voters
+            after, voters = entry.position, voters_after(voters, entry.proposal.mutation)
+        return after, voters
+
+    def forks(self, reports: tuple[Report, ...]) -> Common | None:
+        """Where histories part, as the shell finds it out; ablations do not ask."""
+        if self.replica.level < SEALED_LEVEL:
+            return {}
+        newest = newest_of(reports)
+        own = next((each for each in newest if each.node_id == self.node_id), None)
+        if not newest or own is None:
+            return None if newest else {}
+        if own.position.seq < newest[0].position.seq and not self.is_patient(ASK_AFTER_MS):
+            return None
+        peers = {node.node_id: node for node in self.world.peers_of(self)}
+        chains = self.disk.chains
+        compared = {}
+        for each in newest:
+            there = each.position
+            if chains.get(there.seq, there.chain) == there.chain and there.seq <= own.position.seq:
+                compared[each.node_id] = Compared(there.seq)
+            elif (peer := peers.get(each.node_id)) is not None:
+                theirs = peer.disk.chains
+                agreed = common_seq(0, chains, sorted(theirs.items()))
+                tail = {seq: chain for seq, chain in theirs.items() if seq > agreed}
+                compared[each.node_id] = Compared(agreed, tail)
+            elif there.seq > own.position.seq:
+                compared[each.node_id] = Compared(own.position.seq)
+            else:
+                return None
+        return fork_points(own, compared, newest)
+
+    def is_patient(self, ms: int) -> bool:
+        """Whether the ballot has waited so long."""
+        return self.ballot_since is not None and self.world.now_ms - self.ballot_since[1] > ms
 
     def proved(self, reports: tuple[Report, ...]) -> tuple[Report, ...]:
         """The reports that their nodes signed; ablations count all."""
@@ -233,14 +307,16 @@ class Node:
         return VoteCheck(self.world.read_vote, lambda _entry, _electors, _by: None)
 
     def _conclude(self, head: Head, ballot: Ballot, log_check: LogCheck) -> Life:
-        found = self.decide(ballot, self.proved(log_check.reports), log_check, head)
+        reports = self.proved(log_check.reports)
+        found = self.decide(ballot, reports, log_check, head)
         assert self.ballot_since is not None
         waited_ms = self.world.now_ms - self.ballot_since[1]
         if isinstance(found, MissingReports):
             return
         if waited_ms < PATIENCE_MS and (log_check.silent or found.absent):
             return
-        if found.is_kept or self.node_id in found.holders:
+        may_act = self.forks(reports) is not None or head.cause == Cause.FORCED.value
+        if may_act and (found.is_kept or self.node_id in found.holders):
             yield from self._act(head, ballot, found)
         elif waited_ms > STUCK_MS * 2 ** min(self.ballots_seen, 4):
             # Whoever holds the lease is at work.
@@ -296,10 +372,25 @@ class Node:
         """The real rule; ablations replace it."""
         return confirms(answer, head)
 
+    def holds_head(self, answer: PeerHead, head: Head) -> bool:
+        """Whether a head is in the history of a voter; ablations compare numbers."""
+        return self.server.is_held(head.position, answer.position)
+
+    def has_reached(self, answer: PeerHead) -> bool:
+        """Whether this node holds what a voter holds; ablations are content with the head."""
+        return answer.position.revision <= self.disk.position.revision
+
     def confirm(self, head: Head) -> bool:
         """Ask the voters whether a head is the newest; ablations do not."""
         answers = [node.peer_head() for node in (self, *self.world.peers_of(self))]
-        confirmed = {each.node_id for each in answers if self.is_confirmation(each, head)}
+        sound = [
+            each
+            for each in answers
+            if self.is_confirmation(each, head) and self.holds_head(each, head)
+        ]
+        if any(not self.has_reached(each) for each in sound):
+            return False
+        confirmed = {each.node_id for each in sound}
         electorates = (self.replica.voters, head.voters)
         return all(is_majority(confirmed, voters) for voters in electorates)
 
@@ -414,6 +505,11 @@ class Node:
             self.diverged = False
             self._move_to(State.SYNCING)
             return
+        head = yield lambda s: s.head()
+        if self.stays(head):
+            if head.is_open:
+                yield from self._ballot(Cause.DAMAGED, head.epoch_id)
+            return
         own = {entry.seq: entry.chain for entry in self.disk.oplog}
         start = self.disk.oplog[0].seq - 1 if self.disk.oplog else self.replica.position.seq
         epoch = self.disk.oplog[0].epoch if self.disk.oplog else 0
@@ -424,6 +520,14 @@ class Node:
         shared = common_seq(start, own, theirs)
         if self._install_any(self.replica.position, orphans_after_seq=shared):
             self.diverged = False
+
+    def stays(self, head: Head | NoLog) -> bool:
+        """Whether it keeps its history, and has the voters decide; ablations leave it.
+
+        An epoch has one order of entries, so a log of the same epoch with another one lies.
+        """
+        is_voter = self.node_id in self.replica.voters and self.replica.level >= SEALED_LEVEL
+        return isinstance(head, Head) and is_voter and head.epoch_id == self.epoch_id()
 
     def is_taken_back(self) -> bool:
         """Whether a later epoch has taken this node's side; ablations never look again."""

@@ -21,7 +21,7 @@ from sim.schedule import Schedule
 CHUNK_SEEDS = 20
 SHOWN_MAX = 10
 PROGRESS_SEEDS = 5_000
-FOCUSES = ("", "", "", "", "head", "encoder", "trim", "recovery", "room", "import")
+FOCUSES = ("", "", "", "split", "head", "encoder", "trim", "recovery", "room", "import")
 FIRST = ("accepted", "acknowledged", "epochs", "failovers")
 """Counts that come first: writes with a place, those that a majority was known to hold."""
 Result = tuple[int, list[str], Counter[str]]

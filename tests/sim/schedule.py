@@ -149,6 +149,8 @@ class Schedule:
             return draw.choice([*steps, *idle, f"import {name} {number} commit"])
         if self.focus == "hijack":
             return self._hijack() if draw.random() < 0.2 else f"turn {name}"
+        if self.focus == "split":
+            return self._split(name)
         if self.focus == "encoder":
             turns = [f"turn {name}"] * 8
             faults = ["flush", "empty", f"cut {name}", f"mend {name}"]
@@ -181,13 +183,30 @@ class Schedule:
         stay = [n.name for n in self.world.nodes if draw.random() < 0.3]
         return f"failover {draw.choice((0, 0, 1, 2))} alive {' '.join(stay)}".strip()
 
+    def _split(self, name: str) -> str:
+        """Two logs of genuine entries for one epoch, and recoveries that have to choose."""
+        draw, dice = self.draw, self.draw.random()
+        if dice < 0.20:
+            return self._write(name)
+        if dice < 0.25:
+            self._writes += 1
+            return f"write {name} {self._writes} put {REGISTER}"
+        if dice < 0.29:
+            return f"ask {name} {REGISTER}" if dice < 0.27 else f"answer {name}"
+        if dice < 0.60:
+            return f"turn {name}" if dice < 0.40 else f"report {name}"
+        if dice < 0.80:
+            return f"deliver {name} 0" if self.world.node(name).inbox else f"turn {name}"
+        if dice < 0.90:
+            return f"attach {name} {draw.randrange(3)}"
+        if dice < 0.96:
+            names = [n.name for n in self.world.nodes if draw.random() < 0.4]
+            return f"split {' '.join(names)}".strip()
+        return draw.choice(("restart", "bury", "failover 0 dead"))
+
     def _hijack(self) -> str:
         """What somebody does who can write to the server, and a member who opens an epoch."""
-        acts = ["hijack forge", "hijack again 2", "hijack again 9", "hijack open"]
-        if self.focus == "hijack":
-            # The model judges the server's history by its ends.  The shell reads it from what
-            # the nodes hold to its end, so it never takes a claim for a history.
-            acts.append("hijack claim")
+        acts = ["hijack forge", "hijack again 2", "hijack again 9", "hijack open", "hijack claim"]
         return self.draw.choice(acts)
 
     def _rare(self, name: str) -> str:

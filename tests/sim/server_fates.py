@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from sim.checks.prefix import PrefixCheck
 from sim.model_server import ModelServer
 from sim.model_store import Store
 
@@ -29,6 +30,7 @@ class ServerFates(ABC):
     backup: Store | None
     nodes: list[Node]
     counts: Counter[str]
+    prefix: PrefixCheck
 
     @abstractmethod
     def _life(self, store: Store | None) -> ModelServer:
@@ -64,6 +66,25 @@ class ServerFates(ABC):
         if self.backup is not None:
             self._replace(self._life(self.backup.copy()), is_dead=True, stay=())
             self.counts["restored"] += 1
+
+    def do_split(self, *names: str) -> None:
+        """Who owns the server shows some nodes another log from here on, as if it were this one.
+
+        Not where a disk was lost: a majority may have held either order then, and an operator
+        has to decide.
+        """
+        if self.counts["wiped"]:
+            return
+        self.prefix.is_one = False
+        other = self._life(self.server.store.copy())
+        other.replid = self.server.replid
+        # What nodes signed he shows wherever it suits him.
+        other.store.signed, other.store.votes = self.server.store.signed, self.server.store.votes
+        self.old.append(other)
+        for node in self.nodes:
+            if node.name in names and node.server is self.server:
+                node.server, node.inbox = other, []
+        self.counts["splits"] += 1
 
     def do_tear(self, seq: str) -> None:
         """An entry is deleted from the stream by hand."""

@@ -105,12 +105,13 @@ class World(ServerFates, Operators, Upkeep):
         self.log_bytes_max = 0
         self.expiries: dict[bytes, tuple[str, int]] = {}
         self.found: list[str] = []
+        self.lineage: dict[str, str] = {}
         self.server = self._life(None)
         self.old: list[ModelServer] = []
         self.past: deque[Store] = deque(maxlen=PAST_MAX)
         self.backup: Store | None = None
         self._asked: dict[str, tuple[Replica, Head, str, int]] = {}
-        self._pending: list[tuple[ModelServer, int, int, Op]] = []
+        self._pending: list[tuple[ModelServer, Position, Op]] = []
         self._waiting: dict[tuple[str, bytes], set[bytes]] = {}
         self.nodes: list[Node] = []
         for number in range(voters + observers):
@@ -127,6 +128,7 @@ class World(ServerFates, Operators, Upkeep):
         server = self.kinds.server(f"r{self._names}", store)
         server.now_ms = self.now_ms
         server.log_bytes_max = self.log_bytes_max
+        server.lineage = self.lineage
         return server
 
     def vote(self, report: Report) -> None:
@@ -252,7 +254,8 @@ class World(ServerFates, Operators, Upkeep):
             head = node.server.store.meta
             assert head is not None
             if fate != "lost" and not op.is_acknowledged:
-                self._pending.append((node.server, placed.epoch, placed.last_seq, op))
+                at = Position(placed.epoch, placed.last_seq, str(head["chain"]))
+                self._pending.append((node.server, at, op))
         self.carry(node.server)
 
     def _op(self, number: int, kind: str, route: str, node: Node) -> Op:
@@ -405,6 +408,8 @@ class World(ServerFates, Operators, Upkeep):
 
     def do_wipe(self, name: str) -> None:
         """A node comes back with an empty disk: as another node, that cannot vote."""
+        if self.counts["splits"]:
+            return  # see ``do_split``
         node = self.node(name)
         self.counts["wiped"] += 1
         node.disk = Disk(f"{node.name}w{self.counts['wiped']}")
@@ -436,16 +441,16 @@ class World(ServerFates, Operators, Upkeep):
         if not self._pending:
             return
         left = []
-        for server, epoch, seq, op in self._pending:
+        for server, at, op in self._pending:
             meta = server.store.meta
-            if not server.is_alive or meta is None or meta["epoch"] != epoch:
+            if not server.is_alive or meta is None or meta["epoch"] != at.epoch:
                 continue  # the client cannot know; it may repeat the write
-            if server.proved_seq() >= seq:
+            if server.is_proved(at):
                 if op.ended is None:
                     op.ended = self.step_count
                     self.counts["acknowledged"] += 1
             else:
-                left.append((server, epoch, seq, op))
+                left.append((server, at, op))
         self._pending = left
 
     # --- the end -----------------------------------------------------------------------------
@@ -495,14 +500,17 @@ class World(ServerFates, Operators, Upkeep):
             *self._apart(),
             *durability.lost(self.history, effects),
             *once.doubled(effects),
-            *self._requests(),
             *order.backwards(self.history),
             *order.unserial(self.history),
-            *sessions.blind(self.history),
             *linearizable.stale(self.history),
+            *(self._by_version() if self.prefix.is_one else ()),
             *self._encoders(),
             *(f"{name} applied a forged entry" for name, each in effects.items() if _forged(each)),
         ]
+
+    def _by_version(self) -> list[str]:
+        """What does not hold of places: where one has two histories, it says nothing."""
+        return [*self._requests(), *sessions.blind(self.history)]
 
     def _requests(self) -> list[str]:
         replica = self.nodes[0].replica

@@ -6,6 +6,10 @@ part in lower epochs from then on, and reports its position.  With reports from 
 the longest reported history wins and the next epoch is opened on top of it.  An entry that
 a majority held is in at least one of these reports, so the winning history contains it.
 
+A server that lies may show voters of one epoch different orders of genuine entries.  Then the
+longest history wins only among those that contain every entry that a majority may have held
+(``_possibly_held``); if the reports leave that open, the absent voters are waited for.
+
 Four rules make this safe.  For each of them there is a schedule that loses or doubles a
 write without it; the simulator finds it:
 
@@ -24,10 +28,10 @@ Revisited", 2012, section 4.2, with the log's server as the place where the node
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from synaptoroute.core.mutation import Ballot, OpenEpoch, Position
 
@@ -108,6 +112,13 @@ class ServerHistory:
 
     position: Position
     voters: tuple[str, ...]
+    # Nodes that reported a position in it, from which its entries lead to its end.  A history
+    # that begins after what every voter holds can be followed by none of them.
+    followers: frozenset[str]
+
+
+Common: TypeAlias = Mapping[frozenset[str], int]
+"""The last seq at which the histories of two nodes agree, where it is less than both reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +208,11 @@ def may_promise(promised: Ballot, asked: Ballot) -> bool:
 
 
 def decide(
-    ballot: Ballot, reports: Iterable[Report], kept: ServerHistory | None, mode: Mode = Mode.SAFE
+    ballot: Ballot,
+    reports: Iterable[Report],
+    kept: ServerHistory | None,
+    mode: Mode = Mode.SAFE,
+    common: Common | None = None,
 ) -> Decision | MissingReports:
     """Choose the history that survives, or return which reports are missing.
 
@@ -206,31 +221,35 @@ def decide(
         reports: One report of each node that answered.
         kept: The history on the server, if it is complete and contradicts no report.
         mode: Which reports are enough.
+        common: Where histories of one epoch fork; those that are not named continue each other.
     """
     counted = [report for report in reports if report.ballot == ballot]
-    best = _best(counted, kept, mode)
-    if best is None:
-        return MissingReports((), 0)
     names = {report.node_id for report in counted}
+    ranked = _candidates(counted, kept, mode)
+    if not ranked:
+        return MissingReports((), 0)
+    forks = _Forks(ranked, names, common or {})
+    certain = next((each for each in ranked if forks.is_certain(each)), None)
+    best = certain or ranked[0]
     absent = tuple(voter for voter in best.voters if voter not in names)
-    is_kept = kept is not None and _reaches(kept.position, best.position)
-    after = kept if is_kept and kept is not None else ServerHistory(best.position, best.voters)
+    is_kept = kept is not None and _is_followed(kept, best, counted)
+    after = kept if is_kept and kept is not None else best
     enough = is_majority(names, best.voters) and is_majority(names, after.voters)
-    if mode is Mode.SAFE and not enough:
-        return MissingReports(absent, len(best.voters))
+    if mode is Mode.SAFE and (certain is None or not enough):
+        return MissingReports(absent or forks.absent, len(best.voters))
     return Decision(
         base=after.position,
         is_kept=is_kept,
         holders=tuple(sorted(r.node_id for r in counted if r.position == after.position)),
         voters=_voters_after(mode, after.voters, names, best.node_id),
         absent=absent,
-        is_majority=enough,
+        is_majority=enough and certain is not None,
         refill_after_seq=_refill_after(after.position, counted),
     )
 
 
-def _best(reports: Sequence[Report], kept: ServerHistory | None, mode: Mode) -> Report | None:
-    """The longest history that a voter reported; None if no node may win."""
+def _candidates(reports: Sequence[Report], kept: ServerHistory | None, mode: Mode) -> list[Report]:
+    """The reports of the newest epoch that may win, the longest first."""
     # Only voters can win: an entry that only an observer holds was never promised to last,
     # and a node outside the quorum must not bring in a history of its own.  A node that any
     # report names as a voter is one: a node that has applied its own removal still counts
@@ -241,22 +260,94 @@ def _best(reports: Sequence[Report], kept: ServerHistory | None, mode: Mode) -> 
         named.update(kept.voters)
     held = [report for report in reports if report.position.epoch]
     if voters := [report for report in held if report.node_id in named]:
-        return _longest(voters)
+        return _ranked(voters)
     if mode is not Mode.SAFE and held:
-        return _longest(held)
+        return _ranked(held)
     # No node has applied even the first entry of the log, which names the voters.
-    if kept is not None and any(report.node_id in kept.voters for report in reports):
-        return Report("", Ballot(), Position(), kept.voters)
-    return None
+    if kept is not None and kept.followers.intersection(kept.voters):
+        return [Report("", Ballot(), Position(), kept.voters)]
+    return []
 
 
-def _longest(reports: Sequence[Report]) -> Report:
-    """The highest (epoch, seq); between chains at one place, the one with the most holders."""
+def _ranked(reports: Sequence[Report]) -> list[Report]:
+    """By length; between chains at one place, the one with the most holders first.
+
+    Only of the newest epoch: it began with everything that a majority held of those before.
+    """
+    newest = max(report.position.epoch for report in reports)
     held = Counter(report.position for report in reports)
-    return max(
-        reports,
+    return sorted(
+        (report for report in reports if report.position.epoch == newest),
         key=lambda r: (r.position.revision, held[r.position], r.position.chain, r.node_id),
+        reverse=True,
     )
+
+
+class _Forks:
+    """The histories of one epoch that were reported, and where they part.
+
+    Args:
+        reports: The reports of that epoch by nodes that may win.
+        present: All nodes that answered.
+        common: See ``Common``.
+    """
+
+    def __init__(self, reports: Sequence[Report], present: Collection[str], common: Common) -> None:
+        self._reports = reports
+        self._present = present
+        self._common = common
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Voters of any of the histories that have not answered."""
+        named = {voter for report in self._reports for voter in report.voters}
+        return tuple(sorted(named.difference(self._present)))
+
+    def is_certain(self, chosen: Report) -> bool:
+        """Whether a history contains every entry that a majority may have held."""
+        return all(
+            self._possibly_held(each, voters) <= self._agreed(chosen, each)
+            for each in self._reports
+            for voters in (chosen.voters, each.voters)
+        )
+
+    def _agreed(self, one: Report, other: Report) -> int:
+        """The last seq at which two histories agree."""
+        at, there = one.position, other.position
+        if at == there:
+            return at.seq
+        # Two chains at one place part before it, wherever that is.
+        most = min(at.seq, there.seq) - (at.seq == there.seq)
+        return min(most, self._common.get(frozenset((one.node_id, other.node_id)), most))
+
+    def _possibly_held(self, of: Report, voters: tuple[str, ...]) -> int:
+        """The last seq of a history that a majority may hold: those that have it, and absent."""
+        absent = set(voters).difference(self._present)
+        return max(
+            (
+                seq
+                for seq in {self._agreed(of, each) for each in self._reports}
+                if is_majority(
+                    absent.union(r.node_id for r in self._reports if self._agreed(of, r) >= seq),
+                    voters,
+                )
+            ),
+            default=0,
+        )
+
+
+def _is_followed(kept: ServerHistory, best: Report, reports: Iterable[Report]) -> bool:
+    """Whether the server's history may be kept: it goes on where the winner stands.
+
+    Or it is of a later epoch, which began with everything that a majority held, and a voter
+    can follow it.
+    """
+    if not _reaches(kept.position, best.position):
+        return False
+    followed_by = {report.node_id for report in reports if report.position == best.position}
+    if kept.position.epoch > best.position.epoch:
+        followed_by.update(kept.voters)
+    return bool(kept.followers.intersection(followed_by))
 
 
 def _reaches(head: Position, best: Position) -> bool:

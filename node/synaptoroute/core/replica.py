@@ -206,6 +206,10 @@ class Replica:
         """Digest of the whole state, 32 hexadecimal digits."""
         return self.table.digest.hex()
 
+    def chain_at(self, seq: int) -> str | None:
+        """Hash chain of this history at a place; None if it is not known any more, or not yet."""
+        return self._chains.get(seq)
+
     @property
     def voters(self) -> tuple[str, ...]:
         return self.epochs[-1].opened.voters if self.epochs else ()

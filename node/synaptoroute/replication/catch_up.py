@@ -351,6 +351,10 @@ class CatchUp:
             await self._set_state(State.SYNCING)
             self.diverged = None
             return True
+        if not self.is_fork_proven and await self._recovery.contest():
+            await self._set_state(State.SYNCING)
+            self.diverged = None
+            return False
         if not self.is_fork_proven and await self._recovery.drop_forged(position):
             # A majority stands on this history and none beyond it, so it is the log that lies.
             await self._set_state(State.SYNCING)

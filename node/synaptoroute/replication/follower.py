@@ -26,7 +26,9 @@ from synaptoroute.ports import EnginePort, IncomingEntry, ReceivedEntry
 from synaptoroute.replication.agreement import Agreement
 from synaptoroute.replication.catch_up import CatchUp, CatchUpResult
 from synaptoroute.replication.certificates import Certificates
+from synaptoroute.replication.choice import Chooser
 from synaptoroute.replication.encoder_migration import EncoderMigration
+from synaptoroute.replication.forks import Forks
 from synaptoroute.replication.head_reads import HeadReads
 from synaptoroute.replication.heartbeat import Heartbeat
 from synaptoroute.replication.incarnation import Incarnation
@@ -106,8 +108,10 @@ class Follower:
         self.snapshots = SnapshotServer(session)
         self.barriers = Barriers(session)
         self.agreement = Agreement(session)
-        self.recovery = Recovery(session, self.agreement)
         self.peer_watch = PeerWatch(session, self._peers, PeerDirectory(session))
+        forks = Forks(session, self._peers, self.peer_watch.directory)
+        chooser = Chooser(session, self.agreement, forks)
+        self.recovery = Recovery(session, self.agreement, chooser)
         self.head_reads = HeadReads(session, self.barriers, self.peer_watch)
         self.certificates = Certificates(
             session,

@@ -2,7 +2,8 @@
 
 Two Redis servers may both look like the log: an old master does not know that it was replaced.
 So a read asks Redis for the head, and *then* the voters, peer to peer.  It goes on once a
-majority of them has said that it holds that head and has promised no newer epoch.  This is the
+majority of them has said that it holds that head and has promised no newer epoch, and this node
+has what they hold: the head itself may be an old one.  This is the
 read index of Raft (Ongaro, "Consensus: Bridging Theory and Practice", 2014, section 6.4), with
 Redis in the place of the leader; docs/protocol.md has the argument.
 
@@ -18,6 +19,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from synaptoroute.core.mutation import Ballot, Revision
@@ -35,6 +37,14 @@ RETRY_SECONDS: Final = 0.02  # Pause before voters are asked again that had not 
 _RETRY_AFTER_SECONDS: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Confirmed:
+    version: Revision  # The head that a majority holds
+    # The newest position of that majority.  A write that ended before they were asked is in it,
+    # whatever head the server shows.
+    newest: Revision
+
+
 class HeadReads:
     """Confirmed heads of the log, shared by the reads of one node."""
 
@@ -43,8 +53,8 @@ class HeadReads:
         self._session = session
         self._barriers = barriers
         self._peers = peers
-        self._in_flight: asyncio.Task[Head] | None = None
-        self._waiting: asyncio.Task[Head] | None = None
+        self._in_flight: asyncio.Task[_Confirmed] | None = None
+        self._waiting: asyncio.Task[_Confirmed] | None = None
 
     async def close(self) -> None:
         for task in (self._waiting, self._in_flight):
@@ -68,21 +78,20 @@ class HeadReads:
         try:
             async with asyncio.timeout(timeout_seconds):
                 # Shielded: the other reads that wait for it go on if this one is given up.
-                head = await asyncio.shield(self._waiting)
+                found = await asyncio.shield(self._waiting)
         except TimeoutError as error:
             raise _refusal("the voters did not confirm the head in time") from error
-        version = head.position.revision
-        await self._barriers.wait_version(version, max(0.0, give_up_at - time.monotonic()))
-        return version
+        await self._barriers.wait_version(found.newest, max(0.0, give_up_at - time.monotonic()))
+        return found.version
 
-    async def _after(self, before: asyncio.Task[Head] | None) -> Head:
+    async def _after(self, before: asyncio.Task[_Confirmed] | None) -> _Confirmed:
         if before is not None:
             await asyncio.wait([before])
         # From here on a read has to wait for the next one.
         self._in_flight, self._waiting = self._waiting, None
         return await self._confirm()
 
-    async def _confirm(self) -> Head:
+    async def _confirm(self) -> _Confirmed:
         self.rounds += 1
         give_up_at = time.monotonic() + CONFIRM_SECONDS
         head = await self._session.log.head()
@@ -94,37 +103,44 @@ class HeadReads:
             # The voters of that epoch are known here once its first entry is applied.
             await self._barriers.wait_version(head.position.revision, CONFIRM_SECONDS)
         while True:
-            if await self._is_confirmed(head, give_up_at):
-                return head
+            if (newest := await self._ask_voters(head, give_up_at)) is not None:
+                return _Confirmed(head.position.revision, newest)
             if time.monotonic() >= give_up_at:
                 raise _refusal("too few voters confirm that the head is the newest")
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _is_confirmed(self, head: Head, give_up_at: float) -> bool:
-        """Ask the voters once; whether a majority confirms the head."""
+    async def _ask_voters(self, head: Head, give_up_at: float) -> Revision | None:
+        """Ask the voters once; return the newest of the answers if a majority confirms the head."""
         session = self._session
         own = self._peers.own_head()
+        is_own = confirms(own, head) and await self._holds(own, head)
         # A change of the voters may be in the log and not here yet, or the other way round:
         # a majority of both sets is enough in either case.
         electorates = (session.engine.replica_status.voters, head.voters)
         is_mixed = session.level < STRICT_LEVEL
-        confirmed = {session.node_id} if confirms(own, head) else set()
+        confirmed = {session.node_id} if is_own else set()
         left = {session.node_id} if has_left(own, head) else set()
         voters = {*electorates[0], *electorates[1]} - {session.node_id}
+        newest = head.position.revision
         if _is_enough(confirmed, electorates):
-            return True
+            return max(newest, own.position.revision)
         asked = [asyncio.create_task(self._ask(voter)) for voter in sorted(voters)]
         try:
+            if session.position.seq < head.seq:
+                # The head is compared with this node's own history below.
+                await self._barriers.wait_version(head.position.revision, CONFIRM_SECONDS)
             seconds = max(0.0, give_up_at - time.monotonic())
             for each in asyncio.as_completed(asked, timeout=seconds):
                 with contextlib.suppress(TimeoutError, SynaptoRouteError):
                     answer = await each
-                    if confirms(answer, head, is_mixed=is_mixed):
+                    is_bound = confirms(answer, head, is_mixed=is_mixed)
+                    if is_bound and await self._holds(answer, head):
                         confirmed.add(answer.node_id)
+                        newest = max(newest, answer.position.revision)
                     if has_left(answer, head):
                         left.add(answer.node_id)
                 if _is_enough(confirmed, electorates):
-                    return True
+                    return newest
         finally:
             for task in asked:
                 task.cancel()
@@ -132,7 +148,17 @@ class HeadReads:
         for electorate in electorates:
             if not is_majority(set(electorate) - left, electorate):
                 raise _refusal("a majority of the voters has left the epoch of this log")
-        return False
+        return None
+
+    async def _holds(self, answer: PeerHead, head: Head) -> bool:
+        """Whether a node holds the head itself, and not another entry at its place."""
+        if answer.position == head.position:
+            return True
+        held = await self._session.held.of({answer.node_id: answer.position})
+        at = held.get(answer.node_id)
+        if at is None or at.epoch != head.epoch or at.seq < head.seq:
+            return False
+        return await self._session.held.contains(head.position)
 
     async def _ask(self, voter: str) -> PeerHead:
         url = self._peers.directory.url_of(voter)

@@ -16,11 +16,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from synaptoroute.core.levels import VOTES_LEVEL
 from synaptoroute.core.mutation import Ballot, Position
 from synaptoroute.core.recovery import (
     Action,
@@ -28,18 +26,16 @@ from synaptoroute.core.recovery import (
     Decision,
     MissingReports,
     Mode,
-    Report,
-    ServerHistory,
     assess_log,
     decide,
     is_majority,
 )
-from synaptoroute.core.replica import voters_after
-from synaptoroute.errors import ClusterError, OperatorSignatureNeeded, SynaptoRouteError
+from synaptoroute.errors import ClusterError, SynaptoRouteError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.ports import AppliedState
 from synaptoroute.replication.agreement import Agreement
 from synaptoroute.replication.applier import VoterState, promise, voter_state
+from synaptoroute.replication.choice import Choice, Chooser
 from synaptoroute.replication.heartbeat import node_report
 from synaptoroute.replication.session import CLUSTER_ID_KEY, LogState, Session
 from synaptoroute.sequencer.client import end_task
@@ -51,9 +47,8 @@ from synaptoroute.sequencer.epochs import (
     RefillEntry,
 )
 from synaptoroute.sequencer.lease import Held, Lease
-from synaptoroute.sequencer.log import Coverage
 from synaptoroute.sequencer.scripts import Head, NoLog
-from synaptoroute.sequencer.votes import choose_votes, proved_reports, vote_of
+from synaptoroute.sequencer.votes import vote_of
 from synaptoroute.trust.operator import OPERATOR
 
 RECOVERY_LEASE: Final = "recovery"
@@ -65,7 +60,6 @@ STUCK_SECONDS: Final = 5.0
 """After this time without the node that should act, a higher ballot is begun."""
 STUCK_DOUBLINGS_MAX: Final = 4
 """Each ballot in a row gets twice the time, so that slow nodes finish one eventually."""
-AVAILABLE_SECONDS: Final = 10.0  # How long ``recovery=available`` waits for a majority
 CHECK_INTERVAL_SECONDS: Final = 5.0
 FORGERY_INTERVAL_SECONDS: Final = 2.0
 FORGERY_PATIENCE_HEARTBEATS: Final = 1.5
@@ -119,21 +113,12 @@ def header_facts(at: AppliedState) -> HeaderFacts:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """How the next epoch is opened."""
-
-    decision: Decision
-    level: int  # Level of the log at the base
-    votes: tuple[str, ...]  # From which the decision follows; none below ``VOTES_LEVEL``
-    warrant: str  # What the operator signed, if it is forced
-
-
 class Recovery:
-    def __init__(self, session: Session, agreement: Agreement) -> None:
+    def __init__(self, session: Session, agreement: Agreement, chooser: Chooser) -> None:
         self.detail = ""  # What the recovery waits for; empty if there is none
         self._session = session
         self._agreement = agreement
+        self._chooser = chooser
         self._epochs = session.log.epochs
         self._task: asyncio.Task[None] | None = None
         self._answered: Ballot | None = None
@@ -319,40 +304,13 @@ class Recovery:
 
     # --- the decision -----------------------------------------------------------------
 
-    def _mode(self, head: Head, waited_seconds: float) -> Mode:
-        if head.cause == Cause.FORCED.value:
-            return Mode.FORCED
-        is_available = self._session.config.recovery == "available"
-        return Mode.AVAILABLE if is_available and waited_seconds > AVAILABLE_SECONDS else Mode.SAFE
-
     async def _conclude(self, head: Head, ballot: Ballot, check: LogCheck) -> None:
         waited_seconds = time.monotonic() - self._ballot_since
-        reports: Sequence[Report] = check.reports
-        kept = None if head.cause == Cause.DAMAGED.value else check.kept
-        if self._said[0].epoch < (refused := self._session.refused_epoch):
-            # What follows an opening that nobody agreed to is no history of this cluster.
-            reports = [each for each in reports if each.position.epoch < refused]
-        if self._session.log.is_strict:
-            reports = await self._proved(reports)
-            kept = kept and await self._verified(kept, ballot, reports)
-        mode, level = self._mode(head, waited_seconds), head.level
-        votes, warrant = dict[str, str](), ""
-        found = decide(ballot, reports, kept, mode)
-        if isinstance(found, Decision) and self._session.log.is_strict:
-            level = await self._agreement.level_at(found.base, head)
-            if level >= VOTES_LEVEL:
-                votes = await self._agreement.votes(reports)
-                if self._session.node_id not in votes:
-                    self._answered = None  # lost or replaced: vote again
-                reports = [report for report in reports if report.node_id in votes]
-                found = decide(ballot, reports, kept, mode)
-            if mode is Mode.FORCED and isinstance(found, Decision):
-                warrant = await self._agreement.warrant()
-                try:
-                    self._agreement.check_warrant(warrant, found.base, level)
-                except OperatorSignatureNeeded:
-                    mode, warrant = Mode.SAFE, ""  # the cause in Redis is anybody's word
-                    found = decide(ballot, reports, kept, mode)
+        own, _ = self._said
+        choice = await self._chooser.choose(head, ballot, check, own, waited_seconds)
+        if choice.is_vote_lost:
+            self._answered = None  # lost or replaced: vote again
+        found = choice.found
         if isinstance(found, MissingReports):
             names = ", ".join(found.missing) or "a voter"
             self._wait(f"waiting for voters to answer ballot {ballot}: {names}")
@@ -364,41 +322,12 @@ class Recovery:
         if waited_seconds < patience_seconds and (check.silent or found.absent):
             self._wait(f"waiting for nodes: {', '.join((*check.silent, *found.absent))}")
             return
-        if found.is_kept or self._session.node_id in found.holders:
-            warrant = warrant if level >= VOTES_LEVEL else ""
-            opening = _Opening(found, level, choose_votes(votes, found.voters), warrant)
-            await self._execute(head, ballot, opening)
+        if choice.may_act and (found.is_kept or self._session.node_id in found.holders):
+            await self._execute(head, ballot, choice, found)
         elif waited_seconds > STUCK_SECONDS * 2 ** min(self._ballots_seen, STUCK_DOUBLINGS_MAX):
             await self._outbid(head)
         else:
             self._wait(f"waiting for {', '.join(found.holders)} to open epoch {ballot.epoch}")
-
-    async def _proved(self, reports: Sequence[Report]) -> tuple[Report, ...]:
-        """Keep the reports that their nodes signed: what Redis says of votes is a claim."""
-        seen = await self._session.log.presence.nodes()
-        return proved_reports(reports, seen, self._session.engine.replica_status.voter_keys)
-
-    async def _verified(
-        self, kept: ServerHistory, ballot: Ballot, reports: Sequence[Report]
-    ) -> ServerHistory | None:
-        """Read the voters of the server's history from its entries, not from its header.
-
-        None if that history is not complete: then the voters' reports decide alone.
-        """
-        held = [each for each in reports if each.ballot == ballot and each.position.epoch]
-        if not held:
-            return kept  # No node has applied anything yet
-        best = max(held, key=lambda each: each.position.revision)
-        after, voters = best.position, best.voters
-        while after.seq < kept.position.seq:
-            found = await self._session.log.read(after)
-            if found.coverage is not Coverage.WHOLE or found.error or not found.entries:
-                return None
-            for entry in found.entries:
-                if self._agreement.refuses(entry, after, voters):
-                    return None
-                voters, after = voters_after(voters, entry.proposal.mutation), entry.position
-        return ServerHistory(after, voters) if after == kept.position else None
 
     async def _outbid(self, head: Head) -> None:
         """Replace a ballot that no node completes."""
@@ -412,8 +341,9 @@ class Recovery:
         self.detail = detail
         self._session.set_log_state(LogState.RECOVERING, detail)
 
-    async def _execute(self, head: Head, ballot: Ballot, opening: _Opening) -> None:
-        decision = opening.decision
+    async def _execute(
+        self, head: Head, ballot: Ballot, choice: Choice, decision: Decision
+    ) -> None:
         lease = self._session.log.lease(RECOVERY_LEASE, self._session.node_id)
         held = await lease.acquire()
         if not isinstance(held, Held):
@@ -422,7 +352,7 @@ class Recovery:
         # The lease only avoids double work.  It may run out at any time, so every script
         # compares its token and the ballot: safety does not depend on it.
         try:
-            result = await self._open(lease, held, head, ballot, opening)
+            result = await self._open(lease, held, head, ballot, choice, decision)
         finally:
             with contextlib.suppress(ClusterError):  # it expires by itself
                 await lease.release(held)
@@ -440,9 +370,15 @@ class Recovery:
             _log.warning("%s %s", self.detail, result.detail)
 
     async def _open(
-        self, lease: Lease, held: Held, head: Head, ballot: Ballot, opening: _Opening
+        self,
+        lease: Lease,
+        held: Held,
+        head: Head,
+        ballot: Ballot,
+        choice: Choice,
+        decision: Decision,
     ) -> RecoveryResult:
-        decision, base = opening.decision, opening.decision.base
+        base = decision.base
         floor, floor_chain = base.seq + 1, base.chain
         encoder = (head.fingerprint, head.dim)
         if not decision.is_kept:
@@ -463,9 +399,9 @@ class Recovery:
             encoder=encoder,
             floor=floor,
             floor_chain=floor_chain,
-            level=opening.level,
-            votes=opening.votes,
-            warrant=opening.warrant,
+            level=choice.level,
+            votes=choice.chosen_votes(decision),
+            warrant=choice.warrant,
         )
         failpoint("reopen.done")
         return result
@@ -546,6 +482,29 @@ class Recovery:
         if is_forged and self._ballot_begun:
             self.start()
         return is_forged
+
+    async def contest(self) -> bool:
+        """Have the voters decide between a log and this voter's other history of the same epoch.
+
+        An epoch has one order of entries, so such a log lies, or this node's disk does.  A voter
+        that left its history would leave what it has acknowledged; the ballot ends the epoch, and
+        after it the node knows whether its history survived.
+
+        Returns:
+            Whether the node stays; False where it is no voter, or the log is of another epoch.
+        """
+        head, state = await self._session.log.head(), await self._voter_state()
+        is_voter = self._session.is_sealed and self._session.node_id in state.voters
+        if isinstance(head, NoLog) or not is_voter or head.epoch_id != state.epoch_id:
+            return False
+        is_busy = self._task is not None and not self._task.done()
+        is_soon = time.monotonic() - self._checked_at < FORGERY_INTERVAL_SECONDS
+        if head.is_open and not is_busy and not is_soon:
+            self._checked_at = time.monotonic()
+            _log.error("the log shows another history of epoch %s: it is recovered", head.epoch)
+            if await self._begin(Cause.DAMAGED, head, state):
+                self.start()
+        return True
 
     async def _accuse(self, position: Position, *, is_missing: bool = False) -> bool:
         """Begin a ballot that keeps what the voters hold, instead of what the server holds."""

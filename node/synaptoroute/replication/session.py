@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeVar
@@ -24,6 +24,7 @@ from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.core.replica import SEALED_LEVEL
 from synaptoroute.errors import NotCaughtUp, SynaptoRouteError, VersionLost
 from synaptoroute.ports import AppliedState, EnginePort
+from synaptoroute.replication.held_positions import HeldPositions
 from synaptoroute.replication.incarnation import Incarnation
 from synaptoroute.replication.readiness import PeersSay, Readiness, ReadinessTracker
 from synaptoroute.sequencer.append_errors import NotPlaced
@@ -179,6 +180,9 @@ class Session:
         self.operator: Operator | None = None  # Set at the start, if an operator's key is known
         self.refused_epoch = 0  # The newest epoch whose opening this node does not follow
         self.live_count = 0  # Nodes with a heartbeat of the last seconds
+        self.held = HeldPositions(
+            lambda: self.position, self._chains_at, lambda: self.counts.snapshots
+        )
 
     # --- this node --------------------------------------------------------------------
 
@@ -243,6 +247,9 @@ class Session:
     async def on_applier(self, task: Callable[[AppliedState], ResultT]) -> ResultT:
         """Run a function on the applier's thread, between two groups of entries."""
         return await asyncio.wrap_future(self.engine.run_on_applier(task))
+
+    async def _chains_at(self, seqs: Sequence[int]) -> list[str | None]:
+        return await self.on_applier(lambda at: [at.replica.chain_at(seq) for seq in seqs])
 
     async def count_orphans(self) -> None:
         self.orphans_count = await asyncio.to_thread(self.engine.database.orphan_count)
@@ -417,13 +424,17 @@ class Barriers:
         log, replica = self._session.log, self._engine.replica_status
         voters = Electorate.of_names(replica.voters, replica.voter_keys)
         positions = await log.voter_positions.read(voters, self._session.cluster_id)
+        positions = await self._session.held.of(positions)
         held = holders(positions, epoch, seq), len(voters)
         if not voters.is_majority(held[0]):
             return None
         if not is_all:
             return held
         live = {each.report.node_id: each for each in await log.presence.nodes() if each.is_live}
-        told = {name: each.report.position for name, each in live.items()}
+        told = await self._session.held.of(
+            {name: each.report.position for name, each in live.items()}
+        )
+        told = {name: told.get(name, Position()) for name in live}
         behind = {name for name, at in told.items() if not holders({name: at}, epoch, seq)}
         voting = {name: at for name, at in positions.items() if name in behind}
         return held if live and len(behind) == holders(voting, epoch, seq) else None

@@ -272,12 +272,13 @@ class Epochs:
         damage = text_of(answer[1])
         position = Position(epoch, int(answer[2]), text_of(answer[3]))
         voters = voters_of(text_of(answer[4]))
+        followers = frozenset(text_of(each) for each in answer[7])
         flat = answer[6]
         pairs = zip(flat[::2], flat[1::2], strict=True)
         reports = tuple(report for pair in pairs if (report := _report_of(*pair)) is not None)
         return LogCheck(
             reports=reports,
-            kept=None if damage else ServerHistory(position, voters),
+            kept=None if damage else ServerHistory(position, voters, followers),
             damage=damage,
             silent=tuple(text_of(each) for each in answer[5]),
         )

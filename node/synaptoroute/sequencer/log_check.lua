@@ -4,7 +4,8 @@
 -- KEYS  meta, log:<epoch>, rec, hb
 -- ARGV  epoch, ballot ('' to check an open log), alive_ms, links_max
 -- Returns {'OK', damage of the stream ('' if there is none), seq, chain, voters, {live nodes that
--- have not reported}, {node id, report, ...}}, or {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'}.
+-- have not reported}, {node id, report, ...}, {nodes that reported a place in the stream}}, or
+-- {'LOST'}, {'SUPERSEDED', state}, {'RESTARTED'}.
 -- The stream can be kept if it holds exactly floor..seq, begins at the floor's chain, ends at the
 -- header's chain, is linked from the longest report to the head, and has every report of this
 -- epoch as a prefix.
@@ -71,17 +72,23 @@ local function miscounted()
   return nil
 end
 
+-- The chain of the stream at the place of a report; nil before its floor and after its head.
+local function chain_at(r)
+  if r.seq == seq then return m.chain end
+  if r.seq == floor - 1 then return m.floor_chain end
+  if r.seq < floor or r.seq > seq then return nil end
+  local there = entry({'XRANGE', r.e .. '-' .. r.s, r.e .. '-' .. r.s})
+  return there and there.c or ''
+end
+
+local followers = {}
 local function forked()
   for _, r in ipairs(reports) do
-    if r.epoch == epoch and r.seq <= seq then
-      local chain = nil
-      if r.seq == seq then chain = m.chain
-      elseif r.seq == floor - 1 then chain = m.floor_chain
-      elseif r.seq >= floor then
-        local there = entry({'XRANGE', r.e .. '-' .. r.s, r.e .. '-' .. r.s})
-        chain = there and there.c or ''
-      end
-      if chain and chain ~= r.chain then return 'node ' .. r.id .. ' holds other entries' end
+    local chain = r.epoch <= epoch and chain_at(r)
+    if chain and chain == r.chain then
+      followers[#followers + 1] = r.id
+    elseif chain and r.epoch == epoch then
+      return 'node ' .. r.id .. ' holds other entries'
     end
   end
   return nil
@@ -125,4 +132,4 @@ for _, r in ipairs(reports) do
   answers[#answers + 1] = r.id
   answers[#answers + 1] = reported[r.id]
 end
-return {'OK', why or '', m.seq, m.chain, m.voters, silent, answers}
+return {'OK', why or '', m.seq, m.chain, m.voters, silent, answers, followers}

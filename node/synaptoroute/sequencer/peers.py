@@ -174,10 +174,16 @@ class PeerClient:
     async def close(self) -> None:
         await self._http.close()
 
-    async def read_log(self, url: str, after: Position) -> PeerLog:
-        """Read the entries after a position from a peer's op log."""
+    async def read_log(self, url: str, after: Position, node: str = "") -> PeerLog:
+        """Read the entries after a position from a peer's op log.
+
+        Args:
+            url: Its address.
+            after: The position; the peer refuses one that is not of its history.
+            node: The identity that it must prove; empty takes any member.
+        """
         path = f"{LOG_PATH}?epoch={after.epoch}&seq={after.seq}&chain={after.chain}"
-        async with self._open(url, path) as answer:
+        async with self._open(url, path, node) as answer:
             position = parse_position(_position_of(answer))
             body = await answer.read(2 * LOG_BYTES_MAX)
         entries = await asyncio.to_thread(parse_entries, body, self._signing_keys)

@@ -343,7 +343,7 @@ def check_status(status: int) -> None:
     if status == 503:
         raise NotReady("a peer is not ready")
     if status != 200:
-        raise ClusterError(f"a peer refused with status {status}")
+        raise ClusterError(f"a peer refused with status {status}", status=status)
 
 
 def _is_refused(error: BaseException | None) -> bool:

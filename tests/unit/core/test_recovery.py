@@ -13,6 +13,7 @@ from synaptoroute.core.recovery import (
     Action,
     Assessment,
     Cause,
+    Common,
     Decision,
     LogView,
     MissingReports,
@@ -44,12 +45,24 @@ def report(node: str, position: Position, voters: tuple[str, ...] = VOTERS) -> R
 
 
 def decided(
-    *reports: Report, kept: ServerHistory | None = None, mode: Mode = Mode.SAFE
+    *reports: Report,
+    kept: ServerHistory | None = None,
+    mode: Mode = Mode.SAFE,
+    common: Common | None = None,
 ) -> Decision:
     """The decision upon reports."""
-    found = decide(BALLOT, reports, kept, mode)
+    found = decide(BALLOT, reports, kept, mode, common)
     assert isinstance(found, Decision), found
     return found
+
+
+def server_at(
+    position: Position,
+    voters: tuple[str, ...] = VOTERS,
+    followers: frozenset[str] = frozenset(VOTERS),
+) -> ServerHistory:
+    """A complete history of the server, which all voters can follow."""
+    return ServerHistory(position, voters, followers)
 
 
 def view(position: Position, state: str = "open", **fields: object) -> LogView:
@@ -198,7 +211,7 @@ def test_removed_voter_that_others_count_can_win() -> None:
 def test_removed_voter_that_only_the_server_counts_can_win() -> None:
     """The majority of the server's voters includes it, so its history counts, too."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
-    found = decided(*empty, report("c", at(4), ("a", "b")), kept=ServerHistory(at(1), VOTERS))
+    found = decided(*empty, report("c", at(4), ("a", "b")), kept=server_at(at(1)))
 
     assert (at(4), False, ("a", "b")) == (found.base, found.is_kept, found.voters)
 
@@ -220,15 +233,92 @@ def test_server_history_is_kept_if_it_reaches_the_best_report(
     position: Position, is_kept: bool
 ) -> None:
     """The stream of the server wins only if it contains everything that was reported."""
-    found = decided(report("a", at(4)), report("b", at(3)), kept=ServerHistory(position, VOTERS))
+    found = decided(report("a", at(4)), report("b", at(3)), kept=server_at(position))
 
     assert is_kept is found.is_kept
     assert (position if is_kept else at(4)) == found.base
 
 
+def test_server_history_that_nobody_can_follow_is_not_kept() -> None:
+    """It begins after what one voter holds, and the other one is on another side."""
+    aside, behind = report("a", at(9)), report("b", at(1))
+    stranded = server_at(at(7, 2), followers=frozenset())
+    followed = server_at(at(7, 2), followers=frozenset({"b"}))
+
+    assert (at(9), False) == _kept(decided(aside, behind, kept=stranded))
+    assert (at(7, 2), True) == _kept(decided(aside, behind, kept=followed))
+
+
+def test_server_history_of_the_same_epoch_goes_on_where_the_winner_stands() -> None:
+    reports = [report("a", at(9)), report("b", at(1))]
+    aside = server_at(at(12), followers=frozenset({"b"}))
+    beyond = server_at(at(12), followers=frozenset({"a"}))
+
+    assert (at(9), False) == _kept(decided(*reports, kept=aside))
+    assert (at(12), True) == _kept(decided(*reports, kept=beyond))
+
+
+def _kept(found: Decision) -> tuple[Position, bool]:
+    return found.base, found.is_kept
+
+
+# --- histories of one epoch that part ----------------------------------------------------------
+
+
+def forks(**seqs: int) -> dict[frozenset[str], int]:
+    """Where two histories part: ``ab=4`` for nodes a and b."""
+    return {frozenset(pair): seq for pair, seq in seqs.items()}
+
+
+def test_history_of_a_majority_wins_against_a_longer_one() -> None:
+    """Two of three voters hold what a client may have been told of."""
+    reports = [report("a", at(6)), report("b", at(6)), report("c", at(9, chain=C2))]
+
+    assert at(9, chain=C2) == decided(*reports).base
+    assert at(6) == decided(*reports, common=forks(ac=4, bc=4)).base
+
+
+def test_longest_of_the_histories_with_the_majority_s_entries_wins() -> None:
+    """Two orders share what a majority may hold; a third one does not."""
+    shared = [report("a", at(6)), report("b", at(7, chain=C2))]
+    other = report("c", at(9, chain="3" * 40))
+
+    assert at(7, chain=C2) == decided(*shared, other, common=forks(ab=5, ac=3, bc=3)).base
+
+
+def test_two_orders_and_an_absent_voter_are_not_decided() -> None:
+    """The absent voter may hold either: with it, either may have been acknowledged."""
+    reports = [report("a", at(6)), report("c", at(9, chain=C2))]
+    found = decide(BALLOT, reports, None, Mode.SAFE, forks(ac=4))
+
+    assert MissingReports(("b",), 3) == found
+    forced = decide(BALLOT, reports, None, Mode.FORCED, forks(ac=4))
+    assert isinstance(forced, Decision)
+    assert "b" in forced.risk
+
+
+def test_absent_voter_matters_only_if_it_can_make_a_majority() -> None:
+    five = ("a", "b", "c", "d", "e")
+    held = [report(name, at(6), five) for name in "abc"]
+    other = report("d", at(9, chain=C2), five)
+
+    found = decided(*held, other, common=forks(ad=4, bd=4, cd=4))
+
+    assert (at(6), ("a", "b", "c")) == (found.base, found.holders)
+
+
+def test_server_that_continues_a_lost_order_is_not_kept() -> None:
+    reports = [report("a", at(6)), report("b", at(6)), report("c", at(9, chain=C2))]
+    kept = server_at(at(12, chain=C2), followers=frozenset({"c"}))
+
+    found = decided(*reports, kept=kept, common=forks(ac=4, bc=4))
+
+    assert (at(6), False) == _kept(found)
+
+
 def test_server_that_changed_the_voters_needs_both_majorities() -> None:
     """Entries that no node has applied may contain a change of the voters."""
-    kept = ServerHistory(at(7), ("a", "b", "c", "d"))
+    kept = server_at(at(7), ("a", "b", "c", "d"))
     two = [report("a", at(4)), report("b", at(3))]
 
     assert isinstance(decide(BALLOT, two, kept), MissingReports)
@@ -239,7 +329,7 @@ def test_log_that_no_node_has_applied_is_kept() -> None:
     """The log was just created: its stream is complete and the nodes are empty."""
     empty = [report("a", Position(), ()), report("b", Position(), ())]
 
-    assert at(1) == decided(*empty, kept=ServerHistory(at(1), VOTERS)).base
+    assert at(1) == decided(*empty, kept=server_at(at(1))).base
     assert MissingReports((), 0) == decide(BALLOT, empty, None)
 
 

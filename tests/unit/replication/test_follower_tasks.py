@@ -41,7 +41,7 @@ async def test_task_is_cancelled_until_it_ends() -> None:
 
 async def test_recovery_ends_with_its_follower() -> None:
     session = SimpleNamespace(log=SimpleNamespace(epochs=None))
-    recovery = Recovery(cast(Any, session), cast(Any, None))
+    recovery = Recovery(cast(Any, session), cast(Any, None), cast(Any, None))
     recovery._task = await started()
     await recovery.close()
     assert recovery._task.cancelled()
