@@ -175,7 +175,18 @@ def revisions(draw: st.DrawFn) -> ReviseRoutes:
     for name in sorted(draw(st.sets(NAMES, max_size=3))):
         texts, vectors = draw(rows() | st.just(((), ())))
         threshold = draw(st.just(KEEP) | THRESHOLDS)
-        routes.append(RouteRevision(name, texts, vectors, draw(st.booleans()), threshold=threshold))
+        negatives, negative_vectors = draw(rows() | st.just(((), ())))
+        revised = RouteRevision(
+            name,
+            texts,
+            vectors,
+            is_new=draw(st.booleans()),
+            threshold=threshold,
+            confidence_min=draw(st.just(KEEP) | st.none() | st.sampled_from([0.0, 0.5, 1.0])),
+            negatives=negatives,
+            negative_vectors=negative_vectors,
+        )
+        routes.append(revised)
     resolved = tuple(sorted(draw(st.sets(ITEM_IDS, max_size=2))))
     return ReviseRoutes(tuple(routes), resolved, draw(st.none() | st.none() | SETTINGS))
 

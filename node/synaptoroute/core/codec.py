@@ -75,7 +75,7 @@ DIM_MAX: Final = 65_536
 LEVEL: Final = 3  # Highest feature level that this release reads
 
 
-def _rows(routes: Iterable[PutRoute | AddUtterances | RouteRevision]) -> Vectors:
+def _rows(routes: Iterable[PutRoute | AddUtterances]) -> Vectors:
     vectors: Vectors = []
     for route in routes:
         if len(route.vectors) != len(route.utterances):
@@ -346,7 +346,14 @@ def _write_revision(revision: ReviseRoutes) -> tuple[Fields, Vectors]:
     }
     if revision.settings is not None:
         fields["settings"] = _write_settings(PutSettings(revision.settings))[0]
-    return fields, _rows(revision.routes)
+    vectors: Vectors = []
+    for route in revision.routes:
+        if len(route.vectors) != len(route.utterances):
+            raise ValueError("one vector an utterance is needed")
+        if len(route.negative_vectors) != len(route.negatives):
+            raise ValueError("one vector a negative is needed")
+        vectors += (*route.vectors, *route.negative_vectors)
+    return fields, _equally_long(vectors)
 
 
 def _route_revision_fields(route: RouteRevision) -> Fields:
@@ -357,23 +364,30 @@ def _route_revision_fields(route: RouteRevision) -> Fields:
         fields["revision"] = list(route.revision)
     if route.threshold is not KEEP:
         fields["threshold"] = _write_number(route.threshold)
+    if route.confidence_min is not KEEP:
+        fields["confidence_min"] = _write_number(route.confidence_min)
+    if route.negatives:
+        fields["negatives"] = list(route.negatives)
     return fields
 
 
 def _read_revision(fields: Fields, vectors: bytes) -> ReviseRoutes:
     found = fields["routes"]
-    counts = [len(each["utterances"]) for each in found]
-    rows = iter(_split(vectors, sum(counts)))
+    counts = [(len(each["utterances"]), len(each.get("negatives", ()))) for each in found]
+    rows = iter(_split(vectors, sum(map(sum, counts))))
     routes = tuple(
         RouteRevision(
             name=_text(each["name"]),
             utterances=_texts(each["utterances"]),
-            vectors=tuple(next(rows) for _ in range(count)),
+            vectors=tuple(next(rows) for _ in range(utterances)),
             is_new=_flag(each.get("is_new", False)),
             revision=read_revision(each.get("revision")),
-            threshold=_number(each["threshold"]) if "threshold" in each else KEEP,
+            threshold=_number_or_keep(each, "threshold"),
+            confidence_min=_number_or_keep(each, "confidence_min"),
+            negatives=_texts(each.get("negatives", [])),
+            negative_vectors=tuple(next(rows) for _ in range(negatives)),
         )
-        for each, count in zip(found, counts, strict=True)
+        for each, (utterances, negatives) in zip(found, counts, strict=True)
     )
     settings = _read_settings(fields["settings"], b"").settings if "settings" in fields else None
     return ReviseRoutes(routes, _texts(fields["resolved"]), settings)

@@ -297,7 +297,7 @@ class PutFeedback:
 
 @dataclass(frozen=True, slots=True)
 class RouteRevision:
-    """Changes of one route inside a revision; utterances that it has stay."""
+    """Changes of one route inside a revision; utterances and negatives that it has stay."""
 
     name: str
     utterances: tuple[str, ...] = ()  # Distinct texts to add
@@ -305,6 +305,9 @@ class RouteRevision:
     is_new: bool = False  # Whether the route is created; it must not exist
     revision: Revision | None = None  # The route must have this revision; None for any
     threshold: float | Keep | None = KEEP
+    confidence_min: float | Keep | None = KEEP
+    negatives: tuple[str, ...] = ()  # Distinct texts to add that must not get the route
+    negative_vectors: tuple[bytes, ...] = ()  # One a negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +369,9 @@ def vectors_of(mutation: Mutation) -> tuple[bytes, ...]:
         case AddUtterances():
             return mutation.vectors
         case ReviseRoutes(routes=routes):
-            return tuple(vector for each in routes for vector in each.vectors)
+            return tuple(
+                vector for each in routes for vector in (*each.vectors, *each.negative_vectors)
+            )
         case ImportChunk():
             return tuple(vector for part in mutation.parts for vector in vectors_of(part))
         case _:

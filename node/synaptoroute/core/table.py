@@ -77,7 +77,12 @@ from synaptoroute.core.mutation import (
     VoterRemove,
 )
 from synaptoroute.core.rows import RowKind, kind_of, owner_of
-from synaptoroute.core.validation import check_apart, check_mutation, check_negatives
+from synaptoroute.core.validation import (
+    NEGATIVES_MAX,
+    check_apart,
+    check_mutation,
+    check_negatives,
+)
 
 _FOUNDING_SETTINGS_LEVEL: Final = 3
 
@@ -306,7 +311,27 @@ class RouteTable:
             desired = self._after_add(rows)
         if revision.threshold is not KEEP:
             desired.threshold = revision.threshold
+        if revision.confidence_min is not KEEP:
+            desired.confidence_min = revision.confidence_min
+        if revision.negatives:
+            self._add_negatives(desired, revision)
         return desired
+
+    @staticmethod
+    def _add_negatives(desired: DesiredRoute, revision: RouteRevision) -> None:
+        """Add the negatives that a route does not have yet."""
+        before = desired.before
+        utterances = (*(before.utterances if before else ()), *revision.utterances)
+        present = before.negatives if before else ()
+        new = [
+            (RowKind.NEGATIVE, text, vector)
+            for text, vector in zip(revision.negatives, revision.negative_vectors, strict=True)
+            if text not in present
+        ]
+        if len(present) + len(new) > NEGATIVES_MAX:
+            raise Rejection("invalid_route", f"a route has at most {NEGATIVES_MAX} negatives")
+        check_apart(utterances, revision.negatives)
+        desired.added += new
 
     def _check_preconditions(self, proposal: Proposal, name: str) -> None:
         route = self.routes.get(name)

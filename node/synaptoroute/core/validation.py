@@ -218,7 +218,7 @@ def _check_revision(revision: ReviseRoutes, dim: int) -> None:
     rows: list[bytes] = []
     for route in revision.routes:
         _check_route_revision(route, dim)
-        rows += route.vectors
+        rows += (*route.vectors, *route.negative_vectors)
     if revision.settings is not None:
         _check_settings(revision.settings)
     if len(set(map(len, rows))) > 1:
@@ -231,6 +231,10 @@ def _check_route_revision(route: RouteRevision, dim: int) -> None:
         _check_rows(route.utterances, route.vectors, dim)
     if route.threshold is not KEEP and route.threshold is not None:
         _check_threshold(route.threshold, "invalid_route")
+    if route.confidence_min is not KEEP and route.confidence_min is not None:
+        _check_confidence(route.confidence_min, "invalid_route")
+    if route.negatives or route.negative_vectors:
+        _check_rows(route.negatives, route.negative_vectors, dim)
 
 
 def _check_order(names: tuple[str, ...]) -> None:

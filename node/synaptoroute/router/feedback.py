@@ -23,7 +23,6 @@ import numpy as np
 from synaptoroute.core.change import FeedbackItem
 from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
 from synaptoroute.core.feedback import item_id_of, read_feedback_settings
-from synaptoroute.core.levels import DECISION_LEVEL
 from synaptoroute.core.mutation import (
     KEEP,
     Keep,
@@ -39,7 +38,6 @@ from synaptoroute.errors import (
     FeedbackOff,
     InvalidQuery,
     InvalidRoute,
-    NotFinalized,
     SynaptoRouteError,
 )
 from synaptoroute.learning.redaction import KINDS, cut_kinds
@@ -78,7 +76,7 @@ _DEFAULTS: Final = WriteOptions()
 _previews: Final = asyncio.Semaphore(1)
 """For all routers of the process: more at a time would take the CPUs from queries."""
 
-ResolveAs: TypeAlias = Literal["utterance", "dismiss"]
+ResolveAs: TypeAlias = Literal["utterance", "negative", "dismiss"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +87,9 @@ class Resolution:
 
     Attributes:
         item_id: The item.
-        resolve_as: ``utterance`` of ``route``, or ``dismiss``.
-        route: The route that learns; None for the one that the feedback names.
+        resolve_as: ``utterance`` of ``route``, ``negative`` of ``route``, or ``dismiss``.
+        route: The route that learns; None for the one that the feedback names, and for a
+            negative the one of the answer.
         text: The text to learn; None for that of the item.
         create: Whether the route does not exist yet.
     """
@@ -114,9 +113,11 @@ class _Plan:
         if known is None:
             self.changes[change.name] = change
             return
-        texts = dict.fromkeys((*known.utterances, *change.utterances))
         self.changes[change.name] = replace(
-            known, utterances=tuple(texts), create=known.create or change.create
+            known,
+            utterances=tuple(dict.fromkeys((*known.utterances, *change.utterances))),
+            negatives=tuple(dict.fromkeys((*known.negatives, *change.negatives))),
+            create=known.create or change.create,
         )
 
 
@@ -193,22 +194,12 @@ class FeedbackQueue:
         return said, None if isinstance(was, Keep) else was
 
     def _settings(self) -> QueueSettings:
-        self._check_level()
         found = read_feedback_settings(self._engine.published.settings.feedback)
         if found is None:
             raise FeedbackOff(
                 "the review queue is off; the field `feedback` of the settings switches it on"
             )
         return found
-
-    def _check_level(self) -> None:
-        status = self._engine.replica_status
-        is_new = not status.epochs and self._log.is_local
-        if not is_new and status.level < DECISION_LEVEL:
-            raise NotFinalized(
-                f"this needs level {DECISION_LEVEL} of the log, which is at {status.level}; run"
-                " `synaptoroute cluster finalize` once every node has this release"
-            )
 
     # --- reading -----------------------------------------------------------------------
 
@@ -276,12 +267,17 @@ class FeedbackQueue:
             plan.resolved.add(item.item_id)
             if each.resolve_as == "dismiss":
                 continue
-            text, route = each.text or item.text, each.route or item.route
+            is_negative = each.resolve_as == "negative"
+            text = each.text or item.text
+            route = each.route or (item.was if is_negative else item.route)
             if route is None:
                 raise InvalidQuery(f"item {item.item_id}: name the route that learns")
             if not text:
                 raise InvalidQuery(f"item {item.item_id}: the queue keeps no texts; give one")
-            plan.add(RouteChange(route, (text,), create=each.create))
+            if is_negative:
+                plan.add(RouteChange(route, negatives=(text,)))
+            else:
+                plan.add(RouteChange(route, (text,), create=each.create))
         return list(plan.changes.values()), sorted(plan.resolved)
 
     async def revise(
@@ -296,12 +292,11 @@ class FeedbackQueue:
         Raises:
             RouteError: It was rejected; nothing changed.
         """
-        self._check_level()
         wanted = checked_changes(changes)
         put = None if settings is None else stored_settings(settings)
         if not wanted and not resolved and put is None:
             raise InvalidQuery("the revision changes nothing")
-        texts = [text for each in wanted for text in each.utterances]
+        texts = [text for each in wanted for text in each.texts]
         gone = tuple(sorted(set(resolved)))
 
         def make(vectors: tuple[bytes, ...]) -> Mutation:
@@ -314,6 +309,9 @@ class FeedbackQueue:
                     is_new=each.create,
                     revision=each.revision,
                     threshold=each.threshold,
+                    confidence_min=each.confidence_min,
+                    negatives=each.negatives,
+                    negative_vectors=tuple(next(rows) for _ in each.negatives),
                 )
                 for each in wanted
             ]
@@ -340,7 +338,7 @@ class FeedbackQueue:
             raise InvalidQuery(f"a preview takes at most {PREVIEW_TEXTS_MAX} texts")
         wanted = checked_changes(changes)
         async with _previews:
-            learned = [text for each in wanted for text in each.utterances]
+            learned = [text for each in wanted for text in each.texts]
             encoder = self._engine.encoder
             vectors = (
                 await self._writer.encode(learned, None, encoder)
@@ -444,16 +442,21 @@ def checked_changes(changes: Sequence[RouteChange]) -> list[RouteChange]:
     plan = _Plan()
     for each in changes:
         name = checked_name(each.name)
-        if isinstance(each.utterances, str):
-            raise InvalidRoute(f"{name}: utterances must be a list of strings")
-        try:
-            texts = dict.fromkeys(check_text(text, UTTERANCE_BYTES_MAX) for text in each.utterances)
-        except (TypeError, ValueError) as error:
-            raise InvalidRoute(f"{name}: an utterance {error}") from error
+        texts = _checked_texts(name, each.utterances)
+        negatives = _checked_texts(name, each.negatives)
         if each.create and not texts:
             raise InvalidRoute(f"{name}: a new route needs utterances")
-        plan.add(replace(each, name=name, utterances=tuple(texts)))
+        plan.add(replace(each, name=name, utterances=texts, negatives=negatives))
     return [plan.changes[name] for name in sorted(plan.changes)]
+
+
+def _checked_texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(texts, str):
+        raise InvalidRoute(f"{name}: texts must be a list of strings")
+    try:
+        return tuple(dict.fromkeys(check_text(text, UTTERANCE_BYTES_MAX) for text in texts))
+    except (TypeError, ValueError) as error:
+        raise InvalidRoute(f"{name}: a text {error}") from error
 
 
 def check_queue_settings(settings: FeedbackSettings | None) -> None:

@@ -19,6 +19,7 @@ from synaptoroute.core.mutation import (
     ImportChunk,
     ImportCommit,
     Mutation,
+    ReviseRoutes,
 )
 from synaptoroute.errors import CodecError, InvalidQuery, UnknownMutation
 from synaptoroute.models import HistoryEntry, HistoryPage
@@ -98,6 +99,9 @@ class _Scan:
                 self._found.append((row.seq, entry_of(row, kind, fields)))
         elif kind is ImportChunk or kind in _IMPORTS:
             self._add_import(row, kind, fields)
+        elif kind is ReviseRoutes:
+            if self._route in _names_of(fields.get("routes", ())):
+                self._found.append((row.seq, entry_of(row, kind, fields)))
         elif fields.get("name") == self._route:
             self._found.append((row.seq, entry_of(row, kind, fields)))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from synaptoroute.core.change import FeedbackItem, RouteRecord
 from synaptoroute.core.mutation import KEEP, Keep, Revision, Settings
 from synaptoroute.encoder import TextEncoder
-from synaptoroute.errors import PreconditionFailed, RouteNotFound, TooLarge
+from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteNotFound, TooLarge
 from synaptoroute.models import Match
 from synaptoroute.router.queries import make_query
 from synaptoroute.scoring import Scratch, rank
@@ -44,6 +44,8 @@ class RouteChange:
         create: Create the route; it must not exist.
         revision: The route must have this revision; None for any.
         threshold: Its own threshold from now on.
+        confidence_min: Its own least confidence from now on.
+        negatives: Texts to add that must not get the route.
     """
 
     name: str
@@ -51,6 +53,13 @@ class RouteChange:
     create: bool = False
     revision: Revision | None = None
     threshold: float | Keep | None = KEEP
+    confidence_min: float | Keep | None = KEEP
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts that need a vector, in order."""
+        return (*self.utterances, *self.negatives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +157,8 @@ def copy_routes(tensor: Tensor) -> RouteSet:
 
 
 def rows_of(record: RouteRecord) -> tuple[int, ...]:
-    """All slots of a route."""
-    return record.slots
+    """All slots of a route, of every kind."""
+    return tuple(slot for slot, _, _ in record.rows())
 
 
 def revised(
@@ -158,11 +167,12 @@ def revised(
     """Apply changes to a copy.
 
     Args:
-        vectors: float32[n, dim] of all utterances of the changes, in order.
+        vectors: float32[n, dim] of all texts of the changes, in order.
 
     Raises:
         RouteNotFound: A route does not exist.
         PreconditionFailed: A route exists, or has another revision.
+        InvalidRoute: A text would be an utterance and a negative of one route.
     """
     records, rows = dict(routes.records), iter(vectors)
     row_of = dict(routes.row_of)
@@ -180,21 +190,39 @@ def revised(
         if record is None:
             record = RouteRecord(next_id, change.name, (), (), None, "{}", "null", Revision(0, 0))
             next_id += 1
-        slots, texts = list(record.slots), list(record.utterances)
-        for text, row in zip(change.utterances, rows, strict=False):
-            if text in texts:
-                continue
-            slots.append(next_slot)
-            texts.append(text)
-            row_of[next_slot] = len(routes.vectors) + len(added)
-            added.append(row)
-            next_slot += 1
-        record = record._replace(slots=tuple(slots), utterances=tuple(texts))
+        known = {"": record.utterances, "negative_": record.negatives}
+        for kind, texts in (("", change.utterances), ("negative_", change.negatives)):
+            new: dict[int, str] = {}
+            for text in texts:
+                row = next(rows)
+                if text not in known[kind]:
+                    new[next_slot] = text
+                    row_of[next_slot] = len(routes.vectors) + len(added)
+                    added.append(row)
+                    next_slot += 1
+            record = _with_rows(record, kind, new)
+        if not set(record.utterances).isdisjoint(record.negatives):
+            both = min(set(record.utterances).intersection(record.negatives))
+            raise InvalidRoute(f"{change.name}: '{both}' is an utterance and a negative")
         if change.threshold is not KEEP:
             record = record._replace(threshold=change.threshold)
+        if change.confidence_min is not KEEP:
+            record = record._replace(confidence_min=change.confidence_min)
         records[change.name] = record
     grown = np.concatenate([routes.vectors, np.array(added, np.float32).reshape(-1, routes.dim)])
     return replace(routes, records=records, vectors=grown, row_of=row_of)
+
+
+def _with_rows(record: RouteRecord, kind: str, new: dict[int, str]) -> RouteRecord:
+    """Add rows to a route: texts by slot."""
+    if kind:
+        return record._replace(
+            negative_slots=(*record.negative_slots, *new),
+            negatives=(*record.negatives, *new.values()),
+        )
+    return record._replace(
+        slots=(*record.slots, *new), utterances=(*record.utterances, *new.values())
+    )
 
 
 def tensor_of(routes: RouteSet, left_out: frozenset[int] = frozenset()) -> Tensor:

@@ -268,9 +268,11 @@ def _resolution(item_id: str, asked: ResolveRequest | ItemResolution) -> Resolut
 
 def _change(body: RouteChangeBody) -> RouteChange:
     given: dict[str, Any] = {}
-    if "threshold" in body.model_fields_set:
-        given["threshold"] = body.threshold
+    for name in ("threshold", "confidence_min"):
+        if name in body.model_fields_set:
+            given[name] = getattr(body, name)
     if body.revision is not None:
         epoch, _, seq = body.revision.partition(".")
         given["revision"] = Revision(int(epoch), int(seq))
+    given["negatives"] = tuple(body.negatives)
     return RouteChange(body.name, tuple(body.utterances), body.create, **given)

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from synaptoroute.core.validation import NEGATIVES_MAX
 from synaptoroute.learning.clusters import SIMILARITY_MIN
 from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.models import (
@@ -27,6 +28,7 @@ from synaptoroute.models import (
     QUERY_BATCH_TEXTS_MAX,
     QUERY_BYTES_MAX,
     UTTERANCES_PER_ROUTE_CALL_MAX,
+    Confidence,
     Match,
     Name,
     Route,
@@ -137,11 +139,13 @@ class FeedbackRequest(RequestModel):
 class ResolveRequest(RequestModel):
     """What becomes of one item of the review queue."""
 
-    resolve_as: Literal["utterance", "dismiss"] = Field(
-        alias="as", description="Learn it as an utterance, or dismiss it."
+    resolve_as: Literal["utterance", "negative", "dismiss"] = Field(
+        alias="as", description="Learn it as an utterance or as a negative, or dismiss it."
     )
     route: Name | None = Field(
-        default=None, description="The route that learns; null for the one that the item names."
+        default=None,
+        description="The route that learns; null for the one that the item names, and for a"
+        " negative the one of the answer.",
     )
     text: Utterance | None = Field(
         default=None, description="The text to learn; null for that of the item."
@@ -176,6 +180,14 @@ class RouteChangeBody(RequestModel):
     )
     threshold: Threshold | None = Field(
         default=None, description="Its own threshold; null restores the default."
+    )
+    confidence_min: Confidence | None = Field(
+        default=None, description="Its own least confidence; null restores the default."
+    )
+    negatives: list[Utterance] = Field(
+        default_factory=list,
+        max_length=NEGATIVES_MAX,
+        description="Texts to add that must not get the route.",
     )
 
 

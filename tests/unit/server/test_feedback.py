@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from http_node import HttpNode, http_node
+from synaptoroute.core.change import RouteRecord
 from synaptoroute.router.feedback import DAY_MS
 from synaptoroute.web.api_keys import key_line, make_key
 
@@ -34,6 +36,12 @@ async def say(node: HttpNode, status: int = 200, **body: Any) -> dict[str, Any]:
     answer = await node.http.post("/v1/feedback", json=body)
     assert status == answer.status_code, answer.text
     return dict(answer.json())
+
+
+async def record_of(node: HttpNode, name: str) -> RouteRecord:
+    """The route as the tensor holds it."""
+    found = node.router._engine().read(lambda tensor: tensor.routes[name])
+    return await asyncio.wrap_future(found)
 
 
 async def queue(node: HttpNode, **query: Any) -> dict[str, Any]:
@@ -365,3 +373,30 @@ async def test_dismissed_queries_are_forgotten(tmp_path: Path) -> None:
 
     assert 2 == answer.json()["dismissed"]
     assert ["yak"] == [each["text"] for each in left]
+
+
+async def test_item_becomes_a_negative_of_the_wrong_route(tmp_path: Path) -> None:
+    """One item teaches two routes: what it is, and what it is not."""
+    async with http_node(tmp_path) as node:
+        await node.fill()
+        await switch_on(node)
+        item = await say(node, text="where is my money", route="refund", was="parcel")
+        items = [{"id": item["id"], "as": "utterance"}, {"id": item["id"], "as": "negative"}]
+        done = await node.http.post("/v1/feedback/resolve", json={"items": items})
+        refund, parcel = await record_of(node, "refund"), await record_of(node, "parcel")
+        both = {"name": "refund", "negatives": ["where is my money"]}
+        refused = await node.http.post("/v1/revisions", json={"routes": [both]})
+        previewed = await node.http.post("/v1/revisions/preview", json={"routes": [both]})
+        limits = {"name": "refund", "confidence_min": 0.75, "negatives": ["not this", "nor this"]}
+        limited = await node.http.post("/v1/revisions", json={"routes": [limits]})
+        again = await node.http.post("/v1/revisions", json={"routes": [limits]})
+        after = await record_of(node, "refund")
+        history = (await node.http.get("/v1/history", params={"route": "refund"})).json()
+
+    assert (200, 2) == (done.status_code, done.json()["count"])
+    assert "where is my money" in refund.utterances
+    assert ("where is my money",) == parcel.negatives
+    assert (422, 422) == (refused.status_code, previewed.status_code)
+    assert (200, "unchanged") == (limited.status_code, again.json()["status"])
+    assert (0.75, {"not this", "nor this"}) == (after.confidence_min, set(after.negatives))
+    assert 3 == sum(each["action"] == "revise_routes" for each in history["entries"])
