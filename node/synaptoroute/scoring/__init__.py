@@ -10,7 +10,8 @@ load.
 from __future__ import annotations
 
 from synaptoroute.scoring.rank import rank
+from synaptoroute.scoring.rule import DecisionRule
 from synaptoroute.scoring.scan import Scratch
 from synaptoroute.scoring.values import QuerySpec, Ranking, RouteScore
 
-__all__ = ["QuerySpec", "Ranking", "RouteScore", "Scratch", "rank"]
+__all__ = ["DecisionRule", "QuerySpec", "Ranking", "RouteScore", "Scratch", "rank"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from synaptoroute.scoring.candidates import (
     may_lead_or_pass,
     select_candidates,
 )
+from synaptoroute.scoring.rule import DecisionRule, ExactScore
 from synaptoroute.scoring.scan import (
     Scan,
     Scratch,
@@ -36,7 +36,6 @@ from synaptoroute.scoring.values import (
     Numbers,
     QuerySpec,
     Ranking,
-    RouteScore,
 )
 from synaptoroute.tensor import Tensor, TensorView
 
@@ -50,13 +49,17 @@ _ROUNDED_UP: Final = 1.0 + 2.0**-12
 _REFINE_ROWS: Final = 32
 _REFINE_ROWS_PER_QUERY: Final = 4
 """Utterances that are scored exactly at once; of more, float32 drops most first."""
-_LONE_ROUTES_MAX: Final = 8
-_LONE_ROWS_MAX: Final = 32
+_LONE_ROUTES_MAX: Final = 16
+_LONE_ROWS_MAX: Final = 48
 """Candidates of a lone query that plain Python scores; more are scored as a batch."""
 
 
 def rank(
-    tensor: Tensor, queries: Float32s, specs: Sequence[QuerySpec], scratch: Scratch | None = None
+    tensor: Tensor,
+    queries: Float32s,
+    specs: Sequence[QuerySpec],
+    scratch: Scratch | None = None,
+    rule: DecisionRule | None = None,
 ) -> list[Ranking]:
     """Rank the routes for each query.
 
@@ -66,6 +69,7 @@ def rank(
         tensor: The routes; must not change meanwhile.
         queries: float32[n, dim], finite, unit length.
         scratch: Memory kept from batch to batch; belongs to the calling thread.
+        rule: What routes need to pass; None for one without confidence.
 
     Returns:
         One ranking a query, in order.
@@ -84,13 +88,14 @@ def rank(
     if not view.live_count:
         return [Ranking() for _ in specs]
     scratch = scratch or Scratch()
+    rule = rule or DecisionRule.of(view)
     if len(specs) == 1:
-        return _rank_batch(view, queries, lengths, specs, scratch)
+        return _rank_batch(view, queries, lengths, specs, scratch, rule)
     rankings: list[Ranking] = []
     step = queries_per_scan(view)
     for start in range(0, len(specs), step):
         part = slice(start, start + step)
-        rankings += _rank_batch(view, queries[part], lengths[part], specs[part], scratch)
+        rankings += _rank_batch(view, queries[part], lengths[part], specs[part], scratch, rule)
     return rankings
 
 
@@ -98,19 +103,21 @@ def _rank_batch(
     view: TensorView,
     queries: Float32s,
     lengths: Float64s,
-    specs: Sequence[QuerySpec],
+    given: Sequence[QuerySpec],
     scratch: Scratch,
+    rule: DecisionRule,
 ) -> list[Ranking]:
     """Rank queries that fit one scan."""
-    allowed, route_counts = _allowed_routes(view, specs)
+    allowed, route_counts = _allowed_routes(view, given)
+    specs = rule.widened(given)
     # ``dot_error`` is for unit vectors; the error grows with the query's length.
     error = dot_error(view.dim) * np.maximum(1.0, lengths)
     aggregation = view.settings.aggregation
     centroids = scan_centroids(view, queries).T if aggregation in _WITH_CENTROIDS else None
     if aggregation not in _WITH_UTTERANCES:
         assert centroids is not None
-        pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs)
-        return _decide(view, queries, specs, pairs, route_counts)
+        pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs, rule)
+        return _decide(view, queries, given, pairs, route_counts, rule)
     is_lone = len(specs) == 1 and allowed is None and aggregation != "topk"
     scan = None
     if view.slot_stop >= scratch.bytes_rows_min:
@@ -118,24 +125,28 @@ def _rank_batch(
     if scan is not None:
         upper, upper_error = _upper_scores(scan, centroids, error, allowed)
         if is_lone and (
-            ranking := _rank_lone(view, queries, scan, upper, upper_error, specs[0], scratch)
+            ranking := _rank_lone(
+                view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
+            )
         ):
             return [ranking]
-        pairs = _candidates(view, scan, upper, upper_error, specs)
+        pairs = _candidates(view, scan, upper, upper_error, specs, rule)
         were_useful = len(pairs.slots) <= _BYTES_ROWS_MAX * len(specs)
         scratch.report_bytes(were_useful=were_useful)
         if were_useful:
             if len(pairs.slots) > _REFINE_ROWS + _REFINE_ROWS_PER_QUERY * len(specs):
-                pairs = _refine(view, queries, pairs, centroids, error, specs)
-            return _decide(view, queries, specs, pairs, route_counts)
+                pairs = _refine(view, queries, pairs, centroids, error, specs, rule)
+            return _decide(view, queries, given, pairs, route_counts, rule)
     scan = scan_rows(view, queries, error, scratch)
     upper, upper_error = _upper_scores(scan, centroids, error, allowed)
     if is_lone and (
-        ranking := _rank_lone(view, queries, scan, upper, upper_error, specs[0], scratch)
+        ranking := _rank_lone(
+            view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
+        )
     ):
         return [ranking]
-    pairs = _candidates(view, scan, upper, upper_error, specs)
-    return _decide(view, queries, specs, pairs, route_counts)
+    pairs = _candidates(view, scan, upper, upper_error, specs, rule)
+    return _decide(view, queries, given, pairs, route_counts, rule)
 
 
 def _allowed_routes(
@@ -181,12 +192,16 @@ def _rank_lone(
     upper_scores: Float64s,
     upper_error: Float64s,
     spec: QuerySpec,
+    limit: int,
     scratch: Scratch,
+    rule: DecisionRule,
 ) -> Ranking | None:
     """Rank all routes for one query, where every id is in use.
 
     Args:
         view: The routes; their aggregation is ``blend`` or ``max``.
+        spec: Widened by the rule.
+        limit: How many routes to list.
 
     Returns:
         None where there are too many candidates.
@@ -197,25 +212,17 @@ def _rank_lone(
     leading = upper.copy()
     leading.partition(least)
     is_candidate = upper >= leading.item(least) - 2.0 * error
-    if upper.item(first) < view.thresholds.item(first) + error:
+    if upper.item(first) < rule.bars.item(first) + error:
         # A lower route with a lower threshold may be the best that passes.
-        is_candidate |= upper >= view.thresholds - error
+        is_candidate |= upper >= rule.bars - error
     route_ids = is_candidate.nonzero()[0].tolist()
     if len(route_ids) > _LONE_ROUTES_MAX:
         return None
     slots, counts = _lone_utterances(view, route_ids, scan)
     if len(slots) > _LONE_ROWS_MAX:
         return None
-    scores = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots)
-    best = None
-    for score in scores:
-        if score.score >= score.threshold:
-            best = score
-            break
-    winner = best or scores[0]
-    second = 1 if winner is scores[0] else 0
-    runner_up = scores[second] if second < len(scores) else None
-    return Ranking(best, tuple(scores[: spec.limit]), runner_up, len(upper))
+    found = _lone_scores(view, query, route_ids, slots, counts, scratch.few_dots)
+    return rule.decide(view, found, limit, len(upper))
 
 
 def _lone_utterances(
@@ -244,7 +251,7 @@ def _lone_scores(
     slots: list[int],
     counts: list[int],
     few_dots: FewDots,
-) -> list[RouteScore]:
+) -> list[ExactScore]:
     """Score the routes exactly; highest first, of equals that of the lowest slot."""
     is_blend = view.settings.aggregation == "blend"
     vectors = view.rows.read(np.array(slots))
@@ -255,16 +262,15 @@ def _lone_scores(
     for at, value in enumerate(values):
         if not -1.0 <= value <= 1.0:
             values[at] = min(1.0, max(-1.0, value))
-    scores: list[tuple[float, int, RouteScore]] = []
+    scores: list[tuple[float, int, ExactScore]] = []
     start = 0
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
         own = values[start : start + count]
         largest = max(own)
         score = (largest + values[len(slots) + place]) / 2.0 if is_blend else largest
         slot = slots[start + own.index(largest)]
-        threshold = view.thresholds.item(route_id)
         # No two routes share a slot, so the tuples differ before they reach the score.
-        scores.append((-score, slot, RouteScore(route_id, score, threshold, slot, largest)))
+        scores.append((-score, slot, ExactScore(route_id, score, slot, largest)))
         start += count
     scores.sort()
     return [score for _, _, score in scores]
@@ -274,14 +280,19 @@ def _lone_scores(
 
 
 def _candidates(
-    view: TensorView, scan: Scan, upper: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+    view: TensorView,
+    scan: Scan,
+    upper: Float64s,
+    error: Float64s,
+    specs: Sequence[QuerySpec],
+    rule: DecisionRule,
 ) -> Pairs:
     """Find the routes and utterances that a scan leaves to be scored exactly."""
     depth = 1
     if view.settings.aggregation == "topk":
-        upper = _tighten(view, scan, upper, error, specs)
+        upper = _tighten(view, scan, upper, error, specs, rule)
         depth = view.settings.topk
-    pairs = Pairs.of(view, *select_candidates(upper, view.thresholds[np.newaxis], error, specs))
+    pairs = Pairs.of(view, *select_candidates(upper, rule.bars[np.newaxis], error, specs))
     return _keep_close(pairs, pairs.similarities(scan), scan.error, depth)
 
 
@@ -292,6 +303,7 @@ def _candidates_by_centroid(
     error: Float64s,
     allowed: Mask | None,
     specs: Sequence[QuerySpec],
+    rule: DecisionRule,
 ) -> Pairs:
     """Find the routes and utterances to score exactly where the centroids decide."""
     upper = centroids.astype(np.float64)
@@ -300,7 +312,7 @@ def _candidates_by_centroid(
         upper *= view.mean_norms
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
-    pairs = Pairs.of(view, *select_candidates(upper, view.thresholds[np.newaxis], error, specs))
+    pairs = Pairs.of(view, *select_candidates(upper, rule.bars[np.newaxis], error, specs))
     return _keep_close(pairs, pairs.approximate(view, queries), error, 1)
 
 
@@ -318,6 +330,7 @@ def _refine(
     centroids: Float32s | None,
     error: Float64s,
     specs: Sequence[QuerySpec],
+    rule: DecisionRule,
 ) -> Pairs:
     """Drop candidates that bytes could not exclude, by comparing them in float32."""
     values = pairs.approximate(view, queries)
@@ -331,7 +344,7 @@ def _refine(
     upper = np.full((len(specs), int(places.max()) + 1), -np.inf)
     thresholds = np.zeros(upper.shape)
     upper[pairs.queries, places] = scores
-    thresholds[pairs.queries, places] = view.thresholds[pairs.route_ids]
+    thresholds[pairs.queries, places] = rule.bars[pairs.route_ids]
     queries_left, places_left = select_candidates(upper, thresholds, error, specs)
     chosen = np.zeros(len(pairs.queries), np.bool_)
     chosen[firsts[queries_left] + places_left] = True
@@ -340,15 +353,20 @@ def _refine(
 
 
 def _tighten(
-    view: TensorView, scan: Scan, bound: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+    view: TensorView,
+    scan: Scan,
+    bound: Float64s,
+    error: Float64s,
+    specs: Sequence[QuerySpec],
+    rule: DecisionRule,
 ) -> Float64s:
     """Replace upper bounds of ``topk`` by approximate scores, where they can matter."""
     first = _topk(view, scan, bound, bound >= leading_scores(bound, specs))
     least = np.where(first > -np.inf, first, np.inf).min(axis=1, keepdims=True)
     margin = error[:, np.newaxis]
-    passing = np.where(first >= view.thresholds + margin, first, -np.inf)
+    passing = np.where(first >= rule.bars + margin, first, -np.inf)
     best = passing.max(axis=1, keepdims=True)
-    matter = may_lead_or_pass(bound, view.thresholds, margin, least, best)
+    matter = may_lead_or_pass(bound, rule.bars, margin, least, best)
     return _topk(view, scan, bound, matter)
 
 
@@ -367,22 +385,27 @@ def _decide(
     specs: Sequence[QuerySpec],
     pairs: Pairs,
     route_counts: Sequence[int],
+    rule: DecisionRule,
 ) -> list[Ranking]:
     """Score the pairs exactly and read the rankings off them."""
     slots, similarities, scores = _exact_scores(view, queries, pairs)
     # The last key is the first to count: by query, then by score, then by slot.
     order = np.lexsort((slots, -scores, pairs.queries))
-    route_ids = pairs.route_ids[order]
-    ordered = _OrderedScores(
-        route_ids.tolist(),
-        scores[order].tolist(),
-        view.thresholds[route_ids].tolist(),
-        slots[order].tolist(),
-        similarities[order].tolist(),
-    )
+    ordered = [
+        ExactScore(*each)
+        for each in zip(
+            pairs.route_ids[order].tolist(),
+            scores[order].tolist(),
+            slots[order].tolist(),
+            similarities[order].tolist(),
+            strict=True,
+        )
+    ]
     bounds = pairs.queries.searchsorted(np.arange(len(specs) + 1)).tolist()
     return [
-        ordered.ranking(bounds[index], bounds[index + 1], spec.limit, route_counts[index])
+        rule.decide(
+            view, ordered[bounds[index] : bounds[index + 1]], spec.limit, route_counts[index]
+        )
         for index, spec in enumerate(specs)
     ]
 
@@ -405,43 +428,3 @@ def _exact_scores(
         means = np.clip(centroid * view.mean_norms[pairs.route_ids], -1.0, 1.0)
         return slots, largest, means
     return slots, largest, (largest + centroid) / 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class _OrderedScores:
-    """All candidates of a batch, query by query, each query's highest first."""
-
-    route_ids: list[int]
-    scores: list[float]
-    thresholds: list[float]
-    slots: list[int]
-    similarities: list[float]
-
-    def ranking(self, start: int, stop: int, limit: int, route_count: int) -> Ranking:
-        """Read one query's ranking off its candidates, ``start`` to ``stop - 1``."""
-        if start == stop:
-            return Ranking(route_count=route_count)
-        passed = (at for at in range(start, stop) if self.scores[at] >= self.thresholds[at])
-        best = next(passed, None)
-        winner = start if best is None else best
-        second = start + 1 if winner == start else start
-        top = tuple(self._at(at) for at in range(start, min(start + limit, stop)))
-        return Ranking(
-            None if best is None else self._listed(best, start, top),
-            top,
-            self._listed(second, start, top) if second < stop else None,
-            route_count,
-        )
-
-    def _listed(self, at: int, start: int, top: tuple[RouteScore, ...]) -> RouteScore:
-        """Return the score at a place, the same object as in the list if it is there."""
-        return top[at - start] if at - start < len(top) else self._at(at)
-
-    def _at(self, at: int) -> RouteScore:
-        return RouteScore(
-            self.route_ids[at],
-            self.scores[at],
-            self.thresholds[at],
-            self.slots[at],
-            self.similarities[at],
-        )

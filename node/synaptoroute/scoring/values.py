@@ -53,6 +53,10 @@ class RouteScore:
         threshold: Least score at which the route matches.
         slot: Its most similar utterance, the lowest slot of equals.
         similarity: Cosine similarity of that utterance.
+        judged: What the threshold is compared with: the score, but that of ``blend`` where the
+            score is ``adaptive``; None for the score.
+        confidence: Probability that the route is right; None if no numbers are known.
+        confidence_min: Least confidence at which the route matches; 0 for none.
     """
 
     route_id: int
@@ -60,10 +64,18 @@ class RouteScore:
     threshold: float
     slot: int
     similarity: float
+    judged: float | None = None
+    confidence: float | None = None
+    confidence_min: float = 0.0
+
+    @property
+    def reaches_threshold(self) -> bool:
+        return (self.score if self.judged is None else self.judged) >= self.threshold
 
     @property
     def passed(self) -> bool:
-        return self.score >= self.threshold
+        is_sure = self.confidence is None or self.confidence >= self.confidence_min
+        return is_sure and self.reaches_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +87,11 @@ class Ranking:
         top: The highest routes, even below their thresholds, at most ``limit``.
         runner_up: The highest route other than ``best``; the second where none passed.
         route_count: How many routes were considered.
+        p_none: Probability that no route is right; None if no numbers are known.
     """
 
     best: RouteScore | None = None
     top: tuple[RouteScore, ...] = ()
     runner_up: RouteScore | None = None
     route_count: int = 0
+    p_none: float | None = None

@@ -52,6 +52,7 @@ class TensorView:
     Attributes:
         is_live: Whether a route id is in use, bool[routes].
         thresholds: Effective threshold by route id, float64[routes]; minus infinity for none.
+        confidence_mins: Effective least confidence by route id, float64[routes]; 0 for none.
         mean_norms: Length of the mean of each route's rows, float64[routes].
         slots_of: Slots of the examples of each live route, its utterances and its description:
             int64[n], ascending.
@@ -72,6 +73,7 @@ class TensorView:
     is_live: NDArray[np.bool_]
     live_count: int
     thresholds: NDArray[np.float64]
+    confidence_mins: NDArray[np.float64]
     mean_norms: NDArray[np.float64]
     slots_of: Mapping[int, Slots]
     blocks: Sequence[Block]
@@ -111,6 +113,7 @@ class Tensor:
         self.slots_used = 0
         self._owners = np.full(self._rows.capacity_rows, FREE, np.int32)
         self._thresholds = np.zeros(0)
+        self._confidence_mins = np.zeros(0)
         self._is_live = np.zeros(0, np.bool_)
         self._route_count = 0
         self._routes: dict[str, RouteRecord] = {}
@@ -146,6 +149,7 @@ class Tensor:
                 is_live,
                 int(np.count_nonzero(is_live)),
                 self._thresholds[:count],
+                self._confidence_mins[:count],
                 self._centroids.mean_norms[:count],
                 self._slots_of,
                 blocks,
@@ -433,6 +437,7 @@ class Tensor:
         missing = self._centroids.units.capacity_rows - len(self._is_live)
         if missing > 0:
             self._thresholds = np.concatenate([self._thresholds, np.zeros(missing)])
+            self._confidence_mins = np.concatenate([self._confidence_mins, np.zeros(missing)])
             self._is_live = np.concatenate([self._is_live, np.zeros(missing, np.bool_)])
 
     def _hide(self, change: Change, slots: Slots) -> None:
@@ -536,9 +541,12 @@ class Tensor:
                 self._negative_slots_of.pop(record.route_id, None)
 
     def _put_thresholds(self, records: Iterable[RouteRecord]) -> None:
-        threshold_of = self.settings.threshold_of
+        settings = self.settings
+        default = settings.confidence_min or 0.0
         for record in records:
-            self._thresholds[record.route_id] = threshold_of(record.threshold)
+            self._thresholds[record.route_id] = settings.threshold_of(record.threshold)
+            own = record.confidence_min
+            self._confidence_mins[record.route_id] = default if own is None else own
 
 
 def _slots_of(records: Sequence[RouteRecord]) -> Slots:

@@ -1,0 +1,143 @@
+"""The decision rule: which route is the answer, given the exact scores of the best ones.
+
+A route passes if its score reaches its threshold, where one applies, and its confidence
+reaches its least confidence, where one applies.  The answer is the best-ranked route that
+passes.  Only the best ``BEST_ROUTES`` routes share the probability, so below them a route passes
+only if it needs no confidence.  Where no numbers are known for an encoder, there is no confidence,
+and a route that would need one is judged by ``FALLBACK_THRESHOLD`` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from synaptoroute.decision.probability import BEST_ROUTES, Levels, confidences
+from synaptoroute.scoring.values import Float64s, QuerySpec, Ranking, RouteScore
+from synaptoroute.tensor import TensorView
+
+FALLBACK_THRESHOLD: Final = 0.49
+"""Least score without numbers for a confidence: the default threshold of earlier releases."""
+
+
+class ExactScore(NamedTuple):
+    """The exact score of one route for a query.
+
+    Attributes:
+        score: Of the aggregation in use.
+        slot: Its most similar example.
+        similarity: Cosine similarity of that example.
+        judged: What the threshold is compared with; None for the score.
+    """
+
+    route_id: int
+    score: float
+    slot: int
+    similarity: float
+    judged: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecisionRule:
+    """What routes need to pass, at one position.
+
+    Attributes:
+        thresholds: By route id, float64[routes]; minus infinity for none.
+        confidence_mins: By route id, float64[routes]; 0 for none.
+        bars: Thresholds of the routes that pass at any rank; infinity for the others.
+        levels: Numbers behind the confidence; None if none are known for the encoder.
+        unmatched_share: Expected share of queries that no route should take.
+    """
+
+    thresholds: Float64s
+    confidence_mins: Float64s
+    bars: Float64s
+    levels: Levels | None
+    unmatched_share: float
+
+    @classmethod
+    def of(cls, view: TensorView, levels: Levels | None = None) -> DecisionRule:
+        """Make the rule of a route set."""
+        thresholds, needed = view.thresholds, view.confidence_mins
+        share = view.settings.expected_unmatched_share
+        if levels is None:
+            is_open = (needed > 0.0) & np.isneginf(thresholds)
+            thresholds = np.where(is_open, FALLBACK_THRESHOLD, thresholds)
+            return cls(thresholds, np.zeros(len(needed)), thresholds, None, share)
+        return cls(thresholds, needed, np.where(needed > 0.0, np.inf, thresholds), levels, share)
+
+    def widened(self, specs: Sequence[QuerySpec]) -> Sequence[QuerySpec]:
+        """Have the routes scored exactly that share the probability."""
+        if self.levels is None:
+            return specs
+        least = BEST_ROUTES - 1  # a runner-up is always scored beside the limit
+        return [spec if spec.limit >= least else QuerySpec(least, spec.routes) for spec in specs]
+
+    def decide(
+        self, view: TensorView, found: Sequence[ExactScore], limit: int, route_count: int
+    ) -> Ranking:
+        """Choose the answer.
+
+        Args:
+            found: Best first: at least the routes that share the probability, and the best
+                that passes at any rank.
+            limit: How many to list.
+            route_count: How many were considered.
+        """
+        if not found:
+            return Ranking(route_count=route_count)
+        shares: Sequence[float | None] = (None,) * len(found)
+        p_none = None
+        if self.levels is not None:
+            shares, p_none = confidences(
+                [each.score for each in found],
+                self.levels,
+                self.unmatched_share,
+                cohesion=cohesion_of(view, found[0].route_id),
+            )
+        thresholds, needed = self.thresholds, self.confidence_mins
+        best = None
+        for place, (each, share) in enumerate(zip(found, shares, strict=True)):
+            route_id = each.route_id
+            judged = each.score if each.judged is None else each.judged
+            if judged >= thresholds.item(route_id) and (
+                share is None or share >= needed.item(route_id)
+            ):
+                best = place
+                break
+        second = 1 if best == 0 or best is None else 0
+        # Only what is shown is made into an object: the rest costs a query for nothing.
+        shown = dict.fromkeys([*range(min(limit, len(found))), second, best or 0])
+        scores = {
+            place: RouteScore(
+                (each := found[place]).route_id,
+                each.score,
+                thresholds.item(each.route_id),
+                each.slot,
+                each.similarity,
+                each.judged,
+                shares[place],
+                needed.item(each.route_id),
+            )
+            for place in shown
+            if place < len(found)
+        }
+        return Ranking(
+            None if best is None else scores[best],
+            tuple(scores[place] for place in range(min(limit, len(found)))),
+            scores.get(second),
+            route_count,
+            p_none,
+        )
+
+
+def cohesion_of(view: TensorView, route_id: int) -> float | None:
+    """Mean similarity of two examples of a route; None if it has one."""
+    count = len(view.slots_of[route_id])
+    if count < 2:
+        return None
+    length = view.mean_norms.item(route_id)
+    return (count * length * length - 1.0) / (count - 1.0)
