@@ -110,6 +110,20 @@ def _check_confidence(value: float) -> float:
     return value
 
 
+def _distinct(texts: list[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def is_none(value: object) -> bool:
+    """Whether a field is left out of a document because it is None."""
+    return value is None
+
+
+def is_empty(value: list[str]) -> bool:
+    """Whether a list is left out of a document because it is empty."""
+    return not value
+
+
 def _check_pattern(value: str) -> str:
     check_text(value, bytes_max=4 * validation.IGNORE_CHARACTERS_MAX)
     return value
@@ -125,6 +139,9 @@ Utterance = Annotated[
 ]
 Threshold = Annotated[float, Field(ge=-1, le=1), AfterValidator(_check_threshold)]
 Confidence = Annotated[float, Field(ge=0, le=1), AfterValidator(_check_confidence)]
+Negatives = Annotated[
+    list[Utterance], Field(max_length=validation.NEGATIVES_MAX), AfterValidator(_distinct)
+]
 IgnorePattern = Annotated[
     str,
     Field(min_length=1, max_length=validation.IGNORE_CHARACTERS_MAX),
@@ -143,6 +160,11 @@ class Route(BaseModel):
         payload: JSON value returned with every match, such as a tool's schema.
         vectors: Optional float32[n, dim] of unit length, one per utterance.  Without them
             the router encodes the utterances.
+        confidence_min: Lowest confidence at which the route matches; None for the default.
+        description: What the route is for; embedded as one more example, never shown as one.
+        negatives: Texts that must not get the route; trimmed, repeats dropped.
+
+    The last three need level 3 of the log.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -152,10 +174,15 @@ class Route(BaseModel):
     threshold: Threshold | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     payload: Any = None
-    vectors: list[list[float]] | None = Field(default=None, exclude_if=lambda v: v is None)
+    vectors: list[list[float]] | None = Field(default=None, exclude_if=is_none)
+    confidence_min: Confidence | None = Field(default=None, exclude_if=is_none)
+    description: Utterance | None = Field(default=None, exclude_if=is_none)
+    negatives: Negatives = Field(default_factory=list, exclude_if=is_empty)
 
     @model_validator(mode="after")
     def _consistent(self) -> Route:
+        if both := set(self.negatives).intersection(self.utterances):
+            raise ValueError(f"negatives: {min(both)[:80]!r} is also an utterance")
         if self.vectors is not None and len(self.vectors) != len(self.utterances):
             raise ValueError(
                 f"vectors: {len(self.vectors)} given for {len(self.utterances)} utterances"
@@ -188,6 +215,11 @@ class StoredRoute(BaseModel):
         revision: ``epoch.seq`` of the last change; also the ETag.
         version: ``epoch.seq`` at which it was read.  Not part of the HTTP body, where the
             header ``SR-Version`` says it.
+        confidence_min: Its own lowest confidence; absent if it has none.
+        effective_confidence_min: The lowest confidence in use: its own or the default; absent
+            if there is none.
+        description: As given; absent if there is none.
+        negatives: As given, in any order; absent if there are none.
     """
 
     name: str
@@ -198,6 +230,10 @@ class StoredRoute(BaseModel):
     payload: Any
     revision: str
     version: SkipJsonSchema[str] = Field(default="", exclude=True)
+    confidence_min: float | None = Field(default=None, exclude_if=is_none)
+    effective_confidence_min: float | None = Field(default=None, exclude_if=is_none)
+    description: str | None = Field(default=None, exclude_if=is_none)
+    negatives: list[str] = Field(default_factory=list, exclude_if=is_empty)
 
 
 class Candidate(BaseModel):
@@ -583,14 +619,17 @@ class RouteSetSettings(BaseModel):
     capacity_slots: int = Field(ge=1, le=validation.CAPACITY_SLOTS_MAX)
     cascade: bool = False
     feedback: FeedbackSettings | None = Field(default=None, exclude_if=lambda value: value is None)
-    confidence_min: Confidence | None = None
+    # At their defaults the fields of level 3 are left out: a node of the release before takes
+    # what this one shows.
+    confidence_min: Confidence | None = Field(default=None, exclude_if=is_none)
     expected_unmatched_share: float = Field(
         default=DEFAULT_UNMATCHED_SHARE,
         ge=validation.UNMATCHED_SHARE_MIN,
         le=validation.UNMATCHED_SHARE_MAX,
+        exclude_if=lambda value: value == DEFAULT_UNMATCHED_SHARE,
     )
     ignore: list[IgnorePattern] = Field(
-        default_factory=list, max_length=validation.IGNORE_PATTERNS_MAX
+        default_factory=list, max_length=validation.IGNORE_PATTERNS_MAX, exclude_if=is_empty
     )
 
 

@@ -20,8 +20,8 @@ from synaptoroute.core.mutation import ImportAbort, ImportBegin, ImportChunk, Po
 from synaptoroute.encoder import HashEncoder
 from synaptoroute.errors import ImportRejected
 from synaptoroute.models import ImportResult, Route
+from synaptoroute.router.route_checks import put_mutation
 from synaptoroute.router.vectors import row_bytes
-from synaptoroute.router.writes import put_mutation
 from synaptoroute.sequencer.append_errors import NotPlaced, Reason
 
 pytestmark = pytest.mark.integration

@@ -13,6 +13,7 @@ from synaptoroute.core.imports import encoder_of
 from synaptoroute.core.mutation import (
     Audit,
     Calibrate,
+    CalibrateDecision,
     Entry,
     ImportAbort,
     ImportBegin,
@@ -213,5 +214,7 @@ def _subject(entry: Entry) -> str:
             return "settings"
         case Calibrate():
             return "cascade"
+        case CalibrateDecision():
+            return "confidence"
         case mutation:
             return str(getattr(mutation, "name", ""))

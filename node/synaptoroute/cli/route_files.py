@@ -133,6 +133,12 @@ def plain_route(route: Route) -> dict[str, Any]:
         document["metadata"] = route.metadata
     if route.payload is not None:
         document["payload"] = route.payload
+    if route.confidence_min is not None:
+        document["confidence_min"] = route.confidence_min
+    if route.description is not None:
+        document["description"] = route.description
+    if route.negatives:
+        document["negatives"] = route.negatives
     if route.vectors is not None:
         document["vectors"] = route.vectors
     return document
@@ -186,17 +192,21 @@ def _describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         parts.append(f"utterances +{len(after - before)} −{len(before - after)}")
     elif list(old["utterances"]) != list(new["utterances"]):
         parts.append("order of utterances")
-    if old.get("threshold") != new.get("threshold"):
-        parts.append(f"threshold {_threshold_text(old)} → {_threshold_text(new)}")
+    before, after = set(old.get("negatives") or ()), set(new.get("negatives") or ())
+    if before != after:  # a node keeps no order of them
+        parts.append(f"negatives +{len(after - before)} −{len(before - after)}")
     parts += [
-        key for key in ("metadata", "payload") if (old.get(key) or None) != (new.get(key) or None)
+        f"{key} {_limit_text(old.get(key))} → {_limit_text(new.get(key))}"
+        for key in ("threshold", "confidence_min")
+        if old.get(key) != new.get(key)
     ]
+    keys = ("description", "metadata", "payload")
+    parts += [key for key in keys if (old.get(key) or None) != (new.get(key) or None)]
     return ", ".join(parts)
 
 
-def _threshold_text(route: Mapping[str, Any]) -> str:
-    threshold = route.get("threshold")
-    return "default" if threshold is None else f"{threshold:g}"
+def _limit_text(limit: float | None) -> str:
+    return "default" if limit is None else f"{limit:g}"
 
 
 # --- files of other routers --------------------------------------------------------------

@@ -37,7 +37,8 @@ from synaptoroute.replication.encoder_migration import MigrationProgress
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.router.queries import make_query
-from synaptoroute.router.writes import Writer, checked_route
+from synaptoroute.router.route_checks import checked_route, texts_of
+from synaptoroute.router.writes import Writer
 from synaptoroute.scoring import Scratch, rank
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import QueryEngine, UnmatchedQuery, match_of
@@ -146,7 +147,7 @@ class Diagnostics:
             if route is None:
                 return preview_route(name, asked, now, [])
             route = checked_route(route)
-            vectors = await self._writer.encode(route.utterances, route.vectors)
+            vectors = await self._writer.encode(texts_of(route), route.vectors)
             settings = self._engine.published.settings
             read = [
                 text if match.encoded_text is None else match.encoded_text
@@ -390,18 +391,25 @@ async def score_alone(
     vectors: NDArray[np.float32],
     texts: Sequence[str],
 ) -> list[Match]:
-    """Score texts against one route and its ``vectors``, float32[n, dim]; on another thread."""
+    """Score texts against one route and the vectors of its ``texts_of``; on another thread."""
     tensor = Tensor(encoder.dim, settings)
     slots = np.arange(len(vectors), dtype=np.int64)
+    count = len(route.utterances)
+    described = route.description is not None
     record = RouteRecord(
         route_id=0,
         name=route.name,
-        slots=tuple(slots.tolist()),
+        slots=tuple(range(count)),
         utterances=tuple(route.utterances),
         threshold=route.threshold,
         metadata="{}",
         payload="null",
         revision=Revision(1, 0),
+        confidence_min=route.confidence_min,
+        description=route.description,
+        description_slot=count if described else None,
+        negatives=tuple(route.negatives),
+        negative_slots=tuple(range(count + described, len(vectors))),
     )
     tensor.load(slots, vectors, [record], settings, Revision(1, 0))
     queries = [make_query(text, is_checked=True) for text in texts]

@@ -60,7 +60,8 @@ from synaptoroute.router.revision_preview import (
     copy_routes,
     effect_of,
 )
-from synaptoroute.router.writes import WriteOptions, Writer, checked_name, derived_op_id
+from synaptoroute.router.route_checks import checked_name
+from synaptoroute.router.writes import WriteOptions, Writer, derived_op_id
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.query import QueryEngine
 
@@ -470,9 +471,9 @@ def check_queue_settings(settings: FeedbackSettings | None) -> None:
 def stored_settings(settings: RouteSetSettings) -> Settings:
     """Check settings of the route set, and bring them into the form of the log."""
     check_queue_settings(settings.feedback)
-    fields = settings.model_dump()
-    fields["feedback"] = settings.feedback.canonical if settings.feedback else ""
-    return Settings(**{**fields, "ignore": tuple(settings.ignore)})
+    fields = settings.model_dump(exclude={"feedback", "ignore"})
+    queue = settings.feedback.canonical if settings.feedback else ""
+    return Settings(**fields, feedback=queue, ignore=tuple(settings.ignore))
 
 
 def _place(item: FeedbackItem) -> tuple[int, str]:

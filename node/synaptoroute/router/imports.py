@@ -42,6 +42,7 @@ from synaptoroute.errors import (
 from synaptoroute.models import ImportResult, Route, WriteResult
 from synaptoroute.ports import EnginePort
 from synaptoroute.router.chunks import CHUNK_TEXT_BYTES_MAX, CHUNK_UTTERANCES_MAX, pieces_of
+from synaptoroute.router.route_checks import checked_route, put_mutation, texts_of
 from synaptoroute.router.text_warnings import (
     WARNINGS_MAX,
     doubtful_texts,
@@ -49,15 +50,7 @@ from synaptoroute.router.text_warnings import (
     not_understood_now,
 )
 from synaptoroute.router.vectors import row_bytes
-from synaptoroute.router.writes import (
-    Ack,
-    WriteOptions,
-    Writer,
-    checked_route,
-    derived_op_id,
-    put_mutation,
-    result_of,
-)
+from synaptoroute.router.writes import Ack, WriteOptions, Writer, derived_op_id, result_of
 
 IMPORT_ID_CHARACTERS_MAX: Final = 64
 COMMIT_TIMEOUT_SECONDS: Final = 300.0
@@ -85,8 +78,9 @@ class _EncoderBatch:
 
     def add(self, route: Route) -> None:
         self.routes.append(route)
-        self.utterances += len(route.utterances)
-        self.text_bytes += sum(len(text.encode()) for text in route.utterances)
+        texts = texts_of(route)
+        self.utterances += len(texts)
+        self.text_bytes += sum(len(text.encode()) for text in texts)
 
     @property
     def is_full(self) -> bool:
@@ -173,7 +167,11 @@ class _RequestHash:
             route = checked_route(given)
             fields = (route.name, route.utterances, route.threshold, route.metadata, route.payload)
             # Stored with the outcome: later releases must write the same text.
-            text = json.dumps((*fields, route.vectors), sort_keys=True, separators=(",", ":"))
+            new = (route.confidence_min, route.description, route.negatives)
+            more = () if new == (None, None, []) else new
+            text = json.dumps(
+                (*fields, route.vectors, *more), sort_keys=True, separators=(",", ":")
+            )
             self._hash.update(text.encode() + b"\n")
             self.utterances += len(route.utterances)
             yield route
@@ -331,6 +329,9 @@ class Importer:
         for each in earlier:
             for part in (part for chunk in each.chunks for part in chunk.parts):
                 self._known.update(zip(part.utterances, part.vectors, strict=True))
+                self._known.update(zip(part.negatives, part.negative_vectors, strict=True))
+                if part.description is not None:
+                    self._known[part.description] = part.description_vector
             await self._drop(each.begin.import_id, options)
         if self._writer.is_alone and len(staged) - len(earlier) >= IMPORTS_OPEN_MAX:
             await self._drop_abandoned(staged, options)
@@ -366,16 +367,19 @@ class Importer:
             await sender.cancel()
 
     async def _parts_of(self, routes: list[Route]) -> list[PutRoute]:
-        bare = [route for route in routes if route.vectors is None]
-        vector_of = await self._encode([text for route in bare for text in route.utterances])
+        texts = [texts_of(route) for route in routes]
+        # Client-given vectors are those of the utterances alone.
+        bare = [
+            each if route.vectors is None else each[len(route.utterances) :]
+            for route, each in zip(routes, texts, strict=True)
+        ]
+        vector_of = await self._encode([text for each in bare for text in each])
         parts = []
-        for route in routes:
-            if route.vectors is None:
-                vectors = tuple(vector_of[text] for text in route.utterances)
-            else:
-                vectors = row_bytes(
-                    await self._writer.encode(route.utterances, route.vectors, self._encoder)
-                )
+        for route, each in zip(routes, bare, strict=True):
+            vectors = tuple(vector_of[text] for text in each)
+            if route.vectors is not None:
+                rows = await self._writer.encode(route.utterances, route.vectors, self._encoder)
+                vectors = row_bytes(rows) + vectors
             parts.append(put_mutation(route, vectors))
         return parts
 

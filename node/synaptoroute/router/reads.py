@@ -134,6 +134,12 @@ def _stored_route(record: RouteRecord, settings: Settings, version: str) -> Stor
         payload=load_json(record.payload),
         revision=str(record.revision),
         version=version,
+        confidence_min=record.confidence_min,
+        effective_confidence_min=settings.confidence_min
+        if record.confidence_min is None
+        else record.confidence_min,
+        description=record.description,
+        negatives=list(record.negatives),
     )
 
 

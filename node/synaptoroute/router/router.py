@@ -67,15 +67,15 @@ from synaptoroute.router.queries import (
     split_query,
 )
 from synaptoroute.router.reads import NodeStatus, RoutePage
-from synaptoroute.router.writes import (
-    Ack,
-    WriteOptions,
-    Writer,
+from synaptoroute.router.route_checks import (
+    checked_description,
     checked_name,
+    checked_negatives,
     distinct_utterances,
+    is_confidence,
     is_threshold,
-    result_of,
 )
+from synaptoroute.router.writes import Ack, WriteOptions, Writer, result_of
 from synaptoroute.sequencer import RedisLog
 from synaptoroute.serving.encoder_workers import Observer
 from synaptoroute.serving.query import QueryEngine
@@ -378,11 +378,19 @@ class AdaptiveRouter:
         threshold: float | Keep | None = KEEP,
         metadata: dict[str, Any] | Keep = KEEP,
         payload: Any = KEEP,
+        confidence_min: float | Keep | None = KEEP,
+        description: str | Keep | None = KEEP,
+        negatives: Sequence[str] | Keep = KEEP,
         options: WriteOptions = _DEFAULTS,
     ) -> WriteResult:
-        """Change a route's fields without touching its utterances."""
+        """Change a route's fields without touching its utterances.
+
+        A description of None removes it, and an empty list of negatives removes those.
+        """
         if not is_threshold(threshold):
             raise InvalidRoute("threshold must be a number between -1 and 1, or null")
+        if not is_confidence(confidence_min):
+            raise InvalidRoute("confidence_min must be a number between 0 and 1, or null")
         if not isinstance(metadata, dict | Keep):
             raise InvalidRoute("metadata must be an object")
         try:
@@ -391,10 +399,15 @@ class AdaptiveRouter:
                 threshold=float(threshold) if isinstance(threshold, int) else threshold,
                 metadata=KEEP if isinstance(metadata, Keep) else canonical_json(metadata),
                 payload=KEEP if isinstance(payload, Keep) else canonical_json(payload),
+                confidence_min=float(confidence_min)
+                if isinstance(confidence_min, int)
+                else confidence_min,
+                description=checked_description(description),
+                negatives=checked_negatives(negatives),
             )
         except ValueError as error:
             raise InvalidRoute(str(error)) from error
-        return await self._writer().write(patch, options)
+        return await self._writer().patch(patch, options)
 
     async def adelete_route(self, name: str, options: WriteOptions = _DEFAULTS) -> WriteResult:
         """Remove a route and free its slots."""

@@ -27,14 +27,15 @@ from synaptoroute.core.codec import LEVEL, encode_proposal
 from synaptoroute.core.imports import StagedKind
 from synaptoroute.core.levels import is_at_level, level_of
 from synaptoroute.core.mutation import (
+    KEEP,
     OP_ID_BYTES,
     AddUtterances,
     ImportAbort,
     ImportBegin,
     ImportChunk,
     ImportCommit,
-    Keep,
     Mutation,
+    PatchRoute,
     Proposal,
     PutRoute,
     RemoveUtterances,
@@ -67,18 +68,20 @@ from synaptoroute.errors import (
 )
 from synaptoroute.log import Appended, Log
 from synaptoroute.models import (
-    UTTERANCE_BYTES_MAX,
-    UTTERANCES_PER_ROUTE_CALL_MAX,
     Route,
     WriteResult,
-    canonical_json,
-    check_name,
-    check_text,
 )
 from synaptoroute.ports import EnginePort
 from synaptoroute.replication.follower import Follower
 from synaptoroute.router.chunks import pieces_of
 from synaptoroute.router.large_writes import LargeWrites, new_run_id, staged_form
+from synaptoroute.router.route_checks import (
+    checked_name,
+    checked_route,
+    distinct_utterances,
+    put_mutation,
+    texts_of,
+)
 from synaptoroute.router.text_warnings import warnings_now, warnings_of
 from synaptoroute.router.vectors import checked_rows, row_bytes
 from synaptoroute.sequencer.append_errors import Reason
@@ -222,7 +225,8 @@ class Writer:
     def put(self, route: Route, options: WriteOptions, is_checked: bool) -> Awaitable[WriteResult]:
         route = route if is_checked else checked_route(route)
         make = partial(put_mutation, route)
-        return self._write_rows(route.name, route.utterances, route.vectors, make, options)
+        texts = texts_of(route)
+        return self._write_rows(route.name, texts, route.vectors, make, options, route.utterances)
 
     def add(
         self,
@@ -235,6 +239,23 @@ class Writer:
         texts, given = distinct_utterances(utterances, vectors)
         make = partial(AddUtterances, name, tuple(texts))
         return self._write_rows(name, texts, given, make, options)
+
+    async def patch(self, patch: PatchRoute, options: WriteOptions) -> WriteResult:
+        """Change a route's fields; a description and negatives are encoded here."""
+        described = isinstance(patch.description, str)
+        negatives = () if patch.negatives is KEEP else patch.negatives
+        texts = [*([patch.description] if isinstance(patch.description, str) else []), *negatives]
+        if not texts:
+            return await self.write(patch, options)
+
+        def make(vectors: tuple[bytes, ...]) -> PatchRoute:
+            return replace(
+                patch,
+                description_vector=vectors[0] if described else b"",
+                negative_vectors=vectors[described:],
+            )
+
+        return await self._write_rows(None, texts, None, make, options)
 
     async def revise(
         self,
@@ -258,6 +279,7 @@ class Writer:
         given: Sequence[Sequence[float]] | None,
         make: Callable[[tuple[bytes, ...]], Mutation],
         options: WriteOptions,
+        utterances: Sequence[str] | None = None,  # Those among the texts; None for all
     ) -> WriteResult:
         """Encode and write; retry once if the cluster switched its encoder meanwhile."""
         deadline = deadline_of(options, len(texts))
@@ -269,7 +291,13 @@ class Writer:
         rows = await self.encode(texts, given, encoder, deadline if is_bounded else None)
         deadline = deadline if is_bounded else deadline_of(options, len(texts))
         mutation = make(row_bytes(rows))
-        warnings = [] if name is None else await warnings_of(self._engine, name, texts, encoder)
+        warnings = (
+            []
+            if name is None
+            else await warnings_of(
+                self._engine, name, texts if utterances is None else utterances, encoder
+            )
+        )
         try:
             result = await self._send(mutation, options, encoder.fingerprint, deadline)
             return result.model_copy(update={"warnings": warnings}) if warnings else result
@@ -476,7 +504,7 @@ class Writer:
         """Check given vectors, or encode the texts behind the queries.
 
         Args:
-            given: Their vectors, if the client sent them.
+            given: The vectors of the first of them, if the client sent some.
             encoder: The encoder; None takes the one that serves now.
             deadline: When to give up, by the monotonic clock.
 
@@ -487,9 +515,13 @@ class Writer:
             DeadlineExceeded: They are not encoded in time.
         """
         if given is not None:
-            if len(given) != len(texts):
+            if len(given) > len(texts):
                 raise InvalidRoute(f"{len(given)} vectors for {len(texts)} utterances")
-            return checked_rows(given, (encoder or self._engine.encoder).dim)
+            rows = checked_rows(given, (encoder or self._engine.encoder).dim)
+            if len(given) == len(texts):
+                return rows
+            rest = await self.encode(texts[len(given) :], None, encoder, deadline)
+            return np.concatenate([rows, rest])
         futures = self._engine.encode_utterances(texts, encoder)
         parts: list[NDArray[np.float32]] = []
         left_seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -512,10 +544,13 @@ class Writer:
     def put_now(self, route: Route, options: WriteOptions) -> WriteResult:
         """Create or replace a route and wait on this thread."""
         route, encoder = checked_route(route), self._engine.encoder
+        texts = texts_of(route)
         if route.vectors is not None:
             rows = checked_rows(route.vectors, encoder.dim)
+            if rest := texts[len(rows) :]:
+                rows = np.concatenate([rows, encoder.encode_utterances(rest)])
         else:
-            rows = encoder.encode_utterances(route.utterances)
+            rows = encoder.encode_utterances(texts)
         mutation = put_mutation(route, row_bytes(rows))
         return self._warned_now(mutation, options)
 
@@ -605,69 +640,7 @@ def _pending(op_id: bytes, at: Revision | None) -> WriteResult:
     return WriteResult(status="pending", op_id=op_id.hex(), version=version, ack="accepted")
 
 
-# --- checks --------------------------------------------------------------------------------
-
-
-def put_mutation(route: Route, vectors: tuple[bytes, ...]) -> PutRoute:
-    return PutRoute(
-        name=route.name,
-        utterances=tuple(route.utterances),
-        vectors=vectors,
-        threshold=route.threshold,
-        metadata=canonical_json(route.metadata) if route.metadata else "{}",
-        payload="null" if route.payload is None else canonical_json(route.payload),
-    )
-
-
-def checked_route(route: Route) -> Route:
-    """Validate a route again and copy it."""
-    # A Route is mutable: a caller of the library may have changed it since it was made.
-    fields = route.model_dump(exclude={"vectors"}, warnings=False)
-    try:
-        again = Route.model_validate(fields)
-    except ValueError as error:
-        raise InvalidRoute(str(error)) from error
-    if route.vectors is not None and len(route.vectors) != len(again.utterances):
-        raise InvalidRoute(
-            f"{len(route.vectors)} vectors for {len(again.utterances)} distinct utterances"
-        )
-    return again.model_copy(update={"vectors": route.vectors})
-
-
-def checked_name(name: str) -> str:
-    try:
-        return check_name(name)
-    except (TypeError, ValueError) as error:
-        raise InvalidRoute(f"the route's name {error}") from error
-
-
-def is_threshold(value: object) -> bool:
-    """Whether a patch may carry this threshold."""
-    if value is None or isinstance(value, Keep):
-        return True
-    return isinstance(value, int | float) and -1.0 <= value <= 1.0
-
-
-def distinct_utterances(
-    utterances: Sequence[str], vectors: Sequence[Sequence[float]] | None
-) -> tuple[list[str], list[Sequence[float]] | None]:
-    """Check and trim utterances, and drop repeats with their vectors."""
-    if isinstance(utterances, str) or not all(isinstance(text, str) for text in utterances):
-        raise InvalidRoute("utterances must be a list of strings")
-    if not 1 <= len(utterances) <= UTTERANCES_PER_ROUTE_CALL_MAX:
-        raise InvalidRoute(
-            f"1 to {UTTERANCES_PER_ROUTE_CALL_MAX} utterances are expected, got {len(utterances)}"
-        )
-    if vectors is not None and len(vectors) != len(utterances):
-        raise InvalidRoute(f"{len(vectors)} vectors for {len(utterances)} utterances")
-    kept: dict[str, int] = {}
-    for index, text in enumerate(utterances):
-        try:
-            kept.setdefault(check_text(text, UTTERANCE_BYTES_MAX), index)
-        except ValueError as error:
-            raise InvalidRoute(f"utterance {index} {error}", index=index) from error
-    chosen = None if vectors is None else [vectors[index] for index in kept.values()]
-    return list(kept), chosen
+# --- sizes --------------------------------------------------------------------------------
 
 
 def is_too_large(proposal: Proposal, bytes_max: int) -> bool:

@@ -240,6 +240,12 @@ def plain_route(route: StoredRoute) -> dict[str, Any]:
         document["metadata"] = route.metadata
     if route.payload is not None:
         document["payload"] = route.payload
+    if route.confidence_min is not None:
+        document["confidence_min"] = route.confidence_min
+    if route.description is not None:
+        document["description"] = route.description
+    if route.negatives:
+        document["negatives"] = route.negatives
     return document
 
 

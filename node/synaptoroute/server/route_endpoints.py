@@ -160,8 +160,9 @@ async def put_route(request: Request, name: RouteName, write: WriteParameters) -
     openapi_extra=json_body("RoutePatch", {"threshold": 0.45}),
 )
 async def patch_route(request: Request, name: RouteName, write: WriteParameters) -> Response:
-    """Replace threshold, metadata or payload as a whole; absent fields stay as they are. A
-    threshold of null restores the default.
+    """Replace fields as a whole; absent ones stay as they are, and so do the utterances. A
+    threshold or a `confidence_min` of null restores the default; a description of null and an
+    empty list of negatives remove them.
     """
     document = await read_document(request)
     patch = checked(RoutePatch, document)
@@ -172,6 +173,9 @@ async def patch_route(request: Request, name: RouteName, write: WriteParameters)
         threshold=patch.threshold if "threshold" in given else KEEP,
         metadata=patch.metadata if "metadata" in given else KEEP,
         payload=patch.payload if "payload" in given else KEEP,
+        confidence_min=patch.confidence_min if "confidence_min" in given else KEEP,
+        description=patch.description if "description" in given else KEEP,
+        negatives=patch.negatives if "negatives" in given else KEEP,
         options=options,
     )
     return write_response(result, options)

@@ -31,6 +31,7 @@ from synaptoroute.models import (
     Confidence,
     Match,
     Name,
+    Negatives,
     Route,
     RouteSetSettings,
     StoredRoute,
@@ -281,11 +282,21 @@ class RoutePatch(RequestModel):
     threshold: Threshold | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     payload: Any = None
+    confidence_min: Confidence | None = Field(
+        default=None, description="Its own lowest confidence; null restores the default."
+    )
+    description: Utterance | None = Field(
+        default=None, description="What the route is for; null removes it."
+    )
+    negatives: Negatives = Field(
+        default_factory=list,
+        description="Texts that must not get the route, all of them; an empty list removes them.",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RoutePatch:
         if not self.model_fields_set:
-            raise ValueError("give at least one of threshold, metadata and payload")
+            raise ValueError("give at least one field to change")
         canonical_json(self.metadata)
         canonical_json(self.payload)
         return self

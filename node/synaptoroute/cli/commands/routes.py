@@ -95,9 +95,16 @@ def show(
     print_line(route["name"])
     print_line(f"  revision   {route['revision']}")
     print_line(f"  threshold  {number(route['effective_threshold'])} ({kind})")
+    if (confidence := route.get("effective_confidence_min")) is not None:
+        kind = "default" if route.get("confidence_min") is None else "own"
+        print_line(f"  confidence {number(confidence)} ({kind})")
+    if description := route.get("description"):
+        print_line(f"  about      {description}")
     for key in ("metadata", "payload"):
         if route[key]:
             print_line(f"  {key:<10} {json.dumps(route[key], ensure_ascii=False)}")
+    for text in route.get("negatives", ()):
+        print_line(f"  not        {text}")
     print_table(("utterance",), ((text,) for text in route["utterances"]))
 
 
@@ -167,6 +174,20 @@ def put(
         float | None,
         typer.Option(min=-1.0, max=1.0, show_default="the default one", help="Its threshold."),
     ] = None,
+    confidence_min: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, show_default="the default one", help="Its lowest confidence."
+        ),
+    ] = None,
+    description: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="What it is for; counts as one more example."),
+    ] = None,
+    negative: Annotated[
+        list[str] | None,
+        typer.Option(show_default=False, help="A text that must not get it; may be repeated."),
+    ] = None,
     payload: Annotated[
         str | None, typer.Option(show_default=False, help="JSON returned with every match.")
     ] = None,
@@ -185,14 +206,21 @@ def put(
     if (file is None) == (name is None):
         raise BadUsage("give either a name with -u or --file")
     if file is not None:
-        if utterance or payload or metadata or threshold is not None:
+        given = (utterance, payload, metadata, description, negative)
+        if any(given) or threshold is not None or confidence_min is not None:
             raise BadUsage("--file defines whole routes: other options cannot be used with it")
         from synaptoroute.cli.route_files import plain_route, read_route_file
 
         routes = [plain_route(route) for route in read_route_file(file).routes]
     else:
         assert name is not None
-        routes = [_from_options(name, utterance or [], threshold, payload, metadata)]
+        fields = {
+            "threshold": threshold,
+            "confidence_min": confidence_min,
+            "description": description,
+            "negatives": negative or None,
+        }
+        routes = [_from_options(name, utterance or [], fields, payload, metadata)]
     if len(routes) > 1 and if_match is not None:
         raise BadUsage("--if-match needs a single route")
     headers = _precondition_headers(if_match, if_new)
@@ -248,7 +276,7 @@ def _precondition_headers(if_match: str | None, if_new: bool) -> dict[str, str]:
 def _from_options(
     name: str,
     utterances: list[str],
-    threshold: float | None,
+    fields: dict[str, Any],  # Those that are None are left out
     payload: str | None,
     metadata: str | None,
 ) -> dict[str, Any]:
@@ -256,8 +284,7 @@ def _from_options(
     if not utterances:
         raise BadUsage("give at least one example with -u")
     route: dict[str, Any] = {"name": name, "utterances": utterances}
-    if threshold is not None:
-        route["threshold"] = threshold
+    route |= {key: value for key, value in fields.items() if value is not None}
     for key, text in (("payload", payload), ("metadata", metadata)):
         if text is not None:
             route[key] = _json_option(key, text)
