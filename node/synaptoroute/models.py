@@ -18,6 +18,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from synaptoroute.core import feedback, validation
 from synaptoroute.core.mutation import DEFAULT_UNMATCHED_SHARE, Aggregation
+from synaptoroute.inputs.ignore import check_pattern
 
 NAME_CHARACTERS_MAX: Final = validation.NAME_CHARACTERS_MAX
 NAME_PATTERN: Final = validation.NAME_PATTERN
@@ -124,11 +125,6 @@ def is_empty(value: list[str]) -> bool:
     return not value
 
 
-def _check_pattern(value: str) -> str:
-    check_text(value, bytes_max=4 * validation.IGNORE_CHARACTERS_MAX)
-    return value
-
-
 Name = Annotated[
     str,
     Field(min_length=1, max_length=NAME_CHARACTERS_MAX, pattern=NAME_PATTERN),
@@ -145,7 +141,7 @@ Negatives = Annotated[
 IgnorePattern = Annotated[
     str,
     Field(min_length=1, max_length=validation.IGNORE_CHARACTERS_MAX),
-    AfterValidator(_check_pattern),
+    AfterValidator(check_pattern),
 ]
 
 
@@ -266,6 +262,22 @@ class WordRepair(BaseModel):
 
     written: str
     read: str
+
+
+class TextReading(BaseModel):
+    """How a text is read.
+
+    Attributes:
+        encoded_text: The text that is encoded, after cuts and repairs; empty if all is cut.
+        repairs: Words that are read as others.
+        spans: Its clauses for a query with ``split``: characters from the first to before the
+            second.
+    """
+
+    text: str
+    encoded_text: str
+    repairs: list[WordRepair]
+    spans: list[tuple[int, int]]
 
 
 Stage = Literal["static", "encoder"]
@@ -606,9 +618,10 @@ class RouteSetSettings(BaseModel):
         confidence_min: Default of the lowest confidence at which a route matches; None for no
             such limit.
         expected_unmatched_share: Share of queries that you expect to belong to no route.
-        ignore: Patterns of texts that are cut out of a query before it is encoded.
+        ignore: Patterns of RE2: what they match is cut out of a query before it is encoded.
+        repair_words: Whether misspelled words of a query are read as known words.
 
-    ``adaptive``, no threshold and the last three need level 3 of the log.
+    ``adaptive``, no threshold and the last four need level 3 of the log.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -631,6 +644,7 @@ class RouteSetSettings(BaseModel):
     ignore: list[IgnorePattern] = Field(
         default_factory=list, max_length=validation.IGNORE_PATTERNS_MAX, exclude_if=is_empty
     )
+    repair_words: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class CascadeReport(BaseModel):

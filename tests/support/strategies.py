@@ -137,6 +137,7 @@ SETTINGS = st.builds(
     confidence_min=st.sampled_from([None, None, -0.0, 0.5, 1]),
     expected_unmatched_share=st.sampled_from([0.1, 0.1, 0.001, 0.5]),
     ignore=st.sampled_from([(), (), ("^\\[system\\]", "ü+")]),
+    repair_words=st.booleans(),
 )
 CALIBRATIONS = st.sampled_from(['{"at":"1.1"}', "{}"])
 IMPORTS = st.one_of(

@@ -181,6 +181,12 @@ _ENDPOINTS: Final = (
         "Try a change of a route",
         "Which routes texts would match after a change; nothing changes.",
     ),
+    (
+        "POST",
+        "/v1/preview/texts",
+        "Show how texts are read",
+        "What is cut out of texts and which words are repaired, also with patterns to try.",
+    ),
 )
 for _method, _path, _summary, _description in _ENDPOINTS:
     endpoints.add_api_route(

@@ -209,7 +209,7 @@ ADMIN_PATHS: Final = frozenset(
 )
 """These show what people wrote, which is for administrators and not for every reader."""
 _READING_POSTS: Final = frozenset(
-    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/encoders/trial"}
+    {"/v1/query", "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/encoders/trial"}
 )
 BODY_BYTES_MAX: Final = 16_777_216  # As much as a node takes
 _STATUS_BY_CODE: Final = {

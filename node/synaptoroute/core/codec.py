@@ -282,6 +282,8 @@ def _write_settings(put: PutSettings) -> tuple[Fields, Vectors]:
         fields["expected_unmatched_share"] = _write_number(settings.expected_unmatched_share)
     if settings.ignore:
         fields["ignore"] = list(settings.ignore)
+    if settings.repair_words:
+        fields["repair_words"] = True
     return fields, []
 
 
@@ -304,6 +306,7 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
             confidence_min=_number(fields.get("confidence_min")),
             expected_unmatched_share=share,
             ignore=_texts(fields.get("ignore", [])),
+            repair_words=_flag(fields.get("repair_words", False)),
         )
     )
 

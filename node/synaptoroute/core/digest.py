@@ -64,6 +64,8 @@ def settings_hash(settings: Settings) -> bytes:
         fields += [str(int(settings.cascade)), settings.calibration]
     if settings.feedback:
         fields.append(f"feedback|{settings.feedback}")
+    if settings.repair_words:
+        fields.append("repair_words")
     share = settings.expected_unmatched_share
     if (settings.confidence_min, share, settings.ignore) != (None, DEFAULT_UNMATCHED_SHARE, ()):
         confidence_min = _threshold_text(settings.confidence_min)

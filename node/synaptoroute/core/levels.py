@@ -71,6 +71,7 @@ def _is_of_decisions(mutation: Mutation) -> bool:
             return (
                 new != (None, DEFAULT_UNMATCHED_SHARE, ())
                 or bool(settings.feedback)
+                or settings.repair_words
                 or settings.threshold is None
                 or settings.aggregation == "adaptive"
             )

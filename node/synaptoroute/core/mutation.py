@@ -107,6 +107,7 @@ class Settings:
     # Share of queries that are expected to belong to no route, between 0.001 and 0.9
     expected_unmatched_share: float = DEFAULT_UNMATCHED_SHARE
     ignore: tuple[str, ...] = ()  # Patterns of texts that are cut out of a query
+    repair_words: bool = False  # Whether misspelled words of a query are read as known words
 
     def threshold_of(self, own: float | None) -> float:
         """Threshold in effect of a route with its own; minus infinity for none."""
@@ -114,7 +115,7 @@ class Settings:
         return float("-inf") if threshold is None else threshold
 
 
-FOUNDING_SETTINGS: Final = Settings()
+FOUNDING_SETTINGS: Final = Settings(repair_words=True)
 """Settings of a log that is founded at level 3 or above."""
 
 

@@ -41,7 +41,7 @@ from synaptoroute.replication.applier import Applier, PendingWrites, check_vecto
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.fair_queue import InFlightQuery
-from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.preparation import PreparedText, TextPreparation
 from synaptoroute.serving.query import Query, RecentDecisions, UnmatchedQueries
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.serving.scorer import Scorer, as_rows
@@ -240,6 +240,9 @@ class Engine:
     @property
     def decisions(self) -> RecentDecisions:
         return self.scorer.decisions
+
+    def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
+        return self.scorer.preparation.prepare(text, ignore)
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-PATTERNS_MAX: Final = 32
-PATTERN_CHARACTERS_MAX: Final = 256
 _PROGRAM_BYTES_MAX: Final = 1_048_576
 """Memory of one compiled pattern: ``x{1000}`` nested is short and large."""
 _SETS_KEPT: Final = 16
@@ -39,35 +37,17 @@ def _compile(pattern: str) -> Any:
 
 
 def check_pattern(pattern: str) -> str:
-    """Check one pattern.
+    """Check a pattern where it is written.
 
     Raises:
-        ValueError: It is empty, too long, not of RE2's syntax, or matches the empty text.
+        ValueError: It is not of RE2's syntax, or matches the empty text.
     """
-    if not isinstance(pattern, str) or not 1 <= len(pattern) <= PATTERN_CHARACTERS_MAX:
-        raise ValueError(f"a pattern must be 1 to {PATTERN_CHARACTERS_MAX} characters")
     if "\x00" in pattern:
         raise ValueError("a pattern must not contain the character U+0000")
     compiled = _compile(pattern)
     if any(not found.group() for probe in _PROBES for found in compiled.finditer(probe)):
         raise ValueError(f"the pattern {pattern!r} matches the empty text, which cuts nothing")
     return pattern
-
-
-def check_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Check a list of patterns.
-
-    Raises:
-        ValueError: There are too many, or one is malformed.
-    """
-    if isinstance(patterns, str) or len(patterns) > PATTERNS_MAX:
-        raise ValueError(f"ignore must be a list of at most {PATTERNS_MAX} patterns")
-    for place, pattern in enumerate(patterns):
-        try:
-            check_pattern(pattern)
-        except ValueError as error:
-            raise ValueError(f"ignore[{place}]: {error}") from error
-    return tuple(patterns)
 
 
 def cut(text: str, patterns: tuple[str, ...]) -> str:

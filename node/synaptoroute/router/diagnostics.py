@@ -29,9 +29,18 @@ from synaptoroute.core.imports import encoder_of, generation_id, missing_texts, 
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.errors import InvalidQuery, NotReady
+from synaptoroute.inputs.clauses import split_clauses
 from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.learning.clusters import cluster
-from synaptoroute.models import QUERY_BYTES_MAX, Candidate, Match, Route, check_text
+from synaptoroute.models import (
+    QUERY_BYTES_MAX,
+    Candidate,
+    Match,
+    Route,
+    TextReading,
+    WordRepair,
+    check_text,
+)
 from synaptoroute.ports import AppliedState, EnginePort
 from synaptoroute.replication.encoder_migration import MigrationProgress
 from synaptoroute.replication.follower import Follower
@@ -155,6 +164,31 @@ class Diagnostics:
             ]
             alone = await score_alone(self._engine.encoder, settings, route, vectors, read)
         return preview_route(name, asked, now, alone)
+
+    def read_texts(
+        self, texts: Sequence[str], ignore: Sequence[str] | None = None
+    ) -> list[TextReading]:
+        """Show how texts are read: what is cut out, which words are repaired, and the clauses.
+
+        Args:
+            texts: 1 to ``PREVIEW_TEXTS_MAX`` queries.
+            ignore: Patterns to try in place of those of the settings.
+        """
+        patterns = None if ignore is None else tuple(ignore)
+        found = []
+        for text in texts:
+            prepared = self._engine.prepare(text.strip(), patterns)
+            repairs = [
+                WordRepair.model_construct(written=each.written, read=each.read)
+                for each in prepared.repairs
+            ]
+            spans = [tuple(span) for span in split_clauses(text)]
+            found.append(
+                TextReading.model_construct(
+                    text=text, encoded_text=prepared.text, repairs=repairs, spans=spans
+                )
+            )
+        return found
 
     async def conflicts(self, similarity_min: float, limit: int) -> Conflicts:
         """Find near-duplicate utterances of different routes."""

@@ -155,6 +155,7 @@ async def get_settings(engine: EnginePort) -> RouteSetSettings:
         confidence_min=settings.confidence_min,
         expected_unmatched_share=settings.expected_unmatched_share,
         ignore=list(settings.ignore),
+        repair_words=settings.repair_words,
     )
 
 

@@ -34,7 +34,9 @@ REFUSALS_LOG_SECONDS: Final = 1.0
 _ADMIN_PATHS: Final = frozenset(
     {"/v1/cluster/recover", "/v1/cluster/orphans", "/v1/cluster/voters", "/v1/cluster/finalize"}
 )
-_READING_POSTS: Final = frozenset({QUERY_PATH, "/v1/query/batch", "/v1/preview", "/v1/clusters"})
+_READING_POSTS: Final = frozenset(
+    {QUERY_PATH, "/v1/query/batch", "/v1/preview", "/v1/preview/texts", "/v1/clusters"}
+)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FIXED_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-cache"))
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import Response
 
+from synaptoroute.errors import InvalidQuery
 from synaptoroute.models import Match
 from synaptoroute.server.bodies import parse_json, read_body, require_json
 from synaptoroute.server.metrics import parse_version
-from synaptoroute.server.parameters import ReadingRoute
+from synaptoroute.server.parameters import ReadingRoute, checked, read_document
 from synaptoroute.server.query_handler import (
     DEADLINE_HEADER,
     QueryHandler,
@@ -22,16 +23,25 @@ from synaptoroute.server.query_handler import (
     render_matches,
 )
 from synaptoroute.server.responses import (
+    BODY_PROBLEMS,
     QUERY_PROBLEMS,
+    READ_PROBLEMS,
     json_body,
     json_response,
+    model_response,
     problems,
     success,
     unless_gone,
     version_headers,
 )
 from synaptoroute.server.runtime import runtime_of
-from synaptoroute.server.schemas import BatchAnswer, SplitAnswer, SplitBatchAnswer
+from synaptoroute.server.schemas import (
+    BatchAnswer,
+    ReadingAnswer,
+    ReadingRequest,
+    SplitAnswer,
+    SplitBatchAnswer,
+)
 from synaptoroute.web.middleware import request_flow
 
 DEADLINE_PATTERN: Final = "^([1-9][0-9]{0,4}|[1-5][0-9]{5}|600000)$"
@@ -135,3 +145,39 @@ async def query_batch(request: Request, deadline: Deadline = None) -> Response:
     # Texts may be answered at different positions: the oldest holds for all of them.
     version = min((match.version for match in matches), key=parse_version)
     return json_response(rendered, headers=version_headers(version))
+
+
+@endpoints.post(
+    "/v1/preview/texts",
+    summary="Show how texts are read",
+    responses={
+        200: success(
+            "What is encoded of each text",
+            {
+                "texts": [
+                    {
+                        "text": "> old mail\nwhere is my refnud",
+                        "encoded_text": "where is my refund",
+                        "repairs": [{"written": "refnud", "read": "refund"}],
+                        "spans": [[0, 29]],
+                    }
+                ]
+            },
+            ReadingAnswer,
+            headers="SR-Version",
+        ),
+        **problems(*BODY_PROBLEMS, *READ_PROBLEMS),
+    },
+    openapi_extra=json_body(
+        "ReadingRequest", {"texts": ["> old mail\nwhere is my refnud"], "ignore": ["(?m)^>.*$"]}
+    ),
+)
+async def preview_texts(request: Request) -> Response:
+    """Nothing is encoded or routed. `ignore` tries patterns in place of those of the
+    settings.
+    """
+    router = runtime_of(request).serving_router
+    version = router.visible.version
+    asked = checked(ReadingRequest, await read_document(request), InvalidQuery)
+    texts = router.diagnostics.read_texts(asked.texts, asked.ignore)
+    return model_response(ReadingAnswer(texts=texts), headers=version_headers(version))

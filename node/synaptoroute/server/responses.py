@@ -105,6 +105,7 @@ REQUEST_MODELS: Final[tuple[type[BaseModel], ...]] = (
     schemas.QueryRequest,
     schemas.BatchRequest,
     schemas.PreviewRequest,
+    schemas.ReadingRequest,
     schemas.TrialRequest,
     schemas.RoutePatch,
     schemas.UtterancesToAdd,

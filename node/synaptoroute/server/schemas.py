@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from synaptoroute.core.validation import NEGATIVES_MAX
+from synaptoroute.core.validation import IGNORE_PATTERNS_MAX, NEGATIVES_MAX
 from synaptoroute.learning.clusters import SIMILARITY_MIN
 from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.models import (
@@ -29,12 +29,14 @@ from synaptoroute.models import (
     QUERY_BYTES_MAX,
     UTTERANCES_PER_ROUTE_CALL_MAX,
     Confidence,
+    IgnorePattern,
     Match,
     Name,
     Negatives,
     Route,
     RouteSetSettings,
     StoredRoute,
+    TextReading,
     Threshold,
     Utterance,
     canonical_json,
@@ -270,6 +272,29 @@ class PreviewRequest(RequestModel):
         default=None, description="The route as it would be; null for its deletion."
     )
     texts: list[str] = Field(min_length=1, max_length=PREVIEW_TEXTS_MAX)
+
+
+class ReadingRequest(RequestModel):
+    """Texts, and patterns to try on them."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"texts": ["> old mail\nwhere is my refnud"], "ignore": ["(?m)^>.*$"]}]
+        },
+    )
+
+    texts: list[QueryText] = Field(min_length=1, max_length=PREVIEW_TEXTS_MAX)
+    ignore: list[IgnorePattern] | None = Field(
+        default=None,
+        max_length=IGNORE_PATTERNS_MAX,
+        description="Patterns in place of those of the settings; null for the settings' own.",
+    )
+
+
+class ReadingAnswer(BaseModel):
+    """How each text is read, in the order of the request."""
+
+    texts: list[TextReading]
 
 
 class RoutePatch(RequestModel):

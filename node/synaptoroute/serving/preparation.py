@@ -45,16 +45,18 @@ class TextPreparation:
     """
 
     def __init__(self, tensor: Tensor, encoder: TextEncoder) -> None:
-        self._vocabulary = encoder.whole_words()
-        self._ignore: tuple[str, ...] = ()
+        self._encoder = encoder
+        self._ignore = tensor.settings.ignore
         self._lexicon: Lexicon | None = None
         self._fit(tensor)
         self.version: object | None = object()
 
-    def prepare(self, text: str) -> PreparedText:
+    def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
+        """Prepare a text; ``ignore`` takes the place of the settings' patterns, to try them."""
         # Read first: a change that begins meanwhile must leave an outdated version behind.
         version = self.version
-        kept = cut(text, self._ignore) if self._ignore else text
+        patterns = self._ignore if ignore is None else ignore
+        kept = cut(text, patterns) if patterns else text
         lexicon = self._lexicon
         if lexicon is None or lexicon.knows(kept):
             return PreparedText(kept, kept, (), version)
@@ -75,6 +77,7 @@ class TextPreparation:
         """Follow a change that was applied."""
         if self.version is not None:
             return
+        self._ignore = tensor.settings.ignore
         lexicon = self._lexicon
         if lexicon is not None:
             lexicon.add([write.utterance for write in change.writes])
@@ -83,11 +86,12 @@ class TextPreparation:
         self.version = object()
 
     def _fit(self, tensor: Tensor) -> None:
-        """Collect words, or stop to do so, where the number of rows crosses the limit."""
-        if not self._vocabulary or tensor.slots_used > LEXICON_ROWS_MAX:
+        """Collect words, or stop to do so, as the settings and the number of rows say."""
+        is_on = tensor.settings.repair_words and tensor.slots_used <= LEXICON_ROWS_MAX
+        if not is_on or not self._encoder.whole_words():
             self._lexicon = None
         elif self._lexicon is None:
-            lexicon = Lexicon(self._vocabulary)
+            lexicon = Lexicon(self._encoder.whole_words())
             for record in tensor.routes.values():
                 lexicon.add([text for _, _, text in record.rows()])
             self._lexicon = lexicon

@@ -123,13 +123,15 @@ def match_of(
     shown = ranking.best or (ranking.top[0] if ranking.top else None)
     truncated = tokens is not None and tokens.is_truncated
     is_understood = tokens is None or tokens.is_understood or exact_slot is not None
+    if query.prepared is not None and not query.prepared.text:
+        is_understood = False  # all of it was noise
     wants_candidates = query.explain or query.limit > 1
     # ``model_construct`` skips validation: every value comes from validated state.
     if shown is None or not is_understood:
         reason: MatchReason = "not_understood"
         if shown is None:
             reason = "no_routes" if not rows.routes else "filter_empty"
-        return Match.model_construct(
+        refused = Match.model_construct(
             route=None,
             reason=reason,
             confidence=0.0,
@@ -138,6 +140,7 @@ def match_of(
             version=version,
             node=node,
         )
+        return _with_reading(refused, query)
     record = rows.record_of(shown.route_id)
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
@@ -160,16 +163,22 @@ def match_of(
     )
     if exact_slot is not None and match.candidates:
         match.candidates[0].passed = True
-    if query.explain and query.prepared is not None and query.prepared.text != query.text:
-        match.encoded_text = query.prepared.text
-        match.repairs = [
-            WordRepair.model_construct(written=each.written, read=each.read)
-            for each in query.prepared.repairs
-        ]
     if query.explain and query.first_stage is not None:
         match.stage = "static" if query.first_stage.is_sure else "encoder"
         match.static_margin = query.first_stage.margin
         match.guard_margin = query.first_stage.guard_margin
+    return _with_reading(match, query) if query.explain else match
+
+
+def _with_reading(match: Match, query: Query) -> Match:
+    """Explain how the text was read, if it was read otherwise than it was written."""
+    prepared = query.prepared
+    if query.explain and prepared is not None and prepared.text != query.text:
+        match.encoded_text = prepared.text
+        match.repairs = [
+            WordRepair.model_construct(written=each.written, read=each.read)
+            for each in prepared.repairs
+        ]
     return match
 
 
@@ -426,6 +435,10 @@ class QueryEngine(EnginePort, Protocol):
 
     def answer_sure(self, queries: Sequence[Query]) -> Sequence[Match | None]:
         """Answer on the caller's thread what the first stage is sure of; None for the rest."""
+        ...
+
+    def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
+        """Say how a text is read now, or with other ``ignore`` patterns; any thread."""
         ...
 
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:

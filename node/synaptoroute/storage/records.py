@@ -122,7 +122,7 @@ def meta_row(meta: Meta) -> tuple[object, ...]:
 
 _NEW_SETTINGS: Final[dict[str, object]] = {
     name: getattr(Settings(), name)
-    for name in ("confidence_min", "expected_unmatched_share", "ignore", "feedback")
+    for name in ("confidence_min", "expected_unmatched_share", "ignore", "feedback", "repair_words")
 }
 """Fields of level 3 with their defaults; one is stored only if it has another value."""
 

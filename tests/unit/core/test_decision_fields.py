@@ -239,6 +239,7 @@ LEVEL_3: tuple[Mutation, ...] = (
     PutSettings(Settings(confidence_min=0.5)),
     PutSettings(Settings(expected_unmatched_share=0.2)),
     PutSettings(Settings(ignore=("x",))),
+    PutSettings(Settings(repair_words=True)),
     CalibrateDecision(b""),
 )
 

@@ -102,6 +102,9 @@ def test_equal_thresholds_have_equal_hashes(one: float, other: float) -> None:
         Settings(expected_unmatched_share=0.5),
         Settings(ignore=("a",)),
         Settings(ignore=("a", "b")),
+        Settings(ignore=("a", "repair_words")),
+        Settings(ignore=("a",), repair_words=True),
+        Settings(repair_words=True),
     ],
 )
 def test_settings_hash_covers_every_field(settings: Settings) -> None:

@@ -7,10 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synaptoroute.inputs.ignore import (
-    PATTERN_CHARACTERS_MAX,
-    PATTERNS_MAX,
     check_pattern,
-    check_patterns,
     cut,
     unreadable,
 )
@@ -46,7 +43,6 @@ def test_a_text_that_nothing_matches_stays_as_it_is() -> None:
     "pattern",
     [
         "",
-        "x" * (PATTERN_CHARACTERS_MAX + 1),
         "(",
         r"(a)\1",
         "(?=x)",
@@ -62,14 +58,6 @@ def test_malformed_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         check_pattern(pattern)
     assert unreadable([pattern]) == [pattern]
-
-
-def test_too_many_patterns_are_refused() -> None:
-    assert len(check_patterns(["a"] * PATTERNS_MAX)) == PATTERNS_MAX
-    with pytest.raises(ValueError, match="at most 32"):
-        check_patterns(["a"] * (PATTERNS_MAX + 1))
-    with pytest.raises(ValueError, match=r"ignore\[1\]"):
-        check_patterns(["a", "("])
 
 
 def test_a_pattern_that_cannot_be_read_here_cuts_nothing() -> None:

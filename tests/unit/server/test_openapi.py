@@ -20,6 +20,7 @@ from synaptoroute.server.schemas import (
     OrphanToReplay,
     PreviewRequest,
     QueryRequest,
+    ReadingRequest,
     RecoveryRequest,
     RoutePatch,
     TrialRequest,
@@ -36,6 +37,7 @@ MODELS: dict[str, Any] = {
     "QueryRequest": QueryRequest,
     "BatchRequest": BatchRequest,
     "PreviewRequest": PreviewRequest,
+    "ReadingRequest": ReadingRequest,
     "TrialRequest": TrialRequest,
     "RoutePatch": RoutePatch,
     "UtterancesToAdd": UtterancesToAdd,
@@ -95,7 +97,7 @@ async def test_every_example_of_a_body_is_accepted(node: HttpNode) -> None:
             TypeAdapter(MODELS[name]).validate_python(body["example"], strict=True)
             checked += 1
 
-    assert 13 == checked
+    assert 14 == checked
 
 
 async def test_guide_lists_every_endpoint(node: HttpNode) -> None:

@@ -46,6 +46,7 @@ from synaptoroute.cli.terminal import (
 CONFUSIONS_SHOWN: Final = 15
 WRONG_SHOWN: Final = 20
 _EXPLAINED: Final = (
+    "encoded_text",
     "p_none",
     "margin",
     "runner_up",
@@ -268,6 +269,13 @@ def query(
     split: Annotated[
         bool, typer.Option("--split", help="Route each clause of a text on its own.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show how the texts are read.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="With --dry-run: a pattern to try in place of the settings' own."),
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     as_json: AsJson = False,
@@ -276,6 +284,14 @@ def query(
 
     Exits with 1 when a text matches no route.
     """
+    if ignore and not dry_run:
+        raise typer.BadParameter("only with --dry-run", param_hint="--ignore")
+    if dry_run:
+        with NodeClient(url, api_key) as client:
+            asked = {"texts": text, "ignore": ignore or None}
+            readings = client.post("/v1/preview/texts", asked)
+        _show_readings(readings, as_json)
+        return
     options: dict[str, Any] = {"limit": limit, "explain": explain}
     if routes is not None:
         options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
@@ -295,6 +311,20 @@ def query(
             _show_match(each, match, explain)
     if not all(match["route"] for _, match in parts):
         raise typer.Exit(ExitCode.NO)
+
+
+def _show_readings(readings: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(readings)
+        return
+    for reading in readings["texts"]:
+        text = reading["text"]
+        print_line(f"{printable(text)}  →  {printable(reading['encoded_text'] or '(nothing)')}")
+        for repair in reading["repairs"]:
+            print_line(f"  {printable(repair['written'])} is read as {printable(repair['read'])}")
+        if len(reading["spans"]) > 1:
+            for span in reading["spans"]:
+                print_line(f"  clause: {printable(text[slice(*span)])}")
 
 
 def _show_match(text: str, match: dict[str, Any], explain: bool) -> None:
