@@ -56,10 +56,18 @@ function chooseRoute(view, label, chosen) {
   return { element: h("span", { class: "row" }, select, name), value };
 }
 
-function addTo(view, key, texts, chooser, extra) {
+function addTo(view, key, texts, chooser, extra, not) {
   const chosen = chooser.value();
   if (!chosen) { toast("Choose a route first."); return; }
-  pick(view, key, { texts, ...chosen, ...extra });
+  pick(view, key, { texts, ...chosen, ...extra, not: not?.value(chosen.route) ?? null });
+}
+
+// Whether the route that answered wrongly learns that the text is not its own.
+function notFor(was) {
+  if (!was) return null;
+  const box = h("input", { type: "checkbox" });
+  return { element: h("label", { class: "muted small nowrap" }, box, ` and never ${was}`),
+    value: (route) => (box.checked && route !== was ? was : null) };
 }
 
 // --- a question -----------------------------------------------------------------------------
@@ -82,11 +90,12 @@ function drawAsk(view) {
 
 function drawAnswer(view, outcome, text, match) {
   const chooser = chooseRoute(view, "Right route of the question", match.route ?? match.candidates?.[0]?.route);
+  const not = notFor(match.route);
   outcome.replaceChildren(
     h("p", {}, h("span", { class: `tag ${match.route ? "ok" : "warn"}` }, match.route ?? "no route"), " ",
       h("span", { class: "muted" }, `${certainty(match)}${match.utterance ? `, nearest “${match.utterance}”` : ""}`)),
-    h("div", { class: "row" }, h("span", {}, "It belongs to"), chooser.element,
-      h("button", { type: "button", id: "learn-add", onclick: () => addTo(view, `text:${text}`, [text], chooser, { was: match.route }) }, "Add as an utterance")));
+    h("div", { class: "row" }, h("span", {}, "It belongs to"), chooser.element, not?.element ?? "",
+      h("button", { type: "button", id: "learn-add", onclick: () => addTo(view, `text:${text}`, [text], chooser, {}, not) }, "Add as an utterance")));
 }
 
 const certainty = (match) => {
@@ -121,18 +130,19 @@ async function switchOn(view) {
 function queueRow(view, item) {
   const key = `item:${item.id}`;
   const chooser = chooseRoute(view, `Route of “${item.text ?? item.id}”`, item.route);
+  const not = notFor(item.text ? item.was : null);
   const chosen = picks.get(key);
   return h("tr", { class: chosen ? "changed" : "", "data-item": item.id },
     h("td", { class: "nowrap" }, clock(item.at_ms), item.times > 1 ? ` ×${item.times}` : ""),
     h("td", { class: "said" }, item.text ?? "no text is kept"), h("td", {}, item.was ?? "no route"),
-    h("td", {}, chosen ? picked(chosen) : chooser.element),
+    h("td", {}, chosen ? picked(chosen) : [chooser.element, not?.element]),
     h("td", { class: "nowrap" }, chosen
       ? h("button", { type: "button", class: "quiet", onclick: () => { picks.delete(key); view.redraw(); } }, "Undo")
-      : [item.text ? h("button", { type: "button", onclick: () => addTo(view, key, [item.text], chooser, { item: item.id }) }, "Add") : null,
+      : [item.text ? h("button", { type: "button", onclick: () => addTo(view, key, [item.text], chooser, { item: item.id }, not) }, "Add") : null,
         h("button", { type: "button", class: "quiet", onclick: () => pick(view, key, { texts: [], item: item.id }) }, "Dismiss")]));
 }
 
-const picked = (chosen) => h("b", {}, chosen.route ? `${chosen.create ? "new route " : ""}${chosen.route}` : "dismissed");
+const picked = (chosen) => h("b", {}, chosen.route ? `${chosen.create ? "new route " : ""}${chosen.route}${chosen.not ? `, never ${chosen.not}` : ""}` : "dismissed");
 
 // --- unmatched queries ----------------------------------------------------------------------
 
@@ -165,7 +175,7 @@ function clusterRow(view, cluster) {
     h("p", { class: "muted small" }, cluster.nearest.route ? `nearest route ${cluster.nearest.route}` : "no route is near"),
     chosen ? h("div", { class: "row" }, picked(chosen), h("button", { type: "button", class: "quiet", onclick: () => { picks.delete(key); view.redraw(); } }, "Undo"))
       : h("div", { class: "row" }, chooser.element,
-        h("button", { type: "button", onclick: () => addTo(view, key, texts, chooser, { unmatched: true }) }, texts.length > 1 ? `Add all ${texts.length}` : "Add"),
+        h("button", { type: "button", onclick: () => addTo(view, key, texts, chooser, {}) }, texts.length > 1 ? `Add all ${texts.length}` : "Add"),
         h("button", { type: "button", class: "quiet", onclick: dismiss }, "Dismiss")));
 }
 
@@ -182,15 +192,19 @@ function save(clusters) {
 function revision() {
   const routes = new Map();
   const resolved = [];
+  const change = (name, create) => {
+    if (!routes.has(name)) routes.set(name, { name, utterances: [], negatives: [], create });
+    return routes.get(name);
+  };
   for (const chosen of picks.values()) {
     if (chosen.item) resolved.push(chosen.item);
-    if (!chosen.route) continue;
-    const route = routes.get(chosen.route) ?? { name: chosen.route, utterances: [], create: chosen.create };
-    route.utterances.push(...chosen.texts.filter((text) => !route.utterances.includes(text)));
-    routes.set(chosen.route, route);
+    if (chosen.route) add(change(chosen.route, chosen.create).utterances, chosen.texts);
+    if (chosen.not) add(change(chosen.not, false).negatives, chosen.texts);
   }
   return { routes: [...routes.values()], resolved };
 }
+
+const add = (list, texts) => list.push(...texts.filter((text) => !list.includes(text)));
 
 function drawChanges(view) {
   const { routes, resolved } = revision();
@@ -222,7 +236,8 @@ function drawChanges(view) {
     ...routes.map((route) => h("div", { class: "field" },
       h("h3", {}, route.create ? `New route ${route.name}` : route.name),
       h("ul", { class: "utterances" }, route.utterances.map((text) => h("li", {}, text, " ",
-        h("button", { type: "button", class: "quiet", "aria-label": `Leave out “${text}”`, onclick: () => forget(route.name, text) }, "×")))))),
+        h("button", { type: "button", class: "quiet", "aria-label": `Leave out “${text}”`, onclick: () => forget(route.name, text) }, "×"))),
+        route.negatives.map((text) => h("li", {}, h("span", { class: "muted" }, "never "), text))))),
     resolved.length ? h("p", { class: "muted small" }, `${resolved.length} ${resolved.length === 1 ? "item leaves" : "items leave"} the review queue`) : null,
     h("div", { class: "row" }, preview, apply,
       h("button", { type: "button", class: "quiet", onclick: () => { picks.clear(); view.redraw(); } }, "Discard")),
@@ -258,13 +273,13 @@ async function applyAll(view, wrong, button) {
   button.disabled = true;
   const sent = revision();
   const asked = sent.routes.flatMap((route) => route.utterances.map((text) => ({ text, route: route.name })));
-  const unmatched = [...picks.values()].filter((chosen) => chosen.unmatched).flatMap((chosen) => chosen.texts);
+  const learned = asked.map((each) => each.text).slice(0, 1000);
   try {
     const answer = await call("POST", "/v1/revisions", { body: sent });
     const names = sent.routes.map((route) => route.name).join(", ") || "the review";
     await settle(answer.headers.get("SR-Version"), names);
     picks.clear();
-    if (unmatched.length) await post("/v1/unmatched/dismiss", { texts: unmatched });
+    if (learned.length) await post("/v1/unmatched/dismiss", { texts: learned });
     await view.refresh();
     drawDone(view.parts.changes, await checkNodes(asked.slice(0, CHECKED_MAX)), answer.headers.get("SR-Version"));
   } catch (problem) { wrong.textContent = problem.message; }

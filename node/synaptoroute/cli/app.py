@@ -16,6 +16,7 @@ from synaptoroute.cli.commands import (
     demo,
     doctor,
     evaluate,
+    feedback,
     model,
     routes,
     serve,
@@ -111,6 +112,17 @@ _routes.command("lint")(routes.lint)
 _imports = _group("imports", "Open imports: neither committed nor aborted.")
 _imports.command("list")(routes.list_imports)
 _imports.command("abort")(routes.abort_imports)
+
+_feedback = _group("feedback", "Say which route is right, and review what was said.")
+_feedback.command("add")(feedback.add)
+_feedback.command("list")(feedback.list_items)
+_feedback.command("resolve")(feedback.resolve)
+_feedback.command("queue")(feedback.set_queue)
+
+_unmatched = _group("unmatched", "Queries that no route took.")
+_unmatched.command("list")(feedback.list_unmatched)
+_unmatched.command("add")(feedback.add_unmatched)
+_unmatched.command("dismiss")(feedback.dismiss_unmatched)
 
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)

@@ -126,6 +126,7 @@ class RouteSet:
     version: str
     records: dict[str, RouteRecord]
     vectors: NDArray[np.float32]  # float32[n, dim]
+    decision: bytes = b""  # The numbers behind the confidence
     row_of: dict[int, int] = field(default_factory=dict)  # Place in ``vectors`` by slot
 
     @property
@@ -153,7 +154,10 @@ def copy_routes(tensor: Tensor) -> RouteSet:
     slots = sorted(slot for record in tensor.routes.values() for slot in rows_of(record))
     vectors = tensor.vectors_of(np.asarray(slots, np.int64))
     row_of = {slot: row for row, slot in enumerate(slots)}
-    return RouteSet(tensor.settings, str(tensor.revision), dict(tensor.routes), vectors, row_of)
+    records = dict(tensor.routes)
+    return RouteSet(
+        tensor.settings, str(tensor.revision), records, vectors, tensor.decision, row_of
+    )
 
 
 def rows_of(record: RouteRecord) -> tuple[int, ...]:
@@ -241,7 +245,7 @@ def tensor_of(routes: RouteSet, left_out: frozenset[int] = frozenset()) -> Tenso
     tensor = Tensor(routes.dim, routes.settings)
     vectors = routes.vectors[[routes.row_of[slot] for slot in used]]
     at = np.asarray(used, np.int64)
-    tensor.load(at, vectors, records, routes.settings, Revision(1, 0))
+    tensor.load(at, vectors, records, routes.settings, Revision(1, 0), decision=routes.decision)
     return tensor
 
 

@@ -399,4 +399,4 @@ async def test_item_becomes_a_negative_of_the_wrong_route(tmp_path: Path) -> Non
     assert (422, 422) == (refused.status_code, previewed.status_code)
     assert (200, "unchanged") == (limited.status_code, again.json()["status"])
     assert (0.75, {"not this", "nor this"}) == (after.confidence_min, set(after.negatives))
-    assert 3 == sum(each["action"] == "revise_routes" for each in history["entries"])
+    assert 4 == sum(each["action"] == "revise_routes" for each in history["entries"])
