@@ -63,7 +63,7 @@ def test_miss_becomes_an_answer_on_every_node(
     page.wait_for_selector("text=Nothing waits for a review", timeout=15_000)
     said = httpx.post(
         f"{fleet.nodes[2].url}/v1/feedback?ack=all",
-        json={"text": SAID, "route": "returns", "was": None},
+        json={"text": SAID, "route": "returns", "was": "stock-and-prices"},
         trust_env=False,
     )
     assert 200 == said.status_code, said.text
@@ -76,6 +76,7 @@ def test_miss_becomes_an_answer_on_every_node(
     page.select_option("select[aria-label='Right route of the question']", "+")
     page.fill("input[aria-label^='Right route of the question: name']", "visits")
     page.click("#learn-add")
+    page.check(f"tr[data-item='{said.json()['id']}'] input[type=checkbox]")
     page.click(f"tr[data-item='{said.json()['id']}'] button:has-text('Add')")
     cluster = page.locator(".clusters li", has_text="at your company").first
     cluster.locator("select").select_option("+")
@@ -85,6 +86,7 @@ def test_miss_becomes_an_answer_on_every_node(
     page.click("#preview")
     page.wait_for_selector("#effect >> text=Own utterances", timeout=60_000)
     effect = page.inner_text("#effect")
+    assert "never" in page.inner_text("#changes")
     shoot(page, "dashboard-learn")
     page.click("#apply")
     page.wait_for_selector("text=answered on every node", timeout=30_000)
