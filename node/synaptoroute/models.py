@@ -238,18 +238,24 @@ class Candidate(BaseModel):
     Attributes:
         route: Name of the route.
         score: Aggregated score, about -1 to 1.
-        threshold: The route's effective threshold.
-        passed: Whether the score reaches the threshold.
-        utterance: The most similar utterance of the route.
+        threshold: The route's effective threshold; None for none.
+        passed: Whether the route passes: its score reaches the threshold, and its confidence
+            the least one that it needs.
+        utterance: The most similar utterance of the route; None if its description is.
         similarity: Cosine similarity of that utterance.
+        confidence: Probability that the route is right, 0 to 1; None if the encoder has no
+            numbers for it.
+        confidence_min: The route's effective least confidence; None for none.
     """
 
     route: str
     score: float
-    threshold: float
+    threshold: float | None
     passed: bool
-    utterance: str
+    utterance: str | None
     similarity: float
+    confidence: float | None = None
+    confidence_min: float | None = None
 
 
 class WordRepair(BaseModel):
@@ -282,7 +288,13 @@ class TextReading(BaseModel):
 
 Stage = Literal["static", "encoder"]
 MatchReason = Literal[
-    "matched", "exact", "below_threshold", "not_understood", "no_routes", "filter_empty"
+    "matched",
+    "exact",
+    "below_threshold",
+    "below_confidence",
+    "not_understood",
+    "no_routes",
+    "filter_empty",
 ]
 
 
@@ -290,18 +302,21 @@ class Match(BaseModel):
     """The result of a query; false in a condition if no route matched.
 
     Attributes:
-        route: Name of the best route whose score reaches its threshold, or None.
+        route: Name of the best route that passes, or None.
         score: Score of that route; of the best route if none matched.
-        threshold: Effective threshold of that route; None without any route.
+        threshold: Effective threshold of that route; None for none, and without any route.
         utterance: The most similar utterance of that route.
         similarity: Cosine similarity of that utterance.
         margin: Score minus the best score of any other route; None if there is none.
         runner_up: Name of that other route.
         reason: ``matched``; ``exact`` if the text is an utterance of the route;
-            ``below_threshold``; ``not_understood`` if the encoder knows too little of the
-            text; ``no_routes`` or ``filter_empty``.
+            ``below_threshold``; ``below_confidence``; ``not_understood`` if the encoder knows
+            too little of the text; ``no_routes`` or ``filter_empty``.
         confidence: Probability that the route is right, 0 to 1: 1 for ``exact``, 0 where there
-            is no route to choose or the text is not understood.
+            is no route to choose or the text is not understood; None if the encoder has no
+            numbers for it.  Without a match it is that of the best route.
+        confidence_min: Effective least confidence of that route; None for none.
+        p_none: Probability that no route is right; only with ``explain``.
         truncated: Whether the encoder read only the beginning of the text.
         payload: The matched route's payload.
         metadata: The matched route's metadata.
@@ -330,6 +345,8 @@ class Match(BaseModel):
     runner_up: str | None = None
     reason: MatchReason
     confidence: float | None = None
+    confidence_min: float | None = None
+    p_none: float | None = None
     truncated: bool = False
     payload: Any = None
     metadata: dict[str, Any] = Field(default_factory=dict)

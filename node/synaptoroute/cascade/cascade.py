@@ -36,9 +36,11 @@ from synaptoroute.cascade import (
 )
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
+from synaptoroute.decision import DecisionCalibration
 from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import SynaptoRouteError
 from synaptoroute.models import Match
+from synaptoroute.scoring import numbers_of
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import (
     DecisionCounts,
@@ -84,6 +86,7 @@ class Cascade:
         self._routes: StaticRoutes | None = None
         self._encoder: TextEncoder | None = None
         self._preparation: TextPreparation | None = None
+        self._numbers: DecisionCalibration | None = None
         self._calibration: Calibration | None = None
         self._unchanged_count = 0
         self._state, self._reason = "off", ""
@@ -194,7 +197,7 @@ class Cascade:
                 return {}
             version = str(routes.revision)
             found = {}
-            results = routes.evaluate(embeddings, guard, limits)
+            results = routes.evaluate(embeddings, guard, limits, self._numbers)
             for query, result in zip(queries, results, strict=True):
                 if query.prepared is None or query.prepared.version is not preparation.version:
                     continue  # the words changed meanwhile; the scorer evaluates it again
@@ -271,13 +274,14 @@ class Cascade:
         self,
         routes: StaticRoutes | None,
         encoder: TextEncoder,
-        settings: Settings,
+        tensor: Tensor,
         preparation: TextPreparation,
     ) -> None:
         with self._lock:
             self._routes, self._encoder = routes, encoder
             self._preparation = preparation
-            self._take_settings(settings)
+            self._numbers = numbers_of(tensor, encoder.fingerprint)
+            self._take_settings(tensor.settings)
 
     def apply(
         self,
@@ -298,13 +302,14 @@ class Cascade:
         if settings is not None and self.needs_rebuild(change):
             routes = built or self.rebuild(encoder, settings, tensor.routes.values(), at)
             assert self._preparation is not None
-            self.install(routes, encoder, settings, self._preparation)
+            self.install(routes, encoder, tensor, self._preparation)
             return
         if self._routes is None:
             return
         if len(written) < len(change.writes):
             written = self.embed(change, encoder)
         with self._lock:
+            self._numbers = numbers_of(tensor, encoder.fingerprint)
             self._routes.apply(change, at, written)
             if settings is None:
                 gone = (*change.before, *change.deleted)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -27,6 +27,8 @@ from synaptoroute.cascade.lda_projection import LdaProjection, rounded
 from synaptoroute.core.change import Change, RouteRecord
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import RowKind, kind_of
+from synaptoroute.decision.probability import Levels, confidences
+from synaptoroute.scoring.rule import FALLBACK_THRESHOLD
 from synaptoroute.scoring.values import Ranking, RouteScore
 from synaptoroute.serving.query import FirstStageResult
 from synaptoroute.tensor.tensor import first_exact
@@ -203,22 +205,31 @@ class StaticRoutes:
     # --- queries ---
 
     def evaluate(
-        self, embeddings: Int8s, guard: MarginGuard, limits: Sequence[int]
+        self,
+        embeddings: Int8s,
+        guard: MarginGuard,
+        limits: Sequence[int],
+        numbers: Levels | None = None,
     ) -> Sequence[FirstStageResult]:
         """Decide queries, each as if it were alone in the batch.
 
         Args:
             embeddings: int8[n, dim].
             limits: Candidates of each to list, at most ``SHORTLIST_ROUTES``.
+            numbers: Behind the confidence; None if none are known.
         """
         shortlists = self._shortlists(embeddings)
         return [
-            self._decide(shortlist, guard, limit)
+            self._decide(shortlist, guard, limit, numbers)
             for shortlist, limit in zip(shortlists, limits, strict=True)
         ]
 
     def _decide(
-        self, shortlist: _Shortlist | None, guard: MarginGuard, limit: int
+        self,
+        shortlist: _Shortlist | None,
+        guard: MarginGuard,
+        limit: int,
+        numbers: Levels | None,
     ) -> FirstStageResult:
         if shortlist is None or limit > SHORTLIST_ROUTES:
             return FirstStageResult(is_sure=False)
@@ -228,12 +239,46 @@ class StaticRoutes:
         # A tie is never sure, even if the guard needs no margin at this score.
         if margin <= 0.0 or margin < needed or best < guard.floor:
             return FirstStageResult(False, margin, needed)
-        own = shortlist.routes[shortlist.scores.index(best)].record.threshold
-        if guard.expected(best) < self.settings.threshold_of(own):
+        record = shortlist.routes[shortlist.scores.index(best)].record
+        threshold = self.settings.threshold_of(record.threshold)
+        least = self._confidence_min_of(record)
+        if numbers is None and least and threshold == -math.inf:
+            threshold = FALLBACK_THRESHOLD
+        if guard.expected(best) < threshold:
             return FirstStageResult(False, margin, needed)
-        ranked = [_scaled(each, guard) for each in self._ranked(shortlist, max(limit, _ROUTES_MIN))]
-        ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes))
+        shares: Sequence[float | None] = (None,) * SHORTLIST_ROUTES
+        p_none = None
+        if numbers is not None:
+            scores = sorted(map(guard.expected, shortlist.scores), reverse=True)
+            share = self.settings.expected_unmatched_share
+            shares, p_none = confidences(scores, numbers, share)
+            if shares[0] < least:
+                return FirstStageResult(False, margin, needed)
+        ranked = [
+            self._scaled(each, guard, own)
+            for each, own in zip(
+                self._ranked(shortlist, max(limit, _ROUTES_MIN)), shares, strict=False
+            )
+        ]
+        ranking = Ranking(ranked[0], tuple(ranked[:limit]), ranked[1], len(self._routes), p_none)
         return FirstStageResult(True, margin, needed, ranking)
+
+    def _confidence_min_of(self, record: RouteRecord) -> float:
+        own = (
+            self.settings.confidence_min if record.confidence_min is None else record.confidence_min
+        )
+        return own or 0.0
+
+    def _scaled(
+        self, score: RouteScore, guard: MarginGuard, confidence: float | None
+    ) -> RouteScore:
+        """Express a score in the scale of the encoder."""
+        return replace(
+            score,
+            score=guard.expected(score.score),
+            confidence=confidence,
+            confidence_min=self._confidence_min_of(self._routes[score.route_id].record),
+        )
 
     def route_scores(self, embedding: Int8s) -> Sequence[RouteScore]:
         """Score the shortlist, highest first; ties by slot."""
@@ -331,8 +376,3 @@ def lengths_of(rows: Int8s | Float32s) -> Float64s:
     squares = np.einsum("ij,ij->i", whole, whole)
     lengths: Float64s = np.sqrt(squares.astype(np.float64))
     return np.where(squares > 0, lengths, np.inf)
-
-
-def _scaled(score: RouteScore, guard: MarginGuard) -> RouteScore:
-    value = guard.expected(score.score)
-    return RouteScore(score.route_id, value, score.threshold, score.slot, score.similarity)

@@ -121,7 +121,7 @@ class Engine:
         preparation = TextPreparation(tensor, encoder)
         if self._cascade is not None:
             built = self._cascade.build_from(tensor, encoder)
-            self._cascade.install(built, encoder, tensor.settings, preparation)
+            self._cascade.install(built, encoder, tensor, preparation)
         scorer = Scorer(
             tensor,
             encoder,

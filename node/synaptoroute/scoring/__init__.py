@@ -9,9 +9,19 @@ load.
 
 from __future__ import annotations
 
+from synaptoroute.scoring.numbers import numbers_of, rule_of
 from synaptoroute.scoring.rank import rank
 from synaptoroute.scoring.rule import DecisionRule
 from synaptoroute.scoring.scan import Scratch
 from synaptoroute.scoring.values import QuerySpec, Ranking, RouteScore
 
-__all__ = ["DecisionRule", "QuerySpec", "Ranking", "RouteScore", "Scratch", "rank"]
+__all__ = [
+    "DecisionRule",
+    "QuerySpec",
+    "Ranking",
+    "RouteScore",
+    "Scratch",
+    "numbers_of",
+    "rank",
+    "rule_of",
+]

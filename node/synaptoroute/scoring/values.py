@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -71,6 +72,11 @@ class RouteScore:
     @property
     def reaches_threshold(self) -> bool:
         return (self.score if self.judged is None else self.judged) >= self.threshold
+
+    @property
+    def threshold_shown(self) -> float | None:
+        """The threshold; None where none applies."""
+        return None if self.threshold == -math.inf else self.threshold
 
     @property
     def passed(self) -> bool:

@@ -63,7 +63,7 @@ _OF_SPLIT: Final = {"span"}
 _WITHOUT_DECISION: Final = {"decision_id", *_OF_SPLIT}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _OF_PREPARATION: Final = {"encoded_text", "repairs"}
-_WITHOUT_EXPLAIN: Final = {"candidates", *_OF_CASCADE, *_OF_PREPARATION}
+_WITHOUT_EXPLAIN: Final = {"candidates", "p_none", *_OF_CASCADE, *_OF_PREPARATION}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 

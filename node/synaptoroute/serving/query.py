@@ -135,6 +135,7 @@ def match_of(
             route=None,
             reason=reason,
             confidence=0.0,
+            p_none=1.0,
             truncated=truncated,
             candidates=[] if wants_candidates and shown is not None else None,
             version=version,
@@ -144,16 +145,23 @@ def match_of(
     record = rows.record_of(shown.route_id)
     is_match = ranking.best is not None
     runner_up = ranking.runner_up
+    reason = "matched"
+    if exact_slot is not None:
+        reason = "exact"
+    elif not is_match:
+        reason = "below_confidence" if shown.reaches_threshold else "below_threshold"
     match = Match.model_construct(
         route=record.name if is_match else None,
         score=shown.score,
-        threshold=shown.threshold,
+        threshold=shown.threshold_shown,
         utterance=utterance_at(record, shown.slot if exact_slot is None else exact_slot),
         similarity=shown.similarity,
         margin=shown.score - runner_up.score if runner_up else None,
         runner_up=rows.record_of(runner_up.route_id).name if runner_up else None,
-        reason="exact" if exact_slot is not None else "matched" if is_match else "below_threshold",
-        confidence=1.0 if exact_slot is not None else None,
+        reason=reason,
+        confidence=shown.confidence if exact_slot is None else 1.0,
+        confidence_min=shown.confidence_min or None,
+        p_none=ranking.p_none if exact_slot is None else 0.0,
         truncated=truncated,
         payload=load_json(record.payload) if is_match else None,
         metadata=load_json(record.metadata) if is_match else {},
@@ -162,7 +170,9 @@ def match_of(
         node=node,
     )
     if exact_slot is not None and match.candidates:
-        match.candidates[0].passed = True
+        match.candidates[0].passed, match.candidates[0].confidence = True, 1.0
+        for other in match.candidates[1:]:
+            other.passed, other.confidence = other.passed and not other.confidence_min, 0.0
     if query.explain and query.first_stage is not None:
         match.stage = "static" if query.first_stage.is_sure else "encoder"
         match.static_margin = query.first_stage.margin
@@ -188,10 +198,12 @@ def candidate_of(score: RouteScore, rows: Records) -> Candidate:
     return Candidate.model_construct(
         route=record.name,
         score=score.score,
-        threshold=score.threshold,
-        passed=score.score >= score.threshold,
+        threshold=score.threshold_shown,
+        passed=score.passed,
         utterance=utterance_at(record, score.slot),
         similarity=score.similarity,
+        confidence=score.confidence,
+        confidence_min=score.confidence_min or None,
     )
 
 
@@ -379,7 +391,7 @@ class FirstStage(Protocol):
         self,
         routes: Any,
         encoder: TextEncoder,
-        settings: Settings,
+        tensor: Tensor,
         preparation: TextPreparation,
     ) -> None:
         """Replace the whole state.  Runs on the scorer's thread."""

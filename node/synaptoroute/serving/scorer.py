@@ -33,7 +33,7 @@ from synaptoroute.errors import EncoderError
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
-from synaptoroute.scoring import QuerySpec, Ranking, Scratch, rank
+from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.preparation import TextPreparation
 from synaptoroute.serving.query import (
@@ -45,7 +45,7 @@ from synaptoroute.serving.query import (
     match_of,
 )
 from synaptoroute.serving.queue import QueryQueue
-from synaptoroute.tensor import Tensor
+from synaptoroute.tensor import Tensor, TensorView
 from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
 
@@ -171,6 +171,8 @@ class Scorer:
         self._on_visible = on_visible
         self._is_applying = is_applying
         self._scratch = Scratch(integer_product())
+        self._rule: DecisionRule | None = None
+        self._rule_view: TensorView | None = None
         self._queries = queries
         self._inbox: Inbox[_Item] = Inbox()
         self._tensor_lock = threading.Lock()
@@ -342,7 +344,7 @@ class Scorer:
         self.encoder = encoder
         self.preparation = preparation
         if self._first_stage is not None:
-            self._first_stage.install(routes, encoder, tensor.settings, preparation)
+            self._first_stage.install(routes, encoder, tensor, preparation)
         self.published = self._describe(position, digest)
         self._announce(position)
 
@@ -421,7 +423,8 @@ class Scorer:
                         query.prepared = flight.prepared
                         query.tokens, query.tokens_of = flight.tokens, flight.tokens_of
             specs = [query.spec(self.tensor.routes) for query in queries]
-            rankings = rank(self.tensor, embeddings, specs, self._scratch)
+            rule = self._current_rule()
+            rankings = rank(self.tensor, embeddings, specs, self._scratch, rule)
             stage = self._first_stage
             sure = stage.answer_if_moved(queries, self.node) if stage else repeat(None)
             answers: list[Answer] = []
@@ -433,7 +436,7 @@ class Scorer:
                 slot = None
                 text = query.text if query.prepared is None else query.prepared.kept
                 if slots := tensor.texts.find(text):
-                    ranking, slot = self._exact(text, slots, spec, ranking, vector)
+                    ranking, slot = self._exact(text, slots, spec, ranking, vector, rule)
                 match = known or match_of(query, ranking, tensor, version, self.node, own, slot)
                 answers.append((query, match))
                 matches.append(match)
@@ -442,6 +445,15 @@ class Scorer:
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
 
+    def _current_rule(self) -> DecisionRule:
+        """The decision rule at the tensor's position."""
+        view = self.tensor.view()
+        if view is not self._rule_view:
+            self._rule = rule_of(self.tensor, self.encoder.fingerprint)
+            self._rule_view = view
+        assert self._rule is not None
+        return self._rule
+
     def _exact(
         self,
         text: str,
@@ -449,6 +461,7 @@ class Scorer:
         spec: QuerySpec,
         ranking: Ranking,
         embedding: NDArray[np.float32],
+        rule: DecisionRule,
     ) -> tuple[Ranking, int | None]:
         """Put the route first that has a text, if one has; and the slot of the text."""
         tensor = self.tensor
@@ -463,7 +476,8 @@ class Scorer:
         if spec.routes is not None:
             others &= spec.routes
         specs = [QuerySpec(1, frozenset({route_id})), QuerySpec(spec.limit, others)]
-        own, rest = rank(tensor, np.stack([embedding, embedding]), specs, self._scratch)
+        both = np.stack([embedding, embedding])
+        own, rest = rank(tensor, both, specs, self._scratch, rule)
         top = (own.top[0], *rest.top)
         return Ranking(
             top[0], top[: spec.limit], top[1] if rest.top else None, ranking.route_count
