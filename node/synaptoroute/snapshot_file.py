@@ -21,6 +21,7 @@ from urllib.parse import quote
 from synaptoroute.core.change import (
     EpochRecord,
     FeedbackItem,
+    FittedDecision,
     Outcome,
     Remembered,
     RouteRecord,
@@ -56,7 +57,7 @@ DECISION_SCHEMA: Final = (
     " STRICT",
     # The numbers of the newest fit, as ``decision.calibration`` writes them.
     "CREATE TABLE decision (only INTEGER PRIMARY KEY CHECK (only = 1), payload BLOB NOT NULL,"
-    " sum INTEGER NOT NULL) STRICT",
+    " node TEXT NOT NULL, at_ms INTEGER NOT NULL, sum INTEGER NOT NULL) STRICT",
     # The review queue, see ``core.feedback``; the digest covers it.
     "CREATE TABLE feedback (item_id TEXT PRIMARY KEY, text TEXT NOT NULL, route TEXT, was TEXT,"
     " at_ms INTEGER NOT NULL, times INTEGER NOT NULL, seq INTEGER NOT NULL)"
@@ -152,7 +153,7 @@ def _read_content(connection: sqlite3.Connection, version: int) -> FileContent:
         row_hashes={row[0]: row_hash(*row) for row in rows},
         remembered=tuple(_remembered(connection, seq)),
         imports=tuple(_imports(connection)),
-        decision=_decision(connection) if version >= _DECISION_VERSION else b"",
+        decision=_decision(connection) if version >= _DECISION_VERSION else FittedDecision(),
         epochs=tuple(_epochs(connection)),
         feedback=tuple(_feedback(connection)) if version > 2 else (),
         level=int(facts.get("level", "1")),
@@ -199,9 +200,9 @@ def check_chains(connection: sqlite3.Connection, position: Position) -> None:
         raise ValueError("the op log does not end at the position")
 
 
-def _decision(connection: sqlite3.Connection) -> bytes:
-    found = connection.execute("SELECT payload FROM decision").fetchone()
-    return bytes(found[0]) if found else b""
+def _decision(connection: sqlite3.Connection) -> FittedDecision:
+    found = connection.execute("SELECT payload, node, at_ms FROM decision").fetchone()
+    return FittedDecision(*found) if found else FittedDecision()
 
 
 def _routes(connection: sqlite3.Connection, version: int) -> Iterator[RouteRecord]:

@@ -13,7 +13,7 @@ from replicas import EMPTY, fresh, log_of, replay
 from strategies import DIM, logs
 from synaptoroute.core import content as content_module
 from synaptoroute.core import replica as replica_module
-from synaptoroute.core.change import EpochRecord, Snapshot
+from synaptoroute.core.change import EpochRecord, FittedDecision, Snapshot
 from synaptoroute.core.codec import LEVEL
 from synaptoroute.core.content import ContentRoot, root_of
 from synaptoroute.core.mutation import (
@@ -124,7 +124,7 @@ def _altered(state: Snapshot) -> dict[str, Snapshot]:
         "confidence": replace(
             state, routes=(route._replace(confidence_min=0.5), *state.routes[1:])
         ),
-        "decision": replace(state, decision=b"fit"),
+        "decision": replace(state, decision=FittedDecision(b"fit")),
         "voter keys": replace(state, voter_keys=(("n1", "a" * 64),)),
         "fingerprint": with_epoch(fingerprint="g"),
         "epoch removed": replace(state, epochs=()),

@@ -125,7 +125,7 @@ def digest_from_scratch(table: RouteTable, rows: dict[int, tuple[int, str, bytes
         hashes.append(import_hash(staged.begin))
         hashes.extend(chunk_hash(chunk) for chunk in staged.chunks)
     hashes.extend(map(feedback_hash, table.feedback.values()))
-    if table.decision:
+    if table.decision.payload:
         hashes.append(decision_hash(table.decision))
     return f"{sum(int.from_bytes(each, 'little') for each in hashes) % 2**128:032x}"
 

@@ -198,7 +198,12 @@ MUTATIONS = st.one_of(
     IMPORTS,
     st.builds(PutSettings, SETTINGS)
     | st.builds(Calibrate, CALIBRATIONS)
-    | st.builds(CalibrateDecision, st.sampled_from([b"", b"fit", bytes(range(256))])),
+    | st.builds(
+        CalibrateDecision,
+        st.sampled_from([b"", b"fit", bytes(range(256))]),
+        st.sampled_from(["", "n1"]),
+        st.integers(0, 3),
+    ),
     FEEDBACK | revisions(),
 )
 EPOCH_OPENINGS = st.builds(

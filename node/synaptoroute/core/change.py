@@ -96,6 +96,20 @@ class RouteRecord(NamedTuple):
         return found
 
 
+class FittedDecision(NamedTuple):
+    """The numbers behind the confidence of answers, as the newest ``CalibrateDecision`` set them.
+
+    The origin is for people: an equal payload of another node or time changes nothing.
+    """
+
+    payload: bytes = b""  # Empty for none
+    node: str = ""
+    at_ms: int = 0  # Milliseconds since 1970
+
+
+NO_DECISION: Final = FittedDecision()
+
+
 class SlotWrite(NamedTuple):
     """One row of the tensor to fill, in the order of the database's columns."""
 
@@ -167,8 +181,8 @@ class Change:
     # Slots whose owner or content changed, with their old row hash; for undo
     replaced: tuple[tuple[int, bytes], ...] = ()
     settings_before: Settings | None = None  # Settings before, if they changed; for undo
-    decision: bytes | None = None  # The numbers behind the confidence, if they changed
-    decision_before: bytes = b""  # The numbers before; for undo
+    decision: FittedDecision | None = None  # The numbers behind the confidence, if they changed
+    decision_before: FittedDecision = NO_DECISION  # The numbers before; for undo
     staged_before: StagedImport | None = None  # The import before ``staged`` was added; for undo
 
 
@@ -234,7 +248,7 @@ class Snapshot:
     # Outcomes inside the idempotency window, in order of seq
     remembered: tuple[Remembered, ...] = ()
     imports: tuple[StagedImport, ...] = ()  # Open imports, in order of identity
-    decision: bytes = b""  # The numbers behind the confidence, as ``CalibrateDecision`` set them
+    decision: FittedDecision = NO_DECISION  # The numbers behind the confidence
     epochs: tuple[EpochRecord, ...] = ()
     feedback: tuple[FeedbackItem, ...] = ()  # The review queue, in order of identity
     level: int = 1  # Feature level of the log

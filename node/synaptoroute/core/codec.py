@@ -312,11 +312,11 @@ def _read_settings(fields: Fields, vectors: bytes) -> PutSettings:
 
 
 def _write_decision(calibrate: CalibrateDecision) -> tuple[Fields, Vectors]:
-    return {}, [calibrate.payload]
+    return {"node": calibrate.node, "at_ms": calibrate.at_ms}, [calibrate.payload]
 
 
 def _read_decision(fields: Fields, payload: bytes) -> CalibrateDecision:
-    return CalibrateDecision(payload)
+    return CalibrateDecision(payload, _text(fields["node"]), _count(fields["at_ms"]))
 
 
 def _write_chunk(chunk: ImportChunk) -> tuple[Fields, Vectors]:

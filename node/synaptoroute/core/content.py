@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Final
 
-from synaptoroute.core.change import Change, Commit, EpochRecord, Outcome, Remembered, Snapshot
+from synaptoroute.core.change import (
+    Change,
+    Commit,
+    EpochRecord,
+    FittedDecision,
+    Outcome,
+    Remembered,
+    Snapshot,
+)
 from synaptoroute.core.digest import (
     chunk_hash,
     decision_hash,
@@ -135,7 +143,7 @@ class ContentRoot:
         self.position = snapshot.position
         self._encoder = fingerprint, dim
         self._settings = settings_hash(snapshot.settings)
-        self._decision = snapshot.decision and decision_hash(snapshot.decision)
+        self._decision = _decision_part(snapshot.decision)
         self.hash_of_chunk = hash_of_chunk
         self._rows, self._routes = _Tree(LEAVES), _Tree(LEAVES)
         self._outcomes = _Tree(OUTCOME_LEAVES)
@@ -188,7 +196,7 @@ class ContentRoot:
         if change.settings is not None:
             self._settings = settings_hash(change.settings)
         if change.decision is not None:
-            self._decision = change.decision and decision_hash(change.decision)
+            self._decision = _decision_part(change.decision)
         if change.encoder is not None:
             self._encoder = change.encoder.fingerprint, change.encoder.dim
         if change.opened or change.staged or change.closed:
@@ -242,6 +250,10 @@ class ContentRoot:
             *(hashed for _, hashed in sorted(self._feedback.items())),
         )
         return sha256(b"".join(parts)).hexdigest()
+
+
+def _decision_part(decision: FittedDecision) -> bytes:
+    return decision_hash(decision) if decision.payload else b""
 
 
 def _outcome_place(seq: int) -> tuple[int, int]:

@@ -15,7 +15,13 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b, sha1, sha256
 from typing import Final
 
-from synaptoroute.core.change import FeedbackItem, RouteRecord, StagedImport
+from synaptoroute.core.change import (
+    NO_DECISION,
+    FeedbackItem,
+    FittedDecision,
+    RouteRecord,
+    StagedImport,
+)
 from synaptoroute.core.mutation import (
     DEFAULT_UNMATCHED_SHARE,
     ImportBegin,
@@ -73,8 +79,9 @@ def settings_hash(settings: Settings) -> bytes:
     return hash_fields(b"settings", *fields)
 
 
-def decision_hash(decision: bytes) -> bytes:
-    return sha256(b"decision|" + decision).digest()[:_HASH_BYTES]
+def decision_hash(decision: FittedDecision) -> bytes:
+    head = f"decision|{decision.at_ms}|{decision.node}|".encode()
+    return sha256(head + decision.payload).digest()[:_HASH_BYTES]
 
 
 def feedback_hash(item: FeedbackItem) -> bytes:
@@ -190,7 +197,7 @@ def sum_state(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
-    decision: bytes = b"",
+    decision: FittedDecision = NO_DECISION,
 ) -> Digest:
     """Compute the digest of a whole state from scratch."""
     digest = Digest()
@@ -205,12 +212,12 @@ def add_rest(
     routes: Iterable[RouteRecord],
     imports: Iterable[StagedImport],
     feedback: Iterable[FeedbackItem],
-    decision: bytes = b"",
+    decision: FittedDecision = NO_DECISION,
 ) -> None:
     """Add everything of a state except its rows."""
     digest.add(settings_hash(settings))
     digest.add_all(map(feedback_hash, feedback))
-    if decision:
+    if decision.payload:
         digest.add(decision_hash(decision))
     digest.add_all(map(route_hash, routes))
     for staged in imports:

@@ -198,6 +198,8 @@ class CalibrateDecision:
     """
 
     payload: bytes  # As ``decision.calibration`` writes them; empty to drop them
+    node: str = ""  # The node that fitted them
+    at_ms: int = 0  # When it did, milliseconds since 1970 by its clock; for people only
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,10 @@ from dataclasses import replace
 from typing import Final
 
 from synaptoroute.core.change import (
+    NO_DECISION,
     Change,
     FeedbackItem,
+    FittedDecision,
     Outcome,
     Rejection,
     RouteRecord,
@@ -138,7 +140,7 @@ class RouteTable:
         self.imports: dict[str, StagedImport] = {}
         self.feedback: dict[str, FeedbackItem] = {}
         self.row_hashes: dict[int, bytes] = {}
-        self.decision = b""  # The numbers behind the confidence
+        self.decision = FittedDecision()  # The numbers behind the confidence
         self.digest = Digest()
         self.digest.add(settings_hash(self.settings))
         self._slots = FreeNumbers()
@@ -155,7 +157,7 @@ class RouteTable:
         imports: tuple[StagedImport, ...],
         digest: Digest | None = None,
         feedback: tuple[FeedbackItem, ...] = (),
-        decision: bytes = b"",
+        decision: FittedDecision = NO_DECISION,
     ) -> RouteTable:
         """Build the table of a snapshot.
 
@@ -211,8 +213,8 @@ class RouteTable:
                 return self._plan_revision(mutation, at)
             case Calibrate(calibration):
                 return plan_calibration(self.settings, calibration, at)
-            case CalibrateDecision(payload):
-                return self._plan_decision(payload, at)
+            case CalibrateDecision(payload, node, at_ms):
+                return self._plan_decision(FittedDecision(payload, node, at_ms), at)
             case ImportCommit(import_id):
                 return self._plan_commit(proposal, mutation, at, import_id)
             case ImportBegin() | ImportChunk() | ImportAbort():
@@ -225,11 +227,11 @@ class RouteTable:
             case Audit() | VoterAdd() | VoterRemove() | Finalize():
                 return Change(Outcome("applied", at))
 
-    def _plan_decision(self, payload: bytes, at: Revision) -> Change:
+    def _plan_decision(self, decision: FittedDecision, at: Revision) -> Change:
         before = self.decision
-        if payload == before:
+        if decision.payload == before.payload:
             return Change(Outcome("unchanged", at))
-        return Change(Outcome("applied", at), decision=payload, decision_before=before)
+        return Change(Outcome("applied", at), decision=decision, decision_before=before)
 
     def _plan_opening(self, opened: OpenEpoch, at: Revision) -> Change:
         # The votes stay in the log: what is kept of an epoch is the same with or without.
@@ -644,10 +646,10 @@ class RouteTable:
         self.digest.add(settings_hash(new))
         self.settings = new
 
-    def _set_decision(self, decision: bytes) -> None:
-        if self.decision:
+    def _set_decision(self, decision: FittedDecision) -> None:
+        if self.decision.payload:
             self.digest.remove(decision_hash(self.decision))
-        if decision:
+        if decision.payload:
             self.digest.add(decision_hash(decision))
         self.decision = decision
 

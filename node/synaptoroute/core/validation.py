@@ -96,7 +96,9 @@ def check_mutation(mutation: Mutation, dim: int) -> None:
             _check_settings(settings)
         case Calibrate(calibration):
             _check_calibration(calibration)
-        case CalibrateDecision(payload):
+        case CalibrateDecision(payload, node):
+            if node and not _NODE_ID.fullmatch(node):
+                raise Rejection("invalid_request", "a node's identity is malformed")
             if len(payload) > DECISION_BYTES_MAX:
                 raise Rejection(
                     "invalid_request", f"a calibration is over {DECISION_BYTES_MAX} bytes"

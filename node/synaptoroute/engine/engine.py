@@ -516,7 +516,7 @@ def tensor_of(stored: Stored, dim: int) -> Tensor:
         snapshot.settings,
         snapshot.position.revision,
         stored.derived,
-        snapshot.decision,
+        snapshot.decision.payload,
     )
     return tensor
 
@@ -546,5 +546,5 @@ def switched_tensor(commit: Commit, table: RouteTable) -> Tensor:
     slots = np.fromiter((write.slot for write in writes), np.int64, len(writes))
     vectors = as_rows([write.vector for write in writes], encoder.dim)
     routes, at = list(table.routes.values()), commit.entry.position.revision
-    tensor.load(slots, vectors, routes, table.settings, at, decision=table.decision)
+    tensor.load(slots, vectors, routes, table.settings, at, decision=table.decision.payload)
     return tensor

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from synaptoroute.core.change import Commit, FeedbackItem
+from synaptoroute.core.change import Commit, FeedbackItem, FittedDecision
 from synaptoroute.core.mutation import Position
 from synaptoroute.core.replica import CHAINS_KEPT
 from synaptoroute.snapshot_file import SCHEMA_STEPS
@@ -94,23 +93,23 @@ def write_confidence(
     connection.executemany("INSERT INTO route_decision VALUES (?, ?)", held)
 
 
-def read_decision(connection: sqlite3.Connection) -> bytes:
-    """Read the numbers behind the confidence; empty if there are none."""
-    row = connection.execute("SELECT payload, sum FROM decision").fetchone()
+def read_decision(connection: sqlite3.Connection) -> FittedDecision:
+    """Read the numbers behind the confidence."""
+    row = connection.execute("SELECT payload, node, at_ms, sum FROM decision").fetchone()
     if row is None:
-        return b""
-    payload, total = row
-    if zlib.crc32(payload) != total:
+        return FittedDecision()
+    *fields, total = row
+    if checksum(*fields) != total:
         raise CorruptFile("the numbers of the decision do not match their checksum")
-    return bytes(payload)
+    return FittedDecision(*fields)
 
 
-def write_decision(connection: sqlite3.Connection, payload: bytes) -> None:
+def write_decision(connection: sqlite3.Connection, decision: FittedDecision) -> None:
     """Replace the numbers behind the confidence, inside the caller's transaction."""
     connection.execute("DELETE FROM decision")
-    if payload:
-        row = (payload, zlib.crc32(payload))
-        connection.execute("INSERT INTO decision VALUES (1, ?, ?)", row)
+    if decision.payload:
+        row = (*decision, checksum(*decision))
+        connection.execute("INSERT INTO decision VALUES (1, ?, ?, ?, ?)", row)
 
 
 def read_chains(connection: sqlite3.Connection, position: Position) -> tuple[tuple[int, str], ...]:

@@ -18,7 +18,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from synaptoroute.core.change import EpochRecord, Remembered, RouteRecord, Snapshot, StagedImport
+from synaptoroute.core.change import (
+    EpochRecord,
+    FittedDecision,
+    Remembered,
+    RouteRecord,
+    Snapshot,
+    StagedImport,
+)
 from synaptoroute.core.codec import decode_proposal
 from synaptoroute.core.imports import row_count_of
 from synaptoroute.core.levels import DECISION_LEVEL
@@ -272,7 +279,7 @@ def _assemble(
         row_hashes=dict(zip(rows.slots.tolist(), rows.row_hashes, strict=True)),
         remembered=tuple(remembered),
         imports=_read_imports(connection),
-        decision=read_decision(connection) if level >= DECISION_LEVEL else b"",
+        decision=read_decision(connection) if level >= DECISION_LEVEL else FittedDecision(),
         epochs=_read_epochs(connection),
         feedback=read_feedback(connection),
         level=level,

@@ -330,7 +330,7 @@ def _write_state(connection: sqlite3.Connection, stored: Stored) -> None:
     }
     if confidence:
         write_confidence(connection, confidence)
-    if snapshot.decision:
+    if snapshot.decision.payload:
         write_decision(connection, snapshot.decision)
     connection.executemany(INSERT_EPOCH, [epoch_row(epoch) for epoch in snapshot.epochs])
     connection.executemany(

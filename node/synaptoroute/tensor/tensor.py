@@ -518,7 +518,7 @@ class Tensor:
             if change.writes or known is None or known.example_slots != record.example_slots:
                 moved.append(record.route_id)
         if change.decision is not None:
-            self.decision = change.decision
+            self.decision = change.decision.payload
         if change.settings is not None:
             self.settings = change.settings
             self._put_thresholds(self._records.values())

@@ -218,12 +218,13 @@ def test_rows_of_every_kind_count_for_the_capacity(world: World) -> None:
 
 def test_numbers_of_a_fit_are_part_of_the_state(world: World) -> None:
     before = world.table.digest.hex()
-    change = world.do(CalibrateDecision(b"fit"))
-    assert b"fit" == world.table.decision
+    change = world.do(CalibrateDecision(b"fit", "n1", 5))
+    assert (b"fit", "n1", 5) == world.table.decision
     assert before != world.table.digest.hex()
-    assert "unchanged" == world.do(CalibrateDecision(b"fit")).outcome.status
+    assert "unchanged" == world.do(CalibrateDecision(b"fit", "n2", 6)).outcome.status
     world.table.revert(change)
-    assert (b"", before) == (world.table.decision, world.table.digest.hex())
+    assert (b"", before) == (world.table.decision.payload, world.table.digest.hex())
+    assert "invalid_request" == world.code(CalibrateDecision(b"fit", "no node"))
     assert "invalid_request" == world.code(CalibrateDecision(b"x" * (DECISION_BYTES_MAX + 1)))
 
 
