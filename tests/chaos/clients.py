@@ -44,6 +44,7 @@ class Clients:
     Attributes:
         members: Asked anew at each request: nodes come and go.
         seed: Of what they ask.
+        headers: What they send with each request.
         history: What they saw.
         failed: Queries that no fault of their own node explains.
         counts: Requests by what came of them.
@@ -51,6 +52,7 @@ class Clients:
 
     members: Callable[[], list[Member]]
     seed: int
+    headers: dict[str, str] = field(default_factory=dict)
     history: History = field(default_factory=History)
     failed: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -106,7 +108,7 @@ class Clients:
             self._down[name] -= 1
 
     def _repeat(self, job: Job, draw: random.Random) -> None:
-        with httpx.Client(timeout=REQUEST_SECONDS, trust_env=False) as client:
+        with httpx.Client(headers=self.headers, timeout=REQUEST_SECONDS, trust_env=False) as client:
             while not self._ended.is_set():
                 self._gate.wait()
                 with self._lock:

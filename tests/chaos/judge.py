@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from chaos.lying_peer import FOREIGN, FOREIGN_ROUTE
 from checkers import differences, dump_of
+from forgeries import FORGED_PAYLOAD
 from node_cluster import Cluster, Member
 from sim.checks import convergence, durability, linearizable, once, order, sessions
 from sim.checks.prefix import PrefixCheck
@@ -56,6 +60,9 @@ class Judge:
         members = cluster.running
         views = {member.name: self._view(member) for member in members}
         self.found += differences(views)
+        self.found += [
+            f"{name} holds foreign rows" for name, each in views.items() if _foreign(each)
+        ]
         heads = {member.name: self._read(member) for member in members}
         head = max(heads.values(), key=lambda each: each.revision)
         digests = {name: str(view["digest"]) for name, view in views.items()}
@@ -99,7 +106,7 @@ class Judge:
             if text is None:
                 continue
             self.effects[op_id] += 1
-            if op_id in self.forged:
+            if op_id in self.forged or op_id.startswith(FOREIGN):
                 self.found.append(f"an entry that no member wrote was applied at {epoch}.{seq}")
             op = self.history.ops.get(op_id)
             if op is not None:
@@ -117,3 +124,8 @@ class Judge:
             *linearizable.stale(self.history),
         ]
         return self.found
+
+
+def _foreign(view: Mapping[str, Any]) -> bool:
+    """Whether a node holds a route or a payload that no client wrote."""
+    return any(row[1] == FOREIGN_ROUTE or FORGED_PAYLOAD in row for row in view["route"])

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chaos.adversary import Adversary, secret_file
+from chaos.attackers import Attackers
 from chaos.clients import Clients
 from chaos.judge import Judge
 from chaos.record import RESULTS, Record
@@ -56,7 +56,10 @@ class Outcome:
 
 
 ATTACK_SHARE = 0.7
-"""How often the adversary strikes in a run that has one."""
+"""How often an attack strikes in a run that has some."""
+ATTACKS = ("adversary", "adversary", "lying peer", "two orders")
+RETURN_SECONDS_MAX = 5.0
+"""Writes are back so soon after an attack, if nothing else is broken."""
 
 
 def say(line: str) -> None:
@@ -82,7 +85,9 @@ def plan(draw: random.Random, storm: Storm) -> list[str]:
         return [draw.choice(sorted(storm.node_faults))]
     chosen = [draw.choice(sorted(storm.server_faults))]
     if storm.adversary is not None and draw.random() < ATTACK_SHARE:
-        chosen = ["adversary"]
+        chosen = [draw.choice(ATTACKS)]
+    if chosen == ["lying peer"]:
+        return chosen  # it needs two nodes
     # Whoever restarts everything, or exchanges a voter, needs all the others.
     beside = sorted(set(storm.node_faults) - {"database corrupt"})
     if draw.random() < NODE_SHARE and chosen[0] not in ("everything restarts", "split brain"):
@@ -120,23 +125,29 @@ def rage(
 ) -> Outcome:
     """Run faults until the time is over, or those that are chosen; give what came of it.
 
-    With ``is_attacked`` the cluster has a secret, and somebody without it attacks its Redis.
+    With ``is_attacked`` the cluster has a secret, API keys and a coordinator.  Somebody without
+    them attacks its Redis, and a process without the secret answers in the place of nodes.
     """
     settings = {"sqlite_synchronous": "full", "model": model}
     draw = random.Random(seed)
-    adversary = Adversary(draw, "s" * 40) if is_attacked else None
-    if adversary is not None:
-        settings["signing_keys_file"] = str(secret_file(folder, adversary.secret))
+    attackers = Attackers(folder, draw) if is_attacked else None
+    adversary = attackers.adversary if attackers else None
+    settings |= attackers.settings if attackers else {}
+    api_key = attackers.api_key if attackers else ""
     first = make_server(kind, folder / "first", "aof-everysec").start()
     outcome, epochs = Outcome(), 0
     try:
-        with cluster_on(folder / "nodes", first, VOTERS, **settings) as cluster:
+        nodes = folder / "nodes"
+        with cluster_on(nodes, first, VOTERS, api_key=api_key, **settings) as cluster:
             cluster.add(VOTERS).start().wait_ready()
-            clients = Clients(lambda: list(cluster.members), seed)
-            storm = Storm(cluster, clients, draw, folder, [first], adversary)
+            clients = Clients(lambda: list(cluster.members), seed, cluster.headers)
+            liar = attackers.liar if attackers else None
+            storm = Storm(cluster, clients, draw, folder, [first], adversary, liar)
             judge = Judge(clients.history, adversary.op_ids if adversary else set())
             try:
                 clients.start(WRITERS, QUERIERS)
+                if attackers:
+                    attackers.start(cluster)
                 until_ = time.monotonic() + seconds
                 waiting = [list(each) for each in chosen]
                 while waiting if chosen else time.monotonic() < until_:
@@ -145,17 +156,22 @@ def rage(
                     epochs = cluster.members[0].version.epoch
             finally:
                 clients.stop()
+                if attackers:
+                    attackers.stop()
                 storm.close()
             outcome.found = [*judge.end(), *clients.failed]
             outcome.figures = _figures(clients, judge, epochs)
-            if adversary is not None:
-                outcome.found += adversary.leaks()
-                outcome.figures["attacks"] = adversary.counts.total()
-                outcome.figures["slowest return of writes, ms"] = int(judge.slowest_seconds * 1e3)
+            if attackers:
+                outcome.found += attackers.leaks()
+                outcome.figures |= attackers.figures
+                slowest = judge.slowest_seconds
+                outcome.figures["slowest return of writes, ms"] = int(slowest * 1e3)
+                if slowest > RETURN_SECONDS_MAX:
+                    outcome.found.append(f"writes were away for {slowest:.1f} s after an attack")
     finally:
         first.stop()
-        if adversary is not None:
-            adversary.trap.close()
+        if attackers:
+            attackers.close()
     return outcome
 
 
@@ -175,7 +191,7 @@ def _cycle(
     strike(storm, faults)
     struck = time.monotonic()
     heal(cluster)
-    if faults == ["adversary"]:
+    if len(faults) == 1 and faults[0] in ATTACKS:
         judge.slowest_seconds = max(judge.slowest_seconds, time.monotonic() - struck)
     clients.rest()
     head = judge.checkpoint(cluster)

@@ -14,14 +14,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import redis
 
 from chaos.adversary import Adversary
 from chaos.clients import Clients
+from chaos.lying_peer import LyingPeer
 from fault_proxy import Fault
 from needs import require, require_valkey
 from node_cluster import Cluster, Member, until
@@ -54,6 +56,7 @@ class Storm:
         draw: What happens next.
         folder: Where servers live.
         adversary: Who attacks Redis; None in a cluster without a secret.
+        liar: Who answers in the place of a node, and lies; None likewise.
         hands: Threads that live as long as the storm: a node ends with whoever started it.
     """
 
@@ -63,6 +66,7 @@ class Storm:
     folder: Path
     servers: list[Server] = field(default_factory=list)
     adversary: Adversary | None = None
+    liar: LyingPeer | None = None
     hands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
     _kept: Path | None = None
 
@@ -81,6 +85,7 @@ class Storm:
             "out of memory": self.run_out_of_memory,
             "everything restarts": self.restart_everything,
             **({} if self.adversary is None else {"adversary": self.attack}),
+            **({} if self.liar is None else {"lying peer": self.lie, "two orders": self.split}),
         }
 
     @property
@@ -125,6 +130,42 @@ class Storm:
         """Somebody who can write to Redis, and has no secret, does what he can."""
         assert self.adversary is not None
         self.adversary.attack(self.server, self.draw.uniform(4.0, 10.0))
+
+    def lie(self) -> None:
+        """A process with the address of a voter lies to a node that has to catch up, and in Redis.
+
+        The voter is down meanwhile, and the node finds a log that was trimmed.
+        """
+        assert self.liar is not None
+        liar, voter = self.liar, self.draw.choice(self.cluster.members[:3])
+        behind = self.cluster.members[3]
+        with self._down(voter), self._down(behind):
+            liar.take_database(voter.database)
+            voter.kill()
+            behind.kill()
+            with liar.at(voter.process.port):
+                liar.order("lie", str(self.server.port))
+                time.sleep(self.draw.uniform(1.0, 3.0))
+                with suppress(AssertionError):  # nothing to trim
+                    self.cluster.trim()
+                behind.start()
+                time.sleep(self.draw.uniform(2.0, 4.0))
+                liar.order("lie", "0")
+            behind.wait_ready()
+            voter.start().wait_ready()
+        liar.order("lie", str(self.server.port))
+        time.sleep(2.0)
+        liar.order("rest")
+
+    def split(self) -> None:
+        """Whoever controls Redis shows one node another order of entries, and forces a recovery."""
+        shown = self.new_server(self.server.kind)
+        copy_log(self.server, shown)
+        node = self._node()
+        self._lead(shown, [node])
+        time.sleep(self.draw.uniform(1.0, 3.0))
+        self._lead(self.server, [node])
+        self.server.call("HSET", "sr:{default}:meta", "replid", "0" * 40)
 
     def stop(self) -> None:
         """It is stopped and started again."""
@@ -295,6 +336,16 @@ class Storm:
             return answer.status_code == 200
 
         until(change)
+
+
+def copy_log(source: Server, target: Server) -> None:
+    """Copy every key, and make the copy say that its log was opened on its own server."""
+    there, here = redis.Redis.from_url(source.url), redis.Redis.from_url(target.url)
+    with there, here:
+        for key in there.keys("*"):
+            if dump := there.dump(key):
+                here.restore(key, max(0, there.pttl(key)), dump)
+        here.hset("sr:{default}:meta", "replid", here.info("replication")["master_replid"])
 
 
 def _damage(path: Path) -> None:

@@ -18,11 +18,13 @@ import redis
 from fault_proxy import FaultProxy
 from followers import QUORUM, Peers, lead_to, route, until
 from servers import Server
-from synaptoroute.errors import SynaptoRouteError
+from synaptoroute.errors import SynaptoRouteError, VersionLost
+from synaptoroute.models import WriteResult
 from synaptoroute.router import WriteOptions
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 APPLIED = WriteOptions(ack="applied")
+LONG = WriteOptions(ack="quorum", ack_timeout_seconds=50)
 META = "sr:{default}:meta"
 """Key of the header."""
 
@@ -110,13 +112,37 @@ async def test_position_of_another_order_acknowledges_nothing(
         assert ("pending", "applied") == (result.status, result.ack)
 
 
-async def _write(found: Peers, number: int, name: str) -> None:
+async def test_write_of_a_lost_order_is_not_acknowledged_by_another_entry_in_its_place(
+    tmp_path: Path, redis_server: Server, valkey_server: Server
+) -> None:
+    """Its writer waits for a majority, while the history of the voter is replaced."""
+    async with voters(tmp_path, redis_server) as (found, ways):
+        await asyncio.to_thread(copy, redis_server, valkey_server)
+        lead_to(ways[2], valkey_server)
+        await until(lambda: found[2].follower.session.log_state == "open")
+        waiting = asyncio.create_task(_write(found, 2, "lost", LONG))
+        await until(lambda: found[2].position.seq > found[0].position.seq)
+        for name in ("one", "two", "three"):
+            await found[0].router.aput_route(route(name), QUORUM)
+
+        lead_to(ways[2], redis_server)
+        await _force(found)
+
+        with pytest.raises(VersionLost):
+            await waiting
+        await found.judge()
+
+
+async def _write(
+    found: Peers, number: int, name: str, options: WriteOptions = APPLIED
+) -> WriteResult:
     """Write through one voter, as soon as it takes writes."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
-                await found[number].router.aput_route(route(name), APPLIED)
-                return
+                return await found[number].router.aput_route(route(name), options)
+            except VersionLost:
+                raise
             except SynaptoRouteError:
                 await asyncio.sleep(0.05)
 

@@ -117,6 +117,7 @@ class Cluster:
         settings: Further settings of every node.
         namespace: Name of the log.
         tls: Certificates of all nodes; None for plain HTTP.
+        api_key: Key that clients send; empty for none.
     """
 
     folder: Path
@@ -125,12 +126,18 @@ class Cluster:
     settings: dict[str, str] = field(default_factory=dict)
     namespace: str = "default"
     tls: TestTls | None = None
+    api_key: str = ""
     members: list[Member] = field(default_factory=list)
     history: History = field(default_factory=History)
     _made: int = 0
 
     def __getitem__(self, index: int) -> Member:
         return self.members[index]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What clients send with each request."""
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     @property
     def running(self) -> list[Member]:
@@ -167,6 +174,7 @@ class Cluster:
         )
         client = httpx.Client(
             base_url=process.url,
+            headers=self.headers,
             timeout=REQUEST_SECONDS,
             trust_env=False,
             verify=context or True,
@@ -405,12 +413,13 @@ def cluster_on(
     *,
     namespace: str = "default",
     tls: TestTls | None = None,
+    api_key: str = "",
     **settings: str,
 ) -> Iterator[Cluster]:
     """A cluster that has started, ended with the block."""
     folder.mkdir(parents=True, exist_ok=True)
     network = Network()
-    cluster = Cluster(folder, server, network, settings, namespace, tls)
+    cluster = Cluster(folder, server, network, settings, namespace, tls, api_key)
     try:
         yield cluster.start(count) if count else cluster
     finally:

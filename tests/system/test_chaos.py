@@ -42,6 +42,17 @@ def test_adversary_with_the_rights_of_redis_changes_nothing(tmp_path: Path) -> N
     assert outcome.figures["writes held by a quorum"] > 0
 
 
+def test_lying_peer_gives_no_row_and_gets_no_secret(tmp_path: Path) -> None:
+    """It answers at the address of a voter that is down, while a node has to catch up."""
+    attacks = (("lying peer",), ("two orders",), ("lying peer",))
+    outcome = rage(tmp_path, "redis", seed=2, seconds=0, chosen=attacks, is_attacked=True)
+
+    assert [] == outcome.found
+    assert outcome.figures["requests of peers to the lying peer"] > 0
+    assert outcome.figures["answers of the coordinator"] > 0
+    assert outcome.figures["writes held by a quorum"] > 0
+
+
 @pytest.mark.accept
 @pytest.mark.timeout(480)
 def test_cluster_with_the_real_encoder_survives_faults(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class HeadReads:
         give_up_at = time.monotonic() + timeout_seconds
         if self._waiting is None:
             self._waiting = asyncio.create_task(self._after(self._in_flight), name="head")
+            self._waiting.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout(timeout_seconds):
                 # Shielded: the other reads that wait for it go on if this one is given up.
@@ -193,6 +194,12 @@ def has_left(answer: PeerHead, head: Head) -> bool:
 
 def _is_enough(confirmed: Collection[str], electorates: Iterable[Collection[str]]) -> bool:
     return all(is_majority(confirmed, voters) for voters in electorates)
+
+
+def _retrieve(task: asyncio.Task[_Confirmed]) -> None:
+    """Take note of a failure: the reads that waited for it may all have been given up."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _refusal(message: str) -> HeadNotConfirmed:

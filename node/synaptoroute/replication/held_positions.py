@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Position, Revision
 
 UNKNOWN_MAX: Final = 256  # Positions of a node that are remembered until this node reaches them
 
@@ -57,9 +57,16 @@ class HeldPositions:
 
     async def contains(self, at: Position) -> bool:
         """Whether a position is in this node's own history."""
-        if at == self._position():
-            return True
-        return (await self._chains_at([at.seq]))[0] == at.chain
+        return await self._chain_at(at.seq) == at.chain
+
+    async def position_at(self, at: Revision) -> Position | None:
+        """The position with the place of an entry that this node has applied."""
+        chain = await self._chain_at(at.seq)
+        return None if chain is None else Position(at.epoch, at.seq, chain)
+
+    async def _chain_at(self, seq: int) -> str | None:
+        own = self._position()
+        return own.chain if seq == own.seq else (await self._chains_at([seq]))[0]
 
     async def _compare(self, names: Mapping[str, Position]) -> None:
         own = self._position()

@@ -364,10 +364,7 @@ class Barriers:
         epochs = self._engine.replica_status.epochs
         later = [each for each in epochs if each.epoch > version.epoch]
         if later and version.seq > later[0].opened.base_seq:
-            raise VersionLost(
-                f"the write at {version} was left behind when epoch {later[0].epoch} was opened",
-                version=str(position.revision),
-            )
+            raise _lost(version, position)
         return version.seq <= position.seq
 
     async def wait_head(self, timeout_seconds: float) -> None:
@@ -390,19 +387,24 @@ class Barriers:
             How many of how many voters hold it on disk; None if it was not reached in time.
         """
         deadline = time.monotonic() + timeout_seconds
+        entry = await self._session.held.position_at(at) if self._session.log.is_strict else None
         while True:
             pause_seconds = ACK_POLL_SECONDS
             self._is_visible(at)  # raises VersionLost
             # Positions are kept for each epoch.  If a later epoch was opened meanwhile, its
             # positions count, because it continues with this entry.
             epoch = max(at.epoch, self._session.position.epoch)
+            held = None
             try:
-                if (held := await self._acked(epoch, at.seq, is_all)) is not None:
-                    return held
+                held = await self._acked(epoch, at.seq, is_all)
                 if is_all and self._session.log.is_strict:
                     pause_seconds = ALL_POLL_SECONDS
             except SynaptoRouteError:
                 pause_seconds = ACK_RETRY_SECONDS
+            if held is not None:
+                if entry is None or await self._session.held.contains(entry):
+                    return held
+                raise _lost(at, self._session.position)  # another entry has its place now
             left_seconds = deadline - time.monotonic()
             if left_seconds <= 0:
                 return None
@@ -438,3 +440,10 @@ class Barriers:
         behind = {name for name, at in told.items() if not holders({name: at}, epoch, seq)}
         voting = {name: at for name, at in positions.items() if name in behind}
         return held if live and len(behind) == holders(voting, epoch, seq) else None
+
+
+def _lost(version: Revision, position: Position) -> VersionLost:
+    return VersionLost(
+        f"the write at {version} was left behind when a later epoch was opened",
+        version=str(position.revision),
+    )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from synaptoroute.core.mutation import Position
+from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.replication.held_positions import UNKNOWN_MAX, HeldPositions
 
 pytestmark = pytest.mark.unit
@@ -82,3 +82,12 @@ async def test_what_is_remembered_of_a_node_is_bounded() -> None:
     history.seq = UNKNOWN_MAX
 
     assert {} == await history.held.of({"a": at(3 * UNKNOWN_MAX)})
+
+
+async def test_position_of_an_applied_entry_is_known_until_another_one_has_its_place() -> None:
+    history = History(9)
+    entry = await history.held.position_at(Revision(1, 7))
+
+    assert at(7) == entry
+    assert await history.held.position_at(Revision(1, 12)) is None
+    assert await history.held.contains(at(7))
