@@ -24,6 +24,9 @@ from servers import Server
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
 
+SAID = "what somebody said about an answer"
+
+
 @pytest.fixture
 def bucket(tmp_path: Path) -> Iterator[BucketServer]:
     """A server with a bucket."""
@@ -74,6 +77,10 @@ def fill(cluster: Cluster) -> dict[str, str]:
         assert "applied" == cluster.put(number % 3, f"r{number}").outcome
     cluster.put(0, "r3", "another text")
     cluster.write(1, "DELETE", "/v1/routes/r5", None)
+    settings = cluster[0].http.get("/v1/settings").json()
+    cluster[0].http.put("/v1/settings", json={**settings, "feedback": {}})
+    said = cluster[0].http.post("/v1/feedback", json={"text": SAID, "route": "r1"})
+    assert 200 == said.status_code, said.text
     cluster.settle()
     found: dict[str, str] = cluster[0].http.get("/-/digest").json()
     return found
@@ -128,6 +135,7 @@ def test_wiped_cluster_is_restored_from_the_bucket(
                 member.wait_ready()
             again.settle()
             after = [member.http.get("/-/digest").json() for member in members]
+            queues = [member.http.get("/v1/feedback").json()["items"] for member in members]
             written = again.put(1, "new", "written after the restore")
             again.settle()
     finally:
@@ -138,6 +146,7 @@ def test_wiped_cluster_is_restored_from_the_bucket(
     assert {before["digest"]} == {each["digest"] for each in after}
     assert {before["tensor_sha256"]} == {each["tensor_sha256"] for each in after}
     assert "applied" == written.outcome
+    assert [[SAID]] * 3 == [[item["text"] for item in items] for items in queues]
 
 
 def test_bucket_keeps_the_configured_number_of_backups(

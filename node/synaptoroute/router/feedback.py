@@ -21,8 +21,8 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from synaptoroute.core.change import FeedbackItem
+from synaptoroute.core.feedback import RETENTION_DAYS_MAX, item_id_of, read_feedback_settings
 from synaptoroute.core.feedback import FeedbackSettings as QueueSettings
-from synaptoroute.core.feedback import item_id_of, read_feedback_settings
 from synaptoroute.core.mutation import (
     KEEP,
     Keep,
@@ -70,7 +70,9 @@ PREVIEW_TEXTS_MAX: Final = 200
 RESOLVED_MAX: Final = 500
 """Resolutions and changes of one revision."""
 CHECK_SECONDS: Final = 15.0
-PURGE_SECONDS: Final = 60.0
+CHECK_SECONDS_MIN: Final = 0.5
+PURGE_CHECKS: Final = 4
+"""Checks of the queue to one look into the log, which reads all of it."""
 DAY_MS: Final = 86_400_000
 EXPIRED_AT_ONCE: Final = 500
 _DEFAULTS: Final = WriteOptions()
@@ -155,8 +157,15 @@ class FeedbackQueue:
             DecisionUnknown: This node does not remember the answer.
             RouteNotFound: There is no such route.
         """
+        known = await self._writer.repeated(options)
         settings = self._settings()
-        said, given = self._said(text, decision_id, was)
+        try:
+            said, given = self._said(text, decision_id, was)
+        except DecisionUnknown:
+            if known is None:
+                raise
+            # The answer was remembered when this was said first.
+            return _receipt("", known)
         kept = cut_kinds(said, settings.redaction)
         if not kept.strip():
             raise InvalidQuery("nothing is left of the text after redaction")
@@ -168,10 +177,7 @@ class FeedbackQueue:
             was=None if given is None else checked_name(given),
             at_ms=time.time_ns() // 1_000_000,
         )
-        result = await self._writer.write(put, options)
-        return FeedbackReceipt(
-            id=item_id, times=max(1, result.count), version=result.version, status=result.status
-        )
+        return _receipt(item_id, known or await self._writer.write(put, options))
 
     def _said(
         self, text: str | None, decision_id: str | None, was: str | Keep | None
@@ -250,6 +256,8 @@ class FeedbackQueue:
             FeedbackNotFound: An item is not there any more; nothing changed.
             RouteNotFound: A route does not exist; nothing changed.
         """
+        if (known := await self._writer.repeated(options)) is not None:
+            return known
         changes, resolved = await self.planned(resolutions)
         return await self.revise(changes, resolved, options)
 
@@ -357,6 +365,12 @@ class FeedbackQueue:
 
     # --- expiry ------------------------------------------------------------------------
 
+    @property
+    def retention_days(self) -> float:
+        """How long feedback is kept; the longest time there is while the queue is off."""
+        settings = read_feedback_settings(self._engine.published.settings.feedback)
+        return settings.retention_days if settings else RETENTION_DAYS_MAX
+
     async def expire(self, now_ms: int | None = None) -> int:
         """Delete items whose time has come; return how many were proposed.
 
@@ -405,9 +419,8 @@ class FeedbackQueue:
 class FeedbackExpiry:
     """Deletes old feedback in a task of its own: from the queue, and from the log."""
 
-    def __init__(self, queue: FeedbackQueue, check_seconds: float = CHECK_SECONDS) -> None:
+    def __init__(self, queue: FeedbackQueue) -> None:
         self._queue = queue
-        self._check_seconds = check_seconds
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -421,13 +434,15 @@ class FeedbackExpiry:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        purged_at = -PURGE_SECONDS
+        purged_at = time.monotonic()
         while True:
             # Jitter, so that mostly one node proposes and the others find it done.
-            await asyncio.sleep(self._check_seconds * random.uniform(0.5, 1.5))
+            retention_seconds = self._queue.retention_days * DAY_MS / 1_000
+            check_seconds = min(CHECK_SECONDS, max(CHECK_SECONDS_MIN, retention_seconds / 4))
+            await asyncio.sleep(check_seconds * random.uniform(0.5, 1.5))
             try:
                 await self._queue.expire()
-                if time.monotonic() - purged_at >= PURGE_SECONDS:
+                if time.monotonic() - purged_at >= PURGE_CHECKS * check_seconds:
                     purged_at = time.monotonic()
                     await self._queue.purge()
             except SynaptoRouteError as error:
@@ -474,6 +489,12 @@ def stored_settings(settings: RouteSetSettings) -> Settings:
     fields = settings.model_dump(exclude={"feedback", "ignore"})
     queue = settings.feedback.canonical if settings.feedback else ""
     return Settings(**fields, feedback=queue, ignore=tuple(settings.ignore))
+
+
+def _receipt(item_id: str, result: WriteResult) -> FeedbackReceipt:
+    return FeedbackReceipt(
+        id=item_id, times=max(1, result.count), version=result.version, status=result.status
+    )
 
 
 def _place(item: FeedbackItem) -> tuple[int, str]:

@@ -344,6 +344,16 @@ class Writer:
             return known
         return await self._send(mutation, options, fingerprint, deadline)
 
+    async def repeated(self, options: WriteOptions) -> WriteResult | None:
+        """Answer a write with an identity that this node has applied already; else None.
+
+        For callers that read the state before they write: what they read may be gone because
+        the write was applied.
+        """
+        if options.op_id is None:
+            return None
+        return await self._repeated(options, deadline_of(options))
+
     async def _repeated(self, options: WriteOptions, deadline: float) -> WriteResult | None:
         """Answer a write that this node has applied already; None if it has not."""
         # Also while Redis is away: a client that was told ``unknown`` gets its answer here.
