@@ -30,6 +30,9 @@ UTTERANCES_PER_ROUTE_CALL_MAX: Final = 1_000
 QUERY_BATCH_TEXTS_MAX: Final = 1_024
 CANDIDATES_MAX: Final = 100
 FILTER_ROUTES_MAX: Final = 1_000
+CONTEXT_TURNS_MAX: Final = 8
+CONTEXT_BYTES_MAX: Final = 32_768
+"""UTF-8 bytes of all turns of a query's context."""
 
 _NAME = re.compile(NAME_PATTERN)
 
@@ -328,6 +331,8 @@ class Match(BaseModel):
         encoded_text: The text that was encoded, after cuts and repairs; only with ``explain``,
             and only if it differs from the query.
         repairs: Words that were read as others; only with ``encoded_text``.
+        context_weight: Weight of the turns of the context beside the text, 0 to 0.4; only with
+            ``explain`` and a context.
         stage: Which stage of the cascade answered, ``static`` or ``encoder``; only with
             ``explain``, and only if the cascade is on.
         static_margin: Margin of the static stage's best route, in that stage's scores.
@@ -356,6 +361,7 @@ class Match(BaseModel):
     span: tuple[int, int] | None = None
     encoded_text: str | None = None
     repairs: list[WordRepair] | None = None
+    context_weight: float | None = None
     stage: Stage | None = None
     static_margin: float | None = None
     guard_margin: float | None = None
@@ -697,6 +703,20 @@ class CascadeReport(BaseModel):
     share: float | None = None
     agreement: float | None = None
     strays: float | None = None
+
+
+def check_context(turns: Sequence[str]) -> tuple[str, ...]:
+    """Check the turns of a query's context.
+
+    Raises:
+        ValueError: There are too many, they are too long together, or one is malformed.
+    """
+    if isinstance(turns, str) or len(turns) > CONTEXT_TURNS_MAX:
+        raise ValueError(f"must be a list of at most {CONTEXT_TURNS_MAX} texts")
+    checked = tuple(check_text(turn, CONTEXT_BYTES_MAX) for turn in turns)
+    if sum(len(turn.encode()) for turn in checked) > CONTEXT_BYTES_MAX:
+        raise ValueError(f"must be at most {CONTEXT_BYTES_MAX} bytes of UTF-8 together")
+    return checked
 
 
 def route_names(names: Sequence[str]) -> frozenset[str]:

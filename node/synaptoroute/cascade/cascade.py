@@ -141,7 +141,7 @@ class Cascade:
 
         A batch costs less than its queries alone, and gives the same answers.
         """
-        asked = [query for query in queries if query.routes is None]
+        asked = [query for query in queries if query.is_plain]
         found = self._evaluate(asked, node)
         left = sum(
             query.first_stage is not None and not query.first_stage.is_sure for query in asked
@@ -157,7 +157,7 @@ class Cascade:
         # the first stage might be sure, and every node must decide alike at one position.
         routes = self._routes if self._state == "on" else None
         at = None if routes is None else routes.revision
-        moved = [query for query in queries if query.first_stage_at != at and query.routes is None]
+        moved = [query for query in queries if query.first_stage_at != at and query.is_plain]
         for query in moved:
             query.first_stage, query.first_stage_at = None, None
         if not moved:
@@ -413,7 +413,7 @@ class QueryCoalescer:
 
     def add(self, query: Query) -> bool:
         """Evaluate a query soon, if the first stage is on; its future gets the answer."""
-        if query.routes is not None or not self._cascade.is_on:
+        if not query.is_plain or not self._cascade.is_on:
             return False
         loop = query.loop
         assert loop is not None, "a query without an event loop: this is a bug"

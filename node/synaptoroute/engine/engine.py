@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +39,7 @@ from synaptoroute.ports import (
     ReplicaStatus,
 )
 from synaptoroute.replication.applier import Applier, PendingWrites, check_vectors, stored_promise
+from synaptoroute.serving.context import turn_to_context
 from synaptoroute.serving.embedding_cache import EncoderSet
 from synaptoroute.serving.encoder_workers import Batch, EncoderWorkers, Observer, submit_utterances
 from synaptoroute.serving.fair_queue import InFlightQuery
@@ -215,13 +217,14 @@ class Engine:
             self._enqueue(query)
 
     def _enqueue(self, query: Query) -> None:
+        key = query.key if query.context else query.text
         self._queue.submit(
-            query.text, query, share=query.use_cache, deadline_seconds=query.deadline_seconds
+            key, query, share=query.use_cache, deadline_seconds=query.deadline_seconds
         )
 
     def submit_all(self, queries: Sequence[Query]) -> None:
         if queries:
-            first, pairs = queries[0], [(query.text, query) for query in queries]
+            first, pairs = queries[0], [(query.key, query) for query in queries]
             self._queue.submit_all(pairs, first.use_cache, deadline_seconds=first.deadline_seconds)
 
     @property
@@ -247,14 +250,18 @@ class Engine:
     def answer_now(self, queries: Sequence[Query]) -> list[Match]:
         self._check_open()
         encoder, preparation = self.encoder, self.scorer.preparation
-        prepared = [preparation.prepare(query.text) for query in queries]
+        prepared = [preparation.prepare(query.key) for query in queries]
         tokens = encoder.tokenize([each.text for each in prepared])
+        turns = [tuple(encoder.tokenize(each.turns)) for each in prepared]
+        others = {turn.key: turn for turn in chain.from_iterable(turns)}
+        row_of = {key: len(tokens) + row for row, key in enumerate(others)}
         in_flight = tuple(
-            InFlightQuery(query.text, [query], 0.0, own, encoder, each)
-            for query, own, each in zip(queries, tokens, prepared, strict=True)
+            InFlightQuery(query.key, [query], 0.0, own, encoder, each, earlier)
+            for query, own, each, earlier in zip(queries, tokens, prepared, turns, strict=True)
         )
         answers: list[Match] = []
-        batch = Batch(in_flight, encoder.encode_tokens(tokens), encoder)
+        embeddings = encoder.encode_tokens([*tokens, *others.values()])
+        batch = Batch(in_flight, turn_to_context(in_flight, embeddings, row_of), encoder)
         for _, answer in self.scorer.score_now(batch):
             if isinstance(answer, Exception):
                 raise answer

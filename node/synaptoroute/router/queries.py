@@ -19,6 +19,7 @@ from synaptoroute.models import (
     QUERY_BATCH_TEXTS_MAX,
     QUERY_BYTES_MAX,
     Match,
+    check_context,
     check_text,
     route_names,
 )
@@ -38,6 +39,8 @@ class QueryArguments(TypedDict, total=False):
         explain: Report at least five candidates, and how the text was read.
         deadline_ms: Give up after that many milliseconds, at least 1.
         use_cache: False encodes the text again, for measurements.
+        context: Earlier turns of the conversation, oldest first: at most 8 texts of 32,768
+            bytes together.  They count behind the text, see ``serving.context``.
     """
 
     limit: int
@@ -45,6 +48,7 @@ class QueryArguments(TypedDict, total=False):
     explain: bool
     deadline_ms: int | None
     use_cache: bool
+    context: Sequence[str]
 
 
 _NO_OPTIONS: Final = QueryArguments()
@@ -56,7 +60,9 @@ def make_query(
     """Validate and make a query."""
     limit, routes = options.get("limit", 1), options.get("routes")
     query = Query(text, limit, None, options.get("explain", False), options.get("use_cache", True))
+    context = options.get("context", ())
     if is_checked:
+        query.context = tuple(context)
         query.routes = None if routes is None else frozenset(routes)
         return query
     if not isinstance(text, str):
@@ -73,6 +79,10 @@ def make_query(
         query.routes = None if routes is None else route_names(routes)
     except (TypeError, ValueError) as error:
         raise InvalidQuery(f"routes: {error}") from error
+    try:
+        query.context = check_context(context)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidQuery(f"context: {error}") from error
     return query
 
 

@@ -63,7 +63,14 @@ _OF_SPLIT: Final = {"span"}
 _WITHOUT_DECISION: Final = {"decision_id", *_OF_SPLIT}
 _OF_CASCADE: Final = {"stage", "static_margin", "guard_margin"}
 _OF_PREPARATION: Final = {"encoded_text", "repairs"}
-_WITHOUT_EXPLAIN: Final = {"candidates", "p_none", *_OF_CASCADE, *_OF_PREPARATION}
+_OF_CONTEXT: Final = {"context_weight"}
+_WITHOUT_EXPLAIN: Final = {
+    "candidates",
+    "p_none",
+    *_OF_CASCADE,
+    *_OF_PREPARATION,
+    *_OF_CONTEXT,
+}
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -374,6 +381,7 @@ def query_arguments(query: QueryFields, deadline_ms: int) -> dict[str, Any]:
         "limit": query.limit,
         "routes": query.routes,
         "explain": query.explain,
+        "context": query.context,
         "deadline_ms": min(deadline_ms, query.deadline_ms or deadline_ms),
     }
 
@@ -405,6 +413,8 @@ def render_match(match: Match) -> str:
             left_out = left_out | _OF_CASCADE
         if match.encoded_text is None:
             left_out = left_out | _OF_PREPARATION
+        if match.context_weight is None:
+            left_out = left_out | _OF_CONTEXT
     if match.span is not None:
         left_out = left_out - _OF_SPLIT
     return match.model_dump_json(exclude=left_out)

@@ -24,6 +24,7 @@ from synaptoroute.learning.clusters import SIMILARITY_MIN
 from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.models import (
     CANDIDATES_MAX,
+    CONTEXT_TURNS_MAX,
     FILTER_ROUTES_MAX,
     QUERY_BATCH_TEXTS_MAX,
     QUERY_BYTES_MAX,
@@ -40,6 +41,7 @@ from synaptoroute.models import (
     Threshold,
     Utterance,
     canonical_json,
+    check_context,
     check_text,
 )
 from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
@@ -61,6 +63,10 @@ QueryText = Annotated[
 def _whole(value: Any) -> Any:
     """Convert 3.0 to 3, as JSON Schema does; some clients have no integers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _context(turns: list[str]) -> list[str]:
+    return list(check_context(turns))
 
 
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
@@ -87,6 +93,11 @@ class QueryFields(RequestModel):
     split: bool = Field(
         default=False,
         description="Route each clause of the text; the answer is a list of matches with spans.",
+    )
+    context: Annotated[list[QueryText], AfterValidator(_context)] = Field(
+        default_factory=list,
+        max_length=CONTEXT_TURNS_MAX,
+        description="Earlier turns of the conversation, oldest first; at most 32,768 bytes.",
     )
     deadline_ms: WholeNumber | None = Field(
         default=None,

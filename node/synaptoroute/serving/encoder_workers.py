@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from synaptoroute.author import AUTHOR, AUTHOR_ADDRESS
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.serving.admission import CHARACTERS_MAX
+from synaptoroute.serving.context import turn_to_context
 from synaptoroute.serving.embedding_cache import CachedEncoder
 from synaptoroute.serving.fair_queue import InFlightQuery
 from synaptoroute.serving.preparation import TextPreparation
@@ -152,12 +153,16 @@ class EncoderWorkers:
         if missing:
             for query, tokenized in zip(missing, encoder.tokenize(texts), strict=True):
                 query.tokens, query.tokens_of = tokenized, encoder
+                if query.prepared.turns:
+                    query.turn_tokens = tuple(encoder.tokenize(query.prepared.turns))
 
     def _fit_budget(self, queries: list[InFlightQuery]) -> list[InFlightQuery]:
         """Keep what the token budget allows; the rest returns to the head of the queue."""
         budget = self._batch_tokens_max
         for index, query in enumerate(queries):
             budget -= query.tokens.count
+            for turn in query.turn_tokens:
+                budget -= turn.count
             if budget < 0 and index:  # the first text is encoded however long it is
                 self._queue.give_back(queries[index:])
                 return queries[:index]
@@ -165,29 +170,39 @@ class EncoderWorkers:
 
     def _encode(self, queries: list[InFlightQuery], serving: CachedEncoder) -> Batch:
         encoder, cache = serving.encoder, serving.cache
-        embeddings = np.empty((len(queries), encoder.dim), dtype=np.float32)
+        texts = [(query, query.tokens) for query in queries]
+        row_of: dict[bytes, int] = {}
+        for query in queries:
+            for turn in query.turn_tokens:
+                if turn.key not in row_of:
+                    row_of[turn.key] = len(texts)
+                    texts.append((query, turn))
+        embeddings = np.empty((len(texts), encoder.dim), dtype=np.float32)
         missing, tokenized = [], []
-        for row, query in enumerate(queries):
-            cached = cache.get(query.tokens.key) if query.is_shared else None
+        for row, (query, tokens) in enumerate(texts):
+            cached = cache.get(tokens.key) if query.is_shared else None
             if cached is None:
                 missing.append(row)
-                tokenized.append(query.tokens)
+                tokenized.append(tokens)
             else:
                 embeddings[row] = cached
         if missing:
             started = time.perf_counter()
             encoded = encoder.encode_tokens(tokenized)
             embeddings[missing] = encoded
-            tokens = characters = 0
+            count = characters = 0
             for row, vector in zip(missing, encoded, strict=True):
-                query = queries[row]
-                cache.put(query.tokens.key, vector)
-                tokens += query.tokens.count
-                characters += min(len(query.text), CHARACTERS_MAX)
+                query, tokens = texts[row]
+                cache.put(tokens.key, vector)
+                count += tokens.count
+                if row < len(queries):  # the text of a flight includes its context
+                    characters += min(len(query.text), CHARACTERS_MAX)
             seconds = time.perf_counter() - started
             if self._observer is not None:
-                self._observer.batch(len(missing), tokens, seconds)
-            self._queue.learn(tokens, characters, seconds)
+                self._observer.batch(len(missing), count, seconds)
+            self._queue.learn(count, characters, seconds)
+        if row_of:
+            embeddings = turn_to_context(queries, embeddings, row_of)
         return Batch(tuple(queries), embeddings, encoder)
 
 

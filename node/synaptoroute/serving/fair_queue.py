@@ -50,6 +50,8 @@ class Waiter(Protocol):
 class InFlightQuery:
     """One text in the queue or being encoded, with all its callers.
 
+    The text of queries with a context is their key, see ``Query.key``.
+
     It is changed by one owner at a time: the queue under its lock, then a worker, then the
     thread that scores.
 
@@ -59,6 +61,7 @@ class InFlightQuery:
         tokens: Set by the worker that tokenized it.
         tokens_of: The encoder of these tokens.
         prepared: The text that they were made of, a ``PreparedText``.
+        turn_tokens: Tokens of the turns of its context.
         is_shared: Whether others may join it and caches may serve it.
         predicted_seconds: The predicted wait; 0 for none.
         flow: The flow of its first caller, among whose work it counts.
@@ -73,6 +76,7 @@ class InFlightQuery:
     tokens: Any = None
     tokens_of: Any = None
     prepared: Any = None
+    turn_tokens: Any = ()
     is_shared: bool = True
     predicted_seconds: float = 0.0
     flow: Flow | None = None

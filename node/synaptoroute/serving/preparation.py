@@ -16,6 +16,8 @@ from synaptoroute.inputs.ignore import cut
 from synaptoroute.inputs.repair import Lexicon, Repair
 from synaptoroute.tensor import Tensor
 
+KEY_SEPARATOR: Final = "\x00"
+"""Between the texts of a key; no text contains it."""
 LEXICON_ROWS_MAX: Final = 100_000
 """The words of a larger route set are not collected, and nothing is repaired."""
 
@@ -28,12 +30,14 @@ class PreparedText(NamedTuple):
         kept: The same without the repairs.
         repairs: Words that were replaced.
         version: What it was made with; see ``TextPreparation.version``.
+        turns: The turns of its context, prepared as well, oldest first.
     """
 
     text: str
     kept: str
     repairs: tuple[Repair, ...]
     version: object
+    turns: tuple[str, ...] = ()
 
 
 class TextPreparation:
@@ -52,7 +56,14 @@ class TextPreparation:
         self.version: object | None = object()
 
     def prepare(self, text: str, ignore: tuple[str, ...] | None = None) -> PreparedText:
-        """Prepare a text; ``ignore`` takes the place of the settings' patterns, to try them."""
+        """Prepare a text, or the key of a query with a context (see ``Query.key``).
+
+        ``ignore`` takes the place of the settings' patterns, to try them.
+        """
+        if KEY_SEPARATOR in text:
+            text, *turns = text.split(KEY_SEPARATOR)
+            read = [self.prepare(turn, ignore).text for turn in turns]
+            return self.prepare(text, ignore)._replace(turns=tuple(filter(None, read)))
         # Read first: a change that begins meanwhile must leave an outdated version behind.
         version = self.version
         patterns = self._ignore if ignore is None else ignore

@@ -20,7 +20,8 @@ from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.models import Candidate, Match, MatchReason, WordRepair
 from synaptoroute.ports import CONFIDENCE_BOUNDS, DecisionFigures, EnginePort
 from synaptoroute.scoring import QuerySpec, Ranking, RouteScore
-from synaptoroute.serving.preparation import PreparedText, TextPreparation
+from synaptoroute.serving.context import context_weight
+from synaptoroute.serving.preparation import KEY_SEPARATOR, PreparedText, TextPreparation
 from synaptoroute.tensor import Tensor
 
 EXPLAIN_CANDIDATES = 5
@@ -54,6 +55,7 @@ class Query:
         explain: Report candidates even with a limit of one.
         use_cache: False encodes the text again, to measure.
         deadline_seconds: A longer predicted wait is refused.
+        context: Earlier turns of its conversation, oldest first.
         is_probe: Whether nobody asked exactly this; then it does not count as unmatched.
         flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
@@ -68,6 +70,7 @@ class Query:
     routes: frozenset[str] | None
     explain: bool
     use_cache: bool = True
+    context: tuple[str, ...] = ()
     is_probe: bool = False
     deadline_seconds: float = math.inf
     flow: str = ""
@@ -82,6 +85,16 @@ class Query:
     @property
     def is_abandoned(self) -> bool:
         return self.future is not None and self.future.done()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its text alone decides, among all routes."""
+        return self.routes is None and not self.context
+
+    @property
+    def key(self) -> str:
+        """What is encoded for it: queries with equal keys may share an embedding."""
+        return KEY_SEPARATOR.join((self.text, *self.context)) if self.context else self.text
 
     @property
     def candidates(self) -> int:
@@ -183,6 +196,8 @@ def match_of(
 def _with_reading(match: Match, query: Query) -> Match:
     """Explain how the text was read, if it was read otherwise than it was written."""
     prepared = query.prepared
+    if query.explain and prepared is not None and prepared.turns:
+        match.context_weight = context_weight(prepared.text)
     if query.explain and prepared is not None and prepared.text != query.text:
         match.encoded_text = prepared.text
         match.repairs = [
@@ -269,12 +284,12 @@ class UnmatchedQueries:
         return len(gone)
 
     def add(self, answers: Iterable[tuple[Query, Match | Exception]]) -> None:
-        """Keep the unmatched queries of a batch; those with a filter are left out."""
+        """Keep the unmatched queries of a batch; those with a filter or a context are left out."""
         at_ms = time.time_ns() // 1_000_000
         for query, match in answers:
             if not isinstance(match, Match) or match.route is not None:
                 continue
-            if query.routes is None and not query.is_probe:
+            if query.is_plain and not query.is_probe:
                 self._newest.append(
                     UnmatchedQuery(
                         query.text,

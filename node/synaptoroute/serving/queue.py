@@ -463,6 +463,8 @@ class QueryQueue:
                 callers.append(query.waiters)
                 if query.served_by is not None and query.tokens is not None:
                     known = query.tokens.count * CHARACTERS_PER_TOKEN
+                    for turn in query.turn_tokens:
+                        known += turn.count * CHARACTERS_PER_TOKEN
                     query.served_by.time += known - min(len(query.text), CHARACTERS_MAX)
             count = sum(map(len, callers))
             self.queue_requests -= count

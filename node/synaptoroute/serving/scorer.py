@@ -395,7 +395,8 @@ class Scorer:
             before = query.prepared
             if before is not None:
                 query.prepared = self.preparation.prepare(query.text)
-                if query.prepared.text != before.text:
+                after = query.prepared
+                if (after.text, after.turns) != (before.text, before.turns):
                     query.tokens_of, is_outdated = None, True
         if is_outdated:
             self._queries.give_back(batch.queries)

@@ -47,6 +47,7 @@ CONFUSIONS_SHOWN: Final = 15
 WRONG_SHOWN: Final = 20
 _EXPLAINED: Final = (
     "encoded_text",
+    "context_weight",
     "p_none",
     "margin",
     "runner_up",
@@ -269,6 +270,10 @@ def query(
     split: Annotated[
         bool, typer.Option("--split", help="Route each clause of a text on its own.")
     ] = False,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="An earlier turn of the conversation, oldest first; repeatable."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show how the texts are read.")
     ] = False,
@@ -295,6 +300,8 @@ def query(
     options: dict[str, Any] = {"limit": limit, "explain": explain}
     if routes is not None:
         options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
+    if context:
+        options["context"] = context
     if split:
         options["split"] = True
     with NodeClient(url, api_key) as client:
