@@ -212,9 +212,8 @@ def dense_metric(within: WithinCovariance) -> tuple[Float64s, float]:
     dim = len(within.matrix)
     if within.freedom <= 0:
         return np.eye(dim), 0.0
-    whole: Float64s = np.linalg.inv(
-        shrunk(within.matrix, within.spread, within.shrinkage) / within.spread
-    )
+    relative = shrunk(within.matrix, within.spread, within.shrinkage) / within.spread
+    whole = np.array(np.linalg.inv(relative), np.float64)
     return whole, float(np.einsum("ij,ij->", whole, within.matrix))
 
 

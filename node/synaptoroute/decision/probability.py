@@ -101,19 +101,15 @@ def none_odds(
     outside, outside_spread = levels.outside_mean, levels.outside_deviation
     least = outside - _LEVELS_BEYOND * outside_spread
     level = min(max(level, least), inside + _LEVELS_BEYOND * inside_spread)
-
-    def odds(at: float) -> float:
-        nearer = (at - inside) / inside_spread
-        farther = (at - outside) / outside_spread
-        return 0.5 * (nearer * nearer - farther * farther)
-
-    found = odds(level)
-    # Two densities of different width cross twice.  Beyond the means the wider one would win
-    # again: a text nearer to the routes would count as more foreign.
-    if level >= inside:
-        found = min(found, odds(inside))
-    if level <= outside:
-        found = max(found, odds(outside))
+    # Two densities of different width cross twice: far out the wider one would win again, and
+    # a text nearer to the routes would count as more foreign.  Stop where the odds turn.
+    near, far = 1.0 / (inside_spread * inside_spread), 1.0 / (outside_spread * outside_spread)
+    if near != far:
+        turn = (inside * near - outside * far) / (near - far)
+        level = min(level, turn) if near > far else max(level, turn)
+    nearer = (level - inside) / inside_spread
+    farther = (level - outside) / outside_spread
+    found = 0.5 * (nearer * nearer - farther * farther)
     share = min(max(unmatched_share, SHARE_MIN), SHARE_MAX)
     return found + log(share / (1.0 - share)) + log(inside_spread / outside_spread)
 

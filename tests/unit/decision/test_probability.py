@@ -43,9 +43,10 @@ def test_confidences_are_a_softmax_and_a_density_ratio() -> None:
         return math.exp(-0.5 * ((at - mean) / deviation) ** 2) / deviation
 
     inside, outside = 0.9 * density(level, 0.75, 0.12), 0.1 * density(level, 0.38, 0.16)
-    # Beyond the mean inside, the odds are at most those at the mean.
-    least = 0.1 * density(0.75, 0.38, 0.16) / (0.9 * density(0.75, 0.75, 0.12))
-    odds = min(outside / inside, least)
+    # The odds do not rise again beyond the level where they are least.
+    turn = (0.75 / 0.12**2 - 0.38 / 0.16**2) / (1.0 / 0.12**2 - 1.0 / 0.16**2)
+    assert level < turn
+    odds = outside / inside
     assert p_none == pytest.approx(odds / (1.0 + odds))
     expected = [weight / sum(weights) * (1.0 - p_none) for weight in weights]
     assert found == pytest.approx(expected)
@@ -80,7 +81,7 @@ def test_odds_of_none_never_rise_with_the_level() -> None:
             outside, draw.uniform(0.01, 0.4),
         )  # fmt: skip
         odds = [none_odds(step / 100.0, levels, 0.1) for step in range(-200, 300)]
-        assert all(low >= high for low, high in pairwise(odds))
+        assert all(low >= high - 1e-9 for low, high in pairwise(odds))
 
 
 def test_more_expected_strangers_lower_the_confidence() -> None:
