@@ -21,6 +21,8 @@ from synaptoroute.core.change import Change
 from synaptoroute.core.mutation import (
     AGGREGATIONS,
     AddUtterances,
+    Aggregation,
+    CalibrateDecision,
     DeleteRoute,
     ImportBegin,
     ImportChunk,
@@ -35,6 +37,7 @@ from synaptoroute.core.mutation import (
     Settings,
 )
 from synaptoroute.core.table import RouteTable
+from synaptoroute.decision import DecisionCalibration, Metric, ScoreWeights
 from synaptoroute.encoder.integer_product import integer_product
 from synaptoroute.scoring import QuerySpec, Scratch, rank
 from synaptoroute.tensor import Tensor
@@ -55,6 +58,7 @@ POOL = vector_pool()
 TEXTS = tuple(f"text {number}" for number in range(6))
 NAMES = st.sampled_from(("a", "b", "c", "d", "e"))
 VECTORS = st.sampled_from([row.tobytes() for row in POOL])
+CONFIDENCES = st.sampled_from((None, 0.0, 0.1, 0.5, 0.9))
 THRESHOLDS = st.sampled_from((None, -1.0, 0.0, 0.3, 0.7, 0.999))
 
 
@@ -68,7 +72,29 @@ def more(draw: st.DrawFn) -> dict[str, Any]:
         "description_vector": draw(VECTORS) if is_described else b"",
         "negatives": tuple(negatives),
         "negative_vectors": tuple(draw(VECTORS) for _ in negatives),
+        "confidence_min": draw(CONFIDENCES),
     }
+
+
+@st.composite
+def fits(draw: st.DrawFn) -> CalibrateDecision:
+    """Numbers of a fit that may belong to the aggregation in use, to another one, or to none."""
+    kind: Aggregation = draw(st.sampled_from(AGGREGATIONS))
+    number = st.floats(0.05, 1.0)
+    weights, metric = None, b""
+    if kind == "adaptive" and draw(st.booleans()):
+        weights = ScoreWeights(draw(number), draw(number), -draw(number), draw(number), -0.5)
+        rank = draw(st.integers(0, 3))
+        gains = np.array([draw(st.floats(0.0, 0.9)) for _ in range(rank)])
+        random = np.random.default_rng(draw(st.integers(0, 9)))
+        directions = random.integers(-127, 128, (DIM, rank)).astype(np.int8)
+        metric = Metric(draw(number), draw(number), gains, directions).dump()
+    spread = (draw(number), draw(number), draw(number), draw(number))
+    calibration = DecisionCalibration(
+        "1.1", "", kind, 2, 4, draw(st.floats(1.0, 60.0)), *spread,
+        cohesion_mean=0.5, cohesion_slope=draw(number), weights=weights, metric=metric,
+    )  # fmt: skip
+    return CalibrateDecision(draw(st.sampled_from((b"", b"junk", calibration.dump()))))
 
 
 @st.composite
@@ -96,6 +122,8 @@ SETTINGS = st.builds(
     aggregation=st.sampled_from(AGGREGATIONS),
     topk=st.integers(1, 4),
     threshold=st.sampled_from((-1.0, 0.2, 0.6, None)),
+    confidence_min=CONFIDENCES,
+    expected_unmatched_share=st.sampled_from((0.1, 0.5)),
     capacity_slots=st.just(CAPACITY_SLOTS),
 )
 SINGLE: st.SearchStrategy[Mutation] = st.one_of(
@@ -110,6 +138,7 @@ SINGLE: st.SearchStrategy[Mutation] = st.one_of(
     st.builds(PatchRoute, NAMES, threshold=THRESHOLDS),
     st.builds(lambda name, fields: PatchRoute(name, **fields), NAMES, more()),
     st.builds(PutSettings, SETTINGS),
+    fits(),
 )
 STEPS = st.lists(st.one_of(SINGLE.map(lambda one: [one]), imports()), min_size=1, max_size=12)
 SPECS = st.builds(
@@ -171,9 +200,10 @@ def assert_rankings_equal_the_reference(
     """Every ranking of the batch equals the reference, bit for bit."""
     routes = list(node.table.routes.values())
     batch = np.stack([query for query, _ in queries])
+    calibration = node.tensor.view().calibration
     found = rank(node.tensor, batch, [spec for _, spec in queries], scratch)
     for (query, spec), ranking in zip(queries, found, strict=True):
-        expected = naive_rank(node.vectors(), routes, node.table.settings, query, spec)
+        expected = naive_rank(node.vectors(), routes, node.table.settings, query, spec, calibration)
         assert expected == ranking
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -76,6 +76,13 @@ class Metric:
     noise: float
     gains: Float64s
     directions: Int8s
+    _factors: tuple[Float64s, Float64s] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        whole = self.directions.astype(np.float64)
+        squares = np.einsum("ij,ij->j", whole, whole)
+        factors = self.gains * _SHARE_STEPS / np.maximum(squares, 1.0)
+        object.__setattr__(self, "_factors", (whole, factors))
 
     @property
     def dim(self) -> int:
@@ -92,12 +99,11 @@ class Metric:
 
         The result depends on each row alone, never on a BLAS.
         """
+        whole, factors = self._factors
         steps = np.rint(means * _MEAN_STEPS)
-        whole = self.directions.astype(np.float64)
-        squares = np.einsum("ij,ij->j", whole, whole)
         # At most 2^24 * 2^14 by Cauchy-Schwarz, sums of a part of the terms included: exact.
         shares = steps @ whole
-        shares *= self.gains * _SHARE_STEPS / np.maximum(squares, 1.0)
+        shares *= factors
         np.rint(shares, shares)
         lowered = shares @ whole.T
         lowered *= 1.0 / _SHARE_STEPS

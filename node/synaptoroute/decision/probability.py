@@ -64,7 +64,6 @@ def confidences(
     scores: Sequence[float],
     levels: Levels,
     unmatched_share: float,
-    *,
     cohesion: float | None = None,
 ) -> tuple[list[float], float]:
     """Compute the confidence of each route, and p(none).

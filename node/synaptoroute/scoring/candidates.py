@@ -18,6 +18,7 @@ from synaptoroute.exact import dots
 from synaptoroute.scoring.scan import Scan
 from synaptoroute.scoring.values import Float32s, Float64s, Indexes, Mask, Numbers, QuerySpec
 from synaptoroute.tensor import TensorView
+from synaptoroute.tensor.rows import ChunkedArray
 
 _GATHERED_ROWS: Final = 512
 """Rows copied together at a time; the copies stay in the CPU cache."""
@@ -26,13 +27,14 @@ _LEAST: Final = -1e300
 
 
 def select_candidates(
-    upper: Float64s, thresholds: Float64s, error: Float64s, specs: Sequence[QuerySpec]
+    upper: Float64s, thresholds: Float64s | None, error: Float64s, specs: Sequence[QuerySpec]
 ) -> tuple[Indexes, Indexes]:
     """Choose the routes to score exactly.
 
     Args:
         upper: Approximate scores, float64[n, routes]; -inf for routes not considered.
-        thresholds: float64[n or 1, routes].
+        thresholds: Of the routes that pass by their score alone, infinity for others,
+            float64[n or 1, routes]; None where there is no such route.
         error: Bound of each query's error, float64[n].
         specs: What each query asks for.
 
@@ -44,6 +46,9 @@ def select_candidates(
     every = np.arange(len(upper))
     # Two scores that are each off by ``error`` may swap places within twice that.
     leads_at = leading_scores(upper, specs)[:, 0] - 2.0 * error
+    if thresholds is None:
+        queries, columns = (upper >= np.maximum(leads_at, _LEAST)[:, np.newaxis]).nonzero()
+        return queries, columns
     first = upper.argmax(axis=1)
     bar = thresholds[every % len(thresholds), first] + error
     if (upper[every, first] >= bar).all():
@@ -63,13 +68,17 @@ def select_candidates(
 
 
 def may_lead_or_pass(
-    upper: Float64s, thresholds: Float64s, error: Float64s, least: Float64s, best: Float64s
+    upper: Float64s,
+    thresholds: Float64s | float,
+    error: Float64s,
+    least: Float64s,
+    best: Float64s,
 ) -> Mask:
     """Keep routes that may be among the leading ones, or pass and beat the best.
 
     Args:
         upper: float64[n, routes].
-        thresholds: float64[routes].
+        thresholds: float64[routes], or infinity.
         error: float64[n, 1].
         least: float64[n, 1], approximate score that the last leading route reaches.
         best: float64[n, 1], approximate score of a route that surely passes.
@@ -166,33 +175,30 @@ class Pairs:
         return values
 
     def exact(
-        self, view: TensorView, queries: Float32s, *, with_centroids: bool
-    ) -> tuple[Float64s, Float64s]:
-        """Compare utterances, and the pairs' centroids if asked, with their queries exactly.
+        self, view: TensorView, queries: Float32s, beside: Sequence[ChunkedArray[np.float32]]
+    ) -> list[Float64s]:
+        """Compare utterances, and vectors of the pairs' routes, with their queries exactly.
+
+        Args:
+            beside: Vectors by route id.
 
         Returns:
-            float64[utterances], and float64[pairs] or nothing.
+            float64[utterances], and float64[pairs] for each of ``beside``.
         """
-        count = len(self.slots)
         query_of = self.queries[self.pair_of]
-        if with_centroids:
-            query_of = np.concatenate([query_of, self.queries])
-        values = np.empty(len(query_of))
-        for start in range(0, len(values), _GATHERED_ROWS):
-            stop = min(start + _GATHERED_ROWS, len(values))
-            parts = []
-            if start < count:
-                parts.append(view.rows.read(self.slots[start:stop]))
-            if stop > count:
-                parts.append(
-                    view.centroids.read(self.route_ids[max(0, start - count) : stop - count])
-                )
-            vectors = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            asked = queries if len(queries) == 1 else queries[query_of[start:stop]]
-            values[start:stop] = dots(vectors, asked)
-        # A cosine is at most 1, but vectors are unit only within rounding.
-        np.clip(values, -1.0, 1.0, out=values)
-        return values[:count], values[count:]
+        parts: list[tuple[ChunkedArray[np.float32], Numbers, Indexes]] = [
+            (view.rows, self.slots, query_of)
+        ]
+        parts += [(vectors, self.route_ids, self.queries) for vectors in beside]
+        if len(query_of) + len(beside) * len(self.queries) > _GATHERED_ROWS:
+            return [_dots_of(*part, queries) for part in parts]
+        # A call costs more than the arithmetic of a few rows.
+        rows = np.concatenate([vectors.read(at) for vectors, at, _ in parts])
+        asked = queries
+        if len(queries) > 1:
+            asked = queries[np.concatenate([of for _, _, of in parts])]
+        values = dots(rows, asked)
+        return np.split(values, len(query_of) + len(self.queries) * np.arange(len(beside)))
 
     def kth_largest(self, values: Float64s, k: int) -> Float64s:
         """The k-th largest value of each pair, the smallest where it has fewer."""
@@ -226,3 +232,15 @@ class Pairs:
 
     def _lengths(self) -> Indexes:
         return np.diff(self.starts, append=len(self.slots))
+
+
+def _dots_of(
+    vectors: ChunkedArray[np.float32], at: Numbers, query_of: Indexes, queries: Float32s
+) -> Float64s:
+    """Multiply rows of an array with their queries exactly, some hundred at a time."""
+    values = np.empty(len(at))
+    for start in range(0, len(at), _GATHERED_ROWS):
+        part = slice(start, start + _GATHERED_ROWS)
+        asked = queries if len(queries) == 1 else queries[query_of[part]]
+        values[part] = dots(vectors.read(at[part]), asked)
+    return values

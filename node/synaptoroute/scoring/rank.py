@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -26,8 +28,8 @@ from synaptoroute.scoring.scan import (
     Scratch,
     queries_per_scan,
     scan_bytes,
-    scan_centroids,
     scan_rows,
+    scan_vectors,
 )
 from synaptoroute.scoring.values import (
     Float32s,
@@ -39,8 +41,7 @@ from synaptoroute.scoring.values import (
 )
 from synaptoroute.tensor import Tensor, TensorView
 
-_WITH_UTTERANCES: Final = ("blend", "max", "topk")
-_WITH_CENTROIDS: Final = ("blend", "mean", "centroid")
+_WITH_UTTERANCES: Final = ("blend", "max", "topk", "adaptive")
 _BYTES_ROWS_MAX: Final = 512
 """Utterances a query that a scan of bytes may leave; of more, float32 leaves fewer for less."""
 _ROUNDED_UP: Final = 1.0 + 2.0**-12
@@ -69,7 +70,7 @@ def rank(
         tensor: The routes; must not change meanwhile.
         queries: float32[n, dim], finite, unit length.
         scratch: Memory kept from batch to batch; belongs to the calling thread.
-        rule: What routes need to pass; None for one without confidence.
+        rule: What routes need to pass; None for that of the route set.
 
     Returns:
         One ranking a query, in order.
@@ -88,7 +89,7 @@ def rank(
     if not view.live_count:
         return [Ranking() for _ in specs]
     scratch = scratch or Scratch()
-    rule = rule or DecisionRule.of(view)
+    rule = rule or DecisionRule.of(view, view.calibration)
     if len(specs) == 1:
         return _rank_batch(view, queries, lengths, specs, scratch, rule)
     rankings: list[Ranking] = []
@@ -113,17 +114,17 @@ def _rank_batch(
     # ``dot_error`` is for unit vectors; the error grows with the query's length.
     error = dot_error(view.dim) * np.maximum(1.0, lengths)
     aggregation = view.settings.aggregation
-    centroids = scan_centroids(view, queries).T if aggregation in _WITH_CENTROIDS else None
     if aggregation not in _WITH_UTTERANCES:
-        assert centroids is not None
+        centroids = scan_vectors(view, view.centroid_spans, queries).T
         pairs = _candidates_by_centroid(view, queries, centroids, error, allowed, specs, rule)
         return _decide(view, queries, given, pairs, route_counts, rule)
+    linear = _linear_part(view, queries, error)
     is_lone = len(specs) == 1 and allowed is None and aggregation != "topk"
     scan = None
     if view.slot_stop >= scratch.bytes_rows_min:
         scan = scan_bytes(view, queries, lengths, scratch)
     if scan is not None:
-        upper, upper_error = _upper_scores(scan, centroids, error, allowed)
+        upper, upper_error = _upper_scores(scan, linear, allowed)
         if is_lone and (
             ranking := _rank_lone(
                 view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
@@ -135,10 +136,10 @@ def _rank_batch(
         scratch.report_bytes(were_useful=were_useful)
         if were_useful:
             if len(pairs.slots) > _REFINE_ROWS + _REFINE_ROWS_PER_QUERY * len(specs):
-                pairs = _refine(view, queries, pairs, centroids, error, specs, rule)
+                pairs = _refine(view, queries, pairs, linear, error, specs, rule)
             return _decide(view, queries, given, pairs, route_counts, rule)
     scan = scan_rows(view, queries, error, scratch)
-    upper, upper_error = _upper_scores(scan, centroids, error, allowed)
+    upper, upper_error = _upper_scores(scan, linear, allowed)
     if is_lone and (
         ranking := _rank_lone(
             view, queries, scan, upper, upper_error, specs[0], given[0].limit, scratch, rule
@@ -147,6 +148,35 @@ def _rank_batch(
         return [ranking]
     pairs = _candidates(view, scan, upper, upper_error, specs, rule)
     return _decide(view, queries, given, pairs, route_counts, rule)
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """The part of a score that is linear in the query: ``weight`` of it, beside the largest.
+
+    Attributes:
+        values: Approximate, [n, routes].
+        error: Bound of their error, float64[n].
+        largest_weight: Weight of the largest similarity.
+    """
+
+    values: Float32s | Float64s
+    error: Float64s
+    weight: float
+    largest_weight: float
+
+
+def _linear_part(view: TensorView, queries: Float32s, error: Float64s) -> _Linear | None:
+    """Approximate the linear part of ``blend`` and ``adaptive``."""
+    if view.settings.aggregation == "blend":
+        return _Linear(scan_vectors(view, view.centroid_spans, queries).T, error, 0.5, 0.5)
+    adaptive = view.adaptive
+    if view.settings.aggregation != "adaptive" or adaptive is None:
+        return None
+    values = scan_vectors(view, adaptive.spans, queries).T.astype(np.float64)
+    values += adaptive.offsets
+    # The error of a product grows with the lengths of both vectors.
+    return _Linear(values, error * max(1.0, adaptive.length_max), 1.0, adaptive.largest)
 
 
 def _allowed_routes(
@@ -167,19 +197,28 @@ def _allowed_routes(
 
 
 def _upper_scores(
-    scan: Scan, centroids: Float32s | None, centroid_error: Float64s, allowed: Mask | None
+    scan: Scan, linear: _Linear | None, allowed: Mask | None
 ) -> tuple[Float64s, Float64s]:
     """Approximate all scores, float64[n, routes], and their error; ``topk`` is only bounded."""
     upper = np.multiply(scan.largest.T, scan.sizes[:, np.newaxis], order="C")
     error = scan.error
-    if centroids is not None:
-        # ``blend`` takes half of each, so it takes half of each error.
-        upper += centroids
-        upper *= 0.5
-        error = (error + centroid_error) * 0.5
+    if linear is not None:
+        upper, error = _combine(upper, error, linear.values, linear)
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
     return upper, error
+
+
+def _combine(
+    largest: Float64s, error: Float64s, values: Float32s | Float64s, linear: _Linear
+) -> tuple[Float64s, Float64s]:
+    """Add the linear part; overwrites ``largest``."""
+    largest *= linear.largest_weight
+    if linear.weight == 1.0:
+        largest += values
+    else:
+        largest += values * linear.weight
+    return largest, error * abs(linear.largest_weight) + linear.error * linear.weight
 
 
 # --- a lone query ---
@@ -199,7 +238,7 @@ def _rank_lone(
     """Rank all routes for one query, where every id is in use.
 
     Args:
-        view: The routes; their aggregation is ``blend`` or ``max``.
+        view: The routes; their aggregation is ``blend``, ``max`` or ``adaptive``.
         spec: Widened by the rule.
         limit: How many routes to list.
 
@@ -212,7 +251,7 @@ def _rank_lone(
     leading = upper.copy()
     leading.partition(least)
     is_candidate = upper >= leading.item(least) - 2.0 * error
-    if upper.item(first) < rule.bars.item(first) + error:
+    if rule.bars is not None and upper.item(first) < rule.bars.item(first) + error:
         # A lower route with a lower threshold may be the best that passes.
         is_candidate |= upper >= rule.bars - error
     route_ids = is_candidate.nonzero()[0].tolist()
@@ -253,25 +292,33 @@ def _lone_scores(
     few_dots: FewDots,
 ) -> list[ExactScore]:
     """Score the routes exactly; highest first, of equals that of the lowest slot."""
-    is_blend = view.settings.aggregation == "blend"
-    vectors = view.rows.read(np.array(slots))
-    if is_blend:
-        vectors = np.concatenate([vectors, view.centroids.read(np.array(route_ids))])
+    aggregation, adaptive = view.settings.aggregation, view.adaptive
+    parts = [view.rows.read(np.array(slots))]
+    if aggregation != "max":
+        ids = np.array(route_ids)
+        parts.append(view.centroids.read(ids))
+        if adaptive is not None and aggregation == "adaptive":
+            parts.append(adaptive.vectors.read(ids))
+    vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
     values = few_dots(vectors, query.T.astype(np.float64))
-    # As in ``Pairs.exact``: a product of two unit vectors that are unit only within rounding.
-    for at, value in enumerate(values):
-        if not -1.0 <= value <= 1.0:
-            values[at] = min(1.0, max(-1.0, value))
     scores: list[tuple[float, int, ExactScore]] = []
-    start = 0
+    start, centroids, terms = 0, len(slots), len(slots) + len(route_ids)
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
         own = values[start : start + count]
         largest = max(own)
-        score = (largest + values[len(slots) + place]) / 2.0 if is_blend else largest
         slot = slots[start + own.index(largest)]
-        # No two routes share a slot, so the tuples differ before they reach the score.
-        scores.append((-score, slot, ExactScore(route_id, score, slot, largest)))
         start += count
+        # As in ``_exact_scores``: two vectors are unit only within rounding.
+        largest = min(1.0, max(-1.0, largest))
+        score, judged = largest, None
+        if aggregation != "max":
+            score = (largest + min(1.0, max(-1.0, values[centroids + place]))) / 2.0
+            if len(parts) > 2 and adaptive is not None:
+                judged = score
+                score = largest * adaptive.largest + values[terms + place]
+                score += adaptive.offsets.item(route_id)
+        # No two routes share a slot, so the tuples differ before they reach the score.
+        scores.append((-score, slot, ExactScore(route_id, score, slot, largest, judged)))
     scores.sort()
     return [score for _, _, score in scores]
 
@@ -292,7 +339,7 @@ def _candidates(
     if view.settings.aggregation == "topk":
         upper = _tighten(view, scan, upper, error, specs, rule)
         depth = view.settings.topk
-    pairs = Pairs.of(view, *select_candidates(upper, rule.bars[np.newaxis], error, specs))
+    pairs = Pairs.of(view, *select_candidates(upper, rule.open_bars, error, specs))
     return _keep_close(pairs, pairs.similarities(scan), scan.error, depth)
 
 
@@ -312,7 +359,7 @@ def _candidates_by_centroid(
         upper *= view.mean_norms
     if allowed is not None:
         upper = np.where(allowed, upper, -np.inf)
-    pairs = Pairs.of(view, *select_candidates(upper, rule.bars[np.newaxis], error, specs))
+    pairs = Pairs.of(view, *select_candidates(upper, rule.open_bars, error, specs))
     return _keep_close(pairs, pairs.approximate(view, queries), error, 1)
 
 
@@ -327,7 +374,7 @@ def _refine(
     view: TensorView,
     queries: Float32s,
     pairs: Pairs,
-    centroids: Float32s | None,
+    linear: _Linear | None,
     error: Float64s,
     specs: Sequence[QuerySpec],
     rule: DecisionRule,
@@ -336,20 +383,23 @@ def _refine(
     values = pairs.approximate(view, queries)
     depth = view.settings.topk if view.settings.aggregation == "topk" else 1
     scores = pairs.mean_of_largest(values, depth)
-    if centroids is not None:
-        scores += centroids[pairs.queries, pairs.route_ids]
-        scores *= 0.5
+    scores_error = error
+    if linear is not None:
+        own = linear.values[pairs.queries, pairs.route_ids]
+        scores, scores_error = _combine(scores, error, own, linear)
     firsts = pairs.firsts(len(specs))
     places = np.arange(len(pairs.queries)) - firsts[pairs.queries]
     upper = np.full((len(specs), int(places.max()) + 1), -np.inf)
-    thresholds = np.zeros(upper.shape)
     upper[pairs.queries, places] = scores
-    thresholds[pairs.queries, places] = rule.bars[pairs.route_ids]
-    queries_left, places_left = select_candidates(upper, thresholds, error, specs)
+    bars = None
+    if rule.bars is not None:
+        bars = np.zeros(upper.shape)
+        bars[pairs.queries, places] = rule.bars[pairs.route_ids]
+    queries_left, places_left = select_candidates(upper, bars, scores_error, specs)
     chosen = np.zeros(len(pairs.queries), np.bool_)
     chosen[firsts[queries_left] + places_left] = True
-    bars = pairs.kth_largest(values, depth) - 2.0 * error[pairs.queries]
-    return pairs.choose(chosen, values >= bars[pairs.pair_of])
+    close = pairs.kth_largest(values, depth) - 2.0 * error[pairs.queries]
+    return pairs.choose(chosen, values >= close[pairs.pair_of])
 
 
 def _tighten(
@@ -364,9 +414,10 @@ def _tighten(
     first = _topk(view, scan, bound, bound >= leading_scores(bound, specs))
     least = np.where(first > -np.inf, first, np.inf).min(axis=1, keepdims=True)
     margin = error[:, np.newaxis]
-    passing = np.where(first >= rule.bars + margin, first, -np.inf)
+    bars = np.inf if rule.bars is None else rule.bars
+    passing = np.where(first >= bars + margin, first, -np.inf)
     best = passing.max(axis=1, keepdims=True)
-    matter = may_lead_or_pass(bound, rule.bars, margin, least, best)
+    matter = may_lead_or_pass(bound, bars, margin, least, best)
     return _topk(view, scan, bound, matter)
 
 
@@ -388,7 +439,7 @@ def _decide(
     rule: DecisionRule,
 ) -> list[Ranking]:
     """Score the pairs exactly and read the rankings off them."""
-    slots, similarities, scores = _exact_scores(view, queries, pairs)
+    slots, similarities, scores, judged = _exact_scores(view, queries, pairs)
     # The last key is the first to count: by query, then by score, then by slot.
     order = np.lexsort((slots, -scores, pairs.queries))
     ordered = [
@@ -398,7 +449,8 @@ def _decide(
             scores[order].tolist(),
             slots[order].tolist(),
             similarities[order].tolist(),
-            strict=True,
+            repeat(None) if judged is None else judged[order].tolist(),
+            strict=False,
         )
     ]
     bounds = pairs.queries.searchsorted(np.arange(len(specs) + 1)).tolist()
@@ -412,19 +464,33 @@ def _decide(
 
 def _exact_scores(
     view: TensorView, queries: Float32s, pairs: Pairs
-) -> tuple[Numbers, Float64s, Float64s]:
-    """Compute the best slot, its similarity and the aggregated score of each pair."""
-    aggregation = view.settings.aggregation
-    values, centroid = pairs.exact(view, queries, with_centroids=aggregation in _WITH_CENTROIDS)
+) -> tuple[Numbers, Float64s, Float64s, Float64s | None]:
+    """Compute the best slot of each pair, its similarity, and the score of its route.
+
+    The last array is what a threshold is compared with; None for the score.
+    """
+    aggregation, adaptive = view.settings.aggregation, view.adaptive
+    beside = [] if aggregation in ("max", "topk") else [view.centroids]
+    if aggregation == "adaptive" and adaptive is not None:
+        beside.append(adaptive.vectors)
+    values, *linear = pairs.exact(view, queries, beside)
+    # A cosine is at most 1, but vectors are unit only within rounding.
+    np.clip(values, -1.0, 1.0, out=values)
     slots, largest = pairs.best_utterances(values)
     if aggregation == "max":
-        return slots, largest, largest
+        return slots, largest, largest, None
     if aggregation == "topk":
-        return slots, largest, pairs.mean_of_largest(values, view.settings.topk)
+        return slots, largest, pairs.mean_of_largest(values, view.settings.topk), None
+    centroid = np.clip(linear[0], -1.0, 1.0)
     if aggregation == "centroid":
-        return slots, largest, centroid
+        return slots, largest, centroid, None
     if aggregation == "mean":
         # The length of a mean may exceed 1 by rounding, as that of a vector may.
         means = np.clip(centroid * view.mean_norms[pairs.route_ids], -1.0, 1.0)
-        return slots, largest, means
-    return slots, largest, (largest + centroid) / 2.0
+        return slots, largest, means, None
+    blended = (largest + centroid) / 2.0
+    if adaptive is None or aggregation != "adaptive":
+        return slots, largest, blended, None
+    scores = largest * adaptive.largest + linear[1]
+    scores += adaptive.offsets[pairs.route_ids]
+    return slots, largest, scores, blended

@@ -9,6 +9,7 @@ and a route that would need one is judged by ``FALLBACK_THRESHOLD`` instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -47,14 +48,15 @@ class DecisionRule:
     Attributes:
         thresholds: By route id, float64[routes]; minus infinity for none.
         confidence_mins: By route id, float64[routes]; 0 for none.
-        bars: Thresholds of the routes that pass at any rank; infinity for the others.
+        bars: Thresholds of the routes that pass at any rank; infinity for the others.  None
+            if there is no such route.
         levels: Numbers behind the confidence; None if none are known for the encoder.
         unmatched_share: Expected share of queries that no route should take.
     """
 
     thresholds: Float64s
     confidence_mins: Float64s
-    bars: Float64s
+    bars: Float64s | None
     levels: Levels | None
     unmatched_share: float
 
@@ -67,7 +69,16 @@ class DecisionRule:
             is_open = (needed > 0.0) & np.isneginf(thresholds)
             thresholds = np.where(is_open, FALLBACK_THRESHOLD, thresholds)
             return cls(thresholds, np.zeros(len(needed)), thresholds, None, share)
-        return cls(thresholds, needed, np.where(needed > 0.0, np.inf, thresholds), levels, share)
+        is_sure_only = needed > 0.0
+        # The threshold of an adaptive score is one of another score, which no scan approximates.
+        if view.settings.aggregation == "adaptive" or (is_sure_only | ~view.is_live).all():
+            return cls(thresholds, needed, None, levels, share)
+        return cls(thresholds, needed, np.where(is_sure_only, np.inf, thresholds), levels, share)
+
+    @property
+    def open_bars(self) -> Float64s | None:
+        """``bars`` as float64[1, routes]."""
+        return None if self.bars is None else self.bars[np.newaxis]
 
     def widened(self, specs: Sequence[QuerySpec]) -> Sequence[QuerySpec]:
         """Have the routes scored exactly that share the probability."""
@@ -102,6 +113,9 @@ class DecisionRule:
         best = None
         for place, (each, share) in enumerate(zip(found, shares, strict=True)):
             route_id = each.route_id
+            # Which lower routes were scored depends on the limit, unless they pass at any rank.
+            if place >= BEST_ROUTES and (self.bars is None or self.bars.item(route_id) == math.inf):
+                continue
             judged = each.score if each.judged is None else each.judged
             if judged >= thresholds.item(route_id) and (
                 share is None or share >= needed.item(route_id)

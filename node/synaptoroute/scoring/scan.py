@@ -12,6 +12,7 @@ AVX-512) and never starts threads; for one query the limit is lower.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -149,11 +150,16 @@ def scan_bytes(
     return Scan(similarities, _fold(view, similarities), sizes, error)
 
 
-def scan_centroids(view: TensorView, queries: Float32s) -> Float32s:
-    """Compare every centroid with every query: float32[routes, n]."""
+def scan_vectors(
+    view: TensorView, spans: Sequence[tuple[int, Float32s]], queries: Float32s
+) -> Float32s:
+    """Compare one vector of every route with every query: float32[routes, n].
+
+    Args:
+        spans: Vectors by route id, with the first route id of each span.
+    """
     columns = np.ascontiguousarray(queries.T)
     route_count = len(view.is_live)
-    spans = view.centroid_spans
     first_id, last = spans[-1]
     similarities = np.empty((first_id + len(last), len(queries)), np.float32)
     if len(spans) == 1 and len(queries) == 1:
@@ -161,8 +167,8 @@ def scan_centroids(view: TensorView, queries: Float32s) -> Float32s:
         rows = -(-route_count // _CENTROIDS_ALIGNED) * _CENTROIDS_ALIGNED
         _multiply(last[:rows], columns, similarities[:rows], _CENTROIDS_ALIGNED)
     else:
-        for first_id, centroids in spans:
-            _multiply(centroids, columns, similarities[first_id : first_id + len(centroids)])
+        for first_id, vectors in spans:
+            _multiply(vectors, columns, similarities[first_id : first_id + len(vectors)])
     return similarities[:route_count]
 
 

@@ -46,6 +46,7 @@ from synaptoroute.serving.query import (
 )
 from synaptoroute.serving.queue import QueryQueue
 from synaptoroute.tensor import Tensor, TensorView
+from synaptoroute.tensor.score_terms import ScoreTerms
 from synaptoroute.tensor.text_index import text_keys
 from synaptoroute.threads import Inbox, refuse, run_into
 
@@ -54,6 +55,8 @@ FILL_SECONDS_MAX: Final = 30.0
 IDLE_SECONDS: Final = 0.002
 """After so long without work the scorer does deferred work of the tensor."""
 DELAYS_KEPT: Final = 2_048
+_ROUTES_AT_ONCE: Final = 1_024
+"""Routes whose sums are copied between two batches, in about a millisecond."""
 Answer: TypeAlias = "tuple[Query, Match | Exception]"
 
 
@@ -121,6 +124,7 @@ class _Publish:
     is_filled: bool
     static_rows: tuple[Mapping[int, Any], ...] = ()
     built: Any = None
+    terms: ScoreTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class Scorer:
         on_visible: Callable[[Position], None] = lambda position: None,
         is_applying: Callable[[], bool] = lambda: False,
     ) -> None:
+        tensor.use_encoder(encoder.fingerprint)
         self.tensor = tensor
         self.encoder = encoder
         self.preparation = preparation or TextPreparation(tensor, encoder)
@@ -205,6 +210,10 @@ class Scorer:
                 self._put(small)
                 self._put([commit], built=self._rebuild_for(commit))
                 small = []
+            elif commit.change.decision is not None:
+                self._put(small)
+                self._put([commit], terms=self._derive_terms(commit.change.decision.payload))
+                small = []
             elif len(commit.change.writes) <= FILL_ROWS_MAX:
                 small.append(commit)
             else:
@@ -218,14 +227,37 @@ class Scorer:
         self._put(small)
 
     def _put(
-        self, commits: Sequence[Commit], *, is_filled: bool = False, built: Any = None
+        self,
+        commits: Sequence[Commit],
+        *,
+        is_filled: bool = False,
+        built: Any = None,
+        terms: ScoreTerms | None = None,
     ) -> None:
         """Queue commits, with what the first stage can prepare on this thread."""
         if not commits:
             return
         stage, encoder = self._first_stage, self.encoder
         prepared = tuple(stage.embed(each.change, encoder) for each in commits) if stage else ()
-        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built))
+        self._inbox.put(_Publish(tuple(commits), is_filled, prepared, built, terms))
+
+    def _derive_terms(self, payload: bytes) -> ScoreTerms | None:
+        """Compute the score terms of all routes under new numbers, on the applier's thread.
+
+        The applier is the only one that changes routes, so they stay as they are until the
+        numbers become visible.
+        """
+        if not payload or not self.is_alive:
+            return None
+        found = self.call(lambda tensor: tensor.derive_terms(payload)).result()
+        if found is None:
+            return None
+        terms, route_ids = found
+        for start in range(0, len(route_ids), _ROUTES_AT_ONCE):
+            part = route_ids[start : start + _ROUTES_AT_ONCE]
+            terms.write(part, *self.call(lambda tensor, ids=part: tensor.sums_of(ids)).result())
+        terms.is_complete = True
+        return terms
 
     def _rebuild_for(self, commit: Commit) -> Any:
         """Rebuild the first stage here, on the applier's thread, rather than between batches."""
@@ -307,7 +339,7 @@ class Scorer:
         for index, commit in enumerate(item.commits):
             at = Revision(commit.entry.epoch, commit.entry.seq)
             removed = self.preparation.begin(commit.change, self.tensor)
-            self.tensor.apply(commit.change, at, filled=item.is_filled)
+            self.tensor.apply(commit.change, at, filled=item.is_filled, terms=item.terms)
             if self._first_stage is not None:
                 written = item.static_rows[index] if item.static_rows else {}
                 self._first_stage.apply(commit.change, at, written, self.tensor, item.built)
@@ -340,6 +372,7 @@ class Scorer:
 
         Runs on the scorer's thread.
         """
+        tensor.use_encoder(encoder.fingerprint)
         self.tensor = tensor
         self.encoder = encoder
         self.preparation = preparation

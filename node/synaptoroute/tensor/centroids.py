@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from synaptoroute.core.mutation import Revision
 from synaptoroute.exact import to_grid, tree_sum
 from synaptoroute.tensor.rows import CACHED_ROWS, ChunkedArray, Slots
+from synaptoroute.tensor.score_terms import ScoreTerms
 
 DEFERRED_ROUTES_MAX: Final = 256
 """Centroids that may be out of date until the next query."""
@@ -42,6 +43,7 @@ class Centroids:
         mean_norms: Length of the mean of each route's rows, between 0 and about 1.
         has_deferred: Whether a centroid is out of date.
         has_deferred_sums: Whether a sum has not been computed yet.
+        terms: Of the adaptive score; None without a fit for it.
     """
 
     def __init__(self, rows: ChunkedArray[np.float32], slots_of: Mapping[int, Slots]) -> None:
@@ -49,6 +51,7 @@ class Centroids:
         self.mean_norms = np.zeros(0)
         self.has_deferred = False
         self.has_deferred_sums = False
+        self.terms: ScoreTerms | None = None
         self._rows = rows
         self._slots_of = slots_of
         self._sums: ChunkedArray[np.float64] = ChunkedArray(rows.dim, _CHUNK_ROUTES, np.float64)
@@ -56,6 +59,8 @@ class Centroids:
         self._deferred: set[int] = set()
 
     def reserve(self, routes: int) -> None:
+        if self.terms is not None:
+            self.terms.reserve(routes)
         if routes <= self.units.capacity_rows:
             return
         self._sums.reserve(routes)
@@ -128,11 +133,32 @@ class Centroids:
         for start in range(0, len(route_ids), CACHED_ROWS):
             chosen = route_ids[start : start + CACHED_ROWS]
             sums = self._sums.read(chosen)
+            if self.terms is not None and self.terms.is_complete:
+                self.terms.write(chosen, sums, row_counts[start : start + CACHED_ROWS])
             norms = np.sqrt(tree_sum(sums * sums))
             # Opposite rows may cancel out: a zero sum keeps a zero centroid.
             sums /= np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]
             self.units.write(chosen, sums.astype(np.float32))
             self.mean_norms[chosen] = norms / row_counts[start : start + CACHED_ROWS]
+
+    def sums_of(self, route_ids: Slots) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Copy the sums of routes, float64[n, dim], and the numbers of their rows."""
+        ids = route_ids.tolist()
+        if self.has_deferred_sums:
+            self.flush_sums(ids)
+        counts = [float(len(self._slots_of[route_id])) for route_id in ids]
+        return self._sums.read(route_ids), np.array(counts)
+
+    def complete_terms(self, route_ids: Slots) -> None:
+        """Compute the terms of all routes, if a fit is new."""
+        terms = self.terms
+        if terms is None or terms.is_complete:
+            return
+        terms.reserve(self.units.capacity_rows)
+        for start in range(0, len(route_ids), _CHUNK_ROUTES):
+            chosen = route_ids[start : start + _CHUNK_ROUTES]
+            terms.write(chosen, *self.sums_of(chosen))
+        terms.is_complete = True
 
     def defer(self, route_ids: list[int]) -> None:
         """Compute the centroids of changed routes later, by ``flush``."""

@@ -25,6 +25,11 @@ from synaptoroute.core.change import Change, RouteRecord, SlotWrite
 from synaptoroute.core.mutation import Revision, Settings
 from synaptoroute.core.rows import ROUTE_ID_BITS, RowKind
 from synaptoroute.core.same_text import same_text_form
+from synaptoroute.decision import (
+    DecisionCalibration,
+    read_decision_calibration,
+    shipped_calibration,
+)
 from synaptoroute.tensor.blocks import (
     FREE,
     ROWS_ALIGNED,
@@ -36,6 +41,7 @@ from synaptoroute.tensor.blocks import (
 )
 from synaptoroute.tensor.centroids import Centroids, StagedRows
 from synaptoroute.tensor.rows import ADVANCE_ROWS, ChunkedArray, QuantizedRows, Slots
+from synaptoroute.tensor.score_terms import AdaptiveTerms, ScoreTerms, terms_of
 from synaptoroute.tensor.text_index import TextIndex, text_keys
 
 CHUNK_SLOTS: Final = 65_536
@@ -58,7 +64,9 @@ class TensorView:
             int64[n], ascending.
         negative_slots_of: Slots of the negatives of each route that has some, int64[n],
             ascending.
-        decision: The numbers behind the confidence, as the log holds them; empty for none.
+        calibration: The numbers behind the confidence: those of the fit, else those that ship
+            for the encoder; None for an encoder without any.
+        adaptive: Terms of the adaptive score; None for other aggregations, and without a fit.
         blocks: Blocks that hold at least one owned row, in slot order.
         slot_stop: Where the rows of the last block end.
         rows: All rows, float32[slots, dim].
@@ -83,7 +91,8 @@ class TensorView:
     centroid_spans: Sequence[tuple[int, NDArray[np.float32]]]
     quantized: QuantizedRows
     negative_slots_of: Mapping[int, Slots]
-    decision: bytes
+    calibration: DecisionCalibration | None = None
+    adaptive: AdaptiveTerms | None = None
 
 
 class Tensor:
@@ -98,10 +107,12 @@ class Tensor:
         slots_used: Rows that a route owns.
         texts: Slots by text; it nominates, ``exact_match`` decides.
         decision: The numbers behind the confidence, as the log holds them; empty for none.
+        fingerprint: Of the encoder that made the rows; numbers of another one do not apply.
     """
 
-    def __init__(self, dim: int, settings: Settings | None = None) -> None:
+    def __init__(self, dim: int, settings: Settings | None = None, fingerprint: str = "") -> None:
         self.dim = dim
+        self.fingerprint = fingerprint
         self._rows: ChunkedArray[np.float32] = ChunkedArray(dim, CHUNK_SLOTS, np.float32)
         self._quantized = QuantizedRows(self._rows)
         self._reset(settings or Settings(), Revision(1, 0))
@@ -122,6 +133,7 @@ class Tensor:
         self._slots_of: dict[int, Slots] = {}
         self._negative_slots_of: dict[int, Slots] = {}
         self.decision = b""
+        self._fit: DecisionCalibration | None = None
         self._centroids = Centroids(self._rows, self._slots_of)
         self._staged = StagedRows(self._centroids, self._rows.capacity_rows)
         self._blocks = BlockIndex()
@@ -140,9 +152,11 @@ class Tensor:
             # Slices, not copies.  A change writes into the arrays only after it has dropped
             # the view; staged rows and routes are not in it.
             is_live = self._is_live[:count]
-            settings = self.settings
-            if settings.aggregation == "adaptive":  # without a fit
+            self._centroids.complete_terms(np.flatnonzero(is_live))
+            terms, settings = self._centroids.terms, self.settings
+            if settings.aggregation == "adaptive" and terms is None:
                 settings = replace(settings, aggregation="blend")
+            aligned = -(-count // ROWS_ALIGNED) * ROWS_ALIGNED
             self._view = TensorView(
                 self.dim,
                 settings,
@@ -156,13 +170,60 @@ class Tensor:
                 blocks[-1].base_slot + len(blocks[-1].rows) if blocks else 0,
                 self._rows,
                 self._centroids.units,
-                self._centroids.units.spans(-(-count // ROWS_ALIGNED) * ROWS_ALIGNED),
+                self._centroids.units.spans(aligned),
                 self._quantized,
                 self._negative_slots_of,
-                self.decision,
+                self.calibration,
+                None if terms is None else terms.view(count, aligned),
             )
             self._unviewed_rows = 0
         return self._view
+
+    @property
+    def calibration(self) -> DecisionCalibration | None:
+        """The numbers behind the confidence at this position, of the fit or that ship."""
+        if self._fit is not None or not self._records:
+            return self._fit
+        routes = len(self._records)
+        each = self.slots_used / routes
+        return shipped_calibration(self.fingerprint, self.settings.aggregation, each, routes)
+
+    def use_encoder(self, fingerprint: str) -> None:
+        """Say which encoder made the rows."""
+        if self.fingerprint != fingerprint:
+            self.fingerprint = fingerprint
+            self._use_fit()
+
+    def _use_fit(self, terms: ScoreTerms | None = None) -> None:
+        """Read the fit; its terms are computed by the next view, unless they are given."""
+        self._view = None
+        found = read_decision_calibration(self.decision) if self.decision else None
+        if found is not None and (
+            found.fingerprint != self.fingerprint or found.aggregation != self.settings.aggregation
+        ):
+            found = None
+        self._fit = found
+        if terms is None:
+            terms = terms_of(found, self.dim)
+        else:
+            terms.reserve(self._centroids.units.capacity_rows)
+        self._centroids.terms = terms
+
+    def derive_terms(self, payload: bytes) -> tuple[ScoreTerms, Slots] | None:
+        """Make empty terms for numbers to come, and name the routes that need some.
+
+        A caller fills them with the sums that ``sums_of`` gives, on another thread, and gives
+        them to ``apply`` before anything else has changed.
+        """
+        found = read_decision_calibration(payload)
+        if found is None or found.fingerprint != self.fingerprint:
+            return None
+        terms = terms_of(found, self.dim)
+        return None if terms is None else (terms, np.flatnonzero(self._is_live))
+
+    def sums_of(self, route_ids: Slots) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Copy the sums of routes' examples, float64[n, dim], and how many there are."""
+        return self._centroids.sums_of(route_ids)
 
     @property
     def high_water_slots(self) -> int:
@@ -324,7 +385,14 @@ class Tensor:
             is_live, is_example = self._is_live[: self._route_count], held > FREE
             self._staged.add_sums(held[is_example], slots[is_example], is_live)
 
-    def apply(self, change: Change, at: Revision, *, filled: bool = False) -> None:
+    def apply(
+        self,
+        change: Change,
+        at: Revision,
+        *,
+        filled: bool = False,
+        terms: ScoreTerms | None = None,
+    ) -> None:
         """Make a change visible, all of it.
 
         Centroids, bytes and blocks that a small change touches are computed by ``prepare``,
@@ -333,6 +401,7 @@ class Tensor:
         Args:
             at: Its place in the log; the revision of the answers from now on.
             filled: ``fill`` was called with every write of this change.
+            terms: What ``derive_terms`` made for its numbers, filled.
         """
         slots = np.array([write.slot for write in change.writes], np.int64)
         top = int(slots.max(initial=-1))
@@ -345,6 +414,7 @@ class Tensor:
         # Below, owners, records and rows disagree for a moment.  No query sees that: it would
         # need the scorer's lock, and a new view.
         self._view = None
+        aggregation = self.settings.aggregation
         self._unviewed_rows += len(slots) + len(change.freed)
         if change.before or change.deleted or change.freed:  # else no written slot has an owner
             # A deferred sum reads the rows that the route has now; the change may free or
@@ -355,6 +425,8 @@ class Tensor:
             self._write_rows(change.writes, slots, is_written & filled)
         self._show(change, slots, is_summed)
         self._put_records(change)
+        if change.decision is not None or self.settings.aggregation != aggregation:
+            self._use_fit(terms)
         self.revision = at
 
     def adopt(
@@ -393,6 +465,7 @@ class Tensor:
             self._centroids.add_rows(owners, slots)
             self._centroids.normalize(ids, counts.astype(np.float64))
         self._put_all(records, slots)
+        self._use_fit()
 
     def load(
         self,
