@@ -426,7 +426,7 @@ async def score_alone(
     texts: Sequence[str],
 ) -> list[Match]:
     """Score texts against one route and the vectors of its ``texts_of``; on another thread."""
-    tensor = Tensor(encoder.dim, settings)
+    tensor = Tensor(encoder.dim, settings, encoder.fingerprint)
     slots = np.arange(len(vectors), dtype=np.int64)
     count = len(route.utterances)
     described = route.description is not None
@@ -568,7 +568,7 @@ def _score_staged(
     encoder: TextEncoder, staged: _StagedSet, texts: Sequence[str]
 ) -> list[RoutedText]:
     """Find the best route of each text, whether it matches or not."""
-    tensor = Tensor(encoder.dim, staged.settings)
+    tensor = Tensor(encoder.dim, staged.settings, encoder.fingerprint)
     rows = sorted((slot, text) for route in staged.routes for slot, _, text in route.rows())
     slots = np.array([slot for slot, _ in rows], np.int64)
     joined = b"".join(staged.vectors[text] for _, text in rows)

@@ -301,6 +301,10 @@ def _lone_scores(
             parts.append(adaptive.vectors.read(ids))
     vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
     values = few_dots(vectors, query.T.astype(np.float64))
+    # As in ``_exact_scores``: a cosine, of vectors that are unit only within rounding.
+    for at in range(len(slots) + (len(route_ids) if aggregation != "max" else 0)):
+        if not -1.0 <= values[at] <= 1.0:
+            values[at] = min(1.0, max(-1.0, values[at]))
     scores: list[tuple[float, int, ExactScore]] = []
     start, centroids, terms = 0, len(slots), len(slots) + len(route_ids)
     for place, (route_id, count) in enumerate(zip(route_ids, counts, strict=True)):
@@ -308,11 +312,9 @@ def _lone_scores(
         largest = max(own)
         slot = slots[start + own.index(largest)]
         start += count
-        # As in ``_exact_scores``: two vectors are unit only within rounding.
-        largest = min(1.0, max(-1.0, largest))
         score, judged = largest, None
         if aggregation != "max":
-            score = (largest + min(1.0, max(-1.0, values[centroids + place]))) / 2.0
+            score = (largest + values[centroids + place]) / 2.0
             if len(parts) > 2 and adaptive is not None:
                 judged = score
                 score = largest * adaptive.largest + values[terms + place]

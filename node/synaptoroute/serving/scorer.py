@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Any, Final, TypeAlias
 
@@ -249,13 +250,14 @@ class Scorer:
         """
         if not payload or not self.is_alive:
             return None
+        found: tuple[ScoreTerms, NDArray[np.int64]] | None
         found = self.call(lambda tensor: tensor.derive_terms(payload)).result()
         if found is None:
             return None
         terms, route_ids = found
         for start in range(0, len(route_ids), _ROUTES_AT_ONCE):
             part = route_ids[start : start + _ROUTES_AT_ONCE]
-            terms.write(part, *self.call(lambda tensor, ids=part: tensor.sums_of(ids)).result())
+            terms.write(part, *self.call(partial(Tensor.sums_of, route_ids=part)).result())
         terms.is_complete = True
         return terms
 
