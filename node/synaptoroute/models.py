@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
@@ -30,6 +30,9 @@ UTTERANCES_PER_ROUTE_CALL_MAX: Final = 1_000
 QUERY_BATCH_TEXTS_MAX: Final = 1_024
 CANDIDATES_MAX: Final = 100
 FILTER_ROUTES_MAX: Final = 1_000
+PRIOR_ROUTES_MAX: Final = 100
+PRIOR_WEIGHT_MAX: Final = 20.0
+"""Greatest weight of a query's prior, and with a minus sign the least."""
 CONTEXT_TURNS_MAX: Final = 8
 CONTEXT_BYTES_MAX: Final = 32_768
 """UTF-8 bytes of all turns of a query's context."""
@@ -249,6 +252,7 @@ class Candidate(BaseModel):
         confidence: Probability that the route is right, 0 to 1; None if the encoder has no
             numbers for it.
         confidence_min: The route's effective least confidence; None for none.
+        prior: Weight that the query's prior gave it; left out for none.
     """
 
     route: str
@@ -259,6 +263,7 @@ class Candidate(BaseModel):
     similarity: float
     confidence: float | None = None
     confidence_min: float | None = None
+    prior: float | None = Field(default=None, exclude_if=is_none)
 
 
 class WordRepair(BaseModel):
@@ -703,6 +708,23 @@ class CascadeReport(BaseModel):
     share: float | None = None
     agreement: float | None = None
     strays: float | None = None
+
+
+def check_prior(weights: Mapping[str, float]) -> dict[str, float]:
+    """Check the prior of a query.
+
+    Raises:
+        ValueError: There are too many weights, or a name or a weight is malformed.
+    """
+    if len(weights) > PRIOR_ROUTES_MAX:
+        raise ValueError(f"must name at most {PRIOR_ROUTES_MAX} routes")
+    most = PRIOR_WEIGHT_MAX
+    for weight in weights.values():
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ValueError("must have numbers as weights")
+        if not -most <= weight <= most:  # also refuses NaN
+            raise ValueError(f"must have weights from -{most:g} to {most:g}")
+    return {check_name(name): float(weight) for name, weight in weights.items()}
 
 
 def check_context(turns: Sequence[str]) -> tuple[str, ...]:

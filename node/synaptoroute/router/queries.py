@@ -9,7 +9,7 @@ with those that arrived in the same turn of the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypedDict, Unpack
 
 from synaptoroute.config import EngineConfig
@@ -20,6 +20,7 @@ from synaptoroute.models import (
     QUERY_BYTES_MAX,
     Match,
     check_context,
+    check_prior,
     check_text,
     route_names,
 )
@@ -41,6 +42,8 @@ class QueryArguments(TypedDict, total=False):
         use_cache: False encodes the text again, for measurements.
         context: Earlier turns of the conversation, oldest first: at most 8 texts of 32,768
             bytes together.  They count behind the text, see ``serving.context``.
+        prior: Weights of routes by name, -20 to 20, of at most 100 routes: logarithms of the
+            factors by which their odds are multiplied, see ``serving.prior``.
     """
 
     limit: int
@@ -49,6 +52,7 @@ class QueryArguments(TypedDict, total=False):
     deadline_ms: int | None
     use_cache: bool
     context: Sequence[str]
+    prior: Mapping[str, float] | None
 
 
 _NO_OPTIONS: Final = QueryArguments()
@@ -60,8 +64,9 @@ def make_query(
     """Validate and make a query."""
     limit, routes = options.get("limit", 1), options.get("routes")
     query = Query(text, limit, None, options.get("explain", False), options.get("use_cache", True))
-    context = options.get("context", ())
+    context, prior = options.get("context", ()), options.get("prior")
     if is_checked:
+        query.prior = prior
         query.context = tuple(context)
         query.routes = None if routes is None else frozenset(routes)
         return query
@@ -83,6 +88,10 @@ def make_query(
         query.context = check_context(context)
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidQuery(f"context: {error}") from error
+    try:
+        query.prior = None if prior is None else check_prior(prior)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InvalidQuery(f"prior: {error}") from error
     return query
 
 

@@ -382,6 +382,7 @@ def query_arguments(query: QueryFields, deadline_ms: int) -> dict[str, Any]:
         "routes": query.routes,
         "explain": query.explain,
         "context": query.context,
+        "prior": query.prior,
         "deadline_ms": min(deadline_ms, query.deadline_ms or deadline_ms),
     }
 

@@ -26,6 +26,7 @@ from synaptoroute.models import (
     CANDIDATES_MAX,
     CONTEXT_TURNS_MAX,
     FILTER_ROUTES_MAX,
+    PRIOR_ROUTES_MAX,
     QUERY_BATCH_TEXTS_MAX,
     QUERY_BYTES_MAX,
     UTTERANCES_PER_ROUTE_CALL_MAX,
@@ -42,6 +43,7 @@ from synaptoroute.models import (
     Utterance,
     canonical_json,
     check_context,
+    check_prior,
     check_text,
 )
 from synaptoroute.router.diagnostics import COMPARED_TEXTS_MAX
@@ -63,6 +65,10 @@ QueryText = Annotated[
 def _whole(value: Any) -> Any:
     """Convert 3.0 to 3, as JSON Schema does; some clients have no integers."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _prior(weights: Any) -> Any:
+    return check_prior(weights) if isinstance(weights, dict) else weights
 
 
 def _context(turns: list[str]) -> list[str]:
@@ -93,6 +99,12 @@ class QueryFields(RequestModel):
     split: bool = Field(
         default=False,
         description="Route each clause of the text; the answer is a list of matches with spans.",
+    )
+    prior: Annotated[dict[str, float] | None, BeforeValidator(_prior)] = Field(
+        default=None,
+        max_length=PRIOR_ROUTES_MAX,
+        description="Weights of routes by name, -20 to 20: logarithms of the factors by which "
+        "their odds are multiplied.",
     )
     context: Annotated[list[QueryText], AfterValidator(_context)] = Field(
         default_factory=list,

@@ -56,6 +56,7 @@ class Query:
         use_cache: False encodes the text again, to measure.
         deadline_seconds: A longer predicted wait is refused.
         context: Earlier turns of its conversation, oldest first.
+        prior: Weights of routes by name, see ``serving.prior``.
         is_probe: Whether nobody asked exactly this; then it does not count as unmatched.
         flow: Name of its client, among which capacity is shared.
         future: Resolved on the event loop.
@@ -71,6 +72,7 @@ class Query:
     explain: bool
     use_cache: bool = True
     context: tuple[str, ...] = ()
+    prior: Mapping[str, float] | None = None
     is_probe: bool = False
     deadline_seconds: float = math.inf
     flow: str = ""
@@ -89,7 +91,7 @@ class Query:
     @property
     def is_plain(self) -> bool:
         """Whether its text alone decides, among all routes."""
-        return self.routes is None and not self.context
+        return self.routes is None and not self.context and not self.prior
 
     @property
     def key(self) -> str:
@@ -196,6 +198,9 @@ def match_of(
 def _with_reading(match: Match, query: Query) -> Match:
     """Explain how the text was read, if it was read otherwise than it was written."""
     prepared = query.prepared
+    if query.explain and query.prior and match.candidates:
+        for candidate in match.candidates:
+            candidate.prior = query.prior.get(candidate.route)
     if query.explain and prepared is not None and prepared.turns:
         match.context_weight = context_weight(prepared.text)
     if query.explain and prepared is not None and prepared.text != query.text:

@@ -30,13 +30,14 @@ from synaptoroute.core.change import Commit
 from synaptoroute.core.mutation import Position, Revision
 from synaptoroute.encoder import TextEncoder
 from synaptoroute.encoder.integer_product import integer_product
-from synaptoroute.errors import EncoderError
+from synaptoroute.errors import EncoderError, InvalidQuery
 from synaptoroute.failpoints import failpoint
 from synaptoroute.models import Match
 from synaptoroute.ports import Published
 from synaptoroute.scoring import DecisionRule, QuerySpec, Ranking, Scratch, rank, rule_of
 from synaptoroute.serving.encoder_workers import Batch
 from synaptoroute.serving.preparation import TextPreparation
+from synaptoroute.serving.prior import rank_with_prior
 from synaptoroute.serving.query import (
     DecisionCounts,
     FirstStage,
@@ -469,6 +470,15 @@ class Scorer:
             for query, spec, ranking, vector, own, known in zip(
                 queries, specs, rankings, embeddings, tokens, sure, strict=False
             ):
+                if query.prior:
+                    weights, unknown = self._weights(query.prior)
+                    if unknown is not None:
+                        answers.append((query, unknown))
+                        continue
+                    if weights:
+                        ranking = rank_with_prior(
+                            tensor, vector, spec, weights, rule, self._scratch
+                        )
                 slot = None
                 text = query.text if query.prepared is None else query.prepared.kept
                 if slots := tensor.texts.find(text):
@@ -480,6 +490,17 @@ class Scorer:
             return answers
         except Exception as error:  # the callers get it; the scorer must live on
             return [(query, error) for query in queries]
+
+    def _weights(self, prior: Mapping[str, float]) -> tuple[dict[int, float], InvalidQuery | None]:
+        """Weights of a prior by route id, or the error that it names a route that is not there."""
+        weights = {}
+        for name, weight in prior.items():
+            record = self.tensor.routes.get(name)
+            if record is None:
+                return {}, InvalidQuery(f"prior: there is no route {name!r}", route=name)
+            if weight:
+                weights[record.route_id] = weight
+        return weights, None
 
     def _current_rule(self) -> DecisionRule:
         """The decision rule at the tensor's position."""

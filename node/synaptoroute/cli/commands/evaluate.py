@@ -270,6 +270,10 @@ def query(
     split: Annotated[
         bool, typer.Option("--split", help="Route each clause of a text on its own.")
     ] = False,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(help="A weight of a route, ROUTE=WEIGHT, -20 to 20; repeatable."),
+    ] = None,
     context: Annotated[
         list[str] | None,
         typer.Option(help="An earlier turn of the conversation, oldest first; repeatable."),
@@ -302,6 +306,8 @@ def query(
         options["routes"] = [name.strip() for name in routes.split(",") if name.strip()]
     if context:
         options["context"] = context
+    if prior:
+        options["prior"] = dict(map(_weight, prior))
     if split:
         options["split"] = True
     with NodeClient(url, api_key) as client:
@@ -318,6 +324,14 @@ def query(
             _show_match(each, match, explain)
     if not all(match["route"] for _, match in parts):
         raise typer.Exit(ExitCode.NO)
+
+
+def _weight(given: str) -> tuple[str, float]:
+    name, _, weight = given.rpartition("=")
+    try:
+        return name.strip(), float(weight)
+    except ValueError:
+        raise typer.BadParameter("must be ROUTE=WEIGHT", param_hint="--prior") from None
 
 
 def _show_readings(readings: dict[str, Any], as_json: bool) -> None:
