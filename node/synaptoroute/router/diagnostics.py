@@ -18,7 +18,7 @@ import asyncio
 import heapq
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -34,7 +34,6 @@ from synaptoroute.learning.clusters import TEXTS_MAX as CLUSTERED_MAX
 from synaptoroute.learning.clusters import cluster
 from synaptoroute.models import (
     QUERY_BYTES_MAX,
-    Candidate,
     Match,
     Route,
     TextReading,
@@ -46,11 +45,19 @@ from synaptoroute.replication.encoder_migration import MigrationProgress
 from synaptoroute.replication.follower import Follower
 from synaptoroute.replication.scrub import Scrub, scrub
 from synaptoroute.router.queries import make_query
+from synaptoroute.router.revision_preview import (
+    RouteSet,
+    answer,
+    copy_routes,
+    encoded,
+    tensor_of,
+    with_route,
+)
 from synaptoroute.router.route_checks import checked_route, texts_of
 from synaptoroute.router.writes import Writer
-from synaptoroute.scoring import Scratch, rank
+from synaptoroute.scoring import Scratch, rank, rule_of
 from synaptoroute.serving.preparation import TextPreparation
-from synaptoroute.serving.query import QueryEngine, UnmatchedQuery, match_of
+from synaptoroute.serving.query import QueryEngine, UnmatchedQuery
 from synaptoroute.tensor import Tensor
 
 CONFLICT_ROWS_MAX: Final = 10_000
@@ -153,17 +160,22 @@ class Diagnostics:
         asked = _checked_texts(texts, PREVIEW_TEXTS_MAX)
         async with self._room:
             now = await ask_all(asked)
-            if route is None:
-                return preview_route(name, asked, now, [])
-            route = checked_route(route)
-            vectors = await self._writer.encode(texts_of(route), route.vectors)
-            settings = self._engine.published.settings
+            encoder = self._engine.encoder
+            vectors = np.empty((0, encoder.dim), np.float32)
+            if route is not None:
+                route = checked_route(route)
+                vectors = await self._writer.encode(texts_of(route), route.vectors, encoder)
             read = [
                 text if match.encoded_text is None else match.encoded_text
                 for text, match in zip(asked, now, strict=True)
             ]
-            alone = await score_alone(self._engine.encoder, settings, route, vectors, read)
-        return preview_route(name, asked, now, alone)
+            routes = await asyncio.wrap_future(self._engine.read(copy_routes))
+            changed = with_route(routes, name, route, vectors)
+            then = await asyncio.to_thread(_answer_changed, encoder, changed, read)
+        return [
+            PreviewedText(text, _routed(before), _routed(after))
+            for text, before, after in zip(asked, now, then, strict=True)
+        ]
 
     def read_texts(
         self, texts: Sequence[str], ignore: Sequence[str] | None = None
@@ -367,8 +379,6 @@ PREVIEW_TEXTS_MAX: Final = 200
 COMPARED_TEXTS_MAX: Final = 2_000
 TEXTS_AT_ONCE: Final = 32
 CHANGED_SHOWN_MAX: Final = 200
-_NEVER: Final = -2.0
-"""Below every score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,14 +389,7 @@ class RoutedText:
     score: float | None
     threshold: float | None
     utterance: str | None
-
-    @property
-    def is_match(self) -> bool:
-        return (self.score or _NEVER) >= (self.threshold or -1.0)
-
-    def unmatched(self) -> RoutedText:
-        """The same score and threshold, without a route."""
-        return RoutedText(None, self.score, self.threshold, self.utterance)
+    confidence: float | None = None
 
 
 def _nearest(match: Match) -> RoutedText:
@@ -399,7 +402,7 @@ def _nearest(match: Match) -> RoutedText:
 
 
 def _routed(match: Match) -> RoutedText:
-    return RoutedText(match.route, match.score, match.threshold, match.utterance)
+    return RoutedText(match.route, match.score, match.threshold, match.utterance, match.confidence)
 
 
 # --- a change of one route -----------------------------------------------------------------
@@ -418,78 +421,9 @@ class PreviewedText:
         return self.before.route != self.after.route
 
 
-async def score_alone(
-    encoder: TextEncoder,
-    settings: Settings,
-    route: Route,
-    vectors: NDArray[np.float32],
-    texts: Sequence[str],
-) -> list[Match]:
-    """Score texts against one route and the vectors of its ``texts_of``; on another thread."""
-    tensor = Tensor(encoder.dim, settings, encoder.fingerprint)
-    slots = np.arange(len(vectors), dtype=np.int64)
-    count = len(route.utterances)
-    described = route.description is not None
-    record = RouteRecord(
-        route_id=0,
-        name=route.name,
-        slots=tuple(range(count)),
-        utterances=tuple(route.utterances),
-        threshold=route.threshold,
-        metadata="{}",
-        payload="null",
-        revision=Revision(1, 0),
-        confidence_min=route.confidence_min,
-        description=route.description,
-        description_slot=count if described else None,
-        negatives=tuple(route.negatives),
-        negative_slots=tuple(range(count + described, len(vectors))),
-    )
-    tensor.load(slots, vectors, [record], settings, Revision(1, 0))
-    queries = [make_query(text, is_checked=True) for text in texts]
-
-    def score() -> list[Match]:
-        embeddings = encoder.encode([query.text for query in queries])
-        specs = [query.spec(tensor.routes) for query in queries]
-        rankings = rank(tensor, embeddings, specs, Scratch())
-        return [
-            match_of(query, ranking, tensor, "", "")
-            for query, ranking in zip(queries, rankings, strict=True)
-        ]
-
-    return await asyncio.to_thread(score)
-
-
-def preview_route(
-    name: str, texts: Sequence[str], now: Sequence[Match], alone: Sequence[Match]
-) -> list[PreviewedText]:
-    """Compare a changed route with the others.
-
-    Args:
-        now: The node's answers, with as many candidates as possible.
-        alone: Scores of the changed route for each text; empty if it is deleted.
-    """
-    found = []
-    for index, (text, match) in enumerate(zip(texts, now, strict=True)):
-        routed = [_candidate(each) for each in match.candidates or () if each.route != name]
-        if alone:
-            own = alone[index]
-            routed.insert(0, RoutedText(name, own.score, own.threshold, own.utterance))
-        found.append(PreviewedText(text, _routed(match), _best(routed)))
-    return found
-
-
-def _candidate(candidate: Candidate) -> RoutedText:
-    return RoutedText(candidate.route, candidate.score, candidate.threshold, candidate.utterance)
-
-
-def _best(routed: Sequence[RoutedText]) -> RoutedText:
-    """The best one that matches, else the best one without a route."""
-    ranked = sorted(routed, key=lambda each: -(each.score or _NEVER))
-    for each in ranked:
-        if each.is_match:
-            return each
-    return ranked[0].unmatched() if ranked else RoutedText(None, None, None, None)
+def _answer_changed(encoder: TextEncoder, routes: RouteSet, texts: Sequence[str]) -> list[Match]:
+    embeddings, tokens = encoded(encoder, texts)
+    return answer(tensor_of(routes), texts, embeddings, encoder.fingerprint, tokens)
 
 
 # --- a change of the encoder ---------------------------------------------------------------
@@ -560,33 +494,35 @@ async def compare_encoders(
 
     staged = await asyncio.wrap_future(engine.run_on_applier(read))
     texts = [case.text for case in cases]
-    best = await asyncio.to_thread(_score_staged, encoder, staged, texts)
-    return _compare(fingerprint, cases, now, best)
+    scored = await asyncio.to_thread(_score_staged, encoder, staged, texts)
+    return _compare(fingerprint, cases, now, scored)
 
 
 def _score_staged(
     encoder: TextEncoder, staged: _StagedSet, texts: Sequence[str]
-) -> list[RoutedText]:
-    """Find the best route of each text, whether it matches or not."""
+) -> list[tuple[RoutedText, bool]]:
+    """Find the best route of each text, and whether it matches."""
     tensor = Tensor(encoder.dim, staged.settings, encoder.fingerprint)
     rows = sorted((slot, text) for route in staged.routes for slot, _, text in route.rows())
     slots = np.array([slot for slot, _ in rows], np.int64)
     joined = b"".join(staged.vectors[text] for _, text in rows)
     vectors = np.frombuffer(joined, "<f4").reshape(len(rows), encoder.dim)
     tensor.load(slots, vectors, staged.routes, staged.settings, Revision(1, 0))
-    found: list[RoutedText] = []
+    found: list[tuple[RoutedText, bool]] = []
     scratch, preparation = Scratch(), TextPreparation(tensor, encoder)
+    rule = rule_of(tensor, encoder.fingerprint)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         some = texts[start : start + TEXTS_AT_ONCE]
         specs = [make_query(text).spec(tensor.routes) for text in some]
         read = [preparation.prepare(text).text for text in some]
-        for ranking in rank(tensor, encoder.encode(read), specs, scratch):
+        for ranking in rank(tensor, encoder.encode(read), specs, scratch, rule):
             if not ranking.top:
-                found.append(RoutedText(None, None, None, None))
+                found.append((RoutedText(None, None, None, None), False))
                 continue
             top = ranking.best or ranking.top[0]
             name = tensor.record_of(top.route_id).name
-            found.append(RoutedText(name, top.score, top.threshold, None))
+            routed = RoutedText(name, top.score, top.threshold_shown, None, top.confidence)
+            found.append((routed, ranking.best is not None))
     return found
 
 
@@ -594,9 +530,10 @@ def _compare(
     fingerprint: str,
     cases: Sequence[LabelledText],
     now: Sequence[Match],
-    best: Sequence[RoutedText],
+    scored: Sequence[tuple[RoutedText, bool]],
 ) -> EncoderComparison:
-    after = [each if each.is_match else each.unmatched() for each in best]
+    after = [each if is_match else replace(each, route=None) for each, is_match in scored]
+    best = [each for each, _ in scored]
     compared = [
         ComparedText(case.text, case.route, _routed(match), routed)
         for case, match, routed in zip(cases, now, after, strict=True)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from synaptoroute.core.change import FeedbackItem, RouteRecord
 from synaptoroute.core.mutation import KEEP, Keep, Revision, Settings
-from synaptoroute.encoder import TextEncoder
+from synaptoroute.encoder import TextEncoder, Tokens
 from synaptoroute.errors import InvalidRoute, PreconditionFailed, RouteNotFound, TooLarge
-from synaptoroute.models import Match
+from synaptoroute.models import Match, Route
 from synaptoroute.router.queries import make_query
-from synaptoroute.scoring import Scratch, rank
+from synaptoroute.scoring import QuerySpec, Scratch, rank, rule_of
 from synaptoroute.serving.query import match_of
 from synaptoroute.tensor import Tensor
 
@@ -250,25 +250,73 @@ def tensor_of(routes: RouteSet, left_out: frozenset[int] = frozenset()) -> Tenso
 
 
 def answer(
-    tensor: Tensor, texts: Sequence[str], embeddings: NDArray[np.float32]
-) -> list[Judgement]:
-    """Answer texts by a tensor, as a node would."""
-    scratch = Scratch()
-    found: list[Judgement] = []
+    tensor: Tensor,
+    texts: Sequence[str],
+    embeddings: NDArray[np.float32],
+    fingerprint: str,
+    tokens: Sequence[Tokens] = (),
+) -> list[Match]:
+    """Answer texts by a tensor, as a node would.
+
+    Args:
+        fingerprint: Of the encoder of the vectors.
+        tokens: Of the texts; without them all texts are understood.
+    """
+    scratch, rule = Scratch(), rule_of(tensor, fingerprint)
+    found: list[Match] = []
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
         queries = [make_query(text, {"limit": 2}, is_checked=True) for text in some]
         specs = [query.spec(tensor.routes) for query in queries]
-        rankings = rank(tensor, embeddings[start : start + len(some)], specs, scratch)
-        for query, ranking in zip(queries, rankings, strict=True):
+        vectors = embeddings[start : start + len(some)]
+        rankings = rank(tensor, vectors, specs, scratch, rule)
+        for at, (query, ranking) in enumerate(zip(queries, rankings, strict=True), start):
             exact = tensor.exact_match(query.text, tensor.texts.find(query.text), None)
-            match = match_of(query, ranking, tensor, "", "")
             if exact is not None:
-                name = tensor.record_of(exact[0]).name
-                found.append(Judgement(name, name, 1.0, 1.0))
-            else:
-                found.append(judgement_of(match))
+                only = [QuerySpec(1, frozenset({exact[0]}))]
+                (ranking,) = rank(tensor, embeddings[at : at + 1], only, scratch)
+                ranking = replace(ranking, best=ranking.top[0])
+            own = tokens[at] if tokens else None
+            slot = None if exact is None else exact[1]
+            found.append(match_of(query, ranking, tensor, "", "", own, slot))
     return found
+
+
+def with_route(
+    routes: RouteSet, name: str, route: Route | None, vectors: NDArray[np.float32]
+) -> RouteSet:
+    """Put a route into a copy, or delete it there.
+
+    Args:
+        route: None to delete the route ``name``.
+        vectors: float32[n, dim] of the route's texts, in the order of ``texts_of``.
+    """
+    records, row_of = dict(routes.records), dict(routes.row_of)
+    known = records.pop(name, None)
+    if route is None:
+        return replace(routes, records=records)
+    first = max(row_of, default=-1) + 1
+    slots = range(first, first + len(vectors))
+    row_of.update({slot: len(routes.vectors) + at for at, slot in enumerate(slots)})
+    count, described = len(route.utterances), route.description is not None
+    next_id = max((each.route_id for each in routes.records.values()), default=-1) + 1
+    records[name] = RouteRecord(
+        next_id if known is None else known.route_id,
+        name,
+        tuple(slots[:count]),
+        tuple(route.utterances),
+        route.threshold,
+        "{}",
+        "null",
+        Revision(0, 0),
+        route.confidence_min,
+        route.description,
+        slots[count] if described else None,
+        tuple(route.negatives),
+        tuple(slots[count + described :]),
+    )
+    grown = np.concatenate([routes.vectors, vectors.reshape(-1, routes.dim)])
+    return replace(routes, records=records, vectors=grown, row_of=row_of)
 
 
 def judgement_of(match: Match) -> Judgement:
@@ -289,7 +337,7 @@ def effect_of(
     asked = [*texts, *(LabelledText(each.text, True, each.route) for each in feedback if each.text)]
     kinds = ["text"] * len(texts) + ["feedback"] * (len(asked) - len(texts))
     given = _judge_given(encoder, before, after, asked, kinds)
-    own = judge_utterances(before, after)
+    own = judge_utterances(before, after, encoder.fingerprint)
     labelled = [each for each in given if each.is_labelled]
     return RevisionEffect(
         version=before.version,
@@ -314,19 +362,28 @@ def _judge_given(
     if not asked:
         return []
     texts = [each.text for each in asked]
-    parts = [
-        encoder.encode(texts[start : start + _AT_ONCE]) for start in range(0, len(texts), _AT_ONCE)
-    ]
-    embeddings = np.concatenate(parts)
-    was = answer(tensor_of(before), texts, embeddings)
-    then = answer(tensor_of(after), texts, embeddings)
+    embeddings, tokens = encoded(encoder, texts)
+    was = answer(tensor_of(before), texts, embeddings, encoder.fingerprint, tokens)
+    then = answer(tensor_of(after), texts, embeddings, encoder.fingerprint, tokens)
     return [
-        JudgedText(each.text, kind, each.is_labelled, each.route, one, two)
+        JudgedText(
+            each.text, kind, each.is_labelled, each.route, judgement_of(one), judgement_of(two)
+        )
         for each, kind, one, two in zip(asked, kinds, was, then, strict=True)
     ]
 
 
-def judge_utterances(before: RouteSet, after: RouteSet) -> list[JudgedText]:
+def encoded(encoder: TextEncoder, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Tokens]]:
+    """Encode queries: float32[n, dim], and their tokens."""
+    tokens = encoder.tokenize(texts)
+    parts = [
+        encoder.encode_tokens(tokens[start : start + _AT_ONCE])
+        for start in range(0, len(texts), _AT_ONCE)
+    ]
+    return np.concatenate(parts), tokens
+
+
+def judge_utterances(before: RouteSet, after: RouteSet, fingerprint: str) -> list[JudgedText]:
     """Judge utterances that are in both route sets, each by copies without it.
 
     With the utterance, those of other routes with the same place in their route are left out.
@@ -344,10 +401,10 @@ def judge_utterances(before: RouteSet, after: RouteSet) -> list[JudgedText]:
         gone = frozenset(slot for _, slot in _placed(before, folds, fold))
         texts = [text for _, _, text, _ in own]
         embeddings = before.vectors[[before.row_of[slot] for slot in slots]]
-        was = answer(tensor_of(before, gone), texts, embeddings)
-        then = answer(tensor_of(after, gone), texts, embeddings)
+        was = answer(tensor_of(before, gone), texts, embeddings, fingerprint)
+        then = answer(tensor_of(after, gone), texts, embeddings, fingerprint)
         found += [
-            JudgedText(text, "utterance", True, name, one, two)
+            JudgedText(text, "utterance", True, name, judgement_of(one), judgement_of(two))
             for (name, _, text, _), one, two in zip(own, was, then, strict=True)
         ]
     return found
