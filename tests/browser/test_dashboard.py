@@ -165,8 +165,8 @@ def test_backup_is_restored_with_the_same_digest(fleet: Fleet) -> None:
     fleet.until(lambda seen: all(node["health"] == "ok" for node in seen["nodes"]))
     fleet.coordinator.http("POST", "/v1/actions/backup")
     backups = fleet.folder / "backups"
-    fleet.coordinator.until(lambda: next(backups.glob("*.json")))
-    manifest = next(backups.glob("*.json"))
+    fleet.coordinator.until(lambda: next(backups.glob("[!.]*.json")))
+    manifest = next(backups.glob("[!.]*.json"))
     said = json.loads(manifest.read_text())
     database = fleet.folder / "restored.sqlite"
     run = [sys.executable, "-m", "synaptoroute.cli.child", str(os.getpid()), "restore"]
