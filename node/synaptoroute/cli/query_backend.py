@@ -43,7 +43,8 @@ class Answer:
     latency_ms: float = 0.0
     best: str | None = None  # The best route, whether it was answered or not
     confidence: float | None = None  # Of that route, if the node reports confidences
-    limit: float | None = None  # What decided about it: a least confidence, or a threshold
+    threshold: float | None = None  # What its score must reach
+    confidence_min: float | None = None  # What its confidence must reach
     reason: str = ""
 
     @property
@@ -179,11 +180,11 @@ def _best_of(match: dict[str, Any]) -> dict[str, Any]:
     """The best route of a match and its values; below its limit it stands in the candidates."""
     candidates = match.get("candidates") or ()
     best = match["route"] or (candidates[0]["route"] if candidates else None)
-    by_confidence = match.get("confidence_min") is not None
     return {
         "best": best,
         "confidence": match.get("confidence"),
-        "limit": match["confidence_min"] if by_confidence else match["threshold"],
+        "threshold": match["threshold"],
+        "confidence_min": match.get("confidence_min"),
         "reason": match["reason"],
     }
 

@@ -76,7 +76,8 @@ def study(answers: Sequence[Answer], objective: Objective) -> Study:
     """Study labelled answers; there must be at least one."""
     has_confidences = all(each.confidence is not None for each in answers if each.best is not None)
     judged = tuple(_judged(each, has_confidences) for each in answers)
-    limits = {each.limit for each in answers if each.limit is not None}
+    name = "confidence_min" if has_confidences else "threshold"
+    limits = {getattr(each, name) for each in answers} - {None}
     pairs = Counter(
         (each.expected, each.best)
         for each in answers
@@ -123,6 +124,15 @@ def _best_point(judged: Sequence[Judged], objective: Objective) -> CurvePoint | 
     return point_at(judged, max(limits, key=lambda limit: (worth(limit), -limit)))
 
 
+def _why(answer: Answer) -> str:
+    """Why a text was refused."""
+    if answer.reason == "below_threshold":
+        return f"score below {number(answer.threshold)}"
+    if answer.reason == "below_confidence":
+        return f"confidence below {number(answer.confidence_min)}"
+    return answer.reason.replace("_", " ")
+
+
 def write_svg(path: Path, found: Study) -> None:
     """Draw a study into a file."""
     title = f"{len(found.judged)} labelled queries"
@@ -141,20 +151,20 @@ def show_study(found: Study, refused_max: int) -> None:
         print_reliability(found.bins)
     if found.refused:
         print_table(
-            ("query", "expected", "best route", found.by, "needed", "reason"),
+            ("query", "expected", "best route", "score", "confidence", "why"),
             (
                 (
                     each.text,
                     each.expected or "-",
                     (each.best or "-", "ok" if each.best == each.expected else "fail"),
-                    number(each.confidence if found.by == "confidence" else each.score),
-                    number(each.limit),
-                    each.reason.replace("_", " "),
+                    number(each.score),
+                    number(each.confidence),
+                    _why(each),
                 )
                 for each in found.refused[:refused_max]
             ),
             title="Refused although a route is right",
-            right=(found.by, "needed"),
+            right=("score", "confidence"),
         )
     if found.confusions:
         print_table(

@@ -27,7 +27,8 @@ def answer(
         score=score,
         best=best,
         confidence=confidence,
-        limit=0.5,
+        threshold=0.5,
+        confidence_min=0.5 if confidence is not None else None,
         reason="matched" if value >= 0.5 else "below_threshold",
     )
 
