@@ -80,6 +80,16 @@ LabelledFile = Annotated[
         exists=True, dir_okay=False, help="Labelled queries: text, tab, route ('-' for none)."
     ),
 ]
+OptionalLabelledFile = Annotated[
+    Path | None,
+    typer.Argument(
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+        help="Labelled queries: text, tab, route ('-' for none); without one, the routes' own "
+        "utterances are judged, each left out of its route.",
+    ),
+]
 Objective = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,7 @@ with ``text`` and ``route``, where null stands for no route.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,10 @@ class QueryBackend(Protocol):
         """Return the settings of the route set."""
         ...
 
+    def own_utterances(self, limit: int) -> list[tuple[str, str, dict[str, Any]]]:
+        """Judge the routes' own utterances, each without itself: text, route and match."""
+        ...
+
 
 class NodeBackend:
     """Asks a node."""
@@ -85,6 +90,10 @@ class NodeBackend:
         found: dict[str, Any] = self.client.get("/v1/settings")
         return found
 
+    def own_utterances(self, limit: int) -> list[tuple[str, str, dict[str, Any]]]:
+        found = self.client.get("/v1/evaluation", limit=limit, answers="true")
+        return [(each["text"], each["route"], each["match"]) for each in found["utterances"]]
+
 
 class FileBackend:
     """Asks a router in this process, on the routes of a file."""
@@ -101,6 +110,10 @@ class FileBackend:
 
     def settings(self) -> dict[str, Any]:
         return asdict(self._router.visible.settings)
+
+    def own_utterances(self, limit: int) -> list[tuple[str, str, dict[str, Any]]]:
+        found = asyncio.run(self._router.feedback.evaluate(limit))
+        return [(each.text, each.route, each.match.model_dump()) for each in found.utterances]
 
 
 @contextmanager
@@ -153,6 +166,15 @@ def open_file_backend(
         yield FileBackend(router, [route.model_dump() for route in routes])
 
 
+def judge_own(backend: QueryBackend, limit: int) -> list[tuple[Answer, dict[str, Any]]]:
+    """Judge the routes' own utterances; return each answer and its match."""
+    with waiting("Judging the routes by their own utterances ..."):
+        found = backend.own_utterances(limit)
+    if not found:
+        raise FileRejected("no route has two utterances; give a file of labelled queries")
+    return [(_answer_of(text, route, match, 0.0), match) for text, route, match in found]
+
+
 def ask_all(
     backend: QueryBackend, queries: Sequence[LabelledQuery], limit: int = 1
 ) -> Iterator[tuple[Answer, dict[str, Any]]]:
@@ -162,18 +184,21 @@ def ask_all(
             started = time.perf_counter()
             match = backend.query(query.text, limit)
             latency_ms = (time.perf_counter() - started) * 1_000
-            answer = Answer(
-                text=query.text,
-                expected=query.route,
-                given=match["route"],
-                score=match["score"],
-                runner_up=match["runner_up"],
-                margin=match["margin"],
-                latency_ms=latency_ms,
-                **_best_of(match),
-            )
-            yield answer, match
+            yield _answer_of(query.text, query.route, match, latency_ms), match
             step(1)
+
+
+def _answer_of(text: str, route: str | None, match: dict[str, Any], latency_ms: float) -> Answer:
+    return Answer(
+        text=text,
+        expected=route,
+        given=match["route"],
+        score=match["score"],
+        runner_up=match["runner_up"],
+        margin=match["margin"],
+        latency_ms=latency_ms,
+        **_best_of(match),
+    )
 
 
 def _best_of(match: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from synaptoroute.models import (
     check_text,
 )
 from synaptoroute.ports import AppliedState
+from synaptoroute.router.evaluation import OwnEvaluation, evaluate_own
 from synaptoroute.router.revision_preview import (
     LabelledText,
     RevisionEffect,
@@ -362,6 +363,10 @@ class FeedbackQueue:
             return await asyncio.to_thread(
                 effect_of, encoder, routes, wanted, vectors, texts, judged
             )
+
+    async def evaluate(self, limit: int = 1) -> OwnEvaluation:
+        """Judge the routes' own utterances, each as a query that the route set has never seen."""
+        return await evaluate_own(self._engine, limit)
 
     # --- expiry ------------------------------------------------------------------------
 

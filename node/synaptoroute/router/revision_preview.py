@@ -8,7 +8,7 @@ written, and all of it runs on other threads, behind queries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -388,17 +388,15 @@ def judge_utterances(before: RouteSet, after: RouteSet, fingerprint: str) -> lis
 
     With the utterance, those of other routes with the same place in their route are left out.
     """
-    chosen = _choose(before)
-    if not chosen:
-        return []
-    folds = min(FOLDS_MAX, max(len(record.slots) for record in before.records.values()))
+    chosen = choose_utterances(before)
+    folds = folds_of(before)
     found: list[JudgedText] = []
     for fold in range(folds):
         own = [each for each in chosen if each[3] % folds == fold]
         if not own:
             continue
         slots = [slot for _, slot, _, _ in own]
-        gone = frozenset(slot for _, slot in _placed(before, folds, fold))
+        gone = left_out(before, folds, fold)
         texts = [text for _, _, text, _ in own]
         embeddings = before.vectors[[before.row_of[slot] for slot in slots]]
         was = answer(tensor_of(before, gone), texts, embeddings, fingerprint)
@@ -410,16 +408,23 @@ def judge_utterances(before: RouteSet, after: RouteSet, fingerprint: str) -> lis
     return found
 
 
-def _placed(routes: RouteSet, folds: int, fold: int) -> Iterable[tuple[str, int]]:
-    """Slots of a fold, of routes that keep others."""
-    for record in routes.records.values():
-        if len(record.slots) > 1:
-            for place, slot in enumerate(record.slots):
-                if place % folds == fold:
-                    yield record.name, slot
+def folds_of(routes: RouteSet) -> int:
+    """Into how many parts utterances are divided; 0 for an empty route set."""
+    return min(FOLDS_MAX, max((len(each.slots) for each in routes.records.values()), default=0))
 
 
-def _choose(routes: RouteSet) -> list[tuple[str, int, str, int]]:
+def left_out(routes: RouteSet, folds: int, fold: int) -> frozenset[int]:
+    """Slots of the utterances of a part, of routes that keep others."""
+    return frozenset(
+        slot
+        for record in routes.records.values()
+        if len(record.slots) > 1
+        for place, slot in enumerate(record.slots)
+        if place % folds == fold
+    )
+
+
+def choose_utterances(routes: RouteSet) -> list[tuple[str, int, str, int]]:
     """Choose utterances of routes that have several: name, slot, text and place."""
     able = [
         (name, slot, text, place)

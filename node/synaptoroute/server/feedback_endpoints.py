@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query
@@ -12,7 +13,9 @@ from starlette.responses import Response
 
 from synaptoroute.core.mutation import KEEP, Revision
 from synaptoroute.errors import InvalidQuery
-from synaptoroute.models import FeedbackPage, FeedbackReceipt, Match
+from synaptoroute.learning.curves import Judged, calibration_error, curve_of, reliability_of
+from synaptoroute.models import CANDIDATES_MAX, FeedbackPage, FeedbackReceipt, Match
+from synaptoroute.router.evaluation import OwnEvaluation
 from synaptoroute.router.feedback import PAGE_ITEMS_MAX, Resolution
 from synaptoroute.router.revision_preview import LabelledText, RouteChange
 from synaptoroute.server.parameters import WriteParameters, checked, read_document
@@ -61,6 +64,7 @@ _REVISION_EXAMPLE: Final = {
     "routes": [{"name": "returns", "utterances": ["send my headphones back"]}],
     "resolved": ["5f0c6a5e9d1b4b0f"],
 }
+_OF_QUERIES: Final = {"payload", "metadata", "version", "node", "decision_id"}
 ItemId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 
 
@@ -215,6 +219,34 @@ async def preview_revision(request: Request) -> Response:
     return json_response(json.dumps(shown), headers=version_headers(found.version))
 
 
+@endpoints.get(
+    "/v1/evaluation",
+    summary="Judge the routes by their own utterances",
+    responses={200: any_json("Curves and answers"), **problems(*READ_PROBLEMS)},
+)
+async def show_evaluation(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=CANDIDATES_MAX)] = 1,
+    answers: Annotated[bool, Query(description="List every utterance and its answer.")] = False,
+) -> Response:
+    """Each utterance as a query, by a copy of the route set without it: coverage against accuracy,
+    reliability, and pairs of routes that are confused.
+    """
+    router = runtime_of(request).serving_router
+    found = await unless_gone(request, router.feedback.evaluate(limit))
+    shown = evaluation_document(found)
+    if answers:
+        shown["utterances"] = [
+            {
+                "text": each.text,
+                "route": each.route,
+                "match": each.match.model_dump(exclude=_OF_QUERIES),
+            }
+            for each in found.utterances
+        ]
+    return json_response(json.dumps(shown), headers=version_headers(found.version))
+
+
 @endpoints.post(
     "/v1/clusters",
     summary="Cluster texts by what they mean",
@@ -260,6 +292,36 @@ async def dismiss_unmatched(request: Request) -> Response:
     asked = checked(DismissRequest, await read_document(request), InvalidQuery)
     count = runtime_of(request).router.diagnostics.dismiss(asked.texts)
     return json_response(json.dumps({"dismissed": count}))
+
+
+def evaluation_document(found: OwnEvaluation) -> dict[str, Any]:
+    """What the answers to utterances say about limits."""
+    judged = [_judged(each.route, each.match) for each in found.utterances]
+    pairs = Counter(
+        (each.expected, each.best)
+        for each in judged
+        if each.best is not None and each.best != each.expected
+    )
+    return {
+        "version": found.version,
+        "texts": len(judged),
+        "ranked_right": sum(each.is_right for each in judged),
+        "answered_right": sum(each.match.route == each.route for each in found.utterances),
+        "curve": [dataclasses.asdict(each) for each in curve_of(judged, is_confidence=True)],
+        "reliability": [dataclasses.asdict(each) for each in reliability_of(judged)],
+        "calibration_error": calibration_error(judged),
+        "confusion_pairs": [
+            {"expected": expected, "best": best, "count": count}
+            for (expected, best), count in sorted(
+                pairs.items(), key=lambda item: (-item[1], str(item[0]))
+            )
+        ],
+    }
+
+
+def _judged(route: str, match: Match) -> Judged:
+    best = match.candidates[0].route if match.candidates else match.route
+    return Judged(route, best, match.confidence or 0.0)
 
 
 def _resolution(item_id: str, asked: ResolveRequest | ItemResolution) -> Resolution:

@@ -400,3 +400,24 @@ async def test_item_becomes_a_negative_of_the_wrong_route(tmp_path: Path) -> Non
     assert (200, "unchanged") == (limited.status_code, again.json()["status"])
     assert (0.75, {"not this", "nor this"}) == (after.confidence_min, set(after.negatives))
     assert 4 == sum(each["action"] == "revise_routes" for each in history["entries"])
+
+
+async def test_own_utterances_are_judged_without_themselves(tmp_path: Path) -> None:
+    async with http_node(tmp_path) as node:
+        empty = (await node.http.get("/v1/evaluation")).json()
+        await node.fill()
+        alone = {"utterances": ["the only one of its route"]}
+        await node.http.put("/v1/routes/alone", json=alone)
+        digest = await node.digest()
+        found = (await node.http.get("/v1/evaluation?answers=true&limit=5")).json()
+        again = (await node.http.get("/v1/evaluation?answers=true&limit=5")).json()
+        assert digest == await node.digest()
+
+    assert (0, []) == (empty["texts"], empty["curve"])
+    assert found == again
+    assert (4, 21) == (found["texts"], len(found["curve"]))
+    for each in found["utterances"]:
+        nearest = [candidate["utterance"] for candidate in each["match"]["candidates"]]
+        assert each["text"] not in nearest
+        assert "alone" != each["route"]
+    assert 4 == sum(each["count"] for each in found["reliability"])

@@ -18,9 +18,9 @@ from synaptoroute.cli.options import (
     ApiKey,
     AsJson,
     EncoderPrecision,
-    LabelledFile,
     Model,
     Objective,
+    OptionalLabelledFile,
     RoutesFile,
     SvgFile,
     Url,
@@ -33,11 +33,14 @@ from synaptoroute.cli.query_backend import (
     RouteDocuments,
     ask_all,
     check_known,
+    judge_own,
     open_backend,
     read_labelled,
 )
 from synaptoroute.cli.studies import read_objective, study, write_svg
 from synaptoroute.cli.terminal import note, number, print_json, print_line, print_table, progress
+from synaptoroute.learning.conversion import ComparedText, Conversion
+from synaptoroute.learning.conversion import convert as conversion_of
 from synaptoroute.learning.guarantee import Guarantee, TooFewTexts, guaranteed_limit
 from synaptoroute.learning.limits import (
     CONFIDENCE_MIN,
@@ -57,11 +60,18 @@ By = Literal["auto", "threshold", "confidence"]
 
 
 def calibrate(
-    file: LabelledFile,
+    file: OptionalLabelledFile = None,
     apply: Annotated[bool, typer.Option("--apply", help="Set the proposed limits.")] = False,
     by: Annotated[
         By, typer.Option(help="What is fitted; auto takes the one that the settings use.")
     ] = "auto",
+    convert: Annotated[
+        bool,
+        typer.Option(
+            "--convert",
+            help="Propose least confidences in place of the thresholds, which then go.",
+        ),
+    ] = False,
     objective: Objective = "accuracy",
     max_error: Annotated[
         float | None,
@@ -94,12 +104,22 @@ def calibrate(
     """
     if apply and routes is not None:
         raise BadUsage("--apply sets the limits of a node and cannot be used with --routes")
+    if apply and file is None and not convert:
+        raise BadUsage(
+            "utterances do not show what belongs to no route: give a file of labelled queries"
+        )
     wanted = read_objective(objective)
-    queries = read_labelled(file)
+    queries = None if file is None else read_labelled(file)
+    if max_error is not None and queries is None:
+        raise BadUsage("a guarantee needs labelled queries of real traffic: give a file")
     with open_backend(url, api_key, routes, model, precision) as backend:
         present = backend.routes()
         names = [route["name"] for route in present]
-        check_known(queries, frozenset(names), file)
+        if queries is not None and file is not None:
+            check_known(queries, frozenset(names), file)
+        if convert:
+            _convert(backend, queries, present, apply, as_json)
+            return
         kind = _kind_of(by, backend)
         answers, ranked = _ask(backend, queries, kind)
         if svg is not None:
@@ -131,10 +151,13 @@ def _kind_of(by: By, backend: QueryBackend) -> str:
 
 
 def _ask(
-    backend: QueryBackend, queries: list[LabelledQuery], kind: str
+    backend: QueryBackend, queries: list[LabelledQuery] | None, kind: str
 ) -> tuple[list[Answer], list[RankedQuery]]:
     answers, ranked = [], []
-    for answer, match in ask_all(backend, queries, CANDIDATES):
+    asked = (
+        judge_own(backend, CANDIDATES) if queries is None else ask_all(backend, queries, CANDIDATES)
+    )
+    for answer, match in asked:
         answers.append(answer)
         ranked.append(RankedQuery(answer.expected, _values(match, kind)))
     return answers, ranked
@@ -285,6 +308,83 @@ def _show_guarantee(
         "for single routes, not after traffic or routes change, and not if the labelled queries "
         "are utterances"
     )
+
+
+# --- thresholds become least confidences ---------------------------------------------------
+
+
+def _convert(
+    backend: QueryBackend,
+    queries: list[LabelledQuery] | None,
+    routes: RouteDocuments,
+    apply: bool,
+    as_json: bool,
+) -> None:
+    settings = backend.settings()
+    with_own = [each["name"] for each in routes if each["threshold"] is not None]
+    if settings["threshold"] is None and not with_own:
+        raise CheckFailed("no threshold is set: there is nothing to convert")
+    answers, _ = _ask(backend, queries, "threshold")
+    texts = [
+        ComparedText(each.best, each.reason != "below_threshold", each.confidence)
+        for each in answers
+        if each.best is not None and each.confidence is not None
+    ]
+    if not texts:
+        raise BadUsage("this node reports no confidences")
+    found = conversion_of(texts, with_own)
+    before = sum(each.is_correct for each in answers)
+    after = sum(_answer_after(each, found) == each.expected for each in answers)
+    if as_json:
+        print_json({**asdict(found), "texts": len(answers), "right": [before, after]})
+    else:
+        _show_conversion(found, settings, {each["name"]: each["threshold"] for each in routes})
+        print_line(f"right: {before} of {len(answers)} before, {after} after")
+    if apply and isinstance(backend, NodeBackend):
+        body = {
+            "settings": {
+                **settings, "threshold": None, "confidence_min": found.default.confidence_min
+            },
+            "routes": [
+                {
+                    "name": name,
+                    "threshold": None,
+                    "confidence_min": found.own[name].confidence_min if name in found.own else None,
+                }
+                for name in with_own
+            ],
+        }  # fmt: skip
+        backend.client.write("POST", "/v1/revisions", body)
+        note(f"applied in one write: {len(with_own)} routes and the settings changed")
+
+
+def _answer_after(answer: Answer, found: Conversion) -> str | None:
+    """The answer by the least confidences, if the best route is the only one that may pass."""
+    limit = found.own.get(answer.best or "", found.default).confidence_min
+    return answer.best if (answer.confidence or 0.0) >= limit else None
+
+
+def _show_conversion(
+    found: Conversion, settings: dict[str, Any], thresholds: dict[str, float | None]
+) -> None:
+    rows = [("(default)", settings["threshold"], found.default)]
+    rows += [(name, thresholds[name], limit) for name, limit in found.own.items()]
+    print_table(
+        ("limit of", "threshold", "least confidence", "texts", "answered as before"),
+        (
+            (
+                name,
+                number(threshold),
+                number(limit.confidence_min),
+                str(limit.texts),
+                str(limit.same),
+            )
+            for name, threshold, limit in rows
+        ),
+        right=("threshold", "least confidence", "texts", "answered as before"),
+    )
+    for name in found.dropped:
+        note(f"{name} has a threshold of its own and too few texts: it gets the default")
 
 
 # --- applying ----------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from synaptoroute.cli.options import (
     ApiKey,
     AsJson,
     EncoderPrecision,
-    LabelledFile,
     Model,
     Objective,
+    OptionalLabelledFile,
     RoutesFile,
     SvgFile,
     Url,
@@ -29,6 +29,7 @@ from synaptoroute.cli.query_backend import (
     Answer,
     ask_all,
     check_known,
+    judge_own,
     open_backend,
     read_labelled,
 )
@@ -63,7 +64,7 @@ CANDIDATES: Final = 2
 
 
 def evaluate(
-    file: LabelledFile,
+    file: OptionalLabelledFile = None,
     routes: RoutesFile = None,
     min_accuracy: Annotated[
         float | None,
@@ -80,14 +81,18 @@ def evaluate(
 ) -> None:
     """Route labelled queries; show the wrong answers, and what other limits would give.
 
-    Asks a node, or with --routes a router in this process.
+    Asks a node, or with --routes a router in this process. Without a file the routes' own
+    utterances are judged, each left out of its route; none of them is out of scope.
     """
     wanted = read_objective(objective)
-    queries = read_labelled(file)
+    queries = None if file is None else read_labelled(file)
     with open_backend(url, api_key, routes, model, precision) as backend:
         names = frozenset(route["name"] for route in backend.routes())
-        check_known(queries, names, file)
-        answers = [answer for answer, _ in ask_all(backend, queries, CANDIDATES)]
+        if queries is None or file is None:
+            answers = [answer for answer, _ in judge_own(backend, CANDIDATES)]
+        else:
+            check_known(queries, names, file)
+            answers = [answer for answer, _ in ask_all(backend, queries, CANDIDATES)]
     result = count_answers(answers)
     found = study(answers, wanted)
     wrong = [answer for answer in answers if not answer.is_correct]

@@ -1,0 +1,110 @@
+"""How a route set answers its own utterances, each as a query that it has never seen.
+
+An utterance is judged by a copy of the route set from which it is left out, together with the
+utterances that have its place in the other routes, as in a preview.  The numbers behind the
+confidence are those of the whole route set, so confidences are a little too good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synaptoroute.errors import InvalidQuery
+from synaptoroute.models import CANDIDATES_MAX, Match
+from synaptoroute.router.queries import make_query
+from synaptoroute.router.revision_preview import (
+    RouteSet,
+    choose_utterances,
+    copy_routes,
+    folds_of,
+    left_out,
+    tensor_of,
+)
+from synaptoroute.scoring import Scratch, rank, rule_of
+from synaptoroute.serving.query import QueryEngine, match_of
+from synaptoroute.tensor import Tensor
+
+_AT_ONCE: Final = 32
+_running: Final = asyncio.Semaphore(1)
+"""For all routers of the process: more at a time would take the CPUs from queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedUtterance:
+    """An utterance, its route, and the answer that it would get as a query."""
+
+    text: str
+    route: str
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEvaluation:
+    """How a route set answers its own utterances; ``version`` is that of the route set."""
+
+    version: str
+    utterances: list[JudgedUtterance]
+
+
+async def evaluate_own(engine: QueryEngine, limit: int) -> OwnEvaluation:
+    """Judge up to 600 utterances of routes that have several.
+
+    Args:
+        limit: Candidates of each answer, 1 to ``CANDIDATES_MAX``.
+
+    Raises:
+        TooLarge: The route set is too large to be copied.
+    """
+    if not 1 <= limit <= CANDIDATES_MAX:
+        raise InvalidQuery(f"limit must be 1 to {CANDIDATES_MAX}")
+    async with _running:
+        fingerprint = engine.encoder.fingerprint
+        routes = await asyncio.wrap_future(engine.read(copy_routes))
+        return await asyncio.to_thread(_evaluate, routes, fingerprint, limit)
+
+
+def _evaluate(routes: RouteSet, fingerprint: str, limit: int) -> OwnEvaluation:
+    chosen = choose_utterances(routes)
+    found: list[JudgedUtterance] = []
+    count = folds_of(routes)
+    for fold in range(count):
+        own = [each for each in chosen if each[3] % count == fold]
+        if not own:
+            continue
+        tensor = tensor_of(routes, left_out(routes, count, fold))
+        texts = [text for _, _, text, _ in own]
+        embeddings = routes.vectors[[routes.row_of[slot] for _, slot, _, _ in own]]
+        matches = _answer(tensor, texts, embeddings, fingerprint, limit)
+        found += [
+            JudgedUtterance(text, name, match)
+            for (name, _, text, _), match in zip(own, matches, strict=True)
+        ]
+    return OwnEvaluation(routes.version, found)
+
+
+def _answer(
+    tensor: Tensor,
+    texts: Sequence[str],
+    embeddings: NDArray[np.float32],
+    fingerprint: str,
+    limit: int,
+) -> list[Match]:
+    """Answer texts by their embeddings alone: equal texts of other routes do not decide."""
+    scratch, rule = Scratch(), rule_of(tensor, fingerprint)
+    found: list[Match] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = texts[start : start + _AT_ONCE]
+        queries = [make_query(text, {"limit": max(2, limit)}, is_checked=True) for text in some]
+        specs = [query.spec(tensor.routes) for query in queries]
+        rankings = rank(tensor, embeddings[start : start + len(some)], specs, scratch, rule)
+        found += [
+            match_of(query, ranking, tensor, "", "")
+            for query, ranking in zip(queries, rankings, strict=True)
+        ]
+    return found
